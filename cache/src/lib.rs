@@ -1,0 +1,1 @@
+//! The embedding store: Zarr arrays and Parquet tables.

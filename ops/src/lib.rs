@@ -1,0 +1,13 @@
+//! Tensor operations that candle lacks or does slowly, each with a CPU path and a path for other devices behind one function.
+
+pub mod activation;
+pub mod attention;
+pub mod batch_norm;
+pub mod conv2d;
+pub mod conv_transpose;
+pub mod elementwise;
+pub mod linear;
+pub mod ndimage;
+pub mod norm;
+pub mod pool;
+pub mod state_dict;

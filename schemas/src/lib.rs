@@ -1,0 +1,11 @@
+//! Plain data of sam-ladder: configs, Arrow schemas of every table, names, shapes and version of the store.
+//!
+//! No I/O and no tensors live here, so that every stage, and every tool around them, can share these types at no cost.
+
+pub mod classes;
+pub mod encoder;
+pub mod precompute;
+pub mod store;
+pub mod tables;
+pub mod train;
+pub mod variants;
