@@ -1,0 +1,59 @@
+//! The model, the batches and the labels of the golden training cases, remade by the rule.
+#![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
+
+use crate::common::{rule_values, rule_weight};
+use candle_core::{DType, Device, Result, Tensor};
+use sam_ladder_schemas::train::Arm;
+use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
+
+/// The published model at 224 px with 9 classes.
+pub fn config(arm: Arm) -> ModelConfig {
+    ModelConfig { image_size: 224, num_classes: 9, arm }
+}
+
+/// Weights by the rule; it knows SAM's own keys, without `sam.`.
+pub fn rule_model(arm: Arm) -> LadderSam {
+    let config = config(arm);
+    let weights = ModelWeights::expected(&config)
+        .into_iter()
+        .map(|(name, shape)| {
+            let values = rule_weight(name.strip_prefix("sam.").unwrap_or(&name), &shape);
+            let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+            let tensor = if name.ends_with("num_batches_tracked") { tensor.to_dtype(DType::I64).unwrap() } else { tensor };
+            (name, tensor)
+        })
+        .collect();
+    LadderSam::new(&config, &ModelWeights(weights), &Device::Cpu).unwrap()
+}
+
+/// A batch: images `[b, 1, 224, 224]`, embeddings `[b, 256, 14, 14]`, labels `[b, 56, 56]`.
+pub struct Batch {
+    pub images: Tensor,
+    pub embeddings: Tensor,
+    pub labels: Tensor,
+}
+
+/// The batch of `b` whose tensors are called `<name>.images`, `<name>.embeddings`, `<name>.labels`.
+pub fn rule_batch(name: &str, b: usize) -> Result<Batch> {
+    let images = rule_values(&format!("{name}.images"), b * 224 * 224).into_iter().map(|u| (u + 1.0) / 2.0).collect();
+    let embeddings = rule_values(&format!("{name}.embeddings"), b * 256 * 14 * 14);
+    let coarse: Vec<u8> =
+        rule_values(&format!("{name}.labels"), b * 14 * 14).into_iter().map(|u| ((u + 1.0) / 2.0 * 9.0) as u8).collect();
+    let coarse = Tensor::from_vec(coarse, (b, 14, 1, 14, 1), &Device::Cpu)?;
+    Ok(Batch {
+        images: Tensor::from_vec(images, (b, 1, 224, 224), &Device::Cpu)?,
+        embeddings: Tensor::from_vec(embeddings, (b, 256, 14, 14), &Device::Cpu)?,
+        labels: coarse.broadcast_as((b, 14, 4, 14, 4))?.contiguous()?.reshape((b, 56, 56))?,
+    })
+}
+
+/// Euclidean norm.
+pub fn norm(x: &Tensor) -> f64 {
+    x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Norm of the difference over the norm of what is expected.
+pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.dims(), expected.dims());
+    norm(&(found - expected).unwrap()) / norm(expected)
+}

@@ -1,0 +1,98 @@
+//! One training step of the published model: forward pass, loss, every gradient, batch norm's running statistics
+//! (`golden/step_224.safetensors`, `golden/step_224.json`).
+
+mod common;
+#[path = "common/model.rs"]
+mod model;
+
+use std::collections::HashMap;
+
+use candle_core::{Device, IndexOp, Tensor};
+use common::golden;
+use model::{norm, relative_error, rule_batch, rule_model};
+use sam_ladder_schemas::train::Arm;
+use sam_ladder_train::loss::ladder_loss;
+use sam_ladder_train::model::{Mode, upsample_masks};
+
+/// Norm of the difference over the norm, float32 against PyTorch's float32.
+const FORWARD_F32: f64 = 1e-5;
+const GRADIENT_F32: f64 = 1e-4;
+
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
+    let error = relative_error(found, expected);
+    println!("{what}: {error:.1e}");
+    assert!(error < tolerance, "{what} is off by {error:.2e} of its norm, tolerance {tolerance:.0e}");
+}
+
+#[test]
+fn one_step_equals_the_published_model() {
+    let expected: HashMap<String, Tensor> = candle_core::safetensors::load(golden("step_224.safetensors"), &Device::Cpu).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(golden("step_224.json")).unwrap()).unwrap();
+    let batch = rule_batch("step_224", 3).unwrap();
+    let model = rule_model(Arm::Full);
+    assert_eq!((model.alpha().unwrap(), model.gate().unwrap()), (0.0, 0.5));
+
+    let cnn = rule_model(Arm::Full).cnn_embeddings(&batch.images, Mode::Train).unwrap();
+    assert_close("cnn_embeddings", &cnn, &expected["cnn_embeddings"], FORWARD_F32);
+    assert_close("image_pe", model.image_pe(), &expected["image_pe"], FORWARD_F32);
+
+    let pass = model.forward_train(&batch.images, &batch.embeddings).unwrap();
+    assert_close("low_res_logits", &pass.low_res_logits, &expected["low_res_logits"], FORWARD_F32);
+    let masks = upsample_masks(&pass.low_res_logits, 224).unwrap();
+    let every_7th = Tensor::arange_step(0u32, 224, 7, &Device::Cpu).unwrap();
+    let masks = masks.index_select(&every_7th, 2).unwrap().index_select(&every_7th, 3).unwrap();
+    assert_close("masks", &masks, &expected["masks"], FORWARD_F32);
+
+    let parts = ladder_loss(&pass.low_res_logits, &batch.labels, 9, 0.8).unwrap();
+    for (i, (name, part)) in [("total", &parts.total), ("ce", &parts.ce), ("dice", &parts.dice)].into_iter().enumerate() {
+        assert_close(name, part, &expected["loss"].i(i).unwrap(), FORWARD_F32);
+    }
+
+    let gradients = pass.backward(&parts.total).unwrap();
+    let norms = json["grad_norms"].as_object().unwrap();
+    assert_eq!(norms.len(), model.trainable().len());
+    for (name, var) in model.trainable() {
+        let name = name.strip_prefix("sam.").unwrap_or(name);
+        let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        let expected_norm = norms[name].as_f64().unwrap();
+        let error = (norm(gradient) / expected_norm - 1.0).abs();
+        assert!(error < GRADIENT_F32, "norm of the gradient of {name} is off by {error:.2e}");
+        if let Some(expected) = expected.get(&format!("grad/{name}")) {
+            assert_close(&format!("grad/{name}"), gradient, expected, GRADIENT_F32);
+        }
+    }
+
+    let state: HashMap<String, Tensor> = model.state_dict().unwrap().into_iter().collect();
+    let mut compared = 0;
+    for (name, expected) in expected.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("after/")?, tensor))) {
+        assert_close(name, &state[name], expected, FORWARD_F32);
+        compared += 1;
+    }
+    assert_eq!(compared, 6);
+    assert_eq!(state["CNN_encoder.bn1.num_batches_tracked"].to_scalar::<i64>().unwrap(), 1);
+}
+
+#[test]
+fn gradients_of_the_fast_pass_equal_those_of_the_graph() {
+    for arm in [Arm::Full, Arm::CnnOnly, Arm::SamOnly] {
+        let batch = rule_batch("step_224", 1).unwrap();
+        let model = rule_model(arm);
+        let pass = model.forward_train(&batch.images, &batch.embeddings).unwrap();
+        let total = ladder_loss(&pass.low_res_logits, &batch.labels, 9, 0.8).unwrap().total;
+        let fast = pass.backward(&total).unwrap();
+        let logits = model.forward(&batch.images, &batch.embeddings, Mode::Train).unwrap();
+        let graph = ladder_loss(&logits, &batch.labels, 9, 0.8).unwrap().total.backward().unwrap();
+        for (name, var) in model.trainable() {
+            match (fast.get(var), graph.get(var)) {
+                (Some(fast), Some(graph)) => assert_close(name, fast, graph, GRADIENT_F32),
+                (fast, graph) => assert!(fast.is_none() && graph.is_none(), "{name} has a gradient in one of the two"),
+            }
+            let expects = match arm {
+                Arm::Full => true,
+                Arm::CnnOnly => name != "sam.alpha",
+                Arm::SamOnly => name.contains("output_upscaling"),
+            };
+            assert_eq!(fast.get(var).is_some(), expects, "{name} in arm {arm:?}");
+        }
+    }
+}

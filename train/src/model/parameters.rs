@@ -1,0 +1,115 @@
+//! Hands the weights to the parts of the model, and keeps them by name for the optimizer and the checkpoint.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+use super::weights::{ModelError, ModelWeights};
+use super::{Mode, ModelConfig};
+
+/// A trainable tensor.
+#[derive(Clone)]
+pub(super) struct Trainable(Var);
+
+impl Trainable {
+    /// The variable in training, a tensor without graph otherwise.
+    pub(super) fn get(&self, mode: Mode) -> Tensor {
+        match mode {
+            Mode::Train => self.0.as_tensor().clone(),
+            Mode::Eval => self.0.as_detached_tensor(),
+        }
+    }
+}
+
+/// The model's tensors by name.
+pub(super) struct Parameters {
+    weights: ModelWeights,
+    device: Device,
+    trainable: Vec<(String, Var)>,
+    /// Frozen tensors, and running statistics behind a `Var`, whose storage the model updates in place.
+    held: HashMap<String, Tensor>,
+    buffers: HashMap<String, Var>,
+}
+
+impl Parameters {
+    /// Starts with everything in `weights` and nothing handed out.
+    pub(super) fn new(weights: &ModelWeights, device: &Device) -> Self {
+        Parameters {
+            weights: weights.clone(),
+            device: device.clone(),
+            trainable: Vec::new(),
+            held: HashMap::new(),
+            buffers: HashMap::new(),
+        }
+    }
+
+    /// The device that the model lives on.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A tensor that training leaves as it is.
+    pub(super) fn frozen(&mut self, name: &str) -> std::result::Result<Tensor, ModelError> {
+        let tensor = self.weights.tensor(name, &self.device)?;
+        self.held.insert(name.to_string(), tensor.clone());
+        Ok(tensor)
+    }
+
+    /// A tensor that the optimizer updates.
+    pub(super) fn trainable_tensor(&mut self, name: &str) -> std::result::Result<Trainable, ModelError> {
+        let var = Var::from_tensor(&self.weights.tensor(name, &self.device)?)?;
+        self.trainable.push((name.to_string(), var.clone()));
+        Ok(Trainable(var))
+    }
+
+    /// A tensor that the forward pass updates and that has no gradient.
+    pub(super) fn buffer(&mut self, name: &str) -> std::result::Result<Var, ModelError> {
+        let var = Var::from_tensor(&self.weights.tensor(name, &self.device)?)?;
+        self.buffers.insert(name.to_string(), var.clone());
+        Ok(var)
+    }
+
+    /// An i64 scalar that the forward pass counts up; it stays on the CPU.
+    pub(super) fn counter(&mut self, name: &str) -> std::result::Result<Var, ModelError> {
+        let tensor = self.weights.0.get(name).ok_or_else(|| ModelError::Missing(name.to_string()))?;
+        let var = Var::from_tensor(&tensor.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.force_contiguous()?)?;
+        self.buffers.insert(name.to_string(), var.clone());
+        Ok(var)
+    }
+
+    /// Called once all parts are made: what no part asked for is kept as frozen.
+    pub(super) fn seal(&mut self, config: &ModelConfig) -> std::result::Result<(), ModelError> {
+        for (name, _) in ModelWeights::expected(config) {
+            let known = self.held.contains_key(&name)
+                || self.buffers.contains_key(&name)
+                || self.trainable.iter().any(|(n, _)| *n == name);
+            if !known {
+                self.frozen(&name)?;
+            }
+        }
+        self.weights = ModelWeights::default();
+        Ok(())
+    }
+
+    /// See [`LadderSam::trainable`](super::LadderSam::trainable).
+    pub(super) fn trainable(&self) -> &[(String, Var)] {
+        &self.trainable
+    }
+
+    /// See [`LadderSam::state_dict`](super::LadderSam::state_dict).
+    pub(super) fn state_dict(&self, config: &ModelConfig) -> Result<Vec<(String, Tensor)>> {
+        let trainable: HashMap<&str, &Var> = self.trainable.iter().map(|(name, var)| (name.as_str(), var)).collect();
+        ModelWeights::expected(config)
+            .into_iter()
+            .map(|(name, _)| {
+                let tensor = match (trainable.get(name.as_str()), self.buffers.get(&name), self.held.get(&name)) {
+                    (Some(var), _, _) => var.as_detached_tensor(),
+                    (_, Some(var), _) => var.as_detached_tensor(),
+                    (_, _, Some(tensor)) => tensor.clone(),
+                    _ => candle_core::bail!("weight `{name}` was never loaded"),
+                };
+                Ok((name, tensor))
+            })
+            .collect()
+    }
+}

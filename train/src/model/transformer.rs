@@ -1,0 +1,271 @@
+//! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen.
+//!
+//! What does not depend on the image is computed once, when the model is made: the positional encoding's part of every key and
+//! query projection (`W(x + pe) + b = W x + (W pe + b)`), the first layer's self-attention among the tokens, and the query that it
+//! sends to the image.
+
+use candle_core::{Result, Tensor};
+use sam_ladder_ops::attention::attention;
+use sam_ladder_ops::norm::layer_norm;
+
+use super::ModelError;
+use super::mlp::{Linear, Mlp};
+use super::parameters::Parameters;
+use super::weights::TRANSFORMER_DEPTH;
+
+const HEADS: usize = 8;
+const EPS: f64 = 1e-5;
+
+/// `mask_decoder.transformer`. `t` is the number of tokens, `n` = g·g the number of places in the image.
+pub(super) struct TwoWayTransformer {
+    /// The tokens, which are also their own positional encoding: [1, t, 256]
+    tokens: Tensor,
+    layers: Vec<Layer>,
+    final_attention: TokenToImage,
+    norm_final: LayerNorm,
+}
+
+impl TwoWayTransformer {
+    /// `tokens` `[1, t, 256]`, `image_pe` `[1, n, 256]`.
+    pub(super) fn new(
+        prefix: &str,
+        tokens: &Tensor,
+        image_pe: &Tensor,
+        parameters: &mut Parameters,
+    ) -> std::result::Result<Self, ModelError> {
+        let layers = (0..TRANSFORMER_DEPTH)
+            .map(|i| Layer::new(&format!("{prefix}.layers.{i}"), i == 0, tokens, image_pe, parameters))
+            .collect::<std::result::Result<_, _>>()?;
+        let final_attention = TokenToImage::new(&format!("{prefix}.final_attn_token_to_image"), image_pe, parameters)?;
+        let norm_final = LayerNorm::new(&format!("{prefix}.norm_final_attn"), parameters)?;
+        Ok(TwoWayTransformer { tokens: tokens.clone(), layers, final_attention, norm_final })
+    }
+
+    /// Image `[b, n, 256]` → (tokens `[b, t, 256]`, image `[b, n, 256]`).
+    pub(super) fn forward(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (b, _n, c) = image.dims3()?;
+        let pe = self.tokens.broadcast_as((b, self.tokens.dim(1)?, c))?.contiguous()?; // [b, t, 256]
+        let mut queries = None;
+        let mut keys = image.clone();
+        for layer in &self.layers {
+            let (q, k) = layer.forward(queries.as_ref(), &keys, &pe)?;
+            (queries, keys) = (Some(q), k);
+        }
+        let Some(queries) = queries else { candle_core::bail!("the two-way transformer has no layers") };
+        let query = self.final_attention.project_query(&(&queries + &pe)?)?;
+        let queries = (&queries + self.final_attention.forward(&query, &keys)?)?;
+        Ok((self.norm_final.forward(&queries)?, keys))
+    }
+}
+
+/// Tokens among themselves, tokens to image, perceptron, image to tokens.
+struct Layer {
+    tokens: TokenPart,
+    token_to_image: TokenToImage,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    norm3: LayerNorm,
+    image_to_token: ImageToToken,
+    norm4: LayerNorm,
+}
+
+/// The self-attention among the tokens.
+enum TokenPart {
+    /// In the first layer neither the tokens nor their query to the image depend on the image.
+    Constant {
+        /// [1, t, 256]
+        queries: Tensor,
+        /// [1, heads, t, d]
+        query: Tensor,
+    },
+    Attention {
+        attention: SelfAttention,
+        norm1: LayerNorm,
+    },
+}
+
+impl Layer {
+    fn new(
+        prefix: &str,
+        first: bool,
+        tokens: &Tensor,
+        image_pe: &Tensor,
+        parameters: &mut Parameters,
+    ) -> std::result::Result<Self, ModelError> {
+        let attention = SelfAttention::new(&format!("{prefix}.self_attn"), parameters)?;
+        let norm1 = LayerNorm::new(&format!("{prefix}.norm1"), parameters)?;
+        let token_to_image = TokenToImage::new(&format!("{prefix}.cross_attn_token_to_image"), image_pe, parameters)?;
+        let token_part = if first {
+            // The first layer adds no positional encoding here and has no residual.
+            let queries = norm1.forward(&attention.forward(tokens, tokens)?)?;
+            let query = token_to_image.project_query(&(&queries + tokens)?)?;
+            TokenPart::Constant { queries, query }
+        } else {
+            TokenPart::Attention { attention, norm1 }
+        };
+        let mlp = [format!("{prefix}.mlp.lin1"), format!("{prefix}.mlp.lin2")];
+        Ok(Layer {
+            tokens: token_part,
+            token_to_image,
+            norm2: LayerNorm::new(&format!("{prefix}.norm2"), parameters)?,
+            mlp: Mlp::new(&mlp, parameters)?,
+            norm3: LayerNorm::new(&format!("{prefix}.norm3"), parameters)?,
+            image_to_token: ImageToToken::new(&format!("{prefix}.cross_attn_image_to_token"), image_pe, parameters)?,
+            norm4: LayerNorm::new(&format!("{prefix}.norm4"), parameters)?,
+        })
+    }
+
+    /// (queries `[b, t, 256]`, none before the first layer; keys `[b, n, 256]`; pe `[b, t, 256]`) → the new queries and keys.
+    fn forward(&self, queries: Option<&Tensor>, keys: &Tensor, pe: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (b, t, c) = pe.dims3()?;
+        let (queries, query) = match (&self.tokens, queries) {
+            (TokenPart::Constant { queries, query }, None) => {
+                let (_, heads, _, d) = query.dims4()?;
+                (queries.broadcast_as((b, t, c))?.contiguous()?, query.broadcast_as((b, heads, t, d))?.contiguous()?)
+            }
+            (TokenPart::Attention { attention, norm1 }, Some(queries)) => {
+                let attended = attention.forward(&(queries + pe)?, queries)?;
+                let queries = norm1.forward(&(queries + attended)?)?;
+                let query = self.token_to_image.project_query(&(&queries + pe)?)?;
+                (queries, query)
+            }
+            _ => candle_core::bail!("the two-way transformer's first layer alone starts without queries"),
+        };
+        let queries = self.norm2.forward(&(&queries + self.token_to_image.forward(&query, keys)?)?)?;
+        let queries = self.norm3.forward(&(&queries + self.mlp.forward(&queries)?)?)?;
+        let keys = self.norm4.forward(&(keys + self.image_to_token.forward(keys, &(&queries + pe)?, &queries)?)?)?;
+        Ok((queries, keys))
+    }
+}
+
+/// Attention among the tokens at full width.
+struct SelfAttention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+}
+
+impl SelfAttention {
+    fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(SelfAttention {
+            q: Linear::new(&format!("{prefix}.q_proj"), parameters)?,
+            k: Linear::new(&format!("{prefix}.k_proj"), parameters)?,
+            v: Linear::new(&format!("{prefix}.v_proj"), parameters)?,
+            out: Linear::new(&format!("{prefix}.out_proj"), parameters)?,
+        })
+    }
+
+    /// Queries and keys from `qk`, values from `v`, all `[b, t, 256]`.
+    fn forward(&self, qk: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let q = split_heads(&self.q.forward(qk)?)?;
+        let k = split_heads(&self.k.forward(qk)?)?;
+        let v = split_heads(&self.v.forward(v)?)?;
+        self.out.forward(&merge_heads(&scaled_attention(&q, &k, &v)?)?)
+    }
+}
+
+/// Cross-attention with queries from the tokens.
+struct TokenToImage {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    /// The positional encoding's part of the keys, with the bias: [1, n, 128]
+    k_pe: Tensor,
+}
+
+impl TokenToImage {
+    fn new(prefix: &str, image_pe: &Tensor, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        let k = Linear::new(&format!("{prefix}.k_proj"), parameters)?;
+        let k_pe = k.forward(image_pe)?;
+        Ok(TokenToImage {
+            q: Linear::new(&format!("{prefix}.q_proj"), parameters)?,
+            k,
+            v: Linear::new(&format!("{prefix}.v_proj"), parameters)?,
+            out: Linear::new(&format!("{prefix}.out_proj"), parameters)?,
+            k_pe,
+        })
+    }
+
+    /// `[b, t, 256]` → `[b, heads, t, d]`
+    fn project_query(&self, x: &Tensor) -> Result<Tensor> {
+        split_heads(&self.q.forward(x)?)
+    }
+
+    /// query `[b, heads, t, d]`, keys `[b, n, 256]` → `[b, t, 256]`
+    fn forward(&self, query: &Tensor, keys: &Tensor) -> Result<Tensor> {
+        let k = split_heads(&self.k.forward_without_bias(keys)?.broadcast_add(&self.k_pe)?)?;
+        let v = split_heads(&self.v.forward(keys)?)?;
+        self.out.forward(&merge_heads(&scaled_attention(query, &k, &v)?)?)
+    }
+}
+
+/// Cross-attention with queries from the image.
+struct ImageToToken {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    /// The positional encoding's part of the queries, with the bias: [1, n, 128]
+    q_pe: Tensor,
+}
+
+impl ImageToToken {
+    fn new(prefix: &str, image_pe: &Tensor, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        let q = Linear::new(&format!("{prefix}.q_proj"), parameters)?;
+        let q_pe = q.forward(image_pe)?;
+        Ok(ImageToToken {
+            q,
+            k: Linear::new(&format!("{prefix}.k_proj"), parameters)?,
+            v: Linear::new(&format!("{prefix}.v_proj"), parameters)?,
+            out: Linear::new(&format!("{prefix}.out_proj"), parameters)?,
+            q_pe,
+        })
+    }
+
+    /// image `[b, n, 256]`, keys and values from the tokens `[b, t, 256]` → `[b, n, 256]`
+    fn forward(&self, image: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let q = split_heads(&self.q.forward_without_bias(image)?.broadcast_add(&self.q_pe)?)?;
+        let k = split_heads(&self.k.forward(k)?)?;
+        let v = split_heads(&self.v.forward(v)?)?;
+        self.out.forward(&merge_heads(&scaled_attention(&q, &k, &v)?)?)
+    }
+}
+
+/// A frozen layer norm over the last axis.
+struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(LayerNorm {
+            weight: parameters.frozen(&format!("{prefix}.weight"))?,
+            bias: parameters.frozen(&format!("{prefix}.bias"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        layer_norm(x, &self.weight, &self.bias, EPS)
+    }
+}
+
+/// softmax(q kᵀ / √d) v
+fn scaled_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let d = q.dim(3)?;
+    attention(q, k, v, 1.0 / (d as f64).sqrt())
+}
+
+/// `[b, n, heads·d]` → `[b, heads, n, d]`
+fn split_heads(x: &Tensor) -> Result<Tensor> {
+    let (b, n, c) = x.dims3()?;
+    x.reshape((b, n, HEADS, c / HEADS))?.transpose(1, 2)?.contiguous()
+}
+
+/// `[b, heads, n, d]` → `[b, n, heads·d]`
+fn merge_heads(x: &Tensor) -> Result<Tensor> {
+    let (b, heads, n, d) = x.dims4()?;
+    x.transpose(1, 2)?.contiguous()?.reshape((b, n, heads * d))
+}
