@@ -1,0 +1,72 @@
+//! The `.safetensors` format: a JSON header, then the tensors' bytes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::sync::{Mutex, PoisonError};
+
+use super::{ElementType, TensorFile};
+
+/// Longest header that is read, as in the format's own library.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+struct SafetensorsFile {
+    file: Mutex<File>,
+    /// Element type, first byte and length in bytes, of each tensor.
+    places: HashMap<String, (ElementType, u64, usize)>,
+}
+
+/// Shapes and places of a file's tensors.
+pub(super) fn open(mut file: File, file_bytes: u64) -> Result<(BTreeMap<String, Vec<usize>>, Box<dyn TensorFile>), String> {
+    let truncated = |e: std::io::Error| format!("the .safetensors header cannot be read ({e}); the file is truncated or damaged");
+    let mut length = [0u8; 8];
+    file.seek(SeekFrom::Start(0)).map_err(truncated)?;
+    file.read_exact(&mut length).map_err(truncated)?;
+    let header_bytes = u64::from_le_bytes(length);
+    if header_bytes > MAX_HEADER_BYTES || header_bytes > file_bytes.saturating_sub(8) {
+        return Err(format!(
+            "the .safetensors header should be {header_bytes} bytes long, the file has {file_bytes}; it is truncated or damaged"
+        ));
+    }
+    let mut buffer = vec![0u8; header_bytes as usize];
+    file.read_exact(&mut buffer).map_err(truncated)?;
+    let metadata: safetensors::tensor::Metadata = serde_json::from_slice(&buffer)
+        .map_err(|e| format!("the .safetensors header is damaged ({e}); download or copy the file again"))?;
+    let data_start = 8 + header_bytes;
+    let expected = data_start.saturating_add(metadata.data_len() as u64);
+    if expected != file_bytes {
+        return Err(format!("the file has {file_bytes} bytes, its header tells of {expected}; it is truncated or damaged"));
+    }
+    let (mut shapes, mut places) = (BTreeMap::new(), HashMap::new());
+    for (name, info) in metadata.tensors() {
+        let element = match info.dtype {
+            safetensors::Dtype::F64 => ElementType::F64,
+            safetensors::Dtype::F32 => ElementType::F32,
+            safetensors::Dtype::F16 => ElementType::F16,
+            safetensors::Dtype::BF16 => ElementType::BF16,
+            safetensors::Dtype::I64 => ElementType::I64,
+            safetensors::Dtype::I32 => ElementType::I32,
+            safetensors::Dtype::I16 => ElementType::I16,
+            safetensors::Dtype::I8 => ElementType::I8,
+            safetensors::Dtype::U8 => ElementType::U8,
+            safetensors::Dtype::BOOL => ElementType::Bool,
+            other => return Err(format!("{name} has the element type {other:?}, which is not read; save it as float32")),
+        };
+        let (start, end) = info.data_offsets;
+        shapes.insert(name.clone(), info.shape.clone());
+        places.insert(name, (element, data_start + start as u64, end - start));
+    }
+    Ok((shapes, Box::new(SafetensorsFile { file: Mutex::new(file), places })))
+}
+
+impl TensorFile for SafetensorsFile {
+    fn read(&self, name: &str) -> Result<Vec<f32>, String> {
+        let (element, start, bytes) = self.places.get(name).ok_or("is not in the file")?;
+        let mut buffer = vec![0u8; *bytes];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(*start))
+            .and_then(|_| file.read_exact(&mut buffer))
+            .map_err(|e| format!("its data cannot be read ({e})"))?;
+        Ok(element.decode(&buffer))
+    }
+}

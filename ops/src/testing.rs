@@ -1,0 +1,48 @@
+//! What the operations' unit tests share: seeded inputs, and the comparison of an operation with its composed reference.
+
+use candle_core::{Device, Result, Tensor, Var};
+
+/// Values in [-1, 1) from a seed.
+pub(crate) fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// Largest absolute difference over the largest absolute value of `want`.
+pub(crate) fn relative_difference(got: &Tensor, want: &Tensor) -> Result<f32> {
+    assert_eq!(got.dims(), want.dims());
+    let got = got.flatten_all()?.to_vec1::<f32>()?;
+    let want = want.flatten_all()?.to_vec1::<f32>()?;
+    let difference = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(got.iter().all(|v| v.is_finite()));
+    Ok(difference / want.iter().fold(1e-30, |m: f32, v| m.max(v.abs())))
+}
+
+/// Asserts that two functions of the same inputs agree, in value and in the gradient with respect to every input, where the
+/// output's gradient is a different number for each element.
+pub(crate) fn assert_gradients_match(
+    inputs: &[Tensor],
+    operation: impl Fn(&[Tensor]) -> Result<Tensor>,
+    reference: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let (got, want) = (operation(&tensors)?, reference(&tensors)?);
+    let error = relative_difference(&got, &want)?;
+    assert!(error < 3e-6, "values differ by {error}");
+    let weights = uniform(want.dims(), 77)?;
+    let got = (got * &weights)?.sum_all()?.backward()?;
+    let want = (want * &weights)?.sum_all()?.backward()?;
+    for (i, tensor) in tensors.iter().enumerate() {
+        let (Some(got), Some(want)) = (got.get(tensor), want.get(tensor)) else { panic!("input {i} has no gradient") };
+        let error = relative_difference(got, want)?;
+        assert!(error < 1e-5, "gradients of input {i} differ by {error}");
+    }
+    Ok(())
+}
