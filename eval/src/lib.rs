@@ -1,1 +1,31 @@
-//! Metrics, tables, figures and masks.
+//! Evaluation: Dice and HD95 as the published code computes them, tables, overlay figures, a report and NIfTI masks.
+//!
+//! This crate knows no network. It is handed a predicted and a reference mask a case, through [`Evaluation::add_case`], and writes files.
+//! The parts are usable alone: [`evaluate_case`] and [`summarise`] measure, [`nifti`] writes masks, [`overlay`] draws.
+
+pub mod dice;
+mod distance;
+pub mod error;
+pub mod evaluation;
+pub mod hd95;
+mod html;
+pub mod masks;
+pub mod nifti;
+pub mod overlay;
+pub mod palette;
+pub mod protocol;
+mod report;
+pub mod summary;
+mod surface;
+pub mod table_md;
+pub mod tables;
+mod write;
+
+pub use dice::dice;
+pub use error::{EvalError, Result};
+pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, Outputs};
+pub use hd95::hd95;
+pub use masks::{Mask, MaskPair};
+pub use overlay::GreySlice;
+pub use protocol::{Protocol, evaluate_case};
+pub use summary::summarise;

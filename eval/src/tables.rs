@@ -1,0 +1,51 @@
+//! `cases.parquet` and `summary.parquet` as Arrow record batches.
+
+use crate::error::{EvalError, Result};
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::Schema;
+use sam_ladder_schemas::tables::{CaseRow, SummaryRow, cases_schema, summary_schema};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Rows of `cases.parquet`, as a batch of [`cases_schema`].
+pub fn cases_batch(rows: &[CaseRow]) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    batch(
+        cases_schema(),
+        vec![
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.case))),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.organ))),
+            Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.dice))),
+            Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.hd95))),
+            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.reference_voxels))),
+            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.predicted_voxels))),
+        ],
+    )
+}
+
+/// Rows of `summary.parquet`, as a batch of [`summary_schema`].
+pub fn summary_batch(rows: &[SummaryRow]) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    let counts = |count: fn(&SummaryRow) -> u32| Arc::new(UInt32Array::from_iter_values(rows.iter().map(count)));
+    batch(
+        summary_schema(),
+        vec![
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.organ))),
+            Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.dice))),
+            Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.hd95))),
+            counts(|row| row.dice_cases),
+            counts(|row| row.hd95_cases),
+            counts(|row| row.missed),
+            counts(|row| row.invented),
+        ],
+    )
+}
+
+fn batch(schema: Schema, columns: Vec<ArrayRef>) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    RecordBatch::try_new(Arc::new(schema), columns)
+}
+
+/// Writes a batch as Parquet.
+pub(crate) fn write(path: &Path, batch: std::result::Result<RecordBatch, arrow::error::ArrowError>) -> Result<()> {
+    let failed = |reason: String| EvalError::Table { path: path.into(), reason };
+    let batch = batch.map_err(|error| failed(error.to_string()))?;
+    sam_ladder_cache::table::write_table(path, &batch).map_err(|error| failed(error.to_string()))
+}
