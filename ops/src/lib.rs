@@ -5,9 +5,17 @@ pub mod attention;
 pub mod batch_norm;
 pub mod conv2d;
 pub mod conv_transpose;
+mod cpu;
 pub mod elementwise;
 pub mod linear;
+pub mod matmul;
 pub mod ndimage;
 pub mod norm;
 pub mod pool;
+mod product;
 pub mod state_dict;
+
+mod simd;
+mod storage;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,128 @@
+//! Two-dimensional convolution without bias, forward and both backwards.
+
+mod im2col;
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+use crate::cpu::{contiguous_f32, is_native, tensor_from, with_f32};
+
+/// Convolution (cross-correlation, as everywhere in deep learning) with a square kernel and zero padding, no bias. Differentiable by both arguments;
+/// a gradient is computed only for one that is tracked.
+///
+/// # Shapes
+/// `x` `[b, ci, h, w]`, `weight` `[co, ci, k, k]` → `[b, co, (h + 2·padding - k)/stride + 1, (w + 2·padding - k)/stride + 1]`.
+pub fn conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+    let op = Conv2d { stride, padding };
+    op.geometry(x.shape(), weight.shape())?;
+    if is_native(&[x, weight]) {
+        x.contiguous()?.apply_op2(&weight.contiguous()?, op)
+    } else {
+        conv2d_composed(x, weight, stride, padding)
+    }
+}
+
+/// [`conv2d`] by candle's own op, for any device and data type; the reference of the tests.
+pub fn conv2d_composed(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+    x.conv2d(weight, padding, stride, 1, 1)
+}
+
+/// The sizes of one convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// Images.
+    b: usize,
+    /// Input channels.
+    ci: usize,
+    /// Input height.
+    h: usize,
+    /// Input width.
+    w: usize,
+    /// Output channels.
+    co: usize,
+    /// Kernel height and width.
+    k: usize,
+    /// Step between windows.
+    stride: usize,
+    /// Rows and columns of zeros at each side.
+    padding: usize,
+    /// Output height.
+    oh: usize,
+    /// Output width.
+    ow: usize,
+}
+
+impl Geometry {
+    fn input_len(&self) -> usize {
+        self.b * self.ci * self.h * self.w
+    }
+
+    fn output_len(&self) -> usize {
+        self.b * self.co * self.oh * self.ow
+    }
+
+    fn weight_len(&self) -> usize {
+        self.co * self.ci * self.k * self.k
+    }
+}
+
+struct Conv2d {
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    fn geometry(&self, x: &Shape, weight: &Shape) -> Result<Geometry> {
+        let Conv2d { stride, padding } = *self;
+        let (b, ci, h, w) = x.dims4()?;
+        let (co, wi, k, kw) = weight.dims4()?;
+        if wi != ci || kw != k || k == 0 || stride == 0 {
+            bail!("conv2d: expected a weight of [co, {ci}, k, k] and a stride of at least 1, found {weight:?} and {stride}");
+        }
+        if h + 2 * padding < k || w + 2 * padding < k {
+            bail!("conv2d: expected an input of at least {k}x{k} with padding {padding}, found {h}x{w}");
+        }
+        let (oh, ow) = ((h + 2 * padding - k) / stride + 1, (w + 2 * padding - k) / stride + 1);
+        Ok(Geometry { b, ci, h, w, co, k, stride, padding, oh, ow })
+    }
+}
+
+impl CustomOp2 for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let g = self.geometry(l1.shape(), l2.shape())?;
+        let (x, weight) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
+        Ok((CpuStorage::F32(forward(&g, x, weight)), Shape::from((g.b, g.co, g.oh, g.ow))))
+    }
+
+    fn bwd(&self, x: &Tensor, weight: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let g = self.geometry(x.shape(), weight.shape())?;
+        with_f32(grad, self.name(), |grad| {
+            let grad_x = if x.track_op() {
+                Some(tensor_from(with_f32(weight, self.name(), |weight| Ok(backward_data(&g, grad, weight)))?, x.shape())?)
+            } else {
+                None
+            };
+            let grad_weight = if weight.track_op() {
+                Some(tensor_from(with_f32(x, self.name(), |x| Ok(backward_weight(&g, x, grad)))?, weight.shape())?)
+            } else {
+                None
+            };
+            Ok((grad_x, grad_weight))
+        })
+    }
+}
+
+fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    im2col::forward(g, x, weight)
+}
+
+fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f32> {
+    im2col::backward_data(g, grad, weight)
+}
+
+fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    im2col::backward_weight(g, x, grad)
+}

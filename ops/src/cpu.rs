@@ -1,0 +1,119 @@
+//! What the CPU paths share: flat views of tensors, fresh buffers that are not cleared first, pooled scratch, and run-time choice of instruction set.
+
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// True where the hand-written CPU path of an op applies: every tensor is float32 on the CPU.
+pub(crate) fn is_native(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+}
+
+/// The elements of a contiguous float32 storage.
+pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("{op}: expected a contiguous tensor, found {layout:?}") };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// Calls `f` with the elements of a float32 CPU tensor, which is copied first where it is not contiguous.
+pub(crate) fn with_f32<R>(tensor: &Tensor, op: &str, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(contiguous_f32(storage, layout, op)?),
+        _ => bail!("{op}: expected a tensor on the CPU"),
+    }
+}
+
+/// A float32 CPU tensor that owns `data`.
+pub(crate) fn tensor_from(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    let shape = shape.into();
+    Tensor::from_vec(data, shape, &candle_core::Device::Cpu)
+}
+
+/// A pointer that may be handed to several threads which write disjoint elements.
+#[derive(Clone, Copy)]
+pub(crate) struct SendPtr(*mut f32);
+
+// SAFETY: the users of `SendPtr` write disjoint ranges from different threads, and read none that another thread writes.
+unsafe impl Send for SendPtr {}
+// SAFETY: as above.
+unsafe impl Sync for SendPtr {}
+
+impl SendPtr {
+    /// Wraps the start of a buffer.
+    pub(crate) fn new(ptr: *mut f32) -> Self {
+        Self(ptr)
+    }
+
+    /// The elements `offset..offset + len`, to write.
+    ///
+    /// # Safety
+    /// The range lies within the buffer, is initialised where it is read, and no other thread touches it meanwhile.
+    pub(crate) unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), len) }
+    }
+}
+
+/// A vector of `len` elements that `fill` writes, every one of them, through the pointer it gets.
+///
+/// # Safety
+/// `fill` writes every element.
+pub(crate) unsafe fn filled_vec(len: usize, fill: impl FnOnce(SendPtr)) -> Vec<f32> {
+    let mut data: Vec<f32> = Vec::with_capacity(len);
+    fill(SendPtr::new(data.as_mut_ptr()));
+    // SAFETY: the capacity is at least `len` and the caller promises that `fill` wrote all elements.
+    unsafe { data.set_len(len) };
+    data
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with a buffer of `len` floats of this thread, of any content. Buffers are kept for the next call, so that their pages are touched once.
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    // The buffer is taken out while it is in use: a task that rayon runs on this thread meanwhile gets another.
+    let mut buffer = SCRATCH.with(|pool| pool.borrow_mut().pop()).unwrap_or_default();
+    // 16 floats of slack: the slice starts on a 64-byte boundary.
+    if buffer.len() < len + 16 {
+        buffer = vec![0.0; len + 16];
+    }
+    let skip = buffer.as_ptr().align_offset(64).min(16);
+    let result = f(&mut buffer[skip..skip + len]);
+    SCRATCH.with(|pool| pool.borrow_mut().push(buffer));
+    result
+}
+
+/// Defines a function that is compiled for the baseline, for AVX2 with FMA and for AVX-512, and picks at run time.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has these features.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has these features.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use multiversion;

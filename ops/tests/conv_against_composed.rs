@@ -1,0 +1,277 @@
+//! Values and gradients of convolution, batch norm, pooling and transposed convolution against compositions of candle's ops in float64, and
+//! properties that those do not show: nothing computed for what is not tracked, the same bits on every run, NaN as PyTorch has it.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use sam_ladder_ops::batch_norm::{BatchNormParams, batch_norm_inference, batch_norm_train, batch_norm_train_composed};
+use sam_ladder_ops::conv_transpose::{conv_transpose2d_2x2, conv_transpose2d_2x2_composed};
+use sam_ladder_ops::conv2d::{conv2d, conv2d_composed};
+use sam_ladder_ops::elementwise::add_relu;
+use sam_ladder_ops::pool::{max_pool2d_3x3_s2_p1, max_pool2d_3x3_s2_p1_composed};
+
+/// Largest difference over the largest value, of a result.
+const VALUE: f64 = 2e-6;
+/// The same, of a gradient.
+const GRADIENT: f64 = 1e-5;
+
+/// Values in [-1, 1) that depend on `seed` alone.
+fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+fn difference(got: &Tensor, want: &Tensor) -> Result<f64> {
+    assert_eq!(got.dims(), want.dims());
+    let got = got.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let want = want.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    assert!(got.iter().all(|v| v.is_finite()));
+    let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
+    Ok(worst / want.iter().fold(1e-30, |m: f64, w| m.max(w.abs())))
+}
+
+/// `op` in float32 against `reference` in float64: the result, and the gradient of every input for a different weight on each output.
+fn check(
+    what: &str,
+    inputs: &[Tensor],
+    op: impl Fn(&[Tensor]) -> Result<Tensor>,
+    reference: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    let run = |f: &dyn Fn(&[Tensor]) -> Result<Tensor>, dtype: DType| -> Result<(Tensor, Vec<Tensor>)> {
+        let vars = inputs.iter().map(|t| Var::from_tensor(&t.to_dtype(dtype)?)).collect::<Result<Vec<_>>>()?;
+        let out = f(&vars.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>())?;
+        let weights = uniform(out.dims(), 99)?.to_dtype(dtype)?;
+        let grads = (&out * weights)?.sum_all()?.backward()?;
+        let grads = vars.iter().map(|v| grads.get(v).cloned().expect("a gradient for every input")).collect();
+        Ok((out, grads))
+    };
+    let (got, got_grads) = run(&op, DType::F32)?;
+    let (want, want_grads) = run(&reference, DType::F64)?;
+    let error = difference(&got, &want)?;
+    assert!(error < VALUE, "{what}: values differ by {error:e}");
+    for (i, (got, want)) in got_grads.iter().zip(&want_grads).enumerate() {
+        let error = difference(got, want)?;
+        assert!(error < GRADIENT, "{what}: gradients of input {i} differ by {error:e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn convolution_agrees_at_all_sizes() -> Result<()> {
+    // (b, ci, h, w, co, k, stride, padding)
+    let cases = [
+        (1, 1, 5, 5, 1, 3, 1, 1),
+        (2, 3, 7, 9, 5, 3, 1, 1),
+        (1, 64, 14, 14, 64, 3, 1, 1),
+        (3, 16, 13, 11, 24, 3, 1, 1),
+        (2, 8, 6, 6, 32, 3, 1, 0),
+        (2, 8, 8, 8, 16, 3, 2, 1),
+        (3, 5, 9, 7, 6, 3, 2, 1),
+        (2, 1, 32, 32, 16, 7, 2, 3),
+        (1, 3, 17, 21, 8, 7, 2, 3),
+        (2, 12, 10, 10, 20, 1, 2, 0),
+        (1, 7, 9, 11, 9, 1, 2, 0),
+        (2, 16, 6, 5, 8, 1, 1, 0),
+        (9, 4, 4, 4, 4, 3, 1, 1),
+        (2, 6, 2, 2, 6, 3, 1, 1),
+        (2, 2, 1, 1, 2, 3, 1, 1),
+        (1, 40, 28, 28, 33, 3, 1, 1),
+        (2, 3, 12, 12, 4, 5, 3, 2),
+    ];
+    for (b, ci, h, w, co, k, stride, padding) in cases {
+        let inputs = [uniform(&[b, ci, h, w], 1)?, uniform(&[co, ci, k, k], 2)?];
+        check(
+            &format!("{b}x{ci}x{h}x{w}, {co} {k}x{k}/{stride} pad {padding}"),
+            &inputs,
+            |t| conv2d(&t[0], &t[1], stride, padding),
+            |t| direct(&t[0], &t[1], stride, padding),
+        )?;
+    }
+    Ok(())
+}
+
+/// Convolution as a sum over the kernel's taps of strided views times a slice of the weight: every step is an op whose gradient candle has right.
+fn direct(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+    let (b, ci, h, w) = x.dims4()?;
+    let (co, _, k, _) = weight.dims4()?;
+    let (oh, ow) = ((h + 2 * padding - k) / stride + 1, (w + 2 * padding - k) / stride + 1);
+    let padded = x.pad_with_zeros(2, padding, padding + stride)?.pad_with_zeros(3, padding, padding + stride)?;
+    let mut sum: Option<Tensor> = None;
+    for dy in 0..k {
+        for dx in 0..k {
+            let rows = Tensor::from_vec((0..oh).map(|o| (o * stride + dy) as u32).collect::<Vec<_>>(), oh, x.device())?;
+            let columns = Tensor::from_vec((0..ow).map(|o| (o * stride + dx) as u32).collect::<Vec<_>>(), ow, x.device())?;
+            let view = padded.index_select(&rows, 2)?.index_select(&columns, 3)?; // [b, ci, oh, ow]
+            let pixels = view.permute((1, 0, 2, 3))?.contiguous()?.reshape((ci, b * oh * ow))?;
+            let tap = weight.narrow(2, dy, 1)?.narrow(3, dx, 1)?.contiguous()?.reshape((co, ci))?;
+            let term = tap.matmul(&pixels)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + term)?,
+                None => term,
+            });
+        }
+    }
+    sum.expect("a kernel has taps").reshape((co, b, oh, ow))?.permute((1, 0, 2, 3))?.contiguous()
+}
+
+#[test]
+fn convolution_by_candle_is_the_same_sum() -> Result<()> {
+    let inputs = [uniform(&[2, 3, 8, 8], 1)?, uniform(&[4, 3, 3, 3], 2)?];
+    check("composed", &inputs, |t| conv2d_composed(&t[0], &t[1], 1, 1), |t| direct(&t[0], &t[1], 1, 1))
+}
+
+#[test]
+fn batch_norm_agrees() -> Result<()> {
+    for (relu, shape) in
+        [(true, [3, 5, 7, 9]), (false, [3, 5, 7, 9]), (true, [2, 4, 16, 16]), (false, [1, 3, 33, 31]), (true, [3, 2, 2, 2])]
+    {
+        let c = shape[1];
+        let x = ((uniform(&shape, 3)? * 2.0)? + 1.5)?;
+        let inputs = [x, uniform(&[c], 4)?, uniform(&[c], 5)?];
+        check(
+            &format!("{shape:?}, relu {relu}"),
+            &inputs,
+            |t| Ok(batch_norm_train(&t[0], &t[1], &t[2], 1e-3, relu)?.0),
+            |t| Ok(batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, relu)?.0),
+        )?;
+        let got = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-5, relu)?.1;
+        let double = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+        let want = batch_norm_train_composed(&double[0], &double[1], &double[2], 1e-5, relu)?.1;
+        assert!(difference(&got.mean, &want.mean)? < VALUE && difference(&got.var_unbiased, &want.var_unbiased)? < VALUE);
+        assert!(!got.mean.track_op() && !got.var_unbiased.track_op());
+    }
+    Ok(())
+}
+
+#[test]
+fn batch_norm_statistics_do_not_cancel() -> Result<()> {
+    let x = ((uniform(&[4, 1, 56, 56], 6)? * 1e-3)? + 1000.0)?;
+    let got = batch_norm_train(
+        &x,
+        &Tensor::ones(1, DType::F32, &Device::Cpu)?,
+        &Tensor::zeros(1, DType::F32, &Device::Cpu)?,
+        0.0,
+        false,
+    )?
+    .1;
+    let double = x.to_dtype(DType::F64)?.flatten_all()?;
+    let want = double.broadcast_sub(&double.mean(0)?)?.sqr()?.sum(0)?.to_scalar::<f64>()? / (double.elem_count() - 1) as f64;
+    let got = f64::from(got.var_unbiased.to_vec1::<f32>()?[0]);
+    assert!((got / want - 1.0).abs() < 1e-6, "{got} is not {want}");
+    Ok(())
+}
+
+#[test]
+fn batch_norm_in_evaluation_uses_the_running_statistics() -> Result<()> {
+    let (weight, bias) = (uniform(&[5], 4)?, uniform(&[5], 5)?);
+    let (running_mean, running_var) = (uniform(&[5], 6)?, (uniform(&[5], 7)? + 1.5)?);
+    let params =
+        BatchNormParams { weight: &weight, bias: &bias, running_mean: &running_mean, running_var: &running_var, eps: 1e-5 };
+    let x = uniform(&[2, 5, 6, 7], 8)?;
+    let column = |t: &Tensor| t.reshape((1, 5, 1, 1));
+    let plain = x
+        .broadcast_sub(&column(&running_mean)?)?
+        .broadcast_div(&column(&(&running_var + 1e-5)?.sqrt()?)?)?
+        .broadcast_mul(&column(&weight)?)?
+        .broadcast_add(&column(&bias)?)?;
+    assert!(difference(&batch_norm_inference(&x, &params, false)?, &plain)? < VALUE);
+    assert!(difference(&batch_norm_inference(&x, &params, true)?, &plain.relu()?)? < VALUE);
+    let var = Var::from_tensor(&x)?;
+    let tracked = batch_norm_inference(&var, &params, true)?;
+    assert!(tracked.track_op() && difference(&tracked, &plain.relu()?)? < VALUE);
+    Ok(())
+}
+
+#[test]
+fn pooling_transposed_convolution_and_sum_agree() -> Result<()> {
+    for shape in [[2, 3, 8, 8], [1, 2, 7, 9], [1, 1, 1, 1], [3, 2, 2, 3], [1, 2, 33, 40]] {
+        let inputs = [uniform(&shape, 10)?];
+        check(&format!("{shape:?}"), &inputs, |t| max_pool2d_3x3_s2_p1(&t[0]), |t| max_pool2d_3x3_s2_p1_composed(&t[0]))?;
+        // ties everywhere: the first maximum takes the gradient
+        let inputs = [(uniform(&shape, 11)? * 1.5)?.round()?];
+        check(&format!("ties {shape:?}"), &inputs, |t| max_pool2d_3x3_s2_p1(&t[0]), |t| max_pool2d_3x3_s2_p1_composed(&t[0]))?;
+    }
+    for (b, ci, co, h, w) in [(2, 3, 5, 4, 6), (1, 8, 2, 1, 1), (3, 16, 8, 7, 5)] {
+        let inputs = [uniform(&[b, ci, h, w], 12)?, uniform(&[ci, co, 2, 2], 13)?, uniform(&[co], 14)?];
+        check(
+            "transposed",
+            &inputs,
+            |t| conv_transpose2d_2x2(&t[0], &t[1], &t[2]),
+            |t| conv_transpose2d_2x2_composed(&t[0], &t[1], &t[2]),
+        )?;
+    }
+    let inputs = [uniform(&[2, 3, 5, 7], 15)?, uniform(&[2, 3, 5, 7], 16)?];
+    check("sum", &inputs, |t| add_relu(&t[0], &t[1]), |t| (&t[0] + &t[1])?.relu())
+}
+
+#[test]
+fn nothing_is_computed_for_what_is_not_tracked() -> Result<()> {
+    let (x, weight) = (uniform(&[1, 2, 6, 6], 1)?, uniform(&[3, 2, 3, 3], 2)?);
+    let var = Var::from_tensor(&weight)?;
+    let grads = conv2d(&x, &var, 1, 1)?.sum_all()?.backward()?;
+    assert!(grads.get(&var).is_some() && grads.get(&x).is_none());
+    let var = Var::from_tensor(&x)?;
+    let grads = conv2d(&var, &weight, 1, 1)?.sum_all()?.backward()?;
+    assert!(grads.get(&var).is_some() && grads.get(&weight).is_none());
+    assert!(!conv2d(&x, &weight, 1, 1)?.track_op());
+    Ok(())
+}
+
+#[test]
+fn gradients_have_the_same_bits_on_every_run() -> Result<()> {
+    let x = Var::from_tensor(&uniform(&[11, 32, 20, 18], 1)?)?;
+    let weight = Var::from_tensor(&uniform(&[24, 32, 3, 3], 2)?)?;
+    let (scale, shift) = (Var::from_tensor(&uniform(&[24], 3)?)?, Var::from_tensor(&uniform(&[24], 4)?)?);
+    let run = |threads: usize| -> Result<Vec<Vec<u32>>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        pool.install(|| {
+            let y = batch_norm_train(&conv2d(&x, &weight, 1, 1)?, &scale, &shift, 1e-5, true)?.0;
+            let y = max_pool2d_3x3_s2_p1(&y)?;
+            let grads = y.sqr()?.sum_all()?.backward()?;
+            [&x, &weight, &scale, &shift]
+                .iter()
+                .map(|v| {
+                    let grad = grads.get(v).expect("a gradient").flatten_all()?.to_vec1::<f32>()?;
+                    Ok(grad.iter().map(|g| g.to_bits()).collect())
+                })
+                .collect()
+        })
+    };
+    let first = run(1)?;
+    for threads in [1, 2, 3, 4] {
+        assert!(run(threads)? == first, "{threads} threads");
+    }
+    Ok(())
+}
+
+#[test]
+fn nan_goes_through() -> Result<()> {
+    let mut values = uniform(&[1, 1, 8, 8], 1)?.flatten_all()?.to_vec1::<f32>()?;
+    values[27] = f32::NAN;
+    let x = Tensor::from_vec(values, (1, 1, 8, 8), &Device::Cpu)?;
+    let nans = |t: &Tensor| -> Result<usize> { Ok(t.flatten_all()?.to_vec1::<f32>()?.iter().filter(|v| v.is_nan()).count()) };
+    assert_eq!(nans(&max_pool2d_3x3_s2_p1(&x)?)?, 4);
+    assert_eq!(nans(&max_pool2d_3x3_s2_p1_composed(&x)?)?, 4);
+    assert_eq!(nans(&add_relu(&x, &x.ones_like()?)?)?, 1);
+    let one = Tensor::ones(1, DType::F32, &Device::Cpu)?;
+    assert_eq!(nans(&batch_norm_train(&x, &one, &one, 1e-5, true)?.0)?, 64);
+    assert!(nans(&conv2d(&x, &Tensor::ones((1, 1, 3, 3), DType::F32, &Device::Cpu)?, 1, 1)?)? >= 9);
+    Ok(())
+}
+
+#[test]
+fn wrong_shapes_are_told() -> Result<()> {
+    let x = uniform(&[1, 2, 6, 6], 1)?;
+    let message = conv2d(&x, &uniform(&[3, 4, 3, 3], 2)?, 1, 1).unwrap_err().to_string();
+    assert!(message.contains("expected a weight of [co, 2, k, k]"), "{message}");
+    assert!(conv2d(&x, &uniform(&[3, 2, 9, 9], 2)?, 1, 1).is_err());
+    assert!(conv_transpose2d_2x2(&x, &uniform(&[3, 4, 2, 2], 2)?, &uniform(&[4], 3)?).is_err());
+    assert!(batch_norm_train(&x, &uniform(&[3], 2)?, &uniform(&[3], 3)?, 1e-5, true).is_err());
+    assert!(batch_norm_train(&uniform(&[1, 2, 1, 1], 1)?, &uniform(&[2], 2)?, &uniform(&[2], 3)?, 1e-5, true).is_err());
+    assert!(add_relu(&x, &uniform(&[1, 2, 6, 5], 1)?).is_err());
+    Ok(())
+}
