@@ -110,3 +110,58 @@ impl TrainConfig {
         Ok(())
     }
 }
+
+/// Settings, seed and inputs of the run: a [`RunRecord`].
+pub const RUN_CONFIG: &str = "config.json";
+/// One row an optimizer step: [`crate::tables::StepRow`].
+pub const STEPS_TABLE: &str = "steps.parquet";
+/// One row an epoch: [`crate::tables::EpochRow`].
+pub const EPOCHS_TABLE: &str = "epochs.parquet";
+/// The model, in the published state-dict names, as of the last checkpoint.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+/// The model of the epoch with the highest validation Dice; there is none without validation cases.
+pub const BEST_CHECKPOINT: &str = "best.safetensors";
+/// All that `--resume` needs: model, optimizer and position in the epoch, in one file so that they cannot disagree.
+pub const RESUME_STATE: &str = "state.safetensors";
+/// Folder of the TensorBoard event files.
+pub const EVENTS_DIR: &str = "tensorboard";
+
+/// A file that a run started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputFile {
+    /// File name, without its folder.
+    pub name: String,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+/// The files that gave a run its initial weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunInputs {
+    /// SAM's frozen decoder, from the store.
+    pub sam_decoder: InputFile,
+    /// `--cnn-checkpoint`.
+    pub cnn_checkpoint: Option<InputFile>,
+    /// `--init`.
+    pub init: Option<InputFile>,
+}
+
+/// What a run directory's `config.json` holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRecord {
+    /// Name, version and commit of the program that started the run.
+    pub program: String,
+    /// The store's `cache_id`.
+    pub cache_id: String,
+    /// Pixels along the side of the network's input.
+    pub image_size: usize,
+    /// Classes with background.
+    pub num_classes: usize,
+    /// Every setting, the seed among them.
+    pub config: TrainConfig,
+    /// Hashes of the initial weights' files.
+    pub inputs: RunInputs,
+}

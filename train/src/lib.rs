@@ -1,1 +1,11 @@
 //! Stage two: the side network, the gate, the mask decoder, losses, optimizers and the training loop.
+
+pub mod error;
+pub mod export;
+pub mod init;
+pub mod loss;
+pub mod model;
+pub mod optimizer;
+pub mod predict;
+pub mod run;
+pub mod schedule;

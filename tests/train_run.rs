@@ -1,0 +1,429 @@
+//! Training runs from a made-up store: start, stop, resume, refuse, export, take up again, predict.
+
+mod common;
+#[path = "common/store.rs"]
+mod store;
+
+use candle_core::safetensors::load;
+use candle_core::{Device, Tensor};
+use sam_ladder_cache::{ReadMode, Store};
+use sam_ladder_ops::state_dict::{save_pth, save_safetensors};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::StoreDtype;
+use sam_ladder_schemas::train::{
+    BEST_CHECKPOINT, CHECKPOINT, EPOCHS_TABLE, OptimizerKind, RESUME_STATE, STEPS_TABLE, TrainConfig,
+};
+use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_train::error::TrainError;
+use sam_ladder_train::export::{ExportArgs, export};
+use sam_ladder_train::predict::{PredictArgs, RunCheckpoint, WeightSource, predict_cases};
+use sam_ladder_train::run::records::{read_epochs, read_steps};
+use sam_ladder_train::run::{TrainArgs, fold_cases, read_record, train};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use store::{NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store};
+use tempfile::TempDir;
+
+/// A folder with a store of five variants, and the arguments of a run on it: 8 slices in batches of 3, so 3 steps an epoch.
+fn workplace() -> (TempDir, TrainArgs) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store.zarr");
+    write_store(&store, StoreDtype::F32, AugmentPolicy::Flips, 1);
+    let args = args(&folder, "run");
+    (folder, args)
+}
+
+fn args(folder: &TempDir, run: &str) -> TrainArgs {
+    TrainArgs {
+        store: folder.path().join("store.zarr"),
+        run: folder.path().join(run),
+        config: TrainConfig { epochs: 2, batch_size: 3, warmup: 2, ..TrainConfig::default() },
+        cnn_checkpoint: None,
+        init: None,
+        resume: false,
+        device: Device::Cpu,
+        read_mode: ReadMode::Stream,
+        checkpoint_every: None,
+        program: "test".into(),
+        progress: false,
+    }
+}
+
+fn tensors(path: &Path) -> HashMap<String, Vec<u8>> {
+    let tensors = load(path, &Device::Cpu).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let bytes = |tensor: &Tensor| -> Vec<u8> {
+        let flat = tensor.flatten_all().unwrap();
+        match flat.to_vec1::<f32>() {
+            Ok(values) => values.iter().flat_map(|value| value.to_bits().to_le_bytes()).collect(),
+            Err(_) => flat.to_vec1::<i64>().unwrap().iter().flat_map(|value| value.to_le_bytes()).collect(),
+        }
+    };
+    tensors.iter().map(|(name, tensor)| (name.clone(), bytes(tensor))).collect()
+}
+
+/// Two finished runs end in the same bits: model, optimizer, position, tables.
+fn assert_same_run(left: &Path, right: &Path) {
+    for file in [RESUME_STATE, CHECKPOINT, BEST_CHECKPOINT] {
+        let [left, right] = [left, right].map(|run| tensors(&run.join(file)));
+        let mut names: Vec<&String> = left.keys().chain(right.keys()).collect();
+        names.sort();
+        let different: Vec<_> = names.into_iter().filter(|name| left.get(*name) != right.get(*name)).collect();
+        assert!(different.is_empty(), "{file}: {different:?}");
+    }
+    for file in [STEPS_TABLE, RESUME_STATE, CHECKPOINT, BEST_CHECKPOINT] {
+        let [left, right] = [left, right].map(|run| std::fs::read(run.join(file)).unwrap());
+        assert!(left == right, "{file} differs in its bytes");
+    }
+    let [left, right] = [left, right].map(|run| {
+        let mut rows = read_epochs(&run.join(EPOCHS_TABLE)).unwrap();
+        rows.iter_mut().for_each(|row| row.seconds = 0.0);
+        rows
+    });
+    assert_eq!(left, right);
+}
+
+#[test]
+fn a_resumed_run_equals_one_that_never_stopped() {
+    let (folder, mut straight) = workplace();
+    straight.config.val_cases = vec!["0007".into()];
+    straight.config.epochs = 3;
+    let summary = train(&straight).unwrap();
+    // 6 slices are left to train on: 2 steps an epoch.
+    assert_eq!((summary.steps, summary.epochs), (6, 3));
+
+    // Stopped in the middle of an epoch, then at the end of one.
+    let mut stopped = TrainArgs { run: folder.path().join("stopped"), ..straight.clone() };
+    for (max_steps, resume) in [(Some(3), false), (Some(4), true), (None, true)] {
+        stopped.config.max_steps = max_steps;
+        stopped.resume = resume;
+        train(&stopped).unwrap();
+    }
+    assert_same_run(&straight.run, &stopped.run);
+
+    // Killed after the tables of step 5 were written and before its state: the tables are ahead and the state is that of step 3.
+    let mut killed = TrainArgs { run: folder.path().join("killed"), ..straight.clone() };
+    killed.config.max_steps = Some(3);
+    killed.checkpoint_every = Some(1);
+    train(&killed).unwrap();
+    let state = std::fs::read(killed.run.join(RESUME_STATE)).unwrap();
+    killed.config.max_steps = Some(5);
+    killed.resume = true;
+    train(&killed).unwrap();
+    std::fs::write(killed.run.join(RESUME_STATE), state).unwrap();
+    killed.config.max_steps = None;
+    train(&killed).unwrap();
+    assert_same_run(&straight.run, &killed.run);
+
+    // A finished run is left as it is.
+    assert_eq!(train(&killed).unwrap(), summary);
+}
+
+#[test]
+fn every_optimizer_resumes_in_the_same_bits() {
+    let (folder, base) = workplace();
+    for optimizer in [OptimizerKind::Adam, OptimizerKind::Sgd] {
+        let mut straight = TrainArgs { run: folder.path().join(format!("{optimizer:?}")), ..base.clone() };
+        straight.config.optimizer = optimizer;
+        straight.config.max_steps = Some(3);
+        train(&straight).unwrap();
+        let mut stopped = TrainArgs { run: folder.path().join(format!("{optimizer:?}-stopped")), ..straight.clone() };
+        stopped.config.max_steps = Some(2);
+        train(&stopped).unwrap();
+        stopped.config.max_steps = Some(3);
+        stopped.resume = true;
+        train(&stopped).unwrap();
+        for file in [RESUME_STATE, CHECKPOINT] {
+            assert_eq!(tensors(&straight.run.join(file)), tensors(&stopped.run.join(file)), "{optimizer:?} {file}");
+        }
+    }
+}
+
+#[test]
+fn a_run_learns_and_touches_only_what_is_trainable() {
+    let (folder, mut start) = workplace();
+    start.config.max_steps = Some(0);
+    train(&start).unwrap();
+    let mut trained = TrainArgs { run: folder.path().join("trained"), ..start.clone() };
+    trained.config.epochs = 10;
+    trained.config.max_steps = None;
+    trained.config.augment = Some(AugmentPolicy::None);
+    train(&trained).unwrap();
+    let rows = read_steps(&trained.run.join(STEPS_TABLE)).unwrap();
+    assert_eq!(rows.len(), 30);
+    assert!(rows.iter().enumerate().all(|(index, row)| row.step == index as u64 && row.epoch == index as u32 / 3));
+    let mean = |rows: &[sam_ladder_schemas::tables::StepRow]| rows.iter().map(|row| row.loss).sum::<f32>() / rows.len() as f32;
+    assert!(mean(&rows[27..]) < 0.8 * mean(&rows[..3]), "{} {}", mean(&rows[..3]), mean(&rows[27..]));
+
+    let [before, after] = [&start.run, &trained.run].map(|run| tensors(&run.join(CHECKPOINT)));
+    assert_eq!(before.len(), after.len());
+    for (name, value) in &before {
+        let moves = name == "sam.alpha" || name.starts_with("CNN_encoder.") || name.contains(".output_upscaling.");
+        assert_eq!(value != &after[name], moves, "{name}");
+    }
+    // No validation cases, no best model.
+    assert!(!trained.run.join(BEST_CHECKPOINT).exists());
+    assert!(std::fs::read_dir(trained.run.join("tensorboard")).unwrap().count() == 1);
+    let record = read_record(&trained.run).unwrap();
+    assert_eq!(record.config, trained.config);
+    assert_eq!(record.inputs.sam_decoder.name, "sam_decoder.safetensors");
+}
+
+#[test]
+fn an_existing_run_is_refused_and_a_missing_one_cannot_resume() {
+    let (_folder, mut args) = workplace();
+    args.resume = true;
+    let error = train(&args).unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("--resume"), "{error}");
+    args.resume = false;
+    args.config.max_steps = Some(0);
+    train(&args).unwrap();
+    let before = std::fs::read(args.run.join(CHECKPOINT)).unwrap();
+    let error = train(&args).unwrap_err();
+    assert!(matches!(error, TrainError::RunExists(_)) && error.to_string().contains("--resume"), "{error}");
+    assert_eq!(std::fs::read(args.run.join(CHECKPOINT)).unwrap(), before);
+}
+
+#[test]
+fn resuming_with_other_settings_or_another_store_shows_both() {
+    let (folder, mut args) = workplace();
+    args.config.max_steps = Some(0);
+    train(&args).unwrap();
+    args.resume = true;
+
+    let mut other = args.clone();
+    other.config.lr = 0.5;
+    let error = train(&other).unwrap_err().to_string();
+    assert!(error.contains("lr differs") && error.contains("0.001") && error.contains("0.5"), "{error}");
+
+    let mut other = args.clone();
+    other.store = folder.path().join("other.zarr");
+    let other_id = write_store(&other.store, StoreDtype::F32, AugmentPolicy::Flips, 2).attributes().cache_id.clone();
+    let id = Store::open(&args.store).unwrap().attributes().cache_id.clone();
+    let error = train(&other).unwrap_err().to_string();
+    assert!(error.contains("cache_id") && error.contains(&id) && error.contains(&other_id), "{error}");
+
+    let mut other = args.clone();
+    other.init = Some(args.run.join(CHECKPOINT));
+    let error = train(&other).unwrap_err().to_string();
+    assert!(error.contains("--init differs") && error.contains("none") && error.contains(CHECKPOINT), "{error}");
+
+    // A state that is cut short names its file.
+    let path = args.run.join(RESUME_STATE);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let error = train(&args).unwrap_err().to_string();
+    assert!(error.contains(RESUME_STATE), "{error}");
+}
+
+#[test]
+fn a_diverging_run_stops_and_keeps_its_last_good_checkpoint() {
+    let (_folder, mut args) = workplace();
+    args.config.optimizer = OptimizerKind::Sgd;
+    args.config.lr = 1e30;
+    args.config.warmup = 0;
+    args.checkpoint_every = Some(1);
+    let error = train(&args).unwrap_err();
+    let TrainError::Diverged { step, lr, checkpoint_step, .. } = &error else { panic!("{error}") };
+    assert_eq!(*lr, 1e30);
+    assert!(checkpoint_step <= step, "{error}");
+    let message = error.to_string();
+    assert!(message.contains("step") && message.contains("1e30") && message.contains(CHECKPOINT), "{message}");
+    for (name, tensor) in load(args.run.join(CHECKPOINT), &Device::Cpu).unwrap() {
+        let sum = tensor.to_dtype(candle_core::DType::F32).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(sum.is_finite(), "{name}");
+    }
+}
+
+#[test]
+fn test_cases_never_validate_and_are_never_read() {
+    let (folder, mut args) = workplace();
+    for (cases, word) in [(vec![TEST_CASE.0], "test case"), (vec!["0009"], "0009"), (vec!["0005", "0006", "0007"], "held out")] {
+        args.config.val_cases = cases.into_iter().map(String::from).collect();
+        let error = train(&args).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+        assert!(!args.run.exists());
+    }
+    // Every byte of the test arrays is damaged, and training with validation does not notice.
+    let mut damaged = 0;
+    for array in ["embeddings", "images", "labels"] {
+        damaged += damage(&folder.path().join("store.zarr/test").join(array));
+    }
+    assert!(damaged > 0);
+    args.config.val_cases = vec!["0005".into()];
+    let summary = train(&args).unwrap();
+    assert!(summary.best_val_dice.is_some());
+    assert!(args.run.join(BEST_CHECKPOINT).exists());
+    let weights = WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::Last };
+    assert!(predict(&args.store, weights, 2).is_err());
+}
+
+/// Overwrites the chunks below a folder with ones, and counts them.
+fn damage(folder: &Path) -> usize {
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            count += damage(&path);
+        } else if path.file_name().unwrap() != "zarr.json" {
+            let length = std::fs::metadata(&path).unwrap().len() as usize;
+            std::fs::write(&path, vec![0xffu8; length]).unwrap();
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn folds_part_the_training_cases() {
+    let (_folder, args) = workplace();
+    let store = Store::open(&args.store).unwrap();
+    let mut all: Vec<String> = (1..=3).flat_map(|fold| fold_cases(&store, &format!("{fold}/3")).unwrap()).collect();
+    all.sort();
+    assert_eq!(all, ["0005", "0006", "0007"]);
+    assert_eq!(fold_cases(&store, "1/2").unwrap(), ["0005", "0007"]);
+    for wrong in ["0/3", "4/3", "1/1", "x", "1/4"] {
+        assert!(fold_cases(&store, wrong).unwrap_err().to_string().contains(wrong));
+    }
+}
+
+fn export_args(run: &Path, out: PathBuf) -> ExportArgs {
+    ExportArgs { run: run.into(), checkpoint: RunCheckpoint::BestOrLast, out, force: false, image_encoder: None }
+}
+
+#[test]
+fn init_takes_what_export_wrote() {
+    let (folder, mut args) = workplace();
+    args.config.max_steps = Some(2);
+    train(&args).unwrap();
+    let trained = tensors(&args.run.join(CHECKPOINT));
+    let encoder = vec![(
+        "image_encoder.pos_embed".to_string(),
+        Tensor::zeros((1, 4, 4, 768), candle_core::DType::F32, &Device::Cpu).unwrap(),
+    )];
+    for (name, image_encoder) in [("m.safetensors", None), ("m.pth", None), ("whole.pth", Some(encoder))] {
+        let out = folder.path().join(name);
+        export(&ExportArgs { image_encoder, ..export_args(&args.run, out.clone()) }).unwrap();
+        let error = export(&export_args(&args.run, out.clone())).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("--force"), "{error}");
+        let mut taken = TrainArgs { run: folder.path().join(format!("from-{name}")), init: Some(out), ..args.clone() };
+        taken.config.max_steps = Some(0);
+        train(&taken).unwrap();
+        assert_eq!(tensors(&taken.run.join(CHECKPOINT)), trained, "{name}");
+        assert_eq!(read_record(&taken.run).unwrap().inputs.init.unwrap().name, name);
+    }
+    let error = export(&export_args(&args.run, folder.path().join("m.bin"))).unwrap_err().to_string();
+    assert!(error.contains("m.bin") && error.contains(".pth"), "{error}");
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused_by_name() {
+    let (folder, mut args) = workplace();
+    args.config.max_steps = Some(0);
+    train(&args).unwrap();
+    let whole: Vec<(String, Tensor)> = load(args.run.join(CHECKPOINT), &Device::Cpu).unwrap().into_iter().collect();
+    let attempt = |file: &str, tensors: Vec<(String, Tensor)>, cnn: bool| {
+        let path = folder.path().join(file);
+        save_safetensors(&path, &tensors).unwrap();
+        let (cnn_checkpoint, init) = if cnn { (Some(path), None) } else { (None, Some(path)) };
+        train(&TrainArgs { run: folder.path().join(format!("run-{file}")), cnn_checkpoint, init, ..args.clone() })
+    };
+    let key = "sam.mask_decoder.iou_token.weight";
+    let zeros = |n: usize| Tensor::zeros(n, candle_core::DType::F32, &Device::Cpu).unwrap();
+
+    let missing = whole.iter().filter(|(name, _)| name != key).cloned().collect();
+    let error = attempt("missing.safetensors", missing, false).unwrap_err().to_string();
+    assert!(error.contains("missing.safetensors") && error.contains(key), "{error}");
+
+    let mut extra = whole.clone();
+    extra.push(("sam.surprise".into(), zeros(1)));
+    let error = attempt("extra.safetensors", extra, false).unwrap_err().to_string();
+    assert!(error.contains("extra.safetensors") && error.contains("sam.surprise"), "{error}");
+
+    let shaped = whole.iter().map(|(name, tensor)| (name.clone(), if name == key { zeros(7) } else { tensor.clone() })).collect();
+    let error = attempt("shape.safetensors", shaped, false).unwrap_err().to_string();
+    assert!(error.contains(key) && error.contains("[7]") && error.contains("[1, 256]"), "{error}");
+
+    // With `module.` in front and the parts that stage two does not use, it is taken.
+    let mut wrapped: Vec<(String, Tensor)> =
+        whole.iter().map(|(name, tensor)| (format!("module.{name}"), tensor.clone())).collect();
+    for name in
+        ["sam.image_encoder.pos_embed", "sam_encoder.pos_embed", "CNN_encoder.layer4.0.conv1.weight", "CNN_encoder.fc.bias"]
+    {
+        wrapped.push((format!("module.{name}"), zeros(3)));
+    }
+    attempt("wrapped.safetensors", wrapped, false).unwrap();
+
+    // torchvision's names, as an older checkpoint without step counters.
+    let cnn = |scale: f64| -> Vec<(String, Tensor)> {
+        let parts = whole.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("CNN_encoder.")?.to_string(), tensor)));
+        let parts = parts.filter(|(name, _)| !name.ends_with("num_batches_tracked"));
+        let mut parts: Vec<_> = parts.map(|(name, tensor)| (name, (tensor * scale).unwrap())).collect();
+        parts.push(("layer4.0.conv1.weight".into(), zeros(1)));
+        parts.push(("fc.bias".into(), zeros(1)));
+        parts
+    };
+    save_pth(folder.path().join("resnet18.pth"), &cnn(0.5)).unwrap();
+    let taken = TrainArgs {
+        run: folder.path().join("with-cnn"),
+        cnn_checkpoint: Some(folder.path().join("resnet18.pth")),
+        ..args.clone()
+    };
+    train(&taken).unwrap();
+    let [plain, taken] = [&args.run, &taken.run].map(|run| load(run.join(CHECKPOINT), &Device::Cpu).unwrap());
+    let first = |tensors: &HashMap<String, Tensor>| {
+        tensors["CNN_encoder.conv1.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
+    };
+    assert_eq!(first(&taken), 0.5 * first(&plain));
+
+    let mut deeper = cnn(1.0);
+    deeper.push(("layer1.2.conv1.weight".into(), zeros(1)));
+    let error = attempt("resnet34.safetensors", deeper, true).unwrap_err().to_string();
+    assert!(error.contains("resnet34.safetensors") && error.contains("layer1.2.conv1.weight"), "{error}");
+}
+
+#[test]
+fn augmentation_that_the_store_lacks_is_refused() {
+    let (_folder, mut args) = workplace();
+    args.config.augment = Some(AugmentPolicy::Reference);
+    let error = train(&args).unwrap_err().to_string();
+    assert!(error.contains("rotate-20") && error.contains("precompute"), "{error}");
+}
+
+fn predict(store: &Path, weights: WeightSource, batch_size: usize) -> Result<Vec<(String, Vec<u8>, [usize; 3])>, TrainError> {
+    let args = PredictArgs { store: store.into(), weights, split: Split::Test, cases: None, batch_size, device: Device::Cpu };
+    let mut masks = Vec::new();
+    predict_cases(&args, |prediction| {
+        assert_eq!(prediction.spacing_mm, [3.0, 0.8, 0.7]);
+        masks.push((prediction.case, prediction.mask, prediction.shape));
+        Ok(())
+    })?;
+    Ok(masks)
+}
+
+#[test]
+fn predictions_have_the_scans_shape_and_do_not_depend_on_the_batch() {
+    let (folder, mut args) = workplace();
+    args.config.epochs = 8;
+    args.config.max_steps = None;
+    train(&args).unwrap();
+    let run = || WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::BestOrLast };
+    let masks = predict(&args.store, run(), 1).unwrap();
+    assert_eq!(masks.len(), 1);
+    let (case, mask, shape) = &masks[0];
+    assert_eq!(case, TEST_CASE.0);
+    assert_eq!(*shape, [TEST_CASE.1, SCAN_SIZE[0] as usize, SCAN_SIZE[1] as usize]);
+    assert_eq!(mask.len(), shape.iter().product::<usize>());
+    assert!(mask.iter().all(|&class| (class as usize) < NUM_CLASSES));
+    assert!(mask.iter().any(|&class| class > 0), "the trained model finds nothing");
+    assert_eq!(masks, predict(&args.store, run(), 2).unwrap());
+
+    let out = folder.path().join("m.pth");
+    export(&export_args(&args.run, out.clone())).unwrap();
+    assert_eq!(masks, predict(&args.store, WeightSource::Checkpoint(out), 2).unwrap());
+
+    let arm = sam_ladder_schemas::train::Arm::SamOnly;
+    let untrained = predict(&args.store, WeightSource::ZeroShot { seed: 1, arm }, 2).unwrap();
+    assert_ne!(untrained, masks);
+    let nowhere = WeightSource::Run { folder: folder.path().join("nowhere"), checkpoint: RunCheckpoint::Last };
+    assert!(predict(&args.store, nowhere, 2).unwrap_err().to_string().contains("nowhere"));
+}

@@ -1,0 +1,209 @@
+//! The initial weights of a run: from SAM's decoder, torchvision's ResNet-18, a whole model, or a seed.
+
+use crate::error::{Result, TrainError};
+use crate::model::{ModelConfig, ModelWeights};
+use candle_core::{DType, Device, Tensor};
+use rand::distr::{Distribution, Uniform};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+use sam_ladder_ops::state_dict::StateDict;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+/// Prefix of SAM's tensors in the published state dict.
+const SAM_PREFIX: &str = "sam.";
+/// Prefix of the side network's tensors in the published state dict.
+pub(crate) const CNN_PREFIX: &str = "CNN_encoder.";
+/// Parts of SAM's decoder that the published code does not take from SAM's checkpoint (`except_keys` of its `load_from`).
+const SEEDED_PARTS: [&str; 3] = ["mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head"];
+/// Parts of the published state dict that the forward pass reads from the store, or not at all.
+const UNUSED_PARTS: [&str; 4] = ["sam.image_encoder.", "sam_encoder.", "CNN_encoder.layer4.", "CNN_encoder.fc."];
+/// A batch norm's step counter, which torchvision's older checkpoints lack.
+const COUNTER: &str = "num_batches_tracked";
+
+/// Where the initial weights come from.
+#[derive(Debug, Clone)]
+pub struct InitSources {
+    /// SAM's `prompt_encoder.…` and `mask_decoder.…`: the store's `sam_decoder.safetensors`.
+    pub sam_decoder: PathBuf,
+    /// ResNet-18 under torchvision's names; random by `seed` without.
+    pub cnn_checkpoint: Option<PathBuf>,
+    /// A whole model in the published names; the other two are not read then.
+    pub init: Option<PathBuf>,
+    /// Seed of what comes from no file.
+    pub seed: u64,
+}
+
+/// The initial weights, every tensor of [`ModelWeights::expected`].
+///
+/// # Errors
+/// A file that cannot be read; a key that is missing, unknown or of another shape, naming file and key.
+pub fn initial_weights(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights> {
+    match &sources.init {
+        Some(path) => whole_model(config, path),
+        None => assemble(config, sources),
+    }
+}
+
+/// A whole model from a file in the published names, with or without `module.` in front. The image encoder's tensors and those of
+/// the ResNet beyond layer3 are passed over.
+///
+/// # Errors
+/// A file that cannot be read; a key that is missing, unknown or of another shape, naming file and key.
+pub fn whole_model(config: &ModelConfig, path: &Path) -> Result<ModelWeights> {
+    let file = StateDict::open(path)?;
+    let expected = ModelWeights::expected(config);
+    refuse_unknown(path, &file, |name| {
+        UNUSED_PARTS.iter().any(|part| name.starts_with(part)) || expected.iter().any(|(known, _)| known == name)
+    })?;
+    let mut weights = BTreeMap::new();
+    for (name, shape) in &expected {
+        weights.insert(name.clone(), read(&file, name, name, shape)?);
+    }
+    Ok(ModelWeights(weights))
+}
+
+fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights> {
+    let decoder = StateDict::open(&sources.sam_decoder)?;
+    let cnn = sources.cnn_checkpoint.as_deref().map(open_resnet18).transpose()?;
+    let expected = ModelWeights::expected(config);
+    let shapes: HashMap<&str, &[usize]> = expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+    let mut weights = BTreeMap::new();
+    for (name, shape) in &expected {
+        let tensor = if name == "sam.alpha" {
+            Tensor::zeros(shape.as_slice(), DType::F32, &Device::Cpu)?
+        } else if let Some(cnn_name) = name.strip_prefix(CNN_PREFIX) {
+            match &cnn {
+                Some(file) => read(file, cnn_name, name, shape)?,
+                None => resnet_default(name, shape, sources.seed)?,
+            }
+        } else if SEEDED_PARTS.iter().any(|part| name.contains(part)) {
+            decoder_default(name, shape, &shapes, sources.seed)?
+        } else {
+            let sam_name = name.strip_prefix(SAM_PREFIX).unwrap_or(name);
+            read(&decoder, sam_name, name, shape)?
+        };
+        weights.insert(name.clone(), tensor);
+    }
+    Ok(ModelWeights(weights))
+}
+
+/// A torchvision checkpoint of ResNet-18; `layer4` and the classifier are known and passed over.
+fn open_resnet18(path: &Path) -> Result<StateDict> {
+    let file = StateDict::open(path)?;
+    let config = ModelConfig { image_size: 16, num_classes: 2, arm: sam_ladder_schemas::train::Arm::Full };
+    let expected = ModelWeights::expected(&config);
+    refuse_unknown(path, &file, |name| {
+        let name = format!("{CNN_PREFIX}{name}");
+        UNUSED_PARTS.iter().any(|part| name.starts_with(part)) || expected.iter().any(|(known, _)| *known == name)
+    })?;
+    Ok(file)
+}
+
+fn refuse_unknown(path: &Path, file: &StateDict, known: impl Fn(&str) -> bool) -> Result<()> {
+    let mut unknown: Vec<String> = file.names().map(|name| name.to_string()).filter(|name| !known(name)).collect();
+    unknown.sort_unstable();
+    let Some(first) = unknown.first() else { return Ok(()) };
+    Err(TrainError::Input(format!(
+        "{}: key {first} is not part of the model ({} such keys): expected the published names for --init, torchvision's ResNet-18 for --cnn-checkpoint",
+        path.display(),
+        unknown.len()
+    )))
+}
+
+/// A tensor of a file on the CPU; a missing step counter is 0, as PyTorch has it.
+fn read(file: &StateDict, key: &str, name: &str, shape: &[usize]) -> Result<Tensor> {
+    if name.ends_with(COUNTER) {
+        return match file.shape(key) {
+            Some(_) => Ok(file.expect(key, shape, &Device::Cpu)?.to_dtype(DType::I64)?),
+            None => Ok(Tensor::zeros(shape, DType::I64, &Device::Cpu)?),
+        };
+    }
+    Ok(file.expect(key, shape, &Device::Cpu)?)
+}
+
+/// torchvision's initial ResNet: convolutions Kaiming-normal over the fan-out, batch norm the identity.
+pub(crate) fn resnet_default(name: &str, shape: &[usize], seed: u64) -> Result<Tensor> {
+    let constant = |value: f64| Tensor::full(value as f32, shape, &Device::Cpu);
+    Ok(match shape {
+        [] => Tensor::zeros(shape, DType::I64, &Device::Cpu)?,
+        [_] if name.ends_with("weight") || name.ends_with("running_var") => constant(1.0)?,
+        [_] => constant(0.0)?,
+        [outputs, _, kernel @ ..] => {
+            let fan_out = outputs * kernel.iter().product::<usize>();
+            let deviation = (2.0 / fan_out as f64).sqrt();
+            seeded(name, shape, seed, |rng| {
+                let value: f64 = StandardNormal.sample(rng);
+                (value * deviation) as f32
+            })?
+        }
+    })
+}
+
+/// PyTorch's defaults: embeddings from N(0, 1); a linear layer's weight and bias from U(-1/√fan_in, 1/√fan_in).
+fn decoder_default(name: &str, shape: &[usize], shapes: &HashMap<&str, &[usize]>, seed: u64) -> Result<Tensor> {
+    if name.ends_with("mask_tokens.weight") {
+        return seeded(name, shape, seed, |rng| StandardNormal.sample(rng));
+    }
+    let weight_name = format!("{}.weight", name.rsplit_once('.').map_or(name, |(layer, _)| layer));
+    let fan_in = match shapes.get(weight_name.as_str()) {
+        Some([_, inputs]) => *inputs,
+        other => return Err(TrainError::Input(format!("{name}: no linear layer's weight, its layer has shape {other:?}"))),
+    };
+    let bound = 1.0 / (fan_in as f32).sqrt();
+    let range = Uniform::new(-bound, bound).map_err(|error| TrainError::Input(format!("{name}: {error}")))?;
+    seeded(name, shape, seed, |rng| range.sample(rng))
+}
+
+/// A tensor from a stream of its own, so that no tensor's values depend on which others there are.
+fn seeded(name: &str, shape: &[usize], seed: u64, mut value: impl FnMut(&mut ChaCha8Rng) -> f32) -> Result<Tensor> {
+    let mut rng = stream(seed, name);
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| value(&mut rng)).collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// The generator of `(seed, name)`: the name's FNV-1a hash keys it beside the seed.
+fn stream(seed: u64, name: &str) -> ChaCha8Rng {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut key = ChaCha8Rng::seed_from_u64(seed);
+    key.set_stream(hash);
+    ChaCha8Rng::seed_from_u64(key.next_u64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statistics(tensor: &Tensor) -> (f32, f32, f32) {
+        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / values.len() as f32).sqrt();
+        (mean, deviation, values.iter().fold(0f32, |max, v| max.max(v.abs())))
+    }
+
+    #[test]
+    fn seeded_tensors_have_pytorchs_distributions() {
+        let conv = resnet_default("CNN_encoder.layer1.0.conv1.weight", &[64, 64, 3, 3], 1).unwrap();
+        let (mean, deviation, _) = statistics(&conv);
+        let expected = (2.0f32 / (64.0 * 9.0)).sqrt();
+        assert!(mean.abs() < expected * 0.02 && (deviation / expected - 1.0).abs() < 0.02, "{mean} {deviation}");
+
+        let shapes: HashMap<&str, &[usize]> = HashMap::from([("a.layers.0.weight", [256usize, 256].as_slice())]);
+        let (mean, deviation, max) = statistics(&decoder_default("a.layers.0.weight", &[256, 256], &shapes, 1).unwrap());
+        assert!(mean.abs() < 1e-3 && max <= 1.0 / 16.0 && (deviation / (1.0 / 16.0 / 3f32.sqrt()) - 1.0).abs() < 0.02);
+        let (_, _, max) = statistics(&decoder_default("a.layers.0.bias", &[256], &shapes, 1).unwrap());
+        assert!(max <= 1.0 / 16.0 && max > 0.05);
+
+        let (mean, deviation, _) = statistics(&decoder_default("mask_tokens.weight", &[9, 256], &shapes, 1).unwrap());
+        assert!(mean.abs() < 0.08 && (deviation - 1.0).abs() < 0.05);
+    }
+
+    #[test]
+    fn streams_differ_by_seed_and_by_name_and_repeat() {
+        let first = |seed, name: &str| stream(seed, name).next_u64();
+        assert_eq!(first(1, "a"), first(1, "a"));
+        assert_ne!(first(1, "a"), first(2, "a"));
+        assert_ne!(first(1, "a"), first(1, "b"));
+    }
+}

@@ -1,0 +1,189 @@
+//! Model checkpoints and the resume state, as safetensors files with one line of JSON in their metadata.
+//!
+//! The resume state is one file with everything in it, written aside, flushed and renamed: whatever interrupts a run, the model,
+//! the optimizer and the position in the epoch that it resumes from belong together. The model's own file is for readers of the
+//! run; resuming never reads it.
+
+use crate::error::{Result, TrainError, io};
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+use sam_ladder_cache::atomic::{sync_folder, write_atomic};
+use sam_ladder_schemas::train::Arm;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// Key of the metadata entry.
+const METADATA_KEY: &str = "sam_ladder";
+/// Prefix of the model's tensors in the resume state.
+const MODEL_PREFIX: &str = "model/";
+/// Prefix of the optimizer's tensors in the resume state.
+const OPTIMIZER_PREFIX: &str = "optimizer/";
+
+/// What a model checkpoint says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    /// Pixels along the side of the network's input.
+    pub image_size: usize,
+    /// Classes with background.
+    pub num_classes: usize,
+    /// Arm that was trained.
+    pub arm: Arm,
+    /// `cache_id` of the store.
+    pub cache_id: String,
+    /// Optimizer steps behind it.
+    pub steps: u64,
+    /// Whole epochs behind it.
+    pub epochs: u32,
+    /// Validation Dice of the last whole epoch, where there was one.
+    pub val_dice: Option<f64>,
+}
+
+/// Where a run stands between two steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// `cache_id` of the store.
+    pub cache_id: String,
+    /// Optimizer steps taken.
+    pub steps: u64,
+    /// Epoch under way, from 0.
+    pub epoch: u32,
+    /// Batches of that epoch that are done.
+    pub batch: usize,
+    /// Seconds that the epoch has taken so far.
+    pub epoch_seconds: f64,
+}
+
+/// Writes a model checkpoint in the published state-dict names.
+///
+/// # Errors
+/// The operating system's, naming the file; an older checkpoint at `path` is then as it was.
+pub fn save_model(path: &Path, state_dict: &[(String, Tensor)], info: &CheckpointInfo) -> Result<()> {
+    write_durable(path, &encode(state_dict, info)?)
+}
+
+/// What the checkpoint at `path` says of itself; `None` for weights from elsewhere.
+///
+/// # Errors
+/// The operating system's, naming the file.
+pub fn read_info(path: &Path) -> Result<Option<CheckpointInfo>> {
+    use std::io::Read;
+    let mut file = std::fs::File::open(path).map_err(io(path))?;
+    let length = file.metadata().map_err(io(path))?.len();
+    let mut start = [0u8; 8];
+    if length < 8 {
+        return Ok(None);
+    }
+    file.read_exact(&mut start).map_err(io(path))?;
+    let header = u64::from_le_bytes(start);
+    if header > length - 8 || header > 100 << 20 {
+        return Ok(None);
+    }
+    let mut json = vec![0u8; header as usize];
+    file.read_exact(&mut json).map_err(io(path))?;
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(&json) else { return Ok(None) };
+    Ok(json["__metadata__"][METADATA_KEY].as_str().and_then(|text| serde_json::from_str(text).ok()))
+}
+
+/// All that a run needs to go on.
+pub struct ResumeState {
+    /// Where it stands.
+    pub position: Position,
+    /// The model, in the published state-dict names.
+    pub model: BTreeMap<String, Tensor>,
+    /// The optimizer's tensors by its own names.
+    pub optimizer: Vec<(String, Tensor)>,
+}
+
+impl ResumeState {
+    /// Writes the state.
+    ///
+    /// # Errors
+    /// The operating system's, naming the file; an older state at `path` is then as it was.
+    pub fn save(path: &Path, position: &Position, model: &[(String, Tensor)], optimizer: &[(String, Tensor)]) -> Result<()> {
+        let prefixed =
+            |prefix: &'static str| move |(name, tensor): &(String, Tensor)| (format!("{prefix}{name}"), tensor.clone());
+        let tensors: Vec<_> =
+            model.iter().map(prefixed(MODEL_PREFIX)).chain(optimizer.iter().map(prefixed(OPTIMIZER_PREFIX))).collect();
+        write_durable(path, &encode(&tensors, position)?)
+    }
+
+    /// Reads what [`Self::save`] wrote, onto the CPU.
+    ///
+    /// # Errors
+    /// [`TrainError::RunDamaged`] when it is not such a file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(io(path))?;
+        let (tensors, position) = decode::<Position>(&bytes).map_err(|reason| TrainError::RunDamaged {
+            path: path.to_path_buf(),
+            reason: format!("{reason}, start the run anew"),
+        })?;
+        let mut model = BTreeMap::new();
+        let mut optimizer = Vec::new();
+        for (name, tensor) in tensors {
+            if let Some(name) = name.strip_prefix(MODEL_PREFIX) {
+                model.insert(name.to_string(), tensor);
+            } else if let Some(name) = name.strip_prefix(OPTIMIZER_PREFIX) {
+                optimizer.push((name.to_string(), tensor));
+            }
+        }
+        Ok(ResumeState { position, model, optimizer })
+    }
+}
+
+/// Writes aside, flushes, renames, and flushes the folder: what comes after may rely on it.
+fn write_durable(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, bytes)?;
+    Ok(path.parent().map_or(Ok(()), sync_folder)?)
+}
+
+/// The bytes of a safetensors file; equal tensors and metadata make equal bytes.
+fn encode(tensors: &[(String, Tensor)], metadata: &impl Serialize) -> Result<Vec<u8>> {
+    let on_cpu: Vec<(String, Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| Ok((name.clone(), tensor.to_device(&Device::Cpu)?.contiguous()?)))
+        .collect::<Result<_>>()?;
+    let metadata = serde_json::to_string(metadata).map_err(|error| TrainError::Input(format!("checkpoint metadata: {error}")))?;
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
+    safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
+        .map_err(|error| TrainError::Input(format!("checkpoint: {error}")))
+}
+
+/// Tensors and metadata of [`encode`]'s bytes, or the reason why they are something else.
+fn decode<M: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(HashMap<String, Tensor>, M), String> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| format!("not a whole safetensors file ({error})"))?;
+    let metadata =
+        header.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY)).ok_or("it was not written by this program")?;
+    let metadata = serde_json::from_str(metadata).map_err(|error| format!("metadata of another version ({error})"))?;
+    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| format!("damaged ({error})"))?;
+    Ok((tensors, metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_comes_back_and_a_cut_one_is_refused() {
+        let folder = std::env::temp_dir().join(format!("sam-ladder-checkpoint-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("state.safetensors");
+        let position = Position { cache_id: "x".into(), steps: 3, epoch: 1, batch: 2, epoch_seconds: 0.1 };
+        let tensor = Tensor::new(&[1f32, f32::MIN_POSITIVE, 3.3], &Device::Cpu).unwrap();
+        let count = Tensor::new(5i64, &Device::Cpu).unwrap();
+        ResumeState::save(&path, &position, &[("a".into(), tensor.clone()), ("n".into(), count)], &[("a.m".into(), tensor)])
+            .unwrap();
+        let state = ResumeState::load(&path).unwrap();
+        assert_eq!(state.position, position);
+        assert_eq!(state.model["a"].to_vec1::<f32>().unwrap(), [1.0, f32::MIN_POSITIVE, 3.3]);
+        assert_eq!(state.model["n"].to_scalar::<i64>().unwrap(), 5);
+        assert_eq!(state.optimizer.len(), 1);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        let error = ResumeState::load(&path).err().unwrap();
+        assert!(error.to_string().contains("state.safetensors"), "{error}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,190 @@
+//! A training run: from a store and initial weights to a run directory.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `config.json` | every setting, the store's `cache_id`, hashes of the inputs |
+//! | `steps.parquet`, `epochs.parquet` | one row a step, one row an epoch |
+//! | `checkpoint.safetensors` | the model in the published names, as of the last checkpoint |
+//! | `best.safetensors` | the model of the epoch with the highest validation Dice |
+//! | `state.safetensors` | all that `--resume` needs |
+//! | `tensorboard/` | the steps' scalars as TensorBoard events |
+
+mod batches;
+pub mod checkpoint;
+pub mod records;
+mod resume;
+pub mod sampler;
+mod session;
+pub mod tensorboard;
+pub mod trainer;
+mod validation;
+
+pub use batches::for_each_batch;
+pub use resume::read_record;
+pub use validation::{fold_cases, training_cases};
+
+use crate::error::{Result, TrainError, io};
+use crate::init::{InitSources, initial_weights};
+use crate::model::{LadderSam, ModelConfig, ModelWeights};
+use crate::optimizer::Optimizer;
+use crate::predict::identity_variant;
+use candle_core::Device;
+use checkpoint::{Position, ResumeState};
+use records::Records;
+use resume::{Asked, check_same_run, input_file, write_record};
+use sam_ladder_cache::{ReadMode, Reader, Store};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::tables::StepRow;
+use sam_ladder_schemas::train::{RESUME_STATE, RunInputs, RunRecord, TrainConfig};
+use sampler::{Sampler, VariantDraws};
+use session::{Session, SessionPlan};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use trainer::Geometry;
+use validation::{Validation, check_cases};
+
+/// What `train` is asked to do.
+#[derive(Debug, Clone)]
+pub struct TrainArgs {
+    /// The store.
+    pub store: PathBuf,
+    /// The run directory: made by a start, gone on with by a resume.
+    pub run: PathBuf,
+    /// Settings; on a resume all but `max_steps` must be the run's own (see [`read_record`]).
+    pub config: TrainConfig,
+    /// ResNet-18 under torchvision's names.
+    pub cnn_checkpoint: Option<PathBuf>,
+    /// A whole model in the published names.
+    pub init: Option<PathBuf>,
+    /// Go on with the run in `run`.
+    pub resume: bool,
+    /// Where the model lives.
+    pub device: Device,
+    /// Whether the store is read step by step or held in memory.
+    pub read_mode: ReadMode,
+    /// A checkpoint every this many steps, beside one at each epoch's end.
+    pub checkpoint_every: Option<usize>,
+    /// Name, version and commit of the program, for `config.json`.
+    pub program: String,
+    /// Show a progress bar on stderr, where that is a terminal.
+    pub progress: bool,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunSummary {
+    /// Optimizer steps taken, those before a resume included.
+    pub steps: u64,
+    /// Whole epochs.
+    pub epochs: u32,
+    /// The last step's row; `None` without steps.
+    pub last: Option<StepRow>,
+    /// Highest validation Dice; `None` without validation cases.
+    pub best_val_dice: Option<f64>,
+}
+
+/// Starts or resumes a run and trains to its end.
+///
+/// On the CPU a resumed run ends in the same bits as one that was never stopped.
+///
+/// # Errors
+/// A setting, store, weights file or run directory that does not fit, naming it; a loss that is not finite
+/// ([`TrainError::Diverged`]); whatever the file system refuses. The last checkpoint stays whole in each case.
+pub fn train(args: &TrainArgs) -> Result<RunSummary> {
+    args.config.validate().map_err(TrainError::Setting)?;
+    if args.checkpoint_every == Some(0) {
+        return Err(TrainError::Setting("checkpoint-every must be at least 1 step, got 0".into()));
+    }
+    let store = Arc::new(Store::open(&args.store)?);
+    check_cases(&store, &args.config.val_cases)?;
+    let precompute = store.config();
+    let geometry = Geometry { image_size: precompute.image_size, num_classes: precompute.num_classes() };
+    let draws = VariantDraws::new(store.variants(Split::Train), args.config.augment, precompute.rotation_step)?;
+    let held_out = |case: &String| args.config.val_cases.contains(case);
+    let rows = store.slices(Split::Train).iter().filter(|slice| !held_out(&slice.case)).map(|slice| slice.row).collect();
+    let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed);
+
+    let start = if args.resume { resume_run(args, &store, geometry)? } else { start_run(args, &store, geometry)? };
+    let identity = identity_variant(&store, Split::Train)?;
+    let validation = Validation::new(&store, &args.config.val_cases, identity, args.config.batch_size);
+    let reader = Reader::new(store.clone(), Split::Train, args.read_mode);
+    let plan = SessionPlan { args, geometry, sampler: &sampler, reader: &reader, validation: validation.as_ref() };
+    Session::new(plan, start)?.run()
+}
+
+/// A run between two steps.
+struct Standing {
+    model: LadderSam,
+    optimizer: Optimizer,
+    records: Records,
+    position: Position,
+}
+
+/// Shape of the model that a run trains.
+fn model_config(args: &TrainArgs, geometry: Geometry) -> ModelConfig {
+    ModelConfig { image_size: geometry.image_size, num_classes: geometry.num_classes, arm: args.config.arm }
+}
+
+/// Makes the run directory. Its `config.json` comes last: a directory that has one can be resumed.
+fn start_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Standing> {
+    refuse_existing(&args.run)?;
+    let sources = InitSources {
+        sam_decoder: store.decoder_path(),
+        cnn_checkpoint: args.cnn_checkpoint.clone(),
+        init: args.init.clone(),
+        seed: args.config.seed,
+    };
+    let config = model_config(args, geometry);
+    let model = LadderSam::new(&config, &initial_weights(&config, &sources)?, &args.device)?;
+    let optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
+    let inputs = RunInputs {
+        sam_decoder: input_file(&sources.sam_decoder)?,
+        cnn_checkpoint: sources.cnn_checkpoint.as_deref().map(input_file).transpose()?,
+        init: sources.init.as_deref().map(input_file).transpose()?,
+    };
+    let cache_id = store.attributes().cache_id.clone();
+    let record = RunRecord {
+        program: args.program.clone(),
+        cache_id: cache_id.clone(),
+        image_size: geometry.image_size,
+        num_classes: geometry.num_classes,
+        config: args.config.clone(),
+        inputs,
+    };
+    std::fs::create_dir_all(&args.run).map_err(io(&args.run))?;
+    let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
+    let standing = Standing { model, optimizer, records: Records::new(&args.run), position };
+    session::write_checkpoint(&args.run, &standing)?;
+    write_record(&args.run, &record)?;
+    Ok(standing)
+}
+
+/// Reads back where a run stands, after checking that it is the run asked for.
+fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Standing> {
+    let record = read_record(&args.run)?;
+    let asked = Asked {
+        config: &args.config,
+        cache_id: &store.attributes().cache_id,
+        cnn_checkpoint: args.cnn_checkpoint.as_deref().map(input_file).transpose()?,
+        init: args.init.as_deref().map(input_file).transpose()?,
+    };
+    check_same_run(&args.run, &record, &asked)?;
+    let ResumeState { position, model, optimizer: optimizer_state } = ResumeState::load(&args.run.join(RESUME_STATE))?;
+    let records = Records::resume(&args.run, position.steps, position.epoch)?;
+    let model = LadderSam::new(&model_config(args, geometry), &ModelWeights(model), &args.device)?;
+    let mut optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
+    optimizer.load_state(&optimizer_state)?;
+    Ok(Standing { model, optimizer, records, position })
+}
+
+/// A start needs a directory of its own: one that is not there, or is empty.
+fn refuse_existing(run: &Path) -> Result<()> {
+    match std::fs::read_dir(run) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io(run)(error)),
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(TrainError::RunExists(run.to_path_buf())),
+        },
+    }
+}

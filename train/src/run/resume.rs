@@ -1,0 +1,105 @@
+//! What a run directory says of itself, and whether a call to resume it asks for the same run.
+
+use crate::error::{Result, TrainError, io};
+use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+/// Settings that may change between a stop and a resume, since they shape no step: how far to go.
+const FREE_SETTINGS: [&str; 1] = ["max_steps"];
+
+/// Reads a run directory's `config.json`.
+///
+/// # Errors
+/// When there is none, or it is of another version of the program.
+pub fn read_record(run: &Path) -> Result<RunRecord> {
+    let path = run.join(RUN_CONFIG);
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(TrainError::Input(format!(
+                "{} is not a run: it has no {RUN_CONFIG}; start one with `sam-ladder train --run` and without --resume",
+                run.display()
+            )));
+        }
+        other => other.map_err(io(&path))?,
+    };
+    serde_json::from_str(&text).map_err(|error| TrainError::RunDamaged {
+        path,
+        reason: format!("not the settings of a run ({error}); start the run anew"),
+    })
+}
+
+/// Writes a run directory's `config.json`.
+pub(crate) fn write_record(run: &Path, record: &RunRecord) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(record).map_err(|error| TrainError::Input(format!("{RUN_CONFIG}: {error}")))?;
+    text.push('\n');
+    Ok(write_atomic(&run.join(RUN_CONFIG), text.as_bytes())?)
+}
+
+/// What a call to resume asks for.
+pub(crate) struct Asked<'a> {
+    pub(crate) config: &'a TrainConfig,
+    pub(crate) cache_id: &'a str,
+    /// Files that the call names again; what it leaves out is taken from the run.
+    pub(crate) cnn_checkpoint: Option<InputFile>,
+    pub(crate) init: Option<InputFile>,
+}
+
+/// Checks that the run's settings and inputs are those asked for.
+///
+/// # Errors
+/// [`TrainError::ResumeMismatch`] for the first difference, with both values.
+pub(crate) fn check_same_run(run: &Path, record: &RunRecord, asked: &Asked) -> Result<()> {
+    let differs = |what: &str, stored: String, given: String, advice: &'static str| {
+        Err(TrainError::ResumeMismatch { run: run.to_path_buf(), what: what.into(), stored, given, advice })
+    };
+    if record.cache_id != asked.cache_id {
+        let advice = "give --store the store that the run was started with, or start another --run";
+        return differs("the store's cache_id", record.cache_id.clone(), asked.cache_id.into(), advice);
+    }
+    let json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
+    let (stored, given) = (json(&record.config), json(asked.config));
+    for (setting, stored) in stored.as_object().into_iter().flatten() {
+        if !FREE_SETTINGS.contains(&setting.as_str()) && given[setting] != *stored {
+            let advice = "leave the option out to go on as before, or start another --run";
+            return differs(setting, stored.to_string(), given[setting].to_string(), advice);
+        }
+    }
+    let files = [
+        ("--cnn-checkpoint", &record.inputs.cnn_checkpoint, &asked.cnn_checkpoint),
+        ("--init", &record.inputs.init, &asked.init),
+    ];
+    for (what, stored, given) in files {
+        if let Some(given) = given
+            && stored.as_ref().is_none_or(|stored| stored.sha256 != given.sha256)
+        {
+            let words = |file: &InputFile| format!("{} (SHA-256 {})", file.name, file.sha256);
+            let advice = "leave the option out, the run has its weights already, or start another --run";
+            return differs(what, stored.as_ref().map_or("none".into(), words), words(given), advice);
+        }
+    }
+    Ok(())
+}
+
+/// Name and SHA-256 of an input file.
+///
+/// # Errors
+/// The operating system's, naming the file.
+pub(crate) fn input_file(path: &Path) -> Result<InputFile> {
+    let mut reader = BufReader::new(File::open(path).map_err(io(path))?);
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        let read = reader.read(&mut buffer).map_err(io(path))?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+    }
+    let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(InputFile { name, sha256 })
+}

@@ -1,0 +1,175 @@
+//! Which slice and which of its variants each step of an epoch sees.
+//!
+//! An epoch's plan is a function of the seed and the epoch's number alone, so a resumed run needs no more than its position to
+//! go on with the very batches that it would have seen.
+
+use crate::error::{Result, TrainError};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sam_ladder_schemas::train::SliceOrder;
+use sam_ladder_schemas::variants::{AugmentPolicy, Variant, variants};
+
+/// Row of a slice and index of one of its variants, as in the store.
+pub type Item = (u32, u32);
+
+/// Draws the slices and variants of each epoch.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    rows: Vec<u32>,
+    draws: VariantDraws,
+    order: SliceOrder,
+    seed: u64,
+}
+
+impl Sampler {
+    /// A sampler over the slices in `rows`.
+    pub fn new(rows: Vec<u32>, draws: VariantDraws, order: SliceOrder, seed: u64) -> Self {
+        Sampler { rows, draws, order, seed }
+    }
+
+    /// Slices of an epoch.
+    pub fn slices(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The slices of epoch `epoch` in their order, each with the variant drawn for it: every slice once.
+    pub fn epoch(&self, epoch: u32) -> Vec<Item> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        // Stream 0 is nobody's: an epoch's draws overlap neither another epoch's nor a plain generator's of the same seed.
+        rng.set_stream(u64::from(epoch) + 1);
+        let mut rows = self.rows.clone();
+        if self.order == SliceOrder::Shuffled {
+            shuffle(&mut rows, &mut rng);
+        }
+        rows.into_iter().map(|row| (row, self.draws.draw(&mut rng))).collect()
+    }
+}
+
+/// Fisher–Yates, written out so that a seed means the same order in every version of the program.
+fn shuffle(rows: &mut [u32], rng: &mut ChaCha8Rng) {
+    for last in (1..rows.len()).rev() {
+        rows.swap(last, below(last as u64 + 1, rng) as usize);
+    }
+}
+
+/// A number in `0..bound`, each equally likely.
+fn below(bound: u64, rng: &mut ChaCha8Rng) -> u64 {
+    let limit = u64::MAX - u64::MAX % bound;
+    loop {
+        let value = rng.next_u64();
+        if value < limit {
+            return value % bound;
+        }
+    }
+}
+
+/// A number in [0, 1) with 53 random bits.
+fn unit(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// A store's variants that training draws, with the sums of their probabilities.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VariantDraws {
+    indices: Vec<u32>,
+    cumulative: Vec<f64>,
+}
+
+impl VariantDraws {
+    /// The draws of a policy from a store that holds `stored`; no policy means all that is stored, by the stored probabilities.
+    ///
+    /// A policy below the store's own draws what a store of that policy would: the identity takes what the dropped variants had.
+    ///
+    /// # Errors
+    /// When the store lacks a variant of the policy.
+    pub fn new(stored: &[Variant], policy: Option<AugmentPolicy>, rotation_step: u32) -> Result<Self> {
+        let wanted = match policy {
+            None => stored.to_vec(),
+            Some(policy) => variants(policy, rotation_step.max(1)),
+        };
+        let mut indices = Vec::with_capacity(wanted.len());
+        let mut cumulative = Vec::with_capacity(wanted.len());
+        let mut sum = 0.0;
+        for variant in &wanted {
+            let index = stored.iter().position(|have| have.kind == variant.kind).ok_or_else(|| {
+                TrainError::Input(format!(
+                    "the store has no variant {:?}: it holds {} variants, run precompute with a wider --augment or train with a narrower one",
+                    variant.name(),
+                    stored.len()
+                ))
+            })?;
+            sum += variant.probability;
+            indices.push(index as u32);
+            cumulative.push(sum);
+        }
+        if indices.is_empty() || !(sum.is_finite() && sum > 0.0) {
+            return Err(TrainError::Input(format!(
+                "the store's variant probabilities sum to {sum}, expected 1: run precompute again"
+            )));
+        }
+        cumulative.iter_mut().for_each(|value| *value /= sum);
+        Ok(VariantDraws { indices, cumulative })
+    }
+
+    fn draw(&self, rng: &mut ChaCha8Rng) -> u32 {
+        let at = unit(rng);
+        let found = self.cumulative.partition_point(|&sum| sum <= at);
+        self.indices[found.min(self.indices.len() - 1)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(policy: AugmentPolicy, order: SliceOrder, slices: u32) -> Sampler {
+        let stored = variants(AugmentPolicy::Reference, 1);
+        let draws = VariantDraws::new(&stored, Some(policy), 1).unwrap();
+        Sampler::new((0..slices).collect(), draws, order, 7)
+    }
+
+    #[test]
+    fn an_epoch_is_a_permutation_that_its_number_decides() {
+        let sampler = sampler(AugmentPolicy::Reference, SliceOrder::Shuffled, 100);
+        let first = sampler.epoch(0);
+        let mut rows: Vec<u32> = first.iter().map(|item| item.0).collect();
+        assert_ne!(rows, (0..100).collect::<Vec<_>>());
+        rows.sort_unstable();
+        assert_eq!(rows, (0..100).collect::<Vec<_>>());
+        assert_eq!(first, sampler.epoch(0));
+        assert_ne!(first, sampler.epoch(1));
+    }
+
+    #[test]
+    fn sequential_order_is_the_stored_one() {
+        let sampler = sampler(AugmentPolicy::None, SliceOrder::Sequential, 5);
+        assert_eq!(sampler.epoch(3), (0..5).map(|row| (row, 0)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn variants_come_by_their_probabilities() {
+        let sampler = sampler(AugmentPolicy::Reference, SliceOrder::Shuffled, 100_000);
+        let mut counts = [0usize; 44];
+        sampler.epoch(0).iter().for_each(|item| counts[item.1 as usize] += 1);
+        for (count, variant) in counts.iter().zip(variants(AugmentPolicy::Reference, 1)) {
+            let expected = variant.probability * 1e5;
+            let deviation = (expected * (1.0 - variant.probability)).sqrt();
+            assert!((*count as f64 - expected).abs() < 5.0 * deviation, "{}: {count}, expected {expected}", variant.name());
+        }
+    }
+
+    #[test]
+    fn a_narrower_policy_draws_what_its_own_store_would() {
+        let wide = variants(AugmentPolicy::Reference, 1);
+        let narrow = variants(AugmentPolicy::Flips, 1);
+        let from_wide = VariantDraws::new(&wide, Some(AugmentPolicy::Flips), 1).unwrap();
+        let from_narrow = VariantDraws::new(&narrow, None, 1).unwrap();
+        assert_eq!(from_wide, from_narrow);
+    }
+
+    #[test]
+    fn a_wider_policy_than_the_store_is_refused() {
+        let error = VariantDraws::new(&variants(AugmentPolicy::Flips, 1), Some(AugmentPolicy::Reference), 1).unwrap_err();
+        assert!(error.to_string().contains("rotate-20"), "{error}");
+    }
+}

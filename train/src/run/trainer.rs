@@ -1,0 +1,104 @@
+//! One optimizer step, and the tensors that it works on.
+
+use crate::error::Result;
+use crate::loss::ladder_loss;
+use crate::model::LadderSam;
+use crate::optimizer::Optimizer;
+use candle_core::{Device, Tensor};
+use sam_ladder_cache::Batch;
+use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
+
+/// Sizes that follow from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Pixels along the side of the network's input.
+    pub image_size: usize,
+    /// Classes with background.
+    pub num_classes: usize,
+}
+
+impl Geometry {
+    /// Tokens along the side of the embeddings.
+    pub fn grid_size(self) -> usize {
+        self.image_size / PATCH_SIZE
+    }
+
+    /// Pixels along the side of labels and low-resolution logits.
+    pub fn low_res_size(self) -> usize {
+        self.image_size / 4
+    }
+}
+
+/// A batch as the model and the loss take it.
+#[derive(Debug, Clone)]
+pub struct BatchTensors {
+    /// `[b, 1, s, s]`, in [0, 1].
+    pub images: Tensor,
+    /// `[b, 256, s/16, s/16]`.
+    pub embeddings: Tensor,
+    /// `[b, s/4, s/4]`, classes as u8.
+    pub labels: Tensor,
+}
+
+/// Brings `count` slices that were read from a store onto `device`.
+///
+/// # Errors
+/// When the buffers are of another size.
+pub fn batch_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &Device) -> Result<BatchTensors> {
+    let low = geometry.low_res_size();
+    let (images, embeddings) = input_tensors(batch, count, geometry, device)?;
+    Ok(BatchTensors { images, embeddings, labels: Tensor::from_slice(&batch.labels, (count, low, low), device)? })
+}
+
+/// As [`batch_tensors`], images and embeddings alone.
+///
+/// # Errors
+/// When the buffers are of another size.
+pub fn input_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &Device) -> Result<(Tensor, Tensor)> {
+    let (s, g) = (geometry.image_size, geometry.grid_size());
+    let images = Tensor::from_slice(&batch.images, (count, 1, s, s), device)?;
+    let embeddings = Tensor::from_slice(&batch.embeddings, (count, EMBED_CHANNELS, g, g), device)?;
+    Ok((images, embeddings))
+}
+
+/// The losses of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepLosses {
+    /// (1 - λ)·CE + λ·Dice.
+    pub total: f32,
+    /// Cross-entropy.
+    pub ce: f32,
+    /// Dice loss.
+    pub dice: f32,
+}
+
+impl StepLosses {
+    /// The first of the losses that is not finite, by name.
+    pub fn not_finite(&self) -> Option<(&'static str, f32)> {
+        [("the loss", self.total), ("cross-entropy", self.ce), ("the Dice loss", self.dice)]
+            .into_iter()
+            .find(|(_, value)| !value.is_finite())
+    }
+}
+
+/// Forward, loss, backward, update. When a loss is not finite there is no update: see [`StepLosses::not_finite`].
+///
+/// # Errors
+/// Those of the tensor operations.
+pub fn train_step(
+    model: &LadderSam,
+    optimizer: &mut Optimizer,
+    batch: &BatchTensors,
+    lambda: f64,
+    lr: f64,
+) -> Result<StepLosses> {
+    let num_classes = model.config().num_classes;
+    let pass = model.forward_train(&batch.images, &batch.embeddings)?;
+    let loss = ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, lambda)?;
+    let losses = StepLosses { total: loss.total.to_scalar()?, ce: loss.ce.to_scalar()?, dice: loss.dice.to_scalar()? };
+    if losses.not_finite().is_none() {
+        let gradients = pass.backward(&loss.total)?;
+        optimizer.step(&gradients, lr)?;
+    }
+    Ok(losses)
+}
