@@ -81,6 +81,24 @@ multiversion! {
     }
 }
 
+multiversion! {
+    /// Adds `added` to each row of `x`, in place, then writes the row's layer norm to the same row of `y`: a linear layer's bias, the
+    /// residual sum and the norm in one pass.
+    pub fn add_layer_norm_rows(x: &mut [f32], added: &[f32], norm: (&[f32], &[f32]), eps: f32, y: &mut [f32]) {
+        let (weight, bias) = norm;
+        let channels = weight.len();
+        for (x, y) in x.chunks_exact_mut(channels).zip(y.chunks_exact_mut(channels)) {
+            for (x, &added) in x.iter_mut().zip(added) {
+                *x += added;
+            }
+            let (mean, inverse_deviation) = row_statistics(x, eps);
+            for (((y, &x), &weight), &bias) in y.iter_mut().zip(x.iter()).zip(weight).zip(bias) {
+                *y = madd::<FMA>((x - mean) * inverse_deviation, weight, bias);
+            }
+        }
+    }
+}
+
 /// Mean and 1/sqrt(variance + eps) of a row.
 #[inline(always)]
 fn row_statistics(x: &[f32], eps: f32) -> (f32, f32) {

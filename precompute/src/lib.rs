@@ -1,6 +1,7 @@
 //! Stage one: read scans, preprocess, augment, encode with the frozen SAM encoder, write the store.
 
 pub mod augment;
+pub mod encoder;
 pub mod phantom;
 pub mod preprocess;
 pub mod scans;

@@ -1,5 +1,6 @@
 //! Softmax attention, `softmax(scale·q·kᵀ)·v`, differentiable; [`rel_pos`] has the encoder's, with relative positions.
 
+pub mod rel_pos;
 mod softmax;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};

@@ -250,6 +250,15 @@ impl StateDict {
     /// # Errors
     /// If it is not there or has another shape (the message names file, key and both shapes), or its data is damaged.
     pub fn expect(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
+        self.check(name, expected)?;
+        self.tensor(name, device)
+    }
+
+    /// Checks that a tensor is there and has the shape `expected`, without reading its data.
+    ///
+    /// # Errors
+    /// If it is not there or has another shape; the message names file, key and both shapes.
+    pub fn check(&self, name: &str, expected: &[usize]) -> Result<()> {
         match self.shapes.get(name) {
             None => {
                 Err(StateDictError::Missing { path: self.path.clone(), key: name.to_owned(), expected: format!("{expected:?}") })
@@ -260,7 +269,7 @@ impl StateDict {
                 expected: expected.to_vec(),
                 found: found.clone(),
             }),
-            Some(_) => self.tensor(name, device),
+            Some(_) => Ok(()),
         }
     }
 }

@@ -1,0 +1,163 @@
+//! From a SAM checkpoint to an encoder at any image size, and to the decoder's tensors.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_schemas::encoder::{EncoderArch, PATCH_SIZE};
+
+use super::decoder::sam_decoder_tensors;
+use super::rel_pos::{resize_rows, resize_square};
+use super::weights::VitConfig;
+use super::{EncoderError, ImageEncoder, Result, check_image_size};
+
+/// Before the names of the encoder's tensors in a SAM checkpoint.
+const PREFIX: &str = "image_encoder.";
+
+/// Which of SAM's encoders a checkpoint holds, by the width of its tokens.
+///
+/// # Errors
+/// If it holds none of them.
+pub fn detect_arch(state: &StateDict) -> Result<EncoderArch> {
+    let not_sam = |reason: String| EncoderError::NotSam { path: state.source().to_owned(), reason };
+    let key = "image_encoder.pos_embed";
+    let shape = state.shape(key).ok_or_else(|| {
+        not_sam(format!("the key {key} is missing, so it is not a SAM checkpoint; pass sam_vit_b, sam_vit_l or sam_vit_h"))
+    })?;
+    let arch =
+        EncoderArch::ALL.into_iter().find(|arch| matches!(shape[..], [1, h, w, c] if h == w && h > 0 && c == arch.embed_dim()));
+    arch.ok_or_else(|| not_sam(format!("{key} has shape {shape:?}, expected [1, n, n, 768], [1, n, n, 1024] or [1, n, n, 1280]")))
+}
+
+/// The prompt encoder's and the mask decoder's tensors, under their names in the checkpoint, sorted.
+///
+/// # Errors
+/// If one is missing, damaged or of another shape.
+pub fn decoder_weights(state: &StateDict) -> Result<Vec<(String, Tensor)>> {
+    let mut tensors = sam_decoder_tensors();
+    tensors.sort();
+    let read = |(name, shape): (String, Vec<usize>)| {
+        let tensor = state.expect(&name, &shape, &Device::Cpu)?;
+        Ok((name, tensor))
+    };
+    tensors.into_iter().map(read).collect()
+}
+
+impl ImageEncoder {
+    /// Loads one of SAM's encoders from a checkpoint of the whole of SAM. The tables of positions are brought to `image_size`, unless the
+    /// checkpoint has that size already: absolute ones along both axes, relative ones of the global blocks along their rows.
+    ///
+    /// # Errors
+    /// If the checkpoint is of another architecture, lacks a tensor of SAM's, holds one that is not, or has one of another shape; or if
+    /// the image size is not a multiple of 16.
+    pub fn load(state: &StateDict, arch: EncoderArch, image_size: usize, device: &Device) -> Result<Self> {
+        check_image_size(image_size)?;
+        let stored = check(state, arch)?;
+        let config = VitConfig::new(arch, image_size);
+        let shapes: HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
+        Self::from_tensors(config.clone(), device, |name| {
+            let tensor = state.tensor(&format!("{PREFIX}{name}"), &Device::Cpu)?;
+            let shape = &shapes[name];
+            if tensor.dims() == shape {
+                return Ok(tensor.to_device(device)?);
+            }
+            // only tables of positions depend on the size, as the checks of their stored shapes made sure
+            let table = tensor.flatten_all()?.to_vec1::<f32>()?;
+            let resized = match name {
+                "pos_embed" => resize_square(&table, stored.grid(), config.grid()),
+                _ => resize_rows(&table, 2 * stored.grid() - 1, 2 * config.grid() - 1),
+            };
+            Ok(Tensor::from_vec(resized, shape.as_slice(), device)?)
+        })
+    }
+}
+
+/// Compares a checkpoint's names and shapes with SAM's; the numbers of its encoder at its own image size.
+fn check(state: &StateDict, arch: EncoderArch) -> Result<VitConfig> {
+    let found = detect_arch(state)?;
+    if found != arch {
+        let path = state.source().to_owned();
+        return Err(EncoderError::OtherArchitecture { path, found: found.name(), expected: arch.name() });
+    }
+    let grid = state.shape("image_encoder.pos_embed").map_or(0, |shape| shape[1]);
+    let stored = VitConfig::new(arch, grid * PATCH_SIZE);
+    let encoder = stored.tensors().into_iter().map(|(name, shape)| (format!("{PREFIX}{name}"), shape));
+    let expected: HashMap<String, Vec<usize>> = encoder.chain(sam_decoder_tensors()).collect();
+    let mut names: Vec<&String> = expected.keys().collect();
+    names.sort();
+    for name in names {
+        state.check(name, &expected[name])?;
+    }
+    let extra: Vec<&str> = state.names().filter(|name| !expected.contains_key(*name)).collect();
+    if let Some(first) = extra.first() {
+        let others = if extra.len() > 1 { format!(" and {} more", extra.len() - 1) } else { String::new() };
+        return Err(EncoderError::NotSam {
+            path: state.source().to_owned(),
+            reason: format!("the key {first}{others} is not one of SAM's {}; pass SAM's own checkpoint", arch.name()),
+        });
+    }
+    Ok(stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SAM's names, each with a tensor that has its shape but only one element in memory.
+    fn hollow(arch: EncoderArch) -> HashMap<String, Tensor> {
+        let encoder = VitConfig::new(arch, 1024).tensors().into_iter().map(|(name, shape)| (format!("{PREFIX}{name}"), shape));
+        let zero = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap();
+        encoder.chain(sam_decoder_tensors()).map(|(name, shape)| (name, zero.broadcast_as(shape).unwrap())).collect()
+    }
+
+    fn message(tensors: HashMap<String, Tensor>, arch: EncoderArch) -> String {
+        let state = StateDict::from_tensors("sam.pth", tensors).unwrap();
+        check(&state, arch).map_or_else(|e| e.to_string(), |_| "accepted".to_owned())
+    }
+
+    #[test]
+    fn sizes_of_the_three_architectures() {
+        // number of tensors and of parameters of SAM's published checkpoints
+        for (arch, tensors, parameters) in
+            [(EncoderArch::VitB, 314, 93_735_728), (EncoderArch::VitL, 482, 312_343_088), (EncoderArch::VitH, 594, 641_090_864)]
+        {
+            let hollow = hollow(arch);
+            assert_eq!(hollow.len(), tensors, "{}", arch.name());
+            assert_eq!(hollow.values().map(|t| t.elem_count()).sum::<usize>(), parameters, "{}", arch.name());
+            let state = StateDict::from_tensors("sam.pth", hollow).unwrap();
+            assert_eq!(detect_arch(&state).unwrap(), arch);
+            assert!(check(&state, arch).is_ok());
+        }
+    }
+
+    #[test]
+    fn every_kind_of_wrong_checkpoint_is_named() {
+        let arch = EncoderArch::VitB;
+        assert_eq!(
+            message(hollow(EncoderArch::VitL), arch),
+            "sam.pth: is a vit_l checkpoint, expected vit_b; pass --encoder vit_l or a checkpoint of vit_b"
+        );
+        let mut tensors = hollow(arch);
+        tensors.remove("image_encoder.blocks.3.mlp.lin1.bias");
+        assert!(message(tensors, arch).contains("the key image_encoder.blocks.3.mlp.lin1.bias is missing"));
+        let mut tensors = hollow(arch);
+        tensors.insert(
+            "image_encoder.blocks.12.norm1.weight".to_owned(),
+            Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap(),
+        );
+        assert!(message(tensors, arch).contains("the key image_encoder.blocks.12.norm1.weight is not one of SAM's vit_b"));
+        let mut tensors = hollow(arch);
+        tensors.insert(
+            "mask_decoder.mask_tokens.weight".to_owned(),
+            Tensor::zeros((9, 256), candle_core::DType::F32, &Device::Cpu).unwrap(),
+        );
+        assert_eq!(message(tensors, arch), "sam.pth: mask_decoder.mask_tokens.weight has shape [9, 256], expected [4, 256]");
+        assert!(message(HashMap::new(), arch).contains("is not a SAM checkpoint"));
+        let mut tensors = hollow(arch);
+        tensors.insert(
+            "image_encoder.pos_embed".to_owned(),
+            Tensor::zeros((1, 2, 2, 100), candle_core::DType::F32, &Device::Cpu).unwrap(),
+        );
+        assert!(message(tensors, arch).contains("has shape [1, 2, 2, 100]"));
+    }
+}
