@@ -1,5 +1,17 @@
-//! From a slice at the scan's resolution to what the networks see.
+//! From a slice at the scan's resolution to what the networks and the loss see.
+//!
+//! The published chain, for training slices:
+//!
+//! ```text
+//! slice [h, w] ──cubic──▶ [data, data] ──variant──▶ [data, data] ──cubic──▶ image [s, s]
+//! label [h, w] ──nearest▶ [data, data] ──variant──▶ [data, data] ──nearest▶ [s, s] ──nearest▶ [s/4, s/4]
+//! ```
+//!
+//! Test slices take the same way with the identity as their variant. Each zoom is SciPy's, and skipped where nothing changes;
+//! its spline may leave [0, 1] a little, and so may the images.
 
+use crate::augment;
+use sam_ladder_ops::ndimage::{zoom_cubic, zoom_nearest};
 use sam_ladder_schemas::variants::VariantKind;
 
 /// A slice and its labels at data size, where the published code augments.
@@ -10,23 +22,89 @@ pub struct DataSlice {
     label: Vec<u8>,
 }
 
-/// One variant of a slice as the store holds it.
+/// One variant of a slice, as the store holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VariantTensors {
-    /// `[s, s]`, what encoder and CNN see.
+    /// `[s, s]`, what encoder and CNN see; s = image size.
     pub image: Vec<f32>,
     /// `[s/4, s/4]`, what the loss sees.
     pub label: Vec<u8>,
 }
 
 impl DataSlice {
-    /// Brings a slice `[h, w]` of a scan to `[data_size, data_size]`: do it once, then ask for the variants.
-    pub fn new(_image: &[f32], _label: &[u8], [_height, _width]: [usize; 2], _data_size: usize) -> Self {
-        unimplemented!()
+    /// Brings a slice `[h, w]` of a scan to `[data_size, data_size]`: once a slice, before its variants are asked for.
+    ///
+    /// # Panics
+    /// When `image` or `label` does not have `h * w` elements.
+    pub fn new(image: &[f32], label: &[u8], shape: [usize; 2], data_size: usize) -> Self {
+        let data = [data_size, data_size];
+        DataSlice { size: data_size, image: zoom_cubic(image, shape, data), label: zoom_nearest(label, shape, data) }
     }
 
-    /// A variant at `image_size`. Test slices ask for the identity: their chain is the same.
-    pub fn variant(&self, _kind: VariantKind, _image_size: usize) -> VariantTensors {
-        unimplemented!()
+    /// A variant of the slice for a network of `image_size`. For a test slice, ask for [`VariantKind::Identity`].
+    pub fn variant(&self, kind: VariantKind, image_size: usize) -> VariantTensors {
+        let data = [self.size, self.size];
+        let network = [image_size, image_size];
+        let low_res = [image_size / 4, image_size / 4];
+        let image = augment::apply(kind, &self.image, self.size);
+        let label = augment::apply(kind, &self.label, self.size);
+        VariantTensors {
+            image: zoom_cubic(&image, data, network),
+            label: zoom_nearest(&zoom_nearest(&label, data, network), network, low_res),
+        }
+    }
+
+    /// The image at data size, `[data_size, data_size]`.
+    pub fn image(&self) -> &[f32] {
+        &self.image
+    }
+
+    /// The labels at data size, `[data_size, data_size]`.
+    pub fn label(&self) -> &[u8] {
+        &self.label
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_resampled_where_sizes_agree() {
+        let image: Vec<f32> = (0..64 * 64).map(|i| (i % 97) as f32 / 97.0).collect();
+        let label: Vec<u8> = (0..64 * 64).map(|i| (i / 640) as u8).collect();
+        let tensors = DataSlice::new(&image, &label, [64, 64], 64).variant(VariantKind::Identity, 64);
+        assert_eq!(tensors.image, image);
+        assert_eq!(tensors.label.len(), 16 * 16);
+        // The endpoint grid keeps the corners.
+        assert_eq!([tensors.label[0], tensors.label[255]], [label[0], label[64 * 64 - 1]]);
+    }
+
+    #[test]
+    fn labels_pass_through_network_size_on_their_way_to_low_resolution() {
+        let label: Vec<u8> = (0..30 * 30).map(|i| (i % 30) as u8).collect();
+        let tensors = DataSlice::new(&[0.0; 900], &label, [30, 30], 30).variant(VariantKind::Identity, 64);
+        let at_network = zoom_nearest(&label, [30, 30], [64, 64]);
+        assert_eq!(tensors.label, zoom_nearest(&at_network, [64, 64], [16, 16]));
+        assert_ne!(tensors.label, zoom_nearest(&label, [30, 30], [16, 16]), "the detour is visible here");
+    }
+
+    #[test]
+    fn image_and_labels_move_together() {
+        let mut image = vec![0.0f32; 32 * 32];
+        let mut label = vec![0u8; 32 * 32];
+        for row in 4..12 {
+            for column in 16..28 {
+                image[row * 32 + column] = 1.0;
+                label[row * 32 + column] = 3;
+            }
+        }
+        let slice = DataSlice::new(&image, &label, [32, 32], 32);
+        for variant in sam_ladder_schemas::variants::variants(sam_ladder_schemas::variants::AugmentPolicy::Reference, 1) {
+            let tensors = slice.variant(variant.kind, 32);
+            let shrunk = zoom_nearest(&tensors.image, [32, 32], [8, 8]);
+            let agree = shrunk.iter().zip(&tensors.label).all(|(&value, &class)| (value > 0.5) == (class == 3));
+            assert!(agree, "{}", variant.name());
+        }
     }
 }

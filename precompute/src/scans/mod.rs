@@ -1,8 +1,26 @@
 //! CT scans with their reference segmentations, from the raw Synapse layout or the published preprocessed one.
 
+mod error;
+mod hdf5;
+mod nifti;
+mod nifti_write;
+mod npz;
+mod numeric;
+mod published;
+mod raw_synapse;
+
+pub use error::ScanError;
+pub use nifti::{Geometry, NiftiImage, read_image};
+pub use nifti_write::{NiftiElement, write_nifti};
+pub use raw_synapse::apply_window;
+
+use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A scan ready for the network: windowed, transposed, labels mapped to classes.
@@ -20,7 +38,7 @@ pub struct Scan {
     pub image: Vec<f32>,
     /// `[d, h, w]`, classes.
     pub label: Vec<u8>,
-    /// The file that each slice was read from, one a slice.
+    /// The file that each slice's image was read from, one a slice.
     pub slice_sources: Vec<SourceFile>,
 }
 
@@ -33,28 +51,54 @@ pub struct CaseEntry {
     pub split: Split,
     /// Slices of the scan.
     pub num_slices: usize,
-    /// Its files: image and label in the raw layout, one a slice or one in all in the published layout.
+    /// Its files: image and label in the raw layout; one a slice (train) or one in all (test) in the published layout.
     pub files: Vec<PathBuf>,
 }
 
 /// A folder of scans in either layout.
 #[derive(Debug, Clone)]
 pub struct ScanSource {
+    root: PathBuf,
+    layout: Layout,
+    preprocessing: Preprocessing,
     cases: Vec<CaseEntry>,
 }
 
-/// What can be wrong with scans, each a line that names the file and says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum ScanError {
-    /// Filled in below.
-    #[error("x")]
-    Placeholder,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    RawSynapse,
+    Published,
+}
+
+/// Values of an array, `[d, h, w]`.
+struct Array {
+    shape: [usize; 3],
+    values: Vec<f32>,
 }
 
 impl ScanSource {
-    /// Finds out the layout and the cases of a folder; reads headers, no voxels.
-    pub fn open(_dir: &Path, _preprocessing: &Preprocessing) -> Result<Self, ScanError> {
-        unimplemented!()
+    /// Finds out the layout of a folder and its cases. Reads names and headers, no voxels.
+    ///
+    /// The raw layout is `RawData/Training/{img,label}` below `dir`, `Training/{img,label}`, or `{img,label}`; the published one
+    /// is `train_npz` and `test_vol_h5`, of which either may be missing.
+    ///
+    /// # Errors
+    /// When there are no scans, when both layouts are there, when a name does not tell its case, a case appears twice, lacks a
+    /// slice, its image or its label, when image and label differ in shape, or when a header is not readable.
+    pub fn open(dir: &Path, preprocessing: &Preprocessing) -> Result<Self, ScanError> {
+        // A folder that is not there gets the system's own words.
+        std::fs::read_dir(dir).map_err(ScanError::io(dir))?;
+        let (layout, mut cases) = match (raw_synapse::find(dir), published::find(dir)) {
+            (Some(raw), Some(published)) => return Err(ScanError::Ambiguous { path: dir.into(), raw, published }),
+            (Some(training), None) => (Layout::RawSynapse, raw_synapse::cases(&training)?),
+            (None, Some(root)) => (Layout::Published, published::cases(&root)?),
+            (None, None) => return Err(ScanError::NoScans { path: dir.into() }),
+        };
+        if cases.is_empty() {
+            return Err(ScanError::NoScans { path: dir.into() });
+        }
+        cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
+        Ok(ScanSource { root: dir.into(), layout, preprocessing: preprocessing.clone(), cases })
     }
 
     /// The cases: train before test, each sorted by case.
@@ -62,13 +106,76 @@ impl ScanSource {
         &self.cases
     }
 
-    /// Every file with its SHA-256, sorted by path.
+    /// Every file of every case with its SHA-256, sorted by path; reads them all, on all threads.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
     pub fn sources(&self) -> Result<Vec<SourceFile>, ScanError> {
-        unimplemented!()
+        let files: Vec<&PathBuf> = self.cases.iter().flat_map(|case| &case.files).collect();
+        let mut sources = files
+            .par_iter()
+            .map(|path| Ok(SourceFile { path: relative(&self.root, path), sha256: sha256_of_file(path)? }))
+            .collect::<Result<Vec<_>, ScanError>>()?;
+        sources.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(sources)
     }
 
-    /// Reads a case.
-    pub fn read(&self, _case: &CaseEntry) -> Result<Scan, ScanError> {
-        unimplemented!()
+    /// Reads a case of this source: window, scale, transpose, map labels, as published.
+    ///
+    /// # Errors
+    /// When a file is damaged or has changed its shape, when an image holds NaN, or a label lies outside the label map.
+    pub fn read(&self, case: &CaseEntry) -> Result<Scan, ScanError> {
+        match self.layout {
+            Layout::RawSynapse => raw_synapse::read(&self.root, case, &self.preprocessing),
+            Layout::Published => published::read(&self.root, case, &self.preprocessing),
+        }
     }
 }
+
+/// The plain files of a folder, sorted by name, hidden ones left out.
+fn list_files(folder: &Path) -> Result<Vec<PathBuf>, ScanError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(ScanError::io(folder))? {
+        let path = entry.map_err(ScanError::io(folder))?.path();
+        if !file_name(&path).starts_with('.') && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// A path's last part; what is not Unicode in it is replaced.
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A path below the root, with forward slashes.
+fn relative(root: &Path, path: &Path) -> String {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    below.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+fn source_file(root: &Path, path: &Path, bytes: &[u8]) -> SourceFile {
+    SourceFile { path: relative(root, path), sha256: hexadecimal(&Sha256::digest(bytes)) }
+}
+
+fn sha256_of_file(path: &Path) -> Result<String, ScanError> {
+    let mut file = File::open(path).map_err(ScanError::io(path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut buffer).map_err(ScanError::io(path))?;
+        if read == 0 {
+            return Ok(hexadecimal(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..read]);
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;

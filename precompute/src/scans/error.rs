@@ -1,0 +1,151 @@
+//! What can be wrong with scans.
+
+use std::path::{Path, PathBuf};
+
+/// What can be wrong with scans: each a line that names the file, what was expected and found, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// A file or folder cannot be opened, read or written.
+    #[error("{path}: {source}; check that it exists and that you may access it")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A folder without scans in any layout that is known.
+    #[error(
+        "{path}: no scans found; expected RawData/Training/{{img,label}} with imgNNNN.nii.gz and labelNNNN.nii.gz, \
+         or train_npz/*.npz and test_vol_h5/*.npy.h5"
+    )]
+    NoScans {
+        /// The folder that was searched.
+        path: PathBuf,
+    },
+    /// A folder in which both layouts are found.
+    #[error("{path}: holds the raw layout ({raw}) and the preprocessed one ({published}); name the folder of one of them")]
+    Ambiguous {
+        /// The folder that was searched.
+        path: PathBuf,
+        /// Where the raw layout was found.
+        raw: PathBuf,
+        /// Where the preprocessed layout was found.
+        published: PathBuf,
+    },
+    /// A file name that does not tell its case.
+    #[error("{path}: expected a name like {expected}; rename it, or move it out of the folder")]
+    Name {
+        /// The file.
+        path: PathBuf,
+        /// A name of the right form.
+        expected: &'static str,
+    },
+    /// An image without its label, or a label without its image.
+    #[error("{path}: has no partner {missing}; add that file, or move this one out of the folder")]
+    Unpaired {
+        /// The file that is there.
+        path: PathBuf,
+        /// The file that is not.
+        missing: PathBuf,
+    },
+    /// Two files that claim the same case, or the same slice of it.
+    #[error("{second}: same {what} as {first}; keep one of the two")]
+    Duplicate {
+        /// `case` or `slice`.
+        what: &'static str,
+        /// The file that came first.
+        first: PathBuf,
+        /// The file that came second.
+        second: PathBuf,
+    },
+    /// Slices of a case are missing.
+    #[error("{folder}: case {case} has {found} slices but none numbered {missing}; preprocess that case again")]
+    MissingSlice {
+        /// The folder of slices.
+        folder: PathBuf,
+        /// The case.
+        case: String,
+        /// Slices found.
+        found: usize,
+        /// The first number that is missing, from 0.
+        missing: usize,
+    },
+    /// The bytes are not what the file's name promises.
+    #[error("{path}: not a readable {format} file: {problem}; replace it by a good copy")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// NIfTI, npz or HDF5.
+        format: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file ends before its data does.
+    #[error("{path}: truncated: its header promises {expected} bytes of voxels, found {found}; copy or download it again")]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the header promises.
+        expected: u64,
+        /// Bytes that are there, at most.
+        found: u64,
+    },
+    /// A number type that holds no plain real numbers, or none that is supported.
+    #[error("{path}: voxels of type {found} are not supported; convert them to an integer or floating-point type")]
+    NumberType {
+        /// The file.
+        path: PathBuf,
+        /// The type's name or code.
+        found: String,
+    },
+    /// Image and label, or two slices of a case, do not have the same shape.
+    #[error("{path}: shape {found:?} differs from {expected:?} of {other}; both must come from the same scan")]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The file that it must agree with.
+        other: PathBuf,
+        /// The shape of that file.
+        expected: Vec<usize>,
+    },
+    /// An image value that is no number.
+    #[error("{path}: NaN in slice {slice}, row {row}, column {column}; repair the scan or leave it out")]
+    NotANumber {
+        /// The file.
+        path: PathBuf,
+        /// Slice, from 0.
+        slice: usize,
+        /// Row, from 0.
+        row: usize,
+        /// Column, from 0.
+        column: usize,
+    },
+    /// A label outside the map, or not a whole number.
+    #[error(
+        "{path}: label {value} in slice {slice}; expected whole numbers from 0 to {largest}; correct the labels or the label map"
+    )]
+    Label {
+        /// The file.
+        path: PathBuf,
+        /// The value found.
+        value: f32,
+        /// Slice, from 0.
+        slice: usize,
+        /// Largest label that is allowed.
+        largest: usize,
+    },
+}
+
+impl ScanError {
+    /// A system error, with the path it happened at.
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ScanError + '_ {
+        move |source| ScanError::Io { path: path.into(), source }
+    }
+
+    /// A malformed NIfTI file.
+    pub(super) fn nifti(path: &Path, problem: impl Into<String>) -> ScanError {
+        ScanError::Format { path: path.into(), format: "NIfTI", problem: problem.into() }
+    }
+}
