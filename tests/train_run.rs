@@ -403,8 +403,8 @@ fn predict(store: &Path, weights: WeightSource, batch_size: usize) -> Result<Vec
 #[test]
 fn predictions_have_the_scans_shape_and_do_not_depend_on_the_batch() {
     let (folder, mut args) = workplace();
-    args.config.epochs = 8;
-    args.config.max_steps = None;
+    args.config.epochs = 16;
+    args.config.augment = Some(AugmentPolicy::None);
     train(&args).unwrap();
     let run = || WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::BestOrLast };
     let masks = predict(&args.store, run(), 1).unwrap();

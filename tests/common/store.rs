@@ -36,7 +36,13 @@ pub fn write_store(path: &Path, dtype: StoreDtype, augment: AugmentPolicy, seed:
     config.class_names = vec!["spleen".into(), "liver".into()];
     let source = SourceFile { path: "img.nii".into(), sha256: "0".repeat(64) };
     let cases = TRAIN_CASES.map(|case| (Split::Train, case)).into_iter().chain([(Split::Test, TEST_CASE)]);
-    let cases = cases.map(|(split, (case, num_slices))| CaseLayout { case: case.into(), split, num_slices }).collect();
+    let cases = cases.map(|(split, (case, num_slices))| CaseLayout {
+        case: case.into(),
+        split,
+        num_slices,
+        sources: vec![source.path.clone()],
+    });
+    let cases = cases.collect();
     let layout = StoreLayout::new(StoreAttributes::new(config.clone(), vec![source.clone()]), cases).unwrap();
     let Opened::Writer(writer) = StoreWriter::open_or_create(path, layout).unwrap() else { panic!("the store is there already") };
     for (split, (case, num_slices)) in TRAIN_CASES.map(|case| (Split::Train, case)).into_iter().chain([(Split::Test, TEST_CASE)])
