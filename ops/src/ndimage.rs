@@ -10,7 +10,7 @@
 //! reflection about the centres of its outermost pixels.
 
 /// Pole of the cubic B-spline's recursive prefilter, `sqrt(3) - 2` (Unser, Aldroubi and Eden 1991).
-const CUBIC_POLE: f64 = -0.267949192431122706472553658494127633;
+const CUBIC_POLE: f64 = -0.267_949_192_431_122_7;
 
 /// `numpy.rot90(slice, quarter_turns)`: counter-clockwise quarter turns in the plane. Returns the turned slice and its shape.
 ///
@@ -40,6 +40,10 @@ pub fn flip<T: Copy>(slice: &[T], [h, w]: [usize; 2], axis: usize) -> Vec<T> {
 
 /// `scipy.ndimage.rotate(slice, angle_degrees, order=0, reshape=False)`: the shape stays, what comes from outside is
 /// `T::default()`.
+///
+/// Equal to SciPy's bit for bit at the whole degrees from -20 to 19 of the published augmentation. At the few angles whose sine
+/// and cosine are rational multiples of each other or of 1 (30, 45, 60, ...), pixels may lie exactly between two others; the last
+/// bit of the sine then decides, and may do so differently.
 ///
 /// # Panics
 /// When `slice` does not have `h * w` elements.

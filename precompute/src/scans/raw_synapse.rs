@@ -70,7 +70,7 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
 pub fn apply_window(path: &Path, image: &mut [f32], shape: [usize; 3], [low, high]: [f32; 2]) -> Result<(), ScanError> {
     refuse_nan(path, image, shape)?;
     for value in image.iter_mut() {
-        *value = (value.clamp(low, high) - low) / (high - low);
+        *value = (value.max(low).min(high) - low) / (high - low);
     }
     Ok(())
 }
