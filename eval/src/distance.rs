@@ -1,55 +1,96 @@
 //! Exact Euclidean distances from one set of voxels to the nearest of another, on an anisotropic grid.
 //!
-//! A separable distance transform (Felzenszwalb and Huttenlocher 2012; Maurer et al. 2003) that evaluates its last pass only where it is
-//! asked: along depth by two sweeps over whole planes, along each row by the lower envelope of parabolas, and along height by looking
-//! outward from each query until no nearer voxel can come.
+//! A separable distance transform (Felzenszwalb and Huttenlocher 2012; Maurer et al. 2003), evaluated only where it is asked. Along depth
+//! it is a lookup in the sorted targets of a column. Within a plane each query first looks around itself, row by row, until nothing nearer can
+//! come: masks that nearly agree, which is nearly all of them, are done with a few lookups a voxel, whatever the size of the scan. A plane that
+//! asks for more lookups than its share gets the rest of the transform, which is linear in its pixels: the lower envelope of parabolas
+//! along each row, then a look along height.
 
+use crate::surface::Voxel;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Depth distance of a column without target voxels.
-const FAR: u16 = u16::MAX;
+/// Lookups that a plane's searches may take, in units of its pixels: about what the transform of the plane costs.
+const SEARCH_BUDGET: usize = 2;
 
-/// Squared distance, in the units of `spacing`, from each voxel set in `queries` to the nearest one set in `targets`: one value a query, in C order.
+/// Squared distance, in the units of `spacing`, from each of `queries` to the nearest of `targets`, in the order of the queries.
 ///
-/// Both are `[d, h, w]`, of `shape`, 0 or 1. `targets` must not be empty, and the depth is less than 65535.
-pub(crate) fn squared_distances(queries: &[u8], targets: &[u8], shape: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
-    let [_, height, width] = shape;
-    let plane = height * width;
-    let along_depth = depth_distances(targets, plane);
-    let parts: Vec<Vec<f64>> = queries
-        .par_chunks(plane)
-        .zip(along_depth.par_chunks(plane))
-        .map_init(PlaneTransform::default, |transform, (queries, along_depth)| {
-            transform.squared_distances(queries, along_depth, width, spacing)
+/// Both lie in a box of `shape` `[d, h, w]`, in C order; `targets` must not be empty.
+pub(crate) fn squared_distances(queries: &[Voxel], targets: &[Voxel], shape: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
+    let columns = Columns::new(targets, shape);
+    let planes: Vec<&[Voxel]> = queries.chunk_by(|a, b| a[0] == b[0]).collect();
+    let parts: Vec<Vec<f64>> = planes
+        .par_iter()
+        .map_init(PlaneTransform::default, |transform, queries| {
+            let plane = Plane { columns: &columns, z: queries[0][0], spacing };
+            transform.squared_distances(queries, &plane)
         })
         .collect();
     parts.concat()
 }
 
-/// Distance along depth, in voxels, to the nearest target of the same column, or [`FAR`]: `[d, h, w]`.
-fn depth_distances(targets: &[u8], plane: usize) -> Vec<u16> {
-    let mut distances: Vec<u16> = targets.iter().map(|&target| if target != 0 { 0 } else { FAR }).collect();
-    let sweep = |from: &[u16], to: &mut [u16]| {
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = (*to).min(from.saturating_add(1));
-        }
-    };
-    let depth = targets.len() / plane;
-    for z in 1..depth {
-        let (before, here) = distances.split_at_mut(z * plane);
-        sweep(&before[(z - 1) * plane..], &mut here[..plane]);
-    }
-    for z in (1..depth).rev() {
-        let (here, after) = distances.split_at_mut(z * plane);
-        sweep(&after[..plane], &mut here[(z - 1) * plane..]);
-    }
-    distances
+/// The targets by column, the line of voxels along depth through a pixel `[y, x]`.
+struct Columns {
+    /// Depths of all targets, ascending within each column.
+    depths: Vec<u16>,
+    /// Where each column's depths start, `[h, w]` and the end.
+    starts: Vec<usize>,
+    /// Columns from the first to the last that has targets, one range a row.
+    spans: Vec<Range<usize>>,
+    width: usize,
 }
 
-/// Buffers of the two passes within a plane `[h, w]`.
+impl Columns {
+    fn new(targets: &[Voxel], [_, height, width]: [usize; 3]) -> Self {
+        let column = |&[_, y, x]: &Voxel| usize::from(y) * width + usize::from(x);
+        let mut starts = vec![0usize; height * width + 1];
+        targets.iter().for_each(|target| starts[column(target) + 1] += 1);
+        let span = |counts: &[usize]| {
+            let first = counts.iter().position(|&count| count > 0).unwrap_or(0);
+            first..counts.iter().rposition(|&count| count > 0).map_or(first, |last| last + 1)
+        };
+        let spans = starts[1..].chunks_exact(width).map(span).collect();
+        for column in 0..height * width {
+            starts[column + 1] += starts[column];
+        }
+        let mut next = starts.clone();
+        let mut depths = vec![0u16; targets.len()];
+        for target in targets {
+            let place = &mut next[column(target)];
+            depths[*place] = target[0];
+            *place += 1;
+        }
+        Columns { depths, starts, spans, width }
+    }
+
+    /// Distance along depth from `[z, y, x]` to the nearest target of its column, in voxels.
+    fn along_depth(&self, z: u16, y: usize, x: usize) -> Option<u16> {
+        let column = y * self.width + x;
+        let depths = &self.depths[self.starts[column]..self.starts[column + 1]];
+        let after = depths.partition_point(|&depth| depth < z);
+        let nearest = depths[after.saturating_sub(1)..].iter().take(2).map(|&depth| depth.abs_diff(z));
+        nearest.min()
+    }
+}
+
+/// One plane `[h, w]` of the queries.
+struct Plane<'a> {
+    columns: &'a Columns,
+    z: u16,
+    spacing: [f64; 3],
+}
+
+impl Plane<'_> {
+    /// Squared distance along depth from a pixel of row `y`, for the columns of the row's span.
+    fn depth_squared(&self, y: usize, x: usize) -> Option<f64> {
+        self.columns.along_depth(self.z, y, x).map(|distance| (f64::from(distance) * self.spacing[0]).powi(2))
+    }
+}
+
+/// Buffers of the transform of a plane `[h, w]`.
 #[derive(Default)]
 struct PlaneTransform {
-    /// Squared distance over depth and width, `[h, w]`; infinite in rows that see no target.
+    /// Squared distance over depth and width, `[h, w]`, in the rows that have targets at some depth.
     rows: Vec<f64>,
     /// The lower envelope of one row.
     envelope: Vec<Parabola>,
@@ -67,49 +108,88 @@ struct Parabola {
 }
 
 impl PlaneTransform {
-    fn squared_distances(&mut self, queries: &[u8], along_depth: &[u16], width: usize, spacing: [f64; 3]) -> Vec<f64> {
-        let [spacing_d, spacing_h, spacing_w] = spacing;
-        if queries.iter().all(|&query| query == 0) {
-            return Vec::new();
-        }
-        self.rows.resize(queries.len(), f64::INFINITY);
-        for (along_depth, row) in along_depth.chunks_exact(width).zip(self.rows.chunks_exact_mut(width)) {
-            row_distances(along_depth, row, &mut self.envelope, [spacing_d, spacing_w]);
-        }
-        let height = queries.len() / width;
-        let mut distances = Vec::new();
-        for y in 0..height {
-            for x in (0..width).filter(|&x| queries[y * width + x] != 0) {
-                let mut best = self.rows[y * width + x];
-                for step in 1..height {
-                    let along_height = (step as f64 * spacing_h).powi(2);
-                    if along_height >= best || (step > y && y + step >= height) {
-                        break;
-                    }
-                    if step <= y {
-                        best = best.min(self.rows[(y - step) * width + x] + along_height);
-                    }
-                    if y + step < height {
-                        best = best.min(self.rows[(y + step) * width + x] + along_height);
-                    }
-                }
-                distances.push(best);
+    fn squared_distances(&mut self, queries: &[Voxel], plane: &Plane) -> Vec<f64> {
+        let width = plane.columns.width;
+        let pixels = plane.columns.spans.len() * width;
+        let pixel = |&[_, y, x]: &Voxel| [y, x].map(usize::from);
+        let mut budget = SEARCH_BUDGET * pixels;
+        let mut distances: Vec<f64> = queries.iter().map_while(|query| search(plane, pixel(query), &mut budget)).collect();
+        let left = &queries[distances.len()..];
+        if !left.is_empty() {
+            self.rows.resize(pixels, f64::INFINITY);
+            for (y, row) in self.rows.chunks_exact_mut(width).enumerate() {
+                row_distances(plane, y, row, &mut self.envelope);
             }
+            distances.extend(left.iter().map(|query| look_along_height(&self.rows, plane, pixel(query))));
         }
         distances
     }
 }
 
-/// Second pass: `row[x]` = min over columns v of (spacing_d · along_depth[v])² + (spacing_w · (x - v))².
-fn row_distances(along_depth: &[u16], row: &mut [f64], envelope: &mut Vec<Parabola>, [spacing_d, spacing_w]: [f64; 2]) {
+/// Rows that see targets, nearest to row `y` first, each with its squared distance along height, until that reaches what `visit` returns: the
+/// least squared distance found so far. `None` as soon as `visit` returns that.
+fn rows_outward(plane: &Plane, y: usize, mut visit: impl FnMut(usize, f64) -> Option<f64>) -> Option<f64> {
+    let mut best = f64::INFINITY;
+    let height = plane.columns.spans.len();
+    for step in 0..height {
+        let along_height = (step as f64 * plane.spacing[1]).powi(2);
+        if along_height >= best || (step > y && y + step >= height) {
+            break;
+        }
+        let above = y.checked_sub(step);
+        let below = (step > 0 && y + step < height).then_some(y + step);
+        for y in [above, below].into_iter().flatten().filter(|&y| !plane.columns.spans[y].is_empty()) {
+            best = visit(y, along_height)?;
+        }
+    }
+    Some(best)
+}
+
+/// Squared distance from a pixel `[y, x]` by looking around it; `None` where the budget of lookups does not suffice.
+fn search(plane: &Plane, [y, x]: [usize; 2], budget: &mut usize) -> Option<f64> {
+    let mut best = f64::INFINITY;
+    rows_outward(plane, y, |y, along_height| {
+        let span = &plane.columns.spans[y];
+        // From the span's nearest column to its farthest.
+        let nearest = span.start.saturating_sub(x).max((x + 1).saturating_sub(span.end));
+        let farthest = x.saturating_sub(span.start).max((span.end - 1).saturating_sub(x));
+        for aside in nearest..=farthest {
+            let in_plane = along_height + (aside as f64 * plane.spacing[2]).powi(2);
+            if in_plane >= best {
+                break;
+            }
+            *budget = budget.checked_sub(1)?;
+            for x in [x.checked_sub(aside), x.checked_add(aside)].into_iter().flatten().filter(|x| span.contains(x)) {
+                if let Some(depth_squared) = plane.depth_squared(y, x) {
+                    best = best.min(in_plane + depth_squared);
+                }
+            }
+        }
+        Some(best)
+    })
+}
+
+/// Last pass: squared distance from a pixel `[y, x]`, from those over depth and width.
+fn look_along_height(rows: &[f64], plane: &Plane, [y, x]: [usize; 2]) -> f64 {
+    let mut best = f64::INFINITY;
+    let found = rows_outward(plane, y, |y, along_height| {
+        best = best.min(rows[y * plane.columns.width + x] + along_height);
+        Some(best)
+    });
+    found.unwrap_or(f64::INFINITY)
+}
+
+/// Second pass: `row[x]` = min over columns v of the squared distance along depth at v, plus (spacing · (x - v))². Rows without targets are left as they are.
+fn row_distances(plane: &Plane, y: usize, row: &mut [f64], envelope: &mut Vec<Parabola>) {
+    let spacing = plane.spacing[2];
     envelope.clear();
-    for (column, _) in along_depth.iter().enumerate().filter(|&(_, &distance)| distance != FAR) {
-        let height = (f64::from(along_depth[column]) * spacing_d).powi(2);
+    for column in plane.columns.spans[y].clone() {
+        let Some(height) = plane.depth_squared(y, column) else { continue };
         let mut from = f64::NEG_INFINITY;
         while let Some(last) = envelope.last() {
             // Where the new parabola and the last one cross.
             let run = (column - last.column) as f64;
-            from = 0.5 * ((height - last.height) / (spacing_w * spacing_w * run) + (column + last.column) as f64);
+            from = 0.5 * ((height - last.height) / (spacing * spacing * run) + (column + last.column) as f64);
             if from > last.from {
                 break;
             }
@@ -117,17 +197,14 @@ fn row_distances(along_depth: &[u16], row: &mut [f64], envelope: &mut Vec<Parabo
         }
         envelope.push(Parabola { column, height, from });
     }
-    let Some(&first) = envelope.first() else {
-        row.fill(f64::INFINITY);
-        return;
-    };
+    let Some(&first) = envelope.first() else { return };
     let (mut parabola, mut next) = (first, 1);
     for (x, value) in row.iter_mut().enumerate() {
         while next < envelope.len() && envelope[next].from <= x as f64 {
             parabola = envelope[next];
             next += 1;
         }
-        *value = parabola.height + ((x as f64 - parabola.column as f64) * spacing_w).powi(2);
+        *value = parabola.height + ((x as f64 - parabola.column as f64) * spacing).powi(2);
     }
 }
 
@@ -136,18 +213,18 @@ mod tests {
     use super::*;
 
     /// Every query against every target.
-    fn brute_force(queries: &[u8], targets: &[u8], [_, height, width]: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
-        let position = |index: usize| [index / width / height, index / width % height, index % width].map(|i| i as f64);
-        let set = |voxels: &[u8]| (0..voxels.len()).filter(|&i| voxels[i] != 0).map(position).collect::<Vec<_>>();
-        let targets = set(targets);
-        set(queries)
-            .into_iter()
-            .map(|query| {
-                let squared =
-                    |target: &[f64; 3]| (0..3).map(|axis| ((query[axis] - target[axis]) * spacing[axis]).powi(2)).sum::<f64>();
-                targets.iter().map(squared).fold(f64::INFINITY, f64::min)
-            })
-            .collect()
+    fn brute_force(queries: &[Voxel], targets: &[Voxel], spacing: [f64; 3]) -> Vec<f64> {
+        let squared = |a: &Voxel, b: &Voxel| {
+            (0..3).map(|axis| ((f64::from(a[axis]) - f64::from(b[axis])) * spacing[axis]).powi(2)).sum::<f64>()
+        };
+        queries.iter().map(|query| targets.iter().map(|target| squared(query, target)).fold(f64::INFINITY, f64::min)).collect()
+    }
+
+    fn assert_equal(found: &[f64], expected: &[f64], what: &str) {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() <= 1e-12 * expected.max(1.0), "{what}: {found} for {expected}");
+        }
     }
 
     #[test]
@@ -160,21 +237,50 @@ mod tests {
         let shapes = [[1, 1, 1], [1, 9, 7], [6, 1, 5], [5, 8, 1], [7, 11, 13], [3, 20, 4]];
         let spacings = [[1.0, 1.0, 1.0], [5.0, 0.84, 0.91], [0.3, 2.0, 7.0]];
         for (shape, spacing) in shapes.iter().flat_map(|shape| spacings.iter().map(move |spacing| (*shape, *spacing))) {
+            let [depth, height, width] = shape;
             for sparsity in [1, 3, 40] {
-                let len: usize = shape.iter().product();
-                let queries: Vec<u8> = (0..len).map(|_| u8::from(random() % 2 == 0)).collect();
-                let mut targets: Vec<u8> = (0..len).map(|_| u8::from(random() % sparsity == 0)).collect();
-                targets[random() as usize % len] = 1;
-                let (found, expected) =
-                    (squared_distances(&queries, &targets, shape, spacing), brute_force(&queries, &targets, shape, spacing));
-                assert_eq!(found.len(), expected.len());
-                for (found, expected) in found.iter().zip(&expected) {
-                    assert!(
-                        (found - expected).abs() <= 1e-12 * expected.max(1.0),
-                        "{shape:?} {spacing:?}: {found} for {expected}"
-                    );
+                let mut pick = |one_in: u64| -> Vec<Voxel> {
+                    let all = (0..depth)
+                        .flat_map(|z| (0..height).flat_map(move |y| (0..width).map(move |x| [z, y, x].map(|i| i as u16))));
+                    let last = [depth, height, width].map(|length| length as u16 - 1);
+                    all.filter(|&voxel| random() % one_in == 0 || voxel == last).collect()
+                };
+                let (queries, targets) = (pick(2), pick(sparsity));
+                let expected = brute_force(&queries, &targets, spacing);
+                assert_equal(
+                    &squared_distances(&queries, &targets, shape, spacing),
+                    &expected,
+                    &format!("{shape:?} {spacing:?}"),
+                );
+
+                // The transform of a whole plane, whatever the search would cost.
+                let columns = Columns::new(&targets, shape);
+                let (mut rows, mut envelope) = (vec![f64::INFINITY; height * width], Vec::new());
+                for (query, expected) in queries.iter().zip(&expected) {
+                    let plane = Plane { columns: &columns, z: query[0], spacing };
+                    for (y, row) in rows.chunks_exact_mut(width).enumerate() {
+                        row_distances(&plane, y, row, &mut envelope);
+                    }
+                    let found = look_along_height(&rows, &plane, [query[1], query[2]].map(usize::from));
+                    assert_equal(&[found], &[*expected], &format!("transform, {shape:?} {spacing:?}"));
                 }
             }
         }
+    }
+
+    #[test]
+    fn planes_that_exceed_their_share_are_transformed() {
+        let shape = [40, 60, 60];
+        let all = |z: u16| (0..60u16).flat_map(move |y| (0..60u16).map(move |x| [z, y, x]));
+        let queries: Vec<Voxel> = all(0).filter(|&[_, y, x]| x < 20 && y < 30).collect();
+        let targets: Vec<Voxel> = all(39).filter(|&[_, y, x]| (x + y) % 3 == 0).collect();
+        let plane = Plane { columns: &Columns::new(&targets, shape), z: 0, spacing: [1.0; 3] };
+        let mut budget = SEARCH_BUDGET * 60 * 60;
+        assert!(
+            queries.iter().any(|&[_, y, x]| search(&plane, [y, x].map(usize::from), &mut budget).is_none()),
+            "the search sufficed"
+        );
+        let found = squared_distances(&queries, &targets, shape, [1.0; 3]);
+        assert_equal(&found, &brute_force(&queries, &targets, [1.0; 3]), "far");
     }
 }

@@ -118,18 +118,22 @@ impl Evaluation {
             return Err(EvalError::RepeatedCase { case: case.into() });
         }
         let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.protocol)?;
+        let drawn = self.draw_case(prediction)?;
         if self.config.save_nifti {
             write_mask(&self.unfinished.join(MASKS).join(format!("{case}.nii.gz")), mask, spacing_mm)?;
         }
-        let pictures = self.draw_case(prediction)?;
-        self.pictures.extend(pictures);
+        for (picture, png) in drawn {
+            write_bytes(&picture.path, &png)?;
+            self.pictures.push(picture);
+        }
         self.evaluated.push(case.into());
         let first = self.cases.len();
         self.cases.extend(rows);
         Ok(&self.cases[first..])
     }
 
-    fn draw_case(&self, prediction: &CasePrediction) -> Result<Vec<SlicePicture>> {
+    /// A case's pictures, and each one's PNG file.
+    fn draw_case(&self, prediction: &CasePrediction) -> Result<Vec<(SlicePicture, Vec<u8>)>> {
         let CaseMasks { case, prediction: mask, reference, spacing_mm } = prediction.masks;
         let [_, height, width] = reference.shape;
         let mut pictures = Vec::new();
@@ -151,8 +155,8 @@ impl Evaluation {
             });
             let path = self.unfinished.join(OVERLAYS).join(format!("{case}_slice{slice:03}.png"));
             let bytes = encode_png(&picture).map_err(|error| EvalError::Png { path: path.clone(), reason: error.to_string() })?;
-            write_bytes(&path, &bytes)?;
-            pictures.push(SlicePicture { case: case.into(), slice, path, width: picture.width, height: picture.height });
+            let picture = SlicePicture { case: case.into(), slice, path, width: picture.width, height: picture.height };
+            pictures.push((picture, bytes));
         }
         Ok(pictures)
     }

@@ -22,7 +22,7 @@ pub mod tables;
 mod write;
 
 pub use dice::dice;
-pub use error::{EvalError, Result};
+pub use error::EvalError;
 pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, Outputs};
 pub use hd95::hd95;
 pub use masks::{Mask, MaskPair};

@@ -1,0 +1,209 @@
+//! The driver, from masks to files: what is written, that it can be read, and what is refused.
+
+use sam_ladder_eval::evaluation::{CASES_TABLE, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN};
+use sam_ladder_eval::protocol::CaseMasks;
+use sam_ladder_eval::{CasePrediction, Evaluation, EvaluationConfig, GreySlice, Mask, Protocol};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+const SHAPE: [usize; 3] = [5, 12, 10];
+
+fn config(out_dir: &Path) -> EvaluationConfig {
+    EvaluationConfig {
+        out_dir: out_dir.into(),
+        class_names: ["liver", "spleen <left>"].map(String::from).to_vec(),
+        protocol: Protocol::Standard,
+        method: "ladder & <script>alert(1)</script>".into(),
+        run_info: vec![("seed".into(), "1234".into()), ("note".into(), "a \"quoted\" <b>name</b>".into())],
+        spaced_slices: 2,
+        save_nifti: true,
+        overwrite: false,
+    }
+}
+
+/// A block of liver in both masks, one column apart, and a spleen that the prediction misses.
+fn masks() -> (Vec<u8>, Vec<u8>) {
+    let mut prediction = vec![0u8; SHAPE.iter().product()];
+    let mut reference = prediction.clone();
+    let index = |z: usize, y: usize, x: usize| (z * SHAPE[1] + y) * SHAPE[2] + x;
+    for (z, y, x) in (1..4).flat_map(|z| (2..6).flat_map(move |y| (1..5).map(move |x| (z, y, x)))) {
+        reference[index(z, y, x)] = 1;
+        prediction[index(z, y, x + 1)] = 1;
+    }
+    reference[index(2, 9, 9)] = 2;
+    (prediction, reference)
+}
+
+fn case<'a>(case: &'a str, prediction: &'a [u8], reference: &'a [u8]) -> CaseMasks<'a> {
+    let mask = |voxels| Mask { voxels, shape: SHAPE };
+    CaseMasks { case, prediction: mask(prediction), reference: mask(reference), spacing_mm: [5.0, 0.5, 2.0] }
+}
+
+fn grey(slice: usize) -> Result<GreySlice, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(GreySlice { size: [8, 8], values: vec![slice as f32 / SHAPE[0] as f32; 64] })
+}
+
+fn evaluate(config: EvaluationConfig) -> sam_ladder_eval::Outputs {
+    let (prediction, reference) = masks();
+    let mut evaluation = Evaluation::new(config).unwrap();
+    for name in ["0001", "0002"] {
+        let rows =
+            evaluation.add_case(&CasePrediction { masks: case(name, &prediction, &reference), images: Some(&grey) }).unwrap();
+        assert_eq!(rows.len(), 2);
+    }
+    evaluation.finish().unwrap()
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn set(expected: &[&str]) -> BTreeSet<String> {
+    expected.iter().map(|name| name.to_string()).collect()
+}
+
+#[test]
+fn an_evaluation_writes_every_file_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("new/folder");
+    let outputs = evaluate(config(&out));
+    assert_eq!(names(&out), set(&[CASES_TABLE, SUMMARY_TABLE, TABLE_MARKDOWN, REPORT, OVERLAYS, MASKS]));
+    assert_eq!(names(&out.join(MASKS)), set(&["0001.nii.gz", "0002.nii.gz"]));
+    // Slice 2 has the spleen too, and the two spaced ones are 1 and 3.
+    let pictures = [
+        "0001_slice001.png",
+        "0001_slice002.png",
+        "0001_slice003.png",
+        "0002_slice001.png",
+        "0002_slice002.png",
+        "0002_slice003.png",
+    ];
+    assert_eq!(names(&out.join(OVERLAYS)), set(&pictures));
+    assert_eq!(std::fs::read_to_string(out.join(TABLE_MARKDOWN)).unwrap(), outputs.table);
+
+    // 3 of 4 columns overlap, 2 mm apart; the spleen is missed.
+    let liver = &outputs.summary[0];
+    assert_eq!((liver.organ.as_str(), liver.dice, liver.hd95, liver.missed), ("liver", Some(0.75), Some(2.0), 0));
+    let spleen = &outputs.summary[1];
+    assert_eq!((spleen.dice, spleen.hd95, spleen.hd95_cases, spleen.missed), (Some(0.0), None, 0, 2));
+    assert_eq!(outputs.summary[2].dice, Some(0.375));
+}
+
+#[test]
+fn tables_read_back_as_written() {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Float64Type, UInt64Type};
+    let dir = tempfile::tempdir().unwrap();
+    let outputs = evaluate(config(dir.path()));
+    let cases = sam_ladder_cache::table::read_table(&dir.path().join(CASES_TABLE)).unwrap();
+    assert_eq!(cases.schema().fields(), sam_ladder_schemas::tables::cases_schema().fields());
+    assert_eq!(cases.num_rows(), outputs.cases.len());
+    for (index, row) in outputs.cases.iter().enumerate() {
+        assert_eq!(cases["case"].as_string::<i32>().value(index), row.case);
+        assert_eq!(cases["organ"].as_string::<i32>().value(index), row.organ);
+        let hd95 = cases["hd95"].as_primitive::<Float64Type>();
+        assert_eq!(hd95.is_valid(index).then(|| hd95.value(index)), row.hd95);
+        assert_eq!(cases["reference_voxels"].as_primitive::<UInt64Type>().value(index), row.reference_voxels);
+    }
+    let summary = sam_ladder_cache::table::read_table(&dir.path().join(SUMMARY_TABLE)).unwrap();
+    assert_eq!(summary.schema().fields(), sam_ladder_schemas::tables::summary_schema().fields());
+    assert_eq!(summary["organ"].as_string::<i32>().value(2), "mean");
+    assert_eq!(summary["dice"].as_primitive::<Float64Type>().value(2), 0.375);
+}
+
+#[test]
+fn the_report_is_whole_escaped_and_refers_to_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = evaluate(config(dir.path()));
+    let page = std::fs::read_to_string(out.report).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
+    assert_balanced(&page);
+
+    // What names and run information hold is text, never markup.
+    assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("<left>"));
+    assert!(page.contains("ladder &amp; &lt;script&gt;") && page.contains("spleen &lt;left&gt;"));
+    assert!(page.contains("a &quot;quoted&quot; &lt;b&gt;name&lt;/b&gt;"));
+
+    // Nothing outside the page is named, and the pictures are the ones on disk.
+    for outside in ["http:", "https:", "url(", "@import", "<link", "<iframe", "href="] {
+        assert!(!page.contains(outside), "the report contains {outside}");
+    }
+    let sources: Vec<&str> = page.split("src=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(sources.len(), 6);
+    for source in sources {
+        // The PNG signature in base64.
+        assert!(source.starts_with("data:image/png;base64,iVBORw0KGgo"), "{}", &source[..40]);
+    }
+    assert_eq!(page.matches("<img ").count(), page.matches(" alt=\"Case ").count());
+}
+
+/// Every tag that is opened is closed, in order.
+fn assert_balanced(page: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
+        let name = tag.trim_start_matches('/').split([' ', '/', '\n']).next().unwrap();
+        match tag {
+            _ if ["!DOCTYPE", "meta", "img"].contains(&name) || tag.ends_with('/') => {}
+            _ if tag.starts_with('/') => assert_eq!(open.pop(), Some(name), "</{name}> closes another tag"),
+            _ => open.push(name),
+        }
+    }
+    assert!(open.is_empty(), "never closed: {open:?}");
+}
+
+#[test]
+fn a_finished_evaluation_is_not_replaced_unless_told() {
+    let dir = tempfile::tempdir().unwrap();
+    evaluate(config(dir.path()));
+    let error = Evaluation::new(config(dir.path())).unwrap_err().to_string();
+    assert!(error.contains("holds an evaluation already"), "{error}");
+
+    let again = EvaluationConfig { overwrite: true, save_nifti: false, spaced_slices: 0, ..config(dir.path()) };
+    let (prediction, reference) = masks();
+    let mut evaluation = Evaluation::new(again).unwrap();
+    // Until the new one is finished, the old one stands.
+    assert!(dir.path().join(CASES_TABLE).exists() && dir.path().join(MASKS).exists());
+    evaluation.add_case(&CasePrediction { masks: case("0003", &prediction, &reference), images: None }).unwrap();
+    evaluation.finish().unwrap();
+    assert_eq!(names(dir.path()), set(&[CASES_TABLE, SUMMARY_TABLE, TABLE_MARKDOWN, REPORT, OVERLAYS]));
+    assert_eq!(names(&dir.path().join(OVERLAYS)), set(&["0003_slice002.png"]));
+}
+
+#[test]
+fn a_bad_case_is_named_and_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (prediction, reference) = masks();
+    let mut evaluation = Evaluation::new(config(dir.path())).unwrap();
+    let mut refused = |masks: CaseMasks| {
+        let prediction = CasePrediction { masks, images: Some(&grey) };
+        evaluation.add_case(&prediction).unwrap_err().to_string()
+    };
+    let mut different = case("0007", &prediction, &reference);
+    different.prediction.shape = [5, 10, 12];
+    assert!(refused(different).contains("case 0007: prediction of shape [5, 10, 12]"));
+    assert!(refused(case("../0007", &prediction, &reference)).contains("cannot name a file"));
+
+    let no_picture = |slice: usize| Err(format!("chunk {slice} is damaged").into());
+    let error = evaluation
+        .add_case(&CasePrediction { masks: case("0008", &prediction, &reference), images: Some(&no_picture) })
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("case 0008, slice 1") && error.contains("chunk 1 is damaged"), "{error}");
+    let short = |_: usize| Ok(GreySlice { size: [8, 8], values: vec![0.0; 3] });
+    assert!(evaluation.add_case(&CasePrediction { masks: case("0008", &prediction, &reference), images: Some(&short) }).is_err());
+
+    let good = CasePrediction { masks: case("0009", &prediction, &reference), images: Some(&grey) };
+    evaluation.add_case(&good).unwrap();
+    assert!(evaluation.add_case(&good).unwrap_err().to_string().contains("case 0009 was evaluated already"));
+    let outputs = evaluation.finish().unwrap();
+    assert!(outputs.cases.iter().all(|row| row.case == "0009"));
+    assert_eq!(names(&dir.path().join(MASKS)), set(&["0009.nii.gz"]));
+}
+
+#[test]
+fn an_evaluation_without_cases_is_an_error_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Evaluation::new(config(dir.path())).unwrap().finish().unwrap_err().to_string();
+    assert!(error.contains("no case was evaluated"), "{error}");
+    assert!(names(dir.path()).is_empty());
+}
