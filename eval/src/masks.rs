@@ -91,12 +91,10 @@ impl<'a> MaskPair<'a> {
             }
         }
         let mut regions = count(prediction.voxels, reference.voxels, shape);
-        for class in num_classes + 1..=u8::MAX as usize {
-            let region = &regions[class];
-            if !region.both_empty() {
-                let mask = if region.predicted_voxels > 0 { "prediction" } else { "reference" };
-                return Err(EvalError::Class { case: case.into(), mask, found: class as u8, classes: num_classes });
-            }
+        let unnamed = regions.iter().enumerate().skip(num_classes + 1).find(|(_, region)| !region.both_empty());
+        if let Some((class, region)) = unnamed {
+            let mask = if region.predicted_voxels > 0 { "prediction" } else { "reference" };
+            return Err(EvalError::Class { case: case.into(), mask, found: class as u8, classes: num_classes });
         }
         regions.truncate(num_classes + 1);
         Ok(MaskPair { prediction: prediction.voxels, reference: reference.voxels, shape, regions })

@@ -47,7 +47,7 @@ pub(crate) fn write(path: &Path, report: &Report) -> Result<()> {
             let alt = format!("Case {}, slice {slice}: scan, reference and prediction side by side", escape(&picture.case));
             write!(file, "<figure><img alt=\"{alt}\" width=\"{width}\" height=\"{height}\" src=\"data:image/png;base64,")?;
             write_base64(file, &bytes)?;
-            write!(file, "\"><figcaption>Slice {slice}: scan, reference, prediction</figcaption></figure>\n")?;
+            writeln!(file, "\"><figcaption>Slice {slice}: scan, reference, prediction</figcaption></figure>")?;
         }
         file.write_all(if report.pictures.is_empty() { b"" } else { b"</div>\n" })?;
         file.write_all(report.after_pictures().as_bytes())
