@@ -145,9 +145,8 @@ mod tests {
 
     #[test]
     fn crc_is_castagnoli_and_masked() {
-        // Check value of CRC-32C over "123456789" is 0xe3069283.
-        let rotated = (0xe306_9283u32 >> 15) | (0xe306_9283u32 << 17);
-        assert_eq!(masked_crc(b"123456789"), rotated.wrapping_add(0xa282_ead8));
+        // CRC-32C's check value over "123456789", 0xe3069283, turned right by 15 bits, plus 0xa282ead8.
+        assert_eq!(masked_crc(b"123456789"), 0xc78a_b0e5);
     }
 
     #[test]
@@ -161,11 +160,38 @@ mod tests {
         assert_eq!(scalar_event(1.0, 300, "a", 0.5), expected);
     }
 
+    /// The records of a file, each checked against its checksums.
+    fn records(bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            assert_eq!(rest[8..12], masked_crc(&rest[..8]).to_le_bytes());
+            let data = &rest[12..12 + length];
+            assert_eq!(rest[12 + length..16 + length], masked_crc(data).to_le_bytes());
+            out.push(data.to_vec());
+            rest = &rest[16 + length..];
+        }
+        out
+    }
+
     #[test]
-    fn a_frame_holds_length_and_data() {
-        let framed = frame(b"abc");
-        assert_eq!(framed.len(), 3 + 16);
-        assert_eq!(framed[..8], 3u64.to_le_bytes());
-        assert_eq!(&framed[12..15], b"abc");
+    fn a_file_starts_with_its_version_and_a_second_one_does_not_replace_it() {
+        let folder = std::env::temp_dir().join(format!("sam-ladder-events-{}", std::process::id()));
+        for first_step in [1, 3] {
+            let mut writer = EventWriter::create(&folder, first_step).unwrap();
+            for step in first_step..first_step + 4 {
+                writer.scalar("info/total_loss", step, 1.0 / step as f32).unwrap();
+            }
+            writer.flush().unwrap();
+        }
+        let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(files.len(), 2);
+        for file in files {
+            let records = records(&std::fs::read(file).unwrap());
+            assert_eq!(records.len(), 6);
+            assert_eq!(records[0][9..], version_event(0.0)[9..]);
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }
