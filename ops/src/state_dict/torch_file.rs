@@ -112,8 +112,11 @@ pub(super) fn open_zip(file: File, file_bytes: u64) -> Result<Opened, String> {
         }
     }
     let pickle = {
+        // to its end, where its checksum is checked
+        let mut bytes = Vec::new();
         let entry = archive.by_name(pickle_name).map_err(damaged)?;
-        pickle::read(&mut BufReader::new(entry.take(file_bytes)))?
+        entry.take(file_bytes).read_to_end(&mut bytes).map_err(|e| damaged(e.into()))?;
+        pickle::read(&mut bytes.as_slice())?
     };
     let views = tensors(&pickle)?;
     for (name, view) in &views {
