@@ -9,10 +9,10 @@ use std::collections::HashMap;
 
 use candle_core::{Device, IndexOp, Tensor};
 use common::golden;
-use model::{norm, relative_error, rule_batch, rule_model};
+use model::{config, norm, nudge, relative_error, rule_batch, rule_model, rule_weights};
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::loss::ladder_loss;
-use sam_ladder_train::model::{Mode, upsample_masks};
+use sam_ladder_train::model::{LadderSam, Mode, upsample_masks};
 
 /// Norm of the difference over the norm, float32 against PyTorch's float32.
 const FORWARD_F32: f64 = 1e-5;
@@ -27,7 +27,6 @@ fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
 #[test]
 fn one_step_equals_the_published_model() {
     let expected: HashMap<String, Tensor> = candle_core::safetensors::load(golden("step_224.safetensors"), &Device::Cpu).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(golden("step_224.json")).unwrap()).unwrap();
     let batch = rule_batch("step_224", 3).unwrap();
     let model = rule_model(Arm::Full);
     assert_eq!((model.alpha().unwrap(), model.gate().unwrap()), (0.0, 0.5));
@@ -48,6 +47,47 @@ fn one_step_equals_the_published_model() {
         assert_close(name, part, &expected["loss"].i(i).unwrap(), FORWARD_F32);
     }
 
+    let state: HashMap<String, Tensor> = model.state_dict().unwrap().into_iter().collect();
+    let mut compared = 0;
+    for (name, expected) in expected.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("after/")?, tensor))) {
+        assert_close(name, &state[name], expected, FORWARD_F32);
+        compared += 1;
+    }
+    assert_eq!(compared, 6);
+    assert_eq!(state["CNN_encoder.bn1.num_batches_tracked"].to_scalar::<i64>().unwrap(), 1);
+}
+
+/// A ReLU whose input lies within float32 rounding of zero lets a gradient through on one machine and none on the next, and a single
+/// one of them moves the CNN's gradients by up to 4e-3 of their norm (PyTorch 2.15 itself is that far from the golden gradients on
+/// the machine that these tests were written on, in float32 and in float64). There are some thirty in this case. The file lists
+/// changes of at most 1.2e-5 to biases of batch norm and to pixels that bring each of them 1e-5 away from zero, to the side on which
+/// the golden run had it; with them every gradient can be compared at the tolerance of the arithmetic. They were found in float64.
+#[derive(serde::Deserialize)]
+struct Ties {
+    /// Name, channel, change.
+    biases: Vec<(String, usize, f32)>,
+    /// Image, row, column, change.
+    pixels: Vec<(usize, usize, usize, f32)>,
+}
+
+#[test]
+fn every_gradient_equals_the_published_model() {
+    let expected: HashMap<String, Tensor> = candle_core::safetensors::load(golden("step_224.safetensors"), &Device::Cpu).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(golden("step_224.json")).unwrap()).unwrap();
+    let ties: Ties = serde_json::from_slice(&std::fs::read(golden("step_224_ties.json")).unwrap()).unwrap();
+    let mut weights = rule_weights(Arm::Full);
+    for (name, channel, change) in &ties.biases {
+        let bias = nudge(&weights.0[name], &[*channel], *change);
+        weights.0.insert(name.clone(), bias);
+    }
+    let mut batch = rule_batch("step_224", 3).unwrap();
+    for &(image, row, column, change) in &ties.pixels {
+        batch.images = nudge(&batch.images, &[image, 0, row, column], change);
+    }
+    let model = LadderSam::new(&config(Arm::Full), &weights, &Device::Cpu).unwrap();
+    let pass = model.forward_train(&batch.images, &batch.embeddings).unwrap();
+    let parts = ladder_loss(&pass.low_res_logits, &batch.labels, 9, 0.8).unwrap();
+
     let gradients = pass.backward(&parts.total).unwrap();
     let norms = json["grad_norms"].as_object().unwrap();
     assert_eq!(norms.len(), model.trainable().len());
@@ -61,15 +101,6 @@ fn one_step_equals_the_published_model() {
             assert_close(&format!("grad/{name}"), gradient, expected, GRADIENT_F32);
         }
     }
-
-    let state: HashMap<String, Tensor> = model.state_dict().unwrap().into_iter().collect();
-    let mut compared = 0;
-    for (name, expected) in expected.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("after/")?, tensor))) {
-        assert_close(name, &state[name], expected, FORWARD_F32);
-        compared += 1;
-    }
-    assert_eq!(compared, 6);
-    assert_eq!(state["CNN_encoder.bn1.num_batches_tracked"].to_scalar::<i64>().unwrap(), 1);
 }
 
 #[test]

@@ -11,10 +11,14 @@ pub fn config(arm: Arm) -> ModelConfig {
     ModelConfig { image_size: 224, num_classes: 9, arm }
 }
 
-/// Weights by the rule; it knows SAM's own keys, without `sam.`.
+/// The model of [`rule_weights`].
 pub fn rule_model(arm: Arm) -> LadderSam {
-    let config = config(arm);
-    let weights = ModelWeights::expected(&config)
+    LadderSam::new(&config(arm), &rule_weights(arm), &Device::Cpu).unwrap()
+}
+
+/// Weights by the rule; it knows SAM's own keys, without `sam.`.
+pub fn rule_weights(arm: Arm) -> ModelWeights {
+    let weights = ModelWeights::expected(&config(arm))
         .into_iter()
         .map(|(name, shape)| {
             let values = rule_weight(name.strip_prefix("sam.").unwrap_or(&name), &shape);
@@ -23,7 +27,7 @@ pub fn rule_model(arm: Arm) -> LadderSam {
             (name, tensor)
         })
         .collect();
-    LadderSam::new(&config, &ModelWeights(weights), &Device::Cpu).unwrap()
+    ModelWeights(weights)
 }
 
 /// A batch: images `[b, 1, 224, 224]`, embeddings `[b, 256, 14, 14]`, labels `[b, 56, 56]`.
@@ -56,4 +60,12 @@ pub fn norm(x: &Tensor) -> f64 {
 pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.dims(), expected.dims());
     norm(&(found - expected).unwrap()) / norm(expected)
+}
+
+/// Adds `delta` to one element.
+pub fn nudge(tensor: &Tensor, index: &[usize], delta: f32) -> Tensor {
+    let at = index.iter().zip(tensor.dims()).fold(0, |at, (i, n)| at * n + i);
+    let mut values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    values[at] += delta;
+    Tensor::from_vec(values, tensor.shape(), &Device::Cpu).unwrap()
 }

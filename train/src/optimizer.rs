@@ -278,18 +278,19 @@ impl InplaceOp2 for CpuUpdate<'_> {
         let gradient = &gradient.as_slice::<f32>()?[g_start..g_end];
         let mut memory = self.memory.borrow_mut();
         let (first, second) = &mut *memory;
+        let rule = self.rule;
         if second.is_empty() {
             value
                 .par_chunks_mut(CHUNK)
                 .zip(gradient.par_chunks(CHUNK))
                 .zip(first.par_chunks_mut(CHUNK))
-                .for_each(|((value, gradient), first)| self.rule.update(value, gradient, first, &mut []));
+                .for_each(|((value, gradient), first)| rule.update(value, gradient, first, &mut []));
         } else {
             value
                 .par_chunks_mut(CHUNK)
                 .zip(gradient.par_chunks(CHUNK))
                 .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)))
-                .for_each(|((value, gradient), (first, second))| self.rule.update(value, gradient, first, second));
+                .for_each(|((value, gradient), (first, second))| rule.update(value, gradient, first, second));
         }
         Ok(())
     }

@@ -1,0 +1,93 @@
+//! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS]` prints the median seconds an image.
+//!
+//! A step is forward, loss, backward and the AdamW update, from images and embeddings that are already in memory, with seeded
+//! random weights; `bench/time_step.py` does the same in PyTorch.
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use sam_ladder_schemas::train::{Arm, OptimizerKind};
+use sam_ladder_train::loss::ladder_loss;
+use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
+use sam_ladder_train::optimizer::Optimizer;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Values in [-1, 1) from a linear congruential generator.
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Weights of a sane scale: unit norm weights and variances, small biases, He-like matrices.
+fn weights(config: &ModelConfig) -> candle_core::Result<ModelWeights> {
+    let mut weights = ModelWeights::default();
+    for (i, (name, shape)) in ModelWeights::expected(config).into_iter().enumerate() {
+        let count = shape.iter().product();
+        let values = noise(count, i as u64 + 1);
+        let fan_in: usize = shape.iter().skip(1).product::<usize>().max(1);
+        let values: Vec<f32> = match () {
+            () if name.ends_with("running_var") || (shape.len() == 1 && name.ends_with("weight")) => vec![1.0; count],
+            () if shape.len() < 2 => values.iter().map(|x| x / 16.0).collect(),
+            () => values.iter().map(|x| x * (3.0 / fan_in as f32).sqrt()).collect(),
+        };
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        let tensor = if name.ends_with("num_batches_tracked") { tensor.to_dtype(DType::I64)? } else { tensor };
+        weights.0.insert(name, tensor);
+    }
+    Ok(weights)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<usize> = std::env::args().skip(1).map(|argument| argument.parse()).collect::<Result<_, _>>()?;
+    let &[size, batch, ..] = arguments.as_slice() else { return Err("usage: bench_step SIZE BATCH [STEPS]".into()) };
+    let steps = arguments.get(2).copied().unwrap_or(5).max(1);
+    let config = ModelConfig { image_size: size, num_classes: 9, arm: Arm::Full };
+    let model = LadderSam::new(&config, &weights(&config)?, &Device::Cpu)?;
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
+    let (grid, low) = (size / 16, size / 4);
+    let images = Tensor::from_vec(noise(batch * size * size, 101), (batch, 1, size, size), &Device::Cpu)?;
+    let embeddings = Tensor::from_vec(noise(batch * 256 * grid * grid, 102), (batch, 256, grid, grid), &Device::Cpu)?;
+    let labels: Vec<u8> = noise(batch * low * low, 103).iter().map(|x| ((x + 1.0) * 4.5) as u8).collect();
+    let labels = Tensor::from_vec(labels, (batch, low, low), &Device::Cpu)?;
+
+    let mut parts = [const { Vec::<f64>::new() }; 4];
+    let mut totals = Vec::new();
+    for step in 0..=steps {
+        let start = Instant::now();
+        let pass = model.forward_train(&images, &embeddings)?;
+        let forward = Instant::now();
+        let loss = ladder_loss(&pass.low_res_logits, &labels, config.num_classes, 0.8)?;
+        let lossed = Instant::now();
+        let gradients = pass.backward(&loss.total)?;
+        drop(loss);
+        let backward = Instant::now();
+        optimizer.step(&gradients, 1e-3)?;
+        drop(gradients);
+        let end = Instant::now();
+        if step == 0 {
+            continue; // touches the memory for the first time
+        }
+        totals.push((end - start).as_secs_f64());
+        for (part, time) in parts.iter_mut().zip([forward - start, lossed - forward, backward - lossed, end - backward]) {
+            part.push(time.as_secs_f64());
+        }
+    }
+    let [forward, loss, backward, update] = parts.map(median);
+    println!("forward {forward:.3} s, loss {loss:.3} s, backward {backward:.3} s, optimizer {update:.3} s");
+    let least = totals.iter().copied().fold(f64::INFINITY, f64::min);
+    let total = median(totals);
+    println!("{total:.3} s/step, least {least:.3}");
+    println!("{:.5} s/image", total / batch as f64);
+    Ok(())
+}
