@@ -46,6 +46,15 @@ impl SendPtr {
         Self(ptr)
     }
 
+    /// The pointer `offset` elements on.
+    ///
+    /// # Safety
+    /// `offset` lies within the buffer.
+    pub(crate) unsafe fn add(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+
     /// The elements `offset..offset + len`, to write.
     ///
     /// # Safety

@@ -1,6 +1,8 @@
 //! Two-dimensional convolution without bias, forward and both backwards.
 
 mod im2col;
+#[cfg(target_arch = "x86_64")]
+mod winograd;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -116,13 +118,25 @@ impl CustomOp2 for Conv2d {
 }
 
 fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if winograd::applies(g) {
+        return winograd::forward(g, x, weight);
+    }
     im2col::forward(g, x, weight)
 }
 
 fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if winograd::applies(g) {
+        return winograd::backward_data(g, grad, weight);
+    }
     im2col::backward_data(g, grad, weight)
 }
 
 fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if winograd::applies(g) {
+        return winograd::backward_weight(g, x, grad);
+    }
     im2col::backward_weight(g, x, grad)
 }
