@@ -17,8 +17,9 @@ use std::collections::HashMap;
 /// Relative, after up to sixteen steps in float32.
 const LOSS_F32: f64 = 2e-4;
 const ALPHA_F32: f64 = 2e-4;
-/// Adam divides by the gradient's own size, so rounding in a small gradient moves its parameter as far as any other.
-const NORM_F32: f64 = 1e-3;
+/// Adam divides by the size of the gradient, so where that is small, rounding decides the way of a parameter; PyTorch 2.15 on another
+/// machine than the golden run's is up to 3e-3 off.
+const NORM_F32: f64 = 5e-3;
 
 #[derive(Deserialize)]
 struct Trajectory {
