@@ -2,6 +2,12 @@
 
 mod im2col;
 #[cfg(target_arch = "x86_64")]
+mod implicit;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod transform;
+#[cfg(target_arch = "x86_64")]
 mod winograd;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
@@ -121,6 +127,8 @@ fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     if winograd::applies(g) {
         return winograd::forward(g, x, weight);
+    } else if implicit::applies(g) {
+        return implicit::forward(g, x, weight);
     }
     im2col::forward(g, x, weight)
 }
@@ -129,6 +137,8 @@ fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     if winograd::applies(g) {
         return winograd::backward_data(g, grad, weight);
+    } else if implicit::applies(g) {
+        return implicit::backward_data(g, grad, weight);
     }
     im2col::backward_data(g, grad, weight)
 }
@@ -137,6 +147,8 @@ fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     if winograd::applies(g) {
         return winograd::backward_weight(g, x, grad);
+    } else if implicit::applies(g) {
+        return implicit::backward_weight(g, x, grad);
     }
     im2col::backward_weight(g, x, grad)
 }

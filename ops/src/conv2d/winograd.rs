@@ -12,16 +12,13 @@
 //! Transforms work on eight channels at a time. Against float64 the error is about 1e-6 of the result's norm at 64 to 256 channels (the direct sum: 3e-7),
 //! one tenth of what the golden data allow.
 
-mod kernel;
-mod transform;
-
 use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
-use self::kernel::{COLUMNS, Left, block};
-use self::transform::LANES;
 use super::Geometry;
+use super::kernel::{COLUMNS, Left, ROWS, Target, available, block};
+use super::transform::{self, LANES};
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
 
 /// Pixels of a tile along an axis.
@@ -32,8 +29,6 @@ const WINDOW: usize = 6;
 const POINTS: usize = WINDOW * WINDOW;
 /// Tiles in a block of the forward pass, about.
 const BLOCK_TILES: usize = 42;
-/// Rows of the forward's register block.
-const ROWS: usize = 6;
 /// Rows of the register block of the weights' gradient.
 const WEIGHT_ROWS: usize = 4;
 /// Floats of transformed tiles that the weights' gradient holds at once: 12 MiB, to stay in a third-level cache.
@@ -45,11 +40,7 @@ const SKEW: usize = 16;
 
 /// True where this path computes the convolution.
 pub(super) fn applies(g: &Geometry) -> bool {
-    (g.k, g.stride, g.padding) == (3, 1, 1)
-        && g.ci.is_multiple_of(COLUMNS)
-        && g.co.is_multiple_of(COLUMNS)
-        && is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
+    (g.k, g.stride, g.padding) == (3, 1, 1) && g.ci.is_multiple_of(COLUMNS) && g.co.is_multiple_of(COLUMNS) && available()
 }
 
 /// `[b, co, h, w]`.
@@ -91,7 +82,7 @@ struct Pass {
 
 /// Where a row of tiles lies, and where its transformed points go or come from.
 #[derive(Clone, Copy)]
-struct Target {
+struct Points {
     /// The first point of the first tile, for eight channels.
     data: *mut f32,
     /// Floats from one point to the next.
@@ -155,7 +146,7 @@ impl Pass {
                             for c in (0..ci).step_by(LANES) {
                                 for r in 0..count {
                                     let data = v.as_mut_ptr().add(r * columns * ci + c);
-                                    let target = Target { data, point: v_point, tile: ci };
+                                    let target = Points { data, point: v_point, tile: ci };
                                     self.transform_input(x, (first + r, c), target, row_scratch);
                                 }
                             }
@@ -168,14 +159,14 @@ impl Pass {
                                         let data = v.as_ptr().add(point * v_point + tile * ci);
                                         let a = Left { data, row_stride: ci, k_stride: 1 };
                                         let c = m.as_mut_ptr().add(point * m_point + tile * co + o * COLUMNS);
-                                        block::<ROWS>(ci, a, b, c, co, false);
+                                        block::<ROWS>(ci, a, b, Target { data: c, stride: co, accumulate: false });
                                     }
                                 }
                             }
                             for c in (0..co).step_by(LANES) {
                                 for r in 0..count {
                                     let data = m.as_mut_ptr().add(r * columns * co + c);
-                                    let source = Target { data, point: m_point, tile: co };
+                                    let source = Points { data, point: m_point, tile: co };
                                     self.transform_output(source, (first + r, c), out, row_scratch);
                                 }
                             }
@@ -211,12 +202,12 @@ impl Pass {
                                 if group < ci / LANES {
                                     let c = group * LANES;
                                     let start = c / COLUMNS * tiles * COLUMNS + r * columns * COLUMNS + c % COLUMNS;
-                                    let target = Target { data: v_ptr.add(start), point: v_point, tile: COLUMNS };
+                                    let target = Points { data: v_ptr.add(start), point: v_point, tile: COLUMNS };
                                     self.transform_input(x, (first + r, c), target, row_scratch);
                                 } else {
                                     let c = (group - ci / LANES) * LANES;
                                     let start = (c * tiles) + r * columns * LANES;
-                                    let target = Target { data: m_ptr.add(start), point: m_point, tile: LANES };
+                                    let target = Points { data: m_ptr.add(start), point: m_point, tile: LANES };
                                     self.transform_gradient(grad, (first + r, c), target, row_scratch);
                                 }
                             }
@@ -234,7 +225,10 @@ impl Pass {
                                 let a = &m[o / LANES * LANES * tiles + start * LANES + o % LANES..];
                                 let a = Left { data: a.as_ptr(), row_stride: 1, k_stride: LANES };
                                 // SAFETY: the panels have `k` tiles from `start` on, `du` has rows `o..o + 4` and columns `i..i + 16`.
-                                unsafe { block::<WEIGHT_ROWS>(k, a, b.as_ptr(), du.as_mut_ptr().add(o * ci + i), ci, true) };
+                                unsafe {
+                                    let data = du.as_mut_ptr().add(o * ci + i);
+                                    block::<WEIGHT_ROWS>(k, a, b.as_ptr(), Target { data, stride: ci, accumulate: true });
+                                }
                             }
                         }
                     }
@@ -256,7 +250,7 @@ impl Pass {
     /// # Safety
     /// The processor has AVX2 and FMA; `row` is a row of tiles, `c` the first of eight channels of `ci`; `target` has the row's points, `scratch` `row_scratch()` floats.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn transform_input(&self, x: &[f32], (row, c): (usize, usize), target: Target, scratch: &mut [f32]) {
+    unsafe fn transform_input(&self, x: &[f32], (row, c): (usize, usize), target: Points, scratch: &mut [f32]) {
         let Pass { ci, h, w, .. } = *self;
         let (image, top) = self.position(row);
         let columns = self.columns();
@@ -270,7 +264,7 @@ impl Pass {
                 line[(w + 1) * LANES..].fill(0.0);
                 let from = &x[((image * ci + c) * h + top + dy - 1) * w..];
                 // SAFETY: eight planes follow from `c` on, and `line` has `w` pixels after the first.
-                unsafe { transform::gather_row(from.as_ptr(), h * w, w, line[LANES..].as_mut_ptr()) };
+                unsafe { transform::gather_row(from.as_ptr(), h * w, w, line[LANES..].as_mut_ptr(), LANES) };
             } else {
                 line.fill(0.0);
             }
@@ -300,7 +294,7 @@ impl Pass {
     /// # Safety
     /// As for [`Self::transform_input`], with `c` a channel of `co`.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn transform_gradient(&self, grad: &[f32], (row, c): (usize, usize), target: Target, scratch: &mut [f32]) {
+    unsafe fn transform_gradient(&self, grad: &[f32], (row, c): (usize, usize), target: Points, scratch: &mut [f32]) {
         let Pass { co, h, w, .. } = *self;
         let (image, top) = self.position(row);
         let columns = self.columns();
@@ -311,7 +305,7 @@ impl Pass {
                 line[w * LANES..].fill(0.0);
                 let from = &grad[((image * co + c) * h + top + dy) * w..];
                 // SAFETY: eight planes follow from `c` on, and `line` has `w` pixels.
-                unsafe { transform::gather_row(from.as_ptr(), h * w, w, line.as_mut_ptr()) };
+                unsafe { transform::gather_row(from.as_ptr(), h * w, w, line.as_mut_ptr(), LANES) };
             } else {
                 line.fill(0.0);
             }
@@ -341,7 +335,7 @@ impl Pass {
     /// # Safety
     /// As for [`Self::transform_input`], with `c` a channel of `co`; `out` is `[b, co, h, w]` and these rows of these channels belong to this thread.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn transform_output(&self, source: Target, (row, c): (usize, usize), out: SendPtr, scratch: &mut [f32]) {
+    unsafe fn transform_output(&self, source: Points, (row, c): (usize, usize), out: SendPtr, scratch: &mut [f32]) {
         let Pass { co, h, w, .. } = *self;
         let (image, top) = self.position(row);
         let columns = self.columns();

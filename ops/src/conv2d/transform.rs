@@ -1,4 +1,4 @@
-//! The transforms of F(4×4, 3×3) on vectors of eight channels, and the way between rows of pixels and such vectors.
+//! The transforms of Winograd's F(4×4, 3×3) on vectors of eight channels, and the way between rows of pixels and such vectors.
 //!
 //! The interpolation points are 0, ±a, ±b and infinity with a = 3/4 and b = 3/2. Against the usual ±1, ±2 they halve the rounding error.
 
@@ -138,19 +138,19 @@ fn groups(n: usize) -> impl Iterator<Item = usize> {
     (0..n.div_ceil(LANES)).map(move |i| (i * LANES).min(n - LANES))
 }
 
-/// `n` pixels of eight planes, `plane` elements apart → `n` vectors.
+/// `n` pixels of eight planes, `plane` elements apart → `n` vectors, `stride` floats apart.
 ///
 /// # Safety
 /// The processor has AVX2 and FMA; the pixels and the vectors are there.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn gather_row(from: *const f32, plane: usize, n: usize, to: *mut f32) {
+pub(super) unsafe fn gather_row(from: *const f32, plane: usize, n: usize, to: *mut f32, stride: usize) {
     // SAFETY: the caller's promise; a group lies within `0..n`.
     unsafe {
         if n < LANES {
             for x in 0..n {
                 for lane in 0..LANES {
-                    *to.add(x * LANES + lane) = *from.add(lane * plane + x);
+                    *to.add(x * stride + lane) = *from.add(lane * plane + x);
                 }
             }
             return;
@@ -158,7 +158,7 @@ pub(super) unsafe fn gather_row(from: *const f32, plane: usize, n: usize, to: *m
         for x in groups(n) {
             let rows = transpose(std::array::from_fn(|lane| _mm256_loadu_ps(from.add(lane * plane + x))));
             for (i, row) in rows.into_iter().enumerate() {
-                _mm256_storeu_ps(to.add((x + i) * LANES), row);
+                _mm256_storeu_ps(to.add((x + i) * stride), row);
             }
         }
     }
