@@ -96,7 +96,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let n = rounded - ROUND;
     let r = madd::<FMA>(n, -LN2_LOW, madd::<FMA>(n, -LN2_HIGH, x));
     let mut p = 1.987_569_1e-4;
-    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = madd::<FMA>(p, r, coefficient);
     }
     let p = madd::<FMA>(p * r, r, r) + 1.0;

@@ -1,6 +1,6 @@
 //! What the operations' unit tests share: seeded inputs, and the comparison of an operation with its composed reference.
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
 /// Values in [-1, 1) from a seed.
 pub(crate) fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
@@ -25,7 +25,8 @@ pub(crate) fn relative_difference(got: &Tensor, want: &Tensor) -> Result<f32> {
 }
 
 /// Asserts that two functions of the same inputs agree, in value and in the gradient with respect to every input, where the
-/// output's gradient is a different number for each element.
+/// output's gradient is a different number for each element; and that some elements of the gradients equal central differences of the
+/// reference in float64.
 pub(crate) fn assert_gradients_match(
     inputs: &[Tensor],
     operation: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -43,6 +44,34 @@ pub(crate) fn assert_gradients_match(
         let (Some(got), Some(want)) = (got.get(tensor), want.get(tensor)) else { panic!("input {i} has no gradient") };
         let error = relative_difference(got, want)?;
         assert!(error < 1e-5, "gradients of input {i} differ by {error}");
+        assert_finite_differences(inputs, i, got, &reference)?;
+    }
+    Ok(())
+}
+
+/// Compares a few elements of the gradient `got` of input `which` with central differences in float64.
+fn assert_finite_differences(
+    inputs: &[Tensor],
+    which: usize,
+    got: &Tensor,
+    reference: &impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    const STEP: f64 = 1e-5;
+    let got = got.flatten_all()?.to_vec1::<f32>()?;
+    let largest = got.iter().fold(1e-30, |m: f64, v| m.max(f64::from(v.abs())));
+    for element in (0..got.len()).step_by(got.len().div_ceil(4).max(1)) {
+        let loss = |step: f64| -> Result<f64> {
+            let mut inputs = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+            let mut values = inputs[which].flatten_all()?.to_vec1::<f64>()?;
+            values[element] += step;
+            inputs[which] = Tensor::from_vec(values, inputs[which].dims(), &Device::Cpu)?;
+            let y = reference(&inputs)?;
+            let weights = uniform(y.dims(), 77)?.to_dtype(DType::F64)?;
+            (y * weights)?.sum_all()?.to_scalar()
+        };
+        let want = (loss(STEP)? - loss(-STEP)?) / (2.0 * STEP);
+        let error = (f64::from(got[element]) - want).abs() / largest;
+        assert!(error < 2e-5, "element {element} of the gradient of input {which} is off by {error}");
     }
     Ok(())
 }

@@ -131,6 +131,9 @@ trait TensorFile: Send + Sync {
     fn read(&self, name: &str) -> std::result::Result<Vec<f32>, String>;
 }
 
+/// Shapes of a file's tensors, and the file.
+type Opened = (BTreeMap<String, Vec<usize>>, Box<dyn TensorFile>);
+
 enum Source {
     File(Box<dyn TensorFile>),
     Memory(HashMap<String, Tensor>),
@@ -171,7 +174,7 @@ impl StateDict {
         }
         let mut magic = Vec::new();
         (&mut file).take(16).read_to_end(&mut magic).map_err(io)?;
-        let (shapes, source): (BTreeMap<_, _>, Box<dyn TensorFile>) = if magic.starts_with(b"PK") {
+        let (shapes, source): Opened = if magic.starts_with(b"PK") {
             torch_file::open_zip(file, metadata.len()).map_err(format)?
         } else if magic.starts_with(&[0x80, 0x02, 0x8a, 0x0a]) {
             torch_file::open_legacy(file, metadata.len()).map_err(format)?

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Mutex, PoisonError};
 
-use super::{ElementType, TensorFile};
+use super::{ElementType, Opened, TensorFile};
 
 /// Longest header that is read, as in the format's own library.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -17,7 +17,7 @@ struct SafetensorsFile {
 }
 
 /// Shapes and places of a file's tensors.
-pub(super) fn open(mut file: File, file_bytes: u64) -> Result<(BTreeMap<String, Vec<usize>>, Box<dyn TensorFile>), String> {
+pub(super) fn open(mut file: File, file_bytes: u64) -> Result<Opened, String> {
     let truncated = |e: std::io::Error| format!("the .safetensors header cannot be read ({e}); the file is truncated or damaged");
     let mut length = [0u8; 8];
     file.seek(SeekFrom::Start(0)).map_err(truncated)?;

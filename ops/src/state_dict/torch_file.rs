@@ -9,9 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use zip::ZipArchive;
 
 use super::pickle::{self, Pickle, TensorRef, Value};
-use super::{ElementType, TensorFile};
-
-type Opened = (BTreeMap<String, Vec<usize>>, Box<dyn TensorFile>);
+use super::{ElementType, Opened, TensorFile};
 
 /// A tensor's view of its storage, free of the pickle's shared pointers.
 struct View {
