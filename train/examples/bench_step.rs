@@ -11,8 +11,8 @@ use sam_ladder_train::loss::ladder_loss;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
 use sam_ladder_train::optimizer::Optimizer;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[path = "../../src/allocator.rs"]
+mod allocator;
 
 /// Values in [-1, 1) from a linear congruential generator.
 fn noise(count: usize, seed: u64) -> Vec<f32> {
@@ -49,6 +49,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    allocator::keep_freed_pages();
     let arguments: Vec<usize> = std::env::args().skip(1).map(|argument| argument.parse()).collect::<Result<_, _>>()?;
     let &[size, batch, ..] = arguments.as_slice() else { return Err("usage: bench_step SIZE BATCH [STEPS]".into()) };
     let steps = arguments.get(2).copied().unwrap_or(5).max(1);

@@ -138,7 +138,7 @@ impl LadderSam {
         self.mask_decoder.forward(&x, mode)
     }
 
-    /// As [`Self::forward`] in [`Mode::Train`], with a backward pass of its own that is faster than the tensor library's.
+    /// As [`Self::forward`] in [`Mode::Train`], together with the way back to the gradients.
     ///
     /// # Errors
     /// Inputs of another shape.

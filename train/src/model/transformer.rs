@@ -258,13 +258,13 @@ fn scaled_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     attention(q, k, v, 1.0 / (d as f64).sqrt())
 }
 
-/// `[b, n, heads·d]` → `[b, heads, n, d]`
+/// `[b, n, heads·d]` → `[b, heads, n, d]`, a view.
 fn split_heads(x: &Tensor) -> Result<Tensor> {
     let (b, n, c) = x.dims3()?;
-    x.reshape((b, n, HEADS, c / HEADS))?.transpose(1, 2)?.contiguous()
+    x.reshape((b, n, HEADS, c / HEADS))?.transpose(1, 2)
 }
 
-/// `[b, heads, n, d]` → `[b, n, heads·d]`
+/// `[b, heads, n, d]` → `[b, n, heads·d]`; copies nothing where the attention left its result as `[b, n, heads, d]`.
 fn merge_heads(x: &Tensor) -> Result<Tensor> {
     let (b, heads, n, d) = x.dims4()?;
     x.transpose(1, 2)?.contiguous()?.reshape((b, n, heads * d))

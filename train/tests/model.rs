@@ -1,0 +1,199 @@
+//! What is trained, what is kept, and what each arm of the ablation runs.
+
+use std::collections::HashSet;
+
+use candle_core::{DType, Device, Result, Tensor};
+use sam_ladder_schemas::train::{Arm, OptimizerKind};
+use sam_ladder_train::loss::ladder_loss;
+use sam_ladder_train::model::{LadderSam, Mode, ModelConfig, ModelError, ModelWeights, upsample_masks};
+use sam_ladder_train::optimizer::Optimizer;
+
+const SIZE: usize = 32;
+
+fn config(arm: Arm) -> ModelConfig {
+    ModelConfig { image_size: SIZE, num_classes: 9, arm }
+}
+
+/// Deterministic values in [-1, 1).
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn weights(config: &ModelConfig) -> ModelWeights {
+    let weights = ModelWeights::expected(config).into_iter().enumerate().map(|(i, (name, shape))| {
+        let fan_in: usize = shape.iter().skip(1).product::<usize>().max(1);
+        let positive = name.ends_with("running_var") || (shape.len() == 1 && name.ends_with("weight"));
+        let values = noise(shape.iter().product(), i as u64)
+            .iter()
+            .map(|x| if positive { 1.0 } else { x * (3.0 / fan_in as f32).sqrt() })
+            .collect();
+        let tensor = Tensor::from_vec::<_, f32>(values, shape, &Device::Cpu).unwrap();
+        let tensor = if name.ends_with("num_batches_tracked") {
+            tensor.zeros_like().unwrap().to_dtype(DType::I64).unwrap()
+        } else {
+            tensor
+        };
+        (name, tensor)
+    });
+    ModelWeights(weights.collect())
+}
+
+fn model(arm: Arm) -> LadderSam {
+    LadderSam::new(&config(arm), &weights(&config(arm)), &Device::Cpu).unwrap()
+}
+
+/// Images, embeddings, labels for a batch of two.
+fn batch() -> Result<(Tensor, Tensor, Tensor)> {
+    let (grid, low) = (SIZE / 16, SIZE / 4);
+    let images = Tensor::from_vec(noise(2 * SIZE * SIZE, 1), (2, 1, SIZE, SIZE), &Device::Cpu)?;
+    let embeddings = Tensor::from_vec(noise(2 * 256 * grid * grid, 2), (2, 256, grid, grid), &Device::Cpu)?;
+    let labels: Vec<u8> = noise(2 * low * low, 3).iter().map(|x| ((x + 1.0) * 4.5) as u8).collect();
+    Ok((images, embeddings, Tensor::from_vec(labels, (2, low, low), &Device::Cpu)?))
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn exactly_the_cnn_alpha_and_output_upscaling_are_trained() {
+    for arm in [Arm::Full, Arm::CnnOnly, Arm::SamOnly] {
+        let model = model(arm);
+        let trained: HashSet<String> = model.trainable().iter().map(|(name, _)| name.clone()).collect();
+        assert_eq!(trained.len(), model.trainable().len());
+        let buffer = |name: &str| ["running_mean", "running_var", "num_batches_tracked"].iter().any(|end| name.ends_with(end));
+        let expected: HashSet<String> = ModelWeights::expected(&config(arm))
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| {
+                name == "sam.alpha" || name.contains(".output_upscaling.") || (name.starts_with("CNN_encoder.") && !buffer(name))
+            })
+            .collect();
+        assert_eq!(trained, expected);
+        assert!(!trained.iter().any(|name| name.contains("layer4") || name.contains(".fc.")));
+    }
+}
+
+#[test]
+fn each_arm_has_gradients_for_what_it_runs() -> Result<()> {
+    let (images, embeddings, labels) = batch()?;
+    for arm in [Arm::Full, Arm::CnnOnly, Arm::SamOnly] {
+        let model = model(arm);
+        let pass = model.forward_train(&images, &embeddings)?;
+        let total = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total;
+        let gradients = pass.backward(&total)?;
+        for (name, var) in model.trainable() {
+            let expected = match arm {
+                Arm::Full => true,
+                Arm::CnnOnly => name != "sam.alpha",
+                Arm::SamOnly => name.contains("output_upscaling"),
+            };
+            assert_eq!(gradients.get(var).is_some(), expected, "{name} in {arm:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn arms_look_at_what_they_say() -> Result<()> {
+    let (images, embeddings, _) = batch()?;
+    let (other_images, other_embeddings) = ((&images * 0.5)?, (&embeddings * 0.5)?);
+    for (arm, sees_images, sees_embeddings, gate) in
+        [(Arm::Full, true, true, None), (Arm::CnnOnly, true, false, Some(0.0)), (Arm::SamOnly, false, true, Some(1.0))]
+    {
+        let model = model(arm);
+        let run = |images, embeddings| values(&model.forward(images, embeddings, Mode::Eval).unwrap());
+        let logits = run(&images, &embeddings);
+        assert_eq!(logits != run(&other_images, &embeddings), sees_images, "{arm:?}");
+        assert_eq!(logits != run(&images, &other_embeddings), sees_embeddings, "{arm:?}");
+        let alpha = model.alpha()?;
+        assert_eq!(model.gate()?, gate.unwrap_or(1.0 / (1.0 + (-alpha).exp())));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_step_changes_the_trained_and_the_running_statistics_alone() -> Result<()> {
+    let (images, embeddings, labels) = batch()?;
+    let model = model(Arm::Full);
+    let snapshot = || -> Vec<(String, Vec<f32>)> {
+        model.state_dict().unwrap().into_iter().map(|(name, tensor)| (name, values(&tensor))).collect()
+    };
+    let before = snapshot();
+    let names: Vec<String> = ModelWeights::expected(&config(Arm::Full)).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(
+        before.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(),
+        names,
+        "the state dict lists every weight in order"
+    );
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
+    let pass = model.forward_train(&images, &embeddings)?;
+    let total = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total;
+    optimizer.step(&pass.backward(&total)?, 1e-3)?;
+    let trained: HashSet<&str> = model.trainable().iter().map(|(name, _)| name.as_str()).collect();
+    for ((name, before), (_, after)) in before.iter().zip(snapshot()) {
+        let buffer = name.contains("running_") || name.ends_with("num_batches_tracked");
+        assert_eq!(*before != after, buffer || trained.contains(name.as_str()), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn evaluation_changes_nothing_and_keeps_no_graph() -> Result<()> {
+    let (images, embeddings, _) = batch()?;
+    let model = model(Arm::Full);
+    let first = model.forward(&images, &embeddings, Mode::Eval)?;
+    assert!(!first.track_op());
+    assert_eq!(values(&first), values(&model.forward(&images, &embeddings, Mode::Eval)?));
+    assert_eq!(first.dims(), [2, 9, SIZE / 4, SIZE / 4]);
+    assert_eq!(upsample_masks(&first, SIZE)?.dims(), [2, 9, SIZE, SIZE]);
+    Ok(())
+}
+
+#[test]
+fn a_model_made_of_a_state_dict_is_the_same_model() -> Result<()> {
+    let (images, embeddings, _) = batch()?;
+    let first = model(Arm::Full);
+    first.forward_train(&images, &embeddings)?;
+    let weights = ModelWeights(first.state_dict()?.into_iter().collect());
+    let second = LadderSam::new(&config(Arm::Full), &weights, &Device::Cpu).unwrap();
+    let logits = |model: &LadderSam| values(&model.forward(&images, &embeddings, Mode::Eval).unwrap());
+    assert_eq!(logits(&first), logits(&second));
+    // The second has storage of its own.
+    second.forward_train(&images, &embeddings)?;
+    assert_ne!(logits(&first), logits(&second));
+    Ok(())
+}
+
+#[test]
+fn wrong_weights_are_refused_by_name() {
+    let config = config(Arm::Full);
+    let name = "CNN_encoder.layer2.0.downsample.0.weight";
+    let refuse = |weights: ModelWeights| LadderSam::new(&config, &weights, &Device::Cpu).err().unwrap();
+
+    let mut missing = weights(&config);
+    missing.0.remove(name);
+    assert!(matches!(refuse(missing), ModelError::Missing(found) if found == name));
+
+    let mut extra = weights(&config);
+    extra.0.insert("CNN_encoder.fc.bias".to_string(), Tensor::zeros(1000, DType::F32, &Device::Cpu).unwrap());
+    assert!(matches!(refuse(extra), ModelError::Extra(found) if found == "CNN_encoder.fc.bias"));
+
+    let mut shape = weights(&config);
+    shape.0.insert(name.to_string(), Tensor::zeros((128, 64, 3, 3), DType::F32, &Device::Cpu).unwrap());
+    let message = refuse(shape).to_string();
+    assert_eq!(message, format!("weight `{name}` has shape [128, 64, 3, 3], expected [128, 64, 1, 1]"));
+}
+
+#[test]
+fn impossible_settings_are_refused() {
+    for (image_size, num_classes) in [(0, 9), (40, 9), (32, 1)] {
+        let config = ModelConfig { image_size, num_classes, arm: Arm::Full };
+        assert!(matches!(LadderSam::new(&config, &weights(&config), &Device::Cpu), Err(ModelError::Config(_))));
+    }
+}
