@@ -18,7 +18,7 @@ use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::optimizer::Optimizer;
 use sam_ladder_train::run::records::read_steps;
 use sam_ladder_train::run::sampler::{Sampler, VariantDraws};
-use sam_ladder_train::run::trainer::{BatchTensors, StepLosses, train_step};
+use sam_ladder_train::run::trainer::{BatchTensors, StepLosses, StepSettings, train_step};
 use sam_ladder_train::run::{TrainArgs, train};
 use sam_ladder_train::schedule::learning_rate;
 use std::collections::BTreeMap;
@@ -120,7 +120,7 @@ fn uncached(scans: &Path, store: &Path) -> Vec<StepLosses> {
             let embeddings = encoder.forward(&images).unwrap();
             let lr = learning_rate(losses.len(), config.lr, config.warmup, max_iterations);
             let batch = BatchTensors { images, embeddings, labels };
-            losses.push(train_step(&model, &mut optimizer, &batch, config.lambda, lr).unwrap());
+            losses.push(train_step(&model, &mut optimizer, &batch, StepSettings { lambda: config.lambda, lr }).unwrap());
         }
     }
     losses

@@ -114,6 +114,8 @@ fn a_resumed_run_equals_one_that_never_stopped() {
     train(&killed).unwrap();
     assert_same_run(&straight.run, &killed.run);
 
+    assert_eq!(read_record(&killed.run).unwrap().config.max_steps, None);
+
     // A finished run is left as it is.
     assert_eq!(train(&killed).unwrap(), summary);
 }

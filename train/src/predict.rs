@@ -142,23 +142,29 @@ pub fn predict_cases(args: &PredictArgs, mut visit: impl FnMut(CasePrediction) -
     let model = load_model(&args.weights, &store, &args.device)?;
     let cases = args.cases.clone().unwrap_or_else(|| store.cases(args.split));
     for case in &cases {
-        visit(predict_case(&model, &store, args.split, case, args.batch_size, &args.device)?)?;
+        let request = CaseRequest { split: args.split, case, batch_size: args.batch_size };
+        visit(predict_case(&model, &store, request)?)?;
     }
     Ok(())
 }
 
-/// Predicts one case of a store at the scan's own resolution.
+/// Which case, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct CaseRequest<'a> {
+    /// Split of the case.
+    pub split: Split,
+    /// The case, as in the store.
+    pub case: &'a str,
+    /// Slices that go through the network together.
+    pub batch_size: usize,
+}
+
+/// Predicts one case of a store at the scan's own resolution, on the model's device.
 ///
 /// # Errors
 /// A case that is not in the split, or a damaged store.
-pub fn predict_case(
-    model: &LadderSam,
-    store: &Store,
-    split: Split,
-    case: &str,
-    batch_size: usize,
-    device: &Device,
-) -> Result<CasePrediction> {
+pub fn predict_case(model: &LadderSam, store: &Store, request: CaseRequest) -> Result<CasePrediction> {
+    let CaseRequest { split, case, batch_size } = request;
     let rows: Vec<u32> = store.case_rows(split, case)?.collect();
     let identity = identity_variant(store, split)?;
     let Some(slice) = rows.first().map(|&row| &store.slices(split)[row as usize]) else {
@@ -170,7 +176,7 @@ pub fn predict_case(
     for rows in rows.chunks(batch_size.max(1)) {
         let picks: Vec<(u32, u32)> = rows.iter().map(|&row| (row, identity)).collect();
         store.read_batch(split, &picks, &mut batch)?;
-        mask.extend(predict_slices(model, &batch, rows.len(), [h, w], device)?);
+        mask.extend(predict_slices(model, &batch, rows.len(), [h, w])?);
     }
     Ok(CasePrediction { case: case.to_string(), mask, shape: [rows.len(), h, w], spacing_mm: slice.spacing_mm })
 }
@@ -192,10 +198,10 @@ pub fn identity_variant(store: &Store, split: Split) -> Result<u32> {
 ///
 /// # Errors
 /// Buffers of another size.
-pub fn predict_slices(model: &LadderSam, batch: &Batch, count: usize, size: [usize; 2], device: &Device) -> Result<Vec<u8>> {
+pub fn predict_slices(model: &LadderSam, batch: &Batch, count: usize, size: [usize; 2]) -> Result<Vec<u8>> {
     let s = model.config().image_size;
     let geometry = Geometry { image_size: s, num_classes: model.config().num_classes };
-    let (images, embeddings) = input_tensors(batch, count, geometry, device)?;
+    let (images, embeddings) = input_tensors(batch, count, geometry, model.image_pe().device())?;
     let low_res_logits = model.forward(&images, &embeddings, Mode::Eval)?; // [count, C, s/4, s/4]
     let mut out = Vec::with_capacity(count * size[0] * size[1]);
     // One slice at a time: at 1024 pixels its logits take 36 MiB.

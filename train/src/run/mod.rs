@@ -161,7 +161,7 @@ fn start_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Stan
 
 /// Reads back where a run stands, after checking that it is the run asked for.
 fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Standing> {
-    let record = read_record(&args.run)?;
+    let mut record = read_record(&args.run)?;
     let asked = Asked {
         config: &args.config,
         cache_id: &store.attributes().cache_id,
@@ -174,6 +174,10 @@ fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Sta
     let model = LadderSam::new(&model_config(args, geometry), &ModelWeights(model), &args.device)?;
     let mut optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
     optimizer.load_state(&optimizer_state)?;
+    if record.config.max_steps != args.config.max_steps {
+        record.config.max_steps = args.config.max_steps;
+        write_record(&args.run, &record)?;
+    }
     Ok(Standing { model, optimizer, records, position })
 }
 

@@ -6,7 +6,7 @@ use crate::run::batches::for_each_batch;
 use crate::run::checkpoint::{CheckpointInfo, ResumeState, save_model};
 use crate::run::sampler::{Item, Sampler};
 use crate::run::tensorboard::EventWriter;
-use crate::run::trainer::{Geometry, batch_tensors, train_step};
+use crate::run::trainer::{Geometry, StepSettings, batch_tensors, train_step};
 use crate::run::validation::Validation;
 use crate::run::{RunSummary, Standing, TrainArgs};
 use crate::schedule::learning_rate;
@@ -101,7 +101,7 @@ impl<'a> Session<'a> {
         let max_iterations = config.epochs * self.epoch_batches;
         let lr = learning_rate(step as usize, config.lr, config.warmup, max_iterations);
         let tensors = batch_tensors(batch, items.len(), self.plan.geometry, &self.plan.args.device)?;
-        let losses = train_step(&standing.model, &mut standing.optimizer, &tensors, config.lambda, lr)?;
+        let losses = train_step(&standing.model, &mut standing.optimizer, &tensors, StepSettings { lambda: config.lambda, lr })?;
         if let Some((what, value)) = losses.not_finite() {
             return Err(self.diverged(what.into(), value, lr));
         }

@@ -81,6 +81,15 @@ impl StepLosses {
     }
 }
 
+/// The numbers of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepSettings {
+    /// λ: weight of Dice in the loss.
+    pub lambda: f64,
+    /// Learning rate.
+    pub lr: f64,
+}
+
 /// Forward, loss, backward, update. When a loss is not finite there is no update: see [`StepLosses::not_finite`].
 ///
 /// # Errors
@@ -89,16 +98,15 @@ pub fn train_step(
     model: &LadderSam,
     optimizer: &mut Optimizer,
     batch: &BatchTensors,
-    lambda: f64,
-    lr: f64,
+    settings: StepSettings,
 ) -> Result<StepLosses> {
     let num_classes = model.config().num_classes;
     let pass = model.forward_train(&batch.images, &batch.embeddings)?;
-    let loss = ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, lambda)?;
+    let loss = ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda)?;
     let losses = StepLosses { total: loss.total.to_scalar()?, ce: loss.ce.to_scalar()?, dice: loss.dice.to_scalar()? };
     if losses.not_finite().is_none() {
         let gradients = pass.backward(&loss.total)?;
-        optimizer.step(&gradients, lr)?;
+        optimizer.step(&gradients, settings.lr)?;
     }
     Ok(losses)
 }
