@@ -51,7 +51,8 @@ pub(super) struct CpuVit {
 }
 
 impl CpuVit {
-    pub(super) fn new(config: VitConfig, weights: &VitWeights<Tensor>) -> Result<Self> {
+    /// Takes the weights block by block, so that no more than one block is in memory twice.
+    pub(super) fn new(config: VitConfig, weights: VitWeights<Tensor>) -> Result<Self> {
         let flat = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
         let affine =
             |layer: &Affine<Tensor>| -> Result<Linear> { Ok(Linear { weight: flat(&layer.weight)?, bias: flat(&layer.bias)? }) };
@@ -68,7 +69,7 @@ impl CpuVit {
             row.iter_mut().zip(&patch.bias).for_each(|(position, bias)| *position += bias);
         }
         let mut blocks = Vec::with_capacity(config.depth);
-        for (i, block) in weights.blocks.iter().enumerate() {
+        for (i, block) in weights.blocks.into_iter().enumerate() {
             let (heights, widths) = (flat(&block.rel_pos_h)?, flat(&block.rel_pos_w)?);
             blocks.push(Block {
                 norm1: affine(&block.norm1)?,

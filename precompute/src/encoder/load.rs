@@ -51,24 +51,54 @@ impl ImageEncoder {
     /// If the checkpoint is of another architecture, lacks a tensor of SAM's, holds one that is not, or has one of another shape; or if
     /// the image size is not a multiple of 16.
     pub fn load(state: &StateDict, arch: EncoderArch, image_size: usize, device: &Device) -> Result<Self> {
+        let sized = SizedState::new(state, arch, image_size)?;
+        Self::from_tensors(sized.config.clone(), device, |name| Ok(sized.tensor(name)?.to_device(device)?))
+    }
+}
+
+/// The image encoder's tensors of a SAM checkpoint, under their names there (`image_encoder.…`), with the tables of positions at
+/// `image_size`: what the published code's model of that size holds.
+///
+/// # Errors
+/// As [`ImageEncoder::load`].
+pub fn sized_encoder_tensors(state: &StateDict, image_size: usize) -> Result<Vec<(String, Tensor)>> {
+    let sized = SizedState::new(state, detect_arch(state)?, image_size)?;
+    let read = |(name, _): (String, Vec<usize>)| Ok((format!("{PREFIX}{name}"), sized.tensor(&name)?));
+    sized.config.tensors().into_iter().map(read).collect()
+}
+
+/// A checked checkpoint, read at another image size than its own.
+struct SizedState<'a> {
+    state: &'a StateDict,
+    stored: VitConfig,
+    config: VitConfig,
+    shapes: HashMap<String, Vec<usize>>,
+}
+
+impl<'a> SizedState<'a> {
+    fn new(state: &'a StateDict, arch: EncoderArch, image_size: usize) -> Result<Self> {
         check_image_size(image_size)?;
         let stored = check(state, arch)?;
         let config = VitConfig::new(arch, image_size);
-        let shapes: HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
-        Self::from_tensors(config.clone(), device, |name| {
-            let tensor = state.tensor(&format!("{PREFIX}{name}"), &Device::Cpu)?;
-            let shape = &shapes[name];
-            if tensor.dims() == shape {
-                return Ok(tensor.to_device(device)?);
-            }
-            // only tables of positions depend on the size, as the checks of their stored shapes made sure
-            let table = tensor.flatten_all()?.to_vec1::<f32>()?;
-            let resized = match name {
-                "pos_embed" => resize_square(&table, stored.grid(), config.grid()),
-                _ => resize_rows(&table, 2 * stored.grid() - 1, 2 * config.grid() - 1),
-            };
-            Ok(Tensor::from_vec(resized, shape.as_slice(), device)?)
-        })
+        let shapes = config.tensors().into_iter().collect();
+        Ok(Self { state, stored, config, shapes })
+    }
+
+    /// One of the encoder's tensors, named without `image_encoder.`, on the CPU.
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.state.tensor(&format!("{PREFIX}{name}"), &Device::Cpu)?;
+        let shape = &self.shapes[name];
+        if tensor.dims() == shape {
+            return Ok(tensor);
+        }
+        // only tables of positions depend on the size, as the checks of their stored shapes made sure
+        let table = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let (stored, grid) = (self.stored.grid(), self.config.grid());
+        let resized = match name {
+            "pos_embed" => resize_square(&table, stored, grid),
+            _ => resize_rows(&table, 2 * stored - 1, 2 * grid - 1),
+        };
+        Ok(Tensor::from_vec(resized, shape.as_slice(), &Device::Cpu)?)
     }
 }
 

@@ -14,7 +14,7 @@ pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
 
 use cpu::CpuVit;
-pub use load::{decoder_weights, detect_arch};
+pub use load::{decoder_weights, detect_arch, sized_encoder_tensors};
 pub use random::{random_decoder_weights, random_tensor};
 pub use weights::VitConfig;
 use weights::VitWeights;
@@ -84,7 +84,7 @@ impl ImageEncoder {
     fn from_tensors(config: VitConfig, device: &Device, get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
         let weights = VitWeights::collect(&config, get)?;
         let path = match device.is_cpu() {
-            true => Path::Cpu(CpuVit::new(config.clone(), &weights)?),
+            true => Path::Cpu(CpuVit::new(config.clone(), weights)?),
             false => Path::Composed(weights),
         };
         Ok(Self { config, device: device.clone(), path })
@@ -147,7 +147,7 @@ mod tests {
             let noise = random_tensor(8, "noise_embed.weight", &shapes[name])?;
             Ok((random_tensor(7, name, &shapes[name])? + (noise * 0.2)?)?)
         })?;
-        Ok((CpuVit::new(config.clone(), &weights)?, weights))
+        Ok((CpuVit::new(config.clone(), weights.clone())?, weights))
     }
 
     #[test]
