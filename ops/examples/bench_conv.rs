@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::batch_norm::batch_norm_train;
+use sam_ladder_ops::batch_norm_pool::batch_norm_relu_max_pool;
 use sam_ladder_ops::conv2d::conv2d;
 use sam_ladder_ops::elementwise::add_relu;
 use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
@@ -45,9 +46,8 @@ fn random(shape: &[usize]) -> Result<Tensor> {
     Tensor::randn(0f32, 1f32, shape, &Device::Cpu)
 }
 
-/// The time that the backward takes by the inputs that are variables.
+/// The time of a backward from `y` to the variables, candle's own sums of gradients included.
 fn backward(y: &Tensor) -> Result<f64> {
-    // One more tensor above, whose gradient is a ready tensor: candle's own sums and the seed's creation are timed apart.
     Ok(best(|| y.backward())?.0)
 }
 
@@ -94,6 +94,10 @@ fn main() -> Result<()> {
     let (forward, _) = best(|| max_pool2d_3x3_s2_p1(&x))?;
     let back = backward(&max_pool2d_3x3_s2_p1(Var::from_tensor(&x)?.as_tensor())?)?;
     println!("{:<22} {forward:>9.1} {back:>12.1}", "max pool 64x112x112");
+    let (weight, bias) = (Tensor::ones_like(&random(&[64])?)?, random(&[64])?);
+    let (forward, _) = best(|| batch_norm_relu_max_pool(&x, &weight, &bias, 1e-5))?;
+    let back = backward(&batch_norm_relu_max_pool(Var::from_tensor(&x)?.as_tensor(), &weight, &bias, 1e-5)?.0)?;
+    println!("{:<22} {forward:>9.1} {back:>12.1}", "both in one op");
     let (a, b) = (random(&[batch, 64, 56, 56])?, random(&[batch, 64, 56, 56])?);
     let (forward, _) = best(|| add_relu(&a, &b))?;
     let back = backward(&add_relu(Var::from_tensor(&a)?.as_tensor(), Var::from_tensor(&b)?.as_tensor())?)?;

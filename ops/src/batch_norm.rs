@@ -50,19 +50,29 @@ pub fn batch_norm_train(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, re
         return batch_norm_train_composed(x, weight, bias, eps, relu);
     }
     let x = x.contiguous()?;
+    let (statistics, normalisation) = batch_statistics(&x, eps)?;
+    Ok((x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, BatchNorm { normalisation, relu })?, statistics))
+}
+
+/// Mean and inverse deviation of each channel.
+pub(crate) struct Normalisation {
+    pub(crate) mean: Vec<f32>,
+    pub(crate) inv_std: Vec<f32>,
+}
+
+/// The statistics of a contiguous float32 CPU tensor `[b, c, h, w]`.
+pub(crate) fn batch_statistics(x: &Tensor, eps: f64) -> Result<(BatchStatistics, Normalisation)> {
+    let (b, c, h, w) = x.dims4()?;
     let count = (b * h * w) as f64;
-    let stats: Vec<(f64, f64)> = with_f32(&x, "batch-norm", |data| {
+    let stats: Vec<(f64, f64)> = with_f32(x, "batch-norm", |data| {
         let planes = Planes { b, c, hw: h * w };
         Ok((0..c).into_par_iter().map(|channel| planes.mean_and_squares(data, channel)).collect())
     })?;
-    let mean = tensor_from(stats.iter().map(|s| s.0 as f32).collect(), c)?;
-    let var_unbiased = tensor_from(stats.iter().map(|s| (s.1 / (count - 1.0)) as f32).collect(), c)?;
-    let op = BatchNorm {
-        mean: stats.iter().map(|s| s.0 as f32).collect(),
-        inv_std: stats.iter().map(|s| (1.0 / (s.1 / count + eps).sqrt()) as f32).collect(),
-        relu,
-    };
-    Ok((x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?, BatchStatistics { mean, var_unbiased }))
+    let mean: Vec<f32> = stats.iter().map(|s| s.0 as f32).collect();
+    let var_unbiased = stats.iter().map(|s| (s.1 / (count - 1.0)) as f32).collect();
+    let inv_std = stats.iter().map(|s| (1.0 / (s.1 / count + eps).sqrt()) as f32).collect();
+    let statistics = BatchStatistics { mean: tensor_from(mean.clone(), c)?, var_unbiased: tensor_from(var_unbiased, c)? };
+    Ok((statistics, Normalisation { mean, inv_std }))
 }
 
 /// Batch normalisation with the running statistics, then ReLU where `relu` says so. Not made for training: the running statistics get no gradient.
@@ -80,7 +90,7 @@ pub fn batch_norm_inference(x: &Tensor, params: &BatchNormParams, relu: bool) ->
         let y = x.broadcast_mul(&scale.reshape((1, c, 1, 1))?)?.broadcast_add(&shift.reshape((1, c, 1, 1))?)?;
         return if relu { y.relu() } else { Ok(y) };
     }
-    let op = BatchNorm { mean: vec![0.0; c], inv_std: vec![1.0; c], relu };
+    let op = BatchNorm { normalisation: Normalisation { mean: vec![0.0; c], inv_std: vec![1.0; c] }, relu };
     x.contiguous()?.apply_op3_no_bwd(&scale.contiguous()?, &shift.contiguous()?, &op)
 }
 
@@ -110,7 +120,7 @@ pub fn batch_norm_train_composed(
     Ok((y, BatchStatistics { mean: mean.detach().flatten_all()?, var_unbiased }))
 }
 
-fn check_channels(c: usize, params: &[&Tensor]) -> Result<()> {
+pub(crate) fn check_channels(c: usize, params: &[&Tensor]) -> Result<()> {
     match params.iter().find(|p| p.dims() != [c]) {
         Some(p) => bail!("batch_norm: expected parameters of shape [{c}] for an input of {c} channels, found {:?}", p.dims()),
         None => Ok(()),
@@ -119,8 +129,7 @@ fn check_channels(c: usize, params: &[&Tensor]) -> Result<()> {
 
 /// `relu?((x - mean)·inv_std·weight + bias)`; mean and inverse deviation belong to the op, so that the backward has them.
 struct BatchNorm {
-    mean: Vec<f32>,
-    inv_std: Vec<f32>,
+    normalisation: Normalisation,
     relu: bool,
 }
 
@@ -138,6 +147,7 @@ impl CustomOp3 for BatchNorm {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let Normalisation { mean, inv_std } = &self.normalisation;
         let x = contiguous_f32(s1, l1, self.name())?;
         let (weight, bias) = (contiguous_f32(s2, l2, self.name())?, contiguous_f32(s3, l3, self.name())?);
         let planes = Planes::of(l1.shape())?;
@@ -145,8 +155,8 @@ impl CustomOp3 for BatchNorm {
         let data = unsafe {
             filled_vec(x.len(), |out| {
                 (0..planes.c).into_par_iter().for_each(|c| {
-                    let scale = self.inv_std[c] * weight[c];
-                    let affine = Affine { scale, mean: self.mean[c], shift: bias[c], relu: self.relu };
+                    let scale = inv_std[c] * weight[c];
+                    let affine = Affine { scale, mean: mean[c], shift: bias[c], relu: self.relu };
                     for start in planes.starts(c) {
                         affine_plane(&x[start..start + planes.hw], &affine, out.slice(start, planes.hw));
                     }
@@ -164,6 +174,7 @@ impl CustomOp3 for BatchNorm {
         res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Normalisation { mean, inv_std } = &self.normalisation;
         let planes = Planes::of(x.shape())?;
         let mut sums = vec![(0.0f32, 0.0f32); planes.c];
         let grad_x = with_f32(x, self.name(), |x_data| {
@@ -172,15 +183,15 @@ impl CustomOp3 for BatchNorm {
                     with_f32(grad, self.name(), |g| {
                         let input = Backward { planes: &planes, x: x_data, y: self.relu.then_some(y), g };
                         if !x.track_op() {
-                            sums.par_iter_mut().enumerate().for_each(|(c, s)| *s = input.sums(c, self.mean[c], self.inv_std[c]));
+                            sums.par_iter_mut().enumerate().for_each(|(c, s)| *s = input.sums(c, mean[c], inv_std[c]));
                             return Ok(None);
                         }
                         // SAFETY: each channel's planes are written by one task, and together they are all elements.
                         let data = unsafe {
                             filled_vec(x_data.len(), |out| {
                                 sums.par_iter_mut().enumerate().for_each(|(c, s)| {
-                                    *s = input.sums(c, self.mean[c], self.inv_std[c]);
-                                    input.grad_x(c, (self.mean[c], self.inv_std[c], w[c]), *s, out);
+                                    *s = input.sums(c, mean[c], inv_std[c]);
+                                    input.grad_x(c, (mean[c], inv_std[c], w[c]), *s, out);
                                 });
                             })
                         };
@@ -196,10 +207,10 @@ impl CustomOp3 for BatchNorm {
 }
 
 /// The planes of a `[b, c, h, w]` tensor.
-struct Planes {
-    b: usize,
-    c: usize,
-    hw: usize,
+pub(crate) struct Planes {
+    pub(crate) b: usize,
+    pub(crate) c: usize,
+    pub(crate) hw: usize,
 }
 
 impl Planes {
@@ -209,7 +220,7 @@ impl Planes {
     }
 
     /// Where the planes of a channel start.
-    fn starts(&self, channel: usize) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn starts(&self, channel: usize) -> impl Iterator<Item = usize> + use<> {
         let (c, hw) = (self.c, self.hw);
         (0..self.b).map(move |b| (b * c + channel) * hw)
     }
@@ -275,15 +286,15 @@ multiversion! {
     }
 }
 
-struct Affine {
-    scale: f32,
-    mean: f32,
-    shift: f32,
-    relu: bool,
+pub(crate) struct Affine {
+    pub(crate) scale: f32,
+    pub(crate) mean: f32,
+    pub(crate) shift: f32,
+    pub(crate) relu: bool,
 }
 
 multiversion! {
-    fn affine_plane(x: &[f32], affine: &Affine, out: &mut [f32]) {
+    pub(crate) fn affine_plane(x: &[f32], affine: &Affine, out: &mut [f32]) {
         let Affine { scale, mean, shift, relu } = *affine;
         if relu {
             for (o, x) in out.iter_mut().zip(x) {
@@ -347,7 +358,7 @@ fn masked(y: f32, g: f32) -> f32 {
 }
 
 multiversion! {
-    fn backward_sums(x: &[f32], g: &[f32], mean: f32) -> (f64, f64) {
+    pub(crate) fn backward_sums(x: &[f32], g: &[f32], mean: f32) -> (f64, f64) {
         let n = x.len();
         let g = &g[..n];
         sum_pairs(n, |i| (g[i], g[i] * (x[i] - mean)))

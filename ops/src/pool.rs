@@ -104,19 +104,19 @@ impl CustomOp1 for MaxPool {
 
 /// A plane of `h × w` with a border, split into even and odd columns: `h + 2` rows, each the even columns and then the odd ones with one more
 /// before the first and perhaps one after the last.
-struct Split {
-    h: usize,
-    w: usize,
+pub(crate) struct Split {
+    pub(crate) h: usize,
+    pub(crate) w: usize,
 }
 
 impl Split {
     /// Rows of windows.
-    fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.h.div_ceil(2)
     }
 
     /// Windows in a row.
-    fn columns(&self) -> usize {
+    pub(crate) fn columns(&self) -> usize {
         self.w.div_ceil(2)
     }
 
@@ -125,7 +125,7 @@ impl Split {
         2 * self.columns() + 1
     }
 
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         (self.h + 2) * self.stride()
     }
 
@@ -182,7 +182,7 @@ fn replaces(v: f32, best: f32) -> bool {
 }
 
 multiversion! {
-    fn forward_plane(split: &Split, x: &[f32], scratch: &mut [f32], out: &mut [f32]) {
+    pub(crate) fn forward_plane(split: &Split, x: &[f32], scratch: &mut [f32], out: &mut [f32]) {
         split.fill(x, scratch);
         for (row, out) in out.chunks_exact_mut(split.columns()).enumerate() {
             let taps = split.taps(scratch, row);
@@ -199,7 +199,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn backward_plane(split: &Split, x: &[f32], g: &[f32], scratch: &mut [f32], out: &mut [f32]) {
+    pub(crate) fn backward_plane(split: &Split, x: &[f32], g: &[f32], scratch: &mut [f32], out: &mut [f32]) {
         let columns = split.columns();
         let (values, rest) = scratch.split_at_mut(split.len());
         let (grads, place) = rest.split_at_mut(split.len());

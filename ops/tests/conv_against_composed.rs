@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use sam_ladder_ops::batch_norm::{BatchNormParams, batch_norm_inference, batch_norm_train, batch_norm_train_composed};
+use sam_ladder_ops::batch_norm_pool::batch_norm_relu_max_pool;
 use sam_ladder_ops::conv_transpose::{conv_transpose2d_2x2, conv_transpose2d_2x2_composed};
 use sam_ladder_ops::conv2d::{conv2d, conv2d_composed};
 use sam_ladder_ops::elementwise::add_relu;
@@ -149,6 +150,24 @@ fn batch_norm_agrees() -> Result<()> {
         let want = batch_norm_train_composed(&double[0], &double[1], &double[2], 1e-5, relu)?.1;
         assert!(difference(&got.mean, &want.mean)? < VALUE && difference(&got.var_unbiased, &want.var_unbiased)? < VALUE);
         assert!(!got.mean.track_op() && !got.var_unbiased.track_op());
+    }
+    Ok(())
+}
+
+#[test]
+fn batch_norm_with_pooling_is_the_two_after_each_other() -> Result<()> {
+    for shape in [[3, 5, 8, 12], [2, 4, 7, 9], [1, 3, 33, 40]] {
+        let inputs = [uniform(&shape, 3)?, uniform(&[shape[1]], 4)?, uniform(&[shape[1]], 5)?];
+        check(
+            &format!("{shape:?}"),
+            &inputs,
+            |t| Ok(batch_norm_relu_max_pool(&t[0], &t[1], &t[2], 1e-3)?.0),
+            |t| max_pool2d_3x3_s2_p1_composed(&batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, true)?.0),
+        )?;
+        let got = batch_norm_relu_max_pool(&inputs[0], &inputs[1], &inputs[2], 1e-3)?;
+        let (y, want) = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-3, true)?;
+        assert!(difference(&got.0, &max_pool2d_3x3_s2_p1(&y)?)? == 0.0);
+        assert!(difference(&got.1.var_unbiased, &want.var_unbiased)? == 0.0 && difference(&got.1.mean, &want.mean)? == 0.0);
     }
     Ok(())
 }
