@@ -175,3 +175,57 @@ fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     }
     im2col::backward_weight(g, x, grad)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    fn assert_same(what: &str, got: &[f32], want: &[f32]) {
+        assert_eq!(got.len(), want.len());
+        let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+        let error = norm(&mut got.iter().zip(want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied());
+        assert!(error < 3e-6, "{what} differs by {error:e}");
+    }
+
+    /// The paths that this processor would not take are held to those that it does.
+    #[test]
+    fn all_ways_to_compute_a_convolution_agree() {
+        for (ci, co, h, w, k, stride, padding) in [
+            (16, 32, 13, 14, 3, 1, 1),
+            (64, 256, 10, 9, 3, 1, 1),
+            (256, 128, 14, 14, 3, 1, 1),
+            (3, 20, 21, 18, 7, 2, 3),
+            (8, 16, 9, 8, 1, 2, 0),
+        ] {
+            let op = Conv2d { stride, padding };
+            let g = op.geometry(&Shape::from((3, ci, h, w)), &Shape::from((co, ci, k, k))).unwrap();
+            let (x, weight, grad) = (values(g.input_len(), 1), values(g.weight_len(), 2), values(g.output_len(), 3));
+            let plain = (
+                im2col::forward(&g, &x, &weight),
+                im2col::backward_data(&g, &grad, &weight),
+                im2col::backward_weight(&g, &x, &grad),
+            );
+            let chosen = (forward(&g, &x, &weight), backward_data(&g, &grad, &weight), backward_weight(&g, &x, &grad));
+            for (what, got, want) in
+                [("forward", &chosen.0, &plain.0), ("data", &chosen.1, &plain.1), ("weight", &chosen.2, &plain.2)]
+            {
+                assert_same(&format!("{what} {g:?}"), got, want);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if implicit::applies(&g) {
+                assert_same("implicit forward", &implicit::forward(&g, &x, &weight), &plain.0);
+                assert_same("implicit data", &implicit::backward_data(&g, &grad, &weight), &plain.1);
+                assert_same("implicit weight", &implicit::backward_weight(&g, &x, &grad), &plain.2);
+            }
+        }
+    }
+}
