@@ -1,0 +1,192 @@
+//! The encoder's attention: global or within windows, with decomposed relative positions (`image_encoder.py`, `Attention`,
+//! `window_partition`, `add_decomposed_rel_pos`). Forward only: the encoder is frozen.
+//!
+//! Queries, keys and values are gathered head by head, window by window, so nothing is permuted in memory; a padding token of a window
+//! is zero after the norm, so that its key and value are the biases: it takes part as a key, and costs no matrix product before.
+//! Scores live one tile at a time.
+
+use rayon::prelude::*;
+
+use super::softmax::scores_to_weights;
+use crate::cpu::SendPtr;
+use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
+
+/// Queries of one tile of scores: with 1024 keys the tile and the keys fit a core's second-level cache.
+const TILE_QUERIES: usize = 64;
+/// Queries of one task: its keys and values are gathered once.
+const TASK_QUERIES: usize = 256;
+
+/// Tables of relative positions along both axes, laid out for [`RelPosAttention`].
+#[derive(Debug, Clone)]
+pub struct RelPosTable {
+    /// `[2·(2·side - 1), d]`: heights, last row first, then widths, last row first. With the rows turned round, the biases of one
+    /// query for keys 0, 1, .. lie one after the other.
+    rows: Vec<f32>,
+    side: usize,
+}
+
+impl RelPosTable {
+    /// Takes `rel_pos_h` and `rel_pos_w`, each `[2·side - 1, d]`, for attention over `side × side` tokens.
+    ///
+    /// # Panics
+    /// If a table has another length than `(2·side - 1)·d`.
+    pub fn new(rel_pos_h: &[f32], rel_pos_w: &[f32], side: usize, d: usize) -> Self {
+        let mut rows = Vec::with_capacity(2 * (2 * side - 1) * d);
+        for table in [rel_pos_h, rel_pos_w] {
+            assert_eq!(table.len(), (2 * side - 1) * d, "a table of relative positions has another length");
+            table.chunks_exact(d).rev().for_each(|row| rows.extend_from_slice(row));
+        }
+        Self { rows, side }
+    }
+}
+
+/// One attention layer of the encoder, between the two linear layers around it.
+#[derive(Debug, Clone, Copy)]
+pub struct RelPosAttention<'a> {
+    /// Products of the qkv layer without its bias, `[b, grid, grid, 3, heads, d]`.
+    pub qkv: &'a [f32],
+    /// Bias of the qkv layer, `[3, heads, d]`.
+    pub bias: &'a [f32],
+    /// Relative positions, for the window's side, or the grid's if attention is global.
+    pub rel_pos: &'a RelPosTable,
+    /// Images.
+    pub batch: usize,
+    /// Tokens along the side of an image.
+    pub grid: usize,
+    /// Attention heads.
+    pub heads: usize,
+}
+
+/// What one task does: some queries of one head of one window.
+struct Task {
+    /// The window's first token, its real height and its real width.
+    first: (usize, usize, usize),
+    real: (usize, usize),
+    head: usize,
+    queries: std::ops::Range<usize>,
+}
+
+/// Buffers that a thread keeps from task to task.
+#[derive(Default)]
+struct Scratch {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    scores: Vec<f32>,
+    biases: Vec<f32>,
+    inverse_sums: Vec<f32>,
+    out: Vec<f32>,
+}
+
+impl RelPosAttention<'_> {
+    /// Attends, with scores `q·k/√d` plus `q·R_h` plus `q·R_w`, and joins the heads.
+    ///
+    /// # Shapes
+    /// → `out`, `[b, grid, grid, heads·d]`
+    ///
+    /// # Panics
+    /// If a slice's length does not follow from `batch`, `grid`, `heads` and the bias.
+    pub fn forward(&self, out: &mut [f32]) {
+        let tokens = self.batch * self.grid * self.grid;
+        let width = self.bias.len() / 3;
+        let d = width / self.heads;
+        let side = self.rel_pos.side;
+        assert_eq!(self.bias.len(), 3 * self.heads * d, "the bias does not split into heads");
+        assert_eq!(self.qkv.len(), tokens * 3 * width, "qkv has another length");
+        assert_eq!(out.len(), tokens * width, "the output has another length");
+        assert_eq!(self.rel_pos.rows.len(), 2 * (2 * side - 1) * d, "relative positions are of another width");
+        let tasks = self.tasks();
+        let shared = SendPtr::new(out.as_mut_ptr());
+        tasks.par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, task| self.run(task, d, scratch, shared));
+    }
+
+    fn tasks(&self) -> Vec<Task> {
+        let side = self.rel_pos.side;
+        let mut tasks = Vec::new();
+        for image in 0..self.batch {
+            for y in (0..self.grid).step_by(side) {
+                for x in (0..self.grid).step_by(side) {
+                    let real = (side.min(self.grid - y), side.min(self.grid - x));
+                    let count = real.0 * real.1;
+                    for head in 0..self.heads {
+                        for start in (0..count).step_by(TASK_QUERIES) {
+                            let queries = start..(start + TASK_QUERIES).min(count);
+                            tasks.push(Task { first: (image, y, x), real, head, queries });
+                        }
+                    }
+                }
+            }
+        }
+        tasks
+    }
+
+    /// Row of `qkv` and of the output of the window's real token at (y, x).
+    fn row(&self, task: &Task, y: usize, x: usize) -> usize {
+        let (image, first_y, first_x) = task.first;
+        (image * self.grid + first_y + y) * self.grid + first_x + x
+    }
+
+    fn run(&self, task: &Task, d: usize, scratch: &mut Scratch, out: SendPtr) {
+        let width = self.heads * d;
+        let side = self.rel_pos.side;
+        let keys = side * side;
+        let scale = 1.0 / (d as f32).sqrt();
+        // keys and values of the whole window, biases where it is padded: [keys, d]
+        for (part, buffer) in [(1, &mut scratch.k), (2, &mut scratch.v)] {
+            let column = part * width + task.head * d;
+            let bias = &self.bias[column..column + d];
+            buffer.clear();
+            for y in 0..side {
+                for x in 0..side {
+                    if y < task.real.0 && x < task.real.1 {
+                        let start = self.row(task, y, x) * 3 * width + column;
+                        buffer.extend(self.qkv[start..start + d].iter().zip(bias).map(|(value, bias)| value + bias));
+                    } else {
+                        buffer.extend_from_slice(bias);
+                    }
+                }
+            }
+        }
+        let (k, v) = (MatRef::new(&scratch.k, keys, d), MatRef::new(&scratch.v, keys, d));
+        let table_rows = 2 * (2 * side - 1);
+        let table = MatRef::new(&self.rel_pos.rows, table_rows, d);
+        let column = task.head * d;
+        let bias = &self.bias[column..column + d];
+        for start in task.queries.clone().step_by(TILE_QUERIES) {
+            let queries = start..(start + TILE_QUERIES).min(task.queries.end);
+            let n = queries.len();
+            scratch.q.clear();
+            for query in queries.clone() {
+                let start = self.row(task, query / task.real.1, query % task.real.1) * 3 * width + column;
+                scratch.q.extend(self.qkv[start..start + d].iter().zip(bias).map(|(value, bias)| value + bias));
+            }
+            let q = MatRef::new(&scratch.q, n, d);
+            scratch.scores.resize(n * keys, 0.0);
+            scratch.biases.resize(n * table_rows, 0.0);
+            scratch.inverse_sums.resize(n, 0.0);
+            scratch.out.resize(n * d, 0.0);
+            matmul_serial(MatMut::new(&mut scratch.scores, n, keys), q, k.t(), scale, Accumulate::No);
+            matmul_serial(MatMut::new(&mut scratch.biases, n, table_rows), q, table.t(), 1.0, Accumulate::No);
+            for (i, query) in queries.clone().enumerate() {
+                let (y, x) = (query / task.real.1, query % task.real.1);
+                let biases = &scratch.biases[i * table_rows..(i + 1) * table_rows];
+                let (heights, widths) = biases.split_at(2 * side - 1);
+                let scores = &mut scratch.scores[i * keys..(i + 1) * keys];
+                let axes = (&heights[side - 1 - y..2 * side - 1 - y], &widths[side - 1 - x..2 * side - 1 - x]);
+                scores_to_weights(scores, axes.0, axes.1, &mut scratch.inverse_sums[i..i + 1]);
+            }
+            let weights = MatRef::new(&scratch.scores, n, keys);
+            matmul_serial(MatMut::new(&mut scratch.out, n, d), weights, v, 1.0, Accumulate::No);
+            for (i, query) in queries.enumerate() {
+                let row = self.row(task, query / task.real.1, query % task.real.1);
+                // SAFETY: `row` is a token of this task's window and `column..column + d` is this task's head; no other task has the
+                // same queries of the same head, so no other thread touches the range; it lies within the output, whose length was
+                // checked.
+                let out = unsafe { out.slice(row * width + column, d) };
+                for (out, value) in out.iter_mut().zip(&scratch.out[i * d..(i + 1) * d]) {
+                    *out = value * scratch.inverse_sums[i];
+                }
+            }
+        }
+    }
+}
