@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{contiguous_f32, filled_vec, is_native, tensor_from, with_f32, with_scratch};
-use crate::product::{Matrix, matmul};
+use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
 
 /// Transposed convolution with a 2×2 kernel and stride 2. Differentiable by all three arguments.
 ///
@@ -102,8 +102,9 @@ impl CustomOp3 for ConvTranspose {
                 (0..b).into_par_iter().for_each(|image| {
                     let out = out.slice(image * co * 4 * h * w, co * 4 * h * w);
                     with_scratch(co * 4 * h * w, |patches| {
-                        let x = Matrix::rows(&x[image * ci * h * w..][..ci * h * w], ci, h * w);
-                        matmul(Matrix::rows(weight, ci, co * 4).transposed(), x, patches, false);
+                        let x = MatRef::new(&x[image * ci * h * w..][..ci * h * w], ci, h * w);
+                        let weight = MatRef::new(weight, ci, co * 4).t();
+                        matmul_serial(MatMut::new(patches, co * 4, h * w), weight, x, 1.0, Accumulate::No);
                         for o in 0..co {
                             for y in 0..2 * h {
                                 let row = &mut out[(o * 2 * h + y) * 2 * w..][..2 * w];
@@ -140,13 +141,14 @@ impl CustomOp3 for ConvTranspose {
                     let image_gradients = |image: usize, out: Option<&mut [f32]>, partial: Option<&mut [f32]>| {
                         with_scratch(co * 4 * hw, |patches| {
                             sizes.patches(&g[image * co * 4 * hw..][..co * 4 * hw], patches);
-                            let patches = Matrix::rows(patches, co * 4, hw);
+                            let patches = MatRef::new(patches, co * 4, hw);
                             if let Some(out) = out {
-                                matmul(Matrix::rows(w_data, ci, co * 4), patches, out, false);
+                                let weight = MatRef::new(w_data, ci, co * 4);
+                                matmul_serial(MatMut::new(out, ci, hw), weight, patches, 1.0, Accumulate::No);
                             }
                             if let Some(partial) = partial {
-                                let x = Matrix::rows(&x_data[image * ci * hw..][..ci * hw], ci, hw);
-                                matmul(x, patches.transposed(), partial, false);
+                                let x = MatRef::new(&x_data[image * ci * hw..][..ci * hw], ci, hw);
+                                matmul_serial(MatMut::new(partial, ci, co * 4), x, patches.t(), 1.0, Accumulate::No);
                             }
                         });
                     };

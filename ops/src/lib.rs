@@ -13,7 +13,6 @@ pub mod matmul;
 pub mod ndimage;
 pub mod norm;
 pub mod pool;
-mod product;
 pub mod state_dict;
 
 mod simd;

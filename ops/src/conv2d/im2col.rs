@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Geometry;
 use crate::cpu::{filled_vec, with_scratch};
-use crate::product::{Matrix, matmul};
+use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
 
 /// Most parts that the images are dealt to for the weights' gradient; fixed, so that the sum's order does not depend on the threads.
 const PARTS: usize = 8;
@@ -73,14 +73,15 @@ impl Geometry {
 /// `[b, co, oh, ow]`.
 pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
     let (n, image, taps) = (g.oh * g.ow, g.ci * g.h * g.w, g.taps());
-    let weight = Matrix::rows(weight, g.co, taps);
+    let weight = MatRef::new(weight, g.co, taps);
     // SAFETY: every image is written by one task, whole.
     unsafe {
         filled_vec(g.output_len(), |out| {
             (0..g.b).into_par_iter().for_each(|i| {
                 with_scratch(taps * n, |columns| {
                     g.im2col(&x[i * image..][..image], columns);
-                    matmul(weight, Matrix::rows(columns, taps, n), out.slice(i * g.co * n, g.co * n), false);
+                    let out = MatMut::new(out.slice(i * g.co * n, g.co * n), g.co, n);
+                    matmul_serial(out, weight, MatRef::new(columns, taps, n), 1.0, Accumulate::No);
                 });
             });
         })
@@ -90,13 +91,14 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
 /// The gradient of the input, `[b, ci, h, w]`.
 pub(super) fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f32> {
     let (n, image, taps) = (g.oh * g.ow, g.ci * g.h * g.w, g.taps());
-    let weight = Matrix::rows(weight, g.co, taps).transposed();
+    let weight = MatRef::new(weight, g.co, taps).t();
     // SAFETY: every image is written by one task, whole.
     unsafe {
         filled_vec(g.input_len(), |out| {
             (0..g.b).into_par_iter().for_each(|i| {
                 with_scratch(taps * n, |columns| {
-                    matmul(weight, Matrix::rows(&grad[i * g.co * n..][..g.co * n], g.co, n), columns, false);
+                    let grad = MatRef::new(&grad[i * g.co * n..][..g.co * n], g.co, n);
+                    matmul_serial(MatMut::new(columns, taps, n), weight, grad, 1.0, Accumulate::No);
                     g.col2im(columns, out.slice(i * image, image));
                 });
             });
@@ -113,12 +115,9 @@ pub(super) fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32>
         with_scratch(taps * n, |columns| {
             for i in part * g.b / parts..(part + 1) * g.b / parts {
                 g.im2col(&x[i * image..][..image], columns);
-                matmul(
-                    Matrix::rows(&grad[i * g.co * n..][..g.co * n], g.co, n),
-                    Matrix::rows(columns, taps, n).transposed(),
-                    sum,
-                    true,
-                );
+                let grad = MatRef::new(&grad[i * g.co * n..][..g.co * n], g.co, n);
+                let columns = MatRef::new(columns, taps, n).t();
+                matmul_serial(MatMut::new(sum, g.co, taps), grad, columns, 1.0, Accumulate::Yes);
             }
         });
     });
