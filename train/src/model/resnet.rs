@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor, Var};
 use sam_ladder_ops::batch_norm::{BatchNormParams, batch_norm_inference, batch_norm_train};
+use sam_ladder_ops::batch_norm_pool::batch_norm_relu_max_pool;
 use sam_ladder_ops::conv2d::conv2d;
 use sam_ladder_ops::elementwise::add_relu;
 use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
@@ -46,8 +47,7 @@ impl ResNet {
     pub(super) fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let weight = self.stem.get(mode).sum_keepdim(1)?; // [64, 1, 7, 7]
         let x = conv2d(images, &weight, 2, 3)?; // [b, 64, s/2, s/2]
-        let x = self.stem_norm.forward(&x, mode, true)?;
-        let mut x = max_pool2d_3x3_s2_p1(&x)?; // [b, 64, s/4, s/4]
+        let mut x = self.stem_norm.forward_and_pool(&x, mode)?; // [b, 64, s/4, s/4]
         for block in &self.blocks {
             x = block.forward(&x, mode)?;
         }
@@ -134,6 +134,18 @@ impl BatchNorm {
                 };
                 batch_norm_inference(x, &params, relu)
             }
+        }
+    }
+
+    /// Through ReLU and max-pooling: `[b, c, h, w]` → `[b, c, h/2, w/2]`.
+    fn forward_and_pool(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        match mode {
+            Mode::Train => {
+                let (y, statistics) = batch_norm_relu_max_pool(x, &self.weight.get(mode), &self.bias.get(mode), EPS)?;
+                self.follow(&statistics.mean, &statistics.var_unbiased)?;
+                Ok(y)
+            }
+            Mode::Eval => max_pool2d_3x3_s2_p1(&self.forward(x, mode, true)?),
         }
     }
 
