@@ -128,8 +128,13 @@ impl PrecomputeConfig {
         if self.rotation_step == 0 {
             return Err("rotation-step must be at least 1 degree, got 0".into());
         }
-        if self.class_names.is_empty() || self.class_names.len() > 255 {
-            return Err(format!("between 1 and 255 classes are supported, got {}", self.class_names.len()));
+        // 255 stands for what was never written.
+        if self.class_names.is_empty() || self.class_names.len() > 254 {
+            return Err(format!("between 1 and 254 classes are supported, got {}", self.class_names.len()));
+        }
+        let [low, high] = self.preprocessing.window_hu;
+        if !(low.is_finite() && high.is_finite() && low < high) {
+            return Err(format!("the Hounsfield window must ascend, got [{low}, {high}]"));
         }
         Ok(())
     }

@@ -1,0 +1,81 @@
+# sam-ladder: `make` alone prints this help. Settings are variables: make precompute SCANS=/data/RawData STORE=synapse.zarr
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+SCANS  ?= RawData
+STORE  ?= store.zarr
+RUN    ?= run
+OUT    ?= $(RUN)/eval
+SAM    ?= sam_vit_b_01ec64.pth
+ARGS   ?=
+DEMO   ?= demo
+VENV   ?= .venv
+CARGO  ?= cargo
+# On a GPU box: make precompute FEATURES=cuda
+FEATURES ?=
+
+BUILD    := $(CARGO) build --release --quiet $(if $(FEATURES),--features $(FEATURES))
+LADDER   := target/release/sam-ladder
+
+.PHONY: help
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the program: target/release/sam-ladder (FEATURES=cuda for NVIDIA GPUs)
+	$(BUILD)
+
+.PHONY: demo
+demo: build ## Synthetic scans → precompute → train → eval → a page to look at, on the CPU, in minutes (DEMO=folder)
+	bench/demo.sh $(LADDER) $(DEMO)
+
+.PHONY: precompute
+precompute: build ## Stage one: encode every slice of SCANS once into STORE with the SAM checkpoint SAM
+	$(LADDER) precompute --scans $(SCANS) --store $(STORE) --sam-checkpoint $(SAM) $(ARGS)
+
+.PHONY: train
+train: build ## Stage two: train on STORE into the run folder RUN (ARGS="--lr 5e-4 --lambda 0.9" for more)
+	$(LADDER) train --store $(STORE) --run $(RUN) $(ARGS)
+
+.PHONY: eval
+eval: build ## Evaluate RUN on the test scans of STORE; tables, pictures and a report go to OUT
+	$(LADDER) eval --store $(STORE) --run $(RUN) --out $(OUT) $(ARGS)
+
+.PHONY: test
+test: ## Every test; needs nothing but Rust, a C compiler and make
+	$(CARGO) test --release --workspace
+
+.PHONY: check
+check: fmt clippy doc check-cuda ## Everything that CI checks besides the tests
+
+.PHONY: fmt
+fmt: ## Check the formatting
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: ## Lint, warnings are errors
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## Build the documentation of every crate, warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
+
+.PHONY: check-cuda
+check-cuda: ## Compile and link the CUDA build, GPU or not (installs NVIDIA's compiler below ~/.cache if there is none)
+	$(CARGO) fetch --locked --quiet
+	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && $(CARGO) build --release --features cuda --target-dir target-cuda
+	@echo "check-cuda: target-cuda/release/sam-ladder is linked"
+
+$(VENV)/ready: bench/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.PHONY: parity
+parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabel, zarr-python and pyarrow (own virtual environment)
+	$(VENV)/bin/python bench/parity.py $(LADDER)
+
+.PHONY: bench
+bench: $(VENV)/ready ## Time encoder and training step against PyTorch doing the same work in the same run
+	$(CARGO) build --release --quiet --workspace --examples
+	$(VENV)/bin/python bench/bench.py

@@ -1,0 +1,109 @@
+"""`make parity`: cross-checks of the program against PyTorch, SciPy, nibabel, zarr-python, pyarrow and MedPy.
+
+    python bench/parity.py target/release/sam-ladder
+
+1. A checkpoint by PyTorch's own `torch.save`, in the layout of SAM's ViT-B at 1024 px, loads and gives the golden embeddings.
+2. A store of the golden scans is read by zarr-python and pyarrow and equals what SciPy and nibabel make of the scans.
+3. A trained model's export loads in PyTorch, and its masks equal PyTorch's on the stored tensors.
+4. Dice and HD95 equal MedPy's on the masks that `eval` writes, which nibabel reads.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+from safetensors.numpy import load_file
+
+from torch_ladder import Ladder
+
+BENCH = Path(__file__).resolve().parent
+ROOT = BENCH.parent
+GOLDEN = ROOT / "tests/golden"
+
+
+def run(*command):
+    """Runs a command, shows it, and stops everything where it fails."""
+    print("──", *command, flush=True)
+    subprocess.run([str(word) for word in command], check=True)
+
+
+def expect(what, difference, bound):
+    """Prints a difference and stops everything where it is too large."""
+    print(f"{what}: {difference:.2e}, at most {bound:.0e}", flush=True)
+    if not difference <= bound:
+        sys.exit(f"parity: {what} differs by {difference:.2e}, at most {bound:.0e} was expected")
+
+
+def check_encoder(folder):
+    """Our encoder on PyTorch's own file, against the golden embeddings."""
+    checkpoint = folder / "sam_vit_b_rule.pth"
+    run(sys.executable, BENCH / "parity/make_sam_pth.py", checkpoint)
+    for size in (224, 512):
+        out = folder / f"embed_{size}.safetensors"
+        run(ROOT / "target/release/examples/embed_golden", checkpoint, f"embed_{size}", size, out)
+        ours, golden = (load_file(path)["image_embeddings"] for path in (out, GOLDEN / f"embed_{size}.safetensors"))
+        expect(f"embeddings at {size}, relative", np.abs(ours - golden).max() / np.abs(golden).max(), 1e-5)
+    return checkpoint
+
+
+def check_export(program, store, run_folder, folder):
+    """The exported model in PyTorch's model of the same names, on the stored tensors of a test scan, against `eval`'s mask."""
+    exported = folder / "export.pth"
+    run(program, "export", "--run", run_folder, "--out", exported)
+    state = torch.load(exported, weights_only=True)
+    model = Ladder(64)
+    names = {name: f"sam.{name}" for name in model.state_dict()}
+    names = {name: name if name.startswith("CNN_encoder.") else key for name, key in names.items()}
+    names |= {
+        "gaussian_matrix": "sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        "no_mask_embed": "sam.prompt_encoder.no_mask_embed.weight",
+    }
+    model.load_state_dict({name: state[key] for name, key in names.items()}, strict=True)
+    model.eval()
+    test = zarr.open_group(str(store), mode="r")["test"]
+    images, embeddings = (torch.from_numpy(test[name][:, 0].astype(np.float32)) for name in ("images", "embeddings"))
+    with torch.inference_mode():
+        logits = model(images[:, None], embeddings)
+        masks = torch.nn.functional.interpolate(logits, size=images.shape[-1], mode="bilinear", align_corners=False).argmax(1).numpy()
+    import nibabel
+
+    start = 0
+    for name, reference in sorted(test["masks"].arrays()):
+        written = nibabel.load(folder / "eval/masks" / f"{name}.nii.gz").get_fdata().transpose(2, 1, 0)
+        depth = reference.shape[0]
+        if written.shape == (depth, *masks.shape[1:]):
+            expect(f"case {name}: share of voxels that differ from PyTorch's", np.mean(written != masks[start : start + depth]), 1e-4)
+        start += depth
+
+
+def main():
+    program = Path(sys.argv[1]).resolve()
+    run("cargo", "build", "--release", "--quiet", "--manifest-path", ROOT / "Cargo.toml", "--workspace", "--examples")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        check_encoder(folder)
+
+        golden_store = folder / "golden.zarr"
+        scans = GOLDEN / "synapse_mini"
+        run(program, "precompute", "--scans", scans / "RawData", "--store", golden_store, "--random-encoder", 0, "--image-size", 96,
+            "--data-size", 64, "--rotation-step", 10, "--dtype", "f32")  # fmt: skip
+        run(sys.executable, BENCH / "parity/check_store.py", golden_store, "--scans", scans / "RawData")
+
+        phantoms, store, trained = folder / "scans", folder / "phantom.zarr", folder / "run"
+        run(program, "phantom", "--out", phantoms, "--cases", 4, "--size", 64, "--depth", 8)
+        run(program, "precompute", "--scans", phantoms, "--store", store, "--random-encoder", 0, "--image-size", 64, "--data-size", 64,
+            "--augment", "none", "--dtype", "f32")  # fmt: skip
+        run(program, "train", "--store", store, "--run", trained, "--epochs", 20, "--batch-size", 8, "--warmup", 10)
+        for protocol in ("published", "standard"):
+            run(program, "eval", "--store", store, "--run", trained, "--out", folder / "eval", "--save-nifti", "--protocol", protocol, "--force")
+            run(sys.executable, BENCH / "parity/check_eval.py", folder / "eval", store, "--protocol", protocol)
+        check_export(program, store, trained, folder)
+    print("parity: everything agrees")
+
+
+if __name__ == "__main__":
+    main()

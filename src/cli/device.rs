@@ -1,0 +1,75 @@
+//! `--device auto|cpu|cuda:N`.
+
+use anyhow::bail;
+use candle_core::Device;
+use std::str::FromStr;
+
+/// Where tensors live, as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU of a build with the feature `cuda`, if there is one; else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(DeviceChoice::Cuda)
+                .ok_or_else(|| format!("expected auto, cpu or cuda:INDEX, got {text}")),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// A GPU was asked for in a build without the feature `cuda`, or cannot be opened.
+    pub fn open(self) -> anyhow::Result<Device> {
+        match self {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+            DeviceChoice::Auto => Ok(Device::Cpu),
+            DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => match Device::new_cuda(index) {
+                Ok(device) => Ok(device),
+                Err(cause) => bail!("cannot open cuda:{index}: {cause}; `nvidia-smi` lists the GPUs of this machine"),
+            },
+            DeviceChoice::Cuda(index) => bail!(
+                "--device cuda:{index} needs a build with the feature `cuda`, and this one has none: \
+                 rebuild with `cargo build --release --features cuda`, or pass --device cpu"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_parsed() {
+        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        assert!("gpu".parse::<DeviceChoice>().is_err());
+        assert!("cuda:x".parse::<DeviceChoice>().is_err());
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_gpu_in_a_cpu_build_names_the_feature() {
+        let message = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
+        assert!(message.contains("feature `cuda`"), "{message}");
+    }
+}

@@ -1,0 +1,171 @@
+//! `sam-ladder eval`: predict from the store, then measure. The two stages know nothing of each other; they are composed here.
+
+use super::device::DeviceChoice;
+use super::export::run_checkpoint;
+use super::train::ArmName;
+use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use sam_ladder_cache::{Batch, Store};
+use sam_ladder_eval::evaluation::{EvaluationConfig, Outputs, SUMMARY_TABLE};
+use sam_ladder_eval::protocol::CaseMasks;
+use sam_ladder_eval::summary::MEAN;
+use sam_ladder_eval::{CasePrediction, Evaluation, GreySlice, Mask, Protocol};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant, load_model, predict_case};
+use std::path::{Path, PathBuf};
+
+/// Pictures of a case besides the one of its fullest slice.
+const SPACED_SLICES: usize = 2;
+
+/// Arguments of `eval`.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("model").required(true).args(["run", "checkpoint", "zero_shot"])))]
+pub struct Args {
+    /// Store whose test scans are segmented
+    #[arg(long, value_name = "STORE.zarr")]
+    store: PathBuf,
+    /// Run folder: its best model where it was validated, else its last
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// With --run: the last model, even where validation chose another
+    #[arg(long, requires = "run")]
+    last: bool,
+    /// A whole model in the published code's names, .pth or .safetensors
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// The model before any training
+    #[arg(long)]
+    zero_shot: bool,
+    /// With --zero-shot: seed of what does not come from SAM
+    #[arg(long, default_value_t = 1234, requires = "zero_shot")]
+    seed: u64,
+    /// With --zero-shot: what the mask decoder sees
+    #[arg(long, value_enum, default_value_t = ArmName::Full, requires = "zero_shot")]
+    arm: ArmName,
+    /// Folder for tables, pictures and the report
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// published: voxels, and the published code's rules for empty masks; standard: millimetres, undefined values left out and counted
+    #[arg(long, value_name = "published|standard", default_value = "published")]
+    protocol: Protocol,
+    /// Write the predicted masks as NIfTI
+    #[arg(long)]
+    save_nifti: bool,
+    /// Another evaluation's folder to compare the mean Dice with
+    #[arg(long, value_name = "DIR")]
+    baseline: Option<PathBuf>,
+    /// Fail unless the mean Dice lies this much above the baseline's (0.1 is ten points)
+    #[arg(long, value_name = "DICE", requires = "baseline")]
+    min_gain: Option<f64>,
+    /// Replace the evaluation that --out holds
+    #[arg(long)]
+    force: bool,
+    /// Slices that go through the network together
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// auto, cpu or cuda:INDEX
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+impl Args {
+    fn weights(&self) -> WeightSource {
+        match (&self.run, &self.checkpoint) {
+            (Some(folder), _) => WeightSource::Run { folder: folder.clone(), checkpoint: run_checkpoint(self.last) },
+            (None, Some(path)) => WeightSource::Checkpoint(path.clone()),
+            (None, None) => WeightSource::ZeroShot { seed: self.seed, arm: self.arm.into() },
+        }
+    }
+
+    /// What the table's row is called, and what the report says of the model.
+    fn method(&self) -> (String, Vec<(String, String)>) {
+        let (method, model) = match (&self.run, &self.checkpoint) {
+            (Some(path), _) | (None, Some(path)) => ("SAM-Ladder", path.display().to_string()),
+            (None, None) => ("untrained", format!("untrained, seed {}", self.seed)),
+        };
+        let info = [("program", super::program()), ("store", self.store.display().to_string()), ("model", model)];
+        (method.into(), info.map(|(name, value)| (name.to_string(), value)).to_vec())
+    }
+
+    /// Segments, measures, writes.
+    pub fn run(self) -> anyhow::Result<()> {
+        let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
+        let store = Store::open(&self.store)?;
+        let cases = store.cases(Split::Test);
+        ensure!(
+            !cases.is_empty(),
+            "{} holds no test scans: precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38",
+            self.store.display()
+        );
+        let device = self.device.open()?;
+        let model = load_model(&self.weights(), &store, &device)?;
+        let (method, run_info) = self.method();
+        let mut evaluation = Evaluation::new(EvaluationConfig {
+            out_dir: self.out.clone(),
+            class_names: store.config().class_names.clone(),
+            protocol: self.protocol,
+            method,
+            run_info,
+            spaced_slices: SPACED_SLICES,
+            save_nifti: self.save_nifti,
+            overwrite: self.force,
+        })?;
+        let bar = ProgressBar::new(cases.len() as u64);
+        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} scans, {msg}, {eta} left")?);
+        for case in &cases {
+            bar.set_message(format!("case {case}"));
+            let predicted =
+                predict_case(&model, &store, CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize })?;
+            let reference = store.mask(case)?;
+            evaluation.add_case(&CasePrediction {
+                masks: CaseMasks {
+                    case,
+                    prediction: Mask { voxels: &predicted.mask, shape: predicted.shape },
+                    reference: Mask { voxels: &reference.labels, shape: reference.shape },
+                    spacing_mm: predicted.spacing_mm,
+                },
+                images: Some(&|slice| Ok(test_slice(&store, case, slice)?)),
+            })?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let outputs = evaluation.finish()?;
+        println!("{}", outputs.table.trim_end());
+        eprintln!("report: {}", outputs.report.display());
+        self.compare(&outputs, baseline)
+    }
+
+    /// Prints the gain over the baseline, and fails where it is smaller than asked for.
+    fn compare(&self, outputs: &Outputs, baseline: Option<f64>) -> anyhow::Result<()> {
+        let (Some(folder), Some(before)) = (&self.baseline, baseline) else { return Ok(()) };
+        let Some(now) = outputs.summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice) else {
+            bail!("the mean Dice is undefined here: no case has any of the organs");
+        };
+        let gain = now - before;
+        eprintln!("mean Dice {now:.4}, baseline {before:.4}, gain {gain:+.4}");
+        match self.min_gain {
+            Some(least) if gain < least => {
+                bail!("the gain in mean Dice over {} is {gain:+.4}, asked for was at least {least}", folder.display())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The picture of a test slice, as the network sees it.
+fn test_slice(store: &Store, case: &str, slice: usize) -> anyhow::Result<GreySlice> {
+    let rows = store.case_rows(Split::Test, case)?;
+    let mut batch = Batch::default();
+    store.read_batch(Split::Test, &[(rows.start + slice as u32, identity_variant(store, Split::Test)?)], &mut batch)?;
+    let size = store.config().image_size;
+    Ok(GreySlice { size: [size, size], values: batch.images })
+}
+
+/// Mean Dice of an evaluation's folder.
+fn mean_dice(folder: &Path) -> anyhow::Result<f64> {
+    let path = folder.join(SUMMARY_TABLE);
+    let summary = sam_ladder_eval::tables::read_summary(&path)
+        .with_context(|| format!("{} is no evaluation to compare with", folder.display()))?;
+    let mean = summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice);
+    mean.with_context(|| format!("{}: the mean Dice is undefined", path.display()))
+}

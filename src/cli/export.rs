@@ -1,0 +1,50 @@
+//! `sam-ladder export`.
+
+use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_precompute::encoder::sized_encoder_tensors;
+use sam_ladder_train::export::{ExportArgs, export};
+use sam_ladder_train::predict::RunCheckpoint;
+use std::path::PathBuf;
+
+/// Arguments of `export`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Run folder
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// File to write; its ending chooses the format
+    #[arg(long, value_name = "FILE.{safetensors,pth}")]
+    out: PathBuf,
+    /// Take the last checkpoint, even where validation chose a better one
+    #[arg(long)]
+    last: bool,
+    /// SAM checkpoint: adds the image encoder, so that the published code loads the file with strict=True
+    #[arg(long, value_name = "FILE")]
+    sam_checkpoint: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long)]
+    force: bool,
+}
+
+/// Which of a run's models `--last` means.
+pub fn run_checkpoint(last: bool) -> RunCheckpoint {
+    if last { RunCheckpoint::Last } else { RunCheckpoint::BestOrLast }
+}
+
+impl Args {
+    /// Writes the file.
+    pub fn run(self) -> anyhow::Result<()> {
+        let image_encoder = match &self.sam_checkpoint {
+            None => None,
+            Some(path) => {
+                let image_size = sam_ladder_train::run::read_record(&self.run)?.image_size;
+                Some(sized_encoder_tensors(&StateDict::open(path)?, image_size)?)
+            }
+        };
+        let args =
+            ExportArgs { run: self.run, checkpoint: run_checkpoint(self.last), out: self.out, force: self.force, image_encoder };
+        let tensors = export(&args)?;
+        eprintln!("{tensors} tensors: {}", args.out.display());
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! What can be typed: one module a command, each with clap's arguments and their way into a validated config.
+
+mod device;
+mod eval;
+mod export;
+mod phantom;
+mod precompute;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+/// Fine-tune Segment Anything for CT organ segmentation by ladder side-tuning, from a cache of its embeddings.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write synthetic CT scans with organs in the raw Synapse layout
+    Phantom(phantom::Args),
+    /// Stage one: encode every slice once with the frozen SAM encoder, into a store
+    Precompute(precompute::Args),
+    /// Stage two: train the side network, the gate and the decoder's output upscaling on a store
+    Train(train::Args),
+    /// Segment the test scans of a store and measure Dice and HD95
+    Eval(eval::Args),
+    /// Write a run's model in the published code's state-dict names
+    Export(export::Args),
+}
+
+impl Cli {
+    /// Runs the command that was typed.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Phantom(args) => args.run(),
+            Command::Precompute(args) => args.run(),
+            Command::Train(args) => args.run(),
+            Command::Eval(args) => args.run(),
+            Command::Export(args) => args.run(),
+        }
+    }
+}
+
+/// Name and version of the program, for the records of what it makes.
+fn program() -> String {
+    concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        super::Cli::command().debug_assert();
+    }
+}

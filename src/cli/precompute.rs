@@ -1,0 +1,176 @@
+//! `sam-ladder precompute`.
+
+use super::device::DeviceChoice;
+use anyhow::{bail, ensure};
+use clap::ValueEnum;
+use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Summary, identify_weights, run_plan};
+use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::variants::AugmentPolicy;
+use std::path::PathBuf;
+
+/// Arguments of `precompute`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of the scans: the raw Synapse layout (RawData/Training/{img,label}) or the published one (train_npz, test_vol_h5)
+    #[arg(long, value_name = "DIR")]
+    scans: PathBuf,
+    /// Store to write; an interrupted one is continued
+    #[arg(long, value_name = "STORE.zarr")]
+    store: PathBuf,
+    /// SAM checkpoint, .pth or .safetensors; the architecture is read from it
+    #[arg(long, value_name = "FILE", required_unless_present = "random_encoder", conflicts_with = "random_encoder")]
+    sam_checkpoint: Option<PathBuf>,
+    /// Random encoder and decoder weights from this seed, for machines without a checkpoint
+    #[arg(long, value_name = "SEED")]
+    random_encoder: Option<u64>,
+    /// Architecture: of the random encoder (vit_b unless said), or the one that the checkpoint must have
+    #[arg(long, value_enum)]
+    encoder: Option<ArchName>,
+    /// Sizes of the published code (data 224, network 512), or the network at the data's own 224
+    #[arg(long, value_enum, default_value_t = Preset::Published)]
+    preset: Preset,
+    /// Pixels along the side of the network's input, a multiple of 16; overrides the preset
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Pixels along the side of the data, where it is augmented; overrides the preset
+    #[arg(long, value_name = "PIXELS")]
+    data_size: Option<usize>,
+    /// Which variants of each training slice are stored: all 44 of the published augmentation, the 5 by reflection, or the slice alone
+    #[arg(long, value_enum, default_value_t = Augment::Reference)]
+    augment: Augment,
+    /// With --augment reference: keep only rotations by multiples of this many degrees
+    #[arg(long, value_name = "DEGREES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    rotation_step: u32,
+    /// Number format of embeddings and images
+    #[arg(long, value_enum, default_value_t = Dtype::F16)]
+    dtype: Dtype,
+    /// Images that the encoder takes at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// auto, cpu or cuda:INDEX
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ArchName {
+    #[value(name = "vit_b")]
+    VitB,
+    #[value(name = "vit_l")]
+    VitL,
+    #[value(name = "vit_h")]
+    VitH,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Preset {
+    /// Data at 224, network at 512
+    Published,
+    /// Data and network at 224
+    Native224,
+}
+
+/// `--augment`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Augment {
+    /// All 44 images of the published augmentation
+    Reference,
+    /// The slice and its four reflections
+    Flips,
+    /// The slice alone
+    None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Dtype {
+    F16,
+    F32,
+    Bf16,
+}
+
+impl From<Augment> for AugmentPolicy {
+    fn from(typed: Augment) -> Self {
+        match typed {
+            Augment::Reference => AugmentPolicy::Reference,
+            Augment::Flips => AugmentPolicy::Flips,
+            Augment::None => AugmentPolicy::None,
+        }
+    }
+}
+
+impl Args {
+    /// The store's config, but for the weights' architecture and hash, which a checkpoint settles.
+    fn config(&self, encoder: EncoderArch, weights: EncoderWeights) -> PrecomputeConfig {
+        let published = PrecomputeConfig::published(encoder, weights);
+        let (data_size, image_size) = match self.preset {
+            Preset::Published => (published.data_size, published.image_size),
+            Preset::Native224 => (224, 224),
+        };
+        PrecomputeConfig {
+            image_size: self.image_size.unwrap_or(image_size),
+            data_size: self.data_size.unwrap_or(data_size),
+            augment: self.augment.into(),
+            rotation_step: self.rotation_step,
+            dtype: match self.dtype {
+                Dtype::F16 => StoreDtype::F16,
+                Dtype::F32 => StoreDtype::F32,
+                Dtype::Bf16 => StoreDtype::Bf16,
+            },
+            ..published
+        }
+    }
+
+    /// Architecture and weights: of the checkpoint, or random.
+    fn weights(&self) -> anyhow::Result<(EncoderArch, EncoderWeights)> {
+        let asked = self.encoder.map(|name| match name {
+            ArchName::VitB => EncoderArch::VitB,
+            ArchName::VitL => EncoderArch::VitL,
+            ArchName::VitH => EncoderArch::VitH,
+        });
+        match (&self.sam_checkpoint, self.random_encoder) {
+            (Some(path), _) => {
+                let (found, weights) = identify_weights(path)?;
+                let asked = asked.unwrap_or(found);
+                ensure!(
+                    found == asked,
+                    "{} is a {} checkpoint, and --encoder asks for {}: leave --encoder out, or pass the other checkpoint",
+                    path.display(),
+                    found.name(),
+                    asked.name()
+                );
+                Ok((found, weights))
+            }
+            (None, Some(seed)) => Ok((asked.unwrap_or(EncoderArch::VitB), EncoderWeights::Random { seed })),
+            (None, None) => {
+                bail!("the encoder needs weights: pass --sam-checkpoint FILE, or --random-encoder SEED to try things out")
+            }
+        }
+    }
+
+    /// Encodes.
+    pub fn run(self) -> anyhow::Result<()> {
+        let device = self.device.open()?;
+        let (encoder, weights) = self.weights()?;
+        let config = self.config(encoder, weights);
+        let plan = Plan::new(&self.scans, &config)?;
+        eprintln!("{plan}");
+        let args = PrecomputeArgs {
+            scans: self.scans,
+            store: self.store,
+            config,
+            checkpoint: self.sam_checkpoint,
+            batch_size: self.batch_size as usize,
+            device,
+        };
+        let summary = run_plan(plan, &args)?;
+        let store = args.store.display();
+        if summary.already_complete {
+            eprintln!("{store} is complete already: nothing to do");
+        } else {
+            let Summary { slices_written, slices_total, images_encoded, seconds, .. } = summary;
+            eprintln!("{slices_written} of {slices_total} slices, {images_encoded} images in {seconds:.1} s: {store}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! The whole pipeline through the command line, small: phantom → precompute → train → eval → export, with asserted scores.
+
+mod cli;
+
+use arrow::array::{Array, Float64Array, StringArray};
+use cli::{assert_refused, program, succeed};
+use std::path::Path;
+
+/// Runs a command on paths below a folder: words that start with `@` are such paths.
+fn on(folder: &Path, words: &str) -> std::process::Command {
+    let mut command = program(&[]);
+    for word in words.split_whitespace() {
+        match word.strip_prefix('@') {
+            Some(name) => command.arg(folder.join(name)),
+            None => command.arg(word),
+        };
+    }
+    command
+}
+
+/// Mean Dice of an evaluation, from its `summary.parquet`.
+fn mean_dice(evaluation: &Path) -> f64 {
+    let file = std::fs::File::open(evaluation.join("summary.parquet")).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    for batch in reader.map(Result::unwrap) {
+        let organs = batch.column_by_name("organ").unwrap().as_any().downcast_ref::<StringArray>().unwrap();
+        let dice = batch.column_by_name("dice").unwrap().as_any().downcast_ref::<Float64Array>().unwrap();
+        for row in 0..batch.num_rows() {
+            if organs.value(row) == "mean" {
+                assert!(dice.is_valid(row), "the mean Dice is defined");
+                return dice.value(row);
+            }
+        }
+    }
+    panic!("{} has no row `mean`", evaluation.display());
+}
+
+#[test]
+fn training_learns_and_everything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 5 --size 64 --depth 8 --seed 3"));
+    succeed(on(at, "precompute --scans @scans --store @s.zarr --random-encoder 3 --image-size 64 --data-size 64 --augment none"));
+    succeed(on(at, "eval --store @s.zarr --zero-shot --out @untrained"));
+    succeed(on(at, "train --store @s.zarr --run @run --epochs 40 --batch-size 8 --warmup 10 --seed 3 --val-cases 0005"));
+    succeed(on(at, "eval --store @s.zarr --run @run --out @trained --protocol standard --save-nifti --baseline @untrained"));
+    for name in ["cases.parquet", "summary.parquet", "table.md", "report.html"] {
+        assert!(at.join("trained").join(name).is_file(), "eval writes {name}");
+    }
+    for name in ["config.json", "steps.parquet", "epochs.parquet", "checkpoint.safetensors", "best.safetensors"] {
+        assert!(at.join("run").join(name).is_file(), "train writes {name}");
+    }
+
+    let (untrained, trained) = (mean_dice(&at.join("untrained")), mean_dice(&at.join("trained")));
+    println!("mean Dice: untrained {untrained:.3}, trained {trained:.3}");
+    assert!(trained > untrained + 0.2, "untrained {untrained}, trained {trained}");
+
+    // What export writes evaluates to the same numbers, as a whole model in the published names.
+    for name in ["model.safetensors", "model.pth"] {
+        succeed(on(at, &format!("export --run @run --out @{name}")));
+        let evaluation = format!("eval-{name}");
+        succeed(on(at, &format!("eval --store @s.zarr --checkpoint @{name} --out @{evaluation} --protocol standard")));
+        assert_eq!(mean_dice(&at.join(&evaluation)), trained);
+    }
+
+    // Outputs that are there already are refused, and left alone.
+    for words in [
+        "phantom --out @scans",
+        "train --store @s.zarr --run @run",
+        "eval --store @s.zarr --run @run --out @trained",
+        "export --run @run --out @model.pth",
+    ] {
+        assert_refused(on(at, words));
+    }
+    assert_eq!(mean_dice(&at.join("trained")), trained);
+
+    // A gain that was not reached is an error, after the evaluation was written.
+    let error = assert_refused(on(at, "eval --store @s.zarr --zero-shot --out @again --baseline @trained --min-gain 0.1"));
+    assert!(error.contains("gain"), "{error}");
+    assert_eq!(mean_dice(&at.join("again")), untrained);
+
+    // A store made for another size: the run says which size it was trained at.
+    succeed(on(
+        at,
+        "precompute --scans @scans --store @s32.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none",
+    ));
+    let error = assert_refused(on(at, "eval --store @s32.zarr --run @run --out @mixed"));
+    assert!(error.contains("64") && error.contains("32"), "{error}");
+    let error = assert_refused(on(at, "train --store @s32.zarr --run @run --resume"));
+    assert!(error.contains("cache_id"), "{error}");
+}
