@@ -1,1 +1,24 @@
 //! The embedding store: Zarr arrays and Parquet tables.
+//!
+//! [`StoreWriter`] makes a store, [`Store`] and [`Reader`] read a finished one. The layout, for those who read it with other
+//! programs, is in `docs/store-format.md`. No other crate of the workspace touches the files of a store.
+
+pub mod atomic;
+mod compare;
+mod error;
+mod layout;
+mod number;
+mod plan;
+mod reader;
+mod shard;
+mod slice_table;
+mod store;
+pub mod table;
+mod writer;
+
+pub use compare::differences;
+pub use error::{Error, Result};
+pub use plan::{CaseLayout, StoreLayout};
+pub use reader::{ReadMode, Reader};
+pub use store::{Batch, Mask, Store};
+pub use writer::{Opened, SliceTensors, StoreWriter};

@@ -2,6 +2,8 @@
 
 pub mod augment;
 pub mod encoder;
+pub mod error;
 pub mod phantom;
+pub mod pipeline;
 pub mod preprocess;
 pub mod scans;

@@ -1,0 +1,177 @@
+"""Opens a store with zarr-python and pyarrow, knowing only docs/store-format.md, and checks it against SciPy and nibabel.
+
+    python bench/parity/check_store.py STORE.zarr --scans SCANS [--slices 3]
+
+Checks attributes, tables, shapes and number formats of every array, and recomputes images, labels and masks of a few slices from the
+raw NIfTI files. Exits with 1 and one line a mismatch when something differs.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pyarrow.parquet
+import zarr
+from scipy import ndimage
+
+FORMAT_VERSION = 1
+ARRAYS = ("embeddings", "images", "labels")
+STORED_AS = {"f16": "float16", "f32": "float32", "bf16": "uint16"}
+# Largest difference of an image, whose values lie in about [0, 1]: splines agree to 1e-5, the rest is the number format's rounding.
+TOLERANCE = {"f16": 1e-5 + 2.0**-11, "f32": 1e-5, "bf16": 1e-5 + 2.0**-8}
+
+mismatches = []
+
+
+def expect(what, found, expected):
+    if found != expected:
+        mismatches.append(f"{what}: expected {expected}, found {found}")
+
+
+def to_float32(array, values):
+    """Numbers of a store as float32; bfloat16 is stored as its bits."""
+    if array.attrs.get("encoding") == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def check_attributes(attributes):
+    expect("format_version", attributes["format_version"], FORMAT_VERSION)
+    expect("complete", attributes["complete"], True)
+    hashed = {key: attributes[key] for key in ("format_version", "config", "sources")}
+    canonical = json.dumps(hashed, separators=(",", ":"), ensure_ascii=False)
+    expect("cache_id", attributes["cache_id"], hashlib.sha256(canonical.encode()).hexdigest())
+
+
+def check_arrays(split, group, config, slices, variants):
+    size = config["image_size"]
+    grid = size // 16
+    items = {"embeddings": (256, grid, grid), "images": (size, size), "labels": (size // 4, size // 4)}
+    for name in ARRAYS:
+        array = group[name]
+        where = f"{split}/{name}"
+        expect(f"{where} shape", array.shape, (slices.num_rows, variants, *items[name]))
+        expect(f"{where} dtype", str(array.dtype), "uint8" if name == "labels" else STORED_AS[config["dtype"]])
+        expect(f"{where} shards", array.shards, (1, variants, *items[name]))
+        expect(f"{where} chunks", array.chunks, (1, 1, *items[name]))
+        expect(f"{where} dimensions", array.metadata.dimension_names[:2], ("slice", "variant"))
+    names = [f"voxels_{name.replace(' ', '_')}" for name in config["class_names"]]
+    expect(f"{split} voxel columns", [name for name in slices.column_names if name.startswith("voxels_")], names)
+    expect(f"{split} rows", slices["row"].to_pylist(), list(range(slices.num_rows)))
+
+
+def check_variants(table):
+    probabilities = table["probability"].to_numpy()
+    expect("sum of probabilities", round(float(probabilities.sum()), 12), 1.0)
+    expect("first variant", table["kind"][0].as_py(), "identity")
+
+
+def read_case(scans, source, preprocessing):
+    """A raw scan as [d, h, w]: image in [0, 1] and classes."""
+    image_path = next(path for path in scans.rglob("*.nii*") if path.as_posix().endswith(source))
+    label_path = image_path.parent.parent / "label" / image_path.name.replace("img", "label", 1)
+    low, high = preprocessing["window_hu"]
+    image = nibabel.load(image_path).get_fdata().astype(np.float32)
+    image = ((np.clip(image, low, high) - low) / (high - low)).transpose(2, 1, 0)
+    label = nibabel.load(label_path).get_fdata().astype(np.int64).transpose(2, 1, 0)
+    return image, np.asarray(preprocessing["label_map"], np.uint8)[label], hashlib.sha256(image_path.read_bytes()).hexdigest()
+
+
+def resize(values, size, order):
+    height, width = values.shape
+    if (height, width) == (size, size):
+        return values
+    return ndimage.zoom(values, (size / height, size / width), order=order)
+
+
+def augment(values, variant):
+    if variant["kind"] == "reflection":
+        return np.flip(np.rot90(values, variant["k"]), variant["axis"])
+    if variant["kind"] == "rotation":
+        return ndimage.rotate(values, variant["angle_degrees"], order=0, reshape=False)
+    return values
+
+
+def check_slice(split, group, config, row, image, label, variants):
+    """Recomputes a slice's variants from the scan's slice `image`, `label` [h, w]."""
+    size, data_size = config["image_size"], config["data_size"]
+    image, label = resize(image, data_size, 3), resize(label, data_size, 0)
+    for variant in variants:
+        index = variant["variant"]
+        where = f"slice {row} ({variant['name']})"
+        expected = resize(augment(image, variant), size, 3)
+        found = to_float32(group["images"], group["images"][row, index])
+        worst = float(np.abs(found - expected).max())
+        if not worst <= TOLERANCE[config["dtype"]]:
+            mismatches.append(f"{split}/images of {where}: differs from SciPy by {worst}")
+        expected = ndimage.zoom(resize(augment(label, variant), size, 0), 1 / 4, order=0)
+        differing = int((group["labels"][row, index] != expected).sum())
+        expect(f"{split}/labels of {where}, differing pixels", differing, 0)
+        embeddings = to_float32(group["embeddings"], group["embeddings"][row, index])
+        expect(f"{split}/embeddings of {where} finite", bool(np.isfinite(embeddings).all()), True)
+
+
+def some_variants(variants):
+    """The first of each kind, and the last."""
+    kinds = {variant["kind"]: variant for variant in reversed(variants)}
+    picked = {variant["variant"]: variant for variant in [*kinds.values(), variants[-1]]}
+    return [picked[index] for index in sorted(picked)]
+
+
+def check_against_scans(root, store, config, scans, num_slices, variants):
+    for split in ("train", "test"):
+        slices = pyarrow.parquet.read_table(store / split / "slices.parquet").to_pylist()
+        of_split = some_variants(variants) if split == "train" else variants[:1]
+        cases = {}
+        for row in slices:
+            cases.setdefault(row["case"], []).append(row)
+        for case, rows in cases.items():
+            image, label, sha256 = read_case(scans, rows[0]["source"], config["preprocessing"])
+            expect(f"{split} case {case} slices", len(rows), image.shape[0])
+            for row in rows:
+                where = f"{split} slice {row['row']}"
+                expect(f"{where} source_sha256", row["source_sha256"], sha256)
+                expect(f"{where} size", (row["height"], row["width"]), image.shape[1:])
+                for index, name in enumerate(config["class_names"], 1):
+                    found = row[f"voxels_{name.replace(' ', '_')}"]
+                    expect(f"{where} voxels of {name}", found, int((label[row["slice_index"]] == index).sum()))
+            if split == "test":
+                mask = root["test/masks"][case][:]
+                expect(f"mask {case} shape", mask.shape, label.shape)
+                expect(f"mask {case} differing voxels", int((mask != label).sum()) if mask.shape == label.shape else -1, 0)
+            for row in rows[:: max(1, len(rows) // num_slices)][:num_slices]:
+                index = row["slice_index"]
+                check_slice(split, root[split], config, row["row"], image[index], label[index], of_split)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--scans", type=Path, help="the raw scans that the store was made from")
+    parser.add_argument("--slices", type=int, default=3, help="slices of each case to recompute")
+    args = parser.parse_args()
+
+    root = zarr.open_group(args.store, mode="r")
+    attributes = dict(root.attrs)
+    config = attributes["config"]
+    check_attributes(attributes)
+    variants = pyarrow.parquet.read_table(args.store / "variants.parquet")
+    check_variants(variants)
+    for split in ("train", "test"):
+        slices = pyarrow.parquet.read_table(args.store / split / "slices.parquet")
+        check_arrays(split, root[split], config, slices, variants.num_rows if split == "train" else 1)
+    if args.scans:
+        check_against_scans(root, args.store, config, args.scans, args.slices, variants.to_pylist())
+
+    for mismatch in mismatches:
+        print(mismatch, file=sys.stderr)
+    print(f"{args.store}: {'differs' if mismatches else 'as documented'} ({config['dtype']}, {variants.num_rows} variants)")
+    return 1 if mismatches else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

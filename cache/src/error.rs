@@ -1,0 +1,133 @@
+//! What can go wrong with a store; every message names the file, or the array, slice and variant.
+
+use std::path::PathBuf;
+
+/// Result of every operation on a store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a store could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `write`, `read`, `create`…
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no store at the path.
+    #[error("{} is not a sam-ladder store: {reason}; {advice}", path.display())]
+    NotAStore {
+        /// The path.
+        path: PathBuf,
+        /// What is missing there.
+        reason: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The store was written by another version of the layout.
+    #[error(
+        "{} has format version {found}, this program reads version {expected}; run `sam-ladder precompute` into a new folder",
+        path.display()
+    )]
+    FormatVersion {
+        /// The store.
+        path: PathBuf,
+        /// Its version, as JSON.
+        found: String,
+        /// Ours.
+        expected: u32,
+    },
+    /// Not every tensor is there.
+    #[error("{} is incomplete ({detail}); run the same `sam-ladder precompute` command again to continue it", path.display())]
+    Incomplete {
+        /// The store.
+        path: PathBuf,
+        /// How much is there.
+        detail: String,
+    },
+    /// A store for another configuration is in the way.
+    #[error(
+        "{} was made for another configuration: {differences}; give --store another folder, or use the store's settings",
+        path.display()
+    )]
+    OtherConfig {
+        /// The store.
+        path: PathBuf,
+        /// Each differing value, the store's and the asked one.
+        differences: String,
+    },
+    /// A manifest or a table does not say what the arrays or the config say.
+    #[error("{} is damaged: {reason}; run `sam-ladder precompute` into a new folder", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// A tensor cannot be read back as it was written.
+    #[error("{array} of slice {row} ({place}) is damaged: {reason} in {}; delete that file and run the same `sam-ladder precompute` command again", path.display())]
+    Damaged {
+        /// Path of the array below the store: `train/embeddings`.
+        array: String,
+        /// Index along the array's slice axis.
+        row: usize,
+        /// Case, slice and variant in words.
+        place: String,
+        /// What is wrong.
+        reason: String,
+        /// The shard's file.
+        path: PathBuf,
+    },
+    /// A Parquet file cannot be read or written.
+    #[error("cannot {action} the table {}: {reason}", path.display())]
+    Table {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A slice, variant or case that the store has not.
+    #[error("{} has no {what}", path.display())]
+    Absent {
+        /// The store.
+        path: PathBuf,
+        /// What was asked for.
+        what: String,
+    },
+    /// Values that the caller gave have the wrong number or range.
+    #[error("cannot store {what}: {reason}")]
+    Values {
+        /// Array, slice and variant.
+        what: String,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// Zarr metadata or encoding failed.
+    #[error("zarr array {array}: {reason}")]
+    Zarr {
+        /// Path of the array below the store.
+        array: String,
+        /// What the library said.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`], for `map_err`.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// Whether the disk is full or over its quota, so that freeing space and running the same command again continues.
+    pub fn is_disk_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+}

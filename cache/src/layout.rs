@@ -1,0 +1,230 @@
+//! The store's Zarr hierarchy: which arrays there are, how they are shaped, chunked and encoded, and where their files lie.
+//!
+//! One shard holds one slice with all its variants, in one file; one inner chunk holds one variant. Each inner chunk is
+//! compressed with zstd and ends with its CRC-32C; so does each shard's index.
+
+use crate::error::{Error, Result};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::store::{EMBEDDINGS, IMAGES, LABELS, MASKS, StoreAttributes};
+use serde_json::{Value, json};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zarrs::array::chunk_key_encoding::DefaultChunkKeyEncoding;
+use zarrs::array::codec::{Crc32cCodec, ShardingCodecOptions, SubchunkWriteOrder, ZstdCodec};
+use zarrs::array::{
+    Array, ArrayBuilder, ArrayBytes, ArrayMetadataOptions, ArrayToBytesCodecTraits, CodecOptions, CodecSpecificOptions, data_type,
+};
+use zarrs::metadata::ChunkKeySeparator;
+use zarrs::storage::store::MemoryStore;
+
+/// Name of a Zarr node's metadata file.
+pub(crate) const METADATA: &str = "zarr.json";
+/// Lowest level of zstd: float embeddings hardly compress, and reading should cost little.
+const ZSTD_LEVEL: i32 = 1;
+
+/// The three arrays of a split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ArrayKind {
+    Embeddings,
+    Images,
+    Labels,
+}
+
+impl ArrayKind {
+    /// In the order in which a slice's shards are written.
+    pub(crate) const ALL: [ArrayKind; 3] = [ArrayKind::Labels, ArrayKind::Images, ArrayKind::Embeddings];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ArrayKind::Embeddings => EMBEDDINGS,
+            ArrayKind::Images => IMAGES,
+            ArrayKind::Labels => LABELS,
+        }
+    }
+
+    /// Shape of one variant of one slice.
+    pub(crate) fn item_shape(self, config: &PrecomputeConfig) -> Vec<usize> {
+        match self {
+            ArrayKind::Embeddings => vec![EMBED_CHANNELS, config.grid_size(), config.grid_size()],
+            ArrayKind::Images => vec![config.image_size; 2],
+            ArrayKind::Labels => vec![config.low_res_size(); 2],
+        }
+    }
+
+    /// Values in one variant of one slice.
+    pub(crate) fn item_len(self, config: &PrecomputeConfig) -> usize {
+        self.item_shape(config).iter().product()
+    }
+
+    fn dimension_names(self) -> Vec<&'static str> {
+        match self {
+            ArrayKind::Embeddings => vec!["slice", "variant", "channel", "grid_y", "grid_x"],
+            ArrayKind::Images => vec!["slice", "variant", "y", "x"],
+            ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
+        }
+    }
+}
+
+/// Number format of an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Number {
+    U8,
+    Float(StoreDtype),
+}
+
+/// One array of the store.
+#[derive(Debug, Clone)]
+pub(crate) struct ArraySpec {
+    /// Path below the store, with forward slashes.
+    pub(crate) path: String,
+    shape: Vec<u64>,
+    shard_shape: Vec<u64>,
+    chunk_shape: Vec<u64>,
+    number: Number,
+    dimension_names: Vec<&'static str>,
+}
+
+impl ArraySpec {
+    /// `{split}/{embeddings,images,labels}` with room for `num_slices` slices of `num_variants` variants.
+    pub(crate) fn of_split(config: &PrecomputeConfig, split: Split, kind: ArrayKind, size: [usize; 2]) -> Self {
+        let [num_slices, num_variants] = size;
+        let item: Vec<u64> = kind.item_shape(config).into_iter().map(|n| n as u64).collect();
+        let with = |slices: usize, variants: usize| [&[slices as u64, variants as u64], item.as_slice()].concat();
+        ArraySpec {
+            path: format!("{split}/{}", kind.name()),
+            shape: with(num_slices, num_variants),
+            shard_shape: with(1, num_variants),
+            chunk_shape: with(1, 1),
+            number: if kind == ArrayKind::Labels { Number::U8 } else { Number::Float(config.dtype) },
+            dimension_names: kind.dimension_names(),
+        }
+    }
+
+    /// `test/masks/<case>`: one shard holds the scan, one inner chunk a slice.
+    pub(crate) fn of_mask(case: &str, shape: [usize; 3]) -> Self {
+        let [depth, height, width] = shape.map(|n| n as u64);
+        ArraySpec {
+            path: format!("{}/{MASKS}/{case}", Split::Test),
+            shape: vec![depth, height, width],
+            shard_shape: vec![depth, height, width],
+            chunk_shape: vec![1, height, width],
+            number: Number::U8,
+            dimension_names: vec!["depth", "height", "width"],
+        }
+    }
+
+    /// Inner chunks of one shard.
+    pub(crate) fn chunks_per_shard(&self) -> usize {
+        self.shard_shape.iter().zip(&self.chunk_shape).map(|(shard, chunk)| (shard / chunk) as usize).product()
+    }
+
+    pub(crate) fn folder(&self, store: &Path) -> PathBuf {
+        store.join(&self.path)
+    }
+
+    /// Name of the shard of index `row` along the first axis, directly in the array's folder.
+    pub(crate) fn shard_name(&self, row: usize) -> String {
+        format!("c.{row}{}", ".0".repeat(self.shape.len() - 1))
+    }
+
+    /// Index along the first axis of the shard in the file called `name`.
+    pub(crate) fn row_of_shard_name(&self, name: &str) -> Option<usize> {
+        let row = name.strip_prefix("c.")?.split('.').next()?.parse().ok()?;
+        (self.shard_name(row) == name).then_some(row)
+    }
+
+    fn zarr(&self) -> Result<Array<MemoryStore>> {
+        let data_type = match self.number {
+            Number::U8 => data_type::uint8(),
+            Number::Float(StoreDtype::F16) => data_type::float16(),
+            Number::Float(StoreDtype::F32) => data_type::float32(),
+            // zarr-python has no bfloat16 of its own: the bits, and an attribute that says so.
+            Number::Float(StoreDtype::Bf16) => data_type::uint16(),
+        };
+        // Values that no chunk consists of: the sharding codec leaves chunks of nothing but the fill value out, and a chunk that is
+        // not there must always be damage. A reader that takes it for the fill value sees that something is wrong, too.
+        let fill_value = match self.number {
+            Number::U8 => json!(u8::MAX),
+            Number::Float(StoreDtype::Bf16) => json!(half::bf16::NAN.to_bits()),
+            Number::Float(_) => json!("NaN"),
+        };
+        let fill_value: zarrs::metadata::FillValueMetadata =
+            serde_json::from_value(fill_value).map_err(|e| self.zarr_error(e))?;
+        let mut builder = ArrayBuilder::new(self.shape.clone(), self.shard_shape.clone(), data_type, fill_value);
+        builder
+            .subchunk_shape(self.chunk_shape.clone())
+            .bytes_to_bytes_codecs(vec![Arc::new(ZstdCodec::new(ZSTD_LEVEL, false)), Arc::new(Crc32cCodec::new())])
+            .chunk_key_encoding(DefaultChunkKeyEncoding::new(ChunkKeySeparator::Dot))
+            .dimension_names(Some(self.dimension_names.iter().copied()))
+            // The order of the chunks within a shard must not depend on which thread was first.
+            .codec_specific_options(
+                CodecSpecificOptions::default()
+                    .with_option(ShardingCodecOptions::default().with_subchunk_write_order(SubchunkWriteOrder::C)),
+            );
+        if self.number == Number::Float(StoreDtype::Bf16) {
+            builder.attributes_mut().insert("encoding".into(), json!("bfloat16"));
+        }
+        builder.build(Arc::new(MemoryStore::new()), &format!("/{}", self.path)).map_err(|e| self.zarr_error(e))
+    }
+
+    /// The array's `zarr.json`.
+    pub(crate) fn metadata(&self) -> Result<Value> {
+        let options = ArrayMetadataOptions::default().with_include_zarrs_metadata(false);
+        serde_json::to_value(self.zarr()?.metadata_opt(&options)).map_err(|e| self.zarr_error(e))
+    }
+
+    /// What turns the values of one shard into its file's bytes.
+    pub(crate) fn encoder(&self) -> Result<ShardEncoder> {
+        Ok(ShardEncoder { array: self.zarr()?, spec: self.clone() })
+    }
+
+    fn zarr_error(&self, reason: impl std::fmt::Display) -> Error {
+        Error::Zarr { array: self.path.clone(), reason: reason.to_string() }
+    }
+}
+
+/// Encodes shards of one array.
+pub(crate) struct ShardEncoder {
+    array: Array<MemoryStore>,
+    spec: ArraySpec,
+}
+
+impl ShardEncoder {
+    pub(crate) fn spec(&self) -> &ArraySpec {
+        &self.spec
+    }
+
+    /// The bytes of the shard that holds `values`, little-endian numbers in C order.
+    pub(crate) fn encode(&self, values: &[u8]) -> Result<Vec<u8>> {
+        let shape: Vec<NonZeroU64> = self.spec.shard_shape.iter().filter_map(|&n| NonZeroU64::new(n)).collect();
+        let options = CodecOptions::default();
+        self.array
+            .codecs()
+            .encode(ArrayBytes::from(values), &shape, self.array.data_type(), self.array.fill_value(), &options)
+            .map(std::borrow::Cow::into_owned)
+            .map_err(|e| self.spec.zarr_error(e))
+    }
+}
+
+/// The `zarr.json` of a group.
+pub(crate) fn group_metadata(attributes: Value) -> Value {
+    json!({ "zarr_format": 3, "node_type": "group", "attributes": attributes })
+}
+
+/// The `zarr.json` of the store.
+pub(crate) fn root_metadata(attributes: &StoreAttributes) -> Value {
+    group_metadata(json!(attributes))
+}
+
+/// Paths below the store of its groups but the root.
+pub(crate) fn groups() -> [String; 3] {
+    [Split::Train.to_string(), Split::Test.to_string(), format!("{}/{MASKS}", Split::Test)]
+}
+
+/// Metadata as the bytes of a `zarr.json`.
+pub(crate) fn to_json(metadata: &Value) -> Vec<u8> {
+    format!("{metadata:#}\n").into_bytes()
+}

@@ -1,0 +1,114 @@
+//! What a store will hold, before anything is written: its attributes, its cases, and the rows of each.
+
+use crate::error::{Error, Result};
+use crate::layout::ArrayKind;
+use crate::store::split_variants;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::store::StoreAttributes;
+use sam_ladder_schemas::variants::Variant;
+use std::ops::Range;
+
+/// A scan that goes into the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaseLayout {
+    /// Its name: `0005`.
+    pub case: String,
+    /// Which half it belongs to.
+    pub split: Split,
+    /// Its slices, at least 1.
+    pub num_slices: usize,
+    /// Paths of its files among the attributes' sources.
+    pub sources: Vec<String>,
+}
+
+/// All that a store's shape depends on.
+#[derive(Debug, Clone)]
+pub struct StoreLayout {
+    attributes: StoreAttributes,
+    cases: Vec<(CaseLayout, Range<usize>)>,
+}
+
+impl StoreLayout {
+    /// Lays out the rows: within each split by case name, then by slice.
+    ///
+    /// # Errors
+    /// [`Error::Values`] for a case that is there twice or has no slices, or whose name cannot be that of a folder.
+    pub fn new(attributes: StoreAttributes, mut cases: Vec<CaseLayout>) -> Result<Self> {
+        cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
+        let refuse = |case: &CaseLayout, reason: &str| Error::Values {
+            what: format!("{} case {:?}", case.split, case.case),
+            reason: reason.into(),
+        };
+        for pair in cases.windows(2).filter(|pair| pair[0].split == pair[1].split && pair[0].case == pair[1].case) {
+            return Err(refuse(&pair[0], "there are two scans of that name"));
+        }
+        let mut next = [0; 2];
+        let mut laid_out = Vec::with_capacity(cases.len());
+        for case in cases {
+            if case.num_slices == 0 {
+                return Err(refuse(&case, "it has no slices"));
+            }
+            if case.case.is_empty() || case.case.starts_with('.') || case.case.contains(['/', '\\']) {
+                return Err(refuse(&case, "its name cannot be that of a folder"));
+            }
+            let first = &mut next[case.split as usize];
+            let rows = *first..*first + case.num_slices;
+            *first = rows.end;
+            laid_out.push((case, rows));
+        }
+        Ok(StoreLayout { attributes, cases: laid_out })
+    }
+
+    /// The store's attributes, `complete: false`.
+    pub fn attributes(&self) -> &StoreAttributes {
+        &self.attributes
+    }
+
+    /// Cases of both splits.
+    pub fn num_cases(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// Slices of a split.
+    pub fn num_slices(&self, split: Split) -> usize {
+        self.cases_of(split).map(|(case, _)| case.num_slices).sum()
+    }
+
+    /// Variants of each slice of a split, by index.
+    pub fn variants(&self, split: Split) -> Vec<Variant> {
+        split_variants(&self.attributes.config, split)
+    }
+
+    /// How many [`Self::variants`] there are.
+    pub fn num_variants(&self, split: Split) -> usize {
+        self.variants(split).len()
+    }
+
+    /// Tensors of each array: slices times variants over both splits.
+    pub fn num_items(&self) -> usize {
+        Split::ALL.into_iter().map(|split| self.num_slices(split) * self.num_variants(split)).sum()
+    }
+
+    /// Bytes of all tensors before compression; embeddings hardly compress, so the store takes nearly as many on disk.
+    pub fn num_bytes(&self) -> u64 {
+        let config = &self.attributes.config;
+        let floats = ArrayKind::Embeddings.item_len(config) + ArrayKind::Images.item_len(config);
+        let item = floats * config.dtype.bytes() + ArrayKind::Labels.item_len(config);
+        self.num_items() as u64 * item as u64
+    }
+
+    /// Rows of a case.
+    ///
+    /// # Errors
+    /// [`Error::Values`] when the layout has no such case.
+    pub fn case_rows(&self, split: Split, case: &str) -> Result<Range<usize>> {
+        self.cases_of(split).find(|(laid_out, _)| laid_out.case == case).map(|(_, rows)| rows.clone()).ok_or_else(|| {
+            Error::Values { what: format!("{split} case {case:?}"), reason: "it is not in the store's layout".into() }
+        })
+    }
+
+    /// The cases of a split with their rows, in the rows' order.
+    pub(crate) fn cases_of(&self, split: Split) -> impl Iterator<Item = &(CaseLayout, Range<usize>)> {
+        self.cases.iter().filter(move |(case, _)| case.split == split)
+    }
+}

@@ -1,0 +1,88 @@
+//! Reading single chunks out of a shard, straight into the caller's memory.
+//!
+//! The layout is that of Zarr's `sharding_indexed` codec with the index at the end: the chunks, then one (offset, length) pair of
+//! little-endian 64-bit numbers a chunk, then the CRC-32C of those pairs. A chunk is a zstd frame and its CRC-32C.
+//! `zarrs` could read it too, but takes a chunk or a file that is missing for fill values; here that is an error.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const CHECKSUM_LEN: usize = 4;
+const INDEX_ENTRY_LEN: usize = 16;
+
+/// Where a chunk lies in its shard's file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChunkRange {
+    offset: u64,
+    len: u64,
+}
+
+/// What one thread needs to read chunks, reused from chunk to chunk.
+pub(crate) struct Scratch {
+    encoded: Vec<u8>,
+    decompressor: zstd::bulk::Decompressor<'static>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Scratch { encoded: Vec::new(), decompressor: zstd::bulk::Decompressor::new()? })
+    }
+}
+
+/// Opens a shard; the error says in words what is wrong.
+pub(crate) fn open(path: &Path) -> Result<File, String> {
+    File::open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => "its file is missing".into(),
+        _ => format!("cannot read it: {e}"),
+    })
+}
+
+/// Reads and checks the index of a shard of `chunks` chunks.
+pub(crate) fn read_index(file: &File, chunks: usize) -> Result<Box<[ChunkRange]>, String> {
+    let file_len = file.metadata().map_err(|e| format!("cannot read its size: {e}"))?.len();
+    let mut bytes = vec![0; chunks * INDEX_ENTRY_LEN + CHECKSUM_LEN];
+    let index_offset = file_len.checked_sub(bytes.len() as u64).ok_or_else(|| {
+        format!("the file is cut short: an index of {} bytes was expected at its end, it has {file_len} bytes", bytes.len())
+    })?;
+    file.read_exact_at(&mut bytes, index_offset).map_err(|e| format!("cannot read its index: {e}"))?;
+    let entries = checked(&bytes).map_err(|reason| format!("the shard's index has {reason}"))?;
+    entries
+        .chunks_exact(INDEX_ENTRY_LEN)
+        .map(|entry| {
+            let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| entry[at + i]));
+            let range = ChunkRange { offset: number(0), len: number(8) };
+            if range.offset == u64::MAX && range.len == u64::MAX {
+                return Err("a chunk was never written".into());
+            }
+            match range.offset.checked_add(range.len) {
+                Some(end) if end <= index_offset && range.len >= CHECKSUM_LEN as u64 => Ok(range),
+                _ => Err(format!("the index points to {} bytes at {}, beyond its chunks", range.len, range.offset)),
+            }
+        })
+        .collect()
+}
+
+/// Reads one chunk, checks it, and decompresses it into `out`, whose length must be the chunk's.
+pub(crate) fn read_chunk(file: &File, range: ChunkRange, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), String> {
+    scratch.encoded.resize(range.len as usize, 0);
+    file.read_exact_at(&mut scratch.encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
+    let frame = checked(&scratch.encoded).map_err(|reason| format!("the chunk has {reason}"))?;
+    let len = scratch.decompressor.decompress_to_buffer(frame, out).map_err(|e| format!("cannot decompress the chunk: {e}"))?;
+    if len != out.len() {
+        return Err(format!("the chunk holds {len} bytes, expected {}", out.len()));
+    }
+    Ok(())
+}
+
+/// `bytes` without the CRC-32C at their end, when that is right.
+fn checked(bytes: &[u8]) -> Result<&[u8], String> {
+    let (content, stored) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
+    let stored = u32::from_le_bytes(std::array::from_fn(|i| stored[i]));
+    let computed = crc32c::crc32c(content);
+    if stored != computed {
+        return Err(format!("checksum {computed:08x}, expected {stored:08x}"));
+    }
+    Ok(content)
+}

@@ -1,0 +1,447 @@
+//! A finished store, opened for reading.
+
+use crate::compare::differences;
+use crate::error::{Error, Result};
+use crate::layout::{ArrayKind, ArraySpec, METADATA};
+use crate::number;
+use crate::shard::{self, ChunkRange, Scratch};
+use crate::slice_table::{batch_to_slices, variants_to_batch};
+use crate::table::read_table;
+use rayon::prelude::*;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::store::{
+    DECODER_WEIGHTS, FORMAT_VERSION, MASKS, StoreAttributes, VARIANTS_TABLE, cache_id, slices_table,
+};
+use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::variants::{AugmentPolicy, Variant, variants};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// A batch of slices for stage two; read again and again into the same memory.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Batch {
+    /// `[b, 256, g, g]`, g = image_size / 16.
+    pub embeddings: Vec<f32>,
+    /// `[b, s, s]`, s = image_size.
+    pub images: Vec<f32>,
+    /// `[b, s/4, s/4]`, classes.
+    pub labels: Vec<u8>,
+}
+
+/// The reference segmentation of a test scan, at the scan's own resolution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mask {
+    /// Classes, `[d, h, w]`.
+    pub labels: Vec<u8>,
+    /// Depth, height and width.
+    pub shape: [usize; 3],
+}
+
+/// A complete store. Reading is thread-safe.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    attributes: StoreAttributes,
+    splits: [SplitArrays; 2],
+}
+
+#[derive(Debug)]
+struct SplitArrays {
+    variants: Vec<Variant>,
+    slices: Vec<SliceRow>,
+    cases: Vec<(String, Range<u32>)>,
+    arrays: [StoredArray; 3],
+}
+
+#[derive(Debug)]
+struct StoredArray {
+    spec: ArraySpec,
+    folder: PathBuf,
+    /// Index of each shard, read when it is first needed.
+    indexes: Vec<OnceLock<Box<[ChunkRange]>>>,
+}
+
+impl StoredArray {
+    fn new(store: &Path, spec: ArraySpec, num_shards: usize) -> Self {
+        let folder = spec.folder(store);
+        StoredArray { spec, folder, indexes: (0..num_shards).map(|_| OnceLock::new()).collect() }
+    }
+
+    fn shard_path(&self, row: usize) -> PathBuf {
+        self.folder.join(self.spec.shard_name(row))
+    }
+
+    fn read_chunk(&self, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), String> {
+        thread_local! {
+            static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
+        }
+        let file = shard::open(&self.shard_path(row))?;
+        let index = match self.indexes[row].get() {
+            Some(index) => index,
+            None => {
+                let index = shard::read_index(&file, self.spec.chunks_per_shard())?;
+                self.indexes[row].get_or_init(|| index)
+            }
+        };
+        SCRATCH.with_borrow_mut(|slot| {
+            if slot.is_none() {
+                *slot = Some(Scratch::new().map_err(|e| e.to_string())?);
+            }
+            let scratch = slot.as_mut().ok_or("no memory to decompress into")?;
+            shard::read_chunk(&file, index[chunk], scratch, out)
+        })
+    }
+}
+
+impl Store {
+    /// Opens a complete store and checks its manifest, its arrays' metadata, its tables and the presence of every shard.
+    ///
+    /// # Errors
+    /// A one-line reason that names the file: no store, another format version, an incomplete one, a manifest, array metadata or
+    /// table that does not agree with the config, a missing shard.
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        let path = path.as_ref();
+        let attributes = read_manifest(path)?;
+        if !attributes.complete {
+            return Err(Error::Incomplete { path: path.into(), detail: "its manifest says so".into() });
+        }
+        let store = Store {
+            path: path.into(),
+            splits: [open_split(path, &attributes, Split::Train)?, open_split(path, &attributes, Split::Test)?],
+            attributes,
+        };
+        store.check_variants()?;
+        store.check_files()?;
+        Ok(store)
+    }
+
+    /// Folder of the store.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Attributes of the root group: version, `cache_id`, config, sources.
+    pub fn attributes(&self) -> &StoreAttributes {
+        &self.attributes
+    }
+
+    /// Settings that the tensors were made with.
+    pub fn config(&self) -> &PrecomputeConfig {
+        &self.attributes.config
+    }
+
+    /// The variants of a split's slices, by index; `test` has the identity alone.
+    pub fn variants(&self, split: Split) -> &[Variant] {
+        &self.split(split).variants
+    }
+
+    /// The slices of a split, by row: grouped by case, in the cases' order, slices ascending.
+    pub fn slices(&self, split: Split) -> &[SliceRow] {
+        &self.split(split).slices
+    }
+
+    /// The cases of a split, in the order of their rows.
+    pub fn cases(&self, split: Split) -> Vec<String> {
+        self.split(split).cases.iter().map(|(case, _)| case.clone()).collect()
+    }
+
+    /// The rows of a case.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] that names the case and lists those there are.
+    pub fn case_rows(&self, split: Split, case: &str) -> Result<Range<u32>> {
+        self.split(split).cases.iter().find(|(name, _)| name == case).map(|(_, rows)| rows.clone()).ok_or_else(|| Error::Absent {
+            path: self.path.clone(),
+            what: format!("{split} case {case:?}; it has {}", self.cases(split).join(", ")),
+        })
+    }
+
+    /// SAM's frozen prompt encoder and mask decoder, in the names of its checkpoints.
+    pub fn decoder_path(&self) -> PathBuf {
+        self.path.join(DECODER_WEIGHTS)
+    }
+
+    /// The reference segmentation of a test case.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] for a case that is not in `test`, [`Error::Damaged`] when it cannot be read back as written.
+    pub fn mask(&self, case: &str) -> Result<Mask> {
+        self.case_rows(Split::Test, case)?;
+        let shape = read_mask_shape(&self.path, case)?;
+        let [depth, height, width] = shape;
+        let spec = ArraySpec::of_mask(case, shape);
+        check_array_metadata(&self.path, &spec)?;
+        let array = StoredArray::new(&self.path, spec, 1);
+        let mut labels = vec![0; depth * height * width];
+        labels.par_chunks_mut(height * width).enumerate().try_for_each(|(slice, out)| {
+            array.read_chunk(0, slice, out).map_err(|reason| Error::Damaged {
+                array: array.spec.path.clone(),
+                row: slice,
+                place: format!("case {case}"),
+                reason,
+                path: array.shard_path(0),
+            })
+        })?;
+        Ok(Mask { labels, shape })
+    }
+
+    /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads.
+    ///
+    /// `batch` is resized and overwritten; its memory is reused. What it holds after an error is unspecified.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] that names array, slice, case and variant.
+    pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
+        thread_local! {
+            static WORDS: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
+        }
+        let dtype = self.config().dtype;
+        self.fill_batch(picks, batch, |(row, variant), item| {
+            self.check_pick(split, row, variant)?;
+            self.read_bytes(split, ArrayKind::Labels, (row, variant), item.labels)?;
+            for (kind, values) in [(ArrayKind::Images, item.images), (ArrayKind::Embeddings, item.embeddings)] {
+                WORDS.with_borrow_mut(|words| {
+                    words.resize(values.len() * dtype.bytes() / 2, 0);
+                    self.read_bytes(split, kind, (row, variant), bytemuck::cast_slice_mut(words))?;
+                    number::decode(words, dtype, values);
+                    Ok::<_, Error>(())
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Resizes `batch` to `picks` and fills its items in parallel.
+    pub(crate) fn fill_batch(
+        &self,
+        picks: &[(u32, u32)],
+        batch: &mut Batch,
+        fill: impl Fn((u32, u32), BatchItem<'_>) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let [embedding_len, image_len, label_len] =
+            [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].map(|kind| kind.item_len(self.config()));
+        batch.embeddings.resize(picks.len() * embedding_len, 0.0);
+        batch.images.resize(picks.len() * image_len, 0.0);
+        batch.labels.resize(picks.len() * label_len, 0);
+        (picks, batch.embeddings.par_chunks_mut(embedding_len), batch.images.par_chunks_mut(image_len))
+            .into_par_iter()
+            .zip(batch.labels.par_chunks_mut(label_len))
+            .try_for_each(|((&pick, embeddings, images), labels)| fill(pick, BatchItem { embeddings, images, labels }))
+    }
+
+    pub(crate) fn check_pick(&self, split: Split, row: u32, variant: u32) -> Result<()> {
+        let SplitArrays { variants, slices, .. } = self.split(split);
+        if row as usize >= slices.len() || variant as usize >= variants.len() {
+            return Err(Error::Absent {
+                path: self.path.clone(),
+                what: format!(
+                    "{split} slice {row}, variant {variant}; it has {} slices of {} variants",
+                    slices.len(),
+                    variants.len()
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads one chunk as it is stored; `pick` must have been checked.
+    pub(crate) fn read_bytes(&self, split: Split, kind: ArrayKind, pick: (u32, u32), out: &mut [u8]) -> Result<()> {
+        let (row, variant) = (pick.0 as usize, pick.1 as usize);
+        let SplitArrays { variants, slices, arrays, .. } = self.split(split);
+        let array = &arrays[kind as usize];
+        array.read_chunk(row, variant, out).map_err(|reason| Error::Damaged {
+            array: array.spec.path.clone(),
+            row,
+            place: format!(
+                "case {}, slice {} of it, variant {variant} {}",
+                slices[row].case,
+                slices[row].slice_index,
+                variants[variant].name()
+            ),
+            reason,
+            path: array.shard_path(row),
+        })
+    }
+
+    fn split(&self, split: Split) -> &SplitArrays {
+        &self.splits[split as usize]
+    }
+
+    fn check_variants(&self) -> Result<()> {
+        let path = self.path.join(VARIANTS_TABLE);
+        let found = read_table(&path)?;
+        let expected = variants_to_batch(self.variants(Split::Train)).map_err(|e| Error::Table {
+            action: "read",
+            path: path.clone(),
+            reason: e.to_string(),
+        })?;
+        if found.schema().fields() != expected.schema().fields() || found.columns() != expected.columns() {
+            let reason = format!("its rows are not the {} variants of the store's config", expected.num_rows());
+            return Err(Error::Manifest { path, reason });
+        }
+        Ok(())
+    }
+
+    fn check_files(&self) -> Result<()> {
+        for split in Split::ALL {
+            let SplitArrays { slices, arrays, .. } = self.split(split);
+            for array in arrays {
+                let there = shards_in(&array.folder, &array.spec)?;
+                if let Some(row) = (0..slices.len()).find(|row| !there.contains(row)) {
+                    return Err(Error::Damaged {
+                        array: array.spec.path.clone(),
+                        row,
+                        place: format!("case {}, slice {} of it", slices[row].case, slices[row].slice_index),
+                        reason: "its file is missing".into(),
+                        path: array.shard_path(row),
+                    });
+                }
+            }
+        }
+        let masks = self.cases(Split::Test).into_iter().map(|case| mask_shard(&self.path, &case));
+        for path in masks.chain([self.decoder_path()]) {
+            if !path.is_file() {
+                let reason = "the file is missing".into();
+                return Err(Error::Manifest { path, reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Memory of one item of a batch.
+pub(crate) struct BatchItem<'a> {
+    pub(crate) embeddings: &'a mut [f32],
+    pub(crate) images: &'a mut [f32],
+    pub(crate) labels: &'a mut [u8],
+}
+
+/// The variants that a split of a store with this config has.
+pub(crate) fn split_variants(config: &PrecomputeConfig, split: Split) -> Vec<Variant> {
+    match split {
+        Split::Train => variants(config.augment, config.rotation_step),
+        Split::Test => variants(AugmentPolicy::None, 1),
+    }
+}
+
+/// Rows whose shards are in an array's folder; empty when there is no such folder.
+pub(crate) fn shards_in(folder: &Path, spec: &ArraySpec) -> Result<HashSet<usize>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HashSet::new()),
+        other => other.map_err(Error::io("list", folder))?,
+    };
+    entries
+        .filter_map(|entry| match entry.map_err(Error::io("list", folder)) {
+            Ok(entry) => entry.file_name().to_str().and_then(|name| spec.row_of_shard_name(name)).map(Ok),
+            Err(e) => Some(Err(e)),
+        })
+        .collect()
+}
+
+/// File of a test case's mask.
+pub(crate) fn mask_shard(store: &Path, case: &str) -> PathBuf {
+    let spec = ArraySpec::of_mask(case, [1; 3]);
+    spec.folder(store).join(spec.shard_name(0))
+}
+
+/// Reads and checks the attributes of the store's root group.
+pub(crate) fn read_manifest(store: &Path) -> Result<StoreAttributes> {
+    let path = store.join(METADATA);
+    let not_a_store = |reason: String| Error::NotAStore {
+        path: store.into(),
+        reason,
+        advice: "give the folder that `sam-ladder precompute --store` wrote",
+    };
+    let bytes = match std::fs::read(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let what = if store.exists() { format!("it has no {METADATA}") } else { "there is no such folder".into() };
+            return Err(not_a_store(what));
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return Err(not_a_store("it is not a folder".into())),
+        other => other.map_err(Error::io("read", &path))?,
+    };
+    let metadata: Value =
+        serde_json::from_slice(&bytes).map_err(|e| Error::Manifest { path: path.clone(), reason: e.to_string() })?;
+    let attributes = &metadata["attributes"];
+    let version = &attributes["format_version"];
+    if version.is_null() || attributes["cache_id"].is_null() {
+        return Err(not_a_store(format!("its {METADATA} has no format_version and cache_id")));
+    }
+    if version.as_u64() != Some(FORMAT_VERSION.into()) {
+        return Err(Error::FormatVersion { path: store.into(), found: version.to_string(), expected: FORMAT_VERSION });
+    }
+    let attributes: StoreAttributes =
+        serde_json::from_value(attributes.clone()).map_err(|e| Error::Manifest { path: path.clone(), reason: e.to_string() })?;
+    let damaged = |reason| Error::Manifest { path: path.clone(), reason };
+    attributes.config.validate().map_err(damaged)?;
+    let expected = cache_id(&attributes.config, &attributes.sources);
+    if attributes.cache_id != expected {
+        return Err(damaged(format!("its config and sources hash to {expected}, its cache_id is {}", attributes.cache_id)));
+    }
+    Ok(attributes)
+}
+
+/// Checks that the array's `zarr.json` is the one that a writer with the same config writes.
+pub(crate) fn check_array_metadata(store: &Path, spec: &ArraySpec) -> Result<()> {
+    let path = spec.folder(store).join(METADATA);
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let found: Value =
+        serde_json::from_slice(&bytes).map_err(|e| Error::Manifest { path: path.clone(), reason: e.to_string() })?;
+    let reason = differences(&spec.metadata()?, "expected", &found, "found");
+    if reason.is_empty() { Ok(()) } else { Err(Error::Manifest { path, reason }) }
+}
+
+fn read_mask_shape(store: &Path, case: &str) -> Result<[usize; 3]> {
+    let path = store.join(format!("{}/{MASKS}/{case}/{METADATA}", Split::Test));
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let shape = serde_json::from_slice::<Value>(&bytes)
+        .ok()
+        .and_then(|metadata| serde_json::from_value::<[usize; 3]>(metadata["shape"].clone()).ok())
+        .filter(|shape| shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n)).is_some_and(|all| all > 0));
+    shape.ok_or_else(|| Error::Manifest { path, reason: "it has no shape of three positive numbers".into() })
+}
+
+fn open_split(path: &Path, attributes: &StoreAttributes, split: Split) -> Result<SplitArrays> {
+    let config = &attributes.config;
+    let table = path.join(slices_table(split));
+    let slices = batch_to_slices(&read_table(&table)?, &config.class_names)
+        .map_err(|reason| Error::Manifest { path: table.clone(), reason })?;
+    let cases = group_cases(&slices).map_err(|reason| Error::Manifest { path: table, reason })?;
+    let variants = split_variants(config, split);
+    // In the order of `ArrayKind`'s discriminants, by which they are looked up.
+    let arrays = [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].map(|kind| {
+        let spec = ArraySpec::of_split(config, split, kind, [slices.len(), variants.len()]);
+        check_array_metadata(path, &spec)?;
+        Ok(StoredArray::new(path, spec, slices.len()))
+    });
+    let [embeddings, images, labels] = arrays;
+    Ok(SplitArrays { variants, slices, cases, arrays: [embeddings?, images?, labels?] })
+}
+
+/// The rows of each case; rows must count from 0, and each case's be together with its slices ascending from 0.
+fn group_cases(slices: &[SliceRow]) -> Result<Vec<(String, Range<u32>)>, String> {
+    let mut cases: Vec<(String, Range<u32>)> = Vec::new();
+    for (i, slice) in slices.iter().enumerate() {
+        let row = i as u32;
+        match cases.last_mut() {
+            Some((case, rows)) if *case == slice.case => rows.end += 1,
+            _ => cases.push((slice.case.clone(), row..row + 1)),
+        }
+        let first = cases.last().map_or(0, |(_, rows)| rows.start);
+        if slice.row != row || slice.slice_index != row - first {
+            return Err(format!(
+                "row {row} should be slice {} of case {}, it says row {} and slice {}",
+                row - first,
+                slice.case,
+                slice.row,
+                slice.slice_index
+            ));
+        }
+    }
+    Ok(cases)
+}

@@ -1,0 +1,49 @@
+//! Parquet tables: whole record batches, written aside and renamed.
+
+use crate::atomic::write_atomic;
+use crate::error::{Error, Result};
+use arrow::compute::concat_batches;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use std::fs::File;
+use std::path::Path;
+
+/// Named as the writer of every table, so that the bytes depend on the rows alone.
+const CREATED_BY: &str = "sam-ladder";
+
+/// Writes `batch` as the Parquet file `path`; an existing one is replaced in one step.
+///
+/// # Errors
+/// [`Error::Table`] when the rows cannot be encoded, [`Error::Io`] when the file cannot be written.
+pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<()> {
+    let properties = WriterProperties::builder()
+        .set_created_by(CREATED_BY.into())
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .build();
+    let encode = || {
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties))?;
+        writer.write(batch)?;
+        writer.close()?;
+        Ok::<_, parquet::errors::ParquetError>(bytes)
+    };
+    let bytes = encode().map_err(|e| Error::Table { action: "write", path: path.into(), reason: e.to_string() })?;
+    write_atomic(path, &bytes)
+}
+
+/// Reads all rows of the Parquet file `path`.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be opened, [`Error::Table`] when it is not Parquet or damaged.
+pub fn read_table(path: &Path) -> Result<RecordBatch> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let damaged = |reason: String| Error::Table { action: "read", path: path.into(), reason };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
+    let schema = builder.schema().clone();
+    let reader = builder.build().map_err(|e| damaged(e.to_string()))?;
+    let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(e.to_string()))?;
+    concat_batches(&schema, &batches).map_err(|e| damaged(e.to_string()))
+}

@@ -1,0 +1,80 @@
+//! Why stage one stopped.
+
+use crate::scans::ScanError;
+use std::path::PathBuf;
+
+/// Result of stage one.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why stage one stopped; the messages name the file and say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Settings that do not go together.
+    #[error("{0}")]
+    Config(String),
+    /// The folder of scans as a whole cannot be used.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The checkpoint cannot be read, or lacks a weight.
+    #[error(transparent)]
+    Weights(#[from] sam_ladder_ops::state_dict::StateDictError),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Store(#[from] sam_ladder_cache::Error),
+    /// A tensor operation failed.
+    #[error("the encoder failed: {0}")]
+    Encoder(#[from] candle_core::Error),
+    /// The encoder cannot be made of these weights, or cannot take these images.
+    #[error(transparent)]
+    Sam(#[from] crate::encoder::EncoderError),
+    /// The encoder answered with the wrong number of values.
+    #[error("the encoder gave {found} values for {batch} images, expected {expected}")]
+    EncoderShape {
+        /// Images that it was given.
+        batch: usize,
+        /// Values that it should have given.
+        expected: usize,
+        /// Values that it gave.
+        found: usize,
+    },
+    /// A file that is neither a scan nor part of the store.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Writing stopped half-way.
+    #[error("{source}; {done} of {total} slices are finished and kept in {}: {advice}", store.display())]
+    Interrupted {
+        /// Why.
+        source: Box<Error>,
+        /// The store.
+        store: PathBuf,
+        /// Slices that are finished.
+        done: usize,
+        /// Slices that the store will have.
+        total: usize,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Some scans cannot be used; the others are in the store.
+    #[error(
+        "{} of {total} scans cannot be used: {}; the others are finished and kept in {}, which stays incomplete: \
+         put good copies of these files in place and run the same command again",
+        bad.len(),
+        bad.iter().map(|(case, reason)| format!("case {case}: {reason}")).collect::<Vec<_>>().join("; "),
+        store.display()
+    )]
+    BadScans {
+        /// Case and reason of each.
+        bad: Vec<(String, String)>,
+        /// Scans of the source.
+        total: usize,
+        /// The store.
+        store: PathBuf,
+    },
+}

@@ -1,0 +1,64 @@
+//! What stage one will do, found out from file names, headers and hashes before anything is computed.
+
+use crate::error::{Error, Result};
+use crate::scans::ScanSource;
+use sam_ladder_cache::{CaseLayout, StoreLayout};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::store::StoreAttributes;
+use std::fmt;
+use std::path::Path;
+
+/// The scans, and the store that they become.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) source: ScanSource,
+    pub(super) layout: StoreLayout,
+}
+
+impl Plan {
+    /// Opens the folder of scans, hashes every file and lays the store out.
+    ///
+    /// # Errors
+    /// When the settings do not go together, or a scan's file cannot be read.
+    pub fn new(scans: &Path, config: &PrecomputeConfig) -> Result<Self> {
+        config.validate().map_err(Error::Config)?;
+        let source = ScanSource::open(scans, &config.preprocessing)?;
+        let attributes = StoreAttributes::new(config.clone(), source.sources()?);
+        let cases = source
+            .cases()
+            .iter()
+            .map(|case| CaseLayout {
+                case: case.case.clone(),
+                split: case.split,
+                num_slices: case.num_slices,
+                sources: case.files.iter().map(|file| relative(scans, file)).collect(),
+            })
+            .collect();
+        Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source })
+    }
+
+    /// The layout of the store.
+    pub fn layout(&self) -> &StoreLayout {
+        &self.layout
+    }
+}
+
+/// A path below the scans' folder, with forward slashes, as the sources are named.
+fn relative(scans: &Path, file: &Path) -> String {
+    let below = file.strip_prefix(scans).unwrap_or(file);
+    below.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+impl fmt::Display for Plan {
+    /// One line: scans, slices and variants of each split, images to encode, bytes on disk.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cases = |split| self.source.cases().iter().filter(|case| case.split == split).count();
+        for split in Split::ALL {
+            let (slices, variants) = (self.layout.num_slices(split), self.layout.num_variants(split));
+            write!(f, "{split}: {} scans, {slices} slices × {variants} variants; ", cases(split))?;
+        }
+        let gigabytes = self.layout.num_bytes() as f64 / 1e9;
+        write!(f, "{} images to encode, at most {gigabytes:.2} GB on disk", self.layout.num_items())
+    }
+}

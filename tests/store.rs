@@ -1,0 +1,498 @@
+//! The store: what is written is read back, interruptions leave no trace, damage is named, nothing wrong is ever read.
+
+use sam_ladder_cache::{
+    Batch, CaseLayout, Error, Mask, Opened, ReadMode, Reader, SliceTensors, Store, StoreLayout, StoreWriter, table,
+};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
+use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::variants::AugmentPolicy;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Cases of the small store: name, split, slices.
+const CASES: [(&str, Split, usize); 4] =
+    [("0005", Split::Train, 3), ("0006", Split::Train, 2), ("0001", Split::Test, 2), ("0002", Split::Test, 1)];
+const MASK_SIZE: [usize; 2] = [5, 7];
+const DECODER: &[u8] = b"the decoder's weights";
+
+fn config(dtype: StoreDtype) -> PrecomputeConfig {
+    PrecomputeConfig {
+        image_size: 32,
+        data_size: 24,
+        augment: AugmentPolicy::Flips,
+        dtype,
+        ..PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 7 })
+    }
+}
+
+fn layout_of(config: PrecomputeConfig, sha256_of_0006: &str) -> StoreLayout {
+    let path = |case: &str| format!("img/img{case}.nii.gz");
+    let sha256 = |case: &str| if case == "0006" { sha256_of_0006.to_string() } else { format!("sha of {case}") };
+    let sources = CASES.map(|(case, ..)| SourceFile { path: path(case), sha256: sha256(case) }).to_vec();
+    let cases =
+        CASES.map(|(case, split, num_slices)| CaseLayout { case: case.into(), split, num_slices, sources: vec![path(case)] });
+    StoreLayout::new(StoreAttributes::new(config, sources), cases.to_vec()).unwrap()
+}
+
+fn layout(dtype: StoreDtype) -> StoreLayout {
+    layout_of(config(dtype), "sha of 0006")
+}
+
+fn writer(path: &Path, layout: StoreLayout) -> StoreWriter {
+    match StoreWriter::open_or_create(path, layout).unwrap() {
+        Opened::Writer(writer) => *writer,
+        Opened::Complete(_) => panic!("the store is complete already"),
+    }
+}
+
+/// Numbers that differ from value to value, slice to slice and array to array; exact in every number format.
+struct Tensors {
+    embeddings: Vec<f32>,
+    images: Vec<f32>,
+    labels: Vec<u8>,
+}
+
+fn tensors(layout: &StoreLayout, split: Split, row: usize) -> Tensors {
+    let variants = layout.num_variants(split);
+    let number = |i: usize, salt: usize| ((i * 31 + row * 17 + salt * 7 + split as usize * 3) % 251) as f32 / 16.0 - 4.0;
+    // The labels of row 1 are all background: chunks of zeros must be stored like any other.
+    let label = |i: usize| if row == 1 { 0 } else { ((i + row) % 9) as u8 };
+    Tensors {
+        embeddings: (0..variants * 256 * 2 * 2).map(|i| number(i, 1)).collect(),
+        images: (0..variants * 32 * 32).map(|i| number(i, 2)).collect(),
+        labels: (0..variants * 8 * 8).map(label).collect(),
+    }
+}
+
+fn rows_of(layout: &StoreLayout, split: Split, case: &str) -> Vec<SliceRow> {
+    let rows = layout.case_rows(split, case).unwrap();
+    rows.clone()
+        .map(|row| SliceRow {
+            row: row as u32,
+            case: case.into(),
+            slice_index: (row - rows.start) as u32,
+            spacing_mm: [3.0, 0.7, 0.8],
+            size: MASK_SIZE.map(|n| n as u32),
+            voxels: (0..8).map(|organ| row as u64 * 10 + organ).collect(),
+            source: format!("img/img{case}.nii.gz"),
+            source_sha256: format!("sha of {case}"),
+        })
+        .collect()
+}
+
+fn mask(split: Split, num_slices: usize) -> Option<Mask> {
+    let [height, width] = MASK_SIZE;
+    let labels = (0..num_slices * height * width).map(|i| (i % 9) as u8).collect();
+    (split == Split::Test).then_some(Mask { labels, shape: [num_slices, height, width] })
+}
+
+/// Does what is not done yet, in order, for at most `steps` steps; whether all is done.
+fn write_steps(writer: &StoreWriter, mut steps: usize) -> bool {
+    for (case, split, num_slices) in CASES {
+        for row in writer.layout().case_rows(split, case).unwrap() {
+            if writer.is_slice_done(split, row) {
+                continue;
+            }
+            if steps == 0 {
+                return false;
+            }
+            steps -= 1;
+            write_slice(writer, split, row).unwrap();
+        }
+        if !writer.is_case_done(split, case).unwrap() {
+            if steps == 0 {
+                return false;
+            }
+            steps -= 1;
+            let rows = rows_of(writer.layout(), split, case);
+            writer.write_case(split, case, &rows, mask(split, num_slices).as_ref()).unwrap();
+        }
+    }
+    writer.write_decoder(DECODER).unwrap();
+    true
+}
+
+fn write_slice(writer: &StoreWriter, split: Split, row: usize) -> Result<(), Error> {
+    let Tensors { embeddings, images, labels } = tensors(writer.layout(), split, row);
+    writer.write_slice(split, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels })
+}
+
+fn write_whole(path: &Path, dtype: StoreDtype) -> Store {
+    let writer = writer(path, layout(dtype));
+    assert!(write_steps(&writer, usize::MAX));
+    writer.finish().unwrap()
+}
+
+/// Every file below a folder, by its path.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                all.insert(path.strip_prefix(folder).unwrap().to_str().unwrap().to_string(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    all
+}
+
+fn assert_same_files(found: &Path, expected: &BTreeMap<String, Vec<u8>>, what: &str) {
+    let found = files(found);
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    for (name, bytes) in &found {
+        assert!(bytes == &expected[name], "{what}: {name} differs");
+    }
+}
+
+#[test]
+fn what_is_written_is_read_back_in_every_number_format() {
+    for dtype in [StoreDtype::F16, StoreDtype::F32, StoreDtype::Bf16] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = write_whole(&folder.path().join("s.zarr"), dtype);
+        let layout = layout(dtype);
+        let mut batch = Batch::default();
+        for split in Split::ALL {
+            assert_eq!(store.variants(split), layout.variants(split));
+            for row in 0..layout.num_slices(split) {
+                let picks: Vec<_> = (0..layout.num_variants(split)).map(|variant| (row as u32, variant as u32)).collect();
+                store.read_batch(split, &picks, &mut batch).unwrap();
+                let Tensors { embeddings, images, labels } = tensors(&layout, split, row);
+                assert!(batch == Batch { embeddings, images, labels }, "{dtype:?} {split} {row}");
+            }
+        }
+        assert_eq!(store.cases(Split::Train), ["0005", "0006"]);
+        assert_eq!(store.case_rows(Split::Train, "0006").unwrap(), 3..5);
+        assert_eq!(store.mask("0001").unwrap(), mask(Split::Test, 2).unwrap());
+        assert_eq!(fs::read(store.decoder_path()).unwrap(), DECODER);
+        assert_eq!(store.attributes().cache_id, layout.attributes().cache_id);
+    }
+}
+
+#[test]
+fn batches_follow_their_picks_in_every_reading_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(write_whole(&folder.path().join("s.zarr"), StoreDtype::F16));
+    let picks = [(4, 2), (0, 0), (4, 2), (2, 4)];
+    for mode in [ReadMode::Stream, ReadMode::Resident, ReadMode::Auto] {
+        let reader = Reader::new(store.clone(), Split::Train, mode);
+        assert_eq!(reader.is_resident(), mode != ReadMode::Stream);
+        let mut batch = Batch::default();
+        for _ in 0..2 {
+            reader.read_batch(&picks, &mut batch).unwrap();
+            for (i, (row, variant)) in picks.into_iter().enumerate() {
+                let all = tensors(&layout(StoreDtype::F16), Split::Train, row as usize);
+                let of = |len: usize, at: usize| at * len..(at + 1) * len;
+                assert_eq!(batch.embeddings[of(1024, i)], all.embeddings[of(1024, variant as usize)]);
+                assert_eq!(batch.images[of(1024, i)], all.images[of(1024, variant as usize)]);
+                assert_eq!(batch.labels[of(64, i)], all.labels[of(64, variant as usize)]);
+            }
+        }
+        reader.read_batch(&[], &mut batch).unwrap();
+        assert!(batch.embeddings.is_empty() && batch.labels.is_empty());
+    }
+    let reader = Reader::new(store, Split::Test, ReadMode::Auto);
+    let error = reader.read_batch(&[(0, 0), (3, 0)], &mut Batch::default()).unwrap_err().to_string();
+    assert!(error.contains("no test slice 3, variant 0; it has 3 slices of 1 variants"), "{error}");
+}
+
+#[test]
+fn an_interruption_after_any_step_leaves_no_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    write_whole(&folder.path().join("whole.zarr"), StoreDtype::F16);
+    let expected = files(&folder.path().join("whole.zarr"));
+    let steps = CASES.iter().map(|(.., num_slices)| num_slices + 1).sum::<usize>();
+    for step in 0..=steps {
+        let path = folder.path().join(format!("{step}.zarr"));
+        write_steps(&writer(&path, layout(StoreDtype::F16)), step);
+        // A write that was cut off, and one whose neighbours were finished.
+        fs::write(path.join("train/images/c.2.0.0.0.tmp"), b"half").unwrap();
+        fs::write(path.join("zarr.json.tmp"), b"{").unwrap();
+        fs::remove_file(path.join("train/embeddings/c.0.0.0.0.0")).ok();
+        let writer = writer(&path, layout(StoreDtype::F16));
+        assert!(write_steps(&writer, usize::MAX));
+        writer.finish().unwrap();
+        assert_same_files(&path, &expected, &format!("interrupted after step {step}"));
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
+fn an_interruption_while_finishing_leaves_no_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    write_whole(&path, StoreDtype::F16);
+    let expected = files(&path);
+    // The tables were written and the recorded rows removed, some or all; the manifest was not written yet.
+    for recorded in [None, Some("train.0005.json")] {
+        let manifest = fs::read_to_string(path.join("zarr.json")).unwrap();
+        fs::write(path.join("zarr.json"), manifest.replace("\"complete\": true", "\"complete\": false")).unwrap();
+        if let Some(name) = recorded {
+            fs::create_dir(path.join("progress")).unwrap();
+            let rows = rows_of(&layout(StoreDtype::F16), Split::Train, "0005");
+            fs::write(path.join("progress").join(name), serde_json::to_vec(&rows).unwrap()).unwrap();
+        }
+        let writer = writer(&path, layout(StoreDtype::F16));
+        assert!(write_steps(&writer, 0), "nothing is left to write");
+        writer.finish().unwrap();
+        assert_same_files(&path, &expected, "interrupted while finishing");
+    }
+}
+
+#[test]
+fn a_start_that_was_cut_off_at_once_is_no_obstacle() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("zarr.json.tmp"), b"{").unwrap();
+    write_whole(&path, StoreDtype::F16);
+    assert!(!path.join("zarr.json.tmp").exists());
+}
+
+#[test]
+fn a_complete_store_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    write_whole(&path, StoreDtype::F16);
+    let before = files(&path);
+    assert!(matches!(StoreWriter::open_or_create(&path, layout(StoreDtype::F16)).unwrap(), Opened::Complete(_)));
+    assert_same_files(&path, &before, "opened again");
+}
+
+#[test]
+fn a_store_of_another_config_is_refused_with_both_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    write_whole(&path, StoreDtype::F16);
+    let before = files(&path);
+    let other = PrecomputeConfig { image_size: 64, ..config(StoreDtype::Bf16) };
+    let error = StoreWriter::open_or_create(&path, layout_of(other, "sha of 0006")).unwrap_err().to_string();
+    assert!(error.contains("config.image_size: store 32, asked 64"), "{error}");
+    assert!(error.contains("config.dtype: store \"f16\", asked \"bf16\""), "{error}");
+    let error = StoreWriter::open_or_create(&path, layout_of(config(StoreDtype::F16), "changed")).unwrap_err().to_string();
+    assert!(error.contains("sources.img/img0006.nii.gz: store \"sha of 0006\", asked \"changed\""), "{error}");
+    assert_same_files(&path, &before, "refused");
+}
+
+#[test]
+fn a_replaced_scan_continues_only_while_nothing_of_it_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    let changed = || layout_of(config(StoreDtype::F16), "sha of the good copy");
+    // Case 0005 takes the first three slices and its record; nothing of 0006 is there.
+    write_steps(&writer(&path, layout(StoreDtype::F16)), 4);
+    let resumed = writer(&path, changed());
+    assert!(resumed.is_case_done(Split::Train, "0005").unwrap());
+    write_steps(&resumed, 1);
+    drop(resumed);
+    // Now a slice of 0006 is there: the old copy's hash is not taken back.
+    let error = StoreWriter::open_or_create(&path, layout(StoreDtype::F16)).unwrap_err().to_string();
+    assert!(error.contains("made for another configuration"), "{error}");
+    let writer = writer(&path, changed());
+    write_steps(&writer, usize::MAX);
+    assert_eq!(writer.finish().unwrap().attributes(), &StoreAttributes { complete: true, ..changed().attributes().clone() });
+}
+
+#[test]
+fn an_unfinished_store_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    let writer = writer(&path, layout(StoreDtype::F16));
+    write_steps(&writer, 2);
+    let error = Store::open(&path).unwrap_err().to_string();
+    assert!(error.contains("is incomplete") && error.contains("again to continue"), "{error}");
+    let error = writer.finish().unwrap_err().to_string();
+    assert!(error.contains("2 of 5 train slices are done; 0 of 3 test slices are done"), "{error}");
+    assert!(error.contains("sam_decoder.safetensors is missing"), "{error}");
+}
+
+#[test]
+fn what_is_no_store_is_refused_and_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &Path| Store::open(path).unwrap_err().to_string();
+    let create = |path: &Path| StoreWriter::open_or_create(path, layout(StoreDtype::F16)).unwrap_err().to_string();
+    assert!(open(&folder.path().join("absent")).contains("there is no such folder"));
+    let path = folder.path().join("full");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("thesis.txt"), b"years of work").unwrap();
+    assert!(open(&path).contains("full is not a sam-ladder store: it has no zarr.json"));
+    assert!(create(&path).contains("give --store a folder that does not exist"));
+    assert_eq!(files(&path).len(), 1);
+    fs::write(path.join("zarr.json"), br#"{"zarr_format": 3, "node_type": "group", "attributes": {}}"#).unwrap();
+    assert!(create(&path).contains("has no format_version and cache_id"));
+    assert!(create(&path.join("thesis.txt")).contains("it is not a folder"));
+}
+
+#[test]
+fn another_format_version_and_an_edited_manifest_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    write_whole(&path, StoreDtype::F16);
+    let manifest = fs::read_to_string(path.join("zarr.json")).unwrap();
+    let edit = |from: &str, to: &str| {
+        assert!(manifest.contains(from));
+        fs::write(path.join("zarr.json"), manifest.replacen(from, to, 1)).unwrap();
+        Store::open(&path).unwrap_err().to_string()
+    };
+    let error = edit("\"format_version\": 1", "\"format_version\": 2");
+    assert!(error.contains("format version 2, this program reads version 1"), "{error}");
+    let error = edit("\"seed\": 7", "\"seed\": 8");
+    assert!(error.contains("hash to") && error.contains("zarr.json"), "{error}");
+    let error = edit("{", "[");
+    assert!(error.contains("zarr.json is damaged"), "{error}");
+}
+
+#[test]
+fn a_damaged_chunk_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    let store = write_whole(&path, StoreDtype::F16);
+    let shard = path.join("train/images/c.3.0.0.0");
+    let bytes = fs::read(&shard).unwrap();
+    let read_all = || {
+        // Opened anew: the shards' indexes are read once and kept.
+        let store = Store::open(&path).unwrap();
+        (0..5).map(|variant| store.read_batch(Split::Train, &[(3, variant)], &mut Batch::default())).collect::<Vec<_>>()
+    };
+    assert!(read_all().iter().all(Result::is_ok));
+    // Every byte of the file is covered by a checksum.
+    for at in (0..bytes.len()).step_by(13).chain([bytes.len() - 1]) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        fs::write(&shard, flipped).unwrap();
+        let errors: Vec<String> = read_all().into_iter().filter_map(Result::err).map(|e| e.to_string()).collect();
+        assert!(!errors.is_empty(), "byte {at}");
+        for error in errors {
+            assert!(error.starts_with("train/images of slice 3 (case 0006, slice 0 of it, variant "), "{error}");
+            assert!(error.contains("checksum") && error.contains("c.3.0.0.0"), "{error}");
+        }
+    }
+    fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(read_all().iter().all(Result::is_err));
+    fs::write(&shard, b"").unwrap();
+    assert!(read_all()[4].as_ref().unwrap_err().to_string().contains("cut short"));
+    fs::remove_file(&shard).unwrap();
+    let error = store.read_batch(Split::Train, &[(3, 1)], &mut Batch::default()).unwrap_err().to_string();
+    assert!(error.contains("variant 1 rot90x0_flip0) is damaged: its file is missing"), "{error}");
+    let error = Store::open(&path).unwrap_err().to_string();
+    assert!(error.contains("train/images of slice 3 (case 0006, slice 0 of it) is damaged: its file is missing"), "{error}");
+}
+
+#[test]
+fn damaged_masks_tables_and_metadata_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    let store = write_whole(&path, StoreDtype::F16);
+    let damage = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        let bytes = fs::read(path.join(name)).unwrap();
+        fs::write(path.join(name), change(bytes.clone())).unwrap();
+        let error = Store::open(&path).and_then(|store| store.mask("0001")).unwrap_err().to_string();
+        fs::write(path.join(name), bytes).unwrap();
+        error
+    };
+    let flip = |mut bytes: Vec<u8>| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        bytes
+    };
+    let error = damage("test/masks/0001/c.0.0.0", &flip);
+    assert!(error.starts_with("test/masks/0001 of slice") && error.contains("checksum"), "{error}");
+    assert!(damage("train/slices.parquet", &|bytes| bytes[..20].to_vec()).contains("cannot read the table"));
+    let wrong_shape = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replacen('5', "6", 1).into_bytes();
+    let error = damage("train/embeddings/zarr.json", &wrong_shape);
+    assert!(error.contains("train/embeddings/zarr.json is damaged: shape"), "{error}");
+    let other_rows = table::read_table(&path.join("test/slices.parquet")).unwrap();
+    let whole = fs::read(path.join("train/slices.parquet")).unwrap();
+    table::write_table(&path.join("train/slices.parquet"), &other_rows).unwrap();
+    assert!(Store::open(&path).unwrap_err().to_string().contains("shape: expected"));
+    fs::write(path.join("train/slices.parquet"), whole).unwrap();
+    let error = store.mask("0009").unwrap_err().to_string();
+    assert!(error.contains("has no test case \"0009\"; it has 0001, 0002"), "{error}");
+    for name in ["sam_decoder.safetensors", "test/masks/0002/c.0.0.0"] {
+        let bytes = fs::read(path.join(name)).unwrap();
+        fs::remove_file(path.join(name)).unwrap();
+        assert!(Store::open(&path).unwrap_err().to_string().contains(name));
+        fs::write(path.join(name), bytes).unwrap();
+    }
+    Store::open(&path).unwrap();
+}
+
+#[test]
+fn tables_tell_what_the_arrays_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    let store = write_whole(&path, StoreDtype::F16);
+    let expected: Vec<SliceRow> =
+        ["0005", "0006"].into_iter().flat_map(|case| rows_of(&layout(StoreDtype::F16), Split::Train, case)).collect();
+    assert_eq!(store.slices(Split::Train), expected);
+    assert_eq!(store.slices(Split::Test).len(), 3);
+    let variants = table::read_table(&path.join("variants.parquet")).unwrap();
+    assert_eq!(variants.num_rows(), store.variants(Split::Train).len());
+    assert!(!path.join("progress").exists());
+}
+
+#[test]
+fn wrong_tensors_are_not_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(&folder.path().join("s.zarr"), layout(StoreDtype::F16));
+    let Tensors { embeddings, images, mut labels } = tensors(writer.layout(), Split::Train, 0);
+    let write = |embeddings: &[f32], images: &[f32], labels: &[u8]| {
+        writer.write_slice(Split::Train, 0, &SliceTensors { embeddings, images, labels }).unwrap_err().to_string()
+    };
+    let mut not_finite = embeddings.clone();
+    not_finite[1024 + 3] = 1e6;
+    let error = write(&not_finite, &images, &labels);
+    assert!(error.contains("train/embeddings of slice 0, variant 1: value 1000000 is not finite as F16"), "{error}");
+    let error = write(&embeddings[1..], &images, &labels);
+    assert!(error.contains("train/embeddings of slice 0: expected 5120 values, got 5119"), "{error}");
+    labels[5] = 9;
+    let error = write(&embeddings, &images, &labels);
+    assert!(error.contains("label 9 is not below the number of classes 9"), "{error}");
+    assert!(!writer.is_slice_done(Split::Train, 0));
+    let rows = rows_of(writer.layout(), Split::Train, "0005");
+    let no_class = Mask { labels: vec![9; 35], shape: [1, 5, 7] };
+    let test_rows = rows_of(writer.layout(), Split::Test, "0002");
+    write_slice(&writer, Split::Test, 2).unwrap();
+    let error = writer.write_case(Split::Test, "0002", &test_rows, Some(&no_class)).unwrap_err().to_string();
+    assert!(error.contains("class 9 in its mask is not below the number of classes 9"), "{error}");
+    let error = writer.write_case(Split::Train, "0005", &rows, None).unwrap_err().to_string();
+    assert!(error.contains("train slice 0 is not written"), "{error}");
+    let error = writer.write_case(Split::Train, "0005", &rows[1..], None).unwrap_err().to_string();
+    assert!(error.contains("expected rows 0..3"), "{error}");
+}
+
+#[test]
+fn cases_that_cannot_be_laid_out_are_refused() {
+    let attributes = || StoreAttributes::new(config(StoreDtype::F16), vec![]);
+    let case = |case: &str, num_slices| CaseLayout { case: case.into(), split: Split::Train, num_slices, sources: vec![] };
+    let refused = |cases: Vec<CaseLayout>| StoreLayout::new(attributes(), cases).unwrap_err().to_string();
+    assert!(refused(vec![case("1", 2), case("1", 3)]).contains("two scans of that name"));
+    assert!(refused(vec![case("1", 0)]).contains("it has no slices"));
+    assert!(refused(vec![case("../1", 2)]).contains("cannot be that of a folder"));
+}
+
+#[test]
+fn a_store_of_one_split_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    let cases = vec![CaseLayout { case: "0001".into(), split: Split::Test, num_slices: 2, sources: vec![] }];
+    let layout = StoreLayout::new(StoreAttributes::new(config(StoreDtype::F16), vec![]), cases).unwrap();
+    let writer = writer(&path, layout);
+    for row in 0..2 {
+        write_slice(&writer, Split::Test, row).unwrap();
+    }
+    let rows = rows_of(writer.layout(), Split::Test, "0001");
+    writer.write_case(Split::Test, "0001", &rows, mask(Split::Test, 2).as_ref()).unwrap();
+    writer.write_decoder(DECODER).unwrap();
+    let store = writer.finish().unwrap();
+    assert!(store.slices(Split::Train).is_empty());
+    assert_eq!(store.cases(Split::Test), ["0001"]);
+}
