@@ -16,7 +16,7 @@ use sam_ladder_schemas::train::{
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::error::TrainError;
 use sam_ladder_train::export::{ExportArgs, export};
-use sam_ladder_train::predict::{PredictArgs, RunCheckpoint, WeightSource, predict_cases};
+use sam_ladder_train::predict::{CasePrediction, PredictArgs, RunCheckpoint, WeightSource, predict_cases};
 use sam_ladder_train::run::records::{read_epochs, read_steps};
 use sam_ladder_train::run::{TrainArgs, fold_cases, read_record, train};
 use std::collections::HashMap;
@@ -172,7 +172,7 @@ fn a_run_learns_and_touches_only_what_is_trainable() {
 
 #[test]
 fn an_existing_run_is_refused_and_a_missing_one_cannot_resume() {
-    let (_folder, mut args) = workplace();
+    let (folder, mut args) = workplace();
     args.resume = true;
     let error = train(&args).unwrap_err().to_string();
     assert!(error.contains("config.json") && error.contains("--resume"), "{error}");
@@ -183,6 +183,16 @@ fn an_existing_run_is_refused_and_a_missing_one_cannot_resume() {
     let error = train(&args).unwrap_err();
     assert!(matches!(error, TrainError::RunExists(_)) && error.to_string().contains("--resume"), "{error}");
     assert_eq!(std::fs::read(args.run.join(CHECKPOINT)).unwrap(), before);
+
+    // What a start leaves that was interrupted before its settings were written is no run yet, and a folder of something else
+    // is nobody's to write into.
+    std::fs::remove_file(args.run.join("config.json")).unwrap();
+    std::fs::remove_dir_all(args.run.join("tensorboard")).unwrap();
+    train(&args).unwrap();
+    args.run = folder.path().join("notes");
+    std::fs::create_dir(&args.run).unwrap();
+    std::fs::write(args.run.join("notes.txt"), "keep").unwrap();
+    assert!(matches!(train(&args).unwrap_err(), TrainError::RunExists(_)));
 }
 
 #[test]
@@ -391,15 +401,14 @@ fn augmentation_that_the_store_lacks_is_refused() {
     assert!(error.contains("rotate-20") && error.contains("precompute"), "{error}");
 }
 
-fn predict(store: &Path, weights: WeightSource, batch_size: usize) -> Result<Vec<(String, Vec<u8>, [usize; 3])>, TrainError> {
+fn predict(store: &Path, weights: WeightSource, batch_size: usize) -> Result<Vec<CasePrediction>, TrainError> {
     let args = PredictArgs { store: store.into(), weights, split: Split::Test, cases: None, batch_size, device: Device::Cpu };
-    let mut masks = Vec::new();
+    let mut predictions = Vec::new();
     predict_cases(&args, |prediction| {
-        assert_eq!(prediction.spacing_mm, [3.0, 0.8, 0.7]);
-        masks.push((prediction.case, prediction.mask, prediction.shape));
+        predictions.push(prediction);
         Ok(())
     })?;
-    Ok(masks)
+    Ok(predictions)
 }
 
 #[test]
@@ -411,7 +420,8 @@ fn predictions_have_the_scans_shape_and_do_not_depend_on_the_batch() {
     let run = || WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::BestOrLast };
     let masks = predict(&args.store, run(), 1).unwrap();
     assert_eq!(masks.len(), 1);
-    let (case, mask, shape) = &masks[0];
+    let CasePrediction { case, mask, shape, spacing_mm } = &masks[0];
+    assert_eq!(*spacing_mm, [3.0, 0.8, 0.7]);
     assert_eq!(case, TEST_CASE.0);
     assert_eq!(*shape, [TEST_CASE.1, SCAN_SIZE[0] as usize, SCAN_SIZE[1] as usize]);
     assert_eq!(mask.len(), shape.iter().product::<usize>());

@@ -32,10 +32,13 @@ use candle_core::Device;
 use checkpoint::{Position, ResumeState};
 use records::Records;
 use resume::{Asked, check_same_run, input_file, write_record};
+use sam_ladder_cache::atomic::TEMPORARY_SUFFIX;
 use sam_ladder_cache::{ReadMode, Reader, Store};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::tables::StepRow;
-use sam_ladder_schemas::train::{RESUME_STATE, RunInputs, RunRecord, TrainConfig};
+use sam_ladder_schemas::train::{
+    CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE, TrainConfig,
+};
 use sampler::{Sampler, VariantDraws};
 use session::{Session, SessionPlan};
 use std::path::{Path, PathBuf};
@@ -169,7 +172,12 @@ fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Sta
         init: args.init.as_deref().map(input_file).transpose()?,
     };
     check_same_run(&args.run, &record, &asked)?;
-    let ResumeState { position, model, optimizer: optimizer_state } = ResumeState::load(&args.run.join(RESUME_STATE))?;
+    let path = args.run.join(RESUME_STATE);
+    let ResumeState { position, model, optimizer: optimizer_state } = ResumeState::load(&path)?;
+    if position.cache_id != record.cache_id {
+        let reason = format!("is of another run, its store is {}, expected {}; start anew", position.cache_id, record.cache_id);
+        return Err(TrainError::RunDamaged { path, reason });
+    }
     let records = Records::resume(&args.run, position.steps, position.epoch)?;
     let model = LadderSam::new(&model_config(args, geometry), &ModelWeights(model), &args.device)?;
     let mut optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
@@ -181,14 +189,20 @@ fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Sta
     Ok(Standing { model, optimizer, records, position })
 }
 
-/// A start needs a directory of its own: one that is not there, or is empty.
+/// A start needs a directory of its own: one that is not there, is empty, or holds no more than a start that was interrupted
+/// before its `config.json`.
 fn refuse_existing(run: &Path) -> Result<()> {
-    match std::fs::read_dir(run) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(io(run)(error)),
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(_) => Err(TrainError::RunExists(run.to_path_buf())),
-        },
+    let entries = match std::fs::read_dir(run) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(io(run))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(io(run))?.file_name();
+        let name = name.to_string_lossy();
+        let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT].contains(&name.trim_end_matches(TEMPORARY_SUFFIX));
+        if !begun && name != format!("{RUN_CONFIG}{TEMPORARY_SUFFIX}") {
+            return Err(TrainError::RunExists(run.to_path_buf()));
+        }
     }
+    Ok(())
 }
