@@ -11,9 +11,12 @@ use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+#[path = "common/folders.rs"]
+mod folders;
+use folders::{assert_same_files, files};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/synapse_mini");
 
@@ -65,31 +68,6 @@ fn fill(scans: &Path, store: &Path, batch_size: usize, encoder: Formula) -> Resu
 
 fn fill_whole(scans: &Path, store: &Path) -> Summary {
     fill(scans, store, 4, Formula::failing_at(usize::MAX)).unwrap()
-}
-
-/// Every file below a folder, by its path.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                all.insert(path.strip_prefix(folder).unwrap().into(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    all
-}
-
-fn assert_same_files(found: &Path, expected: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {
-    let found = files(found);
-    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
-    for (name, bytes) in &found {
-        assert!(bytes == &expected[name], "{what}: {} differs", name.display());
-    }
 }
 
 /// A copy of the raw golden scans that a test may damage.
@@ -271,7 +249,7 @@ fn the_plan_tells_the_work_before_it_is_done() {
     let plan = Plan::new(&Path::new(GOLDEN).join("RawData"), &config()).unwrap();
     let text = plan.to_string();
     assert!(text.starts_with("train: ") && text.contains("slices × 5 variants; test: 2 scans, "), "{text}");
-    assert!(text.ends_with("GB on disk") && !text.contains('\n'), "{text}");
+    assert!(text.ends_with("MB of tensors on disk") && !text.contains('\n'), "{text}");
     let wrong = PrecomputeConfig { image_size: 100, ..config() };
     let error = Plan::new(Path::new(GOLDEN), &wrong).unwrap_err().to_string();
     assert!(error.contains("image-size must be a positive multiple of 16, got 100"), "{error}");

@@ -9,10 +9,13 @@ use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtyp
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
 use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::variants::AugmentPolicy;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+
+#[path = "common/folders.rs"]
+mod folders;
+use folders::{assert_same_files, files};
 
 /// Cases of the small store: name, split, slices.
 const CASES: [(&str, Split, usize); 4] =
@@ -128,31 +131,6 @@ fn write_whole(path: &Path, dtype: StoreDtype) -> Store {
     writer.finish().unwrap()
 }
 
-/// Every file below a folder, by its path.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                all.insert(path.strip_prefix(folder).unwrap().to_str().unwrap().to_string(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    all
-}
-
-fn assert_same_files(found: &Path, expected: &BTreeMap<String, Vec<u8>>, what: &str) {
-    let found = files(found);
-    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
-    for (name, bytes) in &found {
-        assert!(bytes == &expected[name], "{what}: {name} differs");
-    }
-}
-
 #[test]
 fn what_is_written_is_read_back_in_every_number_format() {
     for dtype in [StoreDtype::F16, StoreDtype::F32, StoreDtype::Bf16] {
@@ -265,6 +243,23 @@ fn a_complete_store_is_left_alone() {
     let before = files(&path);
     assert!(matches!(StoreWriter::open_or_create(&path, layout(StoreDtype::F16)).unwrap(), Opened::Complete(_)));
     assert_same_files(&path, &before, "opened again");
+}
+
+#[test]
+fn lost_files_of_a_complete_store_are_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    write_whole(&path, StoreDtype::F16);
+    let expected = files(&path);
+    for name in ["train/labels/c.2.0.0.0", "test/masks/0002/c.0.0.0", "sam_decoder.safetensors"] {
+        fs::remove_file(path.join(name)).unwrap();
+        let error = Store::open(&path).unwrap_err().to_string();
+        assert!(error.contains("run the same `sam-ladder precompute` command again") && error.contains(name), "{error}");
+        let writer = writer(&path, layout(StoreDtype::F16));
+        assert!(write_steps(&writer, 2), "{name}: more than one slice and its case were missing");
+        writer.finish().unwrap();
+        assert_same_files(&path, &expected, name);
+    }
 }
 
 #[test]

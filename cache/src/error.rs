@@ -82,6 +82,12 @@ pub enum Error {
         /// The shard's file.
         path: PathBuf,
     },
+    /// A file of a store that says it is complete is not there.
+    #[error("{} is missing; run the same `sam-ladder precompute` command again to make it anew", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// A Parquet file cannot be read or written.
     #[error("cannot {action} the table {}: {reason}", path.display())]
     Table {

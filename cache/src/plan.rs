@@ -39,7 +39,8 @@ impl StoreLayout {
             what: format!("{} case {:?}", case.split, case.case),
             reason: reason.into(),
         };
-        for pair in cases.windows(2).filter(|pair| pair[0].split == pair[1].split && pair[0].case == pair[1].case) {
+        let same = |pair: &&[CaseLayout]| pair[0].split == pair[1].split && pair[0].case == pair[1].case;
+        if let Some(pair) = cases.windows(2).find(same) {
             return Err(refuse(&pair[0], "there are two scans of that name"));
         }
         let mut next = [0; 2];

@@ -306,8 +306,7 @@ impl Store {
         let masks = self.cases(Split::Test).into_iter().map(|case| mask_shard(&self.path, &case));
         for path in masks.chain([self.decoder_path()]) {
             if !path.is_file() {
-                let reason = "the file is missing".into();
-                return Err(Error::Manifest { path, reason });
+                return Err(Error::Missing { path });
             }
         }
         Ok(())

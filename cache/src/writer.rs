@@ -67,7 +67,8 @@ impl std::fmt::Debug for StoreWriter {
 }
 
 impl StoreWriter {
-    /// Creates a store at `path`, or continues the unfinished one of the same config that is there.
+    /// Creates a store at `path`, or continues the one of the same config that is there: an unfinished one, or one of whose files
+    /// some are missing.
     ///
     /// # Errors
     /// [`Error::OtherConfig`] lists, side by side, what an existing store was made with and what is asked for;
@@ -76,7 +77,7 @@ impl StoreWriter {
         let path = path.as_ref();
         if is_new(path)? {
             fs::create_dir_all(path).map_err(Error::io("create", path))?;
-            write_atomic(&path.join(METADATA), &layout::to_json(&layout::root_metadata(layout.attributes())))?;
+            write_manifest(path, layout.attributes())?;
         } else {
             let found = read_manifest(path).map_err(|error| match error {
                 Error::NotAStore { path, reason, .. } => {
@@ -90,10 +91,14 @@ impl StoreWriter {
                     let differences = differences(&told(&found), "store", &told(layout.attributes()), "asked");
                     return Err(Error::OtherConfig { path: path.into(), differences });
                 }
-                write_atomic(&path.join(METADATA), &layout::to_json(&layout::root_metadata(layout.attributes())))?;
+                write_manifest(path, layout.attributes())?;
             }
             if found.complete {
-                return Ok(Opened::Complete(Box::new(Store::open(path)?)));
+                match Store::open(path) {
+                    // Files were lost or, being damaged, deleted: they are made anew.
+                    Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(path, layout.attributes())?,
+                    opened => return Ok(Opened::Complete(Box::new(opened?))),
+                }
             }
         }
         for group in layout::groups() {
@@ -272,7 +277,7 @@ impl StoreWriter {
         }
         tidy_and_sync(&self.path)?;
         let attributes = StoreAttributes { complete: true, ..self.layout.attributes().clone() };
-        write_atomic(&self.path.join(METADATA), &layout::to_json(&layout::root_metadata(&attributes)))?;
+        write_manifest(&self.path, &attributes)?;
         sync_folder(&self.path)?;
         Store::open(&self.path)
     }
@@ -369,6 +374,10 @@ fn is_new(path: &Path) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+fn write_manifest(store: &Path, attributes: &StoreAttributes) -> Result<()> {
+    write_atomic(&store.join(METADATA), &layout::to_json(&layout::root_metadata(attributes)))
 }
 
 fn create_folder(path: &Path) -> Result<()> {

@@ -12,6 +12,7 @@ pub use plan::Plan;
 
 use crate::encoder::{EncoderArch, ImageEncoder, decoder_weights, detect_arch, random_decoder_weights};
 use crate::error::{Error, Result};
+use crate::scans::sha256_of_file;
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use prepare::{CaseEnd, Group, Prepared};
@@ -20,9 +21,6 @@ use sam_ladder_ops::state_dict::StateDict;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
-use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -257,18 +255,4 @@ fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
 fn to_safetensors(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     safetensors::serialize(views, None).map_err(|e| Error::Config(format!("cannot encode the decoder's weights: {e}")))
-}
-
-fn sha256_of_file(path: &Path) -> Result<String> {
-    let io = |source| Error::Io { action: "read", path: path.into(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).map_err(io)?;
-        if read == 0 {
-            return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hasher.update(&buffer[..read]);
-    }
 }

@@ -58,7 +58,8 @@ impl fmt::Display for Plan {
             let (slices, variants) = (self.layout.num_slices(split), self.layout.num_variants(split));
             write!(f, "{split}: {} scans, {slices} slices × {variants} variants; ", cases(split))?;
         }
-        let gigabytes = self.layout.num_bytes() as f64 / 1e9;
-        write!(f, "{} images to encode, at most {gigabytes:.2} GB on disk", self.layout.num_items())
+        let bytes = self.layout.num_bytes() as f64;
+        let (size, unit) = if bytes < 1e9 { (bytes / 1e6, "MB") } else { (bytes / 1e9, "GB") };
+        write!(f, "{} images to encode, at most {size:.1} {unit} of tensors on disk", self.layout.num_items())
     }
 }

@@ -1,0 +1,31 @@
+//! Folders compared file by file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every file below a folder, by its path.
+pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                all.insert(path.strip_prefix(folder).unwrap().into(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    all
+}
+
+/// Asserts that a folder holds the same files with the same bytes.
+pub fn assert_same_files(found: &Path, expected: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {
+    let found = files(found);
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    for (name, bytes) in &found {
+        assert!(bytes == &expected[name], "{what}: {} differs", name.display());
+    }
+}
