@@ -3,16 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// The eight organs in the order of their class index, from 1; index 0 is background.
-pub const SYNAPSE_ORGANS: [&str; 8] = [
-    "spleen",
-    "right kidney",
-    "left kidney",
-    "gallbladder",
-    "liver",
-    "stomach",
-    "aorta",
-    "pancreas",
-];
+pub const SYNAPSE_ORGANS: [&str; 8] =
+    ["spleen", "right kidney", "left kidney", "gallbladder", "liver", "stomach", "aorta", "pancreas"];
 
 /// Case numbers of the twelve test scans (`test_data` of the published `preprocess_data.py`); the other eighteen train.
 pub const SYNAPSE_TEST_CASES: [u32; 12] = [1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38];

@@ -85,9 +85,7 @@ pub fn variants(policy: AugmentPolicy, rotation_step: u32) -> Vec<Variant> {
     if policy == AugmentPolicy::Flips {
         return out;
     }
-    let angles: Vec<i32> = (MIN_ANGLE_DEGREES..=MAX_ANGLE_DEGREES)
-        .filter(|angle| angle % rotation_step as i32 == 0)
-        .collect();
+    let angles: Vec<i32> = (MIN_ANGLE_DEGREES..=MAX_ANGLE_DEGREES).filter(|angle| angle % rotation_step as i32 == 0).collect();
     let share = 0.25 / angles.len() as f64;
     out[0].probability = 0.25 + share;
     for angle_degrees in angles.into_iter().filter(|&angle| angle != 0) {

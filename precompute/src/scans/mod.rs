@@ -160,7 +160,8 @@ fn source_file(root: &Path, path: &Path, bytes: &[u8]) -> SourceFile {
     SourceFile { path: relative(root, path), sha256: hexadecimal(&Sha256::digest(bytes)) }
 }
 
-fn sha256_of_file(path: &Path) -> Result<String, ScanError> {
+/// SHA-256 of a file, in hexadecimal, without holding it in memory.
+pub(crate) fn sha256_of_file(path: &Path) -> Result<String, ScanError> {
     let mut file = File::open(path).map_err(ScanError::io(path))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
