@@ -12,7 +12,7 @@ use common::golden;
 use model::{config, norm, nudge, relative_error, rule_batch, rule_model, rule_weights};
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::loss::ladder_loss;
-use sam_ladder_train::model::{LadderSam, Mode, upsample_masks};
+use sam_ladder_train::model::{LadderSam, upsample_masks};
 
 /// Norm of the difference over the norm, float32 against PyTorch's float32.
 const FORWARD_F32: f64 = 1e-5;
@@ -31,7 +31,7 @@ fn one_step_equals_the_published_model() {
     let model = rule_model(Arm::Full);
     assert_eq!((model.alpha().unwrap(), model.gate().unwrap()), (0.0, 0.5));
 
-    let cnn = rule_model(Arm::Full).cnn_embeddings(&batch.images, Mode::Train).unwrap();
+    let cnn = rule_model(Arm::Full).cnn_embeddings(&batch.images).unwrap();
     assert_close("cnn_embeddings", &cnn, &expected["cnn_embeddings"], FORWARD_F32);
     assert_close("image_pe", model.image_pe(), &expected["image_pe"], FORWARD_F32);
 
@@ -88,7 +88,7 @@ fn every_gradient_equals_the_published_model() {
     let pass = model.forward_train(&batch.images, &batch.embeddings).unwrap();
     let parts = ladder_loss(&pass.low_res_logits, &batch.labels, 9, 0.8).unwrap();
 
-    let gradients = pass.backward(&parts.total).unwrap();
+    let gradients = pass.backward(parts.total).unwrap();
     let norms = json["grad_norms"].as_object().unwrap();
     assert_eq!(norms.len(), model.trainable().len());
     for (name, var) in model.trainable() {

@@ -8,8 +8,8 @@
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
-use sam_ladder_ops::batch_norm::batch_norm_train;
-use sam_ladder_ops::batch_norm_pool::batch_norm_relu_max_pool;
+use sam_ladder_ops::batch_norm::{Tail, batch_statistics, normalize, normalize_backward};
+use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
 use sam_ladder_ops::conv2d::conv2d;
 use sam_ladder_ops::elementwise::add_relu;
 use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
@@ -86,8 +86,10 @@ fn main() -> Result<()> {
     for (c, size) in [(64, 112), (64, 56), (128, 28), (256, 14)] {
         let x = random(&[batch, c, size, size])?;
         let (weight, bias) = (Tensor::ones_like(&random(&[c])?)?, random(&[c])?);
-        let (forward, _) = best(|| batch_norm_train(&x, &weight, &bias, 1e-5, true))?;
-        let back = backward(&batch_norm_train(Var::from_tensor(&x)?.as_tensor(), &weight, &bias, 1e-5, true)?.0)?;
+        let grad = random(&[batch, c, size, size])?;
+        let (forward, _) = best(|| normalize(&x, &batch_statistics(&x, 1e-5)?, &weight, &bias, Tail::Relu))?;
+        let statistics = batch_statistics(&x, 1e-5)?;
+        let (back, _) = best(|| normalize_backward(&x, &statistics, &weight, &bias, true, &grad))?;
         println!("{:<22} {forward:>9.1} {back:>12.1}", format!("batch norm {c}x{size}x{size}"));
     }
     let x = random(&[batch, 64, 112, 112])?;
@@ -95,8 +97,10 @@ fn main() -> Result<()> {
     let back = backward(&max_pool2d_3x3_s2_p1(Var::from_tensor(&x)?.as_tensor())?)?;
     println!("{:<22} {forward:>9.1} {back:>12.1}", "max pool 64x112x112");
     let (weight, bias) = (Tensor::ones_like(&random(&[64])?)?, random(&[64])?);
-    let (forward, _) = best(|| batch_norm_relu_max_pool(&x, &weight, &bias, 1e-5))?;
-    let back = backward(&batch_norm_relu_max_pool(Var::from_tensor(&x)?.as_tensor(), &weight, &bias, 1e-5)?.0)?;
+    let grad = random(&[batch, 64, 56, 56])?;
+    let (forward, _) = best(|| normalize_relu_max_pool(&x, &batch_statistics(&x, 1e-5)?, &weight, &bias))?;
+    let statistics = batch_statistics(&x, 1e-5)?;
+    let (back, _) = best(|| normalize_relu_max_pool_backward(&x, &statistics, &weight, &bias, &grad))?;
     println!("{:<22} {forward:>9.1} {back:>12.1}", "both in one op");
     let (a, b) = (random(&[batch, 64, 56, 56])?, random(&[batch, 64, 56, 56])?);
     let (forward, _) = best(|| add_relu(&a, &b))?;

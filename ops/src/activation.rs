@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::cpu::{contiguous_f32, expect_f32};
 use crate::simd::{erf, exp, madd, multiversion};
-use crate::storage::{contiguous, expect_f32};
 
 /// Elements that one task works on.
 const CHUNK: usize = 16 * 1024;
@@ -67,7 +67,7 @@ impl CustomOp1 for Gelu {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut y = contiguous(storage, layout, "gelu")?.to_vec();
+        let mut y = contiguous_f32(storage, layout, "gelu")?.to_vec();
         y.par_chunks_mut(CHUNK).for_each(gelu_in_place);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -85,8 +85,8 @@ impl CustomOp2 for GeluBackward {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut grad = contiguous(s1, l1, "gelu backward")?.to_vec();
-        let x = contiguous(s2, l2, "gelu backward")?;
+        let mut grad = contiguous_f32(s1, l1, "gelu backward")?.to_vec();
+        let x = contiguous_f32(s2, l2, "gelu backward")?;
         grad.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(grad, x)| gelu_backward_in_place(grad, x));
         Ok((CpuStorage::F32(grad), l1.shape().clone()))
     }

@@ -1,4 +1,4 @@
-//! What the CPU paths share: flat views of tensors, fresh buffers that are not cleared first, pooled scratch, and run-time choice of instruction set.
+//! What the CPU paths share: flat views of tensors, fresh buffers that are not cleared first, and pooled scratch.
 
 use std::cell::RefCell;
 
@@ -7,6 +7,14 @@ use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bai
 /// True where the hand-written CPU path of an op applies: every tensor is float32 on the CPU.
 pub(crate) fn is_native(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+}
+
+/// Refuses tensors that are not float32.
+pub(crate) fn expect_f32(op: &str, tensors: &[&Tensor]) -> Result<()> {
+    match tensors.iter().find(|t| t.dtype() != DType::F32) {
+        Some(t) => bail!("{op}: expected float32, found {:?}", t.dtype()),
+        None => Ok(()),
+    }
 }
 
 /// The elements of a contiguous float32 storage.
@@ -94,35 +102,3 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     SCRATCH.with(|pool| pool.borrow_mut().push(buffer));
     result
 }
-
-/// Defines a function that is compiled for the baseline, for AVX2 with FMA and for AVX-512, and picks at run time.
-macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        $(#[$meta])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    body($($arg),*)
-                }
-                #[target_feature(enable = "avx512f,avx2,fma")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? {
-                    body($($arg),*)
-                }
-                if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has these features.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has these features.
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            body($($arg),*)
-        }
-    };
-}
-pub(crate) use multiversion;

@@ -3,7 +3,8 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{SendPtr, contiguous_f32, filled_vec, is_native, multiversion, tensor_from, with_f32};
+use crate::cpu::{SendPtr, contiguous_f32, filled_vec, is_native, tensor_from, with_f32};
+use crate::simd::multiversion;
 
 /// Elements that one task works on.
 const CHUNK: usize = 1 << 16;
@@ -40,11 +41,41 @@ impl CustomOp2 for AddRelu {
 }
 
 /// The gradient before a ReLU whose result is `res`: `grad` where `res > 0`, else 0 (and `grad` where `res` is NaN, as in PyTorch).
-pub(crate) fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
+///
+/// # Shapes
+/// Both of one shape, which is the result's.
+pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if !is_native(&[res, grad]) {
+        return res.le(0.0)?.where_cond(&grad.zeros_like()?, grad);
+    }
     with_f32(res, "relu-backward", |y| {
         with_f32(grad, "relu-backward", |g| {
             // SAFETY: `map2` writes every element.
             tensor_from(unsafe { filled_vec(y.len(), |out| map2(y, g, out, relu_backward_chunk)) }, res.shape())
+        })
+    })
+}
+
+/// [`relu_backward`] of the sum of two gradients, in one pass.
+///
+/// # Shapes
+/// All of one shape, which is the result's.
+pub fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !is_native(&[res, a, b]) {
+        return relu_backward(res, &(a + b)?);
+    }
+    with_f32(res, "relu-backward", |y| {
+        with_f32(a, "relu-backward", |a| {
+            with_f32(b, "relu-backward", |b| {
+                let chunks = y.par_chunks(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).enumerate();
+                // SAFETY: the chunks are disjoint, lie within the result and are all of it.
+                let data = unsafe {
+                    filled_vec(y.len(), |out| {
+                        chunks.for_each(|(i, ((y, a), b))| relu_backward_sum_chunk(y, a, b, out.slice(i * CHUNK, y.len())));
+                    })
+                };
+                tensor_from(data, res.shape())
+            })
         })
     })
 }
@@ -70,6 +101,14 @@ multiversion! {
     fn relu_backward_chunk(y: &[f32], g: &[f32], out: &mut [f32]) {
         for ((o, y), g) in out.iter_mut().zip(y).zip(g) {
             *o = if *y <= 0.0 { 0.0 } else { *g };
+        }
+    }
+}
+
+multiversion! {
+    fn relu_backward_sum_chunk(y: &[f32], a: &[f32], b: &[f32], out: &mut [f32]) {
+        for (((o, y), a), b) in out.iter_mut().zip(y).zip(a).zip(b) {
+            *o = if *y <= 0.0 { 0.0 } else { a + b };
         }
     }
 }

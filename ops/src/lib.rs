@@ -16,6 +16,5 @@ pub mod pool;
 pub mod state_dict;
 
 mod simd;
-mod storage;
 #[cfg(test)]
 mod testing;

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+use crate::cpu::{contiguous_f32, expect_f32};
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul};
-use crate::storage::{contiguous, expect_f32};
 
 /// Applies a linear layer (`torch.nn.functional.linear`).
 ///
@@ -101,7 +101,7 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward((contiguous(s1, l1, "linear")?, l1), (contiguous(s2, l2, "linear")?, l2), None)
+        self.forward((contiguous_f32(s1, l1, "linear")?, l1), (contiguous_f32(s2, l2, "linear")?, l2), None)
     }
 
     fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -123,8 +123,8 @@ impl CustomOp3 for Linear {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let bias = contiguous(s3, l3, "linear")?;
-        self.forward((contiguous(s1, l1, "linear")?, l1), (contiguous(s2, l2, "linear")?, l2), Some(bias))
+        let bias = contiguous_f32(s3, l3, "linear")?;
+        self.forward((contiguous_f32(s1, l1, "linear")?, l1), (contiguous_f32(s2, l2, "linear")?, l2), Some(bias))
     }
 
     fn bwd(
@@ -156,8 +156,8 @@ impl CustomOp2 for Product {
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((rows, inner), (rhs_rows, cols)) = (l1.shape().dims2()?, l2.shape().dims2()?);
-        let lhs = MatRef::new(contiguous(s1, l1, "matrix product")?, rows, inner);
-        let rhs = MatRef::new(contiguous(s2, l2, "matrix product")?, rhs_rows, cols);
+        let lhs = MatRef::new(contiguous_f32(s1, l1, "matrix product")?, rows, inner);
+        let rhs = MatRef::new(contiguous_f32(s2, l2, "matrix product")?, rhs_rows, cols);
         let (lhs, rows) = if self.lhs_transposed { (lhs.t(), inner) } else { (lhs, rows) };
         let mut out = vec![0f32; rows * cols];
         matmul(MatMut::new(&mut out, rows, cols), lhs, rhs, 1.0, Accumulate::No);

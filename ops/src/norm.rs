@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::{contiguous_f32, expect_f32};
 use crate::simd::{madd, multiversion, sum_by};
-use crate::storage::{contiguous, expect_f32};
 
 /// Layer norm over the last axis (`torch.nn.LayerNorm`), differentiable.
 ///
@@ -153,8 +153,8 @@ impl CustomOp3 for LayerNorm {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(s1, l1, "layer norm")?;
-        let (weight, bias) = (contiguous(s2, l2, "layer norm")?, contiguous(s3, l3, "layer norm")?);
+        let x = contiguous_f32(s1, l1, "layer norm")?;
+        let (weight, bias) = (contiguous_f32(s2, l2, "layer norm")?, contiguous_f32(s3, l3, "layer norm")?);
         let mut y = vec![0f32; x.len()];
         let chunk = ROWS * weight.len();
         y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| layer_norm_rows(x, weight, bias, self.eps, y));
@@ -207,9 +207,9 @@ impl CustomOp3 for LayerNormBackward {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(s1, l1, "layer norm backward")?;
-        let weight = contiguous(s2, l2, "layer norm backward")?;
-        let mut grad = contiguous(s3, l3, "layer norm backward")?.to_vec();
+        let x = contiguous_f32(s1, l1, "layer norm backward")?;
+        let weight = contiguous_f32(s2, l2, "layer norm backward")?;
+        let mut grad = contiguous_f32(s3, l3, "layer norm backward")?.to_vec();
         let chunk = ROWS * weight.len();
         grad.par_chunks_mut(chunk)
             .zip(x.par_chunks(chunk))
@@ -328,8 +328,8 @@ impl CustomOp3 for LayerNorm2d {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (_, c, h, w) = l1.shape().dims4()?;
-        let x = contiguous(s1, l1, "layer norm 2d")?;
-        let (weight, bias) = (contiguous(s2, l2, "layer norm 2d")?, contiguous(s3, l3, "layer norm 2d")?);
+        let x = contiguous_f32(s1, l1, "layer norm 2d")?;
+        let (weight, bias) = (contiguous_f32(s2, l2, "layer norm 2d")?, contiguous_f32(s3, l3, "layer norm 2d")?);
         let mut y = vec![0f32; x.len()];
         let image = (c * h * w).max(1);
         y.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(y, x)| normalise_image(x, weight, bias, self.eps, y));
@@ -374,9 +374,9 @@ impl CustomOp3 for LayerNorm2dBackward {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (b, c, h, w) = l1.shape().dims4()?;
-        let x = contiguous(s1, l1, "layer norm 2d backward")?;
-        let weight = contiguous(s2, l2, "layer norm 2d backward")?;
-        let mut all = contiguous(s3, l3, "layer norm 2d backward")?.to_vec();
+        let x = contiguous_f32(s1, l1, "layer norm 2d backward")?;
+        let weight = contiguous_f32(s2, l2, "layer norm 2d backward")?;
+        let mut all = contiguous_f32(s3, l3, "layer norm 2d backward")?.to_vec();
         let image = (c * h * w).max(1);
         let mut parameters = vec![0f32; b * 2 * c]; // one row an image, so that the sum's order is fixed
         all.par_chunks_mut(image)

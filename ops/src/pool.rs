@@ -6,7 +6,8 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{contiguous_f32, filled_vec, is_native, multiversion, tensor_from, with_f32, with_scratch};
+use crate::cpu::{contiguous_f32, filled_vec, is_native, tensor_from, with_f32, with_scratch};
+use crate::simd::multiversion;
 
 /// Max-pooling with a 3×3 window, stride 2 and padding 1 of minus infinity. NaN wins, as in PyTorch; the gradient goes to the first maximum in the
 /// window's rows (to the last NaN where there is one).

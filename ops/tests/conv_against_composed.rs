@@ -2,11 +2,14 @@
 //! properties that those do not show: nothing computed for what is not tracked, the same bits on every run, NaN as PyTorch has it.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use sam_ladder_ops::batch_norm::{BatchNormParams, batch_norm_inference, batch_norm_train, batch_norm_train_composed};
-use sam_ladder_ops::batch_norm_pool::batch_norm_relu_max_pool;
+use sam_ladder_ops::batch_norm::{
+    BatchNormParams, Tail, batch_norm_inference, batch_norm_train, batch_norm_train_composed, batch_statistics, normalize,
+    normalize_backward,
+};
+use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
 use sam_ladder_ops::conv_transpose::{conv_transpose2d_2x2, conv_transpose2d_2x2_composed};
-use sam_ladder_ops::conv2d::{conv2d, conv2d_composed};
-use sam_ladder_ops::elementwise::add_relu;
+use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight, conv2d_composed};
+use sam_ladder_ops::elementwise::{add_relu, relu_backward, relu_backward_sum};
 use sam_ladder_ops::pool::{max_pool2d_3x3_s2_p1, max_pool2d_3x3_s2_p1_composed};
 
 /// Largest difference over the largest value, of a result.
@@ -143,13 +146,37 @@ fn batch_norm_agrees() -> Result<()> {
             &format!("{shape:?}, relu {relu}"),
             &inputs,
             |t| Ok(batch_norm_train(&t[0], &t[1], &t[2], 1e-3, relu)?.0),
-            |t| Ok(batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, relu)?.0),
+            |t| batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, relu),
         )?;
         let got = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-5, relu)?.1;
-        let double = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
-        let want = batch_norm_train_composed(&double[0], &double[1], &double[2], 1e-5, relu)?.1;
+        // Other data types take the path of other devices.
+        let want = batch_statistics(&inputs[0].to_dtype(DType::F64)?, 1e-5)?;
         assert!(difference(&got.mean, &want.mean)? < VALUE && difference(&got.var_unbiased, &want.var_unbiased)? < VALUE);
+        assert!(difference(&got.inv_std, &want.inv_std)? < VALUE);
         assert!(!got.mean.track_op() && !got.var_unbiased.track_op());
+    }
+    Ok(())
+}
+
+/// `got` by the explicit backward against candle's own, in float64, of `reference`.
+fn assert_gradients(
+    what: &str,
+    inputs: &[Tensor],
+    y: &Tensor,
+    got: impl Fn(&Tensor) -> Result<Vec<Tensor>>,
+    reference: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    let vars = inputs.iter().map(|t| Var::from_tensor(&t.to_dtype(DType::F64)?)).collect::<Result<Vec<_>>>()?;
+    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let want = reference(&tensors)?;
+    assert!(difference(y, &want)? < VALUE, "{what}");
+    let grad = uniform(y.dims(), 9)?;
+    let wants = (want * grad.to_dtype(DType::F64)?)?.sum_all()?.backward()?;
+    let gots = got(&grad)?;
+    assert_eq!(gots.len(), inputs.len());
+    for (i, (got, var)) in gots.iter().zip(&vars).enumerate() {
+        let error = difference(got, wants.get(var).expect("a gradient"))?;
+        assert!(error < GRADIENT, "gradient {i} of {what} is off by {error}");
     }
     Ok(())
 }
@@ -158,17 +185,95 @@ fn batch_norm_agrees() -> Result<()> {
 fn batch_norm_with_pooling_is_the_two_after_each_other() -> Result<()> {
     for shape in [[3, 5, 8, 12], [2, 4, 7, 9], [1, 3, 33, 40]] {
         let inputs = [uniform(&shape, 3)?, uniform(&[shape[1]], 4)?, uniform(&[shape[1]], 5)?];
-        check(
-            &format!("{shape:?}"),
-            &inputs,
-            |t| Ok(batch_norm_relu_max_pool(&t[0], &t[1], &t[2], 1e-3)?.0),
-            |t| max_pool2d_3x3_s2_p1_composed(&batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, true)?.0),
-        )?;
-        let got = batch_norm_relu_max_pool(&inputs[0], &inputs[1], &inputs[2], 1e-3)?;
-        let (y, want) = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-3, true)?;
-        assert!(difference(&got.0, &max_pool2d_3x3_s2_p1(&y)?)? == 0.0);
-        assert!(difference(&got.1.var_unbiased, &want.var_unbiased)? == 0.0 && difference(&got.1.mean, &want.mean)? == 0.0);
+        for dtype in [DType::F32, DType::F64] {
+            // float64 takes the path of other devices
+            let [x, weight, bias] = [0, 1, 2].map(|i| inputs[i].to_dtype(dtype));
+            let (x, weight, bias) = (x?, weight?, bias?);
+            let statistics = batch_statistics(&x, 1e-3)?;
+            let y = normalize_relu_max_pool(&x, &statistics, &weight, &bias)?;
+            assert_gradients(
+                &format!("{shape:?} {dtype:?}"),
+                &inputs,
+                &y,
+                |grad| {
+                    let grad = grad.to_dtype(dtype)?;
+                    let g = normalize_relu_max_pool_backward(&x, &statistics, &weight, &bias, &grad)?;
+                    Ok(vec![g.x, g.weight, g.bias])
+                },
+                |t| max_pool2d_3x3_s2_p1_composed(&batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, true)?),
+            )?;
+        }
+        let statistics = batch_statistics(&inputs[0], 1e-3)?;
+        let pooled = normalize_relu_max_pool(&inputs[0], &statistics, &inputs[1], &inputs[2])?;
+        let y = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-3, true)?.0;
+        assert!(difference(&pooled, &max_pool2d_3x3_s2_p1(&y)?)? == 0.0);
     }
+    Ok(())
+}
+
+/// The end of a residual block as the side network runs it: normalise, add the shortcut, ReLU; and the same on other data types, which take
+/// the path of other devices.
+#[test]
+fn a_residual_blocks_end_agrees() -> Result<()> {
+    let shape = [3, 5, 7, 9];
+    let inputs = [uniform(&shape, 3)?, uniform(&[5], 4)?, uniform(&[5], 5)?, uniform(&shape, 6)?];
+    for dtype in [DType::F32, DType::F64] {
+        let t = inputs.iter().map(|t| t.to_dtype(dtype)).collect::<Result<Vec<_>>>()?;
+        let statistics = batch_statistics(&t[0], 1e-3)?;
+        let y = normalize(&t[0], &statistics, &t[1], &t[2], Tail::AddRelu(&t[3]))?;
+        assert_gradients(
+            &format!("{dtype:?}"),
+            &inputs,
+            &y,
+            |grad| {
+                let half = (grad.to_dtype(dtype)? * 0.5)?;
+                let grad = relu_backward_sum(&y, &half, &half)?;
+                assert!(difference(&grad, &relu_backward(&y, &(&half + &half)?)?)? == 0.0);
+                let g = normalize_backward(&t[0], &statistics, &t[1], &t[2], false, &grad)?;
+                Ok(vec![g.x, g.weight, g.bias, grad])
+            },
+            |t| (batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, false)? + &t[3])?.relu(),
+        )?;
+        let y = normalize(&t[0], &statistics, &t[1], &t[2], Tail::Relu)?;
+        assert_gradients(
+            &format!("ReLU {dtype:?}"),
+            &inputs[..3],
+            &y,
+            |grad| {
+                let g = normalize_backward(&t[0], &statistics, &t[1], &t[2], true, &grad.to_dtype(dtype)?)?;
+                Ok(vec![g.x, g.weight, g.bias])
+            },
+            |t| batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, true),
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_convolutions_explicit_gradients_agree() -> Result<()> {
+    // Square: candle's own backward, the path of other devices, knows no other strided convolutions.
+    for (stride, padding, kernel) in [(1, 1, 3), (2, 3, 7), (2, 0, 1)] {
+        let inputs = [uniform(&[2, 3, 8, 8], 1)?, uniform(&[4, 3, kernel, kernel], 2)?];
+        for dtype in [DType::F32, DType::F64] {
+            let (x, weight) = (inputs[0].to_dtype(dtype)?, inputs[1].to_dtype(dtype)?);
+            assert_gradients(
+                &format!("{kernel} {dtype:?}"),
+                &inputs,
+                &conv2d(&x, &weight, stride, padding)?,
+                |grad| {
+                    let grad = grad.to_dtype(dtype)?;
+                    Ok(vec![
+                        conv2d_backward_input(&grad, &weight, (8, 8), stride, padding)?,
+                        conv2d_backward_weight(&x, &grad, kernel, stride, padding)?,
+                    ])
+                },
+                |t| direct(&t[0], &t[1], stride, padding),
+            )?;
+        }
+    }
+    let x = uniform(&[2, 3, 9, 8], 1)?;
+    assert!(conv2d_backward_weight(&x, &x, 3, 1, 0).is_err());
+    assert!(conv2d_backward_input(&x, &uniform(&[4, 3, 3, 3], 2)?, (9, 8), 1, 1).is_err());
     Ok(())
 }
 

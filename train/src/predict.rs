@@ -2,7 +2,7 @@
 
 use crate::error::{Result, TrainError};
 use crate::init::{InitSources, initial_weights, whole_model};
-use crate::model::{LadderSam, Mode, ModelConfig, upsample_masks};
+use crate::model::{LadderSam, ModelConfig, upsample_masks};
 use crate::run::checkpoint::read_info;
 use crate::run::read_record;
 use crate::run::trainer::{Geometry, input_tensors};
@@ -202,7 +202,7 @@ pub fn predict_slices(model: &LadderSam, batch: &Batch, count: usize, size: [usi
     let s = model.config().image_size;
     let geometry = Geometry { image_size: s, num_classes: model.config().num_classes };
     let (images, embeddings) = input_tensors(batch, count, geometry, model.image_pe().device())?;
-    let low_res_logits = model.forward(&images, &embeddings, Mode::Eval)?; // [count, C, s/4, s/4]
+    let low_res_logits = model.forward(&images, &embeddings)?; // [count, C, s/4, s/4]
     let mut out = Vec::with_capacity(count * size[0] * size[1]);
     // One slice at a time: at 1024 pixels its logits take 36 MiB.
     for index in 0..count {

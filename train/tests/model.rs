@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use candle_core::{DType, Device, Result, Tensor};
 use sam_ladder_schemas::train::{Arm, OptimizerKind};
 use sam_ladder_train::loss::ladder_loss;
-use sam_ladder_train::model::{LadderSam, Mode, ModelConfig, ModelError, ModelWeights, upsample_masks};
+use sam_ladder_train::model::{LadderSam, ModelConfig, ModelError, ModelWeights, upsample_masks};
 use sam_ladder_train::optimizer::Optimizer;
 
 const SIZE: usize = 32;
@@ -86,7 +86,7 @@ fn each_arm_has_gradients_for_what_it_runs() -> Result<()> {
         let model = model(arm);
         let pass = model.forward_train(&images, &embeddings)?;
         let total = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total;
-        let gradients = pass.backward(&total)?;
+        let gradients = pass.backward(total)?;
         for (name, var) in model.trainable() {
             let expected = match arm {
                 Arm::Full => true,
@@ -107,7 +107,7 @@ fn arms_look_at_what_they_say() -> Result<()> {
         [(Arm::Full, true, true, None), (Arm::CnnOnly, true, false, Some(0.0)), (Arm::SamOnly, false, true, Some(1.0))]
     {
         let model = model(arm);
-        let run = |images, embeddings| values(&model.forward(images, embeddings, Mode::Eval).unwrap());
+        let run = |images, embeddings| values(&model.forward(images, embeddings).unwrap());
         let logits = run(&images, &embeddings);
         assert_eq!(logits != run(&other_images, &embeddings), sees_images, "{arm:?}");
         assert_eq!(logits != run(&images, &other_embeddings), sees_embeddings, "{arm:?}");
@@ -134,7 +134,7 @@ fn a_step_changes_the_trained_and_the_running_statistics_alone() -> Result<()> {
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
     let pass = model.forward_train(&images, &embeddings)?;
     let total = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total;
-    optimizer.step(&pass.backward(&total)?, 1e-3)?;
+    optimizer.step(&pass.backward(total)?, 1e-3)?;
     let trained: HashSet<&str> = model.trainable().iter().map(|(name, _)| name.as_str()).collect();
     for ((name, before), (_, after)) in before.iter().zip(snapshot()) {
         let buffer = name.contains("running_") || name.ends_with("num_batches_tracked");
@@ -147,9 +147,9 @@ fn a_step_changes_the_trained_and_the_running_statistics_alone() -> Result<()> {
 fn evaluation_changes_nothing_and_keeps_no_graph() -> Result<()> {
     let (images, embeddings, _) = batch()?;
     let model = model(Arm::Full);
-    let first = model.forward(&images, &embeddings, Mode::Eval)?;
+    let first = model.forward(&images, &embeddings)?;
     assert!(!first.track_op());
-    assert_eq!(values(&first), values(&model.forward(&images, &embeddings, Mode::Eval)?));
+    assert_eq!(values(&first), values(&model.forward(&images, &embeddings)?));
     assert_eq!(first.dims(), [2, 9, SIZE / 4, SIZE / 4]);
     assert_eq!(upsample_masks(&first, SIZE)?.dims(), [2, 9, SIZE, SIZE]);
     Ok(())
@@ -162,7 +162,7 @@ fn a_model_made_of_a_state_dict_is_the_same_model() -> Result<()> {
     first.forward_train(&images, &embeddings)?;
     let weights = ModelWeights(first.state_dict()?.into_iter().collect());
     let second = LadderSam::new(&config(Arm::Full), &weights, &Device::Cpu).unwrap();
-    let logits = |model: &LadderSam| values(&model.forward(&images, &embeddings, Mode::Eval).unwrap());
+    let logits = |model: &LadderSam| values(&model.forward(&images, &embeddings).unwrap());
     assert_eq!(logits(&first), logits(&second));
     // The second has storage of its own.
     second.forward_train(&images, &embeddings)?;

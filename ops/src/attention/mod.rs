@@ -6,8 +6,8 @@ mod softmax;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::expect_f32;
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
-use crate::storage::expect_f32;
 pub use softmax::softmax_rows;
 
 /// Attends from every query to every key (Vaswani et al., 2017, equation 1, with the scale given), head by head.
@@ -128,7 +128,7 @@ impl CustomOp3 for Attention {
         let grad = grad.contiguous()?;
         let (grad_storage, grad_layout) = grad.storage_and_layout();
         let candle_core::Storage::Cpu(grad_storage) = &*grad_storage else { bail!("attention: expected a gradient on the CPU") };
-        let grad_data = crate::storage::contiguous(grad_storage, grad_layout, "attention")?; // [b, nq, heads, d]
+        let grad_data = crate::cpu::contiguous_f32(grad_storage, grad_layout, "attention")?; // [b, nq, heads, d]
         let all = q.apply_op3_no_bwd(k, v, &AttentionBackward { scale: self.scale, grad: grad_data.to_vec() })?;
         let part = |start: usize, n: usize, tracked: bool| {
             let part = all.narrow(0, start, b * n * heads * d)?.reshape((b, n, heads, d))?.transpose(1, 2);

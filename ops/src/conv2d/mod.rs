@@ -33,7 +33,7 @@ mod transform;
 #[cfg(target_arch = "x86_64")]
 mod winograd;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, Var, bail};
 
 use crate::cpu::{contiguous_f32, is_native, tensor_from, with_f32};
 
@@ -55,6 +55,53 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Res
 /// [`conv2d`] by candle's own op, for any device and data type; the reference of the tests.
 pub fn conv2d_composed(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
     x.conv2d(weight, padding, stride, 1, 1)
+}
+
+/// The gradient of [`conv2d`]'s input, `[b, ci, h, w]`, from that of its result, `[b, co, oh, ow]`.
+///
+/// # Errors
+/// Shapes that do not go together.
+pub fn conv2d_backward_input(
+    grad: &Tensor,
+    weight: &Tensor,
+    input_size: (usize, usize),
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    let op = Conv2d { stride, padding };
+    let shape = Shape::from((grad.dim(0)?, weight.dim(1)?, input_size.0, input_size.1));
+    let g = op.geometry(&shape, weight.shape())?;
+    g.check_grad(grad)?;
+    if !is_native(&[grad, weight]) {
+        let x = Tensor::zeros(&shape, grad.dtype(), grad.device())?;
+        return vjp(&x, grad, |x| conv2d_composed(x, &weight.detach(), stride, padding));
+    }
+    let data = with_f32(grad, op.name(), |grad| with_f32(weight, op.name(), |weight| Ok(backward_data(&g, grad, weight))))?;
+    tensor_from(data, shape)
+}
+
+/// The gradient of [`conv2d`]'s weight, `[co, ci, kernel, kernel]`, from that of its result, `[b, co, oh, ow]`.
+///
+/// # Errors
+/// Shapes that do not go together.
+pub fn conv2d_backward_weight(x: &Tensor, grad: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
+    let op = Conv2d { stride, padding };
+    let shape = Shape::from((grad.dim(1)?, x.dim(1)?, kernel, kernel));
+    let g = op.geometry(x.shape(), &shape)?;
+    g.check_grad(grad)?;
+    if !is_native(&[x, grad]) {
+        let weight = Tensor::zeros(&shape, x.dtype(), x.device())?;
+        return vjp(&weight, grad, |weight| conv2d_composed(&x.detach(), weight, stride, padding));
+    }
+    let data = with_f32(x, op.name(), |x| with_f32(grad, op.name(), |grad| Ok(backward_weight(&g, x, grad))))?;
+    tensor_from(data, shape)
+}
+
+/// The gradient of `x` from that of `f(x)`, by candle's own backward.
+fn vjp(x: &Tensor, grad: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let x = Var::from_tensor(x)?;
+    let mut grads = (f(&x)? * grad.detach())?.sum_all()?.backward()?;
+    grads.remove(&x).ok_or_else(|| candle_core::Error::msg("conv2d: no gradient"))
 }
 
 /// The sizes of one convolution.
@@ -94,6 +141,14 @@ impl Geometry {
     fn weight_len(&self) -> usize {
         self.co * self.ci * self.k * self.k
     }
+
+    fn check_grad(&self, grad: &Tensor) -> Result<()> {
+        let expected = [self.b, self.co, self.oh, self.ow];
+        if grad.dims() != expected {
+            bail!("conv2d: expected a gradient of {expected:?}, found {:?}", grad.dims());
+        }
+        Ok(())
+    }
 }
 
 struct Conv2d {
@@ -129,20 +184,12 @@ impl CustomOp2 for Conv2d {
     }
 
     fn bwd(&self, x: &Tensor, weight: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = self.geometry(x.shape(), weight.shape())?;
-        with_f32(grad, self.name(), |grad| {
-            let grad_x = if x.track_op() {
-                Some(tensor_from(with_f32(weight, self.name(), |weight| Ok(backward_data(&g, grad, weight)))?, x.shape())?)
-            } else {
-                None
-            };
-            let grad_weight = if weight.track_op() {
-                Some(tensor_from(with_f32(x, self.name(), |x| Ok(backward_weight(&g, x, grad)))?, weight.shape())?)
-            } else {
-                None
-            };
-            Ok((grad_x, grad_weight))
-        })
+        let Conv2d { stride, padding } = *self;
+        let (_, _, h, w) = x.dims4()?;
+        let grad_x = x.track_op().then(|| conv2d_backward_input(grad, weight, (h, w), stride, padding)).transpose()?;
+        let grad_weight =
+            weight.track_op().then(|| conv2d_backward_weight(x, grad, weight.dim(2)?, stride, padding)).transpose()?;
+        Ok((grad_x, grad_weight))
     }
 }
 

@@ -27,7 +27,7 @@ use gate::Gate;
 use mask_decoder::MaskDecoder;
 use parameters::Parameters;
 use prompt_encoder::PromptEncoder;
-use resnet::ResNet;
+use resnet::{ResNet, Tape};
 
 /// Side of a pixel of the image embeddings, in pixels of the network's input.
 const PATCH_SIZE: usize = 16;
@@ -43,12 +43,12 @@ pub struct ModelConfig {
     pub arm: Arm,
 }
 
-/// How batch norm normalises, and whether a gradient will be asked for.
+/// Whether a gradient will be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// By the statistics of the batch; the running statistics follow with momentum 0.1.
+enum Mode {
+    /// Trainable tensors carry candle's graph.
     Train,
-    /// By the running statistics; no graph is kept.
+    /// No graph is kept.
     Eval,
 }
 
@@ -63,18 +63,32 @@ pub struct LadderSam {
 }
 
 /// A forward pass in training mode, from which gradients can be had.
-pub struct TrainPass {
-    /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`.
+pub struct TrainPass<'a> {
+    /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`, with candle's graph back to x_cnn, α and `output_upscaling`.
     pub low_res_logits: Tensor,
+    /// x_cnn as a leaf of that graph, and the side network's way back from it.
+    cnn: Option<(Var, &'a ResNet, Tape)>,
 }
 
-impl TrainPass {
+impl TrainPass<'_> {
     /// Gradients of a scalar that was computed from [`Self::low_res_logits`], by trainable variable.
+    ///
+    /// The scalar is taken by value: when no other tensor holds its graph, the decoder's activations are freed before the side
+    /// network's gradients are computed.
     ///
     /// # Errors
     /// Those of the tensor library.
-    pub fn backward(self, loss: &Tensor) -> Result<GradStore> {
-        loss.backward()
+    pub fn backward(self, loss: Tensor) -> Result<GradStore> {
+        let TrainPass { low_res_logits, cnn } = self;
+        let mut grads = loss.backward()?;
+        drop((loss, low_res_logits));
+        if let Some((x_cnn, resnet, tape)) = cnn
+            && let Some(grad) = grads.remove(&x_cnn)
+        {
+            drop(x_cnn);
+            resnet.backward(tape, grad, &mut grads)?;
+        }
+        Ok(grads)
     }
 }
 
@@ -122,36 +136,52 @@ impl LadderSam {
         self.parameters.state_dict(&self.config)
     }
 
-    /// Logits at a quarter of the input's side.
+    /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
     ///
-    /// `images` `[b, 1, s, s]` in [0, 1], `embeddings` `[b, 256, s/16, s/16]` → `[b, C, s/4, s/4]`. In [`Mode::Train`] the running
-    /// statistics of batch norm are updated and the result carries its graph; in [`Mode::Eval`] neither.
+    /// `images` `[b, 1, s, s]` in [0, 1], `embeddings` `[b, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
     ///
     /// # Errors
     /// Inputs of another shape.
-    pub fn forward(&self, images: &Tensor, embeddings: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = match self.config.arm {
-            Arm::SamOnly => embeddings.clone(),
-            Arm::CnnOnly => self.cnn_embeddings(images, mode)?,
-            Arm::Full => self.gate.forward(embeddings, &self.cnn_embeddings(images, mode)?, mode)?,
+    pub fn forward(&self, images: &Tensor, embeddings: &Tensor) -> Result<Tensor> {
+        let x_cnn = match self.config.arm {
+            Arm::SamOnly => None,
+            Arm::CnnOnly | Arm::Full => Some(self.resnet.forward(images)?),
+        };
+        self.decode(x_cnn.as_ref(), embeddings, Mode::Eval)
+    }
+
+    /// As [`Self::forward`] with the statistics of the batch, which the running ones follow with momentum 0.1, together with the way
+    /// back to the gradients.
+    ///
+    /// # Errors
+    /// Inputs of another shape.
+    pub fn forward_train(&self, images: &Tensor, embeddings: &Tensor) -> Result<TrainPass<'_>> {
+        let cnn = match self.config.arm {
+            Arm::SamOnly => None,
+            Arm::CnnOnly | Arm::Full => {
+                let (x_cnn, tape) = self.resnet.forward_train(images)?;
+                Some((Var::from_tensor(&x_cnn)?, &self.resnet, tape))
+            }
+        };
+        let x_cnn = cnn.as_ref().map(|(x_cnn, _, _)| x_cnn.as_tensor());
+        Ok(TrainPass { low_res_logits: self.decode(x_cnn, embeddings, Mode::Train)?, cnn })
+    }
+
+    fn decode(&self, x_cnn: Option<&Tensor>, embeddings: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = match (x_cnn, self.config.arm) {
+            (None, _) => embeddings.clone(),
+            (Some(x_cnn), Arm::Full) => self.gate.forward(embeddings, x_cnn, mode)?,
+            (Some(x_cnn), _) => x_cnn.clone(),
         };
         self.mask_decoder.forward(&x, mode)
     }
 
-    /// As [`Self::forward`] in [`Mode::Train`], together with the way back to the gradients.
-    ///
-    /// # Errors
-    /// Inputs of another shape.
-    pub fn forward_train(&self, images: &Tensor, embeddings: &Tensor) -> Result<TrainPass> {
-        Ok(TrainPass { low_res_logits: self.forward(images, embeddings, Mode::Train)? })
-    }
-
-    /// x_cnn: `[b, 1, s, s]` → `[b, 256, s/16, s/16]`.
+    /// x_cnn by the statistics of the batch, which the running ones follow: `[b, 1, s, s]` → `[b, 256, s/16, s/16]`.
     ///
     /// # Errors
     /// Images of another shape.
-    pub fn cnn_embeddings(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.resnet.forward(images, mode)
+    pub fn cnn_embeddings(&self, images: &Tensor) -> Result<Tensor> {
+        Ok(self.resnet.forward_train(images)?.0)
     }
 
     /// SAM's dense positional encoding, `[1, 256, g, g]`.

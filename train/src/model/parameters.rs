@@ -12,6 +12,11 @@ use super::{Mode, ModelConfig};
 pub(super) struct Trainable(Var);
 
 impl Trainable {
+    /// The variable, for its gradient.
+    pub(super) fn var(&self) -> &Var {
+        &self.0
+    }
+
     /// The variable in training, a tensor without graph otherwise.
     pub(super) fn get(&self, mode: Mode) -> Tensor {
         match mode {

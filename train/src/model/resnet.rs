@@ -1,10 +1,18 @@
 //! The side network: torchvision's ResNet-18 up to layer3, 13 convolutions on the main path, sixteen pixels to one.
+//!
+//! In training it keeps a tape of its own instead of candle's graph: the results of the convolutions and of the blocks, and nothing else.
+//! The normalised activations between a block's convolutions are made again on the way back, each tensor is dropped as soon as the way
+//! back is past it, and no gradient is summed into zeros first.
 
+use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
-use sam_ladder_ops::batch_norm::{BatchNormParams, batch_norm_inference, batch_norm_train};
-use sam_ladder_ops::batch_norm_pool::batch_norm_relu_max_pool;
-use sam_ladder_ops::conv2d::conv2d;
-use sam_ladder_ops::elementwise::add_relu;
+use sam_ladder_ops::batch_norm::{
+    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_statistics, normalize,
+    normalize_backward,
+};
+use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
+use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight};
+use sam_ladder_ops::elementwise::{add_relu, relu_backward, relu_backward_sum};
 use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
 
 use super::parameters::{Parameters, Trainable};
@@ -40,19 +48,80 @@ impl ResNet {
         Ok(ResNet { stem, stem_norm, blocks })
     }
 
-    /// `[b, 1, s, s]` → `[b, 256, s/16, s/16]`
-    ///
-    /// The published model repeats the grey image to three channels; convolving one channel with the sum of the weight's three is
-    /// the same, and so is the gradient, which each of the three then shares.
-    pub(super) fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        let weight = self.stem.get(mode).sum_keepdim(1)?; // [64, 1, 7, 7]
-        let x = conv2d(images, &weight, 2, 3)?; // [b, 64, s/2, s/2]
-        let mut x = self.stem_norm.forward_and_pool(&x, mode)?; // [b, 64, s/4, s/4]
+    /// `[b, 1, s, s]` → `[b, 256, s/16, s/16]`, by the running statistics.
+    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let x = conv2d(images, &self.stem_weight()?, 2, 3)?;
+        let mut x = max_pool2d_3x3_s2_p1(&self.stem_norm.infer(&x, true)?)?;
         for block in &self.blocks {
-            x = block.forward(&x, mode)?;
+            x = block.forward(&x)?;
         }
         Ok(x)
     }
+
+    /// As [`Self::forward`] by the statistics of the batch, which the running ones follow; with the way back.
+    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, Tape)> {
+        let stem = self.stem_norm.normalized(conv2d(images, &self.stem_weight()?, 2, 3)?)?; // [b, 64, s/2, s/2]
+        let (weight, bias) = self.stem_norm.parameters();
+        let mut x = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let tape = block.forward_train(x)?;
+            x = tape.out.clone();
+            blocks.push(tape);
+        }
+        Ok((x, Tape { images: images.clone(), stem, blocks }))
+    }
+
+    /// Adds the gradients of every variable to `grads`, from that of [`Self::forward_train`]'s result.
+    pub(super) fn backward(&self, tape: Tape, grad: Tensor, grads: &mut GradStore) -> Result<()> {
+        let Tape { images, stem, mut blocks } = tape;
+        let mut grad = (grad, None);
+        for block in self.blocks.iter().rev() {
+            let Some(tape) = blocks.pop() else { candle_core::bail!("the tape has fewer blocks than the network") };
+            grad = block.backward(tape, grad, grads)?;
+        }
+        let grad = match grad {
+            (grad, Some(shortcut)) => (grad + shortcut)?,
+            (grad, None) => grad,
+        };
+        let (weight, bias) = self.stem_norm.parameters();
+        let found = normalize_relu_max_pool_backward(&stem.x, &stem.statistics, &weight, &bias, &grad)?;
+        drop((stem, grad));
+        let grad = self.stem_norm.keep(found, grads);
+        let grad = conv2d_backward_weight(&images, &grad, 7, 2, 3)?;
+        let grad = if images.dim(1)? == 1 { grad.broadcast_as(self.stem.var().shape())?.contiguous()? } else { grad };
+        grads.insert(self.stem.var(), grad);
+        Ok(())
+    }
+
+    /// The published model repeats the grey image to three channels; convolving one channel with the sum of the weight's three is
+    /// the same, and so is the gradient, which each of the three then shares.
+    fn stem_weight(&self) -> Result<Tensor> {
+        self.stem.get(Mode::Eval).sum_keepdim(1) // [64, 1, 7, 7]
+    }
+}
+
+/// What [`ResNet::backward`] needs of a forward pass.
+pub(super) struct Tape {
+    /// [b, 1, s, s]
+    images: Tensor,
+    stem: Normalized,
+    blocks: Vec<BlockTape>,
+}
+
+/// What batch norm takes in, with its statistics.
+struct Normalized {
+    x: Tensor,
+    statistics: BatchStatistics,
+}
+
+/// What a block keeps.
+struct BlockTape {
+    x: Tensor,
+    conv1: Normalized,
+    conv2: Normalized,
+    downsample: Option<Normalized>,
+    out: Tensor,
 }
 
 /// Two 3×3 convolutions beside a shortcut.
@@ -82,17 +151,67 @@ impl BasicBlock {
         })
     }
 
-    /// `[b, ci, h, w]` → `[b, co, h/stride, w/stride]`
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let y = conv2d(x, &self.conv1.get(mode), self.stride, 1)?;
-        let y = self.bn1.forward(&y, mode, true)?;
-        let y = conv2d(&y, &self.conv2.get(mode), 1, 1)?;
-        let y = self.bn2.forward(&y, mode, false)?;
+    /// `[b, ci, h, w]` → `[b, co, h/stride, w/stride]`, by the running statistics.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.bn1.infer(&conv2d(x, &self.conv1.get(Mode::Eval), self.stride, 1)?, true)?;
+        let y = self.bn2.infer(&conv2d(&y, &self.conv2.get(Mode::Eval), 1, 1)?, false)?;
+        match &self.downsample {
+            Some((weight, norm)) => add_relu(&y, &norm.infer(&conv2d(x, &weight.get(Mode::Eval), self.stride, 0)?, false)?),
+            None => add_relu(&y, x),
+        }
+    }
+
+    /// As [`Self::forward`] by the statistics of the batch.
+    fn forward_train(&self, x: Tensor) -> Result<BlockTape> {
+        let conv1 = self.bn1.normalized(conv2d(&x, &self.conv1.get(Mode::Eval), self.stride, 1)?)?;
+        let y = self.bn1.forward(&conv1, Tail::Relu)?;
+        let conv2 = self.bn2.normalized(conv2d(&y, &self.conv2.get(Mode::Eval), 1, 1)?)?;
+        drop(y);
+        let mut downsample = None;
         let shortcut = match &self.downsample {
-            Some((weight, norm)) => norm.forward(&conv2d(x, &weight.get(mode), self.stride, 0)?, mode, false)?,
+            Some((weight, norm)) => {
+                let conv = downsample.insert(norm.normalized(conv2d(&x, &weight.get(Mode::Eval), self.stride, 0)?)?);
+                norm.forward(conv, Tail::None)?
+            }
             None => x.clone(),
         };
-        add_relu(&y, &shortcut)
+        let out = self.bn2.forward(&conv2, Tail::AddRelu(&shortcut))?;
+        Ok(BlockTape { x, conv1, conv2, downsample, out })
+    }
+
+    /// The gradient of the input from that of the result; each is the sum of two where there is a second, that of the shortcut.
+    fn backward(
+        &self,
+        tape: BlockTape,
+        grad: (Tensor, Option<Tensor>),
+        grads: &mut GradStore,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let BlockTape { x, conv1, conv2, downsample, out } = tape;
+        let (_, _, h, w) = x.dims4()?;
+        let sum_grad = match grad {
+            (a, Some(b)) => relu_backward_sum(&out, &a, &b)?,
+            (a, None) => relu_backward(&out, &a)?,
+        };
+        drop(out);
+        let grad = self.bn2.backward(conv2, false, &sum_grad, grads)?;
+        let y = self.bn1.forward(&conv1, Tail::Relu)?;
+        let (_, _, yh, yw) = y.dims4()?;
+        grads.insert(self.conv2.var(), conv2d_backward_weight(&y, &grad, 3, 1, 1)?);
+        drop(y);
+        let grad = conv2d_backward_input(&grad, &self.conv2.get(Mode::Eval), (yh, yw), 1, 1)?;
+        let grad = self.bn1.backward(conv1, true, &grad, grads)?;
+        grads.insert(self.conv1.var(), conv2d_backward_weight(&x, &grad, 3, self.stride, 1)?);
+        let main = conv2d_backward_input(&grad, &self.conv1.get(Mode::Eval), (h, w), self.stride, 1)?;
+        drop(grad);
+        let shortcut = match (&self.downsample, downsample) {
+            (Some((weight, norm)), Some(conv)) => {
+                let grad = norm.backward(conv, false, &sum_grad, grads)?;
+                grads.insert(weight.var(), conv2d_backward_weight(&x, &grad, 1, self.stride, 0)?);
+                conv2d_backward_input(&grad, &weight.get(Mode::Eval), (h, w), self.stride, 0)?
+            }
+            _ => sum_grad,
+        };
+        Ok((main, Some(shortcut)))
     }
 }
 
@@ -116,44 +235,54 @@ impl BatchNorm {
         })
     }
 
-    /// `[b, c, h, w]` → the same, through ReLU if `relu`.
-    fn forward(&self, x: &Tensor, mode: Mode, relu: bool) -> Result<Tensor> {
-        match mode {
-            Mode::Train => {
-                let (y, statistics) = batch_norm_train(x, &self.weight.get(mode), &self.bias.get(mode), EPS, relu)?;
-                self.follow(&statistics.mean, &statistics.var_unbiased)?;
-                Ok(y)
-            }
-            Mode::Eval => {
-                let params = BatchNormParams {
-                    weight: &self.weight.get(mode),
-                    bias: &self.bias.get(mode),
-                    running_mean: &self.running_mean.as_detached_tensor(),
-                    running_var: &self.running_var.as_detached_tensor(),
-                    eps: EPS,
-                };
-                batch_norm_inference(x, &params, relu)
-            }
-        }
+    fn parameters(&self) -> (Tensor, Tensor) {
+        (self.weight.get(Mode::Eval), self.bias.get(Mode::Eval))
     }
 
-    /// Through ReLU and max-pooling: `[b, c, h, w]` → `[b, c, h/2, w/2]`.
-    fn forward_and_pool(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        match mode {
-            Mode::Train => {
-                let (y, statistics) = batch_norm_relu_max_pool(x, &self.weight.get(mode), &self.bias.get(mode), EPS)?;
-                self.follow(&statistics.mean, &statistics.var_unbiased)?;
-                Ok(y)
-            }
-            Mode::Eval => max_pool2d_3x3_s2_p1(&self.forward(x, mode, true)?),
-        }
+    /// `[b, c, h, w]` → the same by the running statistics, through ReLU if `relu`.
+    fn infer(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
+        let (weight, bias) = self.parameters();
+        let params = BatchNormParams {
+            weight: &weight,
+            bias: &bias,
+            running_mean: &self.running_mean.as_detached_tensor(),
+            running_var: &self.running_var.as_detached_tensor(),
+            eps: EPS,
+        };
+        batch_norm_inference(x, &params, relu)
+    }
+
+    /// Takes the statistics of a batch, which the running ones follow.
+    fn normalized(&self, x: Tensor) -> Result<Normalized> {
+        let statistics = batch_statistics(&x, EPS)?;
+        self.follow(&statistics.mean, &statistics.var_unbiased)?;
+        Ok(Normalized { x, statistics })
+    }
+
+    /// By the statistics of the batch.
+    fn forward(&self, input: &Normalized, tail: Tail<'_>) -> Result<Tensor> {
+        let (weight, bias) = self.parameters();
+        normalize(&input.x, &input.statistics, &weight, &bias, tail)
+    }
+
+    /// The gradient of the input; those of weight and bias go to `grads`.
+    fn backward(&self, input: Normalized, relu: bool, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
+        let (weight, bias) = self.parameters();
+        let found = normalize_backward(&input.x, &input.statistics, &weight, &bias, relu, grad)?;
+        Ok(self.keep(found, grads))
+    }
+
+    fn keep(&self, found: BatchNormGradients, grads: &mut GradStore) -> Tensor {
+        grads.insert(self.weight.var(), found.weight);
+        grads.insert(self.bias.var(), found.bias);
+        found.x
     }
 
     /// running ← (1 - momentum)·running + momentum·batch
     fn follow(&self, mean: &Tensor, var_unbiased: &Tensor) -> Result<()> {
         for (running, batch) in [(&self.running_mean, mean), (&self.running_var, var_unbiased)] {
             let kept = running.as_detached_tensor().affine(1.0 - MOMENTUM, 0.0)?;
-            running.set(&(kept + batch.detach().affine(MOMENTUM, 0.0)?)?)?;
+            running.set(&(kept + batch.affine(MOMENTUM, 0.0)?)?)?;
         }
         self.num_batches_tracked.set(&(self.num_batches_tracked.as_detached_tensor() + 1.0)?)
     }

@@ -105,7 +105,7 @@ pub fn train_step(
     let loss = ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda)?;
     let losses = StepLosses { total: loss.total.to_scalar()?, ce: loss.ce.to_scalar()?, dice: loss.dice.to_scalar()? };
     if losses.not_finite().is_none() {
-        let gradients = pass.backward(&loss.total)?;
+        let gradients = pass.backward(loss.total)?;
         optimizer.step(&gradients, settings.lr)?;
     }
     Ok(losses)

@@ -1,7 +1,7 @@
 //! Dice over held-out training cases at the resolution of the loss, and which cases those are.
 
 use crate::error::{Result, TrainError};
-use crate::model::{LadderSam, Mode};
+use crate::model::LadderSam;
 use crate::run::batches::for_each_batch;
 use crate::run::sampler::Item;
 use crate::run::trainer::{Geometry, batch_tensors};
@@ -119,7 +119,7 @@ impl<'a> Validation<'a> {
         let plan: Vec<&[Item]> = self.items.chunks(self.batch_size).collect();
         for_each_batch(reader, &plan, |index, items, batch| {
             let tensors = batch_tensors(batch, items.len(), geometry, device)?;
-            let logits = model.forward(&tensors.images, &tensors.embeddings, Mode::Eval)?;
+            let logits = model.forward(&tensors.images, &tensors.embeddings)?;
             let predicted = crate::predict::argmax_classes(&logits)?;
             let pixels = geometry.low_res_size().pow(2);
             let names = &self.cases[index * self.batch_size..];
