@@ -106,9 +106,9 @@ fn every_variant_of_every_slice_is_stored_with_its_embedding() {
             for (index, variant) in store.variants(entry.split).iter().enumerate() {
                 store.read_batch(entry.split, &[(row, index as u32)], &mut batch).unwrap();
                 let expected = data.variant(variant.kind, config().image_size);
-                assert_eq!(batch.images, expected.image);
+                assert_eq!(batch.images.to_vec(), expected.image);
                 assert_eq!(batch.labels, expected.label);
-                assert_eq!(batch.embeddings, formula(&expected.image, config().image_size));
+                assert_eq!(batch.embeddings.to_vec(), formula(&expected.image, config().image_size));
                 images_total += 1;
             }
             let told = &store.slices(entry.split)[row as usize];

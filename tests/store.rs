@@ -5,7 +5,7 @@ use sam_ladder_cache::{
 };
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
-use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::precompute::{Compression, EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
 use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -126,7 +126,11 @@ fn write_slice(writer: &StoreWriter, split: Split, row: usize) -> Result<(), Err
 }
 
 fn write_whole(path: &Path, dtype: StoreDtype) -> Store {
-    let writer = writer(path, layout(dtype));
+    write_whole_of(path, layout(dtype))
+}
+
+fn write_whole_of(path: &Path, layout: StoreLayout) -> Store {
+    let writer = writer(path, layout);
     assert!(write_steps(&writer, usize::MAX));
     writer.finish().unwrap()
 }
@@ -144,7 +148,8 @@ fn what_is_written_is_read_back_in_every_number_format() {
                 let picks: Vec<_> = (0..layout.num_variants(split)).map(|variant| (row as u32, variant as u32)).collect();
                 store.read_batch(split, &picks, &mut batch).unwrap();
                 let Tensors { embeddings, images, labels } = tensors(&layout, split, row);
-                assert!(batch == Batch { embeddings, images, labels }, "{dtype:?} {split} {row}");
+                assert!(batch.embeddings.to_vec() == embeddings, "{dtype:?} {split} {row}");
+                assert!(batch.images.to_vec() == images && batch.labels == labels, "{dtype:?} {split} {row}");
             }
         }
         assert_eq!(store.cases(Split::Train), ["0005", "0006"]);
@@ -152,6 +157,53 @@ fn what_is_written_is_read_back_in_every_number_format() {
         assert_eq!(store.mask("0001").unwrap(), mask(Split::Test, 2).unwrap());
         assert_eq!(fs::read(store.decoder_path()).unwrap(), DECODER);
         assert_eq!(store.attributes().cache_id, layout.attributes().cache_id);
+    }
+}
+
+#[test]
+fn compression_changes_bytes_and_no_value() {
+    let folder = tempfile::tempdir().unwrap();
+    for dtype in [StoreDtype::F16, StoreDtype::Q8] {
+        let mut read = Vec::new();
+        for compression in [Compression::None, Compression::Zstd] {
+            let layout = layout_of(PrecomputeConfig { compression, ..config(dtype) }, "sha of 0006");
+            let store = write_whole_of(&folder.path().join(format!("{dtype:?}{compression:?}.zarr")), layout);
+            let mut batch = Batch::default();
+            store.read_batch(Split::Train, &[(2, 1), (4, 3)], &mut batch).unwrap();
+            let shard = fs::metadata(store.path().join("train/embeddings/c.2.0.0.0.0")).unwrap().len();
+            read.push((batch, shard));
+        }
+        assert!(read[0].0 == read[1].0, "{dtype:?}");
+        assert!(read[0].1 > read[1].1, "{dtype:?}: {} and {} bytes", read[0].1, read[1].1);
+    }
+}
+
+#[test]
+fn eight_bits_are_within_half_a_step_of_each_channels_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(write_whole(&folder.path().join("s.zarr"), StoreDtype::Q8));
+    let all = tensors(&layout(StoreDtype::Q8), Split::Train, 3);
+    let picks = [(3, 0), (3, 4)];
+    for mode in [ReadMode::Stream, ReadMode::Resident] {
+        let reader = Reader::new(store.clone(), Split::Train, mode);
+        let mut batch = Batch::default();
+        for _ in 0..2 {
+            reader.read_batch(&picks, &mut batch).unwrap();
+            for (i, (_, variant)) in picks.into_iter().enumerate() {
+                for (found, expected, channel_len) in
+                    [(batch.embeddings.to_vec(), &all.embeddings, 4), (batch.images.to_vec(), &all.images, 1024)]
+                {
+                    let expected = &expected[variant as usize * 1024..][..1024];
+                    for (found, expected) in found[i * 1024..][..1024].chunks(channel_len).zip(expected.chunks(channel_len)) {
+                        let range =
+                            expected.iter().fold(f32::MIN, |m, v| m.max(*v)) - expected.iter().fold(f32::MAX, |m, v| m.min(*v));
+                        for (found, expected) in found.iter().zip(expected) {
+                            assert!((found - expected).abs() <= range / 255.0 * 0.501 + 1e-6, "{found} of {expected}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -169,8 +221,8 @@ fn batches_follow_their_picks_in_every_reading_mode() {
             for (i, (row, variant)) in picks.into_iter().enumerate() {
                 let all = tensors(&layout(StoreDtype::F16), Split::Train, row as usize);
                 let of = |len: usize, at: usize| at * len..(at + 1) * len;
-                assert_eq!(batch.embeddings[of(1024, i)], all.embeddings[of(1024, variant as usize)]);
-                assert_eq!(batch.images[of(1024, i)], all.images[of(1024, variant as usize)]);
+                assert_eq!(batch.embeddings.to_vec()[of(1024, i)], all.embeddings[of(1024, variant as usize)]);
+                assert_eq!(batch.images.to_vec()[of(1024, i)], all.images[of(1024, variant as usize)]);
                 assert_eq!(batch.labels[of(64, i)], all.labels[of(64, variant as usize)]);
             }
         }

@@ -1,13 +1,14 @@
 //! The store's Zarr hierarchy: which arrays there are, how they are shaped, chunked and encoded, and where their files lie.
 //!
-//! One shard holds one slice with all its variants, in one file; one inner chunk holds one variant. Each inner chunk is
-//! compressed with zstd and ends with its CRC-32C; so does each shard's index.
+//! One shard holds one slice with all its variants, in one file; one inner chunk holds one variant. Each inner chunk ends with its
+//! CRC-32C, and so does each shard's index; masks are compressed with zstd, and so are the other
+//! arrays where the config says so.
 
 use crate::error::{Error, Result};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
-use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::store::{EMBEDDINGS, IMAGES, LABELS, MASKS, StoreAttributes};
+use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::store::{EMBEDDINGS, IMAGES, LABELS, MASKS, QUANTIZATION, StoreAttributes};
 use serde_json::{Value, json};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -15,33 +16,49 @@ use std::sync::Arc;
 use zarrs::array::chunk_key_encoding::DefaultChunkKeyEncoding;
 use zarrs::array::codec::{Crc32cCodec, ShardingCodecOptions, SubchunkWriteOrder, ZstdCodec};
 use zarrs::array::{
-    Array, ArrayBuilder, ArrayBytes, ArrayMetadataOptions, ArrayToBytesCodecTraits, CodecOptions, CodecSpecificOptions, data_type,
+    Array, ArrayBuilder, ArrayBytes, ArrayMetadataOptions, ArrayToBytesCodecTraits, BytesToBytesCodecTraits, CodecOptions,
+    CodecSpecificOptions, data_type,
 };
 use zarrs::metadata::ChunkKeySeparator;
 use zarrs::storage::store::MemoryStore;
 
 /// Name of a Zarr node's metadata file.
 pub(crate) const METADATA: &str = "zarr.json";
-/// Lowest level of zstd: float embeddings hardly compress, and reading should cost little.
+/// Lowest level of zstd: higher ones gain next to nothing here (docs/store-formats.md).
 const ZSTD_LEVEL: i32 = 1;
 
-/// The three arrays of a split.
+/// The arrays of a split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ArrayKind {
     Embeddings,
     Images,
     Labels,
+    /// Scales and offsets of 8-bit numbers.
+    Quantization,
 }
 
 impl ArrayKind {
-    /// In the order in which a slice's shards are written.
-    pub(crate) const ALL: [ArrayKind; 3] = [ArrayKind::Labels, ArrayKind::Images, ArrayKind::Embeddings];
+    /// Those of a store with this config, in the order of their discriminants, by which they are looked up.
+    pub(crate) fn all(config: &PrecomputeConfig) -> &'static [ArrayKind] {
+        let all = &[ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels, ArrayKind::Quantization];
+        if config.dtype == StoreDtype::Q8 { all } else { &all[..3] }
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             ArrayKind::Embeddings => EMBEDDINGS,
             ArrayKind::Images => IMAGES,
             ArrayKind::Labels => LABELS,
+            ArrayKind::Quantization => QUANTIZATION,
+        }
+    }
+
+    /// Channels of one variant of one slice, each with a scale and an offset of its own in stores of 8 bits.
+    pub(crate) fn channels(self) -> usize {
+        match self {
+            ArrayKind::Embeddings => EMBED_CHANNELS,
+            ArrayKind::Images => 1,
+            ArrayKind::Labels | ArrayKind::Quantization => 0,
         }
     }
 
@@ -51,6 +68,7 @@ impl ArrayKind {
             ArrayKind::Embeddings => vec![EMBED_CHANNELS, config.grid_size(), config.grid_size()],
             ArrayKind::Images => vec![config.image_size; 2],
             ArrayKind::Labels => vec![config.low_res_size(); 2],
+            ArrayKind::Quantization => vec![ArrayKind::Embeddings.channels() + ArrayKind::Images.channels(), 2],
         }
     }
 
@@ -64,6 +82,7 @@ impl ArrayKind {
             ArrayKind::Embeddings => vec!["slice", "variant", "channel", "grid_y", "grid_x"],
             ArrayKind::Images => vec!["slice", "variant", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
+            ArrayKind::Quantization => vec!["slice", "variant", "channel", "scale_offset"],
         }
     }
 }
@@ -84,11 +103,12 @@ pub(crate) struct ArraySpec {
     shard_shape: Vec<u64>,
     chunk_shape: Vec<u64>,
     number: Number,
+    compression: Compression,
     dimension_names: Vec<&'static str>,
 }
 
 impl ArraySpec {
-    /// `{split}/{embeddings,images,labels}` with room for `num_slices` slices of `num_variants` variants.
+    /// `{split}/{embeddings,images,labels,quantization}` with room for `num_slices` slices of `num_variants` variants.
     pub(crate) fn of_split(config: &PrecomputeConfig, split: Split, kind: ArrayKind, size: [usize; 2]) -> Self {
         let [num_slices, num_variants] = size;
         let item: Vec<u64> = kind.item_shape(config).into_iter().map(|n| n as u64).collect();
@@ -98,7 +118,12 @@ impl ArraySpec {
             shape: with(num_slices, num_variants),
             shard_shape: with(1, num_variants),
             chunk_shape: with(1, 1),
-            number: if kind == ArrayKind::Labels { Number::U8 } else { Number::Float(config.dtype) },
+            number: match kind {
+                ArrayKind::Embeddings | ArrayKind::Images => Number::Float(config.dtype),
+                ArrayKind::Labels => Number::U8,
+                ArrayKind::Quantization => Number::Float(StoreDtype::F32),
+            },
+            compression: config.compression,
             dimension_names: kind.dimension_names(),
         }
     }
@@ -112,6 +137,7 @@ impl ArraySpec {
             shard_shape: vec![depth, height, width],
             chunk_shape: vec![1, height, width],
             number: Number::U8,
+            compression: Compression::Zstd,
             dimension_names: vec!["depth", "height", "width"],
         }
     }
@@ -119,6 +145,10 @@ impl ArraySpec {
     /// Inner chunks of one shard.
     pub(crate) fn chunks_per_shard(&self) -> usize {
         self.shard_shape.iter().zip(&self.chunk_shape).map(|(shard, chunk)| (shard / chunk) as usize).product()
+    }
+
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.compression == Compression::Zstd
     }
 
     pub(crate) fn folder(&self, store: &Path) -> PathBuf {
@@ -138,7 +168,7 @@ impl ArraySpec {
 
     fn zarr(&self) -> Result<Array<MemoryStore>> {
         let data_type = match self.number {
-            Number::U8 => data_type::uint8(),
+            Number::U8 | Number::Float(StoreDtype::Q8) => data_type::uint8(),
             Number::Float(StoreDtype::F16) => data_type::float16(),
             Number::Float(StoreDtype::F32) => data_type::float32(),
             // zarr-python has no bfloat16 of its own: the bits, and an attribute that says so.
@@ -147,16 +177,22 @@ impl ArraySpec {
         // Values that no chunk consists of: the sharding codec leaves chunks of nothing but the fill value out, and a chunk that is
         // not there must always be damage. A reader that takes it for the fill value sees that something is wrong, too.
         let fill_value = match self.number {
-            Number::U8 => json!(u8::MAX),
+            // Of 8-bit codes each channel's least is 0.
+            Number::U8 | Number::Float(StoreDtype::Q8) => json!(u8::MAX),
             Number::Float(StoreDtype::Bf16) => json!(half::bf16::NAN.to_bits()),
             Number::Float(_) => json!("NaN"),
         };
         let fill_value: zarrs::metadata::FillValueMetadata =
             serde_json::from_value(fill_value).map_err(|e| self.zarr_error(e))?;
+        let mut codecs: Vec<Arc<dyn BytesToBytesCodecTraits>> = Vec::new();
+        if self.is_compressed() {
+            codecs.push(Arc::new(ZstdCodec::new(ZSTD_LEVEL, false)));
+        }
+        codecs.push(Arc::new(Crc32cCodec::new()));
         let mut builder = ArrayBuilder::new(self.shape.clone(), self.shard_shape.clone(), data_type, fill_value);
         builder
             .subchunk_shape(self.chunk_shape.clone())
-            .bytes_to_bytes_codecs(vec![Arc::new(ZstdCodec::new(ZSTD_LEVEL, false)), Arc::new(Crc32cCodec::new())])
+            .bytes_to_bytes_codecs(codecs)
             .chunk_key_encoding(DefaultChunkKeyEncoding::new(ChunkKeySeparator::Dot))
             .dimension_names(Some(self.dimension_names.iter().copied()))
             // The order of the chunks within a shard must not depend on which thread was first.
@@ -164,9 +200,11 @@ impl ArraySpec {
                 CodecSpecificOptions::default()
                     .with_option(ShardingCodecOptions::default().with_subchunk_write_order(SubchunkWriteOrder::C)),
             );
-        if self.number == Number::Float(StoreDtype::Bf16) {
-            builder.attributes_mut().insert("encoding".into(), json!("bfloat16"));
-        }
+        match self.number {
+            Number::Float(StoreDtype::Bf16) => builder.attributes_mut().insert("encoding".into(), json!("bfloat16")),
+            Number::Float(StoreDtype::Q8) => builder.attributes_mut().insert("encoding".into(), json!("quantized")),
+            _ => None,
+        };
         builder.build(Arc::new(MemoryStore::new()), &format!("/{}", self.path)).map_err(|e| self.zarr_error(e))
     }
 

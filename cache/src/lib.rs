@@ -4,6 +4,7 @@
 //! programs, is in `docs/store-format.md`. No other crate of the workspace touches the files of a store.
 
 pub mod atomic;
+mod batch;
 mod compare;
 mod error;
 mod layout;
@@ -16,9 +17,10 @@ mod store;
 pub mod table;
 mod writer;
 
+pub use batch::{Batch, Values};
 pub use compare::differences;
 pub use error::{Error, Result};
 pub use plan::{CaseLayout, StoreLayout};
 pub use reader::{ReadMode, Reader};
-pub use store::{Batch, Mask, Store};
+pub use store::{Mask, Store};
 pub use writer::{Opened, SliceTensors, StoreWriter};

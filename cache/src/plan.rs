@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::layout::ArrayKind;
 use crate::store::split_variants;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::store::StoreAttributes;
 use sam_ladder_schemas::variants::Variant;
 use std::ops::Range;
@@ -90,11 +91,14 @@ impl StoreLayout {
         Split::ALL.into_iter().map(|split| self.num_slices(split) * self.num_variants(split)).sum()
     }
 
-    /// Bytes of all tensors before compression; embeddings hardly compress, so the store takes nearly as many on disk.
+    /// Bytes of all tensors before compression.
     pub fn num_bytes(&self) -> u64 {
         let config = &self.attributes.config;
         let floats = ArrayKind::Embeddings.item_len(config) + ArrayKind::Images.item_len(config);
-        let item = floats * config.dtype.bytes() + ArrayKind::Labels.item_len(config);
+        let mut item = floats * config.dtype.bytes() + ArrayKind::Labels.item_len(config);
+        if config.dtype == StoreDtype::Q8 {
+            item += ArrayKind::Quantization.item_len(config) * size_of::<f32>();
+        }
         self.num_items() as u64 * item as u64
     }
 

@@ -1,10 +1,12 @@
 //! Batches for training, from disk each time or kept in memory once they were read.
 
+use crate::batch::{Batch, Item};
 use crate::error::Result;
 use crate::layout::ArrayKind;
 use crate::number;
-use crate::store::{Batch, Store};
+use crate::store::{BatchItem, Store};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::StoreDtype;
 use std::sync::{Arc, OnceLock};
 
 /// Where batches come from.
@@ -30,9 +32,11 @@ pub struct Reader {
 /// One variant of one slice, as stored.
 #[derive(Debug)]
 struct Kept {
-    embeddings: Box<[u16]>,
-    images: Box<[u16]>,
-    labels: Box<[u8]>,
+    embeddings: Vec<u16>,
+    images: Vec<u16>,
+    /// Scales and offsets of the embeddings' channels and of the image's, of 8-bit numbers.
+    quantization: [Vec<f32>; 2],
+    labels: Vec<u8>,
 }
 
 impl Reader {
@@ -64,20 +68,22 @@ impl Reader {
     /// As [`Store::read_batch`].
     pub fn read_batch(&self, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
         let Some(kept) = &self.kept else { return self.store.read_batch(self.split, picks, batch) };
-        let dtype = self.store.config().dtype;
         let num_variants = self.store.variants(self.split).len();
-        self.store.fill_batch(picks, batch, |(row, variant), item| {
-            self.store.check_pick(self.split, row, variant)?;
-            let slot = &kept[row as usize * num_variants + variant as usize];
+        self.store.fill_batch(picks, batch, |pick, item| {
+            self.store.check_pick(self.split, pick.0, pick.1)?;
+            let slot = &kept[pick.0 as usize * num_variants + pick.1 as usize];
             let stored = match slot.get() {
                 Some(stored) => stored,
                 None => {
-                    let stored = self.read((row, variant))?;
+                    let stored = self.read(pick)?;
                     slot.get_or_init(|| stored)
                 }
             };
-            number::decode(&stored.embeddings, dtype, item.embeddings);
-            number::decode(&stored.images, dtype, item.images);
+            item.embeddings.words.copy_from_slice(&stored.embeddings);
+            item.images.words.copy_from_slice(&stored.images);
+            let [of_embeddings, of_image] = &stored.quantization;
+            item.embeddings.quantization.copy_from_slice(of_embeddings);
+            item.images.quantization.copy_from_slice(of_image);
             item.labels.copy_from_slice(&stored.labels);
             Ok(())
         })
@@ -85,14 +91,22 @@ impl Reader {
 
     fn read(&self, pick: (u32, u32)) -> Result<Kept> {
         let config = self.store.config();
-        let words = |kind: ArrayKind| {
-            let mut words = vec![0u16; kind.item_len(config) * config.dtype.bytes() / 2].into_boxed_slice();
-            self.store.read_bytes(self.split, kind, pick, bytemuck::cast_slice_mut(&mut words))?;
-            Ok(words)
+        let words = |kind: ArrayKind| vec![0; number::words(kind.item_len(config), config.dtype)];
+        let pairs = |kind: ArrayKind| vec![0.0; if config.dtype == StoreDtype::Q8 { 2 * kind.channels() } else { 0 }];
+        let mut kept = Kept {
+            embeddings: words(ArrayKind::Embeddings),
+            images: words(ArrayKind::Images),
+            quantization: [pairs(ArrayKind::Embeddings), pairs(ArrayKind::Images)],
+            labels: vec![0; ArrayKind::Labels.item_len(config)],
         };
-        let mut labels = vec![0; ArrayKind::Labels.item_len(config)].into_boxed_slice();
-        self.store.read_bytes(self.split, ArrayKind::Labels, pick, &mut labels)?;
-        Ok(Kept { embeddings: words(ArrayKind::Embeddings)?, images: words(ArrayKind::Images)?, labels })
+        let [of_embeddings, of_image] = &mut kept.quantization;
+        let item = BatchItem {
+            embeddings: Item { words: &mut kept.embeddings, quantization: of_embeddings },
+            images: Item { words: &mut kept.images, quantization: of_image },
+            labels: &mut kept.labels,
+        };
+        self.store.read_item(self.split, pick, item)?;
+        Ok(kept)
     }
 }
 

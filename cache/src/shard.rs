@@ -1,7 +1,7 @@
 //! Reading single chunks out of a shard, straight into the caller's memory.
 //!
 //! The layout is that of Zarr's `sharding_indexed` codec with the index at the end: the chunks, then one (offset, length) pair of
-//! little-endian 64-bit numbers a chunk, then the CRC-32C of those pairs. A chunk is a zstd frame and its CRC-32C.
+//! little-endian 64-bit numbers a chunk, then the CRC-32C of those pairs. A chunk is its bytes, or a zstd frame of them, and the CRC-32C of that.
 //! `zarrs` could read it too, but takes a chunk or a file that is missing for fill values; here that is an error.
 
 use std::fs::File;
@@ -64,8 +64,21 @@ pub(crate) fn read_index(file: &File, chunks: usize) -> Result<Box<[ChunkRange]>
         .collect()
 }
 
+/// Reads one chunk that is not compressed straight into `out`, whose length must be the chunk's, and checks it.
+pub(crate) fn read_plain_chunk(file: &File, range: ChunkRange, out: &mut [u8]) -> Result<(), String> {
+    let len = range.len - CHECKSUM_LEN as u64; // `read_index` saw that there is a checksum
+    if len != out.len() as u64 {
+        return Err(format!("the chunk holds {len} bytes, expected {}", out.len()));
+    }
+    let mut stored = [0; CHECKSUM_LEN];
+    file.read_exact_at(out, range.offset)
+        .and_then(|()| file.read_exact_at(&mut stored, range.offset + len))
+        .map_err(|e| format!("cannot read the chunk: {e}"))?;
+    compare_checksum(out, stored).map_err(|reason| format!("the chunk has {reason}"))
+}
+
 /// Reads one chunk, checks it, and decompresses it into `out`, whose length must be the chunk's.
-pub(crate) fn read_chunk(file: &File, range: ChunkRange, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), String> {
+pub(crate) fn read_compressed_chunk(file: &File, range: ChunkRange, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), String> {
     scratch.encoded.resize(range.len as usize, 0);
     file.read_exact_at(&mut scratch.encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
     let frame = checked(&scratch.encoded).map_err(|reason| format!("the chunk has {reason}"))?;
@@ -79,10 +92,11 @@ pub(crate) fn read_chunk(file: &File, range: ChunkRange, scratch: &mut Scratch, 
 /// `bytes` without the CRC-32C at their end, when that is right.
 fn checked(bytes: &[u8]) -> Result<&[u8], String> {
     let (content, stored) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
-    let stored = u32::from_le_bytes(std::array::from_fn(|i| stored[i]));
-    let computed = crc32c::crc32c(content);
-    if stored != computed {
-        return Err(format!("checksum {computed:08x}, expected {stored:08x}"));
-    }
+    compare_checksum(content, std::array::from_fn(|i| stored[i]))?;
     Ok(content)
+}
+
+fn compare_checksum(content: &[u8], stored: [u8; CHECKSUM_LEN]) -> Result<(), String> {
+    let (stored, computed) = (u32::from_le_bytes(stored), crc32c::crc32c(content));
+    if stored == computed { Ok(()) } else { Err(format!("checksum {computed:08x}, expected {stored:08x}")) }
 }

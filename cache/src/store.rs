@@ -1,15 +1,15 @@
 //! A finished store, opened for reading.
 
+use crate::batch::{Batch, Item};
 use crate::compare::differences;
 use crate::error::{Error, Result};
 use crate::layout::{ArrayKind, ArraySpec, METADATA};
-use crate::number;
 use crate::shard::{self, ChunkRange, Scratch};
 use crate::slice_table::{batch_to_slices, variants_to_batch};
 use crate::table::read_table;
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{
     DECODER_WEIGHTS, FORMAT_VERSION, MASKS, StoreAttributes, VARIANTS_TABLE, cache_id, slices_table,
 };
@@ -21,17 +21,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-
-/// A batch of slices for stage two; read again and again into the same memory.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct Batch {
-    /// `[b, 256, g, g]`, g = image_size / 16.
-    pub embeddings: Vec<f32>,
-    /// `[b, s, s]`, s = image_size.
-    pub images: Vec<f32>,
-    /// `[b, s/4, s/4]`, classes.
-    pub labels: Vec<u8>,
-}
 
 /// The reference segmentation of a test scan, at the scan's own resolution.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,7 +44,8 @@ struct SplitArrays {
     variants: Vec<Variant>,
     slices: Vec<SliceRow>,
     cases: Vec<(String, Range<u32>)>,
-    arrays: [StoredArray; 3],
+    /// In the order of `ArrayKind::all`.
+    arrays: Vec<StoredArray>,
 }
 
 #[derive(Debug)]
@@ -88,12 +78,15 @@ impl StoredArray {
                 self.indexes[row].get_or_init(|| index)
             }
         };
+        if !self.spec.is_compressed() {
+            return shard::read_plain_chunk(&file, index[chunk], out);
+        }
         SCRATCH.with_borrow_mut(|slot| {
             if slot.is_none() {
                 *slot = Some(Scratch::new().map_err(|e| e.to_string())?);
             }
             let scratch = slot.as_mut().ok_or("no memory to decompress into")?;
-            shard::read_chunk(&file, index[chunk], scratch, out)
+            shard::read_compressed_chunk(&file, index[chunk], scratch, out)
         })
     }
 }
@@ -197,23 +190,26 @@ impl Store {
     /// # Errors
     /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] that names array, slice, case and variant.
     pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
-        thread_local! {
-            static WORDS: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
-        }
-        let dtype = self.config().dtype;
-        self.fill_batch(picks, batch, |(row, variant), item| {
-            self.check_pick(split, row, variant)?;
-            self.read_bytes(split, ArrayKind::Labels, (row, variant), item.labels)?;
-            for (kind, values) in [(ArrayKind::Images, item.images), (ArrayKind::Embeddings, item.embeddings)] {
-                WORDS.with_borrow_mut(|words| {
-                    words.resize(values.len() * dtype.bytes() / 2, 0);
-                    self.read_bytes(split, kind, (row, variant), bytemuck::cast_slice_mut(words))?;
-                    number::decode(words, dtype, values);
-                    Ok::<_, Error>(())
-                })?;
-            }
-            Ok(())
+        self.fill_batch(picks, batch, |pick, item| {
+            self.check_pick(split, pick.0, pick.1)?;
+            self.read_item(split, pick, item)
         })
+    }
+
+    /// Reads one variant of one slice; `pick` must have been checked.
+    pub(crate) fn read_item(&self, split: Split, pick: (u32, u32), item: BatchItem<'_>) -> Result<()> {
+        let BatchItem { embeddings, images, labels } = item;
+        self.read_bytes(split, ArrayKind::Labels, pick, labels)?;
+        self.read_bytes(split, ArrayKind::Images, pick, bytemuck::cast_slice_mut(images.words))?;
+        self.read_bytes(split, ArrayKind::Embeddings, pick, bytemuck::cast_slice_mut(embeddings.words))?;
+        if self.config().dtype == StoreDtype::Q8 {
+            let mut pairs = vec![0.0f32; ArrayKind::Quantization.item_len(self.config())];
+            self.read_bytes(split, ArrayKind::Quantization, pick, bytemuck::cast_slice_mut(&mut pairs))?;
+            let (of_embeddings, of_images) = pairs.split_at(embeddings.quantization.len());
+            embeddings.quantization.copy_from_slice(of_embeddings);
+            images.quantization.copy_from_slice(of_images);
+        }
+        Ok(())
     }
 
     /// Resizes `batch` to `picks` and fills its items in parallel.
@@ -223,12 +219,13 @@ impl Store {
         batch: &mut Batch,
         fill: impl Fn((u32, u32), BatchItem<'_>) -> Result<()> + Sync,
     ) -> Result<()> {
-        let [embedding_len, image_len, label_len] =
-            [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].map(|kind| kind.item_len(self.config()));
-        batch.embeddings.resize(picks.len() * embedding_len, 0.0);
-        batch.images.resize(picks.len() * image_len, 0.0);
+        let config = self.config();
+        for (values, kind) in [(&mut batch.embeddings, ArrayKind::Embeddings), (&mut batch.images, ArrayKind::Images)] {
+            values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels());
+        }
+        let label_len = ArrayKind::Labels.item_len(config);
         batch.labels.resize(picks.len() * label_len, 0);
-        (picks, batch.embeddings.par_chunks_mut(embedding_len), batch.images.par_chunks_mut(image_len))
+        (picks, batch.embeddings.items_mut(), batch.images.items_mut())
             .into_par_iter()
             .zip(batch.labels.par_chunks_mut(label_len))
             .try_for_each(|((&pick, embeddings, images), labels)| fill(pick, BatchItem { embeddings, images, labels }))
@@ -315,8 +312,8 @@ impl Store {
 
 /// Memory of one item of a batch.
 pub(crate) struct BatchItem<'a> {
-    pub(crate) embeddings: &'a mut [f32],
-    pub(crate) images: &'a mut [f32],
+    pub(crate) embeddings: Item<'a>,
+    pub(crate) images: Item<'a>,
     pub(crate) labels: &'a mut [u8],
 }
 
@@ -412,14 +409,13 @@ fn open_split(path: &Path, attributes: &StoreAttributes, split: Split) -> Result
         .map_err(|reason| Error::Manifest { path: table.clone(), reason })?;
     let cases = group_cases(&slices).map_err(|reason| Error::Manifest { path: table, reason })?;
     let variants = split_variants(config, split);
-    // In the order of `ArrayKind`'s discriminants, by which they are looked up.
-    let arrays = [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].map(|kind| {
+    let arrays = ArrayKind::all(config).iter().map(|&kind| {
         let spec = ArraySpec::of_split(config, split, kind, [slices.len(), variants.len()]);
         check_array_metadata(path, &spec)?;
         Ok(StoredArray::new(path, spec, slices.len()))
     });
-    let [embeddings, images, labels] = arrays;
-    Ok(SplitArrays { variants, slices, cases, arrays: [embeddings?, images?, labels?] })
+    let arrays = arrays.collect::<Result<Vec<_>>>()?;
+    Ok(SplitArrays { variants, slices, cases, arrays })
 }
 
 /// The rows of each case; rows must count from 0, and each case's be together with its slices ascending from 0.

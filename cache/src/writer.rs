@@ -1,6 +1,6 @@
 //! Making a store: resumable, atomic, and the same bytes for the same config whatever happened on the way.
 //!
-//! The manifest with the whole config is written first, with `complete: false`. A slice is done when the shards of all three
+//! The manifest with the whole config is written first, with `complete: false`. A slice is done when the shards of all
 //! arrays bear their final names; a case when its rows are recorded in `progress/` (and its mask is there, for a test case).
 //! [`StoreWriter::finish`] turns the recorded rows into the tables, removes `progress/` and sets `complete: true`, last.
 
@@ -15,6 +15,7 @@ use crate::store::{Mask, Store, check_array_metadata, mask_shard, read_manifest,
 use crate::table::{read_table, write_table};
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
 use serde_json::json;
@@ -53,11 +54,18 @@ pub struct StoreWriter {
     splits: [SplitWriter; 2],
 }
 
+/// The values of one array of a slice in the store's number format.
+struct Stored {
+    bytes: Vec<u8>,
+    /// Of 8-bit numbers, for each variant the scale and the offset of its channels.
+    quantization: Vec<Vec<f32>>,
+}
+
 struct SplitWriter {
-    /// In the order of `ArrayKind::ALL`.
-    arrays: [ShardEncoder; 3],
+    /// In the order of `ArrayKind::all`.
+    arrays: Vec<ShardEncoder>,
     /// For each array the rows whose shards are there.
-    done: Mutex<[HashSet<usize>; 3]>,
+    done: Mutex<Vec<HashSet<usize>>>,
 }
 
 impl std::fmt::Debug for StoreWriter {
@@ -118,7 +126,7 @@ impl StoreWriter {
         &self.layout
     }
 
-    /// Whether all three shards of a slice are there.
+    /// Whether the shards of a slice are there.
     pub fn is_slice_done(&self, split: Split, row: usize) -> bool {
         lock(&self.split(split).done).iter().all(|rows| rows.contains(&row))
     }
@@ -134,7 +142,7 @@ impl StoreWriter {
         Ok(recorded && masked && rows.all(|row| self.is_slice_done(split, row)))
     }
 
-    /// Writes the three shards of a slice; those that are there already are left.
+    /// Writes the shards of a slice; those that are there already are left.
     ///
     /// # Errors
     /// [`Error::Values`] for tensors of the wrong size and for values that are not finite in the store's number format;
@@ -147,8 +155,8 @@ impl StoreWriter {
             let reason = format!("the split has {} slices", self.layout.num_slices(split));
             return Err(Error::Values { what: format!("{split} slice {row}"), reason });
         }
-        let lens = [tensors.labels.len(), tensors.images.len(), tensors.embeddings.len()];
-        for (kind, len) in ArrayKind::ALL.into_iter().zip(lens) {
+        let lens = [tensors.embeddings.len(), tensors.images.len(), tensors.labels.len()];
+        for (kind, len) in [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].into_iter().zip(lens) {
             let expected = num_variants * kind.item_len(config);
             if len != expected {
                 return Err(Error::Values { what: named(kind), reason: format!("expected {expected} values, got {len}") });
@@ -158,15 +166,22 @@ impl StoreWriter {
             let reason = format!("label {class} is not below the number of classes {}", config.num_classes());
             return Err(Error::Values { what: named(ArrayKind::Labels), reason });
         }
-        for (i, kind) in ArrayKind::ALL.into_iter().enumerate() {
+        let embeddings = self.to_stored(ArrayKind::Embeddings, tensors.embeddings, &named)?;
+        let images = self.to_stored(ArrayKind::Images, tensors.images, &named)?;
+        for (i, &kind) in ArrayKind::all(config).iter().enumerate() {
             if lock(&self.split(split).done)[i].contains(&row) {
                 continue;
             }
             let encoder = &self.split(split).arrays[i];
             let bytes = match kind {
                 ArrayKind::Labels => encoder.encode(tensors.labels)?,
-                ArrayKind::Images => encoder.encode(&self.to_stored(kind, tensors.images, &named)?)?,
-                ArrayKind::Embeddings => encoder.encode(&self.to_stored(kind, tensors.embeddings, &named)?)?,
+                ArrayKind::Images => encoder.encode(&images.bytes)?,
+                ArrayKind::Embeddings => encoder.encode(&embeddings.bytes)?,
+                ArrayKind::Quantization => {
+                    let pairs: Vec<&[f32]> =
+                        embeddings.quantization.iter().zip(&images.quantization).flat_map(|(e, i)| [&e[..], &i[..]]).collect();
+                    encoder.encode(bytemuck::cast_slice(&pairs.concat()))?
+                }
             };
             write_atomic(&encoder.spec().folder(&self.path).join(encoder.spec().shard_name(row)), &bytes)?;
             lock(&self.split(split).done)[i].insert(row);
@@ -175,13 +190,17 @@ impl StoreWriter {
     }
 
     /// Values in the store's number format, one variant a task.
-    fn to_stored(&self, kind: ArrayKind, values: &[f32], named: &dyn Fn(ArrayKind) -> String) -> Result<Vec<u8>> {
+    fn to_stored(&self, kind: ArrayKind, values: &[f32], named: &dyn Fn(ArrayKind) -> String) -> Result<Stored> {
         let config = &self.layout.attributes().config;
         let item_len = kind.item_len(config);
-        let items: Vec<_> = values.par_chunks(item_len).map(|item| number::encode(item, config.dtype)).collect();
-        let mut bytes = Vec::with_capacity(values.len() * config.dtype.bytes());
+        let encode = |item: &[f32]| match config.dtype {
+            StoreDtype::Q8 => number::quantize(item, kind.channels()),
+            dtype => number::encode(item, dtype).map(|bytes| (bytes, Vec::new())),
+        };
+        let items: Vec<_> = values.par_chunks(item_len).map(encode).collect();
+        let mut stored = Stored { bytes: Vec::with_capacity(values.len() * config.dtype.bytes()), quantization: Vec::new() };
         for (variant, item) in items.into_iter().enumerate() {
-            let item = item.map_err(|at| Error::Values {
+            let (bytes, quantization) = item.map_err(|at| Error::Values {
                 what: format!("{}, variant {variant}", named(kind)),
                 reason: format!(
                     "value {} is not finite as {:?}; check the scan and the weights, or give --dtype bf16 or f32",
@@ -189,9 +208,10 @@ impl StoreWriter {
                     config.dtype
                 ),
             })?;
-            bytes.extend_from_slice(&item);
+            stored.bytes.extend_from_slice(&bytes);
+            stored.quantization.push(quantization);
         }
-        Ok(bytes)
+        Ok(stored)
     }
 
     /// Records a case whose slices are all written: its rows and, for a test case, its reference segmentation.
@@ -336,7 +356,7 @@ fn only_untouched_cases_differ(store: &Path, found: &StoreAttributes, layout: &S
     for split in Split::ALL {
         let touched: Vec<_> =
             layout.cases_of(split).filter(|(case, _)| case.sources.iter().any(|path| changed.contains(path.as_str()))).collect();
-        for kind in ArrayKind::ALL {
+        for &kind in ArrayKind::all(&asked.config) {
             let spec = ArraySpec::of_split(&asked.config, split, kind, [layout.num_slices(split), layout.num_variants(split)]);
             let there = shards_in(&spec.folder(store), &spec)?;
             if check_array_metadata(store, &spec).is_err()
@@ -399,15 +419,14 @@ fn create_array(store: &Path, spec: &ArraySpec) -> Result<()> {
 fn split_writer(store: &Path, layout: &StoreLayout, split: Split) -> Result<SplitWriter> {
     let size = [layout.num_slices(split), layout.num_variants(split)];
     let config = &layout.attributes().config;
-    let encoder = |kind: ArrayKind| {
+    let encoder = |&kind: &ArrayKind| {
         let spec = ArraySpec::of_split(config, split, kind, size);
         create_array(store, &spec)?;
         spec.encoder()
     };
-    let [a, b, c] = ArrayKind::ALL;
-    let arrays = [encoder(a)?, encoder(b)?, encoder(c)?];
+    let arrays = ArrayKind::all(config).iter().map(encoder).collect::<Result<Vec<_>>>()?;
     let done = |encoder: &ShardEncoder| shards_in(&encoder.spec().folder(store), encoder.spec());
-    let done = [done(&arrays[0])?, done(&arrays[1])?, done(&arrays[2])?];
+    let done = arrays.iter().map(done).collect::<Result<Vec<_>>>()?;
     Ok(SplitWriter { arrays, done: Mutex::new(done) })
 }
 

@@ -14,6 +14,8 @@ pub enum StoreDtype {
     F32,
     /// bfloat16.
     Bf16,
+    /// 8 bits a value, with a scale and an offset for every channel of every variant: half of [`StoreDtype::F16`]'s bytes.
+    Q8,
 }
 
 impl StoreDtype {
@@ -22,8 +24,19 @@ impl StoreDtype {
         match self {
             StoreDtype::F16 | StoreDtype::Bf16 => 2,
             StoreDtype::F32 => 4,
+            StoreDtype::Q8 => 1,
         }
     }
+}
+
+/// Whether the arrays that training reads are compressed; masks always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As they are: read as fast as the disk gives them.
+    None,
+    /// zstd, level 1.
+    Zstd,
 }
 
 /// Where the frozen weights come from.
@@ -79,6 +92,8 @@ pub struct PrecomputeConfig {
     pub rotation_step: u32,
     /// Number format of embeddings and images.
     pub dtype: StoreDtype,
+    /// Compression of embeddings, images and labels.
+    pub compression: Compression,
     /// Names of the classes from index 1; background has none.
     pub class_names: Vec<String>,
 }
@@ -95,6 +110,7 @@ impl PrecomputeConfig {
             augment: AugmentPolicy::Reference,
             rotation_step: 1,
             dtype: StoreDtype::F16,
+            compression: Compression::None,
             class_names: crate::classes::SYNAPSE_ORGANS.map(String::from).to_vec(),
         }
     }

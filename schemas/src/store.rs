@@ -16,6 +16,9 @@ pub const EMBEDDINGS: &str = "embeddings";
 pub const IMAGES: &str = "images";
 /// `[slice, variant, s/4, s/4]`, uint8, what the loss sees.
 pub const LABELS: &str = "labels";
+/// `[slice, variant, 256 + channels of an image, 2]`, float32, in stores of 8 bits: scale and offset of each channel of the embeddings,
+/// then of the image.
+pub const QUANTIZATION: &str = "quantization";
 /// Group below `test` of the reference segmentations at the scans' own resolution, one array `[d, h, w]` a case.
 pub const MASKS: &str = "masks";
 

@@ -158,7 +158,7 @@ fn test_slice(store: &Store, case: &str, slice: usize) -> anyhow::Result<GreySli
     let mut batch = Batch::default();
     store.read_batch(Split::Test, &[(rows.start + slice as u32, identity_variant(store, Split::Test)?)], &mut batch)?;
     let size = store.config().image_size;
-    Ok(GreySlice { size: [size, size], values: batch.images })
+    Ok(GreySlice { size: [size, size], values: batch.images.to_vec() })
 }
 
 /// Mean Dice of an evaluation's folder.

@@ -56,8 +56,8 @@ pub fn batch_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &D
 /// When the buffers are of another size.
 pub fn input_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &Device) -> Result<(Tensor, Tensor)> {
     let (s, g) = (geometry.image_size, geometry.grid_size());
-    let images = Tensor::from_slice(&batch.images, (count, 1, s, s), device)?;
-    let embeddings = Tensor::from_slice(&batch.embeddings, (count, EMBED_CHANNELS, g, g), device)?;
+    let images = Tensor::from_vec(batch.images.to_vec(), (count, 1, s, s), device)?;
+    let embeddings = Tensor::from_vec(batch.embeddings.to_vec(), (count, EMBED_CHANNELS, g, g), device)?;
     Ok((images, embeddings))
 }
 

@@ -1,0 +1,99 @@
+//! A batch as it comes from a store: the stored numbers, which become float32 where they are used.
+
+use crate::number;
+use rayon::prelude::*;
+use sam_ladder_schemas::precompute::StoreDtype;
+
+/// Values that one task turns into float32.
+const CHUNK: usize = 1 << 16;
+
+/// A batch of slices for stage two; read again and again into the same memory.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Batch {
+    /// `[b, 256, g, g]`, g = image_size / 16.
+    pub embeddings: Values,
+    /// `[b, s, s]`, s = image_size.
+    pub images: Values,
+    /// `[b, s/4, s/4]`, classes.
+    pub labels: Vec<u8>,
+}
+
+/// Numbers in a store's format, item after item.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values {
+    dtype: StoreDtype,
+    /// Values of one item.
+    item_len: usize,
+    /// Pairs of bytes, so that every format is aligned.
+    words: Vec<u16>,
+    /// Of 8-bit numbers the scale and the offset of each channel, `[b, channels, 2]`; else empty.
+    quantization: Vec<f32>,
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Values { dtype: StoreDtype::F32, item_len: 1, words: Vec::new(), quantization: Vec::new() }
+    }
+}
+
+/// Memory of one item.
+pub(crate) struct Item<'a> {
+    pub(crate) words: &'a mut [u16],
+    /// Scale and offset of each channel; empty but for 8-bit numbers.
+    pub(crate) quantization: &'a mut [f32],
+}
+
+impl Values {
+    /// Makes room for `items` items of `item_len` values in `channels` channels, whose content is unspecified.
+    pub(crate) fn resize(&mut self, dtype: StoreDtype, items: usize, item_len: usize, channels: usize) {
+        (self.dtype, self.item_len) = (dtype, item_len);
+        self.words.resize(items * number::words(item_len, dtype), 0);
+        self.quantization.resize(if dtype == StoreDtype::Q8 { items * channels * 2 } else { 0 }, 0.0);
+    }
+
+    /// The items, to write in parallel.
+    pub(crate) fn items_mut(&mut self) -> impl IndexedParallelIterator<Item = Item<'_>> {
+        let words = number::words(self.item_len, self.dtype);
+        let items = self.words.len() / words;
+        let pairs = self.quantization.len() / items.max(1);
+        let mut rest = self.quantization.as_mut_slice();
+        let quantization: Vec<&mut [f32]> = (0..items)
+            .map(|_| {
+                let (first, others) = std::mem::take(&mut rest).split_at_mut(pairs);
+                rest = others;
+                first
+            })
+            .collect();
+        self.words.par_chunks_mut(words).zip(quantization).map(|(words, quantization)| Item { words, quantization })
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.words.len() / number::words(self.item_len, self.dtype) * self.item_len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// All values as float32, in order.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.len()];
+        if self.dtype == StoreDtype::Q8 {
+            let words = number::words(self.item_len, self.dtype);
+            let pairs = self.quantization.len() / (self.words.len() / words).max(1);
+            values
+                .par_chunks_mut(self.item_len)
+                .zip(self.words.par_chunks(words))
+                .zip(self.quantization.par_chunks(pairs.max(1)))
+                .for_each(|((values, words), quantization)| number::dequantize(words, quantization, values));
+        } else {
+            values
+                .par_chunks_mut(CHUNK)
+                .zip(self.words.par_chunks(number::words(CHUNK, self.dtype)))
+                .for_each(|(values, words)| number::decode(words, self.dtype, values));
+        }
+        values
+    }
+}
