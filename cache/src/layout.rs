@@ -49,7 +49,10 @@ impl ArrayKind {
     pub(crate) fn item_shape(self, config: &PrecomputeConfig) -> Vec<usize> {
         match self {
             ArrayKind::Embeddings => vec![EMBED_CHANNELS, config.grid_size(), config.grid_size()],
-            ArrayKind::Images => vec![config.image_size; 2],
+            ArrayKind::Images => match config.num_channels() {
+                1 => vec![config.image_size; 2],
+                channels => vec![channels, config.image_size, config.image_size],
+            },
             ArrayKind::Labels => vec![config.low_res_size(); 2],
         }
     }
@@ -59,10 +62,11 @@ impl ArrayKind {
         self.item_shape(config).iter().product()
     }
 
-    fn dimension_names(self) -> Vec<&'static str> {
+    fn dimension_names(self, config: &PrecomputeConfig) -> Vec<&'static str> {
         match self {
             ArrayKind::Embeddings => vec!["slice", "variant", "channel", "grid_y", "grid_x"],
-            ArrayKind::Images => vec!["slice", "variant", "y", "x"],
+            ArrayKind::Images if config.num_channels() == 1 => vec!["slice", "variant", "y", "x"],
+            ArrayKind::Images => vec!["slice", "variant", "channel", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
         }
     }
@@ -99,7 +103,7 @@ impl ArraySpec {
             shard_shape: with(1, num_variants),
             chunk_shape: with(1, 1),
             number: if kind == ArrayKind::Labels { Number::U8 } else { Number::Float(config.dtype) },
-            dimension_names: kind.dimension_names(),
+            dimension_names: kind.dimension_names(config),
         }
     }
 

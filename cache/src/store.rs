@@ -27,7 +27,7 @@ use std::sync::OnceLock;
 pub struct Batch {
     /// `[b, 256, g, g]`, g = image_size / 16.
     pub embeddings: Vec<f32>,
-    /// `[b, s, s]`, s = image_size.
+    /// `[b, s, s]`, s = image_size; `[b, c, s, s]` where images have more than one channel.
     pub images: Vec<f32>,
     /// `[b, s/4, s/4]`, classes.
     pub labels: Vec<u8>,

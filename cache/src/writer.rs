@@ -31,7 +31,7 @@ const PROGRESS: &str = "progress";
 pub struct SliceTensors<'a> {
     /// `[variant, 256, g, g]`.
     pub embeddings: &'a [f32],
-    /// `[variant, s, s]`.
+    /// `[variant, s, s]`, or `[variant, c, s, s]` for more than one channel.
     pub images: &'a [f32],
     /// `[variant, s/4, s/4]`.
     pub labels: &'a [u8],

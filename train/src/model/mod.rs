@@ -124,7 +124,7 @@ impl LadderSam {
 
     /// Logits at a quarter of the input's side.
     ///
-    /// `images` `[b, 1, s, s]` in [0, 1], `embeddings` `[b, 256, s/16, s/16]` → `[b, C, s/4, s/4]`. In [`Mode::Train`] the running
+    /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]` → `[b, C, s/4, s/4]`. In [`Mode::Train`] the running
     /// statistics of batch norm are updated and the result carries its graph; in [`Mode::Eval`] neither.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ impl LadderSam {
         Ok(TrainPass { low_res_logits: self.forward(images, embeddings, Mode::Train)? })
     }
 
-    /// x_cnn: `[b, 1, s, s]` → `[b, 256, s/16, s/16]`.
+    /// x_cnn: `[b, c, s, s]` → `[b, 256, s/16, s/16]`.
     ///
     /// # Errors
     /// Images of another shape.

@@ -40,12 +40,16 @@ impl ResNet {
         Ok(ResNet { stem, stem_norm, blocks })
     }
 
-    /// `[b, 1, s, s]` → `[b, 256, s/16, s/16]`
+    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`
     ///
     /// The published model repeats the grey image to three channels; convolving one channel with the sum of the weight's three is
-    /// the same, and so is the gradient, which each of the three then shares.
+    /// the same, and so is the gradient, which each of the three then shares. Beside two channels the third would be zero: it is
+    /// left out, with its part of the weight.
     pub(super) fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        let weight = self.stem.get(mode).sum_keepdim(1)?; // [64, 1, 7, 7]
+        let weight = match images.dim(1)? {
+            1 => self.stem.get(mode).sum_keepdim(1)?,
+            channels => self.stem.get(mode).narrow(1, 0, channels)?,
+        }; // [64, c, 7, 7]
         let x = conv2d(images, &weight, 2, 3)?; // [b, 64, s/2, s/2]
         let mut x = self.stem_norm.forward_and_pool(&x, mode)?; // [b, 64, s/4, s/4]
         for block in &self.blocks {
