@@ -3,7 +3,7 @@
     python bench/parity/check_store.py STORE.zarr --scans SCANS [--slices 3]
 
 Checks attributes, tables, shapes and number formats of every array, and recomputes images, labels and masks of a few slices from the
-raw NIfTI files. Exits with 1 and one line a mismatch when something differs.
+raw NIfTI files, in the raw Synapse layout or nnU-Net's. Exits with 1 and one line a mismatch when something differs.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from scipy import ndimage
 FORMAT_VERSION = 1
 ARRAYS = ("embeddings", "images", "labels")
 STORED_AS = {"f16": "float16", "f32": "float32", "bf16": "uint16"}
+ONE_CT_CHANNEL = [{"index": 0, "name": "CT", "intensity": {"kind": "window"}}]
 # Largest difference of an image, whose values lie in about [0, 1]: splines agree to 1e-5, the rest is the number format's rounding.
 TOLERANCE = {"f16": 1e-5 + 2.0**-11, "f32": 1e-5, "bf16": 1e-5 + 2.0**-8}
 
@@ -50,7 +51,9 @@ def check_attributes(attributes):
 def check_arrays(split, group, config, slices, variants):
     size = config["image_size"]
     grid = size // 16
-    items = {"embeddings": (256, grid, grid), "images": (size, size), "labels": (size // 4, size // 4)}
+    channels = len(config["preprocessing"].get("channels", ONE_CT_CHANNEL))
+    image = (size, size) if channels == 1 else (channels, size, size)
+    items = {"embeddings": (256, grid, grid), "images": image, "labels": (size // 4, size // 4)}
     for name in ARRAYS:
         array = group[name]
         where = f"{split}/{name}"
@@ -70,15 +73,30 @@ def check_variants(table):
     expect("first variant", table["kind"][0].as_py(), "identity")
 
 
+def scale(values, intensity, window):
+    """A channel's values as [0, 1]."""
+    low, high = window
+    if intensity["kind"] == "percentiles":
+        low, high = np.percentile(values.astype(np.float64), [intensity["low"], intensity["high"]]).astype(np.float32)
+    return (np.clip(values, low, high) - low) / (high - low)
+
+
 def read_case(scans, source, preprocessing):
-    """A raw scan as [d, h, w]: image in [0, 1] and classes."""
-    image_path = next(path for path in scans.rglob("*.nii*") if path.as_posix().endswith(source))
-    label_path = image_path.parent.parent / "label" / image_path.name.replace("img", "label", 1)
-    low, high = preprocessing["window_hu"]
-    image = nibabel.load(image_path).get_fdata().astype(np.float32)
-    image = ((np.clip(image, low, high) - low) / (high - low)).transpose(2, 1, 0)
+    """A raw scan: image [d, c, h, w] in [0, 1], classes [d, h, w], and its first file's SHA-256."""
+    channels = preprocessing.get("channels", ONE_CT_CHANNEL)
+    first = next(path for path in scans.rglob("*.nii*") if path.as_posix().endswith(source))
+    if first.parent.name.startswith("images"):
+        case, ending = first.name.rsplit("_", 1)[0], first.name.rsplit("_", 1)[1][4:]
+        paths = [first.with_name(f"{case}_{channel['index']:04}{ending}") for channel in channels]
+        label_path = first.parent.parent / first.parent.name.replace("images", "labels") / f"{case}{ending}"
+    else:
+        paths, label_path = [first], first.parent.parent / "label" / first.name.replace("img", "label", 1)
+    scaled = [
+        scale(nibabel.load(path).get_fdata().astype(np.float32), channel["intensity"], preprocessing["window_hu"]).transpose(2, 1, 0)
+        for path, channel in zip(paths, channels, strict=True)
+    ]
     label = nibabel.load(label_path).get_fdata().astype(np.int64).transpose(2, 1, 0)
-    return image, np.asarray(preprocessing["label_map"], np.uint8)[label], hashlib.sha256(image_path.read_bytes()).hexdigest()
+    return np.stack(scaled, 1), np.asarray(preprocessing["label_map"], np.uint8)[label], hashlib.sha256(first.read_bytes()).hexdigest()
 
 
 def resize(values, size, order):
@@ -97,14 +115,14 @@ def augment(values, variant):
 
 
 def check_slice(split, group, config, row, image, label, variants):
-    """Recomputes a slice's variants from the scan's slice `image`, `label` [h, w]."""
+    """Recomputes a slice's variants from the scan's slice, `image` [c, h, w] and `label` [h, w]."""
     size, data_size = config["image_size"], config["data_size"]
-    image, label = resize(image, data_size, 3), resize(label, data_size, 0)
+    image, label = [resize(channel, data_size, 3) for channel in image], resize(label, data_size, 0)
     for variant in variants:
         index = variant["variant"]
         where = f"slice {row} ({variant['name']})"
-        expected = resize(augment(image, variant), size, 3)
-        found = to_float32(group["images"], group["images"][row, index])
+        expected = np.stack([resize(augment(channel, variant), size, 3) for channel in image])
+        found = to_float32(group["images"], group["images"][row, index]).reshape(expected.shape)
         worst = float(np.abs(found - expected).max())
         if not worst <= TOLERANCE[config["dtype"]]:
             mismatches.append(f"{split}/images of {where}: differs from SciPy by {worst}")
@@ -135,7 +153,7 @@ def check_against_scans(root, store, config, scans, num_slices, variants):
             for row in rows:
                 where = f"{split} slice {row['row']}"
                 expect(f"{where} source_sha256", row["source_sha256"], sha256)
-                expect(f"{where} size", (row["height"], row["width"]), image.shape[1:])
+                expect(f"{where} size", (row["height"], row["width"]), image.shape[2:])
                 for index, name in enumerate(config["class_names"], 1):
                     found = row[f"voxels_{name.replace(' ', '_')}"]
                     expect(f"{where} voxels of {name}", found, int((label[row["slice_index"]] == index).sum()))

@@ -12,7 +12,7 @@ const CHUNK: usize = 1 << 16;
 pub struct Batch {
     /// `[b, 256, g, g]`, g = image_size / 16.
     pub embeddings: Values,
-    /// `[b, s, s]`, s = image_size.
+    /// `[b, s, s]`, s = image_size; `[b, c, s, s]` where images have more than one channel.
     pub images: Values,
     /// `[b, s/4, s/4]`, classes.
     pub labels: Vec<u8>,

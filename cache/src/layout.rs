@@ -54,10 +54,10 @@ impl ArrayKind {
     }
 
     /// Channels of one variant of one slice, each with a scale and an offset of its own in stores of 8 bits.
-    pub(crate) fn channels(self) -> usize {
+    pub(crate) fn channels(self, config: &PrecomputeConfig) -> usize {
         match self {
             ArrayKind::Embeddings => EMBED_CHANNELS,
-            ArrayKind::Images => 1,
+            ArrayKind::Images => config.num_channels(),
             ArrayKind::Labels | ArrayKind::Quantization => 0,
         }
     }
@@ -66,9 +66,12 @@ impl ArrayKind {
     pub(crate) fn item_shape(self, config: &PrecomputeConfig) -> Vec<usize> {
         match self {
             ArrayKind::Embeddings => vec![EMBED_CHANNELS, config.grid_size(), config.grid_size()],
-            ArrayKind::Images => vec![config.image_size; 2],
+            ArrayKind::Images => match config.num_channels() {
+                1 => vec![config.image_size; 2],
+                channels => vec![channels, config.image_size, config.image_size],
+            },
             ArrayKind::Labels => vec![config.low_res_size(); 2],
-            ArrayKind::Quantization => vec![ArrayKind::Embeddings.channels() + ArrayKind::Images.channels(), 2],
+            ArrayKind::Quantization => vec![ArrayKind::Embeddings.channels(config) + ArrayKind::Images.channels(config), 2],
         }
     }
 
@@ -77,10 +80,11 @@ impl ArrayKind {
         self.item_shape(config).iter().product()
     }
 
-    fn dimension_names(self) -> Vec<&'static str> {
+    fn dimension_names(self, config: &PrecomputeConfig) -> Vec<&'static str> {
         match self {
             ArrayKind::Embeddings => vec!["slice", "variant", "channel", "grid_y", "grid_x"],
-            ArrayKind::Images => vec!["slice", "variant", "y", "x"],
+            ArrayKind::Images if config.num_channels() == 1 => vec!["slice", "variant", "y", "x"],
+            ArrayKind::Images => vec!["slice", "variant", "channel", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
             ArrayKind::Quantization => vec!["slice", "variant", "channel", "scale_offset"],
         }
@@ -124,7 +128,7 @@ impl ArraySpec {
                 ArrayKind::Quantization => Number::Float(StoreDtype::F32),
             },
             compression: config.compression,
-            dimension_names: kind.dimension_names(),
+            dimension_names: kind.dimension_names(config),
         }
     }
 

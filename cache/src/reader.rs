@@ -92,7 +92,7 @@ impl Reader {
     fn read(&self, pick: (u32, u32)) -> Result<Kept> {
         let config = self.store.config();
         let words = |kind: ArrayKind| vec![0; number::words(kind.item_len(config), config.dtype)];
-        let pairs = |kind: ArrayKind| vec![0.0; if config.dtype == StoreDtype::Q8 { 2 * kind.channels() } else { 0 }];
+        let pairs = |kind: ArrayKind| vec![0.0; if config.dtype == StoreDtype::Q8 { 2 * kind.channels(config) } else { 0 }];
         let mut kept = Kept {
             embeddings: words(ArrayKind::Embeddings),
             images: words(ArrayKind::Images),

@@ -221,7 +221,7 @@ impl Store {
     ) -> Result<()> {
         let config = self.config();
         for (values, kind) in [(&mut batch.embeddings, ArrayKind::Embeddings), (&mut batch.images, ArrayKind::Images)] {
-            values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels());
+            values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels(config));
         }
         let label_len = ArrayKind::Labels.item_len(config);
         batch.labels.resize(picks.len() * label_len, 0);

@@ -32,7 +32,7 @@ const PROGRESS: &str = "progress";
 pub struct SliceTensors<'a> {
     /// `[variant, 256, g, g]`.
     pub embeddings: &'a [f32],
-    /// `[variant, s, s]`.
+    /// `[variant, s, s]`, or `[variant, c, s, s]` for more than one channel.
     pub images: &'a [f32],
     /// `[variant, s/4, s/4]`.
     pub labels: &'a [u8],
@@ -194,7 +194,7 @@ impl StoreWriter {
         let config = &self.layout.attributes().config;
         let item_len = kind.item_len(config);
         let encode = |item: &[f32]| match config.dtype {
-            StoreDtype::Q8 => number::quantize(item, kind.channels()),
+            StoreDtype::Q8 => number::quantize(item, kind.channels(config)),
             dtype => number::encode(item, dtype).map(|bytes| (bytes, Vec::new())),
         };
         let items: Vec<_> = values.par_chunks(item_len).map(encode).collect();

@@ -18,6 +18,7 @@ use sam_ladder_schemas::variants::VariantKind;
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataSlice {
     size: usize,
+    /// `[c, size, size]`
     image: Vec<f32>,
     label: Vec<u8>,
 }
@@ -25,20 +26,23 @@ pub struct DataSlice {
 /// One variant of a slice, as the store holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VariantTensors {
-    /// `[s, s]`, what encoder and CNN see; s = image size.
+    /// `[c, s, s]`, what encoder and CNN see; s = image size.
     pub image: Vec<f32>,
     /// `[s/4, s/4]`, what the loss sees.
     pub label: Vec<u8>,
 }
 
 impl DataSlice {
-    /// Brings a slice `[h, w]` of a scan to `[data_size, data_size]`: once a slice, before its variants are asked for.
+    /// Brings a slice of a scan, `image` `[c, h, w]` and `label` `[h, w]`, to `[data_size, data_size]`: once a slice, before its variants
+    /// are asked for. Channels are treated alike, each for itself.
     ///
     /// # Panics
-    /// When `image` or `label` does not have `h * w` elements.
+    /// When `label` does not have `h * w` elements, or `image` no multiple of them.
     pub fn new(image: &[f32], label: &[u8], shape: [usize; 2], data_size: usize) -> Self {
         let data = [data_size, data_size];
-        DataSlice { size: data_size, image: zoom_cubic(image, shape, data), label: zoom_nearest(label, shape, data) }
+        let planes = image.chunks(shape[0] * shape[1]);
+        let image = planes.flat_map(|plane| zoom_cubic(plane, shape, data)).collect();
+        DataSlice { size: data_size, image, label: zoom_nearest(label, shape, data) }
     }
 
     /// A variant of the slice for a network of `image_size`. For a test slice, ask for [`VariantKind::Identity`].
@@ -46,15 +50,13 @@ impl DataSlice {
         let data = [self.size, self.size];
         let network = [image_size, image_size];
         let low_res = [image_size / 4, image_size / 4];
-        let image = augment::apply(kind, &self.image, self.size);
+        let planes = self.image.chunks(self.size * self.size);
+        let image = planes.flat_map(|plane| zoom_cubic(&augment::apply(kind, plane, self.size), data, network)).collect();
         let label = augment::apply(kind, &self.label, self.size);
-        VariantTensors {
-            image: zoom_cubic(&image, data, network),
-            label: zoom_nearest(&zoom_nearest(&label, data, network), network, low_res),
-        }
+        VariantTensors { image, label: zoom_nearest(&zoom_nearest(&label, data, network), network, low_res) }
     }
 
-    /// The image at data size, `[data_size, data_size]`.
+    /// The image at data size, `[c, data_size, data_size]`.
     pub fn image(&self) -> &[f32] {
         &self.image
     }
@@ -87,6 +89,15 @@ mod tests {
         let at_network = zoom_nearest(&label, [30, 30], [64, 64]);
         assert_eq!(tensors.label, zoom_nearest(&at_network, [64, 64], [16, 16]));
         assert_ne!(tensors.label, zoom_nearest(&label, [30, 30], [16, 16]), "the detour is visible here");
+    }
+
+    #[test]
+    fn channels_do_not_mix() {
+        let image: Vec<f32> = (0..2 * 30 * 20).map(|i| (i * 7 % 97) as f32 / 97.0).collect();
+        let label = [0u8; 600];
+        let kind = VariantKind::Rotation { angle_degrees: 13 };
+        let of = |image: &[f32]| DataSlice::new(image, &label, [30, 20], 24).variant(kind, 32).image;
+        assert_eq!(of(&image), [of(&image[..600]), of(&image[600..])].concat());
     }
 
     #[test]

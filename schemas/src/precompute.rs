@@ -1,8 +1,10 @@
 //! The configuration of stage one: all that shapes a tensor of the store, and nothing else.
 
 use crate::encoder::{EncoderArch, PATCH_SIZE};
+use crate::tables::voxels_column;
 use crate::variants::AugmentPolicy;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Number format of the embeddings and images of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,17 +61,62 @@ pub enum EncoderWeights {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// Hounsfield window: clipped to it, then scaled so that it becomes [0, 1].
+    /// Hounsfield window: clipped to it, then scaled so that it becomes [0, 1]. Of every channel whose intensity is [`Intensity::Window`].
     pub window_hu: [f32; 2],
     /// Raw label → class, by index; a raw label beyond its end is an error.
     pub label_map: Vec<u8>,
+    /// The image's channels, one to [`MAX_CHANNELS`]. One CT channel by the window, the published case, is left out of the JSON.
+    #[serde(default = "one_ct_channel", skip_serializing_if = "is_one_ct_channel")]
+    pub channels: Vec<Channel>,
 }
 
 impl Default for Preprocessing {
     /// The published window and label map.
     fn default() -> Self {
-        Preprocessing { window_hu: [-125.0, 275.0], label_map: crate::classes::SYNAPSE_LABEL_MAP.to_vec() }
+        Preprocessing {
+            window_hu: [-125.0, 275.0],
+            label_map: crate::classes::SYNAPSE_LABEL_MAP.to_vec(),
+            channels: one_ct_channel(),
+        }
     }
+}
+
+/// Channels that SAM's encoder and ResNet-18 take: one is repeated to three, beside two the third is zero.
+pub const MAX_CHANNELS: usize = 3;
+
+/// One channel of the image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// Its number in the source: `_0000` of nnU-Net's file names is 0.
+    pub index: u32,
+    /// Its name in the source: `CT`, `T2`.
+    pub name: String,
+    /// How its values become [0, 1].
+    pub intensity: Intensity,
+}
+
+/// How a channel's values become [0, 1].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Intensity {
+    /// Clipped to [`Preprocessing::window_hu`], which becomes [0, 1].
+    Window,
+    /// Clipped to the range between two percentiles of the scan's own voxels, which becomes [0, 1].
+    Percentiles {
+        /// Percentile that becomes 0.
+        low: f64,
+        /// Percentile that becomes 1.
+        high: f64,
+    },
+}
+
+fn one_ct_channel() -> Vec<Channel> {
+    vec![Channel { index: 0, name: "CT".into(), intensity: Intensity::Window }]
+}
+
+fn is_one_ct_channel(channels: &[Channel]) -> bool {
+    channels == one_ct_channel()
 }
 
 /// All settings of `precompute` that shape a tensor.
@@ -96,6 +143,9 @@ pub struct PrecomputeConfig {
     pub compression: Compression,
     /// Names of the classes from index 1; background has none.
     pub class_names: Vec<String>,
+    /// Cases that were named to be `test`, sorted; left out of the JSON where the layout alone decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test_cases: Vec<String>,
 }
 
 impl PrecomputeConfig {
@@ -112,6 +162,7 @@ impl PrecomputeConfig {
             dtype: StoreDtype::F16,
             compression: Compression::None,
             class_names: crate::classes::SYNAPSE_ORGANS.map(String::from).to_vec(),
+            test_cases: Vec::new(),
         }
     }
 
@@ -130,7 +181,17 @@ impl PrecomputeConfig {
         self.class_names.len() + 1
     }
 
-    /// Checks what types cannot: sizes and the rotation step.
+    /// Channels of an image, from 1 to [`MAX_CHANNELS`].
+    pub fn num_channels(&self) -> usize {
+        self.preprocessing.channels.len()
+    }
+
+    /// Values of one image: channels times pixels.
+    pub fn image_len(&self) -> usize {
+        self.num_channels() * self.image_size.pow(2)
+    }
+
+    /// Checks what types cannot: sizes, the rotation step, classes, channels and their intensities.
     ///
     /// # Errors
     /// A sentence that names the setting, what was expected and what was found.
@@ -148,10 +209,96 @@ impl PrecomputeConfig {
         if self.class_names.is_empty() || self.class_names.len() > 254 {
             return Err(format!("between 1 and 254 classes are supported, got {}", self.class_names.len()));
         }
+        self.check_class_names()?;
         let [low, high] = self.preprocessing.window_hu;
         if !(low.is_finite() && high.is_finite() && low < high) {
             return Err(format!("the Hounsfield window must ascend, got [{low}, {high}]"));
         }
+        self.preprocessing.check_channels()
+    }
+
+    /// Classes are told apart by their names in the tables: as a column of `slices.parquet`, as a row beside `mean` of an evaluation.
+    fn check_class_names(&self) -> Result<(), String> {
+        let mut columns = BTreeMap::new();
+        for name in &self.class_names {
+            if name.trim().is_empty() || name == "mean" {
+                return Err(format!("a class cannot be called {name:?}; give it another name"));
+            }
+            if let Some(other) = columns.insert(voxels_column(name), name) {
+                return Err(format!(
+                    "classes {other:?} and {name:?} would share the column {} of slices.parquet; rename one",
+                    voxels_column(name)
+                ));
+            }
+        }
         Ok(())
+    }
+}
+
+impl Preprocessing {
+    fn check_channels(&self) -> Result<(), String> {
+        if self.channels.is_empty() || self.channels.len() > MAX_CHANNELS {
+            return Err(format!("images have from 1 to {MAX_CHANNELS} channels, got {}", self.channels.len()));
+        }
+        for (at, channel) in self.channels.iter().enumerate() {
+            if self.channels[..at].iter().any(|before| before.index == channel.index) {
+                return Err(format!("channel {} is there twice; name each channel once", channel.index));
+            }
+            if let Intensity::Percentiles { low, high } = channel.intensity
+                && !(0.0 <= low && low < high && high <= 100.0)
+            {
+                return Err(format!("percentiles must ascend within 0 and 100, got {low} and {high}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published() -> PrecomputeConfig {
+        PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 0 })
+    }
+
+    #[test]
+    fn one_ct_channel_and_no_named_test_cases_leave_no_trace() {
+        let json = serde_json::to_value(published()).unwrap();
+        assert_eq!(json["preprocessing"].as_object().unwrap().keys().collect::<Vec<_>>(), ["window_hu", "label_map"]);
+        assert!(json.get("test_cases").is_none());
+        assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), published());
+    }
+
+    #[test]
+    fn other_channels_come_back_from_json() {
+        let mut config = published();
+        let intensity = Intensity::Percentiles { low: 0.5, high: 99.5 };
+        config.preprocessing.channels.push(Channel { index: 2, name: "PET".into(), intensity });
+        config.test_cases = vec!["a".into()];
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(json["preprocessing"]["channels"][1]["intensity"]["kind"], "percentiles");
+        assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), config);
+        assert_eq!((config.num_channels(), config.image_len()), (2, 2 * 512 * 512));
+    }
+
+    #[test]
+    fn classes_and_channels_that_cannot_be_told_apart_are_refused() {
+        let refused = |change: fn(&mut PrecomputeConfig)| {
+            let mut config = published();
+            change(&mut config);
+            config.validate().unwrap_err()
+        };
+        assert!(refused(|c| c.class_names[1] = "left_kidney".into()).contains("voxels_left_kidney"));
+        assert!(refused(|c| c.class_names[1] = "mean".into()).contains("mean"));
+        assert!(refused(|c| c.class_names[1] = " ".into()).contains("called"));
+        assert!(refused(|c| c.preprocessing.channels.clear()).contains("got 0"));
+        assert!(refused(|c| c.preprocessing.channels.extend(one_ct_channel())).contains("twice"));
+        let percentiles = |low, high| Intensity::Percentiles { low, high };
+        for intensity in [percentiles(99.0, 1.0), percentiles(-1.0, 50.0), percentiles(f64::NAN, 50.0)] {
+            let mut config = published();
+            config.preprocessing.channels[0].intensity = intensity;
+            assert!(config.validate().unwrap_err().contains("percentiles"));
+        }
     }
 }

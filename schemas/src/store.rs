@@ -12,7 +12,7 @@ pub const VARIANTS_TABLE: &str = "variants.parquet";
 pub const DECODER_WEIGHTS: &str = "sam_decoder.safetensors";
 /// `[slice, variant, 256, g, g]`, g = image_size / 16.
 pub const EMBEDDINGS: &str = "embeddings";
-/// `[slice, variant, s, s]`, what the CNN sees.
+/// `[slice, variant, s, s]`, or `[slice, variant, c, s, s]` for 2 or 3 channels: what the CNN sees.
 pub const IMAGES: &str = "images";
 /// `[slice, variant, s/4, s/4]`, uint8, what the loss sees.
 pub const LABELS: &str = "labels";

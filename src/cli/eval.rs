@@ -94,7 +94,8 @@ impl Args {
         let cases = store.cases(Split::Test);
         ensure!(
             !cases.is_empty(),
-            "{} holds no test scans: precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38",
+            "{} holds no test scans: precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38, or, in nnU-Net's layout, \
+             name some with --test-cases",
             self.store.display()
         );
         let device = self.device.open()?;
@@ -158,7 +159,10 @@ fn test_slice(store: &Store, case: &str, slice: usize) -> anyhow::Result<GreySli
     let mut batch = Batch::default();
     store.read_batch(Split::Test, &[(rows.start + slice as u32, identity_variant(store, Split::Test)?)], &mut batch)?;
     let size = store.config().image_size;
-    Ok(GreySlice { size: [size, size], values: batch.images.to_vec() })
+    // Of several channels the picture shows the first.
+    let mut values = batch.images.to_vec();
+    values.truncate(size * size);
+    Ok(GreySlice { size: [size, size], values })
 }
 
 /// Mean Dice of an evaluation's folder.

@@ -4,6 +4,7 @@ use super::device::DeviceChoice;
 use anyhow::{bail, ensure};
 use clap::ValueEnum;
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Summary, identify_weights, run_plan};
+use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{Compression, EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -12,7 +13,8 @@ use std::path::PathBuf;
 /// Arguments of `precompute`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of the scans: the raw Synapse layout (RawData/Training/{img,label}) or the published one (train_npz, test_vol_h5)
+    /// Folder of the scans: the raw Synapse layout (RawData/Training/{img,label}), the published one (train_npz, test_vol_h5), or
+    /// nnU-Net's (imagesTr, labelsTr, dataset.json)
     #[arg(long, value_name = "DIR")]
     scans: PathBuf,
     /// Store to write; an interrupted one is continued
@@ -42,6 +44,16 @@ pub struct Args {
     /// With --augment reference: keep only rotations by multiples of this many degrees
     #[arg(long, value_name = "DEGREES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rotation_step: u32,
+    /// Values that become 0 and 1; -125,275 of CT unless said. In nnU-Net's layout of the CT channels, or of all where none is CT;
+    /// other channels go from the 0.5th to the 99.5th percentile of each scan
+    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, value_parser = parse_window)]
+    window: Option<[f32; 2]>,
+    /// nnU-Net's layout: numbers of the channels to take, at most three, in the order in which the network sees them; all unless said
+    #[arg(long, value_name = "0,1,2", value_delimiter = ',')]
+    channels: Option<Vec<u32>>,
+    /// nnU-Net's layout: cases of imagesTr to keep for the final evaluation, beside those that have labels in labelsTs
+    #[arg(long, value_name = "CASE,CASE", value_delimiter = ',')]
+    test_cases: Vec<String>,
     /// Number format of embeddings and images
     #[arg(long, value_enum, default_value_t = Dtype::F16)]
     dtype: Dtype,
@@ -110,6 +122,12 @@ impl From<Augment> for AugmentPolicy {
     }
 }
 
+/// `--window`.
+fn parse_window(typed: &str) -> Result<[f32; 2], String> {
+    let parsed = typed.split_once(',').and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
+    parsed.ok_or_else(|| "expected two numbers, as -125,275".into())
+}
+
 impl Args {
     /// The store's config, but for the weights' architecture and hash, which a checkpoint settles.
     fn config(&self, encoder: EncoderArch, weights: EncoderWeights) -> PrecomputeConfig {
@@ -168,7 +186,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
         let (encoder, weights) = self.weights()?;
-        let config = self.config(encoder, weights);
+        let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases: self.test_cases.clone() };
+        let config = configure(&self.scans, &options, self.config(encoder, weights))?;
         let plan = Plan::new(&self.scans, &config)?;
         eprintln!("{plan}");
         let args = PrecomputeArgs {

@@ -55,9 +55,9 @@ pub fn run_checkpoint(folder: &Path, checkpoint: RunCheckpoint) -> PathBuf {
 /// The model for a store's images.
 ///
 /// # Errors
-/// Weights that cannot be read, do not fit, or were trained for another image size or number of classes.
+/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or of channels.
 pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Result<LadderSam> {
-    let geometry = Geometry { image_size: store.config().image_size, num_classes: store.config().num_classes() };
+    let geometry = Geometry::of(store.config());
     match source {
         WeightSource::ZeroShot { seed, arm } => {
             let config = ModelConfig { image_size: geometry.image_size, num_classes: geometry.num_classes, arm: *arm };
@@ -71,7 +71,7 @@ pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Resu
 /// A trained model for images of this geometry, without a store.
 ///
 /// # Errors
-/// Weights that cannot be read, do not fit, or were trained for another image size or number of classes;
+/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or of channels;
 /// [`WeightSource::ZeroShot`], which needs a store.
 pub fn load_trained(source: &WeightSource, geometry: Geometry, device: &Device) -> Result<LadderSam> {
     let path = match source {
@@ -96,6 +96,9 @@ pub fn load_trained(source: &WeightSource, geometry: Geometry, device: &Device) 
         }
         if info.num_classes != geometry.num_classes {
             return differs("number of classes", info.num_classes, geometry.num_classes);
+        }
+        if info.channels != geometry.channels {
+            return differs("number of channels", info.channels, geometry.channels);
         }
     }
     let arm = info.map_or(Arm::Full, |info| info.arm);
@@ -194,13 +197,14 @@ pub fn identity_variant(store: &Store, split: Split) -> Result<u32> {
 /// Masks of `count` slices: network, bilinear to the network's resolution, arg-max, order 0 to `[h, w]`
 /// (`test_single_volume` of the published `utils.py`); `[count, h, w]`.
 ///
-/// `batch` holds images `[count, s, s]` and embeddings `[count, 256, g, g]`; its labels are not looked at.
+/// `batch` holds images `[count, c, s, s]` and embeddings `[count, 256, g, g]`; its labels are not looked at.
 ///
 /// # Errors
 /// Buffers of another size.
 pub fn predict_slices(model: &LadderSam, batch: &Batch, count: usize, size: [usize; 2]) -> Result<Vec<u8>> {
     let s = model.config().image_size;
-    let geometry = Geometry { image_size: s, num_classes: model.config().num_classes };
+    let channels = batch.images.len() / (count * s * s).max(1);
+    let geometry = Geometry { image_size: s, num_classes: model.config().num_classes, channels };
     let (images, embeddings) = input_tensors(batch, count, geometry, model.image_pe().device())?;
     let low_res_logits = model.forward(&images, &embeddings)?; // [count, C, s/4, s/4]
     let mut out = Vec::with_capacity(count * size[0] * size[1]);

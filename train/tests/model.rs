@@ -60,6 +60,44 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
 }
 
+/// Gradient of the CNN's first weight, `[64, 3, 7, 7]`, for images that are repeated or padded to so many channels.
+fn stem_gradient(images: &Tensor) -> Result<(Vec<f32>, Tensor)> {
+    let model = model(Arm::CnnOnly);
+    let (_, embeddings, labels) = batch()?;
+    let pass = model.forward_train(images, &embeddings)?;
+    let (logits, total) = (values(&pass.low_res_logits), ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total);
+    let gradients = pass.backward(&total)?;
+    let (_, stem) = model.trainable().iter().find(|(name, _)| name == "CNN_encoder.conv1.weight").unwrap();
+    Ok((logits, gradients.get(stem).unwrap().clone()))
+}
+
+fn assert_close(what: &str, got: &[f32], want: &[f32]) {
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let difference = got.iter().zip(want).fold(0f32, |m, (g, w)| m.max((g - w).abs()));
+    assert!(got.len() == want.len() && difference <= 1e-4 * largest, "{what}: {difference} of {largest}");
+}
+
+#[test]
+fn one_channel_is_repeated_to_three_and_beside_two_the_third_is_zero() -> Result<()> {
+    let grey = batch()?.0;
+    let (logits, gradient) = stem_gradient(&grey)?;
+    let (repeated, of_three) = stem_gradient(&grey.expand((2, 3, SIZE, SIZE))?.contiguous()?)?;
+    assert_close("logits of grey images", &logits, &repeated);
+    assert_close("gradient of grey images", &values(&gradient), &values(&of_three));
+
+    let two = Tensor::from_vec(noise(2 * 2 * SIZE * SIZE, 5), (2, 2, SIZE, SIZE), &Device::Cpu)?;
+    let (logits, gradient) = stem_gradient(&two)?;
+    let (padded, of_three) = stem_gradient(&two.pad_with_zeros(1, 0, 1)?)?;
+    assert_close("logits of two channels", &logits, &padded);
+    assert_close("gradient of two channels", &values(&gradient), &values(&of_three));
+    assert!(values(&gradient.narrow(1, 2, 1)?).iter().all(|&g| g == 0.0));
+    assert!(values(&gradient.narrow(1, 1, 1)?).iter().any(|&g| g != 0.0));
+
+    let four = Tensor::zeros((2, 4, SIZE, SIZE), DType::F32, &Device::Cpu)?;
+    assert!(model(Arm::Full).forward(&four, &batch()?.1, Mode::Eval).is_err());
+    Ok(())
+}
+
 #[test]
 fn exactly_the_cnn_alpha_and_output_upscaling_are_trained() {
     for arm in [Arm::Full, Arm::CnnOnly, Arm::SamOnly] {

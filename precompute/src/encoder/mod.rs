@@ -50,7 +50,7 @@ pub enum EncoderError {
     #[error("image size {0} is not a positive multiple of 16")]
     ImageSize(usize),
     /// A batch of images has another shape than the encoder takes.
-    #[error("images of shape {found:?}, expected [b, 1 or 3, {size}, {size}]")]
+    #[error("images of shape {found:?}, expected [b, 1 to 3, {size}, {size}]")]
     ImageShape {
         /// The batch's shape.
         found: Vec<usize>,
@@ -98,19 +98,24 @@ impl ImageEncoder {
     /// Embeds a batch of images, given in [0, 1] as they are (the published code's pixel mean is 0 and its deviation 1).
     ///
     /// # Shapes
-    /// images `[b, 1, s, s]` (grey, as if repeated to three channels) or `[b, 3, s, s]`, float32 → `[b, 256, s/16, s/16]`
+    /// images `[b, c, s, s]`, float32 → `[b, 256, s/16, s/16]`; c is 1 (grey, as if repeated to three channels), 2 (as if the third
+    /// were zero) or 3
     ///
     /// # Errors
     /// If the images have another shape, or the device fails.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let size = self.config.image_size;
-        let &[batch, channels @ (1 | 3), height, width] = images.dims() else {
+        let &[batch, mut channels @ 1..=3, height, width] = images.dims() else {
             return Err(EncoderError::ImageShape { found: images.dims().to_vec(), size });
         };
         if (height, width) != (size, size) {
             return Err(EncoderError::ImageShape { found: images.dims().to_vec(), size });
         }
-        let images = images.to_device(&self.device)?.contiguous()?;
+        let mut images = images.to_device(&self.device)?.contiguous()?;
+        if channels == 2 {
+            images = images.pad_with_zeros(1, 0, 1)?;
+            channels = 3;
+        }
         match &self.path {
             Path::Composed(weights) => {
                 Ok(vit::forward(&self.config, weights, &images.expand((batch, 3, size, size))?.contiguous()?)?)
@@ -169,11 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn wrong_images_are_refused() -> Result<()> {
+    fn two_channels_are_taken_and_wrong_images_are_refused() -> Result<()> {
         let config = VitConfig { embed_dim: 8, depth: 1, num_heads: 2, global_attn_indexes: vec![], image_size: 32 };
         let shapes: std::collections::HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
         let encoder = ImageEncoder::from_tensors(config, &Device::Cpu, |name| random_tensor(1, name, &shapes[name]))?;
-        for shape in [&[1, 2, 32, 32][..], &[1, 1, 16, 32], &[1, 32, 32]] {
+        let images = random_tensor(1, "images", &[2, 3, 32, 32])?;
+        let (two, third) = (images.narrow(1, 0, 2)?, images.narrow(1, 2, 1)?);
+        let zero_third = encoder.forward(&Tensor::cat(&[&two, &third.zeros_like()?], 1)?)?;
+        let flat = |tensor: Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        assert_eq!(flat(encoder.forward(&two)?)?, flat(zero_third.clone())?, "beside two channels the third is zero");
+        assert_ne!(flat(encoder.forward(&images)?)?, flat(zero_third)?);
+        for shape in [&[1, 4, 32, 32][..], &[1, 0, 32, 32], &[1, 1, 16, 32], &[1, 32, 32]] {
             let images = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
             assert!(matches!(encoder.forward(&images), Err(EncoderError::ImageShape { .. })));
         }

@@ -6,7 +6,8 @@ use candle_core::{Device, Tensor};
 
 /// A frozen image encoder, seen as a function of plain numbers.
 pub trait Encode {
-    /// Embeddings `[batch, 256, size/16, size/16]` of `images` `[batch, size, size]`, one grey channel in [0, 1].
+    /// Embeddings `[batch, 256, size/16, size/16]` of `images` `[batch, c, size, size]`, one to three channels in [0, 1];
+    /// c follows from the length.
     ///
     /// # Errors
     /// Whatever the encoder cannot do.
@@ -28,7 +29,8 @@ impl SamEncoder {
 
 impl Encode for SamEncoder {
     fn encode(&self, images: &[f32], batch: usize, size: usize) -> Result<Vec<f32>> {
-        let images = Tensor::from_slice(images, (batch, 1, size, size), &self.device)?;
+        let channels = images.len() / (batch * size * size).max(1);
+        let images = Tensor::from_slice(images, (batch, channels, size, size), &self.device)?;
         Ok(self.encoder.forward(&images)?.flatten_all()?.to_vec1()?)
     }
 }

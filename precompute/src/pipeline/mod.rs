@@ -182,7 +182,7 @@ impl<E: Encode> Run<'_, E> {
 
     fn encode_group(&self, group: &Group) -> Result<usize> {
         let config = &self.writer.layout().attributes().config;
-        let image_len = config.image_size.pow(2);
+        let image_len = config.image_len();
         let embedding_len = EMBED_CHANNELS * config.grid_size().pow(2);
         let num_images = group.images.len() / image_len;
         let mut embeddings = Vec::with_capacity(num_images * embedding_len);

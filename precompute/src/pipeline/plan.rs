@@ -23,7 +23,7 @@ impl Plan {
     /// When the settings do not go together, or a scan's file cannot be read.
     pub fn new(scans: &Path, config: &PrecomputeConfig) -> Result<Self> {
         config.validate().map_err(Error::Config)?;
-        let source = ScanSource::open(scans, &config.preprocessing)?;
+        let source = ScanSource::open(scans, &config.preprocessing)?.with_test_cases(&config.test_cases)?;
         let attributes = StoreAttributes::new(config.clone(), source.sources()?);
         let cases = source
             .cases()

@@ -26,7 +26,7 @@ pub(super) struct Group {
     pub(super) split: Split,
     /// Rows of the store's arrays.
     pub(super) rows: Range<usize>,
-    /// `[slice, variant, s, s]`.
+    /// `[slice, variant, c, s, s]`.
     pub(super) images: Vec<f32>,
     /// `[slice, variant, s/4, s/4]`.
     pub(super) labels: Vec<u8>,
@@ -101,18 +101,19 @@ fn send_case(
     Ok(out.send(Prepared::CaseEnd(CaseEnd { split, case, rows, mask })).is_ok())
 }
 
-/// All variants of a range of slices: images `[slice, variant, s, s]`, labels `[slice, variant, s/4, s/4]`.
+/// All variants of a range of slices: images `[slice, variant, c, s, s]`, labels `[slice, variant, s/4, s/4]`.
 fn make_variants(scan: &Scan, slices: Range<usize>, variants: &[Variant], config: &PrecomputeConfig) -> (Vec<f32>, Vec<u8>) {
     let [_, height, width] = scan.shape;
     let pixels = height * width;
-    let (image_len, label_len) = (config.image_size.pow(2), config.low_res_size().pow(2));
+    let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
+    let channels = scan.image.len() / scan.label.len();
     let mut images = vec![0.0; slices.len() * variants.len() * image_len];
     let mut labels = vec![0; slices.len() * variants.len() * label_len];
     let data: Vec<DataSlice> = slices
         .into_par_iter()
         .map(|slice| {
-            let at = slice * pixels..(slice + 1) * pixels;
-            DataSlice::new(&scan.image[at.clone()], &scan.label[at], [height, width], config.data_size)
+            let planes = &scan.image[slice * channels * pixels..][..channels * pixels];
+            DataSlice::new(planes, &scan.label[slice * pixels..][..pixels], [height, width], config.data_size)
         })
         .collect();
     images.par_chunks_mut(image_len).zip(labels.par_chunks_mut(label_len)).enumerate().for_each(|(i, (image, label))| {

@@ -16,21 +16,49 @@ pub enum ScanError {
     /// A folder without scans in any layout that is known.
     #[error(
         "{path}: no scans found; expected RawData/Training/{{img,label}} with imgNNNN.nii.gz and labelNNNN.nii.gz, \
-         or train_npz/*.npz and test_vol_h5/*.npy.h5"
+         train_npz/*.npz and test_vol_h5/*.npy.h5, or imagesTr, labelsTr and dataset.json"
     )]
     NoScans {
         /// The folder that was searched.
         path: PathBuf,
     },
-    /// A folder in which both layouts are found.
-    #[error("{path}: holds the raw layout ({raw}) and the preprocessed one ({published}); name the folder of one of them")]
+    /// A folder in which more than one layout is found.
+    #[error("{path}: holds scans in two layouts, {first} and {second}; name the folder of one of them, or move the other away")]
     Ambiguous {
         /// The folder that was searched.
         path: PathBuf,
-        /// Where the raw layout was found.
-        raw: PathBuf,
-        /// Where the preprocessed layout was found.
-        published: PathBuf,
+        /// Where one was found.
+        first: PathBuf,
+        /// Where another was found.
+        second: PathBuf,
+    },
+    /// A setting that the layout leaves no room for.
+    #[error("{path} is {layout}, to which {option} does not apply; leave it out")]
+    NotForLayout {
+        /// The folder of scans.
+        path: PathBuf,
+        /// The option.
+        option: &'static str,
+        /// The layout's name.
+        layout: &'static str,
+    },
+    /// A case that was named and is not there.
+    #[error("{path}: --test-cases names {case:?}, expected some of its cases {}", known.join(", "))]
+    NoSuchCase {
+        /// The folder of scans.
+        path: PathBuf,
+        /// The name.
+        case: String,
+        /// The cases there are.
+        known: Vec<String>,
+    },
+    /// nnU-Net's `dataset.json`, or a file that does not agree with it.
+    #[error("{path}: {problem}")]
+    Dataset {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, what was found, what to do.
+        problem: String,
     },
     /// A file name that does not tell its case.
     #[error("{path}: expected a name like {expected}; rename it, or move it out of the folder")]
@@ -121,6 +149,16 @@ pub enum ScanError {
         row: usize,
         /// Column, from 0.
         column: usize,
+    },
+    /// Values that no percentile makes finite.
+    #[error("{path}: most of its values lie between {low} and {high}, expected finite numbers; repair the scan or leave it out")]
+    Infinite {
+        /// The file.
+        path: PathBuf,
+        /// The lower percentile.
+        low: f32,
+        /// The upper percentile.
+        high: f32,
     },
     /// A label outside the map, or not a whole number.
     #[error(

@@ -1,18 +1,23 @@
-//! CT scans with their reference segmentations, from the raw Synapse layout or the published preprocessed one.
+//! Scans with their reference segmentations, from the raw Synapse layout, the published preprocessed one, or nnU-Net's.
 
+mod dataset_json;
 mod error;
 mod hdf5;
+mod intensity;
 mod nifti;
 mod nifti_write;
+mod nnunet;
 mod npz;
 mod numeric;
 mod published;
 mod raw_synapse;
+mod settings;
 
 pub use error::ScanError;
+pub use intensity::apply_window;
 pub use nifti::{Geometry, NiftiImage, read_image};
 pub use nifti_write::{NiftiElement, write_nifti};
-pub use raw_synapse::apply_window;
+pub use settings::{SourceOptions, configure};
 
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
@@ -23,7 +28,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// A scan ready for the network: windowed, transposed, labels mapped to classes.
+/// A scan ready for the network: in [0, 1], transposed, labels mapped to classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scan {
     /// Case, as in the source file's name: `0005`.
@@ -34,7 +39,7 @@ pub struct Scan {
     pub shape: [usize; 3],
     /// Distance between voxel centres along depth, height and width, in millimetres. The published layout has none: 1.
     pub spacing_mm: [f64; 3],
-    /// `[d, h, w]`, the Hounsfield window as [0, 1].
+    /// `[d, c, h, w]`, c channels, each slice's together: what their intensities say as [0, 1].
     pub image: Vec<f32>,
     /// `[d, h, w]`, classes.
     pub label: Vec<u8>,
@@ -51,11 +56,12 @@ pub struct CaseEntry {
     pub split: Split,
     /// Slices of the scan.
     pub num_slices: usize,
-    /// Its files: image and label in the raw layout; one a slice (train) or one in all (test) in the published layout.
+    /// Its files: image and label in the raw layout; one a slice (train) or one in all (test) in the published layout; the channels that
+    /// are taken and the label in nnU-Net's.
     pub files: Vec<PathBuf>,
 }
 
-/// A folder of scans in either layout.
+/// A folder of scans in any of the layouts.
 #[derive(Debug, Clone)]
 pub struct ScanSource {
     root: PathBuf,
@@ -68,6 +74,35 @@ pub struct ScanSource {
 enum Layout {
     RawSynapse,
     Published,
+    NnUnet,
+}
+
+impl Layout {
+    /// As messages call it.
+    fn name(self) -> &'static str {
+        match self {
+            Layout::RawSynapse => "the raw Synapse layout",
+            Layout::Published => "the published preprocessed layout, whose images are windowed and whose split is made",
+            Layout::NnUnet => "nnU-Net's layout",
+        }
+    }
+}
+
+/// The layout of a folder, and the folder below it (or itself) that holds it.
+fn find_layout(dir: &Path) -> Result<(Layout, PathBuf), ScanError> {
+    // A folder that is not there gets the system's own words.
+    std::fs::read_dir(dir).map_err(ScanError::io(dir))?;
+    let found = [
+        (Layout::RawSynapse, raw_synapse::find(dir)),
+        (Layout::Published, published::find(dir)),
+        (Layout::NnUnet, nnunet::find(dir)),
+    ];
+    let mut found = found.into_iter().filter_map(|(layout, root)| Some((layout, root?)));
+    match (found.next(), found.next()) {
+        (None, _) => Err(ScanError::NoScans { path: dir.into() }),
+        (Some(only), None) => Ok(only),
+        (Some((_, first)), Some((_, second))) => Err(ScanError::Ambiguous { path: dir.into(), first, second }),
+    }
 }
 
 /// Values of an array, `[d, h, w]`.
@@ -80,25 +115,45 @@ impl ScanSource {
     /// Finds out the layout of a folder and its cases. Reads names and headers, no voxels.
     ///
     /// The raw layout is `RawData/Training/{img,label}` below `dir`, `Training/{img,label}`, or `{img,label}`; the published one
-    /// is `train_npz` and `test_vol_h5`, of which either may be missing.
+    /// is `train_npz` and `test_vol_h5`, of which either may be missing; nnU-Net's is `imagesTr`, `labelsTr` and `dataset.json`, of which
+    /// the channels of `preprocessing` are taken.
     ///
     /// # Errors
-    /// When there are no scans, when both layouts are there, when a name does not tell its case, a case appears twice, lacks a
-    /// slice, its image or its label, when image and label differ in shape, or when a header is not readable.
+    /// When there are no scans, when more than one layout is there, when a name does not tell its case, a case appears twice, lacks a
+    /// slice, a channel, its image or its label, when the files of a case differ in shape, or when a header is not readable.
     pub fn open(dir: &Path, preprocessing: &Preprocessing) -> Result<Self, ScanError> {
-        // A folder that is not there gets the system's own words.
-        std::fs::read_dir(dir).map_err(ScanError::io(dir))?;
-        let (layout, mut cases) = match (raw_synapse::find(dir), published::find(dir)) {
-            (Some(raw), Some(published)) => return Err(ScanError::Ambiguous { path: dir.into(), raw, published }),
-            (Some(training), None) => (Layout::RawSynapse, raw_synapse::cases(&training)?),
-            (None, Some(root)) => (Layout::Published, published::cases(&root)?),
-            (None, None) => return Err(ScanError::NoScans { path: dir.into() }),
+        let (layout, root) = find_layout(dir)?;
+        let mut cases = match layout {
+            Layout::RawSynapse => raw_synapse::cases(&root)?,
+            Layout::Published => published::cases(&root)?,
+            Layout::NnUnet => nnunet::cases(&root, preprocessing)?,
         };
         if cases.is_empty() {
             return Err(ScanError::NoScans { path: dir.into() });
         }
-        cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
+        sort(&mut cases);
         Ok(ScanSource { root: dir.into(), layout, preprocessing: preprocessing.clone(), cases })
+    }
+
+    /// Makes the named cases `test`.
+    ///
+    /// # Errors
+    /// When a name is no case's, or the layout is one whose split is settled.
+    pub fn with_test_cases(mut self, test_cases: &[String]) -> Result<Self, ScanError> {
+        if !test_cases.is_empty() && self.layout != Layout::NnUnet {
+            return Err(ScanError::NotForLayout { path: self.root, option: "--test-cases", layout: self.layout.name() });
+        }
+        for named in test_cases {
+            match self.cases.iter_mut().find(|case| case.case == *named) {
+                Some(case) => case.split = Split::Test,
+                None => {
+                    let known = self.cases.iter().map(|case| case.case.clone()).collect();
+                    return Err(ScanError::NoSuchCase { path: self.root, case: named.clone(), known });
+                }
+            }
+        }
+        sort(&mut self.cases);
+        Ok(self)
     }
 
     /// The cases: train before test, each sorted by case.
@@ -120,7 +175,7 @@ impl ScanSource {
         Ok(sources)
     }
 
-    /// Reads a case of this source: window, scale, transpose, map labels, as published.
+    /// Reads a case of this source: clip, scale, transpose, map labels, as published.
     ///
     /// # Errors
     /// When a file is damaged or has changed its shape, when an image holds NaN, or a label lies outside the label map.
@@ -128,8 +183,14 @@ impl ScanSource {
         match self.layout {
             Layout::RawSynapse => raw_synapse::read(&self.root, case, &self.preprocessing),
             Layout::Published => published::read(&self.root, case, &self.preprocessing),
+            Layout::NnUnet => nnunet::read(&self.root, case, &self.preprocessing),
         }
     }
+}
+
+/// Train before test, each by case.
+fn sort(cases: &mut [CaseEntry]) {
+    cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
 }
 
 /// The plain files of a folder, sorted by name, hidden ones left out.

@@ -3,7 +3,8 @@
 //! Images are windowed and labels are classes already. The layout keeps no voxel spacing: it is given as 1.
 
 use super::error::ScanError;
-use super::raw_synapse::{map_labels, refuse_nan, same_shape};
+use super::intensity::refuse_nan;
+use super::raw_synapse::{map_labels, same_shape};
 use super::{CaseEntry, Scan, file_name, list_files, source_file};
 use super::{hdf5, npz};
 use sam_ladder_schemas::classes::Split;

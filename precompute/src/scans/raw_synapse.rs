@@ -2,6 +2,7 @@
 //! published `preprocess_data.py` does.
 
 use super::error::ScanError;
+use super::intensity::apply_window;
 use super::nifti::{decode_image, read_shape};
 use super::{CaseEntry, Scan, file_name, list_files, source_file};
 use sam_ladder_schemas::classes::{SYNAPSE_TEST_CASES, Split};
@@ -61,26 +62,6 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
         label,
         slice_sources: vec![source; shape[0]],
     })
-}
-
-/// Clips `[d, h, w]` to the window and scales the window to [0, 1], in float32 as NumPy does.
-///
-/// # Errors
-/// When a value is NaN; `path` is for the message.
-pub fn apply_window(path: &Path, image: &mut [f32], shape: [usize; 3], [low, high]: [f32; 2]) -> Result<(), ScanError> {
-    refuse_nan(path, image, shape)?;
-    for value in image.iter_mut() {
-        *value = (value.max(low).min(high) - low) / (high - low);
-    }
-    Ok(())
-}
-
-/// An error for the first NaN of `[d, h, w]`.
-pub(super) fn refuse_nan(path: &Path, image: &[f32], [_, h, w]: [usize; 3]) -> Result<(), ScanError> {
-    match image.iter().position(|value| value.is_nan()) {
-        None => Ok(()),
-        Some(at) => Err(ScanError::NotANumber { path: path.into(), slice: at / (h * w), row: at / w % h, column: at % w }),
-    }
 }
 
 /// Classes of raw labels `[d, h, w]`.

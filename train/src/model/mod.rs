@@ -138,7 +138,7 @@ impl LadderSam {
 
     /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
     ///
-    /// `images` `[b, 1, s, s]` in [0, 1], `embeddings` `[b, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
+    /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
     ///
     /// # Errors
     /// Inputs of another shape.
@@ -176,7 +176,7 @@ impl LadderSam {
         self.mask_decoder.forward(&x, mode)
     }
 
-    /// x_cnn by the statistics of the batch, which the running ones follow: `[b, 1, s, s]` → `[b, 256, s/16, s/16]`.
+    /// x_cnn by the statistics of the batch, which the running ones follow: `[b, c, s, s]` → `[b, 256, s/16, s/16]`.
     ///
     /// # Errors
     /// Images of another shape.

@@ -48,9 +48,9 @@ impl ResNet {
         Ok(ResNet { stem, stem_norm, blocks })
     }
 
-    /// `[b, 1, s, s]` → `[b, 256, s/16, s/16]`, by the running statistics.
+    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, by the running statistics.
     pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let x = conv2d(images, &self.stem_weight()?, 2, 3)?;
+        let x = conv2d(images, &self.stem_weight(images)?, 2, 3)?;
         let mut x = max_pool2d_3x3_s2_p1(&self.stem_norm.infer(&x, true)?)?;
         for block in &self.blocks {
             x = block.forward(&x)?;
@@ -60,7 +60,7 @@ impl ResNet {
 
     /// As [`Self::forward`] by the statistics of the batch, which the running ones follow; with the way back.
     pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, Tape)> {
-        let stem = self.stem_norm.normalized(conv2d(images, &self.stem_weight()?, 2, 3)?)?; // [b, 64, s/2, s/2]
+        let stem = self.stem_norm.normalized(conv2d(images, &self.stem_weight(images)?, 2, 3)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
         let mut x = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
         let mut blocks = Vec::with_capacity(self.blocks.len());
@@ -89,21 +89,34 @@ impl ResNet {
         drop((stem, grad));
         let grad = self.stem_norm.keep(found, grads);
         let grad = conv2d_backward_weight(&images, &grad, 7, 2, 3)?;
-        let grad = if images.dim(1)? == 1 { grad.broadcast_as(self.stem.var().shape())?.contiguous()? } else { grad };
-        grads.insert(self.stem.var(), grad);
+        grads.insert(self.stem.var(), self.stem_gradient(grad)?);
         Ok(())
     }
 
-    /// The published model repeats the grey image to three channels; convolving one channel with the sum of the weight's three is
-    /// the same, and so is the gradient, which each of the three then shares.
-    fn stem_weight(&self) -> Result<Tensor> {
-        self.stem.get(Mode::Eval).sum_keepdim(1) // [64, 1, 7, 7]
+    /// `[64, c, 7, 7]`: the published model repeats the grey image to three channels; convolving one channel with the sum of the weight's
+    /// three is the same, and so is the gradient, which each of the three then shares. Beside two channels the third would be zero: it
+    /// is left out, with its part of the weight.
+    fn stem_weight(&self, images: &Tensor) -> Result<Tensor> {
+        let weight = self.stem.get(Mode::Eval);
+        match images.dim(1)? {
+            1 => weight.sum_keepdim(1),
+            channels => weight.narrow(1, 0, channels),
+        }
+    }
+
+    /// The gradient of the stem's weight from that of [`Self::stem_weight`].
+    fn stem_gradient(&self, grad: Tensor) -> Result<Tensor> {
+        let shape = self.stem.var().shape();
+        match grad.dim(1)? {
+            1 => grad.broadcast_as(shape)?.contiguous(),
+            channels => grad.pad_with_zeros(1, 0, shape.dims()[1] - channels),
+        }
     }
 }
 
 /// What [`ResNet::backward`] needs of a forward pass.
 pub(super) struct Tape {
-    /// [b, 1, s, s]
+    /// [b, c, s, s]
     images: Tensor,
     stem: Normalized,
     blocks: Vec<BlockTape>,

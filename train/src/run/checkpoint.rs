@@ -28,6 +28,9 @@ pub struct CheckpointInfo {
     pub image_size: usize,
     /// Classes with background.
     pub num_classes: usize,
+    /// Channels of the images; checkpoints from before there was a choice have one.
+    #[serde(default = "one_channel")]
+    pub channels: usize,
     /// Arm that was trained.
     pub arm: Arm,
     /// `cache_id` of the store.
@@ -38,6 +41,10 @@ pub struct CheckpointInfo {
     pub epochs: u32,
     /// Validation Dice of the last whole epoch, where there was one.
     pub val_dice: Option<f64>,
+}
+
+fn one_channel() -> usize {
+    1
 }
 
 /// Where a run stands between two steps.

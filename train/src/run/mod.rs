@@ -101,7 +101,7 @@ pub fn train(args: &TrainArgs) -> Result<RunSummary> {
     let store = Arc::new(Store::open(&args.store)?);
     check_cases(&store, &args.config.val_cases)?;
     let precompute = store.config();
-    let geometry = Geometry { image_size: precompute.image_size, num_classes: precompute.num_classes() };
+    let geometry = Geometry::of(precompute);
     let draws = VariantDraws::new(store.variants(Split::Train), args.config.augment, precompute.rotation_step)?;
     let held_out = |case: &String| args.config.val_cases.contains(case);
     let rows = store.slices(Split::Train).iter().filter(|slice| !held_out(&slice.case)).map(|slice| slice.row).collect();
@@ -121,6 +121,8 @@ struct Standing {
     optimizer: Optimizer,
     records: Records,
     position: Position,
+    /// Channels of the images, for the checkpoint's metadata.
+    channels: usize,
 }
 
 /// Shape of the model that a run trains.
@@ -156,7 +158,7 @@ fn start_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Stan
     };
     std::fs::create_dir_all(&args.run).map_err(io(&args.run))?;
     let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
-    let standing = Standing { model, optimizer, records: Records::new(&args.run), position };
+    let standing = Standing { model, optimizer, records: Records::new(&args.run), position, channels: geometry.channels };
     session::write_checkpoint(&args.run, &standing)?;
     write_record(&args.run, &record)?;
     Ok(standing)
@@ -186,7 +188,7 @@ fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Sta
         record.config.max_steps = args.config.max_steps;
         write_record(&args.run, &record)?;
     }
-    Ok(Standing { model, optimizer, records, position })
+    Ok(Standing { model, optimizer, records, position, channels: geometry.channels })
 }
 
 /// A start needs a directory of its own: one that is not there, is empty, or holds no more than a start that was interrupted

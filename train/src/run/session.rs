@@ -233,6 +233,7 @@ fn info(standing: &Standing) -> CheckpointInfo {
     CheckpointInfo {
         image_size: model.config().image_size,
         num_classes: model.config().num_classes,
+        channels: standing.channels,
         arm: model.config().arm,
         cache_id: standing.position.cache_id.clone(),
         steps: standing.position.steps,

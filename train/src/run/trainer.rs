@@ -7,6 +7,7 @@ use crate::optimizer::Optimizer;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::Batch;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
+use sam_ladder_schemas::precompute::PrecomputeConfig;
 
 /// Sizes that follow from the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,9 +16,16 @@ pub struct Geometry {
     pub image_size: usize,
     /// Classes with background.
     pub num_classes: usize,
+    /// Channels of the images, 1 to 3.
+    pub channels: usize,
 }
 
 impl Geometry {
+    /// The sizes of a store of this config.
+    pub fn of(config: &PrecomputeConfig) -> Self {
+        Geometry { image_size: config.image_size, num_classes: config.num_classes(), channels: config.num_channels() }
+    }
+
     /// Tokens along the side of the embeddings.
     pub fn grid_size(self) -> usize {
         self.image_size / PATCH_SIZE
@@ -32,7 +40,7 @@ impl Geometry {
 /// A batch as the model and the loss take it.
 #[derive(Debug, Clone)]
 pub struct BatchTensors {
-    /// `[b, 1, s, s]`, in [0, 1].
+    /// `[b, c, s, s]`, in [0, 1].
     pub images: Tensor,
     /// `[b, 256, s/16, s/16]`.
     pub embeddings: Tensor,
@@ -56,7 +64,7 @@ pub fn batch_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &D
 /// When the buffers are of another size.
 pub fn input_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &Device) -> Result<(Tensor, Tensor)> {
     let (s, g) = (geometry.image_size, geometry.grid_size());
-    let images = Tensor::from_vec(batch.images.to_vec(), (count, 1, s, s), device)?;
+    let images = Tensor::from_vec(batch.images.to_vec(), (count, geometry.channels, s, s), device)?;
     let embeddings = Tensor::from_vec(batch.embeddings.to_vec(), (count, EMBED_CHANNELS, g, g), device)?;
     Ok((images, embeddings))
 }

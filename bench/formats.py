@@ -1,0 +1,101 @@
+"""`make bench-formats`: what each number format and compression of a store costs and gives, as tables in Markdown.
+
+    python bench/formats.py PROGRAM [--dice]
+
+Bytes a slice and errors come from the demo's scans at 224 (ViT-B with random weights, float32 as reference, logits of a model trained on
+the float32 store); reading speed from a store at 512 in the page cache, in batches of 24 random variants, beside zarr-python reading the
+same batches and a plain read of as many bytes; `--dice` trains the demo on each format. The tables go to standard output.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "target/release/examples"
+FORMATS = [(dtype, compression) for dtype in ("f32", "f16", "bf16", "q8") for compression in ("none", "zstd")]
+BATCH = 24
+
+
+def run(*command):
+    return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+
+
+def folder_bytes(folder):
+    return sum(path.stat().st_size for path in folder.rglob("c.*"))
+
+
+def zarr_python_rate(store, rounds):
+    """MB/s of random batches read by zarr-python."""
+    group = zarr.open_group(str(store), mode="r")["train"]
+    names = [name for name in ("embeddings", "images", "labels", "quantization") if name in group]
+    arrays = [group[name] for name in names]
+    generator = np.random.default_rng(1)
+    rates = []
+    for _ in range(rounds):
+        slices, variants = (generator.integers(0, n, BATCH) for n in arrays[0].shape[:2])
+        start = time.perf_counter()
+        size = 0
+        for array in arrays:
+            for row, variant in zip(slices, variants):
+                size += array[int(row), int(variant)].nbytes
+        rates.append(size / (time.perf_counter() - start) / 1e6)
+    return statistics.median(rates)
+
+
+def reading(folder):
+    print("| format | compression | MB a batch | ours, MB/s | plain read, MB/s | ratio | zarr-python, MB/s |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for dtype, compression in FORMATS:
+        store = folder / f"loader-{dtype}-{compression}.zarr"
+        run(EXAMPLES / "bench_loader", "make", store, dtype, compression)
+        said = run(EXAMPLES / "bench_loader", "read", store, BATCH, 100)
+        ours, plain, ratio = re.findall(r"([0-9.]+) MB/s.* ([0-9.]+) MB/s.*ratio ([0-9.]+)", said)[0]
+        mb = BATCH * folder_bytes(store / "train") / 176 / 1e6
+        print(f"| `{dtype}` | {compression} | {mb:.1f} | {ours} | {plain} | {ratio} | {zarr_python_rate(store, 5):.0f} |", flush=True)
+
+
+def contents(program, folder, dice):
+    scans = folder / "scans"
+    run(program, "phantom", "--out", scans, "--cases", 8, "--size", 128, "--depth", 16, "--seed", 1)
+    train = ["--epochs", 15, "--batch-size", 8, "--warmup", 10, "--seed", 1]
+    reference, trained = folder / "f32-none.zarr", folder / "run-f32"
+    print("\n| format | compression | KB a slice: embeddings | image | embeddings: largest, rms error | logits: largest, rms error | Dice |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for dtype, compression in FORMATS:
+        store = folder / f"{dtype}-{compression}.zarr"
+        run(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 1, "--preset", "native224", "--augment", "none",
+            "--dtype", dtype, "--compression", compression)  # fmt: skip
+        score = ""
+        if compression == "none" and (dice or dtype == "f32"):
+            run(program, "train", "--store", store, "--run", folder / f"run-{dtype}", *train)
+            out = folder / f"eval-{dtype}"
+            run(program, "eval", "--store", store, "--run", folder / f"run-{dtype}", "--out", out)
+            score = re.search(r"\| SAM-Ladder[^|]*\| *([0-9.]+)", (out / "table.md").read_text()).group(1)
+        said = run(EXAMPLES / "compare_stores", reference, store, trained)
+        errors = {name: (largest, rms) for name, largest, rms in re.findall(r"(\w+): largest (\S+), rms (\S+),", said)}
+        slices = len(list((store / "train/labels").glob("c.*")))
+        kb = [folder_bytes(store / f"train/{name}") / slices / 1e3 for name in ("embeddings", "images")]
+        print(f"| `{dtype}` | {compression} | {kb[0]:.0f} | {kb[1]:.0f} | {', '.join(errors['embeddings'])} | {', '.join(errors['logits'])} | {score} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("program", type=Path)
+    parser.add_argument("--dice", action="store_true", help="train the demo on every format too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        reading(Path(temporary))
+        contents(arguments.program.resolve(), Path(temporary), arguments.dice)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+//! `dataset.json` of nnU-Net's raw layout, in the form of version 2 and in the older one that the Medical Segmentation Decathlon shares.
+
+use super::error::ScanError;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Name of the file.
+pub(super) const DATASET_JSON: &str = "dataset.json";
+/// Classes without background that a store can tell apart from what was never written.
+const MAX_CLASSES: usize = 254;
+/// What nnU-Net calls voxels that no loss may look at.
+const IGNORE: &str = "ignore";
+
+/// What `dataset.json` says of a folder's scans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dataset {
+    /// Names of the channels by their number.
+    pub(super) channels: Vec<String>,
+    /// Names of the classes from 1; background is 0.
+    pub(super) class_names: Vec<String>,
+    /// What the names of scans end with: `.nii.gz` or `.nii`.
+    pub(super) file_ending: String,
+}
+
+/// The keys that are read; others are passed over.
+#[derive(Deserialize)]
+struct Keys {
+    channel_names: Option<BTreeMap<String, String>>,
+    modality: Option<BTreeMap<String, String>>,
+    labels: BTreeMap<String, LabelValue>,
+    file_ending: Option<String>,
+}
+
+/// The right-hand side of an entry of `labels`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum LabelValue {
+    /// Version 2: `"liver": 1`.
+    Number(u64),
+    /// Before: `"1": "liver"`.
+    Name(String),
+    /// A class of regions: `"tumour": [1, 2]`.
+    Region(#[allow(dead_code)] Vec<IgnoredAny>),
+    /// Anything else.
+    Other(#[allow(dead_code)] IgnoredAny),
+}
+
+impl Dataset {
+    /// Reads the file.
+    pub(super) fn read(path: &Path) -> Result<Self, ScanError> {
+        Self::parse(path, &std::fs::read(path).map_err(ScanError::io(path))?)
+    }
+
+    /// Parses its bytes; `path` is for messages.
+    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ScanError> {
+        let bad = |problem: String| ScanError::Dataset { path: path.into(), problem };
+        let keys: Keys = serde_json::from_slice(bytes)
+            .map_err(|error| bad(format!("not a dataset.json of nnU-Net: {error}; correct it, or copy it again")))?;
+        let channels = keys.channel_names.or(keys.modality).ok_or_else(|| {
+            bad("it has neither channel_names nor modality; add \"channel_names\": {\"0\": \"CT\"} or what the scans are".into())
+        })?;
+        let file_ending = keys.file_ending.unwrap_or_else(|| ".nii.gz".into());
+        if ![".nii.gz", ".nii"].contains(&file_ending.as_str()) {
+            return Err(bad(format!("its file_ending is {file_ending:?}, expected .nii.gz or .nii; convert the scans to NIfTI")));
+        }
+        Ok(Dataset {
+            channels: in_a_row("channel", by_number(channels.into_iter()).map_err(bad)?).map_err(bad)?,
+            class_names: class_names(keys.labels).map_err(bad)?,
+            file_ending,
+        })
+    }
+
+    /// Number and name of each channel, for messages.
+    pub(super) fn list_channels(&self) -> String {
+        let named = |(index, name): (usize, &String)| format!("{index} {name}");
+        self.channels.iter().enumerate().map(named).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Names of the classes from 1, from `labels` in either form.
+fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<Vec<String>, String> {
+    let mut names = BTreeMap::new();
+    for (key, value) in labels {
+        let (number, name) = match value {
+            LabelValue::Number(number) => (number, key),
+            LabelValue::Name(name) => match key.parse() {
+                Ok(number) => (number, name),
+                Err(_) => return Err(format!("its label {key:?} is {name:?}, expected a whole number")),
+            },
+            LabelValue::Region(_) => {
+                return Err(format!(
+                    "its label {key:?} is a list: classes of regions overlap, and every voxel has one class here; \
+                     give each label a whole number of its own"
+                ));
+            }
+            LabelValue::Other(_) => return Err(format!("its label {key:?} is neither a whole number nor a name")),
+        };
+        if name.eq_ignore_ascii_case(IGNORE) {
+            return Err(format!(
+                "its label {number} is {name:?}: voxels without a class are not supported; give them to a class or to the \
+                 background, and take that label out"
+            ));
+        }
+        if let Some(other) = names.insert(number, name.clone()) {
+            return Err(format!("its labels {other:?} and {name:?} are both {number}; give each a number of its own"));
+        }
+    }
+    let mut names = in_a_row("label", names)?;
+    if names.len() < 2 || names.len() > MAX_CLASSES + 1 {
+        let found = names.len().saturating_sub(1);
+        return Err(format!("it has {found} labels beside the background, expected 1 to {MAX_CLASSES}"));
+    }
+    names.remove(0);
+    Ok(names)
+}
+
+/// Names by their numbers, which are the keys.
+fn by_number(names: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<u64, String>, String> {
+    let mut numbered = BTreeMap::new();
+    for (key, name) in names {
+        let number = key.parse().map_err(|_| format!("its channel {key:?} ({name}) is no whole number"))?;
+        if let Some(other) = numbered.insert(number, name.clone()) {
+            return Err(format!("its channels {other:?} and {name:?} are both {number}; give each a number of its own"));
+        }
+    }
+    Ok(numbered)
+}
+
+/// The names of 0, 1, 2, … without a gap.
+fn in_a_row(what: &str, names: BTreeMap<u64, String>) -> Result<Vec<String>, String> {
+    match names.keys().zip(0..).find(|&(&number, expected)| number != expected) {
+        Some((number, expected)) => {
+            Err(format!("its {what}s go from 0 without a gap in nnU-Net's format, and it has {what} {number} but no {expected}"))
+        }
+        None => Ok(names.into_values().collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Dataset, String> {
+        Dataset::parse(Path::new("Dataset027_ACDC/dataset.json"), json.as_bytes()).map_err(|error| {
+            let message = error.to_string();
+            assert!(message.starts_with("Dataset027_ACDC/dataset.json: ") && !message.contains('\n'), "{message}");
+            message
+        })
+    }
+
+    fn labels(labels: &str) -> Result<Dataset, String> {
+        parse(&format!(r#"{{"channel_names": {{"0": "CT"}}, "labels": {labels}, "file_ending": ".nii.gz"}}"#))
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let new = r#"{"channel_names": {"0": "T2", "1": "ADC"}, "labels": {"background": 0, "PZ": 1, "TZ": 2},
+                      "numTraining": 32, "file_ending": ".nii.gz", "overwrite_image_reader_writer": "SimpleITKIO"}"#;
+        let old = r#"{"name": "PROSTATE", "tensorImageSize": "4D", "modality": {"0": "T2", "1": "ADC"},
+                      "labels": {"0": "background", "1": "PZ", "2": "TZ"}, "training": [{"image": "a", "label": "b"}]}"#;
+        let expected = Dataset {
+            channels: vec!["T2".into(), "ADC".into()],
+            class_names: vec!["PZ".into(), "TZ".into()],
+            file_ending: ".nii.gz".into(),
+        };
+        assert_eq!(parse(new).as_ref(), Ok(&expected));
+        assert_eq!(parse(old).as_ref(), Ok(&expected));
+        assert_eq!(expected.list_channels(), "0 T2, 1 ADC");
+    }
+
+    #[test]
+    fn ten_labels_are_in_the_order_of_their_numbers() {
+        let entries: Vec<String> = (0..12).map(|i| format!(r#""{i}": "organ {i}""#)).collect();
+        let names = labels(&format!("{{{}}}", entries.join(","))).unwrap().class_names;
+        assert_eq!((names.len(), names[0].as_str(), names[9].as_str()), (11, "organ 1", "organ 10"));
+    }
+
+    #[test]
+    fn labels_that_mean_something_else_are_refused() {
+        for (json, part) in [
+            (r#"{"background": 0, "whole tumour": [1, 2], "core": 2}"#, "\"whole tumour\" is a list"),
+            (r#"{"background": 0, "liver": 1, "ignore": 2}"#, "its label 2 is \"ignore\""),
+            (r#"{"background": 0, "liver": 2}"#, "label 2 but no 1"),
+            (r#"{"liver": 1, "spleen": 2}"#, "label 1 but no 0"),
+            (r#"{"background": 0, "liver": 1, "spleen": 1}"#, "\"liver\" and \"spleen\" are both 1"),
+            (r#"{"background": 0, "liver": "1"}"#, "\"liver\" is \"1\", expected a whole number"),
+            (r#"{"background": 0, "liver": 1.5}"#, "\"liver\" is neither"),
+            (r#"{"background": 0, "liver": -1}"#, "\"liver\" is neither"),
+            (r#"{"background": 0}"#, "0 labels beside the background"),
+            ("{}", "0 labels beside the background"),
+        ] {
+            let message = labels(json).unwrap_err();
+            assert!(message.contains(part), "{json}: {message}");
+        }
+        let many: Vec<String> = (0..256).map(|i| format!(r#""c{i}": {i}"#)).collect();
+        assert!(labels(&format!("{{{}}}", many.join(","))).unwrap_err().contains("255 labels"));
+        let most: Vec<String> = (0..255).map(|i| format!(r#""c{i}": {i}"#)).collect();
+        assert_eq!(labels(&format!("{{{}}}", most.join(","))).unwrap().class_names.len(), 254);
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        for (json, part) in [
+            ("", "not a dataset.json"),
+            ("[]", "not a dataset.json"),
+            (r#"{"channel_names": {"0": "CT"}}"#, "missing field `labels`"),
+            (r#"{"labels": {"background": 0, "a": 1}}"#, "neither channel_names nor modality"),
+            (r#"{"channel_names": {"1": "CT"}, "labels": {"background": 0, "a": 1}}"#, "channel 1 but no 0"),
+            (r#"{"channel_names": {"0": "a", "00": "b"}, "labels": {"background": 0, "a": 1}}"#, "are both 0"),
+            (r#"{"channel_names": {"CT": "0"}, "labels": {"background": 0, "a": 1}}"#, "\"CT\" (0) is no whole number"),
+            (r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".png"}"#, ".png"),
+        ] {
+            let message = parse(json).unwrap_err();
+            assert!(message.contains(part), "{json}: {message}");
+        }
+    }
+}

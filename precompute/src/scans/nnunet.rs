@@ -1,0 +1,144 @@
+//! nnU-Net's raw layout: `imagesTr/CASE_0000.nii.gz` (`_0001`, … for further channels) beside `labelsTr/CASE.nii.gz`, described by
+//! `dataset.json`; `imagesTs` and `labelsTs` alike, where test scans have labels.
+
+use super::dataset_json::{DATASET_JSON, Dataset};
+use super::error::ScanError;
+use super::nifti::{decode_image, read_shape};
+use super::raw_synapse::{map_labels, same_shape};
+use super::{CaseEntry, Scan, file_name, intensity, list_files, source_file};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::Preprocessing;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const HALVES: [(Split, &str, &str); 2] = [(Split::Train, "imagesTr", "labelsTr"), (Split::Test, "imagesTs", "labelsTs")];
+
+/// The folder `dir` if it holds the training half of the layout.
+pub(super) fn find(dir: &Path) -> Option<PathBuf> {
+    let (_, images, labels) = HALVES[0];
+    (dir.join(images).is_dir() || dir.join(labels).is_dir()).then(|| dir.into())
+}
+
+/// The folder's `dataset.json`.
+pub(super) fn dataset(root: &Path) -> Result<Dataset, ScanError> {
+    Dataset::read(&root.join(DATASET_JSON))
+}
+
+/// The cases of both halves, with the files of the channels that are asked for: every one is there, and their shapes agree. The test half
+/// counts where it has labels.
+pub(super) fn cases(root: &Path, preprocessing: &Preprocessing) -> Result<Vec<CaseEntry>, ScanError> {
+    let dataset = dataset(root)?;
+    let mut cases: BTreeMap<String, CaseEntry> = BTreeMap::new();
+    for (split, images, labels) in HALVES {
+        if split == Split::Test && !root.join(labels).is_dir() {
+            continue;
+        }
+        for entry in half(&dataset, split, &root.join(images), &root.join(labels), preprocessing)? {
+            if let Some(first) = cases.get(&entry.case) {
+                let [first, second] = [first, &entry].map(|entry| entry.files[0].clone());
+                return Err(ScanError::Duplicate { what: "case", first, second });
+            }
+            cases.insert(entry.case.clone(), entry);
+        }
+    }
+    Ok(cases.into_values().collect())
+}
+
+fn half(
+    dataset: &Dataset,
+    split: Split,
+    images: &Path,
+    labels: &Path,
+    preprocessing: &Preprocessing,
+) -> Result<Vec<CaseEntry>, ScanError> {
+    let mut scans = scans(dataset, images)?;
+    let mut entries = Vec::with_capacity(scans.len());
+    for label in list_files(labels)? {
+        let name = file_name(&label);
+        let Some(case) = name.strip_suffix(&dataset.file_ending) else { continue };
+        let channel_name = |index: u32| format!("{case}_{index:04}{}", dataset.file_ending);
+        let Some(mut channels) = scans.remove(case) else {
+            return Err(ScanError::Unpaired { path: label, missing: images.join(channel_name(0)) });
+        };
+        let mut files = Vec::with_capacity(preprocessing.channels.len() + 1);
+        for channel in &preprocessing.channels {
+            match channels.remove(&channel.index) {
+                Some(path) => files.push(path),
+                None => return Err(ScanError::Unpaired { path: label, missing: images.join(channel_name(channel.index)) }),
+            }
+        }
+        files.push(label);
+        let shape = read_shape(&files[0])?;
+        for other in &files[1..] {
+            same_shape(other, read_shape(other)?, &files[0], shape)?;
+        }
+        entries.push(CaseEntry { case: case.into(), split, num_slices: shape[0], files });
+    }
+    match scans.pop_first().and_then(|(case, mut channels)| Some((case, channels.pop_first()?.1))) {
+        Some((case, path)) => Err(ScanError::Unpaired { path, missing: labels.join(case + &dataset.file_ending) }),
+        None => Ok(entries),
+    }
+}
+
+/// The scans of a folder: by case, the file of each channel.
+fn scans(dataset: &Dataset, images: &Path) -> Result<BTreeMap<String, BTreeMap<u32, PathBuf>>, ScanError> {
+    let mut cases: BTreeMap<String, BTreeMap<u32, PathBuf>> = BTreeMap::new();
+    for path in list_files(images)? {
+        let name = file_name(&path);
+        let Some(stem) = name.strip_suffix(&dataset.file_ending) else { continue };
+        let parsed = stem
+            .rsplit_once('_')
+            .filter(|(case, digits)| !case.is_empty() && digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some((case, Ok(index))) = parsed.map(|(case, digits)| (case, digits.parse::<u32>())) else {
+            return Err(ScanError::Name { path, expected: "CASE_0000.nii.gz, whose last part is the channel" });
+        };
+        if index as usize >= dataset.channels.len() {
+            let problem = format!("is of channel {index}, and {DATASET_JSON} has only {}", dataset.list_channels());
+            return Err(ScanError::Dataset { path, problem: problem + "; add the channel there, or move the file away" });
+        }
+        cases.entry(case.into()).or_default().insert(index, path);
+    }
+    Ok(cases)
+}
+
+/// Reads a case: every channel brought to [0, 1] by its intensity, labels mapped to classes. Slices stay in the order of the file.
+pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing) -> Result<Scan, ScanError> {
+    let Some((label_path, image_paths)) = entry.files.split_last() else {
+        return Err(ScanError::NoScans { path: root.into() });
+    };
+    let mut planes = Vec::with_capacity(image_paths.len());
+    let mut first = None;
+    for (path, channel) in image_paths.iter().zip(&preprocessing.channels) {
+        let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
+        let mut image = decode_image(path, &bytes)?;
+        let (shape, _, _) =
+            first.get_or_insert_with(|| (image.geometry.shape, image.geometry.spacing_mm, source_file(root, path, &bytes)));
+        same_shape(path, image.geometry.shape, &image_paths[0], *shape)?;
+        intensity::apply(path, &mut image.voxels, *shape, channel.intensity, preprocessing)?;
+        planes.push(image.voxels);
+    }
+    let Some((shape, spacing_mm, source)) = first else { return Err(ScanError::NoScans { path: root.into() }) };
+    let label = decode_image(label_path, &std::fs::read(label_path).map_err(ScanError::io(label_path))?)?;
+    same_shape(label_path, label.geometry.shape, &image_paths[0], shape)?;
+    let label = map_labels(label_path, &label.voxels, shape, &preprocessing.label_map)?;
+    Ok(Scan {
+        case: entry.case.clone(),
+        split: entry.split,
+        shape,
+        spacing_mm,
+        image: slice_by_slice(planes, shape[1] * shape[2]),
+        label,
+        slice_sources: vec![source; shape[0]],
+    })
+}
+
+/// Channels `[d, h, w]` each → `[d, c, h, w]`.
+fn slice_by_slice(mut channels: Vec<Vec<f32>>, pixels: usize) -> Vec<f32> {
+    if channels.len() == 1 {
+        return channels.swap_remove(0);
+    }
+    let slices = channels.first().map_or(0, |channel| channel.len() / pixels);
+    (0..slices)
+        .flat_map(|slice| channels.iter().flat_map(move |channel| channel[slice * pixels..][..pixels].iter().copied()))
+        .collect()
+}

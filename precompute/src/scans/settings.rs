@@ -1,0 +1,80 @@
+//! What a folder's layout settles of the config, and what the user settles of it.
+
+use super::error::ScanError;
+use super::{Layout, find_layout, nnunet};
+use sam_ladder_schemas::precompute::{Channel, Intensity, MAX_CHANNELS, PrecomputeConfig, Preprocessing};
+use std::path::Path;
+
+/// Range of a scan's values that becomes [0, 1] where nothing fixed does: what lies beyond is mostly noise.
+const PERCENTILES: Intensity = Intensity::Percentiles { low: 0.5, high: 99.5 };
+
+/// What the user may settle of a folder of scans.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SourceOptions {
+    /// The window of the CT channels; where no channel is CT, of all channels.
+    pub window: Option<[f32; 2]>,
+    /// Numbers of the channels to take, in the order in which the network sees them; `None` takes all.
+    pub channels: Option<Vec<u32>>,
+    /// Training cases to hold out as `test`.
+    pub test_cases: Vec<String>,
+}
+
+/// The config for a folder of scans: its classes, labels and channels as the layout has them, and the options.
+///
+/// The raw and the published layout have the published classes and one CT channel. In nnU-Net's, `dataset.json` names both: a channel called
+/// CT is windowed, any other scaled between percentiles of each scan unless a window is given.
+///
+/// # Errors
+/// When there are no scans or layouts to choose from, when `dataset.json` cannot be used, has more channels than the network takes or lacks one
+/// that is asked for, or when an option does not apply to the layout.
+pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) -> Result<PrecomputeConfig, ScanError> {
+    let (layout, root) = find_layout(dir)?;
+    let refuse = |option, layout| Err(ScanError::NotForLayout { path: dir.into(), option, layout });
+    match layout {
+        Layout::NnUnet => return configure_nnunet(&root, options, config),
+        Layout::RawSynapse | Layout::Published if options.channels.is_some() => refuse("--channels", layout.name()),
+        Layout::RawSynapse | Layout::Published if !options.test_cases.is_empty() => refuse("--test-cases", layout.name()),
+        Layout::Published if options.window.is_some() => refuse("--window", layout.name()),
+        Layout::RawSynapse | Layout::Published => Ok(()),
+    }?;
+    let mut config = config;
+    config.preprocessing.window_hu = options.window.unwrap_or(config.preprocessing.window_hu);
+    Ok(config)
+}
+
+fn configure_nnunet(root: &Path, options: &SourceOptions, config: PrecomputeConfig) -> Result<PrecomputeConfig, ScanError> {
+    let dataset = nnunet::dataset(root)?;
+    let bad = |problem: String| Err(ScanError::Dataset { path: root.join(super::dataset_json::DATASET_JSON), problem });
+    let chosen = options.channels.clone().unwrap_or_else(|| (0..).take(dataset.channels.len()).collect());
+    if chosen.len() > MAX_CHANNELS {
+        let (found, names) = (chosen.len(), dataset.list_channels());
+        return bad(format!(
+            "{found} channels are more than the network's {MAX_CHANNELS}; choose of {names} with --channels 0,1,2"
+        ));
+    }
+    let mut channels = Vec::with_capacity(chosen.len());
+    for index in chosen {
+        match dataset.channels.get(index as usize) {
+            Some(name) => channels.push(Channel { index, name: name.clone(), intensity: PERCENTILES }),
+            None => return bad(format!("it has no channel {index}; choose of {} with --channels", dataset.list_channels())),
+        }
+    }
+    // nnU-Net, too, knows CT by its name, in any case.
+    let is_ct = |channel: &Channel| channel.name.eq_ignore_ascii_case("CT");
+    let all = options.window.is_some() && !channels.iter().any(is_ct);
+    for channel in &mut channels {
+        if all || is_ct(channel) {
+            channel.intensity = Intensity::Window;
+        }
+    }
+    let mut test_cases = options.test_cases.clone();
+    test_cases.sort_unstable();
+    test_cases.dedup();
+    let preprocessing = Preprocessing {
+        window_hu: options.window.unwrap_or(config.preprocessing.window_hu),
+        // nnU-Net's labels count up from the background already.
+        label_map: (0..=u8::MAX).take(dataset.class_names.len() + 1).collect(),
+        channels,
+    };
+    Ok(PrecomputeConfig { preprocessing, class_names: dataset.class_names, test_cases, ..config })
+}

@@ -1,0 +1,276 @@
+//! nnU-Net's raw layout as a source: classes, names and channels from `dataset.json` reach the store, the network and the tables.
+
+mod cli;
+
+use cli::{assert_refused, nifti, program, succeed};
+use sam_ladder_cache::{Batch, Store};
+use sam_ladder_precompute::preprocess::DataSlice;
+use sam_ladder_precompute::scans::{Scan, ScanSource, SourceOptions, configure};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::precompute::{EncoderWeights, Intensity, PrecomputeConfig};
+use sam_ladder_schemas::variants::VariantKind;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Width, height, depth of the scans.
+const SHAPE: [i16; 3] = [20, 18, 3];
+const VOXELS: usize = 20 * 18 * 3;
+
+fn dataset_json(channels: &[&str], labels: &str) -> String {
+    let channels: Vec<String> = channels.iter().enumerate().map(|(i, name)| format!(r#""{i}": "{name}""#)).collect();
+    format!(r#"{{"channel_names": {{{}}}, "labels": {labels}, "numTraining": 3, "file_ending": ".nii.gz"}}"#, channels.join(", "))
+}
+
+/// Compresses a scan and writes it.
+fn write(path: &Path, voxels: &[f32]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &nifti(SHAPE, voxels)).unwrap();
+    fs::write(path, encoder.finish().unwrap()).unwrap();
+}
+
+/// A value in each voxel that tells case and channel apart: a box of class 1 and one of class 2 on a slope.
+fn voxels(case: usize, channel: usize) -> Vec<f32> {
+    let slope = |at: usize| ((at * 31 + case * 7 + channel * 13) % 101) as f32;
+    (0..VOXELS).map(|at| slope(at) + 200.0 * labels()[at] * (1.0 + channel as f32)).collect()
+}
+
+fn labels() -> Vec<f32> {
+    let box_of = |at: usize| match (at % 20, at / 20 % 18) {
+        (3..9, 3..9) => 1.0,
+        (11..18, 8..16) => 2.0,
+        _ => 0.0,
+    };
+    (0..VOXELS).map(box_of).collect()
+}
+
+/// Three training cases of these channels; with `labels_ts` a test case besides.
+fn write_dataset(root: &Path, channels: &[&str], labels_ts: bool) {
+    fs::create_dir_all(root).unwrap();
+    fs::write(root.join("dataset.json"), dataset_json(channels, r#"{"background": 0, "tumour|core": 1, "edema": 2}"#)).unwrap();
+    let halves = [("Tr", vec!["brain_001", "brain_002", "brain_010"]), ("Ts", vec!["brain_003"])];
+    for (half, cases) in halves.into_iter().take(if labels_ts { 2 } else { 1 }) {
+        for (number, case) in cases.into_iter().enumerate() {
+            for channel in 0..channels.len() {
+                write(&root.join(format!("images{half}/{case}_{channel:04}.nii.gz")), &voxels(number, channel));
+            }
+            write(&root.join(format!("labels{half}/{case}.nii.gz")), &labels());
+        }
+    }
+}
+
+fn published() -> PrecomputeConfig {
+    PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 })
+}
+
+/// The cases of a folder under some options.
+fn read_all(root: &Path, options: &SourceOptions) -> (PrecomputeConfig, Vec<Scan>) {
+    let config = configure(root, options, published()).unwrap();
+    config.validate().unwrap();
+    let source = ScanSource::open(root, &config.preprocessing).unwrap().with_test_cases(&config.test_cases).unwrap();
+    let scans = source.cases().iter().map(|case| source.read(case).unwrap()).collect();
+    (config, scans)
+}
+
+fn splits(scans: &[Scan]) -> Vec<(&str, Split)> {
+    scans.iter().map(|scan| (scan.case.as_str(), scan.split)).collect()
+}
+
+#[test]
+fn ct_is_windowed_and_other_channels_are_scaled_by_their_percentiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write_dataset(root, &["ct", "PET"], true);
+    let (config, scans) = read_all(root, &SourceOptions::default());
+    assert_eq!(config.class_names, ["tumour|core", "edema"]);
+    assert_eq!(config.preprocessing.label_map, [0, 1, 2]);
+    let intensities = config.preprocessing.channels.iter().map(|channel| channel.intensity).collect::<Vec<_>>();
+    assert_eq!(intensities, [Intensity::Window, Intensity::Percentiles { low: 0.5, high: 99.5 }]);
+    let (train, test) = (Split::Train, Split::Test);
+    assert_eq!(splits(&scans), [("brain_001", train), ("brain_002", train), ("brain_010", train), ("brain_003", test)]);
+
+    let scan = &scans[1];
+    assert_eq!((scan.shape, scan.spacing_mm), ([3, 18, 20], [3.0, 1.0, 1.0]));
+    assert_eq!(scan.slice_sources[2].path, "imagesTr/brain_002_0000.nii.gz");
+    let [ct, mut pet] = [0, 1].map(|channel| voxels(1, channel));
+    pet.sort_by(f32::total_cmp);
+    // Position 0.005·1079 = 5.395 and its mirror, between neighbours.
+    let percentile = |below: usize, part: f32| pet[below] + (pet[below + 1] - pet[below]) * part;
+    let (low, high) = (percentile(5, 0.395), percentile(1073, 0.605));
+    for (at, (&ct, pet)) in ct.iter().zip(voxels(1, 1)).enumerate() {
+        let (slice, pixel) = (at / 360, at % 360);
+        assert_eq!(scan.image[slice * 720 + pixel], (ct.clamp(-125.0, 275.0) + 125.0) / 400.0);
+        let expected = (pet.clamp(low, high) - low) / (high - low);
+        assert!((scan.image[slice * 720 + 360 + pixel] - expected).abs() < 1e-6, "voxel {at}");
+    }
+    assert_eq!(scan.label.iter().map(|&class| f32::from(class)).collect::<Vec<_>>(), labels());
+}
+
+#[test]
+fn options_choose_channels_window_and_test_cases() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write_dataset(root, &["T1", "T1ce", "T2", "FLAIR"], false);
+    let error = configure(root, &SourceOptions::default(), published()).unwrap_err().to_string();
+    assert!(error.contains("0 T1, 1 T1ce, 2 T2, 3 FLAIR") && error.contains("--channels"), "{error}");
+
+    let test_cases = ["brain_010", "brain_001"].map(String::from).to_vec();
+    let options = SourceOptions { window: Some([0.0, 100.0]), channels: Some(vec![3, 0]), test_cases };
+    let (config, scans) = read_all(root, &options);
+    let channels: Vec<_> = config.preprocessing.channels.iter().map(|c| (c.index, c.name.as_str(), c.intensity)).collect();
+    assert_eq!(channels, [(3, "FLAIR", Intensity::Window), (0, "T1", Intensity::Window)]);
+    assert_eq!(config.test_cases, ["brain_001", "brain_010"]);
+    assert_eq!(splits(&scans), [("brain_002", Split::Train), ("brain_001", Split::Test), ("brain_010", Split::Test)]);
+    assert_eq!(scans[0].image[360], voxels(1, 0)[0].min(100.0) / 100.0);
+    // Channels that are not taken are not looked at.
+    fs::remove_file(root.join("imagesTr/brain_002_0001.nii.gz")).unwrap();
+    read_all(root, &options);
+
+    let with = |change: fn(&mut SourceOptions)| {
+        let mut options = options.clone();
+        change(&mut options);
+        let config = configure(root, &options, published()).map_err(|e| e.to_string())?;
+        config.validate()?;
+        let source = ScanSource::open(root, &config.preprocessing).map_err(|e| e.to_string())?;
+        source.with_test_cases(&config.test_cases).map(|_| ()).map_err(|e| e.to_string())
+    };
+    for (error, part) in [
+        (with(|o| o.channels = Some(vec![0, 4])), "no channel 4"),
+        (with(|o| o.channels = Some(vec![2, 2])), "channel 2 is there twice"),
+        (with(|o| o.channels = Some(vec![1])), "brain_002_0001.nii.gz"),
+        (
+            with(|o| o.test_cases = vec!["brain_01".into()]),
+            "\"brain_01\", expected some of its cases brain_001, brain_002, brain_010",
+        ),
+        (with(|o| o.window = Some([5.0, 5.0])), "must ascend"),
+    ] {
+        let error = error.unwrap_err();
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn one_ct_channel_is_the_published_config() {
+    let folder = tempfile::tempdir().unwrap();
+    write_dataset(folder.path(), &["CT"], false);
+    // Test scans without labels are no use to an evaluation.
+    write(&folder.path().join("imagesTs/brain_003_0000.nii.gz"), &voxels(3, 0));
+    let (config, scans) = read_all(folder.path(), &SourceOptions::default());
+    assert_eq!(config.preprocessing.channels, published().preprocessing.channels);
+    assert_eq!(scans[0].image.len(), VOXELS);
+    assert!(scans.iter().all(|scan| scan.split == Split::Train), "without labelsTs and --test-cases all train");
+}
+
+#[test]
+fn folders_that_do_not_fit_are_refused() {
+    let open = |root: &Path| match configure(root, &SourceOptions::default(), published()) {
+        Ok(config) => ScanSource::open(root, &config.preprocessing).unwrap_err().to_string(),
+        Err(error) => error.to_string(),
+    };
+    let refused = |change: &dyn Fn(&Path), parts: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        write_dataset(folder.path(), &["T1", "T2"], true);
+        change(folder.path());
+        let error = open(folder.path());
+        assert!(parts.iter().all(|part| error.contains(part)) && !error.contains('\n'), "{parts:?}: {error}");
+    };
+    refused(&|root| fs::remove_file(root.join("dataset.json")).unwrap(), &["dataset.json"]);
+    refused(&|root| fs::write(root.join("dataset.json"), "{}").unwrap(), &["dataset.json", "labels"]);
+    refused(&|root| fs::remove_file(root.join("labelsTr/brain_010.nii.gz")).unwrap(), &["brain_010_0000.nii.gz", "labelsTr"]);
+    refused(&|root| fs::remove_file(root.join("imagesTr/brain_010_0001.nii.gz")).unwrap(), &["brain_010_0001.nii.gz"]);
+    refused(&|root| fs::remove_file(root.join("labelsTs/brain_003.nii.gz")).unwrap(), &["brain_003", "labelsTs"]);
+    refused(
+        &|root| write(&root.join("imagesTr/brain_001_0002.nii.gz"), &[0.0; VOXELS]),
+        &["0002.nii.gz", "channel 2", "0 T1, 1 T2"],
+    );
+    refused(&|root| write(&root.join("imagesTr/brain_001.nii.gz"), &[0.0; VOXELS]), &["brain_001.nii.gz", "CASE_0000"]);
+    let twice = |root: &Path| {
+        for channel in 0..2 {
+            write(&root.join(format!("imagesTs/brain_001_{channel:04}.nii.gz")), &[0.0; VOXELS]);
+        }
+        write(&root.join("labelsTs/brain_001.nii.gz"), &labels());
+    };
+    refused(&twice, &["imagesTs/brain_001", "imagesTr/brain_001"]);
+    let smaller = |root: &Path| fs::write(root.join("imagesTr/brain_002_0001.nii.gz"), nifti([20, 18, 2], &[0.0; 720])).unwrap();
+    refused(&smaller, &["brain_002_0001.nii.gz", "[2, 18, 20]", "[3, 18, 20]"]);
+    refused(&|root| fs::create_dir(root.join("train_npz")).unwrap(), &["two layouts"]);
+    // What needs the voxels.
+    let folder = tempfile::tempdir().unwrap();
+    write_dataset(folder.path(), &["T1"], false);
+    write(&folder.path().join("labelsTr/brain_001.nii.gz"), &[3.0; VOXELS]);
+    let config = configure(folder.path(), &SourceOptions::default(), published()).unwrap();
+    let source = ScanSource::open(folder.path(), &config.preprocessing).unwrap();
+    let error = source.read(&source.cases()[0]).unwrap_err().to_string();
+    assert!(error.contains("labelsTr/brain_001.nii.gz: label 3") && error.contains("from 0 to 2"), "{error}");
+}
+
+#[test]
+fn options_of_one_layout_are_refused_by_another() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/synapse_mini");
+    let with = |below: &str, options: SourceOptions| configure(&golden.join(below), &options, published());
+    let channels = || SourceOptions { channels: Some(vec![0]), ..Default::default() };
+    let test_cases = || SourceOptions { test_cases: vec!["0005".into()], ..Default::default() };
+    let window = || SourceOptions { window: Some([-100.0, 240.0]), ..Default::default() };
+    for (below, options, named) in [
+        ("RawData", channels(), "--channels"),
+        ("RawData", test_cases(), "--test-cases"),
+        ("Synapse", test_cases(), "--test-cases"),
+        ("Synapse", window(), "--window"),
+    ] {
+        let error = with(below, options).unwrap_err().to_string();
+        assert!(error.contains(named) && error.contains(below), "{error}");
+    }
+    assert_eq!(with("RawData", window()).unwrap().preprocessing.window_hu, [-100.0, 240.0]);
+    assert_eq!(with("RawData", SourceOptions::default()).unwrap(), published());
+}
+
+fn precompute(scans: &Path, store: &Path, more: &[&str]) -> Command {
+    let mut command = program(&["precompute", "--random-encoder", "1", "--image-size", "32", "--data-size", "24"]);
+    command.args(["--augment", "flips", "--dtype", "f32"]).args(more).arg("--scans").arg(scans).arg("--store").arg(store);
+    command
+}
+
+#[test]
+fn two_channels_and_two_classes_go_all_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write_dataset(&at("scans"), &["CT", "PET"], false);
+    succeed(precompute(&at("scans"), &at("s.zarr"), &["--test-cases", "brain_010"]));
+
+    let store = Store::open(at("s.zarr")).unwrap();
+    assert_eq!((store.cases(Split::Train).len(), store.cases(Split::Test)), (2, vec!["brain_010".to_string()]));
+    assert_eq!((store.config().num_classes(), store.config().num_channels()), (3, 2));
+    let source = ScanSource::open(&at("scans"), &store.config().preprocessing).unwrap();
+    let scan = source.read(&source.cases()[1]).unwrap();
+    let slice = DataSlice::new(&scan.image[2 * 720..], &scan.label[2 * 360..], [18, 20], 24);
+    let mut batch = Batch::default();
+    store.read_batch(Split::Train, &[(5, 0), (5, 2)], &mut batch).unwrap();
+    let stored = [VariantKind::Identity, store.variants(Split::Train)[2].kind].map(|kind| slice.variant(kind, 32).image);
+    assert_eq!(batch.images, stored.concat());
+
+    let mut train = program(&["train", "--epochs", "2", "--batch-size", "4", "--warmup", "2"]);
+    train.arg("--store").arg(at("s.zarr")).arg("--run").arg(at("run"));
+    succeed(train);
+    let eval = |store: &str, out: &str| {
+        let mut eval = program(&["eval", "--save-nifti"]);
+        eval.arg("--store").arg(at(store)).arg("--run").arg(at("run")).arg("--out").arg(at(out));
+        eval
+    };
+    succeed(eval("s.zarr", "eval"));
+    let table = fs::read_to_string(at("eval/table.md")).unwrap();
+    assert!(table.contains("| tumour\\|core | edema |"), "{table}");
+    let report = fs::read_to_string(at("eval/report.html")).unwrap();
+    assert!(report.contains("tumour|core") && report.contains("edema") && !report.contains("liver"));
+    assert!(at("eval/masks/brain_010.nii.gz").is_file());
+
+    // The same scans with other channels are another store, and another model's.
+    let error = assert_refused(precompute(&at("scans"), &at("s.zarr"), &["--test-cases", "brain_010", "--channels", "0"]));
+    assert!(error.contains("channels"), "{error}");
+    let error = assert_refused(precompute(&at("scans"), &at("s.zarr"), &[]));
+    assert!(error.contains("test_cases"), "{error}");
+    succeed(precompute(&at("scans"), &at("one.zarr"), &["--test-cases", "brain_010", "--channels", "0"]));
+    let error = assert_refused(eval("one.zarr", "mixed"));
+    assert!(error.contains("channels 2") && error.contains('1'), "{error}");
+}
