@@ -77,5 +77,10 @@ parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabe
 
 .PHONY: bench
 bench: $(VENV)/ready ## Time encoder and training step against PyTorch doing the same work in the same run
+	$(CARGO) build --release --quiet --workspace --examples --bins
+	$(VENV)/bin/python bench/bench.py $(ARGS)
+
+.PHONY: bench-formats
+bench-formats: build $(VENV)/ready ## What each number format and compression of a store costs and gives (ARGS=--dice trains the demo on each)
 	$(CARGO) build --release --quiet --workspace --examples
-	$(VENV)/bin/python bench/bench.py
+	$(VENV)/bin/python bench/formats.py $(LADDER) $(ARGS)

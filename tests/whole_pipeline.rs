@@ -89,3 +89,42 @@ fn training_learns_and_everything_is_written() {
     let error = assert_refused(on(at, "train --store @s32.zarr --run @run --resume"));
     assert!(error.contains("cache_id"), "{error}");
 }
+
+/// Names of the spans of a Chrome trace, each of which must be closed.
+fn spans(trace: &Path) -> Vec<String> {
+    let events: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let of = |phase: &str| -> Vec<String> {
+        let names = events.iter().filter(|event| event["ph"] == phase).map(|event| event["name"].as_str().unwrap().to_string());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    };
+    let begun = of("B");
+    assert_eq!(begun, of("E"));
+    begun
+}
+
+#[test]
+fn a_profile_holds_the_operations_as_spans() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 2 --size 32 --depth 2 --seed 3"));
+    succeed(on(
+        at,
+        "precompute --scans @scans --store @s.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none \
+         --profile @precompute.json",
+    ));
+    let found = spans(&at.join("precompute.json"));
+    for name in ["read scan", "make variants", "encode", "block", "matrix product", "attention", "neck", "write slice"] {
+        assert!(found.iter().any(|span| span == name), "{name} is not among {found:?}");
+    }
+    succeed(on(at, "train --store @s.zarr --run @run --epochs 2 --batch-size 2 --profile @train.json"));
+    let found = spans(&at.join("train.json"));
+    for name in ["read batch", "step", "forward", "loss", "backward", "optimizer", "conv2d", "conv2d backward weight"] {
+        assert!(found.iter().any(|span| span == name), "{name} is not among {found:?}");
+    }
+    assert_eq!(found.iter().filter(|span| *span == "step").count(), 2);
+    let error = assert_refused(on(at, "train --store @s.zarr --run @run2 --profile @train.json"));
+    assert!(error.contains("train.json"), "{error}");
+    assert!(!at.join("run2").exists());
+}

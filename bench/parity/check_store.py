@@ -20,10 +20,10 @@ from scipy import ndimage
 
 FORMAT_VERSION = 1
 ARRAYS = ("embeddings", "images", "labels")
-STORED_AS = {"f16": "float16", "f32": "float32", "bf16": "uint16"}
+STORED_AS = {"f16": "float16", "f32": "float32", "bf16": "uint16", "q8": "uint8"}
 ONE_CT_CHANNEL = [{"index": 0, "name": "CT", "intensity": {"kind": "window"}}]
 # Largest difference of an image, whose values lie in about [0, 1]: splines agree to 1e-5, the rest is the number format's rounding.
-TOLERANCE = {"f16": 1e-5 + 2.0**-11, "f32": 1e-5, "bf16": 1e-5 + 2.0**-8}
+TOLERANCE = {"f16": 1e-5 + 2.0**-11, "f32": 1e-5, "bf16": 1e-5 + 2.0**-8, "q8": 1e-5 + 2.0**-8}
 
 mismatches = []
 
@@ -33,10 +33,17 @@ def expect(what, found, expected):
         mismatches.append(f"{what}: expected {expected}, found {found}")
 
 
-def to_float32(array, values):
-    """Numbers of a store as float32; bfloat16 is stored as its bits."""
-    if array.attrs.get("encoding") == "bfloat16":
+def to_float32(group, name, row, variant):
+    """One variant of one slice of `images` or `embeddings` as float32; bfloat16 is stored as its bits, 8-bit codes with scale and offset."""
+    values = group[name][row, variant]
+    encoding = group[name].attrs.get("encoding")
+    if encoding == "bfloat16":
         return (values.astype(np.uint32) << 16).view(np.float32)
+    if encoding == "quantized":
+        pairs = group["quantization"][row, variant]
+        channels = pairs[:256] if name == "embeddings" else pairs[256:]
+        scale, offset = channels.T[..., None, None]
+        return (offset + scale * values.astype(np.float32)).reshape(values.shape)
     return values.astype(np.float32)
 
 
@@ -54,11 +61,15 @@ def check_arrays(split, group, config, slices, variants):
     channels = len(config["preprocessing"].get("channels", ONE_CT_CHANNEL))
     image = (size, size) if channels == 1 else (channels, size, size)
     items = {"embeddings": (256, grid, grid), "images": image, "labels": (size // 4, size // 4)}
-    for name in ARRAYS:
+    names = ARRAYS
+    if config["dtype"] == "q8":
+        names = (*ARRAYS, "quantization")
+        items["quantization"] = (256 + channels, 2)
+    for name in names:
         array = group[name]
         where = f"{split}/{name}"
         expect(f"{where} shape", array.shape, (slices.num_rows, variants, *items[name]))
-        expect(f"{where} dtype", str(array.dtype), "uint8" if name == "labels" else STORED_AS[config["dtype"]])
+        expect(f"{where} dtype", str(array.dtype), {"labels": "uint8", "quantization": "float32"}.get(name, STORED_AS[config["dtype"]]))
         expect(f"{where} shards", array.shards, (1, variants, *items[name]))
         expect(f"{where} chunks", array.chunks, (1, 1, *items[name]))
         expect(f"{where} dimensions", array.metadata.dimension_names[:2], ("slice", "variant"))
@@ -122,14 +133,14 @@ def check_slice(split, group, config, row, image, label, variants):
         index = variant["variant"]
         where = f"slice {row} ({variant['name']})"
         expected = np.stack([resize(augment(channel, variant), size, 3) for channel in image])
-        found = to_float32(group["images"], group["images"][row, index]).reshape(expected.shape)
+        found = to_float32(group, "images", row, index).reshape(expected.shape)
         worst = float(np.abs(found - expected).max())
         if not worst <= TOLERANCE[config["dtype"]]:
             mismatches.append(f"{split}/images of {where}: differs from SciPy by {worst}")
         expected = ndimage.zoom(resize(augment(label, variant), size, 0), 1 / 4, order=0)
         differing = int((group["labels"][row, index] != expected).sum())
         expect(f"{split}/labels of {where}, differing pixels", differing, 0)
-        embeddings = to_float32(group["embeddings"], group["embeddings"][row, index])
+        embeddings = to_float32(group, "embeddings", row, index)
         expect(f"{split}/embeddings of {where} finite", bool(np.isfinite(embeddings).all()), True)
 
 

@@ -67,12 +67,14 @@ impl CustomOp1 for Gelu {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("gelu").entered();
         let mut y = contiguous_f32(storage, layout, "gelu")?.to_vec();
         y.par_chunks_mut(CHUNK).for_each(gelu_in_place);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let _span = tracing::trace_span!("gelu backward").entered();
         Ok(Some(grad.contiguous()?.apply_op2_no_bwd(x, &GeluBackward)?))
     }
 }

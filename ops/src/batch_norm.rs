@@ -45,6 +45,7 @@ pub struct BatchNormParams<'a> {
 /// One value a channel, whose variance is not defined.
 pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     let (b, c, h, w) = x.dims4()?;
+    let _span = tracing::trace_span!("batch norm statistics", shape = ?x.dims()).entered();
     if b * h * w < 2 {
         bail!("batch_norm: expected more than one value a channel in training, found {:?}", x.dims());
     }
@@ -89,6 +90,7 @@ pub enum Tail<'a> {
 pub fn normalize(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias: &Tensor, tail: Tail<'_>) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     check_channels(c, &[weight, bias])?;
+    let _span = tracing::trace_span!("batch norm", shape = ?x.dims()).entered();
     if let Tail::AddRelu(shortcut) = tail
         && shortcut.dims() != x.dims()
     {
@@ -160,6 +162,7 @@ pub fn normalize_backward(
     grad: &Tensor,
 ) -> Result<BatchNormGradients> {
     let (b, c, h, w) = x.dims4()?;
+    let _span = tracing::trace_span!("batch norm backward", shape = ?x.dims()).entered();
     if grad.dims() != x.dims() {
         bail!("batch_norm: expected a gradient of {:?}, found {:?}", x.dims(), grad.dims());
     }

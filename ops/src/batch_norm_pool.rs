@@ -24,6 +24,7 @@ use crate::simd::multiversion;
 pub fn normalize_relu_max_pool(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     check_channels(c, &[weight, bias])?;
+    let _span = tracing::trace_span!("batch norm, max pool", shape = ?x.dims()).entered();
     if !is_native(&[x, weight, bias]) {
         return max_pool2d_3x3_s2_p1(&normalize(x, statistics, weight, bias, Tail::Relu)?);
     }
@@ -59,6 +60,7 @@ pub fn normalize_relu_max_pool_backward(
     grad: &Tensor,
 ) -> Result<BatchNormGradients> {
     let (b, c, h, w) = x.dims4()?;
+    let _span = tracing::trace_span!("batch norm, max pool backward", shape = ?x.dims()).entered();
     if !is_native(&[x, weight, bias, grad]) {
         let y = Var::from_tensor(&normalize(x, statistics, weight, bias, Tail::None)?)?;
         let sum = (max_pool2d_3x3_s2_p1(&y.as_tensor().relu()?)? * grad)?.sum_all()?;

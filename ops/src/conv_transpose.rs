@@ -92,6 +92,7 @@ impl CustomOp3 for ConvTranspose {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("conv-transpose2d").entered();
         let sizes = Sizes::of(l1.shape(), l2.shape())?;
         let Sizes { b, ci, co, h, w } = sizes;
         let x = contiguous_f32(s1, l1, self.name())?;
@@ -131,6 +132,7 @@ impl CustomOp3 for ConvTranspose {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _span = tracing::trace_span!("conv-transpose2d backward").entered();
         let sizes = Sizes::of(x.shape(), weight.shape())?;
         let Sizes { b, ci, co, h, w } = sizes;
         let hw = h * w;

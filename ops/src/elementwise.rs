@@ -28,6 +28,7 @@ impl CustomOp2 for AddRelu {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("add-relu").entered();
         let (a, b) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
         // SAFETY: `map2` writes every element.
         let data = unsafe { filled_vec(a.len(), |out| map2(a, b, out, add_relu_chunk)) };
@@ -35,6 +36,7 @@ impl CustomOp2 for AddRelu {
     }
 
     fn bwd(&self, a: &Tensor, b: &Tensor, res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let _span = tracing::trace_span!("add-relu backward").entered();
         let grad = relu_backward(res, grad)?;
         Ok((a.track_op().then(|| grad.clone()), b.track_op().then_some(grad)))
     }
@@ -45,6 +47,7 @@ impl CustomOp2 for AddRelu {
 /// # Shapes
 /// Both of one shape, which is the result's.
 pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let _span = tracing::trace_span!("relu backward").entered();
     if !is_native(&[res, grad]) {
         return res.le(0.0)?.where_cond(&grad.zeros_like()?, grad);
     }
@@ -61,6 +64,7 @@ pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
 /// # Shapes
 /// All of one shape, which is the result's.
 pub fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let _span = tracing::trace_span!("relu backward").entered();
     if !is_native(&[res, a, b]) {
         return relu_backward(res, &(a + b)?);
     }

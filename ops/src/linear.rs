@@ -101,10 +101,12 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("linear").entered();
         self.forward((contiguous_f32(s1, l1, "linear")?, l1), (contiguous_f32(s2, l2, "linear")?, l2), None)
     }
 
     fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let _span = tracing::trace_span!("linear backward").entered();
         Self::gradients(x, weight, grad)
     }
 }
@@ -123,6 +125,7 @@ impl CustomOp3 for Linear {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("linear").entered();
         let bias = contiguous_f32(s3, l3, "linear")?;
         self.forward((contiguous_f32(s1, l1, "linear")?, l1), (contiguous_f32(s2, l2, "linear")?, l2), Some(bias))
     }
@@ -135,6 +138,7 @@ impl CustomOp3 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _span = tracing::trace_span!("linear backward").entered();
         let (grad_x, grad_weight) = Self::gradients(x, weight, grad)?;
         let grad_bias = match bias.track_op() {
             true => Some(grad.reshape(((), bias.elem_count()))?.sum(0)?),
@@ -155,6 +159,7 @@ impl CustomOp2 for Product {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("matrix product").entered();
         let ((rows, inner), (rhs_rows, cols)) = (l1.shape().dims2()?, l2.shape().dims2()?);
         let lhs = MatRef::new(contiguous_f32(s1, l1, "matrix product")?, rows, inner);
         let rhs = MatRef::new(contiguous_f32(s2, l2, "matrix product")?, rhs_rows, cols);

@@ -153,6 +153,7 @@ impl CustomOp3 for LayerNorm {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("layer norm").entered();
         let x = contiguous_f32(s1, l1, "layer norm")?;
         let (weight, bias) = (contiguous_f32(s2, l2, "layer norm")?, contiguous_f32(s3, l3, "layer norm")?);
         let mut y = vec![0f32; x.len()];
@@ -169,6 +170,7 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _span = tracing::trace_span!("layer norm backward").entered();
         let channels = weight.elem_count();
         let grad = grad.contiguous()?;
         let grad_x = match x.track_op() {
@@ -327,6 +329,7 @@ impl CustomOp3 for LayerNorm2d {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("layer norm 2d").entered();
         let (_, c, h, w) = l1.shape().dims4()?;
         let x = contiguous_f32(s1, l1, "layer norm 2d")?;
         let (weight, bias) = (contiguous_f32(s2, l2, "layer norm 2d")?, contiguous_f32(s3, l3, "layer norm 2d")?);
@@ -344,6 +347,7 @@ impl CustomOp3 for LayerNorm2d {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _span = tracing::trace_span!("layer norm 2d backward").entered();
         let channels = weight.elem_count();
         let (elements, op) = (x.elem_count(), LayerNorm2dBackward { eps: self.eps });
         let all = x.apply_op3_no_bwd(weight, &grad.contiguous()?, &op)?; // [elements + 2c]

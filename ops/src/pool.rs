@@ -65,6 +65,7 @@ impl CustomOp1 for MaxPool {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("max-pool2d").entered();
         let (b, c, h, w) = layout.shape().dims4()?;
         let x = contiguous_f32(storage, layout, self.name())?;
         let split = Split { h, w };
@@ -82,6 +83,7 @@ impl CustomOp1 for MaxPool {
     }
 
     fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let _span = tracing::trace_span!("max-pool2d backward").entered();
         let (b, c, h, w) = x.dims4()?;
         let split = Split { h, w };
         let outputs = split.rows() * split.columns();

@@ -5,6 +5,7 @@ mod eval;
 mod export;
 mod phantom;
 mod precompute;
+mod profile;
 mod train;
 
 use clap::{Parser, Subcommand};

@@ -1,6 +1,7 @@
 //! `sam-ladder precompute`.
 
 use super::device::DeviceChoice;
+use super::profile::Profile;
 use anyhow::{bail, ensure};
 use clap::ValueEnum;
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Summary, identify_weights, run_plan};
@@ -66,6 +67,8 @@ pub struct Args {
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    profile: Profile,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -184,6 +187,7 @@ impl Args {
 
     /// Encodes.
     pub fn run(self) -> anyhow::Result<()> {
+        let _profile = self.profile.start()?;
         let device = self.device.open()?;
         let (encoder, weights) = self.weights()?;
         let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases: self.test_cases.clone() };

@@ -2,6 +2,7 @@
 
 use super::device::DeviceChoice;
 use super::precompute::Augment;
+use super::profile::Profile;
 use clap::ValueEnum;
 use sam_ladder_cache::{ReadMode, Store};
 use sam_ladder_schemas::train::{Arm, OptimizerKind, SliceOrder, TrainConfig};
@@ -77,6 +78,8 @@ pub struct Args {
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    profile: Profile,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -161,6 +164,7 @@ impl Args {
 
     /// Trains.
     pub fn run(self) -> anyhow::Result<()> {
+        let _profile = self.profile.start()?;
         let config = self.config()?;
         let summary = run::train(&TrainArgs {
             config,

@@ -98,6 +98,7 @@ impl CustomOp3 for Attention {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("attention").entered();
         let (q, k, v) = (Heads::new(s1, l1)?, Heads::new(s2, l2)?, Heads::new(s3, l3)?);
         let ((b, heads, queries, d), keys) = (q.dims, k.dims.2);
         let outputs: Vec<Vec<f32>> = (0..b * heads)
@@ -123,6 +124,7 @@ impl CustomOp3 for Attention {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _span = tracing::trace_span!("attention backward").entered();
         let (b, heads, queries, d) = q.dims4()?;
         let keys = k.dim(2)?;
         let grad = grad.contiguous()?;

@@ -72,6 +72,7 @@ pub fn conv2d_backward_input(
     let shape = Shape::from((grad.dim(0)?, weight.dim(1)?, input_size.0, input_size.1));
     let g = op.geometry(&shape, weight.shape())?;
     g.check_grad(grad)?;
+    let _span = tracing::trace_span!("conv2d backward input", ?g).entered();
     if !is_native(&[grad, weight]) {
         let x = Tensor::zeros(&shape, grad.dtype(), grad.device())?;
         return vjp(&x, grad, |x| conv2d_composed(x, &weight.detach(), stride, padding));
@@ -89,6 +90,7 @@ pub fn conv2d_backward_weight(x: &Tensor, grad: &Tensor, kernel: usize, stride: 
     let shape = Shape::from((grad.dim(1)?, x.dim(1)?, kernel, kernel));
     let g = op.geometry(x.shape(), &shape)?;
     g.check_grad(grad)?;
+    let _span = tracing::trace_span!("conv2d backward weight", ?g).entered();
     if !is_native(&[x, grad]) {
         let weight = Tensor::zeros(&shape, x.dtype(), x.device())?;
         return vjp(&weight, grad, |weight| conv2d_composed(&x.detach(), weight, stride, padding));
@@ -179,6 +181,7 @@ impl CustomOp2 for Conv2d {
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let g = self.geometry(l1.shape(), l2.shape())?;
+        let _span = tracing::trace_span!("conv2d", ?g).entered();
         let (x, weight) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
         Ok((CpuStorage::F32(forward(&g, x, weight)), Shape::from((g.b, g.co, g.oh, g.ow))))
     }

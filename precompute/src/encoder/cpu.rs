@@ -109,6 +109,7 @@ impl CpuVit {
         let zeros = vec![0f32; c];
         let mut pending: &[f32] = &zeros; // bias of the layer before, not yet added to x
         for block in &self.blocks {
+            let _span = tracing::trace_span!("block").entered();
             add_and_normalise(&mut x, pending, &block.norm1, &mut normed);
             let qkv = &mut wide[..tokens * 3 * c];
             product(&normed, &block.qkv.weight, qkv, (tokens, c), Accumulate::No);
@@ -120,12 +121,14 @@ impl CpuVit {
                 grid,
                 heads: self.config.num_heads,
             };
-            attention.forward(&mut normed);
+            tracing::trace_span!("attention").in_scope(|| attention.forward(&mut normed));
             product(&normed, &block.proj.weight, &mut x, (tokens, c), Accumulate::Yes);
             add_and_normalise(&mut x, &block.proj.bias, &block.norm2, &mut normed);
             let hidden_rows = &mut wide[..tokens * hidden];
             product(&normed, &block.lin1.weight, hidden_rows, (tokens, c), Accumulate::No);
-            hidden_rows.par_chunks_mut(ROWS * hidden).for_each(|rows| bias_gelu_in_place(rows, &block.lin1.bias));
+            tracing::trace_span!("gelu").in_scope(|| {
+                hidden_rows.par_chunks_mut(ROWS * hidden).for_each(|rows| bias_gelu_in_place(rows, &block.lin1.bias));
+            });
             product(hidden_rows, &block.lin2.weight, &mut x, (tokens, hidden), Accumulate::Yes);
             pending = &block.lin2.bias;
         }
@@ -157,6 +160,7 @@ impl CpuVit {
     fn neck(&self, x: &[f32], batch: usize) -> Result<Tensor> {
         let (c, grid, out) = (self.config.embed_dim, self.config.grid(), EMBED_CHANNELS);
         let (tokens, eps) = (batch * grid * grid, NORM_EPS as f32);
+        let _span = tracing::trace_span!("neck").entered();
         let mut reduced = vec![0f32; tokens * out];
         product(x, &self.neck_conv1, &mut reduced, (tokens, c), Accumulate::No);
         let mut normed = vec![0f32; tokens * out];
@@ -187,6 +191,7 @@ impl CpuVit {
 /// `y = x·weightᵀ`, or added to y: x `[rows, inner]`, weight `[out, inner]`, y `[rows, out]`.
 fn product(x: &[f32], weight: &[f32], y: &mut [f32], (rows, inner): (usize, usize), accumulate: Accumulate) {
     let out = weight.len() / inner;
+    let _span = tracing::trace_span!("matrix product", rows, inner, out).entered();
     matmul(MatMut::new(y, rows, out), MatRef::new(x, rows, inner), MatRef::new(weight, out, inner).t(), 1.0, accumulate);
 }
 

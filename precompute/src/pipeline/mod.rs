@@ -188,7 +188,8 @@ impl<E: Encode> Run<'_, E> {
         let mut embeddings = Vec::with_capacity(num_images * embedding_len);
         for images in group.images.chunks(self.batch_size * image_len) {
             let batch = images.len() / image_len;
-            let encoded = self.encoder.encode(images, batch, config.image_size)?;
+            let encoded =
+                tracing::trace_span!("encode", batch).in_scope(|| self.encoder.encode(images, batch, config.image_size))?;
             if encoded.len() != batch * embedding_len {
                 return Err(Error::EncoderShape { batch, expected: batch * embedding_len, found: encoded.len() });
             }
@@ -200,6 +201,7 @@ impl<E: Encode> Run<'_, E> {
             (group.images.chunks(group.images.len() / num_slices), group.labels.chunks(group.labels.len() / num_slices));
         let embeddings = embeddings.chunks(embeddings.len() / num_slices);
         for (row, ((embeddings, images), labels)) in group.rows.clone().zip(embeddings.zip(images).zip(labels)) {
+            let _span = tracing::trace_span!("write slice", row).entered();
             self.writer.write_slice(group.split, row, &SliceTensors { embeddings, images, labels })?;
         }
         self.bar.set_message(format!("{} slices", num_done(self.writer)));

@@ -64,6 +64,7 @@ pub(super) fn prepare(
 }
 
 fn read(source: &ScanSource, entry: &CaseEntry) -> Result<Scan, String> {
+    let _span = tracing::trace_span!("read scan", case = entry.case).entered();
     let scan = source.read(entry).map_err(|e| e.to_string())?;
     if scan.shape[0] != entry.num_slices {
         return Err(format!("it has {} slices, its header said {}", scan.shape[0], entry.num_slices));
@@ -107,6 +108,7 @@ fn make_variants(scan: &Scan, slices: Range<usize>, variants: &[Variant], config
     let pixels = height * width;
     let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
     let channels = scan.image.len() / scan.label.len();
+    let _span = tracing::trace_span!("make variants", slices = slices.len(), variants = variants.len()).entered();
     let mut images = vec![0.0; slices.len() * variants.len() * image_len];
     let mut labels = vec![0; slices.len() * variants.len() * label_len];
     let data: Vec<DataSlice> = slices

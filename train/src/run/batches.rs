@@ -29,6 +29,7 @@ pub fn for_each_batch(
                         Err(_) => return,
                     }
                 };
+                let _span = tracing::trace_span!("read batch", slices = items.len()).entered();
                 let read = reader.read_batch(items, &mut buffer).map(|()| buffer).map_err(TrainError::from);
                 // A closed channel means that the visitor has stopped.
                 if full_sender.send(read).is_err() {

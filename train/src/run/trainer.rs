@@ -109,12 +109,14 @@ pub fn train_step(
     settings: StepSettings,
 ) -> Result<StepLosses> {
     let num_classes = model.config().num_classes;
-    let pass = model.forward_train(&batch.images, &batch.embeddings)?;
-    let loss = ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda)?;
+    let _step = tracing::trace_span!("step").entered();
+    let pass = tracing::trace_span!("forward").in_scope(|| model.forward_train(&batch.images, &batch.embeddings))?;
+    let loss = tracing::trace_span!("loss")
+        .in_scope(|| ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda))?;
     let losses = StepLosses { total: loss.total.to_scalar()?, ce: loss.ce.to_scalar()?, dice: loss.dice.to_scalar()? };
     if losses.not_finite().is_none() {
-        let gradients = pass.backward(loss.total)?;
-        optimizer.step(&gradients, settings.lr)?;
+        let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.total))?;
+        tracing::trace_span!("optimizer").in_scope(|| optimizer.step(&gradients, settings.lr))?;
     }
     Ok(losses)
 }
