@@ -11,6 +11,8 @@ ARGS   ?=
 DEMO   ?= demo
 VENV   ?= .venv
 CARGO  ?= cargo
+FUZZ_SECONDS ?= 60
+FUZZ_FIRST   ?= 0
 # On a GPU box: make precompute FEATURES=cuda
 FEATURES ?=
 
@@ -44,6 +46,10 @@ eval: build ## Evaluate RUN on the test scans of STORE; tables, pictures and a r
 .PHONY: test
 test: ## Every test; needs nothing but Rust, a C compiler and make
 	$(CARGO) test --release --workspace
+
+.PHONY: fuzz
+fuzz: ## Damaged and hostile files to every parser, for a minute each (FUZZ_SECONDS; FUZZ_FIRST=1000000000 for other files)
+	SAM_LADDER_FUZZ_SECONDS=$(FUZZ_SECONDS) SAM_LADDER_FUZZ_FIRST=$(FUZZ_FIRST) $(CARGO) test --release --workspace --test fuzz_parsers -- --nocapture
 
 .PHONY: check
 check: fmt clippy doc check-cuda ## Everything that CI checks besides the tests

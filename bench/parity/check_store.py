@@ -60,6 +60,11 @@ def check_arrays(split, group, config, slices, variants):
     grid = size // 16
     channels = len(config["preprocessing"].get("channels", ONE_CT_CHANNEL))
     image = (size, size) if channels == 1 else (channels, size, size)
+    names = {
+        "embeddings": ("channel", "grid_y", "grid_x"),
+        "images": ("y", "x") if channels == 1 else ("image_channel", "y", "x"),
+        "labels": ("low_res_y", "low_res_x"),
+    }
     items = {"embeddings": (256, grid, grid), "images": image, "labels": (size // 4, size // 4)}
     names = ARRAYS
     if config["dtype"] == "q8":
@@ -72,7 +77,7 @@ def check_arrays(split, group, config, slices, variants):
         expect(f"{where} dtype", str(array.dtype), {"labels": "uint8", "quantization": "float32"}.get(name, STORED_AS[config["dtype"]]))
         expect(f"{where} shards", array.shards, (1, variants, *items[name]))
         expect(f"{where} chunks", array.chunks, (1, 1, *items[name]))
-        expect(f"{where} dimensions", array.metadata.dimension_names[:2], ("slice", "variant"))
+        expect(f"{where} dimensions", array.metadata.dimension_names, ("slice", "variant", *names[name]))
     names = [f"voxels_{name.replace(' ', '_')}" for name in config["class_names"]]
     expect(f"{split} voxel columns", [name for name in slices.column_names if name.startswith("voxels_")], names)
     expect(f"{split} rows", slices["row"].to_pylist(), list(range(slices.num_rows)))

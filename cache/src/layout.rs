@@ -84,7 +84,8 @@ impl ArrayKind {
         match self {
             ArrayKind::Embeddings => vec!["slice", "variant", "channel", "grid_y", "grid_x"],
             ArrayKind::Images if config.num_channels() == 1 => vec!["slice", "variant", "y", "x"],
-            ArrayKind::Images => vec!["slice", "variant", "channel", "y", "x"],
+            // Not `channel`, which is as long as the embeddings' 256: xarray wants one length a name.
+            ArrayKind::Images => vec!["slice", "variant", "image_channel", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
             ArrayKind::Quantization => vec!["slice", "variant", "channel", "scale_offset"],
         }

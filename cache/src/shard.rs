@@ -42,10 +42,11 @@ pub(crate) fn open(path: &Path) -> Result<File, String> {
 /// Reads and checks the index of a shard of `chunks` chunks.
 pub(crate) fn read_index(file: &File, chunks: usize) -> Result<Box<[ChunkRange]>, String> {
     let file_len = file.metadata().map_err(|e| format!("cannot read its size: {e}"))?.len();
-    let mut bytes = vec![0; chunks * INDEX_ENTRY_LEN + CHECKSUM_LEN];
-    let index_offset = file_len.checked_sub(bytes.len() as u64).ok_or_else(|| {
-        format!("the file is cut short: an index of {} bytes was expected at its end, it has {file_len} bytes", bytes.len())
+    let index_len = (chunks as u64).saturating_mul(INDEX_ENTRY_LEN as u64).saturating_add(CHECKSUM_LEN as u64);
+    let index_offset = file_len.checked_sub(index_len).ok_or_else(|| {
+        format!("the file is cut short: an index of {index_len} bytes was expected at its end, it has {file_len} bytes")
     })?;
+    let mut bytes = vec![0; index_len as usize];
     file.read_exact_at(&mut bytes, index_offset).map_err(|e| format!("cannot read its index: {e}"))?;
     let entries = checked(&bytes).map_err(|reason| format!("the shard's index has {reason}"))?;
     entries

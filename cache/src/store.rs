@@ -164,8 +164,19 @@ impl Store {
     /// # Errors
     /// [`Error::Absent`] for a case that is not in `test`, [`Error::Damaged`] when it cannot be read back as written.
     pub fn mask(&self, case: &str) -> Result<Mask> {
-        self.case_rows(Split::Test, case)?;
+        let rows = self.case_rows(Split::Test, case)?;
         let shape = read_mask_shape(&self.path, case)?;
+        // Before anything is allocated by it.
+        if let Some(slice) = self.slices(Split::Test).get(rows.start as usize) {
+            let expected = [rows.len(), slice.size[0] as usize, slice.size[1] as usize];
+            if shape != expected {
+                let path = self.path.join(ArraySpec::of_mask(case, shape).path).join(METADATA);
+                return Err(Error::Manifest {
+                    path,
+                    reason: format!("its shape is {shape:?}, the slices' table says {expected:?}"),
+                });
+            }
+        }
         let [depth, height, width] = shape;
         let spec = ArraySpec::of_mask(case, shape);
         check_array_metadata(&self.path, &spec)?;

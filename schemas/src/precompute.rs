@@ -81,6 +81,9 @@ impl Default for Preprocessing {
     }
 }
 
+/// Longest side of an image in pixels: eight times SAM's own, beyond which one embedding takes a gigabyte.
+pub const MAX_SIDE: usize = 8192;
+
 /// Channels that SAM's encoder and ResNet-18 take: one is repeated to three, beside two the third is zero.
 pub const MAX_CHANNELS: usize = 3;
 
@@ -199,8 +202,11 @@ impl PrecomputeConfig {
         if self.image_size == 0 || !self.image_size.is_multiple_of(PATCH_SIZE) {
             return Err(format!("image-size must be a positive multiple of {PATCH_SIZE}, got {}", self.image_size));
         }
-        if self.data_size == 0 {
-            return Err("data-size must be at least 1, got 0".into());
+        if self.image_size > MAX_SIDE {
+            return Err(format!("image-size must be at most {MAX_SIDE}, got {}", self.image_size));
+        }
+        if !(1..=MAX_SIDE).contains(&self.data_size) {
+            return Err(format!("data-size must be from 1 to {MAX_SIDE}, got {}", self.data_size));
         }
         if self.rotation_step == 0 {
             return Err("rotation-step must be at least 1 degree, got 0".into());

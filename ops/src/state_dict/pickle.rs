@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::ElementType;
 
@@ -13,9 +14,9 @@ pub(super) enum Value {
     None,
     Bool(bool),
     Int(i64),
-    Str(Rc<str>),
+    Str(Arc<str>),
     /// A name that is imported: module and name.
-    Global(Rc<str>, Rc<str>),
+    Global(Arc<str>, Arc<str>),
     /// A tuple or list.
     Sequence(usize),
     Dict(usize),
@@ -28,7 +29,7 @@ pub(super) enum Value {
 /// A block of elements that tensors are views of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StorageRef {
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     pub(super) element: ElementType,
     pub(super) len: usize,
 }
@@ -68,6 +69,8 @@ impl Pickle {
 
 /// Longest string that is read: names of tensors and of classes are far shorter.
 const MAX_STRING_BYTES: usize = 1 << 16;
+/// Most axes of a tensor, as in PyTorch. Tensors may share one tuple as their shape, and each copies it.
+const MAX_AXES: usize = 64;
 
 /// Runs one pickle from `input`, up to and including its STOP.
 ///
@@ -106,7 +109,7 @@ impl<R: Read> Machine<'_, R> {
     }
 
     /// Text up to a line's end.
-    fn line(&mut self) -> Result<Rc<str>, String> {
+    fn line(&mut self) -> Result<Arc<str>, String> {
         let mut bytes = Vec::new();
         loop {
             let [byte] = self.bytes()?;
@@ -335,7 +338,7 @@ impl<R: Read> Machine<'_, R> {
             other => return Err(format!("it holds a {other}, which is not read; save its tensors as float32")),
         };
         match usize::try_from(*len) {
-            Ok(len) if &**kind == "storage" => Ok(Value::Storage(Rc::new(StorageRef { key: key.to_string(), element, len }))),
+            Ok(len) if &**kind == "storage" => Ok(Value::Storage(Rc::new(StorageRef { key: key.clone(), element, len }))),
             _ => Err("its pickle has a storage that is not described as torch.save does".to_owned()),
         }
     }
@@ -365,6 +368,9 @@ impl<R: Read> Machine<'_, R> {
         let [Value::Storage(storage), Value::Int(offset), size, stride, ..] = self.items(arguments) else { return None };
         let numbers = |value: &Value| -> Option<Vec<usize>> {
             let Value::Sequence(index) = value else { return None };
+            if self.sequences[*index].len() > MAX_AXES {
+                return None;
+            }
             let number = |item: &Value| if let Value::Int(n) = item { usize::try_from(*n).ok() } else { None };
             self.sequences[*index].iter().map(number).collect()
         };

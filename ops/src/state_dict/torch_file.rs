@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zip::ZipArchive;
 
@@ -13,7 +13,7 @@ use super::{ElementType, Opened, TensorFile};
 
 /// A tensor's view of its storage, free of the pickle's shared pointers.
 struct View {
-    key: String,
+    key: Arc<str>,
     element: ElementType,
     storage_len: usize,
     offset: usize,
@@ -188,7 +188,7 @@ pub(super) fn open_legacy(mut file: File, file_bytes: u64) -> Result<Opened, Str
     let keys = pickle::read(&mut input)?;
     let views = tensors(&object)?;
     let sizes: HashMap<&str, (usize, usize)> =
-        views.values().map(|view| (view.key.as_str(), (view.storage_len, view.element.size()))).collect();
+        views.values().map(|view| (&*view.key, (view.storage_len, view.element.size()))).collect();
     let mut at = input.count;
     let mut starts = HashMap::new();
     for key in keys.sequence(&keys.root).unwrap_or_default() {
@@ -205,7 +205,7 @@ pub(super) fn open_legacy(mut file: File, file_bytes: u64) -> Result<Opened, Str
         starts.insert(key.to_string(), at + 8);
         at = end.unwrap_or(file_bytes);
     }
-    if let Some((name, view)) = views.iter().find(|(_, view)| !starts.contains_key(&view.key)) {
+    if let Some((name, view)) = views.iter().find(|(_, view)| !starts.contains_key(&*view.key)) {
         return Err(format!("{name}: its data (storage {}) is not in the file; download or copy it again", view.key));
     }
     Ok((shapes(&views), Box::new(LegacyFile { file: Mutex::new(file), starts, views })))
@@ -214,7 +214,7 @@ pub(super) fn open_legacy(mut file: File, file_bytes: u64) -> Result<Opened, Str
 impl TensorFile for LegacyFile {
     fn read(&self, name: &str) -> Result<Vec<f32>, String> {
         let view = self.views.get(name).ok_or("is not in the file")?;
-        let start = self.starts.get(&view.key).ok_or("is not in the file")?;
+        let start = self.starts.get(&*view.key).ok_or("is not in the file")?;
         let mut bytes = vec![0u8; view.storage_len * view.element.size()];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(*start))
