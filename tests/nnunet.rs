@@ -248,7 +248,7 @@ fn two_channels_and_two_classes_go_all_the_way() {
     let mut batch = Batch::default();
     store.read_batch(Split::Train, &[(5, 0), (5, 2)], &mut batch).unwrap();
     let stored = [VariantKind::Identity, store.variants(Split::Train)[2].kind].map(|kind| slice.variant(kind, 32).image);
-    assert_eq!(batch.images, stored.concat());
+    assert_eq!(batch.images.to_vec(), stored.concat());
 
     let mut train = program(&["train", "--epochs", "2", "--batch-size", "4", "--warmup", "2"]);
     train.arg("--store").arg(at("s.zarr")).arg("--run").arg(at("run"));

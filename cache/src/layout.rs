@@ -87,7 +87,7 @@ impl ArrayKind {
             // Not `channel`, which is as long as the embeddings' 256: xarray wants one length a name.
             ArrayKind::Images => vec!["slice", "variant", "image_channel", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
-            ArrayKind::Quantization => vec!["slice", "variant", "channel", "scale_offset"],
+            ArrayKind::Quantization => vec!["slice", "variant", "quantized_channel", "scale_offset"],
         }
     }
 }

@@ -66,7 +66,7 @@ fn stem_gradient(images: &Tensor) -> Result<(Vec<f32>, Tensor)> {
     let (_, embeddings, labels) = batch()?;
     let pass = model.forward_train(images, &embeddings)?;
     let (logits, total) = (values(&pass.low_res_logits), ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total);
-    let gradients = pass.backward(&total)?;
+    let gradients = pass.backward(total)?;
     let (_, stem) = model.trainable().iter().find(|(name, _)| name == "CNN_encoder.conv1.weight").unwrap();
     Ok((logits, gradients.get(stem).unwrap().clone()))
 }
@@ -94,7 +94,7 @@ fn one_channel_is_repeated_to_three_and_beside_two_the_third_is_zero() -> Result
     assert!(values(&gradient.narrow(1, 1, 1)?).iter().any(|&g| g != 0.0));
 
     let four = Tensor::zeros((2, 4, SIZE, SIZE), DType::F32, &Device::Cpu)?;
-    assert!(model(Arm::Full).forward(&four, &batch()?.1, Mode::Eval).is_err());
+    assert!(model(Arm::Full).forward(&four, &batch()?.1).is_err());
     Ok(())
 }
 
