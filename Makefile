@@ -78,7 +78,7 @@ $(VENV)/ready: bench/requirements.txt
 	touch $@
 
 .PHONY: parity
-parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabel, zarr-python and pyarrow (own virtual environment)
+parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabel, zarr-python and more, and run the how-tos (own virtual environment)
 	$(VENV)/bin/python bench/parity.py $(LADDER)
 
 .PHONY: bench

@@ -6,9 +6,13 @@
 2. A store of the golden scans is read by zarr-python and pyarrow and equals what SciPy and nibabel make of the scans.
 3. A trained model's export loads in PyTorch, and its masks equal PyTorch's on the stored tensors.
 4. The same of two channels and three classes in nnU-Net's layout, written by nibabel.
-5. Dice and HD95 equal MedPy's on the masks that `eval` writes, which nibabel reads.
+5. The Python of `docs/how-to/` runs on a store of this run, and finds what is in it.
+6. Dice and HD95 equal MedPy's on the masks that `eval` writes, which nibabel reads.
 """
 
+import collections
+import contextlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +20,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pyarrow.parquet
 import torch
+import xarray
 import zarr
 from safetensors.numpy import load_file
 
@@ -102,6 +108,48 @@ def check_training(program, scans, folder, *precompute):
     check_export(program, store, trained, evaluation)
 
 
+def run_page(page, folder):
+    """Runs the Python blocks of a page of `docs/how-to/`, one after the other, beside `store.zarr`; what they leave defined."""
+    print("──", page, flush=True)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/how-to" / page).read_text(), re.DOTALL | re.MULTILINE)
+    if not blocks:
+        sys.exit(f"parity: {page} has no Python to run")
+    defined = {}
+    with contextlib.chdir(folder):
+        for number, block in enumerate(blocks, 1):
+            exec(compile(block, f"{page}, block {number}", "exec"), defined)
+    return defined
+
+
+def check_how_tos(store):
+    """Every page runs, and what it finds is what the arrays hold, read in the plainest way."""
+    root = zarr.open_group(str(store), mode="r")
+    table = pyarrow.parquet.read_table(store / "train/slices.parquet").to_pylist()
+    spacing = [f"spacing_{axis}_mm" for axis in ("depth", "height", "width")]
+    liver_ml = collections.Counter()
+    for row in table:
+        liver_ml[row["case"]] += row["voxels_liver"] * np.prod([row[name] for name in spacing]) / 1000
+    pages = {path.name for path in (ROOT / "docs/how-to").glob("*.md")}
+    checks = {
+        "open-in-python.md": lambda page: (
+            np.array_equal(page["image"], root["train/images"][3, 0])
+            and np.array_equal(page["embedding"], root["train/embeddings"][3, 0])
+            and all(np.array_equal(mask, root["test/masks"][case][:]) for case, mask in page["masks"].items())
+            and int(page["area"].sum()) == int((root["train/labels"][:, 0] == page["liver"]).sum()) > 0
+        ),
+        "query-slices.md": lambda page: (
+            {case: round(ml, 6) for case, _, ml in page["volumes"]} == {case: round(ml, 6) for case, ml in liver_ml.items()}
+            and len(page["with_pancreas"]) == sum(row["voxels_pancreas"] > 0 for row in table) > 0
+        ),
+        "pytorch-dataset.md": lambda page: page["losses"][-1] < page["losses"][0] and len(page["train"]) == len(table),
+    }
+    if pages != set(checks):
+        sys.exit(f"parity: docs/how-to has {sorted(pages)}, checked are {sorted(checks)}")
+    for page, check in checks.items():
+        if not check(run_page(page, store.parent)):
+            sys.exit(f"parity: docs/how-to/{page} finds something else than the store holds")
+
+
 def main():
     program = Path(sys.argv[1]).resolve()
     run("cargo", "build", "--release", "--quiet", "--manifest-path", ROOT / "Cargo.toml", "--workspace", "--examples")
@@ -117,9 +165,13 @@ def main():
 
         phantoms, nnunet = folder / "scans", folder / "nnunet"
         run(program, "phantom", "--out", phantoms, "--cases", 4, "--size", 64, "--depth", 8)
-        check_training(program, phantoms, folder / "phantom", "--data-size", 64, "--augment", "none")
+        check_training(program, phantoms, folder / "phantom", "--data-size", 64, "--augment", "flips")
+        check_how_tos(folder / "phantom/store.zarr")
         run(sys.executable, BENCH / "parity/make_nnunet.py", nnunet)
         check_training(program, nnunet, folder / "two-channels", "--data-size", 48, "--rotation-step", 19, "--test-cases", "pet_007")
+        train = xarray.open_zarr(folder / "two-channels/store.zarr", group="train", consolidated=False)
+        if train["images"].sizes["image_channel"] != 2 or train["embeddings"].sizes["channel"] != 256:
+            sys.exit(f"parity: xarray finds other dimensions than documented: {train}")
     print("parity: everything agrees")
 
 

@@ -9,6 +9,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// Named as the writer of every table, so that the bytes depend on the rows alone.
@@ -40,10 +41,15 @@ pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<()> {
 /// [`Error::Io`] when it cannot be opened, [`Error::Table`] when it is not Parquet or damaged.
 pub fn read_table(path: &Path) -> Result<RecordBatch> {
     let file = File::open(path).map_err(Error::io("read", path))?;
-    let damaged = |reason: String| Error::Table { action: "read", path: path.into(), reason };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
-    let schema = builder.schema().clone();
-    let reader = builder.build().map_err(|e| damaged(e.to_string()))?;
-    let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(e.to_string()))?;
-    concat_batches(&schema, &batches).map_err(|e| damaged(e.to_string()))
+    let read = || {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
+        let schema = builder.schema().clone();
+        let reader = builder.build().map_err(|e| e.to_string())?;
+        let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+        concat_batches(&schema, &batches).map_err(|e| e.to_string())
+    };
+    // The Parquet reader panics on some damaged pages (a dictionary that is announced and not there). It owns all that it works on, so
+    // nothing half-changed is seen afterwards.
+    let outcome = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged beyond what can be read".into()));
+    outcome.map_err(|reason| Error::Table { action: "read", path: path.into(), reason })
 }

@@ -48,11 +48,14 @@ fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array, ScanEr
         return Err(bad(path, format!("array {name} has shape {shape:?}, expected [height, width]")));
     };
     let expected = [rows, columns].iter().try_fold(number_type.bytes() as u64, |bytes, &n| bytes.checked_mul(n));
+    let Some(expected) = expected else {
+        return Err(bad(path, format!("array {name} has the impossible shape {rows}x{columns}")));
+    };
     let mut data = Vec::new();
     // One byte more: to see that there is none, and to reach the end, where the entry's checksum is compared.
-    npy.take(expected.unwrap_or(0).saturating_add(1)).read_to_end(&mut data).map_err(failed)?;
-    if expected != Some(data.len() as u64) || data.is_empty() {
-        let (more, found) = if expected.is_some_and(|bytes| bytes < data.len() as u64) {
+    npy.take(expected.saturating_add(1)).read_to_end(&mut data).map_err(failed)?;
+    if expected != data.len() as u64 || data.is_empty() {
+        let (more, found) = if expected < data.len() as u64 {
             ("more than ", data.len() - 1)
         } else {
             ("", data.len())

@@ -380,7 +380,7 @@ fn bad_slices_are_named() {
     assert!(with(npz(&[image(), ("label", "|u1", [3, 2], vec![0; 6])])).contains("shape"));
     assert!(with(npz(&[image(), ("label", "<c8", [1, 1], vec![0; 8])])).contains("type <c8"));
     assert!(with(npz(&[image(), ("label", "|u1", [2, 3], vec![0; 5])])).contains("5 bytes"));
-    assert!(with(npz(&[image(), ("label", "|u1", [1 << 40, 1 << 40], vec![0; 5])])).contains("5 bytes"));
+    assert!(with(npz(&[image(), ("label", "|u1", [1 << 40, 1 << 40], vec![0; 5])])).contains("impossible shape"));
     let wide = [("image", "<f4", [2, 4], floats(&[0.5; 8])), ("label", "|u1", [2, 4], vec![0; 8])];
     assert!(with(npz(&wide)).contains("[1, 2, 4]"));
     let nan = ("image", "<f4", [2, 3], floats(&[0.0, 0.0, 0.0, 0.0, f32::NAN, 0.0]));
