@@ -11,6 +11,7 @@ ARGS   ?=
 DEMO   ?= demo
 VENV   ?= .venv
 CARGO  ?= cargo
+KILLS  ?= 200
 # On a GPU box: make precompute FEATURES=cuda
 FEATURES ?=
 
@@ -44,6 +45,10 @@ eval: build ## Evaluate RUN on the test scans of STORE; tables, pictures and a r
 .PHONY: test
 test: ## Every test; needs nothing but Rust, a C compiler and make
 	$(CARGO) test --release --workspace
+
+.PHONY: soak
+soak: ## The fault campaign with many kills of precompute and of training (KILLS=200 each), all resumed to the same bytes
+	SAM_LADDER_KILLS=$(KILLS) $(CARGO) test --release --workspace --test faults -- --nocapture --test-threads=1
 
 .PHONY: check
 check: fmt clippy doc check-cuda ## Everything that CI checks besides the tests
