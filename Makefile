@@ -13,6 +13,7 @@ VENV   ?= .venv
 CARGO  ?= cargo
 FUZZ_SECONDS ?= 60
 FUZZ_FIRST   ?= 0
+KILLS  ?= 200
 # On a GPU box: make precompute FEATURES=cuda
 FEATURES ?=
 
@@ -50,6 +51,9 @@ test: ## Every test; needs nothing but Rust, a C compiler and make
 .PHONY: fuzz
 fuzz: ## Damaged and hostile files to every parser, for a minute each (FUZZ_SECONDS; FUZZ_FIRST=1000000000 for other files)
 	SAM_LADDER_FUZZ_SECONDS=$(FUZZ_SECONDS) SAM_LADDER_FUZZ_FIRST=$(FUZZ_FIRST) $(CARGO) test --release --workspace --test fuzz_parsers -- --nocapture
+.PHONY: soak
+soak: ## The fault campaign with many kills of precompute and of training (KILLS=200 each), all resumed to the same bytes
+	SAM_LADDER_KILLS=$(KILLS) $(CARGO) test --release --workspace --test faults -- --nocapture --test-threads=1
 
 .PHONY: check
 check: fmt clippy doc check-cuda ## Everything that CI checks besides the tests

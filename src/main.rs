@@ -2,6 +2,7 @@
 
 mod allocator;
 mod cli;
+mod interrupt;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -10,6 +11,10 @@ fn main() -> ExitCode {
     allocator::keep_freed_pages();
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if interrupt::is_interruption(&error) => {
+            eprintln!("{}", one_line(&error));
+            ExitCode::from(interrupt::EXIT_INTERRUPTED)
+        }
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
             ExitCode::FAILURE

@@ -217,8 +217,8 @@ fn a_write_that_fails_names_the_file_and_loses_nothing() {
     let scans = Path::new(GOLDEN).join("RawData");
     let path = folder.path().join("s.zarr");
     fill(&scans, &path, 4, Formula::failing_at(0)).unwrap_err();
-    // A folder where the shard would be written aside: that write fails, as on a full disk.
-    let in_the_way = path.join("train/embeddings/c.6.0.0.0.0.tmp");
+    // A folder where the shard would be: that write fails, as on a full disk.
+    let in_the_way = path.join("train/embeddings/c.6.0.0.0.0");
     fs::create_dir(&in_the_way).unwrap();
     let error = fill(&scans, &path, 4, Formula::failing_at(usize::MAX)).unwrap_err().to_string();
     assert!(error.contains("train/embeddings/c.6.0.0.0.0: ") && error.contains("6 of "), "{error}");

@@ -213,6 +213,14 @@ fn resuming_with_other_settings_or_another_store_shows_both() {
     let id = Store::open(&args.store).unwrap().attributes().cache_id.clone();
     let error = train(&other).unwrap_err().to_string();
     assert!(error.contains("cache_id") && error.contains(&id) && error.contains(&other_id), "{error}");
+    assert!(error.contains("weights.seed: the run's 1, this one's 2"), "{error}");
+    let weights = WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::Last };
+    let error = predict(&other.store, weights.clone(), 2).unwrap_err().to_string();
+    assert!(error.contains("weights.seed: run 1, store 2") && error.contains("other.zarr"), "{error}");
+    // Other variants of the same encoder's tensors are no obstacle.
+    let more = folder.path().join("more.zarr");
+    write_store(&more, StoreDtype::F32, AugmentPolicy::None, 1);
+    assert!(predict(&more, weights, 2).is_ok());
 
     let mut other = args.clone();
     other.init = Some(args.run.join(CHECKPOINT));

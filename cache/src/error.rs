@@ -51,7 +51,8 @@ pub enum Error {
     },
     /// A store for another configuration is in the way.
     #[error(
-        "{} was made for another configuration: {differences}; give --store another folder, or use the store's settings",
+        "{} was made for another configuration: {differences}; give --store another folder, or use the store's settings; \
+         to a finished store scans and variants can be added, nothing else",
         path.display()
     )]
     OtherConfig {
@@ -61,7 +62,7 @@ pub enum Error {
         differences: String,
     },
     /// A manifest or a table does not say what the arrays or the config say.
-    #[error("{} is damaged: {reason}; run `sam-ladder precompute` into a new folder", path.display())]
+    #[error("{} is damaged: {reason}; `sam-ladder verify --repair` mends what can be mended", path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
@@ -69,7 +70,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor cannot be read back as it was written.
-    #[error("{array} of slice {row} ({place}) is damaged: {reason} in {}; delete that file and run the same `sam-ladder precompute` command again", path.display())]
+    #[error("{array} of slice {row} ({place}) is damaged: {reason} in {}; mend it with `sam-ladder verify --repair`", path.display())]
     Damaged {
         /// Path of the array below the store: `train/embeddings`.
         array: String,
@@ -83,7 +84,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A file of a store that says it is complete is not there.
-    #[error("{} is missing; run the same `sam-ladder precompute` command again to make it anew", path.display())]
+    #[error("{} is missing; make it anew with `sam-ladder verify --repair`", path.display())]
     Missing {
         /// The file.
         path: PathBuf,

@@ -5,6 +5,7 @@
 //! arrays where the config says so.
 
 use crate::error::{Error, Result};
+use crate::shard;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
@@ -171,6 +172,15 @@ impl ArraySpec {
         (self.shard_name(row) == name).then_some(row)
     }
 
+    /// Bytes of one chunk's values.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        let value = match self.number {
+            Number::U8 => 1,
+            Number::Float(dtype) => dtype.bytes(),
+        };
+        self.chunk_shape.iter().product::<u64>() as usize * value
+    }
+
     fn zarr(&self) -> Result<Array<MemoryStore>> {
         let data_type = match self.number {
             Number::U8 | Number::Float(StoreDtype::Q8) => data_type::uint8(),
@@ -219,9 +229,10 @@ impl ArraySpec {
         serde_json::to_value(self.zarr()?.metadata_opt(&options)).map_err(|e| self.zarr_error(e))
     }
 
-    /// What turns the values of one shard into its file's bytes.
-    pub(crate) fn encoder(&self) -> Result<ShardEncoder> {
-        Ok(ShardEncoder { array: self.zarr()?, spec: self.clone() })
+    /// What turns the values of one chunk into the bytes that stand for it in a shard.
+    pub(crate) fn encoder(&self) -> Result<ChunkEncoder> {
+        let one = ArraySpec { shape: self.chunk_shape.clone(), shard_shape: self.chunk_shape.clone(), ..self.clone() };
+        Ok(ChunkEncoder { array: one.zarr()?, spec: self.clone() })
     }
 
     fn zarr_error(&self, reason: impl std::fmt::Display) -> Error {
@@ -229,26 +240,28 @@ impl ArraySpec {
     }
 }
 
-/// Encodes shards of one array.
-pub(crate) struct ShardEncoder {
+/// Encodes chunks of one array, each by itself, so that a shard can be put together from new chunks and stored ones.
+pub(crate) struct ChunkEncoder {
+    /// An array of one shard of one chunk.
     array: Array<MemoryStore>,
     spec: ArraySpec,
 }
 
-impl ShardEncoder {
+impl ChunkEncoder {
     pub(crate) fn spec(&self) -> &ArraySpec {
         &self.spec
     }
 
-    /// The bytes of the shard that holds `values`, little-endian numbers in C order.
+    /// The chunk that holds `values`, little-endian numbers in C order, as it is stored.
     pub(crate) fn encode(&self, values: &[u8]) -> Result<Vec<u8>> {
-        let shape: Vec<NonZeroU64> = self.spec.shard_shape.iter().filter_map(|&n| NonZeroU64::new(n)).collect();
+        let shape: Vec<NonZeroU64> = self.spec.chunk_shape.iter().filter_map(|&n| NonZeroU64::new(n)).collect();
         let options = CodecOptions::default();
-        self.array
+        let shard = self
+            .array
             .codecs()
             .encode(ArrayBytes::from(values), &shape, self.array.data_type(), self.array.fill_value(), &options)
-            .map(std::borrow::Cow::into_owned)
-            .map_err(|e| self.spec.zarr_error(e))
+            .map_err(|e| self.spec.zarr_error(e))?;
+        shard::only_chunk(shard.into_owned()).map_err(|e| self.spec.zarr_error(e))
     }
 }
 
@@ -270,4 +283,41 @@ pub(crate) fn groups() -> [String; 3] {
 /// Metadata as the bytes of a `zarr.json`.
 pub(crate) fn to_json(metadata: &Value) -> Vec<u8> {
     format!("{metadata:#}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sam_ladder_schemas::encoder::EncoderArch;
+    use sam_ladder_schemas::precompute::EncoderWeights;
+
+    /// A shard put together from its chunks is the one that Zarr's sharding codec makes of all values at once.
+    #[test]
+    fn shards_put_together_are_those_of_the_codec() {
+        let both = [Compression::None, Compression::Zstd];
+        let formats = [StoreDtype::F16, StoreDtype::F32, StoreDtype::Bf16, StoreDtype::Q8];
+        for (dtype, compression) in formats.into_iter().flat_map(|dtype| both.map(|compression| (dtype, compression))) {
+            let published = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 });
+            let config = PrecomputeConfig { image_size: 32, dtype, compression, ..published };
+            for &kind in ArrayKind::all(&config) {
+                let spec = ArraySpec::of_split(&config, Split::Train, kind, [3, 5]);
+                let values: Vec<u8> = (0..5 * spec.chunk_bytes()).map(|i| (i * i % 61) as u8).collect();
+                let encoder = spec.encoder().unwrap();
+                let chunks: Vec<_> = values.chunks(spec.chunk_bytes()).map(|chunk| encoder.encode(chunk).unwrap()).collect();
+                let array = spec.zarr().unwrap();
+                let shape: Vec<NonZeroU64> = spec.shard_shape.iter().map(|&n| NonZeroU64::new(n).unwrap()).collect();
+                let expected = array
+                    .codecs()
+                    .encode(
+                        ArrayBytes::from(&values[..]),
+                        &shape,
+                        array.data_type(),
+                        array.fill_value(),
+                        &CodecOptions::default(),
+                    )
+                    .unwrap();
+                assert!(shard::assemble(&chunks) == expected.as_ref(), "{dtype:?} {compression:?} {kind:?}");
+            }
+        }
+    }
 }

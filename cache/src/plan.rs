@@ -1,26 +1,13 @@
 //! What a store will hold, before anything is written: its attributes, its cases, and the rows of each.
 
 use crate::error::{Error, Result};
-use crate::layout::ArrayKind;
+use crate::layout::{ArrayKind, ArraySpec};
 use crate::store::split_variants;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
-use sam_ladder_schemas::store::StoreAttributes;
+use sam_ladder_schemas::store::{CaseLayout, StoreAttributes};
 use sam_ladder_schemas::variants::Variant;
 use std::ops::Range;
-
-/// A scan that goes into the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaseLayout {
-    /// Its name: `0005`.
-    pub case: String,
-    /// Which half it belongs to.
-    pub split: Split,
-    /// Its slices, at least 1.
-    pub num_slices: usize,
-    /// Paths of its files among the attributes' sources.
-    pub sources: Vec<String>,
-}
 
 /// All that a store's shape depends on.
 #[derive(Debug, Clone)]
@@ -58,7 +45,16 @@ impl StoreLayout {
             *first = rows.end;
             laid_out.push((case, rows));
         }
-        Ok(StoreLayout { attributes, cases: laid_out })
+        let cases = laid_out.iter().map(|(case, _)| case.clone()).collect();
+        Ok(StoreLayout { attributes: attributes.with_cases(cases), cases: laid_out })
+    }
+
+    /// The layout of the store that has these attributes, `complete: false`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(attributes: &StoreAttributes) -> Result<Self> {
+        Self::new(attributes.unfinished(), attributes.cases.clone())
     }
 
     /// The store's attributes, `complete: false`.
@@ -112,7 +108,21 @@ impl StoreLayout {
         })
     }
 
+    /// One of a split's arrays.
+    pub(crate) fn array(&self, split: Split, kind: ArrayKind) -> ArraySpec {
+        ArraySpec::of_split(&self.attributes.config, split, kind, [self.num_slices(split), self.num_variants(split)])
+    }
+
+    /// The case that a row belongs to, and the slice within it.
+    pub(crate) fn slice_of(&self, split: Split, row: usize) -> Option<(&CaseLayout, usize)> {
+        self.cases_of(split).find(|(_, rows)| rows.contains(&row)).map(|(case, rows)| (case, row - rows.start))
+    }
+
     /// The cases of a split with their rows, in the rows' order.
+    pub fn cases(&self, split: Split) -> impl Iterator<Item = (&CaseLayout, Range<usize>)> {
+        self.cases_of(split).map(|(case, rows)| (case, rows.clone()))
+    }
+
     pub(crate) fn cases_of(&self, split: Split) -> impl Iterator<Item = &(CaseLayout, Range<usize>)> {
         self.cases.iter().filter(move |(case, _)| case.split == split)
     }

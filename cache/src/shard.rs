@@ -9,8 +9,39 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+/// Bytes of a CRC-32C.
 const CHECKSUM_LEN: usize = 4;
 const INDEX_ENTRY_LEN: usize = 16;
+
+/// A shard's bytes from those of its chunks, as stored, in their order.
+pub(crate) fn assemble<C: AsRef<[u8]>>(chunks: &[C]) -> Vec<u8> {
+    let content: usize = chunks.iter().map(|chunk| chunk.as_ref().len()).sum();
+    let mut shard = Vec::with_capacity(content + chunks.len() * INDEX_ENTRY_LEN + CHECKSUM_LEN);
+    for chunk in chunks {
+        shard.extend_from_slice(chunk.as_ref());
+    }
+    let mut offset = 0u64;
+    for chunk in chunks {
+        let len = chunk.as_ref().len() as u64;
+        shard.extend_from_slice(&offset.to_le_bytes());
+        shard.extend_from_slice(&len.to_le_bytes());
+        offset += len;
+    }
+    let checksum = crc32c::crc32c(&shard[content..]);
+    shard.extend_from_slice(&checksum.to_le_bytes());
+    shard
+}
+
+/// The one chunk, as stored, of a shard that has no more.
+pub(crate) fn only_chunk(mut shard: Vec<u8>) -> Result<Vec<u8>, String> {
+    let content = shard.len().checked_sub(INDEX_ENTRY_LEN + CHECKSUM_LEN).ok_or("the shard is shorter than its index")?;
+    let expected = [0u64.to_le_bytes(), (content as u64).to_le_bytes()].concat();
+    if shard[content..content + INDEX_ENTRY_LEN] != expected {
+        return Err("the shard's one chunk does not fill it".into());
+    }
+    shard.truncate(content);
+    Ok(shard)
+}
 
 /// Where a chunk lies in its shard's file.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +107,28 @@ pub(crate) fn read_plain_chunk(file: &File, range: ChunkRange, out: &mut [u8]) -
         .and_then(|()| file.read_exact_at(&mut stored, range.offset + len))
         .map_err(|e| format!("cannot read the chunk: {e}"))?;
     compare_checksum(out, stored).map_err(|reason| format!("the chunk has {reason}"))
+}
+
+/// Checks that the chunks lie one behind the other and fill the file up to its index, so that each byte is covered by a checksum.
+pub(crate) fn check_filled(file: &File, index: &[ChunkRange]) -> Result<(), String> {
+    let mut end = 0;
+    for (i, range) in index.iter().enumerate() {
+        if range.offset != end {
+            return Err(format!("chunk {i} lies at byte {}, expected {end}", range.offset));
+        }
+        end += range.len;
+    }
+    let expected = end + (index.len() * INDEX_ENTRY_LEN + CHECKSUM_LEN) as u64;
+    let found = file.metadata().map_err(|e| format!("cannot read its size: {e}"))?.len();
+    if found == expected { Ok(()) } else { Err(format!("the file has {found} bytes, expected {expected}")) }
+}
+
+/// One chunk as it is stored, its checksum right.
+pub(crate) fn read_encoded(file: &File, range: ChunkRange) -> Result<Vec<u8>, String> {
+    let mut encoded = vec![0; range.len as usize];
+    file.read_exact_at(&mut encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
+    checked(&encoded).map_err(|reason| format!("the chunk has {reason}"))?;
+    Ok(encoded)
 }
 
 /// Reads one chunk, checks it, and decompresses it into `out`, whose length must be the chunk's.

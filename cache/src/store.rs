@@ -1,21 +1,19 @@
 //! A finished store, opened for reading.
 
 use crate::batch::{Batch, Item};
-use crate::compare::differences;
 use crate::error::{Error, Result};
-use crate::layout::{ArrayKind, ArraySpec, METADATA};
+use crate::layout::{ArrayKind, ArraySpec};
+use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
+use crate::plan::StoreLayout;
 use crate::shard::{self, ChunkRange, Scratch};
 use crate::slice_table::{batch_to_slices, variants_to_batch};
 use crate::table::read_table;
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::store::{
-    DECODER_WEIGHTS, FORMAT_VERSION, MASKS, StoreAttributes, VARIANTS_TABLE, cache_id, slices_table,
-};
+use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::variants::{AugmentPolicy, Variant, variants};
-use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -92,7 +90,8 @@ impl StoredArray {
 }
 
 impl Store {
-    /// Opens a complete store and checks its manifest, its arrays' metadata, its tables and the presence of every shard.
+    /// Opens a complete store and checks its manifest, its groups' and arrays' metadata, its tables, the decoder's weights and the
+    /// presence of every shard. Chunks are checked when they are read.
     ///
     /// # Errors
     /// A one-line reason that names the file: no store, another format version, an incomplete one, a manifest, array metadata or
@@ -100,15 +99,21 @@ impl Store {
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         let attributes = read_manifest(path)?;
-        if !attributes.complete {
-            return Err(Error::Incomplete { path: path.into(), detail: "its manifest says so".into() });
+        let layout = complete_layout(path, &attributes)?;
+        for (name, bytes) in group_files() {
+            let path = path.join(name);
+            check_bytes(&path, &bytes).map_err(|reason| Error::Manifest { path, reason })?;
         }
-        let store = Store {
-            path: path.into(),
-            splits: [open_split(path, &attributes, Split::Train)?, open_split(path, &attributes, Split::Test)?],
-            attributes,
-        };
-        store.check_variants()?;
+        for name in hashed_files() {
+            let file = path.join(&name);
+            if !file.is_file() {
+                return Err(Error::Missing { path: file });
+            }
+            check_hash(path, &attributes, &name).map_err(|reason| Error::Manifest { path: file, reason })?;
+        }
+        check_variants(path, &layout)?;
+        let splits = [open_split(path, &layout, Split::Train)?, open_split(path, &layout, Split::Test)?];
+        let store = Store { path: path.into(), splits, attributes };
         store.check_files()?;
         Ok(store)
     }
@@ -165,18 +170,7 @@ impl Store {
     /// [`Error::Absent`] for a case that is not in `test`, [`Error::Damaged`] when it cannot be read back as written.
     pub fn mask(&self, case: &str) -> Result<Mask> {
         let rows = self.case_rows(Split::Test, case)?;
-        let shape = read_mask_shape(&self.path, case)?;
-        // Before anything is allocated by it.
-        if let Some(slice) = self.slices(Split::Test).get(rows.start as usize) {
-            let expected = [rows.len(), slice.size[0] as usize, slice.size[1] as usize];
-            if shape != expected {
-                let path = self.path.join(ArraySpec::of_mask(case, shape).path).join(METADATA);
-                return Err(Error::Manifest {
-                    path,
-                    reason: format!("its shape is {shape:?}, the slices' table says {expected:?}"),
-                });
-            }
-        }
+        let shape = mask_shape(&self.slices(Split::Test)[rows.start as usize..rows.end as usize]);
         let [depth, height, width] = shape;
         let spec = ArraySpec::of_mask(case, shape);
         check_array_metadata(&self.path, &spec)?;
@@ -280,21 +274,6 @@ impl Store {
         &self.splits[split as usize]
     }
 
-    fn check_variants(&self) -> Result<()> {
-        let path = self.path.join(VARIANTS_TABLE);
-        let found = read_table(&path)?;
-        let expected = variants_to_batch(self.variants(Split::Train)).map_err(|e| Error::Table {
-            action: "read",
-            path: path.clone(),
-            reason: e.to_string(),
-        })?;
-        if found.schema().fields() != expected.schema().fields() || found.columns() != expected.columns() {
-            let reason = format!("its rows are not the {} variants of the store's config", expected.num_rows());
-            return Err(Error::Manifest { path, reason });
-        }
-        Ok(())
-    }
-
     fn check_files(&self) -> Result<()> {
         for split in Split::ALL {
             let SplitArrays { slices, arrays, .. } = self.split(split);
@@ -312,7 +291,7 @@ impl Store {
             }
         }
         let masks = self.cases(Split::Test).into_iter().map(|case| mask_shard(&self.path, &case));
-        for path in masks.chain([self.decoder_path()]) {
+        for path in masks {
             if !path.is_file() {
                 return Err(Error::Missing { path });
             }
@@ -344,6 +323,7 @@ pub(crate) fn shards_in(folder: &Path, spec: &ArraySpec) -> Result<HashSet<usize
     };
     entries
         .filter_map(|entry| match entry.map_err(Error::io("list", folder)) {
+            Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => None,
             Ok(entry) => entry.file_name().to_str().and_then(|name| spec.row_of_shard_name(name)).map(Ok),
             Err(e) => Some(Err(e)),
         })
@@ -356,98 +336,67 @@ pub(crate) fn mask_shard(store: &Path, case: &str) -> PathBuf {
     spec.folder(store).join(spec.shard_name(0))
 }
 
-/// Reads and checks the attributes of the store's root group.
-pub(crate) fn read_manifest(store: &Path) -> Result<StoreAttributes> {
-    let path = store.join(METADATA);
-    let not_a_store = |reason: String| Error::NotAStore {
-        path: store.into(),
-        reason,
-        advice: "give the folder that `sam-ladder precompute --store` wrote",
-    };
-    let bytes = match std::fs::read(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let what = if store.exists() { format!("it has no {METADATA}") } else { "there is no such folder".into() };
-            return Err(not_a_store(what));
+/// Shape of a test case's mask, by the rows of its slices.
+pub(crate) fn mask_shape(rows: &[SliceRow]) -> [usize; 3] {
+    let [height, width] = rows.first().map_or([0; 2], |row| row.size);
+    [rows.len(), height as usize, width as usize]
+}
+
+/// Checks that `variants.parquet` is the table of the layout's config.
+pub(crate) fn check_variants(store: &Path, layout: &StoreLayout) -> Result<()> {
+    let path = store.join(VARIANTS_TABLE);
+    let found = read_table(&path)?;
+    let expected = variants_to_batch(&layout.variants(Split::Train)).map_err(|e| Error::Table {
+        action: "read",
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
+    if found.schema().fields() != expected.schema().fields() || found.columns() != expected.columns() {
+        let reason = format!("its rows are not the {} variants of the store's config", expected.num_rows());
+        return Err(Error::Manifest { path, reason });
+    }
+    Ok(())
+}
+
+/// Reads a split's slice table and checks it against the layout's cases and sources.
+pub(crate) fn read_slices(store: &Path, layout: &StoreLayout, split: Split) -> Result<Vec<SliceRow>> {
+    let path = store.join(slices_table(split));
+    let attributes = layout.attributes();
+    let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
+    let slices = batch_to_slices(&read_table(&path)?, &attributes.config.class_names).map_err(damaged)?;
+    if slices.len() != layout.num_slices(split) {
+        return Err(damaged(format!("expected {} rows, found {}", layout.num_slices(split), slices.len())));
+    }
+    let sources: HashSet<(&str, &str)> = attributes.sources.iter().map(|s| (s.path.as_str(), s.sha256.as_str())).collect();
+    for (case, rows) in layout.cases_of(split) {
+        for row in rows.clone() {
+            let slice = &slices[row];
+            let (expected, index) = (&case.case, row - rows.start);
+            if slice.row as usize != row || slice.case != *expected || slice.slice_index as usize != index {
+                let SliceRow { row: says, case, slice_index, .. } = slice;
+                let found = format!("it says row {says}, slice {slice_index} of case {case}");
+                return Err(damaged(format!("row {row} should be slice {index} of case {expected}, {found}")));
+            }
+            if !sources.contains(&(&slice.source, &slice.source_sha256)) {
+                let SliceRow { source, source_sha256, .. } = slice;
+                return Err(damaged(format!(
+                    "row {row} is of {source} with SHA-256 {source_sha256}, which the manifest has not"
+                )));
+            }
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return Err(not_a_store("it is not a folder".into())),
-        other => other.map_err(Error::io("read", &path))?,
-    };
-    let metadata: Value =
-        serde_json::from_slice(&bytes).map_err(|e| Error::Manifest { path: path.clone(), reason: e.to_string() })?;
-    let attributes = &metadata["attributes"];
-    let version = &attributes["format_version"];
-    if version.is_null() || attributes["cache_id"].is_null() {
-        return Err(not_a_store(format!("its {METADATA} has no format_version and cache_id")));
     }
-    if version.as_u64() != Some(FORMAT_VERSION.into()) {
-        return Err(Error::FormatVersion { path: store.into(), found: version.to_string(), expected: FORMAT_VERSION });
-    }
-    let attributes: StoreAttributes =
-        serde_json::from_value(attributes.clone()).map_err(|e| Error::Manifest { path: path.clone(), reason: e.to_string() })?;
-    let damaged = |reason| Error::Manifest { path: path.clone(), reason };
-    attributes.config.validate().map_err(damaged)?;
-    let expected = cache_id(&attributes.config, &attributes.sources);
-    if attributes.cache_id != expected {
-        return Err(damaged(format!("its config and sources hash to {expected}, its cache_id is {}", attributes.cache_id)));
-    }
-    Ok(attributes)
+    Ok(slices)
 }
 
-/// Checks that the array's `zarr.json` is the one that a writer with the same config writes.
-pub(crate) fn check_array_metadata(store: &Path, spec: &ArraySpec) -> Result<()> {
-    let path = spec.folder(store).join(METADATA);
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let found: Value =
-        serde_json::from_slice(&bytes).map_err(|e| Error::Manifest { path: path.clone(), reason: e.to_string() })?;
-    let reason = differences(&spec.metadata()?, "expected", &found, "found");
-    if reason.is_empty() { Ok(()) } else { Err(Error::Manifest { path, reason }) }
-}
-
-fn read_mask_shape(store: &Path, case: &str) -> Result<[usize; 3]> {
-    let path = store.join(format!("{}/{MASKS}/{case}/{METADATA}", Split::Test));
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let shape = serde_json::from_slice::<Value>(&bytes)
-        .ok()
-        .and_then(|metadata| serde_json::from_value::<[usize; 3]>(metadata["shape"].clone()).ok())
-        .filter(|shape| shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n)).is_some_and(|all| all > 0));
-    shape.ok_or_else(|| Error::Manifest { path, reason: "it has no shape of three positive numbers".into() })
-}
-
-fn open_split(path: &Path, attributes: &StoreAttributes, split: Split) -> Result<SplitArrays> {
-    let config = &attributes.config;
-    let table = path.join(slices_table(split));
-    let slices = batch_to_slices(&read_table(&table)?, &config.class_names)
-        .map_err(|reason| Error::Manifest { path: table.clone(), reason })?;
-    let cases = group_cases(&slices).map_err(|reason| Error::Manifest { path: table, reason })?;
-    let variants = split_variants(config, split);
-    let arrays = ArrayKind::all(config).iter().map(|&kind| {
-        let spec = ArraySpec::of_split(config, split, kind, [slices.len(), variants.len()]);
+fn open_split(path: &Path, layout: &StoreLayout, split: Split) -> Result<SplitArrays> {
+    let slices = read_slices(path, layout, split)?;
+    let cases = layout.cases_of(split).map(|(case, rows)| (case.case.clone(), rows.start as u32..rows.end as u32)).collect();
+    let variants = layout.variants(split);
+    let arrays = ArrayKind::all(&layout.attributes().config).iter().map(|&kind| {
+        let spec = layout.array(split, kind);
         check_array_metadata(path, &spec)?;
         Ok(StoredArray::new(path, spec, slices.len()))
     });
     let arrays = arrays.collect::<Result<Vec<_>>>()?;
     Ok(SplitArrays { variants, slices, cases, arrays })
-}
-
-/// The rows of each case; rows must count from 0, and each case's be together with its slices ascending from 0.
-fn group_cases(slices: &[SliceRow]) -> Result<Vec<(String, Range<u32>)>, String> {
-    let mut cases: Vec<(String, Range<u32>)> = Vec::new();
-    for (i, slice) in slices.iter().enumerate() {
-        let row = i as u32;
-        match cases.last_mut() {
-            Some((case, rows)) if *case == slice.case => rows.end += 1,
-            _ => cases.push((slice.case.clone(), row..row + 1)),
-        }
-        let first = cases.last().map_or(0, |(_, rows)| rows.start);
-        if slice.row != row || slice.slice_index != row - first {
-            return Err(format!(
-                "row {row} should be slice {} of case {}, it says row {} and slice {}",
-                row - first,
-                slice.case,
-                slice.row,
-                slice.slice_index
-            ));
-        }
-    }
-    Ok(cases)
 }

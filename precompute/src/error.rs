@@ -61,6 +61,19 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// Someone asked to stop.
+    #[error(
+        "stopped as asked; {done} of {total} slices are finished and kept in {}: run the same command again to continue",
+        store.display()
+    )]
+    Stopped {
+        /// The store.
+        store: PathBuf,
+        /// Slices that are finished.
+        done: usize,
+        /// Slices that the store will have.
+        total: usize,
+    },
     /// Some scans cannot be used; the others are in the store.
     #[error(
         "{} of {total} scans cannot be used: {}; the others are finished and kept in {}, which stays incomplete: \

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub const FORMAT_VERSION: u32 = 1;
 /// One row a variant.
 pub const VARIANTS_TABLE: &str = "variants.parquet";
+/// Second copy of the root group's `zarr.json`, from which that is restored when it is damaged.
+pub const MANIFEST_COPY: &str = "manifest.json";
 /// SAM's frozen prompt encoder and mask decoder (`prompt_encoder.…`, `mask_decoder.…`), so that training needs nothing but the store.
 pub const DECODER_WEIGHTS: &str = "sam_decoder.safetensors";
 /// `[slice, variant, 256, g, g]`, g = image_size / 16.
@@ -36,6 +38,19 @@ pub struct SourceFile {
     pub sha256: String,
 }
 
+/// A scan that goes into the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseLayout {
+    /// Its name: `0005`.
+    pub case: String,
+    /// Which half it belongs to.
+    pub split: Split,
+    /// Its slices, at least 1.
+    pub num_slices: usize,
+    /// Paths of its files among the attributes' sources.
+    pub sources: Vec<String>,
+}
+
 /// Attributes of the store's root group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoreAttributes {
@@ -49,6 +64,12 @@ pub struct StoreAttributes {
     pub config: PrecomputeConfig,
     /// Every source file, sorted by path.
     pub sources: Vec<SourceFile>,
+    /// Every case, sorted by split and name: the rows of the arrays follow from it.
+    pub cases: Vec<CaseLayout>,
+    /// Of a complete store, the files that are neither arrays nor metadata, with their hashes: tables and the decoder's weights.
+    pub files: Vec<SourceFile>,
+    /// Hash of all the other attributes.
+    pub checksum: String,
 }
 
 impl StoreAttributes {
@@ -56,13 +77,49 @@ impl StoreAttributes {
     pub fn new(config: PrecomputeConfig, mut sources: Vec<SourceFile>) -> Self {
         sources.sort_by(|a, b| a.path.cmp(&b.path));
         let cache_id = cache_id(&config, &sources);
-        StoreAttributes { format_version: FORMAT_VERSION, cache_id, complete: false, config, sources }
+        let (cases, files, checksum) = (vec![], vec![], String::new());
+        StoreAttributes { format_version: FORMAT_VERSION, cache_id, complete: false, config, sources, cases, files, checksum }
+            .sealed()
+    }
+
+    /// The same store with these cases.
+    pub fn with_cases(self, cases: Vec<CaseLayout>) -> Self {
+        StoreAttributes { cases, ..self }.sealed()
+    }
+
+    /// The same store, complete, with these tables and weights.
+    pub fn finished(&self, files: Vec<SourceFile>) -> Self {
+        StoreAttributes { complete: true, files, ..self.clone() }.sealed()
+    }
+
+    /// The same store, while it is being written.
+    pub fn unfinished(&self) -> Self {
+        StoreAttributes { complete: false, files: vec![], ..self.clone() }.sealed()
+    }
+
+    /// What `checksum` must be: SHA-256, in hexadecimal, of the compact JSON of the other attributes.
+    pub fn expected_checksum(&self) -> String {
+        let mut value = serde_json::json!(self);
+        if let Some(attributes) = value.as_object_mut() {
+            attributes.shift_remove("checksum");
+        }
+        sha256_hex(value.to_string().as_bytes())
+    }
+
+    fn sealed(mut self) -> Self {
+        self.checksum = self.expected_checksum();
+        self
     }
 }
 
 /// SHA-256, in hexadecimal, over the canonical JSON of the format version, the config and the sources' hashes.
 pub fn cache_id(config: &PrecomputeConfig, sources: &[SourceFile]) -> String {
-    use sha2::{Digest, Sha256};
     let canonical = serde_json::json!({ "format_version": FORMAT_VERSION, "config": config, "sources": sources });
-    Sha256::digest(canonical.to_string().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256_hex(canonical.to_string().as_bytes())
+}
+
+/// SHA-256 of some bytes, in hexadecimal, as everywhere in the store.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -156,6 +156,8 @@ pub struct RunRecord {
     pub program: String,
     /// The store's `cache_id`.
     pub cache_id: String,
+    /// The settings that the store's tensors were made with.
+    pub store: crate::precompute::PrecomputeConfig,
     /// Pixels along the side of the network's input.
     pub image_size: usize,
     /// Classes with background.

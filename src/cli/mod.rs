@@ -7,6 +7,7 @@ mod phantom;
 mod precompute;
 mod profile;
 mod train;
+mod verify;
 
 use clap::{Parser, Subcommand};
 
@@ -24,6 +25,8 @@ enum Command {
     Phantom(phantom::Args),
     /// Stage one: encode every slice once with the frozen SAM encoder, into a store
     Precompute(precompute::Args),
+    /// Check every chunk, table and record of a store, and mend what is damaged
+    Verify(verify::Args),
     /// Stage two: train the side network, the gate and the decoder's output upscaling on a store
     Train(train::Args),
     /// Segment the test scans of a store and measure Dice and HD95
@@ -38,6 +41,7 @@ impl Cli {
         match self.command {
             Command::Phantom(args) => args.run(),
             Command::Precompute(args) => args.run(),
+            Command::Verify(args) => args.run(),
             Command::Train(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Export(args) => args.run(),

@@ -2,9 +2,10 @@
 
 use super::device::DeviceChoice;
 use super::profile::Profile;
+use crate::interrupt;
 use anyhow::{bail, ensure};
 use clap::ValueEnum;
-use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Summary, identify_weights, run_plan};
+use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{Compression, EncoderWeights, PrecomputeConfig, StoreDtype};
@@ -18,7 +19,7 @@ pub struct Args {
     /// nnU-Net's (imagesTr, labelsTr, dataset.json)
     #[arg(long, value_name = "DIR")]
     scans: PathBuf,
-    /// Store to write; an interrupted one is continued
+    /// Store to write; an interrupted one is continued, a finished one takes scans and variants that are new
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// SAM checkpoint, .pth or .safetensors; the architecture is read from it
@@ -64,6 +65,12 @@ pub struct Args {
     /// Images that the encoder takes at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
+    /// Do one of N equal parts of the work, from 1/N to N/N; workers on other machines share the store's folder
+    #[arg(long, value_name = "I/N", default_value_t = Share::ALL)]
+    worker: Share,
+    /// Print what is to be done and about how long it takes, and write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -193,7 +200,6 @@ impl Args {
         let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases: self.test_cases.clone() };
         let config = configure(&self.scans, &options, self.config(encoder, weights))?;
         let plan = Plan::new(&self.scans, &config)?;
-        eprintln!("{plan}");
         let args = PrecomputeArgs {
             scans: self.scans,
             store: self.store,
@@ -202,9 +208,22 @@ impl Args {
             batch_size: self.batch_size as usize,
             device,
         };
-        let summary = run_plan(plan, &args)?;
+        if self.dry_run {
+            let estimate = estimate(&plan, &args.store, args.batch_size, || Ok(load(&args)?.encoder))?;
+            println!("{plan}\n{estimate}");
+            return Ok(());
+        }
+        eprintln!("{plan}");
+        let stop = interrupt::stop_flag("the shards in flight are finished")?;
+        let summary = run_part(&plan, &args, self.worker, &stop)?;
         let store = args.store.display();
-        if summary.already_complete {
+        if !summary.complete {
+            let Summary { slices_written, images_encoded, seconds, .. } = summary;
+            let worker = self.worker;
+            eprintln!(
+                "worker {worker} is done: {slices_written} slices, {images_encoded} images in {seconds:.1} s; other workers are not"
+            );
+        } else if summary.already_complete {
             eprintln!("{store} is complete already: nothing to do");
         } else {
             let Summary { slices_written, slices_total, images_encoded, seconds, .. } = summary;

@@ -3,6 +3,7 @@
 use super::device::DeviceChoice;
 use super::precompute::Augment;
 use super::profile::Profile;
+use crate::interrupt;
 use clap::ValueEnum;
 use sam_ladder_cache::{ReadMode, Store};
 use sam_ladder_schemas::train::{Arm, OptimizerKind, SliceOrder, TrainConfig};
@@ -166,7 +167,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
         let config = self.config()?;
-        let summary = run::train(&TrainArgs {
+        let args = TrainArgs {
             config,
             store: self.store,
             run: self.run.clone(),
@@ -182,7 +183,9 @@ impl Args {
             checkpoint_every: self.checkpoint_every,
             program: super::program(),
             progress: true,
-        })?;
+        };
+        let stop = interrupt::stop_flag("the step in flight is finished and saved")?;
+        let summary = run::train_until(&args, &stop)?;
         let at = match summary.last {
             Some(row) => format!(", loss {:.4}, gate {:.3}", row.loss, row.gate),
             None => String::new(),

@@ -108,7 +108,7 @@ fn paint(images: &mut [f32], labels: &[u8], variants: usize) {
 }
 
 /// SAM's decoder by the rule, with its own 4 mask tokens, as the bytes of a safetensors file.
-fn decoder_bytes(store: &Path) -> Vec<u8> {
+pub fn decoder_bytes(store: &Path) -> Vec<u8> {
     let config = ModelConfig { image_size: IMAGE_SIZE, num_classes: 4, arm: Arm::Full };
     let tensors: Vec<(String, Tensor)> = ModelWeights::expected(&config)
         .into_iter()

@@ -56,6 +56,16 @@ pub enum TrainError {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// Someone asked to stop.
+    #[error(
+        "stopped as asked after step {steps}, which is in the checkpoint: continue with `sam-ladder train --resume --run {run}`"
+    )]
+    Stopped {
+        /// The run directory.
+        run: PathBuf,
+        /// Steps that the checkpoint has behind it.
+        steps: u64,
+    },
     /// The loss, or a weight, is not finite any more.
     #[error(
         "training diverged at step {step}: {what} is {value} with learning rate {lr:e}; the last good checkpoint is step {checkpoint_step} in {checkpoint}, start anew with a lower --lr"

@@ -4,8 +4,8 @@ use crate::error::{Result, TrainError};
 use crate::init::{InitSources, initial_weights, whole_model};
 use crate::model::{LadderSam, ModelConfig, upsample_masks};
 use crate::run::checkpoint::read_info;
-use crate::run::read_record;
 use crate::run::trainer::{Geometry, input_tensors};
+use crate::run::{check_same_encoder, read_record};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sam_ladder_cache::{Batch, Store};
@@ -55,7 +55,8 @@ pub fn run_checkpoint(folder: &Path, checkpoint: RunCheckpoint) -> PathBuf {
 /// The model for a store's images.
 ///
 /// # Errors
-/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or of channels.
+/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or of channels, or a run on another encoder's
+/// tensors.
 pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Result<LadderSam> {
     let geometry = Geometry::of(store.config());
     match source {
@@ -64,7 +65,12 @@ pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Resu
             let sources = InitSources { sam_decoder: store.decoder_path(), cnn_checkpoint: None, init: None, seed: *seed };
             Ok(LadderSam::new(&config, &initial_weights(&config, &sources)?, device)?)
         }
-        trained => load_trained(trained, geometry, device),
+        trained => {
+            if let WeightSource::Run { folder, .. } = trained {
+                check_same_encoder(folder, &read_record(folder)?, store)?;
+            }
+            load_trained(trained, geometry, device)
+        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! The reading half of the pipeline: scans to variants, ahead of the encoder, in a thread of its own.
 
+use super::share::GroupRange;
 use crate::preprocess::DataSlice;
 use crate::scans::{CaseEntry, Scan, ScanSource};
 use rayon::prelude::*;
-use sam_ladder_cache::{Mask, StoreWriter};
+use sam_ladder_cache::{Mask, StoreWriter, Wanted};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::tables::SliceRow;
-use sam_ladder_schemas::variants::Variant;
-use std::ops::Range;
+use std::borrow::Cow;
 use std::sync::mpsc::SyncSender;
 
 /// What the reading thread hands to the encoding one.
@@ -21,15 +20,27 @@ pub(super) enum Prepared {
     Bad { case: String, reason: String },
 }
 
-/// Neighbouring slices with their variants.
+/// Neighbouring slices with the variants that are wanted of each.
 pub(super) struct Group {
     pub(super) split: Split,
-    /// Rows of the store's arrays.
-    pub(super) rows: Range<usize>,
-    /// `[slice, variant, c, s, s]`.
+    /// Rows of the store's arrays, and what is wanted of each.
+    pub(super) rows: Vec<(usize, Wanted)>,
+    /// `[wanted variant of each slice, c, s, s]`.
     pub(super) images: Vec<f32>,
-    /// `[slice, variant, s/4, s/4]`.
+    /// `[wanted variant of each slice, s/4, s/4]`.
     pub(super) labels: Vec<u8>,
+}
+
+impl Group {
+    /// The images whose embeddings are wanted, in the order of the slices and their variants.
+    pub(super) fn to_encode(&self, image_len: usize) -> Cow<'_, [f32]> {
+        if self.rows.iter().all(|(_, wanted)| wanted.embeddings == wanted.variants) {
+            return Cow::Borrowed(&self.images);
+        }
+        let variants = self.rows.iter().flat_map(|(_, wanted)| wanted.variants.iter().map(|v| wanted.embeddings.contains(v)));
+        let chosen = self.images.chunks(image_len).zip(variants).filter(|(_, encode)| *encode);
+        Cow::Owned(chosen.flat_map(|(image, _)| image).copied().collect())
+    }
 }
 
 /// What the store records of a case beside its tensors.
@@ -41,26 +52,99 @@ pub(super) struct CaseEnd {
     pub(super) mask: Option<Mask>,
 }
 
-/// Reads every case that is not done and sends what is missing of it, until all is sent or the receiver hangs up.
-pub(super) fn prepare(
-    source: &ScanSource,
-    writer: &StoreWriter,
-    batch_size: usize,
-    out: &SyncSender<Prepared>,
-) -> Result<(), sam_ladder_cache::Error> {
-    for entry in source.cases() {
-        if writer.is_case_done(entry.split, &entry.case)? {
-            continue;
+/// What one worker is to read.
+pub(super) struct Work<'a> {
+    pub(super) source: &'a ScanSource,
+    pub(super) writer: &'a StoreWriter,
+    /// The worker's groups.
+    pub(super) groups: &'a [GroupRange],
+}
+
+/// What is missing of one case.
+struct Missing<'a> {
+    groups: Vec<&'a GroupRange>,
+    /// Whether the case has to be recorded.
+    record: bool,
+}
+
+impl Work<'_> {
+    /// Reads every case of which something is missing and sends that, until all is sent or the receiver hangs up.
+    pub(super) fn send_all(&self, out: &SyncSender<Prepared>) -> Result<(), sam_ladder_cache::Error> {
+        for entry in self.source.cases() {
+            let missing = self.missing(entry)?;
+            if missing.groups.is_empty() && !missing.record {
+                continue;
+            }
+            let alive = match read(self.source, entry) {
+                Ok(scan) => self.send_case(scan, &missing, out)?,
+                Err(reason) => out.send(Prepared::Bad { case: entry.case.clone(), reason }).is_ok(),
+            };
+            if !alive {
+                break;
+            }
         }
-        let alive = match read(source, entry) {
-            Ok(scan) => send_case(scan, writer, batch_size, out)?,
-            Err(reason) => out.send(Prepared::Bad { case: entry.case.clone(), reason }).is_ok(),
-        };
-        if !alive {
-            break;
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn missing(&self, entry: &CaseEntry) -> Result<Missing<'_>, sam_ladder_cache::Error> {
+        let rows = self.writer.layout().case_rows(entry.split, &entry.case)?;
+        let of_case = |group: &&GroupRange| group.split == entry.split && rows.contains(&group.rows.start);
+        let mine: Vec<&GroupRange> = self.groups.iter().filter(of_case).collect();
+        let record = mine.iter().any(|group| group.first) && !self.writer.is_case_recorded(entry.split, &entry.case);
+        let undone = |group: &&GroupRange| group.rows.clone().any(|row| !self.writer.is_slice_done(group.split, row));
+        Ok(Missing { groups: mine.into_iter().filter(undone).collect(), record })
+    }
+
+    /// Sends what is missing of a case; whether the receiver still listens.
+    fn send_case(&self, scan: Scan, missing: &Missing, out: &SyncSender<Prepared>) -> Result<bool, sam_ladder_cache::Error> {
+        let config = &self.writer.layout().attributes().config;
+        let first_row = self.writer.layout().case_rows(scan.split, &scan.case)?.start;
+        for group in &missing.groups {
+            let rows: Vec<(usize, Wanted)> = group.rows.clone().map(|row| (row, self.writer.wanted(scan.split, row))).collect();
+            let (images, labels) = self.make_variants(&scan, first_row, &rows);
+            if out.send(Prepared::Group(Group { split: scan.split, rows, images, labels })).is_err() {
+                return Ok(false);
+            }
+        }
+        if !missing.record {
+            return Ok(true);
+        }
+        let rows = slice_rows(&scan, first_row, config.class_names.len());
+        let Scan { case, split, shape, label, .. } = scan;
+        let mask = (split == Split::Test).then_some(Mask { labels: label, shape });
+        Ok(out.send(Prepared::CaseEnd(CaseEnd { split, case, rows, mask })).is_ok())
+    }
+
+    /// The wanted variants of some slices: images `[variant, c, s, s]`, labels `[variant, s/4, s/4]`.
+    fn make_variants(&self, scan: &Scan, first_row: usize, rows: &[(usize, Wanted)]) -> (Vec<f32>, Vec<u8>) {
+        let config = &self.writer.layout().attributes().config;
+        let variants = self.writer.layout().variants(scan.split);
+        let [_, height, width] = scan.shape;
+        let pixels = height * width;
+        let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
+        let channels = scan.image.len() / scan.label.len();
+        let _span = tracing::trace_span!("make variants", slices = rows.len()).entered();
+        let slices: Vec<DataSlice> = rows
+            .par_iter()
+            .map(|(row, _)| {
+                let slice = row - first_row;
+                let planes = &scan.image[slice * channels * pixels..][..channels * pixels];
+                DataSlice::new(planes, &scan.label[slice * pixels..][..pixels], [height, width], config.data_size)
+            })
+            .collect();
+        let pairs = slices.iter().zip(rows);
+        let items: Vec<(&DataSlice, usize)> =
+            pairs.flat_map(|(slice, (_, wanted))| wanted.variants.iter().map(move |&variant| (slice, variant))).collect();
+        let mut images = vec![0.0; items.len() * image_len];
+        let mut labels = vec![0; items.len() * label_len];
+        let places = images.par_chunks_mut(image_len).zip(labels.par_chunks_mut(label_len));
+        places.zip(&items).for_each(|((image, label), (slice, variant))| {
+            let made = slice.variant(variants[*variant].kind, config.image_size);
+            image.copy_from_slice(&made.image);
+            label.copy_from_slice(&made.label);
+        });
+        (images, labels)
+    }
 }
 
 fn read(source: &ScanSource, entry: &CaseEntry) -> Result<Scan, String> {
@@ -70,60 +154,6 @@ fn read(source: &ScanSource, entry: &CaseEntry) -> Result<Scan, String> {
         return Err(format!("it has {} slices, its header said {}", scan.shape[0], entry.num_slices));
     }
     Ok(scan)
-}
-
-/// Sends what is missing of a case; whether the receiver still listens.
-fn send_case(
-    scan: Scan,
-    writer: &StoreWriter,
-    batch_size: usize,
-    out: &SyncSender<Prepared>,
-) -> Result<bool, sam_ladder_cache::Error> {
-    let config = &writer.layout().attributes().config;
-    let variants = writer.layout().variants(scan.split);
-    let case_rows = writer.layout().case_rows(scan.split, &scan.case)?;
-    // Groups start at fixed slices of a case and are done whole: what is encoded together does not depend on where an earlier run
-    // was interrupted, so neither do the tensors' last bits.
-    let group_len = (batch_size / variants.len()).max(1);
-    for start in case_rows.clone().step_by(group_len) {
-        let rows = start..case_rows.end.min(start + group_len);
-        if rows.clone().all(|row| writer.is_slice_done(scan.split, row)) {
-            continue;
-        }
-        let slices = rows.start - case_rows.start..rows.end - case_rows.start;
-        let (images, labels) = make_variants(&scan, slices, &variants, config);
-        if out.send(Prepared::Group(Group { split: scan.split, rows, images, labels })).is_err() {
-            return Ok(false);
-        }
-    }
-    let rows = slice_rows(&scan, case_rows.start, config.class_names.len());
-    let Scan { case, split, shape, label, .. } = scan;
-    let mask = (split == Split::Test).then_some(Mask { labels: label, shape });
-    Ok(out.send(Prepared::CaseEnd(CaseEnd { split, case, rows, mask })).is_ok())
-}
-
-/// All variants of a range of slices: images `[slice, variant, c, s, s]`, labels `[slice, variant, s/4, s/4]`.
-fn make_variants(scan: &Scan, slices: Range<usize>, variants: &[Variant], config: &PrecomputeConfig) -> (Vec<f32>, Vec<u8>) {
-    let [_, height, width] = scan.shape;
-    let pixels = height * width;
-    let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
-    let channels = scan.image.len() / scan.label.len();
-    let _span = tracing::trace_span!("make variants", slices = slices.len(), variants = variants.len()).entered();
-    let mut images = vec![0.0; slices.len() * variants.len() * image_len];
-    let mut labels = vec![0; slices.len() * variants.len() * label_len];
-    let data: Vec<DataSlice> = slices
-        .into_par_iter()
-        .map(|slice| {
-            let planes = &scan.image[slice * channels * pixels..][..channels * pixels];
-            DataSlice::new(planes, &scan.label[slice * pixels..][..pixels], [height, width], config.data_size)
-        })
-        .collect();
-    images.par_chunks_mut(image_len).zip(labels.par_chunks_mut(label_len)).enumerate().for_each(|(i, (image, label))| {
-        let variant = data[i / variants.len()].variant(variants[i % variants.len()].kind, config.image_size);
-        image.copy_from_slice(&variant.image);
-        label.copy_from_slice(&variant.label);
-    });
-    (images, labels)
 }
 
 /// The rows of a case in `slices.parquet`.

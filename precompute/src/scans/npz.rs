@@ -55,11 +55,7 @@ fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array, ScanEr
     // One byte more: to see that there is none, and to reach the end, where the entry's checksum is compared.
     npy.take(expected.saturating_add(1)).read_to_end(&mut data).map_err(failed)?;
     if expected != data.len() as u64 || data.is_empty() {
-        let (more, found) = if expected < data.len() as u64 {
-            ("more than ", data.len() - 1)
-        } else {
-            ("", data.len())
-        };
+        let (more, found) = if expected < data.len() as u64 { ("more than ", data.len() - 1) } else { ("", data.len()) };
         return Err(bad(path, format!("array {name} of shape {rows}x{columns} comes with {more}{found} bytes")));
     }
     let [h, w] = [rows as usize, columns as usize];

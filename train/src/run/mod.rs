@@ -20,6 +20,7 @@ pub mod trainer;
 mod validation;
 
 pub use batches::for_each_batch;
+pub(crate) use resume::check_same_encoder;
 pub use resume::read_record;
 pub use validation::{fold_cases, training_cases};
 
@@ -32,7 +33,7 @@ use candle_core::Device;
 use checkpoint::{Position, ResumeState};
 use records::Records;
 use resume::{Asked, check_same_run, input_file, write_record};
-use sam_ladder_cache::atomic::TEMPORARY_SUFFIX;
+use sam_ladder_cache::atomic::{is_temporary_of, tidy};
 use sam_ladder_cache::{ReadMode, Reader, Store};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::tables::StepRow;
@@ -43,6 +44,7 @@ use sampler::{Sampler, VariantDraws};
 use session::{Session, SessionPlan};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use trainer::Geometry;
 use validation::{Validation, check_cases};
 
@@ -94,6 +96,14 @@ pub struct RunSummary {
 /// A setting, store, weights file or run directory that does not fit, naming it; a loss that is not finite
 /// ([`TrainError::Diverged`]); whatever the file system refuses. The last checkpoint stays whole in each case.
 pub fn train(args: &TrainArgs) -> Result<RunSummary> {
+    train_until(args, &AtomicBool::new(false))
+}
+
+/// As [`train`], until `stop` is set: the step in flight is finished and checkpointed.
+///
+/// # Errors
+/// As [`train`], and [`TrainError::Stopped`].
+pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     args.config.validate().map_err(TrainError::Setting)?;
     if args.checkpoint_every == Some(0) {
         return Err(TrainError::Setting("checkpoint-every must be at least 1 step, got 0".into()));
@@ -111,7 +121,7 @@ pub fn train(args: &TrainArgs) -> Result<RunSummary> {
     let identity = identity_variant(&store, Split::Train)?;
     let validation = Validation::new(&store, &args.config.val_cases, identity, args.config.batch_size);
     let reader = Reader::new(store.clone(), Split::Train, args.read_mode);
-    let plan = SessionPlan { args, geometry, sampler: &sampler, reader: &reader, validation: validation.as_ref() };
+    let plan = SessionPlan { args, geometry, sampler: &sampler, reader: &reader, validation: validation.as_ref(), stop };
     Session::new(plan, start)?.run()
 }
 
@@ -151,12 +161,14 @@ fn start_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Stan
     let record = RunRecord {
         program: args.program.clone(),
         cache_id: cache_id.clone(),
+        store: store.config().clone(),
         image_size: geometry.image_size,
         num_classes: geometry.num_classes,
         config: args.config.clone(),
         inputs,
     };
     std::fs::create_dir_all(&args.run).map_err(io(&args.run))?;
+    tidy(&args.run)?;
     let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
     let standing = Standing { model, optimizer, records: Records::new(&args.run), position, channels: geometry.channels };
     session::write_checkpoint(&args.run, &standing)?;
@@ -170,10 +182,12 @@ fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Sta
     let asked = Asked {
         config: &args.config,
         cache_id: &store.attributes().cache_id,
+        store: store.config(),
         cnn_checkpoint: args.cnn_checkpoint.as_deref().map(input_file).transpose()?,
         init: args.init.as_deref().map(input_file).transpose()?,
     };
     check_same_run(&args.run, &record, &asked)?;
+    tidy(&args.run)?;
     let path = args.run.join(RESUME_STATE);
     let ResumeState { position, model, optimizer: optimizer_state } = ResumeState::load(&path)?;
     if position.cache_id != record.cache_id {
@@ -201,8 +215,9 @@ fn refuse_existing(run: &Path) -> Result<()> {
     for entry in entries {
         let name = entry.map_err(io(run))?.file_name();
         let name = name.to_string_lossy();
-        let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT].contains(&name.trim_end_matches(TEMPORARY_SUFFIX));
-        if !begun && name != format!("{RUN_CONFIG}{TEMPORARY_SUFFIX}") {
+        let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT];
+        let aside = |of: &&str| is_temporary_of(&name, of);
+        if !begun.contains(&&*name) && !begun.iter().any(aside) && !aside(&RUN_CONFIG) {
             return Err(TrainError::RunExists(run.to_path_buf()));
         }
     }

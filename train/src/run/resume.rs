@@ -2,7 +2,10 @@
 
 use crate::error::{Result, TrainError, io};
 use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_cache::{Store, differences};
+use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -43,6 +46,8 @@ pub(crate) fn write_record(run: &Path, record: &RunRecord) -> Result<()> {
 pub(crate) struct Asked<'a> {
     pub(crate) config: &'a TrainConfig,
     pub(crate) cache_id: &'a str,
+    /// The settings that the store's tensors were made with.
+    pub(crate) store: &'a PrecomputeConfig,
     /// Files that the call names again; what it leaves out is taken from the run.
     pub(crate) cnn_checkpoint: Option<InputFile>,
     pub(crate) init: Option<InputFile>,
@@ -58,7 +63,12 @@ pub(crate) fn check_same_run(run: &Path, record: &RunRecord, asked: &Asked) -> R
     };
     if record.cache_id != asked.cache_id {
         let advice = "give --store the store that the run was started with, or start another --run";
-        return differs("the store's cache_id", record.cache_id.clone(), asked.cache_id.into(), advice);
+        let mut what = "the store's cache_id".to_string();
+        let settings = differences(&json!(record.store), "the run's", &json!(asked.store), "this one's");
+        if !settings.is_empty() {
+            what = format!("{what} ({settings})");
+        }
+        return differs(&what, record.cache_id.clone(), asked.cache_id.into(), advice);
     }
     let json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
     let (stored, given) = (json(&record.config), json(asked.config));
@@ -82,6 +92,33 @@ pub(crate) fn check_same_run(run: &Path, record: &RunRecord, asked: &Asked) -> R
         }
     }
     Ok(())
+}
+
+/// Checks that a run's model can be given a store's tensors: the same encoder with the same weights made both from images prepared
+/// in the same way. Other scans, variants and number formats are no obstacle.
+///
+/// # Errors
+/// [`TrainError::Input`] with both values of each setting that differs.
+pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) -> Result<()> {
+    if record.cache_id == store.attributes().cache_id {
+        return Ok(());
+    }
+    let shaping = |config: &PrecomputeConfig| {
+        let PrecomputeConfig { encoder, weights, image_size, data_size, preprocessing, class_names, .. } = config;
+        json!({
+            "encoder": encoder, "weights": weights, "image_size": image_size, "data_size": data_size,
+            "preprocessing": preprocessing, "class_names": class_names
+        })
+    };
+    let differing = differences(&shaping(&record.store), "run", &shaping(store.config()), "store");
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(TrainError::Input(format!(
+        "{} was trained on tensors that {} does not hold: {differing}; give --store a store of the run's settings, or train on this one",
+        run.display(),
+        store.path().display()
+    )))
 }
 
 /// Name and SHA-256 of an input file.

@@ -17,6 +17,7 @@ use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{BEST_CHECKPOINT, CHECKPOINT, EVENTS_DIR, RESUME_STATE};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What does not change while a run goes on.
@@ -27,6 +28,8 @@ pub(super) struct SessionPlan<'a> {
     pub(super) sampler: &'a Sampler,
     pub(super) reader: &'a Reader,
     pub(super) validation: Option<&'a Validation<'a>>,
+    /// Set from outside: stop after the step in flight.
+    pub(super) stop: &'a AtomicBool,
 }
 
 /// A run that goes on.
@@ -59,13 +62,18 @@ impl<'a> Session<'a> {
 
     /// Trains to the end of the run.
     pub(super) fn run(mut self) -> Result<RunSummary> {
-        while self.standing.position.steps < self.last_step {
+        while self.standing.position.steps < self.last_step && !self.stopping() {
             self.epoch()?;
         }
         if self.checkpoint_step < self.standing.position.steps {
             self.checkpoint()?;
         }
         self.events.flush()?;
+        if self.standing.position.steps < self.last_step {
+            self.bar.abandon();
+            let run = self.plan.args.run.clone();
+            return Err(TrainError::Stopped { run, steps: self.standing.position.steps });
+        }
         self.bar.finish();
         let records = &self.standing.records;
         Ok(RunSummary {
@@ -86,12 +94,16 @@ impl<'a> Session<'a> {
         let batches = &batches[first..batches.len().min(first + left)];
         for_each_batch(self.plan.reader, batches, |_, items, batch| {
             self.step(items, batch)?;
-            Ok(ControlFlow::Continue(()))
+            Ok(if self.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if self.standing.position.batch == self.epoch_batches {
             self.end_epoch()?;
         }
         Ok(())
+    }
+
+    fn stopping(&self) -> bool {
+        self.plan.stop.load(Ordering::Relaxed)
     }
 
     fn step(&mut self, items: &[Item], batch: &Batch) -> Result<()> {

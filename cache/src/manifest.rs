@@ -1,0 +1,158 @@
+//! The store's manifest, its second copy, and the metadata that must follow from it.
+
+use crate::atomic::write_atomic;
+use crate::compare::differences;
+use crate::error::{Error, Result};
+use crate::layout::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
+use crate::plan::StoreLayout;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::store::{
+    DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, sha256_hex,
+    slices_table,
+};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// The bytes of both copies of the manifest.
+pub(crate) fn manifest_bytes(attributes: &StoreAttributes) -> Vec<u8> {
+    to_json(&root_metadata(attributes))
+}
+
+/// Writes both copies, the root group's last: what that says counts.
+pub(crate) fn write_manifest(store: &Path, attributes: &StoreAttributes) -> Result<()> {
+    let bytes = manifest_bytes(attributes);
+    write_atomic(&store.join(MANIFEST_COPY), &bytes)?;
+    write_atomic(&store.join(METADATA), &bytes)
+}
+
+/// Reads and checks the attributes of the store's root group.
+pub(crate) fn read_manifest(store: &Path) -> Result<StoreAttributes> {
+    let path = store.join(METADATA);
+    let not_a_store = |reason: String| not_a_store(store, reason);
+    match fs::read(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound && store.join(MANIFEST_COPY).exists() => {
+            Err(Error::Manifest { path, reason: "it is missing".into() })
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            Err(not_a_store(if store.exists() { format!("it has no {METADATA}") } else { "there is no such folder".into() }))
+        }
+        Err(e) if e.kind() == ErrorKind::NotADirectory => Err(not_a_store("it is not a folder".into())),
+        other => parse_manifest(store, &path, &other.map_err(Error::io("read", &path))?),
+    }
+}
+
+fn not_a_store(store: &Path, reason: String) -> Error {
+    Error::NotAStore { path: store.into(), reason, advice: "give the folder that `sam-ladder precompute --store` wrote" }
+}
+
+/// The attributes that one copy of the manifest holds.
+pub(crate) fn parse_manifest(store: &Path, path: &Path, bytes: &[u8]) -> Result<StoreAttributes> {
+    let damaged = |reason: String| Error::Manifest { path: path.into(), reason };
+    let metadata: Value = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
+    let attributes = &metadata["attributes"];
+    let version = &attributes["format_version"];
+    if version.is_null() || attributes["cache_id"].is_null() {
+        return Err(not_a_store(store, format!("its {METADATA} has no format_version and cache_id")));
+    }
+    if version.as_u64() != Some(FORMAT_VERSION.into()) {
+        return Err(Error::FormatVersion { path: store.into(), found: version.to_string(), expected: FORMAT_VERSION });
+    }
+    let attributes: StoreAttributes = serde_json::from_value(attributes.clone()).map_err(|e| damaged(e.to_string()))?;
+    attributes.config.validate().map_err(damaged)?;
+    let expected = cache_id(&attributes.config, &attributes.sources);
+    if attributes.cache_id != expected {
+        return Err(damaged(format!("its config and sources hash to {expected}, its cache_id is {}", attributes.cache_id)));
+    }
+    let expected = attributes.expected_checksum();
+    if attributes.checksum != expected {
+        return Err(damaged(format!("its attributes hash to {expected}, its checksum is {}", attributes.checksum)));
+    }
+    Ok(attributes)
+}
+
+/// Whether `path` holds exactly `expected`; the reason why not, in words.
+pub(crate) fn check_bytes(path: &Path, expected: &[u8]) -> Result<(), String> {
+    let found = read_checked(path)?;
+    if found == expected {
+        return Ok(());
+    }
+    let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes);
+    match (parse(expected), parse(&found)) {
+        (Ok(expected), Ok(found)) if expected != found => Err(differences(&expected, "expected", &found, "found")),
+        (Ok(_), Err(e)) => Err(format!("it is not JSON: {e}")),
+        _ => Err("its bytes are not the ones that sam-ladder writes".into()),
+    }
+}
+
+/// The bytes of a file, or in words why there are none.
+pub(crate) fn read_checked(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => "its file is missing".into(),
+        _ => format!("cannot read it: {e}"),
+    })
+}
+
+/// Every group's `zarr.json` but the root's: path below the store and bytes.
+pub(crate) fn group_files() -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
+    groups().into_iter().map(|group| (Path::new(&group).join(METADATA), to_json(&group_metadata(json!({})))))
+}
+
+/// An array's `zarr.json`: path below the store and bytes.
+pub(crate) fn array_file(spec: &ArraySpec) -> Result<(PathBuf, Vec<u8>)> {
+    Ok((Path::new(&spec.path).join(METADATA), to_json(&spec.metadata()?)))
+}
+
+/// Checks that the array's `zarr.json` is the one that a writer with the same config writes.
+pub(crate) fn check_array_metadata(store: &Path, spec: &ArraySpec) -> Result<()> {
+    let (path, expected) = array_file(spec)?;
+    let path = store.join(path);
+    check_bytes(&path, &expected).map_err(|reason| Error::Manifest { path, reason })
+}
+
+/// Paths below the store of what the manifest records with a hash.
+pub(crate) fn hashed_files() -> [String; 4] {
+    [VARIANTS_TABLE.into(), slices_table(Split::Train), slices_table(Split::Test), DECODER_WEIGHTS.into()]
+}
+
+/// The hashes that a finished store's manifest records.
+pub(crate) fn hash_files(store: &Path) -> Result<Vec<SourceFile>> {
+    hashed_files()
+        .into_iter()
+        .map(|name| {
+            let path = store.join(&name);
+            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+            Ok(SourceFile { path: name, sha256: sha256_hex(&bytes) })
+        })
+        .collect()
+}
+
+/// Whether a file below the store has the hash that the manifest records; the reason why not, in words.
+pub(crate) fn check_hash(store: &Path, attributes: &StoreAttributes, name: &str) -> Result<(), String> {
+    let found = sha256_hex(&read_checked(&store.join(name))?);
+    match attributes.files.iter().find(|file| file.path == name) {
+        Some(file) if file.sha256 == found => Ok(()),
+        Some(file) => Err(format!("its SHA-256 is {found}, the manifest records {}", file.sha256)),
+        None => Err("the manifest records no SHA-256 of it".into()),
+    }
+}
+
+/// The layout of a store that says it is complete.
+pub(crate) fn complete_layout(store: &Path, attributes: &StoreAttributes) -> Result<StoreLayout> {
+    if !attributes.complete {
+        return Err(Error::Incomplete { path: store.into(), detail: "its manifest says so".into() });
+    }
+    StoreLayout::of(attributes).map_err(|e| Error::Manifest { path: store.join(METADATA), reason: e.to_string() })
+}
+
+/// Shape that a mask's own `zarr.json` says.
+pub(crate) fn read_mask_shape(store: &Path, case: &str) -> Result<[usize; 3]> {
+    let path = store.join(format!("{}/{MASKS}/{case}/{METADATA}", Split::Test));
+    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+    let shape = serde_json::from_slice::<Value>(&bytes)
+        .ok()
+        .and_then(|metadata| serde_json::from_value::<[usize; 3]>(metadata["shape"].clone()).ok())
+        .filter(|shape| shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n)).is_some_and(|all| all > 0));
+    shape.ok_or_else(|| Error::Manifest { path, reason: "it has no shape of three positive numbers".into() })
+}

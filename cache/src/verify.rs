@@ -1,0 +1,366 @@
+//! Checking a whole finished store: every chunk against its checksum, every file against the manifest.
+
+use crate::error::{Error, Result};
+use crate::layout::{ArrayKind, ArraySpec, METADATA};
+use crate::manifest::{
+    array_file, check_bytes, check_hash, complete_layout, group_files, hashed_files, manifest_bytes, parse_manifest,
+    read_checked, read_manifest, read_mask_shape,
+};
+use crate::plan::StoreLayout;
+use crate::shard::{self, Scratch};
+use crate::store::{check_variants, mask_shape, read_slices};
+use rayon::prelude::*;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, VARIANTS_TABLE, slices_table};
+use sam_ladder_schemas::tables::SliceRow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What [`verify`] found.
+#[derive(Debug)]
+pub struct Report {
+    /// The store's manifest, from whichever copy is whole.
+    pub attributes: StoreAttributes,
+    /// What is damaged, by path: manifest and metadata first, then tables and weights, then arrays.
+    pub damage: Vec<Damage>,
+    /// Files that are no part of the store, by path.
+    pub unexpected: Vec<PathBuf>,
+    /// Files that a store of this manifest has.
+    pub files: u64,
+}
+
+impl Report {
+    /// The report of a store whose repair was interrupted: nothing can be checked before that has gone on.
+    ///
+    /// # Errors
+    /// Those of reading the manifest.
+    pub fn of_unfinished(store: &Path) -> Result<Self> {
+        Ok(Report { attributes: read_manifest(store)?, damage: vec![], unexpected: vec![], files: 0 })
+    }
+}
+
+/// A damaged part of a store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Damage {
+    /// Its file, below the store.
+    pub path: PathBuf,
+    /// What that file holds.
+    pub part: Part,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What a file of a store holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// One of the two copies of the manifest.
+    Manifest,
+    /// A group's or an array's `zarr.json`, or `variants.parquet`: all that follows from the manifest alone.
+    Metadata,
+    /// A split's slice table.
+    Slices(Split),
+    /// The decoder's weights.
+    Decoder,
+    /// One slice of an array.
+    Shard {
+        /// Path of the array below the store.
+        array: String,
+        /// Split of the array.
+        split: Split,
+        /// Index along its slice axis.
+        row: usize,
+        /// Case of the slice.
+        case: String,
+        /// Slice within the case.
+        slice_index: usize,
+        /// Names of the variants that cannot be read; none means that the file as a whole cannot.
+        variants: Vec<String>,
+    },
+    /// The reference segmentation of a test case, or its `zarr.json`.
+    Mask {
+        /// The case.
+        case: String,
+    },
+}
+
+impl Part {
+    /// Whether it can only be made anew from the scans or the encoder's weights.
+    pub fn needs_sources(&self) -> bool {
+        !matches!(self, Part::Manifest | Part::Metadata)
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.part {
+            Part::Manifest => f.write_str("manifest")?,
+            Part::Metadata => f.write_str("metadata")?,
+            Part::Slices(split) => write!(f, "table of the {split} slices")?,
+            Part::Decoder => f.write_str("the decoder's weights")?,
+            Part::Mask { case } => write!(f, "mask of test case {case}")?,
+            Part::Shard { array, row, case, slice_index, variants, .. } => {
+                write!(f, "{array}: case {case}, slice {slice_index} of it (row {row}), ")?;
+                match variants.as_slice() {
+                    [] => f.write_str("all variants")?,
+                    [one] => write!(f, "variant {one}")?,
+                    several => write!(f, "variants {}", several.join(", "))?,
+                }
+            }
+        }
+        write!(f, ": {} ({})", self.reason, self.path.display())
+    }
+}
+
+/// What is to be checked, file by file.
+enum Check {
+    /// A file that follows from the manifest, and its bytes.
+    Metadata(PathBuf, Vec<u8>),
+    Hashed(String),
+    Shard(Split, ArrayKind, usize),
+    Mask(String),
+}
+
+/// Checks every file of the store at `path`, on all of rayon's threads. `progress` is told files checked and files in all.
+///
+/// Each chunk is read, compared with its checksum and decompressed; each shard must hold nothing but its chunks; tables and weights are
+/// compared with the manifest's hashes and with the arrays; metadata with the bytes that the manifest demands; voxel counts of the test slices with
+/// the masks.
+///
+/// # Errors
+/// [`Error::NotAStore`], [`Error::FormatVersion`], [`Error::Incomplete`] for a store that is still being made, and [`Error::Manifest`] when
+/// both copies of the manifest are damaged. All other damage is in the report.
+pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
+    let (attributes, mut damage) = trusted_manifest(path)?;
+    let layout = complete_layout(path, &attributes)?;
+    // A damaged table is reported by its own check; what it says is not used then.
+    let rows = Split::ALL.map(|split| read_slices(path, &layout, split).ok());
+    let test_rows = check_hash(path, &attributes, &slices_table(Split::Test)).ok().and(rows[Split::Test as usize].as_deref());
+    let checks = checks(&layout)?;
+    let total = checks.len() as u64 + 2;
+    let done = AtomicU64::new(2);
+    let context = Context { store: path, attributes: &attributes, layout: &layout, test_rows };
+    let found = checks.par_iter().map(|check| {
+        let found = context.check(check);
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+        found
+    });
+    let found: Vec<Vec<Damage>> = found.collect::<Result<_>>()?;
+    damage.extend(found.into_iter().flatten());
+    Ok(Report {
+        damage,
+        unexpected: unexpected(path, &layout)?,
+        files: total + layout.cases_of(Split::Test).count() as u64,
+        attributes,
+    })
+}
+
+/// The manifest of whichever copy is whole, and what is wrong with the other.
+fn trusted_manifest(store: &Path) -> Result<(StoreAttributes, Vec<Damage>)> {
+    let damage = |name: &str, reason: String| Damage { path: name.into(), part: Part::Manifest, reason };
+    let copy = |path: &Path| parse_manifest(store, path, &read_checked(path).unwrap_or_default());
+    match read_manifest(store) {
+        Ok(attributes) => {
+            let expected = manifest_bytes(&attributes);
+            let wrong = [METADATA, MANIFEST_COPY]
+                .into_iter()
+                .filter_map(|name| check_bytes(&store.join(name), &expected).err().map(|reason| damage(name, reason)));
+            Ok((attributes, wrong.collect()))
+        }
+        Err(error) => match copy(&store.join(MANIFEST_COPY)) {
+            Ok(attributes) => {
+                let expected = manifest_bytes(&attributes);
+                let reason = check_bytes(&store.join(METADATA), &expected).err().unwrap_or_else(|| error.to_string());
+                Ok((attributes, vec![damage(METADATA, reason)]))
+            }
+            Err(_) => Err(error),
+        },
+    }
+}
+
+/// All files of a store but the manifest; an array's `zarr.json` before its shards, a mask's with it.
+fn checks(layout: &StoreLayout) -> Result<Vec<Check>> {
+    let mut all: Vec<Check> = group_files().map(|(path, bytes)| Check::Metadata(path, bytes)).collect();
+    let arrays: Vec<_> = {
+        let kinds = ArrayKind::all(&layout.attributes().config);
+        Split::ALL.into_iter().flat_map(|split| kinds.iter().map(move |&kind| (split, kind))).collect()
+    };
+    for &(split, kind) in &arrays {
+        let (path, bytes) = array_file(&layout.array(split, kind))?;
+        all.push(Check::Metadata(path, bytes));
+    }
+    all.extend(hashed_files().map(Check::Hashed));
+    for (split, kind) in arrays {
+        all.extend((0..layout.num_slices(split)).map(|row| Check::Shard(split, kind, row)));
+    }
+    all.extend(layout.cases_of(Split::Test).map(|(case, _)| Check::Mask(case.case.clone())));
+    Ok(all)
+}
+
+struct Context<'a> {
+    store: &'a Path,
+    attributes: &'a StoreAttributes,
+    layout: &'a StoreLayout,
+    /// The test table's rows when they can be trusted.
+    test_rows: Option<&'a [SliceRow]>,
+}
+
+impl Context<'_> {
+    fn check(&self, check: &Check) -> Result<Vec<Damage>> {
+        match check {
+            Check::Metadata(path, bytes) => Ok(check_bytes(&self.store.join(path), bytes)
+                .err()
+                .map(|reason| Damage { path: path.clone(), part: Part::Metadata, reason })
+                .into_iter()
+                .collect()),
+            Check::Hashed(name) => Ok(self.hashed(name).into_iter().collect()),
+            Check::Shard(split, kind, row) => Ok(self.shard(*split, *kind, *row)),
+            Check::Mask(case) => self.mask(case),
+        }
+    }
+
+    fn hashed(&self, name: &str) -> Option<Damage> {
+        let part = match name {
+            VARIANTS_TABLE => Part::Metadata,
+            DECODER_WEIGHTS => Part::Decoder,
+            _ if name == slices_table(Split::Train) => Part::Slices(Split::Train),
+            _ => Part::Slices(Split::Test),
+        };
+        let content = || match &part {
+            Part::Metadata => check_variants(self.store, self.layout),
+            Part::Slices(split) => read_slices(self.store, self.layout, *split).map(drop),
+            _ => Ok(()),
+        };
+        let checked = check_hash(self.store, self.attributes, name).and_then(|()| content().map_err(|e| e.to_string()));
+        checked.err().map(|reason| Damage { path: name.into(), part, reason })
+    }
+
+    fn shard(&self, split: Split, kind: ArrayKind, row: usize) -> Vec<Damage> {
+        let spec = self.layout.array(split, kind);
+        let path = Path::new(&spec.path).join(spec.shard_name(row));
+        let variants = self.layout.variants(split);
+        let (case, slice_index) = match self.layout.slice_of(split, row) {
+            Some((case, slice)) => (case.case.clone(), slice),
+            None => return vec![],
+        };
+        let damage = |variants: Vec<String>, reason: String| {
+            let part = Part::Shard { array: spec.path.clone(), split, row, case: case.clone(), slice_index, variants };
+            Damage { path: path.clone(), part, reason }
+        };
+        match check_shard(&self.store.join(&path), &spec, |_, _| Ok(())) {
+            Err(reason) => vec![damage(vec![], reason)],
+            Ok(bad) => bad.into_iter().map(|(chunk, reason)| damage(vec![variants[chunk].name()], reason)).collect(),
+        }
+    }
+
+    /// A mask's shard and `zarr.json`, whose shape the slice table demands, or the `zarr.json` itself while the table is damaged.
+    fn mask(&self, case: &str) -> Result<Vec<Damage>> {
+        let part = Part::Mask { case: case.into() };
+        let rows = match self.test_rows {
+            Some(rows) => Some(&rows[self.layout.case_rows(Split::Test, case)?]),
+            None => None,
+        };
+        let metadata = |reason: String| {
+            let path = Path::new(&ArraySpec::of_mask(case, [1; 3]).path).join(METADATA);
+            vec![Damage { path, part: part.clone(), reason }]
+        };
+        let shape = match rows {
+            Some(rows) => mask_shape(rows),
+            None => match read_mask_shape(self.store, case) {
+                Ok(shape) => shape,
+                Err(error) => return Ok(metadata(error.to_string())),
+            },
+        };
+        let spec = ArraySpec::of_mask(case, shape);
+        let (path, bytes) = array_file(&spec)?;
+        let mut all = check_bytes(&self.store.join(path), &bytes).err().map_or(vec![], metadata);
+        let path = Path::new(&spec.path).join(spec.shard_name(0));
+        let damage = |reason| Damage { path: path.clone(), part: part.clone(), reason };
+        let counted = |slice: usize, classes: &[u8]| match rows {
+            Some(rows) => same_voxels(&rows[slice], classes),
+            None => Ok(()),
+        };
+        match check_shard(&self.store.join(&path), &spec, counted) {
+            Err(reason) => all.push(damage(reason)),
+            Ok(bad) => all.extend(bad.into_iter().map(|(slice, reason)| damage(format!("slice {slice}: {reason}")))),
+        }
+        Ok(all)
+    }
+}
+
+fn same_voxels(row: &SliceRow, classes: &[u8]) -> Result<(), String> {
+    let mut counts = [0u64; 256];
+    classes.iter().for_each(|&class| counts[usize::from(class)] += 1);
+    for (organ, &expected) in row.voxels.iter().enumerate() {
+        let found = counts[organ + 1];
+        if found != expected {
+            return Err(format!("it has {found} voxels of class {}, the slice table says {expected}", organ + 1));
+        }
+    }
+    Ok(())
+}
+
+/// The damaged chunks of a shard, each with the reason; the error is about the file as a whole.
+fn check_shard(
+    path: &Path,
+    spec: &ArraySpec,
+    also: impl Fn(usize, &[u8]) -> Result<(), String>,
+) -> Result<Vec<(usize, String)>, String> {
+    let file = shard::open(path)?;
+    let index = shard::read_index(&file, spec.chunks_per_shard())?;
+    shard::check_filled(&file, &index)?;
+    let mut scratch = Scratch::new().map_err(|e| e.to_string())?;
+    let mut values = vec![0; spec.chunk_bytes()];
+    let mut bad = Vec::new();
+    for (chunk, &range) in index.iter().enumerate() {
+        let read = if spec.is_compressed() {
+            shard::read_compressed_chunk(&file, range, &mut scratch, &mut values)
+        } else {
+            shard::read_plain_chunk(&file, range, &mut values)
+        };
+        let read = read.and_then(|()| also(chunk, &values));
+        bad.extend(read.err().map(|reason| (chunk, reason)));
+    }
+    Ok(bad)
+}
+
+/// Files below the store that none of its manifest has.
+fn unexpected(store: &Path, layout: &StoreLayout) -> Result<Vec<PathBuf>> {
+    let mut expected: BTreeSet<PathBuf> = [METADATA, MANIFEST_COPY].map(PathBuf::from).into();
+    for check in checks(layout)? {
+        match check {
+            Check::Metadata(path, _) => {
+                expected.insert(path);
+            }
+            Check::Hashed(name) => {
+                expected.insert(name.into());
+            }
+            Check::Shard(split, kind, row) => {
+                let spec = layout.array(split, kind);
+                expected.insert(Path::new(&spec.path).join(spec.shard_name(row)));
+            }
+            Check::Mask(case) => {
+                let spec = ArraySpec::of_mask(&case, [1; 3]);
+                expected.extend([METADATA.to_string(), spec.shard_name(0)].map(|name| Path::new(&spec.path).join(name)));
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    collect_files(store, store, &mut found)?;
+    Ok(found.into_iter().filter(|path| !expected.contains(path)).collect())
+}
+
+fn collect_files(store: &Path, folder: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        let path = entry.path();
+        if entry.file_type().map_err(Error::io("list", &path))?.is_dir() {
+            collect_files(store, &path, found)?;
+        } else if let Ok(below) = path.strip_prefix(store) {
+            found.insert(below.to_path_buf());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! The beginning of a repair: what follows from the manifest is written anew, what does not is moved out of the way.
+
+use super::finish::write_variants;
+use super::{create_folder, previous};
+use crate::atomic::{sync_folder, write_atomic};
+use crate::error::{Error, Result};
+use crate::layout::ArrayKind;
+use crate::manifest::{array_file, group_files, write_manifest};
+use crate::plan::StoreLayout;
+use crate::store::mask_shard;
+use crate::verify::{Part, Report};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::store::VARIANTS_TABLE;
+use std::fs;
+use std::path::Path;
+
+/// Mends what needs no sources, and prepares the rest: damaged shards are kept aside for their good chunks, other damaged files are
+/// deleted, and the manifest says that the store is not complete. Whether that is so: then [`super::StoreWriter`] computes what is missing, and
+/// nothing else.
+///
+/// It can be interrupted at any moment and begun again.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
+    let attributes = &report.attributes;
+    let layout = StoreLayout::of(attributes)?;
+    if report.damage.iter().any(|damage| damage.part == Part::Manifest) {
+        write_manifest(store, attributes)?;
+    }
+    let mut metadata: Vec<_> = group_files().collect();
+    for split in Split::ALL {
+        for &kind in ArrayKind::all(&attributes.config) {
+            metadata.push(array_file(&layout.array(split, kind))?);
+        }
+    }
+    for damage in report.damage.iter().filter(|damage| damage.part == Part::Metadata) {
+        if damage.path == Path::new(VARIANTS_TABLE) {
+            write_variants(store, &layout)?;
+        }
+        for (path, bytes) in metadata.iter().filter(|(path, _)| *path == damage.path) {
+            let path = store.join(path);
+            create_folder(path.parent().unwrap_or(store))?;
+            write_atomic(&path, bytes)?;
+        }
+    }
+    sync_folder(store)?;
+    if !report.damage.iter().any(|damage| damage.part.needs_sources()) {
+        return Ok(false);
+    }
+    previous::keep_manifest(store, attributes)?;
+    for damage in &report.damage {
+        let path = store.join(&damage.path);
+        match &damage.part {
+            Part::Manifest | Part::Metadata => {}
+            Part::Slices(_) | Part::Decoder => remove(&path)?,
+            Part::Mask { case } => {
+                let shard = mask_shard(store, case);
+                remove(&shard.with_file_name(crate::layout::METADATA))?;
+                remove(&shard)?;
+            }
+            Part::Shard { .. } => {
+                let kept = previous::kept(store, &damage.path);
+                create_folder(kept.parent().unwrap_or(store))?;
+                // Unlike a growing store's, what lies there of an earlier repair is of no use any more.
+                match fs::rename(&path, &kept) {
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    other => other.map_err(Error::io("move", &path))?,
+                }
+            }
+        }
+    }
+    write_manifest(store, &attributes.unfinished())?;
+    sync_folder(store)?;
+    Ok(true)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,188 @@
+//! Writing the shards of a slice, from new tensors and from chunks that are stored already.
+
+use super::{StoreWriter, lock};
+use crate::atomic::write_atomic;
+use crate::error::{Error, Result};
+use crate::layout::ArrayKind;
+use crate::{number, shard};
+use rayon::prelude::*;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::StoreDtype;
+use std::collections::BTreeSet;
+
+/// The tensors of one slice, with all its variants or those that are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct SliceTensors<'a> {
+    /// `[variant, 256, g, g]`.
+    pub embeddings: &'a [f32],
+    /// `[variant, s, s]`.
+    pub images: &'a [f32],
+    /// `[variant, s/4, s/4]`.
+    pub labels: &'a [u8],
+}
+
+/// What has to be computed of a slice; the rest is stored already.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Indices of the variants that are wanted, ascending: their images and labels.
+    pub variants: Vec<usize>,
+    /// Those among them whose embeddings are wanted.
+    pub embeddings: Vec<usize>,
+}
+
+impl Wanted {
+    /// All of `num_variants`.
+    pub fn all(num_variants: usize) -> Self {
+        Wanted { variants: (0..num_variants).collect(), embeddings: (0..num_variants).collect() }
+    }
+
+    fn of(&self, kind: ArrayKind) -> &[usize] {
+        match kind {
+            // Scales and offsets are those of both tensors, and who lacks them wants both.
+            ArrayKind::Embeddings | ArrayKind::Quantization => &self.embeddings,
+            ArrayKind::Images | ArrayKind::Labels => &self.variants,
+        }
+    }
+}
+
+impl StoreWriter {
+    /// What has to be computed of a slice: every variant, less what an earlier store or a damaged shard still holds of it. Without
+    /// either that is everything, even of a slice that is done: it is encoded with its neighbours, as in an uninterrupted run.
+    pub fn wanted(&self, split: Split, row: usize) -> Wanted {
+        let num_variants = self.layout.num_variants(split);
+        if self.previous.is_none() {
+            return Wanted::all(num_variants);
+        }
+        let mut variants = BTreeSet::new();
+        let mut embeddings = BTreeSet::new();
+        for (i, &kind) in ArrayKind::all(&self.layout.attributes().config).iter().enumerate() {
+            if lock(&self.split(split).done)[i].contains(&row) {
+                continue;
+            }
+            let stored = self.stored_chunks(split, kind, row);
+            let lacking: Vec<usize> =
+                (0..num_variants).filter(|&variant| stored.get(variant).is_none_or(Option::is_none)).collect();
+            variants.extend(&lacking);
+            if matches!(kind, ArrayKind::Embeddings | ArrayKind::Quantization) {
+                embeddings.extend(lacking);
+            }
+        }
+        Wanted { variants: variants.into_iter().collect(), embeddings: embeddings.into_iter().collect() }
+    }
+
+    /// Chunks of a slice by variant that need not be computed; empty when there are none.
+    fn stored_chunks(&self, split: Split, kind: ArrayKind, row: usize) -> Vec<Option<Vec<u8>>> {
+        self.previous.as_ref().map_or(vec![], |previous| previous.chunks(split, kind, row))
+    }
+
+    /// Writes the shards of a slice from all its variants; those that are there already are left.
+    ///
+    /// # Errors
+    /// As [`Self::write_wanted`].
+    pub fn write_slice(&self, split: Split, row: usize, tensors: &SliceTensors<'_>) -> Result<()> {
+        self.write_wanted(split, row, &Wanted::all(self.layout.num_variants(split)), tensors)
+    }
+
+    /// Writes the shards of a slice from the tensors of what [`Self::wanted`] asks for; those that are there already are left.
+    ///
+    /// # Errors
+    /// [`Error::Values`] for tensors of the wrong size and for values that are not finite in the store's number format;
+    /// [`Error::Io`] that names the file, after which the slice can be written again.
+    pub fn write_wanted(&self, split: Split, row: usize, wanted: &Wanted, tensors: &SliceTensors<'_>) -> Result<()> {
+        let config = &self.layout.attributes().config;
+        let named = |kind: ArrayKind| format!("{split}/{} of slice {row}", kind.name());
+        if row >= self.layout.num_slices(split) {
+            let reason = format!("the split has {} slices", self.layout.num_slices(split));
+            return Err(Error::Values { what: format!("{split} slice {row}"), reason });
+        }
+        let lens = [tensors.embeddings.len(), tensors.images.len(), tensors.labels.len()];
+        for (kind, len) in [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].into_iter().zip(lens) {
+            let expected = wanted.of(kind).len() * kind.item_len(config);
+            if len != expected {
+                return Err(Error::Values { what: named(kind), reason: format!("expected {expected} values, got {len}") });
+            }
+        }
+        if let Some(class) = tensors.labels.iter().find(|&&class| usize::from(class) >= config.num_classes()) {
+            let reason = format!("label {class} is not below the number of classes {}", config.num_classes());
+            return Err(Error::Values { what: named(ArrayKind::Labels), reason });
+        }
+        let embeddings = self.to_stored(ArrayKind::Embeddings, &wanted.embeddings, tensors.embeddings, &named)?;
+        let images = self.to_stored(ArrayKind::Images, &wanted.variants, tensors.images, &named)?;
+        for (i, &kind) in ArrayKind::all(config).iter().enumerate() {
+            if lock(&self.split(split).done)[i].contains(&row) {
+                continue;
+            }
+            let encoder = &self.split(split).arrays[i];
+            let mut chunks = self.stored_chunks(split, kind, row);
+            chunks.resize(self.layout.num_variants(split), None);
+            let given = wanted.of(kind);
+            let made: Vec<Vec<u8>> = match kind {
+                ArrayKind::Labels => {
+                    let items = tensors.labels.par_chunks(kind.item_len(config));
+                    items.map(|item| encoder.encode(item)).collect::<Result<_>>()?
+                }
+                ArrayKind::Images => images.par_iter().map(|item| encoder.encode(&item.bytes)).collect::<Result<_>>()?,
+                ArrayKind::Embeddings => embeddings.par_iter().map(|item| encoder.encode(&item.bytes)).collect::<Result<_>>()?,
+                ArrayKind::Quantization => {
+                    let image_of =
+                        |variant| wanted.variants.iter().zip(&images).find(|(v, _)| *v == variant).map(|(_, item)| item);
+                    let pairs = given.iter().zip(&embeddings).map(|(variant, item)| {
+                        let of_image = image_of(variant).map_or(&[][..], |item| &item.quantization);
+                        encoder.encode(bytemuck::cast_slice(&[&item.quantization, of_image].concat()))
+                    });
+                    pairs.collect::<Result<_>>()?
+                }
+            };
+            for (&variant, chunk) in given.iter().zip(made) {
+                chunks[variant] = Some(chunk);
+            }
+            let chunks: Vec<Vec<u8>> = chunks.into_iter().flatten().collect();
+            if chunks.len() != self.layout.num_variants(split) {
+                let reason =
+                    format!("{} variants of it are neither given nor stored", self.layout.num_variants(split) - chunks.len());
+                return Err(Error::Values { what: named(kind), reason });
+            }
+            write_atomic(&encoder.spec().folder(&self.path).join(encoder.spec().shard_name(row)), &shard::assemble(&chunks))?;
+            lock(&self.split(split).done)[i].insert(row);
+            if let Some(previous) = &self.previous {
+                previous.forget(split, kind, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The given variants' values in the store's number format, one variant a task.
+    fn to_stored(
+        &self,
+        kind: ArrayKind,
+        variants: &[usize],
+        values: &[f32],
+        named: &(dyn Fn(ArrayKind) -> String + Sync),
+    ) -> Result<Vec<Stored>> {
+        let config = &self.layout.attributes().config;
+        let encode = |item: &[f32]| match config.dtype {
+            StoreDtype::Q8 => number::quantize(item, kind.channels(config)),
+            dtype => number::encode(item, dtype).map(|bytes| (bytes, Vec::new())),
+        };
+        let items = values.par_chunks(kind.item_len(config)).zip(variants);
+        items
+            .map(|(item, variant)| match encode(item) {
+                Ok((bytes, quantization)) => Ok(Stored { bytes, quantization }),
+                Err(at) => Err(Error::Values {
+                    what: format!("{}, variant {variant}", named(kind)),
+                    reason: format!(
+                        "value {} is not finite as {:?}; check the scan and the weights, or give --dtype bf16 or f32",
+                        item[at], config.dtype
+                    ),
+                }),
+            })
+            .collect()
+    }
+}
+
+/// One variant of a tensor in the store's number format.
+struct Stored {
+    bytes: Vec<u8>,
+    /// Of 8-bit numbers the scale and the offset of each channel.
+    quantization: Vec<f32>,
+}

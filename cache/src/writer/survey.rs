@@ -1,0 +1,38 @@
+//! A look at what a writer would find, which changes nothing.
+
+use super::{is_new, previous, told_differences};
+use crate::error::{Error, Result};
+use crate::layout::ArrayKind;
+use crate::manifest::read_manifest;
+use crate::plan::StoreLayout;
+use crate::store::shards_in;
+use sam_ladder_schemas::classes::Split;
+use std::path::Path;
+
+/// Images, that is slices times variants, that the store at `path` already holds of a layout's. Writes nothing.
+///
+/// # Errors
+/// Those with which [`super::StoreWriter::open_or_create`] would refuse what is there.
+pub fn images_stored(path: &Path, layout: &StoreLayout) -> Result<usize> {
+    if is_new(path)? {
+        return Ok(0);
+    }
+    let (found, asked) = (read_manifest(path)?, layout.attributes());
+    if found.cache_id != asked.cache_id || found.cases != asked.cases {
+        if previous::grows(&found, layout) {
+            return Ok(StoreLayout::of(&found)?.num_items());
+        }
+        return Err(Error::OtherConfig { path: path.into(), differences: told_differences(&found, asked) });
+    }
+    let mut images = 0;
+    for split in Split::ALL {
+        let there = |kind| {
+            let spec = layout.array(split, kind);
+            shards_in(&spec.folder(path), &spec)
+        };
+        let arrays = ArrayKind::all(&asked.config).iter().map(|&kind| there(kind)).collect::<Result<Vec<_>>>()?;
+        let whole = |row: &usize| arrays.iter().all(|rows| rows.contains(row));
+        images += (0..layout.num_slices(split)).filter(whole).count() * layout.num_variants(split);
+    }
+    Ok(images)
+}

@@ -1,0 +1,59 @@
+//! What stage one would cost, found out without writing anything.
+
+use super::encode::Encode;
+use super::plan::Plan;
+use crate::error::Result;
+use sam_ladder_cache::images_stored;
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Batches whose time is taken, after one that warms up.
+const MEASURED_BATCHES: u32 = 2;
+
+/// What is left to do for a store.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Images that the store holds already.
+    pub images_stored: usize,
+    /// Images that are left to encode.
+    pub images_left: usize,
+    /// Time of encoding one, as measured.
+    pub seconds_per_image: f64,
+    /// Images of a measured batch.
+    pub batch_size: usize,
+}
+
+/// Looks at the store and encodes a few batches of made-up images. Writes nothing.
+///
+/// # Errors
+/// Those with which the store would be refused, and the encoder's.
+pub fn estimate<E: Encode>(plan: &Plan, store: &Path, batch_size: usize, load: impl FnOnce() -> Result<E>) -> Result<Estimate> {
+    let images_stored = images_stored(store, &plan.layout)?;
+    let encoder = load()?;
+    let config = &plan.layout.attributes().config;
+    let size = config.image_size;
+    // A ramp of grey: the encoder's time does not depend on what it sees.
+    let images: Vec<f32> = (0..batch_size * config.image_len()).map(|i| (i % size) as f32 / size as f32).collect();
+    encoder.encode(&images, batch_size, size)?;
+    let start = Instant::now();
+    for _ in 0..MEASURED_BATCHES {
+        encoder.encode(&images, batch_size, size)?;
+    }
+    let seconds = start.elapsed().as_secs_f64() / f64::from(MEASURED_BATCHES);
+    let images_left = plan.layout.num_items().saturating_sub(images_stored);
+    Ok(Estimate { images_stored, images_left, seconds_per_image: seconds / batch_size as f64, batch_size })
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Estimate { images_stored, images_left, seconds_per_image, batch_size } = self;
+        if *images_stored > 0 {
+            write!(f, "{images_stored} images are stored already; ")?;
+        }
+        let total = Duration::from_secs_f64(seconds_per_image * *images_left as f64).as_secs();
+        let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
+        write!(f, "{images_left} images to encode take about {hours} h {minutes:02} min {seconds:02} s on this machine ")?;
+        write!(f, "({seconds_per_image:.3} s an image, measured over {MEASURED_BATCHES} batches of {batch_size})")
+    }
+}

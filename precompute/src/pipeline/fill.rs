@@ -1,0 +1,258 @@
+//! Filling a store: what the reading thread prepares is encoded and written, until nothing is missing or someone asks to stop.
+
+use super::encode::Encode;
+use super::plan::Plan;
+use super::prepare::{CaseEnd, Group, Prepared, Work};
+use super::share::{GroupRange, Share, groups_of};
+use crate::error::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use sam_ladder_cache::{Opened, SliceTensors, StoreWriter};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+/// Groups of slices that may wait for the encoder.
+const READ_AHEAD: usize = 1;
+/// Seconds between redraws of the progress bar while a batch is encoded.
+const REDRAW_SECONDS: u64 = 1;
+
+/// What stage one did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Summary {
+    /// Whether the store was complete before, so that nothing was to be done.
+    pub already_complete: bool,
+    /// Whether the store is complete now; where not, other workers have something left to do.
+    pub complete: bool,
+    /// Slices that this run wrote.
+    pub slices_written: usize,
+    /// Slices of the store.
+    pub slices_total: usize,
+    /// Images that this run encoded.
+    pub images_encoded: usize,
+    /// Wall time of this run in seconds.
+    pub seconds: f64,
+}
+
+/// An encoder and the bytes of the store's decoder file.
+pub struct Loaded<E> {
+    /// Encodes images.
+    pub encoder: E,
+    /// SAM's prompt encoder and mask decoder as a safetensors file.
+    pub decoder: Vec<u8>,
+}
+
+/// How a store is filled.
+#[derive(Debug, Clone, Copy)]
+pub struct FillOptions<'a> {
+    /// Images that go through the encoder together.
+    pub batch_size: usize,
+    /// Which part of the work is this process's.
+    pub share: Share,
+    /// Once it is set, the shards in flight are finished and the run stops.
+    pub stop: &'a AtomicBool,
+}
+
+/// Makes, continues or grows the store of a plan, with any encoder; that is loaded when there is something to encode or the decoder is
+/// not stored yet.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn fill_store<E: Encode>(
+    plan: Plan,
+    store: &Path,
+    batch_size: usize,
+    load: impl FnOnce() -> Result<Loaded<E>>,
+) -> Result<Summary> {
+    let options = FillOptions { batch_size, share: Share::ALL, stop: &AtomicBool::new(false) };
+    fill_part(&plan, store, &options, load)
+}
+
+/// As [`fill_store`], one worker's part of it, and until it is asked to stop. The worker that finds nothing missing any more finishes the store.
+///
+/// # Errors
+/// As [`super::run`], and [`Error::Stopped`].
+pub fn fill_part<E: Encode>(
+    plan: &Plan,
+    store: &Path,
+    options: &FillOptions,
+    load: impl FnOnce() -> Result<Loaded<E>>,
+) -> Result<Summary> {
+    if options.batch_size == 0 {
+        return Err(Error::Config("batch-size must be at least 1, got 0".into()));
+    }
+    let total = Split::ALL.into_iter().map(|split| plan.layout.num_slices(split)).sum();
+    let mut summary = Summary {
+        already_complete: true,
+        complete: true,
+        slices_written: 0,
+        slices_total: total,
+        images_encoded: 0,
+        seconds: 0.0,
+    };
+    let writer = match StoreWriter::open_or_create(store, plan.layout.clone())? {
+        Opened::Writer(writer) => *writer,
+        Opened::Complete(_) => return Ok(summary),
+    };
+    let start = Instant::now();
+    let groups = groups_of(&plan.layout, options.batch_size, options.share);
+    let bar = progress_bar(&writer, &groups);
+    let lazy = Lazy { load: Some(load), loaded: None };
+    let mut run = Run { plan, writer: &writer, lazy, options, groups: &groups, bar, bad: Vec::new() };
+    let done_before = num_done(&writer);
+    let outcome = run.all();
+    run.bar.finish_and_clear();
+    let bad = std::mem::take(&mut run.bad);
+    let done = num_done(&writer);
+    let interrupted = |source: Error| {
+        let full = matches!(&source, Error::Store(e) if e.is_disk_full());
+        let advice = if full { "free space and run the same command again" } else { "run the same command again to continue" };
+        Error::Interrupted { source: Box::new(source), store: store.into(), done, total, advice }
+    };
+    let Some(images_encoded) = outcome.map_err(interrupted)? else {
+        return Err(Error::Stopped { store: store.into(), done, total });
+    };
+    if !bad.is_empty() {
+        return Err(Error::BadScans { bad, total: plan.source.cases().len(), store: store.into() });
+    }
+    let others_work = options.share.is_part() && writer.missing()?.is_some();
+    if !others_work {
+        writer.finish().map_err(|e| interrupted(e.into()))?;
+    }
+    summary.already_complete = false;
+    summary.complete = !others_work;
+    summary.slices_written = done - done_before;
+    summary.images_encoded = images_encoded;
+    summary.seconds = start.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+/// An encoder that is loaded when it is first needed.
+struct Lazy<E, F> {
+    load: Option<F>,
+    loaded: Option<Loaded<E>>,
+}
+
+impl<E, F: FnOnce() -> Result<Loaded<E>>> Lazy<E, F> {
+    fn get(&mut self) -> Result<&Loaded<E>> {
+        if let Some(load) = self.load.take() {
+            self.loaded = Some(load()?);
+        }
+        self.loaded.as_ref().ok_or_else(|| Error::Config("the encoder could not be loaded".into()))
+    }
+}
+
+/// One pass over what is missing.
+struct Run<'a, E, F> {
+    plan: &'a Plan,
+    writer: &'a StoreWriter,
+    lazy: Lazy<E, F>,
+    options: &'a FillOptions<'a>,
+    groups: &'a [GroupRange],
+    bar: ProgressBar,
+    bad: Vec<(String, String)>,
+}
+
+impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
+    /// Encodes and writes all that is missing; the number of images encoded, or `None` when it was asked to stop before.
+    fn all(&mut self) -> Result<Option<usize>> {
+        if !self.writer.has_decoder() {
+            self.writer.write_decoder(&self.lazy.get()?.decoder)?;
+        }
+        let (sender, receiver) = sync_channel(READ_AHEAD);
+        let work = Work { source: &self.plan.source, writer: self.writer, groups: self.groups };
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || work.send_all(&sender));
+            let mut images_encoded = 0;
+            for prepared in receiver {
+                if self.options.stop.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                match prepared {
+                    Prepared::Group(group) => images_encoded += self.encode_group(&group)?,
+                    Prepared::CaseEnd(CaseEnd { split, case, rows, mask }) => {
+                        self.writer.write_case(split, &case, &rows, mask.as_ref())?;
+                    }
+                    Prepared::Bad { case, reason } => {
+                        self.bar.suspend(|| eprintln!("warning: case {case} is left out: {reason}"));
+                        self.bad.push((case, reason));
+                    }
+                }
+            }
+            match reader.join() {
+                Ok(outcome) => outcome?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+            Ok(Some(images_encoded))
+        })
+    }
+
+    fn encode_group(&mut self, group: &Group) -> Result<usize> {
+        let config = &self.writer.layout().attributes().config;
+        let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
+        let embedding_len = EMBED_CHANNELS * config.grid_size().pow(2);
+        let embeddings = self.encode(&group.to_encode(image_len), (config.image_size, image_len), embedding_len)?;
+        let (mut images, mut labels, mut encoded) = (&group.images[..], &group.labels[..], &embeddings[..]);
+        for (row, wanted) in &group.rows {
+            let tensors = SliceTensors {
+                images: take(&mut images, wanted.variants.len() * image_len),
+                labels: take(&mut labels, wanted.variants.len() * label_len),
+                embeddings: take(&mut encoded, wanted.embeddings.len() * embedding_len),
+            };
+            let _span = tracing::trace_span!("write slice", row).entered();
+            self.writer.write_wanted(group.split, *row, wanted, &tensors)?;
+        }
+        self.bar.set_message(format!("{} slices", num_done(self.writer)));
+        Ok(embeddings.len() / embedding_len)
+    }
+
+    /// Embeddings of images, batch by batch.
+    fn encode(&mut self, images: &[f32], (size, image_len): (usize, usize), embedding_len: usize) -> Result<Vec<f32>> {
+        let mut embeddings = Vec::with_capacity(images.len() / image_len * embedding_len);
+        for images in images.chunks(self.options.batch_size * image_len) {
+            let batch = images.len() / image_len;
+            let encoder = &self.lazy.get()?.encoder;
+            let encoded = tracing::trace_span!("encode", batch).in_scope(|| encoder.encode(images, batch, size))?;
+            if encoded.len() != batch * embedding_len {
+                return Err(Error::EncoderShape { batch, expected: batch * embedding_len, found: encoded.len() });
+            }
+            embeddings.extend_from_slice(&encoded);
+            self.bar.inc(batch as u64);
+        }
+        Ok(embeddings)
+    }
+}
+
+/// The next `len` values.
+fn take<'a, T>(values: &mut &'a [T], len: usize) -> &'a [T] {
+    let (head, tail) = values.split_at(len);
+    *values = tail;
+    head
+}
+
+/// Slices of both splits that are finished.
+fn num_done(writer: &StoreWriter) -> usize {
+    let done = |split| (0..writer.layout().num_slices(split)).filter(move |&row| writer.is_slice_done(split, row));
+    Split::ALL.into_iter().map(|split| done(split).count()).sum()
+}
+
+/// Images done of a worker's images, images a second and time left, on standard error when that is a terminal.
+fn progress_bar(writer: &StoreWriter, groups: &[GroupRange]) -> ProgressBar {
+    let (mut images, mut done) = (0, 0);
+    for group in groups {
+        let variants = writer.layout().num_variants(group.split);
+        images += group.rows.len() * variants;
+        done += group.rows.clone().filter(|&row| writer.is_slice_done(group.split, row)).count() * variants;
+    }
+    let bar = ProgressBar::new(images as u64);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} images, {msg}, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_message("reading");
+    bar.set_position(done as u64);
+    bar.reset_eta();
+    bar.enable_steady_tick(Duration::from_secs(REDRAW_SECONDS));
+    bar
+}

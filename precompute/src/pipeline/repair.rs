@@ -1,0 +1,49 @@
+//! Mending a damaged store from the sources that it was made of.
+
+use super::encode::Encode;
+use super::fill::{Loaded, Summary, fill_store};
+use super::plan::Plan;
+use crate::error::{Error, Result};
+use sam_ladder_cache::{Report, begin_repair, differences};
+use std::path::Path;
+
+/// Recomputes what a report says is damaged, and nothing else. `plan` is asked for when something has to be made from the scans, `load` when
+/// something has to be encoded or the decoder's weights are damaged.
+///
+/// `None` when all that was damaged follows from the manifest.
+///
+/// # Errors
+/// When scans have changed since the store was made (nothing is touched then), and as [`super::run`]. An interrupted repair goes on with the same
+/// call, or by `precompute` with the store's settings.
+pub fn repair<E: Encode>(
+    store: &Path,
+    report: &Report,
+    batch_size: usize,
+    plan: impl FnOnce() -> Result<Plan>,
+    load: impl FnOnce() -> Result<Loaded<E>>,
+) -> Result<Option<Summary>> {
+    if report.attributes.complete && !report.damage.iter().any(|damage| damage.part.needs_sources()) {
+        begin_repair(store, report)?;
+        return Ok(None);
+    }
+    let plan = plan()?;
+    check_sources(store, report, &plan)?;
+    if report.attributes.complete {
+        begin_repair(store, report)?;
+    }
+    fill_store(plan, store, batch_size, load).map(Some)
+}
+
+/// The scans must be those that the store was made of.
+fn check_sources(store: &Path, report: &Report, plan: &Plan) -> Result<()> {
+    let (found, asked) = (&report.attributes, plan.layout().attributes());
+    let told = |a: &sam_ladder_schemas::store::StoreAttributes| serde_json::json!({ "config": a.config, "sources": a.sources, "cases": a.cases });
+    let differing = differences(&told(found), "store", &told(asked), "scans");
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "{} cannot be repaired from these scans, they are not those that it was made of: {differing}; give --scans the original files",
+        store.display()
+    )))
+}

@@ -1,0 +1,126 @@
+//! `sam-ladder verify`.
+
+use super::device::DeviceChoice;
+use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use sam_ladder_cache::{Error, Report, verify};
+use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, identify_weights, load, repair};
+use sam_ladder_schemas::precompute::EncoderWeights;
+use std::path::PathBuf;
+
+/// Arguments of `verify`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Store to check
+    #[arg(long, value_name = "STORE.zarr")]
+    store: PathBuf,
+    /// Mend what is damaged; what does not follow from the manifest is recomputed from the sources, and nothing else
+    #[arg(long)]
+    repair: bool,
+    /// With --repair: folder of the scans that the store was made of
+    #[arg(long, value_name = "DIR", requires = "repair")]
+    scans: Option<PathBuf>,
+    /// With --repair: the SAM checkpoint that the store was made with; a store of a random encoder needs none
+    #[arg(long, value_name = "FILE", requires = "repair")]
+    sam_checkpoint: Option<PathBuf>,
+    /// With --repair: images that the encoder takes at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), requires = "repair")]
+    batch_size: u32,
+    /// With --repair: auto, cpu or cuda:INDEX
+    #[arg(long, default_value = "auto", requires = "repair")]
+    device: DeviceChoice,
+}
+
+impl Args {
+    /// Checks, and mends if asked to.
+    pub fn run(self) -> anyhow::Result<()> {
+        let report = match self.check() {
+            Err(error) if self.repair && matches!(error.downcast_ref(), Some(Error::Incomplete { .. })) => {
+                eprintln!("{} is unfinished: what is missing of it comes first", self.store.display());
+                self.mend(&Report::of_unfinished(&self.store)?)?;
+                self.check()?
+            }
+            checked => checked?,
+        };
+        for path in &report.unexpected {
+            eprintln!("unexpected: {} is no part of the store, and is left where it is", path.display());
+        }
+        for damage in &report.damage {
+            println!("damaged: {damage}");
+        }
+        if report.damage.is_empty() {
+            eprintln!("{} is whole: {} files checked", self.store.display(), report.files);
+            return Ok(());
+        }
+        let damaged = report.damage.len();
+        if !self.repair {
+            bail!(
+                "{} has {damaged} damaged parts: run `sam-ladder verify --store {0} --repair` with --scans DIR and, unless the encoder is random, \
+                 --sam-checkpoint FILE",
+                self.store.display()
+            );
+        }
+        self.mend(&report)?;
+        let after = self.check()?;
+        if let Some(damage) = after.damage.first() {
+            bail!("{} is still damaged after the repair: {damage}; is the disk failing?", self.store.display());
+        }
+        eprintln!("{}: {damaged} damaged parts are repaired", self.store.display());
+        Ok(())
+    }
+
+    fn check(&self) -> anyhow::Result<Report> {
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} files checked, {eta} left")?);
+        let report = verify(&self.store, &|done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        report.map_err(|error| match error {
+            Error::Manifest { path, reason } => anyhow::anyhow!(
+                "{}: {reason}, and the other copy of the manifest is no better, so there is nothing to check against; \
+                 run `sam-ladder precompute` into a new folder",
+                path.display()
+            ),
+            other => other.into(),
+        })
+    }
+
+    fn mend(&self, report: &Report) -> anyhow::Result<()> {
+        let config = &report.attributes.config;
+        if let (Some(path), EncoderWeights::Checkpoint { sha256: expected }) = (&self.sam_checkpoint, &config.weights) {
+            let (_, weights) = identify_weights(path)?;
+            if let EncoderWeights::Checkpoint { sha256: found } = weights {
+                ensure!(
+                    found == *expected,
+                    "{} has SHA-256 {found}, the store was made with {expected}: pass that checkpoint",
+                    path.display()
+                );
+            }
+        }
+        let plan = || {
+            let scans = self.scans.as_deref().ok_or_else(|| {
+                sam_ladder_precompute::error::Error::Config(
+                    "this damage can only be mended from the scans: pass --scans DIR, the folder that the store was made of"
+                        .into(),
+                )
+            })?;
+            Plan::new(scans, config)
+        };
+        let device = self.device.open()?;
+        let args = PrecomputeArgs {
+            scans: self.scans.clone().unwrap_or_default(),
+            store: self.store.clone(),
+            config: config.clone(),
+            checkpoint: self.sam_checkpoint.clone(),
+            batch_size: self.batch_size as usize,
+            device,
+        };
+        let summary = repair(&self.store, report, args.batch_size, plan, || load(&args)).context("the repair stopped")?;
+        if let Some(summary) = summary {
+            eprintln!("{} slices written, {} images encoded", summary.slices_written, summary.images_encoded);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! Ctrl-C (and SIGTERM): the first time work stops at its next safe point, the second time at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Exit status of a program that was interrupted, by the shells' convention (128 + SIGINT).
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// A flag that the first Ctrl-C sets. `finishing` tells what is done before the program stops.
+///
+/// # Errors
+/// When the system lets no handler be installed.
+pub fn stop_flag(finishing: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(EXIT_INTERRUPTED.into());
+        }
+        eprintln!("stopping: {finishing} first; interrupt once more to stop at once");
+    })?;
+    Ok(stop)
+}
+
+/// Whether an error says no more than that someone asked to stop.
+pub fn is_interruption(error: &anyhow::Error) -> bool {
+    use sam_ladder_precompute::error::Error;
+    use sam_ladder_train::error::TrainError;
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(Error::Stopped { .. }))
+            || matches!(cause.downcast_ref(), Some(TrainError::Stopped { .. }))
+    })
+}

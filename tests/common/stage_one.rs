@@ -1,0 +1,88 @@
+//! Stage one on tiny scans with an encoder that is a formula: what the tests of damage, growth, workers and faults share.
+#![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
+
+use crate::cli::{nifti, write_pair};
+use sam_ladder_precompute::error::{Error, Result};
+use sam_ladder_precompute::pipeline::{Encode, FillOptions, Loaded, Plan, Share, Summary, fill_part};
+use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::variants::AugmentPolicy;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Settings of the tiny store.
+pub fn config(augment: AugmentPolicy, rotation_step: u32) -> PrecomputeConfig {
+    PrecomputeConfig {
+        image_size: 32,
+        data_size: 16,
+        augment,
+        rotation_step,
+        dtype: StoreDtype::F16,
+        ..PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 })
+    }
+}
+
+/// Writes a made-up scan of `depth` slices with its labels: case 1 is a test case, 5 to 7 are training cases.
+pub fn write_scan(folder: &Path, case: u32, depth: usize) {
+    let size = [8, 9, depth as i16];
+    let voxels = 72 * depth;
+    let image: Vec<f32> = (0..voxels).map(|i| ((i * 37 + case as usize * 101) % 400) as f32 - 125.0).collect();
+    let label: Vec<f32> = (0..voxels).map(|i| ((i / 5 + case as usize) % 12) as f32).collect();
+    write_pair(folder, case, &nifti(size, &image), &nifti(size, &label));
+}
+
+/// Two training cases of two and three slices, one test case of two.
+pub fn write_scans(folder: &Path) {
+    for (case, depth) in [(5, 2), (7, 3), (1, 2)] {
+        write_scan(folder, case, depth);
+    }
+}
+
+/// Embedding `[c, y, x]` = the mean over patch (y, x) of the image, plus c/256.
+#[derive(Default)]
+pub struct Formula<'a> {
+    /// Fails once this many images were encoded.
+    pub fails_after: Option<usize>,
+    /// Counts images.
+    pub images: Option<&'a AtomicUsize>,
+    /// Takes this long a batch.
+    pub pause: Duration,
+}
+
+impl Encode for Formula<'_> {
+    fn encode(&self, images: &[f32], batch: usize, size: usize) -> Result<Vec<f32>> {
+        std::thread::sleep(self.pause);
+        let before = self.images.map_or(0, |images| images.fetch_add(batch, Ordering::SeqCst));
+        if self.fails_after.is_some_and(|most| before + batch > most) {
+            return Err(Error::Config("the power went".into()));
+        }
+        let grid = size / 16;
+        let patch = |image: &[f32], y: usize, x: usize| {
+            (0..256).map(|i| image[(y * 16 + i / 16) * size + x * 16 + i % 16]).sum::<f32>() / 256.0
+        };
+        let embed = |image: &[f32]| {
+            let means: Vec<f32> = (0..grid * grid).map(|i| patch(image, i / grid, i % grid)).collect();
+            (0..256).flat_map(|c| means.iter().map(move |mean| mean + c as f32 / 256.0).collect::<Vec<_>>()).collect::<Vec<_>>()
+        };
+        Ok(images.chunks(size * size).flat_map(embed).collect())
+    }
+}
+
+/// The formula with a decoder's file, which is never a decoder.
+pub fn loaded(encoder: Formula<'_>) -> Result<Loaded<Formula<'_>>> {
+    Ok(Loaded { encoder, decoder: b"the decoder's weights".to_vec() })
+}
+
+/// One worker's part of a store.
+pub fn fill(scans: &Path, store: &Path, config: &PrecomputeConfig, share: &str, encoder: Formula<'_>) -> Result<Summary> {
+    let stop = AtomicBool::new(false);
+    let share: Share = share.parse().unwrap();
+    let options = FillOptions { batch_size: 4, share, stop: &stop };
+    fill_part(&Plan::new(scans, config)?, store, &options, || loaded(encoder))
+}
+
+/// A whole store.
+pub fn fill_whole(scans: &Path, store: &Path, config: &PrecomputeConfig) {
+    assert!(fill(scans, store, config, "1/1", Formula::default()).unwrap().complete);
+}

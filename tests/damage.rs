@@ -1,0 +1,280 @@
+//! Every file of a store in turn cut short, changed by a bit, deleted: `verify` finds it, the repair makes the same bytes again from the
+//! sources and computes nothing else, and training never runs on it unawares.
+
+mod cli;
+mod common;
+#[path = "common/folders.rs"]
+mod folders;
+#[path = "common/stage_one.rs"]
+mod stage_one;
+#[path = "common/store.rs"]
+mod store;
+
+use candle_core::Device;
+use cli::{assert_refused, program, succeed};
+use folders::{assert_same_files, files};
+use sam_ladder_cache::{Part, ReadMode, Report, verify};
+use sam_ladder_precompute::error::Result;
+use sam_ladder_precompute::pipeline::{Loaded, Plan, Summary, repair};
+use sam_ladder_schemas::train::{CHECKPOINT, SliceOrder, TrainConfig};
+use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_train::run::{TrainArgs, train};
+use stage_one::{Formula, config, fill_whole, loaded, write_scan, write_scans};
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What happens to a file.
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    Cut,
+    Flip,
+    Delete,
+}
+
+const HARMS: [Harm; 3] = [Harm::Cut, Harm::Flip, Harm::Delete];
+
+fn harm(path: &Path, bytes: &[u8], harm: Harm) {
+    match harm {
+        Harm::Cut => fs::write(path, &bytes[..bytes.len() / 2]).unwrap(),
+        Harm::Flip => {
+            let mut flipped = bytes.to_vec();
+            flipped[bytes.len() / 2] ^= 0x20;
+            fs::write(path, flipped).unwrap();
+        }
+        Harm::Delete => fs::remove_file(path).unwrap(),
+    }
+}
+
+fn check(store: &Path) -> Report {
+    verify(store, &|_, _| {}).unwrap()
+}
+
+fn mend(scans: &Path, store: &Path, report: &Report, encoder: Formula<'_>) -> Result<Option<Summary>> {
+    repair(store, report, 4, || Plan::new(scans, &config(AugmentPolicy::Flips, 1)), || loaded(encoder))
+}
+
+#[test]
+fn every_damage_to_every_file_is_found_and_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &store, &config(AugmentPolicy::Flips, 1));
+    let whole = files(&store);
+    assert!(check(&store).damage.is_empty());
+    assert_eq!(check(&store).files as usize, whole.len());
+    for (name, bytes) in &whole {
+        for kind in HARMS {
+            let what = format!("{kind:?} of {}", name.display());
+            harm(&store.join(name), bytes, kind);
+            let report = check(&store);
+            assert!(!report.damage.is_empty(), "{what} was not found");
+            for damage in &report.damage {
+                assert_eq!(&damage.path, name, "{what}: {damage}");
+            }
+            let images = AtomicUsize::new(0);
+            mend(&scans, &store, &report, Formula { images: Some(&images), ..Formula::default() }).unwrap();
+            assert_same_files(&store, &whole, &what);
+            assert!(check(&store).damage.is_empty(), "{what}");
+            // Nothing is encoded but the variants that were lost: all of a slice, or the one whose chunk was changed.
+            let lost = match (name.to_str().unwrap(), kind) {
+                (name, Harm::Flip) if name.contains("embeddings/c.") => 1,
+                (name, _) if name.starts_with("train/embeddings/c.") => 5,
+                (name, _) if name.starts_with("test/embeddings/c.") => 1,
+                _ => 0,
+            };
+            assert_eq!(images.load(Ordering::SeqCst), lost, "{what}");
+        }
+    }
+}
+
+#[test]
+fn much_damage_at_once_is_told_and_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &store, &config(AugmentPolicy::Flips, 1));
+    let whole = files(&store);
+    // Every file but one copy of the manifest.
+    for (i, (name, bytes)) in whole.iter().filter(|(name, _)| *name != Path::new("manifest.json")).enumerate() {
+        harm(&store.join(name), bytes, HARMS[i % 3]);
+    }
+    let report = check(&store);
+    // A mask whose shape nothing tells any more is told once, for its `zarr.json`.
+    assert!(report.damage.len() >= whole.len() - 2, "{} of {}", report.damage.len(), whole.len());
+    // The power goes in the middle of the repair, twice: it goes on where it was.
+    for fails_after in [0, 7] {
+        let images = AtomicUsize::new(0);
+        let report = if fails_after == 0 { check(&store) } else { Report::of_unfinished(&store).unwrap() };
+        let encoder = Formula { fails_after: Some(fails_after), images: Some(&images), ..Formula::default() };
+        let error = mend(&scans, &store, &report, encoder).unwrap_err().to_string();
+        assert!(error.contains("the power went"), "{error}");
+        assert!(verify(&store, &|_, _| {}).unwrap_err().to_string().contains("is incomplete"));
+    }
+    mend(&scans, &store, &Report::of_unfinished(&store).unwrap(), Formula::default()).unwrap();
+    assert_same_files(&store, &whole, "all but one file damaged");
+}
+
+#[test]
+fn damage_is_told_by_array_slice_and_variant() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &store, &config(AugmentPolicy::Flips, 1));
+    let shard = store.join("train/images/c.3.0.0.0");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[3] ^= 1;
+    fs::write(&shard, &bytes).unwrap();
+    fs::remove_file(store.join("test/labels/c.1.0.0.0")).unwrap();
+    let told: Vec<String> = check(&store).damage.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].starts_with("train/images: case 0007, slice 1 of it (row 3), variant identity: the chunk has checksum"),
+        "{}",
+        told[0]
+    );
+    assert_eq!(
+        told[1],
+        "test/labels: case 0001, slice 1 of it (row 1), all variants: its file is missing (test/labels/c.1.0.0.0)"
+    );
+
+    // What does not belong there is told and left alone; bytes behind a shard's chunks are damage.
+    fs::write(store.join("train/notes.txt"), b"mine").unwrap();
+    let appended = [&fs::read(store.join("train/labels/c.0.0.0.0")).unwrap()[..], b"x"].concat();
+    fs::write(store.join("train/labels/c.0.0.0.0"), appended).unwrap();
+    let report = check(&store);
+    assert_eq!(report.unexpected, [Path::new("train/notes.txt")]);
+    assert!(report.damage.iter().any(|damage| damage.path == Path::new("train/labels/c.0.0.0.0")));
+    mend(&scans, &store, &report, Formula::default()).unwrap();
+    assert_eq!(fs::read(store.join("train/notes.txt")).unwrap(), b"mine");
+    assert!(check(&store).damage.is_empty());
+
+    // A mask that was made of other voxels has right checksums and wrong counts.
+    let other = folder.path().join("other.zarr");
+    write_scan(&folder.path().join("others"), 1, 2);
+    let labels = folder.path().join("others/RawData/Training/label/label0001.nii.gz");
+    let image = cli::nifti([8, 9, 2], &[0.0; 144]);
+    cli::write_pair(&folder.path().join("others"), 1, &image, &image);
+    assert!(labels.exists());
+    fill_whole(&folder.path().join("others"), &other, &config(AugmentPolicy::Flips, 1));
+    fs::copy(other.join("test/masks/0001/c.0.0.0"), store.join("test/masks/0001/c.0.0.0")).unwrap();
+    let damage = check(&store).damage;
+    assert!(
+        damage[0].part == Part::Mask { case: "0001".into() } && damage[0].reason.contains("voxels of class"),
+        "{}",
+        damage[0]
+    );
+}
+
+#[test]
+fn scans_that_have_changed_repair_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &store, &config(AugmentPolicy::Flips, 1));
+    fs::remove_file(store.join("train/images/c.0.0.0.0")).unwrap();
+    let before = files(&store);
+    write_scan(&scans, 7, 4);
+    let error = mend(&scans, &store, &check(&store), Formula::default()).unwrap_err().to_string();
+    assert!(error.contains("cannot be repaired from these scans") && error.contains("img0007.nii.gz: store \""), "{error}");
+    assert_same_files(&store, &before, "not repaired");
+    // With both copies of the manifest gone there is nothing to check against.
+    for name in ["zarr.json", "manifest.json"] {
+        fs::write(store.join(name), b"{}").unwrap();
+    }
+    assert!(verify(&store, &|_, _| {}).is_err());
+}
+
+#[test]
+fn training_never_runs_unawares_on_a_damaged_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
+    write_scan(&scans, 5, 2);
+    write_scan(&scans, 1, 1);
+    let decoder = store::decoder_bytes(&folder.path().join("decoder"));
+    let config = config(AugmentPolicy::None, 1);
+    let load = || Ok(Loaded { encoder: Formula::default(), decoder });
+    sam_ladder_precompute::pipeline::fill_store(Plan::new(&scans, &config).unwrap(), &store, 4, load).unwrap();
+    let run = |name: String| TrainArgs {
+        store: store.clone(),
+        run: folder.path().join(name),
+        config: TrainConfig { epochs: 1, batch_size: 2, warmup: 0, order: SliceOrder::Sequential, ..TrainConfig::default() },
+        cnn_checkpoint: None,
+        init: None,
+        resume: false,
+        device: Device::Cpu,
+        read_mode: ReadMode::Stream,
+        checkpoint_every: None,
+        program: "test".into(),
+        progress: false,
+    };
+    train(&run("undamaged".into())).unwrap();
+    let expected = fs::read(folder.path().join("undamaged").join(CHECKPOINT)).unwrap();
+    let mut unread = Vec::new();
+    for (i, (name, bytes)) in files(&store).iter().enumerate() {
+        harm(&store.join(name), bytes, HARMS[i % 3]);
+        let args = run(format!("{i}"));
+        match train(&args) {
+            Err(error) => {
+                let error = error.to_string();
+                assert!(
+                    error.contains(name.to_str().unwrap()) && error.contains("verify --repair"),
+                    "{}: {error}",
+                    name.display()
+                );
+            }
+            Ok(_) => {
+                assert!(fs::read(args.run.join(CHECKPOINT)).unwrap() == expected, "{}", name.display());
+                unread.push(name.to_str().unwrap().to_string());
+            }
+        }
+        fs::remove_dir_all(&args.run).ok();
+        fs::write(store.join(name), bytes).unwrap();
+    }
+    // Training reads nothing of these; whoever does, or verifies, finds the damage.
+    for name in &unread {
+        assert!(name == "manifest.json" || name.starts_with("test/"), "{name} was damaged and nobody noticed");
+    }
+}
+
+#[test]
+fn the_command_finds_and_mends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
+    write_scan(&scans, 5, 2);
+    write_scan(&scans, 1, 1);
+    let precompute = |more: &[&str]| {
+        let mut command = program(&["precompute", "--random-encoder", "3", "--image-size", "16", "--data-size", "16"]);
+        command.args(["--augment", "none"]).arg("--scans").arg(&scans).arg("--store").arg(&store).args(more);
+        command
+    };
+    let told = succeed(precompute(&["--dry-run"]));
+    assert!(told.contains("3 images to encode take about 0 h 00 min") && told.contains("train: 1 scans, 2 slices"), "{told}");
+    assert!(!store.exists());
+    succeed(precompute(&["--worker", "2/2"]));
+    succeed(precompute(&["--worker", "1/2"]));
+    let whole = files(&store);
+    let verify = |more: &[&str]| {
+        let mut command = program(&["verify", "--store"]);
+        command.arg(&store).args(more);
+        command
+    };
+    succeed(verify(&[]));
+    fs::remove_file(store.join("train/embeddings/c.1.0.0.0.0")).unwrap();
+    fs::write(store.join("sam_decoder.safetensors"), b"not a decoder").unwrap();
+    let output = verify(&[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("damaged: the decoder's weights: its SHA-256 is"), "{told}");
+    assert!(
+        told.contains("damaged: train/embeddings: case 0005, slice 1 of it (row 1), all variants: its file is missing"),
+        "{told}"
+    );
+    let error = assert_refused(verify(&["--repair"]));
+    assert!(error.contains("pass --scans DIR"), "{error}");
+    succeed(verify(&["--repair", "--scans", scans.to_str().unwrap()]));
+    assert_same_files(&store, &whole, "repaired by the command");
+    // f32 is another number format: the store's and the asked one are told.
+    let error = assert_refused(precompute(&["--dtype", "f32"]));
+    assert!(error.contains("config.dtype: store \"f16\", asked \"f32\""), "{error}");
+}
