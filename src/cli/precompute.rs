@@ -49,7 +49,7 @@ pub struct Args {
     /// Images that the encoder takes at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Do one of N equal parts of the work, from 1/N to N/N; workers on other machines share the store's folder
+    /// Do one of N equal parts of the work, from 1/N to N/N; workers on other machines share the store's folder, and all have the same --batch-size
     #[arg(long, value_name = "I/N", default_value_t = Share::ALL)]
     worker: Share,
     /// Print what is to be done and about how long it takes, and write nothing
