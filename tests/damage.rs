@@ -1,5 +1,5 @@
-//! Every file of a store in turn cut short, changed by a bit, deleted: `verify` finds it, the repair makes the same bytes again from the
-//! sources and computes nothing else, and training never runs on it unawares.
+//! Every file of a store in turn cut short, changed by a bit, deleted: `verify` finds it, the repair makes the same bytes again
+//! from the sources and computes nothing else, and training never runs on it unawares.
 
 mod cli;
 mod common;

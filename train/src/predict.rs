@@ -55,8 +55,8 @@ pub fn run_checkpoint(folder: &Path, checkpoint: RunCheckpoint) -> PathBuf {
 /// The model for a store's images.
 ///
 /// # Errors
-/// Weights that cannot be read, do not fit, or were trained for another image size or number of classes, or a run on another encoder's
-/// tensors.
+/// Weights that cannot be read, do not fit, or were trained for another image size or number of classes, or a run on another
+/// encoder's tensors.
 pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Result<LadderSam> {
     let geometry = Geometry { image_size: store.config().image_size, num_classes: store.config().num_classes() };
     match source {

@@ -78,7 +78,8 @@ impl StoreWriter {
         self.write_wanted(split, row, &Wanted::all(self.layout.num_variants(split)), tensors)
     }
 
-    /// Writes the three shards of a slice from the tensors of what [`Self::wanted`] asks for; those that are there already are left.
+    /// Writes the three shards of a slice from the tensors of what [`Self::wanted`] asks for; those that are there already are
+    /// left.
     ///
     /// # Errors
     /// [`Error::Values`] for tensors of the wrong size and for values that are not finite in the store's number format;

@@ -201,7 +201,8 @@ fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Sta
         write_record(&args.run, &record)?;
     }
     let standing = Standing { model, optimizer, records, position };
-    // A run that was killed between the two files of its checkpoint has a model behind its state, and may have no step left to write another.
+    // A run that was killed between the two files of its checkpoint has a model behind its state, and may have no step left to
+    // write another.
     let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();
     if model.is_none_or(|info| (info.steps, info.epochs) != (standing.position.steps, standing.position.epoch)) {
         session::write_model(&args.run, &standing)?;
