@@ -1,5 +1,5 @@
-//! Every file of a store in turn cut short, changed by a bit, deleted: `verify` finds it, the repair makes the same bytes again from the
-//! sources and computes nothing else, and training never runs on it unawares.
+//! Every file of a store in turn cut short, changed by a bit, deleted: `verify` finds it, the repair makes the same bytes again
+//! from the sources and computes nothing else, and training never runs on it unawares.
 
 mod cli;
 mod common;
@@ -16,6 +16,7 @@ use folders::{assert_same_files, files};
 use sam_ladder_cache::{Part, ReadMode, Report, verify};
 use sam_ladder_precompute::error::Result;
 use sam_ladder_precompute::pipeline::{Loaded, Plan, Summary, repair};
+use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::train::{CHECKPOINT, SliceOrder, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::run::{TrainArgs, train};
@@ -51,15 +52,27 @@ fn check(store: &Path) -> Report {
 }
 
 fn mend(scans: &Path, store: &Path, report: &Report, encoder: Formula<'_>) -> Result<Option<Summary>> {
-    repair(store, report, 4, || Plan::new(scans, &config(AugmentPolicy::Flips, 1)), || loaded(encoder))
+    repair(store, report, 4, || Plan::new(scans, &report.attributes.config), || loaded(encoder))
 }
 
 #[test]
 fn every_damage_to_every_file_is_found_and_mended() {
+    every_damage_is_mended(&config(AugmentPolicy::Flips, 1));
+}
+
+/// Scales and offsets lie in files of their own, and the chunks are compressed.
+#[test]
+fn every_damage_to_a_store_of_eight_bits_is_found_and_mended() {
+    let eight_bits =
+        PrecomputeConfig { dtype: StoreDtype::Q8, compression: Compression::Zstd, ..config(AugmentPolicy::Flips, 1) };
+    every_damage_is_mended(&eight_bits);
+}
+
+fn every_damage_is_mended(config: &PrecomputeConfig) {
     let folder = tempfile::tempdir().unwrap();
     let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
     write_scans(&scans);
-    fill_whole(&scans, &store, &config(AugmentPolicy::Flips, 1));
+    fill_whole(&scans, &store, config);
     let whole = files(&store);
     assert!(check(&store).damage.is_empty());
     assert_eq!(check(&store).files as usize, whole.len());
@@ -77,11 +90,12 @@ fn every_damage_to_every_file_is_found_and_mended() {
             assert_same_files(&store, &whole, &what);
             assert!(check(&store).damage.is_empty(), "{what}");
             // Nothing is encoded but the variants that were lost: all of a slice, or the one whose chunk was changed.
-            let lost = match (name.to_str().unwrap(), kind) {
-                (name, Harm::Flip) if name.contains("embeddings/c.") => 1,
-                (name, _) if name.starts_with("train/embeddings/c.") => 5,
-                (name, _) if name.starts_with("test/embeddings/c.") => 1,
-                _ => 0,
+            // A scale goes with its embeddings.
+            let name = name.to_str().unwrap();
+            let lost = match kind {
+                _ if !(name.contains("embeddings/c.") || name.contains("quantization/c.")) => 0,
+                Harm::Cut | Harm::Delete if name.starts_with("train/") => 5,
+                _ => 1,
             };
             assert_eq!(images.load(Ordering::SeqCst), lost, "{what}");
         }

@@ -1,4 +1,5 @@
-//! Stores that are filled by several workers, and finished ones to which scans and variants are added: the bytes of one made at once.
+//! Stores that are filled by several workers, and finished ones to which scans and variants are added: the bytes of one made at
+//! once.
 
 mod cli;
 #[path = "common/folders.rs"]
@@ -90,7 +91,8 @@ fn a_stopped_run_keeps_what_is_finished_and_goes_on() {
     assert_same_files(&store, &files(&whole), "stopped");
 }
 
-/// Grows a finished store in every way, interrupted after each number of images; returns the images that an uninterrupted growth encodes.
+/// Grows a finished store in every way, interrupted after each number of images; returns the images that an uninterrupted growth
+/// encodes.
 fn assert_grows(folder: &Path, name: &str, from: &Path, to: (AugmentPolicy, u32)) -> usize {
     let scans = folder.join("scans");
     let config = config(to.0, to.1);

@@ -106,6 +106,7 @@ fn a_resumed_run_equals_one_that_never_stopped() {
     killed.checkpoint_every = Some(1);
     train(&killed).unwrap();
     let state = std::fs::read(killed.run.join(RESUME_STATE)).unwrap();
+    let model = std::fs::read(killed.run.join(CHECKPOINT)).unwrap();
     killed.config.max_steps = Some(5);
     killed.resume = true;
     train(&killed).unwrap();
@@ -115,6 +116,11 @@ fn a_resumed_run_equals_one_that_never_stopped() {
     assert_same_run(&straight.run, &killed.run);
 
     assert_eq!(read_record(&killed.run).unwrap().config.max_steps, None);
+
+    // Killed after the last state was written and before its model: the model follows, though no step is left.
+    std::fs::write(killed.run.join(CHECKPOINT), model).unwrap();
+    train(&killed).unwrap();
+    assert_same_run(&straight.run, &killed.run);
 
     // A finished run is left as it is.
     assert_eq!(train(&killed).unwrap(), summary);

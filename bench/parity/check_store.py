@@ -53,6 +53,9 @@ def check_attributes(attributes):
     hashed = {key: attributes[key] for key in ("format_version", "config", "sources")}
     canonical = json.dumps(hashed, separators=(",", ":"), ensure_ascii=False)
     expect("cache_id", attributes["cache_id"], hashlib.sha256(canonical.encode()).hexdigest())
+    others = {key: value for key, value in attributes.items() if key != "checksum"}
+    canonical = json.dumps(others, separators=(",", ":"), ensure_ascii=False)
+    expect("checksum", attributes["checksum"], hashlib.sha256(canonical.encode()).hexdigest())
 
 
 def check_arrays(split, group, config, slices, variants):

@@ -63,8 +63,8 @@ pub fn is_temporary_of(name: &str, of: &str) -> bool {
     name.strip_prefix(of).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(TEMPORARY_SUFFIX))
 }
 
-/// Removes the temporary files that interrupted writes left directly in a folder. One that a live process is writing is locked and stays,
-/// on whichever machine that runs, as far as the file system's locks reach.
+/// Removes the temporary files that interrupted writes left directly in a folder. One that a live process is writing is locked
+/// and stays, on whichever machine that runs, as far as the file system's locks reach.
 ///
 /// # Errors
 /// [`Error::Io`] that names the file or folder.

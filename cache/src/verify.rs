@@ -125,13 +125,13 @@ enum Check {
 
 /// Checks every file of the store at `path`, on all of rayon's threads. `progress` is told files checked and files in all.
 ///
-/// Each chunk is read, compared with its checksum and decompressed; each shard must hold nothing but its chunks; tables and weights are
-/// compared with the manifest's hashes and with the arrays; metadata with the bytes that the manifest demands; voxel counts of the test slices with
-/// the masks.
+/// Each chunk is read, compared with its checksum and decompressed; each shard must hold nothing but its chunks; tables and
+/// weights are compared with the manifest's hashes and with the arrays; metadata with the bytes that the manifest demands; voxel
+/// counts of the test slices with the masks.
 ///
 /// # Errors
-/// [`Error::NotAStore`], [`Error::FormatVersion`], [`Error::Incomplete`] for a store that is still being made, and [`Error::Manifest`] when
-/// both copies of the manifest are damaged. All other damage is in the report.
+/// [`Error::NotAStore`], [`Error::FormatVersion`], [`Error::Incomplete`] for a store that is still being made, and
+/// [`Error::Manifest`] when both copies of the manifest are damaged. All other damage is in the report.
 pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
     let (attributes, mut damage) = trusted_manifest(path)?;
     let layout = complete_layout(path, &attributes)?;

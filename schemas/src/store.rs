@@ -10,7 +10,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const VARIANTS_TABLE: &str = "variants.parquet";
 /// Second copy of the root group's `zarr.json`, from which that is restored when it is damaged.
 pub const MANIFEST_COPY: &str = "manifest.json";
-/// SAM's frozen prompt encoder and mask decoder (`prompt_encoder.…`, `mask_decoder.…`), so that training needs nothing but the store.
+/// SAM's frozen prompt encoder and mask decoder (`prompt_encoder.…`, `mask_decoder.…`), so that training needs nothing but the
+/// store.
 pub const DECODER_WEIGHTS: &str = "sam_decoder.safetensors";
 /// `[slice, variant, 256, g, g]`, g = image_size / 16.
 pub const EMBEDDINGS: &str = "embeddings";

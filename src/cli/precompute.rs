@@ -40,7 +40,8 @@ pub struct Args {
     /// Pixels along the side of the data, where it is augmented; overrides the preset
     #[arg(long, value_name = "PIXELS")]
     data_size: Option<usize>,
-    /// Which variants of each training slice are stored: all 44 of the published augmentation, the 5 by reflection, or the slice alone
+    /// Which variants of each training slice are stored: all 44 of the published augmentation, the 5 by reflection, or the slice
+    /// alone
     #[arg(long, value_enum, default_value_t = Augment::Reference)]
     augment: Augment,
     /// With --augment reference: keep only rotations by multiples of this many degrees
@@ -65,7 +66,8 @@ pub struct Args {
     /// Images that the encoder takes at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Do one of N equal parts of the work, from 1/N to N/N; workers on other machines share the store's folder
+    /// Do one of N equal parts of the work, from 1/N to N/N; workers on other machines share the store's folder, and all have the
+    /// same --batch-size
     #[arg(long, value_name = "I/N", default_value_t = Share::ALL)]
     worker: Share,
     /// Print what is to be done and about how long it takes, and write nothing

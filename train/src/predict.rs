@@ -55,8 +55,8 @@ pub fn run_checkpoint(folder: &Path, checkpoint: RunCheckpoint) -> PathBuf {
 /// The model for a store's images.
 ///
 /// # Errors
-/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or of channels, or a run on another encoder's
-/// tensors.
+/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or of channels, or a run on
+/// another encoder's tensors.
 pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Result<LadderSam> {
     let geometry = Geometry::of(store.config());
     match source {

@@ -69,8 +69,8 @@ impl std::fmt::Debug for StoreWriter {
 }
 
 impl StoreWriter {
-    /// Creates a store at `path`, or goes on with what is there: an unfinished store of the same config, one of whose files some are
-    /// missing, or a finished store to which the layout adds scans or variants and changes nothing else.
+    /// Creates a store at `path`, or goes on with what is there: an unfinished store of the same config, one of whose files some
+    /// are missing, or a finished store to which the layout adds scans or variants and changes nothing else.
     ///
     /// # Errors
     /// [`Error::OtherConfig`] lists, side by side, what an existing store was made with and what is asked for;

@@ -1,9 +1,9 @@
 //! What a store takes over instead of computing it: the finished store that it was before scans or variants were added, or the
 //! good chunks of damaged shards.
 //!
-//! While a store grows, `previous/` holds the manifest and the arrays that it had; while it is repaired, its manifest and the damaged
-//! shards. `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that whatever it stands
-//! beside can be relied on.
+//! While a store grows, `previous/` holds the manifest and the arrays that it had; while it is repaired, its manifest and the
+//! damaged shards. `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that
+//! whatever it stands beside can be relied on.
 
 use super::finish::remove_folder;
 use super::{StoreWriter, create_folder};
@@ -153,7 +153,8 @@ fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Opt
     rows
 }
 
-/// Whether a finished store is contained in what is asked for, so that it has only to grow: more scans, more variants, all else the same.
+/// Whether a finished store is contained in what is asked for, so that it has only to grow: more scans, more variants, all else
+/// the same.
 pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
     let asked = layout.attributes();
     let same_variants =

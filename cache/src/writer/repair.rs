@@ -15,8 +15,8 @@ use std::fs;
 use std::path::Path;
 
 /// Mends what needs no sources, and prepares the rest: damaged shards are kept aside for their good chunks, other damaged files are
-/// deleted, and the manifest says that the store is not complete. Whether that is so: then [`super::StoreWriter`] computes what is missing, and
-/// nothing else.
+/// deleted, and the manifest says that the store is not complete. Whether that is so: then [`super::StoreWriter`] computes what
+/// is missing, and nothing else.
 ///
 /// It can be interrupted at any moment and begun again.
 ///

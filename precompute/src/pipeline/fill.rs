@@ -55,8 +55,8 @@ pub struct FillOptions<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// Makes, continues or grows the store of a plan, with any encoder; that is loaded when there is something to encode or the decoder is
-/// not stored yet.
+/// Makes, continues or grows the store of a plan, with any encoder; that is loaded when there is something to encode or the
+/// decoder is not stored yet.
 ///
 /// # Errors
 /// As [`super::run`].
@@ -70,7 +70,8 @@ pub fn fill_store<E: Encode>(
     fill_part(&plan, store, &options, load)
 }
 
-/// As [`fill_store`], one worker's part of it, and until it is asked to stop. The worker that finds nothing missing any more finishes the store.
+/// As [`fill_store`], one worker's part of it, and until it is asked to stop. The worker that finds nothing missing any more
+/// finishes the store.
 ///
 /// # Errors
 /// As [`super::run`], and [`Error::Stopped`].

@@ -7,14 +7,14 @@ use crate::error::{Error, Result};
 use sam_ladder_cache::{Report, begin_repair, differences};
 use std::path::Path;
 
-/// Recomputes what a report says is damaged, and nothing else. `plan` is asked for when something has to be made from the scans, `load` when
-/// something has to be encoded or the decoder's weights are damaged.
+/// Recomputes what a report says is damaged, and nothing else. `plan` is asked for when something has to be made from the scans,
+/// `load` when something has to be encoded or the decoder's weights are damaged.
 ///
 /// `None` when all that was damaged follows from the manifest.
 ///
 /// # Errors
-/// When scans have changed since the store was made (nothing is touched then), and as [`super::run`]. An interrupted repair goes on with the same
-/// call, or by `precompute` with the store's settings.
+/// When scans have changed since the store was made (nothing is touched then), and as [`super::run`]. An interrupted repair goes
+/// on with the same call, or by `precompute` with the store's settings.
 pub fn repair<E: Encode>(
     store: &Path,
     report: &Report,

@@ -30,7 +30,7 @@ use crate::model::{LadderSam, ModelConfig, ModelWeights};
 use crate::optimizer::Optimizer;
 use crate::predict::identity_variant;
 use candle_core::Device;
-use checkpoint::{Position, ResumeState};
+use checkpoint::{Position, ResumeState, read_info};
 use records::Records;
 use resume::{Asked, check_same_run, input_file, write_record};
 use sam_ladder_cache::atomic::{is_temporary_of, tidy};
@@ -202,7 +202,14 @@ fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Sta
         record.config.max_steps = args.config.max_steps;
         write_record(&args.run, &record)?;
     }
-    Ok(Standing { model, optimizer, records, position, channels: geometry.channels })
+    let standing = Standing { model, optimizer, records, position, channels: geometry.channels };
+    // A run that was killed between the two files of its checkpoint has a model behind its state, and may have no step left to
+    // write another.
+    let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();
+    if model.is_none_or(|info| (info.steps, info.epochs) != (standing.position.steps, standing.position.epoch)) {
+        session::write_model(&args.run, &standing)?;
+    }
+    Ok(standing)
 }
 
 /// A start needs a directory of its own: one that is not there, is empty, or holds no more than a start that was interrupted

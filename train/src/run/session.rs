@@ -240,6 +240,11 @@ pub(super) fn write_checkpoint(run: &Path, standing: &Standing) -> Result<()> {
     save_model(&run.join(CHECKPOINT), &model, &info(standing))
 }
 
+/// The model for readers of the run.
+pub(super) fn write_model(run: &Path, standing: &Standing) -> Result<()> {
+    save_model(&run.join(CHECKPOINT), &standing.model.state_dict()?, &info(standing))
+}
+
 fn info(standing: &Standing) -> CheckpointInfo {
     let model: &LadderSam = &standing.model;
     CheckpointInfo {
