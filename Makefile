@@ -48,6 +48,10 @@ eval: build ## Evaluate RUN on the test scans of STORE; tables, pictures and a r
 test: ## Every test; needs nothing but Rust, a C compiler and make
 	$(CARGO) test --release --workspace
 
+.PHONY: test-pages
+test-pages: ## The pages that we write, in headless Chromium (installed by apt-get if there is none); pictures go to target/pages
+	browser=$$(.ci/chromium.sh) && SAM_LADDER_CHROMIUM=$$browser $(CARGO) test --release --workspace --test pages -- --ignored --test-threads=1
+
 .PHONY: fuzz
 fuzz: ## Damaged and hostile files to every parser, for a minute each (FUZZ_SECONDS; FUZZ_FIRST=1000000000 for other files)
 	SAM_LADDER_FUZZ_SECONDS=$(FUZZ_SECONDS) SAM_LADDER_FUZZ_FIRST=$(FUZZ_FIRST) $(CARGO) test --release --workspace --test fuzz_parsers -- --nocapture

@@ -13,6 +13,7 @@ pub mod masks;
 pub mod nifti;
 pub mod overlay;
 pub mod palette;
+pub mod plot;
 pub mod protocol;
 mod report;
 pub mod summary;

@@ -1,0 +1,127 @@
+//! Our pages in headless Chromium: nothing goes wrong in them, and every mark that belongs there is drawn. `make test-pages` runs these tests and
+//! keeps the pictures in `target/pages/`.
+
+mod browser;
+
+use browser::{Browser, Page, View};
+use sam_ladder_eval::plot::{
+    self, Axis, BoxPlot, BoxSeries, Cloud, HeatMap, Line, LineChart, Paint, ScaleKind, Scatter, ScatterPoint, Size,
+};
+use std::path::Path;
+
+/// Keeps a picture where it can be looked at, and checks that it is one.
+fn keep(png: &[u8], name: &str) {
+    let decoder = png::Decoder::new(std::io::Cursor::new(png)).read_info().expect("a PNG");
+    assert!(decoder.info().width > 100 && decoder.info().height > 100, "{name}: {:?}", decoder.info().size());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pages");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(name), png).unwrap();
+}
+
+/// Writes a page around a body, opens it in light and in dark, and keeps pictures of both.
+fn look(name: &str, body: &str, check: impl Fn(&mut Page)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("page.html");
+    let style = "body { margin: 16px; background: #fff } @media (prefers-color-scheme: dark) { body { background: #12161c } } div { width: 640px }";
+    let page = format!(
+        "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title><style>{style}{}</style></head><body>{body}</body></html>",
+        plot::STYLE
+    );
+    std::fs::write(&path, page).unwrap();
+    let mut browser = Browser::start();
+    for dark in [false, true] {
+        let mut page = browser.open(&path, View { width: 720, dark });
+        check(&mut page);
+        keep(&page.screenshot(), &format!("{name}-{}.png", if dark { "dark" } else { "light" }));
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium: make test-pages"]
+fn every_chart_draws_its_marks_in_light_and_dark() {
+    let size = Size { width: 640.0, height: 320.0 };
+    let axis = |label| Axis { label, ..Axis::default() };
+    let curve = |offset: f64| -> Vec<[f64; 2]> {
+        (0..60).map(|step| [f64::from(step), (-f64::from(step) / 15.0).exp() + offset]).collect()
+    };
+    let (loss, dice) = (curve(0.1), curve(0.3));
+    let lines = [
+        Line { name: "cross-entropy", paint: Paint::Series(0), points: &loss, dots: false },
+        Line { name: "Dice loss", paint: Paint::Series(1), points: &dice, dots: true },
+    ];
+    let line_chart = plot::line_chart(&LineChart { size, label: "loss", x: axis("step"), y: axis("loss"), lines: &lines });
+
+    let points: Vec<ScatterPoint> = (1..=20)
+        .map(|trial| ScatterPoint { x: 1e-5 * 1.6f64.powi(trial), y: 0.5 + f64::from(trial % 7) / 20.0, name: "trial" })
+        .collect();
+    let scatter = plot::scatter(&Scatter {
+        size,
+        label: "trials",
+        x: Axis { label: "learning rate", kind: ScaleKind::Log, limits: None },
+        y: axis("Dice"),
+        clouds: &[Cloud { name: "trials", paint: Paint::Series(2), points: &points }],
+        diagonal: false,
+    });
+
+    let categories =
+        ["Aorta", "Gallbladder", "Kidney(L)", "Kidney(R)", "Liver", "Pancreas", "Spleen", "Stomach"].map(String::from);
+    let values: Vec<Vec<f64>> =
+        (0..8).map(|organ| (0..12).map(|case| 95.0 - f64::from(organ * 3) - f64::from(case * case) / 3.0).collect()).collect();
+    let series: Vec<BoxSeries> = (["full", "CNN only"].iter().zip([&[Paint::Series(0)], &[Paint::Series(1)]]))
+        .map(|(name, paints)| BoxSeries { name, paints, values: &values })
+        .collect();
+    let box_plot =
+        plot::box_plot(&BoxPlot { size, label: "Dice", y: axis("Dice, percent"), categories: &categories, series: &series });
+
+    let cells: Vec<Vec<Option<f64>>> =
+        (0..4).map(|row| (0..6).map(|column| (row + column != 4).then(|| f64::from(row * column) / 15.0)).collect()).collect();
+    let heat_map = plot::heat_map(&HeatMap {
+        size,
+        label: "Dice by learning rate and λ",
+        x_label: "learning rate",
+        y_label: "λ",
+        columns: &["1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3"].map(String::from),
+        rows: &["0.2", "0.5", "0.8", "1.0"].map(String::from),
+        values: &cells,
+        limits: None,
+        decimals: 2,
+    });
+
+    let body = [line_chart, scatter, box_plot, heat_map].map(|svg| format!("<div>{svg}</div>")).concat();
+    look("charts", &body, |page| {
+        assert_eq!(page.count("svg.plot"), 4);
+        assert_eq!((page.count(".line-chart .mark-line"), page.count(".line-chart .mark-point")), (2, 60));
+        assert_eq!(page.count(".scatter .mark-point"), 20);
+        assert_eq!((page.count(".box-plot .mark-box"), page.count(".box-plot .mark-point")), (16, 192));
+        assert_eq!(page.count(".heat-map .mark-cell"), 4 * 6 - 4);
+        assert!(page.texts(".heat-map .tick").contains(&"3e-4".to_string()));
+        // Marks lie within the chart.
+        let outside = "[...document.querySelectorAll('[class^=mark]')].filter(m => { const a = m.getBoundingClientRect(), \
+                       b = m.ownerSVGElement.getBoundingClientRect(); return a.x < b.x || a.y < b.y || a.right > b.right || a.bottom > b.bottom }).length";
+        assert_eq!(page.evaluate(outside), 0);
+    });
+}
+
+#[test]
+#[ignore = "needs Chromium: make test-pages"]
+fn the_browser_finds_what_is_wrong_in_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut browser = Browser::start();
+    for (name, body) in [
+        ("exception", "<script>nothing.there()</script>"),
+        ("console", "<script>console.error('no')</script>"),
+        ("request", "<img src=\"file:///nothing-there.png\">"),
+        ("wide", "<div style=\"width: 3000px\">wide</div>"),
+    ] {
+        let path = folder.path().join(format!("{name}.html"));
+        std::fs::write(&path, format!("<!DOCTYPE html><title>{name}</title>{body}")).unwrap();
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            browser.open(&path, View::default());
+        }));
+        assert!(opened.is_err(), "{name} was not noticed");
+    }
+    // A sound page is one.
+    let path = folder.path().join("sound.html");
+    std::fs::write(&path, "<!DOCTYPE html><title>sound</title><p>one</p><p>two</p>").unwrap();
+    assert_eq!(browser.open(&path, View::default()).texts("p"), ["one", "two"]);
+}
