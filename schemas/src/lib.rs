@@ -6,6 +6,7 @@ pub mod classes;
 pub mod encoder;
 pub mod precompute;
 pub mod store;
+pub mod sweep;
 pub mod tables;
 pub mod train;
 pub mod variants;

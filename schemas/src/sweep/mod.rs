@@ -1,0 +1,283 @@
+//! A hyperparameter sweep: what is searched and how, the names of the files that it makes, and its tables.
+//!
+//! A *trial* is one point of the search space. It is trained once for each seed and each fold: these trainings are its *runs*, each a
+//! run folder as `train` makes it. Validation cases come from the store's training split alone.
+
+mod tables;
+
+pub use tables::{
+    CurveRow, TrialRow, TrialStatus, curves_batch, curves_from_batch, curves_schema, trials_batch, trials_from_batch,
+    trials_schema,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+/// What the sweep was asked for: a [`SweepRecord`].
+pub const SWEEP_CONFIG: &str = "sweep.json";
+/// The configuration as the user wrote it.
+pub const SWEEP_FILE: &str = "sweep.toml";
+/// One row a trial: [`TrialRow`].
+pub const TRIALS_TABLE: &str = "trials.parquet";
+/// One row an epoch of each run of each trial: [`CurveRow`].
+pub const CURVES_TABLE: &str = "curves.parquet";
+/// The page to look at.
+pub const SWEEP_PAGE: &str = "sweep.html";
+/// Folder of the trials: `trials/<id>/` holds the trial's own record and its runs.
+pub const TRIALS_DIR: &str = "trials";
+/// A trial's own record within its folder, one row of [`trials_schema`]. The sweep's tables are made of these.
+pub const TRIAL_RECORD: &str = "trial.parquet";
+/// What `--final` did: a [`FinalRecord`]. Where it says that the test cases were seen, they are not shown again.
+pub const FINAL_RECORD: &str = "final.json";
+/// Run folder of the best setting, trained on all training cases.
+pub const FINAL_RUN: &str = "final/run";
+/// Evaluation of [`FINAL_RUN`] on the test cases.
+pub const FINAL_EVAL: &str = "final/eval";
+/// Letters of a trial's id.
+const ID_LENGTH: usize = 12;
+
+/// Folder of a run within the sweep's: `trials/<id>/seed-<seed>-fold-<fold>`, folds counted from 1.
+pub fn run_dir(trial: &str, seed: u64, fold: u32) -> String {
+    format!("{TRIALS_DIR}/{trial}/seed-{seed}-fold-{fold}")
+}
+
+/// A trial's id: the first twelve letters of the SHA-256, in hexadecimal, of its settings as JSON with sorted keys.
+pub fn trial_id(settings: &Map<String, Value>) -> String {
+    let sorted: std::collections::BTreeMap<&String, &Value> = settings.iter().collect();
+    let text = serde_json::to_string(&sorted).unwrap_or_default();
+    let hash = Sha256::digest(text.as_bytes());
+    let mut id: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    id.truncate(ID_LENGTH);
+    id
+}
+
+/// Spacing of a range's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    /// Evenly.
+    Linear,
+    /// Evenly in the logarithm.
+    Log,
+    /// Whole numbers, evenly.
+    Integer,
+}
+
+/// The values that a setting may take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Domain {
+    /// One value, in every trial.
+    Fixed(Value),
+    /// One of these, without an order among them.
+    List(Vec<Value>),
+    /// Any number from `min` to `max`, both included.
+    Range {
+        /// Lowest.
+        min: f64,
+        /// Highest.
+        max: f64,
+        /// How numbers between are spaced.
+        scale: Scale,
+        /// Whether the setting takes whole numbers only.
+        integer: bool,
+        /// Values that a grid takes of it, ends included.
+        points: Option<u32>,
+    },
+}
+
+/// A setting is searched only where another setting has one of these values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// The other setting; it stands before in the file.
+    pub setting: String,
+    /// Its values.
+    pub values: Vec<Value>,
+}
+
+/// One setting of the training config.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setting {
+    /// Name, as in a run's `config.json`.
+    pub name: String,
+    /// Its values.
+    pub domain: Domain,
+    /// All must hold; where one does not, the setting keeps its default.
+    pub when: Vec<Condition>,
+}
+
+impl Setting {
+    /// Whether trials differ in it.
+    pub fn is_searched(&self) -> bool {
+        !matches!(self.domain, Domain::Fixed(_)) || !self.when.is_empty()
+    }
+}
+
+/// How points of the search space are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SearchMethod {
+    /// All combinations, in the file's order, the last setting fastest.
+    Grid,
+    /// Independently, each setting by its scale.
+    Random,
+    /// Tree-structured Parzen estimators (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011).
+    Tpe,
+}
+
+/// How points are chosen, from which seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    /// The method.
+    pub method: SearchMethod,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Trials drawn at random before TPE follows what it has seen.
+    pub startup: u32,
+}
+
+/// When a trial is given up before its last epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Pruning {
+    /// Never.
+    None,
+    /// Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2018).
+    Asha {
+        /// Epochs of the lowest rung.
+        min_epochs: u32,
+        /// η: one trial in so many goes on to the next rung, which has so many times the epochs.
+        reduction: u32,
+    },
+    /// When it is worse than the median of the trials before it at the same epoch (Golovin et al., "Google Vizier", 2017).
+    Median {
+        /// First epoch at which trials are compared.
+        min_epochs: u32,
+        /// Epochs between comparisons.
+        interval: u32,
+        /// Trials that must have come to that epoch before.
+        startup: u32,
+    },
+}
+
+/// What is made best; two of them are weighed by the Pareto front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// Dice over the validation cases, mean over organs; higher is better.
+    Dice,
+    /// HD95 over the validation cases in millimetres, mean over organs; lower is better.
+    Hd95,
+}
+
+/// Which training cases validate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Validation {
+    /// All of k folds, one run for each.
+    Folds(u32),
+    /// Fold i of n alone, i from 1.
+    Fold(u32, u32),
+    /// These cases.
+    Cases(Vec<String>),
+}
+
+/// When the sweep ends; the first that is reached ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Trials.
+    pub trials: Option<u32>,
+    /// Epochs over all runs of all trials.
+    pub epochs: Option<u64>,
+    /// Wall time, in hours, of all starts together.
+    pub hours: Option<f64>,
+}
+
+/// A sweep, as its TOML file has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepConfig {
+    /// The settings, in the file's order. What is left out has the default of `train`.
+    pub settings: Vec<Setting>,
+    /// How points are chosen.
+    pub search: Search,
+    /// When a trial is given up.
+    pub pruning: Pruning,
+    /// One objective, or two for a Pareto front.
+    pub objectives: Vec<Objective>,
+    /// Which training cases validate.
+    pub validation: Validation,
+    /// Each setting is trained from each of these.
+    pub seeds: Vec<u64>,
+    /// When the sweep ends.
+    pub budget: Budget,
+    /// Times that a failed trial is tried again.
+    pub retries: u32,
+}
+
+impl SweepConfig {
+    /// Runs of each trial: seeds times folds.
+    pub fn runs_per_trial(&self) -> usize {
+        let folds = match self.validation {
+            Validation::Folds(count) => count as usize,
+            Validation::Fold(..) | Validation::Cases(_) => 1,
+        };
+        folds * self.seeds.len()
+    }
+
+    /// The settings in which trials differ, in the file's order.
+    pub fn searched(&self) -> impl Iterator<Item = &Setting> {
+        self.settings.iter().filter(|setting| setting.is_searched())
+    }
+}
+
+/// What a sweep folder's `sweep.json` holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepRecord {
+    /// Name, version and commit of the program that started the sweep.
+    pub program: String,
+    /// The store's `cache_id`.
+    pub cache_id: String,
+    /// The sweep.
+    pub config: SweepConfig,
+    /// Trials that are trained at a time. What TPE and pruning decide depends on it.
+    pub jobs: u32,
+    /// Validation cases of each fold.
+    pub folds: Vec<Vec<String>>,
+    /// SHA-256 of the files that runs start from.
+    pub inputs: crate::train::RunInputs,
+}
+
+/// What `--final` did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinalRecord {
+    /// The trial whose setting was trained on all training cases.
+    pub trial: String,
+    /// Its settings.
+    pub settings: Map<String, Value>,
+    /// Whether the test cases were evaluated; it is done once.
+    pub evaluated: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn ids_follow_the_settings_and_not_their_order() {
+        let map = |value: Value| value.as_object().cloned().unwrap_or_default();
+        let id = trial_id(&map(json!({"lr": 1e-3, "lambda": 0.8})));
+        assert_eq!(id, trial_id(&map(json!({"lambda": 0.8, "lr": 0.001}))));
+        assert_ne!(id, trial_id(&map(json!({"lambda": 0.8, "lr": 0.002}))));
+        // sha256 of {"lambda":0.8,"lr":0.001}
+        assert_eq!(id.len(), ID_LENGTH);
+    }
+}
