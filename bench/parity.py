@@ -157,11 +157,12 @@ def main():
         folder = Path(temporary)
         check_encoder(folder)
 
-        golden_store = folder / "golden.zarr"
-        scans = GOLDEN / "synapse_mini"
-        run(program, "precompute", "--scans", scans / "RawData", "--store", golden_store, "--random-encoder", 0, "--image-size", 96,
-            "--data-size", 64, "--rotation-step", 10, "--dtype", "f32")  # fmt: skip
-        run(sys.executable, BENCH / "parity/check_store.py", golden_store, "--scans", scans / "RawData")
+        scans = GOLDEN / "synapse_mini/RawData"
+        for dtype, augment in {"f32": ("--rotation-step", 10), "q8": ("--augment", "none"), "bf16": ("--augment", "none")}.items():
+            store = folder / f"golden-{dtype}.zarr"
+            run(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 0, "--image-size", 96,
+                "--data-size", 64, "--dtype", dtype, *augment)  # fmt: skip
+            run(sys.executable, BENCH / "parity/check_store.py", store, "--scans", scans)
 
         phantoms, nnunet = folder / "scans", folder / "nnunet"
         run(program, "phantom", "--out", phantoms, "--cases", 4, "--size", 64, "--depth", 8)

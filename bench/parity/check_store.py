@@ -63,7 +63,7 @@ def check_arrays(split, group, config, slices, variants):
     grid = size // 16
     channels = len(config["preprocessing"].get("channels", ONE_CT_CHANNEL))
     image = (size, size) if channels == 1 else (channels, size, size)
-    names = {
+    dimensions = {
         "embeddings": ("channel", "grid_y", "grid_x"),
         "images": ("y", "x") if channels == 1 else ("image_channel", "y", "x"),
         "labels": ("low_res_y", "low_res_x"),
@@ -72,6 +72,7 @@ def check_arrays(split, group, config, slices, variants):
     names = ARRAYS
     if config["dtype"] == "q8":
         names = (*ARRAYS, "quantization")
+        dimensions["quantization"] = ("quantized_channel", "scale_offset")
         items["quantization"] = (256 + channels, 2)
     for name in names:
         array = group[name]
@@ -80,7 +81,7 @@ def check_arrays(split, group, config, slices, variants):
         expect(f"{where} dtype", str(array.dtype), {"labels": "uint8", "quantization": "float32"}.get(name, STORED_AS[config["dtype"]]))
         expect(f"{where} shards", array.shards, (1, variants, *items[name]))
         expect(f"{where} chunks", array.chunks, (1, 1, *items[name]))
-        expect(f"{where} dimensions", array.metadata.dimension_names, ("slice", "variant", *names[name]))
+        expect(f"{where} dimensions", array.metadata.dimension_names, ("slice", "variant", *dimensions[name]))
     names = [f"voxels_{name.replace(' ', '_')}" for name in config["class_names"]]
     expect(f"{split} voxel columns", [name for name in slices.column_names if name.startswith("voxels_")], names)
     expect(f"{split} rows", slices["row"].to_pylist(), list(range(slices.num_rows)))
