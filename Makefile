@@ -14,6 +14,9 @@ CARGO  ?= cargo
 FUZZ_SECONDS ?= 60
 FUZZ_FIRST   ?= 0
 KILLS  ?= 200
+SWEEP_KILLS ?= 50
+CONFIG ?= docs/sweep.toml
+SWEEP  ?= $(DEMO)/sweep
 # On a GPU box: make precompute FEATURES=cuda
 FEATURES ?=
 
@@ -40,6 +43,11 @@ precompute: build ## Stage one: encode every slice of SCANS once into STORE with
 train: build ## Stage two: train on STORE into the run folder RUN (ARGS="--lr 5e-4 --lambda 0.9" for more)
 	$(LADDER) train --store $(STORE) --run $(RUN) $(ARGS)
 
+.PHONY: sweep
+sweep: STORE = $(DEMO)/store.zarr
+sweep: build ## Search λ and the learning rate on the demo's store (STORE), by the file CONFIG, into the folder SWEEP; goes on if it is there
+	bench/sweep.sh $(LADDER) $(STORE) $(CONFIG) $(SWEEP)
+
 .PHONY: eval
 eval: build ## Evaluate RUN on the test scans of STORE; tables, pictures and a report go to OUT
 	$(LADDER) eval --store $(STORE) --run $(RUN) --out $(OUT) $(ARGS)
@@ -58,6 +66,14 @@ fuzz: ## Damaged and hostile files to every parser, for a minute each (FUZZ_SECO
 .PHONY: soak
 soak: ## The fault campaign with many kills of precompute and of training (KILLS=200 each), all resumed to the same bytes
 	SAM_LADDER_KILLS=$(KILLS) $(CARGO) test --release --workspace --test faults -- --nocapture --test-threads=1
+
+.PHONY: soak-sweep
+soak-sweep: ## A sweep killed fifty times (SWEEP_KILLS) at random moments, resumed each time to the same table
+	SAM_LADDER_KILLS=$(SWEEP_KILLS) $(CARGO) test --release --workspace --test sweep a_killed_sweep -- --nocapture
+
+.PHONY: bench-sweep
+bench-sweep: build $(VENV)/ready ## TPE with successive halving against a grid of 64 points, five seeds, on a small phantom
+	$(VENV)/bin/python bench/sweep_search.py $(LADDER) $(ARGS)
 
 .PHONY: check
 check: fmt clippy doc check-cuda ## Everything that CI checks besides the tests

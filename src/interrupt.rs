@@ -28,6 +28,6 @@ pub fn is_interruption(error: &anyhow::Error) -> bool {
     use sam_ladder_train::error::TrainError;
     error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(Error::Stopped { .. }))
-            || matches!(cause.downcast_ref(), Some(TrainError::Stopped { .. }))
+            || matches!(cause.downcast_ref(), Some(TrainError::Stopped { .. } | TrainError::SweepStopped { .. }))
     })
 }

@@ -378,6 +378,43 @@ fn store_manifest() {
 }
 
 #[test]
+fn sweep_files() {
+    let folder = Scratch::new();
+    let path = folder.path().join("sweep.toml");
+    let parse = || sam_ladder_train::sweep::read_config(&path).map(drop).map_err(words);
+    let target = Target { name: "sweep", path: path.clone(), floor: FLOOR, per_byte: 1024, parse: &parse };
+    let good = br#"
+[settings]
+epochs = 9
+optimizer = ["adamw", "sgd"]
+lr = { min = 1e-4, max = 1e-2, scale = "log", points = 3 }
+weight-decay = { values = [0, 0.1], when = { optimizer = "adamw" } }
+warmup = { min = 0, max = 0x14 }
+[search]
+method = "tpe"
+[pruning]
+method = "median"
+interval = 2
+[objective]
+metric = ["dice", "hd95"]
+[validation]
+folds = 3
+seeds = [1, 2]
+[budget]
+trials = 20
+hours = 1.5
+"#;
+    let demo = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sweep.toml")).unwrap();
+    target.fuzz(&[Seed::file(good.to_vec()), Seed::file(demo)]);
+    target.refuses("a thousand brackets", "[".repeat(100_000).as_bytes(), 64 << 20);
+    let nested = format!("[settings]\nlr = {}1{}", "[".repeat(50_000), "]".repeat(50_000));
+    target.refuses("nested lists", nested.as_bytes(), 64 << 20);
+    let dotted = format!("[settings.{}]\na = 1", vec!["a"; 50_000].join("."));
+    target.refuses("dotted keys", dotted.as_bytes(), 64 << 20);
+    target.refuses("a file of some megabytes", &vec![b'#'; 4 << 20], 0);
+}
+
+#[test]
 fn arrays_of_a_store() {
     let folder = Scratch::new();
     let store = folder.path().join("s.zarr");

@@ -6,7 +6,7 @@ mod store;
 
 use candle_core::safetensors::load;
 use candle_core::{Device, Tensor};
-use sam_ladder_cache::{ReadMode, Store};
+use sam_ladder_cache::{ReadMode, Store, TrainingSplit};
 use sam_ladder_ops::state_dict::{save_pth, save_safetensors};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
@@ -302,7 +302,7 @@ fn damage(folder: &Path) -> usize {
 #[test]
 fn folds_part_the_training_cases() {
     let (_folder, args) = workplace();
-    let store = Store::open(&args.store).unwrap();
+    let store = TrainingSplit::open(&args.store).unwrap();
     let mut all: Vec<String> = (1..=3).flat_map(|fold| fold_cases(&store, &format!("{fold}/3")).unwrap()).collect();
     all.sort();
     assert_eq!(all, ["0005", "0006", "0007"]);

@@ -16,6 +16,7 @@ mod shard;
 mod slice_table;
 mod store;
 pub mod table;
+mod training;
 mod verify;
 mod writer;
 
@@ -26,5 +27,6 @@ pub use plan::StoreLayout;
 pub use reader::{ReadMode, Reader};
 pub use sam_ladder_schemas::store::CaseLayout;
 pub use store::{Mask, Store};
+pub use training::TrainingSplit;
 pub use verify::{Damage, Part, Report, verify};
 pub use writer::{Opened, SliceTensors, StoreWriter, Wanted, begin_repair, images_stored};

@@ -52,11 +52,6 @@ impl Reader {
         Reader { store, split, kept }
     }
 
-    /// The store that it reads.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
     /// Whether what was read is kept in memory.
     pub fn is_resident(&self) -> bool {
         self.kept.is_some()

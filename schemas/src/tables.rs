@@ -115,6 +115,8 @@ pub struct EpochRow {
     pub dice: f64,
     /// Dice over the validation cases at low resolution, mean over organs; null without validation cases.
     pub val_dice: Option<f64>,
+    /// HD95 over the validation cases at low resolution in millimetres, mean over organs; only a sweep that asks for it measures it.
+    pub val_hd95: Option<f64>,
     /// Gate at the end of the epoch.
     pub gate: f32,
     /// Wall time of the epoch, in seconds.
@@ -130,6 +132,7 @@ pub fn epochs_schema() -> Schema {
         field("ce", DataType::Float64),
         field("dice", DataType::Float64),
         Field::new("val_dice", DataType::Float64, true),
+        Field::new("val_hd95", DataType::Float64, true),
         field("gate", DataType::Float32),
         field("seconds", DataType::Float64),
     ])

@@ -69,6 +69,27 @@ pub struct Args {
 }
 
 impl Args {
+    /// The evaluation of a run in the published protocol, whatever an interrupted one left in `out`.
+    pub fn of_run(store: &Path, run: &Path, out: &Path, device: DeviceChoice) -> Self {
+        Args {
+            store: store.into(),
+            run: Some(run.into()),
+            last: false,
+            checkpoint: None,
+            zero_shot: false,
+            seed: 0,
+            arm: ArmName::Full,
+            out: out.into(),
+            protocol: Protocol::Published,
+            save_nifti: false,
+            baseline: None,
+            min_gain: None,
+            force: true,
+            batch_size: 8,
+            device,
+        }
+    }
+
     fn weights(&self) -> WeightSource {
         match (&self.run, &self.checkpoint) {
             (Some(folder), _) => WeightSource::Run { folder: folder.clone(), checkpoint: run_checkpoint(self.last) },

@@ -6,6 +6,7 @@ mod export;
 mod phantom;
 mod precompute;
 mod profile;
+mod sweep;
 mod train;
 mod verify;
 
@@ -29,6 +30,8 @@ enum Command {
     Verify(verify::Args),
     /// Stage two: train the side network, the gate and the decoder's output upscaling on a store
     Train(train::Args),
+    /// Search settings: many trainings on one store, in one process
+    Sweep(sweep::Args),
     /// Segment the test scans of a store and measure Dice and HD95
     Eval(eval::Args),
     /// Write a run's model in the published code's state-dict names
@@ -43,6 +46,7 @@ impl Cli {
             Command::Precompute(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Train(args) => args.run(),
+            Command::Sweep(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Export(args) => args.run(),
         }

@@ -5,7 +5,7 @@ use super::precompute::Augment;
 use super::profile::Profile;
 use crate::interrupt;
 use clap::ValueEnum;
-use sam_ladder_cache::{ReadMode, Store};
+use sam_ladder_cache::{ReadMode, TrainingSplit};
 use sam_ladder_schemas::train::{Arm, OptimizerKind, SliceOrder, TrainConfig};
 use sam_ladder_train::run::{self, TrainArgs};
 use std::path::PathBuf;
@@ -110,8 +110,9 @@ pub enum ArmName {
     SamOnly,
 }
 
+/// `--read`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ReadName {
+pub enum ReadName {
     /// In memory where it takes at most half of what is available
     Auto,
     /// From disk at each step, in bounded memory
@@ -130,13 +131,23 @@ impl From<ArmName> for Arm {
     }
 }
 
+impl From<ReadName> for ReadMode {
+    fn from(typed: ReadName) -> Self {
+        match typed {
+            ReadName::Auto => ReadMode::Auto,
+            ReadName::Stream => ReadMode::Stream,
+            ReadName::Resident => ReadMode::Resident,
+        }
+    }
+}
+
 impl Args {
     /// The run's settings: what was typed over the run's own with `--resume`, else over the published ones.
     fn config(&self) -> anyhow::Result<TrainConfig> {
         let base = if self.resume { run::read_record(&self.run)?.config } else { TrainConfig::default() };
         let val_cases = match (&self.val_cases, &self.fold) {
             (Some(cases), _) => cases.clone(),
-            (None, Some(fold)) => run::fold_cases(&Store::open(&self.store)?, fold)?,
+            (None, Some(fold)) => run::fold_cases(&TrainingSplit::open(&self.store)?, fold)?,
             (None, None) => base.val_cases,
         };
         Ok(TrainConfig {
@@ -175,11 +186,7 @@ impl Args {
             init: self.init,
             resume: self.resume,
             device: self.device.open()?,
-            read_mode: match self.read {
-                ReadName::Auto => ReadMode::Auto,
-                ReadName::Stream => ReadMode::Stream,
-                ReadName::Resident => ReadMode::Resident,
-            },
+            read_mode: self.read.into(),
             checkpoint_every: self.checkpoint_every,
             program: super::program(),
             progress: true,

@@ -66,6 +66,12 @@ pub enum TrainError {
         /// Steps that the checkpoint has behind it.
         steps: u64,
     },
+    /// Someone asked a sweep to stop.
+    #[error("stopped as asked, the trials under way are saved: continue with `sam-ladder sweep --resume --out {out}`")]
+    SweepStopped {
+        /// The sweep's folder.
+        out: PathBuf,
+    },
     /// The loss, or a weight, is not finite any more.
     #[error(
         "training diverged at step {step}: {what} is {value} with learning rate {lr:e}; the last good checkpoint is step {checkpoint_step} in {checkpoint}, start anew with a lower --lr"

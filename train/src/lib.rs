@@ -1,4 +1,4 @@
-//! Stage two: the side network, the gate, the mask decoder, losses, optimizers and the training loop.
+//! Stage two: the side network, the gate, the mask decoder, losses, optimizers, the training loop and sweeps.
 
 pub mod error;
 pub mod export;
@@ -9,3 +9,4 @@ pub mod optimizer;
 pub mod predict;
 pub mod run;
 pub mod schedule;
+pub mod sweep;

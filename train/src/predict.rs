@@ -12,7 +12,7 @@ use sam_ladder_cache::{Batch, Store};
 use sam_ladder_ops::ndimage::zoom_nearest;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::train::{Arm, BEST_CHECKPOINT, CHECKPOINT};
-use sam_ladder_schemas::variants::VariantKind;
+use sam_ladder_schemas::variants::{Variant, VariantKind};
 use std::path::{Path, PathBuf};
 
 /// Which of a run's models.
@@ -195,8 +195,13 @@ pub fn predict_case(model: &LadderSam, store: &Store, request: CaseRequest) -> R
 /// # Errors
 /// When the store has none.
 pub fn identity_variant(store: &Store, split: Split) -> Result<u32> {
-    let found = store.variants(split).iter().position(|variant| variant.kind == VariantKind::Identity);
-    let missing = || TrainError::Input(format!("{} has no identity variant: run precompute again", store.path().display()));
+    identity_index(store.variants(split), store.path())
+}
+
+/// Index of the unaugmented one of the variants that the store at `path` has.
+pub(crate) fn identity_index(variants: &[Variant], path: &Path) -> Result<u32> {
+    let found = variants.iter().position(|variant| variant.kind == VariantKind::Identity);
+    let missing = || TrainError::Input(format!("{} has no identity variant: run precompute again", path.display()));
     found.map(|index| index as u32).ok_or_else(missing)
 }
 

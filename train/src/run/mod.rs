@@ -16,37 +16,40 @@ mod resume;
 pub mod sampler;
 mod session;
 pub mod tensorboard;
+pub(crate) mod trainee;
 pub mod trainer;
 mod validation;
 
 pub use batches::for_each_batch;
 pub(crate) use resume::check_same_encoder;
+pub(crate) use resume::input_file;
 pub use resume::read_record;
-pub use validation::{fold_cases, training_cases};
+pub use validation::{CaseVolume, Hd95, fold_cases};
+pub(crate) use validation::{check_cases, numbered_fold};
 
 use crate::error::{Result, TrainError, io};
 use crate::init::{InitSources, initial_weights};
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
 use crate::optimizer::Optimizer;
-use crate::predict::identity_variant;
+use crate::predict::identity_index;
 use candle_core::Device;
 use checkpoint::{Position, ResumeState, read_info};
 use records::Records;
-use resume::{Asked, check_same_run, input_file, write_record};
+use resume::{Asked, check_same_run, write_record};
 use sam_ladder_cache::atomic::{is_temporary_of, tidy};
-use sam_ladder_cache::{ReadMode, Reader, Store};
-use sam_ladder_schemas::classes::Split;
+use sam_ladder_cache::{ReadMode, TrainingSplit};
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{
     CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE, TrainConfig,
 };
 use sampler::{Sampler, VariantDraws};
-use session::{Session, SessionPlan};
+use session::Session;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use trainee::{Checkpoints, RunPlan, Trainee};
 use trainer::Geometry;
-use validation::{Validation, check_cases};
+use validation::Validation;
 
 /// What `train` is asked to do.
 #[derive(Debug, Clone)]
@@ -104,25 +107,44 @@ pub fn train(args: &TrainArgs) -> Result<RunSummary> {
 /// # Errors
 /// As [`train`], and [`TrainError::Stopped`].
 pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
-    args.config.validate().map_err(TrainError::Setting)?;
     if args.checkpoint_every == Some(0) {
         return Err(TrainError::Setting("checkpoint-every must be at least 1 step, got 0".into()));
     }
-    let store = Arc::new(Store::open(&args.store)?);
-    check_cases(&store, &args.config.val_cases)?;
+    let store = TrainingSplit::open(&args.store)?;
+    let checkpoints = Checkpoints { every_steps: args.checkpoint_every, epochs_after: Duration::ZERO, models: true };
+    let trainee = open_run(args, &store, checkpoints, None)?;
+    let reader = store.reader(args.read_mode);
+    Session::new(trainee, &reader, args.progress, stop).run()
+}
+
+/// A run that starts or resumes, ready for its next step.
+pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Checkpoints, hd95: Option<Hd95>) -> Result<Trainee> {
+    args.config.validate().map_err(TrainError::Setting)?;
+    check_cases(store, &args.config.val_cases)?;
     let precompute = store.config();
     let geometry = Geometry::of(precompute);
-    let draws = VariantDraws::new(store.variants(Split::Train), args.config.augment, precompute.rotation_step)?;
+    let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
     let held_out = |case: &String| args.config.val_cases.contains(case);
-    let rows = store.slices(Split::Train).iter().filter(|slice| !held_out(&slice.case)).map(|slice| slice.row).collect();
+    let rows = store.slices().iter().filter(|slice| !held_out(&slice.case)).map(|slice| slice.row).collect();
     let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed);
-
-    let start = if args.resume { resume_run(args, &store, geometry)? } else { start_run(args, &store, geometry)? };
-    let identity = identity_variant(&store, Split::Train)?;
-    let validation = Validation::new(&store, &args.config.val_cases, identity, args.config.batch_size);
-    let reader = Reader::new(store.clone(), Split::Train, args.read_mode);
-    let plan = SessionPlan { args, geometry, sampler: &sampler, reader: &reader, validation: validation.as_ref(), stop };
-    Session::new(plan, start)?.run()
+    let identity = identity_index(store.variants(), store.path())?;
+    let validation = Validation::new(store, &args.config.val_cases, identity, args.config.batch_size);
+    let start = if args.resume {
+        resume_run(args, store, geometry, checkpoints)?
+    } else {
+        start_run(args, store, geometry, checkpoints)?
+    };
+    let plan = RunPlan {
+        run: args.run.clone(),
+        config: args.config.clone(),
+        device: args.device.clone(),
+        geometry,
+        sampler,
+        validation,
+        hd95,
+        checkpoints,
+    };
+    Trainee::new(plan, start)
 }
 
 /// A run between two steps.
@@ -141,7 +163,7 @@ fn model_config(args: &TrainArgs, geometry: Geometry) -> ModelConfig {
 }
 
 /// Makes the run directory. Its `config.json` comes last: a directory that has one can be resumed.
-fn start_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Standing> {
+fn start_run(args: &TrainArgs, store: &TrainingSplit, geometry: Geometry, checkpoints: Checkpoints) -> Result<Standing> {
     refuse_existing(&args.run)?;
     let sources = InitSources {
         sam_decoder: store.decoder_path(),
@@ -171,13 +193,15 @@ fn start_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Stan
     tidy(&args.run)?;
     let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
     let standing = Standing { model, optimizer, records: Records::new(&args.run), position, channels: geometry.channels };
-    session::write_checkpoint(&args.run, &standing)?;
+    if checkpoints.models {
+        trainee::write_checkpoint(&args.run, &standing, true)?;
+    }
     write_record(&args.run, &record)?;
     Ok(standing)
 }
 
 /// Reads back where a run stands, after checking that it is the run asked for.
-fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Standing> {
+fn resume_run(args: &TrainArgs, store: &TrainingSplit, geometry: Geometry, checkpoints: Checkpoints) -> Result<Standing> {
     let mut record = read_record(&args.run)?;
     let asked = Asked {
         config: &args.config,
@@ -206,8 +230,10 @@ fn resume_run(args: &TrainArgs, store: &Store, geometry: Geometry) -> Result<Sta
     // A run that was killed between the two files of its checkpoint has a model behind its state, and may have no step left to
     // write another.
     let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();
-    if model.is_none_or(|info| (info.steps, info.epochs) != (standing.position.steps, standing.position.epoch)) {
-        session::write_model(&args.run, &standing)?;
+    if checkpoints.models
+        && model.is_none_or(|info| (info.steps, info.epochs) != (standing.position.steps, standing.position.epoch))
+    {
+        trainee::write_model(&args.run, &standing)?;
     }
     Ok(standing)
 }

@@ -3,6 +3,7 @@
 //! A step's row takes 40 bytes, so a run of the published length (some 18 000 steps) rewrites under a megabyte.
 
 use crate::error::{Result, TrainError};
+use crate::run::validation::Scores;
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Float64Type, Schema, UInt32Type, UInt64Type};
 use sam_ladder_cache::table::{read_table, write_table};
@@ -59,7 +60,7 @@ impl Records {
     }
 
     /// The epoch's row from the rows of its steps.
-    pub fn close_epoch(&mut self, epoch: u32, val_dice: Option<f64>, seconds: f64) -> EpochRow {
+    pub(crate) fn close_epoch(&mut self, epoch: u32, scores: Scores, seconds: f64) -> EpochRow {
         let rows: Vec<&StepRow> = self.steps.iter().rev().take_while(|row| row.epoch == epoch).collect();
         let mean = |value: fn(&StepRow) -> f32| {
             rows.iter().rev().map(|row| f64::from(value(row))).sum::<f64>() / rows.len().max(1) as f64
@@ -70,7 +71,8 @@ impl Records {
             loss: mean(|row| row.loss),
             ce: mean(|row| row.ce),
             dice: mean(|row| row.dice),
-            val_dice,
+            val_dice: scores.dice,
+            val_hd95: scores.hd95,
             gate: rows.first().map_or(f32::NAN, |row| row.gate),
             seconds,
         };
@@ -120,6 +122,7 @@ fn epochs_batch(rows: &[EpochRow]) -> Result<RecordBatch> {
         double(|row| row.ce),
         double(|row| row.dice),
         Arc::new(rows.iter().map(|row| row.val_dice).collect::<Float64Array>()),
+        Arc::new(rows.iter().map(|row| row.val_hd95).collect::<Float64Array>()),
         Arc::new(rows.iter().map(|row| row.gate).collect::<Float32Array>()),
         double(|row| row.seconds),
     ];
@@ -179,6 +182,11 @@ pub fn read_epochs(path: &Path) -> Result<Vec<EpochRow>> {
     let double = |name| full_column::<Float64Type>(path, &batch, name);
     let (loss, ce, dice, seconds) = (double("loss")?, double("ce")?, double("dice")?, double("seconds")?);
     let val_dice = column::<Float64Type>(path, &batch, "val_dice")?;
+    // Runs from before HD95 was measured have no such column.
+    let val_hd95 = match batch.column_by_name("val_hd95") {
+        Some(_) => column::<Float64Type>(path, &batch, "val_hd95")?,
+        None => vec![None; epoch.len()],
+    };
     let gate = full_column::<Float32Type>(path, &batch, "gate")?;
     let row = |i: usize| EpochRow {
         epoch: epoch[i],
@@ -187,6 +195,7 @@ pub fn read_epochs(path: &Path) -> Result<Vec<EpochRow>> {
         ce: ce[i],
         dice: dice[i],
         val_dice: val_dice[i],
+        val_hd95: val_hd95[i],
         gate: gate[i],
         seconds: seconds[i],
     };

@@ -53,7 +53,7 @@ fn shuffle(rows: &mut [u32], rng: &mut ChaCha8Rng) {
 }
 
 /// A number in `0..bound`, each equally likely.
-fn below(bound: u64, rng: &mut ChaCha8Rng) -> u64 {
+pub(crate) fn below(bound: u64, rng: &mut ChaCha8Rng) -> u64 {
     let limit = u64::MAX - u64::MAX % bound;
     loop {
         let value = rng.next_u64();
@@ -64,7 +64,7 @@ fn below(bound: u64, rng: &mut ChaCha8Rng) -> u64 {
 }
 
 /// A number in [0, 1) with 53 random bits.
-fn unit(rng: &mut ChaCha8Rng) -> f64 {
+pub(crate) fn unit(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 

@@ -2,37 +2,58 @@
 
 use crate::error::{Result, TrainError};
 use crate::model::LadderSam;
-use crate::run::batches::for_each_batch;
 use crate::run::sampler::Item;
-use crate::run::trainer::{Geometry, batch_tensors};
-use candle_core::Device;
-use sam_ladder_cache::{Reader, Store};
-use sam_ladder_schemas::classes::Split;
+use crate::run::trainer::{BatchTensors, Geometry};
+use sam_ladder_cache::TrainingSplit;
+use sam_ladder_schemas::tables::SliceRow;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
-/// The store's training cases, sorted.
-pub fn training_cases(store: &Store) -> Vec<String> {
-    let mut cases = store.cases(Split::Train);
-    cases.sort_unstable();
-    cases
+/// A validation case at the resolution of the loss.
+#[derive(Debug, Clone, Copy)]
+pub struct CaseVolume<'a> {
+    /// The case.
+    pub case: &'a str,
+    /// Classes, `[d, s/4, s/4]`.
+    pub predicted: &'a [u8],
+    /// Classes as stored, `[d, s/4, s/4]`.
+    pub reference: &'a [u8],
+    /// Depth, height and width.
+    pub shape: [usize; 3],
+    /// Distance between voxel centres along depth, height and width.
+    pub spacing_mm: [f64; 3],
+}
+
+/// HD95 of a class of a case in millimetres, `None` where a mask lacks it. The stage that measures is not linked here: whoever
+/// composes the two hands its function in.
+pub type Hd95 = Arc<dyn Fn(&CaseVolume<'_>, u8) -> Option<f64> + Send + Sync>;
+
+/// What validation found, each the mean over the cases, then over organs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Scores {
+    /// Dice; `None` where no organ is in any case.
+    pub(crate) dice: Option<f64>,
+    /// HD95 in millimetres, where it was asked for.
+    pub(crate) hd95: Option<f64>,
 }
 
 /// The training cases that fold `fold` (`i/n`, i from 1 to n) holds out: every n-th of the sorted cases, from the i-th.
 ///
 /// # Errors
 /// When `fold` is no such pair, or there are fewer cases than folds.
-pub fn fold_cases(store: &Store, fold: &str) -> Result<Vec<String>> {
+pub fn fold_cases(store: &TrainingSplit, fold: &str) -> Result<Vec<String>> {
     let parsed = fold.split_once('/').and_then(|(i, n)| Some((i.trim().parse::<usize>().ok()?, n.trim().parse::<usize>().ok()?)));
     let Some((index, count)) = parsed.filter(|&(i, n)| i >= 1 && i <= n && n >= 2) else {
         return Err(TrainError::Setting(format!("--fold must be i/n with n at least 2 and i from 1 to n, as 1/5, got {fold:?}")));
     };
-    let cases = training_cases(store);
+    numbered_fold(store, index, count).map_err(|reason| TrainError::Setting(format!("--fold {fold}: {reason}")))
+}
+
+/// The cases that fold `index` of `count` holds out, `index` from 1, or why there are none.
+pub(crate) fn numbered_fold(store: &TrainingSplit, index: usize, count: usize) -> std::result::Result<Vec<String>, String> {
+    let cases = store.cases();
     if cases.len() < count {
-        return Err(TrainError::Setting(format!(
-            "--fold {fold}: the store has {} training cases, fewer than {count} folds",
-            cases.len()
-        )));
+        return Err(format!("the store has {} training cases, fewer than {count} folds", cases.len()));
     }
     Ok(cases.into_iter().skip(index - 1).step_by(count).collect())
 }
@@ -41,13 +62,13 @@ pub fn fold_cases(store: &Store, fold: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// Naming the case; test cases are refused as such, since model selection must never see them.
-pub(crate) fn check_cases(store: &Store, val_cases: &[String]) -> Result<()> {
-    let cases = training_cases(store);
+pub(crate) fn check_cases(store: &TrainingSplit, val_cases: &[String]) -> Result<()> {
+    let cases = store.cases();
     for case in val_cases {
         if cases.contains(case) {
             continue;
         }
-        if store.slices(Split::Test).iter().any(|slice| slice.case == *case) {
+        if store.is_test_case(case) {
             return Err(TrainError::Setting(format!(
                 "case {case} is a test case and cannot validate: choose among the training cases {}",
                 cases.join(", ")
@@ -90,47 +111,122 @@ fn count(predicted: &[u8], reference: &[u8], counts: &mut [Counts]) {
     }
 }
 
-/// Mean over the cases of each organ's Dice, then over the organs; background and undefined values are left out.
-fn mean_dice(cases: &BTreeMap<&str, Vec<Counts>>, num_classes: usize) -> Option<f64> {
+/// Mean over the cases of each organ's value, then over the organs; background and undefined values are left out.
+fn mean_over_organs<C>(cases: &[C], num_classes: usize, value: impl Fn(&C, usize) -> Option<f64>) -> Option<f64> {
     let mean = |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
-    let organs = (1..num_classes).filter_map(|class| mean(cases.values().filter_map(|counts| counts[class].dice()).collect()));
+    let organs = (1..num_classes).filter_map(|class| mean(cases.iter().filter_map(|case| value(case, class)).collect()));
     mean(organs.collect())
 }
 
+/// HD95 of a class, with the diagonal of the volume where one mask has the organ and the other has not: a model must not gain by
+/// leaving an organ out. Undefined where neither has it.
+fn bounded_hd95(volume: &CaseVolume<'_>, class: u8, counts: Counts, hd95: &Hd95) -> Option<f64> {
+    if counts.predicted == 0 && counts.reference == 0 {
+        return None;
+    }
+    let side = |axis: usize| volume.shape[axis] as f64 * volume.spacing_mm[axis];
+    let diagonal = (0..3).map(|axis| side(axis).powi(2)).sum::<f64>().sqrt();
+    Some(hd95(volume, class).unwrap_or(diagonal))
+}
+
+/// What was seen of one case.
+struct Seen<'a> {
+    case: &'a str,
+    spacing_mm: [f64; 3],
+    counts: Vec<Counts>,
+    /// Predicted and reference classes, kept where HD95 is asked for.
+    volumes: [Vec<u8>; 2],
+}
+
 /// Held-out slices and what it takes to score a model on them.
-pub(crate) struct Validation<'a> {
+#[derive(Debug, Clone)]
+pub(crate) struct Validation {
     items: Vec<Item>,
-    cases: Vec<&'a str>,
+    slices: Vec<SliceRow>,
     batch_size: usize,
 }
 
-impl<'a> Validation<'a> {
+impl Validation {
     /// The identity variants of `val_cases`' slices in the training split; `None` without such cases.
-    pub(crate) fn new(store: &'a Store, val_cases: &[String], identity: u32, batch_size: usize) -> Option<Self> {
-        let held_out: Vec<_> = store.slices(Split::Train).iter().filter(|slice| val_cases.contains(&slice.case)).collect();
-        let items = held_out.iter().map(|slice| (slice.row, identity)).collect();
-        let cases = held_out.iter().map(|slice| slice.case.as_str()).collect();
-        (!held_out.is_empty()).then_some(Validation { items, cases, batch_size })
+    pub(crate) fn new(store: &TrainingSplit, val_cases: &[String], identity: u32, batch_size: usize) -> Option<Self> {
+        let held_out = store.slices().iter().filter(|slice| val_cases.contains(&slice.case));
+        let slices: Vec<SliceRow> = held_out.cloned().collect();
+        let items = slices.iter().map(|slice| (slice.row, identity)).collect();
+        (!slices.is_empty()).then_some(Validation { items, slices, batch_size })
     }
 
-    /// Dice of the model's arg-max at low resolution against the stored labels.
-    pub(crate) fn score(&self, model: &LadderSam, reader: &Reader, geometry: Geometry, device: &Device) -> Result<Option<f64>> {
-        let mut cases: BTreeMap<&str, Vec<Counts>> = BTreeMap::new();
-        let plan: Vec<&[Item]> = self.items.chunks(self.batch_size).collect();
-        for_each_batch(reader, &plan, |index, items, batch| {
-            let tensors = batch_tensors(batch, items.len(), geometry, device)?;
-            let logits = model.forward(&tensors.images, &tensors.embeddings)?;
-            let predicted = crate::predict::argmax_classes(&logits)?;
-            let pixels = geometry.low_res_size().pow(2);
-            let names = &self.cases[index * self.batch_size..];
-            for ((predicted, reference), &name) in predicted.chunks(pixels).zip(batch.labels.chunks(pixels)).zip(names) {
-                let counts = cases.entry(name).or_insert_with(|| vec![Counts::default(); geometry.num_classes]);
-                count(predicted, reference, counts);
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(mean_dice(&cases, geometry.num_classes))
+    /// The held-out slices, batch by batch.
+    pub(crate) fn batches(&self) -> Vec<&[Item]> {
+        self.items.chunks(self.batch_size).collect()
     }
+
+    /// A validation of one model, which is handed the batches in their order. HD95 is measured where there is a function for it.
+    pub(crate) fn pass(&self, geometry: Geometry, hd95: Option<Hd95>) -> ValidationPass<'_> {
+        ValidationPass { slices: &self.slices, geometry, hd95, cases: BTreeMap::new() }
+    }
+}
+
+/// A validation under way: the model's arg-max at low resolution against the stored labels.
+pub(crate) struct ValidationPass<'v> {
+    /// Those to come.
+    slices: &'v [SliceRow],
+    geometry: Geometry,
+    hd95: Option<Hd95>,
+    cases: BTreeMap<&'v str, Seen<'v>>,
+}
+
+impl ValidationPass<'_> {
+    /// The next batch; `labels` are its labels as stored.
+    pub(crate) fn add(&mut self, model: &LadderSam, tensors: &BatchTensors, labels: &[u8]) -> Result<()> {
+        let logits = model.forward(&tensors.images, &tensors.embeddings)?;
+        let predicted = crate::predict::argmax_classes(&logits)?;
+        let low = self.geometry.low_res_size();
+        let pixels = low.pow(2);
+        let (slices, rest) = self.slices.split_at((predicted.len() / pixels).min(self.slices.len()));
+        self.slices = rest;
+        for ((predicted, reference), slice) in predicted.chunks(pixels).zip(labels.chunks(pixels)).zip(slices) {
+            let seen = self.cases.entry(&slice.case).or_insert_with(|| Seen {
+                case: &slice.case,
+                spacing_mm: low_res_spacing(slice, low),
+                counts: vec![Counts::default(); self.geometry.num_classes],
+                volumes: Default::default(),
+            });
+            count(predicted, reference, &mut seen.counts);
+            if self.hd95.is_some() {
+                seen.volumes[0].extend_from_slice(predicted);
+                seen.volumes[1].extend_from_slice(reference);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all batches were added.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.slices.is_empty()
+    }
+
+    /// What was found.
+    pub(crate) fn scores(self) -> Scores {
+        let (low, num_classes) = (self.geometry.low_res_size(), self.geometry.num_classes);
+        let cases: Vec<Seen<'_>> = self.cases.into_values().collect();
+        let dice = mean_over_organs(&cases, num_classes, |seen, class| seen.counts[class].dice());
+        let hd95 = self.hd95.and_then(|hd95| {
+            mean_over_organs(&cases, num_classes, |seen, class| {
+                let [predicted, reference] = [0, 1].map(|of| seen.volumes[of].as_slice());
+                let shape = [predicted.len() / low.pow(2), low, low];
+                let volume = CaseVolume { case: seen.case, predicted, reference, shape, spacing_mm: seen.spacing_mm };
+                bounded_hd95(&volume, class as u8, seen.counts[class], &hd95)
+            })
+        });
+        Scores { dice, hd95 }
+    }
+}
+
+/// Distance between the pixels of a slice that was brought to `low` pixels a side, and between slices.
+fn low_res_spacing(slice: &SliceRow, low: usize) -> [f64; 3] {
+    let [depth, height, width] = slice.spacing_mm;
+    let [rows, columns] = slice.size.map(f64::from);
+    [depth, height * rows / low as f64, width * columns / low as f64]
 }
 
 #[cfg(test)]
@@ -142,7 +238,20 @@ mod tests {
         for (case, predicted, reference) in pairs {
             count(predicted, reference, cases.entry(*case).or_insert_with(|| vec![Counts::default(); 3]));
         }
-        mean_dice(&cases, 3)
+        let cases: Vec<Vec<Counts>> = cases.into_values().collect();
+        mean_over_organs(&cases, 3, |counts, class| counts[class].dice())
+    }
+
+    #[test]
+    fn an_organ_that_one_mask_lacks_is_as_far_as_the_volume_is_wide() {
+        let volume = CaseVolume { case: "a", predicted: &[0], reference: &[1], shape: [1, 4, 3], spacing_mm: [12.0, 1.0, 1.0] };
+        let never: Hd95 = Arc::new(|_, _| None);
+        let counts = |predicted, reference| Counts { predicted, reference, both: 0 };
+        assert_eq!(bounded_hd95(&volume, 1, counts(0, 1), &never), Some(13.0));
+        assert_eq!(bounded_hd95(&volume, 1, counts(1, 0), &never), Some(13.0));
+        assert_eq!(bounded_hd95(&volume, 1, counts(0, 0), &never), None);
+        let known: Hd95 = Arc::new(|_, _| Some(2.5));
+        assert_eq!(bounded_hd95(&volume, 1, counts(1, 1), &known), Some(2.5));
     }
 
     #[test]

@@ -1,0 +1,74 @@
+//! The training half of a store, for those who must not see the other one.
+
+use crate::error::Result;
+use crate::reader::{ReadMode, Reader};
+use crate::store::Store;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::store::StoreAttributes;
+use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::variants::Variant;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A store of which no method reaches a test scan's image, embeddings, labels or mask. Training and sweeps hold this and no [`Store`],
+/// so that nothing they choose can depend on the test scans.
+#[derive(Debug, Clone)]
+pub struct TrainingSplit(Arc<Store>);
+
+impl TrainingSplit {
+    /// Opens a complete store.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(TrainingSplit(Arc::new(Store::open(path)?)))
+    }
+
+    /// Folder of the store.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Attributes of the store: version, `cache_id`, config, sources.
+    pub fn attributes(&self) -> &StoreAttributes {
+        self.0.attributes()
+    }
+
+    /// Settings that the tensors were made with.
+    pub fn config(&self) -> &PrecomputeConfig {
+        self.0.config()
+    }
+
+    /// The variants of a training slice, by index.
+    pub fn variants(&self) -> &[Variant] {
+        self.0.variants(Split::Train)
+    }
+
+    /// The training slices, by row: grouped by case, slices ascending.
+    pub fn slices(&self) -> &[SliceRow] {
+        self.0.slices(Split::Train)
+    }
+
+    /// The training cases, sorted.
+    pub fn cases(&self) -> Vec<String> {
+        let mut cases = self.0.cases(Split::Train);
+        cases.sort_unstable();
+        cases
+    }
+
+    /// Whether a case of this name is among the test cases; nothing else can be learnt of them.
+    pub fn is_test_case(&self, case: &str) -> bool {
+        self.0.slices(Split::Test).iter().any(|slice| slice.case == case)
+    }
+
+    /// SAM's frozen prompt encoder and mask decoder, in the names of its checkpoints.
+    pub fn decoder_path(&self) -> PathBuf {
+        self.0.decoder_path()
+    }
+
+    /// A reader of the training slices.
+    pub fn reader(&self, mode: ReadMode) -> Reader {
+        Reader::new(self.0.clone(), Split::Train, mode)
+    }
+}

@@ -1,0 +1,161 @@
+//! `sam-ladder sweep`.
+
+use super::device::DeviceChoice;
+use super::train::ReadName;
+use crate::interrupt;
+use anyhow::ensure;
+use sam_ladder_eval::evaluation::SUMMARY_TABLE;
+use sam_ladder_eval::{Mask, MaskPair};
+use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
+use sam_ladder_train::run::Hd95;
+use sam_ladder_train::sweep::{self, SweepArgs, SweepSummary};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Trials that are printed at the end; `trials.parquet` has all.
+const PRINTED: usize = 10;
+
+/// Arguments of `sweep`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Store to train on; its test scans are read by --final alone
+    #[arg(long, value_name = "STORE.zarr")]
+    store: PathBuf,
+    /// What is searched and how: docs/sweeps.md has the keys. With --resume it may change the budget and nothing else
+    #[arg(long, value_name = "SWEEP.toml", required_unless_present_any = ["resume", "final_run"])]
+    config: Option<PathBuf>,
+    /// Folder of the sweep: made, or with --resume gone on with
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on with the sweep in --out: finished trials are kept, interrupted ones continued, failed ones tried again
+    #[arg(long)]
+    resume: bool,
+    /// After the search: train the best setting on all training cases and evaluate it on the test cases, which is done once
+    #[arg(long = "final")]
+    final_run: bool,
+    /// With --final: this trial instead of the best one
+    #[arg(long, value_name = "ID", requires = "final_run")]
+    trial: Option<String>,
+    /// Trials that are trained at a time [default: 2]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: Option<u32>,
+    /// Be worker I of N on one folder: train every N-th trial, from the I-th
+    #[arg(long, value_name = "I/N", default_value = "1/1", conflicts_with = "final_run")]
+    worker: Worker,
+    /// Initial weights of the CNN: torchvision's resnet18, .pth or .safetensors [default: random]
+    #[arg(long, value_name = "FILE")]
+    cnn_checkpoint: Option<PathBuf>,
+    /// Initial weights of the whole model, in the published code's names
+    #[arg(long, value_name = "FILE", conflicts_with = "cnn_checkpoint")]
+    init: Option<PathBuf>,
+    /// Whether the store is read from disk at each step or kept in memory
+    #[arg(long, value_enum, default_value_t = ReadName::Auto)]
+    read: ReadName,
+    /// auto, cpu or cuda:INDEX
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+/// `--worker I/N`.
+#[derive(Debug, Clone, Copy)]
+pub struct Worker(u32, u32);
+
+impl FromStr for Worker {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        match parsed {
+            Some((index, count)) if index >= 1 && index <= count => Ok(Worker(index, count)),
+            _ => Err(format!("expected I/N with I from 1 to N, as 2/8, got {text}")),
+        }
+    }
+}
+
+/// Measures HD95 for the validation within a sweep.
+fn hd95() -> Hd95 {
+    Arc::new(|volume, class| {
+        let mask = |voxels| Mask { voxels, shape: volume.shape };
+        let pair = MaskPair::new(volume.case, mask(volume.predicted), mask(volume.reference), u8::MAX.into()).ok()?;
+        sam_ladder_eval::hd95(&pair, class, volume.spacing_mm)
+    })
+}
+
+impl Args {
+    /// Searches, and with --final trains and evaluates the best.
+    pub fn run(self) -> anyhow::Result<()> {
+        if self.final_run {
+            sweep::refuse_second_final(&self.out)?;
+        }
+        let device = self.device.open()?;
+        let Worker(index, count) = self.worker;
+        let args = SweepArgs {
+            store: self.store.clone(),
+            out: self.out.clone(),
+            config: self.config.clone(),
+            resume: self.resume || self.config.is_none(),
+            jobs: self.jobs,
+            worker: (index, count),
+            cnn_checkpoint: self.cnn_checkpoint.clone(),
+            init: self.init.clone(),
+            device,
+            read_mode: self.read.into(),
+            hd95: hd95(),
+            program: super::program(),
+            progress: true,
+        };
+        let stop = interrupt::stop_flag("the steps in flight are finished and saved")?;
+        let summary = sweep::sweep_until(&args, &stop)?;
+        print(&summary);
+        eprintln!("{} trials: {}", summary.trials.len(), self.out.display());
+        if self.final_run {
+            self.evaluate_best(&args, &summary, &stop)?;
+        }
+        Ok(())
+    }
+
+    fn evaluate_best(&self, args: &SweepArgs, summary: &SweepSummary, stop: &AtomicBool) -> anyhow::Result<()> {
+        let best = sweep::train_final(args, summary, self.trial.as_deref(), stop)?;
+        let out = self.out.join(FINAL_EVAL);
+        // An evaluation that was finished and not recorded, since the program was killed between the two, is not done again.
+        if !out.join(SUMMARY_TABLE).exists() {
+            super::eval::Args::of_run(&self.store, &best.run, &out, self.device).run()?;
+        }
+        sweep::mark_evaluated(&self.out, &best.record)?;
+        ensure!(out.join(SUMMARY_TABLE).exists(), "{}: the evaluation left no {SUMMARY_TABLE}", out.display());
+        Ok(())
+    }
+}
+
+/// The best trials as a table.
+fn print(summary: &SweepSummary) {
+    println!("| rank | trial | settings | status | epochs | Dice | HD95, mm |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for row in summary.trials.iter().take(PRINTED) {
+        println!("{}", table_row(row));
+    }
+}
+
+fn table_row(row: &TrialRow) -> String {
+    let value = |mean: Option<f64>, deviation: Option<f64>, digits: usize| match (mean, deviation) {
+        (Some(mean), Some(deviation)) => format!("{mean:.digits$} ± {deviation:.digits$}"),
+        (Some(mean), None) => format!("{mean:.digits$}"),
+        (None, _) => "–".to_string(),
+    };
+    let rank = row.rank.map_or("–".to_string(), |rank| rank.to_string());
+    let status = match (&row.reason, row.status) {
+        (Some(reason), TrialStatus::Failed | TrialStatus::Diverged) => format!("{}: {reason}", row.status.name()),
+        _ => row.status.name().to_string(),
+    };
+    format!(
+        "| {rank} | {} | {} | {status} | {}/{} | {} | {} |",
+        row.trial,
+        row.settings.trim_matches(['{', '}']).replace('"', "").replace(',', ", ").replace(':', " "),
+        row.epochs,
+        row.max_epochs,
+        value(row.dice, row.dice_std, 4),
+        value(row.hd95, row.hd95_std, 2)
+    )
+}

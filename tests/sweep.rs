@@ -1,0 +1,405 @@
+//! Sweeps on a made-up store: trials beside one another equal lone runs, test scans cannot be read, failures are recorded, and a sweep that is killed at
+//! random moments ends in the table of one that was not.
+//!
+//! `SAM_LADDER_KILLS` sets the number of kills; `make soak-sweep` asks for many. The child is this test binary itself.
+
+mod cli;
+mod common;
+#[path = "common/store.rs"]
+mod store;
+
+use candle_core::Device;
+use sam_ladder_cache::ReadMode;
+use sam_ladder_cache::table::read_table;
+use sam_ladder_schemas::precompute::StoreDtype;
+use sam_ladder_schemas::sweep::{
+    CURVES_TABLE, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, curves_from_batch, run_dir, trials_from_batch,
+};
+use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
+use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_train::error::TrainError;
+use sam_ladder_train::run::records::{read_epochs, read_steps};
+use sam_ladder_train::run::{TrainArgs, train};
+use sam_ladder_train::sweep::{SweepArgs, gather, sweep, sweep_until};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+use store::write_store;
+use tempfile::TempDir;
+
+/// Kills unless `SAM_LADDER_KILLS` says otherwise.
+const KILLS: usize = 3;
+
+/// Four trials of three epochs on two folds.
+const GRID: &str = r#"
+[settings]
+epochs = 3
+batch_size = 3
+warmup = 2
+lr = [1e-3, 3e-3]
+lambda = [0.2, 0.8]
+[search]
+method = "grid"
+[validation]
+folds = 2
+"#;
+
+/// Successive halving over what TPE suggests.
+const TPE: &str = r#"
+[settings]
+epochs = 4
+batch_size = 3
+warmup = 2
+lr = { min = 1e-4, max = 1e-2, scale = "log" }
+lambda = { min = 0.0, max = 1.0 }
+[search]
+method = "tpe"
+startup = 3
+[pruning]
+method = "asha"
+reduction = 2
+[validation]
+fold = "1/3"
+[budget]
+trials = 6
+"#;
+
+fn workplace() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_store(&folder.path().join("store.zarr"), StoreDtype::F32, AugmentPolicy::Flips, 1);
+    folder
+}
+
+fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
+    let path = folder.join(format!("{out}.toml"));
+    fs::write(&path, config).unwrap();
+    SweepArgs {
+        store: folder.join("store.zarr"),
+        out: folder.join(out),
+        config: Some(path),
+        resume: folder.join(out).join("sweep.json").exists(),
+        jobs: None,
+        worker: (1, 1),
+        cnn_checkpoint: None,
+        init: None,
+        device: Device::Cpu,
+        read_mode: ReadMode::Resident,
+        // As far as the mean of predicted classes is from that of the reference: a stand-in that depends on both.
+        hd95: Arc::new(|volume, class| {
+            let count = |voxels: &[u8]| voxels.iter().filter(|&&voxel| voxel == class).count() as f64;
+            let (predicted, reference) = (count(volume.predicted), count(volume.reference));
+            (predicted > 0.0 && reference > 0.0).then(|| (predicted - reference).abs() * volume.spacing_mm[1])
+        }),
+        program: "test".into(),
+        progress: false,
+    }
+}
+
+/// What the table says, but for times.
+fn table(out: &Path) -> Vec<TrialRow> {
+    let mut rows = trials_from_batch(&read_table(&out.join(TRIALS_TABLE)).unwrap()).unwrap();
+    for row in &mut rows {
+        (row.seconds, row.lone_seconds) = (0.0, None);
+    }
+    rows
+}
+
+fn curves(out: &Path) -> Vec<sam_ladder_schemas::sweep::CurveRow> {
+    let mut rows = curves_from_batch(&read_table(&out.join(CURVES_TABLE)).unwrap()).unwrap();
+    rows.iter_mut().for_each(|row| row.seconds = 0.0);
+    rows
+}
+
+#[test]
+fn trials_beside_one_another_equal_lone_runs() {
+    let folder = workplace();
+    let args = SweepArgs { jobs: Some(3), ..args(folder.path(), "s", GRID) };
+    let summary = sweep(&args).unwrap();
+    assert_eq!(summary.trials.len(), 4);
+    assert!(summary.trials.iter().all(|row| row.status == TrialStatus::Finished && row.epochs == 3 && row.runs == 2));
+    assert_eq!(summary.trials.iter().map(|row| row.rank).collect::<Vec<_>>(), [1, 2, 3, 4].map(Some));
+    assert!(summary.trials.windows(2).all(|pair| pair[0].dice > pair[1].dice), "{summary:?}");
+    assert!(summary.trials.iter().all(|row| row.lone_seconds.is_some_and(|seconds| seconds > 0.0) && row.seconds > 0.0));
+    for row in &summary.trials {
+        let settings: serde_json::Value = serde_json::from_str(&row.settings).unwrap();
+        let mut dice = Vec::new();
+        for (fold, cases) in [(1, vec!["0005", "0007"]), (2, vec!["0006"])] {
+            let lone = TrainArgs {
+                store: args.store.clone(),
+                run: folder.path().join(format!("lone-{}-{fold}", row.trial)),
+                config: TrainConfig {
+                    epochs: 3,
+                    batch_size: 3,
+                    warmup: 2,
+                    lr: settings["lr"].as_f64().unwrap(),
+                    lambda: settings["lambda"].as_f64().unwrap(),
+                    val_cases: cases.into_iter().map(String::from).collect(),
+                    ..TrainConfig::default()
+                },
+                cnn_checkpoint: None,
+                init: None,
+                resume: false,
+                device: Device::Cpu,
+                read_mode: ReadMode::Stream,
+                checkpoint_every: None,
+                program: "test".into(),
+                progress: false,
+            };
+            train(&lone).unwrap();
+            let beside = args.out.join(run_dir(&row.trial, 1234, fold));
+            let [lone_bytes, bytes] = [&lone.run, &beside].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
+            assert!(lone_bytes == bytes, "trial {}, fold {fold}: the steps differ", row.settings);
+            let [lone, beside] = [&lone.run, &beside].map(|run| {
+                read_epochs(&run.join(EPOCHS_TABLE))
+                    .unwrap()
+                    .iter()
+                    .map(|row| (row.loss, row.val_dice, row.gate))
+                    .collect::<Vec<_>>()
+            });
+            assert_eq!(lone, beside);
+            dice.push(beside.last().unwrap().1.unwrap());
+        }
+        assert_eq!(row.dice, Some((dice[0] + dice[1]) / 2.0));
+        let deviation = ((dice[0] - dice[1]) / 2.0).abs() * 2f64.sqrt();
+        assert!((row.dice_std.unwrap() - deviation).abs() < 1e-12);
+    }
+    assert_eq!(curves(&args.out).len(), 4 * 2 * 3);
+}
+
+/// Fills the files of every array below `folder` with other bytes.
+fn damage(folder: &Path) -> usize {
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            count += damage(&path);
+        } else if path.file_name().unwrap() != "zarr.json" && path.extension().is_none_or(|end| end != "parquet") {
+            let length = fs::metadata(&path).unwrap().len() as usize;
+            fs::write(&path, vec![0xffu8; length]).unwrap();
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn a_sweep_cannot_read_the_test_scans() {
+    let folder = workplace();
+    sweep(&args(folder.path(), "whole", TPE)).unwrap();
+    assert!(damage(&folder.path().join("store.zarr/test")) > 3);
+    sweep(&args(folder.path(), "blind", TPE)).unwrap();
+    assert_eq!(table(&folder.path().join("whole")), table(&folder.path().join("blind")));
+    assert_eq!(curves(&folder.path().join("whole")), curves(&folder.path().join("blind")));
+    let named = GRID.replace("folds = 2", "cases = [\"0001\"]");
+    let error = sweep(&args(folder.path(), "test-case", &named)).unwrap_err().to_string();
+    assert!(error.contains("case 0001 is a test case and cannot validate"), "{error}");
+    assert!(!folder.path().join("test-case").exists());
+}
+
+#[test]
+fn a_trial_that_diverges_is_recorded_and_the_sweep_goes_on() {
+    let folder = workplace();
+    let config = GRID.replace("lr = [1e-3, 3e-3]", "optimizer = \"sgd\"\nlr = [1e-3, 1e30]").replace("warmup = 2", "warmup = 0");
+    let args = args(folder.path(), "s", &config);
+    sweep(&args).unwrap();
+    let rows = table(&args.out);
+    let statuses: Vec<TrialStatus> = rows.iter().map(|row| row.status).collect();
+    assert_eq!(statuses, [TrialStatus::Finished, TrialStatus::Finished, TrialStatus::Diverged, TrialStatus::Diverged]);
+    for row in &rows[2..] {
+        let reason = row.reason.as_ref().unwrap();
+        assert!(reason.contains("learning rate 1e30") && reason.contains("step"), "{reason}");
+        assert_eq!((row.rank, row.failures), (None, 0));
+    }
+    // It is not tried again: the same seed ends the same way.
+    let steps = |row: &TrialRow| read_steps(&args.out.join(run_dir(&row.trial, 1234, 1)).join(STEPS_TABLE)).unwrap().len();
+    let before = steps(&rows[2]);
+    sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap();
+    assert_eq!((table(&args.out), steps(&rows[2])), (rows, before));
+}
+
+#[test]
+fn a_trial_that_fails_is_tried_again_within_the_limit() {
+    let folder = workplace();
+    // Case 0006 is read by the trial that trains on it alone: by both folds of each trial, so both trials fail.
+    let shard = folder.path().join("store.zarr/train/embeddings/c.3.0.0.0.0");
+    let whole = fs::read(&shard).unwrap();
+    fs::write(&shard, vec![0xff; whole.len()]).unwrap();
+    let config = GRID.replace("lambda = [0.2, 0.8]", "").replace("folds = 2", "fold = \"1/2\"");
+    let mut args = args(folder.path(), "s", &config);
+    sweep(&args).unwrap();
+    let failures = |out: &Path| table(out).iter().map(|row| (row.status, row.failures)).collect::<Vec<_>>();
+    assert_eq!(failures(&args.out), [(TrialStatus::Failed, 1); 2]);
+    let reason = table(&args.out)[0].reason.clone().unwrap();
+    assert!(reason.contains("0006") && reason.contains("embeddings"), "{reason}");
+    args.resume = true;
+    sweep(&args).unwrap();
+    assert_eq!(failures(&args.out), [(TrialStatus::Failed, 2); 2]);
+    // One retry is the limit that the file has by default.
+    fs::write(&shard, &whole).unwrap();
+    sweep(&args).unwrap();
+    assert_eq!(failures(&args.out), [(TrialStatus::Failed, 2); 2]);
+    // The limit may be raised, as the budget may.
+    fs::write(args.config.as_ref().unwrap(), format!("{config}[failures]\nretries = 2\n")).unwrap();
+    sweep(&args).unwrap();
+    assert_eq!(failures(&args.out), [(TrialStatus::Finished, 2); 2]);
+
+    fs::write(args.config.as_ref().unwrap(), config.replace("1e-3", "2e-3")).unwrap();
+    let error = sweep(&args).unwrap_err().to_string();
+    assert!(error.contains("cannot resume") && error.contains("settings"), "{error}");
+    args.resume = false;
+    let error = sweep(&args).unwrap_err().to_string();
+    assert!(error.contains("--resume"), "{error}");
+}
+
+#[test]
+fn a_stopped_sweep_goes_on_where_it_was() {
+    let folder = workplace();
+    let straight = args(folder.path(), "straight", TPE);
+    sweep(&straight).unwrap();
+    let stopped = args(folder.path(), "stopped", TPE);
+    let error = sweep_until(&stopped, &AtomicBool::new(true)).unwrap_err();
+    assert!(matches!(error, TrainError::SweepStopped { .. }) && error.to_string().contains("--resume"), "{error}");
+    sweep(&SweepArgs { resume: true, ..stopped.clone() }).unwrap();
+    assert_eq!(table(&straight.out), table(&stopped.out));
+    // A finished one is left as it is; more trials may follow.
+    sweep(&SweepArgs { resume: true, ..stopped.clone() }).unwrap();
+    assert_eq!(table(&straight.out), table(&stopped.out));
+    fs::write(stopped.config.as_ref().unwrap(), TPE.replace("trials = 6", "trials = 8")).unwrap();
+    let more = sweep(&SweepArgs { resume: true, ..stopped.clone() }).unwrap();
+    assert_eq!(more.trials.len(), 8);
+    let points = |rows: &[TrialRow]| rows.iter().map(|row| row.trial.clone()).collect::<Vec<_>>();
+    assert_eq!(points(&table(&stopped.out))[..6], points(&table(&straight.out)));
+}
+
+#[test]
+fn workers_share_a_folder() {
+    let folder = workplace();
+    let alone = args(folder.path(), "alone", GRID);
+    sweep(&alone).unwrap();
+    let mut worker = args(folder.path(), "shared", GRID);
+    sam_ladder_train::sweep::prepare(&worker).unwrap();
+    worker.resume = true;
+    std::thread::scope(|scope| {
+        for index in 1..=2 {
+            let worker = SweepArgs { worker: (index, 2), config: None, ..worker.clone() };
+            scope.spawn(move || sweep(&worker).unwrap());
+        }
+    });
+    let (mut rows, _) = gather(&worker.out).unwrap();
+    rows.iter_mut().for_each(|row| (row.seconds, row.lone_seconds) = (0.0, None));
+    assert_eq!(rows, table(&alone.out));
+}
+
+#[test]
+fn two_objectives_make_a_front() {
+    let folder = workplace();
+    let args = args(folder.path(), "s", &format!("{GRID}[objective]\nmetric = [\"dice\", \"hd95\"]\n"));
+    let summary = sweep(&args).unwrap();
+    assert!(summary.trials.iter().all(|row| row.hd95.is_some_and(|hd95| hd95 >= 0.0) && row.hd95_std.is_some()));
+    for row in &summary.trials {
+        let beaten = summary
+            .trials
+            .iter()
+            .any(|other| other.dice >= row.dice && other.hd95 <= row.hd95 && (other.dice > row.dice || other.hd95 < row.hd95));
+        assert_eq!(beaten, row.rank != Some(1), "{row:?}");
+    }
+}
+
+fn program(folder: &Path, more: &[&str]) -> Command {
+    let mut command = cli::program(&["sweep"]);
+    command.arg("--store").arg(folder.join("store.zarr")).arg("--out").arg(folder.join("s")).args(more);
+    command
+}
+
+#[test]
+fn the_program_searches_and_evaluates_the_best_once() {
+    let folder = workplace();
+    let path = folder.path().join("sweep.toml");
+    let config = GRID.replace("lr = [1e-3, 3e-3]", "lr = 3e-3").replace("folds = 2", "fold = \"1/2\"");
+    fs::write(&path, config.replace("epochs = 3", "epochs = 0")).unwrap();
+    let typed = ["--config", path.to_str().unwrap()];
+    let error = cli::assert_refused(program(folder.path(), &typed));
+    assert!(error.contains("sweep.toml:3: settings.epochs"), "{error}");
+    fs::write(&path, &config).unwrap();
+    let printed = cli::succeed(program(folder.path(), &typed));
+    assert!(printed.contains("| 1 |") && printed.contains("lambda"), "{printed}");
+    let out = folder.path().join("s");
+    assert!(!out.join(FINAL_RUN).exists());
+    cli::assert_refused(program(folder.path(), &typed));
+    cli::succeed(program(folder.path(), &["--final"]));
+    let run = sam_ladder_train::run::read_record(&out.join(FINAL_RUN)).unwrap();
+    let best = table(&out).into_iter().find(|row| row.rank == Some(1)).unwrap();
+    assert!(run.config.val_cases.is_empty());
+    let settings: serde_json::Value = serde_json::from_str(&best.settings).unwrap();
+    assert_eq!(settings["lambda"].as_f64(), Some(run.config.lambda));
+    let result = fs::read(out.join(FINAL_EVAL).join("summary.parquet")).unwrap();
+    let error = cli::assert_refused(program(folder.path(), &["--final"]));
+    assert!(error.contains("evaluated once") && error.contains(&best.trial), "{error}");
+    assert_eq!(fs::read(out.join(FINAL_EVAL).join("summary.parquet")).unwrap(), result);
+}
+
+fn child_folder() -> PathBuf {
+    std::env::var_os("SAM_LADDER_FOLDER").expect("only run as a child of the campaign").into()
+}
+
+#[test]
+#[ignore = "a child of the campaign"]
+fn sweep_child() {
+    let folder = child_folder();
+    let config = if std::env::var("SAM_LADDER_KIND").unwrap() == "grid" { GRID } else { TPE };
+    sweep(&args(&folder, "s", config)).unwrap();
+}
+
+fn child(folder: &Path, kind: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "sweep_child", "--ignored", "--test-threads=1"]);
+    command.env("SAM_LADDER_FOLDER", folder).env("SAM_LADDER_KIND", kind);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+#[test]
+fn a_killed_sweep_ends_in_the_same_table() {
+    let folder = workplace();
+    let kills = std::env::var("SAM_LADDER_KILLS").map_or(KILLS, |text| text.parse().expect("SAM_LADDER_KILLS is a number"));
+    let mut seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    println!("seed {seed}");
+    let mut moment = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as f64 / (1u64 << 31) as f64
+    };
+    let (mut killed, mut sweeps) = (0, 0);
+    let mut straight = Vec::new();
+    for (kind, config) in [("grid", GRID), ("tpe", TPE)] {
+        let whole = args(folder.path(), kind, config);
+        let start = Instant::now();
+        sweep(&whole).unwrap();
+        straight.push((kind, whole.out, start.elapsed()));
+    }
+    let out = folder.path().join("s");
+    while killed < kills {
+        let (kind, whole, time) = &straight[sweeps % 2];
+        fs::remove_dir_all(&out).ok();
+        loop {
+            let mut child = child(folder.path(), kind).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(50) + time.mul_f64(0.6 * moment()));
+            let ended = child.try_wait().unwrap().is_some();
+            if !ended {
+                child.kill().unwrap();
+                killed += 1;
+            }
+            let status = child.wait().unwrap();
+            assert!(status.code().is_none_or(|code| code == 0), "a resumed child failed by itself: {status}");
+            if ended || status.code() == Some(0) {
+                break;
+            }
+        }
+        assert_eq!(table(&out), table(whole), "{kind} sweep {sweeps} after {killed} kills");
+        assert_eq!(curves(&out), curves(whole), "{kind} sweep {sweeps} after {killed} kills");
+        sweeps += 1;
+    }
+    println!("{killed} kills, {sweeps} sweeps");
+}

@@ -1,0 +1,219 @@
+//! The sweep's folder. Each trial's own folder holds the truth about it, its record and its runs; the sweep's tables are made of them, and every file is
+//! replaced in one step, so that a kill at any moment leaves a folder that can be gone on with.
+
+use super::space::Point;
+use crate::error::{Result, TrainError, io};
+use crate::run::records::read_epochs;
+use sam_ladder_cache::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
+use sam_ladder_cache::differences;
+use sam_ladder_cache::table::{read_table, write_table};
+use sam_ladder_schemas::sweep::{
+    CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, SWEEP_CONFIG, SWEEP_FILE, SweepConfig, SweepRecord, TRIAL_RECORD,
+    TRIALS_DIR, TRIALS_TABLE, TrialRow, curves_batch, run_dir, trials_batch, trials_from_batch,
+};
+use sam_ladder_schemas::tables::EpochRow;
+use sam_ladder_schemas::train::{EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// A sweep's folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new(path: &Path) -> Self {
+        Folder(path.to_path_buf())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Whether a sweep was begun here.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.0.join(SWEEP_CONFIG).exists()
+    }
+
+    /// Makes the folder. The record comes last: a folder that has one can be gone on with.
+    ///
+    /// # Errors
+    /// A folder that holds anything else than a start that was interrupted.
+    pub(crate) fn create(&self, record: &SweepRecord, file: &[u8]) -> Result<()> {
+        if self.is_begun() {
+            return Err(TrainError::Input(format!(
+                "{} holds a sweep: continue it with --resume, or choose another --out",
+                self.0.display()
+            )));
+        }
+        match std::fs::read_dir(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => {
+                for entry in other.map_err(io(&self.0))? {
+                    let name = entry.map_err(io(&self.0))?.file_name();
+                    let name = name.to_string_lossy();
+                    if name != SWEEP_FILE
+                        && name != TRIALS_DIR
+                        && !is_temporary_of(&name, SWEEP_FILE)
+                        && !is_temporary_of(&name, SWEEP_CONFIG)
+                    {
+                        return Err(TrainError::Input(format!(
+                            "{} exists and is not empty: choose another --out",
+                            self.0.display()
+                        )));
+                    }
+                }
+            }
+        }
+        std::fs::create_dir_all(self.0.join(TRIALS_DIR)).map_err(io(&self.0))?;
+        write_atomic(&self.0.join(SWEEP_FILE), file)?;
+        self.write_record(record)
+    }
+
+    pub(crate) fn write_record(&self, record: &SweepRecord) -> Result<()> {
+        self.write_json(SWEEP_CONFIG, record)?;
+        tidy(&self.0)?;
+        Ok(sync_folder(&self.0)?)
+    }
+
+    /// # Errors
+    /// When no sweep was begun here, or its record is of another version of the program.
+    pub(crate) fn read_record(&self) -> Result<SweepRecord> {
+        if !self.is_begun() {
+            let message = format!(
+                "{} is no sweep: it has no {SWEEP_CONFIG}; start one with --config and without --resume",
+                self.0.display()
+            );
+            return Err(TrainError::Input(message));
+        }
+        self.read_json(SWEEP_CONFIG)
+    }
+
+    /// What `--final` did; `None` before.
+    pub(crate) fn read_final(&self) -> Result<Option<FinalRecord>> {
+        if self.0.join(FINAL_RECORD).exists() { self.read_json(FINAL_RECORD).map(Some) } else { Ok(None) }
+    }
+
+    pub(crate) fn write_final(&self, record: &FinalRecord) -> Result<()> {
+        self.write_json(FINAL_RECORD, record)?;
+        Ok(sync_folder(&self.0)?)
+    }
+
+    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(value).map_err(|error| TrainError::Input(format!("{name}: {error}")))?;
+        text.push('\n');
+        Ok(write_atomic(&self.0.join(name), text.as_bytes())?)
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let path = self.0.join(name);
+        let text = std::fs::read_to_string(&path).map_err(io(&path))?;
+        serde_json::from_str(&text).map_err(|error| TrainError::RunDamaged {
+            path,
+            reason: format!("not a record of a sweep ({error}); start the sweep anew"),
+        })
+    }
+
+    /// Folder of a run.
+    pub(crate) fn run(&self, trial: &str, seed: u64, fold: u32) -> PathBuf {
+        self.0.join(run_dir(trial, seed, fold))
+    }
+
+    /// The records of all trials that were begun, by number.
+    ///
+    /// # Errors
+    /// One that is damaged.
+    pub(crate) fn read_trials(&self) -> Result<Vec<TrialRow>> {
+        let folder = self.0.join(TRIALS_DIR);
+        let mut rows = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(io(&folder))? {
+            let path = entry.map_err(io(&folder))?.path().join(TRIAL_RECORD);
+            // A trial that was interrupted before its first record was not begun.
+            if path.exists() {
+                let read = trials_from_batch(&read_table(&path)?);
+                rows.extend(read.map_err(|reason| damaged(&path, reason))?);
+            }
+        }
+        rows.sort_by_key(|row| row.number);
+        Ok(rows)
+    }
+
+    pub(crate) fn write_trial(&self, row: &TrialRow) -> Result<()> {
+        let folder = self.0.join(TRIALS_DIR).join(&row.trial);
+        std::fs::create_dir_all(&folder).map_err(io(&folder))?;
+        let path = folder.join(TRIAL_RECORD);
+        let batch = trials_batch(std::slice::from_ref(row)).map_err(|reason| damaged(&path, reason))?;
+        write_table(&path, &batch)?;
+        Ok(tidy(&folder)?)
+    }
+
+    /// The sweep's tables.
+    pub(crate) fn write_tables(&self, trials: &[TrialRow], curves: &[CurveRow]) -> Result<()> {
+        let path = self.0.join(TRIALS_TABLE);
+        write_table(&path, &trials_batch(trials).map_err(|reason| damaged(&path, reason))?)?;
+        let path = self.0.join(CURVES_TABLE);
+        write_table(&path, &curves_batch(curves).map_err(|reason| damaged(&path, reason))?)?;
+        Ok(())
+    }
+
+    /// The epochs that a run has on record; none where it was not begun.
+    ///
+    /// # Errors
+    /// A table that is damaged.
+    pub(crate) fn read_run(&self, trial: &str, seed: u64, fold: u32) -> Result<Vec<EpochRow>> {
+        let path = self.run(trial, seed, fold).join(EPOCHS_TABLE);
+        if path.exists() { read_epochs(&path) } else { Ok(Vec::new()) }
+    }
+
+    /// Takes away what only a run that goes on needs.
+    pub(crate) fn drop_state(&self, trial: &str, seed: u64, fold: u32) -> Result<()> {
+        let path = self.run(trial, seed, fold).join(RESUME_STATE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(&path)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a run's folder can be resumed; if not, and something is there, it is a start that was interrupted, or a run whose state is gone.
+pub(crate) fn can_resume(run: &Path) -> bool {
+    run.join(RUN_CONFIG).exists() && run.join(RESUME_STATE).exists()
+}
+
+fn damaged(path: &Path, reason: String) -> TrainError {
+    TrainError::RunDamaged { path: path.to_path_buf(), reason: format!("{reason}; put the file back or start the sweep anew") }
+}
+
+/// Checks that a sweep that goes on is asked for what it was started with. Budget and retries may change, since they shape no trial.
+///
+/// # Errors
+/// Every difference, with both values.
+pub(crate) fn check_same_sweep(folder: &Folder, stored: &SweepConfig, given: &SweepConfig) -> Result<()> {
+    let shaping = |config: &SweepConfig| {
+        let mut value = json!(config);
+        if let Some(map) = value.as_object_mut() {
+            map.remove("budget");
+            map.remove("retries");
+        }
+        value
+    };
+    let differing = differences(&shaping(stored), "the sweep's", &shaping(given), "the file's");
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(TrainError::Input(format!(
+        "{}: cannot resume, the settings differ: {differing}; leave --config out to go on as before, or choose another --out",
+        folder.path().display()
+    )))
+}
+
+/// The point that a trial's record has.
+///
+/// # Errors
+/// Settings that are no JSON object.
+pub(crate) fn point_of(config: &SweepConfig, row: &TrialRow) -> Result<Point> {
+    let searched = serde_json::from_str(&row.settings)
+        .map_err(|error| TrainError::Input(format!("trial {}: settings {:?}: {error}", row.trial, row.settings)))?;
+    Ok(Point::of_searched(config, &searched))
+}

@@ -1,0 +1,135 @@
+//! Which of several trials is better: by one objective, or by the Pareto front of two.
+
+use sam_ladder_schemas::sweep::Objective;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// What a trial came to after some epochs: means over its runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Score {
+    /// Validation Dice.
+    pub(crate) dice: Option<f64>,
+    /// Validation HD95 in millimetres.
+    pub(crate) hd95: Option<f64>,
+}
+
+impl Score {
+    /// What is to be made small, one number an objective; an undefined value is worse than any other.
+    pub(crate) fn costs(&self, objectives: &[Objective]) -> Vec<f64> {
+        let cost = |objective: &Objective| match objective {
+            Objective::Dice => self.dice.map(|dice| -dice),
+            Objective::Hd95 => self.hd95,
+        };
+        objectives.iter().map(|objective| cost(objective).filter(|cost| cost.is_finite()).unwrap_or(f64::INFINITY)).collect()
+    }
+}
+
+/// The front of each: 0 for those that none is better than in one objective without being worse in another, 1 for those that stand so once the
+/// former are taken away, and so on. With one objective, its order.
+pub(crate) fn fronts(costs: &[Vec<f64>]) -> Vec<u32> {
+    let dominates = |left: &[f64], right: &[f64]| {
+        let mut pairs = left.iter().zip(right);
+        pairs.clone().all(|(left, right)| left <= right) && pairs.any(|(left, right)| left < right)
+    };
+    let mut front = vec![u32::MAX; costs.len()];
+    let mut left: Vec<usize> = (0..costs.len()).collect();
+    let mut number = 0;
+    while !left.is_empty() {
+        let (inner, rest): (Vec<usize>, Vec<usize>) =
+            left.iter().partition(|&&one| left.iter().all(|&other| !dominates(&costs[other], &costs[one])));
+        inner.into_iter().for_each(|one| front[one] = number);
+        left = rest;
+        number += 1;
+    }
+    front
+}
+
+/// How far a trial came, and what it came to there.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Result {
+    /// Trained to its last epoch.
+    pub(crate) finished: bool,
+    pub(crate) epochs: u32,
+    /// See [`Score::costs`].
+    pub(crate) costs: Vec<f64>,
+}
+
+/// The place of each trial from 1: who was trained out stands before who was not, whoever came further before who did not, and trials that came
+/// equally far are ordered by [`fronts`]. Those that stand equal share their place; those without a result have none.
+pub(crate) fn ranks(results: &[Option<Result>]) -> Vec<Option<u32>> {
+    // Who was trained out is compared by value alone, however many epochs that was.
+    let class = |result: &Result| if result.finished { u32::MAX } else { result.epochs };
+    let mut classes: BTreeMap<Reverse<u32>, Vec<(usize, &Result)>> = BTreeMap::new();
+    for (index, result) in results.iter().enumerate() {
+        if let Some(result) = result {
+            classes.entry(Reverse(class(result))).or_default().push((index, result));
+        }
+    }
+    let mut ranks = vec![None; results.len()];
+    let mut before = 0;
+    for members in classes.into_values() {
+        let fronts = fronts(&members.iter().map(|(_, result)| result.costs.clone()).collect::<Vec<_>>());
+        for ((index, _), &front) in members.iter().zip(&fronts) {
+            let ahead = fronts.iter().filter(|&&other| other < front).count() as u32;
+            ranks[*index] = Some(before + ahead + 1);
+        }
+        before += members.len() as u32;
+    }
+    ranks
+}
+
+/// Mean and standard deviation (with n - 1) of the values, if all of them are there.
+pub(crate) fn mean_and_deviation(values: &[Option<f64>]) -> (Option<f64>, Option<f64>) {
+    let Some(values) = values.iter().copied().collect::<Option<Vec<f64>>>().filter(|values| !values.is_empty()) else {
+        return (None, None);
+    };
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let deviation =
+        (values.len() > 1).then(|| (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt());
+    (Some(mean), deviation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_objective_orders_and_two_make_fronts() {
+        let score = |dice: Option<f64>, hd95: Option<f64>| Score { dice, hd95 };
+        let scores = [
+            score(Some(0.8), Some(5.0)),
+            score(Some(0.9), Some(7.0)),
+            score(Some(0.7), Some(6.0)),
+            score(None, None),
+            score(Some(0.8), Some(5.0)),
+        ];
+        let by = |objectives: &[Objective]| fronts(&scores.map(|score| score.costs(objectives)));
+        assert_eq!(by(&[Objective::Dice]), [1, 0, 2, 3, 1]);
+        assert_eq!(by(&[Objective::Hd95]), [0, 2, 1, 3, 0]);
+        assert_eq!(by(&[Objective::Dice, Objective::Hd95]), [0, 0, 1, 2, 0]);
+        assert!(fronts(&[]).is_empty());
+    }
+
+    #[test]
+    fn who_came_further_stands_before() {
+        let result = |finished, epochs, cost| Some(Result { finished, epochs, costs: vec![cost] });
+        let results = [
+            result(false, 9, 0.1),
+            result(true, 9, 0.5),
+            None,
+            result(true, 12, 0.4),
+            result(false, 3, 0.0),
+            result(false, 9, 0.1),
+        ];
+        assert_eq!(ranks(&results), [Some(3), Some(2), None, Some(1), Some(5), Some(3)]);
+    }
+
+    #[test]
+    fn deviations_need_two_values_and_means_all_of_them() {
+        assert_eq!(mean_and_deviation(&[Some(1.0), Some(3.0)]), (Some(2.0), Some(2f64.sqrt())));
+        assert_eq!(mean_and_deviation(&[Some(1.0)]), (Some(1.0), None));
+        assert_eq!(mean_and_deviation(&[Some(1.0), None]), (None, None));
+        assert_eq!(mean_and_deviation(&[]), (None, None));
+    }
+}

@@ -1,0 +1,480 @@
+//! What is trained next. The scheduler is a function of the sweep's config and of the results that it is told, round by round: it sees no clock and
+//! no file, so that a sweep that is begun again and told the recorded results decides as it did before.
+
+use super::ranking::{self, Score, fronts, ranks};
+use super::space::{Point, Space};
+use super::tpe::Observed;
+use crate::error::Result;
+use sam_ladder_schemas::sweep::{Pruning, SweepConfig};
+use sam_ladder_schemas::train::TrainConfig;
+use serde_json::Map;
+use std::collections::HashSet;
+
+/// How a trial ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum End {
+    /// Trained to its last epoch.
+    Finished,
+    /// Given up, with the reason.
+    Pruned(String),
+    /// An error.
+    Failed {
+        /// Its text.
+        reason: String,
+        /// Whether the loss or a weight was not finite: the same seed ends the same way.
+        diverged: bool,
+    },
+}
+
+/// A trial under way or ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Trial {
+    pub(crate) number: u32,
+    pub(crate) point: Point,
+    pub(crate) config: TrainConfig,
+    /// Epochs after which it is looked at; the last is the whole training.
+    pub(crate) rungs: Vec<u32>,
+    /// What it came to at the first of the rungs.
+    pub(crate) scores: Vec<Score>,
+    pub(crate) end: Option<End>,
+}
+
+impl Trial {
+    /// Epochs that each of its runs has behind it.
+    pub(crate) fn epochs(&self) -> u32 {
+        self.scores.len().checked_sub(1).map_or(0, |rung| self.rungs[rung])
+    }
+
+    fn is_open(&self) -> bool {
+        self.end.is_none()
+    }
+
+    fn failed(&self) -> bool {
+        matches!(self.end, Some(End::Failed { .. }))
+    }
+}
+
+/// A part of a trial: train it on to so many epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Job {
+    /// Index among the scheduler's trials.
+    pub(crate) trial: usize,
+    /// Epochs that each run has behind it afterwards.
+    pub(crate) until: u32,
+}
+
+/// What a job came to.
+pub(crate) type Outcome = std::result::Result<Score, End>;
+
+/// Points that an earlier start of the sweep has chosen, by number.
+pub(crate) type Chosen = std::collections::HashMap<u32, Point>;
+
+pub(crate) struct Scheduler<'a> {
+    config: &'a SweepConfig,
+    space: Space<'a>,
+    chosen: Chosen,
+    /// Which worker of how many this is, from 1: its trials are every so-manieth number.
+    worker: (u32, u32),
+    /// This worker's trials; all of them where there is one.
+    pub(crate) trials: Vec<Trial>,
+    taken: HashSet<String>,
+    /// Set once the search has no more points.
+    exhausted: bool,
+    /// Set at the sweep's end.
+    closed: bool,
+    epochs_spent: u64,
+}
+
+impl<'a> Scheduler<'a> {
+    /// # Errors
+    /// A grid of too many points.
+    pub(crate) fn new(config: &'a SweepConfig, chosen: Chosen, worker: (u32, u32)) -> Result<Self> {
+        let space = Space::new(config)?;
+        // What another worker has begun is not begun here.
+        let taken = chosen.values().map(|point| point.id.clone()).collect();
+        Ok(Scheduler {
+            config,
+            space,
+            chosen,
+            worker,
+            trials: Vec::new(),
+            taken,
+            exhausted: false,
+            closed: false,
+            epochs_spent: 0,
+        })
+    }
+
+    /// Trials that there will be at most, where that is known.
+    pub(crate) fn most_trials(&self) -> Option<usize> {
+        let budget = self.config.budget.trials.map(|trials| trials as usize);
+        let all = budget.into_iter().chain(self.space.known_size()).min()?;
+        let (index, count) = (self.worker.0 as usize, self.worker.1 as usize);
+        Some((all + count - index) / count)
+    }
+
+    /// Up to `most` jobs that can be done beside one another; none when the sweep is at its end.
+    pub(crate) fn next_jobs(&mut self, most: usize) -> Vec<Job> {
+        let mut jobs: Vec<Job> = Vec::new();
+        while !self.closed && jobs.len() < most && !self.out_of_epochs(&jobs) {
+            let Some(job) = self.next_job(&jobs) else { break };
+            jobs.push(job);
+        }
+        if jobs.is_empty() {
+            self.close();
+        }
+        jobs
+    }
+
+    fn out_of_epochs(&self, jobs: &[Job]) -> bool {
+        let runs = self.config.runs_per_trial() as u64;
+        let planned: u64 = jobs.iter().map(|job| u64::from(job.until - self.trials[job.trial].epochs()) * runs).sum();
+        self.config.budget.epochs.is_some_and(|most| self.epochs_spent + planned >= most)
+    }
+
+    fn next_job(&mut self, jobs: &[Job]) -> Option<Job> {
+        let busy = |trial: usize| jobs.iter().any(|job| job.trial == trial);
+        if let Pruning::Asha { reduction, .. } = self.config.pruning {
+            let promoted = self.promotable(reduction as usize, &busy);
+            let job = promoted.map(|trial| self.job(trial)).or_else(|| self.begin());
+            // At the search's end one trial at least is trained out, however few there were.
+            return job.or_else(|| if jobs.is_empty() { self.last_promotion() } else { None });
+        }
+        let open = (0..self.trials.len()).find(|&trial| self.trials[trial].is_open() && !busy(trial));
+        open.map(|trial| self.job(trial)).or_else(|| self.begin())
+    }
+
+    fn job(&self, trial: usize) -> Job {
+        let Trial { rungs, scores, .. } = &self.trials[trial];
+        Job { trial, until: rungs[scores.len().min(rungs.len() - 1)] }
+    }
+
+    /// A new trial.
+    fn begin(&mut self) -> Option<Job> {
+        while !self.exhausted {
+            let number = self.trials.len() as u32 * self.worker.1 + self.worker.0 - 1;
+            let over = self.config.budget.trials.is_some_and(|most| number >= most);
+            let point = if over { None } else { self.chosen.remove(&number).or_else(|| self.choose(number)) };
+            let Some(point) = point else {
+                self.exhausted = true;
+                return None;
+            };
+            self.taken.insert(point.id.clone());
+            let config = point.config();
+            let (config, end) = match config {
+                Ok(config) => (config, None),
+                Err(reason) => (TrainConfig::default(), Some(End::Failed { reason, diverged: true })),
+            };
+            let open = end.is_none();
+            let rungs = self.rungs(config.epochs as u32);
+            self.trials.push(Trial { number, point, config, rungs, scores: Vec::new(), end });
+            if open {
+                return Some(self.job(self.trials.len() - 1));
+            }
+        }
+        None
+    }
+
+    fn choose(&self, number: u32) -> Option<Point> {
+        let order = self.order();
+        let observed: Vec<Observed<'_>> = order
+            .iter()
+            .map(|&trial| &self.trials[trial])
+            .map(|trial| Observed { settings: &trial.point.settings, has_value: !trial.scores.is_empty() || trial.failed() })
+            .collect();
+        self.space.point(number, &self.taken, &observed)
+    }
+
+    /// The epochs at which a training of so many is looked at.
+    fn rungs(&self, epochs: u32) -> Vec<u32> {
+        let mut rungs = Vec::new();
+        match self.config.pruning {
+            Pruning::None => {}
+            Pruning::Asha { min_epochs, reduction } => {
+                let mut rung = min_epochs;
+                while rung < epochs {
+                    rungs.push(rung);
+                    rung = rung.saturating_mul(reduction);
+                }
+            }
+            Pruning::Median { min_epochs, interval, .. } => {
+                rungs.extend((min_epochs..epochs).step_by(interval as usize));
+            }
+        }
+        rungs.push(epochs);
+        rungs
+    }
+
+    /// Algorithm 2 of Li et al. 2018: from the highest rung down, a trial among the best 1/η of those that have come to a rung, which has not gone on.
+    fn promotable(&self, reduction: usize, busy: &impl Fn(usize) -> bool) -> Option<usize> {
+        let highest = self.trials.iter().map(|trial| trial.rungs.len()).max().unwrap_or(0);
+        (0..highest).rev().find_map(|rung| {
+            let there = self.best_at(rung);
+            let best = &there[..there.len() / reduction];
+            let waits = |&&trial: &&usize| {
+                let Trial { scores, rungs, .. } = &self.trials[trial];
+                scores.len() == rung + 1 && rung + 1 < rungs.len() && self.trials[trial].is_open() && !busy(trial)
+            };
+            best.iter().find(waits).copied()
+        })
+    }
+
+    /// Trials with a score at a rung, best first.
+    fn best_at(&self, rung: usize) -> Vec<usize> {
+        let there: Vec<usize> = (0..self.trials.len()).filter(|&trial| self.trials[trial].scores.len() > rung).collect();
+        let costs: Vec<Vec<f64>> =
+            there.iter().map(|&trial| self.trials[trial].scores[rung].costs(&self.config.objectives)).collect();
+        let fronts = fronts(&costs);
+        let mut order: Vec<usize> = (0..there.len()).collect();
+        order.sort_by(|&left, &right| {
+            fronts[left].cmp(&fronts[right]).then(costs[left][0].total_cmp(&costs[right][0])).then(left.cmp(&right))
+        });
+        order.into_iter().map(|index| there[index]).collect()
+    }
+
+    /// Where no trial was trained out, the best of the highest rung.
+    fn last_promotion(&self) -> Option<Job> {
+        if self.trials.iter().any(|trial| trial.end == Some(End::Finished)) {
+            return None;
+        }
+        let highest = self.trials.iter().map(|trial| trial.scores.len()).max().filter(|&rungs| rungs > 0)?;
+        let best = self.best_at(highest - 1).into_iter().find(|&trial| self.trials[trial].is_open());
+        // Failed trials may hold the highest rung.
+        let best = best.or_else(|| (0..self.trials.len()).find(|&trial| self.trials[trial].is_open()));
+        best.map(|trial| self.job(trial))
+    }
+
+    /// Takes in what a round's jobs came to.
+    pub(crate) fn record(&mut self, outcomes: Vec<(Job, Outcome)>) {
+        let runs = self.config.runs_per_trial() as u64;
+        for (job, outcome) in &outcomes {
+            self.epochs_spent += u64::from(job.until - self.trials[job.trial].epochs()) * runs;
+            let trial = &mut self.trials[job.trial];
+            match outcome {
+                Ok(score) => trial.scores.push(*score),
+                Err(end) => trial.end = Some(end.clone()),
+            }
+            if trial.is_open() && trial.scores.len() == trial.rungs.len() {
+                trial.end = Some(End::Finished);
+            }
+        }
+        // Compared once all scores of the round are in, so that no order among its jobs matters.
+        if let Pruning::Median { startup, .. } = self.config.pruning {
+            let pruned: Vec<(usize, String)> = outcomes
+                .iter()
+                .filter_map(|(job, _)| Some((job.trial, self.below_median(job.trial, startup as usize)?)))
+                .collect();
+            for (trial, reason) in pruned {
+                self.trials[trial].end = Some(End::Pruned(reason));
+            }
+        }
+    }
+
+    /// Why a trial is given up at its present rung: it is worse than the median of the others there in each objective.
+    fn below_median(&self, trial: usize, startup: usize) -> Option<String> {
+        let this = &self.trials[trial];
+        let (rung, epochs) = (this.scores.len().checked_sub(1)?, this.epochs());
+        if !this.is_open() {
+            return None;
+        }
+        let costs = |trial: &Trial| -> Option<Vec<f64>> {
+            let rung = trial.rungs.iter().position(|&at| at == epochs)?;
+            Some(trial.scores.get(rung)?.costs(&self.config.objectives))
+        };
+        let others: Vec<Vec<f64>> = self.trials.iter().filter(|other| other.number != this.number).filter_map(costs).collect();
+        if others.len() < startup {
+            return None;
+        }
+        let median = |objective: usize| {
+            let mut values: Vec<f64> = others.iter().map(|costs| costs[objective]).collect();
+            values.sort_by(f64::total_cmp);
+            let middle = values.len() / 2;
+            if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+        };
+        let own = this.scores[rung].costs(&self.config.objectives);
+        let worse = own.iter().enumerate().all(|(objective, &cost)| cost > median(objective));
+        worse.then(|| format!("worse than the median of {} trials after {epochs} epochs", others.len()))
+    }
+
+    /// The sweep is at its end: who still waits for a higher rung waits for nothing.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        let places: Vec<(usize, String)> = (0..self.trials.len())
+            .filter(|&trial| self.trials[trial].is_open())
+            .map(|trial| {
+                let reason = match self.trials[trial].scores.len().checked_sub(1) {
+                    None => "the budget ended before it was trained".to_string(),
+                    Some(rung) => {
+                        let there = self.best_at(rung);
+                        let place = there.iter().position(|&other| other == trial).unwrap_or(there.len()) + 1;
+                        format!("number {place} of {} after {} epochs", there.len(), self.trials[trial].epochs())
+                    }
+                };
+                (trial, reason)
+            })
+            .collect();
+        for (trial, reason) in places {
+            self.trials[trial].end = Some(End::Pruned(reason));
+        }
+    }
+
+    /// All trials, best first: who was trained out stands before who was not, and who came further before who did not; then the objective decides,
+    /// then the number. Those that failed come behind those with a value, those under way for the first time last.
+    pub(crate) fn order(&self) -> Vec<usize> {
+        let ranks = self.ranks();
+        let mut order: Vec<usize> = (0..self.trials.len()).collect();
+        let first_cost = |trial: usize| {
+            self.trials[trial].scores.last().map_or(f64::INFINITY, |score| score.costs(&self.config.objectives)[0])
+        };
+        let key = |trial: usize| (ranks[trial].unwrap_or(u32::MAX), !self.trials[trial].failed());
+        order.sort_by(|&left, &right| {
+            key(left).cmp(&key(right)).then(first_cost(left).total_cmp(&first_cost(right))).then(left.cmp(&right))
+        });
+        order
+    }
+
+    /// The place of each trial: see [`ranks`].
+    pub(crate) fn ranks(&self) -> Vec<Option<u32>> {
+        let result = |trial: &Trial| {
+            let score = trial.scores.last().filter(|_| !trial.failed())?;
+            let finished = trial.end == Some(End::Finished);
+            Some(ranking::Result { finished, epochs: trial.epochs(), costs: score.costs(&self.config.objectives) })
+        };
+        ranks(&self.trials.iter().map(result).collect::<Vec<_>>())
+    }
+
+    /// The settings of each trial so far.
+    pub(crate) fn searched(&self, trial: usize) -> Map<String, serde_json::Value> {
+        self.trials[trial].point.searched(self.config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::parse_config;
+    use super::*;
+
+    fn config(pruning: &str, search: &str, budget: &str) -> SweepConfig {
+        let text = format!(
+            "[settings]\nepochs = 9\nlr = {{ min = 1e-4, max = 1e-1, scale = \"log\", points = 9 }}\n[search]\nmethod = \"{search}\"\n\
+             [pruning]\n{pruning}\n[validation]\nfold = \"1/2\"\n[budget]\n{budget}\n"
+        );
+        parse_config("s.toml", &text).unwrap()
+    }
+
+    /// Dice that gets better with the epochs, and best at an lr of 1e-2.
+    fn dice(trial: &Trial, epochs: u32) -> Score {
+        let distance = (trial.point.settings["lr"].as_f64().unwrap() / 1e-2).log10().abs();
+        Score { dice: Some(1.0 - 0.2 * distance - 0.5 / f64::from(epochs + 1)), hd95: None }
+    }
+
+    /// Runs a sweep to its end; the epochs that it took.
+    fn run(scheduler: &mut Scheduler<'_>, jobs: usize) -> u64 {
+        loop {
+            let jobs = scheduler.next_jobs(jobs);
+            if jobs.is_empty() {
+                return scheduler.epochs_spent;
+            }
+            let outcomes = jobs.iter().map(|&job| (job, Ok(dice(&scheduler.trials[job.trial], job.until)))).collect();
+            scheduler.record(outcomes);
+        }
+    }
+
+    fn ends(scheduler: &Scheduler<'_>) -> [usize; 2] {
+        let count = |is: fn(&End) -> bool| scheduler.trials.iter().filter(|trial| trial.end.as_ref().is_some_and(is)).count();
+        [count(|end| *end == End::Finished), count(|end| matches!(end, End::Pruned(_)))]
+    }
+
+    #[test]
+    fn without_pruning_every_trial_is_trained_out() {
+        let config = config("", "grid", "");
+        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        assert_eq!(run(&mut scheduler, 2), 81);
+        assert_eq!(ends(&scheduler), [9, 0]);
+        let ranks = scheduler.ranks();
+        let best = scheduler.order()[0];
+        assert_eq!(scheduler.trials[best].point.settings["lr"], 7.49894e-3);
+        assert_eq!(ranks[best], Some(1));
+        assert_eq!(ranks.iter().flatten().max(), Some(&9));
+    }
+
+    #[test]
+    fn successive_halving_trains_a_third_on_and_finds_the_same_best() {
+        for jobs in [1, 2, 4] {
+            let asha = config("method = \"asha\"", "grid", "");
+            let mut scheduler = Scheduler::new(&asha, Chosen::new(), (1, 1)).unwrap();
+            let spent = run(&mut scheduler, jobs);
+            assert!(spent <= 9 + 3 * 2 + 6 + 12, "{jobs} jobs: {spent} epochs");
+            let [finished, pruned] = ends(&scheduler);
+            assert!(finished >= 1 && finished + pruned == 9, "{finished} {pruned}");
+            let whole = config("", "grid", "");
+            let mut all = Scheduler::new(&whole, Chosen::new(), (1, 1)).unwrap();
+            run(&mut all, 1);
+            assert_eq!(scheduler.trials[scheduler.order()[0]].point, all.trials[all.order()[0]].point);
+        }
+    }
+
+    #[test]
+    fn two_trials_under_successive_halving_end_with_one_that_is_trained_out() {
+        let config = config("method = \"asha\"", "random", "trials = 2");
+        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        run(&mut scheduler, 1);
+        assert_eq!(ends(&scheduler), [1, 1]);
+    }
+
+    #[test]
+    fn the_median_gives_up_the_worse_half() {
+        let config = config("method = \"median\"\nstartup = 3", "random", "trials = 20");
+        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        let spent = run(&mut scheduler, 2);
+        let [finished, pruned] = ends(&scheduler);
+        assert!(finished >= 5 && pruned >= 5 && finished + pruned == 20, "{finished} {pruned}");
+        assert!(spent < 150, "{spent}");
+        let best = scheduler.order()[0];
+        let least = |trial: &Trial| (trial.point.settings["lr"].as_f64().unwrap() / 1e-2).log10().abs();
+        assert!(scheduler.trials.iter().all(|trial| least(trial) >= least(&scheduler.trials[best])));
+    }
+
+    #[test]
+    fn budgets_of_epochs_end_a_sweep() {
+        let config = config("", "random", "epochs = 30");
+        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        // The fourth trial begins below the budget and is trained out.
+        assert_eq!(run(&mut scheduler, 1), 36);
+        assert_eq!(ends(&scheduler), [4, 0]);
+    }
+
+    #[test]
+    fn told_the_same_results_it_decides_the_same() {
+        let config = config("method = \"asha\"", "tpe", "trials = 30");
+        let mut first = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        run(&mut first, 2);
+        let chosen = first.trials[..17].iter().map(|trial| (trial.number, trial.point.clone())).collect();
+        let mut second = Scheduler::new(&config, chosen, (1, 1)).unwrap();
+        run(&mut second, 2);
+        let points =
+            |scheduler: &Scheduler<'_>| -> Vec<Point> { scheduler.trials.iter().map(|trial| trial.point.clone()).collect() };
+        assert_eq!(points(&first), points(&second));
+        assert_eq!(first.ranks(), second.ranks());
+    }
+
+    #[test]
+    fn failures_rank_behind_and_do_not_stop_the_rest() {
+        let config = config("", "grid", "");
+        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        loop {
+            let jobs = scheduler.next_jobs(1);
+            let Some(&job) = jobs.first() else { break };
+            let trial = &scheduler.trials[job.trial];
+            let outcome = if trial.number == 4 {
+                Err(End::Failed { reason: "out of memory".into(), diverged: false })
+            } else {
+                Ok(dice(trial, job.until))
+            };
+            scheduler.record(vec![(job, outcome)]);
+        }
+        assert_eq!(scheduler.ranks()[4], None);
+        assert_eq!(*scheduler.order().last().unwrap(), 4);
+        assert_eq!(ends(&scheduler), [8, 0]);
+    }
+}
