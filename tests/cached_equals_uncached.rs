@@ -90,7 +90,7 @@ fn uncached(scans: &Path, store: &Path) -> Vec<StepLosses> {
     let scans: BTreeMap<String, Scan> = entries.map(|entry| (entry.case.clone(), source.read(entry).unwrap())).collect();
     let encoder = ImageEncoder::random(EncoderArch::VitB, IMAGE_SIZE, ENCODER_SEED, &Device::Cpu).unwrap();
 
-    let model_config = ModelConfig { image_size: IMAGE_SIZE, num_classes: store.config().num_classes(), arm: config.arm };
+    let model_config = ModelConfig::published(IMAGE_SIZE, store.config().num_classes(), config.arm);
     let sources = InitSources { sam_decoder: store.decoder_path(), cnn_checkpoint: None, init: None, seed: config.seed };
     let weights = initial_weights(&model_config, &sources).unwrap();
     let model = LadderSam::new(&model_config, &weights, &Device::Cpu).unwrap();

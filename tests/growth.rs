@@ -8,9 +8,12 @@ mod folders;
 mod stage_one;
 
 use folders::{assert_same_files, files};
+use sam_ladder_cache::Store;
 use sam_ladder_precompute::error::Error;
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, Share, fill_part};
-use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::variants::{AugmentPolicy, variants};
 use stage_one::{Formula, config, fill, fill_whole, loaded, write_scan, write_scans};
 use std::fs;
 use std::path::Path;
@@ -72,6 +75,29 @@ fn workers_at_the_same_time_finish_one_store() {
     assert_eq!(summaries.iter().map(|summary| summary.images_encoded).sum::<usize>(), 27);
     assert!(summaries.iter().any(|summary| summary.complete));
     assert_same_files(&store, &files(&whole), "four workers at once");
+}
+
+#[test]
+fn reflections_of_test_slices_are_added_to_a_finished_store() {
+    let folder = workplace();
+    let (scans, without) = (folder.path().join("scans"), config(AugmentPolicy::Flips, 1));
+    let with = PrecomputeConfig { test_augment: AugmentPolicy::Flips, ..without.clone() };
+    let whole = folder.path().join("whole.zarr");
+    fill_whole(&scans, &whole, &with);
+    let store = folder.path().join("s.zarr");
+    fill_whole(&scans, &store, &without);
+    let before = Store::open(&store).unwrap();
+    assert_eq!(before.variants(Split::Test).len(), 1);
+    // Four reflections of two test slices, and nothing else.
+    let summary = fill(&scans, &store, &with, "1/1", Formula::default()).unwrap();
+    assert_eq!((summary.complete, summary.images_encoded), (true, 8));
+    assert_same_files(&store, &files(&whole), "a store that grew by reflections of test slices");
+    let after = Store::open(&store).unwrap();
+    assert_ne!(before.attributes().cache_id, after.attributes().cache_id);
+    assert_eq!(after.variants(Split::Test), variants(AugmentPolicy::Flips, 1));
+    assert_eq!(after.variants(Split::Train), before.variants(Split::Train));
+    // Taken away again is another store.
+    assert!(fill(&scans, &store, &without, "1/1", Formula::default()).is_err());
 }
 
 #[test]

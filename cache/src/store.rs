@@ -13,7 +13,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
-use sam_ladder_schemas::variants::{AugmentPolicy, Variant, variants};
+use sam_ladder_schemas::variants::{Variant, variants};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -133,7 +133,7 @@ impl Store {
         &self.attributes.config
     }
 
-    /// The variants of a split's slices, by index; `test` has the identity alone.
+    /// The variants of a split's slices, by index; `test` has the identity, and the reflections where the config says so.
     pub fn variants(&self, split: Split) -> &[Variant] {
         &self.split(split).variants
     }
@@ -311,7 +311,7 @@ pub(crate) struct BatchItem<'a> {
 pub(crate) fn split_variants(config: &PrecomputeConfig, split: Split) -> Vec<Variant> {
     match split {
         Split::Train => variants(config.augment, config.rotation_step),
-        Split::Test => variants(AugmentPolicy::None, 1),
+        Split::Test => variants(config.test_augment, 1),
     }
 }
 

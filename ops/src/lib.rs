@@ -4,6 +4,7 @@ pub mod activation;
 pub mod attention;
 pub mod batch_norm;
 pub mod batch_norm_pool;
+pub mod bicubic;
 pub mod conv2d;
 pub mod conv_transpose;
 mod cpu;

@@ -114,6 +114,14 @@ pub enum Intensity {
     },
 }
 
+fn identity_alone() -> AugmentPolicy {
+    AugmentPolicy::None
+}
+
+fn is_identity_alone(policy: &AugmentPolicy) -> bool {
+    *policy == AugmentPolicy::None
+}
+
 fn one_ct_channel() -> Vec<Channel> {
     vec![Channel { index: 0, name: "CT".into(), intensity: Intensity::Window }]
 }
@@ -138,6 +146,10 @@ pub struct PrecomputeConfig {
     pub preprocessing: Preprocessing,
     /// Which variants of a training slice are stored.
     pub augment: AugmentPolicy,
+    /// Which variants of a test slice are stored: [`AugmentPolicy::None`], or [`AugmentPolicy::Flips`] for an average over the reflections. Left
+    /// out of the JSON where it is the slice alone.
+    #[serde(default = "identity_alone", skip_serializing_if = "is_identity_alone")]
+    pub test_augment: AugmentPolicy,
     /// Keep only rotations by multiples of this many degrees; 1 keeps all.
     pub rotation_step: u32,
     /// Number format of embeddings and images.
@@ -161,6 +173,7 @@ impl PrecomputeConfig {
             data_size: 224,
             preprocessing: Preprocessing::default(),
             augment: AugmentPolicy::Reference,
+            test_augment: AugmentPolicy::None,
             rotation_step: 1,
             dtype: StoreDtype::F16,
             compression: Compression::None,
@@ -210,6 +223,13 @@ impl PrecomputeConfig {
         }
         if self.rotation_step == 0 {
             return Err("rotation-step must be at least 1 degree, got 0".into());
+        }
+        match (self.test_augment, self.augment) {
+            (AugmentPolicy::None, _) | (AugmentPolicy::Flips, AugmentPolicy::Flips | AugmentPolicy::Reference) => {}
+            (AugmentPolicy::Flips, AugmentPolicy::None) => {
+                return Err("test-augment flips needs augment flips or reference: a model that never saw a reflection has nothing to say of one".into());
+            }
+            (AugmentPolicy::Reference, _) => return Err("test-augment must be none or flips, got reference".into()),
         }
         // 255 stands for what was never written.
         if self.class_names.is_empty() || self.class_names.len() > 254 {
@@ -286,6 +306,21 @@ mod tests {
         assert_eq!(json["preprocessing"]["channels"][1]["intensity"]["kind"], "percentiles");
         assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), config);
         assert_eq!((config.num_channels(), config.image_len()), (2, 2 * 512 * 512));
+    }
+
+    #[test]
+    fn reflections_of_test_slices_leave_no_trace_where_there_are_none() {
+        let json = serde_json::to_value(published()).unwrap();
+        assert!(json.get("test_augment").is_none());
+        let with = PrecomputeConfig { test_augment: AugmentPolicy::Flips, ..published() };
+        let json = serde_json::to_value(&with).unwrap();
+        assert_eq!(json["test_augment"], "flips");
+        assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), with);
+        assert!(with.validate().is_ok());
+        let untrained = PrecomputeConfig { augment: AugmentPolicy::None, ..with.clone() };
+        assert!(untrained.validate().unwrap_err().contains("test-augment flips needs"));
+        let rotated = PrecomputeConfig { test_augment: AugmentPolicy::Reference, ..with };
+        assert!(rotated.validate().unwrap_err().contains("got reference"));
     }
 
     #[test]

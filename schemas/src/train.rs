@@ -36,7 +36,58 @@ pub enum Arm {
     SamOnly,
 }
 
-/// All settings of a training run.
+/// The side network, which the paper lets be any network; each turns 16×16 pixels into one embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SideNetwork {
+    /// torchvision's ResNet-18 up to `layer3`: the published one.
+    #[default]
+    Resnet18,
+    /// torchvision's ResNet-34 up to `layer3`.
+    Resnet34,
+    /// torchvision's ResNet-50 up to `layer3`, and a 1×1 convolution from its 1024 channels to SAM's 256.
+    Resnet50,
+    /// timm's `vit_tiny_patch16_224` without its classifier, and a 1×1 convolution from its 192 channels to SAM's 256.
+    VitTiny,
+}
+
+impl SideNetwork {
+    /// As it is typed and stored: `resnet18`.
+    pub fn name(self) -> &'static str {
+        match self {
+            SideNetwork::Resnet18 => "resnet18",
+            SideNetwork::Resnet34 => "resnet34",
+            SideNetwork::Resnet50 => "resnet50",
+            SideNetwork::VitTiny => "vit-tiny",
+        }
+    }
+}
+
+/// What the gate g of equation (1), x = g·x_sam + (1 - g)·x_cnn, is a function of. Each starts at ½ everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateKind {
+    /// One number, g = sigmoid(α): the published one.
+    #[default]
+    Scalar,
+    /// One number a channel, g\[c\] = sigmoid(α\[c\]).
+    Channel,
+    /// One number a place of the image, of both embeddings there: g\[y, x\] = sigmoid(w_sam·x_sam\[:, y, x\] + w_cnn·x_cnn\[:, y, x\] + b).
+    Pixel,
+}
+
+impl GateKind {
+    /// As it is typed and stored: `scalar`.
+    pub fn name(self) -> &'static str {
+        match self {
+            GateKind::Scalar => "scalar",
+            GateKind::Channel => "channel",
+            GateKind::Pixel => "pixel",
+        }
+    }
+}
+
+/// All settings of a training run. Those that were added later have a default, so that older runs' `config.json` is read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -66,6 +117,18 @@ pub struct TrainConfig {
     pub arm: Arm,
     /// Training cases held out for validation.
     pub val_cases: Vec<String>,
+    /// The side network.
+    #[serde(default)]
+    pub side_network: SideNetwork,
+    /// The gate.
+    #[serde(default)]
+    pub gate: GateKind,
+    /// Train the mask tokens too, which the published code leaves at their random values.
+    #[serde(default)]
+    pub train_mask_tokens: bool,
+    /// Train the hypernetworks too, which the published code leaves at their random values.
+    #[serde(default)]
+    pub train_hypernetworks: bool,
 }
 
 impl Default for TrainConfig {
@@ -85,6 +148,10 @@ impl Default for TrainConfig {
             order: SliceOrder::Shuffled,
             arm: Arm::Full,
             val_cases: Vec::new(),
+            side_network: SideNetwork::default(),
+            gate: GateKind::default(),
+            train_mask_tokens: false,
+            train_hypernetworks: false,
         }
     }
 }
@@ -166,4 +233,32 @@ pub struct RunRecord {
     pub config: TrainConfig,
     /// Hashes of the initial weights' files.
     pub inputs: RunInputs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_from_before_there_was_a_choice_are_the_published_ones() {
+        let mut json = serde_json::to_value(TrainConfig::default()).unwrap();
+        let object = json.as_object_mut().unwrap();
+        for (key, published) in [("side_network", "resnet18"), ("gate", "scalar")] {
+            assert_eq!(object.shift_remove(key).unwrap(), published);
+        }
+        for key in ["train_mask_tokens", "train_hypernetworks"] {
+            assert_eq!(object.shift_remove(key).unwrap(), false);
+        }
+        assert_eq!(serde_json::from_value::<TrainConfig>(json).unwrap(), TrainConfig::default());
+    }
+
+    #[test]
+    fn networks_and_gates_are_stored_as_they_are_typed() {
+        for network in [SideNetwork::Resnet18, SideNetwork::Resnet34, SideNetwork::Resnet50, SideNetwork::VitTiny] {
+            assert_eq!(serde_json::to_value(network).unwrap(), network.name());
+        }
+        for gate in [GateKind::Scalar, GateKind::Channel, GateKind::Pixel] {
+            assert_eq!(serde_json::to_value(gate).unwrap(), gate.name());
+        }
+    }
 }

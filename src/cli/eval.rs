@@ -11,7 +11,8 @@ use sam_ladder_eval::protocol::CaseMasks;
 use sam_ladder_eval::summary::MEAN;
 use sam_ladder_eval::{CasePrediction, Evaluation, GreySlice, Mask, Protocol};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant, load_model, predict_case};
+use sam_ladder_train::ensemble::Ensemble;
+use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant};
 use std::path::{Path, PathBuf};
 
 /// Pictures of a case besides the one of its fullest slice.
@@ -24,9 +25,9 @@ pub struct Args {
     /// Store whose test scans are segmented
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
-    /// Run folder: its best model where it was validated, else its last
+    /// Run folder: its best model where it was validated, else its last; given several times, as for folds, the mean of their probabilities
     #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
+    run: Vec<PathBuf>,
     /// With --run: the last model, even where validation chose another
     #[arg(long, requires = "run")]
     last: bool,
@@ -42,6 +43,9 @@ pub struct Args {
     /// With --zero-shot: what the mask decoder sees
     #[arg(long, value_enum, default_value_t = ArmName::Full, requires = "zero_shot")]
     arm: ArmName,
+    /// Average each model's logits over the slice and its four reflections, which precompute --test-augment flips stores
+    #[arg(long)]
+    average_reflections: bool,
     /// Folder for tables, pictures and the report
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -73,12 +77,13 @@ impl Args {
     pub fn of_run(store: &Path, run: &Path, out: &Path, device: DeviceChoice) -> Self {
         Args {
             store: store.into(),
-            run: Some(run.into()),
+            run: vec![run.into()],
             last: false,
             checkpoint: None,
             zero_shot: false,
             seed: 0,
             arm: ArmName::Full,
+            average_reflections: false,
             out: out.into(),
             protocol: Protocol::Published,
             save_nifti: false,
@@ -90,20 +95,25 @@ impl Args {
         }
     }
 
-    fn weights(&self) -> WeightSource {
-        match (&self.run, &self.checkpoint) {
-            (Some(folder), _) => WeightSource::Run { folder: folder.clone(), checkpoint: run_checkpoint(self.last) },
-            (None, Some(path)) => WeightSource::Checkpoint(path.clone()),
-            (None, None) => WeightSource::ZeroShot { seed: self.seed, arm: self.arm.into() },
+    fn weights(&self) -> Vec<WeightSource> {
+        let run = |folder: &PathBuf| WeightSource::Run { folder: folder.clone(), checkpoint: run_checkpoint(self.last) };
+        match (self.run.as_slice(), &self.checkpoint) {
+            ([], Some(path)) => vec![WeightSource::Checkpoint(path.clone())],
+            ([], None) => vec![WeightSource::ZeroShot { seed: self.seed, arm: self.arm.into() }],
+            (runs, _) => runs.iter().map(run).collect(),
         }
     }
 
     /// What the table's row is called, and what the report says of the model.
     fn method(&self) -> (String, Vec<(String, String)>) {
-        let (method, model) = match (&self.run, &self.checkpoint) {
-            (Some(path), _) | (None, Some(path)) => ("SAM-Ladder", path.display().to_string()),
-            (None, None) => ("untrained", format!("untrained, seed {}", self.seed)),
+        let (method, mut model) = match (self.run.as_slice(), &self.checkpoint) {
+            ([], Some(path)) => ("SAM-Ladder", path.display().to_string()),
+            ([], None) => ("untrained", format!("untrained, seed {}", self.seed)),
+            (runs, _) => ("SAM-Ladder", runs.iter().map(|run| run.display().to_string()).collect::<Vec<_>>().join(" + ")),
         };
+        if self.average_reflections {
+            model.push_str(", averaged over reflections");
+        }
         let info = [("program", super::program()), ("store", self.store.display().to_string()), ("model", model)];
         (method.into(), info.map(|(name, value)| (name.to_string(), value)).to_vec())
     }
@@ -120,7 +130,7 @@ impl Args {
             self.store.display()
         );
         let device = self.device.open()?;
-        let model = load_model(&self.weights(), &store, &device)?;
+        let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
         let (method, run_info) = self.method();
         let mut evaluation = Evaluation::new(EvaluationConfig {
             out_dir: self.out.clone(),
@@ -137,7 +147,7 @@ impl Args {
         for case in &cases {
             bar.set_message(format!("case {case}"));
             let predicted =
-                predict_case(&model, &store, CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize })?;
+                ensemble.predict_case(&store, CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize })?;
             let reference = store.mask(case)?;
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {

@@ -44,6 +44,9 @@ pub struct Args {
     /// alone
     #[arg(long, value_enum, default_value_t = Augment::Reference)]
     augment: Augment,
+    /// Which variants of each test slice are stored: the slice alone, or with its four reflections, which eval --average-reflections averages over
+    #[arg(long, value_name = "none|flips", value_enum, default_value_t = TestAugment::None)]
+    test_augment: TestAugment,
     /// With --augment reference: keep only rotations by multiples of this many degrees
     #[arg(long, value_name = "DEGREES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rotation_step: u32,
@@ -124,6 +127,24 @@ enum CompressionName {
     Zstd,
 }
 
+/// `--test-augment`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TestAugment {
+    /// The slice alone
+    None,
+    /// The slice and its four reflections
+    Flips,
+}
+
+impl From<TestAugment> for AugmentPolicy {
+    fn from(typed: TestAugment) -> Self {
+        match typed {
+            TestAugment::None => AugmentPolicy::None,
+            TestAugment::Flips => AugmentPolicy::Flips,
+        }
+    }
+}
+
 impl From<Augment> for AugmentPolicy {
     fn from(typed: Augment) -> Self {
         match typed {
@@ -152,6 +173,7 @@ impl Args {
             image_size: self.image_size.unwrap_or(image_size),
             data_size: self.data_size.unwrap_or(data_size),
             augment: self.augment.into(),
+            test_augment: self.test_augment.into(),
             rotation_step: self.rotation_step,
             dtype: match self.dtype {
                 Dtype::F16 => StoreDtype::F16,

@@ -6,7 +6,7 @@ use super::profile::Profile;
 use crate::interrupt;
 use clap::ValueEnum;
 use sam_ladder_cache::{ReadMode, TrainingSplit};
-use sam_ladder_schemas::train::{Arm, OptimizerKind, SliceOrder, TrainConfig};
+use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetwork, SliceOrder, TrainConfig};
 use sam_ladder_train::run::{self, TrainArgs};
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub struct Args {
     /// Continue the run in --run from its last checkpoint; settings are the run's own
     #[arg(long)]
     resume: bool,
-    /// Initial weights of the CNN: torchvision's resnet18, .pth or .safetensors [default: random]
+    /// Initial weights of the side network: torchvision's resnet18 (or what --side-network names), .pth or .safetensors [default: random]
     #[arg(long, value_name = "FILE")]
     cnn_checkpoint: Option<PathBuf>,
     /// Initial weights of the whole model, in the published code's names
@@ -64,6 +64,18 @@ pub struct Args {
     /// What the mask decoder sees [default: full]
     #[arg(long, value_enum)]
     arm: Option<ArmName>,
+    /// The side network [default: resnet18]
+    #[arg(long, value_enum)]
+    side_network: Option<SideNetworkName>,
+    /// The gate between SAM's embeddings and the side network's [default: scalar]
+    #[arg(long, value_enum)]
+    gate: Option<GateName>,
+    /// Train the mask tokens too [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    train_mask_tokens: Option<bool>,
+    /// Train the hypernetworks too [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    train_hypernetworks: Option<bool>,
     /// Training cases held out for validation
     #[arg(long, value_name = "CASE,CASE", value_delimiter = ',')]
     val_cases: Option<Vec<String>>,
@@ -108,6 +120,28 @@ pub enum ArmName {
     CnnOnly,
     /// SAM's embeddings alone
     SamOnly,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SideNetworkName {
+    /// torchvision's, up to layer3: the published one
+    Resnet18,
+    /// torchvision's, up to layer3
+    Resnet34,
+    /// torchvision's, up to layer3, and a trained projection from its 1024 channels to 256
+    Resnet50,
+    /// timm's vit_tiny_patch16_224, and a trained projection from its 192 channels to 256
+    VitTiny,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GateName {
+    /// One number: the published one
+    Scalar,
+    /// One number a channel
+    Channel,
+    /// One number a place of the image, of both embeddings there
+    Pixel,
 }
 
 /// `--read`.
@@ -171,6 +205,19 @@ impl Args {
             }),
             arm: self.arm.map_or(base.arm, Into::into),
             val_cases,
+            side_network: self.side_network.map_or(base.side_network, |typed| match typed {
+                SideNetworkName::Resnet18 => SideNetwork::Resnet18,
+                SideNetworkName::Resnet34 => SideNetwork::Resnet34,
+                SideNetworkName::Resnet50 => SideNetwork::Resnet50,
+                SideNetworkName::VitTiny => SideNetwork::VitTiny,
+            }),
+            gate: self.gate.map_or(base.gate, |typed| match typed {
+                GateName::Scalar => GateKind::Scalar,
+                GateName::Channel => GateKind::Channel,
+                GateName::Pixel => GateKind::Pixel,
+            }),
+            train_mask_tokens: self.train_mask_tokens.unwrap_or(base.train_mask_tokens),
+            train_hypernetworks: self.train_hypernetworks.unwrap_or(base.train_hypernetworks),
         })
     }
 

@@ -8,7 +8,7 @@ use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
 
 /// The published model at 224 px with 9 classes.
 pub fn config(arm: Arm) -> ModelConfig {
-    ModelConfig { image_size: 224, num_classes: 9, arm }
+    ModelConfig::published(224, 9, arm)
 }
 
 /// The model of [`rule_weights`].
@@ -39,15 +39,21 @@ pub struct Batch {
 
 /// The batch of `b` whose tensors are called `<name>.images`, `<name>.embeddings`, `<name>.labels`.
 pub fn rule_batch(name: &str, b: usize) -> Result<Batch> {
-    let images = rule_values(&format!("{name}.images"), b * 224 * 224).into_iter().map(|u| (u + 1.0) / 2.0).collect();
-    let embeddings = rule_values(&format!("{name}.embeddings"), b * 256 * 14 * 14);
+    rule_batch_of(name, b, 224)
+}
+
+/// As [`rule_batch`] for images of `size` pixels: images `[b, 1, s, s]`, embeddings `[b, 256, s/16, s/16]`, labels `[b, s/4, s/4]`.
+pub fn rule_batch_of(name: &str, b: usize, size: usize) -> Result<Batch> {
+    let g = size / 16;
+    let images = rule_values(&format!("{name}.images"), b * size * size).into_iter().map(|u| (u + 1.0) / 2.0).collect();
+    let embeddings = rule_values(&format!("{name}.embeddings"), b * 256 * g * g);
     let coarse: Vec<u8> =
-        rule_values(&format!("{name}.labels"), b * 14 * 14).into_iter().map(|u| ((u + 1.0) / 2.0 * 9.0) as u8).collect();
-    let coarse = Tensor::from_vec(coarse, (b, 14, 1, 14, 1), &Device::Cpu)?;
+        rule_values(&format!("{name}.labels"), b * g * g).into_iter().map(|u| ((u + 1.0) / 2.0 * 9.0) as u8).collect();
+    let coarse = Tensor::from_vec(coarse, (b, g, 1, g, 1), &Device::Cpu)?;
     Ok(Batch {
-        images: Tensor::from_vec(images, (b, 1, 224, 224), &Device::Cpu)?,
-        embeddings: Tensor::from_vec(embeddings, (b, 256, 14, 14), &Device::Cpu)?,
-        labels: coarse.broadcast_as((b, 14, 4, 14, 4))?.contiguous()?.reshape((b, 56, 56))?,
+        images: Tensor::from_vec(images, (b, 1, size, size), &Device::Cpu)?,
+        embeddings: Tensor::from_vec(embeddings, (b, 256, g, g), &Device::Cpu)?,
+        labels: coarse.broadcast_as((b, g, 4, g, 4))?.contiguous()?.reshape((b, 4 * g, 4 * g))?,
     })
 }
 

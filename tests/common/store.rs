@@ -28,10 +28,15 @@ pub const NUM_CLASSES: usize = 3;
 
 /// Writes a store at `path`; `seed` goes into its tensors and its `cache_id`.
 pub fn write_store(path: &Path, dtype: StoreDtype, augment: AugmentPolicy, seed: u64) -> Store {
+    write_store_of(path, dtype, [augment, AugmentPolicy::None], seed)
+}
+
+/// As [`write_store`], with the variants of both splits.
+pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2], seed: u64) -> Store {
     let mut config = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed });
     config.image_size = IMAGE_SIZE;
     config.data_size = IMAGE_SIZE;
-    config.augment = augment;
+    [config.augment, config.test_augment] = augment;
     config.dtype = dtype;
     config.class_names = vec!["spleen".into(), "liver".into()];
     let source = SourceFile { path: "img.nii".into(), sha256: "0".repeat(64) };
@@ -109,7 +114,7 @@ fn paint(images: &mut [f32], labels: &[u8], variants: usize) {
 
 /// SAM's decoder by the rule, with its own 4 mask tokens, as the bytes of a safetensors file.
 pub fn decoder_bytes(store: &Path) -> Vec<u8> {
-    let config = ModelConfig { image_size: IMAGE_SIZE, num_classes: 4, arm: Arm::Full };
+    let config = ModelConfig::published(IMAGE_SIZE, 4, Arm::Full);
     let tensors: Vec<(String, Tensor)> = ModelWeights::expected(&config)
         .into_iter()
         .filter_map(|(name, shape)| {

@@ -1,4 +1,5 @@
-//! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS]` prints the median seconds an image.
+//! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS] [resnet18|resnet34|resnet50|vit-tiny] [scalar|channel|pixel]`
+//! prints the median seconds an image.
 //!
 //! A step is forward, loss, backward and the AdamW update, from images and embeddings that are already in memory, with seeded
 //! random weights; `bench/time_step.py` does the same in PyTorch.
@@ -6,7 +7,7 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use sam_ladder_schemas::train::{Arm, OptimizerKind};
+use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetwork};
 use sam_ladder_train::loss::ladder_loss;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
 use sam_ladder_train::optimizer::Optimizer;
@@ -50,10 +51,21 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     allocator::keep_freed_pages();
-    let arguments: Vec<usize> = std::env::args().skip(1).map(|argument| argument.parse()).collect::<Result<_, _>>()?;
-    let &[size, batch, ..] = arguments.as_slice() else { return Err("usage: bench_step SIZE BATCH [STEPS]".into()) };
-    let steps = arguments.get(2).copied().unwrap_or(5).max(1);
-    let config = ModelConfig { image_size: size, num_classes: 9, arm: Arm::Full };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| arguments.get(at).map(|argument| argument.parse::<usize>()).transpose();
+    let (Some(size), Some(batch)) = (number(0)?, number(1)?) else {
+        return Err("usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE]".into());
+    };
+    let steps = number(2)?.unwrap_or(5).max(1);
+    let mut config = ModelConfig::published(size, 9, Arm::Full);
+    if let Some(name) = arguments.get(3) {
+        let all = [SideNetwork::Resnet18, SideNetwork::Resnet34, SideNetwork::Resnet50, SideNetwork::VitTiny];
+        config.side_network = all.into_iter().find(|network| network.name() == name).ok_or("no such side network")?;
+    }
+    if let Some(name) = arguments.get(4) {
+        let all = [GateKind::Scalar, GateKind::Channel, GateKind::Pixel];
+        config.gate = all.into_iter().find(|gate| gate.name() == name).ok_or("no such gate")?;
+    }
     let model = LadderSam::new(&config, &weights(&config)?, &Device::Cpu)?;
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
     let (grid, low) = (size / 16, size / 4);
@@ -84,6 +96,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let [forward, loss, backward, update] = parts.map(median);
+    let parameters: usize = model.trainable().iter().map(|(_, var)| var.elem_count()).sum();
+    println!("{parameters} parameters are trained");
     println!("forward {forward:.3} s, loss {loss:.3} s, backward {backward:.3} s, optimizer {update:.3} s");
     let least = totals.iter().copied().fold(f64::INFINITY, f64::min);
     let total = median(totals);

@@ -45,7 +45,16 @@ pub fn export(args: &ExportArgs) -> Result<usize> {
         )));
     }
     let record = read_record(&args.run)?;
-    let config = ModelConfig { image_size: record.image_size, num_classes: record.num_classes, arm: record.config.arm };
+    let config = ModelConfig::of_run(&record.config, record.image_size, record.num_classes);
+    if !config.has_published_names() {
+        return Err(TrainError::Input(format!(
+            "{}: its side network is {} and its gate {}, and the published code has resnet18 and scalar alone: there are no published names to export to; {} holds the model under names of its own",
+            args.run.display(),
+            config.side_network.name(),
+            config.gate.name(),
+            run_checkpoint(&args.run, args.checkpoint).display()
+        )));
+    }
     let path = run_checkpoint(&args.run, args.checkpoint);
     if read_info(&path)?.is_none() {
         let reason = "it was not written by this program; train anew".to_string();

@@ -1,4 +1,6 @@
-//! The initial weights of a run: from SAM's decoder, torchvision's ResNet-18, a whole model, or a seed.
+//! The initial weights of a run: from SAM's decoder, the side network's publisher, a whole model, or a seed.
+
+mod side_network;
 
 use crate::error::{Result, TrainError};
 use crate::model::{ModelConfig, ModelWeights};
@@ -8,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use sam_ladder_ops::state_dict::StateDict;
+pub(crate) use side_network::resnet_default;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +21,10 @@ pub(crate) const CNN_PREFIX: &str = "CNN_encoder.";
 /// Parts of SAM's decoder that the published code does not take from SAM's checkpoint (`except_keys` of its `load_from`).
 const SEEDED_PARTS: [&str; 3] = ["mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head"];
 /// Parts of the published state dict that the forward pass reads from the store, or not at all.
-const UNUSED_PARTS: [&str; 4] = ["sam.image_encoder.", "sam_encoder.", "CNN_encoder.layer4.", "CNN_encoder.fc."];
+const UNUSED_PARTS: [&str; 5] =
+    ["sam.image_encoder.", "sam_encoder.", "CNN_encoder.layer4.", "CNN_encoder.fc.", "CNN_encoder.head."];
+/// The gate's parameters.
+const GATE_PREFIX: &str = "sam.alpha";
 /// A batch norm's step counter, which torchvision's older checkpoints lack.
 const COUNTER: &str = "num_batches_tracked";
 
@@ -27,7 +33,7 @@ const COUNTER: &str = "num_batches_tracked";
 pub struct InitSources {
     /// SAM's `prompt_encoder.…` and `mask_decoder.…`: the store's `sam_decoder.safetensors`.
     pub sam_decoder: PathBuf,
-    /// ResNet-18 under torchvision's names; random by `seed` without.
+    /// The side network under torchvision's or timm's names; random by `seed` without.
     pub cnn_checkpoint: Option<PathBuf>,
     /// A whole model in the published names; the other two are not read then.
     pub init: Option<PathBuf>,
@@ -66,18 +72,15 @@ pub fn whole_model(config: &ModelConfig, path: &Path) -> Result<ModelWeights> {
 
 fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights> {
     let decoder = StateDict::open(&sources.sam_decoder)?;
-    let cnn = sources.cnn_checkpoint.as_deref().map(open_resnet18).transpose()?;
+    let cnn = sources.cnn_checkpoint.as_deref().map(|path| side_network::open(config, path)).transpose()?;
     let expected = ModelWeights::expected(config);
     let shapes: HashMap<&str, &[usize]> = expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let mut weights = BTreeMap::new();
     for (name, shape) in &expected {
-        let tensor = if name == "sam.alpha" {
+        let tensor = if name.starts_with(GATE_PREFIX) {
             Tensor::zeros(shape.as_slice(), DType::F32, &Device::Cpu)?
         } else if let Some(cnn_name) = name.strip_prefix(CNN_PREFIX) {
-            match &cnn {
-                Some(file) => read(file, cnn_name, name, shape)?,
-                None => resnet_default(name, shape, sources.seed)?,
-            }
+            side_network::weight(config, cnn.as_ref(), cnn_name, shape, sources.seed)?
         } else if SEEDED_PARTS.iter().any(|part| name.contains(part)) {
             decoder_default(name, shape, &shapes, sources.seed)?
         } else {
@@ -89,24 +92,12 @@ fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights>
     Ok(ModelWeights(weights))
 }
 
-/// A torchvision checkpoint of ResNet-18; `layer4` and the classifier are known and passed over.
-fn open_resnet18(path: &Path) -> Result<StateDict> {
-    let file = StateDict::open(path)?;
-    let config = ModelConfig { image_size: 16, num_classes: 2, arm: sam_ladder_schemas::train::Arm::Full };
-    let expected = ModelWeights::expected(&config);
-    refuse_unknown(path, &file, |name| {
-        let name = format!("{CNN_PREFIX}{name}");
-        UNUSED_PARTS.iter().any(|part| name.starts_with(part)) || expected.iter().any(|(known, _)| *known == name)
-    })?;
-    Ok(file)
-}
-
 fn refuse_unknown(path: &Path, file: &StateDict, known: impl Fn(&str) -> bool) -> Result<()> {
     let mut unknown: Vec<String> = file.names().map(|name| name.to_string()).filter(|name| !known(name)).collect();
     unknown.sort_unstable();
     let Some(first) = unknown.first() else { return Ok(()) };
     Err(TrainError::Input(format!(
-        "{}: key {first} is not part of the model ({} such keys): expected the published names for --init, torchvision's ResNet-18 for --cnn-checkpoint",
+        "{}: key {first} is not part of the model ({} such keys): expected the published names for --init, the side network's of its publisher (torchvision's ResNet-18 unless --side-network says otherwise) for --cnn-checkpoint",
         path.display(),
         unknown.len()
     )))
@@ -123,24 +114,6 @@ fn read(file: &StateDict, key: &str, name: &str, shape: &[usize]) -> Result<Tens
     Ok(file.expect(key, shape, &Device::Cpu)?)
 }
 
-/// torchvision's initial ResNet: convolutions Kaiming-normal over the fan-out, batch norm the identity.
-pub(crate) fn resnet_default(name: &str, shape: &[usize], seed: u64) -> Result<Tensor> {
-    let constant = |value: f64| Tensor::full(value as f32, shape, &Device::Cpu);
-    Ok(match shape {
-        [] => Tensor::zeros(shape, DType::I64, &Device::Cpu)?,
-        [_] if name.ends_with("weight") || name.ends_with("running_var") => constant(1.0)?,
-        [_] => constant(0.0)?,
-        [outputs, _, kernel @ ..] => {
-            let fan_out = outputs * kernel.iter().product::<usize>();
-            let deviation = (2.0 / fan_out as f64).sqrt();
-            seeded(name, shape, seed, |rng| {
-                let value: f64 = StandardNormal.sample(rng);
-                (value * deviation) as f32
-            })?
-        }
-    })
-}
-
 /// PyTorch's defaults: embeddings from N(0, 1); a linear layer's weight and bias from U(-1/√fan_in, 1/√fan_in).
 fn decoder_default(name: &str, shape: &[usize], shapes: &HashMap<&str, &[usize]>, seed: u64) -> Result<Tensor> {
     if name.ends_with("mask_tokens.weight") {
@@ -151,6 +124,11 @@ fn decoder_default(name: &str, shape: &[usize], shapes: &HashMap<&str, &[usize]>
         Some([_, inputs]) => *inputs,
         other => return Err(TrainError::Input(format!("{name}: no linear layer's weight, its layer has shape {other:?}"))),
     };
+    uniform_by_fan_in(name, shape, fan_in, seed)
+}
+
+/// U(-1/√fan_in, 1/√fan_in), PyTorch's default for linear layers and convolutions.
+fn uniform_by_fan_in(name: &str, shape: &[usize], fan_in: usize, seed: u64) -> Result<Tensor> {
     let bound = 1.0 / (fan_in as f32).sqrt();
     let range = Uniform::new(-bound, bound).map_err(|error| TrainError::Input(format!("{name}: {error}")))?;
     seeded(name, shape, seed, |rng| range.sample(rng))

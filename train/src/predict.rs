@@ -1,15 +1,15 @@
 //! From a model and a store to masks at the scans' own resolution.
 
+use crate::ensemble::masks_of_logits;
 use crate::error::{Result, TrainError};
 use crate::init::{InitSources, initial_weights, whole_model};
-use crate::model::{LadderSam, ModelConfig, upsample_masks};
+use crate::model::{LadderSam, ModelConfig};
 use crate::run::checkpoint::read_info;
 use crate::run::trainer::{Geometry, input_tensors};
 use crate::run::{check_same_encoder, read_record};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sam_ladder_cache::{Batch, Store};
-use sam_ladder_ops::ndimage::zoom_nearest;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::train::{Arm, BEST_CHECKPOINT, CHECKPOINT};
 use sam_ladder_schemas::variants::{Variant, VariantKind};
@@ -61,7 +61,7 @@ pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Resu
     let geometry = Geometry::of(store.config());
     match source {
         WeightSource::ZeroShot { seed, arm } => {
-            let config = ModelConfig { image_size: geometry.image_size, num_classes: geometry.num_classes, arm: *arm };
+            let config = ModelConfig::published(geometry.image_size, geometry.num_classes, *arm);
             let sources = InitSources { sam_decoder: store.decoder_path(), cnn_checkpoint: None, init: None, seed: *seed };
             Ok(LadderSam::new(&config, &initial_weights(&config, &sources)?, device)?)
         }
@@ -107,8 +107,9 @@ pub fn load_trained(source: &WeightSource, geometry: Geometry, device: &Device) 
             return differs("number of channels", info.channels, geometry.channels);
         }
     }
-    let arm = info.map_or(Arm::Full, |info| info.arm);
-    let config = ModelConfig { image_size: geometry.image_size, num_classes: geometry.num_classes, arm };
+    let arm = info.as_ref().map_or(Arm::Full, |info| info.arm);
+    let published = ModelConfig::published(geometry.image_size, geometry.num_classes, arm);
+    let config = info.map_or(published, |info| ModelConfig { side_network: info.side_network, gate: info.gate, ..published });
     Ok(LadderSam::new(&config, &whole_model(&config, &path)?, device)?)
 }
 
@@ -217,15 +218,7 @@ pub fn predict_slices(model: &LadderSam, batch: &Batch, count: usize, size: [usi
     let channels = batch.images.len() / (count * s * s).max(1);
     let geometry = Geometry { image_size: s, num_classes: model.config().num_classes, channels };
     let (images, embeddings) = input_tensors(batch, count, geometry, model.image_pe().device())?;
-    let low_res_logits = model.forward(&images, &embeddings)?; // [count, C, s/4, s/4]
-    let mut out = Vec::with_capacity(count * size[0] * size[1]);
-    // One slice at a time: at 1024 pixels its logits take 36 MiB.
-    for index in 0..count {
-        let logits = upsample_masks(&low_res_logits.narrow(0, index, 1)?.contiguous()?, s)?; // [1, C, s, s]
-        let classes = argmax_classes(&logits)?; // [s, s]
-        out.extend(zoom_nearest(&classes, [s, s], size));
-    }
-    Ok(out)
+    masks_of_logits(&[model.forward(&images, &embeddings)?], s, size)
 }
 
 /// The class of the highest logit of each pixel, the first of equals as `torch.argmax` has it: `[b, C, h, w]` → `[b, h, w]`.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use candle_core::{DType, Device, Result, Tensor};
-use sam_ladder_schemas::train::{Arm, OptimizerKind};
+use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetwork};
 use sam_ladder_train::loss::ladder_loss;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelError, ModelWeights, upsample_masks};
 use sam_ladder_train::optimizer::Optimizer;
@@ -11,7 +11,7 @@ use sam_ladder_train::optimizer::Optimizer;
 const SIZE: usize = 32;
 
 fn config(arm: Arm) -> ModelConfig {
-    ModelConfig { image_size: SIZE, num_classes: 9, arm }
+    ModelConfig::published(SIZE, 9, arm)
 }
 
 /// Deterministic values in [-1, 1).
@@ -115,6 +115,66 @@ fn exactly_the_cnn_alpha_and_output_upscaling_are_trained() {
         assert_eq!(trained, expected);
         assert!(!trained.iter().any(|name| name.contains("layer4") || name.contains(".fc.")));
     }
+}
+
+#[test]
+fn each_option_trains_what_it_says_beside_that() {
+    let published = config(Arm::Full);
+    let trained = |config: &ModelConfig| -> HashSet<String> {
+        let model = LadderSam::new(config, &weights(config), &Device::Cpu).unwrap();
+        let state: Vec<String> = model.state_dict().unwrap().into_iter().map(|(name, _)| name).collect();
+        let expected: Vec<String> = ModelWeights::expected(config).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(state, expected);
+        model.trainable().iter().map(|(name, _)| name.clone()).collect()
+    };
+    let base = trained(&published);
+    let gained = |config: ModelConfig| -> Vec<String> {
+        let now = trained(&config);
+        let mut gained: Vec<String> = now.difference(&base).cloned().collect();
+        gained.sort();
+        let lost: Vec<&String> = base.difference(&now).filter(|name| !name.starts_with("CNN_encoder.")).collect();
+        assert!(lost.is_empty() || (config.gate == GateKind::Pixel && lost == ["sam.alpha"]), "{lost:?}");
+        gained
+    };
+    assert!(gained(ModelConfig { gate: GateKind::Channel, ..published }).is_empty());
+    assert_eq!(gained(ModelConfig { gate: GateKind::Pixel, ..published }), ["sam.alpha.bias", "sam.alpha.weight"]);
+    assert_eq!(gained(ModelConfig { train_mask_tokens: true, ..published }), ["sam.mask_decoder.mask_tokens.weight"]);
+    let hypernetworks = gained(ModelConfig { train_hypernetworks: true, ..published });
+    assert_eq!(hypernetworks.len(), 9 * 3 * 2);
+    assert!(hypernetworks.iter().all(|name| name.starts_with("sam.mask_decoder.output_hypernetworks_mlps.")));
+    // Every tensor of a side network trains but the statistics of its batch norms.
+    for side_network in [SideNetwork::Resnet34, SideNetwork::Resnet50, SideNetwork::VitTiny] {
+        let config = ModelConfig { side_network, ..published };
+        let all = ModelWeights::expected(&config).into_iter().map(|(name, _)| name);
+        let buffer = |name: &str| name.contains(".running_") || name.ends_with("num_batches_tracked");
+        let expected: HashSet<String> = all.filter(|name| name.starts_with("CNN_encoder.") && !buffer(name)).collect();
+        let found: HashSet<String> = trained(&config).into_iter().filter(|name| name.starts_with("CNN_encoder.")).collect();
+        assert_eq!(found, expected);
+        let projected = found.contains("CNN_encoder.projection.weight");
+        assert_eq!(projected, side_network != SideNetwork::Resnet34);
+    }
+}
+
+#[test]
+fn every_gate_starts_where_the_published_one_does() -> Result<()> {
+    let (images, embeddings, _) = batch()?;
+    let published_config = config(Arm::Full);
+    let logits = |gate: GateKind| {
+        let config = ModelConfig { gate, ..published_config };
+        let mut weights = weights(&published_config);
+        weights.0.remove("sam.alpha");
+        for (name, shape) in ModelWeights::expected(&config).into_iter().filter(|(name, _)| name.starts_with("sam.alpha")) {
+            weights.0.insert(name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
+        }
+        let model = LadderSam::new(&config, &weights, &Device::Cpu).unwrap();
+        let logits = values(&model.forward(&images, &embeddings).unwrap());
+        assert_eq!((model.alpha().unwrap(), model.gate().unwrap()), (0.0, 0.5));
+        logits
+    };
+    let published = logits(GateKind::Scalar);
+    assert_eq!(published, logits(GateKind::Channel));
+    assert_eq!(published, logits(GateKind::Pixel));
+    Ok(())
 }
 
 #[test]
@@ -231,7 +291,7 @@ fn wrong_weights_are_refused_by_name() {
 #[test]
 fn impossible_settings_are_refused() {
     for (image_size, num_classes) in [(0, 9), (40, 9), (32, 1)] {
-        let config = ModelConfig { image_size, num_classes, arm: Arm::Full };
+        let config = ModelConfig::published(image_size, num_classes, Arm::Full);
         assert!(matches!(LadderSam::new(&config, &weights(&config), &Device::Cpu), Err(ModelError::Config(_))));
     }
 }

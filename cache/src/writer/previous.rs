@@ -157,8 +157,8 @@ fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Opt
 /// the same.
 pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
     let asked = layout.attributes();
-    let same_variants =
-        PrecomputeConfig { augment: asked.config.augment, rotation_step: asked.config.rotation_step, ..found.config.clone() };
+    let PrecomputeConfig { augment, test_augment, rotation_step, .. } = asked.config;
+    let same_variants = PrecomputeConfig { augment, test_augment, rotation_step, ..found.config.clone() };
     let Ok(before) = StoreLayout::of(found) else { return false };
     let kinds = |variants: Vec<Variant>| variants.into_iter().map(|variant| variant.kind).collect::<Vec<_>>();
     let more_variants = Split::ALL.into_iter().all(|split| {

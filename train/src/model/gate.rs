@@ -1,42 +1,108 @@
-//! The gate of the paper's equation (1): x = g·x_sam + (1 - g)·x_cnn with g = sigmoid(α).
+//! The gate of the paper's equation (1): x = g·x_sam + (1 - g)·x_cnn.
+//!
+//! | gate | g | parameters |
+//! | --- | --- | --- |
+//! | `scalar`, the published one | sigmoid(α) | `sam.alpha` `[1]` |
+//! | `channel` | g\[c\] = sigmoid(α\[c\]) | `sam.alpha` `[256, 1, 1]` |
+//! | `pixel` | g\[y, x\] = sigmoid(Σ_c (w\[c\]·x_sam\[c, y, x\] + w\[256 + c\]·x_cnn\[c, y, x\]) + b), a 1×1 convolution of both embeddings | `sam.alpha.weight` `[1, 512, 1, 1]`, `sam.alpha.bias` `[1]` |
+//!
+//! All parameters start at 0, so each gate starts where the published one does, at ½ everywhere.
+
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor};
-use sam_ladder_schemas::train::Arm;
+use sam_ladder_ops::conv2d::conv2d;
+use sam_ladder_schemas::train::{Arm, GateKind};
 
 use super::parameters::{Parameters, Trainable};
+use super::weights::{EMBED_DIM, Names};
 use super::{Mode, ModelError};
 
-/// α and what it means in each arm.
+const ALPHA: &str = "sam.alpha";
+
+/// Parameters and what they mean in each arm.
 pub(super) struct Gate {
     arm: Arm,
-    alpha: Trainable,
+    kind: Kind,
+}
+
+enum Kind {
+    /// One α, or one a channel.
+    Constant(Trainable),
+    Pixel {
+        weight: Trainable,
+        bias: Trainable,
+        /// Mean of the gate over the last batch, a scalar: there is no one value without a batch.
+        last_mean: Mutex<Option<Tensor>>,
+    },
 }
 
 impl Gate {
-    pub(super) fn new(arm: Arm, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
-        Ok(Gate { arm, alpha: parameters.trainable_tensor("sam.alpha")? })
+    pub(super) fn new(arm: Arm, gate: GateKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        let kind = match gate {
+            GateKind::Scalar | GateKind::Channel => Kind::Constant(parameters.trainable_tensor(ALPHA)?),
+            GateKind::Pixel => Kind::Pixel {
+                weight: parameters.trainable_tensor(&format!("{ALPHA}.weight"))?,
+                bias: parameters.trainable_tensor(&format!("{ALPHA}.bias"))?,
+                last_mean: Mutex::new(None),
+            },
+        };
+        Ok(Gate { arm, kind })
     }
 
     /// `[b, c, g, g]` twice → `[b, c, g, g]`.
     pub(super) fn forward(&self, sam: &Tensor, cnn: &Tensor, mode: Mode) -> Result<Tensor> {
-        let gate = sigmoid(&self.alpha.get(mode))?;
+        let gate = match &self.kind {
+            Kind::Constant(alpha) => sigmoid(&alpha.get(mode))?,
+            Kind::Pixel { weight, bias, last_mean } => {
+                let c = sam.dim(1)?;
+                let weight = weight.get(mode);
+                let logits = (conv2d(sam, &weight.narrow(1, 0, c)?, 1, 0)? + conv2d(cnn, &weight.narrow(1, c, c)?, 1, 0)?)?;
+                let gate = sigmoid(&logits.broadcast_add(&bias.get(mode).reshape((1, 1, 1, 1))?)?)?; // [b, 1, g, g]
+                *last_mean.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate.detach().mean_all()?);
+                gate
+            }
+        };
         // cnn + g·(sam - cnn)
         (sam - cnn)?.broadcast_mul(&gate)? + cnn
     }
 
+    /// α; its mean over the channels; the bias of the pixels' gate.
     pub(super) fn alpha(&self) -> Result<f32> {
-        self.alpha.get(Mode::Eval).get(0)?.to_scalar::<f32>()
+        let alpha = match &self.kind {
+            Kind::Constant(alpha) => alpha.get(Mode::Eval),
+            Kind::Pixel { bias, .. } => bias.get(Mode::Eval),
+        };
+        if alpha.dims() == [1] { alpha.get(0)?.to_scalar::<f32>() } else { alpha.mean_all()?.to_scalar::<f32>() }
     }
 
+    /// The weight that x_sam has: of channels the mean, of pixels the mean over the last batch.
     pub(super) fn value(&self) -> Result<f32> {
-        Ok(match self.arm {
-            Arm::Full => 1.0 / (1.0 + (-self.alpha()?).exp()),
-            Arm::CnnOnly => 0.0,
-            Arm::SamOnly => 1.0,
-        })
+        match self.arm {
+            Arm::CnnOnly => return Ok(0.0),
+            Arm::SamOnly => return Ok(1.0),
+            Arm::Full => {}
+        }
+        match &self.kind {
+            Kind::Constant(alpha) if alpha.var().dims() != [1] => sigmoid(&alpha.get(Mode::Eval))?.mean_all()?.to_scalar::<f32>(),
+            Kind::Pixel { last_mean, .. } => {
+                let last = last_mean.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                last.map_or_else(|| Ok(1.0 / (1.0 + (-self.alpha()?).exp())), |mean| mean.to_scalar::<f32>())
+            }
+            Kind::Constant(_) => Ok(1.0 / (1.0 + (-self.alpha()?).exp())),
+        }
     }
 }
 
 fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// Names and shapes of the gate's parameters.
+pub(super) fn gate_names(list: &mut Names, gate: GateKind) {
+    match gate {
+        GateKind::Scalar => list.add(ALPHA, &[1]),
+        GateKind::Channel => list.add(ALPHA, &[EMBED_DIM, 1, 1]),
+        GateKind::Pixel => list.add_affine(ALPHA, &[1, 2 * EMBED_DIM, 1, 1]),
+    }
 }

@@ -1,16 +1,16 @@
-//! SAM's mask decoder without prompts. Only `output_upscaling` is trained.
+//! SAM's mask decoder without prompts. `output_upscaling` is trained; mask tokens and hypernetworks are where that is asked for.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::activation::gelu;
 use sam_ladder_ops::conv_transpose::conv_transpose2d_2x2;
 use sam_ladder_ops::norm::layer_norm_2d;
 
-use super::mlp::Mlp;
+use super::mlp::Hypernetwork;
 use super::parameters::{Parameters, Trainable};
 use super::prompt_encoder::PromptEncoder;
-use super::transformer::TwoWayTransformer;
+use super::transformer::{MaskTokens, TwoWayTransformer};
 use super::weights::EMBED_DIM;
-use super::{Mode, ModelError};
+use super::{Mode, ModelConfig, ModelError};
 
 const EPS_2D: f64 = 1e-6;
 
@@ -18,29 +18,33 @@ const EPS_2D: f64 = 1e-6;
 pub(super) struct MaskDecoder {
     transformer: TwoWayTransformer,
     upscaling: OutputUpscaling,
-    hypernetworks: Vec<Mlp>,
+    hypernetworks: Vec<Hypernetwork>,
     /// [1, 1, 256]
     no_mask_embed: Tensor,
 }
 
 impl MaskDecoder {
     pub(super) fn new(
-        num_classes: usize,
+        config: &ModelConfig,
         prompts: &PromptEncoder,
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
         let p = "sam.mask_decoder";
         let iou_token = parameters.frozen(&format!("{p}.iou_token.weight"))?;
-        let mask_tokens = parameters.frozen(&format!("{p}.mask_tokens.weight"))?;
-        let tokens = Tensor::cat(&[&iou_token, &mask_tokens], 0)?.unsqueeze(0)?; // [1, 1 + C, 256]
+        let mask_tokens = format!("{p}.mask_tokens.weight");
+        let tokens = if config.train_mask_tokens {
+            MaskTokens::Trained { iou_token, mask_tokens: parameters.trainable_tensor(&mask_tokens)? }
+        } else {
+            MaskTokens::Frozen(Tensor::cat(&[&iou_token, &parameters.frozen(&mask_tokens)?], 0)?.unsqueeze(0)?) // [1, 1 + C, 256]
+        };
         let image_pe = prompts.image_pe().flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [1, n, 256]
-        let transformer = TwoWayTransformer::new(&format!("{p}.transformer"), &tokens, &image_pe, parameters)?;
+        let transformer = TwoWayTransformer::new(&format!("{p}.transformer"), tokens, &image_pe, parameters)?;
         let upscaling = OutputUpscaling::new(&format!("{p}.output_upscaling"), parameters)?;
-        let hypernetworks = (0..num_classes)
+        let hypernetworks = (0..config.num_classes)
             .map(|class| {
                 let layers: Vec<String> =
                     (0..3).map(|layer| format!("{p}.output_hypernetworks_mlps.{class}.layers.{layer}")).collect();
-                Mlp::new(&layers, parameters)
+                Hypernetwork::new(&layers, config.train_hypernetworks, parameters)
             })
             .collect::<std::result::Result<_, _>>()?;
         let no_mask_embed = prompts.no_mask_embed().reshape((1, 1, EMBED_DIM))?;
@@ -52,14 +56,14 @@ impl MaskDecoder {
         let (b, c, h, w) = x.dims4()?;
         let image = x.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [b, n, 256]
         let image = image.broadcast_add(&self.no_mask_embed)?;
-        let (tokens, image) = self.transformer.forward(&image)?;
+        let (tokens, image) = self.transformer.forward(&image, mode)?;
         let image = image.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
         let upscaled = self.upscaling.forward(&image, mode)?; // [b, 32, 4h, 4w]
         let hyper = self
             .hypernetworks
             .iter()
             .enumerate()
-            .map(|(class, mlp)| mlp.forward(&tokens.narrow(1, 1 + class, 1)?.contiguous()?)) // [b, 1, 32]
+            .map(|(class, mlp)| mlp.forward(&tokens.narrow(1, 1 + class, 1)?.contiguous()?, mode)) // [b, 1, 32]
             .collect::<Result<Vec<_>>>()?;
         let hyper = Tensor::cat(&hyper, 1)?; // [b, C, 32]
         let masks = hyper.matmul(&upscaled.flatten_from(2)?)?; // [b, C, 16·h·w]

@@ -1,10 +1,10 @@
-//! Linear layers of frozen weights, and the perceptrons of the mask decoder.
+//! Linear layers, and the perceptrons of the mask decoder.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::linear::linear;
 
-use super::ModelError;
-use super::parameters::Parameters;
+use super::parameters::{Parameters, Trainable};
+use super::{Mode, ModelError};
 
 /// A frozen linear layer.
 pub(super) struct Linear {
@@ -50,6 +50,61 @@ impl Mlp {
                 x = x.relu()?;
             }
             x = layer.forward(&x)?;
+        }
+        Ok(x)
+    }
+}
+
+/// A linear layer that trains.
+pub(super) struct TrainedLinear {
+    /// [out, in]
+    weight: Trainable,
+    /// [out]
+    bias: Trainable,
+}
+
+impl TrainedLinear {
+    pub(super) fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(TrainedLinear {
+            weight: parameters.trainable_tensor(&format!("{prefix}.weight"))?,
+            bias: parameters.trainable_tensor(&format!("{prefix}.bias"))?,
+        })
+    }
+
+    /// `[.., in]` → `[.., out]`
+    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        linear(x, &self.weight.get(mode), Some(&self.bias.get(mode)))
+    }
+}
+
+/// `output_hypernetworks_mlps.{class}`: frozen, as published, or trained.
+pub(super) enum Hypernetwork {
+    Frozen(Mlp),
+    Trained(Vec<TrainedLinear>),
+}
+
+impl Hypernetwork {
+    /// Layers at these prefixes, in order.
+    pub(super) fn new(prefixes: &[String], trained: bool, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        if !trained {
+            return Ok(Hypernetwork::Frozen(Mlp::new(prefixes, parameters)?));
+        }
+        let layers = prefixes.iter().map(|prefix| TrainedLinear::new(prefix, parameters));
+        Ok(Hypernetwork::Trained(layers.collect::<std::result::Result<_, _>>()?))
+    }
+
+    /// `[.., 256]` → `[.., 32]`
+    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let layers = match self {
+            Hypernetwork::Frozen(mlp) => return mlp.forward(x),
+            Hypernetwork::Trained(layers) => layers,
+        };
+        let mut x = x.clone();
+        for (i, layer) in layers.iter().enumerate() {
+            if i > 0 {
+                x = x.relu()?;
+            }
+            x = layer.forward(&x, mode)?;
         }
         Ok(x)
     }

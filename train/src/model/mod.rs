@@ -1,4 +1,4 @@
-//! The model: ResNet-18 to layer3 beside a cache of SAM's embeddings, the gate between them, SAM's mask decoder without prompts.
+//! The model: a side network beside a cache of SAM's embeddings, the gate between them, SAM's mask decoder without prompts.
 //!
 //! ```text
 //! images ─▶ ResNet ─▶ x_cnn ┐
@@ -6,20 +6,26 @@
 //! store  ──────────▶ x_sam ┘               (9 mask tokens)
 //! ```
 //!
-//! Trainable are the CNN, α and `output_upscaling`; everything else is frozen, and gradients flow through it to the CNN.
+//! Trainable are the CNN, α and `output_upscaling`; everything else is frozen, and gradients flow through it to the CNN. That is the
+//! published model; [`ModelConfig`] has other side networks and gates, and can train the mask tokens and hypernetworks too.
 
+mod batch_norm;
 mod gate;
 mod mask_decoder;
 mod mlp;
 mod parameters;
+mod projection;
 mod prompt_encoder;
+mod residual_block;
 mod resnet;
+mod side_network;
 mod transformer;
+mod vit;
 mod weights;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
-use sam_ladder_schemas::train::Arm;
+use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork as SideNetworkChoice, TrainConfig};
 
 pub use weights::{ModelError, ModelWeights};
 
@@ -27,7 +33,7 @@ use gate::Gate;
 use mask_decoder::MaskDecoder;
 use parameters::Parameters;
 use prompt_encoder::PromptEncoder;
-use resnet::{ResNet, Tape};
+use side_network::{SideNetwork, SideTape};
 
 /// Side of a pixel of the image embeddings, in pixels of the network's input.
 const PATCH_SIZE: usize = 16;
@@ -41,6 +47,47 @@ pub struct ModelConfig {
     pub num_classes: usize,
     /// What the mask decoder sees.
     pub arm: Arm,
+    /// The side network.
+    pub side_network: SideNetworkChoice,
+    /// The gate.
+    pub gate: GateKind,
+    /// Whether the mask tokens are trained.
+    pub train_mask_tokens: bool,
+    /// Whether the hypernetworks are trained.
+    pub train_hypernetworks: bool,
+}
+
+impl ModelConfig {
+    /// The published model's side network and gate, and nothing trained that it does not train.
+    pub fn published(image_size: usize, num_classes: usize, arm: Arm) -> Self {
+        ModelConfig {
+            image_size,
+            num_classes,
+            arm,
+            side_network: SideNetworkChoice::Resnet18,
+            gate: GateKind::Scalar,
+            train_mask_tokens: false,
+            train_hypernetworks: false,
+        }
+    }
+
+    /// What a run of these settings trains.
+    pub fn of_run(config: &TrainConfig, image_size: usize, num_classes: usize) -> Self {
+        ModelConfig {
+            image_size,
+            num_classes,
+            arm: config.arm,
+            side_network: config.side_network,
+            gate: config.gate,
+            train_mask_tokens: config.train_mask_tokens,
+            train_hypernetworks: config.train_hypernetworks,
+        }
+    }
+
+    /// Whether the published code's model has the same tensors.
+    pub fn has_published_names(&self) -> bool {
+        self.side_network == SideNetworkChoice::Resnet18 && self.gate == GateKind::Scalar
+    }
 }
 
 /// Whether a gradient will be asked for.
@@ -55,7 +102,7 @@ enum Mode {
 /// The published model (SAM-LST) less its image encoder.
 pub struct LadderSam {
     config: ModelConfig,
-    resnet: ResNet,
+    side_network: SideNetwork,
     gate: Gate,
     prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
@@ -67,7 +114,7 @@ pub struct TrainPass<'a> {
     /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`, with candle's graph back to x_cnn, α and `output_upscaling`.
     pub low_res_logits: Tensor,
     /// x_cnn as a leaf of that graph, and the side network's way back from it.
-    cnn: Option<(Var, &'a ResNet, Tape)>,
+    cnn: Option<(Var, &'a SideNetwork, SideTape)>,
 }
 
 impl TrainPass<'_> {
@@ -82,11 +129,11 @@ impl TrainPass<'_> {
         let TrainPass { low_res_logits, cnn } = self;
         let mut grads = loss.backward()?;
         drop((loss, low_res_logits));
-        if let Some((x_cnn, resnet, tape)) = cnn
+        if let Some((x_cnn, side_network, tape)) = cnn
             && let Some(grad) = grads.remove(&x_cnn)
         {
             drop(x_cnn);
-            resnet.backward(tape, grad, &mut grads)?;
+            side_network.backward(tape, grad, &mut grads)?;
         }
         Ok(grads)
     }
@@ -109,12 +156,12 @@ impl LadderSam {
         }
         weights.check(config)?;
         let mut parameters = Parameters::new(weights, device);
-        let gate = Gate::new(config.arm, &mut parameters)?;
+        let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
-        let mask_decoder = MaskDecoder::new(config.num_classes, &prompt_encoder, &mut parameters)?;
-        let resnet = ResNet::new(&mut parameters)?;
+        let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
+        let side_network = SideNetwork::new(config.side_network, &mut parameters)?;
         parameters.seal(config)?;
-        Ok(LadderSam { config: *config, resnet, gate, prompt_encoder, mask_decoder, parameters })
+        Ok(LadderSam { config: *config, side_network, gate, prompt_encoder, mask_decoder, parameters })
     }
 
     /// The configuration that the model was made with.
@@ -122,7 +169,8 @@ impl LadderSam {
         &self.config
     }
 
-    /// The trainable variables by name: `sam.alpha`, `sam.mask_decoder.output_upscaling.…`, `CNN_encoder.…`; the same in every arm.
+    /// The trainable variables by name: `sam.alpha`, `sam.mask_decoder.output_upscaling.…`, `CNN_encoder.…`, and what else the config
+    /// asks for; the same in every arm.
     pub fn trainable(&self) -> &[(String, Var)] {
         self.parameters.trainable()
     }
@@ -145,7 +193,7 @@ impl LadderSam {
     pub fn forward(&self, images: &Tensor, embeddings: &Tensor) -> Result<Tensor> {
         let x_cnn = match self.config.arm {
             Arm::SamOnly => None,
-            Arm::CnnOnly | Arm::Full => Some(self.resnet.forward(images)?),
+            Arm::CnnOnly | Arm::Full => Some(self.side_network.forward(images)?),
         };
         self.decode(x_cnn.as_ref(), embeddings, Mode::Eval)
     }
@@ -159,8 +207,8 @@ impl LadderSam {
         let cnn = match self.config.arm {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => {
-                let (x_cnn, tape) = self.resnet.forward_train(images)?;
-                Some((Var::from_tensor(&x_cnn)?, &self.resnet, tape))
+                let (x_cnn, tape) = self.side_network.forward_train(images)?;
+                Some((Var::from_tensor(&x_cnn)?, &self.side_network, tape))
             }
         };
         let x_cnn = cnn.as_ref().map(|(x_cnn, _, _)| x_cnn.as_tensor());
@@ -181,7 +229,7 @@ impl LadderSam {
     /// # Errors
     /// Images of another shape.
     pub fn cnn_embeddings(&self, images: &Tensor) -> Result<Tensor> {
-        Ok(self.resnet.forward_train(images)?.0)
+        Ok(self.side_network.forward_train(images)?.0)
     }
 
     /// SAM's dense positional encoding, `[1, 256, g, g]`.
@@ -189,7 +237,7 @@ impl LadderSam {
         self.prompt_encoder.image_pe()
     }
 
-    /// The parameter α, before the sigmoid. It has no gradient in the arms `cnn-only` and `sam-only` and keeps its value there.
+    /// The parameter α, before the sigmoid: its mean where there is one a channel, the bias of the pixels' gate. It has no gradient in the arms `cnn-only` and `sam-only` and keeps its value there.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -197,7 +245,8 @@ impl LadderSam {
         self.gate.alpha()
     }
 
-    /// The weight that x_sam has: sigmoid(α) in the full model, 0 in `cnn-only`, 1 in `sam-only`.
+    /// The weight that x_sam has: sigmoid(α) in the full model, 0 in `cnn-only`, 1 in `sam-only`. Of a gate of channels it is the mean, of
+    /// pixels the mean over the last batch.
     ///
     /// # Errors
     /// Those of the tensor library.

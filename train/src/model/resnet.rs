@@ -1,51 +1,97 @@
-//! The side network: torchvision's ResNet-18 up to layer3, 13 convolutions on the main path, sixteen pixels to one.
+//! torchvision's ResNets up to layer3, sixteen pixels to one: ResNet-18, the published side network with 13 convolutions on its main
+//! path, ResNet-34 and ResNet-50.
 //!
-//! In training it keeps a tape of its own instead of candle's graph: the results of the convolutions and of the blocks, and nothing else.
+//! In training they keep a tape of their own instead of candle's graph: the results of the convolutions and of the blocks, and nothing else.
 //! The normalised activations between a block's convolutions are made again on the way back, each tensor is dropped as soon as the way
 //! back is past it, and no gradient is summed into zeros first.
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var};
-use sam_ladder_ops::batch_norm::{
-    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_statistics, normalize,
-    normalize_backward,
-};
+use candle_core::{Result, Tensor};
 use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
-use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight};
-use sam_ladder_ops::elementwise::{add_relu, relu_backward, relu_backward_sum};
+use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_weight};
 use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
 
+use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::parameters::{Parameters, Trainable};
+use super::projection::{Projection, projection_names};
+use super::residual_block::{BlockShape, BlockTape, ResidualBlock};
+use super::weights::{EMBED_DIM, Names};
 use super::{Mode, ModelError};
 
-/// Layer number, channels in, channels out. Layer 1 keeps the resolution, the others halve it.
-pub(super) const LAYERS: [(usize, usize, usize); 3] = [(1, 64, 64), (2, 64, 128), (3, 128, 256)];
+/// Channels of the stem.
+const STEM: usize = 64;
 
-const EPS: f64 = 1e-5;
-const MOMENTUM: f64 = 0.1;
+/// Which ResNet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ResNetKind {
+    ResNet18,
+    ResNet34,
+    ResNet50,
+}
 
-/// `CNN_encoder` of the published model.
+impl ResNetKind {
+    /// Every block by name. Layer 1 keeps the resolution, the first block of each other layer halves it.
+    fn blocks(self) -> Vec<(String, BlockShape)> {
+        let (depths, widths, block): (_, _, fn(usize, usize, usize) -> BlockShape) = match self {
+            ResNetKind::ResNet18 => ([2, 2, 2], [64, 128, 256], BlockShape::basic),
+            ResNetKind::ResNet34 => ([3, 4, 6], [64, 128, 256], BlockShape::basic),
+            ResNetKind::ResNet50 => ([3, 4, 6], [256, 512, 1024], BlockShape::bottleneck),
+        };
+        let mut blocks = Vec::new();
+        let mut input = STEM;
+        for (layer, (depth, output)) in depths.into_iter().zip(widths).enumerate() {
+            for number in 0..depth {
+                let stride = if number == 0 && layer > 0 { 2 } else { 1 };
+                blocks.push((format!("CNN_encoder.layer{}.{number}", layer + 1), block(input, output, stride)));
+                input = output;
+            }
+        }
+        blocks
+    }
+
+    /// Channels of layer3.
+    fn channels(self) -> usize {
+        if self == ResNetKind::ResNet50 { 1024 } else { EMBED_DIM }
+    }
+
+    fn has_projection(self) -> bool {
+        self.channels() != EMBED_DIM
+    }
+
+    /// Names and shapes of the network's tensors: torchvision's behind `CNN_encoder.`, and the projection's.
+    pub(super) fn names(self, list: &mut Names) {
+        list.add("CNN_encoder.conv1.weight", &[STEM, 3, 7, 7]);
+        batch_norm_names(list, "CNN_encoder.bn1", STEM);
+        for (prefix, shape) in self.blocks() {
+            shape.names(list, &prefix);
+        }
+        if self.has_projection() {
+            projection_names(list, self.channels());
+        }
+    }
+}
+
+/// `CNN_encoder` of the published model, and its larger sisters.
 pub(super) struct ResNet {
     /// [64, 3, 7, 7]
     stem: Trainable,
     stem_norm: BatchNorm,
-    blocks: Vec<BasicBlock>,
+    blocks: Vec<ResidualBlock>,
+    /// Where layer3 does not have SAM's 256 channels.
+    projection: Option<Projection>,
 }
 
 impl ResNet {
-    pub(super) fn new(parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    pub(super) fn new(kind: ResNetKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         let stem = parameters.trainable_tensor("CNN_encoder.conv1.weight")?;
         let stem_norm = BatchNorm::new("CNN_encoder.bn1", parameters)?;
-        let mut blocks = Vec::new();
-        for (layer, input, output) in LAYERS {
-            for block in 0..2 {
-                let prefix = format!("CNN_encoder.layer{layer}.{block}");
-                let first = block == 0;
-                let stride = if first && layer > 1 { 2 } else { 1 };
-                blocks.push(BasicBlock::new(&prefix, stride, first && input != output, parameters)?);
-            }
-        }
-        Ok(ResNet { stem, stem_norm, blocks })
+        let blocks = kind
+            .blocks()
+            .iter()
+            .map(|(prefix, shape)| ResidualBlock::new(prefix, shape, parameters))
+            .collect::<std::result::Result<_, _>>()?;
+        let projection = if kind.has_projection() { Some(Projection::new(parameters)?) } else { None };
+        Ok(ResNet { stem, stem_norm, blocks, projection })
     }
 
     /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, by the running statistics.
@@ -55,7 +101,10 @@ impl ResNet {
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
-        Ok(x)
+        match &self.projection {
+            Some(projection) => projection.forward(&x, Mode::Eval),
+            None => Ok(x),
+        }
     }
 
     /// As [`Self::forward`] by the statistics of the batch, which the running ones follow; with the way back.
@@ -69,12 +118,20 @@ impl ResNet {
             x = tape.out.clone();
             blocks.push(tape);
         }
-        Ok((x, Tape { images: images.clone(), stem, blocks }))
+        let layer3 = self.projection.as_ref().map(|_| x.clone());
+        if let Some(projection) = &self.projection {
+            x = projection.forward(&x, Mode::Eval)?;
+        }
+        Ok((x, Tape { images: images.clone(), stem, blocks, layer3 }))
     }
 
     /// Adds the gradients of every variable to `grads`, from that of [`Self::forward_train`]'s result.
     pub(super) fn backward(&self, tape: Tape, grad: Tensor, grads: &mut GradStore) -> Result<()> {
-        let Tape { images, stem, mut blocks } = tape;
+        let Tape { images, stem, mut blocks, layer3 } = tape;
+        let grad = match (&self.projection, layer3) {
+            (Some(projection), Some(layer3)) => projection.backward(&layer3, &grad, grads)?,
+            _ => grad,
+        };
         let mut grad = (grad, None);
         for block in self.blocks.iter().rev() {
             let Some(tape) = blocks.pop() else { candle_core::bail!("the tape has fewer blocks than the network") };
@@ -120,183 +177,6 @@ pub(super) struct Tape {
     images: Tensor,
     stem: Normalized,
     blocks: Vec<BlockTape>,
-}
-
-/// What batch norm takes in, with its statistics.
-struct Normalized {
-    x: Tensor,
-    statistics: BatchStatistics,
-}
-
-/// What a block keeps.
-struct BlockTape {
-    x: Tensor,
-    conv1: Normalized,
-    conv2: Normalized,
-    downsample: Option<Normalized>,
-    out: Tensor,
-}
-
-/// Two 3×3 convolutions beside a shortcut.
-struct BasicBlock {
-    conv1: Trainable,
-    bn1: BatchNorm,
-    conv2: Trainable,
-    bn2: BatchNorm,
-    downsample: Option<(Trainable, BatchNorm)>,
-    stride: usize,
-}
-
-impl BasicBlock {
-    fn new(prefix: &str, stride: usize, downsample: bool, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
-        Ok(BasicBlock {
-            conv1: parameters.trainable_tensor(&format!("{prefix}.conv1.weight"))?,
-            bn1: BatchNorm::new(&format!("{prefix}.bn1"), parameters)?,
-            conv2: parameters.trainable_tensor(&format!("{prefix}.conv2.weight"))?,
-            bn2: BatchNorm::new(&format!("{prefix}.bn2"), parameters)?,
-            downsample: if downsample {
-                let weight = parameters.trainable_tensor(&format!("{prefix}.downsample.0.weight"))?;
-                Some((weight, BatchNorm::new(&format!("{prefix}.downsample.1"), parameters)?))
-            } else {
-                None
-            },
-            stride,
-        })
-    }
-
-    /// `[b, ci, h, w]` → `[b, co, h/stride, w/stride]`, by the running statistics.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.bn1.infer(&conv2d(x, &self.conv1.get(Mode::Eval), self.stride, 1)?, true)?;
-        let y = self.bn2.infer(&conv2d(&y, &self.conv2.get(Mode::Eval), 1, 1)?, false)?;
-        match &self.downsample {
-            Some((weight, norm)) => add_relu(&y, &norm.infer(&conv2d(x, &weight.get(Mode::Eval), self.stride, 0)?, false)?),
-            None => add_relu(&y, x),
-        }
-    }
-
-    /// As [`Self::forward`] by the statistics of the batch.
-    fn forward_train(&self, x: Tensor) -> Result<BlockTape> {
-        let conv1 = self.bn1.normalized(conv2d(&x, &self.conv1.get(Mode::Eval), self.stride, 1)?)?;
-        let y = self.bn1.forward(&conv1, Tail::Relu)?;
-        let conv2 = self.bn2.normalized(conv2d(&y, &self.conv2.get(Mode::Eval), 1, 1)?)?;
-        drop(y);
-        let mut downsample = None;
-        let shortcut = match &self.downsample {
-            Some((weight, norm)) => {
-                let conv = downsample.insert(norm.normalized(conv2d(&x, &weight.get(Mode::Eval), self.stride, 0)?)?);
-                norm.forward(conv, Tail::None)?
-            }
-            None => x.clone(),
-        };
-        let out = self.bn2.forward(&conv2, Tail::AddRelu(&shortcut))?;
-        Ok(BlockTape { x, conv1, conv2, downsample, out })
-    }
-
-    /// The gradient of the input from that of the result; each is the sum of two where there is a second, that of the shortcut.
-    fn backward(
-        &self,
-        tape: BlockTape,
-        grad: (Tensor, Option<Tensor>),
-        grads: &mut GradStore,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let BlockTape { x, conv1, conv2, downsample, out } = tape;
-        let (_, _, h, w) = x.dims4()?;
-        let sum_grad = match grad {
-            (a, Some(b)) => relu_backward_sum(&out, &a, &b)?,
-            (a, None) => relu_backward(&out, &a)?,
-        };
-        drop(out);
-        let grad = self.bn2.backward(conv2, false, &sum_grad, grads)?;
-        let y = self.bn1.forward(&conv1, Tail::Relu)?;
-        let (_, _, yh, yw) = y.dims4()?;
-        grads.insert(self.conv2.var(), conv2d_backward_weight(&y, &grad, 3, 1, 1)?);
-        drop(y);
-        let grad = conv2d_backward_input(&grad, &self.conv2.get(Mode::Eval), (yh, yw), 1, 1)?;
-        let grad = self.bn1.backward(conv1, true, &grad, grads)?;
-        grads.insert(self.conv1.var(), conv2d_backward_weight(&x, &grad, 3, self.stride, 1)?);
-        let main = conv2d_backward_input(&grad, &self.conv1.get(Mode::Eval), (h, w), self.stride, 1)?;
-        drop(grad);
-        let shortcut = match (&self.downsample, downsample) {
-            (Some((weight, norm)), Some(conv)) => {
-                let grad = norm.backward(conv, false, &sum_grad, grads)?;
-                grads.insert(weight.var(), conv2d_backward_weight(&x, &grad, 1, self.stride, 0)?);
-                conv2d_backward_input(&grad, &weight.get(Mode::Eval), (h, w), self.stride, 0)?
-            }
-            _ => sum_grad,
-        };
-        Ok((main, Some(shortcut)))
-    }
-}
-
-/// Batch norm with running statistics.
-struct BatchNorm {
-    weight: Trainable,
-    bias: Trainable,
-    running_mean: Var,
-    running_var: Var,
-    num_batches_tracked: Var,
-}
-
-impl BatchNorm {
-    fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
-        Ok(BatchNorm {
-            weight: parameters.trainable_tensor(&format!("{prefix}.weight"))?,
-            bias: parameters.trainable_tensor(&format!("{prefix}.bias"))?,
-            running_mean: parameters.buffer(&format!("{prefix}.running_mean"))?,
-            running_var: parameters.buffer(&format!("{prefix}.running_var"))?,
-            num_batches_tracked: parameters.counter(&format!("{prefix}.num_batches_tracked"))?,
-        })
-    }
-
-    fn parameters(&self) -> (Tensor, Tensor) {
-        (self.weight.get(Mode::Eval), self.bias.get(Mode::Eval))
-    }
-
-    /// `[b, c, h, w]` → the same by the running statistics, through ReLU if `relu`.
-    fn infer(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
-        let (weight, bias) = self.parameters();
-        let params = BatchNormParams {
-            weight: &weight,
-            bias: &bias,
-            running_mean: &self.running_mean.as_detached_tensor(),
-            running_var: &self.running_var.as_detached_tensor(),
-            eps: EPS,
-        };
-        batch_norm_inference(x, &params, relu)
-    }
-
-    /// Takes the statistics of a batch, which the running ones follow.
-    fn normalized(&self, x: Tensor) -> Result<Normalized> {
-        let statistics = batch_statistics(&x, EPS)?;
-        self.follow(&statistics.mean, &statistics.var_unbiased)?;
-        Ok(Normalized { x, statistics })
-    }
-
-    /// By the statistics of the batch.
-    fn forward(&self, input: &Normalized, tail: Tail<'_>) -> Result<Tensor> {
-        let (weight, bias) = self.parameters();
-        normalize(&input.x, &input.statistics, &weight, &bias, tail)
-    }
-
-    /// The gradient of the input; those of weight and bias go to `grads`.
-    fn backward(&self, input: Normalized, relu: bool, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
-        let (weight, bias) = self.parameters();
-        let found = normalize_backward(&input.x, &input.statistics, &weight, &bias, relu, grad)?;
-        Ok(self.keep(found, grads))
-    }
-
-    fn keep(&self, found: BatchNormGradients, grads: &mut GradStore) -> Tensor {
-        grads.insert(self.weight.var(), found.weight);
-        grads.insert(self.bias.var(), found.bias);
-        found.x
-    }
-
-    /// running ← (1 - momentum)·running + momentum·batch
-    fn follow(&self, mean: &Tensor, var_unbiased: &Tensor) -> Result<()> {
-        for (running, batch) in [(&self.running_mean, mean), (&self.running_var, var_unbiased)] {
-            let kept = running.as_detached_tensor().affine(1.0 - MOMENTUM, 0.0)?;
-            running.set(&(kept + batch.affine(MOMENTUM, 0.0)?)?)?;
-        }
-        self.num_batches_tracked.set(&(self.num_batches_tracked.as_detached_tensor() + 1.0)?)
-    }
+    /// The projection's input, where there is one.
+    layer3: Option<Tensor>,
 }

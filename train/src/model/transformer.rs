@@ -1,50 +1,80 @@
-//! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen.
+//! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen but, where asked for, the tokens.
 //!
 //! What does not depend on the image is computed once, when the model is made: the positional encoding's part of every key and
-//! query projection (`W(x + pe) + b = W x + (W pe + b)`), the first layer's self-attention among the tokens, and the query that it
-//! sends to the image.
+//! query projection (`W(x + pe) + b = W x + (W pe + b)`) and, unless the tokens are trained, the first layer's self-attention among
+//! them and the query that it sends to the image.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::attention::attention;
 use sam_ladder_ops::norm::layer_norm;
 
-use super::ModelError;
 use super::mlp::{Linear, Mlp};
-use super::parameters::Parameters;
+use super::parameters::{Parameters, Trainable};
 use super::weights::TRANSFORMER_DEPTH;
+use super::{Mode, ModelError};
 
 const HEADS: usize = 8;
 const EPS: f64 = 1e-5;
 
+/// The IoU token and the mask tokens, which are also their own positional encoding.
+pub(super) enum MaskTokens {
+    /// [1, t, 256]
+    Frozen(Tensor),
+    Trained {
+        /// [1, 256]
+        iou_token: Tensor,
+        /// [t - 1, 256]
+        mask_tokens: Trainable,
+    },
+}
+
+impl MaskTokens {
+    /// `[1, t, 256]`
+    fn get(&self, mode: Mode) -> Result<Tensor> {
+        match self {
+            MaskTokens::Frozen(tokens) => Ok(tokens.clone()),
+            MaskTokens::Trained { iou_token, mask_tokens } => Tensor::cat(&[iou_token, &mask_tokens.get(mode)], 0)?.unsqueeze(0),
+        }
+    }
+
+    /// Tokens that never change.
+    fn constant(&self) -> Option<&Tensor> {
+        match self {
+            MaskTokens::Frozen(tokens) => Some(tokens),
+            MaskTokens::Trained { .. } => None,
+        }
+    }
+}
+
 /// `mask_decoder.transformer`. `t` is the number of tokens, `n` = g·g the number of places in the image.
 pub(super) struct TwoWayTransformer {
-    /// The tokens, which are also their own positional encoding: [1, t, 256]
-    tokens: Tensor,
+    tokens: MaskTokens,
     layers: Vec<Layer>,
     final_attention: TokenToImage,
     norm_final: LayerNorm,
 }
 
 impl TwoWayTransformer {
-    /// `tokens` `[1, t, 256]`, `image_pe` `[1, n, 256]`.
+    /// `image_pe` `[1, n, 256]`.
     pub(super) fn new(
         prefix: &str,
-        tokens: &Tensor,
+        tokens: MaskTokens,
         image_pe: &Tensor,
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
         let layers = (0..TRANSFORMER_DEPTH)
-            .map(|i| Layer::new(&format!("{prefix}.layers.{i}"), i == 0, tokens, image_pe, parameters))
+            .map(|i| Layer::new(&format!("{prefix}.layers.{i}"), i == 0, &tokens, image_pe, parameters))
             .collect::<std::result::Result<_, _>>()?;
         let final_attention = TokenToImage::new(&format!("{prefix}.final_attn_token_to_image"), image_pe, parameters)?;
         let norm_final = LayerNorm::new(&format!("{prefix}.norm_final_attn"), parameters)?;
-        Ok(TwoWayTransformer { tokens: tokens.clone(), layers, final_attention, norm_final })
+        Ok(TwoWayTransformer { tokens, layers, final_attention, norm_final })
     }
 
     /// Image `[b, n, 256]` → (tokens `[b, t, 256]`, image `[b, n, 256]`).
-    pub(super) fn forward(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub(super) fn forward(&self, image: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
         let (b, _n, c) = image.dims3()?;
-        let pe = self.tokens.broadcast_as((b, self.tokens.dim(1)?, c))?.contiguous()?; // [b, t, 256]
+        let tokens = self.tokens.get(mode)?;
+        let pe = tokens.broadcast_as((b, tokens.dim(1)?, c))?.contiguous()?; // [b, t, 256]
         let mut queries = None;
         let mut keys = image.clone();
         for layer in &self.layers {
@@ -71,12 +101,17 @@ struct Layer {
 
 /// The self-attention among the tokens.
 enum TokenPart {
-    /// In the first layer neither the tokens nor their query to the image depend on the image.
+    /// In the first layer neither the tokens nor their query to the image depend on the image, and frozen tokens never change.
     Constant {
         /// [1, t, 256]
         queries: Tensor,
         /// [1, heads, t, d]
         query: Tensor,
+    },
+    /// The first layer of trained tokens: it adds no positional encoding here and has no residual.
+    First {
+        attention: SelfAttention,
+        norm1: LayerNorm,
     },
     Attention {
         attention: SelfAttention,
@@ -88,20 +123,22 @@ impl Layer {
     fn new(
         prefix: &str,
         first: bool,
-        tokens: &Tensor,
+        tokens: &MaskTokens,
         image_pe: &Tensor,
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
         let attention = SelfAttention::new(&format!("{prefix}.self_attn"), parameters)?;
         let norm1 = LayerNorm::new(&format!("{prefix}.norm1"), parameters)?;
         let token_to_image = TokenToImage::new(&format!("{prefix}.cross_attn_token_to_image"), image_pe, parameters)?;
-        let token_part = if first {
-            // The first layer adds no positional encoding here and has no residual.
-            let queries = norm1.forward(&attention.forward(tokens, tokens)?)?;
-            let query = token_to_image.project_query(&(&queries + tokens)?)?;
-            TokenPart::Constant { queries, query }
-        } else {
-            TokenPart::Attention { attention, norm1 }
+        let token_part = match (first, tokens.constant()) {
+            (true, Some(tokens)) => {
+                // As in `TokenPart::First`.
+                let queries = norm1.forward(&attention.forward(tokens, tokens)?)?;
+                let query = token_to_image.project_query(&(&queries + tokens)?)?;
+                TokenPart::Constant { queries, query }
+            }
+            (true, None) => TokenPart::First { attention, norm1 },
+            (false, _) => TokenPart::Attention { attention, norm1 },
         };
         let mlp = [format!("{prefix}.mlp.lin1"), format!("{prefix}.mlp.lin2")];
         Ok(Layer {
@@ -122,6 +159,11 @@ impl Layer {
             (TokenPart::Constant { queries, query }, None) => {
                 let (_, heads, _, d) = query.dims4()?;
                 (queries.broadcast_as((b, t, c))?.contiguous()?, query.broadcast_as((b, heads, t, d))?.contiguous()?)
+            }
+            (TokenPart::First { attention, norm1 }, None) => {
+                let queries = norm1.forward(&attention.forward(pe, pe)?)?;
+                let query = self.token_to_image.project_query(&(&queries + pe)?)?;
+                (queries, query)
             }
             (TokenPart::Attention { attention, norm1 }, Some(queries)) => {
                 let attended = attention.forward(&(queries + pe)?, queries)?;

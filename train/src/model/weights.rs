@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use thiserror::Error;
 
-use super::ModelConfig;
+use super::gate::gate_names;
+use super::side_network::side_network_names;
+use super::{ModelConfig, PATCH_SIZE};
 
 /// Channels of SAM's image embeddings and width of the mask decoder's tokens.
 pub const EMBED_DIM: usize = 256;
@@ -46,15 +48,16 @@ pub enum ModelError {
 pub struct ModelWeights(pub BTreeMap<String, Tensor>);
 
 impl ModelWeights {
-    /// Every tensor that [`LadderSam`](super::LadderSam) needs, by name and shape, in the published model's order.
+    /// Every tensor that [`LadderSam`](super::LadderSam) needs, by name and shape, in the published model's order. A choice that is
+    /// not the published one has names of its own for what the published model lacks.
     ///
     /// Names that end in `num_batches_tracked` are i64 scalars, everything else is f32.
     pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         let mut list = Names::default();
-        list.add("sam.alpha", &[1]);
+        gate_names(&mut list, config.gate);
         prompt_encoder_names(&mut list);
         mask_decoder_names(&mut list, config.num_classes);
-        resnet_names(&mut list);
+        side_network_names(&mut list, config.side_network, config.image_size / PATCH_SIZE);
         list.0
     }
 
@@ -88,15 +91,15 @@ impl ModelWeights {
 
 /// A growing list of names and shapes.
 #[derive(Default)]
-struct Names(Vec<(String, Vec<usize>)>);
+pub(super) struct Names(Vec<(String, Vec<usize>)>);
 
 impl Names {
-    fn add(&mut self, name: impl Into<String>, shape: &[usize]) {
+    pub(super) fn add(&mut self, name: impl Into<String>, shape: &[usize]) {
         self.0.push((name.into(), shape.to_vec()));
     }
 
     /// `weight` of this shape and `bias` of its first axis.
-    fn add_affine(&mut self, prefix: &str, shape: &[usize]) {
+    pub(super) fn add_affine(&mut self, prefix: &str, shape: &[usize]) {
         self.add(format!("{prefix}.weight"), shape);
         self.add(format!("{prefix}.bias"), &shape[..1]);
     }
@@ -158,31 +161,4 @@ fn mask_decoder_names(list: &mut Names, num_classes: usize) {
     list.add_affine(&format!("{iou}.0"), &[EMBED_DIM, EMBED_DIM]);
     list.add_affine(&format!("{iou}.1"), &[EMBED_DIM, EMBED_DIM]);
     list.add_affine(&format!("{iou}.2"), &[num_classes, EMBED_DIM]);
-}
-
-fn batch_norm_names(list: &mut Names, prefix: &str, channels: usize) {
-    list.add_affine(prefix, &[channels]);
-    list.add(format!("{prefix}.running_mean"), &[channels]);
-    list.add(format!("{prefix}.running_var"), &[channels]);
-    list.add(format!("{prefix}.num_batches_tracked"), &[]);
-}
-
-fn resnet_names(list: &mut Names) {
-    let p = "CNN_encoder";
-    list.add(format!("{p}.conv1.weight"), &[64, 3, 7, 7]);
-    batch_norm_names(list, &format!("{p}.bn1"), 64);
-    for (layer, input, output) in super::resnet::LAYERS {
-        for block in 0..2 {
-            let prefix = format!("{p}.layer{layer}.{block}");
-            let input = if block == 0 { input } else { output };
-            list.add(format!("{prefix}.conv1.weight"), &[output, input, 3, 3]);
-            batch_norm_names(list, &format!("{prefix}.bn1"), output);
-            list.add(format!("{prefix}.conv2.weight"), &[output, output, 3, 3]);
-            batch_norm_names(list, &format!("{prefix}.bn2"), output);
-            if input != output {
-                list.add(format!("{prefix}.downsample.0.weight"), &[output, input, 1, 1]);
-                batch_norm_names(list, &format!("{prefix}.downsample.1"), output);
-            }
-        }
-    }
 }

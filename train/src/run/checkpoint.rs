@@ -8,7 +8,7 @@ use crate::error::{Result, TrainError, io};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use sam_ladder_cache::atomic::{sync_folder, write_atomic};
-use sam_ladder_schemas::train::Arm;
+use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -33,6 +33,12 @@ pub struct CheckpointInfo {
     pub channels: usize,
     /// Arm that was trained.
     pub arm: Arm,
+    /// Side network; the published one in checkpoints from before there was a choice, and so is the gate.
+    #[serde(default)]
+    pub side_network: SideNetwork,
+    /// Gate.
+    #[serde(default)]
+    pub gate: GateKind,
     /// `cache_id` of the store.
     pub cache_id: String,
     /// Optimizer steps behind it.

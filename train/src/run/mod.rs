@@ -159,7 +159,7 @@ struct Standing {
 
 /// Shape of the model that a run trains.
 fn model_config(args: &TrainArgs, geometry: Geometry) -> ModelConfig {
-    ModelConfig { image_size: geometry.image_size, num_classes: geometry.num_classes, arm: args.config.arm }
+    ModelConfig::of_run(&args.config, geometry.image_size, geometry.num_classes)
 }
 
 /// Makes the run directory. Its `config.json` comes last: a directory that has one can be resumed.

@@ -319,6 +319,8 @@ fn info(standing: &Standing) -> CheckpointInfo {
         num_classes: model.config().num_classes,
         channels: standing.channels,
         arm: model.config().arm,
+        side_network: model.config().side_network,
+        gate: model.config().gate,
         cache_id: standing.position.cache_id.clone(),
         steps: standing.position.steps,
         epochs: standing.position.epoch,

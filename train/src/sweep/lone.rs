@@ -19,8 +19,7 @@ const TIMED: usize = 3;
 /// # Errors
 /// Those of reading and of the tensor operations.
 pub(crate) fn epoch_seconds(plan: &RunPlan, store: &TrainingSplit) -> Result<f64> {
-    let config =
-        ModelConfig { image_size: plan.geometry.image_size, num_classes: plan.geometry.num_classes, arm: plan.config.arm };
+    let config = ModelConfig::of_run(&plan.config, plan.geometry.image_size, plan.geometry.num_classes);
     let sources = InitSources { sam_decoder: store.decoder_path(), cnn_checkpoint: None, init: None, seed: plan.config.seed };
     let model = LadderSam::new(&config, &initial_weights(&config, &sources)?, &plan.device)?;
     let mut optimizer = Optimizer::new(plan.config.optimizer, plan.config.weight_decay, model.trainable())?;

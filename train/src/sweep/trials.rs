@@ -271,8 +271,10 @@ impl<'a> Trials<'a> {
             return;
         }
         let plan = trainee.plan();
-        let TrainConfig { batch_size, arm, optimizer, .. } = plan.config;
-        let key = format!("{batch_size} {arm:?} {optimizer:?} {}", plan.sampler.slices());
+        let TrainConfig { batch_size, arm, optimizer, side_network, gate, train_mask_tokens, train_hypernetworks, .. } =
+            plan.config;
+        let model = format!("{arm:?} {side_network:?} {gate:?} {train_mask_tokens} {train_hypernetworks}");
+        let key = format!("{batch_size} {model} {optimizer:?} {}", plan.sampler.slices());
         if !self.lone.contains_key(&key) {
             // What cannot be measured is left out; the trial itself will say why.
             let Ok(seconds) = lone::epoch_seconds(plan, self.store) else { return };

@@ -1,0 +1,241 @@
+"""Writes side_networks.json beside this file: what PyTorch, torchvision and timm make of each choice beyond the paper, for
+`tests/side_networks.rs`.
+
+    PYTHONPATH=bench python tests/data/make_side_networks.py          needs torch, torchvision, timm, numpy
+
+The models are made of the rule's weights (`tests/golden/README.md`), at 48 pixels with a batch of two, and computed in float64. Of each tensor
+the file has its norm and its products with four rule-made vectors: two tensors whose four products agree to a fraction of the norm
+agree, but for that fraction, in every element. The name of each case's images is chosen so that no ReLU's input lies within float32 rounding
+of zero, where the gradient of two right programs may differ.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from torch import nn
+from timm.layers import resample_abs_pos_embed
+from torch_ladder import Ladder, ladder_loss
+
+SIZE, BATCH, CLASSES, PROJECTIONS = 48, 2, 9, 4
+# Least distance of a ReLU's input from zero, in units of float32's rounding of numbers around one: a few dozen of them.
+CLEARANCE = 2.5e-6
+
+
+def rule(name, count):
+    """u(name, 1..count) of the rule."""
+    with np.errstate(over="ignore"):
+        h = np.uint64(0xCBF29CE484222325)
+        for byte in name.encode():
+            h = (h ^ np.uint64(byte)) * np.uint64(0x100000001B3)
+        z = h + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(40)).astype(np.float64) / 2**23 - 1
+
+
+def rule_weight(key, shape):
+    """The rule's table, in float32 as the program has it."""
+    count = math.prod(shape)
+    bn2 = 0.25 if ".bn2." in key else 1.0
+    if key.endswith(("num_batches_tracked", "alpha")):
+        scale, offset = 0.0, 0.0
+    elif key.endswith("running_var"):
+        scale, offset = 0.25, 1.0
+    elif key.endswith("running_mean"):
+        scale, offset = 0.125, 0.0
+    elif "pos_embed" in key or "rel_pos" in key:
+        scale, offset = 0.25, 0.0
+    elif key.endswith(("gaussian_matrix", "_token.weight", "_tokens.weight", "_embed.weight")) or "point_embeddings" in key:
+        scale, offset = 1.0, 0.0
+    elif len(shape) == 1 and key.endswith("weight"):
+        scale, offset = 0.125 * bn2, bn2
+    elif len(shape) == 1:
+        scale, offset = bn2 / 16, 0.0
+    else:
+        fan_in = shape[0] if "output_upscaling" in key else math.prod(shape[1:])
+        scale, offset = (0.25 if "q_proj" in key or "k_proj" in key else 1.0) * math.sqrt(3 / fan_in), 0.0
+    return torch.from_numpy((rule(key, count) * scale + offset).astype(np.float32).astype(np.float64)).reshape(shape)
+
+
+class PixelGate(nn.Module):
+    """sigmoid of a 1x1 convolution of both embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(1, 512, 1, 1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, sam, cnn):
+        return nn.functional.conv2d(torch.cat([sam, cnn], 1), self.weight, self.bias).sigmoid()
+
+
+class Model(Ladder):
+    """The benchmark's model with another side network, gate or more that trains."""
+
+    def __init__(self, side_network="resnet18", gate="scalar", tokens=False, hypernetworks=False):
+        super().__init__(SIZE, CLASSES)
+        self.vit = side_network == "vit-tiny"
+        if self.vit:
+            self.CNN_encoder = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=0)
+        else:
+            cnn = getattr(torchvision.models, side_network)(weights=None)
+            del cnn.layer4, cnn.fc, cnn.avgpool
+            self.CNN_encoder = cnn
+        if side_network in ("resnet50", "vit-tiny"):
+            self.CNN_encoder.projection = nn.Conv2d(192 if self.vit else 1024, 256, 1)
+        if gate == "channel":
+            self.alpha = nn.Parameter(torch.zeros(256, 1, 1))
+        elif gate == "pixel":
+            del self.alpha
+            self.alpha = PixelGate()
+        for name, parameter in self.mask_decoder.named_parameters():
+            if (tokens and name == "mask_tokens.weight") or (hypernetworks and "output_hypernetworks_mlps" in name):
+                parameter.requires_grad = True
+
+    def cnn_embeddings(self, images):
+        net = self.CNN_encoder
+        if self.vit:
+            x = net.forward_features(images.expand(-1, 3, -1, -1))[:, 1:]
+            x = x.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        else:
+            x = super().cnn_embeddings(images)
+        return net.projection(x) if hasattr(net, "projection") else x
+
+    def forward(self, images, embeddings):
+        cnn = self.cnn_embeddings(images)
+        gate = self.alpha(embeddings, cnn) if isinstance(self.alpha, PixelGate) else self.alpha.sigmoid()
+        x = gate * embeddings + (1 - gate) * cnn
+        return self.mask_decoder(x, self.image_pe(), self.no_mask_embed), cnn
+
+
+def load_rule(model):
+    """The rule's weights, and what `tests/side_networks.rs` has otherwise, too."""
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            key = {
+                "gaussian_matrix": "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+                "no_mask_embed": "prompt_encoder.no_mask_embed.weight",
+            }.get(name, name)
+            # The rule has one α, 0: a gate of channels needs some that differ.
+            if key == "alpha" and tensor.dim() == 3:
+                value = torch.from_numpy(rule("gate.alpha", 256)).reshape(256, 1, 1)
+            else:
+                value = rule_weight(key, tuple(tensor.shape))
+            # A bottleneck's last norm, as the rule has a basic block's: a quarter, so that rounding does not grow from block to block.
+            if ".bn3." in key and key.endswith(("weight", "bias")):
+                value = value / 4
+            tensor.copy_(value)
+
+
+def summary(name, tensor):
+    flat = tensor.detach().double().flatten().numpy()
+    products = [float(flat @ rule(f"{name}.{i}", flat.size)) for i in range(PROJECTIONS)]
+    return [float(np.linalg.norm(flat)), *products]
+
+
+def batch(name):
+    images = torch.from_numpy((rule(f"{name}.images", BATCH * SIZE * SIZE) + 1) / 2).float().double()
+    grid = SIZE // 16
+    embeddings = torch.from_numpy(rule(f"{name}.embeddings", BATCH * 256 * grid * grid))
+    labels = np.floor((rule(f"{name}.labels", BATCH * grid * grid) + 1) / 2 * CLASSES).astype(np.int64)
+    labels = torch.from_numpy(labels).reshape(BATCH, grid, grid).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return images.reshape(BATCH, 1, SIZE, SIZE), embeddings.reshape(BATCH, 256, grid, grid), labels
+
+
+def clearance(model, inputs):
+    """The least distance from zero of any ReLU's input in a training pass."""
+    least, relu = [math.inf], torch.Tensor.relu
+
+    def watched(x):
+        least[0] = min(least[0], x.detach().abs().min().item())
+        return relu(x)
+
+    functional = nn.functional.relu
+    nn.functional.relu = lambda x, inplace=False: watched(x)
+    torch.Tensor.relu = watched
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    finally:
+        nn.functional.relu, torch.Tensor.relu = functional, relu
+    return least[0]
+
+
+def case(name, **choice):
+    model = Model(**choice).double().train()
+    tries = 0
+    while True:
+        load_rule(model)
+        inputs_name = f"side_networks.{name}.{tries}"
+        images, embeddings, labels = batch(inputs_name)
+        if (distance := clearance(model, (images, embeddings))) > CLEARANCE:
+            break
+        tries += 1
+    load_rule(model)
+    model.eval()
+    with torch.no_grad():
+        evaluated, _ = model(images, embeddings)
+    model.train()
+    logits, cnn = model(images, embeddings)
+    loss = ladder_loss(logits, labels)
+    loss.backward()
+    gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+    single = Model(**choice).train()
+    load_rule(single)
+    single_logits, single_cnn = single(images.float(), embeddings.float())
+    ladder_loss(single_logits, labels).backward()
+    off = [((a - b).norm() / b.norm()).item() for a, b in [(single_cnn, cnn), (single_logits, logits)]]
+    worst = max(((single.get_parameter(key).grad - grad).norm() / grad.norm()).item() for key, grad in gradients.items())
+    print(f"{name}: {inputs_name}, ReLUs at least {distance:.1e} from zero; PyTorch's float32 is off by {off} and {worst:.1e} (gradients)")
+    gradients = {key: summary(key, grad) for key, grad in gradients.items()}
+    buffers = {key: value for key, value in model.named_buffers() if "running_" in key}
+    return {
+        "inputs": inputs_name,
+        "choice": choice,
+        "loss": loss.item(),
+        "cnn_embeddings": summary("cnn_embeddings", cnn),
+        "low_res_logits": summary("low_res_logits", logits),
+        "evaluated": summary("evaluated", evaluated),
+        "gradients": gradients,
+        "after": {key: summary(key, value) for key, value in buffers.items()},
+    }
+
+
+def positions(side):
+    table = torch.from_numpy(rule("pos_embed", 197 * 192).astype(np.float32)).reshape(1, 197, 192)
+    return summary("resized", resample_abs_pos_embed(table, [side, side]))
+
+
+torch.manual_seed(0)
+cases = {
+    "channel": case("channel", gate="channel"),
+    "pixel": case("pixel", gate="pixel"),
+    "tokens": case("tokens", tokens=True),
+    "hypernetworks": case("hypernetworks", tokens=True, hypernetworks=True),
+    "resnet34": case("resnet34", side_network="resnet34"),
+    "resnet50": case("resnet50", side_network="resnet50"),
+    "vit-tiny": case("vit-tiny", side_network="vit-tiny"),
+}
+out = {"positions": {str(side): positions(side) for side in [32, 14, 10, 3]}, "cases": cases}
+
+
+def short(value):
+    """Ten digits are beyond what float32 can be held to."""
+    if isinstance(value, float):
+        return float(f"{value:.10g}")
+    if isinstance(value, list):
+        return [short(item) for item in value]
+    return {key: short(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+# One tensor a line.
+lines = json.dumps(short(out), indent=1)
+lines = re.sub(r"\[\s+([^\]]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m.group(1)) + "]", lines)
+Path(__file__).with_name("side_networks.json").write_text(lines + "\n")
+print("torch", torch.__version__, "torchvision", torchvision.__version__, "timm", timm.__version__)

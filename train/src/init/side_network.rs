@@ -1,0 +1,117 @@
+//! The side network's initial weights: of its publisher's checkpoint, or as its publisher starts it.
+
+use super::{CNN_PREFIX, UNUSED_PARTS, read, refuse_unknown, seeded, uniform_by_fan_in};
+use crate::error::{Result, TrainError};
+use crate::model::{ModelConfig, ModelWeights};
+use candle_core::{DType, Device, Tensor};
+use rand::distr::Distribution;
+use rand_distr::StandardNormal;
+use sam_ladder_ops::bicubic::resize_bicubic_antialiased;
+use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_schemas::train::SideNetwork;
+use std::path::Path;
+
+/// What no publisher has: see `model::projection`.
+const PROJECTION: &str = "projection.";
+/// timm's table of positions, which follows the image's size.
+const POS_EMBED: &str = "pos_embed";
+/// Deviation of timm's initial linear layers and positions.
+const VIT_DEVIATION: f64 = 0.02;
+/// Deviation of timm's initial class token.
+const CLS_DEVIATION: f64 = 1e-6;
+
+/// A checkpoint of torchvision or timm; what the side network ends before (`layer4`, classifiers) is known and passed over.
+pub(super) fn open(config: &ModelConfig, path: &Path) -> Result<StateDict> {
+    let file = StateDict::open(path)?;
+    let expected = ModelWeights::expected(config);
+    refuse_unknown(path, &file, |name| {
+        let name = format!("{CNN_PREFIX}{name}");
+        UNUSED_PARTS.iter().any(|part| name.starts_with(part)) || expected.iter().any(|(known, _)| *known == name)
+    })?;
+    Ok(file)
+}
+
+/// One tensor of the side network, `name` without `CNN_encoder.`: of the checkpoint where there is one that can have it, else random.
+pub(super) fn weight(
+    config: &ModelConfig,
+    checkpoint: Option<&StateDict>,
+    name: &str,
+    shape: &[usize],
+    seed: u64,
+) -> Result<Tensor> {
+    let whole_name = format!("{CNN_PREFIX}{name}");
+    match checkpoint {
+        // One that this program trained may have it.
+        Some(file) if !name.starts_with(PROJECTION) || file.shape(name).is_some() => match name {
+            POS_EMBED => positions(file, shape),
+            _ => read(file, name, &whole_name, shape),
+        },
+        _ if name.starts_with(PROJECTION) => {
+            let weight = format!("{CNN_PREFIX}{PROJECTION}weight");
+            let fan_in = ModelWeights::expected(config).into_iter().find(|(name, _)| *name == weight).map(|(_, shape)| shape[1]);
+            uniform_by_fan_in(&whole_name, shape, fan_in.unwrap_or(1), seed)
+        }
+        _ if config.side_network == SideNetwork::VitTiny => vit_default(&whole_name, shape, seed),
+        _ => resnet_default(&whole_name, shape, seed),
+    }
+}
+
+/// The positions' embeddings `[1, 1 + g·g, c]`, brought to the grid that is wanted as timm does it (`resample_abs_pos_embed`): bicubic with
+/// antialiasing, the class token's as it is.
+fn positions(file: &StateDict, shape: &[usize]) -> Result<Tensor> {
+    let &[_, wanted, channels] = shape else {
+        return Err(TrainError::Input(format!("{POS_EMBED}: expected three axes, the model has {shape:?}")));
+    };
+    let found = file.shape(POS_EMBED).unwrap_or_default();
+    let side = |tokens: usize| (tokens > 1).then(|| (tokens - 1).isqrt()).filter(|side| side * side + 1 == tokens);
+    let (Some(from), Some(to)) = (found.get(1).copied().and_then(side), side(wanted)) else {
+        return Ok(file.expect(POS_EMBED, shape, &Device::Cpu)?);
+    };
+    let table = file.expect(POS_EMBED, &[1, from * from + 1, channels], &Device::Cpu)?.to_dtype(DType::F32)?;
+    if from == to {
+        return Ok(table);
+    }
+    let grid = table.narrow(1, 1, from * from)?.reshape((from, from, channels))?.permute((2, 0, 1))?.contiguous()?;
+    let resized = resize_bicubic_antialiased(&grid.flatten_all()?.to_vec1::<f32>()?, [from, from], [to, to]);
+    let resized = Tensor::from_vec(resized, (channels, to * to), &Device::Cpu)?.t()?.unsqueeze(0)?;
+    Ok(Tensor::cat(&[&table.narrow(1, 0, 1)?, &resized.contiguous()?], 1)?)
+}
+
+/// torchvision's initial ResNet: convolutions Kaiming-normal over the fan-out, batch norm the identity.
+pub(crate) fn resnet_default(name: &str, shape: &[usize], seed: u64) -> Result<Tensor> {
+    let constant = |value: f64| Tensor::full(value as f32, shape, &Device::Cpu);
+    Ok(match shape {
+        [] => Tensor::zeros(shape, DType::I64, &Device::Cpu)?,
+        [_] if name.ends_with("weight") || name.ends_with("running_var") => constant(1.0)?,
+        [_] => constant(0.0)?,
+        [outputs, _, kernel @ ..] => {
+            let fan_out = outputs * kernel.iter().product::<usize>();
+            let deviation = (2.0 / fan_out as f64).sqrt();
+            seeded(name, shape, seed, |rng| {
+                let value: f64 = StandardNormal.sample(rng);
+                (value * deviation) as f32
+            })?
+        }
+    })
+}
+
+/// timm's initial vision transformer: linear layers and positions from N(0, 0.02²), the class token from N(0, 1e-6²), the patches'
+/// convolution from PyTorch's default, layer norms the identity, biases 0.
+fn vit_default(name: &str, shape: &[usize], seed: u64) -> Result<Tensor> {
+    let normal = |deviation: f64| {
+        seeded(name, shape, seed, |rng| {
+            let value: f64 = StandardNormal.sample(rng);
+            (value * deviation) as f32
+        })
+    };
+    if name.contains("patch_embed") {
+        return uniform_by_fan_in(name, shape, 3 * 16 * 16, seed);
+    }
+    match shape {
+        [1, 1, _] => normal(CLS_DEVIATION),
+        [_] if name.ends_with("weight") => Ok(Tensor::ones(shape, DType::F32, &Device::Cpu)?),
+        [_] => Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),
+        // timm cuts the tails off at ±2, a hundred deviations away.
+        _ => normal(VIT_DEVIATION),
+    }
+}

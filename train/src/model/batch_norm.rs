@@ -1,0 +1,102 @@
+//! Batch norm that trains, as the side network's residual blocks use it.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor, Var};
+use sam_ladder_ops::batch_norm::{
+    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_statistics, normalize,
+    normalize_backward,
+};
+
+use super::parameters::{Parameters, Trainable};
+use super::weights::Names;
+use super::{Mode, ModelError};
+
+const EPS: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+
+/// What batch norm takes in, with its statistics.
+pub(super) struct Normalized {
+    pub(super) x: Tensor,
+    pub(super) statistics: BatchStatistics,
+}
+
+/// Batch norm with running statistics.
+pub(super) struct BatchNorm {
+    weight: Trainable,
+    bias: Trainable,
+    running_mean: Var,
+    running_var: Var,
+    num_batches_tracked: Var,
+}
+
+impl BatchNorm {
+    pub(super) fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(BatchNorm {
+            weight: parameters.trainable_tensor(&format!("{prefix}.weight"))?,
+            bias: parameters.trainable_tensor(&format!("{prefix}.bias"))?,
+            running_mean: parameters.buffer(&format!("{prefix}.running_mean"))?,
+            running_var: parameters.buffer(&format!("{prefix}.running_var"))?,
+            num_batches_tracked: parameters.counter(&format!("{prefix}.num_batches_tracked"))?,
+        })
+    }
+
+    pub(super) fn parameters(&self) -> (Tensor, Tensor) {
+        (self.weight.get(Mode::Eval), self.bias.get(Mode::Eval))
+    }
+
+    /// `[b, c, h, w]` → the same by the running statistics, through ReLU if `relu`.
+    pub(super) fn infer(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
+        let (weight, bias) = self.parameters();
+        let params = BatchNormParams {
+            weight: &weight,
+            bias: &bias,
+            running_mean: &self.running_mean.as_detached_tensor(),
+            running_var: &self.running_var.as_detached_tensor(),
+            eps: EPS,
+        };
+        batch_norm_inference(x, &params, relu)
+    }
+
+    /// Takes the statistics of a batch, which the running ones follow.
+    pub(super) fn normalized(&self, x: Tensor) -> Result<Normalized> {
+        let statistics = batch_statistics(&x, EPS)?;
+        self.follow(&statistics.mean, &statistics.var_unbiased)?;
+        Ok(Normalized { x, statistics })
+    }
+
+    /// By the statistics of the batch.
+    pub(super) fn forward(&self, input: &Normalized, tail: Tail<'_>) -> Result<Tensor> {
+        let (weight, bias) = self.parameters();
+        normalize(&input.x, &input.statistics, &weight, &bias, tail)
+    }
+
+    /// The gradient of the input; those of weight and bias go to `grads`.
+    pub(super) fn backward(&self, input: Normalized, relu: bool, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
+        let (weight, bias) = self.parameters();
+        let found = normalize_backward(&input.x, &input.statistics, &weight, &bias, relu, grad)?;
+        Ok(self.keep(found, grads))
+    }
+
+    pub(super) fn keep(&self, found: BatchNormGradients, grads: &mut GradStore) -> Tensor {
+        grads.insert(self.weight.var(), found.weight);
+        grads.insert(self.bias.var(), found.bias);
+        found.x
+    }
+
+    /// running ← (1 - momentum)·running + momentum·batch
+    fn follow(&self, mean: &Tensor, var_unbiased: &Tensor) -> Result<()> {
+        for (running, batch) in [(&self.running_mean, mean), (&self.running_var, var_unbiased)] {
+            let kept = running.as_detached_tensor().affine(1.0 - MOMENTUM, 0.0)?;
+            running.set(&(kept + batch.affine(MOMENTUM, 0.0)?)?)?;
+        }
+        self.num_batches_tracked.set(&(self.num_batches_tracked.as_detached_tensor() + 1.0)?)
+    }
+}
+
+/// Names and shapes of a batch norm over `channels`.
+pub(super) fn batch_norm_names(list: &mut Names, prefix: &str, channels: usize) {
+    list.add_affine(prefix, &[channels]);
+    list.add(format!("{prefix}.running_mean"), &[channels]);
+    list.add(format!("{prefix}.running_var"), &[channels]);
+    list.add(format!("{prefix}.num_batches_tracked"), &[]);
+}

@@ -1,0 +1,47 @@
+//! A 1×1 convolution with bias from a side network's channels to SAM's 256, which no publisher has: it is trained from random values.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor};
+use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight};
+
+use super::parameters::{Parameters, Trainable};
+use super::weights::{EMBED_DIM, Names};
+use super::{Mode, ModelError};
+
+const PREFIX: &str = "CNN_encoder.projection";
+
+/// `CNN_encoder.projection`.
+pub(super) struct Projection {
+    /// [256, c, 1, 1]
+    weight: Trainable,
+    /// [256]
+    bias: Trainable,
+}
+
+impl Projection {
+    pub(super) fn new(parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(Projection {
+            weight: parameters.trainable_tensor(&format!("{PREFIX}.weight"))?,
+            bias: parameters.trainable_tensor(&format!("{PREFIX}.bias"))?,
+        })
+    }
+
+    /// `[b, c, g, g]` → `[b, 256, g, g]`, with candle's graph in training.
+    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let bias = self.bias.get(mode).reshape((1, EMBED_DIM, 1, 1))?;
+        conv2d(x, &self.weight.get(mode), 1, 0)?.broadcast_add(&bias)
+    }
+
+    /// The gradient of the input from that of the result; those of weight and bias go to `grads`.
+    pub(super) fn backward(&self, x: &Tensor, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
+        let (_, _, h, w) = x.dims4()?;
+        grads.insert(self.weight.var(), conv2d_backward_weight(x, grad, 1, 1, 0)?);
+        grads.insert(self.bias.var(), grad.sum((0, 2, 3))?);
+        conv2d_backward_input(grad, &self.weight.get(Mode::Eval), (h, w), 1, 0)
+    }
+}
+
+/// Names and shapes of a projection from `channels`.
+pub(super) fn projection_names(list: &mut Names, channels: usize) {
+    list.add_affine(PREFIX, &[EMBED_DIM, channels, 1, 1]);
+}

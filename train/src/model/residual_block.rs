@@ -1,0 +1,223 @@
+//! torchvision's residual blocks: convolutions with batch norm on a main path beside a shortcut. `BasicBlock` has two of 3×3 on it,
+//! `Bottleneck` one of 3×3 between two of 1×1.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor};
+use sam_ladder_ops::batch_norm::Tail;
+use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight};
+use sam_ladder_ops::elementwise::{add_relu, relu_backward, relu_backward_sum};
+
+use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
+use super::parameters::{Parameters, Trainable};
+use super::weights::Names;
+use super::{Mode, ModelError};
+
+/// A convolution without bias, and the batch norm after it.
+#[derive(Debug, Clone, Copy)]
+struct ConvShape {
+    /// Channels in and out.
+    channels: [usize; 2],
+    kernel: usize,
+    stride: usize,
+}
+
+/// What a block is made of.
+#[derive(Debug, Clone)]
+pub(super) struct BlockShape {
+    main: Vec<ConvShape>,
+    downsample: Option<ConvShape>,
+}
+
+impl BlockShape {
+    /// torchvision's `BasicBlock`.
+    pub(super) fn basic(input: usize, output: usize, stride: usize) -> Self {
+        let conv = |channels, stride| ConvShape { channels, kernel: 3, stride };
+        Self::new(vec![conv([input, output], stride), conv([output, output], 1)])
+    }
+
+    /// torchvision's `Bottleneck`, whose 3×3 convolution has the stride and a quarter of `output` channels.
+    pub(super) fn bottleneck(input: usize, output: usize, stride: usize) -> Self {
+        let width = output / 4;
+        let conv = |channels, kernel, stride| ConvShape { channels, kernel, stride };
+        Self::new(vec![conv([input, width], 1, 1), conv([width, width], 3, stride), conv([width, output], 1, 1)])
+    }
+
+    /// The shortcut has a convolution of its own where the block changes the shape.
+    fn new(main: Vec<ConvShape>) -> Self {
+        let stride = main.iter().map(|conv| conv.stride).product();
+        let (input, output) = (main[0].channels[0], main[main.len() - 1].channels[1]);
+        let changes = input != output || stride != 1;
+        let downsample = changes.then_some(ConvShape { channels: [input, output], kernel: 1, stride });
+        BlockShape { main, downsample }
+    }
+
+    /// Each convolution with its name and its norm's.
+    fn parts(&self, prefix: &str) -> Vec<(String, String, ConvShape)> {
+        let main = self.main.iter().enumerate();
+        let mut parts: Vec<_> =
+            main.map(|(i, &conv)| (format!("{prefix}.conv{}", i + 1), format!("{prefix}.bn{}", i + 1), conv)).collect();
+        parts.extend(self.downsample.map(|conv| (format!("{prefix}.downsample.0"), format!("{prefix}.downsample.1"), conv)));
+        parts
+    }
+
+    /// Names and shapes of the block's tensors.
+    pub(super) fn names(&self, list: &mut Names, prefix: &str) {
+        for (conv_name, norm_name, conv) in self.parts(prefix) {
+            let [input, output] = conv.channels;
+            list.add(format!("{conv_name}.weight"), &[output, input, conv.kernel, conv.kernel]);
+            batch_norm_names(list, &norm_name, output);
+        }
+    }
+}
+
+/// What a block keeps of a forward pass: the results of its convolutions, and its own. The normalised activations between them are
+/// made again on the way back.
+pub(super) struct BlockTape {
+    x: Tensor,
+    main: Vec<Normalized>,
+    downsample: Option<Normalized>,
+    pub(super) out: Tensor,
+}
+
+/// A residual block.
+pub(super) struct ResidualBlock {
+    main: Vec<ConvNorm>,
+    downsample: Option<ConvNorm>,
+}
+
+impl ResidualBlock {
+    pub(super) fn new(prefix: &str, shape: &BlockShape, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        let mut convs = Vec::new();
+        for (conv_name, norm_name, conv) in shape.parts(prefix) {
+            convs.push(ConvNorm {
+                weight: parameters.trainable_tensor(&format!("{conv_name}.weight"))?,
+                norm: BatchNorm::new(&norm_name, parameters)?,
+                shape: conv,
+            });
+        }
+        let downsample = shape.downsample.and_then(|_| convs.pop());
+        Ok(ResidualBlock { main: convs, downsample })
+    }
+
+    /// `[b, ci, h, w]` → `[b, co, h/stride, w/stride]`, by the running statistics.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut y = x.clone();
+        for (i, conv) in self.main.iter().enumerate() {
+            y = conv.infer(&y, i + 1 < self.main.len())?;
+        }
+        match &self.downsample {
+            Some(conv) => add_relu(&y, &conv.infer(x, false)?),
+            None => add_relu(&y, x),
+        }
+    }
+
+    /// As [`Self::forward`] by the statistics of the batch.
+    pub(super) fn forward_train(&self, x: Tensor) -> Result<BlockTape> {
+        let mut main: Vec<Normalized> = Vec::with_capacity(self.main.len());
+        for (i, conv) in self.main.iter().enumerate() {
+            let normalized = match main.last() {
+                None => conv.normalized(&x)?,
+                Some(before) => conv.normalized(&self.main[i - 1].norm.forward(before, Tail::Relu)?)?,
+            };
+            main.push(normalized);
+        }
+        let mut downsample = None;
+        let shortcut = match &self.downsample {
+            Some(conv) => {
+                let normalized = downsample.insert(conv.normalized(&x)?);
+                conv.norm.forward(normalized, Tail::None)?
+            }
+            None => x.clone(),
+        };
+        let (Some(conv), Some(last)) = (self.main.last(), main.last()) else {
+            candle_core::bail!("a residual block without convolutions")
+        };
+        let out = conv.norm.forward(last, Tail::AddRelu(&shortcut))?;
+        Ok(BlockTape { x, main, downsample, out })
+    }
+
+    /// The gradient of the input from that of the result; each is the sum of two where there is a second, that of the shortcut.
+    pub(super) fn backward(
+        &self,
+        tape: BlockTape,
+        grad: (Tensor, Option<Tensor>),
+        grads: &mut GradStore,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let BlockTape { x, mut main, downsample, out } = tape;
+        let sum_grad = match grad {
+            (a, Some(b)) => relu_backward_sum(&out, &a, &b)?,
+            (a, None) => relu_backward(&out, &a)?,
+        };
+        drop(out);
+        let mut grad = None;
+        for (i, conv) in self.main.iter().enumerate().rev() {
+            let Some(normalized) = main.pop() else { candle_core::bail!("the tape has fewer convolutions than the block") };
+            let last = i + 1 == self.main.len();
+            let of_conv = conv.norm.backward(normalized, !last, grad.as_ref().unwrap_or(&sum_grad), grads)?;
+            drop(grad.take());
+            grad = Some(match main.last() {
+                None => conv.backward(&x, of_conv, grads)?,
+                Some(before) => conv.backward_remade(|| self.main[i - 1].norm.forward(before, Tail::Relu), of_conv, grads)?,
+            });
+        }
+        let Some(grad) = grad else { candle_core::bail!("a residual block without convolutions") };
+        let shortcut = match (&self.downsample, downsample) {
+            (Some(conv), Some(normalized)) => {
+                let of_conv = conv.norm.backward(normalized, false, &sum_grad, grads)?;
+                conv.backward(&x, of_conv, grads)?
+            }
+            _ => sum_grad,
+        };
+        Ok((grad, Some(shortcut)))
+    }
+}
+
+/// A convolution without bias, and the batch norm after it.
+struct ConvNorm {
+    /// [co, ci, k, k]
+    weight: Trainable,
+    norm: BatchNorm,
+    shape: ConvShape,
+}
+
+impl ConvNorm {
+    fn conv(&self, x: &Tensor) -> Result<Tensor> {
+        conv2d(x, &self.weight.get(Mode::Eval), self.shape.stride, self.shape.kernel / 2)
+    }
+
+    /// By the running statistics, through ReLU if `relu`.
+    fn infer(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
+        self.norm.infer(&self.conv(x)?, relu)
+    }
+
+    /// The convolution's result with its statistics, which the running ones follow.
+    fn normalized(&self, x: &Tensor) -> Result<Normalized> {
+        self.norm.normalized(self.conv(x)?)
+    }
+
+    /// The gradient of the convolution's input from that of its result; its weight's goes to `grads`.
+    fn backward(&self, x: &Tensor, grad: Tensor, grads: &mut GradStore) -> Result<Tensor> {
+        let (_, _, h, w) = x.dims4()?;
+        self.backward_weight(x, &grad, grads)?;
+        self.backward_input(&grad, (h, w))
+    }
+
+    /// As [`Self::backward`] with an input that is made again, and dropped as soon as the weight's gradient is there.
+    fn backward_remade(&self, x: impl Fn() -> Result<Tensor>, grad: Tensor, grads: &mut GradStore) -> Result<Tensor> {
+        let x = x()?;
+        let (_, _, h, w) = x.dims4()?;
+        self.backward_weight(&x, &grad, grads)?;
+        drop(x);
+        self.backward_input(&grad, (h, w))
+    }
+
+    fn backward_weight(&self, x: &Tensor, grad: &Tensor, grads: &mut GradStore) -> Result<()> {
+        let ConvShape { kernel, stride, .. } = self.shape;
+        grads.insert(self.weight.var(), conv2d_backward_weight(x, grad, kernel, stride, kernel / 2)?);
+        Ok(())
+    }
+
+    fn backward_input(&self, grad: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+        conv2d_backward_input(grad, &self.weight.get(Mode::Eval), size, self.shape.stride, self.shape.kernel / 2)
+    }
+}

@@ -1,0 +1,104 @@
+//! The side network behind one face: images to embeddings of SAM's shape, and the way back from their gradient.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor, Var};
+use sam_ladder_schemas::train::SideNetwork as Choice;
+
+use super::parameters::Parameters;
+use super::resnet::{ResNet, ResNetKind, Tape};
+use super::vit::{VitTiny, vit_names};
+use super::weights::Names;
+use super::{Mode, ModelError};
+
+/// `CNN_encoder`, whichever network that is.
+pub(super) enum SideNetwork {
+    ResNet(ResNet),
+    /// With its variables, whose gradients candle's graph gives.
+    Vit(VitTiny, Vec<Var>),
+}
+
+/// What [`SideNetwork::backward`] needs of a forward pass.
+pub(super) enum SideTape {
+    ResNet(Box<Tape>),
+    /// The result with candle's graph.
+    Graph(Tensor),
+}
+
+impl SideNetwork {
+    pub(super) fn new(choice: Choice, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(match resnet_kind(choice) {
+            Some(kind) => SideNetwork::ResNet(ResNet::new(kind, parameters)?),
+            None => {
+                let before = parameters.trainable().len();
+                let network = VitTiny::new(parameters)?;
+                SideNetwork::Vit(network, parameters.trainable()[before..].iter().map(|(_, var)| var.clone()).collect())
+            }
+        })
+    }
+
+    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, by batch norm's running statistics.
+    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        check_channels(images)?;
+        match self {
+            SideNetwork::ResNet(network) => network.forward(images),
+            SideNetwork::Vit(network, _) => network.forward(images, Mode::Eval),
+        }
+    }
+
+    /// As [`Self::forward`] by the statistics of the batch, which the running ones follow; a tensor without graph, and the way back.
+    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, SideTape)> {
+        check_channels(images)?;
+        match self {
+            SideNetwork::ResNet(network) => {
+                let (x, tape) = network.forward_train(images)?;
+                Ok((x, SideTape::ResNet(Box::new(tape))))
+            }
+            SideNetwork::Vit(network, _) => {
+                let x = network.forward(images, Mode::Train)?;
+                Ok((x.detach(), SideTape::Graph(x)))
+            }
+        }
+    }
+
+    /// Adds the gradients of every variable to `grads`, from that of [`Self::forward_train`]'s result.
+    pub(super) fn backward(&self, tape: SideTape, grad: Tensor, grads: &mut GradStore) -> Result<()> {
+        match (self, tape) {
+            (SideNetwork::ResNet(network), SideTape::ResNet(tape)) => network.backward(*tape, grad, grads),
+            (SideNetwork::Vit(_, variables), SideTape::Graph(x)) => {
+                // The gradient of Σ x·grad is the one that `grad` gives to what x was made of.
+                let mut found = (x * grad)?.sum_all()?.backward()?;
+                for var in variables {
+                    if let Some(grad) = found.remove(var) {
+                        grads.insert(var, grad);
+                    }
+                }
+                Ok(())
+            }
+            _ => candle_core::bail!("the tape is another network's"),
+        }
+    }
+}
+
+fn check_channels(images: &Tensor) -> Result<()> {
+    match images.dims4()?.1 {
+        1..=3 => Ok(()),
+        channels => candle_core::bail!("images have {channels} channels, expected 1 to 3"),
+    }
+}
+
+fn resnet_kind(choice: Choice) -> Option<ResNetKind> {
+    match choice {
+        Choice::Resnet18 => Some(ResNetKind::ResNet18),
+        Choice::Resnet34 => Some(ResNetKind::ResNet34),
+        Choice::Resnet50 => Some(ResNetKind::ResNet50),
+        Choice::VitTiny => None,
+    }
+}
+
+/// Names and shapes of the network's tensors for a grid of `grid`×`grid` embeddings.
+pub(super) fn side_network_names(list: &mut Names, choice: Choice, grid: usize) {
+    match resnet_kind(choice) {
+        Some(kind) => kind.names(list),
+        None => vit_names(list, grid),
+    }
+}
