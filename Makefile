@@ -6,7 +6,13 @@ SCANS  ?= RawData
 STORE  ?= store.zarr
 RUN    ?= run
 OUT    ?= $(RUN)/eval
-SAM    ?= sam_vit_b_01ec64.pth
+# vit_b, vit_l or vit_h, for `make weights` and where SAM is not given
+MODEL  ?= vit_b
+WEIGHTS ?= weights
+SAM    ?= $(WEIGHTS)/sam_$(MODEL)_$(SAM_$(MODEL)).pth
+# Initial weights of the side network, where they are there; CNN= starts from random ones
+CNN    ?= $(wildcard $(WEIGHTS)/resnet18-f37072fd.pth)
+PREFIX ?= $(HOME)/.local
 ARGS   ?=
 DEMO   ?= demo
 VENV   ?= .venv
@@ -19,6 +25,11 @@ CONFIG ?= docs/sweep.toml
 SWEEP  ?= $(DEMO)/sweep
 # On a GPU box: make precompute FEATURES=cuda
 FEATURES ?=
+
+# As their publisher names the files
+SAM_vit_b := 01ec64
+SAM_vit_l := 0b3195
+SAM_vit_h := 4b8939
 
 BUILD    := $(CARGO) build --release --quiet $(if $(FEATURES),--features $(FEATURES))
 LADDER   := target/release/sam-ladder
@@ -35,13 +46,17 @@ build: ## Build the program: target/release/sam-ladder (FEATURES=cuda for NVIDIA
 demo: build ## Synthetic scans → precompute → train → eval → a page to look at, on the CPU, in minutes (DEMO=folder)
 	bench/demo.sh $(LADDER) $(DEMO)
 
+.PHONY: weights
+weights: ## Fetch the weights of SAM (MODEL=vit_b, vit_l or vit_h) and ResNet-18 from their publishers into WEIGHTS, and check them
+	bench/weights.sh $(WEIGHTS) $(MODEL) resnet18
+
 .PHONY: precompute
 precompute: build ## Stage one: encode every slice of SCANS once into STORE with the SAM checkpoint SAM
 	$(LADDER) precompute --scans $(SCANS) --store $(STORE) --sam-checkpoint $(SAM) $(ARGS)
 
 .PHONY: train
 train: build ## Stage two: train on STORE into the run folder RUN (ARGS="--lr 5e-4 --lambda 0.9" for more)
-	$(LADDER) train --store $(STORE) --run $(RUN) $(ARGS)
+	$(LADDER) train --store $(STORE) --run $(RUN) $(if $(CNN),--cnn-checkpoint $(CNN)) $(ARGS)
 
 .PHONY: sweep
 sweep: STORE = $(DEMO)/store.zarr
@@ -51,6 +66,19 @@ sweep: build ## Search λ and the learning rate on the demo's store (STORE), by 
 .PHONY: eval
 eval: build ## Evaluate RUN on the test scans of STORE; tables, pictures and a report go to OUT
 	$(LADDER) eval --store $(STORE) --run $(RUN) --out $(OUT) $(ARGS)
+
+.PHONY: predict
+predict: build ## Segment the new scans SCAN (files or a folder) with RUN into OUT (ARGS="--store new.zarr" keeps their embeddings)
+	$(LADDER) predict --scan $(SCAN) --run $(RUN) $(if $(wildcard $(SAM)),--sam-checkpoint $(SAM)) --out $(OUT) $(ARGS)
+
+.PHONY: install
+install: ## Install the program below PREFIX (~/.local) with its manual pages and shell completions (FEATURES=cuda for NVIDIA GPUs)
+	$(CARGO) install --path . --locked --root $(PREFIX) $(if $(FEATURES),--features $(FEATURES))
+	$(PREFIX)/bin/sam-ladder man --out $(PREFIX)/share/man/man1
+	mkdir -p $(PREFIX)/share/bash-completion/completions $(PREFIX)/share/zsh/site-functions $(PREFIX)/share/fish/vendor_completions.d
+	$(PREFIX)/bin/sam-ladder completions bash > $(PREFIX)/share/bash-completion/completions/sam-ladder
+	$(PREFIX)/bin/sam-ladder completions zsh > $(PREFIX)/share/zsh/site-functions/_sam-ladder
+	$(PREFIX)/bin/sam-ladder completions fish > $(PREFIX)/share/fish/vendor_completions.d/sam-ladder.fish
 
 .PHONY: test
 test: ## Every test; needs nothing but Rust, a C compiler and make

@@ -15,4 +15,5 @@ step "$program" eval --store "$folder/store.zarr" --zero-shot --out "$folder/unt
 step "$program" train --store "$folder/store.zarr" --run "$folder/run" --epochs 15 --batch-size 8 --warmup 10 --seed 1
 # Fails unless training gained: the mean Dice must lie well above the untrained model's.
 step "$program" eval --store "$folder/store.zarr" --run "$folder/run" --out "$folder/eval" --baseline "$folder/untrained" --min-gain 0.3
+step "$program" predict --scan "$folder/scans/RawData/Training/img/img0001.nii.gz" --run "$folder/run" --out "$folder/mask.nii.gz"
 printf '\nopen %s/eval/report.html\n' "$folder"

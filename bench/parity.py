@@ -7,7 +7,10 @@
 3. A trained model's export loads in PyTorch, and its masks equal PyTorch's on the stored tensors.
 4. The same of two channels and three classes in nnU-Net's layout, written by nibabel.
 5. The Python of `docs/how-to/` runs on a store of this run, and finds what is in it.
-6. Dice and HD95 equal MedPy's on the masks that `eval` writes, which nibabel reads.
+6. Masks of `predict` lie on their scans for nibabel and SimpleITK, whatever the scan's file is like.
+7. Checkpoints of the whole published model go both ways, and each image's logits agree.
+8. `make weights` resumes, refuses and advises, against a server of this machine.
+9. Dice and HD95 equal MedPy's on the masks that `eval` writes, which nibabel reads.
 """
 
 import collections
@@ -155,7 +158,9 @@ def main():
     run("cargo", "build", "--release", "--quiet", "--manifest-path", ROOT / "Cargo.toml", "--workspace", "--examples")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        check_encoder(folder)
+        run(sys.executable, BENCH / "parity/check_weights.py")
+        checkpoint = check_encoder(folder)
+        run(sys.executable, BENCH / "parity/check_published.py", program, folder / "published", checkpoint)
 
         scans = GOLDEN / "synapse_mini/RawData"
         for dtype, augment in {"f32": ("--rotation-step", 10), "q8": ("--augment", "none"), "bf16": ("--augment", "none")}.items():
@@ -168,6 +173,7 @@ def main():
         run(program, "phantom", "--out", phantoms, "--cases", 4, "--size", 64, "--depth", 8)
         check_training(program, phantoms, folder / "phantom", "--data-size", 64, "--augment", "flips")
         check_how_tos(folder / "phantom/store.zarr")
+        run(sys.executable, BENCH / "parity/check_predict.py", program, folder / "phantom/run", folder / "predict")
         run(sys.executable, BENCH / "parity/make_nnunet.py", nnunet)
         check_training(program, nnunet, folder / "two-channels", "--data-size", 48, "--rotation-step", 19, "--test-cases", "pet_007")
         train = xarray.open_zarr(folder / "two-channels/store.zarr", group="train", consolidated=False)

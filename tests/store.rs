@@ -212,6 +212,52 @@ fn eight_bits_are_within_half_a_step_of_each_channels_range() {
     }
 }
 
+/// What `predict` gives the model without a store is what a store would.
+#[test]
+fn tensors_without_a_store_are_rounded_as_a_store_rounds_them() {
+    for dtype in [StoreDtype::F16, StoreDtype::F32, StoreDtype::Bf16, StoreDtype::Q8] {
+        let folder = tempfile::tempdir().unwrap();
+        // A third is exact in no format.
+        let of = |row: usize| {
+            let Tensors { embeddings, images, labels } = tensors(&layout(dtype), Split::Test, row);
+            let third = |values: Vec<f32>| values.into_iter().map(|value| value / 3.0).collect::<Vec<f32>>();
+            (third(embeddings), third(images), labels)
+        };
+        let writer = writer(folder.path(), layout(dtype));
+        for row in 0..2 {
+            let (embeddings, images, labels) = of(row);
+            let tensors = SliceTensors { embeddings: &embeddings, images: &images, labels: &labels };
+            writer.write_slice(Split::Test, row, &tensors).unwrap();
+        }
+        assert!(write_steps(&writer, usize::MAX));
+        let store = writer.finish().unwrap();
+        let mut stored = Batch::default();
+        store.read_batch(Split::Test, &[(0, 0), (1, 0)], &mut stored).unwrap();
+        let [(first_embeddings, first_images, _), (embeddings, images, _)] = [of(0), of(1)];
+        let embeddings = [first_embeddings, embeddings].concat();
+        let images = [first_images, images].concat();
+        let batch = Batch::as_stored(store.config(), &embeddings, &images).unwrap();
+        assert_eq!((batch.embeddings.to_vec(), batch.images.to_vec()), (stored.embeddings.to_vec(), stored.images.to_vec()));
+        assert_eq!((batch.embeddings, batch.images), (stored.embeddings, stored.images), "{dtype:?}");
+        if dtype != StoreDtype::F32 {
+            assert_ne!(
+                stored_f32(store.config(), &embeddings, &images),
+                (embeddings.clone(), images.clone()),
+                "{dtype:?} rounds"
+            );
+        }
+        assert!(Batch::as_stored(store.config(), &embeddings[1..], &images).is_err());
+        assert!(Batch::as_stored(store.config(), &embeddings, &images[..1024]).is_err());
+        let infinite: Vec<f32> = embeddings.iter().map(|_| f32::INFINITY).collect();
+        assert!(Batch::as_stored(store.config(), &infinite, &images).unwrap_err().to_string().contains("finite"));
+    }
+}
+
+fn stored_f32(config: &PrecomputeConfig, embeddings: &[f32], images: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let batch = Batch::as_stored(config, embeddings, images).unwrap();
+    (batch.embeddings.to_vec(), batch.images.to_vec())
+}
+
 #[test]
 fn batches_follow_their_picks_in_every_reading_mode() {
     let folder = tempfile::tempdir().unwrap();

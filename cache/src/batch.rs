@@ -1,8 +1,10 @@
 //! A batch as it comes from a store: the stored numbers, which become float32 where they are used.
 
+use crate::error::{Error, Result};
+use crate::layout::ArrayKind;
 use crate::number;
 use rayon::prelude::*;
-use sam_ladder_schemas::precompute::StoreDtype;
+use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 
 /// Values that one task turns into float32.
 const CHUNK: usize = 1 << 16;
@@ -16,6 +18,33 @@ pub struct Batch {
     pub images: Values,
     /// `[b, s/4, s/4]`, classes.
     pub labels: Vec<u8>,
+}
+
+impl Batch {
+    /// What reading would give of a store of this config that these tensors were written to, without a store; labels are left empty.
+    ///
+    /// `embeddings` `[b, 256, g, g]`, `images` `[b, c, s, s]`.
+    ///
+    /// # Errors
+    /// [`Error::Values`] for tensors that are no whole items or not of equally many, and for values that are not finite in the store's
+    /// number format.
+    pub fn as_stored(config: &PrecomputeConfig, embeddings: &[f32], images: &[f32]) -> Result<Batch> {
+        let of = |kind: ArrayKind, values: &[f32]| {
+            Values::as_stored(config.dtype, kind.item_len(config), kind.channels(config), values)
+                .map_err(|reason| Error::Values { what: kind.name().into(), reason })
+        };
+        let batch = Batch {
+            embeddings: of(ArrayKind::Embeddings, embeddings)?,
+            images: of(ArrayKind::Images, images)?,
+            labels: Vec::new(),
+        };
+        let items = [&batch.embeddings, &batch.images].map(|values| values.len() / values.item_len);
+        if items[0] != items[1] {
+            let reason = format!("{} items, and {} images", items[0], items[1]);
+            return Err(Error::Values { what: ArrayKind::Embeddings.name().into(), reason });
+        }
+        Ok(batch)
+    }
 }
 
 /// Numbers in a store's format, item after item.
@@ -44,6 +73,29 @@ pub(crate) struct Item<'a> {
 }
 
 impl Values {
+    /// Items of `item_len` values in `channels` channels, rounded as a store rounds them; the reason for an error.
+    fn as_stored(dtype: StoreDtype, item_len: usize, channels: usize, values: &[f32]) -> Result<Values, String> {
+        if !values.len().is_multiple_of(item_len) {
+            return Err(format!("{} values are no whole number of items of {item_len}", values.len()));
+        }
+        let mut stored = Values::default();
+        stored.resize(dtype, values.len() / item_len, item_len, channels);
+        let not_finite = |at: usize| format!("value {at} is not finite as {dtype:?}");
+        let round = |(item, values): (Item, &[f32])| -> Result<(), String> {
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(item.words);
+            if dtype == StoreDtype::Q8 {
+                let (codes, pairs) = number::quantize(values, channels).map_err(not_finite)?;
+                bytes[..codes.len()].copy_from_slice(&codes);
+                item.quantization.copy_from_slice(&pairs);
+            } else {
+                bytes.copy_from_slice(&number::encode(values, dtype).map_err(not_finite)?);
+            }
+            Ok(())
+        };
+        stored.items_mut().zip(values.par_chunks(item_len)).try_for_each(round)?;
+        Ok(stored)
+    }
+
     /// Makes room for `items` items of `item_len` values in `channels` channels, whose content is unspecified.
     pub(crate) fn resize(&mut self, dtype: StoreDtype, items: usize, item_len: usize, channels: usize) {
         (self.dtype, self.item_len) = (dtype, item_len);

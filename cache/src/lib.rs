@@ -1,4 +1,4 @@
-//! The embedding store: Zarr arrays and Parquet tables.
+//! The embedding store: Zarr arrays and Parquet tables; and what all stages write files with.
 //!
 //! [`StoreWriter`] makes a store, [`Store`] and [`Reader`] read a finished one. The layout, for those who read it with other
 //! programs, is in `docs/store-format.md`. No other crate of the workspace touches the files of a store.
@@ -9,6 +9,7 @@ mod compare;
 mod error;
 mod layout;
 mod manifest;
+pub mod nifti;
 mod number;
 mod plan;
 mod reader;

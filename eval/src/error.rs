@@ -116,6 +116,9 @@ pub enum EvalError {
         /// The cause.
         source: std::io::Error,
     },
+    /// A mask could not be written.
+    #[error(transparent)]
+    Mask(#[from] sam_ladder_cache::Error),
     /// A Parquet table could not be written.
     #[error("{}: cannot write the table: {reason}", path.display())]
     Table {

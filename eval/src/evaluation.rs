@@ -1,7 +1,6 @@
 //! The driver: takes one case after the other and writes an evaluation's folder.
 
 use crate::error::{EvalError, Result};
-use crate::nifti::write_mask;
 use crate::overlay::{GreySlice, Panels, choose_slices, draw, encode_png};
 use crate::protocol::{CaseMasks, Protocol, check_class_names, evaluate_case};
 use crate::report::{self, Report, SlicePicture};
@@ -9,6 +8,7 @@ use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
 use crate::tables::{cases_batch, summary_batch, write as write_table};
 use crate::write::write_bytes;
+use sam_ladder_cache::nifti::{Geometry, write_nifti};
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::{Path, PathBuf};
 
@@ -57,6 +57,8 @@ pub struct CasePrediction<'a> {
     pub masks: CaseMasks<'a>,
     /// The scan's slices, asked for only where a picture shows one; black without.
     pub images: Option<&'a SlicePictures<'a>>,
+    /// Where the scan's voxels lie, for the mask's file; without, the affine is the diagonal of the spacing.
+    pub geometry: Option<&'a Geometry>,
 }
 
 /// What an evaluation found, and where it wrote it.
@@ -120,7 +122,9 @@ impl Evaluation {
         let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.protocol)?;
         let drawn = self.draw_case(prediction)?;
         if self.config.save_nifti {
-            write_mask(&self.unfinished.join(MASKS).join(format!("{case}.nii.gz")), mask, spacing_mm)?;
+            let aligned = Geometry::aligned(mask.shape, spacing_mm);
+            let path = self.unfinished.join(MASKS).join(format!("{case}.nii.gz"));
+            write_nifti(&path, prediction.geometry.unwrap_or(&aligned), mask.voxels)?;
         }
         for (picture, png) in drawn {
             write_bytes(&picture.path, &png)?;

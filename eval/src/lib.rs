@@ -1,7 +1,7 @@
 //! Evaluation: Dice and HD95 as the published code computes them, tables, overlay figures, a report and NIfTI masks.
 //!
 //! This crate knows no network. It is handed a predicted and a reference mask a case, through [`Evaluation::add_case`], and writes files.
-//! The parts are usable alone: [`evaluate_case`] and [`summarise`] measure, [`nifti`] writes masks, [`overlay`] draws.
+//! The parts are usable alone: [`evaluate_case`] and [`summarise`] measure, [`overlay`] draws.
 
 pub mod dice;
 mod distance;
@@ -9,8 +9,8 @@ pub mod error;
 pub mod evaluation;
 pub mod hd95;
 mod html;
+pub mod label_tables;
 pub mod masks;
-pub mod nifti;
 pub mod overlay;
 pub mod palette;
 pub mod plot;

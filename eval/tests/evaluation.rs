@@ -47,8 +47,9 @@ fn evaluate(config: EvaluationConfig) -> sam_ladder_eval::Outputs {
     let (prediction, reference) = masks();
     let mut evaluation = Evaluation::new(config).unwrap();
     for name in ["0001", "0002"] {
-        let rows =
-            evaluation.add_case(&CasePrediction { masks: case(name, &prediction, &reference), images: Some(&grey) }).unwrap();
+        let rows = evaluation
+            .add_case(&CasePrediction { masks: case(name, &prediction, &reference), images: Some(&grey), geometry: None })
+            .unwrap();
         assert_eq!(rows.len(), 2);
     }
     evaluation.finish().unwrap()
@@ -163,7 +164,7 @@ fn a_finished_evaluation_is_not_replaced_unless_told() {
     let mut evaluation = Evaluation::new(again).unwrap();
     // Until the new one is finished, the old one stands.
     assert!(dir.path().join(CASES_TABLE).exists() && dir.path().join(MASKS).exists());
-    evaluation.add_case(&CasePrediction { masks: case("0003", &prediction, &reference), images: None }).unwrap();
+    evaluation.add_case(&CasePrediction { masks: case("0003", &prediction, &reference), images: None, geometry: None }).unwrap();
     evaluation.finish().unwrap();
     assert_eq!(names(dir.path()), set(&[CASES_TABLE, SUMMARY_TABLE, TABLE_MARKDOWN, REPORT, OVERLAYS]));
     assert_eq!(names(&dir.path().join(OVERLAYS)), set(&["0003_slice002.png"]));
@@ -175,7 +176,7 @@ fn a_bad_case_is_named_and_the_rest_goes_on() {
     let (prediction, reference) = masks();
     let mut evaluation = Evaluation::new(config(dir.path())).unwrap();
     let mut refused = |masks: CaseMasks| {
-        let prediction = CasePrediction { masks, images: Some(&grey) };
+        let prediction = CasePrediction { masks, images: Some(&grey), geometry: None };
         evaluation.add_case(&prediction).unwrap_err().to_string()
     };
     let mut different = case("0007", &prediction, &reference);
@@ -185,14 +186,18 @@ fn a_bad_case_is_named_and_the_rest_goes_on() {
 
     let no_picture = |slice: usize| Err(format!("chunk {slice} is damaged").into());
     let error = evaluation
-        .add_case(&CasePrediction { masks: case("0008", &prediction, &reference), images: Some(&no_picture) })
+        .add_case(&CasePrediction { masks: case("0008", &prediction, &reference), images: Some(&no_picture), geometry: None })
         .unwrap_err()
         .to_string();
     assert!(error.contains("case 0008, slice 1") && error.contains("chunk 1 is damaged"), "{error}");
     let short = |_: usize| Ok(GreySlice { size: [8, 8], values: vec![0.0; 3] });
-    assert!(evaluation.add_case(&CasePrediction { masks: case("0008", &prediction, &reference), images: Some(&short) }).is_err());
+    assert!(
+        evaluation
+            .add_case(&CasePrediction { masks: case("0008", &prediction, &reference), images: Some(&short), geometry: None })
+            .is_err()
+    );
 
-    let good = CasePrediction { masks: case("0009", &prediction, &reference), images: Some(&grey) };
+    let good = CasePrediction { masks: case("0009", &prediction, &reference), images: Some(&grey), geometry: None };
     evaluation.add_case(&good).unwrap();
     assert!(evaluation.add_case(&good).unwrap_err().to_string().contains("case 0009 was evaluated already"));
     let outputs = evaluation.finish().unwrap();

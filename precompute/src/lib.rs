@@ -6,4 +6,5 @@ pub mod error;
 pub mod phantom;
 pub mod pipeline;
 pub mod preprocess;
+mod progress;
 pub mod scans;

@@ -5,12 +5,14 @@
 
 mod anatomy;
 
-use crate::scans::{Geometry, ScanError, write_nifti};
+use crate::progress;
 use anatomy::Body;
+use indicatif::ProgressBar;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
+use sam_ladder_cache::nifti::{Geometry, write_nifti};
 use sam_ladder_schemas::classes::SYNAPSE_TEST_CASES;
 use std::path::PathBuf;
 
@@ -69,7 +71,7 @@ pub enum PhantomError {
     },
     /// A scan that cannot be written.
     #[error(transparent)]
-    Write(#[from] ScanError),
+    Write(#[from] sam_ladder_cache::Error),
 }
 
 /// Writes the scans, on all threads: `RawData/Training/img/imgNNNN.nii.gz` (int16, Hounsfield units) and
@@ -97,12 +99,15 @@ pub fn write_phantom(config: &PhantomConfig) -> Result<(), PhantomError> {
         let path = training.join(kind);
         std::fs::create_dir_all(&path).map_err(|source| PhantomError::Folder { path, source })?;
     }
-    scans.par_iter().try_for_each(|(case, [image_path, label_path])| {
-        let (geometry, image, label) = scan(config, *case);
+    let bar = progress::slices(config.cases * config.depth, "drawing scans");
+    let written = scans.par_iter().try_for_each(|(case, [image_path, label_path])| -> Result<(), PhantomError> {
+        let (geometry, image, label) = draw_scan(config, *case, &bar);
         write_nifti(image_path, &geometry, &image)?;
         write_nifti(label_path, &geometry, &label)?;
         Ok(())
-    })
+    });
+    bar.finish_and_clear();
+    written
 }
 
 /// Numbers of `n` cases, training before test.
@@ -112,7 +117,7 @@ fn case_numbers(n: usize) -> Vec<u32> {
 }
 
 /// One scan: where it lies, Hounsfield units and raw labels, each `[d, h, w]`.
-fn scan(config: &PhantomConfig, case: u32) -> (Geometry, Vec<i16>, Vec<u8>) {
+fn draw_scan(config: &PhantomConfig, case: u32, bar: &ProgressBar) -> (Geometry, Vec<i16>, Vec<u8>) {
     let shape @ [depth, size, _] = [config.depth, config.size, config.size];
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(case.into());
@@ -137,6 +142,7 @@ fn scan(config: &PhantomConfig, case: u32) -> (Geometry, Vec<i16>, Vec<u8>) {
         blur(&mut hu, size);
         image.extend(hu.iter().map(|hu| (hu + noise.sample(&mut rng)).round().clamp(-1024.0, 3071.0) as i16));
         label.extend(labels);
+        bar.inc(1);
     }
     (geometry, image, label)
 }
@@ -167,6 +173,10 @@ mod tests {
 
     fn config(out: &std::path::Path) -> PhantomConfig {
         PhantomConfig { out: out.into(), cases: 3, size: 64, depth: 12, seed: 5 }
+    }
+
+    fn scan(config: &PhantomConfig, case: u32) -> (Geometry, Vec<i16>, Vec<u8>) {
+        draw_scan(config, case, &ProgressBar::hidden())
     }
 
     #[test]

@@ -161,6 +161,10 @@ pub struct PrecomputeConfig {
     /// Cases that were named to be `test`, sorted; left out of the JSON where the layout alone decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test_cases: Vec<String>,
+    /// The scans have no reference segmentation: labels and masks are the background everywhere, and there is nothing to train on or to
+    /// measure by. Left out of the JSON where they have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlabelled: bool,
 }
 
 impl PrecomputeConfig {
@@ -179,6 +183,7 @@ impl PrecomputeConfig {
             compression: Compression::None,
             class_names: crate::classes::SYNAPSE_ORGANS.map(String::from).to_vec(),
             test_cases: Vec::new(),
+            unlabelled: false,
         }
     }
 
@@ -292,7 +297,7 @@ mod tests {
     fn one_ct_channel_and_no_named_test_cases_leave_no_trace() {
         let json = serde_json::to_value(published()).unwrap();
         assert_eq!(json["preprocessing"].as_object().unwrap().keys().collect::<Vec<_>>(), ["window_hu", "label_map"]);
-        assert!(json.get("test_cases").is_none());
+        assert!(json.get("test_cases").is_none() && json.get("unlabelled").is_none());
         assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), published());
     }
 

@@ -2,14 +2,16 @@
 
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
+use super::progress;
 use super::train::ArmName;
 use anyhow::{Context, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use sam_ladder_cache::nifti::Geometry;
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::evaluation::{EvaluationConfig, Outputs, SUMMARY_TABLE};
 use sam_ladder_eval::protocol::CaseMasks;
 use sam_ladder_eval::summary::MEAN;
 use sam_ladder_eval::{CasePrediction, Evaluation, GreySlice, Mask, Protocol};
+use sam_ladder_precompute::scans::{read_geometry, sha256_of_file};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_train::ensemble::Ensemble;
 use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant};
@@ -21,6 +23,14 @@ const SPACED_SLICES: usize = 2;
 /// Arguments of `eval`.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("model").required(true).args(["run", "checkpoint", "zero_shot"])))]
+#[command(after_help = "\
+Examples:
+  sam-ladder eval --store synapse.zarr --run runs/first --out runs/first/eval
+  sam-ladder eval --store synapse.zarr --run runs/first --out in-mm \\
+      --protocol standard --save-nifti --scans /data/RawData
+  sam-ladder eval --store synapse.zarr --zero-shot --out untrained
+  sam-ladder eval --store synapse.zarr --checkpoint epoch_194.pth --out published
+")]
 pub struct Args {
     /// Store whose test scans are segmented
     #[arg(long, value_name = "STORE.zarr")]
@@ -55,6 +65,9 @@ pub struct Args {
     /// Write the predicted masks as NIfTI
     #[arg(long)]
     save_nifti: bool,
+    /// With --save-nifti: folder of the scans that the store was made of; masks get their scans' own affine and header
+    #[arg(long, value_name = "DIR", requires = "save_nifti")]
+    scans: Option<PathBuf>,
     /// Another evaluation's folder to compare the mean Dice with
     #[arg(long, value_name = "DIR")]
     baseline: Option<PathBuf>,
@@ -87,6 +100,7 @@ impl Args {
             out: out.into(),
             protocol: Protocol::Published,
             save_nifti: false,
+            scans: None,
             baseline: None,
             min_gain: None,
             force: true,
@@ -129,6 +143,11 @@ impl Args {
              name some with --test-cases",
             self.store.display()
         );
+        ensure!(
+            !store.config().unlabelled,
+            "{} holds scans without a reference: there is nothing to measure by; `sam-ladder predict --store` makes masks of them",
+            self.store.display()
+        );
         let device = self.device.open()?;
         let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
         let (method, run_info) = self.method();
@@ -142,13 +161,14 @@ impl Args {
             save_nifti: self.save_nifti,
             overwrite: self.force,
         })?;
-        let bar = ProgressBar::new(cases.len() as u64);
-        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} scans, {msg}, {eta} left")?);
+        let bar = progress::bar(store.slices(Split::Test).len(), "{pos}/{len} slices, {msg}, {eta} left")?;
         for case in &cases {
             bar.set_message(format!("case {case}"));
             let predicted =
                 ensemble.predict_case(&store, CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize })?;
+            bar.inc(predicted.shape[0] as u64);
             let reference = store.mask(case)?;
+            let geometry = self.scans.as_deref().map(|scans| geometry_of(&store, case, scans)).transpose()?;
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {
                     case,
@@ -157,8 +177,8 @@ impl Args {
                     spacing_mm: predicted.spacing_mm,
                 },
                 images: Some(&|slice| Ok(test_slice(&store, case, slice)?)),
+                geometry: geometry.as_ref(),
             })?;
-            bar.inc(1);
         }
         bar.finish_and_clear();
         let outputs = evaluation.finish()?;
@@ -194,6 +214,22 @@ fn test_slice(store: &Store, case: &str, slice: usize) -> anyhow::Result<GreySli
     let mut values = batch.images.to_vec();
     values.truncate(size * size);
     Ok(GreySlice { size: [size, size], values })
+}
+
+/// Where a test case lies in space, from the scan that the store was made of: the store itself keeps no affine.
+fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geometry> {
+    let rows = store.case_rows(Split::Test, case)?;
+    let slice = &store.slices(Split::Test)[rows.start as usize];
+    let path = scans.join(&slice.source);
+    let found = sha256_of_file(&path)?;
+    ensure!(
+        found == slice.source_sha256,
+        "{} has SHA-256 {found}, {} was made of {}: give --scans the original files",
+        path.display(),
+        store.path().display(),
+        slice.source_sha256
+    );
+    Ok(read_geometry(&path)?)
 }
 
 /// Mean Dice of an evaluation's folder.

@@ -1,5 +1,6 @@
 //! `sam-ladder export`.
 
+use super::sam_checkpoint::ensure_same;
 use sam_ladder_ops::state_dict::StateDict;
 use sam_ladder_precompute::encoder::sized_encoder_tensors;
 use sam_ladder_train::export::{ExportArgs, export};
@@ -8,6 +9,12 @@ use std::path::PathBuf;
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sam-ladder export --run runs/first --out model.safetensors
+  sam-ladder export --run runs/first --out model.pth \\
+      --sam-checkpoint weights/sam_vit_b_01ec64.pth
+")]
 pub struct Args {
     /// Run folder
     #[arg(long, value_name = "DIR")]
@@ -18,7 +25,7 @@ pub struct Args {
     /// Take the last checkpoint, even where validation chose a better one
     #[arg(long)]
     last: bool,
-    /// SAM checkpoint: adds the image encoder, so that the published code loads the file with strict=True
+    /// SAM checkpoint that the run's store was made with: adds the image encoder, so that the published code loads the file with strict=True
     #[arg(long, value_name = "FILE")]
     sam_checkpoint: Option<PathBuf>,
     /// Replace an existing file
@@ -37,8 +44,9 @@ impl Args {
         let image_encoder = match &self.sam_checkpoint {
             None => None,
             Some(path) => {
-                let image_size = sam_ladder_train::run::read_record(&self.run)?.image_size;
-                Some(sized_encoder_tensors(&StateDict::open(path)?, image_size)?)
+                let record = sam_ladder_train::run::read_record(&self.run)?;
+                ensure_same(path, &record.store.weights, &self.run)?;
+                Some(sized_encoder_tensors(&StateDict::open(path)?, record.image_size)?)
             }
         };
         let args =

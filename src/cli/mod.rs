@@ -1,11 +1,15 @@
 //! What can be typed: one module a command, each with clap's arguments and their way into a validated config.
 
+mod completions;
 mod device;
 mod eval;
 mod export;
 mod phantom;
 mod precompute;
+mod predict;
 mod profile;
+mod progress;
+mod sam_checkpoint;
 mod sweep;
 mod train;
 mod verify;
@@ -34,8 +38,15 @@ enum Command {
     Sweep(sweep::Args),
     /// Segment the test scans of a store and measure Dice and HD95
     Eval(eval::Args),
+    /// Segment new scans: NIfTI in, a mask with the scan's own grid and affine out
+    Predict(predict::Args),
     /// Write a run's model in the published code's state-dict names
     Export(export::Args),
+    /// Print the completions of a shell
+    Completions(completions::Args),
+    /// Write the manual's pages
+    #[command(hide = true)]
+    Man(completions::ManArgs),
 }
 
 impl Cli {
@@ -48,7 +59,10 @@ impl Cli {
             Command::Train(args) => args.run(),
             Command::Sweep(args) => args.run(),
             Command::Eval(args) => args.run(),
+            Command::Predict(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
         }
     }
 }

@@ -5,6 +5,11 @@ use std::path::PathBuf;
 
 /// Arguments of `phantom`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sam-ladder phantom --out scans
+  sam-ladder phantom --out larger --cases 30 --size 256 --depth 60 --seed 7
+")]
 pub struct Args {
     /// Folder for the scans; must not exist yet or be empty
     #[arg(long, value_name = "DIR")]

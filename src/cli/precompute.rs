@@ -14,6 +14,14 @@ use std::path::PathBuf;
 
 /// Arguments of `precompute`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sam-ladder precompute --scans /data/RawData --store synapse.zarr \\
+      --sam-checkpoint weights/sam_vit_b_01ec64.pth
+  sam-ladder precompute --scans /data/RawData --store small.zarr \\
+      --sam-checkpoint weights/sam_vit_b_01ec64.pth --preset native224 --augment flips
+  sam-ladder precompute --scans scans --store trial.zarr --random-encoder 0 --dry-run
+")]
 pub struct Args {
     /// Folder of the scans: the raw Synapse layout (RawData/Training/{img,label}), the published one (train_npz, test_vol_h5), or
     /// nnU-Net's (imagesTr, labelsTr, dataset.json)

@@ -12,6 +12,14 @@ use std::path::PathBuf;
 
 /// Arguments of `train`. Settings are options without a default here, so that `--resume` can tell what was typed from what was not.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sam-ladder train --store synapse.zarr --run runs/first \\
+      --cnn-checkpoint weights/resnet18-f37072fd.pth
+  sam-ladder train --store synapse.zarr --run runs/first --resume
+  sam-ladder train --store synapse.zarr --run runs/lower --lr 5e-4 --lambda 0.9 \\
+      --val-cases 0005,0006
+")]
 pub struct Args {
     /// Store to train on
     #[arg(long, value_name = "STORE.zarr")]

@@ -1,15 +1,21 @@
 //! `sam-ladder verify`.
 
 use super::device::DeviceChoice;
-use anyhow::{Context, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use super::progress;
+use super::sam_checkpoint::ensure_same;
+use anyhow::{Context, bail};
 use sam_ladder_cache::{Error, Report, verify};
-use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, identify_weights, load, repair};
-use sam_ladder_schemas::precompute::EncoderWeights;
+use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, load, repair};
 use std::path::PathBuf;
 
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sam-ladder verify --store synapse.zarr
+  sam-ladder verify --store synapse.zarr --repair --scans /data/RawData \\
+      --sam-checkpoint weights/sam_vit_b_01ec64.pth
+")]
 pub struct Args {
     /// Store to check
     #[arg(long, value_name = "STORE.zarr")]
@@ -70,8 +76,7 @@ impl Args {
     }
 
     fn check(&self) -> anyhow::Result<Report> {
-        let bar = ProgressBar::new(0);
-        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} files checked, {eta} left")?);
+        let bar = progress::bar(0, "{pos}/{len} files checked, {eta} left")?;
         let report = verify(&self.store, &|done, total| {
             bar.set_length(total);
             bar.set_position(done);
@@ -89,15 +94,8 @@ impl Args {
 
     fn mend(&self, report: &Report) -> anyhow::Result<()> {
         let config = &report.attributes.config;
-        if let (Some(path), EncoderWeights::Checkpoint { sha256: expected }) = (&self.sam_checkpoint, &config.weights) {
-            let (_, weights) = identify_weights(path)?;
-            if let EncoderWeights::Checkpoint { sha256: found } = weights {
-                ensure!(
-                    found == *expected,
-                    "{} has SHA-256 {found}, the store was made with {expected}: pass that checkpoint",
-                    path.display()
-                );
-            }
+        if let Some(path) = &self.sam_checkpoint {
+            ensure_same(path, &config.weights, &self.store)?;
         }
         let plan = || {
             let scans = self.scans.as_deref().ok_or_else(|| {

@@ -174,6 +174,19 @@ pub struct CaseRequest<'a> {
 /// # Errors
 /// A case that is not in the split, or a damaged store.
 pub fn predict_case(model: &LadderSam, store: &Store, request: CaseRequest) -> Result<CasePrediction> {
+    predict_case_with(model, store, request, |_| ())
+}
+
+/// As [`predict_case`]; `done` is told how many slices went through the network, batch by batch.
+///
+/// # Errors
+/// As [`predict_case`].
+pub fn predict_case_with(
+    model: &LadderSam,
+    store: &Store,
+    request: CaseRequest,
+    mut done: impl FnMut(usize),
+) -> Result<CasePrediction> {
     let CaseRequest { split, case, batch_size } = request;
     let rows: Vec<u32> = store.case_rows(split, case)?.collect();
     let identity = identity_variant(store, split)?;
@@ -187,6 +200,7 @@ pub fn predict_case(model: &LadderSam, store: &Store, request: CaseRequest) -> R
         let picks: Vec<(u32, u32)> = rows.iter().map(|&row| (row, identity)).collect();
         store.read_batch(split, &picks, &mut batch)?;
         mask.extend(predict_slices(model, &batch, rows.len(), [h, w])?);
+        done(rows.len());
     }
     Ok(CasePrediction { case: case.to_string(), mask, shape: [rows.len(), h, w], spacing_mm: slice.spacing_mm })
 }

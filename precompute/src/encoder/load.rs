@@ -13,6 +13,8 @@ use super::{EncoderError, ImageEncoder, Result, check_image_size};
 
 /// Before the names of the encoder's tensors in a SAM checkpoint.
 const PREFIX: &str = "image_encoder.";
+/// Before them in a checkpoint of the whole published model, whose tables of positions have its image size already.
+const PUBLISHED_PREFIX: &str = "sam.image_encoder.";
 
 /// Which of SAM's encoders a checkpoint holds, by the width of its tokens.
 ///
@@ -24,9 +26,33 @@ pub fn detect_arch(state: &StateDict) -> Result<EncoderArch> {
     let shape = state.shape(key).ok_or_else(|| {
         not_sam(format!("the key {key} is missing, so it is not a SAM checkpoint; pass sam_vit_b, sam_vit_l or sam_vit_h"))
     })?;
+    Ok(arch_and_grid(state, key, &shape)?.0)
+}
+
+/// Architecture and tokens along the side of a table of absolute positions.
+fn arch_and_grid(state: &StateDict, key: &str, shape: &[usize]) -> Result<(EncoderArch, usize)> {
     let arch =
         EncoderArch::ALL.into_iter().find(|arch| matches!(shape[..], [1, h, w, c] if h == w && h > 0 && c == arch.embed_dim()));
-    arch.ok_or_else(|| not_sam(format!("{key} has shape {shape:?}, expected [1, n, n, 768], [1, n, n, 1024] or [1, n, n, 1280]")))
+    let arch = arch.ok_or_else(|| EncoderError::NotSam {
+        path: state.source().to_owned(),
+        reason: format!("{key} has shape {shape:?}, expected [1, n, n, 768], [1, n, n, 1024] or [1, n, n, 1280]"),
+    })?;
+    Ok((arch, shape[1]))
+}
+
+/// The encoder within a checkpoint of the whole published model (`sam.image_encoder.…`), at the image size that the file was made for;
+/// `None` where the file holds none.
+///
+/// # Errors
+/// If a tensor of it is missing, damaged or of another shape.
+pub fn published_encoder(state: &StateDict, device: &Device) -> Result<Option<ImageEncoder>> {
+    let key = format!("{PUBLISHED_PREFIX}pos_embed");
+    let Some(shape) = state.shape(&key) else { return Ok(None) };
+    let (arch, grid) = arch_and_grid(state, &key, &shape)?;
+    let config = VitConfig::new(arch, grid * PATCH_SIZE);
+    let shapes: HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
+    let read = |name: &str| Ok(state.expect(&format!("{PUBLISHED_PREFIX}{name}"), &shapes[name], device)?);
+    ImageEncoder::from_tensors(config, device, read).map(Some)
 }
 
 /// The prompt encoder's and the mask decoder's tensors, under their names in the checkpoint, sorted.

@@ -8,13 +8,14 @@ mod rel_pos;
 mod vit;
 mod weights;
 
+use crate::progress;
 use candle_core::{Device, Tensor};
 use sam_ladder_ops::state_dict::StateDictError;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
 
 use cpu::CpuVit;
-pub use load::{decoder_weights, detect_arch, sized_encoder_tensors};
+pub use load::{decoder_weights, detect_arch, published_encoder, sized_encoder_tensors};
 pub use random::{random_decoder_weights, random_tensor};
 pub use weights::VitConfig;
 use weights::VitWeights;
@@ -81,8 +82,13 @@ enum Path {
 
 impl ImageEncoder {
     /// Makes an encoder of tensors by their names without `image_encoder.`, of the shapes of [`VitConfig::tensors`].
-    fn from_tensors(config: VitConfig, device: &Device, get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
-        let weights = VitWeights::collect(&config, get)?;
+    fn from_tensors(config: VitConfig, device: &Device, mut get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+        let bar = progress::tensors(config.tensors().len(), "loading the encoder");
+        let weights = VitWeights::collect(&config, |name| -> Result<Tensor> {
+            bar.inc(1);
+            get(name)
+        })?;
+        bar.finish_and_clear();
         let path = match device.is_cpu() {
             true => Path::Cpu(CpuVit::new(config.clone(), weights)?),
             false => Path::Composed(weights),

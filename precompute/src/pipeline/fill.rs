@@ -160,6 +160,7 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
     /// Encodes and writes all that is missing; the number of images encoded, or `None` when it was asked to stop before.
     fn all(&mut self) -> Result<Option<usize>> {
         if !self.writer.has_decoder() {
+            self.load()?;
             self.writer.write_decoder(&self.lazy.get()?.decoder)?;
         }
         let (sender, receiver) = sync_channel(READ_AHEAD);
@@ -209,11 +210,22 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         Ok(embeddings.len() / embedding_len)
     }
 
+    /// Loads the encoder where that is still to be done; it draws a bar of its own meanwhile.
+    fn load(&mut self) -> Result<()> {
+        if self.lazy.load.is_some() {
+            let bar = self.bar.clone();
+            bar.suspend(|| self.lazy.get().map(|_| ()))?;
+            bar.reset_eta();
+        }
+        Ok(())
+    }
+
     /// Embeddings of images, batch by batch.
     fn encode(&mut self, images: &[f32], (size, image_len): (usize, usize), embedding_len: usize) -> Result<Vec<f32>> {
         let mut embeddings = Vec::with_capacity(images.len() / image_len * embedding_len);
         for images in images.chunks(self.options.batch_size * image_len) {
             let batch = images.len() / image_len;
+            self.load()?;
             let encoder = &self.lazy.get()?.encoder;
             let encoded = tracing::trace_span!("encode", batch).in_scope(|| encoder.encode(images, batch, size))?;
             if encoded.len() != batch * embedding_len {

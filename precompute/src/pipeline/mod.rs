@@ -10,6 +10,7 @@ mod plan;
 mod prepare;
 mod repair;
 mod share;
+mod slices;
 
 pub use encode::{Encode, SamEncoder};
 pub use estimate::{Estimate, estimate};
@@ -17,6 +18,7 @@ pub use fill::{FillOptions, Loaded, Summary, fill_part, fill_store};
 pub use plan::Plan;
 pub use repair::repair;
 pub use share::Share;
+pub use slices::{EncodedSlices, encode_slices};
 
 use crate::encoder::{EncoderArch, ImageEncoder, decoder_weights, detect_arch, random_decoder_weights};
 use crate::error::{Error, Result};

@@ -1,7 +1,7 @@
 //! What stage one will do, found out from file names, headers and hashes before anything is computed.
 
 use crate::error::{Error, Result};
-use crate::scans::ScanSource;
+use crate::scans::{ScanSource, find_new_scans};
 use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
@@ -23,7 +23,20 @@ impl Plan {
     /// When the settings do not go together, or a scan's file cannot be read.
     pub fn new(scans: &Path, config: &PrecomputeConfig) -> Result<Self> {
         config.validate().map_err(Error::Config)?;
-        let source = ScanSource::open(scans, &config.preprocessing)?.with_test_cases(&config.test_cases)?;
+        let source = if config.unlabelled {
+            ScanSource::unlabelled(&find_new_scans(&[scans.into()], &config.preprocessing)?, &config.preprocessing)?
+        } else {
+            ScanSource::open(scans, &config.preprocessing)?.with_test_cases(&config.test_cases)?
+        };
+        Self::of(source, config)
+    }
+
+    /// As [`Self::new`], of scans that are found already.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(source: ScanSource, config: &PrecomputeConfig) -> Result<Self> {
+        config.validate().map_err(Error::Config)?;
         let attributes = StoreAttributes::new(config.clone(), source.sources()?);
         let cases = source
             .cases()
@@ -32,7 +45,7 @@ impl Plan {
                 case: case.case.clone(),
                 split: case.split,
                 num_slices: case.num_slices,
-                sources: case.files.iter().map(|file| relative(scans, file)).collect(),
+                sources: case.files.iter().map(|file| source.source_name(file)).collect(),
             })
             .collect();
         Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source })
@@ -42,12 +55,6 @@ impl Plan {
     pub fn layout(&self) -> &StoreLayout {
         &self.layout
     }
-}
-
-/// A path below the scans' folder, with forward slashes, as the sources are named.
-fn relative(scans: &Path, file: &Path) -> String {
-    let below = file.strip_prefix(scans).unwrap_or(file);
-    below.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
 impl fmt::Display for Plan {

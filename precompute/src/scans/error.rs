@@ -22,6 +22,12 @@ pub enum ScanError {
         /// The folder that was searched.
         path: PathBuf,
     },
+    /// A folder without NIfTI files, where scans to predict on were expected.
+    #[error("{path}: no .nii or .nii.gz file in this folder; name the folder that the scans lie in, or the files")]
+    NoVolumes {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A folder in which more than one layout is found.
     #[error("{path}: holds scans in two layouts, {first} and {second}; name the folder of one of them, or move the other away")]
     Ambiguous {

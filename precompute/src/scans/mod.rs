@@ -1,24 +1,27 @@
 //! Scans with their reference segmentations, from the raw Synapse layout, the published preprocessed one, or nnU-Net's.
 
+mod channels;
 mod dataset_json;
 mod error;
 mod hdf5;
 mod intensity;
 mod nifti;
-mod nifti_write;
 mod nnunet;
 mod npz;
 mod numeric;
 mod published;
 mod raw_synapse;
 mod settings;
+mod unlabelled;
 
 pub use error::ScanError;
 pub use intensity::apply_window;
-pub use nifti::{Geometry, NiftiImage, read_image};
-pub use nifti_write::{NiftiElement, write_nifti};
+pub use nifti::{NiftiImage, read_geometry, read_image};
 pub use settings::{SourceOptions, configure};
+pub use unlabelled::{NewScan, find_new_scans};
 
+use crate::progress;
+use indicatif::ProgressBar;
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
@@ -75,6 +78,8 @@ enum Layout {
     RawSynapse,
     Published,
     NnUnet,
+    /// Files that are no folder's layout, without labels.
+    Unlabelled,
 }
 
 impl Layout {
@@ -84,6 +89,7 @@ impl Layout {
             Layout::RawSynapse => "the raw Synapse layout",
             Layout::Published => "the published preprocessed layout, whose images are windowed and whose split is made",
             Layout::NnUnet => "nnU-Net's layout",
+            Layout::Unlabelled => "no layout but scans without labels",
         }
     }
 }
@@ -112,6 +118,16 @@ struct Array {
 }
 
 impl ScanSource {
+    /// Scans without labels, all of the split `test`. Reads headers, no voxels.
+    ///
+    /// # Errors
+    /// When a header cannot be read, or the channels of a scan differ in shape.
+    pub fn unlabelled(scans: &[NewScan], preprocessing: &Preprocessing) -> Result<Self, ScanError> {
+        let mut cases = scans.iter().map(NewScan::entry).collect::<Result<Vec<_>, _>>()?;
+        sort(&mut cases);
+        Ok(ScanSource { root: PathBuf::new(), layout: Layout::Unlabelled, preprocessing: preprocessing.clone(), cases })
+    }
+
     /// Finds out the layout of a folder and its cases. Reads names and headers, no voxels.
     ///
     /// The raw layout is `RawData/Training/{img,label}` below `dir`, `Training/{img,label}`, or `{img,label}`; the published one
@@ -127,6 +143,7 @@ impl ScanSource {
             Layout::RawSynapse => raw_synapse::cases(&root)?,
             Layout::Published => published::cases(&root)?,
             Layout::NnUnet => nnunet::cases(&root, preprocessing)?,
+            Layout::Unlabelled => Vec::new(), // is no folder's
         };
         if cases.is_empty() {
             return Err(ScanError::NoScans { path: dir.into() });
@@ -167,12 +184,22 @@ impl ScanSource {
     /// When a file cannot be read.
     pub fn sources(&self) -> Result<Vec<SourceFile>, ScanError> {
         let files: Vec<&PathBuf> = self.cases.iter().flat_map(|case| &case.files).collect();
+        let bar = progress::bytes(files.iter().map(|file| size_of_file(file)).sum(), "hashing the scans");
         let mut sources = files
             .par_iter()
-            .map(|path| Ok(SourceFile { path: relative(&self.root, path), sha256: sha256_of_file(path)? }))
+            .map(|path| Ok(SourceFile { path: self.source_name(path), sha256: hash_file(path, &bar)? }))
             .collect::<Result<Vec<_>, ScanError>>()?;
+        bar.finish_and_clear();
         sources.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(sources)
+    }
+
+    /// A file of the source as the store names it: its path below the folder, or its name alone where there is no folder.
+    pub(crate) fn source_name(&self, file: &Path) -> String {
+        match self.layout {
+            Layout::Unlabelled => relative(unlabelled::folder(file), file),
+            _ => relative(&self.root, file),
+        }
     }
 
     /// Reads a case of this source: clip, scale, transpose, map labels, as published.
@@ -184,6 +211,7 @@ impl ScanSource {
             Layout::RawSynapse => raw_synapse::read(&self.root, case, &self.preprocessing),
             Layout::Published => published::read(&self.root, case, &self.preprocessing),
             Layout::NnUnet => nnunet::read(&self.root, case, &self.preprocessing),
+            Layout::Unlabelled => NewScan { case: case.case.clone(), files: case.files.clone() }.read(&self.preprocessing),
         }
     }
 }
@@ -222,16 +250,32 @@ fn source_file(root: &Path, path: &Path, bytes: &[u8]) -> SourceFile {
 }
 
 /// SHA-256 of a file, in hexadecimal, without holding it in memory.
-pub(crate) fn sha256_of_file(path: &Path) -> Result<String, ScanError> {
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sha256_of_file(path: &Path) -> Result<String, ScanError> {
+    let bar = progress::bytes(size_of_file(path), &format!("hashing {}", file_name(path)));
+    let hash = hash_file(path, &bar);
+    bar.finish_and_clear();
+    hash
+}
+
+/// Bytes of a file; 0 of one that is not there, which is told when it is opened.
+fn size_of_file(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+fn hash_file(path: &Path, bar: &ProgressBar) -> Result<String, ScanError> {
     let mut file = File::open(path).map_err(ScanError::io(path))?;
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer).map_err(ScanError::io(path))?;
         if read == 0 {
             return Ok(hexadecimal(&hasher.finalize()));
         }
         hasher.update(&buffer[..read]);
+        bar.inc(read as u64);
     }
 }
 

@@ -9,55 +9,13 @@
 use super::error::ScanError;
 use super::numeric::NumericType;
 use flate2::bufread::MultiGzDecoder;
+use sam_ladder_cache::nifti::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
 /// No deflate stream expands by more than this factor.
 const MAX_DEFLATE_RATIO: u64 = 1032;
-const NIFTI_1_HEADER_BYTES: usize = 348;
-const NIFTI_2_HEADER_BYTES: usize = 540;
-
-/// Where a scan's voxels lie in space: all that a mask of the scan must repeat to lie on top of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Geometry {
-    /// Depth, height, width.
-    pub shape: [usize; 3],
-    /// Distance between voxel centres along depth, height and width, in units of `xyzt_units` (millimetres in practice).
-    pub spacing_mm: [f64; 3],
-    /// Units of space and time, as coded by NIfTI.
-    pub xyzt_units: u8,
-    /// What the quaternion's coordinates mean; 0 where there is none.
-    pub qform_code: i16,
-    /// `pixdim[0]`: -1 turns the third axis around.
-    pub qfac: f64,
-    /// Quaternion's b, c and d.
-    pub quaternion: [f64; 3],
-    /// Quaternion's translation along x, y and z.
-    pub translation: [f64; 3],
-    /// What the affine's coordinates mean; 0 where there is none.
-    pub sform_code: i16,
-    /// The affine's three rows, from voxel indices (axis 0, 1, 2 of the file) to space.
-    pub affine: [[f64; 4]; 3],
-}
-
-impl Geometry {
-    /// An axis-aligned scan in scanner coordinates, in millimetres.
-    pub fn aligned([depth, height, width]: [usize; 3], spacing_mm: [f64; 3]) -> Self {
-        let [dz, dy, dx] = spacing_mm;
-        Geometry {
-            shape: [depth, height, width],
-            spacing_mm,
-            xyzt_units: 2,
-            qform_code: 1,
-            qfac: 1.0,
-            quaternion: [0.0; 3],
-            translation: [0.0; 3],
-            sform_code: 1,
-            affine: [[dx, 0.0, 0.0, 0.0], [0.0, dy, 0.0, 0.0], [0.0, 0.0, dz, 0.0]],
-        }
-    }
-}
 
 /// A NIfTI image: values as stored after slope and intercept.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +49,14 @@ pub fn read_image(path: &Path) -> Result<NiftiImage, ScanError> {
 
 /// Reads the shape `[d, h, w]` alone.
 pub(super) fn read_shape(path: &Path) -> Result<[usize; 3], ScanError> {
+    Ok(read_geometry(path)?.shape)
+}
+
+/// Reads the header alone: where the voxels lie.
+///
+/// # Errors
+/// When the file cannot be read or is no NIfTI file; not when its voxels are damaged.
+pub fn read_geometry(path: &Path) -> Result<Geometry, ScanError> {
     let mut head = Vec::new();
     let mut file = BufReader::new(File::open(path).map_err(ScanError::io(path))?);
     let is_gzip = std::io::BufRead::fill_buf(&mut file).map_err(ScanError::io(path))?.starts_with(&[0x1f, 0x8b]);
@@ -106,7 +72,7 @@ pub(super) fn read_shape(path: &Path) -> Result<[usize; 3], ScanError> {
     {
         return Err(ScanError::nifti(path, error.to_string()));
     }
-    Ok(Header::parse(path, &head)?.geometry.shape)
+    Ok(Header::parse(path, &head)?.geometry)
 }
 
 /// Decodes the bytes of a file; `path` is for messages.
@@ -253,16 +219,18 @@ impl Header {
             _ => return Err(bad(format!("its slope {slope} comes with the intercept {intercept}"))),
         };
         let spacing_mm = [pixdim[3], pixdim[2], pixdim[1]].map(f64::abs);
+        let rank = dims[0] as u8; // 3 to 7, as `volume_shape` made sure
         if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
             return Err(bad(format!("its voxel spacing {spacing_mm:?} is not positive")));
         }
         let geometry = if version_2 {
             Geometry {
+                version: NiftiVersion::Two,
                 shape,
-                spacing_mm,
+                rank,
+                pixdim,
                 xyzt_units: (fields.i32(500) & 0x3f) as u8,
                 qform_code: fields.i32(344) as i16,
-                qfac: pixdim[0],
                 quaternion: fields.array(352, Fields::f64),
                 translation: fields.array(376, Fields::f64),
                 sform_code: fields.i32(348) as i16,
@@ -270,11 +238,12 @@ impl Header {
             }
         } else {
             Geometry {
+                version: NiftiVersion::One,
                 shape,
-                spacing_mm,
+                rank,
+                pixdim,
                 xyzt_units: head[123],
                 qform_code: fields.i16(252),
-                qfac: pixdim[0],
                 quaternion: fields.f32s(256),
                 translation: fields.f32s(268),
                 sform_code: fields.i16(254),

@@ -5,7 +5,7 @@ use super::dataset_json::{DATASET_JSON, Dataset};
 use super::error::ScanError;
 use super::nifti::{decode_image, read_shape};
 use super::raw_synapse::{map_labels, same_shape};
-use super::{CaseEntry, Scan, file_name, intensity, list_files, source_file};
+use super::{CaseEntry, Scan, channels, file_name, list_files};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
@@ -106,18 +106,8 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
     let Some((label_path, image_paths)) = entry.files.split_last() else {
         return Err(ScanError::NoScans { path: root.into() });
     };
-    let mut planes = Vec::with_capacity(image_paths.len());
-    let mut first = None;
-    for (path, channel) in image_paths.iter().zip(&preprocessing.channels) {
-        let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
-        let mut image = decode_image(path, &bytes)?;
-        let (shape, _, _) =
-            first.get_or_insert_with(|| (image.geometry.shape, image.geometry.spacing_mm, source_file(root, path, &bytes)));
-        same_shape(path, image.geometry.shape, &image_paths[0], *shape)?;
-        intensity::apply(path, &mut image.voxels, *shape, channel.intensity, preprocessing)?;
-        planes.push(image.voxels);
-    }
-    let Some((shape, spacing_mm, source)) = first else { return Err(ScanError::NoScans { path: root.into() }) };
+    let image = channels::read(root, image_paths, preprocessing)?;
+    let shape = image.shape;
     let label = decode_image(label_path, &std::fs::read(label_path).map_err(ScanError::io(label_path))?)?;
     same_shape(label_path, label.geometry.shape, &image_paths[0], shape)?;
     let label = map_labels(label_path, &label.voxels, shape, &preprocessing.label_map)?;
@@ -125,20 +115,9 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
         case: entry.case.clone(),
         split: entry.split,
         shape,
-        spacing_mm,
-        image: slice_by_slice(planes, shape[1] * shape[2]),
+        spacing_mm: image.spacing_mm,
+        image: image.values,
         label,
-        slice_sources: vec![source; shape[0]],
+        slice_sources: vec![image.source; shape[0]],
     })
-}
-
-/// Channels `[d, h, w]` each → `[d, c, h, w]`.
-fn slice_by_slice(mut channels: Vec<Vec<f32>>, pixels: usize) -> Vec<f32> {
-    if channels.len() == 1 {
-        return channels.swap_remove(0);
-    }
-    let slices = channels.first().map_or(0, |channel| channel.len() / pixels);
-    (0..slices)
-        .flat_map(|slice| channels.iter().flat_map(move |channel| channel[slice * pixels..][..pixels].iter().copied()))
-        .collect()
 }

@@ -57,7 +57,7 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
         case: entry.case.clone(),
         split: entry.split,
         shape,
-        spacing_mm: image.geometry.spacing_mm,
+        spacing_mm: image.geometry.spacing_mm(),
         image: image.voxels,
         label,
         slice_sources: vec![source; shape[0]],

@@ -32,10 +32,14 @@ pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) 
     let refuse = |option, layout| Err(ScanError::NotForLayout { path: dir.into(), option, layout });
     match layout {
         Layout::NnUnet => return configure_nnunet(&root, options, config),
-        Layout::RawSynapse | Layout::Published if options.channels.is_some() => refuse("--channels", layout.name()),
-        Layout::RawSynapse | Layout::Published if !options.test_cases.is_empty() => refuse("--test-cases", layout.name()),
+        Layout::RawSynapse | Layout::Published | Layout::Unlabelled if options.channels.is_some() => {
+            refuse("--channels", layout.name())
+        }
+        Layout::RawSynapse | Layout::Published | Layout::Unlabelled if !options.test_cases.is_empty() => {
+            refuse("--test-cases", layout.name())
+        }
         Layout::Published if options.window.is_some() => refuse("--window", layout.name()),
-        Layout::RawSynapse | Layout::Published => Ok(()),
+        Layout::RawSynapse | Layout::Published | Layout::Unlabelled => Ok(()),
     }?;
     let mut config = config;
     config.preprocessing.window_hu = options.window.unwrap_or(config.preprocessing.window_hu);

@@ -4,6 +4,7 @@ use super::nifti::decode_image;
 use super::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sam_ladder_cache::nifti::{Geometry, NiftiVersion, write_nifti};
 use std::io::Write;
 
 const WINDOW: [f32; 2] = [-125.0, 275.0];
@@ -133,7 +134,7 @@ fn byte_order_compression_and_version_do_not_matter() {
         second.extend_from_slice(&if big_endian { byte_swapped(&file) } else { file.clone() }[352..]);
         for file in [gzip(&second), second] {
             let image = decode(&file).unwrap();
-            assert_eq!((image.voxels, image.geometry.spacing_mm), (expected.voxels.clone(), [2.5, 0.75, 0.5]));
+            assert_eq!((image.voxels, image.geometry.spacing_mm()), (expected.voxels.clone(), [2.5, 0.75, 0.5]));
         }
     }
 }
@@ -317,7 +318,13 @@ fn what_is_written_reads_back() {
     assert_eq!(std::fs::read(&path).unwrap(), first, "same voxels, same bytes");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     let missing = dir.path().join("nowhere/mask.nii.gz");
-    assert!(message(write_nifti(&missing, &geometry, &voxels)).contains("nowhere"));
+    assert!(write_nifti(&missing, &geometry, &voxels).unwrap_err().to_string().contains("nowhere"));
+    // Of NIfTI-2, numbers keep their 64 bits, and a fourth axis of length 1 stays.
+    let third = 1.0 / 3.0;
+    geometry = Geometry { version: NiftiVersion::Two, rank: 4, qform_code: 2, translation: [third; 3], ..geometry };
+    geometry.affine[1][3] = third;
+    write_nifti(&path, &geometry, &voxels).unwrap();
+    assert_eq!(read_image(&path).unwrap().geometry, geometry);
 }
 
 /// An `.npz` of two 2-D arrays with the type and the bytes given.

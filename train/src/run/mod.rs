@@ -120,6 +120,12 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
 /// A run that starts or resumes, ready for its next step.
 pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Checkpoints, hd95: Option<Hd95>) -> Result<Trainee> {
     args.config.validate().map_err(TrainError::Setting)?;
+    if store.config().unlabelled {
+        return Err(TrainError::Input(format!(
+            "{} holds scans without labels: there is nothing to train on",
+            args.store.display()
+        )));
+    }
     check_cases(store, &args.config.val_cases)?;
     let precompute = store.config();
     let geometry = Geometry::of(precompute);

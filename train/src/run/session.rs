@@ -10,6 +10,7 @@ use sam_ladder_cache::{Batch, Reader};
 use sam_ladder_schemas::tables::StepRow;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A run that has the machine to itself.
 pub(super) struct Session<'a> {
@@ -97,5 +98,8 @@ fn progress_bar(last_step: u64, done: u64) -> ProgressBar {
         bar.set_style(style);
     }
     bar.reset_eta();
+    bar.set_message("first step");
+    // Drawn at once, and again while a long step or a validation goes on.
+    bar.enable_steady_tick(Duration::from_secs(1));
     bar
 }

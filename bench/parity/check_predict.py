@@ -1,0 +1,133 @@
+"""Masks of `predict` lie on their scans: nibabel and SimpleITK see the same grid, direction, origin and spacing, whatever the scan's file is like.
+
+    python bench/parity/check_predict.py PROGRAM RUN FOLDER
+
+RUN is a run on a random encoder with one channel. The scans are written by nibabel: number types, byte orders, NIfTI-1 and -2, orientations, oblique affines, by
+quaternion alone, by affine alone, by neither; all of the same voxels, so all masks are the same.
+"""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK
+
+SHAPE = (40, 36, 3)
+
+
+def rotation(*degrees):
+    """About x, then y, then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(degrees)):
+        a, b = [i for i in range(3) if i != axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def affine(turn=np.eye(3), spacing=(0.75, 0.8, 2.5), origin=(-31.5, 12.25, 101.125)):
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turn @ np.diag(spacing), origin
+    return matrix
+
+
+def volume():
+    """A ball of organ-like values on soft tissue, in integers that every number type holds."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    return np.where(x**2 + y**2 + 0.2 * z**2 < 0.4, 120, 40) + (7 * np.arange(np.prod(SHAPE)).reshape(SHAPE) % 11)
+
+
+def scans():
+    """Name → image."""
+    voxels = volume()
+    for kind in (np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64, np.int64, np.uint64):
+        yield f"type_{np.dtype(kind).name}.nii.gz", nibabel.Nifti1Image(voxels.astype(kind), affine(), dtype=kind)
+    big = nibabel.Nifti1Image(voxels.astype(">i2"), affine(), nibabel.Nifti1Header(endianness=">"))
+    yield "big_endian.nii", big
+    yield "second_version.nii.gz", nibabel.Nifti2Image(voxels.astype(np.int16), affine(rotation(10, 20, 30)) / 3 * 3)
+    yield "second_big.nii", nibabel.Nifti2Image(voxels.astype(">f4"), affine(), nibabel.Nifti2Header(endianness=">"))
+    yield "oblique.nii.gz", nibabel.Nifti1Image(voxels.astype(np.int16), affine(rotation(12, -7, 33)))
+    scaled = nibabel.Nifti1Image(((voxels + 24) * 2).astype(np.int16), affine())
+    scaled.header.set_slope_inter(0.5, -24)
+    yield "slope.nii.gz", scaled
+    with_time = nibabel.Nifti1Image(voxels.astype(np.int16)[..., None], affine(rotation(0, 0, 5)))
+    with_time.header.set_xyzt_units("mm", "sec")
+    yield "fourth_axis.nii.gz", with_time
+    for order, signs in itertools.product(itertools.permutations(range(3)), ((1, 1, 1), (-1, -1, 1), (1, -1, -1), (-1, 1, 1))):
+        turn = np.eye(3)[:, order] * signs
+        name = "axes_" + "".join(nibabel.aff2axcodes(affine(turn)))
+        yield f"{name}.nii.gz", nibabel.Nifti1Image(voxels.astype(np.int16), affine(turn))
+    for name, sform, qform in (("quaternion_alone", 0, 1), ("affine_alone", 2, 0), ("both_differ", 4, 2), ("neither", 0, 0)):
+        image = nibabel.Nifti1Image(voxels.astype(np.int16), affine(rotation(5, 40, -20)))
+        image.set_sform(affine(rotation(5, 40, -20), origin=(1, 2, 3)) if sform else None, sform)
+        image.set_qform(affine(rotation(5, 40, -20)) if qform else None, qform)
+        if not qform:
+            image.header["pixdim"][1:4] = (0.75, 0.8, 2.5)
+        yield f"{name}.nii.gz", image
+
+
+def itk(path):
+    """What SimpleITK, and with it 3D Slicer and ITK-SNAP, makes of a file; None where it refuses the file."""
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError:
+        return None
+    return image.GetSize(), image.GetDirection(), image.GetOrigin(), image.GetSpacing()
+
+
+def main():
+    program, run_folder, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    folder.mkdir()
+    (folder / "scans").mkdir()
+    names = []
+    for name, image in scans():
+        nibabel.save(image, folder / "scans" / name)
+        names.append(name)
+    command = [program, "predict", "--scan", folder / "scans", "--run", run_folder, "--out", folder / "masks"]
+    print("──", *command, flush=True)
+    subprocess.run([str(word) for word in command], check=True)
+    first, refused, organs = None, [], 0
+    for name in names:
+        scan, mask = folder / "scans" / name, folder / "masks" / f"{name.removesuffix('.gz').removesuffix('.nii')}.nii.gz"
+        a, b = nibabel.load(scan), nibabel.load(mask)
+        problems = [
+            what
+            for what, same in (
+                ("kind", type(a) is type(b)),
+                ("shape", a.shape == b.shape),
+                ("affine", np.array_equal(a.affine, b.affine)),
+                ("sform", np.array_equal(a.header.get_sform(), b.header.get_sform())),
+                ("sform code", int(a.header["sform_code"]) == int(b.header["sform_code"])),
+                ("qform", all(np.array_equal(a.header[f], b.header[f]) for f in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"))),
+                ("qform code", int(a.header["qform_code"]) == int(b.header["qform_code"])),
+                ("pixdim", np.array_equal(a.header["pixdim"], b.header["pixdim"])),
+                ("units", a.header.get_xyzt_units() == b.header.get_xyzt_units()),
+                ("number type", b.get_data_dtype() == np.uint8),
+                ("slope", b.dataobj.slope == 1 and b.dataobj.inter == 0),
+            )
+            if not same
+        ]
+        of_scan, of_mask = itk(scan), itk(mask)
+        if of_scan is None:
+            refused.append(name)
+        elif of_scan != of_mask:
+            problems.append(f"SimpleITK: {of_scan} against {of_mask}")
+        voxels = np.asarray(b.dataobj).reshape(SHAPE)
+        first = voxels if first is None else first
+        organs = max(organs, np.unique(voxels).size)
+        if not np.array_equal(voxels, first):
+            problems.append("voxels: another file of the same values had another mask")
+        if problems:
+            sys.exit(f"parity: predict: {name}: the mask differs in {', '.join(problems)}")
+    if organs < 2:
+        sys.exit("parity: predict: every mask is empty, so no orientation was compared")
+    print(f"predict: {len(names)} kinds of files, mask and scan agree in nibabel and, but for {refused or 'none'}, in SimpleITK")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+//! Slices of one scan through the encoder, without a store.
+
+use super::DEFAULT_BATCH_SIZE;
+use super::encode::Encode;
+use crate::error::Result;
+use crate::preprocess::DataSlice;
+use crate::scans::Scan;
+use rayon::prelude::*;
+use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::variants::VariantKind;
+use std::ops::Range;
+
+/// What a store would hold of some slices, before it is rounded to the store's number format.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodedSlices {
+    /// `[slices, c, s, s]`.
+    pub images: Vec<f32>,
+    /// `[slices, 256, s/16, s/16]`.
+    pub embeddings: Vec<f32>,
+}
+
+/// Prepares some slices of a scan as test slices are prepared, and encodes them, [`DEFAULT_BATCH_SIZE`] at a time.
+///
+/// # Errors
+/// The encoder's.
+///
+/// # Panics
+/// When the slices are not the scan's.
+pub fn encode_slices<E: Encode>(
+    scan: &Scan,
+    slices: Range<usize>,
+    config: &PrecomputeConfig,
+    encoder: &E,
+) -> Result<EncodedSlices> {
+    let [_, height, width] = scan.shape;
+    let pixels = height * width;
+    let channels = scan.image.len() / scan.label.len();
+    let count = slices.len();
+    let images: Vec<Vec<f32>> = slices
+        .into_par_iter()
+        .map(|slice| {
+            let planes = &scan.image[slice * channels * pixels..][..channels * pixels];
+            let labels = &scan.label[slice * pixels..][..pixels];
+            let slice = DataSlice::new(planes, labels, [height, width], config.data_size);
+            slice.variant(VariantKind::Identity, config.image_size).image
+        })
+        .collect();
+    let images = images.concat();
+    let mut embeddings = Vec::with_capacity(count * EMBED_CHANNELS * config.grid_size().pow(2));
+    for images in images.chunks(DEFAULT_BATCH_SIZE * config.image_len()) {
+        embeddings.extend(encoder.encode(images, images.len() / config.image_len(), config.image_size)?);
+    }
+    Ok(EncodedSlices { images, embeddings })
+}

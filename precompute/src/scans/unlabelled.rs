@@ -1,0 +1,180 @@
+//! New scans, which have no reference segmentation: NIfTI files anywhere, one a channel.
+
+use super::error::ScanError;
+use super::nifti::read_geometry;
+use super::raw_synapse::same_shape;
+use super::{CaseEntry, Scan, channels, file_name, list_files};
+use sam_ladder_cache::nifti::Geometry;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::Preprocessing;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A scan to predict on, before its voxels are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewScan {
+    /// Its name: the file's without `.nii.gz`, and without `_0000` where there is more than one channel.
+    pub case: String,
+    /// The file of each channel, in the order of the settings' channels.
+    pub files: Vec<PathBuf>,
+}
+
+/// The scans among files and folders, sorted by name. Of a folder every `.nii` and `.nii.gz` directly in it is taken.
+///
+/// Of images with one channel every file is a scan. With more, files are called as nnU-Net's, `CASE_0000.nii.gz` and so on, of which those
+/// of the settings' channels are taken.
+///
+/// # Errors
+/// When a path is not there, a folder holds no NIfTI file, a name does not tell its channel, a channel is missing, or two scans have the
+/// same name.
+pub fn find_new_scans(paths: &[PathBuf], preprocessing: &Preprocessing) -> Result<Vec<NewScan>, ScanError> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !std::fs::metadata(path).map_err(ScanError::io(path))?.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let before = files.len();
+        files.extend(list_files(path)?.into_iter().filter(|file| stem(file) != file_name(file)));
+        if files.len() == before {
+            return Err(ScanError::NoVolumes { path: path.clone() });
+        }
+    }
+    if preprocessing.channels.len() == 1 {
+        let scans = files.into_iter().map(|file| (stem(&file), vec![file]));
+        return distinct(scans.map(|(case, files)| NewScan { case, files }));
+    }
+    let mut cases: BTreeMap<String, BTreeMap<u32, PathBuf>> = BTreeMap::new();
+    for path in files {
+        let name = stem(&path);
+        let parsed = name
+            .rsplit_once('_')
+            .filter(|(case, digits)| !case.is_empty() && digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some((case, Ok(channel))) = parsed.map(|(case, digits)| (case, digits.parse::<u32>())) else {
+            return Err(ScanError::Name { path, expected: "CASE_0000.nii.gz, whose last part is the channel" });
+        };
+        if let Some(first) = cases.entry(case.into()).or_default().insert(channel, path.clone()) {
+            return Err(ScanError::Duplicate { what: "channel", first, second: path });
+        }
+    }
+    let mut scans = Vec::with_capacity(cases.len());
+    for (case, mut of_case) in cases {
+        let beside = of_case.values().next().cloned().unwrap_or_default();
+        let mut files = Vec::with_capacity(preprocessing.channels.len());
+        for channel in &preprocessing.channels {
+            let missing = || beside.with_file_name(format!("{case}_{:04}.nii.gz", channel.index));
+            files.push(
+                of_case.remove(&channel.index).ok_or_else(|| ScanError::Unpaired { path: beside.clone(), missing: missing() })?,
+            );
+        }
+        scans.push(NewScan { case, files });
+    }
+    Ok(scans)
+}
+
+/// Sorted, and an error for two of one name.
+fn distinct(scans: impl Iterator<Item = NewScan>) -> Result<Vec<NewScan>, ScanError> {
+    let mut scans: Vec<NewScan> = scans.collect();
+    scans.sort_by(|a, b| a.case.cmp(&b.case));
+    match scans.windows(2).find(|pair| pair[0].case == pair[1].case) {
+        None => Ok(scans),
+        Some(pair) => {
+            let [first, second] = [&pair[0], &pair[1]].map(|scan| scan.files[0].clone());
+            Err(ScanError::Duplicate { what: "scan's name", first, second })
+        }
+    }
+}
+
+/// A file's name without its `.nii.gz` or `.nii`.
+fn stem(path: &Path) -> String {
+    let name = file_name(path);
+    name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii")).unwrap_or(&name).to_owned()
+}
+
+impl NewScan {
+    /// Where its voxels lie, from the first file's header; the other channels must have its shape.
+    ///
+    /// # Errors
+    /// When a header cannot be read, or the shapes differ.
+    pub fn geometry(&self) -> Result<Geometry, ScanError> {
+        let geometry = read_geometry(&self.files[0])?;
+        for other in &self.files[1..] {
+            same_shape(other, read_geometry(other)?.shape, &self.files[0], geometry.shape)?;
+        }
+        Ok(geometry)
+    }
+
+    /// Its voxels as the network's images, of the split `test`; every label is the background.
+    ///
+    /// # Errors
+    /// When a file is damaged, the channels differ in shape, or an image holds NaN.
+    pub fn read(&self, preprocessing: &Preprocessing) -> Result<Scan, ScanError> {
+        let image = channels::read(folder(&self.files[0]), &self.files, preprocessing)?;
+        Ok(Scan {
+            case: self.case.clone(),
+            split: Split::Test,
+            shape: image.shape,
+            spacing_mm: image.spacing_mm,
+            image: image.values,
+            label: vec![0; image.shape.iter().product()],
+            slice_sources: vec![image.source; image.shape[0]],
+        })
+    }
+
+    pub(super) fn entry(&self) -> Result<CaseEntry, ScanError> {
+        let num_slices = self.geometry()?.shape[0];
+        Ok(CaseEntry { case: self.case.clone(), split: Split::Test, num_slices, files: self.files.clone() })
+    }
+}
+
+/// The folder that a file lies in: new scans come from anywhere, and are told apart by their names.
+pub(super) fn folder(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sam_ladder_schemas::precompute::{Channel, Intensity};
+
+    fn folder_of(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        names.iter().for_each(|name| std::fs::write(dir.path().join(name), b"x").unwrap());
+        dir
+    }
+
+    fn cases(scans: &[NewScan]) -> Vec<&str> {
+        scans.iter().map(|scan| scan.case.as_str()).collect()
+    }
+
+    #[test]
+    fn of_one_channel_every_file_is_a_scan() {
+        let dir = folder_of(&["b_0000.nii", "a.nii.gz", "notes.txt", ".hidden.nii"]);
+        let one = Preprocessing::default();
+        let scans = find_new_scans(&[dir.path().into()], &one).unwrap();
+        assert_eq!(cases(&scans), ["a", "b_0000"]);
+        let named = find_new_scans(&[dir.path().join("notes.txt")], &one).unwrap();
+        assert_eq!(cases(&named), ["notes.txt"], "a file that is named is tried");
+        let twice = find_new_scans(&[dir.path().into(), dir.path().join("a.nii.gz")], &one).unwrap_err().to_string();
+        assert!(twice.contains("a.nii.gz") && twice.contains("same"), "{twice}");
+        let empty = folder_of(&["notes.txt"]);
+        assert!(find_new_scans(&[empty.path().into()], &one).unwrap_err().to_string().contains("no .nii"));
+        assert!(find_new_scans(&[empty.path().join("gone.nii")], &one).unwrap_err().to_string().contains("gone.nii"));
+    }
+
+    #[test]
+    fn channels_are_gathered_by_their_numbers() {
+        let mut two = Preprocessing::default();
+        let channel = |index| Channel { index, name: format!("{index}"), intensity: Intensity::Window };
+        two.channels = vec![channel(2), channel(0)];
+        let dir = folder_of(&["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"]);
+        let scans = find_new_scans(&[dir.path().into()], &two).unwrap();
+        assert_eq!(cases(&scans), ["a"]);
+        assert_eq!(scans[0].files, ["a_0002.nii.gz", "a_0000.nii.gz"].map(|name| dir.path().join(name)));
+        std::fs::remove_file(dir.path().join("a_0002.nii.gz")).unwrap();
+        let missing = find_new_scans(&[dir.path().into()], &two).unwrap_err().to_string();
+        assert!(missing.contains("a_0002.nii.gz"), "{missing}");
+        std::fs::write(dir.path().join("b.nii.gz"), b"x").unwrap();
+        assert!(find_new_scans(&[dir.path().into()], &two).unwrap_err().to_string().contains("CASE_0000"));
+    }
+}

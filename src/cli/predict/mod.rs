@@ -1,0 +1,287 @@
+//! `sam-ladder predict`: encode new scans as stage one does, then the model of stage two; composed here, as `eval` is.
+
+mod outputs;
+mod settings;
+
+use super::device::DeviceChoice;
+use super::progress;
+use crate::interrupt;
+use anyhow::{bail, ensure};
+use candle_core::Device;
+use indicatif::ProgressBar;
+use outputs::{Existing, Outputs};
+use sam_ladder_cache::nifti::{Geometry, write_nifti};
+use sam_ladder_cache::{Batch, Store};
+use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
+use sam_ladder_precompute::scans::{NewScan, ScanSource, find_new_scans};
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_train::model::LadderSam;
+use sam_ladder_train::predict::{CaseRequest, load_trained, predict_case_with, predict_slices};
+use sam_ladder_train::run::trainer;
+use settings::{EncoderFile, Settings, Typed};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Batches whose time the first estimate is made of, after one that warms up.
+const MEASURED_BATCHES: usize = 2;
+
+/// Arguments of `predict`.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("model").required(true).multiple(true).args(["run", "checkpoint"])))]
+#[command(after_help = "\
+Examples:
+  sam-ladder predict --scan patient.nii.gz --run runs/first \\
+      --sam-checkpoint weights/sam_vit_b_01ec64.pth --out mask.nii.gz
+  sam-ladder predict --scan new-scans --run runs/first \\
+      --sam-checkpoint weights/sam_vit_b_01ec64.pth --out masks --store new-scans.zarr
+  sam-ladder predict --scan patient.nii.gz --checkpoint epoch_194.pth --out published.nii.gz
+")]
+pub struct Args {
+    /// Scans to segment: NIfTI files of any number type and orientation, or folders of them; of models with several channels,
+    /// CASE_0000.nii.gz, CASE_0001.nii.gz …
+    #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
+    scan: Vec<PathBuf>,
+    /// Run folder: its best model where it was validated, else its last, with its window, sizes, channels and classes
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// With --run: the last model, even where validation chose another
+    #[arg(long, requires = "run", conflicts_with = "checkpoint")]
+    last: bool,
+    /// A whole model in the published code's names, .pth or .safetensors: in place of the run's own, or without --run, with the published settings
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// SAM checkpoint that the run's store was made with; a run on a random encoder needs none, nor does a --checkpoint with the
+    /// image encoder in it
+    #[arg(long, value_name = "FILE")]
+    sam_checkpoint: Option<PathBuf>,
+    /// Mask to write, or folder for the masks of several scans; label tables for ITK-SNAP and 3D Slicer are written beside it
+    #[arg(long, value_name = "MASK.nii.gz|DIR")]
+    out: PathBuf,
+    /// Keep the scans' embeddings in this store, and take them from it where it has them: other models need no encoder then
+    #[arg(long, value_name = "STORE.zarr")]
+    store: Option<PathBuf>,
+    /// Replace masks that are there already
+    #[arg(long)]
+    force: bool,
+    /// Leave masks that are there already, and make the others
+    #[arg(long, conflicts_with = "force")]
+    skip_existing: bool,
+    /// Slices that go through the network together
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// auto, cpu or cuda:INDEX
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+/// A scan whose header could be read, and where its mask goes.
+struct Job {
+    scan: NewScan,
+    geometry: Geometry,
+    mask: PathBuf,
+}
+
+impl Args {
+    /// Segments.
+    pub fn run(self) -> anyhow::Result<()> {
+        let device = self.device.open()?;
+        let settings = self.settings()?;
+        let scans = find_new_scans(&self.scan, &settings.config.preprocessing)?;
+        let found = scans.len();
+        let existing = match (self.force, self.skip_existing) {
+            (true, _) => Existing::Replace,
+            (_, true) => Existing::Skip,
+            _ => Existing::Refuse,
+        };
+        let outputs = Outputs::plan(scans, &self.out, existing)?;
+        let mut bad = Vec::new();
+        let jobs = readable(&outputs, &mut bad);
+        let slices: usize = jobs.iter().map(|job| job.geometry.shape[0]).sum();
+        let there = found - outputs.masks.len();
+        let skipped = if there > 0 { format!(", {there} masks are there already") } else { String::new() };
+        eprintln!("{} scans, {slices} slices to segment at {} pixels{skipped}", jobs.len(), settings.config.image_size);
+        if !jobs.is_empty() {
+            let tables = outputs.write_label_tables(&settings.config.class_names)?;
+            match &self.store {
+                Some(store) => self.predict_stored(store, &jobs, &settings, &device)?,
+                None => self.predict_all(&jobs, &settings, &device, &mut bad)?,
+            }
+            eprintln!("names and colours of the classes: {}, {}", tables[0].display(), tables[1].display());
+        }
+        if !bad.is_empty() {
+            let listed: Vec<String> = bad.iter().map(|(case, reason)| format!("scan {case}: {reason}")).collect();
+            bail!("{} of {found} scans cannot be used, the others are segmented: {}", bad.len(), listed.join("; "));
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let settings = Settings::new(Typed {
+            run: self.run.as_deref(),
+            last: self.last,
+            checkpoint: self.checkpoint.as_deref(),
+            sam_checkpoint: self.sam_checkpoint.as_deref(),
+        })?;
+        ensure!(
+            self.store.is_none() || !matches!(settings.encoder, EncoderFile::Published(_)),
+            "--store keeps SAM's decoder too: pass --sam-checkpoint beside --checkpoint, or leave --store out"
+        );
+        Ok(settings)
+    }
+
+    /// Scan by scan, with nothing on disk but the masks.
+    fn predict_all(
+        &self,
+        jobs: &[Job],
+        settings: &Settings,
+        device: &Device,
+        bad: &mut Vec<(String, String)>,
+    ) -> anyhow::Result<()> {
+        let model = load_model(settings, device)?;
+        let encoder = settings.load_encoder(device)?.encoder;
+        let bar = slices_bar(jobs)?;
+        let mut pace = Pace::new(bar.clone(), jobs.iter().map(|job| job.geometry.shape[0]).collect());
+        for job in jobs {
+            bar.set_message(format!("scan {}", job.scan.case));
+            let started = Instant::now();
+            let scan = match job.scan.read(&settings.config.preprocessing) {
+                Ok(scan) => scan,
+                Err(error) => {
+                    bar.suspend(|| eprintln!("warning: scan {} is left out: {error}", job.scan.case));
+                    bad.push((job.scan.case.clone(), error.to_string()));
+                    bar.inc(job.geometry.shape[0] as u64);
+                    continue;
+                }
+            };
+            let [depth, height, width] = scan.shape;
+            let mut mask = Vec::with_capacity(depth * height * width);
+            for first in (0..depth).step_by(self.batch_size as usize) {
+                let slices = first..depth.min(first + self.batch_size as usize);
+                let count = slices.len();
+                let encoded = encode_slices::<SamEncoder>(&scan, slices, &settings.config, &encoder)?;
+                let batch = Batch::as_stored(&settings.config, &encoded.embeddings, &encoded.images)?;
+                mask.extend(predict_slices(&model, &batch, count, [height, width])?);
+                pace.done(count);
+            }
+            write_nifti(&job.mask, &job.geometry, &mask)?;
+            bar.suspend(|| {
+                let seconds = started.elapsed().as_secs_f64();
+                eprintln!("scan {}: {depth} slices in {seconds:.1} s: {}", job.scan.case, job.mask.display());
+            });
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Through a store, which is made, continued or grown where it lacks a scan.
+    fn predict_stored(&self, store: &Path, jobs: &[Job], settings: &Settings, device: &Device) -> anyhow::Result<()> {
+        let scans: Vec<NewScan> = jobs.iter().map(|job| job.scan.clone()).collect();
+        let plan = Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config)?;
+        // Hashes, encoding: each has a bar of its own.
+        let encoded = if holds(store, &plan) {
+            0
+        } else {
+            let stop = interrupt::stop_flag("the slices in flight are finished")?;
+            let options = FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop };
+            let load = || {
+                settings.load_encoder(device).map_err(|error| sam_ladder_precompute::error::Error::Config(format!("{error:#}")))
+            };
+            fill_part(&plan, store, &options, load)?.images_encoded
+        };
+        eprintln!("{encoded} slices encoded, the embeddings are in {}", store.display());
+        let store = Store::open(store)?;
+        let model = load_model(settings, device)?;
+        let bar = slices_bar(jobs)?;
+        for job in jobs {
+            bar.set_message(format!("scan {}", job.scan.case));
+            let request = CaseRequest { split: Split::Test, case: &job.scan.case, batch_size: self.batch_size as usize };
+            let predicted = predict_case_with(&model, &store, request, |slices| bar.inc(slices as u64))?;
+            write_nifti(&job.mask, &job.geometry, &predicted.mask)?;
+            bar.suspend(|| eprintln!("scan {}: {}", job.scan.case, job.mask.display()));
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+fn slices_bar(jobs: &[Job]) -> anyhow::Result<ProgressBar> {
+    let slices = jobs.iter().map(|job| job.geometry.shape[0]).sum();
+    progress::bar(slices, "{pos}/{len} slices, {msg}, {eta} left")
+}
+
+/// The scans whose headers can be read; the others with the reason.
+fn readable(outputs: &Outputs, bad: &mut Vec<(String, String)>) -> Vec<Job> {
+    let mut jobs = Vec::with_capacity(outputs.masks.len());
+    for (scan, mask) in &outputs.masks {
+        match scan.geometry() {
+            Ok(geometry) => jobs.push(Job { scan: scan.clone(), geometry, mask: mask.clone() }),
+            Err(error) => {
+                eprintln!("warning: scan {} is left out: {error}", scan.case);
+                bad.push((scan.case.clone(), error.to_string()));
+            }
+        }
+    }
+    jobs
+}
+
+fn load_model(settings: &Settings, device: &Device) -> anyhow::Result<LadderSam> {
+    Ok(load_trained(&settings.weights, trainer::Geometry::of(&settings.config), device)?)
+}
+
+/// Whether a finished store of these settings has every scan of the plan, byte for byte the same.
+fn holds(store: &Path, plan: &Plan) -> bool {
+    let asked = plan.layout().attributes();
+    let Ok(store) = Store::open(store) else { return false };
+    let found = store.attributes();
+    let sources = |attributes: &sam_ladder_schemas::store::StoreAttributes, paths: &[String]| -> Vec<_> {
+        attributes.sources.iter().filter(|source| paths.contains(&source.path)).cloned().collect()
+    };
+    let has = |case: &sam_ladder_schemas::store::CaseLayout| {
+        found.cases.contains(case) && sources(found, &case.sources) == sources(asked, &case.sources)
+    };
+    found.config == asked.config && asked.cases.iter().all(has)
+}
+
+/// Tells, once it is known, how long a scan takes, and moves the bar.
+struct Pace {
+    bar: ProgressBar,
+    /// Slices of each scan.
+    scans: Vec<usize>,
+    batches: usize,
+    slices: usize,
+    since: Option<Instant>,
+}
+
+impl Pace {
+    fn new(bar: ProgressBar, scans: Vec<usize>) -> Self {
+        Pace { bar, scans, batches: 0, slices: 0, since: None }
+    }
+
+    fn done(&mut self, slices: usize) {
+        self.bar.inc(slices as u64);
+        self.batches += 1;
+        match self.since {
+            // The first batch warms up: caches, kernels, memory.
+            None => {
+                self.since = Some(Instant::now());
+                self.bar.reset_eta();
+            }
+            Some(since) => {
+                self.slices += slices;
+                if self.batches == 1 + MEASURED_BATCHES {
+                    let a_slice = since.elapsed().as_secs_f64() / self.slices as f64;
+                    let total = self.scans.iter().sum::<usize>() as f64 * a_slice;
+                    let first = self.scans[0] as f64 * a_slice;
+                    self.bar.suspend(|| {
+                        eprintln!(
+                            "about {} for the first scan of {} slices ({a_slice:.3} s a slice), {} for all",
+                            progress::duration(first),
+                            self.scans[0],
+                            progress::duration(total)
+                        );
+                    });
+                }
+            }
+        }
+    }
+}

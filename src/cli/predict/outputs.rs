@@ -1,0 +1,91 @@
+//! Where masks go, and what must not be overwritten on the way.
+
+use anyhow::{Context, bail, ensure};
+use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_eval::label_tables::{ITK_SNAP_ENDING, SLICER_ENDING, itk_snap, slicer};
+use sam_ladder_precompute::scans::NewScan;
+use std::path::{Path, PathBuf};
+
+/// What to do with masks that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Stop before anything is done.
+    Refuse,
+    /// Write them anew.
+    Replace,
+    /// Leave them and go on with the others.
+    Skip,
+}
+
+/// The files of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outputs {
+    /// The scans that a mask is made of, each with its file.
+    pub masks: Vec<(NewScan, PathBuf)>,
+    /// The label tables' files without their endings.
+    tables: PathBuf,
+    existing: Existing,
+}
+
+impl Outputs {
+    /// `out` is a mask's file where it ends in `.nii` or `.nii.gz` and there is one scan, else the folder of them.
+    ///
+    /// # Errors
+    /// Several scans for one file, a mask that would replace a scan, and what is there already if that is to be refused. Nothing is written.
+    pub fn plan(scans: Vec<NewScan>, out: &Path, existing: Existing) -> anyhow::Result<Self> {
+        let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem = name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii"));
+        let is_file = stem.is_some() && !out.is_dir();
+        if is_file && scans.len() > 1 {
+            bail!("{} scans do not go into the one file {}: give --out a folder", scans.len(), out.display());
+        }
+        let tables = match stem.filter(|_| is_file) {
+            Some(stem) => out.with_file_name(stem),
+            None => out.join("labels"),
+        };
+        let place = |scan: &NewScan| if is_file { out.to_path_buf() } else { out.join(format!("{}.nii.gz", scan.case)) };
+        let mut masks: Vec<(NewScan, PathBuf)> =
+            scans.into_iter().map(|scan| (place(&scan), scan)).map(|(a, b)| (b, a)).collect();
+        for (scan, mask) in &masks {
+            let same = |file: &PathBuf| mask.canonicalize().is_ok_and(|mask| file.canonicalize().is_ok_and(|file| file == mask));
+            ensure!(!scan.files.iter().any(same), "{} is the scan itself: give --out another place", mask.display());
+        }
+        match existing {
+            Existing::Refuse => {
+                if let Some((_, mask)) = masks.iter().find(|(_, mask)| mask.exists()) {
+                    bail!(
+                        "{} exists: replace it with --force, leave it and make the others with --skip-existing, or give another --out",
+                        mask.display()
+                    );
+                }
+            }
+            Existing::Skip => masks.retain(|(_, mask)| !mask.exists()),
+            Existing::Replace => {}
+        }
+        Ok(Outputs { masks, tables, existing })
+    }
+
+    /// Makes the folder, and writes the names and colours of the classes for ITK-SNAP and 3D Slicer into it; the two files.
+    ///
+    /// # Errors
+    /// A folder or file that cannot be written, a table of other classes that is not to be replaced.
+    pub fn write_label_tables(&self, class_names: &[String]) -> anyhow::Result<[PathBuf; 2]> {
+        let folder = self.tables.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
+        let mut written = [PathBuf::new(), PathBuf::new()];
+        let tables = [(ITK_SNAP_ENDING, itk_snap(class_names)), (SLICER_ENDING, slicer(class_names))];
+        for (path, (ending, text)) in written.iter_mut().zip(tables) {
+            let mut name = self.tables.as_os_str().to_owned();
+            name.push(format!(".{ending}"));
+            *path = name.into();
+            let other = std::fs::read(&*path).is_ok_and(|found| found != text.as_bytes());
+            if other && self.existing != Existing::Replace {
+                bail!("{} is the label table of other classes: replace it with --force, or give another --out", path.display());
+            }
+            write_atomic(path, text.as_bytes())?;
+        }
+        Ok(written)
+    }
+}

@@ -1,0 +1,166 @@
+//! What a prediction needs to know beside the scan: the run's own settings, or the published ones for a checkpoint without a run.
+
+use crate::cli::export::run_checkpoint;
+use crate::cli::sam_checkpoint::ensure_same;
+use anyhow::{Context, bail};
+use candle_core::Device;
+use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_precompute::encoder::published_encoder;
+use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load};
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_train::predict::WeightSource;
+use sam_ladder_train::run::checkpoint::read_info;
+use sam_ladder_train::run::read_record;
+use std::path::{Path, PathBuf};
+
+/// Where the mask tokens stand in the published state dict: one a class.
+const MASK_TOKENS: &str = "sam.mask_decoder.mask_tokens.weight";
+/// The table of positions of its image encoder: one row a patch.
+const POS_EMBED: &str = "sam.image_encoder.pos_embed";
+
+/// The files that were typed.
+#[derive(Debug, Clone, Copy)]
+pub struct Typed<'a> {
+    /// `--run`.
+    pub run: Option<&'a Path>,
+    /// `--last`.
+    pub last: bool,
+    /// `--checkpoint`.
+    pub checkpoint: Option<&'a Path>,
+    /// `--sam-checkpoint`.
+    pub sam_checkpoint: Option<&'a Path>,
+}
+
+/// Where the image encoder comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EncoderFile {
+    /// SAM's own checkpoint.
+    Sam(PathBuf),
+    /// The whole published model.
+    Published(PathBuf),
+    /// None: random weights of the seed in the settings.
+    Random,
+}
+
+/// All that is needed to make masks of new scans.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How scans become the network's images, and the embeddings' number format.
+    pub config: PrecomputeConfig,
+    /// The trained weights.
+    pub weights: WeightSource,
+    /// The frozen ones.
+    pub encoder: EncoderFile,
+}
+
+impl Settings {
+    /// Finds them, and checks that the SAM checkpoint is the run's.
+    ///
+    /// # Errors
+    /// A run or checkpoint that cannot be read, or a SAM checkpoint that is missing, superfluous or another one.
+    pub fn new(typed: Typed) -> anyhow::Result<Self> {
+        match (typed.run, typed.checkpoint) {
+            (Some(run), checkpoint) => Self::of_run(run, checkpoint, typed),
+            (None, Some(checkpoint)) => Self::of_checkpoint(checkpoint, typed.sam_checkpoint),
+            (None, None) => bail!("a model is needed: pass --run DIR or --checkpoint FILE"),
+        }
+    }
+
+    fn of_run(run: &Path, checkpoint: Option<&Path>, typed: Typed) -> anyhow::Result<Self> {
+        let record = read_record(run)?;
+        let encoder = match (&record.store.weights, typed.sam_checkpoint) {
+            (EncoderWeights::Random { .. }, None) => EncoderFile::Random,
+            (EncoderWeights::Checkpoint { sha256 }, None) => bail!(
+                "{} was trained on embeddings of a SAM checkpoint (SHA-256 {sha256}): pass that file with --sam-checkpoint",
+                run.display()
+            ),
+            (weights, Some(path)) => {
+                ensure_same(path, weights, run)?;
+                EncoderFile::Sam(path.into())
+            }
+        };
+        let weights = match checkpoint {
+            Some(path) => WeightSource::Checkpoint(path.into()),
+            None => WeightSource::Run { folder: run.into(), checkpoint: run_checkpoint(typed.last) },
+        };
+        Ok(Settings { config: of_new_scans(record.store), weights, encoder })
+    }
+
+    /// The published preprocessing, and what the file tells of sizes and classes.
+    fn of_checkpoint(path: &Path, sam_checkpoint: Option<&Path>) -> anyhow::Result<Self> {
+        let state = StateDict::open(path)?;
+        let info = read_info(path)?;
+        let classes = state.shape(MASK_TOKENS).and_then(|shape| shape.first().copied()).with_context(|| {
+            format!("{}: the key {MASK_TOKENS} is missing, expected a whole model in the published names", path.display())
+        })?;
+        if let Some(info) = info.as_ref().filter(|info| info.channels != 1) {
+            bail!("{} is a model of {} channels: pass --run too, whose record names them", path.display(), info.channels);
+        }
+        let own_size = state.shape(POS_EMBED).and_then(|shape| shape.get(1).copied()).map(|grid| grid * 16);
+        let encoder = match (sam_checkpoint, own_size) {
+            (Some(path), _) => EncoderFile::Sam(path.into()),
+            (None, Some(_)) => EncoderFile::Published(path.into()),
+            (None, None) => bail!(
+                "{} holds no image encoder: pass --sam-checkpoint, the SAM checkpoint that it was trained with",
+                path.display()
+            ),
+        };
+        let (arch, weights) = match &encoder {
+            EncoderFile::Sam(path) => identify_weights(path)?,
+            // Named by its architecture alone: no store is made of it.
+            _ => (arch_of(&state)?, EncoderWeights::Checkpoint { sha256: String::new() }),
+        };
+        let mut config = of_new_scans(PrecomputeConfig::published(arch, weights));
+        config.dtype = StoreDtype::F32;
+        config.image_size = info.map(|info| info.image_size).or(own_size).unwrap_or(config.image_size);
+        if config.num_classes() != classes {
+            config.class_names = (1..classes).map(|class| format!("class {class}")).collect();
+        }
+        Ok(Settings { config, weights: WeightSource::Checkpoint(path.into()), encoder })
+    }
+
+    /// Loads the frozen encoder; with SAM's checkpoint or random weights, the decoder too that a store of it keeps.
+    ///
+    /// # Errors
+    /// Weights that cannot be read or do not fit.
+    pub fn load_encoder(&self, device: &Device) -> anyhow::Result<Loaded<SamEncoder>> {
+        let checkpoint = match &self.encoder {
+            EncoderFile::Published(path) => {
+                let encoder = published_encoder(&StateDict::open(path)?, device)?;
+                let encoder = encoder.with_context(|| format!("{}: the key {POS_EMBED} is missing", path.display()))?;
+                return Ok(Loaded { encoder: SamEncoder::new(encoder, device.clone()), decoder: Vec::new() });
+            }
+            EncoderFile::Sam(path) => Some(path.clone()),
+            EncoderFile::Random => None,
+        };
+        let args = PrecomputeArgs {
+            scans: PathBuf::new(),
+            store: PathBuf::new(),
+            config: self.config.clone(),
+            checkpoint,
+            batch_size: 1,
+            device: device.clone(),
+        };
+        Ok(load(&args)?)
+    }
+}
+
+/// The settings of a store of new scans: each slice as it is, and no labels.
+fn of_new_scans(config: PrecomputeConfig) -> PrecomputeConfig {
+    PrecomputeConfig {
+        augment: AugmentPolicy::None,
+        test_augment: AugmentPolicy::None,
+        rotation_step: 1,
+        test_cases: Vec::new(),
+        unlabelled: true,
+        ..config
+    }
+}
+
+fn arch_of(state: &StateDict) -> anyhow::Result<sam_ladder_schemas::encoder::EncoderArch> {
+    use sam_ladder_schemas::encoder::EncoderArch;
+    let width = state.shape(POS_EMBED).and_then(|shape| shape.last().copied());
+    let arch = EncoderArch::ALL.into_iter().find(|arch| Some(arch.embed_dim()) == width);
+    arch.with_context(|| format!("{}: {POS_EMBED} has the width of none of SAM's encoders", state.source()))
+}

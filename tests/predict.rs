@@ -1,0 +1,166 @@
+//! `predict`: a new scan's mask is the one that store and `eval` give, on the scan's own grid; its inputs and outputs are checked.
+
+mod cli;
+
+use cli::{assert_refused, nifti, program, succeed};
+use flate2::read::GzDecoder;
+use sam_ladder_cache::nifti::{Geometry, NiftiVersion, write_nifti};
+use sam_ladder_precompute::scans::read_image;
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs a command on paths below a folder: words that start with `@` are such paths.
+fn on(folder: &Path, words: &str) -> Command {
+    let mut command = program(&[]);
+    for word in words.split_whitespace() {
+        match word.strip_prefix('@') {
+            Some(name) => command.arg(folder.join(name)),
+            None => command.arg(word),
+        };
+    }
+    command
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Phantoms, a store of them in a number format, and a run; enough steps that masks have organs in them.
+fn trained(at: &Path, sizes: &str, steps: usize) {
+    succeed(on(at, "phantom --out @scans --cases 3 --size 48 --depth 5 --seed 3"));
+    succeed(on(at, &format!("precompute --scans @scans --store @s.zarr --random-encoder 3 {sizes} --augment none")));
+    succeed(on(
+        at,
+        &format!("train --store @s.zarr --run @run --epochs 60 --max-steps {steps} --batch-size 5 --warmup 5 --lr 2e-3"),
+    ));
+    succeed(on(at, "eval --store @s.zarr --run @run --out @eval --save-nifti --scans @scans"));
+}
+
+#[test]
+fn a_new_scans_mask_is_the_evaluations() {
+    // Number formats round what the model sees; each way must round alike.
+    for (sizes, steps) in [("--image-size 64 --data-size 48", 60), ("--image-size 32 --data-size 40 --dtype q8", 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        trained(at, sizes, steps);
+        let scan = "@scans/RawData/Training/img/img0001.nii.gz";
+        succeed(on(at, &format!("predict --scan {scan} --run @run --out @mask.nii.gz")));
+        let mask = bytes(&at.join("mask.nii.gz"));
+        assert_eq!(mask, bytes(&at.join("eval/masks/0001.nii.gz")), "{sizes}");
+        if steps > 10 {
+            assert!(mask[352..].iter().any(|&class| class > 0), "the mask has organs");
+        }
+        // The header is the scan's but for the voxels' type.
+        let image = bytes(&at.join(&scan[1..]));
+        for field in [40..56, 76..108, 123..124, 252..328, 344..348] {
+            assert_eq!(mask[field.clone()], image[field.clone()], "bytes {field:?} of the header");
+        }
+        assert_eq!(mask[70..74], [2, 0, 8, 0], "uint8");
+        for name in ["mask.label", "mask.ctbl"] {
+            assert!(std::fs::read_to_string(at.join(name)).unwrap().contains("pancreas"), "{name}");
+        }
+
+        // By way of a store: the same, and the encoder runs once.
+        let kept = |out: &str| {
+            let mut command =
+                on(at, &format!("predict --scan @scans/RawData/Training/img --run @run --store @new.zarr --out @{out}"));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert_eq!(bytes(&at.join(out).join("img0001.nii.gz")), mask);
+            String::from_utf8(output.stderr).unwrap()
+        };
+        assert!(kept("kept").contains("15 slices encoded"));
+        assert!(kept("again").contains("\n0 slices encoded"));
+        assert!(at.join("kept/labels.label").is_file() && at.join("kept/labels.ctbl").is_file());
+        let refused = assert_refused(on(at, "eval --store @new.zarr --run @run --out @e"));
+        assert!(refused.contains("without a reference"), "{refused}");
+        let refused = assert_refused(on(at, "train --store @new.zarr --run @r"));
+        assert!(refused.contains("without labels"), "{refused}");
+        succeed(on(at, "verify --store @new.zarr"));
+    }
+}
+
+#[test]
+fn any_nifti_goes_in_and_what_is_there_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 2 --size 32 --depth 2 --seed 3"));
+    succeed(on(at, "precompute --scans @scans --store @s.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none"));
+    succeed(on(at, "train --store @s.zarr --run @run --epochs 1 --batch-size 2"));
+
+    // Oblique, by the quaternion alone, of another shape, in both versions of the format; and one that is no scan.
+    let scans = at.join("new");
+    std::fs::create_dir(&scans).unwrap();
+    let mut geometry = Geometry::aligned([3, 20, 28], [2.5, 0.7, 0.6]);
+    geometry = Geometry { sform_code: 0, affine: [[0.0; 4]; 3], qform_code: 2, quaternion: [0.1, -0.2, 0.3], ..geometry };
+    geometry.translation = [-31.5, 12.25, 1.0 / 3.0];
+    let voxels: Vec<i16> = (0..3 * 20 * 28).map(|i| (i * 7 % 500 - 150) as i16).collect();
+    write_nifti(&scans.join("plain.nii"), &geometry, &voxels).unwrap();
+    geometry.version = NiftiVersion::Two;
+    write_nifti(&scans.join("second.nii.gz"), &geometry, &voxels).unwrap();
+    std::fs::write(scans.join("text.nii.gz"), b"no scan").unwrap();
+    let command = || on(at, "predict --scan @new --run @run --out @masks");
+    let refused = assert_refused(command());
+    assert!(refused.contains("scan text") && refused.contains("1 of 3"), "{refused}");
+    let second = read_image(&at.join("masks/second.nii.gz")).unwrap();
+    assert_eq!(second.geometry, geometry);
+    let plain = read_image(&at.join("masks/plain.nii.gz")).unwrap();
+    assert_eq!(plain.geometry.quaternion, read_image(&scans.join("plain.nii")).unwrap().geometry.quaternion);
+    assert_eq!(plain.voxels, second.voxels, "the same voxels make the same mask");
+
+    // Masks that are there are left, replaced, or in the way, as asked.
+    let refused = assert_refused(command());
+    assert!(refused.contains("--force") && refused.contains("--skip-existing"), "{refused}");
+    std::fs::write(at.join("masks/plain.nii.gz"), b"mine").unwrap();
+    std::fs::remove_file(scans.join("text.nii.gz")).unwrap();
+    succeed(on(at, "predict --scan @new --run @run --out @masks --skip-existing"));
+    assert_eq!(std::fs::read(at.join("masks/plain.nii.gz")).unwrap(), b"mine");
+    succeed(on(at, "predict --scan @new --run @run --out @masks --force"));
+    assert_eq!(read_image(&at.join("masks/plain.nii.gz")).unwrap(), plain);
+
+    // A mask never replaces its scan, and several scans do not go into one file.
+    let before = std::fs::read(scans.join("second.nii.gz")).unwrap();
+    let refused = assert_refused(on(at, "predict --scan @new/second.nii.gz --run @run --out @new --force"));
+    assert!(refused.contains("is the scan itself"), "{refused}");
+    assert_eq!(std::fs::read(scans.join("second.nii.gz")).unwrap(), before);
+    let refused = assert_refused(on(at, "predict --scan @new --run @run --out @one.nii.gz"));
+    assert!(refused.contains("folder"), "{refused}");
+    assert!(!at.join("one.nii.gz").exists());
+}
+
+#[test]
+fn what_the_run_was_trained_with_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 2 --size 32 --depth 2 --seed 3"));
+    succeed(on(at, "precompute --scans @scans --store @s.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none"));
+    succeed(on(at, "train --store @s.zarr --run @run --epochs 1 --batch-size 2"));
+    std::fs::write(at.join("scan.nii"), nifti([8, 8, 2], &[0.0; 128])).unwrap();
+    std::fs::write(at.join("sam.pth"), b"not looked at").unwrap();
+    let refuse = |words: &str, expected: &[&str]| {
+        let refused = assert_refused(on(at, &format!("predict --out @m.nii.gz --scan {words}")));
+        for part in expected {
+            assert!(refused.contains(part), "{words}: {refused}");
+        }
+    };
+    refuse("@scan.nii --run @run --sam-checkpoint @sam.pth", &["random encoder", "leave --sam-checkpoint out", "run"]);
+    refuse("@scan.nii --run @nowhere", &["nowhere", "not a run"]);
+    refuse("@gone.nii --run @run", &["gone.nii"]);
+    // A checkpoint alone knows its sizes, and not which encoder it was trained with.
+    refuse("@scan.nii --checkpoint @run/checkpoint.safetensors", &["checkpoint.safetensors", "--sam-checkpoint"]);
+    refuse("@scan.nii --checkpoint @scan.nii", &["scan.nii"]);
+    // A run that was trained on a SAM checkpoint says which.
+    let record = at.join("run/config.json");
+    let text = std::fs::read_to_string(&record).unwrap();
+    let random = text.find("\"weights\"").unwrap();
+    let end = random + text[random..].find('}').unwrap() + 1;
+    let hash = "ab".repeat(32);
+    let changed =
+        format!("{}\"weights\": {{\"source\": \"checkpoint\", \"sha256\": \"{hash}\"}}{}", &text[..random], &text[end..]);
+    std::fs::write(&record, changed).unwrap();
+    refuse("@scan.nii --run @run", &["--sam-checkpoint", &hash]);
+    refuse("@scan.nii --run @run --sam-checkpoint @sam.pth", &["sam.pth"]);
+}

@@ -1,0 +1,26 @@
+//! The logits of a store's test slices by a checkpoint in the published names, for cross-checks:
+//! `logits CHECKPOINT STORE OUT.safetensors` writes `low_res_logits` `[slices, classes, s/4, s/4]`.
+
+use candle_core::{Device, Tensor};
+use sam_ladder_cache::{Batch, Store};
+use sam_ladder_ops::state_dict::save_safetensors;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_train::predict::{WeightSource, identity_variant, load_model};
+use sam_ladder_train::run::trainer::{Geometry, input_tensors};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [checkpoint, store, out] = &arguments[..] else { return Err("usage: logits CHECKPOINT STORE OUT.safetensors".into()) };
+    let store = Store::open(store)?;
+    let model = load_model(&WeightSource::Checkpoint(checkpoint.into()), &store, &Device::Cpu)?;
+    let identity = identity_variant(&store, Split::Test)?;
+    let mut batch = Batch::default();
+    let mut logits = Vec::new();
+    for row in 0..store.slices(Split::Test).len() as u32 {
+        store.read_batch(Split::Test, &[(row, identity)], &mut batch)?;
+        let (images, embeddings) = input_tensors(&batch, 1, Geometry::of(store.config()), &Device::Cpu)?;
+        logits.push(model.forward(&images, &embeddings)?);
+    }
+    save_safetensors(out, &[("low_res_logits".into(), Tensor::cat(&logits, 0)?)])?;
+    Ok(())
+}
