@@ -1,8 +1,8 @@
 """Compares what goes beyond the paper on phantoms: beyond.py PROGRAM FOLDER [SEEDS] [SIZE] [BENCH_STEP]
 
 Makes `make demo`'s scans and a store of them with reflections at SIZE pixels (224, or 64 for a quick look), trains every choice with the same
-seeds and budget, evaluates, and prints the tables of docs/beyond-the-paper.md. What is there already is taken as it is, so an interrupted call
-goes on. Needs pyarrow.
+seeds and budget, evaluates, and prints Dice and HD95 of each as Markdown, and with BENCH_STEP the step times. What is there already is taken as
+it is, so an interrupted call goes on. Needs pyarrow.
 """
 
 import subprocess
