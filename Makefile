@@ -134,7 +134,7 @@ parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabe
 	$(VENV)/bin/python bench/parity.py $(LADDER)
 
 .PHONY: bench
-bench: $(VENV)/ready ## Time encoder and training step against PyTorch doing the same work in the same run
+bench: $(VENV)/ready ## Every figure of docs/speed.md, PyTorch beside it in the same run; writes bench/results and the page
 	$(CARGO) build --release --quiet --workspace --examples --bins
 	$(VENV)/bin/python bench/bench.py $(ARGS)
 

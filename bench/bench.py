@@ -1,7 +1,8 @@
 """`make bench`: this project and PyTorch doing the same work, in turn, in one run, with the same number of threads.
 
-Prints a table, and writes `bench.csv` and `summary.md` to `bench/results/<machine>/`. Each row takes the median over the rounds of each
-side, and the ratio of the medians; rounds alternate between the two sides, so that a machine whose speed drifts is fair to both.
+Prints tables and writes them to `bench/results/<machine>/`: `bench.csv` (work beside PyTorch), `reading.csv`, `machine.csv` (what the processor can
+do at most), `scaling.csv`, and `summary.md`. From these `page.py` makes the tables and plots of `docs/speed.md`. Each figure is the median over the
+rounds; rounds alternate between the two sides, so that a machine whose speed drifts is fair to both. A piece that fails is left out and said to be.
 """
 
 import argparse
@@ -12,42 +13,157 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+
+import fixture
+import page
+import scaling
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 EXAMPLES = ROOT / "target/release/examples"
 PROGRAM = ROOT / "target/release/sam-ladder"
+PIECES = ("work", "reading", "machine", "scaling")
 
-# name, our command, PyTorch's script and arguments, the ratio asked for; each command prints "<seconds> s/image" last
+
+@dataclass
+class Case:
+    """One row of the main table."""
+
+    name: str
+    ours: list
+    torch: list
+    asked: float
+    # PyTorch's rounds, where it takes minutes
+    torch_rounds: int = 10**9
+    # both sides print the same rows, which must agree
+    compared: bool = False
+
+
 CASES = [
-    ("encoder ViT-B, 224, batch 4", ["bench_encoder", "vit_b", "224", "4"], ["time_encoder.py", "vit_b", "224", "4"], 0.6),
-    ("encoder ViT-B, 512, batch 1", ["bench_encoder", "vit_b", "512", "1"], ["time_encoder.py", "vit_b", "512", "1"], 0.6),
-    ("stage-two step, 224, batch 24", ["bench_step", "224", "24"], ["time_step.py", "224", "24"], 0.9),
-    ("stage-two step, 512, batch 8", ["bench_step", "512", "8"], ["time_step.py", "512", "8"], 0.9),
-    ("epoch of 200 slices, 224", ["time_epoch.py", "200", "24"], ["time_published_loop.py", "224", "24"], 0.1),
+    Case("encoder ViT-B, 224, batch 4", ["bench_encoder", "vit_b", "224", "4"], ["time_encoder.py", "vit_b", "224", "4"], 0.6),
+    Case("encoder ViT-B, 512, batch 1", ["bench_encoder", "vit_b", "512", "1"], ["time_encoder.py", "vit_b", "512", "1"], 0.6),
+    Case("stage-two step, 224, batch 24", ["bench_step", "224", "24"], ["time_step.py", "224", "24"], 0.9),
+    Case("stage-two step, 512, batch 8", ["bench_step", "512", "8"], ["time_step.py", "512", "8"], 0.9),
+    Case("epoch of 200 slices, 224", ["time_epoch.py", PROGRAM, "STORE", "24"], ["time_published_loop.py", "224", "24"], 0.1, 2),
+    Case("evaluation of a scan, 512×512×100", ["bench_eval", "STORE", "RUN", "1"], ["time_eval.py", "STORE", "RUN"], 0.5, 1, True),
 ]
 
 
-def command_of(words):
-    """A benchmark's command: an example of ours, or a script that may need the program."""
+def command_of(words, shared):
+    """A benchmark's command: an example of ours, or a script of this folder."""
+    words = [shared.get(word, word) if isinstance(word, str) else word for word in words]
     name, *rest = words
-    if name == "time_epoch.py":
-        return [sys.executable, BENCH / name, PROGRAM, *rest]
-    return [sys.executable, BENCH / name, *rest] if name.endswith(".py") else [EXAMPLES / name, *rest]
+    return [sys.executable, BENCH / name, *rest] if str(name).endswith(".py") else [EXAMPLES / name, *rest]
 
 
-def seconds(command, threads):
-    """Runs a command and returns the seconds an image that it reports, and its peak memory in MiB."""
+def measure(command, threads):
+    """Runs a command and returns its output, the seconds an image that it reports, and its peak memory in MiB."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), RAYON_NUM_THREADS=str(threads))
+    command = [str(word) for word in command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     found = re.findall(r"([0-9.eE+-]+) s/image", output)
     if status != 0 or not found:
-        sys.exit(f"{' '.join(map(str, command))} failed with status {status}:\n{output}")
-    return float(found[-1]), usage.ru_maxrss / 1024
+        raise RuntimeError(f"{' '.join(command)} failed with status {status}: {output}")
+    return output, float(found[-1]), usage.ru_maxrss / 1024
+
+
+def compare(ours, theirs):
+    """Stops where two outputs have other organs, a Dice that is off by more than 1e-3 or a HD95 by more than 2 %, the rounding of logits."""
+    rows = [re.findall(r"^(.+): dice ([-0-9.]+), hd95 ([-0-9.]+)$", output, re.MULTILINE) for output in (ours, theirs)]
+    for (organ, dice, hd95), (other, torch_dice, torch_hd95) in zip(*rows, strict=True):
+        off = abs(float(hd95) - float(torch_hd95)) > 0.02 * float(torch_hd95) + 0.05
+        if organ != other or abs(float(dice) - float(torch_dice)) > 1e-3 or off:
+            raise RuntimeError(f"{organ}: Dice {dice}, HD95 {hd95}; PyTorch and MedPy say {other}: {torch_dice}, {torch_hd95}")
+    if not rows[0]:
+        raise RuntimeError("the evaluation printed no organ")
+
+
+def run_case(case, shared, arguments):
+    mine, theirs = [], []
+    for round_number in range(arguments.rounds):
+        mine.append(measure(command_of(case.ours, shared), arguments.threads))
+        if round_number < case.torch_rounds:
+            theirs.append(measure(command_of(case.torch, shared), arguments.threads))
+    if case.compared:
+        compare(mine[0][0], theirs[0][0])
+    ours_s, torch_s = (statistics.median(run[1] for run in runs) for runs in (mine, theirs))
+    return {
+        "work": case.name,
+        "sam_ladder_s_per_image": f"{ours_s:.4f}",
+        "pytorch_s_per_image": f"{torch_s:.4f}",
+        "ratio": f"{ours_s / torch_s:.3f}",
+        "asked": f"{case.asked:.1f}",
+        "sam_ladder_peak_mib": f"{max(run[2] for run in mine):.0f}",
+        "pytorch_peak_mib": f"{max(run[2] for run in theirs):.0f}",
+    }
+
+
+def work(arguments, failed):
+    cases = [case for case in CASES if arguments.only in case.name]
+    with tempfile.TemporaryDirectory() as temporary:
+        shared = {}
+        if any("STORE" in case.ours for case in cases):
+            try:
+                shared["STORE"], shared["RUN"] = fixture.make(PROGRAM, Path(temporary))
+            except subprocess.CalledProcessError as error:
+                failed.append(f"the store of the last rows: {error}: {error.stderr.decode()[-300:]}")
+                cases = [case for case in cases if "STORE" not in case.ours]
+        for case in cases:
+            try:
+                yield run_case(case, shared, arguments)
+            except Exception as error:  # noqa: BLE001  one piece must not cost the others
+                traceback.print_exc()
+                failed.append(f"{case.name}: {error}")
+
+
+def reading(arguments, failed):
+    """Random batches of 24 at 512 from a store in the page cache, beside zarr-python and a plain read of as many bytes."""
+    from formats import zarr_python_rate
+
+    with tempfile.TemporaryDirectory() as temporary:
+        store = Path(temporary) / "loader.zarr"
+        subprocess.run([EXAMPLES / "bench_loader", "make", store, "f16", "none"], check=True)
+        runs = []
+        for _ in range(arguments.rounds):
+            said = subprocess.run([EXAMPLES / "bench_loader", "read", store, "24", "60"], check=True, stdout=subprocess.PIPE, text=True).stdout
+            runs.append([float(found) for found in re.findall(r"([0-9.]+) MB/s.* ([0-9.]+) MB/s", said)[0]])
+        ours, plain = (statistics.median(run[i] for run in runs) for i in (0, 1))
+        yield {
+            "work": "random batches of 24 at 512, float16",
+            "sam_ladder_mb_per_s": f"{ours:.0f}",
+            "plain_read_mb_per_s": f"{plain:.0f}",
+            "ratio": f"{ours / plain:.2f}",
+            "asked_at_least": "0.8",
+            "zarr_python_mb_per_s": f"{zarr_python_rate(store, 3):.0f}",
+        }
+
+
+def machine(arguments, failed):
+    environment = dict(os.environ, OMP_NUM_THREADS=str(arguments.threads), RAYON_NUM_THREADS=str(arguments.threads))
+    for command in ([EXAMPLES / "bench_machine"], [sys.executable, BENCH / "time_machine.py"]):
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+        for what, threads, rate, unit in re.findall(r"^(.+), (\d+), ([0-9.]+), (\S+)$", output, re.MULTILINE):
+            yield {"what": what, "threads": threads, "rate": rate, "unit": unit}
+
+
+def sweeps(arguments, failed):
+    yield from scaling.sweep(EXAMPLES, arguments.threads)
+    yield from scaling.sweep_slices(PROGRAM)
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def cpu_name():
@@ -60,56 +176,50 @@ def cpu_name():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES, help="the others keep their last results")
+    parser.add_argument("--only", default="", help="of the piece `work`, the rows whose name contains this; nothing is written")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
+    pieces = ["work"] if arguments.only else arguments.pieces
 
-    rows = []
-    for name, ours, torch, goal in CASES:
-        if arguments.only not in name:
-            continue
-        mine, theirs = [], []
-        for _ in range(arguments.rounds):
-            mine.append(seconds(command_of(ours), arguments.threads))
-            theirs.append(seconds(command_of(torch), arguments.threads))
-        ours_s, torch_s = (statistics.median(run[0] for run in runs) for runs in (mine, theirs))
-        rows.append(
-            {
-                "work": name,
-                "sam_ladder_s_per_image": f"{ours_s:.4f}",
-                "pytorch_s_per_image": f"{torch_s:.4f}",
-                "ratio": f"{ours_s / torch_s:.2f}",
-                "asked": f"{goal:.1f}",
-                "sam_ladder_peak_mib": f"{max(run[1] for run in mine):.0f}",
-                "pytorch_peak_mib": f"{max(run[1] for run in theirs):.0f}",
-            }
-        )
-        print(rows[-1], flush=True)
-
-    if not rows:
-        sys.exit(f"no case's name contains {arguments.only!r}")
-    import torch as pytorch
-
-    cpu = cpu_name()
-    folder = arguments.out or BENCH / "results" / re.sub(r"[^a-z0-9]+", "-", f"{cpu} {os.cpu_count()} cores".lower()).strip("-")
+    name = f"{cpu_name()} {os.cpu_count()} cores"
+    folder = arguments.out or BENCH / "results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "bench.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = [
-        f"{cpu}, {os.cpu_count()} cores, {arguments.threads} threads each, PyTorch {pytorch.__version__}, {date.today()}; "
-        f"medians of {arguments.rounds} alternating rounds.",
-        "",
-        "| work | sam-ladder, s an image | PyTorch, s an image | ratio | asked, at most | peak memory, MiB: sam-ladder | PyTorch |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
-    (folder / "summary.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-    print(f"\nwritten to {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}")
+    failed = []
+    for piece, file, make in (
+        ("work", "bench.csv", work),
+        ("reading", "reading.csv", reading),
+        ("machine", "machine.csv", machine),
+        ("scaling", "scaling.csv", sweeps),
+    ):
+        if piece not in pieces:
+            continue
+        rows, start = [], time.perf_counter()
+        try:
+            for row in make(arguments, failed):
+                rows.append(row)
+                print(row, flush=True)
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            failed.append(f"{piece}: {error}")
+        print(f"{piece}: {time.perf_counter() - start:.0f} s", flush=True)
+        if rows and not arguments.only:
+            write_csv(folder / file, rows)
+    if not arguments.only:
+        import torch
+
+        (folder / "about.txt").write_text(
+            f"{cpu_name()}, {os.cpu_count()} cores, {arguments.threads} threads each, PyTorch {torch.__version__}, {date.today()}; "
+            f"medians of {arguments.rounds} alternating rounds, each the median of several calls\n"
+        )
+        summary = page.summary(folder)
+        (folder / "summary.md").write_text(summary)
+        page.write(folder, ROOT / "docs")
+        print(f"{summary}\nwritten to {folder} and docs/speed.md")
+    if failed:
+        sys.exit("left out:\n" + "\n".join(failed))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import xarray
 import zarr
 from safetensors.numpy import load_file
 
-from torch_ladder import Ladder
+from torch_ladder import Ladder, load_published
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -69,13 +69,7 @@ def check_export(program, store, run_folder, folder):
     root = zarr.open_group(str(store), mode="r")
     config, test = root.attrs["config"], root["test"]
     model = Ladder(config["image_size"], classes=len(config["class_names"]) + 1)
-    names = {name: f"sam.{name}" for name in model.state_dict()}
-    names = {name: name if name.startswith("CNN_encoder.") else key for name, key in names.items()}
-    names |= {
-        "gaussian_matrix": "sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-        "no_mask_embed": "sam.prompt_encoder.no_mask_embed.weight",
-    }
-    model.load_state_dict({name: state[key] for name, key in names.items()}, strict=True)
+    load_published(model, state)
     model.eval()
     images, embeddings = (torch.from_numpy(test[name][:, 0].astype(np.float32)) for name in ("images", "embeddings"))
     if images.ndim == 3:

@@ -148,6 +148,16 @@ class Ladder(nn.Module):
         return self.mask_decoder(x, self.image_pe(), self.no_mask_embed)
 
 
+def load_published(model, state):
+    """Takes a state dict of torch tensors in the published code's names, as `export` and a run's checkpoint have them."""
+    names = {name: name if name.startswith("CNN_encoder.") else f"sam.{name}" for name in model.state_dict()}
+    names |= {
+        "gaussian_matrix": "sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        "no_mask_embed": "sam.prompt_encoder.no_mask_embed.weight",
+    }
+    model.load_state_dict({name: state[key] for name, key in names.items()}, strict=True)
+
+
 def ladder_loss(logits, labels, dice_weight=0.8):
     """Cross-entropy and Dice per class over the batch, with squared denominators; logits (B, C, H, W), labels (B, H, W)."""
     classes = logits.shape[1]

@@ -37,12 +37,18 @@ multiversion! {
 multiversion! {
     /// GELU of `x + bias`, in place, where every row of `x` has the bias's length.
     pub fn bias_gelu_in_place(x: &mut [f32], bias: &[f32]) {
-        for row in x.chunks_exact_mut(bias.len()) {
-            for (x, &bias) in row.iter_mut().zip(bias) {
-                let sum = *x + bias;
-                let half = 0.5 * sum;
-                *x = madd::<FMA>(half, erf::<FMA>(sum * std::f32::consts::FRAC_1_SQRT_2), half);
-            }
+        bias_gelu_rows::<FMA>(x, bias);
+    }
+}
+
+/// The body of [`bias_gelu_in_place`], for functions that are compiled for an instruction set themselves.
+#[inline(always)]
+pub(crate) fn bias_gelu_rows<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
+    for row in x.chunks_exact_mut(bias.len()) {
+        for (x, &bias) in row.iter_mut().zip(bias) {
+            let sum = *x + bias;
+            let half = 0.5 * sum;
+            *x = madd::<FMA>(half, erf::<FMA>(sum * std::f32::consts::FRAC_1_SQRT_2), half);
         }
     }
 }

@@ -9,10 +9,13 @@ pub mod conv2d;
 pub mod conv_transpose;
 mod cpu;
 pub mod elementwise;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
 pub mod linear;
 pub mod matmul;
 pub mod ndimage;
 pub mod norm;
+pub mod packed;
 pub mod pool;
 pub mod state_dict;
 

@@ -3,15 +3,18 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 /// Values in [-1, 1) from a seed.
-pub(crate) fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
+pub(crate) fn values(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / 8_388_608.0 - 1.0
-        })
-        .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu)
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// [`values`] as a tensor.
+pub(crate) fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
+    Tensor::from_vec(values(shape.iter().product(), seed), shape, &Device::Cpu)
 }
 
 /// Largest absolute difference over the largest absolute value of `want`.

@@ -1,4 +1,4 @@
-//! Values and gradients of convolution, batch norm, pooling and transposed convolution against compositions of candle's ops in float64, and
+//! Values and gradients of convolution, batch norm, pooling and transposed convolution against compositions of candle's ops and finite differences in float64, and
 //! properties that those do not show: nothing computed for what is not tracked, the same bits on every run, NaN as PyTorch has it.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -60,6 +60,41 @@ fn check(
     for (i, (got, want)) in got_grads.iter().zip(&want_grads).enumerate() {
         let error = difference(got, want)?;
         assert!(error < GRADIENT, "{what}: gradients of input {i} differ by {error:e}");
+    }
+    let weights = uniform(got.dims(), 99)?;
+    // Where maxima tie, a maximum has no derivative.
+    if !what.starts_with("ties") {
+        assert_finite_differences(what, inputs, &got_grads, &weights, &reference)?;
+    }
+    Ok(())
+}
+
+/// A few elements of the gradients of `Σ weights·reference(inputs)` against central differences in float64.
+fn assert_finite_differences(
+    what: &str,
+    inputs: &[Tensor],
+    grads: &[Tensor],
+    weights: &Tensor,
+    reference: &impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    const STEP: f64 = 1e-6;
+    let weights = weights.to_dtype(DType::F64)?;
+    let inputs = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+    for (which, grad) in grads.iter().enumerate() {
+        let grad = grad.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let largest = grad.iter().fold(1e-30, |m: f64, g| m.max(g.abs()));
+        for element in (0..grad.len()).step_by(grad.len().div_ceil(3)) {
+            let at = |step: f64| -> Result<f64> {
+                let mut inputs = inputs.clone();
+                let mut values = inputs[which].flatten_all()?.to_vec1::<f64>()?;
+                values[element] += step;
+                inputs[which] = Tensor::from_vec(values, inputs[which].dims(), &Device::Cpu)?;
+                (reference(&inputs)? * &weights)?.sum_all()?.to_scalar()
+            };
+            let want = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
+            let error = (grad[element] - want).abs() / largest;
+            assert!(error < GRADIENT, "{what}: element {element} of the gradient of input {which} is off by {error:e}");
+        }
     }
     Ok(())
 }
@@ -178,7 +213,7 @@ fn assert_gradients(
         let error = difference(got, wants.get(var).expect("a gradient"))?;
         assert!(error < GRADIENT, "gradient {i} of {what} is off by {error}");
     }
-    Ok(())
+    assert_finite_differences(what, inputs, &gots, &grad, &reference)
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn composed(logits: &Tensor, labels: &Tensor, lambda: f64) -> Result<LossParts> 
     let classes = logits.dim(1)?;
     let log_p = log_softmax(logits, 1)?; // [b, C, h, w]
     let labels = labels.to_dtype(DType::U32)?.unsqueeze(1)?; // [b, 1, h, w]
-    let targets = (0..classes as u32).map(|class| labels.eq(class)?.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
+    let targets = (0..classes as u32).map(|class| labels.eq(class)?.to_dtype(logits.dtype())).collect::<Result<Vec<_>>>()?;
     let targets = Tensor::cat(&targets, 1)?; // [b, C, h, w]
     let pixels = labels.elem_count() as f64;
     let ce = ((&log_p * &targets)?.sum_all()? * (-1.0 / pixels))?;
@@ -303,6 +303,47 @@ mod tests {
                 assert!(difference < 1e-5 * norm, "{difference} of {norm}");
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_finite_differences() -> Result<()> {
+        const STEP: f64 = 1e-6;
+        let (logits, labels) = case(2, 5, 6, 7);
+        let loss = fused(&logits, &labels, 0.8)?;
+        let got = loss.total.backward()?.get(&logits).unwrap().flatten_all()?.to_vec1::<f32>()?;
+        let values = logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let largest = got.iter().fold(0.0, |m: f32, g| m.max(g.abs()));
+        for element in (0..values.len()).step_by(37) {
+            let at = |step: f64| -> Result<f64> {
+                let mut values = values.clone();
+                values[element] += step;
+                let logits = Tensor::from_vec(values, logits.shape(), &Device::Cpu)?;
+                composed(&logits, &labels, 0.8)?.total.to_scalar()
+            };
+            let want = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
+            let error = (f64::from(got[element]) - want).abs() / f64::from(largest);
+            assert!(error < 1e-5, "element {element} is off by {error}");
+        }
+        Ok(())
+    }
+
+    /// Against numbers that PyTorch made (`ops/tests/data/make_ops.py`).
+    #[test]
+    fn value_and_gradient_are_pytorchs() -> Result<()> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/tests/data/ops_pytorch.safetensors");
+        let golden = candle_core::safetensors::load(path, &Device::Cpu)?;
+        let logits = Var::from_tensor(&golden["loss/logits"])?;
+        let labels = golden["loss/labels"].to_dtype(DType::U8)?;
+        let total = ladder_loss(&logits, &labels, 5, 0.8)?.total;
+        let want = golden["loss/result"].to_scalar::<f32>()?;
+        assert!((total.to_scalar::<f32>()? - want).abs() < 2e-6 * want);
+        let upstream = f64::from(golden["loss/grad_result"].to_scalar::<f32>()?);
+        let grads = (total * upstream)?.backward()?;
+        let want = &golden["loss/grad_logits"];
+        let norm = |t: Tensor| -> Result<f32> { t.sqr()?.sum_all()?.sqrt()?.to_scalar() };
+        let error = norm((grads.get(&logits).unwrap() - want)?)? / norm(want.clone())?;
+        assert!(error < 3e-6, "the gradient differs by {error:e}");
         Ok(())
     }
 

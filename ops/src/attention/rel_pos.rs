@@ -9,20 +9,22 @@ use rayon::prelude::*;
 
 use super::softmax::scores_to_weights;
 use crate::cpu::SendPtr;
-use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
+use crate::packed::Factor;
+use crate::simd::multiversion;
 
-/// Queries of one tile of scores: with 1024 keys the tile and the keys fit a core's second-level cache.
-const TILE_QUERIES: usize = 64;
-/// Queries of one task: its keys and values are gathered once.
-const TASK_QUERIES: usize = 256;
+/// Queries of one tile of scores, whole register blocks: with 1024 keys the tile fits a core's second-level cache.
+const TILE_QUERIES: usize = 66;
+/// Queries of one task: its keys and values are packed once.
+const TASK_QUERIES: usize = 4 * TILE_QUERIES;
 
 /// Tables of relative positions along both axes, laid out for [`RelPosAttention`].
 #[derive(Debug, Clone)]
 pub struct RelPosTable {
-    /// `[2·(2·side - 1), d]`: heights, last row first, then widths, last row first. With the rows turned round, the biases of one
-    /// query for keys 0, 1, .. lie one after the other.
-    rows: Vec<f32>,
+    /// `[d, 2·(2·side - 1)]`: a column for each height, last one first, then for each width, last one first. Turned round like this, the
+    /// biases of one query for keys 0, 1, .. lie one after the other.
+    columns: Factor,
     side: usize,
+    d: usize,
 }
 
 impl RelPosTable {
@@ -31,12 +33,16 @@ impl RelPosTable {
     /// # Panics
     /// If a table has another length than `(2·side - 1)·d`.
     pub fn new(rel_pos_h: &[f32], rel_pos_w: &[f32], side: usize, d: usize) -> Self {
-        let mut rows = Vec::with_capacity(2 * (2 * side - 1) * d);
+        let rows = 2 * side - 1;
         for table in [rel_pos_h, rel_pos_w] {
-            assert_eq!(table.len(), (2 * side - 1) * d, "a table of relative positions has another length");
-            table.chunks_exact(d).rev().for_each(|row| rows.extend_from_slice(row));
+            assert_eq!(table.len(), rows * d, "a table of relative positions has another length");
         }
-        Self { rows, side }
+        let mut columns = Factor::default();
+        columns.pack_columns(d, 2 * rows, |column, to| {
+            let table = if column < rows { rel_pos_h } else { rel_pos_w };
+            to.copy_from_slice(&table[(rows - 1 - column % rows) * d..][..d]);
+        });
+        Self { columns, side, d }
     }
 }
 
@@ -70,8 +76,10 @@ struct Task {
 #[derive(Default)]
 struct Scratch {
     q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    /// `[d, keys]`
+    k: Factor,
+    /// `[keys, d]`
+    v: Factor,
     scores: Vec<f32>,
     biases: Vec<f32>,
     inverse_sums: Vec<f32>,
@@ -90,11 +98,10 @@ impl RelPosAttention<'_> {
         let tokens = self.batch * self.grid * self.grid;
         let width = self.bias.len() / 3;
         let d = width / self.heads;
-        let side = self.rel_pos.side;
         assert_eq!(self.bias.len(), 3 * self.heads * d, "the bias does not split into heads");
         assert_eq!(self.qkv.len(), tokens * 3 * width, "qkv has another length");
         assert_eq!(out.len(), tokens * width, "the output has another length");
-        assert_eq!(self.rel_pos.rows.len(), 2 * (2 * side - 1) * d, "relative positions are of another width");
+        assert_eq!(self.rel_pos.d, d, "relative positions are of another width");
         let tasks = self.tasks();
         let shared = SendPtr::new(out.as_mut_ptr());
         tasks.par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, task| self.run(task, d, scratch, shared));
@@ -131,62 +138,67 @@ impl RelPosAttention<'_> {
         let side = self.rel_pos.side;
         let keys = side * side;
         let scale = 1.0 / (d as f32).sqrt();
-        // keys and values of the whole window, biases where it is padded: [keys, d]
-        for (part, buffer) in [(1, &mut scratch.k), (2, &mut scratch.v)] {
-            let column = part * width + task.head * d;
-            let bias = &self.bias[column..column + d];
-            buffer.clear();
-            for y in 0..side {
-                for x in 0..side {
-                    if y < task.real.0 && x < task.real.1 {
-                        let start = self.row(task, y, x) * 3 * width + column;
-                        buffer.extend(self.qkv[start..start + d].iter().zip(bias).map(|(value, bias)| value + bias));
-                    } else {
-                        buffer.extend_from_slice(bias);
-                    }
-                }
-            }
-        }
-        let (k, v) = (MatRef::new(&scratch.k, keys, d), MatRef::new(&scratch.v, keys, d));
-        let table_rows = 2 * (2 * side - 1);
-        let table = MatRef::new(&self.rel_pos.rows, table_rows, d);
+        // keys and values of the whole window, biases where it is padded
         let column = task.head * d;
-        let bias = &self.bias[column..column + d];
+        let gather = |part: usize, key: usize, to: &mut [f32]| {
+            let (y, x, column) = (key / side, key % side, part * width + column);
+            let bias = &self.bias[column..column + d];
+            if y < task.real.0 && x < task.real.1 {
+                let start = self.row(task, y, x) * 3 * width + column;
+                write_sum(&self.qkv[start..start + d], bias, to);
+            } else {
+                to.copy_from_slice(bias);
+            }
+        };
+        scratch.k.pack_columns(d, keys, |key, to| gather(1, key, to));
+        scratch.v.pack_rows(keys, d, |key, to| gather(2, key, to));
+        let (k, v, table) = (&scratch.k, &scratch.v, &self.rel_pos.columns);
         for start in task.queries.clone().step_by(TILE_QUERIES) {
             let queries = start..(start + TILE_QUERIES).min(task.queries.end);
             let n = queries.len();
-            scratch.q.clear();
-            for query in queries.clone() {
-                let start = self.row(task, query / task.real.1, query % task.real.1) * 3 * width + column;
-                scratch.q.extend(self.qkv[start..start + d].iter().zip(bias).map(|(value, bias)| value + bias));
-            }
-            let q = MatRef::new(&scratch.q, n, d);
-            scratch.scores.resize(n * keys, 0.0);
-            scratch.biases.resize(n * table_rows, 0.0);
+            let room = k.room(n);
+            scratch.q.resize(room * d, 0.0);
+            scratch.scores.resize(room * k.stride(), 0.0);
+            scratch.biases.resize(room * table.stride(), 0.0);
             scratch.inverse_sums.resize(n, 0.0);
-            scratch.out.resize(n * d, 0.0);
-            matmul_serial(MatMut::new(&mut scratch.scores, n, keys), q, k.t(), scale, Accumulate::No);
-            matmul_serial(MatMut::new(&mut scratch.biases, n, table_rows), q, table.t(), 1.0, Accumulate::No);
-            for (i, query) in queries.clone().enumerate() {
-                let (y, x) = (query / task.real.1, query % task.real.1);
-                let biases = &scratch.biases[i * table_rows..(i + 1) * table_rows];
-                let (heights, widths) = biases.split_at(2 * side - 1);
-                let scores = &mut scratch.scores[i * keys..(i + 1) * keys];
-                let axes = (&heights[side - 1 - y..2 * side - 1 - y], &widths[side - 1 - x..2 * side - 1 - x]);
-                scores_to_weights(scores, axes.0, axes.1, &mut scratch.inverse_sums[i..i + 1]);
+            scratch.out.resize(room * v.stride(), 0.0);
+            for (query, to) in queries.clone().zip(scratch.q.chunks_exact_mut(d)) {
+                gather(0, query / task.real.1 * side + query % task.real.1, to);
             }
-            let weights = MatRef::new(&scratch.scores, n, keys);
-            matmul_serial(MatMut::new(&mut scratch.out, n, d), weights, v, 1.0, Accumulate::No);
-            for (i, query) in queries.enumerate() {
+            k.product(&scratch.q, d, n, &mut scratch.scores);
+            table.product(&scratch.q, d, n, &mut scratch.biases);
+            let rows = scratch.scores.chunks_exact_mut(k.stride()).zip(scratch.biases.chunks_exact(table.stride()));
+            for ((query, (scores, biases)), inverse_sum) in queries.clone().zip(rows).zip(&mut scratch.inverse_sums) {
+                let (y, x) = (query / task.real.1, query % task.real.1);
+                let (heights, widths) = biases[..2 * (2 * side - 1)].split_at(2 * side - 1);
+                let axes = (&heights[side - 1 - y..2 * side - 1 - y], &widths[side - 1 - x..2 * side - 1 - x]);
+                scores_to_weights(&mut scores[..keys], scale, axes.0, axes.1, inverse_sum);
+            }
+            v.product(&scratch.scores, k.stride(), n, &mut scratch.out);
+            for ((query, values), inverse_sum) in queries.zip(scratch.out.chunks_exact(v.stride())).zip(&scratch.inverse_sums) {
                 let row = self.row(task, query / task.real.1, query % task.real.1);
                 // SAFETY: `row` is a token of this task's window and `column..column + d` is this task's head; no other task has the
                 // same queries of the same head, so no other thread touches the range; it lies within the output, whose length was
                 // checked.
                 let out = unsafe { out.slice(row * width + column, d) };
-                for (out, value) in out.iter_mut().zip(&scratch.out[i * d..(i + 1) * d]) {
-                    *out = value * scratch.inverse_sums[i];
-                }
+                write_scaled(values, *inverse_sum, out);
             }
+        }
+    }
+}
+
+multiversion! {
+    fn write_sum(a: &[f32], b: &[f32], to: &mut [f32]) {
+        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+            *to = a + b;
+        }
+    }
+}
+
+multiversion! {
+    fn write_scaled(from: &[f32], scale: f32, to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from * scale;
         }
     }
 }

@@ -13,9 +13,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Geometry;
-use super::kernel::{COLUMNS, ROWS, Target, available, block_from_offsets, block_of_runs};
 use super::transform::{LANES, gather_row};
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
+use crate::kernel::{COLUMNS, ROWS, Target, available, block_from_offsets, block_of_runs};
 use crate::simd::multiversion;
 
 /// Terms of one product: a panel of both factors fits the first-level cache.

@@ -27,8 +27,6 @@ mod im2col;
 #[cfg(target_arch = "x86_64")]
 mod implicit;
 #[cfg(target_arch = "x86_64")]
-mod kernel;
-#[cfg(target_arch = "x86_64")]
 mod transform;
 #[cfg(target_arch = "x86_64")]
 mod winograd;

@@ -17,9 +17,9 @@ use std::arch::x86_64::*;
 use rayon::prelude::*;
 
 use super::Geometry;
-use super::kernel::{COLUMNS, Left, ROWS, Target, available, block};
 use super::transform::{self, LANES};
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
+use crate::kernel::{COLUMNS, Left, ROWS, Target, available, block};
 
 /// Pixels of a tile along an axis.
 const TILE: usize = 4;

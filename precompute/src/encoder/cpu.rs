@@ -1,33 +1,43 @@
 //! The encoder on the CPU: the same numbers as the composed path, on plain buffers that all blocks share.
 //!
-//! Tokens stay `[tokens, c]` from the patches to the neck; biases, residual sums and norms are joined into the passes between the
-//! matrix products; padding tokens of windows are never made (see [`sam_ladder_ops::attention::rel_pos`]).
+//! Tokens stay `[tokens, c]` from the patches to the neck, and weights are packed once (see [`sam_ladder_ops::packed`]). What lies between one
+//! attention and the next looks at each token by itself, so a thread takes a tile of some 70 tokens through all of it while they are in its
+//! caches: projection, residual sum, norm, perceptron, the next block's norm and its queries, keys and values. Padding tokens of windows
+//! are never made (see [`sam_ladder_ops::attention::rel_pos`]).
+
+use std::cell::RefCell;
+use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
-use sam_ladder_ops::activation::bias_gelu_in_place;
 use sam_ladder_ops::attention::rel_pos::{RelPosAttention, RelPosTable};
-use sam_ladder_ops::matmul::{Accumulate, MatMut, MatRef, matmul};
 use sam_ladder_ops::norm::{add_layer_norm_rows, layer_norm_rows};
+use sam_ladder_ops::packed::{Output, PackedWeight, tiles};
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 
 use super::NORM_EPS;
 use super::weights::{Affine, VitConfig, VitWeights};
 
-/// Rows that one task of an element-wise pass works on.
-const ROWS: usize = 32;
+/// Rows that one task of an element-wise pass works on: all of a tile, where products are computed in tiles.
+const ROWS: usize = 128;
 /// Pixels of a patch.
 const PATCH_AREA: usize = PATCH_SIZE * PATCH_SIZE;
 
-/// A linear layer: `[out, in]` and `[out]`.
-type Linear = Affine<Vec<f32>>;
+/// A norm's scale and shift.
+type Norm = Affine<Vec<f32>>;
+
+/// A linear layer.
+struct Linear {
+    weight: PackedWeight,
+    bias: Vec<f32>,
+}
 
 struct Block {
-    norm1: Linear,
+    norm1: Norm,
     rel_pos: RelPosTable,
     qkv: Linear,
     proj: Linear,
-    norm2: Linear,
+    norm2: Norm,
     lin1: Linear,
     lin2: Linear,
 }
@@ -35,19 +45,57 @@ struct Block {
 /// The encoder's weights in the layout of the CPU path.
 pub(super) struct CpuVit {
     config: VitConfig,
-    /// `[c, 3, 16, 16]`
-    patch_weight: Vec<f32>,
-    /// `[c, 16, 16]`: summed over the colours, for grey images.
-    grey_patch_weight: Vec<f32>,
+    /// `[c, 3·16·16]`
+    patch_weight: PackedWeight,
+    /// `[c, 16·16]`: summed over the colours, for grey images.
+    grey_patch_weight: PackedWeight,
     /// Absolute positions and the patch embedding's bias, `[g·g, c]`.
     positions: Vec<f32>,
     blocks: Vec<Block>,
     /// `[256, c]`
-    neck_conv1: Vec<f32>,
-    neck_norm1: Linear,
-    /// `[256, 3, 3, 256]`, input channels last.
-    neck_conv2: Vec<f32>,
-    neck_norm2: Linear,
+    neck_conv1: PackedWeight,
+    neck_norm1: Norm,
+    /// `[256, 3·3·256]`, input channels last.
+    neck_conv2: PackedWeight,
+    neck_norm2: Norm,
+}
+
+thread_local! {
+    /// The perceptron's hidden layer of a tile, kept so that its pages are touched once.
+    static HIDDEN: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Some tokens between two attentions.
+struct Tile<'a> {
+    /// The residual stream, `[n, c]`.
+    x: &'a mut [f32],
+    /// The attention's result, then norms, `[n, c]`.
+    rows: &'a mut [f32],
+    /// Queries, keys and values without their bias, `[n, 3·c]`.
+    qkv: &'a mut [f32],
+}
+
+impl Block {
+    /// From the attention's result to the end of the block, but for the last bias.
+    fn after_attention(&self, tile: &mut Tile<'_>) {
+        let Tile { x, rows, .. } = tile;
+        self.proj.weight.product(rows, x, Output::Add);
+        add_and_normalise(x, &self.proj.bias, &self.norm2, rows);
+        let len = rows.len() / self.lin1.weight.inner() * self.lin1.weight.out();
+        // Taken out while it is in use: a tile that rayon runs on this thread meanwhile gets another.
+        let mut hidden = HIDDEN.take();
+        hidden.resize(hidden.len().max(len), 0.0);
+        self.lin1.weight.product(rows, &mut hidden[..len], Output::BiasGelu(&self.lin1.bias));
+        self.lin2.weight.product(&hidden[..len], x, Output::Add);
+        HIDDEN.set(hidden);
+    }
+
+    /// The norm and the products before the attention; `pending` is the bias of the layer before, not yet added to x.
+    fn before_attention(&self, tile: &mut Tile<'_>, pending: &[f32]) {
+        let Tile { x, rows, qkv } = tile;
+        add_and_normalise(x, pending, &self.norm1, rows);
+        self.qkv.weight.product(rows, qkv, Output::Replace);
+    }
 }
 
 impl CpuVit {
@@ -55,7 +103,14 @@ impl CpuVit {
     pub(super) fn new(config: VitConfig, weights: VitWeights<Tensor>) -> Result<Self> {
         let flat = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
         let affine =
-            |layer: &Affine<Tensor>| -> Result<Linear> { Ok(Linear { weight: flat(&layer.weight)?, bias: flat(&layer.bias)? }) };
+            |layer: &Affine<Tensor>| -> Result<Norm> { Ok(Norm { weight: flat(&layer.weight)?, bias: flat(&layer.bias)? }) };
+        let packed = |weight: &Tensor| -> Result<PackedWeight> {
+            let (out, inner) = (weight.dim(0)?, weight.elem_count() / weight.dim(0)?);
+            Ok(PackedWeight::new(flat(weight)?, out, inner))
+        };
+        let linear = |layer: &Affine<Tensor>| -> Result<Linear> {
+            Ok(Linear { weight: packed(&layer.weight)?, bias: flat(&layer.bias)? })
+        };
         let patch = affine(&weights.patch_embed)?;
         let grey_patch_weight = patch
             .weight
@@ -74,22 +129,22 @@ impl CpuVit {
             blocks.push(Block {
                 norm1: affine(&block.norm1)?,
                 rel_pos: RelPosTable::new(&heights, &widths, config.attention_side(i), config.head_dim()),
-                qkv: affine(&block.qkv)?,
-                proj: affine(&block.proj)?,
+                qkv: linear(&block.qkv)?,
+                proj: linear(&block.proj)?,
                 norm2: affine(&block.norm2)?,
-                lin1: affine(&block.lin1)?,
-                lin2: affine(&block.lin2)?,
+                lin1: linear(&block.lin1)?,
+                lin2: linear(&block.lin2)?,
             });
         }
         let neck = &weights.neck;
         Ok(Self {
-            patch_weight: patch.weight,
-            grey_patch_weight,
+            patch_weight: PackedWeight::new(patch.weight, config.embed_dim, 3 * PATCH_AREA),
+            grey_patch_weight: PackedWeight::new(grey_patch_weight, config.embed_dim, PATCH_AREA),
             positions,
             blocks,
-            neck_conv1: flat(&neck.conv1)?,
+            neck_conv1: packed(&neck.conv1)?,
             neck_norm1: affine(&neck.norm1)?,
-            neck_conv2: flat(&neck.conv2.permute((0, 2, 3, 1))?)?,
+            neck_conv2: packed(&neck.conv2.permute((0, 2, 3, 1))?)?,
             neck_norm2: affine(&neck.norm2)?,
             config,
         })
@@ -103,42 +158,40 @@ impl CpuVit {
         let (c, grid) = (self.config.embed_dim, self.config.grid());
         let tokens = batch * grid * grid;
         let mut x = self.embed_patches(images, batch, channels); // [tokens, c]
-        let mut normed = vec![0f32; tokens * c];
-        let mut wide = vec![0f32; tokens * (4 * c).max(3 * c)]; // qkv, then the MLP's hidden layer
-        let hidden = self.blocks.first().map_or(4 * c, |block| block.lin1.bias.len());
+        let mut rows = vec![0f32; tokens * c];
+        let mut qkv = vec![0f32; tokens * 3 * c];
         let zeros = vec![0f32; c];
-        let mut pending: &[f32] = &zeros; // bias of the layer before, not yet added to x
-        for block in &self.blocks {
-            let _span = tracing::trace_span!("block").entered();
-            add_and_normalise(&mut x, pending, &block.norm1, &mut normed);
-            let qkv = &mut wide[..tokens * 3 * c];
-            product(&normed, &block.qkv.weight, qkv, (tokens, c), Accumulate::No);
-            let attention = RelPosAttention {
-                qkv,
-                bias: &block.qkv.bias,
-                rel_pos: &block.rel_pos,
-                batch,
-                grid,
-                heads: self.config.num_heads,
-            };
-            tracing::trace_span!("attention").in_scope(|| attention.forward(&mut normed));
-            product(&normed, &block.proj.weight, &mut x, (tokens, c), Accumulate::Yes);
-            add_and_normalise(&mut x, &block.proj.bias, &block.norm2, &mut normed);
-            let hidden_rows = &mut wide[..tokens * hidden];
-            product(&normed, &block.lin1.weight, hidden_rows, (tokens, c), Accumulate::No);
-            tracing::trace_span!("gelu").in_scope(|| {
-                hidden_rows.par_chunks_mut(ROWS * hidden).for_each(|rows| bias_gelu_in_place(rows, &block.lin1.bias));
-            });
-            product(hidden_rows, &block.lin2.weight, &mut x, (tokens, hidden), Accumulate::Yes);
-            pending = &block.lin2.bias;
+        let each_tile = |x: &mut [f32], rows: &mut [f32], qkv: &mut [f32], f: &(dyn Fn(Tile<'_>) + Sync)| {
+            let tiles = tiles(tokens);
+            let parts = split(x, &tiles, c).into_iter().zip(split(rows, &tiles, c)).zip(split(qkv, &tiles, 3 * c));
+            let parts: Vec<Tile<'_>> = parts.map(|((x, rows), qkv)| Tile { x, rows, qkv }).collect();
+            parts.into_par_iter().with_max_len(1).for_each(f);
+        };
+        if let Some(first) = self.blocks.first() {
+            let _span = tracing::trace_span!("norm, qkv").entered();
+            each_tile(&mut x, &mut rows, &mut qkv, &|mut tile| first.before_attention(&mut tile, &zeros));
         }
-        x.par_chunks_mut(c).for_each(|row| row.iter_mut().zip(pending).for_each(|(x, bias)| *x += bias));
+        for (i, block) in self.blocks.iter().enumerate() {
+            let _span = tracing::trace_span!("block").entered();
+            let heads = self.config.num_heads;
+            let attention = RelPosAttention { qkv: &qkv, bias: &block.qkv.bias, rel_pos: &block.rel_pos, batch, grid, heads };
+            tracing::trace_span!("attention", side = self.config.attention_side(i)).in_scope(|| attention.forward(&mut rows));
+            let _span = tracing::trace_span!("proj, norm, mlp, norm, qkv").entered();
+            each_tile(&mut x, &mut rows, &mut qkv, &|mut tile| {
+                block.after_attention(&mut tile);
+                match self.blocks.get(i + 1) {
+                    Some(next) => next.before_attention(&mut tile, &block.lin2.bias),
+                    None => tile.x.chunks_exact_mut(c).for_each(|row| add(row, &block.lin2.bias)),
+                }
+            });
+        }
         self.neck(&x, batch)
     }
 
     /// Patches as rows, times the patch embedding, plus positions: → `[b·g·g, c]`.
     fn embed_patches(&self, images: &[f32], batch: usize, channels: usize) -> Vec<f32> {
         let (c, grid, size) = (self.config.embed_dim, self.config.grid(), self.config.image_size);
+        let _span = tracing::trace_span!("patches").entered();
         let patch = channels * PATCH_AREA;
         let mut patches = vec![0f32; batch * grid * grid * patch];
         patches.par_chunks_mut(patch).enumerate().for_each(|(token, patch)| {
@@ -151,52 +204,84 @@ impl CpuVit {
         });
         let weight = if channels == 1 { &self.grey_patch_weight } else { &self.patch_weight };
         let mut x = self.positions.repeat(batch);
-        product(&patches, weight, &mut x, (batch * grid * grid, patch), Accumulate::Yes);
-        debug_assert_eq!(x.len(), batch * grid * grid * c);
+        let tiles = tiles(batch * grid * grid);
+        tiles.par_iter().zip(split(&mut x, &tiles, c)).with_max_len(1).for_each(|(tile, x)| {
+            weight.product(&patches[tile.start * patch..tile.end * patch], x, Output::Add);
+        });
         x
     }
 
     /// 1×1 convolution, norm, 3×3 convolution, norm, channels last until the end: `[b·g·g, c]` → `[b, 256, g, g]`.
     fn neck(&self, x: &[f32], batch: usize) -> Result<Tensor> {
         let (c, grid, out) = (self.config.embed_dim, self.config.grid(), EMBED_CHANNELS);
-        let (tokens, eps) = (batch * grid * grid, NORM_EPS as f32);
+        let tokens = batch * grid * grid;
         let _span = tracing::trace_span!("neck").entered();
-        let mut reduced = vec![0f32; tokens * out];
-        product(x, &self.neck_conv1, &mut reduced, (tokens, c), Accumulate::No);
+        let tiles = tiles(tokens);
         let mut normed = vec![0f32; tokens * out];
-        let norm = |x: &[f32], layer: &Linear, y: &mut [f32]| {
-            let rows = ROWS * out;
-            y.par_chunks_mut(rows)
-                .zip(x.par_chunks(rows))
-                .for_each(|(y, x)| layer_norm_rows(x, &layer.weight, &layer.bias, eps, y));
-        };
-        norm(&reduced, &self.neck_norm1, &mut normed);
-        let mut columns = vec![0f32; tokens * 9 * out]; // each token's 3×3 neighbourhood, zeros over the edge
-        columns.par_chunks_mut(9 * out).enumerate().for_each(|(token, column)| {
-            let (image, y, x) = (token / (grid * grid), token / grid % grid, token % grid);
-            for (i, values) in column.chunks_exact_mut(out).enumerate() {
-                let (y, x) = (y + i / 3, x + i % 3); // one more than the neighbour's place
-                if (1..=grid).contains(&y) && (1..=grid).contains(&x) {
-                    let neighbour = (image * grid + y - 1) * grid + x - 1;
-                    values.copy_from_slice(&normed[neighbour * out..(neighbour + 1) * out]);
-                }
-            }
-        });
-        product(&columns, &self.neck_conv2, &mut reduced, (tokens, 9 * out), Accumulate::No);
-        norm(&reduced, &self.neck_norm2, &mut normed);
-        Tensor::from_vec(normed, (batch, grid, grid, out), &Device::Cpu)?.permute((0, 3, 1, 2))?.contiguous()
+        tiles.par_iter().zip(split(&mut normed, &tiles, out)).with_max_len(1).for_each_init(
+            Vec::new,
+            |reduced, (tile, normed)| {
+                reduced.resize(tile.len() * out, 0.0);
+                self.neck_conv1.product(&x[tile.start * c..tile.end * c], reduced, Output::Replace);
+                normalise(reduced, &self.neck_norm1, normed);
+            },
+        );
+        let mut embeddings = vec![0f32; tokens * out];
+        let scratch = || (Vec::new(), Vec::new());
+        tiles.par_iter().zip(split(&mut embeddings, &tiles, out)).with_max_len(1).for_each_init(
+            scratch,
+            |(columns, reduced), (tile, embeddings)| {
+                columns.resize(tile.len() * 9 * out, 0.0);
+                reduced.resize(tile.len() * out, 0.0);
+                let each = columns.par_chunks_mut(9 * out).with_min_len(ROWS).zip(tile.start..tile.end);
+                each.for_each(|(column, token)| neighbours(&normed, token, grid, column));
+                self.neck_conv2.product(columns, reduced, Output::Replace);
+                normalise(reduced, &self.neck_norm2, embeddings);
+            },
+        );
+        Tensor::from_vec(embeddings, (batch, grid, grid, out), &Device::Cpu)?.permute((0, 3, 1, 2))?.contiguous()
     }
 }
 
-/// `y = x·weightᵀ`, or added to y: x `[rows, inner]`, weight `[out, inner]`, y `[rows, out]`.
-fn product(x: &[f32], weight: &[f32], y: &mut [f32], (rows, inner): (usize, usize), accumulate: Accumulate) {
-    let out = weight.len() / inner;
-    let _span = tracing::trace_span!("matrix product", rows, inner, out).entered();
-    matmul(MatMut::new(y, rows, out), MatRef::new(x, rows, inner), MatRef::new(weight, out, inner).t(), 1.0, accumulate);
+/// A token's 3×3 neighbourhood, zeros over the edge: x `[b·g·g, 256]` → `[3, 3, 256]`.
+fn neighbours(x: &[f32], token: usize, grid: usize, column: &mut [f32]) {
+    let out = EMBED_CHANNELS;
+    let (image, row, col) = (token / (grid * grid), token / grid % grid, token % grid);
+    for (i, values) in column.chunks_exact_mut(out).enumerate() {
+        let (y, x_) = (row + i / 3, col + i % 3); // one more than the neighbour's place
+        if (1..=grid).contains(&y) && (1..=grid).contains(&x_) {
+            let neighbour = (image * grid + y - 1) * grid + x_ - 1;
+            values.copy_from_slice(&x[neighbour * out..(neighbour + 1) * out]);
+        } else {
+            values.fill(0.0);
+        }
+    }
+}
+
+/// The tiles of a matrix whose rows are `width` wide.
+fn split<'a>(mut matrix: &'a mut [f32], tiles: &[Range<usize>], width: usize) -> Vec<&'a mut [f32]> {
+    let part = |tile: &Range<usize>| {
+        let (part, rest) = std::mem::take(&mut matrix).split_at_mut(tile.len() * width);
+        matrix = rest;
+        part
+    };
+    tiles.iter().map(part).collect()
+}
+
+fn add(row: &mut [f32], bias: &[f32]) {
+    row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+}
+
+/// Writes the rows' norm.
+fn normalise(x: &[f32], norm: &Norm, normed: &mut [f32]) {
+    let rows = ROWS * norm.bias.len();
+    x.par_chunks(rows).zip(normed.par_chunks_mut(rows)).for_each(|(x, normed)| {
+        layer_norm_rows(x, &norm.weight, &norm.bias, NORM_EPS as f32, normed);
+    });
 }
 
 /// Adds a bias to every token, then writes the tokens' norm.
-fn add_and_normalise(x: &mut [f32], added: &[f32], norm: &Linear, normed: &mut [f32]) {
+fn add_and_normalise(x: &mut [f32], added: &[f32], norm: &Norm, normed: &mut [f32]) {
     let rows = ROWS * added.len();
     x.par_chunks_mut(rows).zip(normed.par_chunks_mut(rows)).for_each(|(x, normed)| {
         add_layer_norm_rows(x, added, (&norm.weight, &norm.bias), NORM_EPS as f32, normed);

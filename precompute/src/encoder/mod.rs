@@ -75,7 +75,7 @@ pub struct ImageEncoder {
 
 enum Path {
     /// Hand-written, on the CPU.
-    Cpu(CpuVit),
+    Cpu(Box<CpuVit>),
     /// Candle's operations, on any device.
     Composed(VitWeights<Tensor>),
 }
@@ -90,7 +90,7 @@ impl ImageEncoder {
         })?;
         bar.finish_and_clear();
         let path = match device.is_cpu() {
-            true => Path::Cpu(CpuVit::new(config.clone(), weights)?),
+            true => Path::Cpu(Box::new(CpuVit::new(config.clone(), weights)?)),
             false => Path::Composed(weights),
         };
         Ok(Self { config, device: device.clone(), path })
@@ -175,6 +175,23 @@ mod tests {
             let difference = (&got - &want)?.abs()?.max_all()?.to_scalar::<f32>()?;
             let scale = want.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(difference < 1e-5 * scale, "{image_size}: {difference} of {scale}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_embedding_has_the_same_bits_whatever_it_is_batched_with() -> Result<()> {
+        let config = VitConfig { embed_dim: 48, depth: 2, num_heads: 3, global_attn_indexes: vec![1], image_size: 240 };
+        let (cpu, _) = both(&config)?;
+        let images = random_tensor(1, "images", &[5, 1, 240, 240])?.flatten_all()?.to_vec1::<f32>()?;
+        let flat = |tensor: Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        let together = flat(cpu.forward(&images, (5, 1))?)?;
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for (i, image) in images.chunks_exact(240 * 240).enumerate() {
+                let alone = flat(pool.install(|| cpu.forward(image, (1, 1)))?)?;
+                assert_eq!(alone, together[i * alone.len()..][..alone.len()], "image {i}, {threads} threads");
+            }
         }
         Ok(())
     }

@@ -31,8 +31,9 @@ impl SamEncoder {
 impl Encode for SamEncoder {
     fn encode(&self, images: &[f32], batch: usize, size: usize) -> Result<Vec<f32>> {
         let channels = images.len() / (batch * size * size).max(1);
-        // An image of one token takes another path through the matrix products than several do, with other last bits. Alone, it
-        // has the same embedding whatever it is batched with; larger images have so in any batch (measured, and held by a test).
+        // Where weights are not packed (`ops::packed`), an image of one token takes another path through the matrix products than several
+        // do, with other last bits. Alone, it has the same embedding whatever it is batched with; larger images have so in any batch
+        // (measured, and held by a test).
         if size == PATCH_SIZE && batch > 1 && self.device.is_cpu() {
             return images
                 .chunks(channels * size * size)

@@ -1,31 +1,31 @@
-//! The register blocks of the matrix products inside convolutions, for AVX2 with FMA: up to six rows of sixteen columns.
+//! The register blocks of matrix products, for AVX2 with FMA: up to six rows of sixteen columns.
 
 use std::arch::x86_64::*;
 
 /// Columns of a block: two vectors.
-pub(super) const COLUMNS: usize = 16;
+pub(crate) const COLUMNS: usize = 16;
 /// Rows of a block that fills the registers.
-pub(super) const ROWS: usize = 6;
+pub(crate) const ROWS: usize = 6;
 
 /// True where these kernels run.
-pub(super) fn available() -> bool {
+pub(crate) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 /// A factor read one element at a time: element (row, k) is at `row * row_stride + k * k_stride`.
 #[derive(Clone, Copy)]
-pub(super) struct Left {
-    pub(super) data: *const f32,
-    pub(super) row_stride: usize,
-    pub(super) k_stride: usize,
+pub(crate) struct Left {
+    pub(crate) data: *const f32,
+    pub(crate) row_stride: usize,
+    pub(crate) k_stride: usize,
 }
 
 /// Where a block's result goes: rows `stride` apart, replaced or added to.
 #[derive(Clone, Copy)]
-pub(super) struct Target {
-    pub(super) data: *mut f32,
-    pub(super) stride: usize,
-    pub(super) accumulate: bool,
+pub(crate) struct Target {
+    pub(crate) data: *mut f32,
+    pub(crate) stride: usize,
+    pub(crate) accumulate: bool,
 }
 
 type Sums<const N: usize> = [[__m256; 2]; N];
@@ -71,7 +71,7 @@ impl Target {
 /// The processor has AVX2 and FMA; all of `a`'s `N × k`, `b`'s `k × 16` and the target's `N × 16` elements are there, and the target's belong to this thread.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn block<const N: usize>(k: usize, a: Left, b: *const f32, target: Target) {
+pub(crate) unsafe fn block<const N: usize>(k: usize, a: Left, b: *const f32, target: Target) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = target.start::<N>();
@@ -96,7 +96,7 @@ pub(super) unsafe fn block<const N: usize>(k: usize, a: Left, b: *const f32, tar
 /// As for [`block`], with sixteen elements of `b` from each offset on.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn block_from_offsets(a: *const f32, b: *const f32, offsets: &[usize], target: Target) {
+pub(crate) unsafe fn block_from_offsets(a: *const f32, b: *const f32, offsets: &[usize], target: Target) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = target.start::<ROWS>();
@@ -121,7 +121,7 @@ pub(super) unsafe fn block_from_offsets(a: *const f32, b: *const f32, offsets: &
 /// As for [`block`], with `k` elements of `a` from each offset on.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn block_of_runs(k: usize, a: *const f32, offsets: &[usize; ROWS], b: *const f32, target: Target) {
+pub(crate) unsafe fn block_of_runs(k: usize, a: *const f32, offsets: &[usize; ROWS], b: *const f32, target: Target) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = target.start::<ROWS>();
