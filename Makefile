@@ -6,6 +6,9 @@ SCANS  ?= RawData
 STORE  ?= store.zarr
 RUN    ?= run
 OUT    ?= $(RUN)/eval
+TABLES ?= tables
+ROWS   ?= $(RUN)
+SEEDS  ?= 1 2 3
 SAM    ?= sam_vit_b_01ec64.pth
 ARGS   ?=
 DEMO   ?= demo
@@ -51,6 +54,14 @@ sweep: build ## Search λ and the learning rate on the demo's store (STORE), by 
 .PHONY: eval
 eval: build ## Evaluate RUN on the test scans of STORE; tables, pictures and a report go to OUT
 	$(LADDER) eval --store $(STORE) --run $(RUN) --out $(OUT) $(ARGS)
+
+.PHONY: table1
+table1: build ## The paper's Table I: ROWS="run/a,run/b other=run/c" (commas: seeds of one method) of STORE beside the published rows; to TABLES
+	bench/table1.sh $(LADDER) $(STORE) $(TABLES) "$(ROWS)" $(ARGS)
+
+.PHONY: table2
+table2: build ## The paper's ablation: trains and evaluates every arm on STORE for each of SEEDS (ARGS="--epochs 50" for train); to TABLES
+	bench/table2.sh $(LADDER) $(STORE) $(TABLES) "$(SEEDS)" $(ARGS)
 
 .PHONY: test
 test: ## Every test; needs nothing but Rust, a C compiler and make

@@ -8,6 +8,7 @@
 4. The same of two channels and three classes in nnU-Net's layout, written by nibabel.
 5. The Python of `docs/how-to/` runs on a store of this run, and finds what is in it.
 6. Dice and HD95 equal MedPy's on the masks that `eval` writes, which nibabel reads.
+7. Every metric and every rule for empty masks equals MedPy's, MONAI's and SciPy's on random and degenerate masks; tests and intervals equal SciPy's.
 """
 
 import collections
@@ -156,6 +157,8 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         check_encoder(folder)
+        run(sys.executable, BENCH / "parity/check_metrics.py")
+        run(sys.executable, BENCH / "parity/check_statistics.py")
 
         scans = GOLDEN / "synapse_mini/RawData"
         for dtype, augment in {"f32": ("--rotation-step", 10), "q8": ("--augment", "none"), "bf16": ("--augment", "none")}.items():

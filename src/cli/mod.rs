@@ -7,6 +7,7 @@ mod phantom;
 mod precompute;
 mod profile;
 mod sweep;
+mod table;
 mod train;
 mod verify;
 
@@ -34,6 +35,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Segment the test scans of a store and measure Dice and HD95
     Eval(eval::Args),
+    /// Put evaluations into a results table, beside published rows and with tests between them
+    Table(table::Args),
     /// Write a run's model in the published code's state-dict names
     Export(export::Args),
 }
@@ -48,6 +51,7 @@ impl Cli {
             Command::Train(args) => args.run(),
             Command::Sweep(args) => args.run(),
             Command::Eval(args) => args.run(),
+            Command::Table(args) => args.run(),
             Command::Export(args) => args.run(),
         }
     }
