@@ -13,6 +13,9 @@ SAM    ?= $(WEIGHTS)/sam_$(MODEL)_$(SAM_$(MODEL)).pth
 # Initial weights of the side network, where they are there; CNN= starts from random ones
 CNN    ?= $(wildcard $(WEIGHTS)/resnet18-f37072fd.pth)
 PREFIX ?= $(HOME)/.local
+TABLES ?= tables
+ROWS   ?= $(RUN)
+SEEDS  ?= 1 2 3
 ARGS   ?=
 DEMO   ?= demo
 VENV   ?= .venv
@@ -79,6 +82,14 @@ install: ## Install the program below PREFIX (~/.local) with its manual pages an
 	$(PREFIX)/bin/sam-ladder completions bash > $(PREFIX)/share/bash-completion/completions/sam-ladder
 	$(PREFIX)/bin/sam-ladder completions zsh > $(PREFIX)/share/zsh/site-functions/_sam-ladder
 	$(PREFIX)/bin/sam-ladder completions fish > $(PREFIX)/share/fish/vendor_completions.d/sam-ladder.fish
+
+.PHONY: table1
+table1: build ## The paper's Table I: ROWS="run/a,run/b other=run/c" (commas: seeds of one method) of STORE beside the published rows; to TABLES
+	bench/table1.sh $(LADDER) $(STORE) $(TABLES) "$(ROWS)" $(ARGS)
+
+.PHONY: table2
+table2: build ## The paper's ablation: trains and evaluates every arm on STORE for each of SEEDS (ARGS="--epochs 50" for train); to TABLES
+	bench/table2.sh $(LADDER) $(STORE) $(TABLES) "$(SEEDS)" $(ARGS)
 
 .PHONY: test
 test: ## Every test; needs nothing but Rust, a C compiler and make

@@ -11,6 +11,7 @@
 7. Checkpoints of the whole published model go both ways, and each image's logits agree.
 8. `make weights` resumes, refuses and advises, against a server of this machine.
 9. Dice and HD95 equal MedPy's on the masks that `eval` writes, which nibabel reads.
+10. Every metric and every rule for empty masks equals MedPy's, MONAI's and SciPy's on random and degenerate masks; tests and intervals equal SciPy's.
 """
 
 import collections
@@ -155,6 +156,8 @@ def main():
         run(sys.executable, BENCH / "parity/check_weights.py")
         checkpoint = check_encoder(folder)
         run(sys.executable, BENCH / "parity/check_published.py", program, folder / "published", checkpoint)
+        run(sys.executable, BENCH / "parity/check_metrics.py")
+        run(sys.executable, BENCH / "parity/check_statistics.py")
 
         scans = GOLDEN / "synapse_mini/RawData"
         for dtype, augment in {"f32": ("--rotation-step", 10), "q8": ("--augment", "none"), "bf16": ("--augment", "none")}.items():

@@ -72,6 +72,9 @@ fn metrics_equal_medpy() {
         assert_close("published hd95", case, published.1, Some(expected.paper_hd95), HD95_TOLERANCE);
         assert_close("standard dice", case, standard.0, expected.dice, DICE_TOLERANCE);
         assert_close("standard hd95", case, standard.1, expected.hd95_mm, HD95_TOLERANCE);
+        let row = &evaluate_case(&masks, &["organ".to_string()], Protocol::Published).unwrap()[0];
+        assert_close("column hd95_voxels", case, row.hd95_voxels, expected.hd95_voxel, HD95_TOLERANCE);
+        assert_close("column hd95_mm", case, row.hd95_mm, expected.hd95_mm, HD95_TOLERANCE);
         undefined += usize::from(expected.hd95_mm.is_none());
         anisotropic += usize::from(spacing_mm[0] != spacing_mm[1]);
     }

@@ -7,6 +7,10 @@ use browser::{Browser, Page, View};
 use sam_ladder_eval::plot::{
     self, Axis, BoxPlot, BoxSeries, Cloud, HeatMap, Line, LineChart, Paint, ScaleKind, Scatter, ScatterPoint, Size,
 };
+use sam_ladder_eval::protocol::CaseMasks;
+use sam_ladder_eval::run_curves::RunCurves;
+use sam_ladder_eval::{CasePrediction, Evaluation, EvaluationConfig, GreySlice, Mask, Palette, Protocol, Scoring};
+use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 use std::path::Path;
 
 /// Keeps a picture where it can be looked at, and checks that it is one.
@@ -124,4 +128,86 @@ fn the_browser_finds_what_is_wrong_in_a_page() {
     let path = folder.path().join("sound.html");
     std::fs::write(&path, "<!DOCTYPE html><title>sound</title><p>one</p><p>two</p>").unwrap();
     assert_eq!(browser.open(&path, View::default()).texts("p"), ["one", "two"]);
+}
+
+/// Shape of the scans below.
+const SCAN: [usize; 3] = [12, 64, 64];
+
+/// Eight balls in a ring, moved by `shift` pixels; the classes of `without` are missing.
+fn balls(shift: usize, without: &[u8]) -> Vec<u8> {
+    let mut voxels = vec![0u8; SCAN.iter().product()];
+    for (index, voxel) in voxels.iter_mut().enumerate() {
+        let (z, y, x) = (index / (64 * 64), index / 64 % 64, (index + shift) % 64);
+        for class in 1..=8u8 {
+            let angle = f64::from(class) * std::f64::consts::FRAC_PI_4;
+            let centre = [6.0, 32.0 + 20.0 * angle.sin(), 32.0 + 20.0 * angle.cos()];
+            let far = (z as f64 - centre[0]).powi(2) + (y as f64 - centre[1]).powi(2) + (x as f64 - centre[2]).powi(2);
+            if far < 25.0 && !without.contains(&class) {
+                *voxel = class;
+            }
+        }
+    }
+    voxels
+}
+
+#[test]
+#[ignore = "needs Chromium: make test-pages"]
+fn the_report_shows_every_case_organ_and_curve() {
+    let folder = tempfile::tempdir().unwrap();
+    let curve =
+        |scale: f64| (0..300).map(|step| [f64::from(step), scale * (0.1 + 1.0 / f64::from(step + 3))]).collect::<Vec<_>>();
+    let curves = RunCurves {
+        loss: curve(2.0),
+        ce: curve(1.0),
+        dice: curve(2.5),
+        lr: curve(1e-3),
+        gate: curve(1.5),
+        epoch_loss: curve(2.0).into_iter().step_by(30).collect(),
+        val_dice: curve(1.0).into_iter().step_by(30).map(|[step, value]| [step, 0.9 - value]).collect(),
+    };
+    let mut evaluation = Evaluation::new(EvaluationConfig {
+        out_dir: folder.path().to_path_buf(),
+        class_names: SYNAPSE_ORGANS.map(String::from).to_vec(),
+        scoring: Scoring::of(Protocol::Standard),
+        method: "SAM-Ladder".into(),
+        run_info: vec![("store".into(), "a-store-with-a-long-name-".repeat(12)), ("model".into(), "run".into())],
+        curves: Some(curves),
+        extreme_slices: 2,
+        palette: Palette::Distinct,
+        save_nifti: false,
+        overwrite: false,
+    })
+    .unwrap();
+    let grey = |slice: usize| -> Result<GreySlice, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(GreySlice { size: [64, 64], values: (0..64 * 64).map(|pixel| ((pixel / 64 + slice) % 64) as f32 / 128.0).collect() })
+    };
+    let cases = 4;
+    for case in 0..cases {
+        // The third case misses the gallbladder.
+        let (prediction, reference) = (balls(case, if case == 2 { &[4] } else { &[] }), balls(0, &[]));
+        let mask = |voxels| Mask { voxels, shape: SCAN };
+        let name = format!("{case:04}");
+        let masks =
+            CaseMasks { case: &name, prediction: mask(&prediction), reference: mask(&reference), spacing_mm: [3.0, 0.8, 0.8] };
+        evaluation.add_case(&CasePrediction { masks, images: Some(&grey) }).unwrap();
+    }
+    let report = evaluation.finish().unwrap().report;
+    let mut browser = Browser::start();
+    for (name, width, dark) in [("light", 1200, false), ("dark", 1200, true), ("narrow", 420, false)] {
+        let mut page = browser.open(&report, View { width, dark });
+        assert_eq!(page.count("svg.box-plot"), 4);
+        // HD95 has no value in the case that misses the gallbladder, the other metrics have.
+        assert_eq!((page.count(".mark-box"), page.count(".box-plot .mark-point")), (4 * 8, 4 * 8 * cases - 1));
+        assert_eq!((page.count("svg.line-chart"), page.count(".mark-line")), (4, 7));
+        assert_eq!(page.count(".mark-cell"), 8 * cases);
+        assert_eq!(page.count("#scores ~ .scroll tbody tr"), 10 + 6);
+        // Worst, best and fullest of each case, every picture drawn.
+        let pictures = page.count(".pictures img");
+        assert!((3 * cases..=5 * cases).contains(&pictures), "{pictures}");
+        assert_eq!(page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 900)"), true);
+        assert_eq!(page.texts(".tag").iter().filter(|tag| *tag == "worst").count(), 2 * cases);
+        assert!(page.texts(".tiles dd").contains(&"1".to_string()), "one organ is missed");
+        assert_eq!(page.style("body", "background-color"), if dark { "rgb(18, 22, 28)" } else { "rgb(255, 255, 255)" });
+        keep(&page.screenshot(), &format!("report-{name}.png"));
+    }
 }

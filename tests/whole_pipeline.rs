@@ -79,6 +79,27 @@ fn training_learns_and_everything_is_written() {
     assert!(error.contains("gain"), "{error}");
     assert_eq!(mean_dice(&at.join("again")), untrained);
 
+    // Side by side, and in a table beside the published rows.
+    succeed(on(at, "eval --store @s.zarr --run @run --out @run/eval --empty leave-out --unit mm"));
+    let compared = succeed(on(at, "eval --compare @trained @run --out @compared"));
+    assert!(compared.contains("| Mean over organs |"), "{compared}");
+    assert!(at.join("compared/comparison.parquet").is_file());
+    let error = assert_refused(on(at, "eval --compare @untrained @trained"));
+    assert!(error.contains("published") && error.contains("leave-out"), "{error}");
+    let rows = format!("table --row seeds={0}/trained,{0}/run --row again={0}/model.pth-none --out @tables", at.display());
+    let error = assert_refused(on(at, &rows));
+    assert!(error.contains("model.pth-none") && error.contains("no evaluation"), "{error}");
+    let rows = format!(
+        "table --row seeds={0}/trained,{0}/run --row pth={0}/eval-model.pth --published --against pth --out @tables",
+        at.display()
+    );
+    let table = succeed(on(at, &rows));
+    assert!(table.contains("| TransUNet | 77.48 | 31.69 |") && table.contains("| pth over seeds |"), "{table}");
+    for name in ["table.md", "table.tex", "table.parquet"] {
+        assert!(at.join("tables").join(name).is_file(), "table writes {name}");
+    }
+    assert_refused(on(at, &rows));
+
     // A store made for another size: the run says which size it was trained at.
     succeed(on(
         at,

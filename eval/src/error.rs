@@ -66,6 +66,36 @@ pub enum EvalError {
         /// Spacing along depth, height and width, in millimetres.
         spacing_mm: [f64; 3],
     },
+    /// A tolerance that no distance can be compared with.
+    #[error("a tolerance of {found} mm; the surface Dice needs one of 0 mm or more")]
+    Tolerance {
+        /// The tolerance.
+        found: f64,
+    },
+    /// Evaluations that cannot stand in one table.
+    #[error("{} and {} cannot be compared: {reason}", first.display(), second.display())]
+    NotComparable {
+        /// One evaluation's folder.
+        first: PathBuf,
+        /// The other's.
+        second: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// A folder that holds no evaluation.
+    #[error("{}: holds no evaluation ({} is missing, also below eval/); make one with sam-ladder eval --out", path.display(), crate::evaluation::CASES_TABLE)]
+    NoEvaluation {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file that ought to be there cannot be read as what it is.
+    #[error("{}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
     /// An evaluation without organs, or with more than a mask's 255 classes.
     #[error("{found} organ names; an evaluation needs 1 to 255")]
     ClassNames {

@@ -1,9 +1,13 @@
 //! The driver: takes one case after the other and writes an evaluation's folder.
 
 use crate::error::{EvalError, Result};
-use crate::overlay::{GreySlice, Panels, choose_slices, draw, encode_png};
-use crate::protocol::{CaseMasks, Protocol, check_class_names, evaluate_case};
+use crate::folder::EvaluationInfo;
+use crate::overlay::{GreySlice, Panels, draw, encode_png};
+use crate::palette::Palette;
+use crate::picture_choice::choose_slices;
+use crate::protocol::{CaseMasks, Scoring, check_class_names, evaluate_case};
 use crate::report::{self, Report, SlicePicture};
+use crate::run_curves::RunCurves;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
 use crate::tables::{cases_batch, summary_batch, write as write_table};
@@ -18,6 +22,8 @@ pub const CASES_TABLE: &str = "cases.parquet";
 pub const SUMMARY_TABLE: &str = "summary.parquet";
 /// The scores in the shape of the paper's Table I.
 pub const TABLE_MARKDOWN: &str = "table.md";
+/// How the scores were counted: an [`EvaluationInfo`].
+pub const EVALUATION_JSON: &str = "evaluation.json";
 /// The page.
 pub const REPORT: &str = "report.html";
 /// Folder of the pictures, `<case>_slice<index>.png`.
@@ -35,13 +41,17 @@ pub struct EvaluationConfig {
     /// Names of the classes from 1, as in the store.
     pub class_names: Vec<String>,
     /// How the scores are counted.
-    pub protocol: Protocol,
+    pub scoring: Scoring,
     /// Name of the row in the table, and title of the report.
     pub method: String,
     /// What the report says of the run, in this order: pairs of a name and a value.
     pub run_info: Vec<(String, String)>,
-    /// Pictures of each case, besides the one of the slice with the most organ voxels.
-    pub spaced_slices: usize,
+    /// The course of the run, for the report; without, it shows none.
+    pub curves: Option<RunCurves>,
+    /// Pictures of each case's worst slices, and as many of its best, besides the one of the slice with the most organ voxels.
+    pub extreme_slices: usize,
+    /// Colours of the organs in pictures.
+    pub palette: Palette,
     /// Write the predicted masks as NIfTI.
     pub save_nifti: bool,
     /// Replace an evaluation that the folder holds.
@@ -119,7 +129,7 @@ impl Evaluation {
         if self.evaluated.iter().any(|evaluated| evaluated == case) {
             return Err(EvalError::RepeatedCase { case: case.into() });
         }
-        let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.protocol)?;
+        let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.scoring)?;
         let drawn = self.draw_case(prediction)?;
         if self.config.save_nifti {
             let aligned = Geometry::aligned(mask.shape, spacing_mm);
@@ -141,7 +151,8 @@ impl Evaluation {
         let CaseMasks { case, prediction: mask, reference, spacing_mm } = prediction.masks;
         let [_, height, width] = reference.shape;
         let mut pictures = Vec::new();
-        for slice in choose_slices(reference.voxels, mask.voxels, reference.shape, self.config.spaced_slices) {
+        for chosen in choose_slices(mask, reference, self.config.extreme_slices) {
+            let slice = chosen.slice;
             let refused = |reason: String| EvalError::Picture { case: case.into(), slice, reason };
             let grey = prediction.images.map(|images| images(slice)).transpose().map_err(|error| refused(error.to_string()))?;
             if let Some(GreySlice { size, values }) = &grey
@@ -156,10 +167,11 @@ impl Evaluation {
                 prediction: &mask.voxels[plane],
                 size: [height, width],
                 spacing_mm: [spacing_mm[1], spacing_mm[2]],
+                palette: self.config.palette,
             });
             let path = self.unfinished.join(OVERLAYS).join(format!("{case}_slice{slice:03}.png"));
             let bytes = encode_png(&picture).map_err(|error| EvalError::Png { path: path.clone(), reason: error.to_string() })?;
-            let picture = SlicePicture { case: case.into(), slice, path, width: picture.width, height: picture.height };
+            let picture = SlicePicture { case: case.into(), chosen, path, width: picture.width, height: picture.height };
             pictures.push((picture, bytes));
         }
         Ok(pictures)
@@ -180,18 +192,39 @@ impl Evaluation {
         let context = TableContext {
             method: &config.method,
             class_names: &config.class_names,
-            protocol: config.protocol,
+            scoring: config.scoring,
             cases: evaluated.len(),
         };
         let table = markdown(&summary, &context);
         write_bytes(&unfinished.join(TABLE_MARKDOWN), table.as_bytes())?;
-        let report = Report { context, run_info: &config.run_info, cases: &cases, summary: &summary, pictures: &pictures };
+        let report = Report {
+            context,
+            run_info: &config.run_info,
+            cases: &cases,
+            summary: &summary,
+            pictures: &pictures,
+            palette: config.palette,
+            curves: config.curves.as_ref(),
+        };
         report::write(&unfinished.join(REPORT), &report)?;
+        let info = EvaluationInfo {
+            method: config.method.clone(),
+            class_names: config.class_names.clone(),
+            scoring: config.scoring,
+            run_info: config.run_info.clone(),
+        };
+        let path = unfinished.join(EVALUATION_JSON);
+        let json = serde_json::to_vec_pretty(&info).map_err(|error| EvalError::Io {
+            path: path.clone(),
+            action: "write",
+            source: error.into(),
+        })?;
+        write_bytes(&path, &json)?;
         write_table(&unfinished.join(SUMMARY_TABLE), summary_batch(&summary))?;
         write_table(&unfinished.join(CASES_TABLE), cases_batch(&cases))?;
 
         remove_if_there(&config.out_dir.join(CASES_TABLE))?;
-        for name in [MASKS, OVERLAYS, TABLE_MARKDOWN, REPORT, SUMMARY_TABLE, CASES_TABLE] {
+        for name in [MASKS, OVERLAYS, TABLE_MARKDOWN, REPORT, EVALUATION_JSON, SUMMARY_TABLE, CASES_TABLE] {
             let (made, place) = (unfinished.join(name), config.out_dir.join(name));
             remove_if_there(&place)?;
             if made.exists() {
@@ -212,7 +245,7 @@ fn check_file_name(case: &str) -> Result<()> {
     Ok(())
 }
 
-fn create_dir(path: &Path) -> Result<()> {
+pub(crate) fn create_dir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(io(path, "make the folder"))
 }
 

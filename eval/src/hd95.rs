@@ -1,8 +1,7 @@
 //! The 95th percentile of the surface distances.
 
-use crate::distance::squared_distances;
 use crate::masks::MaskPair;
-use crate::surface::{Crop, surface};
+use crate::surface_distances::SurfaceDistances;
 
 /// HD95 of a class: the 95th percentile of the Euclidean distances from each surface voxel of one mask to the nearest surface voxel of
 /// the other, both directions pooled. `None` unless both masks have the class.
@@ -11,29 +10,7 @@ use crate::surface::{Crop, surface};
 /// MedPy's `metric.binary.hd95` with connectivity 1, which the published code calls (with no spacing): surfaces by binary erosion, distances by
 /// an exact Euclidean distance transform, the percentile by numpy's linear interpolation.
 pub fn hd95(pair: &MaskPair, class: u8, spacing: [f64; 3]) -> Option<f64> {
-    let region = pair.region(class);
-    if region.predicted_voxels == 0 || region.reference_voxels == 0 {
-        return None;
-    }
-    let crop = Crop { start: region.start, end: region.end };
-    let predicted = surface(pair.prediction, pair.shape, class, crop);
-    let reference = surface(pair.reference, pair.shape, class, crop);
-    let (mut squared, back) = rayon::join(
-        || squared_distances(&predicted, &reference, crop.shape(), spacing),
-        || squared_distances(&reference, &predicted, crop.shape(), spacing),
-    );
-    squared.extend(back);
-    Some(percentile_of_roots(&mut squared, 0.95))
-}
-
-/// Quantile of the values' square roots by linear interpolation between the two nearest, as `numpy.percentile` does. Reorders the values, of which there must be one.
-fn percentile_of_roots(squared: &mut [f64], quantile: f64) -> f64 {
-    let position = quantile * (squared.len() - 1) as f64;
-    let (index, fraction) = (position.floor() as usize, position.fract());
-    let (_, low, above) = squared.select_nth_unstable_by(index, f64::total_cmp);
-    let low = low.sqrt();
-    let high = above.iter().copied().min_by(f64::total_cmp).map_or(low, f64::sqrt);
-    if fraction < 0.5 { low + (high - low) * fraction } else { high - (high - low) * (1.0 - fraction) }
+    SurfaceDistances::of(pair, class, spacing).map(|distances| distances.hd95_pooled())
 }
 
 #[cfg(test)]
@@ -82,14 +59,5 @@ mod tests {
         // Shell of 26 voxels at distances 1 (6), √2 (12), √3 (8) from the centre, and back 1 from the centre to the shell: 27 values, position 24.7.
         assert_eq!(hd95_of(&full, &centre, shape, VOXELS), Some(3f64.sqrt()));
         assert_eq!(hd95_of(&full, &full, shape, VOXELS), Some(0.0));
-    }
-
-    #[test]
-    fn the_percentile_interpolates() {
-        let roots: Vec<f64> = (0..=10).map(f64::from).collect();
-        let mut squared: Vec<f64> = roots.iter().rev().map(|root| root * root).collect();
-        assert_eq!(percentile_of_roots(&mut squared, 0.95), 9.5);
-        assert!((percentile_of_roots(&mut squared, 0.93) - 9.3).abs() < 1e-12);
-        assert_eq!(percentile_of_roots(&mut [4.0], 0.95), 2.0);
     }
 }

@@ -1,7 +1,6 @@
 //! Pictures of a slice: scan, reference and prediction side by side.
 
-use crate::palette::colour;
-use std::ops::Range;
+use crate::palette::Palette;
 
 /// Pixels along the longer side of a panel.
 const PANEL: usize = 320;
@@ -32,6 +31,8 @@ pub struct Panels<'a> {
     pub size: [usize; 2],
     /// Distance between the masks' pixels along height and width, in millimetres: panels have the scan's proportions.
     pub spacing_mm: [f64; 2],
+    /// Colours of the organs.
+    pub palette: Palette,
 }
 
 /// An RGB picture.
@@ -58,7 +59,7 @@ pub fn draw(panels: &Panels) -> Picture {
             let classes = [0, panels.reference[source], panels.prediction[source]];
             for (panel, class) in classes.into_iter().enumerate() {
                 let pixel = (y * total_width + panel * (width + GAP) + x) * 3;
-                rgb[pixel..pixel + 3].copy_from_slice(&blend(grey, class));
+                rgb[pixel..pixel + 3].copy_from_slice(&blend(grey, panels.palette, class));
             }
         }
     }
@@ -87,9 +88,11 @@ fn sample(grey: &GreySlice, y: usize, x: usize, panel: [usize; 2]) -> f32 {
 }
 
 /// Grey with an organ's colour over it.
-fn blend(grey: f32, class: u8) -> [u8; 3] {
+fn blend(grey: f32, palette: Palette, class: u8) -> [u8; 3] {
     let opacity = if class == 0 { 0.0 } else { OPACITY };
-    colour(class).map(|channel| (255.0 * grey.clamp(0.0, 1.0) * (1.0 - opacity) + f32::from(channel) * opacity).round() as u8)
+    palette
+        .colour(class)
+        .map(|channel| (255.0 * grey.clamp(0.0, 1.0) * (1.0 - opacity) + f32::from(channel) * opacity).round() as u8)
 }
 
 /// The picture as a PNG file.
@@ -102,32 +105,6 @@ pub fn encode_png(picture: &Picture) -> Result<Vec<u8>, png::EncodingError> {
     writer.write_image_data(&picture.rgb)?;
     writer.finish()?;
     Ok(bytes)
-}
-
-/// Slices worth a picture, ascending: the one with the most organ voxels in the reference, and `spaced` more at equal steps through the slices
-/// that have any. Where the reference is empty the prediction decides, and where that is empty too the middle slice is shown.
-pub fn choose_slices(reference: &[u8], prediction: &[u8], [depth, height, width]: [usize; 3], spaced: usize) -> Vec<usize> {
-    let counts = |mask: &[u8]| -> Vec<usize> {
-        mask.chunks_exact(height * width).map(|plane| plane.iter().filter(|&&class| class != 0).count()).collect()
-    };
-    let Some((range, fullest)) = [reference, prediction].into_iter().find_map(|mask| organ_slices(&counts(mask))) else {
-        return vec![depth / 2];
-    };
-    // The middles of equal parts: never the first or last slice of an organ, where there is little to see.
-    let mut slices: Vec<usize> = (0..spaced).map(|part| range.start + (2 * part + 1) * range.len() / (2 * spaced)).collect();
-    slices.push(fullest);
-    slices.sort_unstable();
-    slices.dedup();
-    slices
-}
-
-/// From the first to the last slice with an organ, and the slice with the most.
-fn organ_slices(counts: &[usize]) -> Option<(Range<usize>, usize)> {
-    let first = counts.iter().position(|&count| count > 0)?;
-    let last = counts.iter().rposition(|&count| count > 0)?;
-    let most = *counts.iter().max()?;
-    let fullest = counts.iter().position(|&count| count == most)?;
-    Some((first..last + 1, fullest))
 }
 
 #[cfg(test)]
@@ -143,14 +120,15 @@ mod tests {
             prediction: &[0, 0, 2, 2],
             size: [2, 2],
             spacing_mm: [0.7, 0.7],
+            palette: Palette::Distinct,
         };
         let picture = draw(&panels);
         assert_eq!((picture.width, picture.height), (3 * PANEL + 2 * GAP, PANEL));
         let pixel = |y: usize, x: usize| &picture.rgb[(y * picture.width + x) * 3..][..3];
         assert_eq!(pixel(0, 0), [255; 3]);
-        assert_eq!(pixel(0, PANEL + GAP), blend(1.0, 1));
+        assert_eq!(pixel(0, PANEL + GAP), blend(1.0, Palette::Distinct, 1));
         assert_eq!(pixel(0, 2 * (PANEL + GAP)), [255; 3]);
-        assert_eq!(pixel(PANEL - 1, 2 * (PANEL + GAP)), blend(1.0, 2));
+        assert_eq!(pixel(PANEL - 1, 2 * (PANEL + GAP)), blend(1.0, Palette::Distinct, 2));
         let decoded = png::Decoder::new(std::io::Cursor::new(encode_png(&picture).unwrap())).read_info().unwrap();
         assert_eq!((decoded.info().width as usize, decoded.info().height as usize), (picture.width, picture.height));
     }
@@ -168,19 +146,7 @@ mod tests {
         let grey = GreySlice { size: [1, 2], values: vec![0.0, 1.0] };
         let row: Vec<f32> = (0..4).map(|x| sample(&grey, 0, x, [1, 4])).collect();
         assert_eq!(row, [0.0, 0.25, 0.75, 1.0]);
-        assert_eq!(blend(7.0, 0), [255; 3]);
-        assert_eq!(blend(-1.0, 0), [0; 3]);
-    }
-
-    #[test]
-    fn slices_with_organs_are_chosen() {
-        // [10, 1, 2]: organs in slices 2 to 7, most in 6.
-        let mut reference = [0u8; 20];
-        reference[4..16].copy_from_slice(&[1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0]);
-        let empty = [0u8; 20];
-        assert_eq!(choose_slices(&reference, &empty, [10, 1, 2], 3), [3, 5, 6, 7]);
-        assert_eq!(choose_slices(&reference, &empty, [10, 1, 2], 0), [6]);
-        assert_eq!(choose_slices(&empty, &reference, [10, 1, 2], 0), [6]);
-        assert_eq!(choose_slices(&empty, &empty, [10, 1, 2], 3), [5]);
+        assert_eq!(blend(7.0, Palette::Distinct, 0), [255; 3]);
+        assert_eq!(blend(-1.0, Palette::Distinct, 0), [0; 3]);
     }
 }

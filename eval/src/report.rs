@@ -1,10 +1,15 @@
 //! `report.html`: one page that opens from a file and refers to nothing outside itself.
 
+mod figures;
+
 use crate::error::{EvalError, Result};
 use crate::html::{escape, write_base64};
-use crate::palette::hex;
+use crate::palette::{Palette, hex};
+use crate::picture_choice::ChosenSlice;
+use crate::plot;
+use crate::run_curves::RunCurves;
 use crate::summary::MEAN;
-use crate::table_md::{Column, TableContext, caption, columns, number, percent};
+use crate::table_md::{Column, OTHER_COLUMNS, TableContext, caption, columns, interval, number, percent};
 use crate::write::write_atomically;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::collections::BTreeMap;
@@ -16,7 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub(crate) struct SlicePicture {
     pub case: String,
-    pub slice: usize,
+    pub chosen: ChosenSlice,
     pub path: PathBuf,
     pub width: usize,
     pub height: usize,
@@ -30,6 +35,9 @@ pub(crate) struct Report<'a> {
     pub cases: &'a [CaseRow],
     pub summary: &'a [SummaryRow],
     pub pictures: &'a [SlicePicture],
+    pub palette: Palette,
+    /// The run's course, where there was one.
+    pub curves: Option<&'a RunCurves>,
 }
 
 /// Writes the page. Pictures are read one at a time.
@@ -43,11 +51,16 @@ pub(crate) fn write(path: &Path, report: &Report) -> Result<()> {
                 write!(file, "{end}<h3>Case {}</h3>\n<div class=\"pictures\">\n", escape(&picture.case))?;
             }
             let bytes = std::fs::read(&picture.path).inspect_err(|_| unreadable = Some(picture.path.clone()))?;
-            let SlicePicture { slice, width, height, .. } = picture;
+            let SlicePicture { chosen: ChosenSlice { slice, choice, dice }, width, height, .. } = picture;
             let alt = format!("Case {}, slice {slice}: scan, reference and prediction side by side", escape(&picture.case));
             write!(file, "<figure><img alt=\"{alt}\" width=\"{width}\" height=\"{height}\" src=\"data:image/png;base64,")?;
             write_base64(file, &bytes)?;
-            writeln!(file, "\"><figcaption>Slice {slice}: scan, reference, prediction</figcaption></figure>")?;
+            writeln!(
+                file,
+                "\"><figcaption><span class=\"tag\">{}</span>Slice {slice}: scan, reference, prediction; DSC in the slice {}</figcaption></figure>",
+                choice.name(),
+                percent(*dice)
+            )?;
         }
         file.write_all(if report.pictures.is_empty() { b"" } else { b"</div>\n" })?;
         file.write_all(report.after_pictures().as_bytes())
@@ -60,41 +73,65 @@ pub(crate) fn write(path: &Path, report: &Report) -> Result<()> {
 
 impl Report<'_> {
     fn before_pictures(&self) -> String {
-        let TableContext { method, class_names, protocol, cases } = self.context;
+        let TableContext { method, class_names, scoring, cases } = self.context;
         let columns = columns(class_names);
         let title = format!("{} · evaluation", escape(method));
         let overall = self.row(MEAN);
-        let count = |count: fn(&SummaryRow) -> u32| overall.map_or(0, count);
+        let count = |count: fn(&SummaryRow) -> u32| overall.map_or(0, count).to_string();
+        let of = |value: fn(&SummaryRow) -> Option<f64>| overall.and_then(value);
+        let between = |low: Option<f64>, high: Option<f64>, text: fn(Option<f64>) -> String| match interval(low, high, text) {
+            interval if interval == "–" => String::new(),
+            interval => format!("95 % interval {interval}"),
+        };
+        let unit = scoring.unit_name();
         let tiles = [
-            ("Mean DSC, percent".to_string(), percent(overall.and_then(|row| row.dice))),
-            (format!("Mean HD95, {}", protocol.distance_unit()), number(overall.and_then(|row| row.hd95))),
-            ("Cases".into(), cases.to_string()),
-            ("Organs missed".into(), count(|row| row.missed).to_string()),
-            ("Organs invented".into(), count(|row| row.invented).to_string()),
+            (
+                "Mean DSC, percent".to_string(),
+                percent(of(|row| row.dice)),
+                between(of(|row| row.dice_low), of(|row| row.dice_high), percent),
+            ),
+            (
+                format!("Mean HD95, {unit}"),
+                number(of(|row| row.hd95)),
+                between(of(|row| row.hd95_low), of(|row| row.hd95_high), number),
+            ),
+            (format!("Surface Dice at {} mm, percent", scoring.tolerance_mm), percent(of(|row| row.surface_dice)), String::new()),
+            ("Cases".into(), cases.to_string(), String::new()),
+            ("Organs missed".into(), count(|row| row.missed), String::new()),
+            ("Organs invented".into(), count(|row| row.invented), String::new()),
         ];
-        let tiles: String = tiles.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>\n")).collect();
+        let tile = |(name, value, note): &(String, String, String)| {
+            let note = if note.is_empty() { String::new() } else { format!("<dd>{note}</dd>") };
+            format!("<div><dt>{name}</dt><dd>{value}</dd>{note}</div>\n")
+        };
+        let tiles: String = tiles.iter().map(tile).collect();
+        let protocol = scoring.protocol().map_or("rules of its own".into(), |protocol| format!("{protocol} protocol"));
         let mut page = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
-             <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n\
-             <p class=\"lead\">Organ segmentation scored by sam-ladder, {protocol} protocol.</p>\n\
+             <title>{title}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n\
+             <p class=\"lead\">Organ segmentation scored by sam-ladder, {protocol}.</p>\n\
              <dl class=\"tiles\">\n{tiles}</dl>\n</header>\n",
+            plot::STYLE,
             include_str!("report.css"),
         );
         page += &self.scores_section(&columns);
-        page += &self.charts_section(&columns);
+        page += &self.organs_section(&columns);
+        page += &self.training_section();
         page += &self.cases_section(&columns);
         page += "<section aria-labelledby=\"pictures\">\n<h2 id=\"pictures\">Slices</h2>\n<ul class=\"legend\" aria-label=\"Colours of the organs\">\n";
         for column in &columns {
             let _ = writeln!(
                 page,
                 "<li><span style=\"background:{}\"></span>{}</li>",
-                hex(self.class(column)),
+                hex(self.palette.colour(self.class(column))),
                 escape(&column.heading)
             );
         }
-        page + "</ul>\n"
+        page += "</ul>\n<p class=\"note\">Of each case the slices of lowest and highest DSC, and the one with the most organ voxels. The DSC of a slice is the mean over the organs \
+                 that reference or prediction have in it; slices with less than a twentieth of the fullest one's organ voxels are passed over.</p>\n";
+        page
     }
 
     fn after_pictures(&self) -> String {
@@ -123,94 +160,46 @@ impl Report<'_> {
     fn scores_section(&self, columns: &[Column]) -> String {
         let with_mean = || columns.iter().map(|column| (&*column.heading, &*column.organ)).chain([("All organs", MEAN)]);
         let headings: String = with_mean().map(|(heading, _)| format!("<th scope=\"col\">{}</th>", escape(heading))).collect();
-        let unit = self.context.protocol.distance_unit();
+        let scoring = &self.context.scoring;
+        let unit = scoring.unit_name();
         let line = |name: &str, value: &dyn Fn(&SummaryRow) -> String| {
             let cells: String =
                 with_mean().map(|(_, organ)| format!("<td>{}</td>", self.row(organ).map_or("–".into(), value))).collect();
             format!("<tr><th scope=\"row\">{name}</th>{cells}</tr>\n")
         };
-        let lines = [
+        let table = |label: &str, lines: &[String]| {
+            format!(
+                "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{label}\">\n<table>\n\
+                 <thead><tr><th scope=\"col\">Mean over cases</th>{headings}</tr></thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n",
+                lines.concat()
+            )
+        };
+        let main = [
             line("DSC, percent ↑", &|row| percent(row.dice)),
+            line("standard deviation", &|row| percent(row.dice_sd)),
+            line("95 % interval", &|row| interval(row.dice_low, row.dice_high, percent)),
             line(&format!("HD95, {unit} ↓"), &|row| number(row.hd95)),
+            line("standard deviation", &|row| number(row.hd95_sd)),
+            line("95 % interval", &|row| interval(row.hd95_low, row.hd95_high, number)),
             line("Cases with DSC", &|row| row.dice_cases.to_string()),
             line("Cases with HD95", &|row| row.hd95_cases.to_string()),
             line("Missed", &|row| row.missed.to_string()),
             line("Invented", &|row| row.invented.to_string()),
         ];
+        let others = [
+            line("HD95, voxels ↓", &|row| number(row.hd95_voxels)),
+            line("HD95, mm ↓", &|row| number(row.hd95_mm)),
+            line("Larger HD95, voxels ↓", &|row| number(row.hd95_larger_voxels)),
+            line("Larger HD95, mm ↓", &|row| number(row.hd95_larger_mm)),
+            line(&format!("Surface Dice at {} mm, percent ↑", scoring.tolerance_mm), &|row| percent(row.surface_dice)),
+            line("Volume difference, ml", &|row| number(row.volume_difference_ml)),
+        ];
         format!(
-            "<section aria-labelledby=\"scores\">\n<h2 id=\"scores\">Scores</h2>\n\
-             <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Scores of each organ\">\n<table>\n\
-             <thead><tr><th scope=\"col\">Mean over cases</th>{headings}</tr></thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n\
-             <p class=\"note\">{}</p>\n</section>\n",
-            lines.concat(),
+            "<section aria-labelledby=\"scores\">\n<h2 id=\"scores\">Scores</h2>\n{}<p class=\"note\">{}</p>\n{}<p class=\"note\">{}</p>\n</section>\n",
+            table("Scores of each organ", &main),
             escape(&caption(&self.context)),
-        )
-    }
-
-    fn charts_section(&self, columns: &[Column]) -> String {
-        let protocol = self.context.protocol;
-        let dice = Chart {
-            title: "DSC of each organ, percent".into(),
-            mean: |row| row.dice.map(|dice| 100.0 * dice),
-            value: |row| row.dice.map(|dice| 100.0 * dice),
-            limit: Some(100.0),
-        };
-        let hd95 = Chart {
-            title: format!("HD95 of each organ, {}", protocol.distance_unit()),
-            mean: |row| row.hd95,
-            value: |row| row.hd95,
-            limit: None,
-        };
-        let charts: String = [dice, hd95].iter().map(|chart| self.draw_chart(chart, columns)).collect();
-        format!(
-            "<section aria-labelledby=\"organs\">\n<h2 id=\"organs\">Organs</h2>\n<div class=\"charts\">\n{charts}</div>\n\
-             <p class=\"note\">Bars are means over cases, dots are cases.</p>\n</section>\n"
-        )
-    }
-
-    /// Horizontal bars, a dot a case.
-    fn draw_chart(&self, chart: &Chart, columns: &[Column]) -> String {
-        const LEFT: f64 = 110.0;
-        const WIDTH: f64 = 340.0;
-        const RIGHT: f64 = 60.0;
-        const LINE: f64 = 30.0;
-        let values = || self.cases.iter().filter_map(chart.value);
-        // Room for the farthest dot.
-        let limit = chart.limit.unwrap_or_else(|| values().fold(0.0, f64::max)).max(1e-9);
-        let along = |value: f64| (value / limit).clamp(0.0, 1.0) * WIDTH;
-        let height = LINE * columns.len() as f64 + 8.0;
-        let mut bars = String::new();
-        for (index, column) in columns.iter().enumerate() {
-            let middle = LINE * index as f64 + LINE / 2.0 + 4.0;
-            let mean = self.row(&column.organ).and_then(chart.mean);
-            let _ = write!(
-                bars,
-                "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-                 <rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{WIDTH}\" height=\"18\" rx=\"3\" fill=\"#eef0f3\"/>\
-                 <rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{:.1}\" height=\"18\" rx=\"3\" fill=\"{}\"/>",
-                LEFT - 8.0,
-                middle + 4.5,
-                escape(&column.heading),
-                middle - 9.0,
-                middle - 9.0,
-                along(mean.unwrap_or(0.0)),
-                hex(self.class(column)),
-            );
-            for value in self.cases.iter().filter(|row| row.organ == column.organ).filter_map(chart.value) {
-                let x = LEFT + along(value);
-                let _ = write!(bars, "<circle cx=\"{x:.1}\" cy=\"{middle:.1}\" r=\"3\" fill=\"#1c2330\" fill-opacity=\"0.45\"/>");
-            }
-            let x = LEFT + WIDTH + 8.0;
-            let _ = writeln!(bars, "<text x=\"{x:.0}\" y=\"{:.1}\">{}</text>", middle + 4.5, number(mean));
-        }
-        let title = escape(&chart.title);
-        let spoken: Vec<String> = (columns.iter())
-            .map(|column| format!("{} {}", escape(&column.heading), number(self.row(&column.organ).and_then(chart.mean))))
-            .collect();
-        format!(
-            "<figure><figcaption>{title}</figcaption>\n<svg viewBox=\"0 0 {:.0} {height:.0}\" role=\"img\" aria-label=\"{title}: {}\">\n{bars}</svg></figure>\n",
-            LEFT + WIDTH + RIGHT,
-            spoken.join(", "),
+            table("Other metrics of each organ", &others),
+            escape(OTHER_COLUMNS),
         )
     }
 
@@ -235,18 +224,10 @@ impl Report<'_> {
             )
         };
         format!(
-            "<section aria-labelledby=\"cases\">\n<h2 id=\"cases\">Cases</h2>\n{}{}</section>\n",
+            "<section aria-labelledby=\"cases\">\n<h2 id=\"cases\">Cases</h2>\n{}{}{}</section>\n",
+            self.case_map(columns),
             table("DSC, percent", &|row| percent(row.dice)),
-            table(&format!("HD95, {}", self.context.protocol.distance_unit()), &|row| number(row.hd95)),
+            table(&format!("HD95, {}", self.context.scoring.unit_name()), &|row| number(row.hd95)),
         )
     }
-}
-
-/// What a chart's bars and dots show.
-struct Chart {
-    title: String,
-    mean: fn(&SummaryRow) -> Option<f64>,
-    value: fn(&CaseRow) -> Option<f64>,
-    /// End of the axis; that of the largest value without.
-    limit: Option<f64>,
 }

@@ -1,6 +1,6 @@
 //! `table.md`: the scores in the shape of the paper's Table I.
 
-use crate::protocol::Protocol;
+use crate::protocol::Scoring;
 use crate::summary::MEAN;
 use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 use sam_ladder_schemas::tables::SummaryRow;
@@ -45,7 +45,7 @@ pub struct TableContext<'a> {
     /// Names of the classes from 1.
     pub class_names: &'a [String],
     /// How the scores were counted.
-    pub protocol: Protocol,
+    pub scoring: Scoring,
     /// Number of cases.
     pub cases: usize,
 }
@@ -64,32 +64,57 @@ pub fn markdown(summary: &[SummaryRow], context: &TableContext) -> String {
     text += &format!("| {} | {} | {} | {} |\n\n", cell(context.method), dice(MEAN), hd95(MEAN), scores.join(" | "));
     text += &caption(context);
 
-    text += "\n\n| Organ | DSC ↑ | HD ↓ | Cases with DSC | Cases with HD | Missed | Invented |\n| --- |";
-    text += &(" ---: |".repeat(6) + "\n");
-    for (heading, organ) in columns.iter().map(|column| (&*column.heading, &*column.organ)).chain([("All organs", MEAN)]) {
+    text += "\n\n| Organ | DSC ↑ | 95 % interval | HD ↓ | 95 % interval | Cases with DSC | Cases with HD | Missed | Invented |\n| --- |";
+    text += &(" ---: |".repeat(8) + "\n");
+    let with_mean = || columns.iter().map(|column| (&*column.heading, &*column.organ)).chain([("All organs", MEAN)]);
+    for (heading, organ) in with_mean() {
         if let Some(row) = find(organ) {
             let counts = [row.dice_cases, row.hd95_cases, row.missed, row.invented].map(|count| count.to_string());
-            text += &format!("| {} | {} | {} | {} |\n", cell(heading), dice(organ), hd95(organ), counts.join(" | "));
+            text += &format!(
+                "| {} | {} | {} | {} | {} | {} |\n",
+                cell(heading),
+                dice(organ),
+                interval(row.dice_low, row.dice_high, percent),
+                hd95(organ),
+                interval(row.hd95_low, row.hd95_high, number),
+                counts.join(" | ")
+            );
         }
     }
-    text
+    text += &format!(
+        "\n| Organ | HD95, voxels | HD95, mm | larger HD95, voxels | larger HD95, mm | surface Dice at {} mm | volume difference, ml |\n| --- |",
+        context.scoring.tolerance_mm
+    );
+    text += &(" ---: |".repeat(6) + "\n");
+    for (heading, organ) in with_mean() {
+        if let Some(row) = find(organ) {
+            let distances = [row.hd95_voxels, row.hd95_mm, row.hd95_larger_voxels, row.hd95_larger_mm].map(number).join(" | ");
+            let (surface, volume) = (percent(row.surface_dice), number(row.volume_difference_ml));
+            text += &format!("| {} | {distances} | {surface} | {volume} |\n", cell(heading));
+        }
+    }
+    text + "\n" + OTHER_COLUMNS + "\n"
+}
+
+/// What the second table's numbers are.
+pub(crate) const OTHER_COLUMNS: &str = "Means over the cases in which both masks have the organ, whatever the protocol: HD95 of both directions in one list \
+    (MedPy), the larger of the two directions' HD95 (MONAI), surface Dice in percent (an organ that one mask alone has counts 0), and predicted less reference volume \
+    (all cases).";
+
+/// Both ends of an interval, or a dash.
+pub(crate) fn interval(low: Option<f64>, high: Option<f64>, text: fn(Option<f64>) -> String) -> String {
+    if low.is_none() || high.is_none() { "–".into() } else { format!("{} to {}", text(low), text(high)) }
 }
 
 /// One paragraph that says what the numbers are.
 pub(crate) fn caption(context: &TableContext) -> String {
-    let TableContext { protocol, cases, .. } = context;
-    let unit = protocol.distance_unit();
-    let rule = match protocol {
-        Protocol::Published => {
-            "an organ without prediction counts DSC 0 and HD 0, a prediction without reference DSC 100 and HD 0"
-        }
-        Protocol::Standard => {
-            "DSC is undefined where both masks are empty, HD where either is; undefined values are left out and the counts say of how many cases a mean is"
-        }
-    };
+    let TableContext { scoring, cases, .. } = context;
+    let protocol = scoring.protocol().map_or(String::new(), |protocol| format!(" ({protocol} protocol)"));
+    let plural = if *cases == 1 { "" } else { "s" };
     format!(
-        "Mean over {cases} case{} ({protocol} protocol): DSC is Dice in percent, HD is HD95 in {unit}; {rule}. Missed: in the reference alone. Invented: in the prediction alone.",
-        if *cases == 1 { "" } else { "s" }
+        "Mean over {cases} case{plural}{protocol}: {}. Missed: in the reference alone. Invented: in the prediction alone. Intervals are percentile bootstrap \
+         intervals over cases.",
+        scoring.describe()
     )
 }
 
@@ -104,16 +129,29 @@ pub(crate) fn number(value: Option<f64>) -> String {
 }
 
 /// Text that cannot break out of a table's cell.
-fn cell(text: &str) -> String {
+pub(crate) fn cell(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Protocol;
 
     fn row(organ: &str, dice: Option<f64>, hd95: Option<f64>) -> SummaryRow {
-        SummaryRow { organ: organ.into(), dice, hd95, dice_cases: 12, hd95_cases: 11, missed: 1, invented: 0 }
+        SummaryRow {
+            organ: organ.into(),
+            dice,
+            hd95,
+            dice_cases: 12,
+            hd95_cases: 11,
+            missed: 1,
+            invented: 0,
+            dice_low: dice.map(|dice| dice - 0.1),
+            dice_high: dice,
+            surface_dice: Some(0.5),
+            ..SummaryRow::default()
+        }
     }
 
     #[test]
@@ -122,7 +160,7 @@ mod tests {
         let mut summary: Vec<SummaryRow> =
             (1..).zip(&names).map(|(i, organ)| row(organ, Some(f64::from(i) / 10.0), Some(1.0))).collect();
         summary.push(row(MEAN, Some(0.79456), Some(35.344)));
-        let context = TableContext { method: "a|b", class_names: &names, protocol: Protocol::Published, cases: 12 };
+        let context = TableContext { method: "a|b", class_names: &names, scoring: Protocol::Published.into(), cases: 12 };
         let text = markdown(&summary, &context);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -131,15 +169,16 @@ mod tests {
         );
         assert_eq!(lines[2], "| a\\|b | 79.46 | 35.34 | 70.00 | 40.00 | 30.00 | 20.00 | 50.00 | 80.00 | 10.00 | 60.00 |");
         assert!(lines[4].contains("12 cases (published protocol)") && lines[4].contains("voxels"));
-        assert_eq!(lines[8], "| Aorta | 70.00 | 1.00 | 12 | 11 | 1 | 0 |");
-        assert_eq!(lines.last(), Some(&"| All organs | 79.46 | 35.34 | 12 | 11 | 1 | 0 |"));
+        assert_eq!(lines[8], "| Aorta | 70.00 | 60.00 to 70.00 | 1.00 | – | 12 | 11 | 1 | 0 |");
+        assert!(lines.contains(&"| All organs | 79.46 | 69.46 to 79.46 | 35.34 | – | 12 | 11 | 1 | 0 |"), "{text}");
+        assert!(text.contains("surface Dice at 2 mm") && text.contains("| All organs | – | – | – | – | 50.00 | – |"), "{text}");
     }
 
     #[test]
     fn other_organs_stand_as_named_and_undefined_is_a_dash() {
         let names = ["tumour".to_string(), "liver".to_string()];
         let summary = [row("tumour", None, None), row("liver", Some(1.0), Some(0.0)), row(MEAN, Some(1.0), Some(0.0))];
-        let context = TableContext { method: "ours", class_names: &names, protocol: Protocol::Standard, cases: 1 };
+        let context = TableContext { method: "ours", class_names: &names, scoring: Protocol::Standard.into(), cases: 1 };
         let text = markdown(&summary, &context);
         assert!(text.starts_with("| Methods | DSC ↑ | HD ↓ | tumour | liver |\n"), "{text}");
         assert!(text.contains("| ours | 100.00 | 0.00 | – | 100.00 |\n"), "{text}");

@@ -1,8 +1,11 @@
 //! The driver, from masks to files: what is written, that it can be read, and what is refused.
 
-use sam_ladder_eval::evaluation::{CASES_TABLE, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN};
+use sam_ladder_eval::EvaluationConfig;
+use sam_ladder_eval::evaluation::{CASES_TABLE, EVALUATION_JSON, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN};
+use sam_ladder_eval::folder::EvaluationFolder;
 use sam_ladder_eval::protocol::CaseMasks;
-use sam_ladder_eval::{CasePrediction, Evaluation, EvaluationConfig, GreySlice, Mask, Protocol};
+use sam_ladder_eval::run_curves::RunCurves;
+use sam_ladder_eval::{CasePrediction, Evaluation, GreySlice, Mask, Palette, Protocol};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -12,10 +15,12 @@ fn config(out_dir: &Path) -> EvaluationConfig {
     EvaluationConfig {
         out_dir: out_dir.into(),
         class_names: ["liver", "spleen <left>"].map(String::from).to_vec(),
-        protocol: Protocol::Standard,
+        scoring: Protocol::Standard.into(),
         method: "ladder & <script>alert(1)</script>".into(),
         run_info: vec![("seed".into(), "1234".into()), ("note".into(), "a \"quoted\" <b>name</b>".into())],
-        spaced_slices: 2,
+        curves: None,
+        extreme_slices: 2,
+        palette: Palette::Distinct,
         save_nifti: true,
         overwrite: false,
     }
@@ -68,9 +73,9 @@ fn an_evaluation_writes_every_file_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("new/folder");
     let outputs = evaluate(config(&out));
-    assert_eq!(names(&out), set(&[CASES_TABLE, SUMMARY_TABLE, TABLE_MARKDOWN, REPORT, OVERLAYS, MASKS]));
+    assert_eq!(names(&out), set(&[CASES_TABLE, SUMMARY_TABLE, TABLE_MARKDOWN, EVALUATION_JSON, REPORT, OVERLAYS, MASKS]));
     assert_eq!(names(&out.join(MASKS)), set(&["0001.nii.gz", "0002.nii.gz"]));
-    // Slice 2 has the spleen too, and the two spaced ones are 1 and 3.
+    // Slice 2 misses the spleen and is the worst, and the fullest; 1 and 3 are equal.
     let pictures = [
         "0001_slice001.png",
         "0001_slice002.png",
@@ -88,6 +93,13 @@ fn an_evaluation_writes_every_file_and_nothing_else() {
     let spleen = &outputs.summary[1];
     assert_eq!((spleen.dice, spleen.hd95, spleen.hd95_cases, spleen.missed), (Some(0.0), None, 0, 2));
     assert_eq!(outputs.summary[2].dice, Some(0.375));
+    assert_eq!((liver.hd95_mm, liver.hd95_voxels, liver.hd95_larger_mm), (Some(2.0), Some(1.0), Some(2.0)));
+    // One column apart is 2 mm, which is the tolerance.
+    assert_eq!((liver.surface_dice, spleen.surface_dice), (Some(1.0), Some(0.0)));
+    assert_eq!((liver.volume_difference_ml, spleen.volume_difference_ml), (Some(0.0), Some(-0.005)));
+    let folder = EvaluationFolder::open(&out).unwrap();
+    assert_eq!((&folder.cases, &folder.info.class_names), (&outputs.cases, &config(&out).class_names));
+    assert_eq!(sam_ladder_eval::tables::read_summary(&out.join(SUMMARY_TABLE)).unwrap(), outputs.summary);
 }
 
 #[test]
@@ -138,6 +150,25 @@ fn the_report_is_whole_escaped_and_refers_to_nothing() {
     assert_eq!(page.matches("<img ").count(), page.matches(" alt=\"Case ").count());
 }
 
+#[test]
+fn the_report_shows_the_runs_course() {
+    let dir = tempfile::tempdir().unwrap();
+    let curve = |scale: f64| (0..50).map(|step| [f64::from(step), scale / f64::from(step + 1)]).collect::<Vec<_>>();
+    let curves = RunCurves { loss: curve(1.0), gate: curve(0.5), ..RunCurves::default() };
+    let out = evaluate(EvaluationConfig { curves: Some(curves), palette: Palette::ItkSnap, ..config(dir.path()) });
+    let page = std::fs::read_to_string(out.report).unwrap();
+    assert_balanced(&page);
+    // Loss and gate; no chart of what the run has not recorded.
+    assert_eq!((page.matches("<svg class=\"plot line-chart").count(), page.matches("class=\"mark-line\"").count()), (2, 2));
+    assert!(page.contains("background:#ff0000"));
+    // Four box plots of two organs; two cases each, of which the spleen has no HD95.
+    assert_eq!(page.matches("class=\"mark-box\"").count(), 7);
+    assert_eq!(page.matches("class=\"mark-cell\"").count(), 4);
+    let plain = tempfile::tempdir().unwrap();
+    let page = std::fs::read_to_string(evaluate(config(plain.path())).report).unwrap();
+    assert!(!page.contains("line-chart") && !page.contains("id=\"training\""));
+}
+
 /// Every tag that is opened is closed, in order.
 fn assert_balanced(page: &str) {
     let mut open: Vec<&str> = Vec::new();
@@ -159,14 +190,14 @@ fn a_finished_evaluation_is_not_replaced_unless_told() {
     let error = Evaluation::new(config(dir.path())).unwrap_err().to_string();
     assert!(error.contains("holds an evaluation already"), "{error}");
 
-    let again = EvaluationConfig { overwrite: true, save_nifti: false, spaced_slices: 0, ..config(dir.path()) };
+    let again = EvaluationConfig { overwrite: true, save_nifti: false, extreme_slices: 0, ..config(dir.path()) };
     let (prediction, reference) = masks();
     let mut evaluation = Evaluation::new(again).unwrap();
     // Until the new one is finished, the old one stands.
     assert!(dir.path().join(CASES_TABLE).exists() && dir.path().join(MASKS).exists());
     evaluation.add_case(&CasePrediction { masks: case("0003", &prediction, &reference), images: None, geometry: None }).unwrap();
     evaluation.finish().unwrap();
-    assert_eq!(names(dir.path()), set(&[CASES_TABLE, SUMMARY_TABLE, TABLE_MARKDOWN, REPORT, OVERLAYS]));
+    assert_eq!(names(dir.path()), set(&[CASES_TABLE, SUMMARY_TABLE, TABLE_MARKDOWN, EVALUATION_JSON, REPORT, OVERLAYS]));
     assert_eq!(names(&dir.path().join(OVERLAYS)), set(&["0003_slice002.png"]));
 }
 

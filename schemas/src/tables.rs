@@ -139,7 +139,7 @@ pub fn epochs_schema() -> Schema {
 }
 
 /// One row of an evaluation's `cases.parquet`: one case and organ.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct CaseRow {
     /// Case, as in the store.
     pub case: String,
@@ -153,6 +153,19 @@ pub struct CaseRow {
     pub reference_voxels: u64,
     /// Voxels of the organ in the prediction.
     pub predicted_voxels: u64,
+    /// HD95 of both directions in one list (MedPy), in voxels; this and the columns after it know no rule for empty masks. `None` unless both masks
+    /// have the organ.
+    pub hd95_voxels: Option<f64>,
+    /// The same in millimetres.
+    pub hd95_mm: Option<f64>,
+    /// The larger of the two directions' HD95 (MONAI), in voxels.
+    pub hd95_larger_voxels: Option<f64>,
+    /// The same in millimetres.
+    pub hd95_larger_mm: Option<f64>,
+    /// Share of both surfaces within the tolerance of each other; 0 where one mask has not the organ, `None` where neither has.
+    pub surface_dice: Option<f64>,
+    /// Predicted less reference volume, in millilitres.
+    pub volume_difference_ml: f64,
 }
 
 /// Schema of [`CaseRow`].
@@ -164,11 +177,17 @@ pub fn cases_schema() -> Schema {
         Field::new("hd95", DataType::Float64, true),
         field("reference_voxels", DataType::UInt64),
         field("predicted_voxels", DataType::UInt64),
+        Field::new("hd95_voxels", DataType::Float64, true),
+        Field::new("hd95_mm", DataType::Float64, true),
+        Field::new("hd95_larger_voxels", DataType::Float64, true),
+        Field::new("hd95_larger_mm", DataType::Float64, true),
+        Field::new("surface_dice", DataType::Float64, true),
+        field("volume_difference_ml", DataType::Float64),
     ])
 }
 
 /// One row of an evaluation's `summary.parquet`: an organ, or `mean` over the organs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SummaryRow {
     /// Organ's name, or `mean`.
     pub organ: String,
@@ -184,6 +203,30 @@ pub struct SummaryRow {
     pub missed: u32,
     /// Cases in which the prediction has the organ and the reference has not.
     pub invented: u32,
+    /// Standard deviation of Dice over those cases (n - 1); `None` of fewer than two, and in the row `mean`.
+    pub dice_sd: Option<f64>,
+    /// Standard deviation of HD95 over those cases.
+    pub hd95_sd: Option<f64>,
+    /// Lower end of the 95 % bootstrap interval of `dice`, over cases.
+    pub dice_low: Option<f64>,
+    /// Upper end.
+    pub dice_high: Option<f64>,
+    /// Lower end of the 95 % bootstrap interval of `hd95`, over cases.
+    pub hd95_low: Option<f64>,
+    /// Upper end.
+    pub hd95_high: Option<f64>,
+    /// Mean of the cases' `hd95_voxels`, where defined.
+    pub hd95_voxels: Option<f64>,
+    /// Mean of the cases' `hd95_mm`.
+    pub hd95_mm: Option<f64>,
+    /// Mean of the cases' `hd95_larger_voxels`.
+    pub hd95_larger_voxels: Option<f64>,
+    /// Mean of the cases' `hd95_larger_mm`.
+    pub hd95_larger_mm: Option<f64>,
+    /// Mean of the cases' `surface_dice`.
+    pub surface_dice: Option<f64>,
+    /// Mean of the cases' `volume_difference_ml`.
+    pub volume_difference_ml: Option<f64>,
 }
 
 /// Schema of [`SummaryRow`].
@@ -196,5 +239,117 @@ pub fn summary_schema() -> Schema {
         field("hd95_cases", DataType::UInt32),
         field("missed", DataType::UInt32),
         field("invented", DataType::UInt32),
+        Field::new("dice_sd", DataType::Float64, true),
+        Field::new("hd95_sd", DataType::Float64, true),
+        Field::new("dice_low", DataType::Float64, true),
+        Field::new("dice_high", DataType::Float64, true),
+        Field::new("hd95_low", DataType::Float64, true),
+        Field::new("hd95_high", DataType::Float64, true),
+        Field::new("hd95_voxels", DataType::Float64, true),
+        Field::new("hd95_mm", DataType::Float64, true),
+        Field::new("hd95_larger_voxels", DataType::Float64, true),
+        Field::new("hd95_larger_mm", DataType::Float64, true),
+        Field::new("surface_dice", DataType::Float64, true),
+        Field::new("volume_difference_ml", DataType::Float64, true),
+    ])
+}
+
+/// One row of a results table's Parquet file (`table1.parquet`, `table2.parquet`): a method and an organ, or `mean` over the organs.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ResultRow {
+    /// Name of the method, as in the table.
+    pub method: String,
+    /// Organ's name, or `mean`.
+    pub organ: String,
+    /// Where a published number was read; `None` for our own evaluations.
+    pub source: Option<String>,
+    /// Evaluations of different seeds behind the numbers; `None` for published ones.
+    pub seeds: Option<u32>,
+    /// Cases of each; `None` for published numbers.
+    pub cases: Option<u32>,
+    /// Dice from 0 to 1, mean over seeds of means over cases.
+    pub dice: Option<f64>,
+    /// Standard deviation of Dice over the seeds (n - 1); `None` of fewer than two.
+    pub dice_sd: Option<f64>,
+    /// Lower end of the 95 % bootstrap interval of `dice`, over cases.
+    pub dice_low: Option<f64>,
+    /// Upper end.
+    pub dice_high: Option<f64>,
+    /// HD95 in the unit of the evaluations, mean over seeds of means over cases.
+    pub hd95: Option<f64>,
+    /// Standard deviation of HD95 over the seeds.
+    pub hd95_sd: Option<f64>,
+    /// Lower end of the 95 % bootstrap interval of `hd95`, over cases.
+    pub hd95_low: Option<f64>,
+    /// Upper end.
+    pub hd95_high: Option<f64>,
+    /// Cases in which the reference has the organ and the prediction has not, summed over seeds.
+    pub missed: Option<u32>,
+    /// Cases in which the prediction has the organ and the reference has not, summed over seeds.
+    pub invented: Option<u32>,
+}
+
+/// Schema of [`ResultRow`].
+pub fn results_schema() -> Schema {
+    let number = |name: &str| Field::new(name, DataType::Float64, true);
+    let count = |name: &str| Field::new(name, DataType::UInt32, true);
+    Schema::new(vec![
+        field("method", DataType::Utf8),
+        field("organ", DataType::Utf8),
+        Field::new("source", DataType::Utf8, true),
+        count("seeds"),
+        count("cases"),
+        number("dice"),
+        number("dice_sd"),
+        number("dice_low"),
+        number("dice_high"),
+        number("hd95"),
+        number("hd95_sd"),
+        number("hd95_low"),
+        number("hd95_high"),
+        count("missed"),
+        count("invented"),
+    ])
+}
+
+/// One row of a comparison's `comparison.parquet`: an organ, or `mean` over the organs, and a metric.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ComparisonRow {
+    /// Organ's name, or `mean`.
+    pub organ: String,
+    /// `dice` or `hd95`.
+    pub metric: String,
+    /// Cases in which both evaluations have a value.
+    pub pairs: u32,
+    /// Mean of the first evaluation over them.
+    pub first: Option<f64>,
+    /// Mean of the second.
+    pub second: Option<f64>,
+    /// Second less first.
+    pub difference: Option<f64>,
+    /// Lower end of the 95 % bootstrap interval of the difference, over cases.
+    pub difference_low: Option<f64>,
+    /// Upper end.
+    pub difference_high: Option<f64>,
+    /// Two-sided p of Wilcoxon's signed-rank test; `None` where every pair is equal.
+    pub wilcoxon_p: Option<f64>,
+    /// Two-sided p of the paired permutation test of the mean difference.
+    pub permutation_p: Option<f64>,
+}
+
+/// Schema of [`ComparisonRow`].
+pub fn comparison_schema() -> Schema {
+    let number = |name: &str| Field::new(name, DataType::Float64, true);
+    Schema::new(vec![
+        field("organ", DataType::Utf8),
+        field("metric", DataType::Utf8),
+        field("pairs", DataType::UInt32),
+        number("first"),
+        number("second"),
+        number("difference"),
+        number("difference_low"),
+        number("difference_high"),
+        number("wilcoxon_p"),
+        number("permutation_p"),
     ])
 }

@@ -1,4 +1,4 @@
-//! `sam-ladder eval`: predict from the store, then measure. The two stages know nothing of each other; they are composed here.
+//! `sam-ladder eval`: predict from the store, then measure; or compare two evaluations. The two stages know nothing of each other; they are composed here.
 
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
@@ -7,22 +7,27 @@ use super::train::ArmName;
 use anyhow::{Context, bail, ensure};
 use sam_ladder_cache::nifti::Geometry;
 use sam_ladder_cache::{Batch, Store};
+use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::evaluation::{EvaluationConfig, Outputs, SUMMARY_TABLE};
-use sam_ladder_eval::protocol::CaseMasks;
+use sam_ladder_eval::folder::EvaluationFolder;
+use sam_ladder_eval::protocol::{CaseMasks, DEFAULT_TOLERANCE_MM};
+use sam_ladder_eval::run_curves::RunCurves;
 use sam_ladder_eval::summary::MEAN;
-use sam_ladder_eval::{CasePrediction, Evaluation, GreySlice, Mask, Protocol};
+use sam_ladder_eval::{
+    CasePrediction, DistanceUnit, EmptyRule, Evaluation, GreySlice, Hd95Definition, Mask, Palette, Protocol, Scoring,
+};
 use sam_ladder_precompute::scans::{read_geometry, sha256_of_file};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_train::ensemble::Ensemble;
 use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant};
 use std::path::{Path, PathBuf};
 
-/// Pictures of a case besides the one of its fullest slice.
-const SPACED_SLICES: usize = 2;
+/// Worst slices of a case that are shown, and as many of the best, besides the fullest.
+const EXTREME_SLICES: usize = 2;
 
 /// Arguments of `eval`.
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("model").required(true).args(["run", "checkpoint", "zero_shot"])))]
+#[command(group(clap::ArgGroup::new("model").required(true).args(["run", "checkpoint", "zero_shot", "compare"])))]
 #[command(after_help = "\
 Examples:
   sam-ladder eval --store synapse.zarr --run runs/first --out runs/first/eval
@@ -33,8 +38,8 @@ Examples:
 ")]
 pub struct Args {
     /// Store whose test scans are segmented
-    #[arg(long, value_name = "STORE.zarr")]
-    store: PathBuf,
+    #[arg(long, value_name = "STORE.zarr", required_unless_present = "compare", conflicts_with = "compare")]
+    store: Option<PathBuf>,
     /// Run folder: its best model where it was validated, else its last; given several times, as for folds, the mean of their probabilities
     #[arg(long, value_name = "DIR")]
     run: Vec<PathBuf>,
@@ -56,12 +61,31 @@ pub struct Args {
     /// Average each model's logits over the slice and its four reflections, which precompute --test-augment flips stores
     #[arg(long)]
     average_reflections: bool,
+    /// Compare two evaluations of the same cases, by their folders or those of their runs: differences, intervals, paired tests
+    #[arg(long, num_args = 2, value_names = ["RUN_A", "RUN_B"])]
+    compare: Vec<PathBuf>,
     /// Folder for tables, pictures and the report
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "compare")]
+    out: Option<PathBuf>,
     /// published: voxels, and the published code's rules for empty masks; standard: millimetres, undefined values left out and counted
     #[arg(long, value_name = "published|standard", default_value = "published")]
     protocol: Protocol,
+    /// What an organ counts that a mask has not, where it is to differ from the protocol's: published, leave-out (undefined, and left out of the means) or
+    /// penalise (Dice 0, HD95 the scan's diagonal)
+    #[arg(long, value_name = "published|leave-out|penalise")]
+    empty: Option<EmptyRule>,
+    /// Definition of HD95: pooled (MedPy: both directions in one list) or larger (MONAI: the larger of the two directions')
+    #[arg(long, value_name = "pooled|larger", default_value = "pooled")]
+    hd95: Hd95Definition,
+    /// Unit of HD95, where it is to differ from the protocol's
+    #[arg(long, value_name = "voxels|mm")]
+    unit: Option<DistanceUnit>,
+    /// Tolerance of the surface Dice, in millimetres
+    #[arg(long, value_name = "MM", default_value_t = DEFAULT_TOLERANCE_MM, value_parser = tolerance)]
+    tolerance_mm: f64,
+    /// Colours of the organs in pictures: distinct (also for readers who see few hues) or itk-snap (that program's labels 1 to 8)
+    #[arg(long, value_name = "distinct|itk-snap", default_value = "distinct")]
+    colours: Palette,
     /// Write the predicted masks as NIfTI
     #[arg(long)]
     save_nifti: bool,
@@ -89,7 +113,7 @@ impl Args {
     /// The evaluation of a run in the published protocol, whatever an interrupted one left in `out`.
     pub fn of_run(store: &Path, run: &Path, out: &Path, device: DeviceChoice) -> Self {
         Args {
-            store: store.into(),
+            store: Some(store.into()),
             run: vec![run.into()],
             last: false,
             checkpoint: None,
@@ -97,8 +121,14 @@ impl Args {
             seed: 0,
             arm: ArmName::Full,
             average_reflections: false,
-            out: out.into(),
+            compare: Vec::new(),
+            out: Some(out.into()),
             protocol: Protocol::Published,
+            empty: None,
+            hd95: Hd95Definition::Pooled,
+            unit: None,
+            tolerance_mm: DEFAULT_TOLERANCE_MM,
+            colours: Palette::Distinct,
             save_nifti: false,
             scans: None,
             baseline: None,
@@ -119,7 +149,7 @@ impl Args {
     }
 
     /// What the table's row is called, and what the report says of the model.
-    fn method(&self) -> (String, Vec<(String, String)>) {
+    fn method(&self, store: &Path) -> (String, Vec<(String, String)>) {
         let (method, mut model) = match (self.run.as_slice(), &self.checkpoint) {
             ([], Some(path)) => ("SAM-Ladder", path.display().to_string()),
             ([], None) => ("untrained", format!("untrained, seed {}", self.seed)),
@@ -128,36 +158,59 @@ impl Args {
         if self.average_reflections {
             model.push_str(", averaged over reflections");
         }
-        let info = [("program", super::program()), ("store", self.store.display().to_string()), ("model", model)];
+        let info = [("program", super::program()), ("store", store.display().to_string()), ("model", model)];
         (method.into(), info.map(|(name, value)| (name.to_string(), value)).to_vec())
     }
 
-    /// Segments, measures, writes.
+    fn scoring(&self) -> Scoring {
+        let protocol = Scoring::of(self.protocol);
+        Scoring {
+            unit: self.unit.unwrap_or(protocol.unit),
+            hd95: self.hd95,
+            empty: self.empty.unwrap_or(protocol.empty),
+            tolerance_mm: self.tolerance_mm,
+        }
+    }
+
+    /// The run's course, where there is one run; where its tables are not there or not whole, the report goes without, and says so.
+    fn curves(&self) -> Option<RunCurves> {
+        let [run] = &self.run[..] else { return None };
+        RunCurves::read(run).inspect_err(|error| eprintln!("warning: {error}; the report goes without learning curves")).ok()
+    }
+
+    /// Segments, measures, writes; or compares.
     pub fn run(self) -> anyhow::Result<()> {
+        if let [first, second] = &self.compare[..] {
+            return compare(first, second, self.out.as_deref());
+        }
+        let out_dir = self.out.clone().context("--out must name the folder for the tables")?;
+        let store_path = self.store.as_deref().context("--store must name the store")?;
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
-        let store = Store::open(&self.store)?;
+        let store = Store::open(store_path)?;
         let cases = store.cases(Split::Test);
         ensure!(
             !cases.is_empty(),
             "{} holds no test scans: precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38, or, in nnU-Net's layout, \
              name some with --test-cases",
-            self.store.display()
+            store_path.display()
         );
         ensure!(
             !store.config().unlabelled,
             "{} holds scans without a reference: there is nothing to measure by; `sam-ladder predict --store` makes masks of them",
-            self.store.display()
+            store_path.display()
         );
         let device = self.device.open()?;
         let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
-        let (method, run_info) = self.method();
+        let (method, run_info) = self.method(store_path);
         let mut evaluation = Evaluation::new(EvaluationConfig {
-            out_dir: self.out.clone(),
+            out_dir,
             class_names: store.config().class_names.clone(),
-            protocol: self.protocol,
+            scoring: self.scoring(),
             method,
             run_info,
-            spaced_slices: SPACED_SLICES,
+            curves: self.curves(),
+            extreme_slices: EXTREME_SLICES,
+            palette: self.colours,
             save_nifti: self.save_nifti,
             overwrite: self.force,
         })?;
@@ -202,6 +255,26 @@ impl Args {
             _ => Ok(()),
         }
     }
+}
+
+/// A tolerance as typed.
+fn tolerance(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number of millimetres".to_string())?;
+    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("must be 0 mm or more".into()) }
+}
+
+/// Prints two evaluations side by side, and writes the table into a folder where one is given.
+fn compare(first: &Path, second: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+    let (a, b) = (EvaluationFolder::open(first)?, EvaluationFolder::open(second)?);
+    let rows = comparison::compare(std::slice::from_ref(&a), std::slice::from_ref(&b))?;
+    let [first_name, second_name] = [first, second].map(|path| path.display().to_string());
+    let sides =
+        Sides { first: &first_name, second: &second_name, class_names: &a.info.class_names, unit: a.info.scoring.unit_name() };
+    println!("{}", comparison::markdown(&rows, &sides).trim_end());
+    if let Some(out) = out {
+        eprintln!("comparison: {}", comparison::write(out, &rows, &sides)?.display());
+    }
+    Ok(())
 }
 
 /// The picture of a test slice, as the network sees it.

@@ -11,6 +11,7 @@ mod profile;
 mod progress;
 mod sam_checkpoint;
 mod sweep;
+mod table;
 mod train;
 mod verify;
 
@@ -40,6 +41,8 @@ enum Command {
     Eval(eval::Args),
     /// Segment new scans: NIfTI in, a mask with the scan's own grid and affine out
     Predict(predict::Args),
+    /// Put evaluations into a results table, beside published rows and with tests between them
+    Table(table::Args),
     /// Write a run's model in the published code's state-dict names
     Export(export::Args),
     /// Print the completions of a shell
@@ -60,6 +63,7 @@ impl Cli {
             Command::Sweep(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
+            Command::Table(args) => args.run(),
             Command::Export(args) => args.run(),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

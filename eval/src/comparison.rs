@@ -1,0 +1,245 @@
+//! Two evaluations of the same cases side by side: differences, their intervals over cases, and paired tests.
+
+use crate::error::Result;
+use crate::folder::EvaluationFolder;
+use crate::scores::{Scores, Value};
+use crate::statistics::{Resampling, mean, permutation_test, wilcoxon_signed_rank};
+use crate::summary::MEAN;
+use crate::table_md::{cell, columns, interval, number, percent};
+use crate::tables::{comparison_batch, write as write_table};
+use crate::write::write_bytes;
+use sam_ladder_schemas::tables::ComparisonRow;
+use std::path::{Path, PathBuf};
+
+/// One row an organ and metric.
+pub const COMPARISON_TABLE: &str = "comparison.parquet";
+/// The same to read.
+pub const COMPARISON_MARKDOWN: &str = "comparison.md";
+
+/// Name of Dice in [`ComparisonRow::metric`].
+const DICE: &str = "dice";
+/// Name of HD95.
+const HD95: &str = "hd95";
+
+/// Compares two sides, each one evaluation or several of different seeds, whose values are averaged case by case: first Dice, then HD95, of each organ
+/// and of the mean. A case's value for the mean is its mean over the organs that both sides define in it. Pairs of undefined values are left out.
+///
+/// # Errors
+/// Where the evaluations are of other organs, rules or cases than the first one; where a side is empty.
+pub fn compare(first: &[EvaluationFolder], second: &[EvaluationFolder]) -> Result<Vec<ComparisonRow>> {
+    let all: Vec<&EvaluationFolder> = first.iter().chain(second).collect();
+    let Some((reference, others)) = all.split_first() else { return Ok(Vec::new()) };
+    others.iter().try_for_each(|other| reference.check_comparable(other))?;
+    let class_names = &reference.info.class_names;
+    let mut rows = Vec::new();
+    for metric in [DICE, HD95] {
+        let value: Value = if metric == DICE { |row| row.dice } else { |row| row.hd95 };
+        let [first, second] = [first, second].map(|side| Side::new(side, class_names, value));
+        let organ_pairs = |organ: usize| -> Vec<[f64; 2]> {
+            let pair = |case: &String| Some([first.value(organ, case)?, second.value(organ, case)?]);
+            first.cases().iter().filter_map(pair).collect()
+        };
+        rows.extend((0..class_names.len()).map(|organ| row(&class_names[organ], metric, &organ_pairs(organ))));
+        let case_mean = |case: &String| {
+            let pairs =
+                || (0..class_names.len()).filter_map(|organ| Some([first.value(organ, case)?, second.value(organ, case)?]));
+            Some([mean(pairs().map(|pair| pair[0]))?, mean(pairs().map(|pair| pair[1]))?])
+        };
+        let means: Vec<[f64; 2]> = first.cases().iter().filter_map(case_mean).collect();
+        rows.push(row(MEAN, metric, &means));
+    }
+    Ok(rows)
+}
+
+/// The evaluations of one side.
+struct Side {
+    seeds: Vec<Scores>,
+}
+
+impl Side {
+    fn new(evaluations: &[EvaluationFolder], class_names: &[String], value: Value) -> Side {
+        Side { seeds: evaluations.iter().map(|evaluation| Scores::new(&evaluation.cases, class_names, value)).collect() }
+    }
+
+    fn cases(&self) -> &[String] {
+        self.seeds.first().map_or(&[], |scores| &scores.cases)
+    }
+
+    /// Mean over the seeds in which the value is defined.
+    fn value(&self, organ: usize, case: &str) -> Option<f64> {
+        mean(self.seeds.iter().filter_map(|scores| {
+            let index = scores.cases.iter().position(|name| name == case)?;
+            scores.get(organ, index)
+        }))
+    }
+}
+
+fn row(organ: &str, metric: &str, pairs: &[[f64; 2]]) -> ComparisonRow {
+    let differences: Vec<f64> = pairs.iter().map(|[first, second]| second - first).collect();
+    let of = |cases: &[u32]| mean(cases.iter().map(|&case| differences[case as usize]));
+    let interval = Resampling::new(differences.len()).interval(of);
+    ComparisonRow {
+        organ: organ.into(),
+        metric: metric.into(),
+        pairs: pairs.len() as u32,
+        first: mean(pairs.iter().map(|pair| pair[0])),
+        second: mean(pairs.iter().map(|pair| pair[1])),
+        difference: mean(differences.iter().copied()),
+        difference_low: interval.map(|interval| interval.low),
+        difference_high: interval.map(|interval| interval.high),
+        wilcoxon_p: wilcoxon_signed_rank(&differences).map(|test| test.p),
+        permutation_p: permutation_test(&differences),
+    }
+}
+
+/// What a comparison is of.
+#[derive(Debug, Clone, Copy)]
+pub struct Sides<'a> {
+    /// Name of the first side.
+    pub first: &'a str,
+    /// Name of the second.
+    pub second: &'a str,
+    /// Names of the classes from 1.
+    pub class_names: &'a [String],
+    /// Unit of HD95.
+    pub unit: &'a str,
+}
+
+/// One table a metric, in Markdown, and what the numbers are.
+pub fn markdown(rows: &[ComparisonRow], sides: &Sides) -> String {
+    let mut text = String::new();
+    let columns = columns(sides.class_names);
+    for (metric, heading) in [(DICE, "DSC, percent".to_string()), (HD95, format!("HD95, {}", sides.unit))] {
+        let text_of: fn(Option<f64>) -> String = if metric == DICE { percent } else { number };
+        let (first, second) = (cell(sides.first), cell(sides.second));
+        text +=
+            &format!("| {heading} | {first} | {second} | Difference | 95 % interval | Pairs | p, Wilcoxon | p, permutation |\n");
+        text += &format!("| --- |{}\n", " ---: |".repeat(7));
+        let named = columns.iter().map(|column| (&*column.heading, &*column.organ));
+        for (heading, organ) in named.chain([("Mean over organs", MEAN)]) {
+            let Some(row) = rows.iter().find(|row| row.metric == metric && row.organ == organ) else { continue };
+            let signed = row.difference.map_or("–".into(), |value| {
+                let value = if metric == DICE { 100.0 * value } else { value };
+                format!("{value:+.2}").replace('-', "−")
+            });
+            text += &format!(
+                "| {} | {} | {} | {signed} | {} | {} | {} | {} |\n",
+                cell(heading),
+                text_of(row.first),
+                text_of(row.second),
+                interval(row.difference_low, row.difference_high, text_of).replace('-', "−"),
+                row.pairs,
+                p_text(row.wilcoxon_p),
+                p_text(row.permutation_p),
+            );
+        }
+        text.push('\n');
+    }
+    text += "Means over the cases in which both sides have a value, and their difference, second less first, with its percentile bootstrap interval over \
+             cases. Both tests are two-sided and pair the cases: Wilcoxon's signed-rank test, and the permutation test of the mean difference. No correction \
+             is made for the number of rows.\n";
+    text
+}
+
+/// A p with three decimals, or the bound below which it lies.
+pub(crate) fn p_text(p: Option<f64>) -> String {
+    match p {
+        None => "–".into(),
+        Some(p) if p < 0.001 => "< 0.001".into(),
+        Some(p) => format!("{p:.3}"),
+    }
+}
+
+/// Writes a comparison's two files into a folder, which is made where it is not there; returns the path of the readable one.
+///
+/// # Errors
+/// Where a file cannot be written.
+pub fn write(folder: &Path, rows: &[ComparisonRow], sides: &Sides) -> Result<PathBuf> {
+    crate::evaluation::create_dir(folder)?;
+    write_table(&folder.join(COMPARISON_TABLE), comparison_batch(rows))?;
+    let path = folder.join(COMPARISON_MARKDOWN);
+    write_bytes(&path, markdown(rows, sides).as_bytes())?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::EvaluationInfo;
+    use crate::protocol::{Protocol, Scoring};
+    use sam_ladder_schemas::tables::CaseRow;
+
+    fn evaluation(name: &str, dice: [[Option<f64>; 2]; 3]) -> EvaluationFolder {
+        let class_names: Vec<String> = ["liver", "spleen"].map(String::from).to_vec();
+        let row = |case: usize, organ: usize| CaseRow {
+            case: format!("000{case}"),
+            organ: class_names[organ].clone(),
+            dice: dice[case][organ],
+            hd95: dice[case][organ].map(|dice| 10.0 * (1.0 - dice)),
+            ..CaseRow::default()
+        };
+        let cases = (0..3).flat_map(|case| [row(case, 0), row(case, 1)]).collect();
+        let scoring = Scoring::of(Protocol::Standard);
+        let info = EvaluationInfo { method: name.into(), class_names, scoring, run_info: Vec::new() };
+        EvaluationFolder { path: name.into(), info, cases }
+    }
+
+    fn half_and_more() -> [EvaluationFolder; 2] {
+        let first = evaluation("a", [[Some(0.5), Some(0.5)], [Some(0.5), None], [Some(0.5), Some(0.25)]]);
+        let second = evaluation("b", [[Some(0.75), Some(0.5)], [Some(0.75), Some(0.9)], [Some(1.0), Some(0.5)]]);
+        [first, second]
+    }
+
+    #[test]
+    fn pairs_are_of_cases_that_both_define() {
+        let [first, second] = half_and_more();
+        let rows = compare(&[first], &[second]).unwrap();
+        let found: Vec<_> = rows.iter().map(|row| (row.organ.as_str(), row.metric.as_str(), row.pairs, row.difference)).collect();
+        // Case means: 0.5 → 0.625, 0.5 → 0.75, 0.375 → 0.75.
+        let dice = [("liver", "dice", 3, Some(1.0 / 3.0)), ("spleen", "dice", 2, Some(0.125)), ("mean", "dice", 3, Some(0.25))];
+        for (found, expected) in found[..3].iter().zip(dice) {
+            assert_eq!((found.0, found.1, found.2), (expected.0, expected.1, expected.2));
+            assert!((found.3.unwrap() - expected.3.unwrap()).abs() < 1e-12, "{found:?}");
+        }
+        assert_eq!(rows[3].metric, "hd95");
+        // Three positive differences: two of eight sign patterns are as far.
+        assert_eq!((rows[0].wilcoxon_p, rows[0].permutation_p), (Some(0.25), Some(0.25)));
+        // The spleen's differ in one case alone.
+        assert_eq!((rows[1].wilcoxon_p, rows[1].permutation_p), (Some(1.0), Some(1.0)));
+    }
+
+    #[test]
+    fn seeds_are_averaged_case_by_case() {
+        let [first, second] = half_and_more();
+        let rows = compare(&[first.clone(), second.clone()], &[second]).unwrap();
+        assert!((rows[0].difference.unwrap() - 1.0 / 6.0).abs() < 1e-12, "{:?}", rows[0]);
+        let same = compare(&[first.clone()], &[first]).unwrap();
+        assert_eq!((same[0].difference, same[0].wilcoxon_p, same[0].permutation_p), (Some(0.0), None, Some(1.0)));
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused() {
+        let [first, second] = half_and_more();
+        let mut other = second.clone();
+        other.info.scoring.empty = crate::protocol::EmptyRule::Penalise;
+        let error = compare(&[first.clone()], &[other]).unwrap_err().to_string();
+        assert!(error.contains("leave-out") && error.contains("penalise"), "{error}");
+        let mut other = second;
+        other.cases.retain(|row| row.case != "0002");
+        assert!(compare(&[first], &[other]).unwrap_err().to_string().contains("0002"));
+    }
+
+    #[test]
+    fn the_table_says_what_was_found() {
+        let [first, second] = half_and_more();
+        let names = first.info.class_names.clone();
+        let rows = compare(&[first], &[second]).unwrap();
+        let text = markdown(&rows, &Sides { first: "CNN|only", second: "full", class_names: &names, unit: "mm" });
+        assert!(text.contains("| DSC, percent | CNN\\|only | full |") && text.contains("| HD95, mm |"), "{text}");
+        assert!(
+            text.contains("| liver | 50.00 | 83.33 | +33.33 |") && text.contains("| liver | 5.00 | 1.67 | −3.33 |"),
+            "{text}"
+        );
+        assert_eq!([Some(0.0004), Some(0.25), None].map(p_text), ["< 0.001", "0.250", "–"].map(String::from));
+    }
+}

@@ -1,0 +1,132 @@
+//! Which slices of a case are worth a picture: the worst, the best and the fullest.
+
+use crate::masks::Mask;
+use rayon::prelude::*;
+
+/// Slices with fewer organ voxels than this share of the fullest slice's are neither worst nor best: a few voxels at an organ's end say little.
+const LEAST_SHARE: f64 = 0.05;
+
+/// Why a slice is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Among the lowest mean Dice of the case.
+    Worst,
+    /// Among the highest.
+    Best,
+    /// The most organ voxels in the reference.
+    Fullest,
+}
+
+impl Choice {
+    pub fn name(self) -> &'static str {
+        match self {
+            Choice::Worst => "worst",
+            Choice::Best => "best",
+            Choice::Fullest => "fullest",
+        }
+    }
+}
+
+/// A slice that is shown.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ChosenSlice {
+    pub slice: usize,
+    pub choice: Choice,
+    /// Mean over the organs that either mask has in the slice; `None` where there is none.
+    pub dice: Option<f64>,
+}
+
+/// Organ voxels of the reference and of the prediction in a slice, and its mean Dice.
+struct SliceScore {
+    voxels: [usize; 2],
+    dice: Option<f64>,
+}
+
+fn score(prediction: &[u8], reference: &[u8]) -> SliceScore {
+    // Predicted, reference and shared voxels of each class.
+    let mut counts = [[0usize; 3]; 256];
+    for (&predicted, &referred) in prediction.iter().zip(reference) {
+        counts[usize::from(predicted)][0] += 1;
+        counts[usize::from(referred)][1] += 1;
+        counts[usize::from(predicted)][2] += usize::from(predicted == referred);
+    }
+    let present = || counts[1..].iter().filter(|[predicted, referred, _]| predicted + referred > 0);
+    let dice = crate::statistics::mean(
+        present().map(|&[predicted, referred, shared]| 2.0 * shared as f64 / (predicted + referred) as f64),
+    );
+    SliceScore { voxels: [1, 0].map(|mask| present().map(|counts| counts[mask]).sum()), dice }
+}
+
+/// The `each` slices of lowest mean Dice, as many of the highest, and the one with the most organ voxels in the reference, each once, by ascending index. Where
+/// the reference is empty the prediction's voxels count, and where that is empty too the middle slice is shown.
+pub(crate) fn choose_slices(prediction: Mask, reference: Mask, each: usize) -> Vec<ChosenSlice> {
+    let [depth, height, width] = reference.shape;
+    let plane = height * width;
+    let scores: Vec<SliceScore> = (prediction.voxels.par_chunks_exact(plane).zip(reference.voxels.par_chunks_exact(plane)))
+        .map(|(prediction, reference)| score(prediction, reference))
+        .collect();
+    let Some(mask) = (0..2).find(|&mask| scores.iter().any(|score| score.voxels[mask] > 0)) else {
+        return vec![ChosenSlice { slice: depth / 2, choice: Choice::Fullest, dice: None }];
+    };
+    let most = scores.iter().map(|score| score.voxels[mask]).max().unwrap_or(0);
+    let fullest = scores.iter().position(|score| score.voxels[mask] == most).unwrap_or(0);
+    let counts = |slice: &usize| scores[*slice].voxels[mask] as f64 >= LEAST_SHARE * most as f64;
+    let mut ranked: Vec<usize> = (0..depth).filter(counts).collect();
+    // Stable: of equal slices the first is the worse.
+    ranked.sort_by(|&a, &b| scores[a].dice.unwrap_or(0.0).total_cmp(&scores[b].dice.unwrap_or(0.0)));
+    let worst = ranked.iter().take(each).map(|&slice| (slice, Choice::Worst));
+    let best = ranked.iter().rev().take(each).map(|&slice| (slice, Choice::Best));
+    let mut chosen: Vec<ChosenSlice> = Vec::new();
+    for (slice, choice) in worst.chain(best).chain([(fullest, Choice::Fullest)]) {
+        if chosen.iter().all(|other| other.slice != slice) {
+            chosen.push(ChosenSlice { slice, choice, dice: scores[slice].dice });
+        }
+    }
+    chosen.sort_by_key(|chosen| chosen.slice);
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Slices `[depth, 1, 20]` by their number of reference voxels of class 1 and how many of these are predicted.
+    fn choose(slices: &[[usize; 2]], each: usize) -> Vec<(usize, Choice)> {
+        let shape = [slices.len(), 1, 20];
+        let mask = |which: usize| -> Vec<u8> {
+            slices.iter().flat_map(|counts| (0..20).map(move |x| u8::from(x < counts[which]))).collect()
+        };
+        let (reference, prediction) = (mask(0), mask(1));
+        let [prediction, reference] = [&prediction, &reference].map(|voxels| Mask { voxels, shape });
+        choose_slices(prediction, reference, each).iter().map(|chosen| (chosen.slice, chosen.choice)).collect()
+    }
+
+    #[test]
+    fn worst_best_and_fullest() {
+        let slices = [[0, 0], [10, 10], [10, 2], [20, 15], [10, 9], [0, 0]];
+        assert_eq!(choose(&slices, 1), [(1, Choice::Best), (2, Choice::Worst), (3, Choice::Fullest)]);
+        assert_eq!(choose(&slices, 2), [(1, Choice::Best), (2, Choice::Worst), (3, Choice::Worst), (4, Choice::Best)]);
+        assert_eq!(choose(&slices, 0), [(3, Choice::Fullest)]);
+    }
+
+    #[test]
+    fn a_slice_stands_once_and_tiny_ones_are_passed_over() {
+        assert_eq!(choose(&[[10, 5]], 3), [(0, Choice::Worst)]);
+        // The reference's one voxel is 5 % of 20; half of that is not there to be asked for, so a slice without any is passed over.
+        assert_eq!(choose(&[[20, 10], [0, 3]], 1), [(0, Choice::Worst)]);
+    }
+
+    #[test]
+    fn empty_masks_have_a_slice_too() {
+        assert_eq!(choose(&[[0, 0]; 5], 2), [(2, Choice::Fullest)]);
+        assert_eq!(choose(&[[0, 1], [0, 4], [0, 0]], 0), [(1, Choice::Fullest)]);
+    }
+
+    #[test]
+    fn the_mean_is_over_organs_of_either_mask() {
+        // Class 1 agrees, class 2 is missed, class 3 invented.
+        let found = score(&[1, 1, 0, 3], &[1, 1, 2, 0]);
+        assert_eq!((found.dice, found.voxels), (Some(1.0 / 3.0), [3, 3]));
+        assert_eq!(score(&[0], &[0]).dice, None);
+    }
+}

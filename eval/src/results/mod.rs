@@ -1,0 +1,269 @@
+//! Results tables in the shape of the paper's: methods by organs, published rows above our own.
+
+mod latex;
+mod markdown;
+pub mod published;
+
+use crate::comparison::compare;
+use crate::error::Result;
+use crate::folder::EvaluationFolder;
+use crate::scores::Scores;
+use crate::statistics::{Interval, Resampling, mean, standard_deviation};
+use crate::summary::MEAN;
+use crate::tables::{results_batch, write as write_table};
+use crate::write::write_bytes;
+use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, ResultRow};
+use std::path::{Path, PathBuf};
+
+/// One method's evaluations: one, or several of different seeds.
+#[derive(Debug, Clone)]
+pub struct Method {
+    /// Name of its row.
+    pub name: String,
+    /// One an evaluation.
+    pub seeds: Vec<EvaluationFolder>,
+}
+
+/// A finished table.
+#[derive(Debug, Clone)]
+pub struct ResultsTable {
+    /// Names of the classes from 1.
+    pub class_names: Vec<String>,
+    /// Unit of HD95 in our own rows.
+    pub unit: &'static str,
+    /// How our own rows were counted.
+    pub rules: String,
+    /// One row a method and organ, published ones first; each method's last is [`MEAN`].
+    pub rows: Vec<ResultRow>,
+    /// Each other method against the one that was named, if one was.
+    pub comparisons: Vec<Comparison>,
+}
+
+/// One method against another.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// The method.
+    pub method: String,
+    /// What it was compared with.
+    pub against: String,
+    /// [`compare`]'s rows, the method first.
+    pub rows: Vec<ComparisonRow>,
+}
+
+/// Puts methods into a table. `published` adds the rows of [`published::ROWS`], where the organs are the eight of Synapse; `against` names the method that the
+/// others are tested against.
+///
+/// # Errors
+/// Where the evaluations are of other organs, rules or cases than the first one.
+pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> Result<ResultsTable> {
+    let all: Vec<&EvaluationFolder> = methods.iter().flat_map(|method| &method.seeds).collect();
+    let Some((reference, others)) = all.split_first() else {
+        return Ok(ResultsTable {
+            class_names: Vec::new(),
+            unit: "",
+            rules: String::new(),
+            rows: Vec::new(),
+            comparisons: Vec::new(),
+        });
+    };
+    others.iter().try_for_each(|other| reference.check_comparable(other))?;
+    let class_names = reference.info.class_names.clone();
+    let mut rows = if published { published::rows(&class_names) } else { Vec::new() };
+    methods.iter().for_each(|method| rows.extend(method_rows(method, &class_names)));
+    let mut comparisons = Vec::new();
+    if let Some(best) = methods.iter().find(|method| Some(&*method.name) == against) {
+        for method in methods.iter().filter(|method| method.name != best.name) {
+            let rows = compare(&method.seeds, &best.seeds)?;
+            comparisons.push(Comparison { method: method.name.clone(), against: best.name.clone(), rows });
+        }
+    }
+    let scoring = &reference.info.scoring;
+    Ok(ResultsTable { class_names, unit: scoring.unit_name(), rules: scoring.describe(), rows, comparisons })
+}
+
+/// A metric of a method: mean over seeds of means over cases, its deviation over seeds, its interval over cases.
+struct Spread {
+    mean: Option<f64>,
+    deviation: Option<f64>,
+    interval: Option<Interval>,
+}
+
+fn spread(seeds: &[Scores], organ: Option<usize>, resampling: &Resampling) -> Spread {
+    let of = |cases: &[u32]| mean(seeds.iter().filter_map(|scores| scores.mean_of(organ, cases)));
+    let all: Vec<u32> = seeds.first().map_or(Vec::new(), Scores::all);
+    let means: Vec<f64> = seeds.iter().filter_map(|scores| scores.mean_of(organ, &all)).collect();
+    Spread { mean: mean(means.iter().copied()), deviation: standard_deviation(&means), interval: resampling.interval(of) }
+}
+
+fn method_rows(method: &Method, class_names: &[String]) -> Vec<ResultRow> {
+    let scores = |value: fn(&CaseRow) -> Option<f64>| -> Vec<Scores> {
+        // The same order of cases in every seed, so that a draw is of the same cases.
+        let sorted = |seed: &EvaluationFolder| {
+            let mut rows = seed.cases.clone();
+            rows.sort_by(|a, b| a.case.cmp(&b.case));
+            Scores::new(&rows, class_names, value)
+        };
+        method.seeds.iter().map(sorted).collect()
+    };
+    let (dice, hd95) = (scores(|row| row.dice), scores(|row| row.hd95));
+    let cases = dice.first().map_or(0, |scores| scores.cases.len());
+    let resampling = Resampling::new(cases);
+    let count = |organ: Option<usize>, wanted: fn(&CaseRow) -> bool| {
+        let rows = method.seeds.iter().flat_map(|seed| &seed.cases);
+        rows.filter(|row| organ.is_none_or(|organ| row.organ == class_names[organ]) && wanted(row)).count() as u32
+    };
+    let row = |organ: Option<usize>| {
+        let (dice, hd95) = (spread(&dice, organ, &resampling), spread(&hd95, organ, &resampling));
+        ResultRow {
+            method: method.name.clone(),
+            organ: organ.map_or(MEAN.into(), |organ| class_names[organ].clone()),
+            source: None,
+            seeds: Some(method.seeds.len() as u32),
+            cases: Some(cases as u32),
+            dice: dice.mean,
+            dice_sd: dice.deviation,
+            dice_low: dice.interval.map(|interval| interval.low),
+            dice_high: dice.interval.map(|interval| interval.high),
+            hd95: hd95.mean,
+            hd95_sd: hd95.deviation,
+            hd95_low: hd95.interval.map(|interval| interval.low),
+            hd95_high: hd95.interval.map(|interval| interval.high),
+            missed: Some(count(organ, |row| row.reference_voxels > 0 && row.predicted_voxels == 0)),
+            invented: Some(count(organ, |row| row.reference_voxels == 0 && row.predicted_voxels > 0)),
+        }
+    };
+    (0..class_names.len()).map(Some).chain([None]).map(row).collect()
+}
+
+impl ResultsTable {
+    /// Names of the methods, in the order of their rows.
+    fn methods(&self) -> Vec<&str> {
+        let mut methods: Vec<&str> = Vec::new();
+        for row in &self.rows {
+            if !methods.contains(&&*row.method) {
+                methods.push(&row.method);
+            }
+        }
+        methods
+    }
+
+    fn row(&self, method: &str, organ: &str) -> Option<&ResultRow> {
+        self.rows.iter().find(|row| row.method == method && row.organ == organ)
+    }
+
+    /// The table in Markdown, with intervals, counts, tests and sources below it.
+    pub fn markdown(&self) -> String {
+        markdown::write(self)
+    }
+
+    /// The table as a LaTeX `tabular` for the package `booktabs`.
+    pub fn latex(&self) -> String {
+        latex::write(self)
+    }
+
+    /// Writes `<name>.md`, `<name>.tex` and `<name>.parquet` into a folder, which is made where it is not there; returns the path of the first.
+    ///
+    /// # Errors
+    /// Where a file cannot be written.
+    pub fn write(&self, folder: &Path, name: &str) -> Result<PathBuf> {
+        crate::evaluation::create_dir(folder)?;
+        write_table(&folder.join(format!("{name}.parquet")), results_batch(&self.rows))?;
+        write_bytes(&folder.join(format!("{name}.tex")), self.latex().as_bytes())?;
+        let path = folder.join(format!("{name}.md"));
+        write_bytes(&path, self.markdown().as_bytes())?;
+        Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::EvaluationInfo;
+    use crate::protocol::{Protocol, Scoring};
+    use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
+
+    /// An evaluation of three cases whose Dice is `base` and a little, organ by organ; the aorta of case 2 is missed.
+    fn evaluation(path: &str, base: f64) -> EvaluationFolder {
+        let class_names = SYNAPSE_ORGANS.map(String::from).to_vec();
+        let mut cases = Vec::new();
+        for case in 0..3 {
+            for (organ, name) in class_names.iter().enumerate() {
+                let missed = case == 2 && name == "aorta";
+                cases.push(CaseRow {
+                    case: format!("000{case}"),
+                    organ: name.clone(),
+                    dice: Some(if missed { 0.0 } else { base + 0.01 * organ as f64 + 0.02 * f64::from(case) }),
+                    hd95: (!missed).then_some(10.0 - 5.0 * base),
+                    reference_voxels: 10,
+                    predicted_voxels: if missed { 0 } else { 9 },
+                    ..CaseRow::default()
+                });
+            }
+        }
+        let scoring = Scoring::of(Protocol::Published);
+        EvaluationFolder {
+            path: path.into(),
+            info: EvaluationInfo { method: "ours".into(), class_names, scoring, run_info: Vec::new() },
+            cases,
+        }
+    }
+
+    fn table(published: bool) -> ResultsTable {
+        let methods = [
+            Method { name: "CNN_only".into(), seeds: vec![evaluation("c1", 0.5)] },
+            Method { name: "full & more".into(), seeds: vec![evaluation("f1", 0.6), evaluation("f2", 0.7)] },
+        ];
+        tabulate(&methods, published, Some("full & more")).unwrap()
+    }
+
+    #[test]
+    fn rows_have_means_over_seeds_and_their_deviation() {
+        let table = table(false);
+        assert_eq!(table.methods(), ["CNN_only", "full & more"]);
+        let liver = table.row("full & more", "liver").unwrap();
+        // Liver is the fifth organ: bases 0.6 and 0.7 plus 0.04, plus 0.02 on average over cases.
+        assert!((liver.dice.unwrap() - 0.71).abs() < 1e-12 && (liver.dice_sd.unwrap() - 0.1 / 2f64.sqrt()).abs() < 1e-12);
+        assert_eq!((liver.seeds, liver.cases, liver.missed), (Some(2), Some(3), Some(0)));
+        let (low, high) = (liver.dice_low.unwrap(), liver.dice_high.unwrap());
+        assert!((low - 0.69).abs() < 1e-9 && (high - 0.73).abs() < 1e-9, "{low} {high}");
+        assert_eq!(table.row("full & more", "aorta").unwrap().missed, Some(2));
+        let single = table.row("CNN_only", MEAN).unwrap();
+        assert_eq!((single.dice_sd, single.missed), (None, Some(1)));
+        assert_eq!(table.comparisons.len(), 1);
+        assert_eq!((table.comparisons[0].method.as_str(), table.comparisons[0].against.as_str()), ("CNN_only", "full & more"));
+    }
+
+    #[test]
+    fn markdown_has_the_papers_columns_and_says_everything() {
+        let text = table(true).markdown();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("| Methods | DSC ↑ | HD ↓ | Aorta | Gallbladder | Kidney(L) |"), "{}", lines[0]);
+        assert!(text.contains("| TransUNet | 77.48 | 31.69 | 87.23 |"), "{text}");
+        assert!(text.contains("| full & more | "), "{text}");
+        assert!(text.contains(" ± 7.07"), "{text}");
+        for part in ["95 % interval", "Missed", "Invented", "Wilcoxon", "Sources"] {
+            assert!(text.contains(part), "{part} is missing:\n{text}");
+        }
+        assert!(!table(false).markdown().contains("TransUNet"));
+    }
+
+    #[test]
+    fn latex_is_escaped_and_balanced() {
+        let text = table(true).latex();
+        assert!(text.contains("\\begin{tabular}") && text.contains("\\end{tabular}"));
+        assert!(text.contains("CNN\\_only") && text.contains("full \\& more"));
+        let rows: Vec<&str> = text.lines().filter(|line| line.ends_with("\\\\")).collect();
+        // Ten numbers a row: no cell is lost or added by an ampersand in a name.
+        assert!(rows.iter().all(|row| row.replace("\\&", "").matches('&').count() == 10), "{text}");
+    }
+
+    #[test]
+    fn files_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = table(true).write(&dir.path().join("new"), "table1").unwrap();
+        assert!(path.ends_with("table1.md"));
+        let read = sam_ladder_cache::table::read_table(&dir.path().join("new/table1.parquet")).unwrap();
+        assert_eq!(read.num_rows(), table(true).rows.len());
+        assert_eq!(read.schema().fields(), sam_ladder_schemas::tables::results_schema().fields());
+    }
+}

@@ -1,0 +1,36 @@
+//! What is said of scores beyond their mean: spread, intervals over cases, and tests between two evaluations of the same cases.
+
+mod bootstrap;
+mod permutation;
+mod wilcoxon;
+
+pub use bootstrap::{Interval, RESAMPLES, Resampling, percentile_interval};
+pub use permutation::permutation_test;
+pub use wilcoxon::{SignedRank, wilcoxon_signed_rank};
+
+/// Mean of the values; `None` of none.
+pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.into_iter().fold((0.0, 0usize), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / count as f64)
+}
+
+/// Standard deviation of the values by n - 1; `None` of fewer than two.
+pub fn standard_deviation(values: &[f64]) -> Option<f64> {
+    let centre = mean(values.iter().copied())?;
+    let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();
+    (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_deviation() {
+        assert_eq!((mean([]), mean([1.0, 2.0])), (None, Some(1.5)));
+        // numpy.std([2, 4, 4, 4, 5, 5, 7, 9], ddof=1) is 2.138089935299395.
+        let deviation = standard_deviation(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]).unwrap();
+        assert!((deviation - 2.138_089_935_299_395).abs() < 1e-15);
+        assert_eq!((standard_deviation(&[]), standard_deviation(&[3.0])), (None, None));
+    }
+}
