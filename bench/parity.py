@@ -170,7 +170,8 @@ def main():
         run(program, "phantom", "--out", phantoms, "--cases", 4, "--size", 64, "--depth", 8)
         check_training(program, phantoms, folder / "phantom", "--data-size", 64, "--augment", "flips")
         check_how_tos(folder / "phantom/store.zarr")
-        run(sys.executable, BENCH / "parity/check_predict.py", program, folder / "phantom/run", folder / "predict")
+        run(sys.executable, BENCH / "parity/check_predict.py", program, folder / "phantom/run",
+            phantoms / "RawData/Training/img/img0001.nii.gz", folder / "predict")  # fmt: skip
         run(sys.executable, BENCH / "parity/make_nnunet.py", nnunet)
         check_training(program, nnunet, folder / "two-channels", "--data-size", 48, "--rotation-step", 19, "--test-cases", "pet_007")
         train = xarray.open_zarr(folder / "two-channels/store.zarr", group="train", consolidated=False)

@@ -1,9 +1,9 @@
 """Masks of `predict` lie on their scans: nibabel and SimpleITK see the same grid, direction, origin and spacing, whatever the scan's file is like.
 
-    python bench/parity/check_predict.py PROGRAM RUN FOLDER
+    python bench/parity/check_predict.py PROGRAM RUN SCAN FOLDER
 
-RUN is a run on a random encoder with one channel. The scans are written by nibabel: number types, byte orders, NIfTI-1 and -2, orientations, oblique affines, by
-quaternion alone, by affine alone, by neither; all of the same voxels, so all masks are the same.
+RUN is a run on a random encoder with one channel, SCAN one that it finds organs in. Its voxels are written anew by nibabel: number types, byte orders,
+NIfTI-1 and -2, orientations, oblique affines, by quaternion alone, by affine alone, by neither; all of the same voxels, so all masks are the same.
 """
 
 import itertools
@@ -14,8 +14,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import SimpleITK
-
-SHAPE = (40, 36, 3)
 
 
 def rotation(*degrees):
@@ -36,39 +34,42 @@ def affine(turn=np.eye(3), spacing=(0.75, 0.8, 2.5), origin=(-31.5, 12.25, 101.1
     return matrix
 
 
-def volume():
-    """A ball of organ-like values on soft tissue, in integers that every number type holds."""
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
-    return np.where(x**2 + y**2 + 0.2 * z**2 < 0.4, 120, 40) + (7 * np.arange(np.prod(SHAPE)).reshape(SHAPE) % 11)
+def volume(path):
+    """A scan's Hounsfield units within the window in steps of 4, as whole numbers from 0 to 100, which every number type holds."""
+    return np.round((np.clip(nibabel.load(path).get_fdata(), -125, 275) + 125) / 4).astype(np.int16)
 
 
-def scans():
+def saved(image, kind=np.int16):
+    """The image with its voxels stored as `kind`, and the slope and intercept that make Hounsfield units of them."""
+    image.set_data_dtype(kind)
+    image.header.set_slope_inter(4, -125)
+    return image
+
+
+def scans(voxels):
     """Name → image."""
-    voxels = volume()
     for kind in (np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64, np.int64, np.uint64):
-        yield f"type_{np.dtype(kind).name}.nii.gz", nibabel.Nifti1Image(voxels.astype(kind), affine(), dtype=kind)
-    big = nibabel.Nifti1Image(voxels.astype(">i2"), affine(), nibabel.Nifti1Header(endianness=">"))
-    yield "big_endian.nii", big
-    yield "second_version.nii.gz", nibabel.Nifti2Image(voxels.astype(np.int16), affine(rotation(10, 20, 30)) / 3 * 3)
-    yield "second_big.nii", nibabel.Nifti2Image(voxels.astype(">f4"), affine(), nibabel.Nifti2Header(endianness=">"))
-    yield "oblique.nii.gz", nibabel.Nifti1Image(voxels.astype(np.int16), affine(rotation(12, -7, 33)))
-    scaled = nibabel.Nifti1Image(((voxels + 24) * 2).astype(np.int16), affine())
-    scaled.header.set_slope_inter(0.5, -24)
-    yield "slope.nii.gz", scaled
-    with_time = nibabel.Nifti1Image(voxels.astype(np.int16)[..., None], affine(rotation(0, 0, 5)))
+        yield f"type_{np.dtype(kind).name}.nii.gz", saved(nibabel.Nifti1Image(voxels, affine()), kind)
+    yield "big_endian.nii", saved(nibabel.Nifti1Image(voxels, affine(), nibabel.Nifti1Header(endianness=">")))
+    yield "second_version.nii.gz", saved(nibabel.Nifti2Image(voxels, affine(rotation(10, 20, 30))))
+    yield "second_big.nii", saved(nibabel.Nifti2Image(voxels, affine(), nibabel.Nifti2Header(endianness=">")), np.float32)
+    yield "oblique.nii.gz", saved(nibabel.Nifti1Image(voxels, affine(rotation(12, -7, 33))))
+    unscaled = nibabel.Nifti1Image((4 * voxels - 125).astype(np.int16), affine())
+    yield "no_slope.nii.gz", unscaled
+    with_time = nibabel.Nifti1Image(voxels[..., None], affine(rotation(0, 0, 5)))
     with_time.header.set_xyzt_units("mm", "sec")
-    yield "fourth_axis.nii.gz", with_time
+    yield "fourth_axis.nii.gz", saved(with_time)
     for order, signs in itertools.product(itertools.permutations(range(3)), ((1, 1, 1), (-1, -1, 1), (1, -1, -1), (-1, 1, 1))):
         turn = np.eye(3)[:, order] * signs
         name = "axes_" + "".join(nibabel.aff2axcodes(affine(turn)))
-        yield f"{name}.nii.gz", nibabel.Nifti1Image(voxels.astype(np.int16), affine(turn))
+        yield f"{name}.nii.gz", saved(nibabel.Nifti1Image(voxels, affine(turn)))
     for name, sform, qform in (("quaternion_alone", 0, 1), ("affine_alone", 2, 0), ("both_differ", 4, 2), ("neither", 0, 0)):
-        image = nibabel.Nifti1Image(voxels.astype(np.int16), affine(rotation(5, 40, -20)))
+        image = nibabel.Nifti1Image(voxels, affine(rotation(5, 40, -20)))
         image.set_sform(affine(rotation(5, 40, -20), origin=(1, 2, 3)) if sform else None, sform)
         image.set_qform(affine(rotation(5, 40, -20)) if qform else None, qform)
         if not qform:
             image.header["pixdim"][1:4] = (0.75, 0.8, 2.5)
-        yield f"{name}.nii.gz", image
+        yield f"{name}.nii.gz", saved(image)
 
 
 def itk(path):
@@ -81,11 +82,11 @@ def itk(path):
 
 
 def main():
-    program, run_folder, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    program, run_folder, voxels_of, folder = sys.argv[1], sys.argv[2], volume(sys.argv[3]), Path(sys.argv[4])
     folder.mkdir()
     (folder / "scans").mkdir()
     names = []
-    for name, image in scans():
+    for name, image in scans(voxels_of):
         nibabel.save(image, folder / "scans" / name)
         names.append(name)
     command = [program, "predict", "--scan", folder / "scans", "--run", run_folder, "--out", folder / "masks"]
@@ -117,7 +118,7 @@ def main():
             refused.append(name)
         elif of_scan != of_mask:
             problems.append(f"SimpleITK: {of_scan} against {of_mask}")
-        voxels = np.asarray(b.dataobj).reshape(SHAPE)
+        voxels = np.asarray(b.dataobj).reshape(voxels_of.shape)
         first = voxels if first is None else first
         organs = max(organs, np.unique(voxels).size)
         if not np.array_equal(voxels, first):
