@@ -189,7 +189,7 @@ fn the_report_shows_every_case_organ_and_curve() {
         let name = format!("{case:04}");
         let masks =
             CaseMasks { case: &name, prediction: mask(&prediction), reference: mask(&reference), spacing_mm: [3.0, 0.8, 0.8] };
-        evaluation.add_case(&CasePrediction { masks, images: Some(&grey) }).unwrap();
+        evaluation.add_case(&CasePrediction { masks, images: Some(&grey), geometry: None }).unwrap();
     }
     let report = evaluation.finish().unwrap().report;
     let mut browser = Browser::start();

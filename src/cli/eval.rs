@@ -35,6 +35,7 @@ Examples:
       --protocol standard --save-nifti --scans /data/RawData
   sam-ladder eval --store synapse.zarr --zero-shot --out untrained
   sam-ladder eval --store synapse.zarr --checkpoint epoch_194.pth --out published
+  sam-ladder eval --compare untrained runs/first/eval --out compared
 ")]
 pub struct Args {
     /// Store whose test scans are segmented
