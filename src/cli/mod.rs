@@ -10,7 +10,10 @@ mod predict;
 mod profile;
 mod progress;
 mod sam_checkpoint;
+mod slurm;
+mod status;
 mod sweep;
+mod sweep_slurm;
 mod train;
 mod verify;
 
@@ -40,6 +43,8 @@ enum Command {
     Eval(eval::Args),
     /// Segment new scans: NIfTI in, a mask with the scan's own grid and affine out
     Predict(predict::Args),
+    /// Tell how far stores and sweeps are, and where their jobs stand in Slurm's queue
+    Status(status::Args),
     /// Write a run's model in the published code's state-dict names
     Export(export::Args),
     /// Print the completions of a shell
@@ -60,6 +65,7 @@ impl Cli {
             Command::Sweep(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
+            Command::Status(args) => args.run(),
             Command::Export(args) => args.run(),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
