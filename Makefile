@@ -97,7 +97,12 @@ test: ## Every test; needs nothing but Rust, a C compiler and make
 
 .PHONY: test-pages
 test-pages: ## The pages that we write, in headless Chromium (installed by apt-get if there is none); pictures go to target/pages
-	browser=$$(.ci/chromium.sh) && SAM_LADDER_CHROMIUM=$$browser $(CARGO) test --release --workspace --test pages -- --ignored --test-threads=1
+	browser=$$(.ci/chromium.sh) && SAM_LADDER_CHROMIUM=$$browser $(CARGO) test --release --workspace --test pages --test sweep_page -- --ignored --test-threads=1
+
+.PHONY: test-slurm
+test-slurm: ## --slurm on a real Slurm of two nodes on this machine (Debian, root; installed by apt-get if there is none)
+	$(CARGO) test --release --workspace --test slurm_cluster --no-run
+	tests/slurm_cluster/with-slurm.sh $(CARGO) test --release --workspace --test slurm_cluster -- --ignored --test-threads=1
 
 .PHONY: fuzz
 fuzz: ## Damaged and hostile files to every parser, for a minute each (FUZZ_SECONDS; FUZZ_FIRST=1000000000 for other files)

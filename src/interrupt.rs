@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Exit status of a program that was interrupted, by the shells' convention (128 + SIGINT).
 pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// A batch system may signal a job's shell and the program in it, and the shell passes its signal on: signals this close together are one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// A flag that the first Ctrl-C sets. `finishing` tells what is done before the program stops.
 ///
@@ -13,10 +17,16 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 pub fn stop_flag(finishing: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
+    let mut first: Option<Instant> = None;
     ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(EXIT_INTERRUPTED.into());
+        if let Some(first) = first {
+            if first.elapsed() > SAME_SIGNAL {
+                std::process::exit(EXIT_INTERRUPTED.into());
+            }
+            return;
         }
+        first = Some(Instant::now());
+        flag.store(true, Ordering::Relaxed);
         eprintln!("stopping: {finishing} first; interrupt once more to stop at once");
     })?;
     Ok(stop)

@@ -3,6 +3,7 @@
 mod allocator;
 mod cli;
 mod interrupt;
+mod slurm;
 
 use clap::Parser;
 use std::process::ExitCode;

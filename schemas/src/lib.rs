@@ -5,6 +5,7 @@
 pub mod classes;
 pub mod encoder;
 pub mod precompute;
+pub mod slurm;
 pub mod store;
 pub mod sweep;
 pub mod tables;

@@ -10,7 +10,10 @@ mod predict;
 mod profile;
 mod progress;
 mod sam_checkpoint;
+mod slurm;
+mod status;
 mod sweep;
+mod sweep_slurm;
 mod table;
 mod train;
 mod verify;
@@ -43,6 +46,8 @@ enum Command {
     Predict(predict::Args),
     /// Put evaluations into a results table, beside published rows and with tests between them
     Table(table::Args),
+    /// Tell how far stores and sweeps are, and where their jobs stand in Slurm's queue
+    Status(status::Args),
     /// Write a run's model in the published code's state-dict names
     Export(export::Args),
     /// Print the completions of a shell
@@ -64,6 +69,7 @@ impl Cli {
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Table(args) => args.run(),
+            Command::Status(args) => args.run(),
             Command::Export(args) => args.run(),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

@@ -2,13 +2,17 @@
 
 use super::device::DeviceChoice;
 use super::profile::Profile;
+use super::slurm::SlurmArgs;
 use crate::interrupt;
+use crate::slurm::{Job, JobsFolder, Word};
 use anyhow::{bail, ensure};
 use clap::ValueEnum;
+use sam_ladder_cache::{Store, images_stored};
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{Compression, EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::slurm::JobKind;
 use sam_ladder_schemas::variants::AugmentPolicy;
 use std::path::PathBuf;
 
@@ -79,14 +83,16 @@ pub struct Args {
     batch_size: u32,
     /// Do one of N equal parts of the work, from 1/N to N/N; workers on other machines share the store's folder, and all have the
     /// same --batch-size
-    #[arg(long, value_name = "I/N", default_value_t = Share::ALL)]
+    #[arg(long, value_name = "I/N", default_value_t = Share::ALL, conflicts_with = "slurm")]
     worker: Share,
-    /// Print what is to be done and about how long it takes, and write nothing
+    /// Print what is to be done and about how long it takes, and write nothing; with --slurm print the jobs' scripts
     #[arg(long)]
     dry_run: bool,
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    slurm: SlurmArgs,
     #[command(flatten)]
     profile: Profile,
 }
@@ -224,21 +230,39 @@ impl Args {
         }
     }
 
+    /// Sends workers to Slurm, and after them a job that finishes the store.
+    fn submit(&self, plan: &Plan) -> anyhow::Result<()> {
+        eprintln!("{plan}");
+        let stored = images_stored(&self.store, plan.layout())?;
+        if stored == plan.layout().num_items() && Store::open(&self.store).is_ok() {
+            eprintln!("{} is complete already: nothing to do", self.store.display());
+            return Ok(());
+        }
+        let Some(session) = self.slurm.session(&self.store, self.dry_run)? else { return Ok(()) };
+        let whole = session.typed(&["--dry-run"], &[])?;
+        let mut share = whole.clone();
+        share.extend([Word::Literal("--worker".into()), Word::Share]);
+        let jobs: [Job; 2] = [session.job(JobKind::Precompute, share), session.job(JobKind::Finish, whole)];
+        JobsFolder::beside(&self.store)?.submit(&jobs, None, session.how)
+    }
+
     /// Encodes.
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
-        let device = self.device.open()?;
         let (encoder, weights) = self.weights()?;
         let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases: self.test_cases.clone() };
         let config = configure(&self.scans, &options, self.config(encoder, weights))?;
         let plan = Plan::new(&self.scans, &config)?;
+        if self.slurm.is_asked() {
+            return self.submit(&plan);
+        }
         let args = PrecomputeArgs {
             scans: self.scans,
             store: self.store,
             config,
             checkpoint: self.sam_checkpoint,
             batch_size: self.batch_size as usize,
-            device,
+            device: self.device.open()?,
         };
         if self.dry_run {
             let estimate = estimate(&plan, &args.store, args.batch_size, || Ok(load(&args)?.encoder))?;

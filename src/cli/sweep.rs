@@ -1,6 +1,8 @@
 //! `sam-ladder sweep`.
 
 use super::device::DeviceChoice;
+use super::slurm::SlurmArgs;
+use super::sweep_slurm;
 use super::train::ReadName;
 use crate::interrupt;
 use anyhow::ensure;
@@ -42,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
     /// Be worker I of N on one folder: train every N-th trial, from the I-th
-    #[arg(long, value_name = "I/N", default_value = "1/1", conflicts_with = "final_run")]
+    #[arg(long, value_name = "I/N", default_value = "1/1", conflicts_with_all = ["final_run", "slurm"])]
     worker: Worker,
     /// Initial weights of the CNN: torchvision's resnet18, .pth or .safetensors [default: random]
     #[arg(long, value_name = "FILE")]
@@ -56,6 +58,11 @@ pub struct Args {
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    slurm: SlurmArgs,
+    /// With --slurm: print the jobs' scripts, and submit nothing
+    #[arg(long, requires = "slurm")]
+    dry_run: bool,
 }
 
 /// `--worker I/N`.
@@ -89,6 +96,12 @@ impl Args {
         if self.final_run {
             sweep::refuse_second_final(&self.out)?;
         }
+        if self.slurm.is_asked() {
+            if let Some(config) = &self.config {
+                sweep::read_config(config)?;
+            }
+            return sweep_slurm::submit(&self.slurm, &self.store, &self.out, self.dry_run);
+        }
         let device = self.device.open()?;
         let Worker(index, count) = self.worker;
         let args = SweepArgs {
@@ -106,8 +119,13 @@ impl Args {
             program: super::program(),
             progress: true,
         };
+        let args = if count > 1 { sweep_slurm::join(args)? } else { args };
         let stop = interrupt::stop_flag("the steps in flight are finished and saved")?;
-        let summary = sweep::sweep_until(&args, &stop)?;
+        let outcome = sweep::sweep_until(&args, &stop);
+        // The page shows a sweep that was stopped, too; the sweep's own error matters more than the page's.
+        let page = sam_ladder_eval::write_sweep_page(&self.out);
+        let summary = outcome?;
+        eprintln!("page: {}", page?.display());
         print(&summary);
         eprintln!("{} trials: {}", summary.trials.len(), self.out.display());
         if self.final_run {
@@ -124,6 +142,7 @@ impl Args {
             super::eval::Args::of_run(&self.store, &best.run, &out, self.device).run()?;
         }
         sweep::mark_evaluated(&self.out, &best.record)?;
+        sam_ladder_eval::write_sweep_page(&self.out)?;
         ensure!(out.join(SUMMARY_TABLE).exists(), "{}: the evaluation left no {SUMMARY_TABLE}", out.display());
         Ok(())
     }

@@ -5,15 +5,15 @@
 //! a test can count it in the page. plotters' SVG backend writes fixed colours and no classes, and charming draws by ECharts' JavaScript:
 //! neither gives that.
 
-mod axes;
+pub(crate) mod axes;
 mod box_plot;
 mod heat_map;
-mod legend;
+pub(crate) mod legend;
 mod line_chart;
 mod paint;
 mod scale;
 mod scatter;
-mod svg;
+pub(crate) mod svg;
 
 pub use axes::Axis;
 pub use box_plot::{BoxPlot, BoxSeries, FiveNumbers, box_plot, five_numbers};

@@ -11,6 +11,7 @@
 
 mod batches;
 pub mod checkpoint;
+pub mod hparams;
 pub mod records;
 mod resume;
 pub mod sampler;

@@ -47,6 +47,14 @@ impl EventWriter {
         self.record(&scalar_event(wall_time(), step, tag, value))
     }
 
+    /// Appends a summary's value, as the bytes of its message.
+    ///
+    /// # Errors
+    /// The operating system's, naming the file.
+    pub(super) fn value(&mut self, step: u64, value: &[u8]) -> Result<()> {
+        self.record(&summary_event(wall_time(), step, value))
+    }
+
     /// Hands what was written to the operating system.
     ///
     /// # Errors
@@ -82,7 +90,7 @@ fn masked_crc(data: &[u8]) -> u32 {
 }
 
 /// Protobuf's base-128 number.
-fn varint(mut value: u64, out: &mut Vec<u8>) {
+pub(super) fn varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -91,7 +99,7 @@ fn varint(mut value: u64, out: &mut Vec<u8>) {
 }
 
 /// A length-delimited field: strings, bytes and messages.
-fn delimited(field: u8, data: &[u8], out: &mut Vec<u8>) {
+pub(super) fn delimited(field: u8, data: &[u8], out: &mut Vec<u8>) {
     out.push(field << 3 | 2);
     varint(data.len() as u64, out);
     out.extend(data);
@@ -125,18 +133,23 @@ fn session_start_event(wall_time: f64, step: u64) -> Vec<u8> {
     out
 }
 
-/// Field 5, `summary`, with one value: field 1 its tag, field 2 a float.
+/// Field 5, `summary`, with one value.
+fn summary_event(wall_time: f64, step: u64, value: &[u8]) -> Vec<u8> {
+    let mut summary = Vec::with_capacity(value.len() + 4);
+    delimited(1, value, &mut summary);
+    let mut out = event_at(wall_time);
+    push_step(step, &mut out);
+    delimited(5, &summary, &mut out);
+    out
+}
+
+/// A summary with one value: field 1 its tag, field 2 a float.
 fn scalar_event(wall_time: f64, step: u64, tag: &str, value: f32) -> Vec<u8> {
     let mut scalar = Vec::with_capacity(tag.len() + 8);
     delimited(1, tag.as_bytes(), &mut scalar);
     scalar.push(2 << 3 | 5);
     scalar.extend(value.to_le_bytes());
-    let mut summary = Vec::with_capacity(scalar.len() + 4);
-    delimited(1, &scalar, &mut summary);
-    let mut out = event_at(wall_time);
-    push_step(step, &mut out);
-    delimited(5, &summary, &mut out);
-    out
+    summary_event(wall_time, step, &scalar)
 }
 
 #[cfg(test)]

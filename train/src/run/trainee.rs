@@ -5,6 +5,7 @@ use crate::model::LadderSam;
 use crate::run::Standing;
 use crate::run::batches::for_each_batch;
 use crate::run::checkpoint::{CheckpointInfo, Position, ResumeState, save_model};
+use crate::run::hparams::session_start;
 use crate::run::records::Records;
 use crate::run::sampler::{Item, Sampler};
 use crate::run::tensorboard::EventWriter;
@@ -82,6 +83,11 @@ impl Trainee {
             clock: now,
             beside: 1,
         })
+    }
+
+    /// Tells TensorBoard the settings of a run that starts; runs of one group are shown as one.
+    pub(crate) fn tell_settings(&mut self, settings: &serde_json::Map<String, serde_json::Value>, group: &str) -> Result<()> {
+        session_start(&mut self.events, settings, group)
     }
 
     pub(crate) fn plan(&self) -> &RunPlan {

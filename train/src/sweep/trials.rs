@@ -8,12 +8,13 @@ use super::scheduler::{Chosen, End, Job, Outcome, Scheduler, Trial};
 use super::together::{Member, Together};
 use super::{SweepArgs, SweepSummary, train_args};
 use crate::error::{Result, TrainError, io};
+use crate::run::hparams::{SessionStatus, session_end};
 use crate::run::open_run;
 use crate::run::trainee::{Checkpoints, Trainee};
 use sam_ladder_cache::{Reader, TrainingSplit};
 use sam_ladder_schemas::sweep::{CurveRow, Objective, Pruning, SweepRecord, TrialRow, TrialStatus};
 use sam_ladder_schemas::tables::EpochRow;
-use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
+use sam_ladder_schemas::train::{EVENTS_DIR, RESUME_STATE, SliceOrder, TrainConfig};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -120,9 +121,16 @@ impl<'a> Trials<'a> {
         }
         // Who was given up at the end has a new record; no run goes on from here.
         self.write_rows()?;
-        for trial in &self.scheduler.trials {
-            if !matches!(trial.end, Some(End::Failed { .. })) {
-                for &(seed, fold) in &self.runs {
+        for (trial, account) in self.scheduler.trials.iter().zip(&self.accounts) {
+            let failed = matches!(trial.end, Some(End::Failed { .. }));
+            for (&(seed, fold), epochs) in self.runs.iter().zip(&account.epochs) {
+                let run = self.folder.run(&trial.point.id, seed, fold);
+                // An earlier start has told the end of a run whose state is gone.
+                if run.join(RESUME_STATE).exists() {
+                    let status = if failed { SessionStatus::Failure } else { SessionStatus::Success };
+                    session_end(&run.join(EVENTS_DIR), epochs.last().map_or(0, |epoch| epoch.steps), status)?;
+                }
+                if !failed {
                     self.folder.drop_state(&trial.point.id, seed, fold)?;
                 }
             }
@@ -262,7 +270,11 @@ impl<'a> Trials<'a> {
         let config = TrainConfig { seed, val_cases: self.record.folds[fold as usize - 1].clone(), ..config.clone() };
         let hd95 = self.record.config.objectives.contains(&Objective::Hd95).then(|| self.args.hd95.clone());
         let checkpoints = Checkpoints { every_steps: None, epochs_after: CHECKPOINT_AFTER, models: false };
-        open_run(&train_args(self.args, &folder, config), self.store, checkpoints, hd95)
+        let mut trainee = open_run(&train_args(self.args, &folder, config), self.store, checkpoints, hd95)?;
+        if trainee.position().steps == 0 {
+            trainee.tell_settings(&self.scheduler.searched(trial), &point.id)?;
+        }
+        Ok(trainee)
     }
 
     /// Times a lone run of the trial's kind, where trials share the machine and none of its kind was timed.

@@ -1,0 +1,167 @@
+//! A folder of jobs: their scripts, their logs, and `jobs.json`.
+
+use super::client;
+use super::queue::{TaskState, tasks_of};
+use super::script::Job;
+use anyhow::{Context, bail};
+use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_schemas::slurm::{JOBS_RECORD, JOBS_SUFFIX, JobKind, JobRecord, JobsRecord};
+use std::path::{Path, PathBuf, absolute};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where jobs are written down.
+#[derive(Debug, Clone)]
+pub struct JobsFolder {
+    path: PathBuf,
+}
+
+/// What becomes of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submission {
+    /// Their scripts are printed.
+    DryRun,
+    /// Their scripts are written.
+    ScriptsOnly,
+    /// They are submitted.
+    Submit,
+}
+
+/// What a job waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    /// Success of all tasks.
+    Success,
+    /// Their end, whatever it is.
+    End,
+}
+
+impl JobsFolder {
+    /// Of a store or a sweep: beside it.
+    ///
+    /// # Errors
+    /// When the working directory cannot be told.
+    pub fn beside(subject: &Path) -> anyhow::Result<Self> {
+        let mut path = absolute(subject)?.components().as_path().as_os_str().to_owned();
+        path.push(JOBS_SUFFIX);
+        Ok(JobsFolder { path: path.into() })
+    }
+
+    /// The jobs that were submitted; none where there is no record.
+    ///
+    /// # Errors
+    /// When the record cannot be read, or is none.
+    pub fn jobs(&self) -> anyhow::Result<Vec<JobRecord>> {
+        let path = self.path.join(JOBS_RECORD);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let record: JobsRecord = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is no record of jobs; move it away to go on without", path.display()))?;
+        Ok(record.jobs)
+    }
+
+    /// Prints, writes or submits jobs, each to start after the one before it.
+    ///
+    /// # Errors
+    /// When jobs of the folder are still in the queue, a script cannot be written, or Slurm is missing or refuses.
+    pub fn submit(&self, jobs: &[Job], after: Option<&JobRecord>, how: Submission) -> anyhow::Result<()> {
+        let scripts = jobs.iter().map(|job| job.script(&self.path)).collect::<anyhow::Result<Vec<_>>>()?;
+        if how == Submission::DryRun {
+            for (job, script) in jobs.iter().zip(&scripts) {
+                println!("==> {}\n{script}", self.path.join(script_name(job.kind)).display());
+            }
+            return Ok(());
+        }
+        let mut record = JobsRecord { jobs: self.jobs()? };
+        if how == Submission::Submit {
+            self.refuse_running(&record.jobs)?;
+        }
+        std::fs::create_dir_all(&self.path).with_context(|| format!("cannot create {}", self.path.display()))?;
+        for (job, script) in jobs.iter().zip(&scripts) {
+            write_atomic(&self.path.join(script_name(job.kind)), script.as_bytes())?;
+        }
+        if how == Submission::ScriptsOnly {
+            println!("{}", self.by_hand(jobs, after));
+            return Ok(());
+        }
+        let mut before = after.cloned();
+        for job in jobs {
+            let script = script_name(job.kind);
+            let dependency = before.as_ref().map(|before| dependency(before, job.kind));
+            let id =
+                client::sbatch(&self.path.join(&script), dependency.as_deref()).map_err(|error| match record.jobs.last() {
+                    Some(last) if before.as_ref() == Some(last) => {
+                        error.context(format!("job {} is in the queue already (`scancel {0}` takes it out)", last.id))
+                    }
+                    _ => error,
+                })?;
+            let after = before.as_ref().map(|before| before.id);
+            let submitted = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let submitted = JobRecord { kind: job.kind, id, tasks: job.tasks(), after, submitted, script };
+            let tasks = submitted.tasks.map_or_else(String::new, |tasks| format!(", {tasks} tasks"));
+            let waits = after.map_or_else(String::new, |after| format!(", after job {after}"));
+            println!("{} is job {id}{tasks}{waits}", job.kind.name());
+            record.jobs.push(submitted.clone());
+            before = Some(submitted);
+            write_atomic(&self.path.join(JOBS_RECORD), &serde_json::to_vec_pretty(&record)?)?;
+        }
+        eprintln!("scripts and logs: {}", self.path.display());
+        Ok(())
+    }
+
+    /// The last job of a kind, if it has not ended yet.
+    ///
+    /// # Errors
+    /// As [`Self::jobs`].
+    pub fn waiting(&self, kind: JobKind) -> anyhow::Result<Option<JobRecord>> {
+        let last = self.jobs()?.into_iter().rfind(|job| job.kind == kind);
+        let (tasks, _) = tasks_of(last.as_slice())?;
+        Ok(last.filter(|_| tasks.iter().any(TaskState::is_alive)))
+    }
+
+    /// Two sets of workers at the same work would do much of it twice.
+    fn refuse_running(&self, jobs: &[JobRecord]) -> anyhow::Result<()> {
+        let (tasks, _) = tasks_of(jobs)?;
+        if let Some(task) = tasks.iter().find(|task| task.is_alive()) {
+            bail!(
+                "job {} of {} is {} still: wait for it (`sam-ladder status`), or take it out of the queue with `scancel {0}`",
+                task.job,
+                self.path.display(),
+                task.state.to_lowercase()
+            );
+        }
+        Ok(())
+    }
+
+    /// How the written scripts are submitted by hand.
+    fn by_hand(&self, jobs: &[Job], after: Option<&JobRecord>) -> String {
+        let mut lines = String::new();
+        let mut before: Option<JobRecord> = after.cloned();
+        for job in jobs {
+            let path = super::script::shell(&self.path.join(script_name(job.kind)).to_string_lossy());
+            let dependency = before.as_ref().map_or_else(String::new, |before| {
+                let condition = dependency(before, job.kind);
+                let condition = if before.id == 0 { condition.replace(":0", ":$job") } else { condition };
+                format!("--dependency={condition} --kill-on-invalid-dep=yes ")
+            });
+            lines += &format!("job=$(sbatch --parsable {dependency}{path})\n");
+            let script = script_name(job.kind);
+            before = Some(JobRecord { kind: job.kind, id: 0, tasks: job.tasks(), after: None, submitted: 0, script });
+        }
+        lines.trim_end().into()
+    }
+}
+
+fn script_name(kind: JobKind) -> String {
+    format!("{}.sh", kind.name())
+}
+
+/// The job that comes after workers also does what a failed worker left, so it waits for the workers' end and no more.
+fn dependency(before: &JobRecord, kind: JobKind) -> String {
+    let condition = if matches!(kind, JobKind::Finish | JobKind::Final) { Condition::End } else { Condition::Success };
+    match condition {
+        Condition::Success => format!("afterok:{}", before.id),
+        Condition::End => format!("afterany:{}", before.id),
+    }
+}
