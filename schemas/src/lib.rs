@@ -4,6 +4,7 @@
 
 pub mod classes;
 pub mod encoder;
+pub mod precision;
 pub mod precompute;
 pub mod store;
 pub mod sweep;
