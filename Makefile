@@ -134,11 +134,34 @@ clippy: ## Lint, warnings are errors
 doc: ## Build the documentation of every crate, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
+.PHONY: test-kernels
+test-kernels: ## Every CUDA kernel on the host, against the CPU's operations (needs a C++ compiler, no GPU)
+	$(CARGO) test --release --workspace --features emulate-kernels --lib -- device::
+	SAM_LADDER_EMULATION_ORDER=reverse $(CARGO) test --release --workspace --features emulate-kernels --lib -- device::
+
+.PHONY: test-kernels-whole
+test-kernels-whole: ## The golden step and whole runs through the kernels on the host (slow)
+	SAM_LADDER_EMULATE_KERNELS=1 $(CARGO) test --release --workspace --features emulate-kernels --test golden_step --test train_run
+
 .PHONY: check-cuda
 check-cuda: ## Compile and link the CUDA build, GPU or not (installs NVIDIA's compiler below ~/.cache if there is none)
 	$(CARGO) fetch --locked --quiet
 	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && $(CARGO) build --release --features cuda --target-dir target-cuda
 	@echo "check-cuda: target-cuda/release/sam-ladder is linked"
+
+.PHONY: gpu-binaries
+gpu-binaries: check-cuda ## The CUDA build's test binaries and benchmarks, for gpu-check and gpu-pack (CUDA_COMPUTE_CAP=80 runs on every GPU from Ampere on)
+	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && \
+	$(CARGO) test --release --workspace --features cuda --target-dir target-cuda --no-run --lib --test golden_encoder --test golden_step --test golden_trajectory && \
+	$(CARGO) build --release --workspace --features cuda --target-dir target-cuda --example gpu_step --example gpu_encoder
+
+.PHONY: gpu-check
+gpu-check: ## On a machine with a GPU, after gpu-binaries: goldens, gradients, resuming and times beside PyTorch's (ARGS=--checks-only)
+	python3 bench/gpu/check.py $(ARGS)
+
+.PHONY: gpu-pack
+gpu-pack: ## After gpu-binaries: what gpu-check needs as one file under 60 MB, for a machine without Rust
+	bench/gpu/pack.sh gpu-check.tar.xz
 
 $(VENV)/ready: bench/requirements.txt
 	python3 -m venv $(VENV)

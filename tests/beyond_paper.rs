@@ -34,6 +34,7 @@ fn workplace(test_augment: AugmentPolicy) -> (TempDir, TrainArgs) {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        device_store: Default::default(),
         checkpoint_every: None,
         program: "test".into(),
         progress: false,

@@ -71,6 +71,7 @@ fn cached(store: &Path, run: &Path) -> Vec<StepLosses> {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        device_store: Default::default(),
         checkpoint_every: None,
         program: "test".into(),
         progress: false,

@@ -218,6 +218,7 @@ fn training_never_runs_unawares_on_a_damaged_file() {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        device_store: Default::default(),
         checkpoint_every: None,
         program: "test".into(),
         progress: false,

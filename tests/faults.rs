@@ -79,6 +79,7 @@ fn train_args(folder: &Path, run: &Path) -> TrainArgs {
         resume: run.join(RUN_CONFIG).exists(),
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        device_store: Default::default(),
         checkpoint_every: Some(1),
         program: "test".into(),
         progress: false,

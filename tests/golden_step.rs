@@ -2,6 +2,8 @@
 //! (`golden/step_224.safetensors`, `golden/step_224.json`).
 
 mod common;
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/model.rs"]
 mod model;
 
@@ -38,7 +40,7 @@ fn one_step_equals_the_published_model() {
     let pass = model.forward_train(&batch.images, &batch.embeddings).unwrap();
     assert_close("low_res_logits", &pass.low_res_logits, &expected["low_res_logits"], FORWARD_F32);
     let masks = upsample_masks(&pass.low_res_logits, 224).unwrap();
-    let every_7th = Tensor::arange_step(0u32, 224, 7, &Device::Cpu).unwrap();
+    let every_7th = Tensor::arange_step(0u32, 224, 7, batch.images.device()).unwrap();
     let masks = masks.index_select(&every_7th, 2).unwrap().index_select(&every_7th, 3).unwrap();
     assert_close("masks", &masks, &expected["masks"], FORWARD_F32);
 
@@ -84,7 +86,7 @@ fn every_gradient_equals_the_published_model() {
     for &(image, row, column, change) in &ties.pixels {
         batch.images = nudge(&batch.images, &[image, 0, row, column], change);
     }
-    let model = LadderSam::new(&config(Arm::Full), &weights, &Device::Cpu).unwrap();
+    let model = LadderSam::new(&config(Arm::Full), &weights, batch.images.device()).unwrap();
     let pass = model.forward_train(&batch.images, &batch.embeddings).unwrap();
     let parts = ladder_loss(&pass.low_res_logits, &batch.labels, 9, 0.8).unwrap();
 

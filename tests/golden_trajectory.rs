@@ -2,6 +2,8 @@
 //! (`golden/trajectory_224.json`).
 
 mod common;
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/model.rs"]
 mod model;
 

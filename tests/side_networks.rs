@@ -2,6 +2,8 @@
 //! passes, loss, every gradient, batch norm's running statistics (`data/side_networks.json`, which `data/make_side_networks.py` writes).
 
 mod common;
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/model.rs"]
 mod model;
 

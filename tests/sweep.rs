@@ -144,6 +144,7 @@ fn trials_beside_one_another_equal_lone_runs() {
                 resume: false,
                 device: Device::Cpu,
                 read_mode: ReadMode::Stream,
+                device_store: Default::default(),
                 checkpoint_every: None,
                 program: "test".into(),
                 progress: false,

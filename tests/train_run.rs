@@ -18,7 +18,7 @@ use sam_ladder_train::error::TrainError;
 use sam_ladder_train::export::{ExportArgs, export};
 use sam_ladder_train::predict::{CasePrediction, PredictArgs, RunCheckpoint, WeightSource, predict_cases};
 use sam_ladder_train::run::records::{read_epochs, read_steps};
-use sam_ladder_train::run::{TrainArgs, fold_cases, read_record, train};
+use sam_ladder_train::run::{DeviceStore, TrainArgs, fold_cases, read_record, train};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use store::{NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store};
@@ -43,6 +43,7 @@ fn args(folder: &TempDir, run: &str) -> TrainArgs {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        device_store: Default::default(),
         checkpoint_every: None,
         program: "test".into(),
         progress: false,
@@ -80,6 +81,29 @@ fn assert_same_run(left: &Path, right: &Path) {
         rows
     });
     assert_eq!(left, right);
+}
+
+/// Where the items lie is no part of what is trained: all of them in the GPU's memory, some of them, or none. (On the CPU the setting has nothing to
+/// do; `make test-kernels` and `make gpu-check` are where it has.)
+#[test]
+fn a_run_does_not_depend_on_where_its_items_lie() {
+    for dtype in [StoreDtype::F32, StoreDtype::F16, StoreDtype::Q8] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store.zarr");
+        write_store(&store, dtype, AugmentPolicy::Flips, 1);
+        let run = |name: &str, device_store: DeviceStore| {
+            let mut args = TrainArgs { device_store, ..args(&folder, name) };
+            args.config.val_cases = vec!["0007".into()];
+            train(&args).unwrap();
+            args.run
+        };
+        let streamed = run("streamed", DeviceStore::Off);
+        let resident = run("resident", DeviceStore::Bytes(1 << 30));
+        // An item of this store takes 8 to 33 kilobytes, and there are some thirty.
+        let partly = run("partly", DeviceStore::Bytes(300_000));
+        assert_same_run(&streamed, &resident);
+        assert_same_run(&streamed, &partly);
+    }
 }
 
 #[test]

@@ -124,6 +124,21 @@ impl Values {
         self.words.len() / number::words(self.item_len, self.dtype) * self.item_len
     }
 
+    /// The number format.
+    pub fn dtype(&self) -> StoreDtype {
+        self.dtype
+    }
+
+    /// The values as they are stored, item after item; an item of an odd number of bytes is padded to pairs.
+    pub fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.words)
+    }
+
+    /// Of 8-bit numbers the scale and the offset of each channel, `[b, channels, 2]`; else empty.
+    pub fn quantization(&self) -> &[f32] {
+        &self.quantization
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use crate::cpu::{contiguous_f32, expect_f32};
+use crate::device;
 use crate::simd::{erf, exp, madd, multiversion};
 
 /// Elements that one task works on.
@@ -17,6 +18,9 @@ const CHUNK: usize = 16 * 1024;
 /// # Errors
 /// If the tensor is not float32.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    if device::runs_on(&[x]) {
+        return device::elementwise::gelu(x);
+    }
     if !x.device().is_cpu() {
         return x.gelu_erf();
     }

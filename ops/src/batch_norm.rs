@@ -4,10 +4,11 @@
 //! normalisation read memory once. Sums are taken in float32 over short runs and added up
 //! in float64, in an order that does not depend on the threads.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{SendPtr, contiguous_f32, filled_vec, is_native, tensor_from, with_f32};
+use crate::device;
 use crate::simd::multiversion;
 
 /// The statistics of one batch, detached from the graph.
@@ -49,6 +50,9 @@ pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     if b * h * w < 2 {
         bail!("batch_norm: expected more than one value a channel in training, found {:?}", x.dims());
     }
+    if device::runs_on(&[x]) {
+        return device::batch_norm::statistics(x, eps);
+    }
     let count = (b * h * w) as f64;
     if !is_native(&[x]) {
         let flat = x.detach().transpose(0, 1)?.reshape((c, b * h * w))?;
@@ -67,6 +71,25 @@ pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
         var_unbiased: each(&|s| s.1 / (count - 1.0))?,
         inv_std: each(&|s| 1.0 / (s.1 / count + eps).sqrt())?,
     })
+}
+
+/// Lets running statistics follow those of a batch: `running ← (1 - momentum)·running + momentum·batch`.
+///
+/// # Shapes
+/// Mean and variance `[c]`, behind a [`Var`], which is updated in place.
+///
+/// # Errors
+/// Other shapes.
+pub fn follow((mean, var): (&Var, &Var), statistics: &BatchStatistics, momentum: f64) -> Result<()> {
+    check_channels(mean.elem_count(), &[mean, var, &statistics.mean, &statistics.var_unbiased])?;
+    if device::runs_on(&[mean, var, &statistics.mean]) {
+        return device::batch_norm::follow((mean, var), statistics, momentum);
+    }
+    for (running, batch) in [(mean, &statistics.mean), (var, &statistics.var_unbiased)] {
+        let kept = running.as_detached_tensor().affine(1.0 - momentum, 0.0)?;
+        running.set(&(kept + batch.affine(momentum, 0.0)?)?)?;
+    }
+    Ok(())
 }
 
 /// What follows the normalisation in the same pass over memory.
@@ -95,6 +118,9 @@ pub fn normalize(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias
         && shortcut.dims() != x.dims()
     {
         bail!("batch_norm: expected a shortcut of {:?}, found {:?}", x.dims(), shortcut.dims());
+    }
+    if device::runs_on(&[x, weight, bias]) {
+        return device::batch_norm::normalize(x, statistics, weight, bias, tail);
     }
     if !is_native(&[x, weight, bias]) {
         let channels = |t: &Tensor| t.detach().reshape((1, c, 1, 1));
@@ -166,6 +192,9 @@ pub fn normalize_backward(
     if grad.dims() != x.dims() {
         bail!("batch_norm: expected a gradient of {:?}, found {:?}", x.dims(), grad.dims());
     }
+    if device::runs_on(&[x, weight, bias, grad]) {
+        return device::batch_norm::normalize_backward(x, statistics, weight, bias, relu, grad);
+    }
     if !is_native(&[x, weight, bias, grad]) {
         return normalize_backward_composed(x, statistics, weight, bias, relu, grad);
     }
@@ -232,6 +261,9 @@ fn normalize_backward_composed(
 pub fn batch_norm_train(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, relu: bool) -> Result<(Tensor, BatchStatistics)> {
     check_channels(x.dim(1)?, &[weight, bias])?;
     let statistics = batch_statistics(x, eps)?;
+    if device::runs_on(&[x, weight, bias]) {
+        return Ok((device::batch_norm::train(x, &statistics, weight, bias, relu)?, statistics));
+    }
     if !is_native(&[x, weight, bias]) {
         return Ok((batch_norm_train_composed(x, weight, bias, eps, relu)?, statistics));
     }

@@ -11,6 +11,7 @@ use crate::batch_norm::{
     normalize_backward,
 };
 use crate::cpu::{filled_vec, is_native, tensor_from, with_f32, with_scratch};
+use crate::device;
 use crate::pool::{Split, backward_plane, forward_plane, max_pool2d_3x3_s2_p1};
 use crate::simd::multiversion;
 
@@ -25,6 +26,9 @@ pub fn normalize_relu_max_pool(x: &Tensor, statistics: &BatchStatistics, weight:
     let (b, c, h, w) = x.dims4()?;
     check_channels(c, &[weight, bias])?;
     let _span = tracing::trace_span!("batch norm, max pool", shape = ?x.dims()).entered();
+    if device::runs_on(&[x, weight, bias]) {
+        return device::pool::normalize_relu_max_pool(x, statistics, weight, bias);
+    }
     if !is_native(&[x, weight, bias]) {
         return max_pool2d_3x3_s2_p1(&normalize(x, statistics, weight, bias, Tail::Relu)?);
     }
@@ -61,6 +65,9 @@ pub fn normalize_relu_max_pool_backward(
 ) -> Result<BatchNormGradients> {
     let (b, c, h, w) = x.dims4()?;
     let _span = tracing::trace_span!("batch norm, max pool backward", shape = ?x.dims()).entered();
+    if device::runs_on(&[x, weight, bias, grad]) {
+        return device::pool::normalize_relu_max_pool_backward(x, statistics, weight, bias, grad);
+    }
     if !is_native(&[x, weight, bias, grad]) {
         let y = Var::from_tensor(&normalize(x, statistics, weight, bias, Tail::None)?)?;
         let sum = (max_pool2d_3x3_s2_p1(&y.as_tensor().relu()?)? * grad)?.sum_all()?;

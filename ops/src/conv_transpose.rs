@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{contiguous_f32, filled_vec, is_native, tensor_from, with_f32, with_scratch};
+use crate::device;
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
 
 /// Transposed convolution with a 2×2 kernel and stride 2. Differentiable by all three arguments.
@@ -22,6 +23,9 @@ pub fn conv_transpose2d_2x2(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Resul
             weight.dims(),
             bias.dims()
         );
+    }
+    if device::runs_on(&[x, weight, bias]) {
+        return device::conv_transpose::conv_transpose2d_2x2(x, weight, bias);
     }
     if is_native(&[x, weight, bias]) {
         x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, ConvTranspose)

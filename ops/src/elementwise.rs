@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{SendPtr, contiguous_f32, filled_vec, is_native, tensor_from, with_f32};
+use crate::device;
 use crate::simd::multiversion;
 
 /// Elements that one task works on.
@@ -17,7 +18,32 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         bail!("add_relu: expected two tensors of one shape, found {:?} and {:?}", a.dims(), b.dims());
     }
+    if device::runs_on(&[a, b]) {
+        return device::elementwise::add_relu(a, b);
+    }
     if is_native(&[a, b]) { a.contiguous()?.apply_op2(&b.contiguous()?, AddRelu) } else { (a + b)?.relu() }
+}
+
+/// `cnn + gate·(sam - cnn)`, the sum of the paper's equation (1), differentiable by all three.
+///
+/// # Shapes
+/// `sam` and `cnn` of one shape, which is the result's; `gate` of one element, float32.
+///
+/// # Errors
+/// Other shapes.
+pub fn mix(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    if sam.dims() != cnn.dims() || gate.elem_count() != 1 {
+        bail!(
+            "mix: expected two tensors of one shape and a number, found {:?}, {:?} and {:?}",
+            sam.dims(),
+            cnn.dims(),
+            gate.dims()
+        );
+    }
+    if device::runs_on(&[sam, cnn, gate]) {
+        return device::elementwise::mix(sam, cnn, gate);
+    }
+    (sam - cnn)?.broadcast_mul(gate)? + cnn
 }
 
 struct AddRelu;
@@ -48,6 +74,9 @@ impl CustomOp2 for AddRelu {
 /// Both of one shape, which is the result's.
 pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!("relu backward").entered();
+    if device::runs_on(&[res, grad]) {
+        return device::elementwise::relu_backward(res, grad);
+    }
     if !is_native(&[res, grad]) {
         return res.le(0.0)?.where_cond(&grad.zeros_like()?, grad);
     }
@@ -65,6 +94,9 @@ pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
 /// All of one shape, which is the result's.
 pub fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!("relu backward").entered();
+    if device::runs_on(&[res, a, b]) {
+        return device::elementwise::relu_backward_sum(res, a, b);
+    }
     if !is_native(&[res, a, b]) {
         return relu_backward(res, &(a + b)?);
     }

@@ -24,6 +24,9 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     {
         bail!("linear: the weight gives {out_features} features, the bias has shape {:?}", bias.dims());
     }
+    if crate::device::runs_on(&[x, weight]) {
+        return crate::device::linear::linear(x, weight, bias);
+    }
     if !x.device().is_cpu() {
         return linear_composed(x, weight, bias);
     }
@@ -40,7 +43,24 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
 }
 
-/// [`linear`] made of candle's own operations: the path of other devices and the reference of the tests.
+/// On a GPU: `x·weightᵀ + bias`, then GELU where `gelu` says so, without a graph; for frozen layers. The weight is of the input's number
+/// format or brought to it.
+///
+/// # Shapes
+/// As [`linear`]'s.
+///
+/// # Errors
+/// If shapes do not match or the tensors are not on a GPU.
+pub fn linear_on_device(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, gelu: bool) -> Result<Tensor> {
+    use crate::device::elementwise::Activation;
+    if !crate::device::runs_on(&[x, weight]) {
+        bail!("linear: the tensors are not on a GPU");
+    }
+    let activation = if gelu { Activation::Gelu } else { Activation::None };
+    Ok(crate::device::linear::product(x, weight, bias, activation)?.tensor())
+}
+
+/// [`linear`] made of candle's own operations: the reference of the tests.
 ///
 /// # Errors
 /// As [`linear`].

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail}
 use rayon::prelude::*;
 
 use crate::cpu::{contiguous_f32, expect_f32};
+use crate::device;
 use crate::simd::{madd, multiversion, sum_by};
 
 /// Layer norm over the last axis (`torch.nn.LayerNorm`), differentiable.
@@ -15,6 +16,9 @@ use crate::simd::{madd, multiversion, sum_by};
 /// If shapes do not match or a tensor is not float32.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     check_channels("layer norm", x.dims().last().copied().unwrap_or(0), weight, bias)?;
+    if device::runs_on(&[x, weight, bias]) {
+        return device::norm::layer_norm(x, weight, bias, eps);
+    }
     if !x.device().is_cpu() {
         return layer_norm_composed(x, weight, bias, eps);
     }
@@ -32,6 +36,9 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 /// If shapes do not match or a tensor is not float32.
 pub fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     check_channels("layer norm 2d", x.dims4()?.1, weight, bias)?;
+    if device::runs_on(&[x, weight, bias]) {
+        return device::norm::layer_norm_2d(x, weight, bias, eps);
+    }
     if !x.device().is_cpu() {
         return layer_norm_2d_composed(x, weight, bias, eps);
     }
@@ -39,7 +46,7 @@ pub fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Re
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm2d { eps: eps as f32 })
 }
 
-/// [`layer_norm`] made of candle's own operations: the path of other devices and the reference of the tests.
+/// [`layer_norm`] made of candle's own operations: the reference of the tests.
 ///
 /// # Errors
 /// As [`layer_norm`].
@@ -49,7 +56,7 @@ pub fn layer_norm_composed(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64)
     centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
-/// [`layer_norm_2d`] made of candle's own operations: the path of other devices and the reference of the tests.
+/// [`layer_norm_2d`] made of candle's own operations: the reference of the tests.
 ///
 /// # Errors
 /// As [`layer_norm_2d`].
@@ -130,6 +137,32 @@ multiversion! {
             }
         }
     }
+}
+
+/// On a GPU: adds `delta` (of any of the formats) and `added` to the rows of `x`, in place, and gives their layer norm in the number format
+/// `dtype`; as [`add_layer_norm_rows`]. `x` stays float32, so that sums over many layers lose nothing.
+///
+/// # Shapes
+/// x `[rows, c]`, delta as x, added, weight and bias `[c]`, float32 → `[rows, c]`
+///
+/// # Errors
+/// If shapes do not match or the tensors are not on a GPU.
+pub fn add_layer_norm_on_device(
+    x: &Tensor,
+    (delta, added): (Option<&Tensor>, Option<&Tensor>),
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f64,
+    dtype: candle_core::DType,
+) -> Result<Tensor> {
+    let (_, channels) = x.dims2()?;
+    check_channels("layer norm", channels, weight, bias)?;
+    let fits = delta.is_none_or(|delta| delta.dims() == x.dims() && delta.dtype() == dtype)
+        && added.is_none_or(|added| added.dims() == [channels])
+        && [Some(x), added, Some(weight), Some(bias)].into_iter().flatten().all(|t| t.dtype() == candle_core::DType::F32);
+    if !fits || !device::runs_on(&[x, weight, bias]) {
+        bail!("layer norm: rows {:?}, sum {delta:?} and bias {added:?} do not go together on the GPU", x.dims());
+    }
+    device::norm::add_layer_norm(x, (delta, added), (weight, bias), eps, dtype)
 }
 
 /// Rows that one task works on.

@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{contiguous_f32, filled_vec, is_native, tensor_from, with_f32, with_scratch};
+use crate::device;
 use crate::simd::multiversion;
 
 /// Max-pooling with a 3×3 window, stride 2 and padding 1 of minus infinity. NaN wins, as in PyTorch; the gradient goes to the first maximum in the
@@ -18,6 +19,9 @@ pub fn max_pool2d_3x3_s2_p1(x: &Tensor) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     if h == 0 || w == 0 {
         bail!("max_pool2d: expected an input with pixels, found {:?}", x.dims());
+    }
+    if device::runs_on(&[x]) {
+        return device::pool::max_pool(x);
     }
     if is_native(&[x]) { x.contiguous()?.apply_op1(MaxPool) } else { max_pool2d_3x3_s2_p1_composed(x) }
 }

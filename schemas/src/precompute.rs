@@ -1,6 +1,7 @@
 //! The configuration of stage one: all that shapes a tensor of the store, and nothing else.
 
 use crate::encoder::{EncoderArch, PATCH_SIZE};
+use crate::precision::Precision;
 use crate::tables::voxels_column;
 use crate::variants::AugmentPolicy;
 use serde::{Deserialize, Serialize};
@@ -165,6 +166,9 @@ pub struct PrecomputeConfig {
     /// measure by. Left out of the JSON where they have.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlabelled: bool,
+    /// How exactly a GPU encodes; float32 is left out of the JSON, so that stores from before there was a choice keep their `cache_id`.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
 }
 
 impl PrecomputeConfig {
@@ -184,6 +188,7 @@ impl PrecomputeConfig {
             class_names: crate::classes::SYNAPSE_ORGANS.map(String::from).to_vec(),
             test_cases: Vec::new(),
             unlabelled: false,
+            precision: Precision::F32,
         }
     }
 

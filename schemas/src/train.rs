@@ -1,5 +1,6 @@
 //! The configuration of stage two. It travels with the run, and none of it enters the store's `cache_id`.
 
+use crate::precision::Precision;
 use serde::{Deserialize, Serialize};
 
 /// The optimizer; `AdamW` is what the published code runs, `Adam` what the paper says.
@@ -129,6 +130,9 @@ pub struct TrainConfig {
     /// Train the hypernetworks too, which the published code leaves at their random values.
     #[serde(default)]
     pub train_hypernetworks: bool,
+    /// How exactly a GPU computes; float32 is left out of the JSON.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
 }
 
 impl Default for TrainConfig {
@@ -152,6 +156,7 @@ impl Default for TrainConfig {
             gate: GateKind::default(),
             train_mask_tokens: false,
             train_hypernetworks: false,
+            precision: Precision::F32,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use candle_core::Device;
+use sam_ladder_ops::gpu;
 use std::str::FromStr;
 
 /// Where tensors live, as typed.
@@ -40,9 +41,9 @@ impl DeviceChoice {
     pub fn open(self) -> anyhow::Result<Device> {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+            DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(gpu::open(0).unwrap_or(Device::Cpu)),
             DeviceChoice::Auto => Ok(Device::Cpu),
-            DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => match Device::new_cuda(index) {
+            DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => match gpu::open(index) {
                 Ok(device) => Ok(device),
                 Err(cause) => bail!("cannot open cuda:{index}: {cause}; `nvidia-smi` lists the GPUs of this machine"),
             },

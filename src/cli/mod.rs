@@ -5,6 +5,7 @@ mod device;
 mod eval;
 mod export;
 mod phantom;
+mod precision;
 mod precompute;
 mod predict;
 mod profile;

@@ -1,6 +1,7 @@
 //! `sam-ladder precompute`.
 
 use super::device::DeviceChoice;
+use super::precision::PrecisionName;
 use super::profile::Profile;
 use super::slurm::SlurmArgs;
 use crate::interrupt;
@@ -78,6 +79,9 @@ pub struct Args {
     /// Compression of the arrays that training reads: none reads fastest, zstd takes about a third off the disk (most of it off the images)
     #[arg(long, value_enum, default_value_t = CompressionName::None)]
     compression: CompressionName,
+    /// How exactly a GPU encodes: f32, tf32, bf16 or f16; norms, softmax and sums are float32 in each. It shapes the embeddings
+    #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
+    precision: PrecisionName,
     /// Images that the encoder takes at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
@@ -199,6 +203,7 @@ impl Args {
                 CompressionName::None => Compression::None,
                 CompressionName::Zstd => Compression::Zstd,
             },
+            precision: self.precision.into(),
             ..published
         }
     }

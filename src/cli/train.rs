@@ -1,13 +1,14 @@
 //! `sam-ladder train`.
 
 use super::device::DeviceChoice;
+use super::precision::PrecisionName;
 use super::precompute::Augment;
 use super::profile::Profile;
 use crate::interrupt;
 use clap::ValueEnum;
 use sam_ladder_cache::{ReadMode, TrainingSplit};
 use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetwork, SliceOrder, TrainConfig};
-use sam_ladder_train::run::{self, TrainArgs};
+use sam_ladder_train::run::{self, DeviceStore, TrainArgs};
 use std::path::PathBuf;
 
 /// Arguments of `train`. Settings are options without a default here, so that `--resume` can tell what was typed from what was not.
@@ -96,6 +97,13 @@ pub struct Args {
     /// Whether the store is read from disk at each step or kept in memory
     #[arg(long, value_enum, default_value_t = ReadName::Auto)]
     read: ReadName,
+    /// Training items in the GPU's memory: auto (as many as fit), off, or a number of bytes as 20G
+    #[arg(long, value_name = "auto|off|BYTES", default_value = "auto")]
+    device_store: DeviceStore,
+    /// How exactly a GPU computes: f32, tf32 or bf16; weights, statistics, norms, softmax, loss and updates are float32 in each
+    /// [default: f32]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -226,6 +234,7 @@ impl Args {
             }),
             train_mask_tokens: self.train_mask_tokens.unwrap_or(base.train_mask_tokens),
             train_hypernetworks: self.train_hypernetworks.unwrap_or(base.train_hypernetworks),
+            precision: self.precision.map_or(base.precision, Into::into),
         })
     }
 
@@ -242,6 +251,7 @@ impl Args {
             resume: self.resume,
             device: self.device.open()?,
             read_mode: self.read.into(),
+            device_store: self.device_store,
             checkpoint_every: self.checkpoint_every,
             program: super::program(),
             progress: true,

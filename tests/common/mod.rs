@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 /// Path of a golden file, for example `golden("embed_224.safetensors")`.
 pub fn golden(path: impl AsRef<Path>) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+    // Cargo sets it where the test runs; a binary that was carried to another machine is told by whoever starts it.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("tests/golden").join(path)
 }
 
 /// FNV-1a, 64 bits, of the name's UTF-8 bytes.

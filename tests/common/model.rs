@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
 use crate::common::{rule_values, rule_weight};
+use crate::device::device;
 use candle_core::{DType, Device, Result, Tensor};
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
@@ -13,7 +14,7 @@ pub fn config(arm: Arm) -> ModelConfig {
 
 /// The model of [`rule_weights`].
 pub fn rule_model(arm: Arm) -> LadderSam {
-    LadderSam::new(&config(arm), &rule_weights(arm), &Device::Cpu).unwrap()
+    LadderSam::new(&config(arm), &rule_weights(arm), &device()).unwrap()
 }
 
 /// Weights by the rule; it knows SAM's own keys, without `sam.`.
@@ -44,16 +45,16 @@ pub fn rule_batch(name: &str, b: usize) -> Result<Batch> {
 
 /// As [`rule_batch`] for images of `size` pixels: images `[b, 1, s, s]`, embeddings `[b, 256, s/16, s/16]`, labels `[b, s/4, s/4]`.
 pub fn rule_batch_of(name: &str, b: usize, size: usize) -> Result<Batch> {
-    let g = size / 16;
+    let (g, device) = (size / 16, device());
     let images = rule_values(&format!("{name}.images"), b * size * size).into_iter().map(|u| (u + 1.0) / 2.0).collect();
     let embeddings = rule_values(&format!("{name}.embeddings"), b * 256 * g * g);
     let coarse: Vec<u8> =
         rule_values(&format!("{name}.labels"), b * g * g).into_iter().map(|u| ((u + 1.0) / 2.0 * 9.0) as u8).collect();
     let coarse = Tensor::from_vec(coarse, (b, g, 1, g, 1), &Device::Cpu)?;
     Ok(Batch {
-        images: Tensor::from_vec(images, (b, 1, size, size), &Device::Cpu)?,
-        embeddings: Tensor::from_vec(embeddings, (b, 256, g, g), &Device::Cpu)?,
-        labels: coarse.broadcast_as((b, g, 4, g, 4))?.contiguous()?.reshape((b, 4 * g, 4 * g))?,
+        images: Tensor::from_vec(images, (b, 1, size, size), &device)?,
+        embeddings: Tensor::from_vec(embeddings, (b, 256, g, g), &device)?,
+        labels: coarse.broadcast_as((b, g, 4, g, 4))?.contiguous()?.reshape((b, 4 * g, 4 * g))?.to_device(&device)?,
     })
 }
 
@@ -65,7 +66,8 @@ pub fn norm(x: &Tensor) -> f64 {
 /// Norm of the difference over the norm of what is expected.
 pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.dims(), expected.dims());
-    norm(&(found - expected).unwrap()) / norm(expected)
+    let [found, expected] = [found, expected].map(|t| t.to_device(&Device::Cpu).unwrap());
+    norm(&(found - &expected).unwrap()) / norm(&expected)
 }
 
 /// Adds `delta` to one element.
@@ -73,5 +75,5 @@ pub fn nudge(tensor: &Tensor, index: &[usize], delta: f32) -> Tensor {
     let at = index.iter().zip(tensor.dims()).fold(0, |at, (i, n)| at * n + i);
     let mut values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     values[at] += delta;
-    Tensor::from_vec(values, tensor.shape(), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, tensor.shape(), tensor.device()).unwrap()
 }

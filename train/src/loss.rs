@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
+use sam_ladder_ops::dice_ce::{dice_ce, has_dice_ce};
 
 /// Keeps Dice defined for a class that neither the prediction nor the reference has.
 const SMOOTH: f64 = 1e-5;
@@ -27,7 +28,8 @@ pub struct LossParts {
 /// Dice is taken per class over the whole batch, with squared denominators and the background among the classes:
 /// 1 - (2·Σ p·t + 1e-5) / (Σ p² + Σ t² + 1e-5), p the softmax of the logits (the published `DiceLoss`).
 ///
-/// On the CPU value and gradient come of one pass over the logits; other devices run a composition of tensor operations.
+/// On the CPU value and gradient come of one pass over the logits, on a GPU of two kernels that the host does not wait for; there a label that is
+/// no class makes the losses NaN.
 ///
 /// # Errors
 /// Shapes that do not fit, labels of another type, and on the CPU a label that is no class.
@@ -39,6 +41,10 @@ pub fn ladder_loss(logits: &Tensor, labels: &Tensor, num_classes: usize, lambda:
     if labels.dims() != [b, h, w] {
         candle_core::bail!("labels have shape {:?}, expected {:?} to go with the logits", labels.dims(), [b, h, w]);
     }
+    if has_dice_ce(logits) {
+        let (total, parts) = dice_ce(logits, labels, lambda, SMOOTH)?;
+        return Ok(LossParts { total, ce: parts.get(1)?, dice: parts.get(2)? });
+    }
     if matches!(logits.device(), Device::Cpu) && logits.dtype() == DType::F32 {
         fused(logits, labels, lambda)
     } else {
@@ -46,7 +52,7 @@ pub fn ladder_loss(logits: &Tensor, labels: &Tensor, num_classes: usize, lambda:
     }
 }
 
-/// The loss as a composition of tensor operations: the reference for [`fused`] and the path for devices other than the CPU.
+/// The loss as a composition of tensor operations: the reference for [`fused`], and the path of more classes than the GPU's kernels take.
 fn composed(logits: &Tensor, labels: &Tensor, lambda: f64) -> Result<LossParts> {
     let classes = logits.dim(1)?;
     let log_p = log_softmax(logits, 1)?; // [b, C, h, w]

@@ -1,11 +1,12 @@
 //! AdamW, Adam and SGD with PyTorch's arithmetic. A variable without a gradient is left alone, weight decay included.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor, Var};
 use rayon::prelude::*;
+use sam_ladder_ops::optimizer::{Slot as DeviceSlot, UpdateRule, has_step, step};
 use sam_ladder_schemas::train::OptimizerKind;
 
 const BETA1: f64 = 0.9;
@@ -64,6 +65,18 @@ impl Optimizer {
     /// # Errors
     /// A gradient of another shape than its variable.
     pub fn step(&mut self, gradients: &GradStore, lr: f64) -> Result<()> {
+        self.step_unless_diverged(gradients, lr, None)
+    }
+
+    /// As [`Self::step`]; on a GPU nothing is updated where one of the numbers of `losses` is not finite, without the host having read them.
+    /// On the CPU `losses` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_unless_diverged(&mut self, gradients: &GradStore, lr: f64, losses: Option<&Tensor>) -> Result<()> {
+        if self.slots.first().is_some_and(|slot| has_step(slot.var.as_tensor())) {
+            return self.step_on_device(gradients, lr, losses);
+        }
         for slot in &mut self.slots {
             let Some(gradient) = gradients.get(slot.var.as_tensor()) else { continue };
             if gradient.dims() != slot.var.dims() {
@@ -83,6 +96,33 @@ impl Optimizer {
                     (*first, *second) = (new_first, new_second);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// All variables in one launch, or one for each number of updates made.
+    fn step_on_device(&mut self, gradients: &GradStore, lr: f64, losses: Option<&Tensor>) -> Result<()> {
+        let mut by_steps: BTreeMap<i64, Vec<(usize, Tensor)>> = BTreeMap::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let Some(gradient) = gradients.get(slot.var.as_tensor()) else { continue };
+            if gradient.dims() != slot.var.dims() {
+                candle_core::bail!("gradient of `{}` has shape {:?}, expected {:?}", slot.name, gradient.dims(), slot.var.dims());
+            }
+            slot.steps += 1;
+            by_steps.entry(slot.steps).or_default().push((index, gradient.detach().to_dtype(DType::F32)?.contiguous()?));
+        }
+        for (steps, updated) in by_steps {
+            let rule = Rule::new(self.kind, self.weight_decay, lr, steps).on_device();
+            let mut slots = Vec::with_capacity(updated.len());
+            for (index, gradient) in &updated {
+                let slot = &self.slots[*index];
+                let Memory::Device { first, second } = &slot.memory else {
+                    candle_core::bail!("the moments of `{}` are not on its device", slot.name)
+                };
+                let second = if self.kind == OptimizerKind::Sgd { first } else { second };
+                slots.push(DeviceSlot { value: slot.var.as_tensor(), gradient, first, second });
+            }
+            step(&slots, &rule, losses)?;
         }
         Ok(())
     }
@@ -145,13 +185,14 @@ impl Optimizer {
 impl Memory {
     fn new(kind: OptimizerKind, var: &Var) -> Result<Self> {
         let has_second = kind != OptimizerKind::Sgd;
-        if matches!(var.device(), Device::Cpu) {
+        if matches!(var.device(), Device::Cpu) && !has_step(var.as_tensor()) {
             let n = var.elem_count();
             return Ok(Memory::Cpu { first: vec![0.0; n], second: if has_second { vec![0.0; n] } else { Vec::new() } });
         }
-        let zeros = var.as_tensor().zeros_like()?.detach();
-        let second = if has_second { zeros.clone() } else { Tensor::zeros(0, DType::F32, var.device())? };
-        Ok(Memory::Device { first: zeros, second })
+        // Each its own memory: they are updated in place.
+        let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
+        let second = if has_second { zeros()? } else { Tensor::zeros(0, DType::F32, var.device())? };
+        Ok(Memory::Device { first: zeros()?, second })
     }
 
     /// Both moments as tensors; SGD's second is empty.
@@ -175,9 +216,10 @@ impl Memory {
                 }
             }
             Memory::Device { first, second } => {
-                *first = new_first;
+                // Copied: whoever gave the state keeps his own.
+                *first = new_first.force_contiguous()?;
                 if let Some(new_second) = new_second {
-                    *second = new_second;
+                    *second = new_second.force_contiguous()?;
                 }
             }
         }
@@ -211,6 +253,23 @@ impl Rule {
             l2: if decoupled { 0.0 } else { weight_decay },
             step_size: lr / (1.0 - BETA1.powf(steps)),
             correction2_sqrt: (1.0 - BETA2.powf(steps)).sqrt(),
+        }
+    }
+
+    /// The same numbers for the kernel.
+    fn on_device(&self) -> UpdateRule {
+        UpdateRule {
+            sgd: self.kind == OptimizerKind::Sgd,
+            lr: self.lr as f32,
+            keep: self.keep as f32,
+            l2: self.l2 as f32,
+            step_size: self.step_size as f32,
+            correction2_sqrt: self.correction2_sqrt as f32,
+            rest1: (1.0 - BETA1) as f32,
+            beta2: BETA2 as f32,
+            rest2: (1.0 - BETA2) as f32,
+            eps: EPS as f32,
+            momentum: MOMENTUM as f32,
         }
     }
 

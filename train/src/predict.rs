@@ -7,9 +7,10 @@ use crate::model::{LadderSam, ModelConfig};
 use crate::run::checkpoint::read_info;
 use crate::run::trainer::{Geometry, input_tensors};
 use crate::run::{check_same_encoder, read_record};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use sam_ladder_cache::{Batch, Store};
+use sam_ladder_ops::precision::Precision;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::train::{Arm, BEST_CHECKPOINT, CHECKPOINT};
 use sam_ladder_schemas::variants::{Variant, VariantKind};
@@ -230,7 +231,7 @@ pub(crate) fn identity_index(variants: &[Variant], path: &Path) -> Result<u32> {
 pub fn predict_slices(model: &LadderSam, batch: &Batch, count: usize, size: [usize; 2]) -> Result<Vec<u8>> {
     let s = model.config().image_size;
     let channels = batch.images.len() / (count * s * s).max(1);
-    let geometry = Geometry { image_size: s, num_classes: model.config().num_classes, channels };
+    let geometry = Geometry { image_size: s, num_classes: model.config().num_classes, channels, precision: Precision::F32 };
     let (images, embeddings) = input_tensors(batch, count, geometry, model.image_pe().device())?;
     masks_of_logits(&[model.forward(&images, &embeddings)?], s, size)
 }
@@ -242,7 +243,7 @@ pub fn predict_slices(model: &LadderSam, batch: &Batch, count: usize, size: [usi
 pub fn argmax_classes(logits: &Tensor) -> Result<Vec<u8>> {
     let (b, c, h, w) = logits.dims4()?;
     let pixels = h * w;
-    let values: Vec<f32> = logits.flatten_all()?.to_vec1()?;
+    let values: Vec<f32> = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let mut classes = vec![0u8; b * pixels];
     classes.par_chunks_mut(pixels).zip(values.par_chunks(c * pixels)).for_each(|(classes, values)| {
         let mut best = values[..pixels].to_vec();

@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail}
 use rayon::prelude::*;
 
 use crate::cpu::expect_f32;
+use crate::device;
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
 pub use softmax::softmax_rows;
 
@@ -26,11 +27,15 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
     if k.dims() != [b, heads, keys, d] || v.dims() != k.dims() {
         bail!("attention: queries {:?}, keys {:?} and values {:?} do not go together", q.dims(), k.dims(), v.dims());
     }
+    let row_contiguous = |t: &Tensor| if t.stride().last() == Some(&1) { Ok(t.clone()) } else { t.contiguous() };
+    if device::runs_on(&[q, k, v]) && device::attention::has_width(d) && q.dtype() == k.dtype() && q.dtype() == v.dtype() {
+        let (q, k, v) = (row_contiguous(q)?, row_contiguous(k)?, row_contiguous(v)?);
+        return device::attention::attention(&q, &k, &v, scale as f32)?.transpose(1, 2);
+    }
     if !q.device().is_cpu() {
         return attention_composed(q, k, v, scale);
     }
     expect_f32("attention", &[q, k, v])?;
-    let row_contiguous = |t: &Tensor| if t.stride().last() == Some(&1) { Ok(t.clone()) } else { t.contiguous() };
     let (q, k, v) = (row_contiguous(q)?, row_contiguous(k)?, row_contiguous(v)?);
     q.apply_op3(&k, &v, Attention { scale: scale as f32 })?.transpose(1, 2)
 }

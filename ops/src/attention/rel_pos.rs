@@ -5,10 +5,12 @@
 //! is zero after the norm, so that its key and value are the biases: it takes part as a key, and costs no matrix product before.
 //! Scores live one tile at a time.
 
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::softmax::scores_to_weights;
 use crate::cpu::SendPtr;
+use crate::device;
 use crate::packed::Factor;
 use crate::simd::multiversion;
 
@@ -43,6 +45,47 @@ impl RelPosTable {
             to.copy_from_slice(&table[(rows - 1 - column % rows) * d..][..d]);
         });
         Self { columns, side, d }
+    }
+}
+
+/// One attention layer of the encoder on a GPU, between the two linear layers around it; as [`RelPosAttention`] on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceRelPosAttention<'a> {
+    /// Products of the qkv layer without its bias, `[b·grid·grid, 3·heads·d]`: float32, bfloat16 or float16.
+    pub qkv: &'a Tensor,
+    /// Bias of the qkv layer, `[3·heads·d]`.
+    pub bias: &'a Tensor,
+    /// Both tables of relative positions, `[2·(2·side - 1), d]`: heights, then widths.
+    pub rel_pos: &'a Tensor,
+    /// Tokens along the side of a window, or of the grid if attention is global.
+    pub side: usize,
+    /// Images.
+    pub batch: usize,
+    /// Tokens along the side of an image.
+    pub grid: usize,
+    /// Attention heads.
+    pub heads: usize,
+}
+
+impl DeviceRelPosAttention<'_> {
+    /// Whether there is a kernel for heads as wide as these and their number format.
+    pub fn has_kernel(heads_width: usize, dtype: candle_core::DType) -> bool {
+        let sizes = device::rel_pos::Sizes { batch: 1, grid: 1, side: 1, heads: 1, d: heads_width };
+        sizes.has_kernel(dtype)
+    }
+
+    /// Attends as [`RelPosAttention::forward`]: → `[b·grid·grid, heads·d]`
+    ///
+    /// # Errors
+    /// If a shape does not follow from `batch`, `grid`, `heads` and the bias, or there is no kernel.
+    pub fn forward(&self) -> Result<Tensor> {
+        let &Self { qkv, bias, rel_pos, side, batch, grid, heads } = self;
+        let d = bias.elem_count() / 3 / heads;
+        let sizes = device::rel_pos::Sizes { batch, grid, side, heads, d };
+        if qkv.dims() != [batch * grid * grid, 3 * heads * d] || !device::runs_on(&[qkv]) || !sizes.has_kernel(qkv.dtype()) {
+            bail!("attention: no kernel for qkv of {:?} and {heads} heads of {d} as {:?}", qkv.dims(), qkv.dtype());
+        }
+        device::rel_pos::rel_pos_attention(qkv, bias, rel_pos, sizes)
     }
 }
 

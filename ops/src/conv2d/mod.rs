@@ -34,6 +34,7 @@ mod winograd;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, Var, bail};
 
 use crate::cpu::{contiguous_f32, is_native, tensor_from, with_f32};
+use crate::device;
 
 /// Convolution (cross-correlation, as everywhere in deep learning) with a square kernel and zero padding, no bias. Differentiable by both arguments;
 /// a gradient is computed only for one that is tracked.
@@ -42,7 +43,10 @@ use crate::cpu::{contiguous_f32, is_native, tensor_from, with_f32};
 /// `x` `[b, ci, h, w]`, `weight` `[co, ci, k, k]` → `[b, co, (h + 2·padding - k)/stride + 1, (w + 2·padding - k)/stride + 1]`.
 pub fn conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
     let op = Conv2d { stride, padding };
-    op.geometry(x.shape(), weight.shape())?;
+    let g = op.geometry(x.shape(), weight.shape())?;
+    if device::runs_on(&[x, weight]) {
+        return device::conv::conv2d(x, weight, &g);
+    }
     if is_native(&[x, weight]) {
         x.contiguous()?.apply_op2(&weight.contiguous()?, op)
     } else {
@@ -71,12 +75,32 @@ pub fn conv2d_backward_input(
     let g = op.geometry(&shape, weight.shape())?;
     g.check_grad(grad)?;
     let _span = tracing::trace_span!("conv2d backward input", ?g).entered();
+    if device::runs_on(&[grad, weight]) {
+        return device::conv::backward_input(grad, weight, &g);
+    }
     if !is_native(&[grad, weight]) {
         let x = Tensor::zeros(&shape, grad.dtype(), grad.device())?;
         return vjp(&x, grad, |x| conv2d_composed(x, &weight.detach(), stride, padding));
     }
-    let data = with_f32(grad, op.name(), |grad| with_f32(weight, op.name(), |weight| Ok(backward_data(&g, grad, weight))))?;
-    tensor_from(data, shape)
+    backward_input_f32(grad, weight, &g)
+}
+
+/// The CPU's [`conv2d`] without a graph.
+pub(crate) fn forward_f32(x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let data = with_f32(x, "conv2d", |x| with_f32(weight, "conv2d", |weight| Ok(forward(g, x, weight))))?;
+    tensor_from(data, (g.b, g.co, g.oh, g.ow))
+}
+
+/// The CPU's [`conv2d_backward_input`].
+pub(crate) fn backward_input_f32(grad: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let data = with_f32(grad, "conv2d", |grad| with_f32(weight, "conv2d", |weight| Ok(backward_data(g, grad, weight))))?;
+    tensor_from(data, (g.b, g.ci, g.h, g.w))
+}
+
+/// The CPU's [`conv2d_backward_weight`].
+pub(crate) fn backward_weight_f32(x: &Tensor, grad: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let data = with_f32(x, "conv2d", |x| with_f32(grad, "conv2d", |grad| Ok(backward_weight(g, x, grad))))?;
+    tensor_from(data, (g.co, g.ci, g.k, g.k))
 }
 
 /// The gradient of [`conv2d`]'s weight, `[co, ci, kernel, kernel]`, from that of its result, `[b, co, oh, ow]`.
@@ -89,12 +113,14 @@ pub fn conv2d_backward_weight(x: &Tensor, grad: &Tensor, kernel: usize, stride: 
     let g = op.geometry(x.shape(), &shape)?;
     g.check_grad(grad)?;
     let _span = tracing::trace_span!("conv2d backward weight", ?g).entered();
+    if device::runs_on(&[x, grad]) {
+        return device::conv::backward_weight(x, grad, &g);
+    }
     if !is_native(&[x, grad]) {
         let weight = Tensor::zeros(&shape, x.dtype(), x.device())?;
         return vjp(&weight, grad, |weight| conv2d_composed(&x.detach(), weight, stride, padding));
     }
-    let data = with_f32(x, op.name(), |x| with_f32(grad, op.name(), |grad| Ok(backward_weight(&g, x, grad))))?;
-    tensor_from(data, shape)
+    backward_weight_f32(x, grad, &g)
 }
 
 /// The gradient of `x` from that of `f(x)`, by candle's own backward.
@@ -105,40 +131,40 @@ fn vjp(x: &Tensor, grad: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Resu
 }
 
 /// The sizes of one convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Geometry {
     /// Images.
-    b: usize,
+    pub(crate) b: usize,
     /// Input channels.
-    ci: usize,
+    pub(crate) ci: usize,
     /// Input height.
-    h: usize,
+    pub(crate) h: usize,
     /// Input width.
-    w: usize,
+    pub(crate) w: usize,
     /// Output channels.
-    co: usize,
+    pub(crate) co: usize,
     /// Kernel height and width.
-    k: usize,
+    pub(crate) k: usize,
     /// Step between windows.
-    stride: usize,
+    pub(crate) stride: usize,
     /// Rows and columns of zeros at each side.
-    padding: usize,
+    pub(crate) padding: usize,
     /// Output height.
-    oh: usize,
+    pub(crate) oh: usize,
     /// Output width.
-    ow: usize,
+    pub(crate) ow: usize,
 }
 
 impl Geometry {
-    fn input_len(&self) -> usize {
+    pub(crate) fn input_len(&self) -> usize {
         self.b * self.ci * self.h * self.w
     }
 
-    fn output_len(&self) -> usize {
+    pub(crate) fn output_len(&self) -> usize {
         self.b * self.co * self.oh * self.ow
     }
 
-    fn weight_len(&self) -> usize {
+    pub(crate) fn weight_len(&self) -> usize {
         self.co * self.ci * self.k * self.k
     }
 

@@ -2,6 +2,7 @@
 
 mod cpu;
 mod decoder;
+mod device;
 mod load;
 mod random;
 mod rel_pos;
@@ -9,12 +10,16 @@ mod vit;
 mod weights;
 
 use crate::progress;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use sam_ladder_ops::gpu::has_kernels;
+use sam_ladder_ops::precision::allow_tf32;
 use sam_ladder_ops::state_dict::StateDictError;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
+use sam_ladder_schemas::precision::Precision;
 
 use cpu::CpuVit;
+use device::DeviceVit;
 pub use load::{decoder_weights, detect_arch, published_encoder, sized_encoder_tensors};
 pub use random::{random_decoder_weights, random_tensor};
 pub use weights::VitConfig;
@@ -58,6 +63,14 @@ pub enum EncoderError {
         /// The encoder's image size.
         size: usize,
     },
+    /// There is no path for the precision.
+    #[error("--precision {asked} needs a GPU and heads of 64 or 80 features, the device is {device}: pass --precision f32")]
+    Precision {
+        /// What was asked for.
+        asked: &'static str,
+        /// Where the encoder lives.
+        device: String,
+    },
     /// A tensor operation failed.
     #[error("the encoder failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -76,6 +89,8 @@ pub struct ImageEncoder {
 enum Path {
     /// Hand-written, on the CPU.
     Cpu(Box<CpuVit>),
+    /// Fused kernels, on a GPU; with the weights as they came, for another precision.
+    Device(Box<DeviceVit>, VitWeights<Tensor>),
     /// Candle's operations, on any device.
     Composed(VitWeights<Tensor>),
 }
@@ -89,11 +104,36 @@ impl ImageEncoder {
             get(name)
         })?;
         bar.finish_and_clear();
-        let path = match device.is_cpu() {
-            true => Path::Cpu(Box::new(CpuVit::new(config.clone(), weights)?)),
-            false => Path::Composed(weights),
+        let path = if has_kernels(device) && DeviceVit::has_kernels(&config, DType::F32) {
+            Path::Device(Box::new(DeviceVit::new(config.clone(), &weights, DType::F32)?), weights)
+        } else if device.is_cpu() {
+            Path::Cpu(Box::new(CpuVit::new(config.clone(), weights)?))
+        } else {
+            Path::Composed(weights)
         };
         Ok(Self { config, device: device.clone(), path })
+    }
+
+    /// The same encoder in another precision.
+    ///
+    /// # Errors
+    /// [`EncoderError::Precision`] where the device or the encoder has none but float32.
+    pub fn with_precision(self, precision: Precision) -> Result<Self> {
+        let dtype = match precision {
+            Precision::F32 | Precision::Tf32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
+        };
+        let Self { config, device, path } = self;
+        let path = match path {
+            path if precision == Precision::F32 => path,
+            Path::Device(_, weights) if DeviceVit::has_kernels(&config, dtype) => {
+                Path::Device(Box::new(DeviceVit::new(config.clone(), &weights, dtype)?), weights)
+            }
+            _ => return Err(EncoderError::Precision { asked: precision.name(), device: format!("{:?}", device.location()) }),
+        };
+        allow_tf32(precision == Precision::Tf32);
+        Ok(Self { config, device, path })
     }
 
     /// The encoder's numbers.
@@ -123,6 +163,7 @@ impl ImageEncoder {
             channels = 3;
         }
         match &self.path {
+            Path::Device(vit, _) => Ok(vit.forward(&images.expand((batch, 3, size, size))?.contiguous()?)?),
             Path::Composed(weights) => {
                 Ok(vit::forward(&self.config, weights, &images.expand((batch, 3, size, size))?.contiguous()?)?)
             }

@@ -11,11 +11,13 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Groups of slices that may wait for the encoder.
 const READ_AHEAD: usize = 1;
+/// Encoded groups that may wait to be written.
+const WRITE_BEHIND: usize = 1;
 /// Seconds between redraws of the progress bar while a batch is encoded.
 const REDRAW_SECONDS: u64 = 1;
 
@@ -165,24 +167,19 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         }
         let (sender, receiver) = sync_channel(READ_AHEAD);
         let work = Work { source: &self.plan.source, writer: self.writer, groups: self.groups };
+        let (to_write, encoded) = sync_channel(WRITE_BEHIND);
+        let (store, bar) = (self.writer, self.bar.clone());
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || work.send_all(&sender));
-            let mut images_encoded = 0;
-            for prepared in receiver {
-                if self.options.stop.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-                match prepared {
-                    Prepared::Group(group) => images_encoded += self.encode_group(&group)?,
-                    Prepared::CaseEnd(CaseEnd { split, case, rows, mask }) => {
-                        self.writer.write_case(split, &case, &rows, mask.as_ref())?;
-                    }
-                    Prepared::Bad { case, reason } => {
-                        self.bar.suspend(|| eprintln!("warning: case {case} is left out: {reason}"));
-                        self.bad.push((case, reason));
-                    }
-                }
+            let writer = scope.spawn(move || write_all(store, &bar, &encoded));
+            let outcome = self.encode_all(receiver, to_write);
+            // All that was encoded is written, whatever came after it. A writer that failed says why; what it did not take, the encoder could not
+            // give.
+            match writer.join() {
+                Ok(written) => written?,
+                Err(panic) => std::panic::resume_unwind(panic),
             }
+            let Some(images_encoded) = outcome? else { return Ok(None) };
             match reader.join() {
                 Ok(outcome) => outcome?,
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -191,23 +188,42 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         })
     }
 
-    fn encode_group(&mut self, group: &Group) -> Result<usize> {
+    /// Encodes what comes and hands it on; the number of images, or `None` when it was asked to stop before.
+    fn encode_all(&mut self, prepared: Receiver<Prepared>, to_write: SyncSender<Encoded>) -> Result<Option<usize>> {
+        let mut images_encoded = 0;
+        for prepared in prepared {
+            if self.options.stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let encoded = match prepared {
+                Prepared::Group(group) => {
+                    let (embeddings, count) = self.encode_group(&group)?;
+                    images_encoded += count;
+                    Encoded::Group(group, embeddings)
+                }
+                Prepared::CaseEnd(end) => Encoded::CaseEnd(end),
+                Prepared::Bad { case, reason } => {
+                    self.bar.suspend(|| eprintln!("warning: case {case} is left out: {reason}"));
+                    self.bad.push((case, reason));
+                    continue;
+                }
+            };
+            // A writer that hung up has failed, and tells the reason itself.
+            if to_write.send(encoded).is_err() {
+                break;
+            }
+        }
+        Ok(Some(images_encoded))
+    }
+
+    /// The embeddings that are wanted of a group, and of how many images.
+    fn encode_group(&mut self, group: &Group) -> Result<(Vec<f32>, usize)> {
         let config = &self.writer.layout().attributes().config;
-        let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
+        let image_len = config.image_len();
         let embedding_len = EMBED_CHANNELS * config.grid_size().pow(2);
         let embeddings = self.encode(&group.to_encode(image_len), (config.image_size, image_len), embedding_len)?;
-        let (mut images, mut labels, mut encoded) = (&group.images[..], &group.labels[..], &embeddings[..]);
-        for (row, wanted) in &group.rows {
-            let tensors = SliceTensors {
-                images: take(&mut images, wanted.variants.len() * image_len),
-                labels: take(&mut labels, wanted.variants.len() * label_len),
-                embeddings: take(&mut encoded, wanted.embeddings.len() * embedding_len),
-            };
-            let _span = tracing::trace_span!("write slice", row).entered();
-            self.writer.write_wanted(group.split, *row, wanted, &tensors)?;
-        }
-        self.bar.set_message(format!("{} slices", num_done(self.writer)));
-        Ok(embeddings.len() / embedding_len)
+        let count = embeddings.len() / embedding_len;
+        Ok((embeddings, count))
     }
 
     /// Loads the encoder where that is still to be done; it draws a bar of its own meanwhile.
@@ -236,6 +252,45 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         }
         Ok(embeddings)
     }
+}
+
+/// What the encoding thread hands to the writing one.
+enum Encoded {
+    /// A group with the embeddings that are wanted of it.
+    Group(Group, Vec<f32>),
+    /// All slices of a case were handed over before this.
+    CaseEnd(CaseEnd),
+}
+
+/// Writes all that comes, in its order, until the sender hangs up.
+fn write_all(writer: &StoreWriter, bar: &ProgressBar, encoded: &Receiver<Encoded>) -> Result<()> {
+    for encoded in encoded {
+        match encoded {
+            Encoded::Group(group, embeddings) => {
+                write_group(writer, &group, &embeddings)?;
+                bar.set_message(format!("{} slices", num_done(writer)));
+            }
+            Encoded::CaseEnd(CaseEnd { split, case, rows, mask }) => writer.write_case(split, &case, &rows, mask.as_ref())?,
+        }
+    }
+    Ok(())
+}
+
+fn write_group(writer: &StoreWriter, group: &Group, embeddings: &[f32]) -> Result<()> {
+    let config = &writer.layout().attributes().config;
+    let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
+    let embedding_len = EMBED_CHANNELS * config.grid_size().pow(2);
+    let (mut images, mut labels, mut encoded) = (&group.images[..], &group.labels[..], embeddings);
+    for (row, wanted) in &group.rows {
+        let tensors = SliceTensors {
+            images: take(&mut images, wanted.variants.len() * image_len),
+            labels: take(&mut labels, wanted.variants.len() * label_len),
+            embeddings: take(&mut encoded, wanted.embeddings.len() * embedding_len),
+        };
+        let _span = tracing::trace_span!("write slice", row).entered();
+        writer.write_wanted(group.split, *row, wanted, &tensors)?;
+    }
+    Ok(())
 }
 
 /// The next `len` values.

@@ -1,6 +1,7 @@
 //! Stage one, end to end: read scans, make variants, encode them, write the store.
 //!
-//! A thread reads and preprocesses ahead of the encoder. Memory is bounded by one scan and a few slices with their variants,
+//! A thread reads and preprocesses ahead of the encoder, another writes what is encoded. Memory is bounded by one scan and a few slices with
+//! their variants,
 //! however many scans there are. What was interrupted is continued by the same call.
 
 mod encode;
@@ -101,6 +102,7 @@ pub fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
             )));
         }
     };
+    let encoder = encoder.with_precision(args.config.precision)?;
     Ok(Loaded { encoder: SamEncoder::new(encoder, args.device.clone()), decoder: to_safetensors(&decoder)? })
 }
 

@@ -3,7 +3,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use sam_ladder_ops::batch_norm::{
-    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_statistics, normalize,
+    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_statistics, follow, normalize,
     normalize_backward,
 };
 
@@ -60,7 +60,8 @@ impl BatchNorm {
     /// Takes the statistics of a batch, which the running ones follow.
     pub(super) fn normalized(&self, x: Tensor) -> Result<Normalized> {
         let statistics = batch_statistics(&x, EPS)?;
-        self.follow(&statistics.mean, &statistics.var_unbiased)?;
+        follow((&self.running_mean, &self.running_var), &statistics, MOMENTUM)?;
+        self.num_batches_tracked.set(&(self.num_batches_tracked.as_detached_tensor() + 1.0)?)?;
         Ok(Normalized { x, statistics })
     }
 
@@ -81,15 +82,6 @@ impl BatchNorm {
         grads.insert(self.weight.var(), found.weight);
         grads.insert(self.bias.var(), found.bias);
         found.x
-    }
-
-    /// running ← (1 - momentum)·running + momentum·batch
-    fn follow(&self, mean: &Tensor, var_unbiased: &Tensor) -> Result<()> {
-        for (running, batch) in [(&self.running_mean, mean), (&self.running_var, var_unbiased)] {
-            let kept = running.as_detached_tensor().affine(1.0 - MOMENTUM, 0.0)?;
-            running.set(&(kept + batch.affine(MOMENTUM, 0.0)?)?)?;
-        }
-        self.num_batches_tracked.set(&(self.num_batches_tracked.as_detached_tensor() + 1.0)?)
     }
 }
 

@@ -10,8 +10,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use sam_ladder_ops::conv2d::conv2d;
+use sam_ladder_ops::elementwise::mix;
 use sam_ladder_schemas::train::{Arm, GateKind};
 
 use super::parameters::{Parameters, Trainable};
@@ -58,13 +59,16 @@ impl Gate {
                 let c = sam.dim(1)?;
                 let weight = weight.get(mode);
                 let logits = (conv2d(sam, &weight.narrow(1, 0, c)?, 1, 0)? + conv2d(cnn, &weight.narrow(1, c, c)?, 1, 0)?)?;
-                let gate = sigmoid(&logits.broadcast_add(&bias.get(mode).reshape((1, 1, 1, 1))?)?)?; // [b, 1, g, g]
-                *last_mean.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate.detach().mean_all()?);
+                let gate = sigmoid(&logits.broadcast_add(&bias.get(mode).reshape((1, 1, 1, 1))?.to_dtype(logits.dtype())?)?)?; // [b, 1, g, g]
+                *last_mean.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate.detach().to_dtype(DType::F32)?.mean_all()?);
                 gate
             }
         };
+        if gate.elem_count() == 1 {
+            return mix(sam, cnn, &gate);
+        }
         // cnn + g·(sam - cnn)
-        (sam - cnn)?.broadcast_mul(&gate)? + cnn
+        (sam - cnn)?.broadcast_mul(&gate.to_dtype(sam.dtype())?)? + cnn
     }
 
     /// α; its mean over the channels; the bias of the pixels' gate.

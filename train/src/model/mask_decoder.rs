@@ -55,7 +55,7 @@ impl MaskDecoder {
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
         let image = x.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [b, n, 256]
-        let image = image.broadcast_add(&self.no_mask_embed)?;
+        let image = image.broadcast_add(&self.no_mask_embed.to_dtype(image.dtype())?)?;
         let (tokens, image) = self.transformer.forward(&image, mode)?;
         let image = image.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
         let upscaled = self.upscaling.forward(&image, mode)?; // [b, 32, 4h, 4w]

@@ -260,5 +260,5 @@ impl LadderSam {
 /// # Errors
 /// Those of the tensor library.
 pub fn upsample_masks(low_res_logits: &Tensor, size: usize) -> Result<Tensor> {
-    low_res_logits.detach().upsample_bilinear2d(size, size, false)
+    low_res_logits.detach().to_dtype(candle_core::DType::F32)?.upsample_bilinear2d(size, size, false)
 }

@@ -73,7 +73,7 @@ impl TwoWayTransformer {
     /// Image `[b, n, 256]` → (tokens `[b, t, 256]`, image `[b, n, 256]`).
     pub(super) fn forward(&self, image: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
         let (b, _n, c) = image.dims3()?;
-        let tokens = self.tokens.get(mode)?;
+        let tokens = self.tokens.get(mode)?.to_dtype(image.dtype())?;
         let pe = tokens.broadcast_as((b, tokens.dim(1)?, c))?.contiguous()?; // [b, t, 256]
         let mut queries = None;
         let mut keys = image.clone();
@@ -158,7 +158,11 @@ impl Layer {
         let (queries, query) = match (&self.tokens, queries) {
             (TokenPart::Constant { queries, query }, None) => {
                 let (_, heads, _, d) = query.dims4()?;
-                (queries.broadcast_as((b, t, c))?.contiguous()?, query.broadcast_as((b, heads, t, d))?.contiguous()?)
+                let constant = |x: &Tensor| x.to_dtype(keys.dtype()); // float32 but where the image is not
+                (
+                    constant(queries)?.broadcast_as((b, t, c))?.contiguous()?,
+                    constant(query)?.broadcast_as((b, heads, t, d))?.contiguous()?,
+                )
             }
             (TokenPart::First { attention, norm1 }, None) => {
                 let queries = norm1.forward(&attention.forward(pe, pe)?)?;
@@ -237,7 +241,7 @@ impl TokenToImage {
 
     /// query `[b, heads, t, d]`, keys `[b, n, 256]` → `[b, t, 256]`
     fn forward(&self, query: &Tensor, keys: &Tensor) -> Result<Tensor> {
-        let k = split_heads(&self.k.forward_without_bias(keys)?.broadcast_add(&self.k_pe)?)?;
+        let k = split_heads(&self.k.forward_without_bias(keys)?.broadcast_add(&self.k_pe.to_dtype(keys.dtype())?)?)?;
         let v = split_heads(&self.v.forward(keys)?)?;
         self.out.forward(&merge_heads(&scaled_attention(query, &k, &v)?)?)
     }
@@ -268,7 +272,7 @@ impl ImageToToken {
 
     /// image `[b, n, 256]`, keys and values from the tokens `[b, t, 256]` → `[b, n, 256]`
     fn forward(&self, image: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let q = split_heads(&self.q.forward_without_bias(image)?.broadcast_add(&self.q_pe)?)?;
+        let q = split_heads(&self.q.forward_without_bias(image)?.broadcast_add(&self.q_pe.to_dtype(image.dtype())?)?)?;
         let k = split_heads(&self.k.forward(k)?)?;
         let v = split_heads(&self.v.forward(v)?)?;
         self.out.forward(&merge_heads(&scaled_attention(&q, &k, &v)?)?)

@@ -11,6 +11,8 @@
 
 mod batches;
 pub mod checkpoint;
+mod device_store;
+mod gpu;
 pub mod hparams;
 pub mod records;
 mod resume;
@@ -19,9 +21,11 @@ mod session;
 pub mod tensorboard;
 pub(crate) mod trainee;
 pub mod trainer;
+mod unread;
 mod validation;
 
 pub use batches::for_each_batch;
+pub use gpu::DeviceStore;
 pub(crate) use resume::check_same_encoder;
 pub(crate) use resume::input_file;
 pub use resume::read_record;
@@ -35,6 +39,7 @@ use crate::optimizer::Optimizer;
 use crate::predict::identity_index;
 use candle_core::Device;
 use checkpoint::{Position, ResumeState, read_info};
+use device_store::DeviceBatches;
 use records::Records;
 use resume::{Asked, check_same_run, write_record};
 use sam_ladder_cache::atomic::{is_temporary_of, tidy};
@@ -71,6 +76,8 @@ pub struct TrainArgs {
     pub device: Device,
     /// Whether the store is read step by step or held in memory.
     pub read_mode: ReadMode,
+    /// Whether training items live in the GPU's memory.
+    pub device_store: DeviceStore,
     /// A checkpoint every this many steps, beside one at each epoch's end.
     pub checkpoint_every: Option<usize>,
     /// Name, version and commit of the program, for `config.json`.
@@ -115,7 +122,21 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     let checkpoints = Checkpoints { every_steps: args.checkpoint_every, epochs_after: Duration::ZERO, models: true };
     let trainee = open_run(args, &store, checkpoints, None)?;
     let reader = store.reader(args.read_mode);
-    Session::new(trainee, &reader, args.progress, stop).run()
+    let device_batches = load_on_device(args, &store, &trainee)?;
+    Session::new(trainee, &reader, args.progress, stop).with_device_batches(device_batches).run()
+}
+
+/// What a GPU keeps of the items that the run may draw; `None` on the CPU.
+fn load_on_device(args: &TrainArgs, store: &TrainingSplit, trainee: &Trainee) -> Result<Option<DeviceBatches>> {
+    // The host keeps no second copy of what the GPU holds.
+    let once = store.reader(ReadMode::Stream);
+    let tell = |text: &str| {
+        if args.progress {
+            eprintln!("{text}");
+        }
+    };
+    let plan = trainee.plan();
+    DeviceBatches::load(&once, &plan.sampler.items(), plan.geometry, (&args.device, args.device_store), tell)
 }
 
 /// A run that starts or resumes, ready for its next step.
@@ -129,7 +150,7 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     }
     check_cases(store, &args.config.val_cases)?;
     let precompute = store.config();
-    let geometry = Geometry::of(precompute);
+    let geometry = Geometry::of(precompute).with_precision(gpu::set_up(&args.device, &args.config)?);
     let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
     let held_out = |case: &String| args.config.val_cases.contains(case);
     let rows = store.slices().iter().filter(|slice| !held_out(&slice.case)).map(|slice| slice.row).collect();

@@ -32,6 +32,11 @@ impl Sampler {
         self.rows.len()
     }
 
+    /// Every item that may be drawn, the variants that are drawn most first.
+    pub fn items(&self) -> Vec<Item> {
+        self.draws.by_probability().into_iter().flat_map(|variant| self.rows.iter().map(move |&row| (row, variant))).collect()
+    }
+
     /// The slices of epoch `epoch` in their order, each with the variant drawn for it: every slice once.
     pub fn epoch(&self, epoch: u32) -> Vec<Item> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
@@ -76,6 +81,14 @@ pub struct VariantDraws {
 }
 
 impl VariantDraws {
+    /// The variants, the likeliest first.
+    fn by_probability(&self) -> Vec<u32> {
+        let before = |at: usize| if at == 0 { 0.0 } else { self.cumulative[at - 1] };
+        let mut order: Vec<usize> = (0..self.indices.len()).collect();
+        order.sort_by(|&a, &b| (self.cumulative[b] - before(b)).total_cmp(&(self.cumulative[a] - before(a))));
+        order.into_iter().map(|at| self.indices[at]).collect()
+    }
+
     /// The draws of a policy from a store that holds `stored`; no policy means all that is stored, by the stored probabilities.
     ///
     /// A policy below the store's own draws what a store of that policy would: the identity takes what the dropped variants had.

@@ -3,6 +3,8 @@
 use crate::error::{Result, TrainError};
 use crate::run::RunSummary;
 use crate::run::batches::for_each_batch;
+use crate::run::device_store::DeviceBatches;
+use crate::run::sampler::Item;
 use crate::run::trainee::Trainee;
 use crate::run::trainer::batch_tensors;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,13 +21,20 @@ pub(super) struct Session<'a> {
     /// Set from outside: stop after the step in flight.
     stop: &'a AtomicBool,
     bar: ProgressBar,
+    /// Where batches come from on a GPU.
+    device_batches: Option<DeviceBatches>,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(trainee: Trainee, reader: &'a Reader, progress: bool, stop: &'a AtomicBool) -> Self {
         let (last_step, done) = (trainee.last_step(), trainee.position().steps);
         let bar = if progress { progress_bar(last_step, done) } else { ProgressBar::hidden() };
-        Session { trainee, reader, stop, bar }
+        Session { trainee, reader, stop, bar, device_batches: None }
+    }
+
+    /// The same with batches of a GPU's own.
+    pub(super) fn with_device_batches(self, device_batches: Option<DeviceBatches>) -> Self {
+        Session { device_batches, ..self }
     }
 
     /// Trains to the end of the run.
@@ -55,8 +64,12 @@ impl<'a> Session<'a> {
         let items = self.trainee.epoch_items();
         let batches = self.trainee.batches_left(&items);
         let reader = self.reader;
-        for_each_batch(reader, &batches, |_, items, batch| {
-            self.step(items.len(), batch)?;
+        // What is in the GPU's memory is not read.
+        let missing: Option<Vec<Vec<Item>>> =
+            self.device_batches.as_ref().map(|on_device| batches.iter().map(|items| on_device.missing(items)).collect());
+        let to_read = missing.as_ref().map_or(batches.clone(), |missing| missing.iter().map(Vec::as_slice).collect());
+        for_each_batch(reader, &to_read, |index, _, batch| {
+            self.step(batches[index], batch)?;
             Ok(if self.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if self.trainee.epoch_is_whole() {
@@ -70,11 +83,17 @@ impl<'a> Session<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn step(&mut self, slices: usize, batch: &Batch) -> Result<()> {
+    fn step(&mut self, items: &[Item], batch: &Batch) -> Result<()> {
         let plan = self.trainee.plan();
-        let tensors = batch_tensors(batch, slices, plan.geometry, &plan.device)?;
-        let row = self.trainee.step(&tensors)?;
-        self.show(&row);
+        let tensors = match &mut self.device_batches {
+            Some(on_device) => on_device.tensors(items, batch)?,
+            None => batch_tensors(batch, items.len(), plan.geometry, &plan.device)?,
+        };
+        self.trainee.step(&tensors)?;
+        self.bar.inc(1);
+        if let Some(row) = self.trainee.records().steps.last() {
+            self.show(row);
+        }
         Ok(())
     }
 
@@ -87,7 +106,6 @@ impl<'a> Session<'a> {
             1.0 - row.dice,
             row.gate
         ));
-        self.bar.inc(1);
     }
 }
 

@@ -9,7 +9,8 @@ use crate::run::hparams::session_start;
 use crate::run::records::Records;
 use crate::run::sampler::{Item, Sampler};
 use crate::run::tensorboard::EventWriter;
-use crate::run::trainer::{BatchTensors, Geometry, StepSettings, batch_tensors, train_step};
+use crate::run::trainer::{BatchTensors, Geometry, StepSettings, batch_tensors, start_step};
+use crate::run::unread::{ReadStep, Taken, Unread};
 use crate::run::validation::{Hd95, Scores, Validation, ValidationPass};
 use crate::schedule::learning_rate;
 use candle_core::{DType, Device, Tensor};
@@ -61,6 +62,8 @@ pub(crate) struct Trainee {
     clock: Instant,
     /// Runs that have the machine's time together.
     beside: usize,
+    /// Steps taken whose numbers are not recorded yet.
+    unread: Unread,
 }
 
 impl Trainee {
@@ -82,6 +85,7 @@ impl Trainee {
             checkpoint_time: now,
             clock: now,
             beside: 1,
+            unread: Unread::default(),
         })
     }
 
@@ -130,41 +134,46 @@ impl Trainee {
         self.beside = beside.max(1);
     }
 
-    /// The next step, on the next of [`Self::batches_left`].
+    /// The next step, on the next of [`Self::batches_left`]; on a GPU without waiting for it. The step's row, and what there is to say of a loss that
+    /// is not finite, may come some steps later.
     ///
     /// # Errors
     /// [`TrainError::Diverged`]; those of the tensor operations and of the file system.
-    pub(crate) fn step(&mut self, tensors: &BatchTensors) -> Result<StepRow> {
+    pub(crate) fn step(&mut self, tensors: &BatchTensors) -> Result<()> {
         let config = &self.plan.config;
         let standing = &mut self.standing;
         let step = standing.position.steps;
         let max_iterations = config.epochs * self.epoch_batches;
         let lr = learning_rate(step as usize, config.lr, config.warmup, max_iterations);
-        let losses = train_step(&standing.model, &mut standing.optimizer, tensors, StepSettings { lambda: config.lambda, lr })?;
-        if let Some((what, value)) = losses.not_finite() {
-            return Err(self.diverged(what.into(), value, lr));
-        }
-        let row = StepRow {
-            step,
-            epoch: standing.position.epoch,
-            lr,
-            loss: losses.total,
-            ce: losses.ce,
-            dice: losses.dice,
-            alpha: standing.model.alpha()?,
-            gate: standing.model.gate()?,
-        };
-        standing.records.steps.push(row);
+        let settings = StepSettings { lambda: config.lambda, lr };
+        let numbers = start_step(&standing.model, &mut standing.optimizer, tensors, settings)?;
+        self.unread.push(Taken { step, epoch: standing.position.epoch, lr }, numbers, &standing.model)?;
         standing.position.steps += 1;
         standing.position.batch += 1;
-        self.report(&row)?;
+        if self.unread.is_due() {
+            self.settle()?;
+        }
         let due =
             self.plan.checkpoints.every_steps.is_some_and(|every| self.standing.position.steps.is_multiple_of(every as u64));
         // The end of an epoch brings a checkpoint of its own.
         if due && self.standing.position.batch < self.epoch_batches {
             self.checkpoint()?;
         }
-        Ok(row)
+        Ok(())
+    }
+
+    /// Records the steps that were taken since the last call. On a GPU this waits for it.
+    fn settle(&mut self) -> Result<()> {
+        let arm = self.standing.model.config().arm;
+        for ReadStep { taken: Taken { step, epoch, lr }, losses, alpha, gate } in self.unread.read(arm)? {
+            if let Some((what, value)) = losses.not_finite() {
+                return Err(self.diverged(step, what.into(), value, lr));
+            }
+            let row = StepRow { step, epoch, lr, loss: losses.total, ce: losses.ce, dice: losses.dice, alpha, gate };
+            self.standing.records.steps.push(row);
+            self.report(&row)?;
+        }
+        Ok(())
     }
 
     /// A step's scalars under the published code's tags, numbered from 1 as there, and the gate beside them.
@@ -220,6 +229,7 @@ impl Trainee {
     /// # Errors
     /// As [`Self::step`].
     pub(crate) fn close_epoch(&mut self, scores: Scores) -> Result<EpochRow> {
+        self.settle()?;
         self.tick();
         let standing = &mut self.standing;
         let best_before = standing.records.best_val_dice();
@@ -262,6 +272,7 @@ impl Trainee {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
+        self.settle()?;
         self.refuse_bad_weights()?;
         if self.standing.position.batch > 0 {
             self.tick();
@@ -280,19 +291,19 @@ impl Trainee {
             if !sum.is_finite() {
                 let last = self.standing.records.steps.last();
                 let lr = last.map_or(f64::NAN, |row| row.lr);
-                return Err(self.diverged(format!("the sum over |{name}|"), sum, lr));
+                return Err(self.diverged(self.standing.position.steps, format!("the sum over |{name}|"), sum, lr));
             }
         }
         Ok(())
     }
 
-    fn diverged(&self, what: String, value: f32, lr: f64) -> TrainError {
+    fn diverged(&self, step: u64, what: String, value: f32, lr: f64) -> TrainError {
         // The rows show how it came to it; resuming drops those beyond the checkpoint.
         if let Err(error) = self.standing.records.save() {
             return error;
         }
         TrainError::Diverged {
-            step: self.standing.position.steps,
+            step,
             what,
             value,
             lr,

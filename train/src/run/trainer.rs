@@ -1,11 +1,13 @@
 //! One optimizer step, and the tensors that it works on.
 
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::loss::ladder_loss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::Batch;
+use sam_ladder_ops::gpu::has_kernels;
+use sam_ladder_ops::precision::Precision;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 
@@ -18,12 +20,24 @@ pub struct Geometry {
     pub num_classes: usize,
     /// Channels of the images, 1 to 3.
     pub channels: usize,
+    /// How exactly a GPU computes.
+    pub precision: Precision,
 }
 
 impl Geometry {
     /// The sizes of a store of this config.
     pub fn of(config: &PrecomputeConfig) -> Self {
-        Geometry { image_size: config.image_size, num_classes: config.num_classes(), channels: config.num_channels() }
+        Geometry {
+            image_size: config.image_size,
+            num_classes: config.num_classes(),
+            channels: config.num_channels(),
+            precision: Precision::F32,
+        }
+    }
+
+    /// The same sizes in another precision.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Geometry { precision, ..self }
     }
 
     /// Tokens along the side of the embeddings.
@@ -66,7 +80,8 @@ pub fn input_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &D
     let (s, g) = (geometry.image_size, geometry.grid_size());
     let images = Tensor::from_vec(batch.images.to_vec(), (count, geometry.channels, s, s), device)?;
     let embeddings = Tensor::from_vec(batch.embeddings.to_vec(), (count, EMBED_CHANNELS, g, g), device)?;
-    Ok((images, embeddings))
+    let dtype = geometry.precision.dtype();
+    Ok((images.to_dtype(dtype)?, embeddings.to_dtype(dtype)?))
 }
 
 /// The losses of one step.
@@ -80,7 +95,27 @@ pub struct StepLosses {
     pub dice: f32,
 }
 
+/// The losses of a step, known or still on the GPU.
+#[derive(Debug)]
+pub enum StepNumbers {
+    /// Known.
+    Read(StepLosses),
+    /// `[3]`: total, cross-entropy, Dice.
+    OnDevice(Tensor),
+}
+
 impl StepLosses {
+    /// Reads what [`StepNumbers::OnDevice`] holds; waits for the device.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since it was last waited for.
+    pub fn read(numbers: &Tensor) -> Result<Self> {
+        match numbers.to_vec1::<f32>()?.as_slice() {
+            &[total, ce, dice] => Ok(StepLosses { total, ce, dice }),
+            other => Err(TrainError::Input(format!("expected the three losses of a step, found {other:?}"))),
+        }
+    }
+
     /// The first of the losses that is not finite, by name.
     pub fn not_finite(&self) -> Option<(&'static str, f32)> {
         [("the loss", self.total), ("cross-entropy", self.ce), ("the Dice loss", self.dice)]
@@ -108,15 +143,38 @@ pub fn train_step(
     batch: &BatchTensors,
     settings: StepSettings,
 ) -> Result<StepLosses> {
+    match start_step(model, optimizer, batch, settings)? {
+        StepNumbers::Read(losses) => Ok(losses),
+        StepNumbers::OnDevice(numbers) => StepLosses::read(&numbers),
+    }
+}
+
+/// As [`train_step`]; on a GPU without waiting for it. There the update itself looks at the losses, and leaves all variables alone when one is
+/// not finite.
+///
+/// # Errors
+/// Those of the tensor operations.
+pub fn start_step(
+    model: &LadderSam,
+    optimizer: &mut Optimizer,
+    batch: &BatchTensors,
+    settings: StepSettings,
+) -> Result<StepNumbers> {
     let num_classes = model.config().num_classes;
     let _step = tracing::trace_span!("step").entered();
     let pass = tracing::trace_span!("forward").in_scope(|| model.forward_train(&batch.images, &batch.embeddings))?;
     let loss = tracing::trace_span!("loss")
         .in_scope(|| ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda))?;
+    if has_kernels(pass.low_res_logits.device()) {
+        let numbers = Tensor::stack(&[&loss.total.detach(), &loss.ce, &loss.dice], 0)?;
+        let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.total))?;
+        tracing::trace_span!("optimizer").in_scope(|| optimizer.step_unless_diverged(&gradients, settings.lr, Some(&numbers)))?;
+        return Ok(StepNumbers::OnDevice(numbers));
+    }
     let losses = StepLosses { total: loss.total.to_scalar()?, ce: loss.ce.to_scalar()?, dice: loss.dice.to_scalar()? };
     if losses.not_finite().is_none() {
         let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.total))?;
         tracing::trace_span!("optimizer").in_scope(|| optimizer.step(&gradients, settings.lr))?;
     }
-    Ok(losses)
+    Ok(StepNumbers::Read(losses))
 }

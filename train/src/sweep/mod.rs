@@ -23,7 +23,7 @@ pub use file::{parse_config, read_config};
 pub use trials::gather;
 
 use crate::error::{Result, TrainError};
-use crate::run::{Hd95, TrainArgs, check_cases, input_file, numbered_fold};
+use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, input_file, numbered_fold};
 use candle_core::Device;
 use folder::{Folder, check_same_sweep, point_of};
 use sam_ladder_cache::{ReadMode, TrainingSplit};
@@ -308,6 +308,8 @@ fn train_args(args: &SweepArgs, run: &Path, config: TrainConfig) -> TrainArgs {
         resume: run.join(sam_ladder_schemas::train::RUN_CONFIG).exists(),
         device: args.device.clone(),
         read_mode: args.read_mode,
+        // Trials share batches, which come from the host.
+        device_store: DeviceStore::Off,
         checkpoint_every: None,
         program: args.program.clone(),
         progress: args.progress,

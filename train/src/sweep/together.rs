@@ -129,7 +129,7 @@ impl Together<'_> {
         let mut pass = validation.as_ref().map(|validation| trainee.validation_pass(validation));
         for batch in batches {
             match (batch, &mut pass) {
-                (Sent::Train(tensors), _) => drop(trainee.step(&tensors)?),
+                (Sent::Train(tensors), _) => trainee.step(&tensors)?,
                 (Sent::Validate(batch), Some(pass)) => trainee.score(pass, &batch.0, &batch.1)?,
                 (Sent::Validate(_), None) => {}
             }

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# `make gpu-pack`: the binaries of target-cuda and what `make gpu-check` needs beside them, for a machine with a GPU and without Rust.
+#
+#   bench/gpu/pack.sh OUT.tar.xz
+#
+# There: tar xf OUT.tar.xz && python3 gpu/bench/gpu/check.py --binaries gpu/bin
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=${1:?usage: pack.sh OUT.tar.xz}
+limit=$((60 << 20))
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+mkdir -p "$folder/gpu/bin"
+
+newest() { ls -t target-cuda/release/deps/"$1"-* 2>/dev/null | grep -v '\.' | head -1; }
+
+cp target-cuda/release/sam-ladder "$folder/gpu/bin/"
+for example in gpu_step gpu_encoder; do cp "target-cuda/release/examples/$example" "$folder/gpu/bin/"; done
+for test in sam_ladder_ops golden_encoder golden_step golden_trajectory; do
+  binary=$(newest "$test")
+  [[ -n $binary ]] || { echo "gpu-pack: no test binary $test in target-cuda/release/deps, run make gpu-binaries" >&2; exit 1; }
+  cp "$binary" "$folder/gpu/bin/$test"
+done
+strip "$folder"/gpu/bin/*
+mkdir -p "$folder/gpu/bench/gpu" "$folder/gpu/tests"
+cp bench/*.py "$folder/gpu/bench/"
+cp bench/gpu/*.py "$folder/gpu/bench/gpu/"
+cp -r tests/golden "$folder/gpu/tests/"
+tar -C "$folder" -cf - gpu | xz -T0 -6 >"$out"
+bytes=$(stat -c %s "$out")
+echo "gpu-pack: $out, $((bytes >> 20)) MiB"
+if ((bytes > limit)); then
+  echo "gpu-pack: that is over 60 MB" >&2
+  exit 1
+fi

@@ -1,0 +1,137 @@
+//! Allocates on a CUDA device and launches the compiled kernels on candle's stream.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg, sys};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, bail};
+use half::{bf16, f16};
+
+use super::{Arg, Grid};
+use crate::gpu::DeviceMemory;
+
+mod ptx {
+    #![allow(missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+
+/// Shared memory that a block has without asking.
+const SHARED_BYTES: u32 = 48 << 10;
+
+/// The compiled code of a module.
+fn code(module: &str) -> Result<&'static str> {
+    Ok(match module {
+        "attention" => ptx::ATTENTION,
+        "batch_norm" => ptx::BATCH_NORM,
+        "conv_transpose" => ptx::CONV_TRANSPOSE,
+        "dice_ce" => ptx::DICE_CE,
+        "elementwise" => ptx::ELEMENTWISE,
+        "gather" => ptx::GATHER,
+        "norm" => ptx::NORM,
+        "optimizer" => ptx::OPTIMIZER,
+        "pool" => ptx::POOL,
+        "rel_pos" => ptx::REL_POS,
+        other => bail!("there is no module {other} of kernels"),
+    })
+}
+
+/// The address of a storage's first element. All of candle's work on a device is on one stream, and so is what is launched here: there is
+/// nothing to wait for.
+pub(super) fn address(storage: &CudaStorage) -> Result<u64> {
+    use candle_core::backend::BackendStorage;
+    let stream = storage.device().cuda_stream();
+    macro_rules! of {
+        ($type:ty) => {
+            storage.as_cuda_slice::<$type>()?.device_ptr(&stream).0
+        };
+    }
+    Ok(match storage.dtype() {
+        DType::U8 => of!(u8),
+        DType::U32 => of!(u32),
+        DType::I64 => of!(i64),
+        DType::BF16 => of!(bf16),
+        DType::F16 => of!(f16),
+        DType::F32 => of!(f32),
+        DType::F64 => of!(f64),
+        other => bail!("a kernel was given {other:?}, which none knows"),
+    })
+}
+
+/// Memory of unspecified content.
+pub(super) fn empty(device: &CudaDevice, dtype: DType, len: usize) -> Result<CudaStorage> {
+    macro_rules! of {
+        ($type:ty) => {{
+            // SAFETY: the kernel that the memory is made for writes all of it before anything reads it.
+            let slice = unsafe { device.alloc::<$type>(len)? };
+            CudaStorage::wrap_cuda_slice(slice, device.clone())
+        }};
+    }
+    Ok(match dtype {
+        DType::U8 => of!(u8),
+        DType::BF16 => of!(bf16),
+        DType::F16 => of!(f16),
+        DType::F32 => of!(f32),
+        DType::F64 => of!(f64),
+        other => bail!("no kernel makes {other:?}"),
+    })
+}
+
+pub(super) fn launch(device: &CudaDevice, module: &'static str, kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
+    let function = device.get_or_load_custom_func(kernel, module, code(module)?)?;
+    if grid.shared_bytes > SHARED_BYTES {
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(attribute, grid.shared_bytes as i32).w()?;
+    }
+    let mut builder = function.builder();
+    for arg in args {
+        match arg {
+            Arg::Pointer(v) | Arg::Size(v) => builder.arg(v),
+            Arg::Int(v) => builder.arg(v),
+            Arg::Unsigned(v) => builder.arg(v),
+            Arg::Float(v) => builder.arg(v),
+            Arg::Double(v) => builder.arg(v),
+            Arg::Strides(v) => builder.arg(v),
+            Arg::Geometry(v) => builder.arg(v),
+            Arg::Rule(v) => builder.arg(v),
+            Arg::Table(v) => builder.arg(*v),
+        };
+    }
+    let [x, y, z] = grid.blocks;
+    let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared_bytes };
+    // SAFETY: the callers in this module give each kernel the arguments that its source declares, of memory that is alive until the launch is
+    // queued; what is freed later is freed in the order of the stream.
+    unsafe { builder.launch(config) }.w()?;
+    Ok(())
+}
+
+/// As [`crate::gpu::open`].
+pub(crate) fn open(index: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(index)?;
+    let Device::Cuda(cuda) = &device else { bail!("cuda:{index} did not open as a GPU") };
+    // SAFETY: all of this program's work on the device is on the stream that `cuda` holds, except copies whose events it waits for itself
+    // (`device::staging`); nothing else would look at the events that candle's memory carries.
+    unsafe { cuda.disable_event_tracking() };
+    keep_freed_memory(cuda)?;
+    Ok(device)
+}
+
+/// Without this the driver gives freed memory back at each synchronisation, and asks for it again in the next step.
+fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
+    let context = device.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    context.bind_to_thread().w()?;
+    let mut pool = std::mem::MaybeUninit::uninit();
+    let mut threshold = u64::MAX;
+    // SAFETY: the device is open and its context current; the driver writes the pool's handle before it is read, and reads a 64-bit threshold.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(pool.as_mut_ptr(), context.cu_device()).result().w()?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool.assume_init(), attribute, std::ptr::from_mut(&mut threshold).cast()).result().w()
+    }
+}
+
+/// As [`crate::gpu::memory`].
+pub(crate) fn memory(device: &CudaDevice) -> Result<DeviceMemory> {
+    let (free, total) = device.cuda_stream().context().mem_get_info().w()?;
+    Ok(DeviceMemory { free: free as u64, total: total as u64 })
+}

@@ -1,0 +1,59 @@
+//! Times the image encoder on a GPU: `gpu_encoder ARCH SIZE BATCH f32|tf32|bf16|f16 DEVICE [ROUNDS]`, as `gpu_encoder vit_b 512 16 bf16 cuda:0`.
+//! Prints the median of the rounds in seconds an image, and the share of floating-point operations that are the matrix products'. `DEVICE` may
+//! be `cpu`, for a look that the program works.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use sam_ladder_ops::gpu::{open, synchronize};
+use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, VitConfig};
+use sam_ladder_schemas::precision::Precision;
+
+/// Floating-point operations of the products of one image: linear layers, scores, weighted sums and the neck.
+fn operations(config: &VitConfig) -> f64 {
+    let (c, grid) = (config.embed_dim as f64, config.grid());
+    let tokens = (grid * grid) as f64;
+    let mut sum = tokens * (3.0 * 256.0 * c + c * 256.0 + 9.0 * 256.0 * 256.0);
+    for block in 0..config.depth {
+        let side = config.attention_side(block);
+        let windows = grid.div_ceil(side).pow(2) as f64;
+        let window = (side * side) as f64;
+        sum += tokens * 12.0 * c * c + windows * window * window * 2.0 * c;
+    }
+    2.0 * sum
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [arch, size, batch, precision, device, rest @ ..] = arguments.as_slice() else {
+        return Err("usage: gpu_encoder ARCH SIZE BATCH f32|tf32|bf16|f16 DEVICE [ROUNDS]".into());
+    };
+    let arch = EncoderArch::ALL.into_iter().find(|known| known.name() == arch).ok_or("ARCH is vit_b, vit_l or vit_h")?;
+    let precision =
+        [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16].into_iter().find(|known| known.name() == precision);
+    let precision = precision.ok_or("the precision is f32, tf32, bf16 or f16")?;
+    let (size, batch): (usize, usize) = (size.parse()?, batch.parse()?);
+    let rounds: usize = rest.first().map_or(Ok(20), |rounds| rounds.parse())?;
+    let device = match device.strip_prefix("cuda:") {
+        Some(index) => open(index.parse()?)?,
+        None => Device::Cpu,
+    };
+    let encoder = ImageEncoder::random(arch, size, 0, &device)?.with_precision(precision)?;
+    let images = Tensor::rand(0f32, 1f32, (batch, 1, size, size), &device)?;
+    for _ in 0..2 {
+        encoder.forward(&images)?;
+    }
+    let mut seconds = Vec::with_capacity(rounds);
+    for _ in 0..rounds.max(1) {
+        synchronize(&device)?;
+        let start = Instant::now();
+        encoder.forward(&images)?;
+        synchronize(&device)?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    let image = seconds[seconds.len() / 2] / batch as f64;
+    println!("{:.2} TFLOP/s", operations(encoder.config()) / image / 1e12);
+    println!("{image:.7} s/image");
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Times stage two's training step on a GPU: `gpu_step SIZE BATCH f32|tf32|bf16 DEVICE [STEPS]`, as `gpu_step 512 24 bf16 cuda:0`.
+//!
+//! A step is forward, loss, backward and the AdamW update, from stored float16 numbers that are resident on the device and gathered there; the
+//! host waits once, at the end. Prints the seconds a step and an image, and the memory that is taken. `DEVICE` may be `cpu`, for a look
+//! that the program works.
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use sam_ladder_ops::gather::{Stored, gather, gather_bytes};
+use sam_ladder_ops::gpu::{has_kernels, memory, open, synchronize};
+use sam_ladder_ops::precision::{Precision, allow_tf32};
+use sam_ladder_schemas::train::{Arm, OptimizerKind};
+use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
+use sam_ladder_train::optimizer::Optimizer;
+use sam_ladder_train::run::trainer::{BatchTensors, StepSettings, start_step};
+
+/// Values in [-1, 1) from a linear congruential generator.
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Weights of a sane scale.
+fn weights(config: &ModelConfig) -> candle_core::Result<ModelWeights> {
+    let mut weights = ModelWeights::default();
+    for (i, (name, shape)) in ModelWeights::expected(config).into_iter().enumerate() {
+        let count = shape.iter().product();
+        let fan_in: usize = shape.iter().skip(1).product::<usize>().max(1);
+        let scale = if shape.len() < 2 { 1.0 / 16.0 } else { (3.0 / fan_in as f32).sqrt() };
+        let one = name.ends_with("running_var") || (shape.len() == 1 && name.ends_with("weight"));
+        let values = if one { vec![1.0; count] } else { noise(count, i as u64 + 1).iter().map(|x| x * scale).collect() };
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        let tensor = if name.ends_with("num_batches_tracked") { tensor.to_dtype(DType::I64)? } else { tensor };
+        weights.0.insert(name, tensor);
+    }
+    Ok(weights)
+}
+
+/// Items in a store's float16, as bytes on the device.
+fn stored(items: usize, item_len: usize, seed: u64, device: &Device) -> candle_core::Result<Tensor> {
+    let halves = Tensor::from_vec(noise(items * item_len, seed), items * item_len, &Device::Cpu)?.to_dtype(DType::F16)?;
+    let bytes: Vec<u8> = halves.to_vec1::<half::f16>()?.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Tensor::from_vec(bytes, items * item_len * 2, device)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [size, batch, precision, device, rest @ ..] = arguments.as_slice() else {
+        return Err("usage: gpu_step SIZE BATCH f32|tf32|bf16 DEVICE [STEPS]".into());
+    };
+    let (size, batch): (usize, usize) = (size.parse()?, batch.parse()?);
+    let steps: usize = rest.first().map_or(Ok(30), |steps| steps.parse())?;
+    let precision = match precision.as_str() {
+        "f32" => Precision::F32,
+        "tf32" => Precision::Tf32,
+        "bf16" => Precision::Bf16,
+        _ => return Err("the precision is f32, tf32 or bf16".into()),
+    };
+    let device = match device.strip_prefix("cuda:") {
+        Some(index) => open(index.parse()?)?,
+        None => Device::Cpu,
+    };
+    if precision != Precision::F32 && !has_kernels(&device) {
+        return Err("the CPU computes in f32".into());
+    }
+    allow_tf32(precision == Precision::Tf32);
+    let free_before = memory(&device)?.map(|memory| memory.free);
+    let config = ModelConfig::published(size, 9, Arm::Full);
+    let model = LadderSam::new(&config, &weights(&config)?, &device)?;
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
+    let (grid, low, items) = (size / 16, size / 4, 2 * batch);
+    let (image_len, embedding_len) = (size * size, 256 * grid * grid);
+    let (images, embeddings) = (stored(items, image_len, 101, &device)?, stored(items, embedding_len, 102, &device)?);
+    let labels: Vec<u8> = noise(items * low * low, 103).iter().map(|x| ((x + 1.0) * 4.5) as u8).collect();
+    let labels = Tensor::from_vec(labels, items * low * low, &device)?;
+    let make = |step: usize| -> candle_core::Result<BatchTensors> {
+        let picks: Vec<u32> = (0..batch).map(|i| ((step + i) % items) as u32).collect();
+        let picks = Tensor::from_vec(picks, batch, &device)?;
+        let values = |bytes: &Tensor, item_len: usize| {
+            let stored = Stored { bytes, dtype: DType::F16, item_len, quantization: None };
+            gather(&stored, &picks, precision.dtype())
+        };
+        Ok(BatchTensors {
+            images: values(&images, image_len)?.reshape((batch, 1, size, size))?,
+            embeddings: values(&embeddings, embedding_len)?.reshape((batch, 256, grid, grid))?,
+            labels: gather_bytes(&labels, low * low, &picks)?.reshape((batch, low, low))?,
+        })
+    };
+    let fixed = if has_kernels(&device) {
+        None
+    } else {
+        Some(BatchTensors {
+            images: Tensor::from_vec(noise(batch * image_len, 101), (batch, 1, size, size), &device)?,
+            embeddings: Tensor::from_vec(noise(batch * embedding_len, 102), (batch, 256, grid, grid), &device)?,
+            labels: labels.narrow(0, 0, batch * low * low)?.reshape((batch, low, low))?,
+        })
+    };
+    let settings = StepSettings { lambda: 0.8, lr: 1e-3 };
+    let mut run = |count: usize| -> Result<f64, Box<dyn std::error::Error>> {
+        synchronize(&device)?;
+        let start = Instant::now();
+        for step in 0..count {
+            let batch = match &fixed {
+                Some(batch) => batch.clone(),
+                None => make(step)?,
+            };
+            start_step(&model, &mut optimizer, &batch, settings)?;
+        }
+        synchronize(&device)?;
+        Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
+    };
+    run(3)?; // libraries choose their algorithms
+    let mut seconds = [run(steps)?, run(steps)?, run(steps)?];
+    seconds.sort_by(f64::total_cmp);
+    if let (Some(before), Some(after)) = (free_before, memory(&device)?) {
+        println!("{:.2} GiB taken", (before.saturating_sub(after.free)) as f64 / f64::from(1 << 30));
+    }
+    println!("{:.6} s/step, {:.6} to {:.6}", seconds[1], seconds[0], seconds[2]);
+    println!("{:.7} s/image", seconds[1] / batch as f64);
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! What a GPU changes in a run: the precision, where batches come from, and when the host reads a step's numbers.
+
+use crate::error::{Result, TrainError};
+use candle_core::Device;
+use sam_ladder_ops::gpu::{has_kernels, memory};
+use sam_ladder_ops::precision::{Precision, allow_tf32};
+use sam_ladder_schemas::precision::Precision as Asked;
+use sam_ladder_schemas::train::{SideNetwork, TrainConfig};
+
+/// Memory that stays free of stored items: what a step takes at 512 with a batch of 24, and the libraries' own.
+pub const RESERVE_BYTES: u64 = 10 << 30;
+
+/// Whether a store's training items live in the GPU's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceStore {
+    /// As many as fit beside [`RESERVE_BYTES`].
+    #[default]
+    Auto,
+    /// None: each batch is copied.
+    Off,
+    /// As many as fit this many bytes.
+    Bytes(u64),
+}
+
+impl std::str::FromStr for DeviceStore {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(DeviceStore::Auto),
+            "off" => Ok(DeviceStore::Off),
+            _ => {
+                let (digits, shift) = match text.as_bytes().last() {
+                    Some(b'G') => (&text[..text.len() - 1], 30),
+                    Some(b'M') => (&text[..text.len() - 1], 20),
+                    _ => (text, 0),
+                };
+                let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
+                bytes
+                    .map(DeviceStore::Bytes)
+                    .ok_or_else(|| format!("expected auto, off or a number of bytes as 20000000000 or 20G, got {text:?}"))
+            }
+        }
+    }
+}
+
+/// Bytes for stored items: what was asked for, within what is free.
+pub(super) fn budget(device: &Device, asked: DeviceStore) -> Result<u64> {
+    let free = memory(device)?.map_or(0, |memory| memory.free);
+    Ok(match asked {
+        DeviceStore::Off => 0,
+        DeviceStore::Auto => free.saturating_sub(RESERVE_BYTES),
+        // Where the CPU stands in for a GPU there is no telling what is free.
+        DeviceStore::Bytes(bytes) if device.is_cpu() => bytes,
+        DeviceStore::Bytes(bytes) => bytes.min(free),
+    })
+}
+
+/// Sets the process up for a precision.
+///
+/// # Errors
+/// float16, which is for the encoder, anything but float32 on the CPU, and bfloat16 with a side network that is no ResNet.
+pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Precision> {
+    let asked = config.precision;
+    let precision = match asked {
+        Asked::F32 => Precision::F32,
+        Asked::Tf32 => Precision::Tf32,
+        Asked::Bf16 => Precision::Bf16,
+        Asked::F16 => {
+            let reason = "--precision f16 is for the frozen encoder: gradients do not fit float16; train with bf16, tf32 or f32";
+            return Err(TrainError::Setting(reason.into()));
+        }
+    };
+    if precision != Precision::F32 && !has_kernels(device) {
+        return Err(TrainError::Setting(format!(
+            "--precision {} needs a GPU, this device is the CPU: pass --precision f32, or --device cuda:0 in a build with the feature `cuda`",
+            asked.name()
+        )));
+    }
+    if precision == Precision::Bf16 && config.side_network == SideNetwork::VitTiny {
+        let reason = "--precision bf16 knows the side networks resnet18, resnet34 and resnet50: train vit-tiny with f32 or tf32";
+        return Err(TrainError::Setting(reason.into()));
+    }
+    allow_tf32(precision == Precision::Tf32);
+    Ok(precision)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_the_store_are_parsed() {
+        for (text, expected) in [
+            ("auto", DeviceStore::Auto),
+            ("off", DeviceStore::Off),
+            ("0", DeviceStore::Bytes(0)),
+            ("3G", DeviceStore::Bytes(3 << 30)),
+            ("5M", DeviceStore::Bytes(5 << 20)),
+            ("123", DeviceStore::Bytes(123)),
+        ] {
+            assert_eq!(text.parse(), Ok(expected));
+        }
+        for wrong in ["", "G", "-1", "1T", "99999999999999999999", "18446744073709551615G"] {
+            assert!(wrong.parse::<DeviceStore>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_precision_that_the_cpu_lacks_is_refused_by_name() {
+        for (asked, needle) in [(Asked::F16, "is for the frozen encoder"), (Asked::Bf16, "--precision bf16 needs a GPU")] {
+            if asked == Asked::Bf16 && has_kernels(&Device::Cpu) {
+                continue;
+            }
+            let error =
+                set_up(&Device::Cpu, &TrainConfig { precision: asked, ..TrainConfig::default() }).unwrap_err().to_string();
+            assert!(error.contains(needle), "{error}");
+        }
+        assert_eq!(set_up(&Device::Cpu, &TrainConfig::default()).unwrap(), Precision::F32);
+    }
+}
