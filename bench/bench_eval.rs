@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [store, run, rounds @ ..] = arguments.as_slice() else { anyhow::bail!("usage: bench_eval STORE RUN [ROUNDS]") };
     let rounds: usize = rounds.first().map_or(Ok(3), |rounds| rounds.parse())?;
-    let store = Store::open(&PathBuf::from(store))?;
+    let store = Store::open(PathBuf::from(store))?;
     let weights = WeightSource::Run { folder: run.into(), checkpoint: RunCheckpoint::Last };
     let model = load_model(&weights, &store, &Device::Cpu)?;
     let cases = store.cases(Split::Test);

@@ -213,7 +213,7 @@ mod tests {
         let [first, second] = half_and_more();
         let rows = compare(&[first.clone(), second.clone()], &[second]).unwrap();
         assert!((rows[0].difference.unwrap() - 1.0 / 6.0).abs() < 1e-12, "{:?}", rows[0]);
-        let same = compare(&[first.clone()], &[first]).unwrap();
+        let same = compare(std::slice::from_ref(&first), std::slice::from_ref(&first)).unwrap();
         assert_eq!((same[0].difference, same[0].wilcoxon_p, same[0].permutation_p), (Some(0.0), None, Some(1.0)));
     }
 
@@ -222,7 +222,7 @@ mod tests {
         let [first, second] = half_and_more();
         let mut other = second.clone();
         other.info.scoring.empty = crate::protocol::EmptyRule::Penalise;
-        let error = compare(&[first.clone()], &[other]).unwrap_err().to_string();
+        let error = compare(std::slice::from_ref(&first), &[other]).unwrap_err().to_string();
         assert!(error.contains("leave-out") && error.contains("penalise"), "{error}");
         let mut other = second;
         other.cases.retain(|row| row.case != "0002");

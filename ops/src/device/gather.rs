@@ -27,7 +27,7 @@ pub(crate) fn gather(stored: &Stored<'_>, picks: &Tensor, dtype: DType) -> Resul
         }
         Some(quantization) => {
             let (items, channels, two) = quantization.dims3()?;
-            if two != 2 || channels == 0 || stored.item_len % channels != 0 {
+            if two != 2 || channels == 0 || !stored.item_len.is_multiple_of(channels) {
                 bail!("gather: quantization of {:?} does not fit items of {} values", (items, channels, two), stored.item_len);
             }
             args.extend([Input::new(quantization)?.arg(), out.arg(), Arg::Int(channels as i32)]);

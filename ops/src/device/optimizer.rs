@@ -11,7 +11,7 @@ const VARIABLES: usize = 80;
 /// Elements of one block, as in the source.
 const CHUNK: usize = 4096;
 /// Words of the source's `Table`: four pointers a variable, then its length, the first blocks and one more, and the count.
-pub(crate) const TABLE_WORDS: usize = 4 * VARIABLES + (VARIABLES + VARIABLES + 1 + 1) / 2;
+pub(crate) const TABLE_WORDS: usize = 4 * VARIABLES + (VARIABLES + VARIABLES + 1).div_ceil(2);
 
 /// As [`crate::optimizer::step`].
 pub(crate) fn step(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>) -> Result<()> {
