@@ -13,7 +13,7 @@ pub const RESERVE_BYTES: u64 = 10 << 30;
 /// Whether a store's training items live in the GPU's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceStore {
-    /// As many as fit beside [`RESERVE_BYTES`].
+    /// As many as fit beside `RESERVE_BYTES`.
     #[default]
     Auto,
     /// None: each batch is copied.
