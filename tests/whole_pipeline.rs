@@ -136,7 +136,7 @@ fn a_profile_holds_the_operations_as_spans() {
          --profile @precompute.json",
     ));
     let found = spans(&at.join("precompute.json"));
-    for name in ["read scan", "make variants", "encode", "block", "matrix product", "attention", "neck", "write slice"] {
+    for name in ["read scan", "make variants", "encode", "block", "norm, qkv", "attention", "neck", "write slice"] {
         assert!(found.iter().any(|span| span == name), "{name} is not among {found:?}");
     }
     succeed(on(at, "train --store @s.zarr --run @run --epochs 2 --batch-size 2 --profile @train.json"));
