@@ -39,6 +39,9 @@ def wilcoxon(sample):
 
 
 def permutation(sample):
+    if len(sample) < 2:
+        # SciPy takes two pairs at least; of one pair both signs are as extreme.
+        return 1.0, True
     exact = np.count_nonzero(sample) <= 16
     count = np.inf if exact else DRAWS
     test = stats.permutation_test((sample, np.zeros_like(sample)), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples",
