@@ -1,5 +1,6 @@
 //! `sam-ladder eval`: predict from the store, then measure. The two stages know nothing of each other; they are composed here.
 
+use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress;
@@ -32,7 +33,7 @@ Examples:
   sam-ladder eval --store synapse.zarr --checkpoint epoch_194.pth --out published
 ")]
 pub struct Args {
-    /// Store whose test scans are segmented
+    /// Store whose test scans are segmented: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// Run folder: its best model where it was validated, else its last; given several times, as for folds, the mean of their probabilities
@@ -83,6 +84,8 @@ pub struct Args {
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    cache: Cache,
 }
 
 impl Args {
@@ -135,6 +138,7 @@ impl Args {
     /// Segments, measures, writes.
     pub fn run(self) -> anyhow::Result<()> {
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
+        self.cache.apply();
         let store = Store::open(&self.store)?;
         let cases = store.cases(Split::Test);
         ensure!(

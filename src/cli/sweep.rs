@@ -1,5 +1,6 @@
 //! `sam-ladder sweep`.
 
+use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::train::ReadName;
 use crate::interrupt;
@@ -20,7 +21,7 @@ const PRINTED: usize = 10;
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Store to train on; its test scans are read by --final alone
+    /// Store to train on: a folder, or s3://bucket/key; its test scans are read by --final alone
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// What is searched and how: docs/sweeps.md has the keys. With --resume it may change the budget and nothing else
@@ -56,6 +57,8 @@ pub struct Args {
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    cache: Cache,
 }
 
 /// `--worker I/N`.
@@ -89,6 +92,7 @@ impl Args {
         if self.final_run {
             sweep::refuse_second_final(&self.out)?;
         }
+        self.cache.apply();
         let device = self.device.open()?;
         let Worker(index, count) = self.worker;
         let args = SweepArgs {

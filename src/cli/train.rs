@@ -1,5 +1,6 @@
 //! `sam-ladder train`.
 
+use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::precompute::Augment;
 use super::profile::Profile;
@@ -21,7 +22,7 @@ Examples:
       --val-cases 0005,0006
 ")]
 pub struct Args {
-    /// Store to train on
+    /// Store to train on: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// Run folder to make, or with --resume to go on with
@@ -99,6 +100,8 @@ pub struct Args {
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    cache: Cache,
     #[command(flatten)]
     profile: Profile,
 }
@@ -232,6 +235,7 @@ impl Args {
     /// Trains.
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
+        self.cache.apply();
         let config = self.config()?;
         let args = TrainArgs {
             config,
