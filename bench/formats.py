@@ -1,6 +1,6 @@
 """`make bench-formats`: what each number format and compression of a store costs and gives, as tables in Markdown.
 
-    python bench/formats.py PROGRAM [--dice]
+    python bench/formats.py PROGRAM [--dice] [--only reading|contents]
 
 Bytes a slice and errors come from the demo's scans at 224 (ViT-B with random weights, float32 as reference, logits of a model trained on
 the float32 store); reading speed from a store at 512 in the page cache, in batches of 24 random variants, beside zarr-python reading the
@@ -91,10 +91,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("program", type=Path)
     parser.add_argument("--dice", action="store_true", help="train the demo on every format too")
+    parser.add_argument("--only", choices=["reading", "contents"], help="one of the two tables")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        reading(Path(temporary))
-        contents(arguments.program.resolve(), Path(temporary), arguments.dice)
+        if arguments.only != "contents":
+            reading(Path(temporary))
+        if arguments.only != "reading":
+            contents(arguments.program.resolve(), Path(temporary), arguments.dice)
 
 
 if __name__ == "__main__":

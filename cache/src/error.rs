@@ -51,8 +51,9 @@ pub enum Error {
     },
     /// A store for another configuration is in the way.
     #[error(
-        "{} was made for another configuration: {differences}; give --store another folder, or use the store's settings; \
-         to a finished store scans and variants can be added, nothing else",
+        "{} was made for another configuration: {differences}; run `sam-ladder precompute` with --store another place for the asked settings, \
+         or with the store's settings and --store {}; to a finished store scans and variants can be added, nothing else",
+        path.display(),
         path.display()
     )]
     OtherConfig {

@@ -157,8 +157,9 @@ impl ArraySpec {
         self.compression == Compression::Zstd
     }
 
-    pub(crate) fn folder(&self, store: &Path) -> PathBuf {
-        store.join(&self.path)
+    /// Path below the store of the shard of index `row` along the first axis.
+    pub(crate) fn shard_path(&self, row: usize) -> PathBuf {
+        Path::new(&self.path).join(self.shard_name(row))
     }
 
     /// Name of the shard of index `row` along the first axis, directly in the array's folder.

@@ -1,10 +1,11 @@
 //! The embedding store: Zarr arrays and Parquet tables; and what all stages write files with.
 //!
 //! [`StoreWriter`] makes a store, [`Store`] and [`Reader`] read a finished one. The layout, for those who read it with other
-//! programs, is in `docs/store-format.md`. No other crate of the workspace touches the files of a store.
+//! programs, is in `docs/store-format.md`. A store lies in a folder or below a key of an S3 bucket: `/data/s.zarr`, `s3://bucket/s.zarr`. No other crate of the workspace touches the files of a store.
 
 pub mod atomic;
 mod batch;
+mod chunk_cache;
 mod compare;
 mod error;
 mod layout;
@@ -13,9 +14,12 @@ pub mod nifti;
 mod number;
 mod plan;
 mod reader;
+mod remote;
 mod shard;
 mod slice_table;
+mod storage;
 mod store;
+mod stored_array;
 pub mod table;
 mod training;
 mod verify;
@@ -26,7 +30,9 @@ pub use compare::differences;
 pub use error::{Error, Result};
 pub use plan::StoreLayout;
 pub use reader::{ReadMode, Reader};
+pub use remote::{CacheOptions, set_cache};
 pub use sam_ladder_schemas::store::CaseLayout;
+pub use storage::{is_remote, read_file};
 pub use store::{Mask, Store};
 pub use training::TrainingSplit;
 pub use verify::{Damage, Part, Report, verify};

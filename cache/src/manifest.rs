@@ -1,17 +1,17 @@
 //! The store's manifest, its second copy, and the metadata that must follow from it.
 
-use crate::atomic::write_atomic;
 use crate::compare::differences;
 use crate::error::{Error, Result};
 use crate::layout::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
 use crate::plan::StoreLayout;
+use crate::shard::unreadable;
+use crate::storage::Storage;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::store::{
     DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, sha256_hex,
     slices_table,
 };
 use serde_json::{Value, json};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -21,34 +21,36 @@ pub(crate) fn manifest_bytes(attributes: &StoreAttributes) -> Vec<u8> {
 }
 
 /// Writes both copies, the root group's last: what that says counts.
-pub(crate) fn write_manifest(store: &Path, attributes: &StoreAttributes) -> Result<()> {
+pub(crate) fn write_manifest(store: &Storage, attributes: &StoreAttributes) -> Result<()> {
     let bytes = manifest_bytes(attributes);
-    write_atomic(&store.join(MANIFEST_COPY), &bytes)?;
-    write_atomic(&store.join(METADATA), &bytes)
+    store.write(&store.join(MANIFEST_COPY), bytes.clone())?;
+    store.write(&store.join(METADATA), bytes)
 }
 
 /// Reads and checks the attributes of the store's root group.
-pub(crate) fn read_manifest(store: &Path) -> Result<StoreAttributes> {
+pub(crate) fn read_manifest(store: &Storage) -> Result<StoreAttributes> {
     let path = store.join(METADATA);
     let not_a_store = |reason: String| not_a_store(store, reason);
-    match fs::read(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound && store.join(MANIFEST_COPY).exists() => {
+    match store.read(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound && store.is_file(&store.join(MANIFEST_COPY))? => {
             Err(Error::Manifest { path, reason: "it is missing".into() })
         }
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            Err(not_a_store(if store.exists() { format!("it has no {METADATA}") } else { "there is no such folder".into() }))
-        }
+        Err(e) if e.kind() == ErrorKind::NotFound => Err(not_a_store(match (store.list(store.root())?, store.bucket()) {
+            (Some(_), _) => format!("it has no {METADATA}"),
+            (None, None) => "there is no such folder".into(),
+            (None, Some(_)) => "there is nothing below that key".into(),
+        })),
         Err(e) if e.kind() == ErrorKind::NotADirectory => Err(not_a_store("it is not a folder".into())),
         other => parse_manifest(store, &path, &other.map_err(Error::io("read", &path))?),
     }
 }
 
-fn not_a_store(store: &Path, reason: String) -> Error {
-    Error::NotAStore { path: store.into(), reason, advice: "give the folder that `sam-ladder precompute --store` wrote" }
+fn not_a_store(store: &Storage, reason: String) -> Error {
+    Error::NotAStore { path: store.root().into(), reason, advice: "give the folder that `sam-ladder precompute --store` wrote" }
 }
 
 /// The attributes that one copy of the manifest holds.
-pub(crate) fn parse_manifest(store: &Path, path: &Path, bytes: &[u8]) -> Result<StoreAttributes> {
+pub(crate) fn parse_manifest(store: &Storage, path: &Path, bytes: &[u8]) -> Result<StoreAttributes> {
     let damaged = |reason: String| Error::Manifest { path: path.into(), reason };
     let metadata: Value = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
     let attributes = &metadata["attributes"];
@@ -57,7 +59,7 @@ pub(crate) fn parse_manifest(store: &Path, path: &Path, bytes: &[u8]) -> Result<
         return Err(not_a_store(store, format!("its {METADATA} has no format_version and cache_id")));
     }
     if version.as_u64() != Some(FORMAT_VERSION.into()) {
-        return Err(Error::FormatVersion { path: store.into(), found: version.to_string(), expected: FORMAT_VERSION });
+        return Err(Error::FormatVersion { path: store.root().into(), found: version.to_string(), expected: FORMAT_VERSION });
     }
     let attributes: StoreAttributes = serde_json::from_value(attributes.clone()).map_err(|e| damaged(e.to_string()))?;
     attributes.config.validate().map_err(damaged)?;
@@ -73,8 +75,8 @@ pub(crate) fn parse_manifest(store: &Path, path: &Path, bytes: &[u8]) -> Result<
 }
 
 /// Whether `path` holds exactly `expected`; the reason why not, in words.
-pub(crate) fn check_bytes(path: &Path, expected: &[u8]) -> Result<(), String> {
-    let found = read_checked(path)?;
+pub(crate) fn check_bytes(store: &Storage, path: &Path, expected: &[u8]) -> Result<(), String> {
+    let found = read_checked(store, path)?;
     if found == expected {
         return Ok(());
     }
@@ -87,11 +89,8 @@ pub(crate) fn check_bytes(path: &Path, expected: &[u8]) -> Result<(), String> {
 }
 
 /// The bytes of a file, or in words why there are none.
-pub(crate) fn read_checked(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => "its file is missing".into(),
-        _ => format!("cannot read it: {e}"),
-    })
+pub(crate) fn read_checked(store: &Storage, path: &Path) -> Result<Vec<u8>, String> {
+    store.read(path).map_err(|e| unreadable(&e))
 }
 
 /// Every group's `zarr.json` but the root's: path below the store and bytes.
@@ -105,10 +104,10 @@ pub(crate) fn array_file(spec: &ArraySpec) -> Result<(PathBuf, Vec<u8>)> {
 }
 
 /// Checks that the array's `zarr.json` is the one that a writer with the same config writes.
-pub(crate) fn check_array_metadata(store: &Path, spec: &ArraySpec) -> Result<()> {
+pub(crate) fn check_array_metadata(store: &Storage, spec: &ArraySpec) -> Result<()> {
     let (path, expected) = array_file(spec)?;
     let path = store.join(path);
-    check_bytes(&path, &expected).map_err(|reason| Error::Manifest { path, reason })
+    check_bytes(store, &path, &expected).map_err(|reason| Error::Manifest { path, reason })
 }
 
 /// Paths below the store of what the manifest records with a hash.
@@ -117,20 +116,20 @@ pub(crate) fn hashed_files() -> [String; 4] {
 }
 
 /// The hashes that a finished store's manifest records.
-pub(crate) fn hash_files(store: &Path) -> Result<Vec<SourceFile>> {
+pub(crate) fn hash_files(store: &Storage) -> Result<Vec<SourceFile>> {
     hashed_files()
         .into_iter()
         .map(|name| {
             let path = store.join(&name);
-            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+            let bytes = store.read(&path).map_err(Error::io("read", &path))?;
             Ok(SourceFile { path: name, sha256: sha256_hex(&bytes) })
         })
         .collect()
 }
 
 /// Whether a file below the store has the hash that the manifest records; the reason why not, in words.
-pub(crate) fn check_hash(store: &Path, attributes: &StoreAttributes, name: &str) -> Result<(), String> {
-    let found = sha256_hex(&read_checked(&store.join(name))?);
+pub(crate) fn check_hash(store: &Storage, attributes: &StoreAttributes, name: &str) -> Result<(), String> {
+    let found = sha256_hex(&read_checked(store, &store.join(name))?);
     match attributes.files.iter().find(|file| file.path == name) {
         Some(file) if file.sha256 == found => Ok(()),
         Some(file) => Err(format!("its SHA-256 is {found}, the manifest records {}", file.sha256)),
@@ -139,17 +138,17 @@ pub(crate) fn check_hash(store: &Path, attributes: &StoreAttributes, name: &str)
 }
 
 /// The layout of a store that says it is complete.
-pub(crate) fn complete_layout(store: &Path, attributes: &StoreAttributes) -> Result<StoreLayout> {
+pub(crate) fn complete_layout(store: &Storage, attributes: &StoreAttributes) -> Result<StoreLayout> {
     if !attributes.complete {
-        return Err(Error::Incomplete { path: store.into(), detail: "its manifest says so".into() });
+        return Err(Error::Incomplete { path: store.root().into(), detail: "its manifest says so".into() });
     }
     StoreLayout::of(attributes).map_err(|e| Error::Manifest { path: store.join(METADATA), reason: e.to_string() })
 }
 
 /// Shape that a mask's own `zarr.json` says.
-pub(crate) fn read_mask_shape(store: &Path, case: &str) -> Result<[usize; 3]> {
+pub(crate) fn read_mask_shape(store: &Storage, case: &str) -> Result<[usize; 3]> {
     let path = store.join(format!("{}/{MASKS}/{case}/{METADATA}", Split::Test));
-    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+    let bytes = store.read(&path).map_err(Error::io("read", &path))?;
     let shape = serde_json::from_slice::<Value>(&bytes)
         .ok()
         .and_then(|metadata| serde_json::from_value::<[usize; 3]>(metadata["shape"].clone()).ok())

@@ -9,10 +9,13 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use std::sync::{Arc, OnceLock};
 
+/// Most batches that are fetched from a bucket before they are read.
+const BATCHES_AHEAD: usize = 8;
+
 /// Where batches come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadMode {
-    /// From disk each time: memory holds a batch and the shards' indexes (48 bytes a slice and variant), however large the store.
+    /// From disk (of a store in a bucket, the local copies of its chunks) each time: memory holds a batch and the shards' indexes (48 bytes a slice and variant), however large the store.
     Stream,
     /// From disk once, then from memory, in the stored number format.
     Resident,
@@ -46,7 +49,7 @@ impl Reader {
         let keep = match mode {
             ReadMode::Stream => false,
             ReadMode::Resident => true,
-            ReadMode::Auto => (items as u64) * (item_bytes(&store) as u64) <= available_memory() / 2,
+            ReadMode::Auto => (items as u64) * store.item_bytes() <= available_memory() / 2,
         };
         let kept = keep.then(|| (0..items).map(|_| OnceLock::new()).collect());
         Reader { store, split, kept }
@@ -63,6 +66,9 @@ impl Reader {
     /// As [`Store::read_batch`].
     pub fn read_batch(&self, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
         let Some(kept) = &self.kept else { return self.store.read_batch(self.split, picks, batch) };
+        if self.store.fits_cache(picks.len()) {
+            self.fetch_ahead(picks)?;
+        }
         let num_variants = self.store.variants(self.split).len();
         self.store.fill_batch(picks, batch, |pick, item| {
             self.store.check_pick(self.split, pick.0, pick.1)?;
@@ -84,6 +90,24 @@ impl Reader {
         })
     }
 
+    /// How many batches of `batch_size` [`Self::fetch_ahead`] may be ahead of [`Self::read_batch`]: as many as fit half of the local
+    /// disk's part, and not many; none of a store in a folder.
+    pub fn batches_ahead(&self, batch_size: usize) -> usize {
+        (1..=BATCHES_AHEAD).rev().find(|&batches| self.store.fits_cache(batches * batch_size)).unwrap_or(0)
+    }
+
+    /// As [`Store::fetch_ahead`], of what is not in memory.
+    ///
+    /// # Errors
+    /// As [`Store::fetch_ahead`].
+    pub fn fetch_ahead(&self, picks: &[(u32, u32)]) -> Result<()> {
+        let Some(kept) = &self.kept else { return self.store.fetch_ahead(self.split, picks) };
+        let num_variants = self.store.variants(self.split).len();
+        let slot = |pick: &(u32, u32)| kept.get(pick.0 as usize * num_variants + pick.1 as usize);
+        let missing: Vec<_> = picks.iter().copied().filter(|pick| slot(pick).is_none_or(|slot| slot.get().is_none())).collect();
+        self.store.fetch_ahead(self.split, &missing)
+    }
+
     fn read(&self, pick: (u32, u32)) -> Result<Kept> {
         let config = self.store.config();
         let words = |kind: ArrayKind| vec![0; number::words(kind.item_len(config), config.dtype)];
@@ -103,13 +127,6 @@ impl Reader {
         self.store.read_item(self.split, pick, item)?;
         Ok(kept)
     }
-}
-
-/// Bytes that one variant of one slice takes in memory.
-fn item_bytes(store: &Store) -> usize {
-    let config = store.config();
-    let floats = ArrayKind::Embeddings.item_len(config) + ArrayKind::Images.item_len(config);
-    floats * config.dtype.bytes() + ArrayKind::Labels.item_len(config)
 }
 
 /// Bytes of memory that can be had without swapping (`MemAvailable` of Linux); 0, and so never resident, where that is unknown.

@@ -4,10 +4,8 @@
 //! little-endian 64-bit numbers a chunk, then the CRC-32C of those pairs. A chunk is its bytes, or a zstd frame of them, and the CRC-32C of that.
 //! `zarrs` could read it too, but takes a chunk or a file that is missing for fill values; here that is an error.
 
-use std::fs::File;
+use crate::storage::Blob;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 /// Bytes of a CRC-32C.
 const CHECKSUM_LEN: usize = 4;
@@ -50,6 +48,17 @@ pub(crate) struct ChunkRange {
     len: u64,
 }
 
+impl ChunkRange {
+    /// A file that is one chunk.
+    pub(crate) fn whole(len: u64) -> Self {
+        ChunkRange { offset: 0, len }
+    }
+
+    pub(crate) fn bytes(self) -> std::ops::Range<u64> {
+        self.offset..self.offset + self.len
+    }
+}
+
 /// What one thread needs to read chunks, reused from chunk to chunk.
 pub(crate) struct Scratch {
     encoded: Vec<u8>,
@@ -62,24 +71,33 @@ impl Scratch {
     }
 }
 
-/// Opens a shard; the error says in words what is wrong.
-pub(crate) fn open(path: &Path) -> Result<File, String> {
-    File::open(path).map_err(|e| match e.kind() {
+/// In words, why a file cannot be read.
+pub(crate) fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
         io::ErrorKind::NotFound => "its file is missing".into(),
-        _ => format!("cannot read it: {e}"),
-    })
+        _ => format!("cannot read it: {error}"),
+    }
+}
+
+/// Bytes of the index of a shard of `chunks` chunks, at its end.
+pub(crate) fn index_len(chunks: usize) -> u64 {
+    (chunks as u64).saturating_mul(INDEX_ENTRY_LEN as u64).saturating_add(CHECKSUM_LEN as u64)
 }
 
 /// Reads and checks the index of a shard of `chunks` chunks.
-pub(crate) fn read_index(file: &File, chunks: usize) -> Result<Box<[ChunkRange]>, String> {
-    let file_len = file.metadata().map_err(|e| format!("cannot read its size: {e}"))?.len();
-    let index_len = (chunks as u64).saturating_mul(INDEX_ENTRY_LEN as u64).saturating_add(CHECKSUM_LEN as u64);
-    let index_offset = file_len.checked_sub(index_len).ok_or_else(|| {
-        format!("the file is cut short: an index of {index_len} bytes was expected at its end, it has {file_len} bytes")
-    })?;
+pub(crate) fn read_index(file: &Blob, chunks: usize) -> Result<Box<[ChunkRange]>, String> {
+    let file_len = file.len().map_err(|e| format!("cannot read its size: {e}"))?;
+    let index_len = index_len(chunks);
+    let index_offset = file_len.checked_sub(index_len).ok_or_else(|| cut_short(index_len, file_len))?;
     let mut bytes = vec![0; index_len as usize];
     file.read_exact_at(&mut bytes, index_offset).map_err(|e| format!("cannot read its index: {e}"))?;
-    let entries = checked(&bytes).map_err(|reason| format!("the shard's index has {reason}"))?;
+    parse_index(&bytes, file_len)
+}
+
+/// Checks the index at the end of a file of `file_len` bytes, all of which it is.
+pub(crate) fn parse_index(bytes: &[u8], file_len: u64) -> Result<Box<[ChunkRange]>, String> {
+    let index_offset = file_len.checked_sub(bytes.len() as u64).ok_or_else(|| cut_short(bytes.len() as u64, file_len))?;
+    let entries = checked(bytes).map_err(|reason| format!("the shard's index has {reason}"))?;
     entries
         .chunks_exact(INDEX_ENTRY_LEN)
         .map(|entry| {
@@ -96,11 +114,16 @@ pub(crate) fn read_index(file: &File, chunks: usize) -> Result<Box<[ChunkRange]>
         .collect()
 }
 
+fn cut_short(index_len: u64, file_len: u64) -> String {
+    format!("the file is cut short: an index of {index_len} bytes was expected at its end, it has {file_len} bytes")
+}
+
 /// Reads one chunk that is not compressed straight into `out`, whose length must be the chunk's, and checks it.
-pub(crate) fn read_plain_chunk(file: &File, range: ChunkRange, out: &mut [u8]) -> Result<(), String> {
-    let len = range.len - CHECKSUM_LEN as u64; // `read_index` saw that there is a checksum
-    if len != out.len() as u64 {
-        return Err(format!("the chunk holds {len} bytes, expected {}", out.len()));
+pub(crate) fn read_plain_chunk(file: &Blob, range: ChunkRange, out: &mut [u8]) -> Result<(), String> {
+    let len = out.len() as u64;
+    if range.len != len + CHECKSUM_LEN as u64 {
+        let held = range.len.saturating_sub(CHECKSUM_LEN as u64);
+        return Err(format!("the chunk holds {held} bytes, expected {len}"));
     }
     let mut stored = [0; CHECKSUM_LEN];
     file.read_exact_at(out, range.offset)
@@ -110,7 +133,7 @@ pub(crate) fn read_plain_chunk(file: &File, range: ChunkRange, out: &mut [u8]) -
 }
 
 /// Checks that the chunks lie one behind the other and fill the file up to its index, so that each byte is covered by a checksum.
-pub(crate) fn check_filled(file: &File, index: &[ChunkRange]) -> Result<(), String> {
+pub(crate) fn check_filled(file: &Blob, index: &[ChunkRange]) -> Result<(), String> {
     let mut end = 0;
     for (i, range) in index.iter().enumerate() {
         if range.offset != end {
@@ -119,12 +142,12 @@ pub(crate) fn check_filled(file: &File, index: &[ChunkRange]) -> Result<(), Stri
         end += range.len;
     }
     let expected = end + (index.len() * INDEX_ENTRY_LEN + CHECKSUM_LEN) as u64;
-    let found = file.metadata().map_err(|e| format!("cannot read its size: {e}"))?.len();
+    let found = file.len().map_err(|e| format!("cannot read its size: {e}"))?;
     if found == expected { Ok(()) } else { Err(format!("the file has {found} bytes, expected {expected}")) }
 }
 
 /// One chunk as it is stored, its checksum right.
-pub(crate) fn read_encoded(file: &File, range: ChunkRange) -> Result<Vec<u8>, String> {
+pub(crate) fn read_encoded(file: &Blob, range: ChunkRange) -> Result<Vec<u8>, String> {
     let mut encoded = vec![0; range.len as usize];
     file.read_exact_at(&mut encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
     checked(&encoded).map_err(|reason| format!("the chunk has {reason}"))?;
@@ -132,7 +155,7 @@ pub(crate) fn read_encoded(file: &File, range: ChunkRange) -> Result<Vec<u8>, St
 }
 
 /// Reads one chunk, checks it, and decompresses it into `out`, whose length must be the chunk's.
-pub(crate) fn read_compressed_chunk(file: &File, range: ChunkRange, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), String> {
+pub(crate) fn read_compressed_chunk(file: &Blob, range: ChunkRange, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), String> {
     scratch.encoded.resize(range.len as usize, 0);
     file.read_exact_at(&mut scratch.encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
     let frame = checked(&scratch.encoded).map_err(|reason| format!("the chunk has {reason}"))?;
@@ -145,7 +168,8 @@ pub(crate) fn read_compressed_chunk(file: &File, range: ChunkRange, scratch: &mu
 
 /// `bytes` without the CRC-32C at their end, when that is right.
 fn checked(bytes: &[u8]) -> Result<&[u8], String> {
-    let (content, stored) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
+    let len = bytes.len().checked_sub(CHECKSUM_LEN).ok_or("no room for its checksum")?;
+    let (content, stored) = bytes.split_at(len);
     compare_checksum(content, std::array::from_fn(|i| stored[i]))?;
     Ok(content)
 }

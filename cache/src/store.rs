@@ -5,20 +5,24 @@ use crate::error::{Error, Result};
 use crate::layout::{ArrayKind, ArraySpec};
 use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
 use crate::plan::StoreLayout;
-use crate::shard::{self, ChunkRange, Scratch};
+use crate::remote::{CacheOptions, Remote, Unread, cache_options};
+use crate::shard;
 use crate::slice_table::{batch_to_slices, variants_to_batch};
-use crate::table::read_table;
+use crate::storage::{CONCURRENCY, Storage, wait};
+use crate::stored_array::StoredArray;
+use crate::table;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::variants::{Variant, variants};
-use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 /// The reference segmentation of a test scan, at the scan's own resolution.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,9 +36,11 @@ pub struct Mask {
 /// A complete store. Reading is thread-safe.
 #[derive(Debug)]
 pub struct Store {
-    path: PathBuf,
+    storage: Storage,
     attributes: StoreAttributes,
     splits: [SplitArrays; 2],
+    /// Of a store in a bucket: what fetches its chunks, and keeps them on a local disk.
+    remote: Option<Remote>,
 }
 
 #[derive(Debug)]
@@ -46,81 +52,56 @@ struct SplitArrays {
     arrays: Vec<StoredArray>,
 }
 
-#[derive(Debug)]
-struct StoredArray {
-    spec: ArraySpec,
-    folder: PathBuf,
-    /// Index of each shard, read when it is first needed.
-    indexes: Vec<OnceLock<Box<[ChunkRange]>>>,
-}
-
-impl StoredArray {
-    fn new(store: &Path, spec: ArraySpec, num_shards: usize) -> Self {
-        let folder = spec.folder(store);
-        StoredArray { spec, folder, indexes: (0..num_shards).map(|_| OnceLock::new()).collect() }
-    }
-
-    fn shard_path(&self, row: usize) -> PathBuf {
-        self.folder.join(self.spec.shard_name(row))
-    }
-
-    fn read_chunk(&self, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), String> {
-        thread_local! {
-            static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
-        }
-        let file = shard::open(&self.shard_path(row))?;
-        let index = match self.indexes[row].get() {
-            Some(index) => index,
-            None => {
-                let index = shard::read_index(&file, self.spec.chunks_per_shard())?;
-                self.indexes[row].get_or_init(|| index)
-            }
-        };
-        if !self.spec.is_compressed() {
-            return shard::read_plain_chunk(&file, index[chunk], out);
-        }
-        SCRATCH.with_borrow_mut(|slot| {
-            if slot.is_none() {
-                *slot = Some(Scratch::new().map_err(|e| e.to_string())?);
-            }
-            let scratch = slot.as_mut().ok_or("no memory to decompress into")?;
-            shard::read_compressed_chunk(&file, index[chunk], scratch, out)
-        })
-    }
-}
-
 impl Store {
-    /// Opens a complete store and checks its manifest, its groups' and arrays' metadata, its tables, the decoder's weights and the
-    /// presence of every shard. Chunks are checked when they are read.
+    /// Opens a complete store, in a folder or at `s3://bucket/key`, and checks its manifest, its groups' and arrays' metadata, its
+    /// tables, the decoder's weights and the presence of every shard. Chunks are checked when they are read; those of a store in a
+    /// bucket are kept where [`crate::set_cache`] says.
     ///
     /// # Errors
     /// A one-line reason that names the file: no store, another format version, an incomplete one, a manifest, array metadata or
-    /// table that does not agree with the config, a missing shard.
+    /// table that does not agree with the config, a missing shard; a bucket that cannot be used.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
-        let path = path.as_ref();
-        let attributes = read_manifest(path)?;
-        let layout = complete_layout(path, &attributes)?;
+        Self::open_with(path, &cache_options())
+    }
+
+    /// As [`Self::open`], with a cache of its own for a store in a bucket.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(path: impl AsRef<Path>, cache: &CacheOptions) -> Result<Store> {
+        Self::open_at(Storage::at(path.as_ref())?, cache)
+    }
+
+    pub(crate) fn open_at(storage: Storage, cache: &CacheOptions) -> Result<Store> {
+        let refused = storage.clone();
+        Self::open_checked(storage, cache).map_err(|error| refused.refusal().unwrap_or(error))
+    }
+
+    fn open_checked(storage: Storage, cache: &CacheOptions) -> Result<Store> {
+        let attributes = read_manifest(&storage)?;
+        let layout = complete_layout(&storage, &attributes)?;
         for (name, bytes) in group_files() {
-            let path = path.join(name);
-            check_bytes(&path, &bytes).map_err(|reason| Error::Manifest { path, reason })?;
+            let path = storage.join(name);
+            check_bytes(&storage, &path, &bytes).map_err(|reason| Error::Manifest { path, reason })?;
         }
         for name in hashed_files() {
-            let file = path.join(&name);
-            if !file.is_file() {
+            let file = storage.join(&name);
+            if !storage.is_file(&file)? {
                 return Err(Error::Missing { path: file });
             }
-            check_hash(path, &attributes, &name).map_err(|reason| Error::Manifest { path: file, reason })?;
+            check_hash(&storage, &attributes, &name).map_err(|reason| Error::Manifest { path: file, reason })?;
         }
-        check_variants(path, &layout)?;
-        let splits = [open_split(path, &layout, Split::Train)?, open_split(path, &layout, Split::Test)?];
-        let store = Store { path: path.into(), splits, attributes };
+        check_variants(&storage, &layout)?;
+        let splits = [open_split(&storage, &layout, Split::Train)?, open_split(&storage, &layout, Split::Test)?];
+        let remote = storage.bucket().map(|bucket| Remote::new(bucket.clone(), storage.root(), cache)).transpose()?;
+        let store = Store { storage, splits, attributes, remote };
         store.check_files()?;
         Ok(store)
     }
 
-    /// Folder of the store.
+    /// Folder of the store, or its place in a bucket.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.storage.root()
     }
 
     /// Attributes of the root group: version, `cache_id`, config, sources.
@@ -154,14 +135,15 @@ impl Store {
     /// [`Error::Absent`] that names the case and lists those there are.
     pub fn case_rows(&self, split: Split, case: &str) -> Result<Range<u32>> {
         self.split(split).cases.iter().find(|(name, _)| name == case).map(|(_, rows)| rows.clone()).ok_or_else(|| Error::Absent {
-            path: self.path.clone(),
+            path: self.path().into(),
             what: format!("{split} case {case:?}; it has {}", self.cases(split).join(", ")),
         })
     }
 
-    /// SAM's frozen prompt encoder and mask decoder, in the names of its checkpoints.
+    /// SAM's frozen prompt encoder and mask decoder, in the names of its checkpoints. [`crate::read_file`] reads it wherever the
+    /// store lies.
     pub fn decoder_path(&self) -> PathBuf {
-        self.path.join(DECODER_WEIGHTS)
+        self.storage.join(DECODER_WEIGHTS)
     }
 
     /// The reference segmentation of a test case.
@@ -173,11 +155,14 @@ impl Store {
         let shape = mask_shape(&self.slices(Split::Test)[rows.start as usize..rows.end as usize]);
         let [depth, height, width] = shape;
         let spec = ArraySpec::of_mask(case, shape);
-        check_array_metadata(&self.path, &spec)?;
-        let array = StoredArray::new(&self.path, spec, 1);
+        check_array_metadata(&self.storage, &spec)?;
+        let array = StoredArray::new(&self.storage, spec, 1);
         let mut labels = vec![0; depth * height * width];
+        // A mask is read once and as a whole.
+        let shard = self.storage.open(&array.shard_path(0));
         labels.par_chunks_mut(height * width).enumerate().try_for_each(|(slice, out)| {
-            array.read_chunk(0, slice, out).map_err(|reason| Error::Damaged {
+            let shard = shard.as_ref().map_err(shard::unreadable);
+            shard.and_then(|shard| array.read_chunk_of(shard, 0, slice, out)).map_err(|reason| Error::Damaged {
                 array: array.spec.path.clone(),
                 row: slice,
                 place: format!("case {case}"),
@@ -193,12 +178,44 @@ impl Store {
     /// `batch` is resized and overwritten; its memory is reused. What it holds after an error is unspecified.
     ///
     /// # Errors
-    /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] that names array, slice, case and variant.
+    /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] that names array, slice, case and variant;
+    /// [`Error::Io`] for a bucket that does not answer.
     pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
+        if self.fits_cache(picks.len()) {
+            self.fetch_ahead(split, picks)?;
+        }
         self.fill_batch(picks, batch, |pick, item| {
             self.check_pick(split, pick.0, pick.1)?;
             self.read_item(split, pick, item)
         })
+    }
+
+    /// Brings what the given pairs need of a store in a bucket onto the local disk, many chunks at a time; of a store in a folder
+    /// nothing is needed.
+    ///
+    /// # Errors
+    /// As [`Self::read_batch`].
+    pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)]) -> Result<()> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        picks.iter().try_for_each(|pick| self.check_pick(split, pick.0, pick.1))?;
+        let chunks = picks.iter().flat_map(|&pick| ArrayKind::all(self.config()).iter().map(move |&kind| (pick, kind)));
+        let fetched = chunks.map(|(pick, kind)| async move {
+            let array = &self.split(split).arrays[kind as usize];
+            let fetched = array.fetch_ahead(remote, pick.0 as usize, pick.1 as usize).await;
+            fetched.map_err(|reason| self.unread(split, kind, pick, reason))
+        });
+        wait(stream::iter(fetched).buffer_unordered(CONCURRENCY).try_collect::<()>())
+    }
+
+    /// Whether `items` variants of slices fit the local disk's part together, with room to spare; of no use for a store in a folder.
+    pub(crate) fn fits_cache(&self, items: usize) -> bool {
+        self.remote.as_ref().is_some_and(|remote| 2 * items as u64 * self.item_bytes() <= remote.max_bytes())
+    }
+
+    /// Bytes of one variant of one slice, uncompressed.
+    pub(crate) fn item_bytes(&self) -> u64 {
+        let arrays = &self.split(Split::Train).arrays;
+        arrays.iter().map(|array| array.spec.chunk_bytes() as u64).sum()
     }
 
     /// Reads one variant of one slice; `pick` must have been checked.
@@ -240,7 +257,7 @@ impl Store {
         let SplitArrays { variants, slices, .. } = self.split(split);
         if row as usize >= slices.len() || variant as usize >= variants.len() {
             return Err(Error::Absent {
-                path: self.path.clone(),
+                path: self.path().into(),
                 what: format!(
                     "{split} slice {row}, variant {variant}; it has {} slices of {} variants",
                     slices.len(),
@@ -254,20 +271,34 @@ impl Store {
     /// Reads one chunk as it is stored; `pick` must have been checked.
     pub(crate) fn read_bytes(&self, split: Split, kind: ArrayKind, pick: (u32, u32), out: &mut [u8]) -> Result<()> {
         let (row, variant) = (pick.0 as usize, pick.1 as usize);
+        let array = &self.split(split).arrays[kind as usize];
+        let read = match &self.remote {
+            None => array.read_chunk(&self.storage, row, variant, out).map_err(Unread::Damaged),
+            Some(remote) => array.fetch_chunk(remote, row, variant, out),
+        };
+        read.map_err(|reason| self.unread(split, kind, pick, reason))
+    }
+
+    /// The error of a chunk that cannot be had.
+    fn unread(&self, split: Split, kind: ArrayKind, (row, variant): (u32, u32), reason: Unread) -> Error {
+        let (row, variant) = (row as usize, variant as usize);
         let SplitArrays { variants, slices, arrays, .. } = self.split(split);
         let array = &arrays[kind as usize];
-        array.read_chunk(row, variant, out).map_err(|reason| Error::Damaged {
-            array: array.spec.path.clone(),
-            row,
-            place: format!(
-                "case {}, slice {} of it, variant {variant} {}",
-                slices[row].case,
-                slices[row].slice_index,
-                variants[variant].name()
-            ),
-            reason,
-            path: array.shard_path(row),
-        })
+        match reason {
+            Unread::Io(path, source) => Error::Io { action: "read", path, source },
+            Unread::Damaged(reason) => Error::Damaged {
+                array: array.spec.path.clone(),
+                row,
+                place: format!(
+                    "case {}, slice {} of it, variant {variant} {}",
+                    slices[row].case,
+                    slices[row].slice_index,
+                    variants[variant].name()
+                ),
+                reason,
+                path: array.shard_path(row),
+            },
+        }
     }
 
     fn split(&self, split: Split) -> &SplitArrays {
@@ -278,7 +309,7 @@ impl Store {
         for split in Split::ALL {
             let SplitArrays { slices, arrays, .. } = self.split(split);
             for array in arrays {
-                let there = shards_in(&array.folder, &array.spec)?;
+                let there = shards_in(&self.storage, &array.spec)?;
                 if let Some(row) = (0..slices.len()).find(|row| !there.contains(row)) {
                     return Err(Error::Damaged {
                         array: array.spec.path.clone(),
@@ -290,9 +321,9 @@ impl Store {
                 }
             }
         }
-        let masks = self.cases(Split::Test).into_iter().map(|case| mask_shard(&self.path, &case));
+        let masks = self.cases(Split::Test).into_iter().map(|case| mask_shard(&self.storage, &case));
         for path in masks {
-            if !path.is_file() {
+            if !self.storage.is_file(&path)? {
                 return Err(Error::Missing { path });
             }
         }
@@ -316,24 +347,14 @@ pub(crate) fn split_variants(config: &PrecomputeConfig, split: Split) -> Vec<Var
 }
 
 /// Rows whose shards are in an array's folder; empty when there is no such folder.
-pub(crate) fn shards_in(folder: &Path, spec: &ArraySpec) -> Result<HashSet<usize>> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HashSet::new()),
-        other => other.map_err(Error::io("list", folder))?,
-    };
-    entries
-        .filter_map(|entry| match entry.map_err(Error::io("list", folder)) {
-            Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => None,
-            Ok(entry) => entry.file_name().to_str().and_then(|name| spec.row_of_shard_name(name)).map(Ok),
-            Err(e) => Some(Err(e)),
-        })
-        .collect()
+pub(crate) fn shards_in(store: &Storage, spec: &ArraySpec) -> Result<HashSet<usize>> {
+    let entries = store.list(&store.join(&spec.path))?.unwrap_or_default();
+    Ok(entries.iter().filter(|entry| !entry.is_folder).filter_map(|entry| spec.row_of_shard_name(&entry.name)).collect())
 }
 
 /// File of a test case's mask.
-pub(crate) fn mask_shard(store: &Path, case: &str) -> PathBuf {
-    let spec = ArraySpec::of_mask(case, [1; 3]);
-    spec.folder(store).join(spec.shard_name(0))
+pub(crate) fn mask_shard(store: &Storage, case: &str) -> PathBuf {
+    store.join(ArraySpec::of_mask(case, [1; 3]).shard_path(0))
 }
 
 /// Shape of a test case's mask, by the rows of its slices.
@@ -342,10 +363,14 @@ pub(crate) fn mask_shape(rows: &[SliceRow]) -> [usize; 3] {
     [rows.len(), height as usize, width as usize]
 }
 
+fn read_table(store: &Storage, path: &Path) -> Result<RecordBatch> {
+    table::decode(path, Bytes::from(store.read(path).map_err(Error::io("read", path))?))
+}
+
 /// Checks that `variants.parquet` is the table of the layout's config.
-pub(crate) fn check_variants(store: &Path, layout: &StoreLayout) -> Result<()> {
+pub(crate) fn check_variants(store: &Storage, layout: &StoreLayout) -> Result<()> {
     let path = store.join(VARIANTS_TABLE);
-    let found = read_table(&path)?;
+    let found = read_table(store, &path)?;
     let expected = variants_to_batch(&layout.variants(Split::Train)).map_err(|e| Error::Table {
         action: "read",
         path: path.clone(),
@@ -359,11 +384,11 @@ pub(crate) fn check_variants(store: &Path, layout: &StoreLayout) -> Result<()> {
 }
 
 /// Reads a split's slice table and checks it against the layout's cases and sources.
-pub(crate) fn read_slices(store: &Path, layout: &StoreLayout, split: Split) -> Result<Vec<SliceRow>> {
+pub(crate) fn read_slices(store: &Storage, layout: &StoreLayout, split: Split) -> Result<Vec<SliceRow>> {
     let path = store.join(slices_table(split));
     let attributes = layout.attributes();
     let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
-    let slices = batch_to_slices(&read_table(&path)?, &attributes.config.class_names).map_err(damaged)?;
+    let slices = batch_to_slices(&read_table(store, &path)?, &attributes.config.class_names).map_err(damaged)?;
     if slices.len() != layout.num_slices(split) {
         return Err(damaged(format!("expected {} rows, found {}", layout.num_slices(split), slices.len())));
     }
@@ -388,14 +413,14 @@ pub(crate) fn read_slices(store: &Path, layout: &StoreLayout, split: Split) -> R
     Ok(slices)
 }
 
-fn open_split(path: &Path, layout: &StoreLayout, split: Split) -> Result<SplitArrays> {
-    let slices = read_slices(path, layout, split)?;
+fn open_split(store: &Storage, layout: &StoreLayout, split: Split) -> Result<SplitArrays> {
+    let slices = read_slices(store, layout, split)?;
     let cases = layout.cases_of(split).map(|(case, rows)| (case.case.clone(), rows.start as u32..rows.end as u32)).collect();
     let variants = layout.variants(split);
     let arrays = ArrayKind::all(&layout.attributes().config).iter().map(|&kind| {
         let spec = layout.array(split, kind);
-        check_array_metadata(path, &spec)?;
-        Ok(StoredArray::new(path, spec, slices.len()))
+        check_array_metadata(store, &spec)?;
+        Ok(StoredArray::new(store, spec, slices.len()))
     });
     let arrays = arrays.collect::<Result<Vec<_>>>()?;
     Ok(SplitArrays { variants, slices, cases, arrays })

@@ -8,6 +8,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::ChunkReader;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -20,6 +21,11 @@ const CREATED_BY: &str = "sam-ladder";
 /// # Errors
 /// [`Error::Table`] when the rows cannot be encoded, [`Error::Io`] when the file cannot be written.
 pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<()> {
+    write_atomic(path, &encode(path, batch)?)
+}
+
+/// The Parquet file that holds `batch`; `path` names it in messages.
+pub(crate) fn encode(path: &Path, batch: &RecordBatch) -> Result<Vec<u8>> {
     let properties = WriterProperties::builder()
         .set_created_by(CREATED_BY.into())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -31,8 +37,7 @@ pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<()> {
         writer.close()?;
         Ok::<_, parquet::errors::ParquetError>(bytes)
     };
-    let bytes = encode().map_err(|e| Error::Table { action: "write", path: path.into(), reason: e.to_string() })?;
-    write_atomic(path, &bytes)
+    encode().map_err(|e| Error::Table { action: "write", path: path.into(), reason: e.to_string() })
 }
 
 /// Reads all rows of the Parquet file `path`.
@@ -40,7 +45,11 @@ pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] when it cannot be opened, [`Error::Table`] when it is not Parquet or damaged.
 pub fn read_table(path: &Path) -> Result<RecordBatch> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    decode(path, File::open(path).map_err(Error::io("read", path))?)
+}
+
+/// The rows of a Parquet file that is opened, or whose bytes are at hand; `path` names it in messages.
+pub(crate) fn decode(path: &Path, file: impl ChunkReader + 'static) -> Result<RecordBatch> {
     let read = || {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
         let schema = builder.schema().clone();

@@ -1,6 +1,6 @@
 //! Checking a whole finished store: every chunk against its checksum, every file against the manifest.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layout::{ArrayKind, ArraySpec, METADATA};
 use crate::manifest::{
     array_file, check_bytes, check_hash, complete_layout, group_files, hashed_files, manifest_bytes, parse_manifest,
@@ -8,6 +8,7 @@ use crate::manifest::{
 };
 use crate::plan::StoreLayout;
 use crate::shard::{self, Scratch};
+use crate::storage::Storage;
 use crate::store::{check_variants, mask_shape, read_slices};
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
@@ -15,7 +16,6 @@ use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes,
 use sam_ladder_schemas::tables::SliceRow;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,7 +38,7 @@ impl Report {
     /// # Errors
     /// Those of reading the manifest.
     pub fn of_unfinished(store: &Path) -> Result<Self> {
-        Ok(Report { attributes: read_manifest(store)?, damage: vec![], unexpected: vec![], files: 0 })
+        Ok(Report { attributes: read_manifest(&Storage::at(store)?)?, damage: vec![], unexpected: vec![], files: 0 })
     }
 }
 
@@ -130,20 +130,30 @@ enum Check {
 /// counts of the test slices with the masks.
 ///
 /// # Errors
-/// [`Error::NotAStore`], [`Error::FormatVersion`], [`Error::Incomplete`] for a store that is still being made, and
-/// [`Error::Manifest`] when both copies of the manifest are damaged. All other damage is in the report.
+/// [`crate::Error::NotAStore`], [`crate::Error::FormatVersion`], [`crate::Error::Incomplete`] for a store that is still being made,
+/// [`crate::Error::Io`] for a bucket that does not answer, and [`crate::Error::Manifest`] when both copies of the manifest are damaged. All other damage is in the report.
 pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
-    let (attributes, mut damage) = trusted_manifest(path)?;
-    let layout = complete_layout(path, &attributes)?;
+    let store = Storage::at(path)?;
+    let report = check_all(&store, progress);
+    // What a server refused looks like damage and is none.
+    store.refusal().map_or(report, Err)
+}
+
+fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
+    let (attributes, mut damage) = trusted_manifest(store)?;
+    let layout = complete_layout(store, &attributes)?;
     // A damaged table is reported by its own check; what it says is not used then.
-    let rows = Split::ALL.map(|split| read_slices(path, &layout, split).ok());
-    let test_rows = check_hash(path, &attributes, &slices_table(Split::Test)).ok().and(rows[Split::Test as usize].as_deref());
+    let rows = Split::ALL.map(|split| read_slices(store, &layout, split).ok());
+    let test_rows = check_hash(store, &attributes, &slices_table(Split::Test)).ok().and(rows[Split::Test as usize].as_deref());
     let checks = checks(&layout)?;
     let total = checks.len() as u64 + 2;
     let done = AtomicU64::new(2);
-    let context = Context { store: path, attributes: &attributes, layout: &layout, test_rows };
+    let context = Context { store, attributes: &attributes, layout: &layout, test_rows };
     let found = checks.par_iter().map(|check| {
-        let found = context.check(check);
+        let found = match store.refusal() {
+            Some(refusal) => Err(refusal),
+            None => context.check(check),
+        };
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
         found
     });
@@ -151,28 +161,28 @@ pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Repor
     damage.extend(found.into_iter().flatten());
     Ok(Report {
         damage,
-        unexpected: unexpected(path, &layout)?,
+        unexpected: unexpected(store, &layout)?,
         files: total + layout.cases_of(Split::Test).count() as u64,
         attributes,
     })
 }
 
 /// The manifest of whichever copy is whole, and what is wrong with the other.
-fn trusted_manifest(store: &Path) -> Result<(StoreAttributes, Vec<Damage>)> {
+fn trusted_manifest(store: &Storage) -> Result<(StoreAttributes, Vec<Damage>)> {
     let damage = |name: &str, reason: String| Damage { path: name.into(), part: Part::Manifest, reason };
-    let copy = |path: &Path| parse_manifest(store, path, &read_checked(path).unwrap_or_default());
+    let copy = |path: &Path| parse_manifest(store, path, &read_checked(store, path).unwrap_or_default());
     match read_manifest(store) {
         Ok(attributes) => {
             let expected = manifest_bytes(&attributes);
             let wrong = [METADATA, MANIFEST_COPY]
                 .into_iter()
-                .filter_map(|name| check_bytes(&store.join(name), &expected).err().map(|reason| damage(name, reason)));
+                .filter_map(|name| check_bytes(store, &store.join(name), &expected).err().map(|reason| damage(name, reason)));
             Ok((attributes, wrong.collect()))
         }
         Err(error) => match copy(&store.join(MANIFEST_COPY)) {
             Ok(attributes) => {
                 let expected = manifest_bytes(&attributes);
-                let reason = check_bytes(&store.join(METADATA), &expected).err().unwrap_or_else(|| error.to_string());
+                let reason = check_bytes(store, &store.join(METADATA), &expected).err().unwrap_or_else(|| error.to_string());
                 Ok((attributes, vec![damage(METADATA, reason)]))
             }
             Err(_) => Err(error),
@@ -200,7 +210,7 @@ fn checks(layout: &StoreLayout) -> Result<Vec<Check>> {
 }
 
 struct Context<'a> {
-    store: &'a Path,
+    store: &'a Storage,
     attributes: &'a StoreAttributes,
     layout: &'a StoreLayout,
     /// The test table's rows when they can be trusted.
@@ -210,7 +220,7 @@ struct Context<'a> {
 impl Context<'_> {
     fn check(&self, check: &Check) -> Result<Vec<Damage>> {
         match check {
-            Check::Metadata(path, bytes) => Ok(check_bytes(&self.store.join(path), bytes)
+            Check::Metadata(path, bytes) => Ok(check_bytes(self.store, &self.store.join(path), bytes)
                 .err()
                 .map(|reason| Damage { path: path.clone(), part: Part::Metadata, reason })
                 .into_iter()
@@ -239,7 +249,7 @@ impl Context<'_> {
 
     fn shard(&self, split: Split, kind: ArrayKind, row: usize) -> Vec<Damage> {
         let spec = self.layout.array(split, kind);
-        let path = Path::new(&spec.path).join(spec.shard_name(row));
+        let path = spec.shard_path(row);
         let variants = self.layout.variants(split);
         let (case, slice_index) = match self.layout.slice_of(split, row) {
             Some((case, slice)) => (case.case.clone(), slice),
@@ -249,7 +259,7 @@ impl Context<'_> {
             let part = Part::Shard { array: spec.path.clone(), split, row, case: case.clone(), slice_index, variants };
             Damage { path: path.clone(), part, reason }
         };
-        match check_shard(&self.store.join(&path), &spec, |_, _| Ok(())) {
+        match check_shard(self.store, &path, &spec, |_, _| Ok(())) {
             Err(reason) => vec![damage(vec![], reason)],
             Ok(bad) => bad.into_iter().map(|(chunk, reason)| damage(vec![variants[chunk].name()], reason)).collect(),
         }
@@ -275,14 +285,14 @@ impl Context<'_> {
         };
         let spec = ArraySpec::of_mask(case, shape);
         let (path, bytes) = array_file(&spec)?;
-        let mut all = check_bytes(&self.store.join(path), &bytes).err().map_or(vec![], metadata);
-        let path = Path::new(&spec.path).join(spec.shard_name(0));
+        let mut all = check_bytes(self.store, &self.store.join(path), &bytes).err().map_or(vec![], metadata);
+        let path = spec.shard_path(0);
         let damage = |reason| Damage { path: path.clone(), part: part.clone(), reason };
         let counted = |slice: usize, classes: &[u8]| match rows {
             Some(rows) => same_voxels(&rows[slice], classes),
             None => Ok(()),
         };
-        match check_shard(&self.store.join(&path), &spec, counted) {
+        match check_shard(self.store, &path, &spec, counted) {
             Err(reason) => all.push(damage(reason)),
             Ok(bad) => all.extend(bad.into_iter().map(|(slice, reason)| damage(format!("slice {slice}: {reason}")))),
         }
@@ -302,13 +312,14 @@ fn same_voxels(row: &SliceRow, classes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The damaged chunks of a shard, each with the reason; the error is about the file as a whole.
+/// The damaged chunks of the shard at a path below the store, each with the reason; the error is about the file as a whole.
 fn check_shard(
+    store: &Storage,
     path: &Path,
     spec: &ArraySpec,
     also: impl Fn(usize, &[u8]) -> Result<(), String>,
 ) -> Result<Vec<(usize, String)>, String> {
-    let file = shard::open(path)?;
+    let file = store.open(&store.join(path)).map_err(|e| shard::unreadable(&e))?;
     let index = shard::read_index(&file, spec.chunks_per_shard())?;
     shard::check_filled(&file, &index)?;
     let mut scratch = Scratch::new().map_err(|e| e.to_string())?;
@@ -327,7 +338,7 @@ fn check_shard(
 }
 
 /// Files below the store that none of its manifest has.
-fn unexpected(store: &Path, layout: &StoreLayout) -> Result<Vec<PathBuf>> {
+fn unexpected(store: &Storage, layout: &StoreLayout) -> Result<Vec<PathBuf>> {
     let mut expected: BTreeSet<PathBuf> = [METADATA, MANIFEST_COPY].map(PathBuf::from).into();
     for check in checks(layout)? {
         match check {
@@ -339,7 +350,7 @@ fn unexpected(store: &Path, layout: &StoreLayout) -> Result<Vec<PathBuf>> {
             }
             Check::Shard(split, kind, row) => {
                 let spec = layout.array(split, kind);
-                expected.insert(Path::new(&spec.path).join(spec.shard_name(row)));
+                expected.insert(spec.shard_path(row));
             }
             Check::Mask(case) => {
                 let spec = ArraySpec::of_mask(&case, [1; 3]);
@@ -347,20 +358,5 @@ fn unexpected(store: &Path, layout: &StoreLayout) -> Result<Vec<PathBuf>> {
             }
         }
     }
-    let mut found = BTreeSet::new();
-    collect_files(store, store, &mut found)?;
-    Ok(found.into_iter().filter(|path| !expected.contains(path)).collect())
-}
-
-fn collect_files(store: &Path, folder: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let entry = entry.map_err(Error::io("list", folder))?;
-        let path = entry.path();
-        if entry.file_type().map_err(Error::io("list", &path))?.is_dir() {
-            collect_files(store, &path, found)?;
-        } else if let Ok(below) = path.strip_prefix(store) {
-            found.insert(below.to_path_buf());
-        }
-    }
-    Ok(())
+    Ok(store.files()?.into_iter().filter(|path| !expected.contains(path)).collect())
 }

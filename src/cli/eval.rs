@@ -1,5 +1,6 @@
 //! `sam-ladder eval`: predict from the store, then measure; or compare two evaluations. The two stages know nothing of each other; they are composed here.
 
+use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress;
@@ -38,7 +39,7 @@ Examples:
   sam-ladder eval --compare untrained runs/first/eval --out compared
 ")]
 pub struct Args {
-    /// Store whose test scans are segmented
+    /// Store whose test scans are segmented: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr", required_unless_present = "compare", conflicts_with = "compare")]
     store: Option<PathBuf>,
     /// Run folder: its best model where it was validated, else its last; given several times, as for folds, the mean of their probabilities
@@ -108,6 +109,8 @@ pub struct Args {
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    cache: Cache,
 }
 
 impl Args {
@@ -137,6 +140,7 @@ impl Args {
             force: true,
             batch_size: 8,
             device,
+            cache: Cache::default(),
         }
     }
 
@@ -187,6 +191,7 @@ impl Args {
         let out_dir = self.out.clone().context("--out must name the folder for the tables")?;
         let store_path = self.store.as_deref().context("--store must name the store")?;
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
+        self.cache.apply();
         let store = Store::open(store_path)?;
         let cases = store.cases(Split::Test);
         ensure!(

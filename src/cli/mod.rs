@@ -1,5 +1,6 @@
 //! What can be typed: one module a command, each with clap's arguments and their way into a validated config.
 
+mod cache;
 mod completions;
 mod device;
 mod eval;

@@ -32,7 +32,7 @@ pub struct Args {
     /// nnU-Net's (imagesTr, labelsTr, dataset.json)
     #[arg(long, value_name = "DIR")]
     scans: PathBuf,
-    /// Store to write; an interrupted one is continued, a finished one takes scans and variants that are new
+    /// Store to write: a folder, or s3://bucket/key; an interrupted one is continued, a finished one takes scans and variants that are new
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// SAM checkpoint, .pth or .safetensors; the architecture is read from it

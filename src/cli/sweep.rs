@@ -1,5 +1,6 @@
 //! `sam-ladder sweep`.
 
+use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::slurm::SlurmArgs;
 use super::sweep_slurm;
@@ -22,7 +23,7 @@ const PRINTED: usize = 10;
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Store to train on; its test scans are read by --final alone
+    /// Store to train on: a folder, or s3://bucket/key; its test scans are read by --final alone
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// What is searched and how: docs/sweeps.md has the keys. With --resume it may change the budget and nothing else
@@ -63,6 +64,8 @@ pub struct Args {
     /// With --slurm: print the jobs' scripts, and submit nothing
     #[arg(long, requires = "slurm")]
     dry_run: bool,
+    #[command(flatten)]
+    cache: Cache,
 }
 
 /// `--worker I/N`.
@@ -102,6 +105,7 @@ impl Args {
             }
             return sweep_slurm::submit(&self.slurm, &self.store, &self.out, self.dry_run);
         }
+        self.cache.apply();
         let device = self.device.open()?;
         let Worker(index, count) = self.worker;
         let args = SweepArgs {

@@ -1,5 +1,6 @@
 //! `sam-ladder train`.
 
+use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::precision::PrecisionName;
 use super::precompute::Augment;
@@ -22,7 +23,7 @@ Examples:
       --val-cases 0005,0006
 ")]
 pub struct Args {
-    /// Store to train on
+    /// Store to train on: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// Run folder to make, or with --resume to go on with
@@ -107,6 +108,8 @@ pub struct Args {
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    cache: Cache,
     #[command(flatten)]
     profile: Profile,
 }
@@ -241,6 +244,7 @@ impl Args {
     /// Trains.
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
+        self.cache.apply();
         let config = self.config()?;
         let args = TrainArgs {
             config,

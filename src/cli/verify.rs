@@ -17,7 +17,7 @@ Examples:
       --sam-checkpoint weights/sam_vit_b_01ec64.pth
 ")]
 pub struct Args {
-    /// Store to check
+    /// Store to check: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// Mend what is damaged; what does not follow from the manifest is recomputed from the sources, and nothing else

@@ -9,6 +9,7 @@ use rand::distr::{Distribution, Uniform};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
+use sam_ladder_cache::{is_remote, read_file};
 use sam_ladder_ops::state_dict::StateDict;
 pub(crate) use side_network::resnet_default;
 use std::collections::{BTreeMap, HashMap};
@@ -71,7 +72,7 @@ pub fn whole_model(config: &ModelConfig, path: &Path) -> Result<ModelWeights> {
 }
 
 fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights> {
-    let decoder = StateDict::open(&sources.sam_decoder)?;
+    let decoder = open_decoder(&sources.sam_decoder)?;
     let cnn = sources.cnn_checkpoint.as_deref().map(|path| side_network::open(config, path)).transpose()?;
     let expected = ModelWeights::expected(config);
     let shapes: HashMap<&str, &[usize]> = expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
@@ -90,6 +91,14 @@ fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights>
         weights.insert(name.clone(), tensor);
     }
     Ok(ModelWeights(weights))
+}
+
+/// The decoder's weights beside a store's arrays, wherever the store lies.
+fn open_decoder(path: &Path) -> Result<StateDict> {
+    if !is_remote(path) {
+        return Ok(StateDict::open(path)?);
+    }
+    Ok(StateDict::from_safetensors(path.display().to_string(), read_file(path)?)?)
 }
 
 fn refuse_unknown(path: &Path, file: &StateDict, known: impl Fn(&str) -> bool) -> Result<()> {

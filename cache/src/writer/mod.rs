@@ -15,13 +15,15 @@ pub use repair::begin_repair;
 pub use slice::{SliceTensors, Wanted};
 pub use survey::images_stored;
 
-use crate::atomic::{is_temporary_of, write_atomic};
+use crate::atomic::is_temporary_of;
 use crate::compare::differences;
 use crate::error::{Error, Result};
 use crate::layout::{ArrayKind, ArraySpec, ChunkEncoder, METADATA, to_json};
 use crate::manifest::{array_file, check_array_metadata, group_files, read_manifest, write_manifest};
 use crate::plan::StoreLayout;
+use crate::remote::cache_options;
 use crate::shard;
+use crate::storage::Storage;
 use crate::store::{Mask, Store, mask_shard, shards_in};
 use previous::Previous;
 use rayon::prelude::*;
@@ -30,7 +32,6 @@ use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes,
 use sam_ladder_schemas::tables::SliceRow;
 use serde_json::json;
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -48,7 +49,7 @@ pub enum Opened {
 
 /// Writes a store. Different slices may be written from different threads.
 pub struct StoreWriter {
-    path: PathBuf,
+    storage: Storage,
     layout: StoreLayout,
     splits: [SplitWriter; 2],
     /// Where tensors can be taken from instead of being computed.
@@ -64,25 +65,31 @@ struct SplitWriter {
 
 impl std::fmt::Debug for StoreWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StoreWriter").field("path", &self.path).field("cases", &self.layout.num_cases()).finish()
+        f.debug_struct("StoreWriter").field("path", &self.path()).field("cases", &self.layout.num_cases()).finish()
     }
 }
 
 impl StoreWriter {
-    /// Creates a store at `path`, or goes on with what is there: an unfinished store of the same config, one of whose files some
+    /// Creates a store at `path`, a folder or `s3://bucket/key`, or goes on with what is there: an unfinished store of the same config, one of whose files some
     /// are missing, or a finished store to which the layout adds scans or variants and changes nothing else.
     ///
     /// # Errors
     /// [`Error::OtherConfig`] lists, side by side, what an existing store was made with and what is asked for;
     /// [`Error::NotAStore`] for anything else that is there, which stays untouched; [`Error::Io`].
     pub fn open_or_create(path: impl AsRef<Path>, layout: StoreLayout) -> Result<Opened> {
-        let path = path.as_ref();
+        let storage = Storage::at(path.as_ref())?;
+        let opened = Self::open_at(&storage, layout);
+        // What a server refused looks like something that is missing.
+        opened.map_err(|error| storage.refusal().unwrap_or(error))
+    }
+
+    fn open_at(storage: &Storage, layout: StoreLayout) -> Result<Opened> {
         let asked = layout.attributes();
-        if is_new(path)? {
-            fs::create_dir_all(path).map_err(Error::io("create", path))?;
-            write_manifest(path, asked)?;
+        if is_new(storage)? {
+            storage.create_folder(storage.root())?;
+            write_manifest(storage, asked)?;
         } else {
-            let found = read_manifest(path).map_err(|error| match error {
+            let found = read_manifest(storage).map_err(|error| match error {
                 Error::NotAStore { path, reason, .. } => {
                     Error::NotAStore { path, reason, advice: "give --store a folder that does not exist" }
                 }
@@ -90,30 +97,34 @@ impl StoreWriter {
             })?;
             if found.cache_id == asked.cache_id && found.cases == asked.cases {
                 if found.complete {
-                    match Store::open(path) {
+                    match Store::open_at(storage.clone(), &cache_options()) {
                         // Files were lost or, being damaged, deleted: they are made anew.
-                        Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(path, asked)?,
+                        Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(storage, asked)?,
                         opened => return Ok(Opened::Complete(Box::new(opened?))),
                     }
                 }
             } else if previous::grows(&found, &layout) {
-                previous::begin_to_grow(path, &found, asked)?;
-            } else if only_untouched_cases_differ(path, &found, &layout)? {
-                write_manifest(path, asked)?;
+                previous::begin_to_grow(storage, &found, asked)?;
+            } else if only_untouched_cases_differ(storage, &found, &layout)? {
+                write_manifest(storage, asked)?;
             } else {
-                return Err(Error::OtherConfig { path: path.into(), differences: told_differences(&found, asked) });
+                return Err(Error::OtherConfig { path: storage.root().into(), differences: told_differences(&found, asked) });
             }
         }
-        let previous = Previous::open(path, &layout)?;
+        let previous = Previous::open(storage, &layout)?;
+        let storage = match &previous {
+            Some(previous) if previous.grows() => storage.of_generation(&asked.cache_id),
+            _ => storage.clone(),
+        };
         for (name, bytes) in group_files() {
-            let file = path.join(name);
-            create_folder(file.parent().unwrap_or(path))?;
-            if !file.is_file() {
-                write_atomic(&file, &bytes)?;
+            let file = storage.join(name);
+            storage.create_folder(file.parent().unwrap_or(storage.root()))?;
+            if !storage.is_file(&file)? {
+                storage.write(&file, bytes)?;
             }
         }
-        let splits = [split_writer(path, &layout, Split::Train)?, split_writer(path, &layout, Split::Test)?];
-        let writer = StoreWriter { path: path.into(), layout, splits, previous };
+        let splits = [split_writer(&storage, &layout, Split::Train)?, split_writer(&storage, &layout, Split::Test)?];
+        let writer = StoreWriter { storage, layout, splits, previous };
         if let Some(previous) = &writer.previous {
             previous.adopt(&writer)?;
         }
@@ -121,9 +132,9 @@ impl StoreWriter {
         Ok(Opened::Writer(Box::new(writer)))
     }
 
-    /// Folder of the store.
+    /// Folder of the store, or its place in a bucket.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.storage.root()
     }
 
     /// What the store is made for.
@@ -138,7 +149,7 @@ impl StoreWriter {
     pub fn refresh(&self) -> Result<()> {
         for split in &self.splits {
             for (i, encoder) in split.arrays.iter().enumerate() {
-                let there = shards_in(&encoder.spec().folder(&self.path), encoder.spec())?;
+                let there = shards_in(&self.storage, encoder.spec())?;
                 lock(&split.done)[i] = there;
             }
         }
@@ -151,23 +162,30 @@ impl StoreWriter {
     }
 
     /// Whether the rows of a case are recorded and, for a test case, its mask is there.
-    pub fn is_case_recorded(&self, split: Split, case: &str) -> bool {
-        let recorded = self.progress_path(split, case).is_file() || self.path.join(slices_table(split)).is_file();
-        recorded && (split == Split::Train || mask_shard(&self.path, case).is_file())
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a bucket that does not answer.
+    pub fn is_case_recorded(&self, split: Split, case: &str) -> Result<bool> {
+        let there = |path: PathBuf| self.storage.is_file(&path);
+        let recorded = there(self.progress_path(split, case))? || there(self.storage.join(slices_table(split)))?;
+        Ok(recorded && (split == Split::Train || there(mask_shard(&self.storage, case))?))
     }
 
     /// Whether a case needs nothing more: its slices, its rows and, for a test case, its mask are there.
     ///
     /// # Errors
-    /// [`Error::Values`] when the layout has no such case.
+    /// [`Error::Values`] when the layout has no such case; [`Error::Io`] for a bucket that does not answer.
     pub fn is_case_done(&self, split: Split, case: &str) -> Result<bool> {
         let mut rows = self.layout.case_rows(split, case)?;
-        Ok(self.is_case_recorded(split, case) && rows.all(|row| self.is_slice_done(split, row)))
+        Ok(self.is_case_recorded(split, case)? && rows.all(|row| self.is_slice_done(split, row)))
     }
 
     /// Whether the decoder's weights are there.
-    pub fn has_decoder(&self) -> bool {
-        self.path.join(DECODER_WEIGHTS).is_file()
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a bucket that does not answer.
+    pub fn has_decoder(&self) -> Result<bool> {
+        self.storage.is_file(&self.storage.join(DECODER_WEIGHTS))
     }
 
     /// Records a case: its rows and, for a test case, its reference segmentation.
@@ -202,17 +220,17 @@ impl StoreWriter {
     }
 
     fn write_record(&self, split: Split, case: &str, rows: &[SliceRow]) -> Result<()> {
-        create_folder(&self.path.join(PROGRESS))?;
-        write_atomic(&self.progress_path(split, case), &to_json(&json!(rows)))
+        self.storage.create_folder(&self.storage.join(PROGRESS))?;
+        self.storage.write(&self.progress_path(split, case), to_json(&json!(rows)))
     }
 
     fn write_mask(&self, case: &str, mask: &Mask) -> Result<()> {
         let encoder = ArraySpec::of_mask(case, mask.shape).encoder()?;
         let spec = encoder.spec();
-        create_array(&self.path, spec)?;
+        create_array(&self.storage, spec)?;
         let chunks: Vec<Vec<u8>> =
             mask.labels.par_chunks(spec.chunk_bytes()).map(|slice| encoder.encode(slice)).collect::<Result<_>>()?;
-        write_atomic(&spec.folder(&self.path).join(spec.shard_name(0)), &shard::assemble(&chunks))
+        self.storage.write(&self.storage.join(spec.shard_path(0)), shard::assemble(&chunks))
     }
 
     /// Writes SAM's prompt encoder and mask decoder, as the bytes of a safetensors file.
@@ -220,11 +238,11 @@ impl StoreWriter {
     /// # Errors
     /// [`Error::Io`].
     pub fn write_decoder(&self, safetensors: &[u8]) -> Result<()> {
-        write_atomic(&self.path.join(DECODER_WEIGHTS), safetensors)
+        self.storage.write(&self.storage.join(DECODER_WEIGHTS), safetensors.to_vec())
     }
 
     fn progress_path(&self, split: Split, case: &str) -> PathBuf {
-        progress_path(&self.path, split, case)
+        progress_path(&self.storage, split, case)
     }
 
     fn split(&self, split: Split) -> &SplitWriter {
@@ -244,10 +262,10 @@ fn told_differences(found: &StoreAttributes, asked: &StoreAttributes) -> String 
 
 /// Whether an unfinished store lacks nothing but scans that have changed since, and holds nothing of those yet: a damaged scan was
 /// replaced by a good copy. What the store holds is then right for the new sources too.
-fn only_untouched_cases_differ(store: &Path, found: &StoreAttributes, layout: &StoreLayout) -> Result<bool> {
+fn only_untouched_cases_differ(store: &Storage, found: &StoreAttributes, layout: &StoreLayout) -> Result<bool> {
     let asked = layout.attributes();
     let paths = |attributes: &StoreAttributes| attributes.sources.iter().map(|source| source.path.clone()).collect::<Vec<_>>();
-    if found.complete || found.config != asked.config || paths(found) != paths(asked) || previous::is_there(store) {
+    if found.complete || found.config != asked.config || paths(found) != paths(asked) || previous::is_there(store)? {
         return Ok(false);
     }
     let changed: HashSet<&str> =
@@ -257,21 +275,23 @@ fn only_untouched_cases_differ(store: &Path, found: &StoreAttributes, layout: &S
             layout.cases_of(split).filter(|(case, _)| case.sources.iter().any(|path| changed.contains(path.as_str()))).collect();
         for &kind in ArrayKind::all(&asked.config) {
             let spec = layout.array(split, kind);
-            let there = shards_in(&spec.folder(store), &spec)?;
+            let there = shards_in(store, &spec)?;
             if check_array_metadata(store, &spec).is_err()
                 || touched.iter().any(|(_, rows)| rows.clone().any(|row| there.contains(&row)))
             {
                 return Ok(false);
             }
         }
-        if touched.iter().any(|(case, _)| progress_path(store, split, &case.case).is_file()) {
-            return Ok(false);
+        for (case, _) in touched {
+            if store.is_file(&progress_path(store, split, &case.case))? {
+                return Ok(false);
+            }
         }
     }
     Ok(true)
 }
 
-fn progress_path(store: &Path, split: Split, case: &str) -> PathBuf {
+fn progress_path(store: &Storage, split: Split, case: &str) -> PathBuf {
     store.join(PROGRESS).join(format!("{split}.{case}.json"))
 }
 
@@ -280,35 +300,21 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Whether nothing is at `path` but what a start that was cut off at once can leave.
-fn is_new(path: &Path) -> Result<bool> {
-    let entries = match fs::read_dir(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
-        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return Ok(false),
-        other => other.map_err(Error::io("list", path))?,
-    };
-    for entry in entries {
-        let name = entry.map_err(Error::io("list", path))?.file_name();
-        let name = name.to_string_lossy();
-        if name != MANIFEST_COPY && ![METADATA, MANIFEST_COPY].iter().any(|of| is_temporary_of(&name, of)) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// Whether nothing is there but what a start that was cut off at once can leave.
+fn is_new(store: &Storage) -> Result<bool> {
+    let Some(entries) = store.list(store.root())? else { return Ok(!store.root().exists()) };
+    let of_a_start = |name: &str| name == MANIFEST_COPY || [METADATA, MANIFEST_COPY].iter().any(|of| is_temporary_of(name, of));
+    Ok(entries.iter().all(|entry| of_a_start(&entry.name)))
 }
 
-fn create_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(Error::io("create", path))
-}
-
-fn create_array(store: &Path, spec: &ArraySpec) -> Result<()> {
-    create_folder(&spec.folder(store))?;
+fn create_array(store: &Storage, spec: &ArraySpec) -> Result<()> {
+    store.create_folder(&store.join(&spec.path))?;
     let (name, bytes) = array_file(spec)?;
     let path = store.join(name);
-    if path.is_file() { check_array_metadata(store, spec) } else { write_atomic(&path, &bytes) }
+    if store.is_file(&path)? { check_array_metadata(store, spec) } else { store.write(&path, bytes) }
 }
 
-fn split_writer(store: &Path, layout: &StoreLayout, split: Split) -> Result<SplitWriter> {
+fn split_writer(store: &Storage, layout: &StoreLayout, split: Split) -> Result<SplitWriter> {
     let encoder = |kind: ArrayKind| {
         let spec = layout.array(split, kind);
         create_array(store, &spec)?;

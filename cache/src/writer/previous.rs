@@ -4,22 +4,27 @@
 //! While a store grows, `previous/` holds the manifest and the arrays that it had; while it is repaired, its manifest and the
 //! damaged shards. `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that
 //! whatever it stands beside can be relied on.
+//!
+//! In a bucket nothing can be moved at once, so that two workers could each take the other's new object for an old one. There the old
+//! arrays are copied, never over an object that is there, and stay in their places until new ones are written over them; every object
+//! of the grown store bears its `cache_id`, and an object that does not is as if it were not there.
 
-use super::finish::remove_folder;
-use super::{StoreWriter, create_folder};
-use crate::atomic::{sync_folder, write_atomic};
+use super::StoreWriter;
 use crate::error::{Error, Result};
-use crate::layout::{ArrayKind, METADATA};
+use crate::layout::{ArrayKind, ArraySpec, METADATA};
 use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
 use crate::plan::StoreLayout;
+use crate::remote::cache_options;
 use crate::shard;
+use crate::storage::{Bucket, Storage};
 use crate::store::{Store, read_slices};
+use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::store::{MASKS, StoreAttributes, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::variants::Variant;
-use std::fs;
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +33,7 @@ const PREVIOUS: &str = "previous";
 
 /// The store, or the shards, that an unfinished store takes over.
 pub(super) struct Previous {
-    folder: PathBuf,
+    folder: Storage,
     layout: StoreLayout,
     /// Whether these are the arrays of a smaller store, and not the damaged shards of the same.
     grows: bool,
@@ -42,21 +47,25 @@ pub(super) struct Previous {
 
 impl Previous {
     /// What an interrupted start may still have to move aside is moved; `None` when there is nothing to take over.
-    pub(super) fn open(store: &Path, layout: &StoreLayout) -> Result<Option<Self>> {
-        let folder = store.join(PREVIOUS);
+    pub(super) fn open(store: &Storage, layout: &StoreLayout) -> Result<Option<Self>> {
+        let folder = store.below(PREVIOUS);
         let path = folder.join(METADATA);
-        let bytes = match fs::read(&path) {
+        let bytes = match folder.read(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             other => other.map_err(Error::io("read", &path))?,
         };
         let attributes = parse_manifest(&folder, &path, &bytes)?;
         let grows = attributes.cache_id != layout.attributes().cache_id;
         if grows {
+            let asked = &layout.attributes().cache_id;
             for split in Split::ALL {
-                move_once(&store.join(split.name()), &folder.join(split.name()))?;
+                match store.bucket() {
+                    None => move_once(&store.join(split.name()), &folder.join(split.name()))?,
+                    Some(bucket) => copy_old(bucket, asked, store, &folder, split)?,
+                }
             }
-            sync_folder(&folder)?;
-            sync_folder(store)?;
+            folder.sync_folder(folder.root())?;
+            store.sync_folder(store.root())?;
         }
         let before = StoreLayout::of(&attributes)?;
         let rows = Split::ALL.map(|split| rows_before(&before, layout, split));
@@ -69,6 +78,11 @@ impl Previous {
             ArrayKind::all(&attributes.config).iter().map(whole).collect()
         });
         Ok(Some(Previous { folder, layout: before, grows, usable, rows, variants }))
+    }
+
+    /// Whether a smaller store grows, and no damaged one is repaired.
+    pub(super) fn grows(&self) -> bool {
+        self.grows
     }
 
     /// Moves over what the grown store has unchanged: whole shards, masks, rows.
@@ -84,7 +98,7 @@ impl Previous {
                 for &kind in ArrayKind::all(&self.layout.attributes().config) {
                     let Some(from) = self.shard(split, kind, before) else { continue };
                     let spec = writer.layout.array(split, kind);
-                    move_once(&from, &spec.folder(&writer.path).join(spec.shard_name(row)))?;
+                    take_over(&writer.storage, &from, &writer.storage.join(spec.shard_path(row)))?;
                 }
             }
             self.adopt_cases(writer, split)?;
@@ -102,12 +116,23 @@ impl Previous {
             let Ok(now) = writer.layout.case_rows(split, &case.case) else { continue };
             if split == Split::Test {
                 let mask = Path::new(split.name()).join(MASKS).join(&case.case);
-                move_once(&self.folder.join(&mask), &writer.path.join(&mask))?;
+                self.adopt_mask(writer, &mask, &ArraySpec::of_mask(&case.case, [1; 3]).shard_name(0))?;
             }
-            if !writer.progress_path(split, &case.case).is_file() {
+            if !writer.storage.is_file(&writer.progress_path(split, &case.case))? {
                 let renumbered = now.zip(&rows[before.clone()]).map(|(row, slice)| SliceRow { row: row as u32, ..slice.clone() });
                 writer.write_record(split, &case.case, &renumbered.collect::<Vec<_>>())?;
             }
+        }
+        Ok(())
+    }
+
+    fn adopt_mask(&self, writer: &StoreWriter, mask: &Path, shard: &str) -> Result<()> {
+        let [from, to] = [&self.folder, &writer.storage].map(|place| place.join(mask));
+        if writer.storage.bucket().is_none() {
+            return move_once(&from, &to);
+        }
+        for name in [METADATA, shard] {
+            take_over(&writer.storage, &from.join(name), &to.join(name))?;
         }
         Ok(())
     }
@@ -116,7 +141,7 @@ impl Previous {
     pub(super) fn chunks(&self, split: Split, kind: ArrayKind, row: usize) -> Vec<Option<Vec<u8>>> {
         let read = || {
             let path = self.shard(split, kind, self.rows[split as usize][row]?)?;
-            let file = shard::open(&path).ok()?;
+            let file = self.folder.open(&path).ok()?;
             let index = shard::read_index(&file, self.layout.array(split, kind).chunks_per_shard()).ok()?;
             let chunk = |variant: &Option<usize>| shard::read_encoded(&file, index[(*variant)?]).ok();
             Some(self.variants[split as usize].iter().map(chunk).collect())
@@ -126,17 +151,18 @@ impl Previous {
 
     /// Deletes the shard that a slice was taken from, so that a growing store is not held twice.
     pub(super) fn forget(&self, split: Split, kind: ArrayKind, row: usize) -> Result<()> {
-        let Some(path) = self.rows[split as usize][row].and_then(|row| self.shard(split, kind, row)) else { return Ok(()) };
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
-            _ => Ok(()),
+        // In a bucket another worker may still be about to copy it there again.
+        if self.folder.bucket().is_some() {
+            return Ok(());
         }
+        let Some(path) = self.rows[split as usize][row].and_then(|row| self.shard(split, kind, row)) else { return Ok(()) };
+        self.folder.remove(&path)
     }
 
     /// File of a shard there; `None` when the array is not the one that the manifest beside it describes.
     fn shard(&self, split: Split, kind: ArrayKind, row: usize) -> Option<PathBuf> {
         let spec = self.layout.array(split, kind);
-        self.usable[split as usize][kind as usize].then(|| spec.folder(&self.folder).join(spec.shard_name(row)))
+        self.usable[split as usize][kind as usize].then(|| self.folder.join(spec.shard_path(row)))
     }
 }
 
@@ -174,59 +200,86 @@ pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
 
 /// Keeps a finished store's manifest in `previous/` and says that the store is not complete any more; its arrays are moved by
 /// [`Previous::open`].
-pub(super) fn begin_to_grow(store: &Path, found: &StoreAttributes, asked: &StoreAttributes) -> Result<()> {
-    Store::open(store)?;
+pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, asked: &StoreAttributes) -> Result<()> {
+    Store::open_at(store.clone(), &cache_options())?;
     keep_manifest(store, found)?;
     write_manifest(store, asked)?;
-    sync_folder(store)
+    store.sync_folder(store.root())
 }
 
 /// Writes `previous/zarr.json`.
-pub(super) fn keep_manifest(store: &Path, attributes: &StoreAttributes) -> Result<()> {
-    let folder = store.join(PREVIOUS);
+pub(super) fn keep_manifest(store: &Storage, attributes: &StoreAttributes) -> Result<()> {
+    let folder = store.below(PREVIOUS);
     let bytes = manifest_bytes(attributes);
     // With the same bytes there, another process has begun, or an earlier run was interrupted.
-    if fs::read(folder.join(METADATA)).is_ok_and(|found| found == bytes) {
+    if folder.read(&folder.join(METADATA)).is_ok_and(|found| found == bytes) {
         return Ok(());
     }
     remove(store)?;
-    create_folder(&folder)?;
-    write_atomic(&folder.join(METADATA), &bytes)?;
-    sync_folder(&folder)?;
-    sync_folder(store)
+    folder.create_folder(folder.root())?;
+    folder.write(&folder.join(METADATA), bytes)?;
+    folder.sync_folder(folder.root())?;
+    store.sync_folder(store.root())
 }
 
 /// Whether there is something to take over.
-pub(super) fn is_there(store: &Path) -> bool {
-    store.join(PREVIOUS).join(METADATA).exists()
+pub(super) fn is_there(store: &Storage) -> Result<bool> {
+    store.is_file(&store.join(PREVIOUS).join(METADATA))
 }
 
 /// Where a file below the store is kept.
-pub(super) fn kept(store: &Path, below: &Path) -> PathBuf {
+pub(super) fn kept(store: &Storage, below: &Path) -> PathBuf {
     store.join(PREVIOUS).join(below)
 }
 
 /// Removes `previous/`, its manifest first: what is left of an interrupted removal is never taken for a store.
-pub(super) fn remove(store: &Path) -> Result<()> {
+pub(super) fn remove(store: &Storage) -> Result<()> {
     let folder = store.join(PREVIOUS);
-    let manifest = folder.join(METADATA);
-    match fs::remove_file(&manifest) {
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        removed => {
-            removed.map_err(Error::io("remove", &manifest))?;
-            sync_folder(&folder)?;
-        }
+    if is_there(store)? {
+        store.remove(&folder.join(METADATA))?;
+        store.sync_folder(&folder)?;
     }
-    remove_folder(&folder)
+    store.remove_folder(&folder)
 }
 
 /// Renames unless it was done before, by an interrupted run or by another process.
-pub(super) fn move_once(from: &Path, to: &Path) -> Result<()> {
+fn move_once(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
         return Ok(());
     }
-    match fs::rename(from, to) {
+    match std::fs::rename(from, to) {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(()),
         other => other.map_err(Error::io("move", from)),
+    }
+}
+
+/// Copies a split's objects below `previous/`, but for those that are there and those that are already of the grown store.
+fn copy_old(bucket: &Bucket, asked: &str, store: &Storage, folder: &Storage, split: Split) -> Result<()> {
+    let copied: HashSet<PathBuf> = folder.files()?.into_iter().collect();
+    let objects = bucket.list_all(&store.join(split.name())).map_err(Error::io("list", store.join(split.name())))?;
+    objects.par_iter().try_for_each(|from| {
+        let below = from.strip_prefix(store.root()).unwrap_or(from);
+        if copied.contains(below) {
+            return Ok(());
+        }
+        let copy = || match bucket.read_other(from, asked)? {
+            Some(bytes) => bucket.write_new(&folder.join(below), bytes).map(drop),
+            None => Ok(()),
+        };
+        copy().map_err(Error::io("copy", from))
+    })
+}
+
+/// Gives the grown store a file of the earlier one, unless it has it: moved, or copied in a bucket.
+fn take_over(store: &Storage, from: &Path, to: &Path) -> Result<()> {
+    if store.bucket().is_none() {
+        return move_once(from, to);
+    }
+    if store.is_file(to)? {
+        return Ok(());
+    }
+    match store.read(from) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        bytes => store.write(to, bytes.map_err(Error::io("read", from))?),
     }
 }

@@ -1,17 +1,16 @@
 //! The beginning of a repair: what follows from the manifest is written anew, what does not is moved out of the way.
 
 use super::finish::write_variants;
-use super::{create_folder, previous};
-use crate::atomic::{sync_folder, write_atomic};
+use super::previous;
 use crate::error::{Error, Result};
 use crate::layout::ArrayKind;
 use crate::manifest::{array_file, group_files, write_manifest};
 use crate::plan::StoreLayout;
+use crate::storage::Storage;
 use crate::store::mask_shard;
 use crate::verify::{Part, Report};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::store::VARIANTS_TABLE;
-use std::fs;
 use std::path::Path;
 
 /// Mends what needs no sources, and prepares the rest: damaged shards are kept aside for their good chunks, other damaged files are
@@ -23,6 +22,7 @@ use std::path::Path;
 /// # Errors
 /// [`Error::Io`].
 pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
+    let store = &Storage::at(store)?;
     let attributes = &report.attributes;
     let layout = StoreLayout::of(attributes)?;
     if report.damage.iter().any(|damage| damage.part == Part::Manifest) {
@@ -40,11 +40,11 @@ pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
         }
         for (path, bytes) in metadata.iter().filter(|(path, _)| *path == damage.path) {
             let path = store.join(path);
-            create_folder(path.parent().unwrap_or(store))?;
-            write_atomic(&path, bytes)?;
+            store.create_folder(path.parent().unwrap_or(store.root()))?;
+            store.write(&path, bytes.clone())?;
         }
     }
-    sync_folder(store)?;
+    store.sync_folder(store.root())?;
     if !report.damage.iter().any(|damage| damage.part.needs_sources()) {
         return Ok(false);
     }
@@ -53,17 +53,17 @@ pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
         let path = store.join(&damage.path);
         match &damage.part {
             Part::Manifest | Part::Metadata => {}
-            Part::Slices(_) | Part::Decoder => remove(&path)?,
+            Part::Slices(_) | Part::Decoder => store.remove(&path)?,
             Part::Mask { case } => {
                 let shard = mask_shard(store, case);
-                remove(&shard.with_file_name(crate::layout::METADATA))?;
-                remove(&shard)?;
+                store.remove(&shard.with_file_name(crate::layout::METADATA))?;
+                store.remove(&shard)?;
             }
             Part::Shard { .. } => {
                 let kept = previous::kept(store, &damage.path);
-                create_folder(kept.parent().unwrap_or(store))?;
+                store.create_folder(kept.parent().unwrap_or(store.root()))?;
                 // Unlike a growing store's, what lies there of an earlier repair is of no use any more.
-                match fs::rename(&path, &kept) {
+                match store.rename(&path, &kept) {
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                     other => other.map_err(Error::io("move", &path))?,
                 }
@@ -71,13 +71,6 @@ pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
         }
     }
     write_manifest(store, &attributes.unfinished())?;
-    sync_folder(store)?;
+    store.sync_folder(store.root())?;
     Ok(true)
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
-        _ => Ok(()),
-    }
 }

@@ -1,7 +1,6 @@
 //! Writing the shards of a slice, from new tensors and from chunks that are stored already.
 
 use super::{StoreWriter, lock};
-use crate::atomic::write_atomic;
 use crate::error::{Error, Result};
 use crate::layout::ArrayKind;
 use crate::{number, shard};
@@ -108,6 +107,7 @@ impl StoreWriter {
         }
         let embeddings = self.to_stored(ArrayKind::Embeddings, &wanted.embeddings, tensors.embeddings, &named)?;
         let images = self.to_stored(ArrayKind::Images, &wanted.variants, tensors.images, &named)?;
+        let mut shards = Vec::new();
         for (i, &kind) in ArrayKind::all(config).iter().enumerate() {
             if lock(&self.split(split).done)[i].contains(&row) {
                 continue;
@@ -142,13 +142,17 @@ impl StoreWriter {
                     format!("{} variants of it are neither given nor stored", self.layout.num_variants(split) - chunks.len());
                 return Err(Error::Values { what: named(kind), reason });
             }
-            write_atomic(&encoder.spec().folder(&self.path).join(encoder.spec().shard_name(row)), &shard::assemble(&chunks))?;
-            lock(&self.split(split).done)[i].insert(row);
-            if let Some(previous) = &self.previous {
-                previous.forget(split, kind, row)?;
-            }
+            shards.push((i, kind, encoder.spec().shard_path(row), shard::assemble(&chunks)));
         }
-        Ok(())
+        // At once: a disk syncs them together, a server takes them side by side.
+        shards.into_par_iter().try_for_each(|(i, kind, path, bytes)| {
+            self.storage.write(&self.storage.join(path), bytes)?;
+            lock(&self.split(split).done)[i].insert(row);
+            match &self.previous {
+                Some(previous) => previous.forget(split, kind, row),
+                None => Ok(()),
+            }
+        })
     }
 
     /// The given variants' values in the store's number format, one variant a task.

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::layout::ArrayKind;
 use crate::manifest::read_manifest;
 use crate::plan::StoreLayout;
+use crate::storage::Storage;
 use crate::store::shards_in;
 use sam_ladder_schemas::classes::Split;
 use std::path::Path;
@@ -14,10 +15,11 @@ use std::path::Path;
 /// # Errors
 /// Those with which [`super::StoreWriter::open_or_create`] would refuse what is there.
 pub fn images_stored(path: &Path, layout: &StoreLayout) -> Result<usize> {
-    if is_new(path)? {
+    let store = Storage::at(path)?;
+    if is_new(&store)? {
         return Ok(0);
     }
-    let (found, asked) = (read_manifest(path)?, layout.attributes());
+    let (found, asked) = (read_manifest(&store)?, layout.attributes());
     if found.cache_id != asked.cache_id || found.cases != asked.cases {
         if previous::grows(&found, layout) {
             return Ok(StoreLayout::of(&found)?.num_items());
@@ -26,10 +28,7 @@ pub fn images_stored(path: &Path, layout: &StoreLayout) -> Result<usize> {
     }
     let mut images = 0;
     for split in Split::ALL {
-        let there = |kind| {
-            let spec = layout.array(split, kind);
-            shards_in(&spec.folder(path), &spec)
-        };
+        let there = |kind| shards_in(&store, &layout.array(split, kind));
         let arrays = ArrayKind::all(&asked.config).iter().map(|&kind| there(kind)).collect::<Result<Vec<_>>>()?;
         let whole = |row: &usize| arrays.iter().all(|rows| rows.contains(row));
         images += (0..layout.num_slices(split)).filter(whole).count() * layout.num_variants(split);

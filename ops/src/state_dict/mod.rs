@@ -189,6 +189,18 @@ impl StateDict {
         Self::new(name, shapes, Source::File(source))
     }
 
+    /// As [`Self::open`], of the bytes of a `.safetensors` file; `source` names it in messages.
+    ///
+    /// # Errors
+    /// If it is of another format, is truncated or damaged.
+    pub fn from_safetensors(source: impl Into<String>, bytes: Vec<u8>) -> Result<Self> {
+        let (path, len) = (source.into(), bytes.len() as u64);
+        match safetensors::open(std::io::Cursor::new(bytes), len) {
+            Ok((shapes, source)) => Self::new(path, shapes, Source::File(source)),
+            Err(reason) => Err(StateDictError::Format { path, reason }),
+        }
+    }
+
     /// A state dict of tensors in memory; `source` names them in messages.
     ///
     /// # Errors

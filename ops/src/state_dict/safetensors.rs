@@ -1,7 +1,6 @@
 //! The `.safetensors` format: a JSON header, then the tensors' bytes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Mutex, PoisonError};
 
@@ -10,14 +9,14 @@ use super::{ElementType, Opened, TensorFile};
 /// Longest header that is read, as in the format's own library.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-struct SafetensorsFile {
-    file: Mutex<File>,
+struct SafetensorsFile<F> {
+    file: Mutex<F>,
     /// Element type, first byte and length in bytes, of each tensor.
     places: HashMap<String, (ElementType, u64, usize)>,
 }
 
 /// Shapes and places of a file's tensors.
-pub(super) fn open(mut file: File, file_bytes: u64) -> Result<Opened, String> {
+pub(super) fn open<F: Read + Seek + Send + 'static>(mut file: F, file_bytes: u64) -> Result<Opened, String> {
     let truncated = |e: std::io::Error| format!("the .safetensors header cannot be read ({e}); the file is truncated or damaged");
     let mut length = [0u8; 8];
     file.seek(SeekFrom::Start(0)).map_err(truncated)?;
@@ -59,7 +58,7 @@ pub(super) fn open(mut file: File, file_bytes: u64) -> Result<Opened, String> {
     Ok((shapes, Box::new(SafetensorsFile { file: Mutex::new(file), places })))
 }
 
-impl TensorFile for SafetensorsFile {
+impl<F: Read + Seek + Send> TensorFile for SafetensorsFile<F> {
     fn read(&self, name: &str) -> Result<Vec<f32>, String> {
         let (element, start, bytes) = self.places.get(name).ok_or("is not in the file")?;
         let mut buffer = vec![0u8; *bytes];

@@ -161,7 +161,7 @@ struct Run<'a, E, F> {
 impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
     /// Encodes and writes all that is missing; the number of images encoded, or `None` when it was asked to stop before.
     fn all(&mut self) -> Result<Option<usize>> {
-        if !self.writer.has_decoder() {
+        if !self.writer.has_decoder()? {
             self.load()?;
             self.writer.write_decoder(&self.lazy.get()?.decoder)?;
         }

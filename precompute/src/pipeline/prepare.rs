@@ -90,7 +90,7 @@ impl Work<'_> {
         let rows = self.writer.layout().case_rows(entry.split, &entry.case)?;
         let of_case = |group: &&GroupRange| group.split == entry.split && rows.contains(&group.rows.start);
         let mine: Vec<&GroupRange> = self.groups.iter().filter(of_case).collect();
-        let record = mine.iter().any(|group| group.first) && !self.writer.is_case_recorded(entry.split, &entry.case);
+        let record = mine.iter().any(|group| group.first) && !self.writer.is_case_recorded(entry.split, &entry.case)?;
         let undone = |group: &&GroupRange| group.rows.clone().any(|row| !self.writer.is_slice_done(group.split, row));
         Ok(Missing { groups: mine.into_iter().filter(undone).collect(), record })
     }

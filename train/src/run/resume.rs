@@ -2,8 +2,9 @@
 
 use crate::error::{Result, TrainError, io};
 use sam_ladder_cache::atomic::write_atomic;
-use sam_ladder_cache::{Store, differences};
+use sam_ladder_cache::{Store, differences, is_remote, read_file};
 use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::store::sha256_hex;
 use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -62,7 +63,8 @@ pub(crate) fn check_same_run(run: &Path, record: &RunRecord, asked: &Asked) -> R
         Err(TrainError::ResumeMismatch { run: run.to_path_buf(), what: what.into(), stored, given, advice })
     };
     if record.cache_id != asked.cache_id {
-        let advice = "give --store the store that the run was started with, or start another --run";
+        let advice =
+            "run `sam-ladder train --resume` with the --store that the run was started with, or start another --run on this one";
         let mut what = "the store's cache_id".to_string();
         let settings = differences(&json!(record.store), "the run's", &json!(asked.store), "this one's");
         if !settings.is_empty() {
@@ -114,10 +116,11 @@ pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) 
     if differing.is_empty() {
         return Ok(());
     }
+    let place = store.path().display();
     Err(TrainError::Input(format!(
-        "{} was trained on tensors that {} does not hold: {differing}; give --store a store of the run's settings, or train on this one",
+        "{} was trained on tensors that {place} does not hold: {differing}; give --store a store of the run's settings, or run \
+         `sam-ladder train --store {place} --run ANOTHER` and evaluate that",
         run.display(),
-        store.path().display()
     )))
 }
 
@@ -126,6 +129,10 @@ pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) 
 /// # Errors
 /// The operating system's, naming the file.
 pub(crate) fn input_file(path: &Path) -> Result<InputFile> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if is_remote(path) {
+        return Ok(InputFile { name, sha256: sha256_hex(&read_file(path)?) });
+    }
     let mut reader = BufReader::new(File::open(path).map_err(io(path))?);
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
@@ -137,6 +144,5 @@ pub(crate) fn input_file(path: &Path) -> Result<InputFile> {
         hasher.update(&buffer[..read]);
     }
     let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(InputFile { name, sha256 })
 }

@@ -1,0 +1,138 @@
+//! Chunks of a store in a bucket, fetched one by one when they are drawn, and kept on a local disk.
+//!
+//! A shard holds every variant of its slice and an epoch draws one of them: of 44, a whole shard would be 44 times what is read.
+//! So chunks are fetched by range, after the shard's index, which is a kilobyte and stays in memory.
+
+use crate::chunk_cache::ChunkCache;
+use crate::error::Result;
+use crate::storage::{Blob, Bucket, CONCURRENCY, Object};
+use object_store::GetRange;
+use sam_ladder_schemas::store::sha256_hex;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// Letters of a store's name in the cache.
+const ID_LEN: usize = 16;
+
+/// Where copies of a remote store's chunks are kept, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// A folder on a local disk; any number of stores and of programs share it.
+    pub folder: PathBuf,
+    /// Most bytes of files in it.
+    pub max_bytes: u64,
+}
+
+impl CacheOptions {
+    /// Bytes unless told otherwise: 20 GiB.
+    pub const DEFAULT_BYTES: u64 = 20 << 30;
+
+    /// The user's own folder for caches: `$XDG_CACHE_HOME/sam-ladder`, `~/.cache/sam-ladder`, or one below the temporary folder.
+    pub fn default_folder() -> PathBuf {
+        let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = || set("HOME").map(|home| home.join(".cache"));
+        set("XDG_CACHE_HOME").or_else(home).unwrap_or_else(std::env::temp_dir).join("sam-ladder")
+    }
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        CacheOptions { folder: Self::default_folder(), max_bytes: Self::DEFAULT_BYTES }
+    }
+}
+
+static OPTIONS: RwLock<Option<CacheOptions>> = RwLock::new(None);
+
+/// Says where this process keeps copies of remote stores' chunks: a matter of the machine, and of no store or run.
+pub fn set_cache(options: CacheOptions) {
+    *OPTIONS.write().unwrap_or_else(PoisonError::into_inner) = Some(options);
+}
+
+/// What [`set_cache`] said.
+pub(crate) fn cache_options() -> CacheOptions {
+    OPTIONS.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+}
+
+/// Why a chunk could not be had.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// The store is damaged, in words.
+    Damaged(String),
+    /// The server refused, or does not answer.
+    Io(PathBuf, io::Error),
+}
+
+/// A chunk as it is stored.
+pub(crate) struct Fetched {
+    pub(crate) blob: Blob,
+    /// Whether it is the copy on the local disk.
+    pub(crate) is_copy: bool,
+}
+
+/// Fetches a store's chunks.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    bucket: Bucket,
+    cache: ChunkCache,
+    permits: Semaphore,
+    /// Chunks that are being fetched: who needs one of them waits for it.
+    under_way: Mutex<HashMap<String, Arc<OnceCell<Arc<Vec<u8>>>>>>,
+}
+
+impl Remote {
+    /// For the store at `place`, whose manifest says which store it is: one that was made anew there has another name in the cache.
+    pub(crate) fn new(bucket: Bucket, place: &Path, options: &CacheOptions) -> Result<Self> {
+        let version = bucket.version(&place.join(crate::layout::METADATA))?;
+        let mut id = sha256_hex(format!("{} {version}", place.display()).as_bytes());
+        id.truncate(ID_LEN);
+        let cache = ChunkCache::new(options.folder.clone(), options.max_bytes, id);
+        Ok(Remote { bucket, cache, permits: Semaphore::new(CONCURRENCY), under_way: Mutex::default() })
+    }
+
+    /// Most bytes that the copies may take.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.cache.max_bytes()
+    }
+
+    pub(crate) fn cached(&self, name: &str) -> Option<File> {
+        self.cache.get(name)
+    }
+
+    pub(crate) fn is_cached(&self, name: &str) -> bool {
+        self.cache.touch(name)
+    }
+
+    pub(crate) fn forget(&self, name: &str) {
+        self.cache.remove(name);
+    }
+
+    /// The last `len` bytes of an object.
+    pub(crate) async fn fetch_end(&self, path: &Path, len: u64) -> io::Result<Object> {
+        let _permit = self.permits.acquire().await;
+        self.bucket.get(path, Some(GetRange::Suffix(len))).await
+    }
+
+    /// A range of an object, which is called `name` in the cache and is put there. Whoever asks for what is under way waits for it.
+    pub(crate) async fn fetch(&self, name: String, path: &Path, range: Range<u64>) -> io::Result<Fetched> {
+        let cell = self.lock().entry(name.clone()).or_default().clone();
+        let fetched = cell.get_or_try_init(|| async {
+            let _permit = self.permits.acquire().await;
+            let object = self.bucket.get(path, Some(GetRange::Bounded(range))).await?;
+            self.cache.insert(&name, &object.bytes);
+            io::Result::Ok(Arc::new(object.bytes))
+        });
+        let fetched = fetched.await.cloned();
+        self.lock().remove(&name);
+        let bytes = fetched?;
+        Ok(Fetched { blob: Blob::Bytes(bytes), is_copy: false })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<OnceCell<Arc<Vec<u8>>>>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

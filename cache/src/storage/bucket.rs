@@ -1,0 +1,263 @@
+//! A store's part of an S3 bucket: the few calls that the rest of the crate makes, each of which waits for its answer.
+//!
+//! Transient failures (connections that break, 5xx, 429) are tried again with growing pauses by the library; what comes out of here
+//! is final.
+
+use super::Entry;
+use super::fault::explain;
+use super::place::parse;
+use crate::error::{Error, Result};
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::path::Path as Key;
+use object_store::{
+    Attribute, Attributes, BackoffConfig, ClientConfigKey, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, RetryConfig,
+};
+use sam_ladder_schemas::classes::Split;
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+
+/// Metadata of every object: the `cache_id` of the store that it was written for.
+const GENERATION: &str = "sam-ladder-cache-id";
+/// Attempts of a request after the first, and for how long. A work of hours bears a server's restart.
+const RETRIES: (usize, Duration) = (12, Duration::from_secs(120));
+/// The same of the first request to a bucket: who mistypes an address should not wait.
+const FIRST_RETRIES: (usize, Duration) = (2, Duration::from_secs(5));
+/// Longest time that one request may take, unless `AWS_TIMEOUT` says otherwise: a shard has up to some hundred megabytes.
+const TIMEOUT: &str = "300 seconds";
+const CONNECT_TIMEOUT: &str = "5 seconds";
+/// Threads that wait for sockets; whoever calls does the work.
+const RUNTIME_THREADS: usize = 2;
+/// Requests that one call has under way at once.
+pub(crate) const CONCURRENCY: usize = 32;
+
+/// Objects below one key of a bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    name: String,
+    root: PathBuf,
+    client: Arc<AmazonS3>,
+    /// Where it is given, the arrays and tables of another are not seen.
+    generation: Option<Arc<str>>,
+    /// The first request that was refused for another reason than that the object is not there.
+    refused: Arc<OnceLock<(PathBuf, String)>>,
+}
+
+/// Bytes of an object, all or the asked ones, and what is known of the whole.
+#[derive(Debug)]
+pub(crate) struct Object {
+    pub(crate) bytes: Vec<u8>,
+    /// Bytes of the whole object.
+    pub(crate) len: u64,
+}
+
+impl Bucket {
+    /// Connects by the `AWS_*` environment variables, and asks once for what lies at the place: whoever may not use the bucket is
+    /// told so at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] that says what to do.
+    pub(crate) fn open(place: &Path) -> Result<Self> {
+        let wrong = |reason: String| Error::io("use", place)(io::Error::new(ErrorKind::InvalidInput, reason));
+        let (name, _) = parse(place).map_err(wrong)?;
+        let connect = |retries| client(&name, retries).map_err(|e| Error::io("use", place)(explain(&e)));
+        let bucket = |client| Bucket {
+            name: name.clone(),
+            root: place.into(),
+            client: Arc::new(client),
+            generation: None,
+            refused: Arc::default(),
+        };
+        bucket(connect(FIRST_RETRIES)?).list(place).map_err(Error::io("use", place))?;
+        Ok(bucket(connect(RETRIES)?))
+    }
+
+    /// The same, where the arrays and tables of another `cache_id` are as if they were not there.
+    pub(crate) fn of_generation(self, cache_id: &str) -> Self {
+        Bucket { generation: Some(cache_id.into()), ..self }
+    }
+
+    /// What the server refused, or why it did not answer, if it ever was so: nothing that was read since the place was opened says
+    /// then that an object is damaged.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        let (path, reason) = self.refused.get()?;
+        Some(Error::io("use", path)(io::Error::other(reason.clone())))
+    }
+
+    fn fail(&self, path: &Path, error: object_store::Error) -> io::Error {
+        let error = explain(&error);
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) {
+            self.refused.get_or_init(|| (path.into(), error.to_string()));
+        }
+        error
+    }
+
+    /// What changes whenever an object is written anew.
+    pub(crate) fn version(&self, path: &Path) -> Result<String> {
+        let head = || {
+            let meta = wait(self.client.head(&self.key(path)?)).map_err(|e| self.fail(path, e))?;
+            Ok(format!("{} {}", meta.last_modified.to_rfc3339(), meta.e_tag.unwrap_or_default()))
+        };
+        head().map_err(Error::io("look for", path))
+    }
+
+    /// All bytes of an object; `NotFound` as of a file.
+    pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        wait(self.get(path, None)).map(|object| object.bytes)
+    }
+
+    /// The bytes of an object, or those of a range, with what is known of the whole.
+    pub(crate) async fn get(&self, path: &Path, range: Option<GetRange>) -> io::Result<Object> {
+        let key = self.key(path)?;
+        let options = GetOptions { range, ..GetOptions::default() };
+        let answer = self.client.get_opts(&key, options).await.map_err(|e| self.fail(path, e))?;
+        self.check_generation(path, &answer)?;
+        let len = answer.meta.size;
+        let bytes = answer.bytes().await.map_err(|e| self.fail(path, e))?;
+        Ok(Object { bytes: bytes.into(), len })
+    }
+
+    /// The bytes of an object that is not of the given `cache_id`; `None` when it is, or is not there.
+    pub(crate) fn read_other(&self, path: &Path, cache_id: &str) -> io::Result<Option<Vec<u8>>> {
+        let read = async {
+            let answer = self.client.get_opts(&self.key(path)?, GetOptions::default()).await.map_err(|e| self.fail(path, e))?;
+            if answer.attributes.get(&Attribute::Metadata(GENERATION.into())).is_some_and(|found| found.as_ref() == cache_id) {
+                return io::Result::Ok(None);
+            }
+            let bytes = answer.bytes().await.map_err(|e| self.fail(path, e))?;
+            Ok(Some(Vec::from(bytes)))
+        };
+        match wait(read) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            read => read,
+        }
+    }
+
+    /// Writes an object, over what may be there.
+    pub(super) fn write(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+        self.put(path, bytes, PutMode::Overwrite)
+    }
+
+    /// Writes an object unless there is one; whether there was none.
+    pub(crate) fn write_new(&self, path: &Path, bytes: Vec<u8>) -> io::Result<bool> {
+        match self.put(path, bytes, PutMode::Create) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    fn put(&self, path: &Path, bytes: Vec<u8>, mode: PutMode) -> io::Result<()> {
+        let key = self.key(path)?;
+        let mut attributes = Attributes::new();
+        if let Some(generation) = &self.generation {
+            attributes.insert(Attribute::Metadata(GENERATION.into()), generation.to_string().into());
+        }
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        wait(self.client.put_opts(&key, bytes.into(), options)).map(drop).map_err(|e| self.fail(path, e))
+    }
+
+    pub(super) fn is_object(&self, path: &Path) -> io::Result<bool> {
+        match wait(self.head(path)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    async fn head(&self, path: &Path) -> io::Result<()> {
+        let key = self.key(path)?;
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let answer = self.client.get_opts(&key, options).await.map_err(|e| self.fail(path, e))?;
+        self.check_generation(path, &answer)
+    }
+
+    fn check_generation(&self, path: &Path, answer: &GetResult) -> io::Result<()> {
+        let Some(generation) = self.generation.as_deref().filter(|_| self.is_of_a_generation(path)) else { return Ok(()) };
+        let found = answer.attributes.get(&Attribute::Metadata(GENERATION.into()));
+        if found.is_some_and(|found| found.as_ref() == generation) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+    }
+
+    /// What lies directly below a key.
+    pub(super) fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        let key = self.key(folder)?;
+        let found = wait(self.client.list_with_delimiter(Some(&key))).map_err(|e| self.fail(folder, e))?;
+        let entry = |path: &Key, is_folder| path.filename().map(|name| Entry { name: name.into(), is_folder });
+        let folders = found.common_prefixes.iter().filter_map(|path| entry(path, true));
+        let files: Vec<Entry> = found.objects.iter().filter_map(|object| entry(&object.location, false)).collect();
+        let files = match &self.generation {
+            Some(_) if self.is_of_a_generation(folder) => self.only_of_generation(folder, files)?,
+            _ => files,
+        };
+        Ok(folders.chain(files).collect())
+    }
+
+    /// A listing does not tell the objects' metadata: each is asked for, many at once.
+    fn only_of_generation(&self, folder: &Path, files: Vec<Entry>) -> io::Result<Vec<Entry>> {
+        let asked = files.into_iter().map(|file| async move {
+            match self.head(&folder.join(&file.name)).await {
+                Ok(()) => Ok(Some(file)),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            }
+        });
+        let found: Vec<Option<Entry>> = wait(futures_util::stream::iter(asked).buffered(CONCURRENCY).try_collect())?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// All objects below a key.
+    pub(crate) fn list_all(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        let key = self.key(folder)?;
+        let found: Vec<_> = wait(self.client.list(Some(&key)).try_collect()).map_err(|e| self.fail(folder, e))?;
+        Ok(found.iter().map(|object| PathBuf::from(format!("s3://{}/{}", self.name, object.location))).collect())
+    }
+
+    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+        wait(self.client.delete(&self.key(path)?)).map_err(|e| self.fail(path, e))
+    }
+
+    /// Whether an object differs between a store and the grown one: all below the splits do.
+    fn is_of_a_generation(&self, path: &Path) -> bool {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        Split::ALL.iter().any(|split| below.starts_with(split.name()))
+    }
+
+    fn key(&self, path: &Path) -> io::Result<Key> {
+        let invalid = |reason: String| io::Error::new(ErrorKind::InvalidInput, reason);
+        let (_, key) = parse(path).map_err(invalid)?;
+        Key::parse(&key).map_err(|e| invalid(e.to_string()))
+    }
+}
+
+fn client(bucket: &str, (max_retries, retry_timeout): (usize, Duration)) -> object_store::Result<AmazonS3> {
+    // Whoever links another provider of TLS has installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(15), base: 2.0 };
+    let mut builder =
+        AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig { backoff, max_retries, retry_timeout });
+    let timeouts = [
+        ("AWS_TIMEOUT", ClientConfigKey::Timeout, TIMEOUT),
+        ("AWS_CONNECT_TIMEOUT", ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
+    ];
+    for (variable, key, value) in timeouts {
+        if std::env::var_os(variable).is_none() {
+            builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+        }
+    }
+    // An address that is written with http:// is meant so.
+    let address = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).unwrap_or_default();
+    if address.starts_with("http://") {
+        builder = builder.with_allow_http(true);
+    }
+    builder.build()
+}
+
+/// Waits for an answer. Any number of threads may wait at once, none of which belongs to the runtime.
+pub(crate) fn wait<F: Future>(answer: F) -> F::Output {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let build = || Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("s3").enable_all().build();
+    RUNTIME.get_or_init(|| build().expect("the system gives a process two threads and a socket")).block_on(answer)
+}

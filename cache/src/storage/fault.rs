@@ -1,0 +1,142 @@
+//! What a server's refusal means, in one line: HTTP status, the server's own words, and what to do.
+
+use object_store::Error;
+use std::error::Error as _;
+use std::io::{self, ErrorKind};
+
+/// Variables that say who asks.
+const CREDENTIALS: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, where there is one)";
+/// Variables that say where the server is.
+const ADDRESS: &str = "AWS_ENDPOINT_URL (of a server other than Amazon's) and AWS_REGION";
+
+/// The error as the system would report one of a file.
+pub(super) fn explain(error: &Error) -> io::Error {
+    let text = whole_text(error);
+    let status = status_of(&text);
+    let code = between(&text, "<Code>", "</Code>");
+    let (kind, advice) = match (error, status, code) {
+        (_, _, Some("NoSuchBucket")) => {
+            (ErrorKind::Other, format!("there is no such bucket: make it, or correct --store or {ADDRESS}"))
+        }
+        (_, _, Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException")) => {
+            (ErrorKind::Other, "the bucket is in another region: set AWS_REGION".into())
+        }
+        (
+            _,
+            _,
+            Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" | "RequestTimeTooSkewed"),
+        ) => (ErrorKind::PermissionDenied, format!("check {CREDENTIALS}, and this machine's clock")),
+        (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }, ..) | (_, Some(401 | 403), _) => {
+            (ErrorKind::PermissionDenied, format!("check {CREDENTIALS}, and what they may do in this bucket"))
+        }
+        (Error::NotFound { .. }, ..) => return io::Error::new(ErrorKind::NotFound, told(status, code, &text)),
+        (Error::AlreadyExists { .. } | Error::Precondition { .. }, ..) => {
+            return io::Error::new(ErrorKind::AlreadyExists, told(status, code, &text));
+        }
+        (_, Some(301 | 307), _) => (ErrorKind::Other, "the bucket is in another region: set AWS_REGION".into()),
+        (_, Some(500..=599 | 429), _) => {
+            (ErrorKind::Other, "the server fails, several attempts did not help: run the same command again later".into())
+        }
+        (_, Some(_), _) => (ErrorKind::Other, format!("check {ADDRESS}")),
+        _ if text.contains("InstanceCredentialProvider")
+            || text.contains("instance metadata")
+            || text.contains("/latest/api/token") =>
+        {
+            (ErrorKind::PermissionDenied, format!("there are no credentials: set {CREDENTIALS}"))
+        }
+        _ => (ErrorKind::Other, format!("the server cannot be reached: check {ADDRESS}, and the network")),
+    };
+    io::Error::new(kind, format!("{}; {advice}", told(status, code, &text)))
+}
+
+/// Status, code and message of the server, or what the library says instead.
+fn told(status: Option<u16>, code: Option<&str>, text: &str) -> String {
+    let Some(status) = status else { return shortened(text) };
+    let mut told = format!("HTTP status {status}");
+    if let Some(code) = code {
+        told = format!("{told} {code}");
+    }
+    match between(text, "<Message>", "</Message>") {
+        Some(message) if !message.is_empty() => format!("{told}: {}", shortened(message)),
+        _ => told,
+    }
+}
+
+/// In one line of bearable length.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 240;
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if words.chars().count() <= LONGEST {
+        return words;
+    }
+    format!("{}…", words.chars().take(LONGEST).collect::<String>())
+}
+
+/// The error's text with those of its causes, each once.
+fn whole_text(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The library tells the status in its text alone.
+fn status_of(text: &str) -> Option<u16> {
+    let (_, rest) = text.split_once("status code: ")?;
+    rest.get(..3)?.parse().ok()
+}
+
+fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(start)?;
+    rest.split_once(end).map(|(inside, _)| inside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explained(text: &str) -> io::Error {
+        explain(&Error::Generic { store: "S3", source: text.into() })
+    }
+
+    #[test]
+    fn a_refusal_says_status_and_what_to_do() {
+        let body = "<Error><Code>NoSuchBucket</Code>\n<Message>The bucket\n does not exist</Message></Error>";
+        let error = explained(&format!("Server returned non-2xx status code: 404 Not Found: {body}"));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "HTTP status 404 NoSuchBucket: The bucket does not exist; there is no such bucket: make it, or correct --store or {ADDRESS}"
+            )
+        );
+        // A missing bucket is no missing file.
+        assert_eq!(error.kind(), ErrorKind::Other);
+        let error = explained("Server returned non-2xx status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>");
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("AWS_ACCESS_KEY_ID") && error.to_string().contains("403"), "{error}");
+        assert!(explained("Server returned non-2xx status code: 503 Slow Down: ").to_string().contains("several attempts"));
+        let error = explained("error sending request: tcp connect error: Connection refused (os error 111)");
+        assert!(error.to_string().contains("AWS_ENDPOINT_URL") && error.to_string().contains("Connection refused"), "{error}");
+    }
+
+    #[test]
+    fn any_text_is_borne() {
+        for text in
+            ["", "status code: ", "status code: 4é", "status code: 99999", "<Code>", "</Code><Code>", "<Message></Message>"]
+        {
+            assert!(!explained(text).to_string().is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_stay_in_one_line() {
+        assert!(explained(&"word\n".repeat(500)).to_string().lines().count() == 1);
+        assert_eq!(shortened(&"é ".repeat(400)).chars().count(), 241);
+    }
+}

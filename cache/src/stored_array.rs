@@ -1,0 +1,110 @@
+//! One array of a finished store: its chunks, out of the shards' files, or fetched from a bucket.
+
+use crate::layout::ArraySpec;
+use crate::remote::{Fetched, Remote, Unread};
+use crate::shard::{self, ChunkRange, Scratch};
+use crate::storage::{Blob, Storage};
+use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+#[derive(Debug)]
+pub(crate) struct StoredArray {
+    pub(crate) spec: ArraySpec,
+    folder: PathBuf,
+    /// Index of each shard, read when it is first needed.
+    indexes: Vec<OnceLock<Box<[ChunkRange]>>>,
+}
+
+impl StoredArray {
+    pub(crate) fn new(store: &Storage, spec: ArraySpec, num_shards: usize) -> Self {
+        let folder = store.join(&spec.path);
+        StoredArray { spec, folder, indexes: (0..num_shards).map(|_| OnceLock::new()).collect() }
+    }
+
+    pub(crate) fn shard_path(&self, row: usize) -> PathBuf {
+        self.folder.join(self.spec.shard_name(row))
+    }
+
+    /// Reads a chunk's values; the error says in words what is wrong.
+    pub(crate) fn read_chunk(&self, store: &Storage, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), String> {
+        let shard = store.open(&self.shard_path(row)).map_err(|e| shard::unreadable(&e))?;
+        self.read_chunk_of(&shard, row, chunk, out)
+    }
+
+    /// As [`Self::read_chunk`], of a shard that is open.
+    pub(crate) fn read_chunk_of(&self, shard: &Blob, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), String> {
+        let index = match self.indexes[row].get() {
+            Some(index) => index,
+            None => {
+                let index = shard::read_index(shard, self.spec.chunks_per_shard())?;
+                self.indexes[row].get_or_init(|| index)
+            }
+        };
+        self.decode(shard, index[chunk], out)
+    }
+
+    /// As [`Self::read_chunk`], of a store in a bucket. A copy on the local disk that is damaged is fetched anew.
+    pub(crate) fn fetch_chunk(&self, remote: &Remote, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), Unread> {
+        let name = self.chunk_name(row, chunk);
+        loop {
+            let fetched = match remote.cached(&name) {
+                Some(file) => Fetched { blob: Blob::File(file), is_copy: true },
+                None => crate::storage::wait(self.fetch(remote, row, chunk))?,
+            };
+            let len = fetched.blob.len().map_err(|e| Unread::Damaged(e.to_string()))?;
+            match self.decode(&fetched.blob, ChunkRange::whole(len), out) {
+                Err(_) if fetched.is_copy => remote.forget(&name),
+                decoded => return decoded.map_err(Unread::Damaged),
+            }
+        }
+    }
+
+    /// Brings a chunk onto the local disk, unless it is there.
+    pub(crate) async fn fetch_ahead(&self, remote: &Remote, row: usize, chunk: usize) -> Result<(), Unread> {
+        if remote.is_cached(&self.chunk_name(row, chunk)) {
+            return Ok(());
+        }
+        self.fetch(remote, row, chunk).await.map(drop)
+    }
+
+    async fn fetch(&self, remote: &Remote, row: usize, chunk: usize) -> Result<Fetched, Unread> {
+        let path = self.shard_path(row);
+        let damaged_if_missing = |e: std::io::Error| match e.kind() {
+            ErrorKind::NotFound => Unread::Damaged(shard::unreadable(&e)),
+            _ => Unread::Io(path.clone(), e),
+        };
+        let index = match self.indexes[row].get() {
+            Some(index) => index,
+            None => {
+                let len = shard::index_len(self.spec.chunks_per_shard());
+                let end = remote.fetch_end(&path, len).await.map_err(damaged_if_missing)?;
+                let index = shard::parse_index(&end.bytes, end.len).map_err(Unread::Damaged)?;
+                self.indexes[row].get_or_init(|| index)
+            }
+        };
+        remote.fetch(self.chunk_name(row, chunk), &path, index[chunk].bytes()).await.map_err(damaged_if_missing)
+    }
+
+    fn decode(&self, file: &Blob, range: ChunkRange, out: &mut [u8]) -> Result<(), String> {
+        thread_local! {
+            static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
+        }
+        if !self.spec.is_compressed() {
+            return shard::read_plain_chunk(file, range, out);
+        }
+        SCRATCH.with_borrow_mut(|slot| {
+            if slot.is_none() {
+                *slot = Some(Scratch::new().map_err(|e| e.to_string())?);
+            }
+            let scratch = slot.as_mut().ok_or("no memory to decompress into")?;
+            shard::read_compressed_chunk(file, range, scratch, out)
+        })
+    }
+
+    /// Name of a chunk among the copies on the local disk.
+    fn chunk_name(&self, row: usize, chunk: usize) -> String {
+        format!("{}.{row}.{chunk}", self.spec.path.replace('/', "."))
+    }
+}

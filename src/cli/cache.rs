@@ -1,0 +1,59 @@
+//! `--cache-dir`, `--cache-size`: where copies of what is read of a store on S3 are kept.
+
+use sam_ladder_cache::{CacheOptions, set_cache};
+use std::path::PathBuf;
+
+/// The options themselves.
+#[derive(Debug, Default, clap::Args)]
+pub struct Cache {
+    /// Of a store on S3: folder on a local disk for copies of what was read, which several runs may share [default: ~/.cache/sam-ladder]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Of a store on S3: most bytes of files in --cache-dir, with K, M, G or T for powers of 1024 [default: 20G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    cache_size: Option<u64>,
+}
+
+impl Cache {
+    /// Says so to every store that is opened from now on; changes nothing where nothing was typed.
+    pub fn apply(&self) {
+        if self.cache_dir.is_none() && self.cache_size.is_none() {
+            return;
+        }
+        let default = CacheOptions::default();
+        set_cache(CacheOptions {
+            folder: self.cache_dir.clone().unwrap_or(default.folder),
+            max_bytes: self.cache_size.unwrap_or(default.max_bytes),
+        });
+    }
+}
+
+/// `20G`.
+fn parse_size(typed: &str) -> Result<u64, String> {
+    let digits = typed.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let power = match &typed[digits.len()..] {
+        "" => Some(0),
+        "K" => Some(10),
+        "M" => Some(20),
+        "G" => Some(30),
+        "T" => Some(40),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(power).and_then(|(number, power)| number.checked_mul(1 << power));
+    bytes.ok_or_else(|| format!("expected a number of bytes, as 500M or 20G, got {typed}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_parsed() {
+        assert_eq!(parse_size("500"), Ok(500));
+        assert_eq!(parse_size("3M"), Ok(3 << 20));
+        assert_eq!(parse_size("2T"), Ok(2 << 40));
+        for wrong in ["", "G", "1.5G", "-1M", "20GB", "99999999999T"] {
+            assert!(parse_size(wrong).unwrap_err().contains("as 500M or 20G"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Stores in an S3 bucket: the same bytes as in a folder, whatever happens on the way, and training that reads them through a bounded
+//! cache. The server runs in this process on loopback; what talks to it are children, the program or this binary itself.
+
+mod cli;
+mod common;
+#[path = "common/folders.rs"]
+mod folders;
+#[path = "common/s3.rs"]
+mod s3;
+#[path = "common/stage_one.rs"]
+mod stage_one;
+#[path = "common/store.rs"]
+mod store;
+
+use cli::{assert_refused, program, succeed};
+use folders::{assert_same_files, files};
+use s3::{Server, child_folder};
+use sam_ladder_cache::verify;
+use sam_ladder_precompute::pipeline::{Plan, repair};
+use sam_ladder_schemas::precompute::StoreDtype;
+use sam_ladder_schemas::train::CHECKPOINT;
+use sam_ladder_schemas::variants::AugmentPolicy;
+use stage_one::{Formula, config, fill, fill_whole, loaded, write_scan, write_scans};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+const STORE: &str = "s3://lab/some/s.zarr";
+
+/// Copies a folder's files into the bucket, as any tool for S3 would.
+fn upload(server: &Server, folder: &Path, place: &str) {
+    for (name, bytes) in files(folder) {
+        let object = server.folder(place).join(name);
+        fs::create_dir_all(object.parent().unwrap()).unwrap();
+        fs::write(object, bytes).unwrap();
+    }
+}
+
+/// The server keeps a bucket's folders when nothing is in them any more.
+fn remove_empty_folders(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            remove_empty_folders(&path);
+            fs::remove_dir(&path).ok();
+        }
+    }
+}
+
+fn assert_same_objects(server: &Server, place: &str, whole: &Path, what: &str) {
+    remove_empty_folders(&server.folder(place));
+    assert_same_files(&server.folder(place), &files(whole), what);
+}
+
+#[test]
+fn a_bucket_holds_the_bytes_of_a_folder() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    // Every ninth request is refused: each is tried again.
+    server.refuse_every.store(9, Ordering::SeqCst);
+    server.run_child("interrupted_and_shared", base.path());
+    assert_same_objects(&server, STORE, &whole, "interrupted, then filled by three workers");
+}
+
+#[test]
+#[ignore = "a child on a server"]
+fn interrupted_and_shared() {
+    let scans = child_folder().join("scans");
+    let config = config(AugmentPolicy::Flips, 1);
+    let fill = |share, fails_after| fill(&scans, Path::new(STORE), &config, share, Formula { fails_after, ..Formula::default() });
+    let error = fill("1/1", Some(9)).unwrap_err().to_string();
+    assert!(
+        error.contains("the power went") && error.contains("kept in s3://lab/some/s.zarr: run the same command again"),
+        "{error}"
+    );
+    let error = sam_ladder_cache::Store::open(STORE).unwrap_err().to_string();
+    assert!(error.contains("s3://lab/some/s.zarr is incomplete"), "{error}");
+    for share in ["3/3", "1/3"] {
+        assert!(!fill(share, None).unwrap().complete);
+    }
+    assert!(fill("2/3", None).unwrap().complete);
+    assert!(fill("1/1", Some(0)).unwrap().already_complete);
+    assert!(verify(Path::new(STORE), &|_, _| {}).unwrap().damage.is_empty());
+}
+
+#[test]
+fn a_store_in_a_bucket_grows() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
+    // Case 6 goes between 5 and 7: rows of case 7 become others.
+    write_scans(&scans);
+    let small = base.path().join("small.zarr");
+    fill_whole(&scans, &small, &config(AugmentPolicy::None, 1));
+    upload(&server, &small, STORE);
+    write_scan(&scans, 6, 2);
+    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    server.run_child("grown_by_two_workers", base.path());
+    assert_same_objects(&server, STORE, &whole, "grown by variants and a scan");
+    // By a scan alone, whole shards are taken over.
+    write_scan(&scans, 9, 1);
+    write_scan(&scans, 2, 1);
+    let whole = base.path().join("larger.zarr");
+    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    server.run_child("grown_by_scans", base.path());
+    assert_same_objects(&server, STORE, &whole, "grown by scans");
+}
+
+#[test]
+#[ignore = "a child on a server"]
+fn grown_by_two_workers() {
+    let scans = child_folder().join("scans");
+    let config = config(AugmentPolicy::Flips, 1);
+    let images = AtomicUsize::new(0);
+    let fill = |share, fails_after| {
+        let encoder = Formula { fails_after, images: Some(&images), ..Formula::default() };
+        fill(&scans, Path::new(STORE), &config, share, encoder)
+    };
+    fill("1/2", Some(4)).unwrap_err();
+    let before = images.swap(0, Ordering::SeqCst);
+    assert!(sam_ladder_cache::Store::open(STORE).is_err());
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| fill("2/2", None).unwrap());
+        fill("1/2", None).unwrap();
+        other.join().unwrap();
+    });
+    assert!(fill("1/1", None).unwrap().complete);
+    // 7 train slices of 5 variants and 2 test slices, less the 5 + 2 identities that were stored; at most a group of 4 twice.
+    let all = 7 * 5 + 2 - (5 + 2);
+    let computed = images.load(Ordering::SeqCst);
+    assert!((all - before..=all + 4).contains(&computed), "{before} and {computed} images, expected {all}");
+}
+
+#[test]
+#[ignore = "a child on a server"]
+fn grown_by_scans() {
+    let (scans, images) = (child_folder().join("scans"), AtomicUsize::new(0));
+    let encoder = Formula { images: Some(&images), ..Formula::default() };
+    assert!(fill(&scans, Path::new(STORE), &config(AugmentPolicy::Flips, 1), "1/1", encoder).unwrap().complete);
+    // Case 2 is a test case, whose only variant is the identity.
+    assert_eq!(images.load(Ordering::SeqCst), 5 + 1);
+}
+
+#[test]
+fn damaged_and_missing_objects_are_found_and_mended() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    upload(&server, &whole, STORE);
+    for (i, (name, bytes)) in files(&whole).iter().filter(|(name, _)| *name != Path::new("manifest.json")).enumerate() {
+        // Two of three objects: a third stays whole.
+        let object = server.folder(STORE).join(name);
+        match i % 3 {
+            0 => fs::remove_file(object).unwrap(),
+            1 => fs::write(object, bytes.iter().rev().copied().collect::<Vec<_>>()).unwrap(),
+            _ => {}
+        }
+    }
+    server.run_child("mended", base.path());
+    assert_same_objects(&server, STORE, &whole, "mended");
+}
+
+#[test]
+#[ignore = "a child on a server"]
+fn mended() {
+    let (scans, place) = (child_folder().join("scans"), Path::new(STORE));
+    let report = verify(place, &|_, _| {}).unwrap();
+    let told: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
+    assert!(report.damage.len() > 15, "{told:#?}");
+    assert!(told.iter().any(|damage| damage.contains("its file is missing")), "{told:#?}");
+    let plan = || Plan::new(&scans, &report.attributes.config);
+    repair(place, &report, 4, plan, || loaded(Formula::default())).unwrap();
+    assert!(verify(place, &|_, _| {}).unwrap().damage.is_empty());
+}
+
+fn train(server: &Server, place: &str, run: &Path, more: &[&str]) -> Command {
+    let mut command =
+        program(&["train", "--epochs", "3", "--batch-size", "3", "--warmup", "2", "--read", "stream", "--store", place]);
+    command.arg("--run").arg(run).args(more);
+    server.tell(&mut command);
+    command
+}
+
+/// Most bytes that the files of a folder had while `work` was done.
+fn most_bytes<T>(folder: &Path, work: impl FnOnce() -> T) -> (u64, T) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::SeqCst) {
+                most = most.max(bytes_of(folder));
+                std::thread::sleep(std::time::Duration::from_micros(300));
+            }
+            most.max(bytes_of(folder))
+        });
+        let outcome = work();
+        done.store(true, Ordering::SeqCst);
+        (watch.join().unwrap(), outcome)
+    })
+}
+
+/// What is removed while it is looked at counts as nothing.
+fn bytes_of(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_of(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
+}
+
+#[test]
+fn training_from_a_bucket_makes_the_bytes_of_training_from_a_folder() {
+    const ROOM: u64 = 200 << 10;
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let local = base.path().join("train.zarr");
+    store::write_store(&local, StoreDtype::F16, AugmentPolicy::Flips, 1);
+    upload(&server, &local, STORE);
+    // Several times the cache.
+    assert!(bytes_of(&local.join("train")) > 3 * ROOM, "{}", bytes_of(&local.join("train")));
+    let expected = base.path().join("expected");
+    succeed(train(&server, local.to_str().unwrap(), &expected, &[]));
+    let expected = fs::read(expected.join(CHECKPOINT)).unwrap();
+    let cache = base.path().join("cache");
+    let caching = ["--cache-dir", cache.to_str().unwrap(), "--cache-size", "200K"];
+    let (run, other) = (base.path().join("run"), base.path().join("other"));
+    server.refuse_every.store(23, Ordering::SeqCst);
+    // Two runs share the cache. Copies that were damaged, or left by someone who was killed, harm nobody.
+    let (most, ()) = most_bytes(&cache, || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| succeed(train(&server, STORE, &other, &caching)));
+            succeed(train(&server, STORE, &run, &caching));
+        });
+    });
+    server.refuse_every.store(0, Ordering::SeqCst);
+    assert!(most > ROOM / 2 && most <= ROOM, "the cache took {most} bytes of {ROOM}");
+    for run in [&run, &other] {
+        assert!(fs::read(run.join(CHECKPOINT)).unwrap() == expected, "{}", run.display());
+    }
+
+    // A cache that holds everything: the second run asks for the store's metadata and shards' indexes alone.
+    let cache = base.path().join("large");
+    let caching = ["--cache-dir", cache.to_str().unwrap(), "--cache-size", "1G"];
+    succeed(train(&server, STORE, &base.path().join("cold"), &caching));
+    let before = server.requests();
+    succeed(train(&server, STORE, &base.path().join("warm"), &caching));
+    let warm = server.requests() - before;
+    assert!(warm < 80, "{warm} requests with a warm cache");
+    let mut damaged = 0;
+    for store in fs::read_dir(&cache).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        for (i, copy) in fs::read_dir(store.path()).unwrap().flatten().enumerate() {
+            let bytes = fs::read(copy.path()).unwrap();
+            match i % 3 {
+                0 => fs::write(copy.path(), &bytes[..bytes.len() / 2]).unwrap(),
+                1 => fs::write(copy.path(), vec![0; bytes.len()]).unwrap(),
+                _ => fs::write(copy.path(), b"").unwrap(),
+            }
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 60, "{damaged} copies");
+    let run = base.path().join("damaged");
+    succeed(train(&server, STORE, &run, &caching));
+    assert!(fs::read(run.join(CHECKPOINT)).unwrap() == expected);
+
+    // A chunk that is damaged in the bucket is named.
+    let object = server.folder(STORE).join("train/images/c.2.0.0.0");
+    let mut bytes = fs::read(&object).unwrap();
+    bytes.iter_mut().take(40_000).for_each(|byte| *byte ^= 1);
+    fs::write(&object, bytes).unwrap();
+    let caching = ["--cache-dir", base.path().join("third").to_str().unwrap(), "--cache-size", "1G"].map(String::from);
+    let caching: Vec<&str> = caching.iter().map(String::as_str).collect();
+    let error = assert_refused(train(&server, STORE, &base.path().join("stopped"), &caching));
+    assert!(error.contains("train/images of slice 2 (case 0005, slice 2 of it, variant "), "{error}");
+    assert!(
+        error.contains("in s3://lab/some/s.zarr/train/images/c.2.0.0.0; mend it with `sam-ladder verify --repair`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_commands_take_a_bucket_and_say_what_is_wrong_with_it() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let scans = base.path().join("scans");
+    write_scan(&scans, 5, 2);
+    write_scan(&scans, 1, 1);
+    let command = |words: &[&str], place: &str| {
+        let mut command = program(words);
+        command.args(["--store", place]);
+        server.tell(&mut command);
+        command
+    };
+    let precompute = |place: &str| {
+        let words =
+            ["precompute", "--random-encoder", "3", "--image-size", "16", "--data-size", "16", "--augment", "none", "--scans"];
+        command(&[&words[..], &[scans.to_str().unwrap()]].concat(), place)
+    };
+    let local = base.path().join("s.zarr");
+    succeed(precompute(local.to_str().unwrap()));
+    let mut dry = precompute(STORE);
+    assert!(
+        succeed({
+            dry.arg("--dry-run");
+            dry
+        })
+        .contains("3 images to encode")
+    );
+    succeed(precompute(STORE));
+    assert_same_objects(&server, STORE, &local, "by the command");
+    succeed(command(&["verify"], STORE));
+    fs::remove_file(server.folder(STORE).join("test/masks/0001/c.0.0.0")).unwrap();
+    let output = command(&["verify"], STORE).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("damaged: mask of test case 0001: its file is missing"));
+    succeed(command(&["verify", "--repair", "--scans", scans.to_str().unwrap()], STORE));
+    assert_same_objects(&server, STORE, &local, "repaired by the command");
+    let out = base.path().join("eval");
+    succeed(command(
+        &["eval", "--zero-shot", "--out", out.to_str().unwrap(), "--cache-dir", base.path().to_str().unwrap()],
+        STORE,
+    ));
+    assert!(out.join("table.md").is_file());
+
+    let wrong = |place: &str, name: &str, value: &str| {
+        let mut command = command(&["verify"], place);
+        command.env(name, value);
+        assert_refused(command)
+    };
+    let error = wrong(STORE, "AWS_SECRET_ACCESS_KEY", "another");
+    assert!(error.contains("cannot use s3://lab/some/s.zarr: HTTP status 403 SignatureDoesNotMatch"), "{error}");
+    assert!(error.contains("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"), "{error}");
+    let error = wrong("s3://nowhere/s.zarr", "AWS_REGION", "us-east-1");
+    assert!(error.contains("cannot use s3://nowhere/s.zarr: HTTP status 404 NoSuchBucket"), "{error}");
+    assert!(error.contains("there is no such bucket") && error.contains("AWS_ENDPOINT_URL"), "{error}");
+    let error = wrong(STORE, "AWS_ENDPOINT_URL", "http://127.0.0.1:1");
+    assert!(error.contains("the server cannot be reached: check AWS_ENDPOINT_URL"), "{error}");
+    let error = wrong("s3://lab/none.zarr", "AWS_REGION", "us-east-1");
+    assert!(error.contains("s3://lab/none.zarr is not a sam-ladder store: there is nothing below that key"), "{error}");
+    let error = wrong("s3://lab", "AWS_REGION", "us-east-1");
+    assert!(error.contains("expected s3://BUCKET/KEY, as s3://lab/synapse.zarr, got s3://lab"), "{error}");
+}
