@@ -70,7 +70,12 @@ fn a_bucket_holds_the_bytes_of_a_folder() {
 fn interrupted_and_shared() {
     let scans = child_folder().join("scans");
     let config = config(AugmentPolicy::Flips, 1);
-    let fill = |share, fails_after| fill(&scans, Path::new(STORE), &config, share, Formula { fails_after, ..Formula::default() });
+    let images = AtomicUsize::new(0);
+    let fill = |share, fails_after| {
+        images.store(0, Ordering::SeqCst);
+        let encoder = Formula { fails_after, images: Some(&images), ..Formula::default() };
+        fill(&scans, Path::new(STORE), &config, share, encoder)
+    };
     let error = fill("1/1", Some(9)).unwrap_err().to_string();
     assert!(
         error.contains("the power went") && error.contains("kept in s3://lab/some/s.zarr: run the same command again"),
@@ -262,7 +267,7 @@ fn training_from_a_bucket_makes_the_bytes_of_training_from_a_folder() {
             damaged += 1;
         }
     }
-    assert!(damaged > 60, "{damaged} copies");
+    assert!(damaged > 30, "{damaged} copies");
     let run = base.path().join("damaged");
     succeed(train(&server, STORE, &run, &caching));
     assert!(fs::read(run.join(CHECKPOINT)).unwrap() == expected);
