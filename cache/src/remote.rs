@@ -74,6 +74,9 @@ pub(crate) struct Fetched {
     pub(crate) is_copy: bool,
 }
 
+/// Chunks that are being fetched, by their names in the cache.
+type UnderWay = HashMap<String, Arc<OnceCell<Arc<Vec<u8>>>>>;
+
 /// Fetches a store's chunks.
 #[derive(Debug)]
 pub(crate) struct Remote {
@@ -81,7 +84,7 @@ pub(crate) struct Remote {
     cache: ChunkCache,
     permits: Semaphore,
     /// Chunks that are being fetched: who needs one of them waits for it.
-    under_way: Mutex<HashMap<String, Arc<OnceCell<Arc<Vec<u8>>>>>>,
+    under_way: Mutex<UnderWay>,
 }
 
 impl Remote {
@@ -132,7 +135,7 @@ impl Remote {
         Ok(Fetched { blob: Blob::Bytes(bytes), is_copy: false })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<OnceCell<Arc<Vec<u8>>>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, UnderWay> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
