@@ -100,7 +100,12 @@ impl StoreWriter {
                     match Store::open_at(storage.clone(), &cache_options()) {
                         // Files were lost or, being damaged, deleted: they are made anew.
                         Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(storage, asked)?,
-                        opened => return Ok(Opened::Complete(Box::new(opened?))),
+                        opened => {
+                            let opened = opened?;
+                            // A worker may have been killed while it finished what another had finished before.
+                            storage.tidy_and_sync()?;
+                            return Ok(Opened::Complete(Box::new(opened)));
+                        }
                     }
                 }
             } else if previous::grows(&found, &layout) {
