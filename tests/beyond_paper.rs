@@ -35,6 +35,7 @@ fn workplace(test_augment: AugmentPolicy) -> (TempDir, TrainArgs) {
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
         device_store: Default::default(),
+        cuda_graph: false,
         checkpoint_every: None,
         program: "test".into(),
         progress: false,

@@ -72,6 +72,7 @@ fn cached(store: &Path, run: &Path) -> Vec<StepLosses> {
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
         device_store: Default::default(),
+        cuda_graph: false,
         checkpoint_every: None,
         program: "test".into(),
         progress: false,

@@ -219,6 +219,7 @@ fn training_never_runs_unawares_on_a_damaged_file() {
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
         device_store: Default::default(),
+        cuda_graph: false,
         checkpoint_every: None,
         program: "test".into(),
         progress: false,

@@ -80,6 +80,7 @@ fn train_args(folder: &Path, run: &Path) -> TrainArgs {
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
         device_store: Default::default(),
+        cuda_graph: false,
         checkpoint_every: Some(1),
         program: "test".into(),
         progress: false,

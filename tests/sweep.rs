@@ -145,6 +145,7 @@ fn trials_beside_one_another_equal_lone_runs() {
                 device: Device::Cpu,
                 read_mode: ReadMode::Stream,
                 device_store: Default::default(),
+                cuda_graph: false,
                 checkpoint_every: None,
                 program: "test".into(),
                 progress: false,

@@ -44,6 +44,7 @@ fn args(folder: &TempDir, run: &str) -> TrainArgs {
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
         device_store: Default::default(),
+        cuda_graph: false,
         checkpoint_every: None,
         program: "test".into(),
         progress: false,
@@ -104,6 +105,22 @@ fn a_run_does_not_depend_on_where_its_items_lie() {
         assert_same_run(&streamed, &resident);
         assert_same_run(&streamed, &partly);
     }
+}
+
+/// A step that is recorded and repeated is the step. (On the CPU there is none: it is refused. `make test-kernels-whole` and `make gpu-check` take it.)
+#[test]
+fn a_run_through_a_graph_is_the_run() {
+    let (folder, plain) = workplace();
+    let graphed = TrainArgs { run: folder.path().join("graphed"), cuda_graph: true, ..plain.clone() };
+    if !sam_ladder_ops::gpu::has_kernels(&plain.device) {
+        let reason = train(&graphed).unwrap_err().to_string();
+        assert!(reason.contains("--cuda-graph needs a GPU"), "{reason}");
+        assert!(!graphed.run.exists());
+        return;
+    }
+    train(&plain).unwrap();
+    train(&graphed).unwrap();
+    assert_same_run(&plain.run, &graphed.run);
 }
 
 #[test]

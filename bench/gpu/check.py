@@ -1,8 +1,9 @@
 """`make gpu-check`: everything that needs a GPU, in one command, on a machine with an NVIDIA driver, the CUDA 13 and cuDNN 9 libraries, and a
 Python with PyTorch and torchvision. Nothing is installed.
 
-First the golden cases and every operation's gradients on the device, training from the store and resuming; then the times beside PyTorch's. A short
-table is printed last, and `bench/results/<gpu>-<date>/` gets `checks.txt`, `bench.csv` and `summary.md`. The exit status is not zero when a check
+First the golden cases and every operation's gradients on the device, training from the store and resuming; then the times beside PyTorch's, and the losses
+of each precision on the same batches. A short table is printed last, and `bench/results/<gpu>-<date>/` gets `checks.txt`, `bench.csv`,
+`trajectories.csv` and `summary.md`. The exit status is not zero when a check
 fails; what is slower than asked is said, and is no failure.
 
 It takes the binaries from `--binaries` (a folder made by `make gpu-pack`), or from target-cuda/release after `make check-cuda`.
@@ -37,8 +38,26 @@ BENCHMARKS = [
     ("step bf16, 512, batch 24, against (b) an ideal loader", [*STEP, "bf16"], "ideal", ["--steps", "4"], 0.1),
     ("step f32, 512, batch 24, against (b) an ideal loader", [*STEP, "f32"], "ideal", ["--steps", "4"], 0.1),
     ("step bf16, 512, batch 24, against (c) the strongest", [*STEP, "bf16"], "strongest", [], 1.0),
+    ("the same as a CUDA graph, against (c)", [*STEP, "bf16", "--graph"], "strongest", [], 1.0),
     ("encoder ViT-B bf16, 512, batch 16", ["gpu_encoder", "vit_b", "512", "16", "bf16"], "encoder", ["--batch", "16"], 1.0),
 ]
+
+
+PRECISIONS = ("f32", "tf32", "bf16")
+TRAJECTORY_STEPS = 200
+# 16 trials of λ and the learning rate
+SWEEP = """
+[settings]
+epochs = 2
+batch_size = 8
+warmup = 4
+lr = { min = 1e-4, max = 1e-2, scale = "log", points = 4 }
+lambda = { min = 0.2, max = 0.8, points = 4 }
+[search]
+method = "grid"
+[validation]
+fold = "1/3"
+"""
 
 
 def find(folder, name):
@@ -105,6 +124,7 @@ def pipeline(program, device, environment, log):
             [program, "verify", "--store", folder / "s.zarr"],
             [program, "train", *train, "--run", folder / "resident"],
             [program, "train", *train, "--run", folder / "streamed", "--device-store", "off"],
+            [program, "train", *train, "--run", folder / "graphed", "--cuda-graph"],
             [program, "train", *train, "--run", folder / "bf16", "--precision", "bf16"],
             [program, "train", *train, "--run", folder / "resumed", "--max-steps", "3"],
             [program, "train", *train, "--run", folder / "resumed", "--max-steps", "1000", "--resume"],
@@ -140,7 +160,7 @@ def compare_runs(folder, log):
     """Largest difference of the runs' weights from the resident run's, over the norm."""
     reference = tensors(folder / "resident/checkpoint.safetensors")
     worst = {}
-    for name, bound in [("streamed", 1e-3), ("resumed", 1e-3), ("bf16", 0.2)]:
+    for name, bound in [("streamed", 1e-3), ("graphed", 1e-3), ("resumed", 1e-3), ("bf16", 0.2)]:
         other = tensors(folder / name / "checkpoint.safetensors")
         trained = [key for key in reference if "CNN_encoder" in key or "output_upscaling" in key or key.endswith("alpha")]
         error = max(float((other[key] - reference[key]).norm() / (reference[key].norm() + 1e-6)) for key in trained if "running" not in key)
@@ -148,6 +168,71 @@ def compare_runs(folder, log):
     log.write(f"{worst}\n")
     told = ", ".join(f"{name} {error:.1e}" for name, (error, _) in worst.items())
     return all(good for _, good in worst.values()), told
+
+
+def trajectories(binary, device, environment, log, out):
+    """The losses of each precision on the same batches from the same weights; how far they end from float32's."""
+    curves = {}
+    for precision in PRECISIONS:
+        output = run([binary, *STEP[1:], precision, device, str(TRAJECTORY_STEPS), "--losses"], environment, log, 900)
+        curves[precision] = [float(total) for total in re.findall(r"^\d+,([^,]+),[^,]+,[^,]+$", output or "", re.MULTILINE)]
+        if len(curves[precision]) != TRAJECTORY_STEPS:
+            return False, f"{precision} failed"
+    with open(out / "trajectories.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", *PRECISIONS])
+        writer.writerows([step, *(curves[precision][step] for precision in PRECISIONS)] for step in range(TRAJECTORY_STEPS))
+    last = {precision: statistics.fmean(curve[-20:]) for precision, curve in curves.items()}
+    told = ", ".join(f"{precision} {loss:.4f}" for precision, loss in last.items())
+    return all(abs(loss - last["f32"]) < 0.05 * last["f32"] for loss in last.values()), f"mean loss of the last 20 of {TRAJECTORY_STEPS} steps: {told}"
+
+
+def trials(program, device, environment, log):
+    """Seconds of 16 trials together over those of 16 one after the other, on a phantom at 224."""
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp())
+    try:
+        (folder / "sweep.toml").write_text(SWEEP)
+        steps = [
+            [program, "phantom", "--out", folder / "scans", "--cases", "8", "--size", "128", "--depth", "16", "--seed", "1"],
+            [program, "precompute", "--scans", folder / "scans", "--store", folder / "s.zarr", "--random-encoder", "1", "--preset", "native224",
+             "--augment", "none", "--device", device],  # fmt: skip
+        ]
+        for command in steps:
+            if run(command, environment, log, 600) is None:
+                return None
+        seconds = {}
+        for jobs in ("1", "16"):
+            sweep = ["--store", folder / "s.zarr", "--config", folder / "sweep.toml", "--out", folder / jobs, "--jobs", jobs, "--device", device]
+            start = time.perf_counter()
+            if run([program, "sweep", *sweep], environment, log, 1200) is None:
+                return None
+            seconds[jobs] = time.perf_counter() - start
+        return seconds["16"], seconds["1"]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def figures(arguments, program, environment, log, rows):
+    """What is asked for besides a ratio to PyTorch: [what, found, asked, whether it holds]."""
+    found = []
+    rate = last_number(run([sys.executable, HERE / "torch_stages.py", "matrix", "--device", arguments.device], environment, log, 300), "TFLOP/s")
+    binary = find(arguments.binaries, "gpu_encoder")
+    encoder = last_number(run([binary, "vit_b", "512", "16", "bf16", arguments.device], environment, log, 600), "TFLOP/s") if binary else None
+    if rate and encoder:
+        share = encoder / rate
+        found.append(("encoder's share of the bf16 matrix rate", f"{encoder:.0f} of {rate:.0f} TFLOP/s, {share:.0%}", "at least 40 %", share >= 0.4))
+    taken = [row["ours_gib"] for row in rows if row["work"].startswith("step") and row["ours_gib"]]
+    if taken:
+        found.append(("memory of a step at 512, batch 24", f"{max(taken):.2f} GiB", "under 10 GB", max(taken) * 1.073741824 < 10))
+    both = trials(program, arguments.device, environment, log) if program else None
+    if both:
+        together, alone = both
+        told = f"{together:.1f} s, {alone:.1f} s one after the other: {together / alone:.2f}"
+        found.append(("16 trials together", told, "at most 0.6", together <= 0.6 * alone))
+    return found
 
 
 def main():
@@ -190,6 +275,12 @@ def main():
                 continue
             a, b = statistics.median(mine), statistics.median(theirs)
             rows.append({"work": what, "ours_s_per_image": a, "torch_s_per_image": b, "ratio": a / b, "asked": goal, "ours_gib": memory[0], "torch_gib": memory[1]})
+        others = []
+        if not arguments.checks_only:
+            binary = find(arguments.binaries, STEP[0])
+            good, told = trajectories(binary, arguments.device, environment, log, out) if binary else (False, f"no {STEP[0]}")
+            checks.append(("losses of tf32 and bf16 beside float32's", good, told))
+            others = figures(arguments, program, environment, log, rows)
     if rows:
         with open(out / "bench.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys())
@@ -199,6 +290,8 @@ def main():
     lines += [f"| {what} | {'passed' if good else 'FAILED'} {told} |" for what, good, told in checks]
     lines += ["", "| work | s an image | PyTorch's | ratio | at most |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {r['work']} | {r['ours_s_per_image']:.6f} | {r['torch_s_per_image']:.6f} | {r['ratio']:.3f} | {r['asked']} |" for r in rows]
+    lines += ["", "| figure | found | asked | |", "| --- | --- | --- | --- |"]
+    lines += [f"| {what} | {told} | {asked} | {'holds' if holds else 'not reached'} |" for what, told, asked, holds in others]
     (out / "summary.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
     print(f"\nwritten to {out}")

@@ -6,6 +6,7 @@ CASE is one of
   strongest   (c) two stages: embeddings in float16 resident on the device and gathered there, bfloat16 autocast, channels_last, torch.compile
               with CUDA graphs, fused AdamW
   encoder     stage one: the encoder in bfloat16 with scaled_dot_product_attention and torch.compile
+  matrix      the card's bfloat16 matrix rate: products of 8192 × 8192 matrices; prints TFLOP/s
 
 The last line is "<seconds> s/image"; before it peak memory where there is a GPU. On `--device cpu` the cases run uncompiled and small, to see that
 they work.
@@ -151,7 +152,16 @@ def encoder(arguments, device):
         return timed(device, lambda: run(images), arguments.steps)
 
 
-CASES = {"published": published, "ideal": ideal, "strongest": strongest, "encoder": encoder}
+def matrix(arguments, device):
+    """Square products of bfloat16."""
+    side = 8192 if device.type == "cuda" else 512
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = timed(device, lambda: a @ b, arguments.steps)
+    print(f"{2 * side**3 / seconds / 1e12:.2f} TFLOP/s")
+    return seconds
+
+
+CASES = {"published": published, "ideal": ideal, "strongest": strongest, "encoder": encoder, "matrix": matrix}
 
 
 def main():

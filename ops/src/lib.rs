@@ -13,6 +13,7 @@ pub mod dice_ce;
 pub mod elementwise;
 pub mod gather;
 pub mod gpu;
+pub mod graph;
 #[cfg(target_arch = "x86_64")]
 mod kernel;
 pub mod linear;

@@ -25,9 +25,16 @@ struct Rule {
 };
 
 // Does nothing where one of the `guarded` numbers at `guard` is not finite: a step whose loss is not a number leaves the variables alone.
-KERNEL(optimizer_step, (Table table, Rule rule, const float* guard, int guarded)) {
+// What changes from step to step is read at `moving` where that is given: a launch in a CUDA graph keeps its arguments.
+KERNEL(optimizer_step, (Table table, Rule rule, const float* guard, int guarded, const float* moving)) {
     for (int i = 0; i < guarded; ++i) {
         if (!isfinite(guard[i])) return;
+    }
+    if (moving) {
+        rule.lr = moving[0];
+        rule.keep = moving[1];
+        rule.step_size = moving[2];
+        rule.correction2_sqrt = moving[3];
     }
     int variable = 0;
     while (variable + 1 < table.count && blockIdx.x >= table.start[variable + 1]) ++variable;

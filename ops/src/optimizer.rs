@@ -45,6 +45,11 @@ pub struct UpdateRule {
 }
 
 impl UpdateRule {
+    /// What changes from one update to the next, as [`step`] reads it from memory: learning rate, `keep`, `step_size`, `correction2_sqrt`.
+    pub fn moving(&self) -> [f32; 4] {
+        [self.lr, self.keep, self.step_size, self.correction2_sqrt]
+    }
+
     /// As the kernel takes it.
     pub(crate) fn words(&self) -> [u32; 11] {
         let UpdateRule { sgd, lr, keep, l2, step_size, correction2_sqrt, rest1, beta2, rest2, eps, momentum } = *self;
@@ -59,11 +64,16 @@ pub fn has_step(variable: &Tensor) -> bool {
 }
 
 /// Updates every variable. Where one of the float32 numbers of `guard` is not finite, nothing is: the losses of a step guard its update without
-/// the host having read them.
+/// the host having read them. `moving` takes the place of the rule's own [`UpdateRule::moving`], read when the update is made.
 ///
 /// # Errors
 /// Tensors that are not float32, contiguous and on one GPU, or that do not go together.
-pub fn step(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>) -> Result<()> {
+pub fn step(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>, moving: Option<&Tensor>) -> Result<()> {
+    if let Some(moving) = moving
+        && (moving.dims() != [4] || moving.dtype() != DType::F32)
+    {
+        bail!("optimizer: expected four float32 numbers that move, found {:?} of {:?}", moving.dims(), moving.dtype());
+    }
     for Slot { value, gradient, first, second } in slots {
         for tensor in [value, gradient, first, second] {
             if tensor.dtype() != DType::F32 || !device::runs_on(&[tensor]) {
@@ -71,5 +81,5 @@ pub fn step(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>) -> Re
             }
         }
     }
-    device::optimizer::step(slots, rule, guard)
+    device::optimizer::step(slots, rule, guard, moving)
 }

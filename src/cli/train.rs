@@ -101,6 +101,9 @@ pub struct Args {
     /// Training items in the GPU's memory: auto (as many as fit), off, or a number of bytes as 20G
     #[arg(long, value_name = "auto|off|BYTES", default_value = "auto")]
     device_store: DeviceStore,
+    /// Ask a GPU for the training step as one CUDA graph; it is compared with a plain step before it is relied on
+    #[arg(long)]
+    cuda_graph: bool,
     /// How exactly a GPU computes: f32, tf32 or bf16; weights, statistics, norms, softmax, loss and updates are float32 in each
     /// [default: f32]
     #[arg(long, value_enum)]
@@ -256,6 +259,7 @@ impl Args {
             device: self.device.open()?,
             read_mode: self.read.into(),
             device_store: self.device_store,
+            cuda_graph: self.cuda_graph,
             checkpoint_every: self.checkpoint_every,
             program: super::program(),
             progress: true,

@@ -1,4 +1,6 @@
-//! Times stage two's training step on a GPU: `gpu_step SIZE BATCH f32|tf32|bf16 DEVICE [STEPS]`, as `gpu_step 512 24 bf16 cuda:0`.
+//! Times stage two's training step on a GPU: `gpu_step SIZE BATCH f32|tf32|bf16 DEVICE [STEPS] [--graph] [--losses]`, as `gpu_step 512 24 bf16 cuda:0`.
+//! `--graph` asks for it as a CUDA graph; `--losses` times nothing, but prints the losses of STEPS steps, the same batches from the same weights
+//! whatever the precision.
 //!
 //! A step is forward, loss, backward and the AdamW update, from stored float16 numbers that are resident on the device and gathered there; the
 //! host waits once, at the end. Prints the seconds a step and an image, and the memory that is taken. `DEVICE` may be `cpu`, for a look
@@ -13,7 +15,8 @@ use sam_ladder_ops::precision::{Precision, allow_tf32};
 use sam_ladder_schemas::train::{Arm, OptimizerKind};
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
 use sam_ladder_train::optimizer::Optimizer;
-use sam_ladder_train::run::trainer::{BatchTensors, StepSettings, start_step};
+use sam_ladder_train::run::step_graph::StepGraph;
+use sam_ladder_train::run::trainer::{BatchTensors, StepLosses, StepNumbers, StepSettings, start_step};
 
 /// Values in [-1, 1) from a linear congruential generator.
 fn noise(count: usize, seed: u64) -> Vec<f32> {
@@ -49,9 +52,10 @@ fn stored(items: usize, item_len: usize, seed: u64, device: &Device) -> candle_c
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (flags, arguments): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|word| word.starts_with("--"));
+    let [graph, show_losses] = ["--graph", "--losses"].map(|flag| flags.iter().any(|given| given == flag));
     let [size, batch, precision, device, rest @ ..] = arguments.as_slice() else {
-        return Err("usage: gpu_step SIZE BATCH f32|tf32|bf16 DEVICE [STEPS]".into());
+        return Err("usage: gpu_step SIZE BATCH f32|tf32|bf16 DEVICE [STEPS] [--graph] [--losses]".into());
     };
     let (size, batch): (usize, usize) = (size.parse()?, batch.parse()?);
     let steps: usize = rest.first().map_or(Ok(30), |steps| steps.parse())?;
@@ -101,20 +105,37 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
     };
     let settings = StepSettings { lambda: 0.8, lr: 1e-3 };
+    let mut step_graph = graph.then(|| StepGraph::new(|text| println!("{text}")));
+    let mut step = |step: usize| -> Result<StepNumbers, Box<dyn std::error::Error>> {
+        let batch = match &fixed {
+            Some(batch) => batch.clone(),
+            None => make(step)?,
+        };
+        Ok(match &mut step_graph {
+            Some(graph) => graph.step(&model, &mut optimizer, &batch, settings)?,
+            None => start_step(&model, &mut optimizer, &batch, settings)?,
+        })
+    };
+    if show_losses {
+        for index in 0..steps {
+            let losses = match step(index)? {
+                StepNumbers::Read(losses) => losses,
+                StepNumbers::OnDevice(numbers) => StepLosses::read(&numbers)?,
+            };
+            println!("{index},{},{},{}", losses.total, losses.ce, losses.dice);
+        }
+        return Ok(());
+    }
     let mut run = |count: usize| -> Result<f64, Box<dyn std::error::Error>> {
         synchronize(&device)?;
         let start = Instant::now();
-        for step in 0..count {
-            let batch = match &fixed {
-                Some(batch) => batch.clone(),
-                None => make(step)?,
-            };
-            start_step(&model, &mut optimizer, &batch, settings)?;
+        for index in 0..count {
+            step(index)?;
         }
         synchronize(&device)?;
         Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
     };
-    run(3)?; // libraries choose their algorithms
+    run(4)?; // libraries choose their algorithms, and a graph is recorded
     let mut seconds = [run(steps)?, run(steps)?, run(steps)?];
     seconds.sort_by(f64::total_cmp);
     if let (Some(before), Some(after)) = (free_before, memory(&device)?) {

@@ -103,28 +103,85 @@ impl Optimizer {
     /// All variables in one launch, or one for each number of updates made.
     fn step_on_device(&mut self, gradients: &GradStore, lr: f64, losses: Option<&Tensor>) -> Result<()> {
         let mut by_steps: BTreeMap<i64, Vec<(usize, Tensor)>> = BTreeMap::new();
-        for (index, slot) in self.slots.iter_mut().enumerate() {
+        for (index, gradient) in self.device_gradients(gradients)? {
+            self.slots[index].steps += 1;
+            by_steps.entry(self.slots[index].steps).or_default().push((index, gradient));
+        }
+        for (steps, updated) in by_steps {
+            let rule = Rule::new(self.kind, self.weight_decay, lr, steps).on_device();
+            step(&self.device_slots(&updated)?, &rule, losses, None)?;
+        }
+        Ok(())
+    }
+
+    /// The gradients as the kernel takes them, by slot.
+    fn device_gradients(&self, gradients: &GradStore) -> Result<Vec<(usize, Tensor)>> {
+        let mut found = Vec::with_capacity(self.slots.len());
+        for (index, slot) in self.slots.iter().enumerate() {
             let Some(gradient) = gradients.get(slot.var.as_tensor()) else { continue };
             if gradient.dims() != slot.var.dims() {
                 candle_core::bail!("gradient of `{}` has shape {:?}, expected {:?}", slot.name, gradient.dims(), slot.var.dims());
             }
-            slot.steps += 1;
-            by_steps.entry(slot.steps).or_default().push((index, gradient.detach().to_dtype(DType::F32)?.contiguous()?));
+            found.push((index, gradient.detach().to_dtype(DType::F32)?.contiguous()?));
         }
-        for (steps, updated) in by_steps {
-            let rule = Rule::new(self.kind, self.weight_decay, lr, steps).on_device();
-            let mut slots = Vec::with_capacity(updated.len());
-            for (index, gradient) in &updated {
+        Ok(found)
+    }
+
+    fn device_slots<'a>(&'a self, updated: &'a [(usize, Tensor)]) -> Result<Vec<DeviceSlot<'a>>> {
+        updated
+            .iter()
+            .map(|(index, gradient)| {
                 let slot = &self.slots[*index];
                 let Memory::Device { first, second } = &slot.memory else {
                     candle_core::bail!("the moments of `{}` are not on its device", slot.name)
                 };
                 let second = if self.kind == OptimizerKind::Sgd { first } else { second };
-                slots.push(DeviceSlot { value: slot.var.as_tensor(), gradient, first, second });
-            }
-            step(&slots, &rule, losses)?;
+                Ok(DeviceSlot { value: slot.var.as_tensor(), gradient, first, second })
+            })
+            .collect()
+    }
+
+    /// The device's part of an update alone, for a CUDA graph: what changes from step to step is read from `moving`, and no update is counted.
+    /// See [`Self::moving`] and [`Self::count_update`].
+    ///
+    /// # Errors
+    /// As [`Self::step`], and a variable whose first update this would be.
+    pub fn update_in_graph(&self, gradients: &GradStore, losses: &Tensor, moving: &Tensor) -> Result<()> {
+        let updated = self.device_gradients(gradients)?;
+        if let Some((index, _)) = updated.iter().find(|(index, _)| self.slots[*index].steps == 0) {
+            candle_core::bail!("`{}` has had no update yet", self.slots[*index].name);
         }
-        Ok(())
+        let rule = Rule::new(self.kind, self.weight_decay, 0.0, 1).on_device();
+        step(&self.device_slots(&updated)?, &rule, Some(losses), Some(moving))
+    }
+
+    /// The numbers of the variables' last update, were it made with this learning rate, as [`Self::update_in_graph`] reads them.
+    ///
+    /// # Errors
+    /// Variables that have had different numbers of updates, which no one launch can update.
+    pub fn moving(&self, lr: f64) -> Result<[f32; 4]> {
+        let mut updates = self.slots.iter().map(|slot| slot.steps).filter(|&steps| steps > 0);
+        let steps = updates.next().unwrap_or(1);
+        if let Some(other) = updates.find(|&other| other != steps) {
+            candle_core::bail!("some variables have had {steps} updates, some {other}");
+        }
+        Ok(Rule::new(self.kind, self.weight_decay, lr, steps).on_device().moving())
+    }
+
+    /// Counts an update of every variable that has had one before.
+    pub fn count_update(&mut self) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.steps > 0) {
+            slot.steps += 1;
+        }
+    }
+
+    /// The moments that live on a device, sharing their memory.
+    pub fn device_moments(&self) -> Vec<Tensor> {
+        let moments = self.slots.iter().filter_map(|slot| match &slot.memory {
+            Memory::Device { first, second } => Some([first.clone(), second.clone()]),
+            Memory::Cpu { .. } => None,
+        });
+        moments.flatten().filter(|moment| moment.elem_count() > 0).collect()
     }
 
     /// What the optimizer remembers, by `<variable>.step` (i64 scalar), `<variable>.exp_avg`, `<variable>.exp_avg_sq` (AdamW, Adam) or

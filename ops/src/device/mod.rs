@@ -28,6 +28,8 @@ pub(crate) mod cuda;
 pub(crate) mod cudnn;
 #[cfg(feature = "emulate-kernels")]
 pub(crate) mod emulated;
+#[cfg(feature = "cuda")]
+pub(crate) mod graph;
 mod node;
 #[cfg(feature = "cuda")]
 pub(crate) mod staging;

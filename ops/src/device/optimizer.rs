@@ -14,13 +14,14 @@ const CHUNK: usize = 4096;
 pub(crate) const TABLE_WORDS: usize = 4 * VARIABLES + (VARIABLES + VARIABLES + 1).div_ceil(2);
 
 /// As [`crate::optimizer::step`].
-pub(crate) fn step(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>) -> Result<()> {
+pub(crate) fn step(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>, moving: Option<&Tensor>) -> Result<()> {
     let Some(first) = slots.first() else { return Ok(()) };
     let gpu = Gpu::of(first.value);
     let (pointer, guarded) = match guard {
         Some(guard) => (Input::new(guard)?.pointer(), guard.elem_count()),
         None => (0, 0),
     };
+    let moving = moving.map(Input::new).transpose()?.map_or(0, |moving| moving.pointer());
     for slots in slots.chunks(VARIABLES) {
         let mut table = [0u64; TABLE_WORDS];
         // Behind the pointers, 32-bit numbers: the lengths, the first block of each variable, one past the last, the count.
@@ -47,7 +48,8 @@ pub(crate) fn step(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>
         for (word, pair) in table[4 * VARIABLES..].iter_mut().zip(small.chunks_exact(2)) {
             *word = u64::from(pair[0]) | u64::from(pair[1]) << 32;
         }
-        let args = [Arg::Table(&table), Arg::Rule(rule.words()), Arg::Pointer(pointer), Arg::Int(guarded as i32)];
+        let guard = [Arg::Pointer(pointer), Arg::Int(guarded as i32)];
+        let args = [Arg::Table(&table), Arg::Rule(rule.words()), guard[0], guard[1], Arg::Pointer(moving)];
         gpu.launch(MODULE, "optimizer_step", Grid::blocks([blocks, 1, 1]), &args)?;
     }
     Ok(())

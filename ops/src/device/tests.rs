@@ -453,7 +453,11 @@ fn the_optimizers_update_all_variables_or_none() -> Result<()> {
     };
     // More variables than one launch takes, and some longer than a block.
     let lens: Vec<usize> = (0..90).map(|i| if i % 30 == 7 { 9000 } else { 1 + i * 3 }).collect();
-    for (rule, guard) in [(adam, Some(0.5)), (UpdateRule { sgd: true, ..adam }, None), (adam, Some(f32::NAN))] {
+    let sgd = UpdateRule { sgd: true, ..adam };
+    // The last takes what changes from step to step from memory, and its launch has other numbers.
+    for (rule, guard, in_memory) in
+        [(adam, Some(0.5), false), (sgd, None, false), (adam, Some(f32::NAN), false), (adam, None, true)]
+    {
         on_device(|device| {
             let make = |seed: usize, scale: f64| -> Result<Vec<Tensor>> {
                 lens.iter()
@@ -475,7 +479,11 @@ fn the_optimizers_update_all_variables_or_none() -> Result<()> {
                 .map(|i| Slot { value: &values[i], gradient: &gradients[i], first: &firsts[i], second: &seconds[i] })
                 .collect();
             let guard = guard.map(|g| Tensor::new(&[1.0f32, g], device)).transpose()?;
-            step(&slots, &rule, guard.as_ref())?;
+            let moving = Tensor::new(&rule.moving(), device)?;
+            match in_memory {
+                true => step(&slots, &UpdateRule { lr: 9.0, keep: 9.0, step_size: 9.0, ..rule }, guard.as_ref(), Some(&moving))?,
+                false => step(&slots, &rule, guard.as_ref(), None)?,
+            }
             let frozen = guard.as_ref().is_some_and(|g| to_cpu(g).and_then(|g| g.to_vec1::<f32>()).is_ok_and(|g| g[1].is_nan()));
             for (i, old) in before.iter().enumerate() {
                 let (value, first) = (to_cpu(&values[i])?.to_vec1::<f32>()?, to_cpu(&firsts[i])?.to_vec1::<f32>()?);

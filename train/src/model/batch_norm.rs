@@ -26,17 +26,16 @@ pub(super) struct BatchNorm {
     bias: Trainable,
     running_mean: Var,
     running_var: Var,
-    num_batches_tracked: Var,
 }
 
 impl BatchNorm {
     pub(super) fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        parameters.counter(&format!("{prefix}.num_batches_tracked"))?;
         Ok(BatchNorm {
             weight: parameters.trainable_tensor(&format!("{prefix}.weight"))?,
             bias: parameters.trainable_tensor(&format!("{prefix}.bias"))?,
             running_mean: parameters.buffer(&format!("{prefix}.running_mean"))?,
             running_var: parameters.buffer(&format!("{prefix}.running_var"))?,
-            num_batches_tracked: parameters.counter(&format!("{prefix}.num_batches_tracked"))?,
         })
     }
 
@@ -61,7 +60,6 @@ impl BatchNorm {
     pub(super) fn normalized(&self, x: Tensor) -> Result<Normalized> {
         let statistics = batch_statistics(&x, EPS)?;
         follow((&self.running_mean, &self.running_var), &statistics, MOMENTUM)?;
-        self.num_batches_tracked.set(&(self.num_batches_tracked.as_detached_tensor() + 1.0)?)?;
         Ok(Normalized { x, statistics })
     }
 

@@ -204,6 +204,31 @@ impl LadderSam {
     /// # Errors
     /// Inputs of another shape.
     pub fn forward_train(&self, images: &Tensor, embeddings: &Tensor) -> Result<TrainPass<'_>> {
+        self.count_batch()?;
+        self.forward_train_uncounted(images, embeddings)
+    }
+
+    /// Counts a batch in every `num_batches_tracked`: the part of [`Self::forward_train`] that is not the device's.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn count_batch(&self) -> Result<()> {
+        match self.config.arm {
+            Arm::SamOnly => Ok(()),
+            Arm::CnnOnly | Arm::Full => self.parameters.count_batch(),
+        }
+    }
+
+    /// What a training step changes in the device's memory: the trainable variables and the running statistics, sharing their memory.
+    pub fn moving(&self) -> Vec<Tensor> {
+        self.parameters.moving()
+    }
+
+    /// The device's part of [`Self::forward_train`], which a CUDA graph can repeat.
+    ///
+    /// # Errors
+    /// As [`Self::forward_train`].
+    pub fn forward_train_uncounted(&self, images: &Tensor, embeddings: &Tensor) -> Result<TrainPass<'_>> {
         let cnn = match self.config.arm {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => {
@@ -229,6 +254,7 @@ impl LadderSam {
     /// # Errors
     /// Images of another shape.
     pub fn cnn_embeddings(&self, images: &Tensor) -> Result<Tensor> {
+        self.parameters.count_batch()?;
         Ok(self.side_network.forward_train(images)?.0)
     }
 

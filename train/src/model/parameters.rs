@@ -34,6 +34,8 @@ pub(super) struct Parameters {
     /// Frozen tensors, and running statistics behind a `Var`, whose storage the model updates in place.
     held: HashMap<String, Tensor>,
     buffers: HashMap<String, Var>,
+    /// Those of the buffers that count batches.
+    counters: Vec<Var>,
 }
 
 impl Parameters {
@@ -45,6 +47,7 @@ impl Parameters {
             trainable: Vec::new(),
             held: HashMap::new(),
             buffers: HashMap::new(),
+            counters: Vec::new(),
         }
     }
 
@@ -74,12 +77,25 @@ impl Parameters {
         Ok(var)
     }
 
-    /// An i64 scalar that the forward pass counts up; it stays on the CPU.
-    pub(super) fn counter(&mut self, name: &str) -> std::result::Result<Var, ModelError> {
+    /// An i64 scalar that [`Self::count_batch`] counts up; it stays on the CPU.
+    pub(super) fn counter(&mut self, name: &str) -> std::result::Result<(), ModelError> {
         let tensor = self.weights.0.get(name).ok_or_else(|| ModelError::Missing(name.to_string()))?;
         let var = Var::from_tensor(&tensor.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.force_contiguous()?)?;
         self.buffers.insert(name.to_string(), var.clone());
-        Ok(var)
+        self.counters.push(var);
+        Ok(())
+    }
+
+    /// Counts a batch that the side network takes its statistics from.
+    pub(super) fn count_batch(&self) -> Result<()> {
+        self.counters.iter().try_for_each(|counter| counter.set(&(counter.as_detached_tensor() + 1.0)?))
+    }
+
+    /// What a training step changes in the device's memory: variables and running statistics, sharing their memory.
+    pub(super) fn moving(&self) -> Vec<Tensor> {
+        let variables = self.trainable.iter().map(|(_, var)| var);
+        let statistics = self.buffers.values().filter(|buffer| buffer.dtype() != DType::I64);
+        variables.chain(statistics).map(Var::as_detached_tensor).collect()
     }
 
     /// Called once all parts are made: what no part asked for is kept as frozen.

@@ -18,6 +18,7 @@ pub mod records;
 mod resume;
 pub mod sampler;
 mod session;
+pub mod step_graph;
 pub mod tensorboard;
 pub(crate) mod trainee;
 pub mod trainer;
@@ -44,6 +45,7 @@ use records::Records;
 use resume::{Asked, check_same_run, write_record};
 use sam_ladder_cache::atomic::{is_temporary_of, tidy};
 use sam_ladder_cache::{ReadMode, TrainingSplit};
+use sam_ladder_ops::gpu::has_kernels;
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{
     CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE, TrainConfig,
@@ -53,6 +55,7 @@ use session::Session;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use step_graph::StepGraph;
 use trainee::{Checkpoints, RunPlan, Trainee};
 use trainer::Geometry;
 use validation::Validation;
@@ -78,6 +81,8 @@ pub struct TrainArgs {
     pub read_mode: ReadMode,
     /// Whether training items live in the GPU's memory.
     pub device_store: DeviceStore,
+    /// Whether the training step is a CUDA graph.
+    pub cuda_graph: bool,
     /// A checkpoint every this many steps, beside one at each epoch's end.
     pub checkpoint_every: Option<usize>,
     /// Name, version and commit of the program, for `config.json`.
@@ -118,12 +123,22 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     if args.checkpoint_every == Some(0) {
         return Err(TrainError::Setting("checkpoint-every must be at least 1 step, got 0".into()));
     }
+    if args.cuda_graph && !has_kernels(&args.device) {
+        let reason = "--cuda-graph needs a GPU, this device is the CPU: leave it out, or pass --device cuda:0 in a build with the feature `cuda`";
+        return Err(TrainError::Setting(reason.into()));
+    }
     let store = TrainingSplit::open(&args.store)?;
     let checkpoints = Checkpoints { every_steps: args.checkpoint_every, epochs_after: Duration::ZERO, models: true };
     let trainee = open_run(args, &store, checkpoints, None)?;
     let reader = store.reader(args.read_mode);
     let device_batches = load_on_device(args, &store, &trainee)?;
-    Session::new(trainee, &reader, args.progress, stop).with_device_batches(device_batches).run()
+    let tell = |text: &str| {
+        if args.progress {
+            eprintln!("{text}");
+        }
+    };
+    let step_graph = args.cuda_graph.then(|| StepGraph::new(tell));
+    Session::new(trainee, &reader, args.progress, stop).with_device_batches(device_batches).with_step_graph(step_graph).run()
 }
 
 /// What a GPU keeps of the items that the run may draw; `None` on the CPU.

@@ -5,6 +5,7 @@ use crate::run::RunSummary;
 use crate::run::batches::for_each_batch;
 use crate::run::device_store::DeviceBatches;
 use crate::run::sampler::Item;
+use crate::run::step_graph::StepGraph;
 use crate::run::trainee::Trainee;
 use crate::run::trainer::batch_tensors;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,18 +24,25 @@ pub(super) struct Session<'a> {
     bar: ProgressBar,
     /// Where batches come from on a GPU.
     device_batches: Option<DeviceBatches>,
+    /// Takes the steps where they are to be a CUDA graph.
+    step_graph: Option<StepGraph<'a>>,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(trainee: Trainee, reader: &'a Reader, progress: bool, stop: &'a AtomicBool) -> Self {
         let (last_step, done) = (trainee.last_step(), trainee.position().steps);
         let bar = if progress { progress_bar(last_step, done) } else { ProgressBar::hidden() };
-        Session { trainee, reader, stop, bar, device_batches: None }
+        Session { trainee, reader, stop, bar, device_batches: None, step_graph: None }
     }
 
     /// The same with batches of a GPU's own.
     pub(super) fn with_device_batches(self, device_batches: Option<DeviceBatches>) -> Self {
         Session { device_batches, ..self }
+    }
+
+    /// The same with steps through a CUDA graph.
+    pub(super) fn with_step_graph(self, step_graph: Option<StepGraph<'a>>) -> Self {
+        Session { step_graph, ..self }
     }
 
     /// Trains to the end of the run.
@@ -89,7 +97,12 @@ impl<'a> Session<'a> {
             Some(on_device) => on_device.tensors(items, batch)?,
             None => batch_tensors(batch, items.len(), plan.geometry, &plan.device)?,
         };
-        self.trainee.step(&tensors)?;
+        match &mut self.step_graph {
+            Some(graph) => self
+                .trainee
+                .step_by(&tensors, |model, optimizer, batch, settings| graph.step(model, optimizer, batch, settings))?,
+            None => self.trainee.step(&tensors)?,
+        }
         self.bar.inc(1);
         if let Some(row) = self.trainee.records().steps.last() {
             self.show(row);

@@ -2,6 +2,7 @@
 
 use crate::error::{Result, TrainError};
 use crate::model::LadderSam;
+use crate::optimizer::Optimizer;
 use crate::run::Standing;
 use crate::run::batches::for_each_batch;
 use crate::run::checkpoint::{CheckpointInfo, Position, ResumeState, save_model};
@@ -9,7 +10,7 @@ use crate::run::hparams::session_start;
 use crate::run::records::Records;
 use crate::run::sampler::{Item, Sampler};
 use crate::run::tensorboard::EventWriter;
-use crate::run::trainer::{BatchTensors, Geometry, StepSettings, batch_tensors, start_step};
+use crate::run::trainer::{BatchTensors, Geometry, StepNumbers, StepSettings, batch_tensors, start_step};
 use crate::run::unread::{ReadStep, Taken, Unread};
 use crate::run::validation::{Hd95, Scores, Validation, ValidationPass};
 use crate::schedule::learning_rate;
@@ -140,13 +141,22 @@ impl Trainee {
     /// # Errors
     /// [`TrainError::Diverged`]; those of the tensor operations and of the file system.
     pub(crate) fn step(&mut self, tensors: &BatchTensors) -> Result<()> {
+        self.step_by(tensors, start_step)
+    }
+
+    /// As [`Self::step`], by something that does what [`start_step`] does.
+    pub(super) fn step_by(
+        &mut self,
+        tensors: &BatchTensors,
+        take: impl FnOnce(&LadderSam, &mut Optimizer, &BatchTensors, StepSettings) -> Result<StepNumbers>,
+    ) -> Result<()> {
         let config = &self.plan.config;
         let standing = &mut self.standing;
         let step = standing.position.steps;
         let max_iterations = config.epochs * self.epoch_batches;
         let lr = learning_rate(step as usize, config.lr, config.warmup, max_iterations);
         let settings = StepSettings { lambda: config.lambda, lr };
-        let numbers = start_step(&standing.model, &mut standing.optimizer, tensors, settings)?;
+        let numbers = take(&standing.model, &mut standing.optimizer, tensors, settings)?;
         self.unread.push(Taken { step, epoch: standing.position.epoch, lr }, numbers, &standing.model)?;
         standing.position.steps += 1;
         standing.position.batch += 1;

@@ -310,6 +310,7 @@ fn train_args(args: &SweepArgs, run: &Path, config: TrainConfig) -> TrainArgs {
         read_mode: args.read_mode,
         // Trials share batches, which come from the host.
         device_store: DeviceStore::Off,
+        cuda_graph: false,
         checkpoint_every: None,
         program: args.program.clone(),
         progress: args.progress,

@@ -1,0 +1,257 @@
+//! The training step as a CUDA graph: recorded once, then asked for with one launch a step.
+//!
+//! Batches of the first batch's size go through the graph, others (an epoch's last) step by step. Before the graph is relied on, one step is taken
+//! both ways from the same state and on the same batch; where they differ, the run goes on without it.
+
+use crate::error::Result;
+use crate::loss::ladder_loss;
+use crate::model::LadderSam;
+use crate::optimizer::Optimizer;
+use crate::run::trainer::{BatchTensors, StepNumbers, StepSettings, start_step};
+use candle_core::{DType, Tensor};
+use sam_ladder_ops::graph::{Graph, capture, prepare};
+
+/// Plain steps before the recording: they fill what is kept from step to step (algorithms, uploads, constants).
+const WARM_UP: usize = 2;
+/// Most that all updates together, and that the update of one tensor, may differ by, over their own size. Libraries may sum in another order
+/// each time; a step that reads or writes the wrong memory is off by all of it.
+const MOST_DIFFERENT: f64 = 0.05;
+const MOST_DIFFERENT_TENSOR: f64 = 0.5;
+/// The same for a loss.
+const MOST_DIFFERENT_LOSS: f64 = 1e-2;
+
+/// Takes steps, through a graph where it can.
+pub struct StepGraph<'t> {
+    state: State,
+    /// Says what became of the graph.
+    tell: Box<dyn Fn(&str) + 't>,
+}
+
+enum State {
+    /// Plain steps so far, and the size of their batches.
+    Warming(usize, usize),
+    Captured(Captured),
+    GivenUp,
+}
+
+/// A recorded step, and the memory outside of it that it reads and writes.
+struct Captured {
+    graph: Graph,
+    inputs: BatchTensors,
+    /// `[4]`: what the optimizer reads, [`Optimizer::moving`].
+    moving: Tensor,
+    /// `[3]`: total loss, cross-entropy, Dice loss.
+    losses: Tensor,
+}
+
+impl<'t> StepGraph<'t> {
+    /// Says by `tell` what became of the graph.
+    pub fn new(tell: impl Fn(&str) + 't) -> Self {
+        StepGraph { state: State::Warming(0, 0), tell: Box::new(tell) }
+    }
+
+    /// As [`start_step`], on a GPU that no other thread works on.
+    ///
+    /// # Errors
+    /// As [`start_step`]. A step that cannot be recorded is no error.
+    pub fn step(
+        &mut self,
+        model: &LadderSam,
+        optimizer: &mut Optimizer,
+        batch: &BatchTensors,
+        settings: StepSettings,
+    ) -> Result<StepNumbers> {
+        let count = batch.images.dim(0)?;
+        match &mut self.state {
+            State::Captured(captured) if captured.fits(batch) => {
+                optimizer.count_update();
+                model.count_batch()?;
+                captured.launch(model, optimizer, batch, settings)
+            }
+            State::Warming(steps, first) if *steps < WARM_UP => {
+                if *steps == 0 || count == *first {
+                    (*steps, *first) = (*steps + 1, count);
+                }
+                prepare(&batch.images.device().clone(), || start_step(model, optimizer, batch, settings))
+            }
+            State::Warming(_, first) if count == *first => {
+                let (numbers, tried) = Captured::compared(model, optimizer, batch, settings)?;
+                self.state = match tried {
+                    Ok(captured) => {
+                        (self.tell)("the training step is a CUDA graph; one step taken both ways agrees");
+                        State::Captured(captured)
+                    }
+                    Err(reason) => {
+                        (self.tell)(&format!("no CUDA graph, training goes on step by step: {reason}"));
+                        State::GivenUp
+                    }
+                };
+                Ok(numbers)
+            }
+            _ => start_step(model, optimizer, batch, settings),
+        }
+    }
+}
+
+impl Captured {
+    /// Takes a step as ever, which counts, then the same step from the same state through a graph, which does not; the graph, or why there is none.
+    fn compared(
+        model: &LadderSam,
+        optimizer: &mut Optimizer,
+        batch: &BatchTensors,
+        settings: StepSettings,
+    ) -> Result<(StepNumbers, std::result::Result<Self, String>)> {
+        let before = Copies::of(model, optimizer)?;
+        let numbers = start_step(model, optimizer, batch, settings)?;
+        let after = Copies::of(model, optimizer)?;
+        let StepNumbers::OnDevice(losses) = &numbers else {
+            return Ok((numbers, Err("the device's steps are read one by one".into())));
+        };
+        before.restore(model, optimizer)?;
+        let through_graph = Self::record(model, optimizer, batch, settings)
+            .and_then(|captured| Ok((captured.launch(model, optimizer, batch, settings)?, captured)))
+            .and_then(|(numbers, captured)| Ok((numbers, Copies::of(model, optimizer)?, captured)));
+        after.restore(model, optimizer)?;
+        let tried = match through_graph {
+            Err(error) => Err(error.to_string()),
+            Ok((StepNumbers::OnDevice(by_graph), state, captured)) => {
+                let [plain, other] = [losses, &by_graph].map(Tensor::to_vec1::<f32>);
+                let updates = after.differences(&before, &state)?;
+                agree(&plain?, &other?, &updates).map(|()| captured)
+            }
+            Ok(_) => Err("the graph's losses are not on the device".into()),
+        };
+        Ok((numbers, tried))
+    }
+
+    /// Records a step. Nothing of it is done yet.
+    fn record(model: &LadderSam, optimizer: &Optimizer, batch: &BatchTensors, settings: StepSettings) -> Result<Self> {
+        let device = batch.images.device().clone();
+        let inputs = BatchTensors {
+            images: batch.images.force_contiguous()?,
+            embeddings: batch.embeddings.force_contiguous()?,
+            labels: batch.labels.force_contiguous()?,
+        };
+        let moving = Tensor::zeros(4, DType::F32, &device)?;
+        let losses = Tensor::zeros(3, DType::F32, &device)?;
+        let graph = capture(&device, || device_step(model, optimizer, &inputs, settings.lambda, &moving, &losses))?;
+        Ok(Captured { graph, inputs, moving, losses })
+    }
+
+    fn fits(&self, batch: &BatchTensors) -> bool {
+        let same = |a: &Tensor, b: &Tensor| a.dims() == b.dims() && a.dtype() == b.dtype();
+        same(&self.inputs.images, &batch.images)
+            && same(&self.inputs.embeddings, &batch.embeddings)
+            && same(&self.inputs.labels, &batch.labels)
+    }
+
+    /// The device's part of a step of the optimizer's last count.
+    fn launch(
+        &self,
+        model: &LadderSam,
+        optimizer: &Optimizer,
+        batch: &BatchTensors,
+        settings: StepSettings,
+    ) -> Result<StepNumbers> {
+        let _step = tracing::trace_span!("step").entered();
+        let device = self.losses.device();
+        for (to, from) in [
+            (&self.inputs.images, &batch.images),
+            (&self.inputs.embeddings, &batch.embeddings),
+            (&self.inputs.labels, &batch.labels),
+        ] {
+            to.slice_set(&from.contiguous()?, 0, 0)?;
+        }
+        self.moving.slice_set(&Tensor::new(&optimizer.moving(settings.lr)?, device)?, 0, 0)?;
+        self.graph.launch(|| device_step(model, optimizer, &self.inputs, settings.lambda, &self.moving, &self.losses))?;
+        // The next launch overwrites them, and they are read later.
+        Ok(StepNumbers::OnDevice(self.losses.copy()?))
+    }
+}
+
+/// What [`start_step`] asks of the device, with the losses put where `losses` is.
+fn device_step(
+    model: &LadderSam,
+    optimizer: &Optimizer,
+    batch: &BatchTensors,
+    lambda: f64,
+    moving: &Tensor,
+    losses: &Tensor,
+) -> candle_core::Result<()> {
+    let pass = model.forward_train_uncounted(&batch.images, &batch.embeddings)?;
+    let loss = ladder_loss(&pass.low_res_logits, &batch.labels, model.config().num_classes, lambda)?;
+    let numbers = Tensor::stack(&[&loss.total.detach(), &loss.ce, &loss.dice], 0)?;
+    let gradients = pass.backward(loss.total)?;
+    optimizer.update_in_graph(&gradients, &numbers, moving)?;
+    losses.slice_set(&numbers, 0, 0)
+}
+
+/// Copies of all that a step changes on the device.
+struct Copies(Vec<Tensor>);
+
+impl Copies {
+    fn originals(model: &LadderSam, optimizer: &Optimizer) -> Vec<Tensor> {
+        let mut originals = model.moving();
+        originals.extend(optimizer.device_moments());
+        originals
+    }
+
+    fn of(model: &LadderSam, optimizer: &Optimizer) -> Result<Self> {
+        Ok(Copies(Self::originals(model, optimizer).iter().map(Tensor::copy).collect::<candle_core::Result<_>>()?))
+    }
+
+    fn restore(&self, model: &LadderSam, optimizer: &Optimizer) -> Result<()> {
+        for (to, from) in Self::originals(model, optimizer).iter().zip(&self.0) {
+            to.slice_set(from, 0, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Of each tensor, the square sums of its change since `before` and of its difference from `other`.
+    fn differences(&self, before: &Copies, other: &Copies) -> Result<Vec<(f64, f64)>> {
+        let squares = |a: &Tensor, b: &Tensor| -> Result<f64> {
+            let difference = (a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?;
+            Ok(f64::from(difference.sqr()?.sum_all()?.to_scalar::<f32>()?))
+        };
+        let three = self.0.iter().zip(&before.0).zip(&other.0);
+        three.map(|((after, before), other)| Ok((squares(after, before)?, squares(after, other)?))).collect()
+    }
+}
+
+/// Whether a step that was taken both ways came to the same: losses, and of each tensor the square sums of its update and of the difference.
+fn agree(losses: &[f32], by_graph: &[f32], updates: &[(f64, f64)]) -> std::result::Result<(), String> {
+    for (a, b) in losses.iter().zip(by_graph) {
+        // Two losses that are no numbers are alike too: the run ends on them elsewhere.
+        if !((a - b).abs() <= MOST_DIFFERENT_LOSS as f32 * a.abs().max(1e-3) || (a.is_nan() && b.is_nan())) {
+            return Err(format!("a step's losses are {losses:?}, through the graph {by_graph:?}"));
+        }
+    }
+    let (update, difference) = updates.iter().fold((0.0, 0.0), |(a, b), (update, difference)| (a + update, b + difference));
+    let of_all = (difference / f64::max(update, f64::MIN_POSITIVE)).sqrt();
+    // A tensor that hardly moves beside the others may do so by rounding alone.
+    let told = updates.iter().filter(|(own, _)| *own > 1e-8 * update);
+    let of_one = told.map(|(own, difference)| (difference / own).sqrt()).fold(0.0, f64::max);
+    if of_all <= MOST_DIFFERENT && of_one <= MOST_DIFFERENT_TENSOR {
+        return Ok(());
+    }
+    Err(format!("a step's update differs through the graph, by {of_all:.1e} of itself, of one tensor by {of_one:.1e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_agree_but_for_the_rounding_of_sums() {
+        let losses = [1.5f32, 1.0, 0.75];
+        let updates = [(1.0, 1e-8), (1e-3, 1e-9), (1e-12, 1e-12)];
+        assert!(agree(&losses, &[1.5001, 1.0, 0.75], &updates).is_ok());
+        let why = |by_graph: &[f32], updates: &[(f64, f64)]| agree(&losses, by_graph, updates).unwrap_err();
+        assert!(why(&[1.6, 1.0, 0.75], &updates).contains("losses"));
+        assert!(why(&[f32::NAN, 1.0, 0.75], &updates).contains("losses"));
+        // All tensors as they were before the step, and one of many that was left out.
+        assert!(why(&losses, &[(1.0, 1.0), (1e-3, 1e-3)]).contains("update"));
+        assert!(why(&losses, &[(1.0, 1e-8), (1e-5, 1e-5)]).contains("one tensor"));
+        assert!(why(&losses, &[(1.0, f64::NAN)]).contains("update"));
+    }
+}
