@@ -8,7 +8,7 @@ use crate::matmul::{Accumulate, MatMut, MatRef, matmul};
 /// Applies a linear layer (`torch.nn.functional.linear`).
 ///
 /// # Shapes
-/// x `[.., in]`, weight `[out, in]`, bias `[out]` → `[.., out]`, float32.
+/// x `[.., in]`, weight `[out, in]`, bias `[out]` → `[.., out]`, float32. The bias may be another one for each row, `[n, out]` for x `[.., n, in]`.
 ///
 /// Gradients are computed only for those of the three that are tracked, so that a frozen layer costs the input's gradient alone.
 ///
@@ -19,13 +19,20 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if x.dims().last() != Some(&in_features) {
         bail!("linear: the weight takes {in_features} features, the input has shape {:?}", x.dims());
     }
+    let rows = x.dims().iter().rev().nth(1).copied().unwrap_or(1);
     if let Some(bias) = bias
         && bias.dims() != [out_features]
+        && bias.dims() != [rows, out_features]
     {
         bail!("linear: the weight gives {out_features} features, the bias has shape {:?}", bias.dims());
     }
     if crate::device::runs_on(&[x, weight]) {
-        return crate::device::linear::linear(x, weight, bias);
+        return match bias {
+            Some(table) if table.rank() == 2 => {
+                crate::device::linear::linear(x, weight, None)?.broadcast_add(&table.to_dtype(x.dtype())?)
+            }
+            _ => crate::device::linear::linear(x, weight, bias),
+        };
     }
     if !x.device().is_cpu() {
         return linear_composed(x, weight, bias);
@@ -85,7 +92,7 @@ impl Linear {
         let (out_features, in_features) = weight.1.shape().dims2()?;
         let rows = x.1.shape().elem_count() / in_features.max(1);
         let (mut y, accumulate) = match bias {
-            Some(bias) => (bias.repeat(rows), Accumulate::Yes),
+            Some(bias) => (bias.repeat(rows * out_features / bias.len().max(1)), Accumulate::Yes),
             None => (vec![0f32; rows * out_features], Accumulate::No),
         };
         let rhs = MatRef::new(weight.0, out_features, in_features).t();
@@ -161,7 +168,7 @@ impl CustomOp3 for Linear {
         let _span = tracing::trace_span!("linear backward").entered();
         let (grad_x, grad_weight) = Self::gradients(x, weight, grad)?;
         let grad_bias = match bias.track_op() {
-            true => Some(grad.reshape(((), bias.elem_count()))?.sum(0)?),
+            true => Some(grad.reshape(((), bias.elem_count()))?.sum(0)?.reshape(bias.dims())?),
             false => None,
         };
         Ok((grad_x, grad_weight, grad_bias))
@@ -207,6 +214,12 @@ mod tests {
             &[x.clone(), weight.clone()],
             |t| linear(&t[0], &t[1], None),
             |t| linear_composed(&t[0], &t[1], None),
+        )?;
+        // a bias a row
+        assert_gradients_match(
+            &[x.clone(), weight.clone(), uniform(&[3, 7], 5)?],
+            |t| linear(&t[0], &t[1], Some(&t[2])),
+            |t| linear_composed(&t[0], &t[1], Some(&t[2])),
         )?;
         // an input that is a view
         let x = uniform(&[5, 4], 4)?;

@@ -40,6 +40,38 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
     q.apply_op3(&k, &v, Attention { scale: scale as f32 })?.transpose(1, 2)
 }
 
+/// As [`attention`], of tokens whose heads lie side by side. It is one node of the graph: on the way back nothing is split or joined.
+///
+/// # Shapes
+/// q `[b, nq, heads·d]`, k and v `[b, nk, heads·d]` → `[b, nq, heads·d]`, float32.
+///
+/// # Errors
+/// As [`attention`].
+pub fn multi_head_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
+    let ((b, queries, c), (_, keys, _)) = (q.dims3()?, k.dims3()?);
+    if k.dims() != [b, keys, c] || v.dims() != k.dims() || heads == 0 || !c.is_multiple_of(heads) {
+        bail!(
+            "attention: queries {:?}, keys {:?} and values {:?} of {heads} heads do not go together",
+            q.dims(),
+            k.dims(),
+            v.dims()
+        );
+    }
+    let width = c / heads;
+    if device::runs_on(&[q, k, v]) && device::attention::has_width(width) && q.dtype() == k.dtype() && q.dtype() == v.dtype() {
+        return device::attention::multi_head(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, heads, scale as f32);
+    }
+    if !q.device().is_cpu() {
+        let split = |t: &Tensor| t.reshape((b, t.dim(1)?, heads, width))?.transpose(1, 2);
+        return attention_composed(&split(q)?, &split(k)?, &split(v)?, scale)?
+            .transpose(1, 2)?
+            .contiguous()?
+            .reshape((b, queries, c));
+    }
+    expect_f32("attention", &[q, k, v])?;
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, MultiHead { heads, scale: scale as f32 })
+}
+
 /// [`attention`] made of candle's own operations: the path of other devices and the reference of the tests.
 ///
 /// # Errors
@@ -76,6 +108,15 @@ impl<'a> Heads<'a> {
     }
 }
 
+impl<'a> Heads<'a> {
+    /// The heads of contiguous tokens `[b, n, heads·d]`.
+    fn of_tokens(storage: &'a CpuStorage, layout: &Layout, heads: usize) -> Result<Self> {
+        let (b, n, c) = layout.shape().dims3()?;
+        let data = crate::cpu::contiguous_f32(storage, layout, "attention")?;
+        Ok(Self { data, dims: (b, heads, n, c / heads), strides: (n * c, c / heads, c) })
+    }
+}
+
 struct Attention {
     scale: f32,
 }
@@ -105,20 +146,8 @@ impl CustomOp3 for Attention {
     ) -> Result<(CpuStorage, Shape)> {
         let _span = tracing::trace_span!("attention").entered();
         let (q, k, v) = (Heads::new(s1, l1)?, Heads::new(s2, l2)?, Heads::new(s3, l3)?);
-        let ((b, heads, queries, d), keys) = (q.dims, k.dims.2);
-        let outputs: Vec<Vec<f32>> = (0..b * heads)
-            .into_par_iter()
-            .map(|i| {
-                let scores = probabilities(q.head(i), k.head(i), (queries, keys), self.scale);
-                let mut out = vec![0f32; queries * d];
-                let scores = MatRef::new(&scores, queries, keys);
-                matmul_serial(MatMut::new(&mut out, queries, d), scores, v.head(i), 1.0, Accumulate::No);
-                out
-            })
-            .collect();
-        let mut joined = vec![0f32; b * queries * heads * d];
-        scatter_heads(&outputs, (heads, queries, d), &mut joined);
-        Ok((CpuStorage::F32(joined), Shape::from((b, queries, heads, d))))
+        let (b, heads, queries, d) = q.dims;
+        Ok((CpuStorage::F32(attend(q, k, v, self.scale)), Shape::from((b, queries, heads, d))))
     }
 
     fn bwd(
@@ -136,13 +165,77 @@ impl CustomOp3 for Attention {
         let (grad_storage, grad_layout) = grad.storage_and_layout();
         let candle_core::Storage::Cpu(grad_storage) = &*grad_storage else { bail!("attention: expected a gradient on the CPU") };
         let grad_data = crate::cpu::contiguous_f32(grad_storage, grad_layout, "attention")?; // [b, nq, heads, d]
-        let all = q.apply_op3_no_bwd(k, v, &AttentionBackward { scale: self.scale, grad: grad_data.to_vec() })?;
+        let all =
+            q.apply_op3_no_bwd(k, v, &AttentionBackward { scale: self.scale, tokens_of_heads: None, grad: grad_data.to_vec() })?;
         let part = |start: usize, n: usize, tracked: bool| {
             let part = all.narrow(0, start, b * n * heads * d)?.reshape((b, n, heads, d))?.transpose(1, 2);
             tracked.then_some(part).transpose()
         };
         let (of_q, of_k) = (b * queries * heads * d, b * keys * heads * d);
         Ok((part(0, queries, q.track_op())?, part(of_q, keys, k.track_op())?, part(of_q + of_k, keys, v.track_op())?))
+    }
+}
+
+/// `[b, nq, heads, d]`
+fn attend(q: Heads, k: Heads, v: Heads, scale: f32) -> Vec<f32> {
+    let ((b, heads, queries, d), keys) = (q.dims, k.dims.2);
+    let outputs: Vec<Vec<f32>> = (0..b * heads)
+        .into_par_iter()
+        .map(|i| {
+            let scores = probabilities(q.head(i), k.head(i), (queries, keys), scale);
+            let mut out = vec![0f32; queries * d];
+            let scores = MatRef::new(&scores, queries, keys);
+            matmul_serial(MatMut::new(&mut out, queries, d), scores, v.head(i), 1.0, Accumulate::No);
+            out
+        })
+        .collect();
+    let mut joined = vec![0f32; b * queries * heads * d];
+    scatter_heads(&outputs, (heads, queries, d), &mut joined);
+    joined
+}
+
+/// [`Attention`] of tokens whose heads lie side by side.
+struct MultiHead {
+    heads: usize,
+    scale: f32,
+}
+
+impl CustomOp3 for MultiHead {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let _span = tracing::trace_span!("attention").entered();
+        let heads = |s, l| Heads::of_tokens(s, l, self.heads);
+        let out = attend(heads(s1, l1)?, heads(s2, l2)?, heads(s3, l3)?, self.scale);
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _span = tracing::trace_span!("attention backward").entered();
+        let grad = crate::cpu::with_f32(grad, "attention", |grad| Ok(grad.to_vec()))?;
+        let all = q.apply_op3_no_bwd(k, v, &AttentionBackward { scale: self.scale, tokens_of_heads: Some(self.heads), grad })?;
+        let (of_q, of_k) = (q.elem_count(), k.elem_count());
+        let part = |start: usize, of: &Tensor| {
+            of.track_op().then(|| all.narrow(0, start, of.elem_count())?.reshape(of.dims())).transpose()
+        };
+        Ok((part(0, q)?, part(of_q, k)?, part(of_q + of_k, v)?))
     }
 }
 
@@ -163,6 +256,8 @@ fn scatter_heads(matrices: &[Vec<f32>], (heads, n, d): (usize, usize, usize), jo
 /// Gradients of q, k and v, each as `[b, n, heads, d]`, one after the other in one flat tensor.
 struct AttentionBackward {
     scale: f32,
+    /// How many heads the tokens have that the inputs are; inputs without have an axis of heads.
+    tokens_of_heads: Option<usize>,
     grad: Vec<f32>,
 }
 
@@ -180,7 +275,11 @@ impl CustomOp3 for AttentionBackward {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (Heads::new(s1, l1)?, Heads::new(s2, l2)?, Heads::new(s3, l3)?);
+        let heads = |s, l| match self.tokens_of_heads {
+            Some(heads) => Heads::of_tokens(s, l, heads),
+            None => Heads::new(s, l),
+        };
+        let (q, k, v) = (heads(s1, l1)?, heads(s2, l2)?, heads(s3, l3)?);
         let ((b, heads, queries, d), keys) = (q.dims, k.dims.2);
         let grad = Heads { data: &self.grad, dims: q.dims, strides: (queries * heads * d, d, heads * d) };
         let gradients: Vec<[Vec<f32>; 3]> = (0..b * heads)
@@ -248,6 +347,20 @@ mod tests {
             |t| attention(&split(&t[0])?, &split(&t[1])?, &split(&t[2])?, 0.3)?.transpose(1, 2)?.reshape((2, 5, 24)),
             |t| attention_composed(&split(&t[0])?, &split(&t[1])?, &split(&t[2])?, 0.3)?.transpose(1, 2)?.reshape((2, 5, 24)),
         )
+    }
+
+    #[test]
+    fn tokens_of_several_heads_need_no_splitting() -> Result<()> {
+        let inputs = [uniform(&[2, 5, 24], 1)?, uniform(&[2, 7, 24], 2)?, uniform(&[2, 7, 24], 3)?];
+        let split = |t: &Tensor| t.reshape((2, t.dim(1)?, 3, 8))?.transpose(1, 2);
+        assert_gradients_match(
+            &inputs,
+            |t| multi_head_attention(&t[0], &t[1], &t[2], 3, 0.3),
+            |t| attention_composed(&split(&t[0])?, &split(&t[1])?, &split(&t[2])?, 0.3)?.transpose(1, 2)?.reshape((2, 5, 24)),
+        )?;
+        let reason = multi_head_attention(&inputs[0], &inputs[1], &inputs[2], 5, 1.0).unwrap_err().to_string();
+        assert!(reason.contains("of 5 heads"), "{reason}");
+        Ok(())
     }
 
     #[test]

@@ -27,16 +27,38 @@ fn sizes(q: &Tensor, k: &Tensor, scale: f32) -> Result<[Arg<'static>; 5]> {
 
 /// As [`crate::attention::attention`], but `[b, nq, heads, d]`; the last axes must be contiguous.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
+    Node::tensor("attention", forward(q, k, v, scale)?, &[q, k, v], move |inputs, _, grad| {
+        let &[q, k, v] = inputs else { candle_core::bail!("attention: expected three inputs") };
+        backward(q, k, v, &grad.contiguous()?, scale)
+    })
+}
+
+/// As [`crate::attention::multi_head_attention`], of contiguous tokens.
+pub(crate) fn multi_head(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, scale: f32) -> Result<Tensor> {
+    let (b, queries, c) = q.dims3()?;
+    let split = move |t: &Tensor| t.reshape((b, t.dim(1)?, heads, c / heads))?.transpose(1, 2);
+    let out = forward(&split(&q.detach())?, &split(&k.detach())?, &split(&v.detach())?, scale)?;
+    Node::tensor("attention", out.reshape((b, queries, c)), &[q, k, v], move |inputs, _, grad| {
+        let &[q, k, v] = inputs else { candle_core::bail!("attention: expected three inputs") };
+        let grad = grad.contiguous()?.reshape((b, queries, heads, c / heads))?;
+        let join = |gradient: Option<Tensor>| match gradient {
+            Some(gradient) => gradient.transpose(1, 2)?.reshape((b, gradient.dim(2)?, c)).map(Some),
+            None => Ok(None),
+        };
+        let [of_q, of_k, of_v] = backward(&split(q)?, &split(k)?, &split(v)?, &grad, scale)?;
+        Ok([join(of_q)?, join(of_k)?, join(of_v)?])
+    })
+}
+
+/// `[b, nq, heads, d]`
+fn forward(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<super::Output> {
     let (b, heads, queries, d) = q.dims4()?;
     let gpu = Gpu::of(q);
     let out = gpu.output(q.dtype(), (b, queries, heads, d))?;
     let pointers = [Input::strided(q)?.arg(), Input::strided(k)?.arg(), Input::strided(v)?.arg(), out.arg()];
     let args = [&pointers[..], &[strides(q), strides(k), strides(v)], &sizes(q, k, scale)?].concat();
     gpu.launch(MODULE, &format!("attention_{d}_{}", suffix(q.dtype())?), Grid::warps(b * heads * queries), &args)?;
-    Node::tensor("attention", out, &[q, k, v], move |inputs, _, grad| {
-        let &[q, k, v] = inputs else { candle_core::bail!("attention: expected three inputs") };
-        backward(q, k, v, &grad.contiguous()?, scale)
-    })
+    Ok(out)
 }
 
 /// `grad` is `[b, nq, heads, d]`.

@@ -327,6 +327,9 @@ fn attention_between_tokens_and_pixels() -> Result<()> {
             compare("attention", &inputs, &[0, 1, 2], dtype, |t| {
                 Ok(vec![crate::attention::attention(&split(&t[0])?, &split(&t[1])?, &split(&t[2])?, 0.7)?.contiguous()?])
             })?;
+            compare("attention of several heads", &inputs, &[0, 1, 2], dtype, |t| {
+                Ok(vec![crate::attention::multi_head_attention(&t[0], &t[1], &t[2], heads, 0.7)?])
+            })?;
         }
     }
     Ok(())

@@ -27,9 +27,9 @@ impl Linear {
         linear(x, &self.weight, Some(&self.bias))
     }
 
-    /// The same without the bias.
-    pub(super) fn forward_without_bias(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, None)
+    /// The same with another bias for each row, `[n, out]`.
+    pub(super) fn forward_with(&self, x: &Tensor, biases: &Tensor) -> Result<Tensor> {
+        linear(x, &self.weight, Some(biases))
     }
 }
 

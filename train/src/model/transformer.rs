@@ -5,7 +5,7 @@
 //! them and the query that it sends to the image.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::attention::attention;
+use sam_ladder_ops::attention::multi_head_attention;
 use sam_ladder_ops::norm::layer_norm;
 
 use super::mlp::{Linear, Mlp};
@@ -105,7 +105,7 @@ enum TokenPart {
     Constant {
         /// [1, t, 256]
         queries: Tensor,
-        /// [1, heads, t, d]
+        /// [1, t, 128]
         query: Tensor,
     },
     /// The first layer of trained tokens: it adds no positional encoding here and has no residual.
@@ -157,11 +157,11 @@ impl Layer {
         let (b, t, c) = pe.dims3()?;
         let (queries, query) = match (&self.tokens, queries) {
             (TokenPart::Constant { queries, query }, None) => {
-                let (_, heads, _, d) = query.dims4()?;
+                let (_, _, width) = query.dims3()?;
                 let constant = |x: &Tensor| x.to_dtype(keys.dtype()); // float32 but where the image is not
                 (
                     constant(queries)?.broadcast_as((b, t, c))?.contiguous()?,
-                    constant(query)?.broadcast_as((b, heads, t, d))?.contiguous()?,
+                    constant(query)?.broadcast_as((b, t, width))?.contiguous()?,
                 )
             }
             (TokenPart::First { attention, norm1 }, None) => {
@@ -204,10 +204,7 @@ impl SelfAttention {
 
     /// Queries and keys from `qk`, values from `v`, all `[b, t, 256]`.
     fn forward(&self, qk: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let q = split_heads(&self.q.forward(qk)?)?;
-        let k = split_heads(&self.k.forward(qk)?)?;
-        let v = split_heads(&self.v.forward(v)?)?;
-        self.out.forward(&merge_heads(&scaled_attention(&q, &k, &v)?)?)
+        self.out.forward(&scaled_attention(&self.q.forward(qk)?, &self.k.forward(qk)?, &self.v.forward(v)?)?)
     }
 }
 
@@ -217,14 +214,14 @@ struct TokenToImage {
     k: Linear,
     v: Linear,
     out: Linear,
-    /// The positional encoding's part of the keys, with the bias: [1, n, 128]
+    /// The positional encoding's part of the keys, with the bias: [n, 128]
     k_pe: Tensor,
 }
 
 impl TokenToImage {
     fn new(prefix: &str, image_pe: &Tensor, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         let k = Linear::new(&format!("{prefix}.k_proj"), parameters)?;
-        let k_pe = k.forward(image_pe)?;
+        let k_pe = k.forward(image_pe)?.squeeze(0)?;
         Ok(TokenToImage {
             q: Linear::new(&format!("{prefix}.q_proj"), parameters)?,
             k,
@@ -234,16 +231,14 @@ impl TokenToImage {
         })
     }
 
-    /// `[b, t, 256]` → `[b, heads, t, d]`
+    /// `[b, t, 256]` → `[b, t, 128]`
     fn project_query(&self, x: &Tensor) -> Result<Tensor> {
-        split_heads(&self.q.forward(x)?)
+        self.q.forward(x)
     }
 
-    /// query `[b, heads, t, d]`, keys `[b, n, 256]` → `[b, t, 256]`
+    /// query `[b, t, 128]`, keys `[b, n, 256]` → `[b, t, 256]`
     fn forward(&self, query: &Tensor, keys: &Tensor) -> Result<Tensor> {
-        let k = split_heads(&self.k.forward_without_bias(keys)?.broadcast_add(&self.k_pe.to_dtype(keys.dtype())?)?)?;
-        let v = split_heads(&self.v.forward(keys)?)?;
-        self.out.forward(&merge_heads(&scaled_attention(query, &k, &v)?)?)
+        self.out.forward(&scaled_attention(query, &self.k.forward_with(keys, &self.k_pe)?, &self.v.forward(keys)?)?)
     }
 }
 
@@ -253,14 +248,14 @@ struct ImageToToken {
     k: Linear,
     v: Linear,
     out: Linear,
-    /// The positional encoding's part of the queries, with the bias: [1, n, 128]
+    /// The positional encoding's part of the queries, with the bias: [n, 128]
     q_pe: Tensor,
 }
 
 impl ImageToToken {
     fn new(prefix: &str, image_pe: &Tensor, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         let q = Linear::new(&format!("{prefix}.q_proj"), parameters)?;
-        let q_pe = q.forward(image_pe)?;
+        let q_pe = q.forward(image_pe)?.squeeze(0)?;
         Ok(ImageToToken {
             q,
             k: Linear::new(&format!("{prefix}.k_proj"), parameters)?,
@@ -272,10 +267,8 @@ impl ImageToToken {
 
     /// image `[b, n, 256]`, keys and values from the tokens `[b, t, 256]` → `[b, n, 256]`
     fn forward(&self, image: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let q = split_heads(&self.q.forward_without_bias(image)?.broadcast_add(&self.q_pe.to_dtype(image.dtype())?)?)?;
-        let k = split_heads(&self.k.forward(k)?)?;
-        let v = split_heads(&self.v.forward(v)?)?;
-        self.out.forward(&merge_heads(&scaled_attention(&q, &k, &v)?)?)
+        let q = self.q.forward_with(image, &self.q_pe)?;
+        self.out.forward(&scaled_attention(&q, &self.k.forward(k)?, &self.v.forward(v)?)?)
     }
 }
 
@@ -298,20 +291,8 @@ impl LayerNorm {
     }
 }
 
-/// softmax(q kᵀ / √d) v
+/// softmax(q kᵀ / √d) v of each head: q `[b, nq, c]`, k and v `[b, nk, c]` → `[b, nq, c]`.
 fn scaled_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let d = q.dim(3)?;
-    attention(q, k, v, 1.0 / (d as f64).sqrt())
-}
-
-/// `[b, n, heads·d]` → `[b, heads, n, d]`, a view.
-fn split_heads(x: &Tensor) -> Result<Tensor> {
-    let (b, n, c) = x.dims3()?;
-    x.reshape((b, n, HEADS, c / HEADS))?.transpose(1, 2)
-}
-
-/// `[b, heads, n, d]` → `[b, n, heads·d]`; copies nothing where the attention left its result as `[b, n, heads, d]`.
-fn merge_heads(x: &Tensor) -> Result<Tensor> {
-    let (b, heads, n, d) = x.dims4()?;
-    x.transpose(1, 2)?.contiguous()?.reshape((b, n, heads * d))
+    let d = q.dim(2)? / HEADS;
+    multi_head_attention(q, k, v, HEADS, 1.0 / (d as f64).sqrt())
 }

@@ -86,13 +86,14 @@ impl Live {
         let before = *self.ended_before.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(standing.ended);
         let of = standing.most.map_or(String::new(), |most| format!("/{most}"));
         let mut text = format!("{}{of} trials ended, {} pruned, {} failed", standing.ended, standing.pruned, standing.failed);
-        if let Some(best) = &standing.best {
-            text += &format!("  ·  best {best}");
-        }
         let here = standing.ended - before.min(standing.ended);
         if let (Some(most), true) = (standing.most, here > 0) {
             let left = self.begun.elapsed().mul_f64(most.saturating_sub(standing.ended) as f64 / here as f64);
             text += &format!("  ·  {} left", HumanDuration(left));
+        }
+        // Last: a narrow terminal cuts it.
+        if let Some(best) = &standing.best {
+            text += &format!("  ·  best {best}");
         }
         self.head.set_message(text);
     }
