@@ -168,6 +168,10 @@ $(VENV)/ready: bench/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+.PHONY: pictures
+pictures: build $(VENV)/ready ## The pictures of README and docs again, from DEMO after `make demo` and `make sweep`, by headless Chromium
+	browser=$$(.ci/chromium.sh) && $(VENV)/bin/python bench/pictures.py $(LADDER) $(DEMO) $$browser docs/pictures
+
 .PHONY: parity
 parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabel, zarr-python and more, and run the how-tos (own virtual environment)
 	$(VENV)/bin/python bench/parity.py $(LADDER)

@@ -1,0 +1,120 @@
+"""`make pictures`: the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM OUT
+
+The report and the sweep's page as headless Chromium shows them, an overlay as `eval` wrote it, and the terminal while a training and a sweep go on
+(a pseudo-terminal, drawn by pyte). Needs the demo's folder with its sweep.
+"""
+
+import fcntl
+import html
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+
+import pyte
+from PIL import Image
+
+COLUMNS, ROWS = 112, 26
+COLOURS = {
+    "default": "#d6d9de", "black": "#4a4f57", "red": "#f07178", "green": "#a5d16d", "brown": "#e6c06a", "blue": "#82aaff", "magenta": "#c792ea",
+    "cyan": "#7fd7e5", "white": "#ffffff",
+}  # fmt: skip
+
+
+def watch(command, until, seconds):
+    """Runs a command in a terminal; the screen once `until` (a pattern) was on it and `seconds` have passed, or at its end."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "xterm-256color"
+        os.execv(command[0], command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    screen = pyte.Screen(COLUMNS, ROWS)
+    stream = pyte.ByteStream(screen)
+    seen = None
+    while True:
+        if select.select([terminal], [], [], 0.5)[0]:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError:  # the program has ended
+                break
+            if not data:
+                break
+            stream.feed(data)
+        if seen is None and re.search(until, "\n".join(screen.display)):
+            seen = time.monotonic()
+        if seen is not None and time.monotonic() - seen > seconds:
+            os.kill(pid, signal.SIGINT)
+            break
+    picture = [[(cell.data, cell.fg, cell.bold) for cell in (screen.buffer[y][x] for x in range(COLUMNS))] for y in range(ROWS)]
+    shown = list(screen.display)
+    while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        try:
+            if select.select([terminal], [], [], 0.2)[0]:
+                os.read(terminal, 65536)
+        except OSError:
+            pass
+    if seen is None:
+        sys.exit(f"{' '.join(command)}: never showed {until!r}, but\n" + "\n".join(shown))
+    while picture and all(not character.strip() for character, _, _ in picture[-1]):
+        picture.pop()
+    return picture
+
+
+def page(command, picture):
+    """The screen under its command line, as HTML."""
+    lines = [f'<span style="color:{COLOURS["green"]}">$</span> {html.escape(command)}']
+    for row in picture:
+        cells = (
+            f'<span style="color:{COLOURS.get(fg, COLOURS["default"])}{";font-weight:bold" if bold else ""}">{html.escape(data)}</span>'
+            for data, fg, bold in row
+        )
+        lines.append("".join(cells))
+    style = "margin:0;padding:14px 18px;background:#1e2227;color:#d6d9de;font:14px/1.35 'DejaVu Sans Mono',monospace"
+    return f'<!doctype html><meta charset="utf-8"><body style="margin:0;background:#1e2227"><pre style="{style}">' + "\n".join(lines) + "</pre>", len(lines)
+
+
+def photograph(chromium, source, out, width, height):
+    """A page as Chromium shows it, with as few colours as do."""
+    with tempfile.TemporaryDirectory() as profile:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+                   "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]  # fmt: skip
+        shot = Path(profile) / "shot.png"
+        subprocess.run([chromium, *options, f"--window-size={width},{height}", f"--screenshot={shot}", source.resolve().as_uri()], check=True, capture_output=True)
+        Image.open(shot).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, optimize=True)
+    print(f"{out}: {out.stat().st_size // 1024} KiB")
+
+
+def main():
+    program, demo, chromium, out = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    out.mkdir(parents=True, exist_ok=True)
+    photograph(chromium, demo / "eval/report.html", out / "report.png", 1400, 1500)
+    photograph(chromium, demo / "sweep/sweep.html", out / "sweep.png", 1180, 1900)
+    overlays = sorted((demo / "eval/overlays").glob("*.png"))
+    shutil.copy(overlays[len(overlays) // 2], out / "overlay.png")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        store, config = demo / "store.zarr", Path(__file__).resolve().parent.parent / "docs/sweep.toml"
+        terminals = [
+            ("train", f"train --store {store} --run {folder / 'run'} --epochs 6 --batch-size 8 --warmup 10", r"epoch [3-6]/6", 1),
+            ("sweep-terminal", f"sweep --store {store} --config {config} --out {folder / 'sweep'}", r"\bleft\b", 1),
+        ]
+        for name, words, until, seconds in terminals:
+            picture = watch([program, *words.split()], until, seconds)
+            told = words.replace(str(folder / "run"), "runs/first").replace(str(folder / "sweep"), "sweeps/first").replace(str(config), "sweep.toml")
+            text, lines = page(f"sam-ladder {told.replace(str(store), 'synapse.zarr')}", picture)
+            source = folder / f"{name}.html"
+            source.write_text(text)
+            photograph(chromium, source, out / f"{name}.png", 1000, 30 + 19 * lines)
+
+
+if __name__ == "__main__":
+    main()
