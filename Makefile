@@ -107,6 +107,7 @@ test-slurm: ## --slurm on a real Slurm of two nodes on this machine (Debian, roo
 .PHONY: fuzz
 fuzz: ## Damaged and hostile files to every parser, for a minute each (FUZZ_SECONDS; FUZZ_FIRST=1000000000 for other files)
 	SAM_LADDER_FUZZ_SECONDS=$(FUZZ_SECONDS) SAM_LADDER_FUZZ_FIRST=$(FUZZ_FIRST) $(CARGO) test --release --workspace --test fuzz_parsers -- --nocapture
+
 .PHONY: soak
 soak: ## The fault campaign with many kills of precompute and of training (KILLS=200 each), all resumed to the same bytes
 	SAM_LADDER_KILLS=$(KILLS) $(CARGO) test --release --workspace --test faults -- --nocapture --test-threads=1
@@ -118,6 +119,10 @@ soak-sweep: ## A sweep killed fifty times (SWEEP_KILLS) at random moments, resum
 .PHONY: bench-sweep
 bench-sweep: build $(VENV)/ready ## TPE with successive halving against a grid of 64 points, five seeds, on a small phantom
 	$(VENV)/bin/python bench/sweep_search.py $(LADDER) $(ARGS)
+
+.PHONY: bench-sharing
+bench-sharing: build ## What a sweep's trials save by going through the store together
+	python3 bench/sharing.py $(LADDER) $(ARGS)
 
 .PHONY: check
 check: fmt clippy doc check-cuda ## Everything that CI checks besides the tests
@@ -171,6 +176,10 @@ $(VENV)/ready: bench/requirements.txt
 .PHONY: pictures
 pictures: build $(VENV)/ready ## The pictures of README and docs again, from DEMO after `make demo` and `make sweep`, by headless Chromium
 	browser=$$(.ci/chromium.sh) && $(VENV)/bin/python bench/pictures.py $(LADDER) $(DEMO) $$browser docs/pictures
+
+.PHONY: users-path
+users-path: build ## How long each command leaves its user without a word, over the whole way on phantom scans
+	python3 bench/first_output.py $(LADDER)
 
 .PHONY: parity
 parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabel, zarr-python and more, and run the how-tos (own virtual environment)

@@ -1,6 +1,6 @@
 """`make bench-formats`: what each number format and compression of a store costs and gives, as tables in Markdown.
 
-    python bench/formats.py PROGRAM [--dice] [--only reading|contents]
+    python bench/formats.py PROGRAM [--dice] [--only reading|contents] [--dtypes DTYPE …]
 
 Bytes a slice and errors come from the demo's scans at 224 (ViT-B with random weights, float32 as reference, logits of a model trained on
 the float32 store); reading speed from a store at 512 in the page cache, in batches of 24 random variants, beside zarr-python reading the
@@ -22,7 +22,7 @@ import zarr
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "target/release/examples"
-FORMATS = [(dtype, compression) for dtype in ("f32", "f16", "bf16", "q8") for compression in ("none", "zstd")]
+DTYPES, COMPRESSIONS = ("f32", "f16", "bf16", "q8"), ("none", "zstd")
 BATCH = 24
 SEEDS = (1, 2, 3)
 
@@ -53,10 +53,14 @@ def zarr_python_rate(store, rounds):
     return statistics.median(rates)
 
 
-def reading(folder):
+def formats(dtypes):
+    return [(dtype, compression) for dtype in dtypes for compression in COMPRESSIONS]
+
+
+def reading(folder, dtypes):
     print("| format | compression | MB a batch | ours, MB/s | plain read, MB/s | ratio | zarr-python, MB/s |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for dtype, compression in FORMATS:
+    for dtype, compression in formats(dtypes):
         store = folder / f"loader-{dtype}-{compression}.zarr"
         run(EXAMPLES / "bench_loader", "make", store, dtype, compression)
         said = run(EXAMPLES / "bench_loader", "read", store, BATCH, 100)
@@ -73,18 +77,19 @@ def dice_of(program, store, trained, seed):
     return float(re.search(r"\| SAM-Ladder[^|]*\| *([0-9.]+)", (trained / "eval/table.md").read_text()).group(1))
 
 
-def contents(program, folder, dice):
+def contents(program, folder, dice, dtypes):
     scans = folder / "scans"
     run(program, "phantom", "--out", scans, "--cases", 8, "--size", 128, "--depth", 16, "--seed", 1)
     reference, trained = folder / "f32-none.zarr", folder / "run-f32-1"
     print("\n| format | compression | KB a slice: embeddings | image | embeddings: largest, rms error | logits: largest, rms error | Dice |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for dtype, compression in FORMATS:
+    # The reference is made in any case.
+    for dtype, compression in dict.fromkeys([("f32", "none"), *formats(dtypes)]):
         store = folder / f"{dtype}-{compression}.zarr"
         run(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 1, "--preset", "native224", "--augment", "none",
             "--dtype", dtype, "--compression", compression)  # fmt: skip
         score = ""
-        if compression == "none" and dice:
+        if compression == "none" and dice and dtype in dtypes:
             scores = [dice_of(program, store, folder / f"run-{dtype}-{seed}", seed) for seed in SEEDS]
             score = f"{statistics.fmean(scores):.1f} ± {statistics.stdev(scores):.1f}"
         elif store == reference:
@@ -101,12 +106,13 @@ def main():
     parser.add_argument("program", type=Path)
     parser.add_argument("--dice", action="store_true", help="train the demo on every format too")
     parser.add_argument("--only", choices=["reading", "contents"], help="one of the two tables")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="these formats alone")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.only != "contents":
-            reading(Path(temporary))
+            reading(Path(temporary), arguments.dtypes)
         if arguments.only != "reading":
-            contents(arguments.program.resolve(), Path(temporary), arguments.dice)
+            contents(arguments.program.resolve(), Path(temporary), arguments.dice, arguments.dtypes)
 
 
 if __name__ == "__main__":
