@@ -6,7 +6,11 @@ use cli::{program, succeed};
 use std::path::Path;
 
 /// The commands in the order in which one needs what another made.
-const ORDER: [&str; 9] = ["phantom", "precompute", "verify", "train", "export", "eval", "predict", "completions", "man"];
+const ORDER: [&str; 12] =
+    ["phantom", "precompute", "verify", "train", "export", "eval", "predict", "sweep", "table", "status", "completions", "man"];
+/// The files that a user writes for a sweep.
+const SWEEP: &str = "[settings]\nepochs = 1\nlr = [1e-3, 3e-3]\n[search]\nmethod = \"grid\"\n[validation]\nfold = \"1/2\"\n";
+const SLURM: &str = "[job]\ntasks = 2\ntime = \"10\"\n";
 
 /// Options whose values are made small, so that an example takes moments. Those that an example lacks are added where a command is
 /// in the second list.
@@ -70,9 +74,12 @@ fn run(folder: &Path, words: &[String]) {
 fn every_example_runs() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let known = commands();
+    for command in commands() {
+        assert!(ORDER.contains(&command.as_str()), "{command} is not in the order of the work");
+    }
+    std::fs::write(at.join("sweep.toml"), SWEEP).unwrap();
+    std::fs::write(at.join("slurm.toml"), SLURM).unwrap();
     for command in ORDER {
-        assert!(command == "man" || known.iter().any(|name| name == command), "{command} is not among {known:?}");
         let help = succeed(program(&[command, "--help"]));
         let examples = examples(&help);
         assert!(!examples.is_empty(), "{command} --help has no examples");
@@ -100,6 +107,7 @@ fn every_example_runs() {
     assert!(
         at.join("mask.nii.gz").is_file() && at.join("masks/b.nii.gz").is_file() && at.join("man1/sam-ladder-predict.1").is_file()
     );
+    assert!(at.join("sweeps/first/final/eval/report.html").is_file() && at.join("tables/ablation.tex").is_file());
 }
 
 #[test]

@@ -12,6 +12,11 @@ use std::path::{Path, PathBuf};
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sam-ladder status --store synapse.zarr
+  sam-ladder status --store synapse.zarr --sweep sweeps/first --json
+")]
 pub struct Args {
     /// Store to look at, and its jobs
     #[arg(long, value_name = "STORE.zarr")]

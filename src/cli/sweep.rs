@@ -22,6 +22,14 @@ const PRINTED: usize = 10;
 
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sam-ladder sweep --store synapse.zarr --config sweep.toml --out sweeps/first
+  sam-ladder sweep --store synapse.zarr --out sweeps/first --resume
+  sam-ladder sweep --store synapse.zarr --out sweeps/first --final
+  sam-ladder sweep --store synapse.zarr --config sweep.toml --out sweeps/cluster \\
+      --slurm slurm.toml --dry-run
+")]
 pub struct Args {
     /// Store to train on: a folder, or s3://bucket/key; its test scans are read by --final alone
     #[arg(long, value_name = "STORE.zarr")]

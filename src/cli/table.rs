@@ -7,6 +7,12 @@ use std::path::{Path, PathBuf};
 
 /// Arguments of `table`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sam-ladder table --row ladder=runs/first --published --out tables
+  sam-ladder table --row full=runs/first --row untrained=untrained --against full \\
+      --out tables --name ablation
+")]
 pub struct Args {
     /// A row: its name, and its evaluation's folder or that of its run; several, with commas between, are seeds of one method
     #[arg(long = "row", value_name = "[NAME=]DIR[,DIR…]", required = true)]
