@@ -25,37 +25,48 @@ fn least(mut run: impl FnMut()) -> f64 {
     (0..ROUNDS).map(time).fold(f64::INFINITY, f64::min)
 }
 
-/// Operations of `n` rounds of ten independent vectors of fused multiply-adds.
+/// Operations of `n` rounds of fused multiply-adds of ten independent vectors, the widest that there are.
 #[cfg(target_arch = "x86_64")]
 fn multiply_add(n: usize) -> f64 {
     use std::arch::x86_64::*;
 
-    #[target_feature(enable = "avx2,fma")]
-    fn avx2(n: usize) -> f32 {
-        let (a, b, start) = (_mm256_set1_ps(0.999), _mm256_set1_ps(0.001), _mm256_set1_ps(0.5));
-        let [mut x0, mut x1, mut x2, mut x3, mut x4] = [start; 5];
-        let [mut x5, mut x6, mut x7, mut x8, mut x9] = [start; 5];
-        for _ in 0..n {
-            x0 = _mm256_fmadd_ps(x0, a, b);
-            x1 = _mm256_fmadd_ps(x1, a, b);
-            x2 = _mm256_fmadd_ps(x2, a, b);
-            x3 = _mm256_fmadd_ps(x3, a, b);
-            x4 = _mm256_fmadd_ps(x4, a, b);
-            x5 = _mm256_fmadd_ps(x5, a, b);
-            x6 = _mm256_fmadd_ps(x6, a, b);
-            x7 = _mm256_fmadd_ps(x7, a, b);
-            x8 = _mm256_fmadd_ps(x8, a, b);
-            x9 = _mm256_fmadd_ps(x9, a, b);
-        }
-        [x0, x1, x2, x3, x4, x5, x6, x7, x8, x9].into_iter().map(|x| _mm256_cvtss_f32(x)).sum()
+    macro_rules! rounds {
+        ($name:ident, $features:literal, $set:ident, $fma:ident, $first:ident) => {
+            #[target_feature(enable = $features)]
+            fn $name(n: usize) -> f32 {
+                let (a, b, start) = ($set(0.999), $set(0.001), $set(0.5));
+                let [mut x0, mut x1, mut x2, mut x3, mut x4] = [start; 5];
+                let [mut x5, mut x6, mut x7, mut x8, mut x9] = [start; 5];
+                for _ in 0..n {
+                    x0 = $fma(x0, a, b);
+                    x1 = $fma(x1, a, b);
+                    x2 = $fma(x2, a, b);
+                    x3 = $fma(x3, a, b);
+                    x4 = $fma(x4, a, b);
+                    x5 = $fma(x5, a, b);
+                    x6 = $fma(x6, a, b);
+                    x7 = $fma(x7, a, b);
+                    x8 = $fma(x8, a, b);
+                    x9 = $fma(x9, a, b);
+                }
+                [x0, x1, x2, x3, x4, x5, x6, x7, x8, x9].into_iter().map(|x| $first(x)).sum()
+            }
+        };
     }
+    rounds!(avx2, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, _mm256_cvtss_f32);
+    rounds!(avx512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, _mm512_cvtss_f32);
 
-    if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
-        return 0.0;
-    }
-    // SAFETY: the features were just detected.
-    std::hint::black_box(unsafe { avx2(std::hint::black_box(n)) });
-    (n * 10 * 8 * 2) as f64
+    let n_hidden = std::hint::black_box(n);
+    let lanes = match () {
+        // SAFETY: the features were just detected.
+        () if is_x86_feature_detected!("avx512f") => std::hint::black_box((unsafe { avx512(n_hidden) }, 16)).1,
+        () if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") => {
+            // SAFETY: as above.
+            std::hint::black_box((unsafe { avx2(n_hidden) }, 8)).1
+        }
+        () => 0,
+    };
+    (n * 10 * lanes * 2) as f64
 }
 
 #[cfg(not(target_arch = "x86_64"))]

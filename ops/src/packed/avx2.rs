@@ -1,10 +1,10 @@
-//! Packing and products of [`super`] with AVX2 and FMA.
+//! Packing and products of [`super`] with AVX2 and FMA, and the wider register block where there is one.
 
 use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
-use super::{COLUMNS, Line, Output, ROWS};
+use super::{COLUMNS, Line, Output, ROWS, avx512};
 use crate::activation::bias_gelu_rows;
 use crate::cpu::with_scratch;
 use crate::kernel::{Left, Target, block};
@@ -50,6 +50,7 @@ pub(super) unsafe fn product(panels: &[Line], (out, inner): (usize, usize), x: &
     let rows = x.len() / inner;
     let (groups, count) = (rows.div_ceil(ROWS), out.div_ceil(COLUMNS));
     debug_assert_eq!(panels.len(), count * inner);
+    let at_a_time = if avx512::available() { avx512::WIDTH / COLUMNS } else { 1 };
     // the last row's store reaches two floats over the end
     with_scratch(groups * ROWS * inner + COLUMNS, |packed| {
         for (start, depth) in blocks(inner) {
@@ -63,24 +64,30 @@ pub(super) unsafe fn product(panels: &[Line], (out, inner): (usize, usize), x: &
         for (start, depth) in blocks(inner) {
             let add = start > 0 || matches!(output, Output::Add);
             let last = start + depth == inner;
-            for panel in 0..count {
+            for panel in (0..count).step_by(at_a_time) {
+                let through = count.min(panel + at_a_time);
                 let b = panels[start * count + panel * depth..].as_ptr();
                 for group in 0..groups {
                     let a = packed[(start * groups + group * depth) * ROWS..].as_ptr();
-                    let ahead = b.wrapping_add(depth + group.min(FETCH - 1) * (depth / FETCH));
+                    let ahead = b.wrapping_add((through - panel) * depth + group.min(FETCH - 1) * (depth / FETCH));
                     let (row, column) = (group * ROWS, panel * COLUMNS);
-                    let size = (ROWS.min(rows - row), COLUMNS.min(out - column));
+                    let size = (ROWS.min(rows - row), out.min(through * COLUMNS) - column);
                     // SAFETY: `depth` terms of both factors are there, and the block's elements of `y`.
                     unsafe {
-                        let sums = sums(depth, a, b.cast(), ahead.cast());
-                        store(&sums, y.as_mut_ptr().add(row * out + column), out, size, add);
+                        let data = y.as_mut_ptr().add(row * out + column);
+                        if through - panel > 1 {
+                            avx512::packed_rows(depth, a, b, ahead, Target { data, stride: out, accumulate: add }, size);
+                        } else {
+                            let sums = sums(depth, a, b.cast(), ahead.cast());
+                            store(&sums, data, out, size, add);
+                        }
                     }
                 }
                 if let Output::BiasGelu(bias) = output
                     && last
-                    && (panel % STRIP == STRIP - 1 || panel + 1 == count)
+                    && (through % STRIP == 0 || through == count)
                 {
-                    let columns = panel / STRIP * STRIP * COLUMNS..out.min((panel + 1) * COLUMNS);
+                    let columns = panel / STRIP * STRIP * COLUMNS..out.min(through * COLUMNS);
                     for row in y.chunks_exact_mut(out) {
                         bias_gelu_rows::<true>(&mut row[columns.clone()], &bias[columns.clone()]);
                     }
@@ -262,13 +269,20 @@ pub(super) unsafe fn small_product(
     rows: usize,
     (out, stride): (&mut [f32], usize),
 ) {
-    for (panel, lines) in panels.chunks_exact(inner.max(1)).enumerate() {
+    let at_a_time = if avx512::available() { avx512::WIDTH / COLUMNS } else { 1 };
+    for (index, lines) in panels.chunks(inner.max(1) * at_a_time).enumerate() {
         for row in (0..rows).step_by(ROWS) {
             // SAFETY: the caller's promise.
             unsafe {
-                let left = Left { data: left.as_ptr().add(row * left_stride), row_stride: left_stride, k_stride: 1 };
-                let data = out.as_mut_ptr().add(row * stride + panel * COLUMNS);
-                block::<ROWS>(inner, left, lines.as_ptr().cast(), Target { data, stride, accumulate: false });
+                let left = left.as_ptr().add(row * left_stride);
+                let data = out.as_mut_ptr().add(row * stride + index * at_a_time * COLUMNS);
+                let target = Target { data, stride, accumulate: false };
+                if lines.len() > inner {
+                    avx512::strided_rows(inner, left, left_stride, lines.as_ptr(), target);
+                } else {
+                    let left = Left { data: left, row_stride: left_stride, k_stride: 1 };
+                    block::<ROWS>(inner, left, lines.as_ptr().cast(), target);
+                }
             }
         }
     }

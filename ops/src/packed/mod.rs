@@ -1,11 +1,13 @@
 //! Matrix products with a factor that is packed once: the encoder's constant weights, and the keys and values of its attention.
 //!
-//! On processors with AVX2 and without AVX-512 the factor lies in panels of sixteen columns, in the order in which the AVX2 register block
-//! reads it; elsewhere it stays as it is, and the `gemm` crate packs it anew for every product. Each row of a
+//! On processors with AVX2 the factor lies in panels of sixteen columns, in the order in which the register block reads it: one panel with AVX2, two
+//! with AVX-512. Elsewhere it stays as it is, and the `gemm` crate packs it anew for every product. Each row of a
 //! result is summed in an order of its own, whatever rows it is computed with.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::ops::Range;
 
@@ -29,7 +31,7 @@ struct Line([f32; COLUMNS]);
 /// True where factors are packed into panels.
 pub fn packs() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return crate::kernel::available() && !is_x86_feature_detected!("avx512f");
+    return crate::kernel::available();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -284,6 +286,23 @@ mod tests {
             let mut some = vec![0.0; n * out];
             weight.product(&x[first * inner..][..n * inner], &mut some, Output::Replace);
             assert_eq!(some, all[first * out..][..n * out]);
+        }
+    }
+
+    #[test]
+    fn a_column_does_not_depend_on_its_neighbours() {
+        // Alone, sixteen columns are computed by the narrow block wherever there is a wider one.
+        let (rows, inner, out) = (13, 1540, 72);
+        let (x, w) = (values(rows * inner, 1), values(out * inner, 2));
+        let mut all = vec![1.0; rows * out];
+        PackedWeight::new(w.clone(), out, inner).product(&x, &mut all, Output::Add);
+        for first in (0..out).step_by(COLUMNS) {
+            let n = COLUMNS.min(out - first);
+            let mut some = vec![1.0; rows * n];
+            PackedWeight::new(w[first * inner..][..n * inner].to_vec(), n, inner).product(&x, &mut some, Output::Add);
+            for (some, all) in some.chunks_exact(n).zip(all.chunks_exact(out)) {
+                assert_eq!(some, &all[first..][..n]);
+            }
         }
     }
 
