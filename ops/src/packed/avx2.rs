@@ -14,7 +14,7 @@ const DEPTH: usize = 768;
 /// Panels after which an activation is applied, while their results are in the second-level cache.
 const STRIP: usize = 8;
 /// Terms for each cache line that is fetched of the panel after.
-const FETCH: usize = 4;
+pub(super) const FETCH: usize = 4;
 
 type Sums = [[__m256; 2]; ROWS];
 

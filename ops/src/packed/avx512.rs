@@ -3,13 +3,12 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::FETCH;
 use super::{COLUMNS, Line, ROWS};
 use crate::kernel::{Left, Target};
 
 /// Columns of a block.
 pub(super) const WIDTH: usize = 2 * COLUMNS;
-/// Terms for each cache line that is fetched of the panels after.
-const FETCH: usize = 4;
 
 /// True where this block runs.
 pub(super) fn available() -> bool {
