@@ -179,7 +179,7 @@ pictures: build $(VENV)/ready ## The pictures of README and docs again, from DEM
 
 .PHONY: users-path
 users-path: build ## How long each command leaves its user without a word, over the whole way on phantom scans
-	python3 bench/first_output.py $(LADDER)
+	python3 bench/users_path.py $(LADDER)
 
 .PHONY: parity
 parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabel, zarr-python and more, and run the how-tos (own virtual environment)

@@ -1,7 +1,7 @@
 """`make bench-sharing`: what a sweep's trials save by going through the store together: sharing.py PROGRAM [SIZE EPOCHS]
 
 Four learning rates on one phantom store at SIZE pixels (224), each as a `train` of its own, one after the other, then as sweeps with one, two and four
-jobs; seconds of the whole and peak memory, as Markdown. The trainings are the same to the byte.
+jobs; seconds of the whole and peak memory, as Markdown. The trainings are the same to the byte (tests/sweep.rs).
 """
 
 import os

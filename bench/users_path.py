@@ -1,6 +1,6 @@
-"""`make users-path`: how long a user waits in front of each command: first_output.py PROGRAM [FOLDER]
+"""`make users-path`: how long a user waits in front of each command: users_path.py PROGRAM [FOLDER]
 
-Takes phantom scans as the user's own through precompute, verify, train, eval, predict, export, sweep and status, each in a pseudo-terminal, and
+Takes phantom scans as the user's own through precompute, verify, status, train, eval, predict, export and sweep, each in a pseudo-terminal, and
 prints as Markdown when each said its first word, how long it was silent at most, and what it took. Fails where a first word takes more than a second,
 or a silence more than two.
 """
