@@ -48,6 +48,9 @@ pub struct JobOptions {
     pub setup: Option<Vec<String>>,
     /// More options of `sbatch`, each one word: `--mail-type=FAIL`.
     pub options: Option<Vec<String>>,
+    /// The words that start the program on a node, where they are not the path of the one that submits: another build, or a container's
+    /// `apptainer exec --nv IMAGE sam-ladder`.
+    pub program: Option<Vec<String>>,
 }
 
 /// `gpus = 1` or `gpus = "a100:1"`.
@@ -120,6 +123,7 @@ impl SlurmConfig {
             grace_seconds: own.grace_seconds.or(job.grace_seconds),
             setup: own.setup.or(job.setup),
             options: own.options.or(job.options),
+            program: own.program.or(job.program),
         }
     }
 
@@ -177,6 +181,11 @@ impl JobOptions {
             {
                 return Err(format!("{key} must be one line and not empty, got {value:?}"));
             }
+        }
+        if let Some(words) = &self.program
+            && words.first().is_none_or(|program| program.trim().is_empty())
+        {
+            return Err(format!("program: expected the words of a command, like [\"/opt/gpu/sam-ladder\"], got {words:?}"));
         }
         for option in self.options.iter().flatten() {
             let name = option.split('=').next().unwrap_or_default();
@@ -248,6 +257,10 @@ mod tests {
         {
             let line = refused(JobOptions { options: Some(vec![option.into()]), ..Default::default() });
             assert!(line.contains(expected), "{line}");
+        }
+        for words in [vec![], vec![String::new()]] {
+            let line = refused(JobOptions { program: Some(words), ..Default::default() });
+            assert!(line.starts_with("[sweep] program: expected the words of a command"), "{line}");
         }
         assert_eq!(SlurmConfig::default().validate(), Ok(()));
     }

@@ -39,7 +39,7 @@ pub struct Job<'a> {
     pub options: JobOptions,
     /// Folder in which the command was typed: relative paths of it start there.
     pub folder: &'a Path,
-    /// Program and arguments.
+    /// Program and arguments; [`JobOptions::program`] goes before this program.
     pub command: Vec<Word>,
 }
 
@@ -138,7 +138,12 @@ impl Job<'_> {
             Word::Literal(text) => shell(text),
             Word::Share => format!("\"$SLURM_ARRAY_TASK_ID/{tasks}\""),
         };
-        self.command.iter().map(word).collect::<Vec<_>>().join(" ")
+        let (typed, arguments) = self.command.split_at(self.command.len().min(1));
+        let program: Vec<String> = match &self.options.program {
+            Some(words) => words.iter().map(|word| shell(word)).collect(),
+            None => typed.iter().map(word).collect(),
+        };
+        program.into_iter().chain(arguments.iter().map(word)).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -250,6 +255,11 @@ mod tests {
         ] {
             assert!(script.lines().any(|found| found == line), "{line} is not in\n{script}");
         }
+        let words = ["apptainer", "exec", "--nv", "/data/my image.sif", "sam-ladder"];
+        let inside = JobOptions { program: Some(words.map(String::from).to_vec()), ..Default::default() };
+        let script = job(JobKind::Precompute, inside).script(Path::new("/logs")).unwrap();
+        let line = "apptainer exec --nv '/data/my image.sif' sam-ladder precompute --store 'it'\\''s \"my\" store.zarr' --worker \"$SLURM_ARRAY_TASK_ID/4\" &";
+        assert!(script.lines().any(|found| found == line), "{line} is not in\n{script}");
         let alone = job(JobKind::Finish, JobOptions::default()).script(Path::new("/logs")).unwrap();
         assert!(!alone.contains("--array") && alone.contains("/logs/finish-%j.log"), "{alone}");
         assert!(job(JobKind::Finish, JobOptions::default()).script(Path::new("/back\\slash")).is_err());
