@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// Where tensors live, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU of a build with the feature `cuda`, if there is one; else the CPU.
+    /// The first GPU of a build with the feature `cuda`; else the CPU, with a warning where that build cannot open one.
     Auto,
     /// The CPU.
     Cpu,
@@ -41,7 +41,10 @@ impl DeviceChoice {
     pub fn open(self) -> anyhow::Result<Device> {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(gpu::open(0).unwrap_or(Device::Cpu)),
+            DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(gpu::open(0).unwrap_or_else(|cause| {
+                eprintln!("warning: no GPU, computing on the CPU: cannot open cuda:0: {cause}; --device cpu asks for it without this line");
+                Device::Cpu
+            })),
             DeviceChoice::Auto => Ok(Device::Cpu),
             DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => match gpu::open(index) {
                 Ok(device) => Ok(device),
