@@ -6,7 +6,7 @@ of each precision on the same batches. A short table is printed last, and `bench
 `trajectories.csv` and `summary.md`. The exit status is not zero when a check
 fails; what is slower than asked is said, and is no failure.
 
-It takes the binaries from `--binaries` (a folder made by `make gpu-pack`), or from target-cuda/release after `make check-cuda`.
+It takes the binaries from `--binaries` (a folder made by `make gpu-pack`), or from target-cuda/release after `make gpu-binaries`.
 """
 
 import argparse
@@ -96,7 +96,10 @@ def run(command, environment, log, limit):
 
 def gpu_name(device):
     index = device.split(":")[1]
-    done = subprocess.run(["nvidia-smi", f"--id={index}", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
+    try:
+        done = subprocess.run(["nvidia-smi", f"--id={index}", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
+    except FileNotFoundError:
+        sys.exit("gpu-check: there is no nvidia-smi on the PATH; this needs a machine with a GPU and NVIDIA's driver")
     if done.returncode != 0 or not done.stdout.strip():
         sys.exit(f"gpu-check: nvidia-smi finds no GPU {index}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()
