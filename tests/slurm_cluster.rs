@@ -223,7 +223,8 @@ fn a_task_whose_time_is_over_goes_on_after_the_queue() {
 #[test]
 #[ignore = "needs a Slurm cluster: make test-slurm"]
 fn a_task_that_is_preempted_goes_on_afterwards_and_one_that_is_cancelled_does_not() {
-    let place = Place::new(30, "[job]\ntasks = 2\ntime = \"10\"\npartition = \"low\"\ncpus-per-task = 2\n");
+    // Slurm tells the shell of a job nothing before the partition's GraceTime is over: there has to be work for longer.
+    let place = Place::new(60, "[job]\ntasks = 2\ntime = \"10\"\npartition = \"low\"\ncpus-per-task = 2\n");
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
     place.wait("--store s.zarr", "both tasks are at work", |status| {
         is_under_way(status) && jobs(status, "precompute").iter().all(|job| job["state"] == "RUNNING")
