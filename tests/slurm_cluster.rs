@@ -155,9 +155,51 @@ fn processes_of_node(node: &str) -> Vec<u32> {
 }
 
 fn kill(pids: &[u32]) {
+    signal("-KILL", pids);
+}
+
+fn signal(name: &str, pids: &[u32]) {
     let mut command = Command::new("kill");
-    command.arg("-KILL").args(pids.iter().map(u32::to_string));
+    command.arg(name).args(pids.iter().map(u32::to_string));
     let _ = command.output().unwrap();
+}
+
+/// The programs that Slurm's jobs run on this machine.
+fn programs() -> Vec<u32> {
+    let is_program = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sam-ladder");
+    let mut found: Vec<u32> = ["n1", "n2"].into_iter().flat_map(processes_of_node).filter(is_program).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// A line of /proc/PID/status; empty when the process is gone.
+fn told_of(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default().to_string()
+}
+
+fn is_held(pid: u32) -> bool {
+    told_of(pid, "State:").starts_with('T')
+}
+
+/// Holds the programs of the jobs until Slurm has told each to end, then lets them go on: on no machine are they done before.
+fn hold_until_told(programs: &[u32]) {
+    const TERM: u64 = 1 << 14;
+    assert!(!programs.is_empty(), "no program is at work: {}", slurm("squeue", &[]));
+    let start = Instant::now();
+    let wait_until = |what: &str, is: &dyn Fn(u32) -> bool| {
+        while !programs.iter().all(|pid| is(*pid)) {
+            assert!(start.elapsed() < PATIENCE, "{what}: {}", slurm("squeue", &[]));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    signal("-STOP", programs);
+    wait_until("the programs are held", &|pid| is_held(pid) || told_of(pid, "State:").is_empty());
+    // Slurm ends the hold itself where it sends TERM to all of a job; where it tells the job's shell, the shell's TERM waits for the program.
+    let pending = |pid| u64::from_str_radix(&told_of(pid, "ShdPnd:"), 16).unwrap_or(0);
+    wait_until("the programs are told to end", &|pid| pending(pid) & TERM != 0 || !is_held(pid));
+    signal("-CONT", programs);
 }
 
 fn start_node(node: &str) {
@@ -205,6 +247,8 @@ fn a_task_whose_time_is_over_goes_on_after_the_queue() {
     let place =
         Place::new(60, "[job]\ntasks = 1\ntime = \"1\"\ngrace-seconds = 55\n[finish]\ntime = \"10\"\ngrace-seconds = 60\n");
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
+    place.wait("--store s.zarr", "the task is at work", is_under_way);
+    hold_until_told(&programs());
     let status = place.wait("--store s.zarr", "the first task was requeued", |status| {
         let job = jobs(status, "precompute")[0]["job"].as_u64().unwrap();
         restarts(job) > 0
@@ -223,8 +267,7 @@ fn a_task_whose_time_is_over_goes_on_after_the_queue() {
 #[test]
 #[ignore = "needs a Slurm cluster: make test-slurm"]
 fn a_task_that_is_preempted_goes_on_afterwards_and_one_that_is_cancelled_does_not() {
-    // Slurm tells the shell of a job nothing before the partition's GraceTime is over: there has to be work for longer.
-    let place = Place::new(60, "[job]\ntasks = 2\ntime = \"10\"\npartition = \"low\"\ncpus-per-task = 2\n");
+    let place = Place::new(30, "[job]\ntasks = 2\ntime = \"10\"\npartition = \"low\"\ncpus-per-task = 2\n");
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
     place.wait("--store s.zarr", "both tasks are at work", |status| {
         is_under_way(status) && jobs(status, "precompute").iter().all(|job| job["state"] == "RUNNING")
@@ -234,6 +277,7 @@ fn a_task_that_is_preempted_goes_on_afterwards_and_one_that_is_cancelled_does_no
         "sbatch",
         &["--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"],
     );
+    hold_until_told(&programs());
     let first = jobs(&place.status("--store s.zarr"), "precompute")[0]["job"].as_u64().unwrap();
     place.wait("--store s.zarr", "the tasks were preempted", |_| restarts(first) > 0);
     let status = place.wait("--store s.zarr", "every job is completed", |status| all_are(status, "COMPLETED"));
@@ -321,10 +365,7 @@ fn a_node_that_dies_costs_no_more_than_what_it_had_in_hand() {
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
     let status = place.wait("--store s.zarr", "the task is at work", is_under_way);
     let job = jobs(&status, "precompute")[0]["job"].as_u64().unwrap();
-    let programs: Vec<u32> = (["n1", "n2"].iter())
-        .flat_map(|node| processes_of_node(node))
-        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sam-ladder"))
-        .collect();
+    let programs = programs();
     assert_eq!(programs.len(), 1);
     kill(&programs);
     place.wait("--store s.zarr", "every job is completed", |status| all_are(status, "COMPLETED"));
