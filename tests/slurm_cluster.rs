@@ -167,20 +167,17 @@ fn signal(name: &str, pids: &[u32]) {
 /// The programs that Slurm's jobs run on this machine.
 fn programs() -> Vec<u32> {
     let is_program = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sam-ladder");
-    let mut found: Vec<u32> = ["n1", "n2"].into_iter().flat_map(processes_of_node).filter(is_program).collect();
-    found.sort_unstable();
-    found.dedup();
-    found
+    ["n1", "n2"].into_iter().flat_map(processes_of_node).filter(is_program).collect()
 }
 
 /// A line of /proc/PID/status; empty when the process is gone.
-fn told_of(pid: u32, name: &str) -> String {
+fn status_of(pid: u32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default().to_string()
 }
 
 fn is_held(pid: u32) -> bool {
-    told_of(pid, "State:").starts_with('T')
+    status_of(pid, "State:").starts_with('T')
 }
 
 /// Holds the programs of the jobs until Slurm has told each to end, then lets them go on: on no machine are they done before.
@@ -195,9 +192,9 @@ fn hold_until_told(programs: &[u32]) {
         }
     };
     signal("-STOP", programs);
-    wait_until("the programs are held", &|pid| is_held(pid) || told_of(pid, "State:").is_empty());
+    wait_until("the programs are held", &|pid| is_held(pid) || status_of(pid, "State:").is_empty());
     // Slurm ends the hold itself where it sends TERM to all of a job; where it tells the job's shell, the shell's TERM waits for the program.
-    let pending = |pid| u64::from_str_radix(&told_of(pid, "ShdPnd:"), 16).unwrap_or(0);
+    let pending = |pid| u64::from_str_radix(&status_of(pid, "ShdPnd:"), 16).unwrap_or(0);
     wait_until("the programs are told to end", &|pid| pending(pid) & TERM != 0 || !is_held(pid));
     signal("-CONT", programs);
 }
@@ -224,10 +221,10 @@ fn store_folder(place: &Path) -> PathBuf {
 #[test]
 #[ignore = "needs a Slurm cluster: make test-slurm"]
 fn workers_of_an_array_make_the_store_of_one_process() {
-    let place = Place::new(
-        6,
-        "[job]\ntasks = 3\ntime = \"10\"\ncpus-per-task = 1\nsetup = [\"export SETUP_WAS_RUN=yes\"]\noptions = [\"--comment=it's a test\"]\n",
-    );
+    let options = "[job]\ntasks = 3\ntime = \"10\"\ncpus-per-task = 1\nsetup = [\"export SETUP_WAS_RUN=yes\"]\noptions = [\"--comment=it's a test\"]\n";
+    // Another program than the one that submits, as a container's is.
+    let wrapper = r#"echo "by the wrapper, setup: $SETUP_WAS_RUN"; exec "$0" "$@""#;
+    let place = Place::new(6, &format!("{options}program = ['sh', '-c', '{wrapper}', '{}']\n", env!("CARGO_BIN_EXE_sam-ladder")));
     let expected = place.expected();
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
     let status = place.wait("--store s.zarr", "every job is completed", |status| all_are(status, "COMPLETED"));
@@ -238,6 +235,7 @@ fn workers_of_an_array_make_the_store_of_one_process() {
     let logs = place.logs();
     assert_eq!(logs.matches("--- precompute-").count(), 3, "{logs}");
     assert_eq!(logs.matches("--- finish-").count(), 1, "{logs}");
+    assert_eq!(logs.matches("by the wrapper, setup: yes").count(), 4, "{logs}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub struct Job<'a> {
     pub options: JobOptions,
     /// Folder in which the command was typed: relative paths of it start there.
     pub folder: &'a Path,
-    /// Program and arguments; [`JobOptions::program`] goes before this program.
+    /// Program and arguments; [`JobOptions::program`], where it is given, takes this program's place.
     pub command: Vec<Word>,
 }
 
