@@ -50,7 +50,9 @@ SEARCHES = {
 
 def run(*command):
     environment = dict(os.environ, RAYON_NUM_THREADS="1")
-    subprocess.run([str(word) for word in command], check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    done = subprocess.run([str(word) for word in command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{command[1]} ended with {done.returncode}: {done.stderr.strip()}")
 
 
 def search(program, store, work, name, seed):
