@@ -186,7 +186,7 @@ parity: build $(VENV)/ready ## Cross-check against PyTorch, SciPy, MedPy, nibabe
 	$(VENV)/bin/python bench/parity.py $(LADDER)
 
 .PHONY: bench
-bench: $(VENV)/ready ## Every figure of docs/speed.md, PyTorch beside it in the same run; writes bench/results and the page
+bench: $(VENV)/ready ## Every figure of docs/reference/speed.md, PyTorch beside it in the same run; writes bench/results and the page
 	$(CARGO) build --release --quiet --workspace --examples --bins
 	$(VENV)/bin/python bench/bench.py $(ARGS)
 

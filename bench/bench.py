@@ -1,7 +1,7 @@
 """`make bench`: this project and PyTorch doing the same work, in turn, in one run, with the same number of threads.
 
 Prints tables and writes them to `bench/results/<machine>/`: `bench.csv` (work beside PyTorch), `reading.csv`, `machine.csv` (what the processor can
-do at most), `scaling.csv`, and `summary.md`. From these `page.py` makes the tables and plots of `docs/speed.md`. Each figure is the median over the
+do at most), `scaling.csv`, and `summary.md`. From these `page.py` makes the tables and plots of `docs/reference/speed.md`. Each figure is the median over the
 rounds; rounds alternate between the two sides, so that a machine whose speed drifts is fair to both. A piece that fails is left out and said to be.
 """
 
@@ -220,7 +220,7 @@ def main():
         summary = page.summary(folder)
         (folder / "summary.md").write_text(summary)
         page.write(folder, ROOT / "docs")
-        print(f"{summary}\nwritten to {folder} and docs/speed.md")
+        print(f"{summary}\nwritten to {folder} and docs/reference/speed.md")
     if failed:
         sys.exit("left out:\n" + "\n".join(failed))
 

@@ -1,4 +1,4 @@
-"""Tables and plots of `docs/speed.md`, and the README's table, from the results of a machine: python bench/page.py bench/results/MACHINE
+"""Tables and plots of `docs/reference/speed.md`, and the README's table, from the results of a machine: python bench/page.py bench/results/MACHINE
 
 What stands between `<!-- NAME -->` and `<!-- /NAME -->` of the pages is replaced.
 """
@@ -113,15 +113,15 @@ def write(folder, docs):
         "scaling": scaling_table,
         "plots": plot_table,
     }
-    for path in (docs / "speed.md", docs.parent / "README.md"):
+    for path in (docs / "reference/speed.md", docs.parent / "README.md"):
         text = path.read_text()
         for name, make in blocks.items():
             block = f"<!-- {name} -->\n{make(folder)}\n<!-- /{name} -->"
             text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: block, text, flags=re.DOTALL)
         path.write_text(text)
     for name, parts in wanted_plots(folder).items():
-        (docs / "speed").mkdir(exist_ok=True)
-        (docs / "speed" / f"{name}.svg").write_text(plot.lines(*parts))
+        (docs / "reference/speed").mkdir(exist_ok=True)
+        (docs / "reference/speed" / f"{name}.svg").write_text(plot.lines(*parts))
 
 
 if __name__ == "__main__":

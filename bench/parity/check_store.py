@@ -1,4 +1,4 @@
-"""Opens a store with zarr-python and pyarrow, knowing only docs/store-format.md, and checks it against SciPy and nibabel.
+"""Opens a store with zarr-python and pyarrow, knowing only docs/reference/store-format.md, and checks it against SciPy and nibabel.
 
     python bench/parity/check_store.py STORE.zarr --scans SCANS [--slices 3]
 
