@@ -1,4 +1,5 @@
-"""`bench/weights.sh` against a server of this machine: whole, broken off and resumed, damaged, of no ranges, refused, unreachable, and by way of a proxy.
+"""Tests `bench/weights.sh` against a server on this machine: whole files, broken off and resumed, damaged, without ranges, refused, unreachable, and
+through a proxy.
 
     python bench/parity/check_weights.py
 """
@@ -28,7 +29,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     broken = set()
 
     def do_GET(self):
-        # A proxy is asked for the whole address.
+        # A proxy gets the whole address.
         kind = urllib.parse.urlsplit(self.path).path.split("/")[1]
         if kind == "gone":
             return self.send_error(404)
