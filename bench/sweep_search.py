@@ -22,11 +22,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-# Ten of them are training scans: six are trained on, four held out. A training's own noise has to be well below the 1 % asked: with eight scans (two held out) the Dice of
-# one setting had a standard deviation over seeds of two hundredths, organs of a few voxels being found or not; with these of two thousandths.
+# Ten of them are training scans: six are trained on, four are held out. The noise of a run has to be well below the bound of 1 %. With eight scans (two held
+# out) the Dice of one setting had a standard deviation over seeds of two hundredths, since organs of a few voxels were found or not; with these it is two
+# thousandths.
 SCANS = 16
 EPOCHS = 15
-# Successive halving's lowest rung: where the curves have begun to differ
+# Lowest rung of successive halving: where the curves begin to differ
 MIN_EPOCHS = 5
 GRID = 8
 SETTINGS = f"""

@@ -37,7 +37,7 @@ fetch() {
   local by_hand="on a machine that can reach it, fetch $url ($bytes bytes, SHA-256 $hash), put it into $folder, and run this again to check it"
   if [[ -e $path ]]; then
     check "$path" "$bytes" "$hash" || fail "$path is damaged or another file: remove it and run this again"
-    echo "$path is there, and whole"
+    echo "$path exists and is whole"
     return
   fi
   command -v curl >/dev/null || fail "curl is not installed: install it, or $by_hand"
@@ -57,10 +57,10 @@ fetch() {
     0) ;;
     5 | 6 | 7 | 28 | 35 | 56 | 97)
       fail "${url%/*} cannot be reached (curl's status $status): behind a proxy set https_proxy; without internet, $by_hand" ;;
-    18) fail "the download of $url broke off: run this again, it goes on from byte $(bytes_of "$part")" ;;
+    18) fail "the download of $url broke off: run this again; it resumes from byte $(bytes_of "$part")" ;;
     22) fail "the server refuses $url: $by_hand" ;;
     23) fail "$part cannot be written: free space or choose another folder, and run this again" ;;
-    *) fail "the download of $url failed (curl's status $status): run this again to go on, or $by_hand" ;;
+    *) fail "the download of $url failed (curl's status $status): run this again to resume, or $by_hand" ;;
   esac
   check "$part" "$bytes" "$hash" || { rm -f "$part"; fail "what $url gave is not the published file, and was removed: run this again, or $by_hand"; }
   mv "$part" "$path"
