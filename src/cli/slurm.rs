@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Flags about submitting.
 #[derive(Debug, clap::Args)]
 pub struct SlurmArgs {
-    /// Submit the work to Slurm, with the partition, GPUs and time of this file (docs/reference/slurm-file.md), instead of doing it here
+    /// Submit the work to Slurm, with the partition, GPUs and time of this file (docs/slurm.md), instead of doing it here
     #[arg(long, value_name = "FILE.toml")]
     slurm: Option<PathBuf>,
     /// With --slurm: write the jobs' scripts, and submit nothing

@@ -34,7 +34,7 @@ pub struct Args {
     /// Store to train on: a folder, or s3://bucket/key; its test scans are read by --final alone
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
-    /// What is searched and how: docs/reference/sweep-file.md has the keys. With --resume it may change the budget and nothing else
+    /// What is searched and how: docs/sweeps.md has the keys. With --resume it may change the budget and nothing else
     #[arg(long, value_name = "SWEEP.toml", required_unless_present_any = ["resume", "final_run"])]
     config: Option<PathBuf>,
     /// Folder of the sweep: made, or with --resume gone on with

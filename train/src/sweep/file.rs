@@ -1,4 +1,4 @@
-//! The sweep's TOML file: `docs/reference/sweep-file.md` has its reference.
+//! The sweep's TOML file: `docs/sweeps.md` has its reference.
 
 use super::toml_tree::{Item, Node, Section};
 use crate::error::{Result, TrainError};
