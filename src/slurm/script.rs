@@ -61,7 +61,7 @@ impl Job<'_> {
             let _ = if value.is_empty() { writeln!(out, "#SBATCH {option}") } else { writeln!(out, "#SBATCH {option}={value}") };
         }
         out.push_str(
-            "# Written by sam-ladder; docs/slurm.md says what happens at the end of the time, on preemption and on failure.\n\n",
+            "# Written by sam-ladder; docs/how-to/slurm.md says what happens at the end of the time, on preemption and on failure.\n\n",
         );
         for line in self.options.setup.iter().flatten() {
             let _ = writeln!(out, "{line}");
