@@ -114,8 +114,7 @@ struct Columns {
 
 impl Columns {
     fn read(path: &Path) -> Result<Columns> {
-        let table = sam_ladder_cache::table::read_table(path)
-            .map_err(|error| EvalError::Unreadable { path: path.into(), reason: error.to_string() })?;
+        let table = sam_ladder_cache::table::read_table(path)?;
         Ok(Columns { table, path: path.into() })
     }
 

@@ -1,11 +1,9 @@
 //! The driver, from masks to files: what is written, that it can be read, and what is refused.
 
-use sam_ladder_eval::EvaluationConfig;
-use sam_ladder_eval::evaluation::{CASES_TABLE, EVALUATION_JSON, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN};
-use sam_ladder_eval::folder::EvaluationFolder;
-use sam_ladder_eval::protocol::CaseMasks;
-use sam_ladder_eval::run_curves::RunCurves;
-use sam_ladder_eval::{CasePrediction, Evaluation, GreySlice, Mask, Palette, Protocol};
+use sam_ladder_eval::{
+    CASES_TABLE, CaseMasks, CasePrediction, EVALUATION_JSON, Evaluation, EvaluationConfig, EvaluationFolder, GreySlice, MASKS,
+    MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, SUMMARY_TABLE, TABLE_MARKDOWN,
+};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -40,7 +38,7 @@ fn masks() -> (Vec<u8>, Vec<u8>) {
 }
 
 fn case<'a>(case: &'a str, prediction: &'a [u8], reference: &'a [u8]) -> CaseMasks<'a> {
-    let mask = |voxels| Mask { voxels, shape: SHAPE };
+    let mask = |voxels| MaskView { voxels, shape: SHAPE };
     CaseMasks { case, prediction: mask(prediction), reference: mask(reference), spacing_mm: [5.0, 0.5, 2.0] }
 }
 
@@ -99,7 +97,7 @@ fn an_evaluation_writes_every_file_and_nothing_else() {
     assert_eq!((liver.volume_difference_ml, spleen.volume_difference_ml), (Some(0.0), Some(-0.005)));
     let folder = EvaluationFolder::open(&out).unwrap();
     assert_eq!((&folder.cases, &folder.info.class_names), (&outputs.cases, &config(&out).class_names));
-    assert_eq!(sam_ladder_eval::tables::read_summary(&out.join(SUMMARY_TABLE)).unwrap(), outputs.summary);
+    assert_eq!(sam_ladder_eval::read_summary(&out.join(SUMMARY_TABLE)).unwrap(), outputs.summary);
 }
 
 #[test]
@@ -212,7 +210,7 @@ fn a_bad_case_is_named_and_the_rest_goes_on() {
     };
     let mut different = case("0007", &prediction, &reference);
     different.prediction.shape = [5, 10, 12];
-    assert!(refused(different).contains("case 0007: prediction of shape [5, 10, 12]"));
+    assert!(refused(different).contains("case 0007: the prediction has shape [5, 10, 12]"));
     assert!(refused(case("../0007", &prediction, &reference)).contains("cannot name a file"));
 
     let no_picture = |slice: usize| Err(format!("chunk {slice} is damaged").into());
