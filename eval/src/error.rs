@@ -146,9 +146,9 @@ pub enum EvalError {
         /// The cause.
         source: std::io::Error,
     },
-    /// A mask could not be written.
+    /// A file could not be read or written.
     #[error(transparent)]
-    Mask(#[from] sam_ladder_cache::Error),
+    File(#[from] sam_ladder_formats::Error),
     /// A Parquet table could not be written.
     #[error("{}: cannot write the table: {reason}", path.display())]
     Table {

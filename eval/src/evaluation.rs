@@ -12,7 +12,7 @@ use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
 use crate::tables::{cases_batch, summary_batch, write as write_table};
 use crate::write::write_bytes;
-use sam_ladder_cache::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::{Path, PathBuf};
 

@@ -60,7 +60,7 @@ fn table<T>(path: &Path, rows: fn(&arrow::array::RecordBatch) -> std::result::Re
         return Ok(Vec::new());
     }
     let failed = |reason: String| EvalError::Table { path: path.into(), reason };
-    let batch = sam_ladder_cache::table::read_table(path).map_err(|error| failed(error.to_string()))?;
+    let batch = sam_ladder_formats::table::read_table(path).map_err(|error| failed(error.to_string()))?;
     rows(&batch).map_err(failed)
 }
 
