@@ -54,7 +54,7 @@ fn main() -> Result<(), EvalError> {
         let masks = [("reference", &reference), ("moved", &moved), ("specked", &specked), ("elsewhere", &elsewhere)];
         for (name, voxels) in masks {
             let path = std::path::Path::new(&folder).join(name);
-            std::fs::write(&path, voxels).map_err(|source| EvalError::Io { path, action: "write", source })?;
+            std::fs::write(&path, voxels).map_err(|source| sam_ladder_formats::Error::io("write", &path)(source))?;
         }
     }
     let names: Vec<String> = (1..=8).map(|class| format!("organ {class}")).collect();

@@ -8,7 +8,7 @@ use crate::statistics::{Resampling, mean, permutation_test, wilcoxon_signed_rank
 use crate::summary::MEAN;
 use crate::table_text::{cell, interval, markdown_table, minus, number, p_text, percent, signed};
 use crate::tables::{comparison_batch, write as write_table};
-use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_schemas::tables::ComparisonRow;
 use std::path::{Path, PathBuf};
 

@@ -181,16 +181,6 @@ pub enum EvalError {
         /// The cause.
         source: serde_json::Error,
     },
-    /// The file system refused.
-    #[error("{}: cannot {action}: {source}", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// The cause.
-        source: std::io::Error,
-    },
     /// A table that lacks a column.
     #[error("{}: {reason}", path.display())]
     Unreadable {
@@ -207,9 +197,9 @@ pub enum EvalError {
         /// The cause.
         reason: String,
     },
-    /// A table, mask or page could not be read or written.
+    /// A file or folder could not be read or written.
     #[error(transparent)]
-    File(#[from] sam_ladder_cache::Error),
+    File(#[from] sam_ladder_formats::Error),
 }
 
 impl EvalError {
@@ -232,9 +222,8 @@ impl EvalError {
             OtherOrgans { .. } | OtherCases { .. } => "compare evaluations of the same store's test scans".into(),
             OtherRules { .. } => "evaluate one of them again, with the options of the other".into(),
             Json { .. } => "make it again with the command that wrote it, and --force".into(),
-            Picture { .. } | PictureSize { .. } | Png { .. } | Io { .. } | File(_) | Unreadable { .. } | Table { .. } => {
-                return None;
-            }
+            File(error) => return error.hint(),
+            Picture { .. } | PictureSize { .. } | Png { .. } | Unreadable { .. } | Table { .. } => return None,
         })
     }
 }

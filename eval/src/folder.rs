@@ -3,6 +3,7 @@
 use crate::error::{EvalError, Result};
 use crate::protocol::Scoring;
 use crate::tables::read_cases;
+use sam_ladder_formats::Error;
 use sam_ladder_schemas::tables::CaseRow;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -92,16 +93,11 @@ impl EvaluationFolder {
 
 /// What a JSON file of ours holds.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(io(path, "read"))?;
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|source| EvalError::Json { path: path.into(), source })
 }
 
 /// Makes a folder, if it does not exist.
 pub(crate) fn create_dir(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(io(path, "make the folder"))
-}
-
-/// Makes an error that names the path and what was tried.
-pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> EvalError {
-    move |source| EvalError::Io { path: path.into(), action, source }
+    Ok(std::fs::create_dir_all(path).map_err(Error::io("create", path))?)
 }

@@ -57,7 +57,7 @@ struct Table {
 
 impl Table {
     fn read(path: PathBuf) -> Result<Table> {
-        let rows = sam_ladder_cache::table::read_table(&path)
+        let rows = sam_ladder_formats::table::read_table(&path)
             .map_err(|error| EvalError::Unreadable { path: path.clone(), reason: error.to_string() })?;
         Ok(Table { path, rows })
     }
@@ -91,7 +91,7 @@ mod tests {
     use std::sync::Arc;
 
     fn write(folder: &Path, name: &str, columns: Vec<(&str, ArrayRef)>) {
-        sam_ladder_cache::table::write_table(&folder.join(name), &RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+        sam_ladder_formats::table::write_table(&folder.join(name), &RecordBatch::try_from_iter(columns).unwrap()).unwrap();
     }
 
     #[test]

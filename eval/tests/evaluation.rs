@@ -106,7 +106,7 @@ fn tables_read_back_as_written() {
     use arrow::datatypes::{Float64Type, UInt64Type};
     let dir = tempfile::tempdir().unwrap();
     let outputs = evaluate(config(dir.path()));
-    let cases = sam_ladder_cache::table::read_table(&dir.path().join(CASES_TABLE)).unwrap();
+    let cases = sam_ladder_formats::table::read_table(&dir.path().join(CASES_TABLE)).unwrap();
     assert_eq!(cases.schema().fields(), sam_ladder_schemas::tables::cases_schema().fields());
     assert_eq!(cases.num_rows(), outputs.cases.len());
     for (index, row) in outputs.cases.iter().enumerate() {
@@ -116,7 +116,7 @@ fn tables_read_back_as_written() {
         assert_eq!(hd95.is_valid(index).then(|| hd95.value(index)), row.hd95);
         assert_eq!(cases["reference_voxels"].as_primitive::<UInt64Type>().value(index), row.reference_voxels);
     }
-    let summary = sam_ladder_cache::table::read_table(&dir.path().join(SUMMARY_TABLE)).unwrap();
+    let summary = sam_ladder_formats::table::read_table(&dir.path().join(SUMMARY_TABLE)).unwrap();
     assert_eq!(summary.schema().fields(), sam_ladder_schemas::tables::summary_schema().fields());
     assert_eq!(summary["organ"].as_string::<i32>().value(2), "mean");
     assert_eq!(summary["dice"].as_primitive::<Float64Type>().value(2), 0.375);

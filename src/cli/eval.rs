@@ -6,14 +6,14 @@ use super::export::run_checkpoint;
 use super::progress;
 use super::train::ArmName;
 use anyhow::{Context, bail, ensure};
-use sam_ladder_cache::nifti::Geometry;
+use sam_ladder_formats::nifti::{Geometry, read_geometry};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
     CaseMasks, CasePrediction, DEFAULT_TOLERANCE_MM, DistanceUnit, EmptyRule, Evaluation, EvaluationConfig, EvaluationFolder,
     GreySlice, Hd95Definition, MEAN, MaskView, Outputs, Palette, Protocol, RunCurves, SUMMARY_TABLE, Scoring,
 };
-use sam_ladder_precompute::scans::{read_geometry, sha256_of_file};
+use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_train::ensemble::Ensemble;
 use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant};

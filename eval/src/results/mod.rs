@@ -11,7 +11,7 @@ use crate::scores::Scores;
 use crate::statistics::{Interval, Resampling, mean, standard_deviation};
 use crate::summary::MEAN;
 use crate::tables::{results_batch, write as write_table};
-use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, ResultRow};
 use std::path::{Path, PathBuf};
 
@@ -263,7 +263,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = table(true).write(&dir.path().join("new"), "table1").unwrap();
         assert!(path.ends_with("table1.md"));
-        let read = sam_ladder_cache::table::read_table(&dir.path().join("new/table1.parquet")).unwrap();
+        let read = sam_ladder_formats::table::read_table(&dir.path().join("new/table1.parquet")).unwrap();
         assert_eq!(read.num_rows(), table(true).rows.len());
         assert_eq!(read.schema().fields(), sam_ladder_schemas::tables::results_schema().fields());
     }

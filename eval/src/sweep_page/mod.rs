@@ -24,7 +24,7 @@ use crate::tables::read_summary;
 use curves::Quantity;
 use importance::{Importance, importance};
 use maud::{Markup, html};
-use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RECORD, FinalRecord, Objective, SWEEP_CONFIG, SWEEP_PAGE, SweepRecord,
     TRIALS_TABLE, TrialRow, curves_from_batch, trials_from_batch,
@@ -63,7 +63,7 @@ fn table<T>(path: &Path, rows: fn(&arrow::array::RecordBatch) -> std::result::Re
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let batch = sam_ladder_cache::table::read_table(path)?;
+    let batch = sam_ladder_formats::table::read_table(path)?;
     rows(&batch).map_err(|reason| EvalError::Table { path: path.into(), reason })
 }
 
