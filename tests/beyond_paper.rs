@@ -7,7 +7,7 @@ mod store;
 use candle_core::safetensors::load;
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, ReadMode, Store};
-use sam_ladder_ops::state_dict::save_safetensors;
+use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetwork, TrainConfig};

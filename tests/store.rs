@@ -1,6 +1,7 @@
 //! The store's discipline: batches follow their picks, interruptions leave no trace, damage is named, nothing wrong is ever read.
 
-use sam_ladder_cache::{Batch, CaseLayout, Mask, Opened, ReadMode, Reader, SliceTensors, Store, StoreLayout, StoreWriter, table};
+use sam_ladder_cache::{Batch, CaseLayout, Mask, Opened, ReadMode, Reader, SliceTensors, Store, StoreLayout, StoreWriter};
+use sam_ladder_formats::table;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};

@@ -10,7 +10,7 @@ mod store;
 
 use candle_core::Device;
 use sam_ladder_cache::ReadMode;
-use sam_ladder_cache::table::read_table;
+use sam_ladder_formats::table::read_table;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, curves_from_batch, run_dir, trials_from_batch,

@@ -4,7 +4,7 @@
 mod browser;
 
 use browser::{Browser, View};
-use sam_ladder_cache::table::write_table;
+use sam_ladder_formats::table::write_table;
 use sam_ladder_eval::write_sweep_page;
 use sam_ladder_schemas::sweep::{
     Budget, CURVES_TABLE, Condition, CurveRow, Domain, Objective, Pruning, SWEEP_CONFIG, Scale, Search, SearchMethod, Setting,

@@ -7,7 +7,7 @@ mod store;
 use candle_core::safetensors::load;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{ReadMode, Store, TrainingSplit};
-use sam_ladder_ops::state_dict::{save_pth, save_safetensors};
+use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{

@@ -1,15 +1,15 @@
 //! The store's manifest, its second copy, and the metadata that must follow from it.
 
-use crate::compare::differences;
 use crate::error::{Error, Result};
 use crate::layout::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
 use crate::plan::StoreLayout;
 use crate::shard::unreadable;
 use crate::storage::Storage;
+use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::store::{
-    DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, sha256_hex,
-    slices_table,
+    DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, slices_table,
 };
 use serde_json::{Value, json};
 use std::io::ErrorKind;

@@ -7,7 +7,7 @@ use crate::chunk_cache::ChunkCache;
 use crate::error::Result;
 use crate::storage::{Blob, Bucket, CONCURRENCY, Object};
 use object_store::GetRange;
-use sam_ladder_schemas::store::sha256_hex;
+use sam_ladder_formats::hash::sha256_hex;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;

@@ -10,11 +10,11 @@ use crate::shard;
 use crate::slice_table::{batch_to_slices, variants_to_batch};
 use crate::storage::{CONCURRENCY, Storage, wait};
 use crate::stored_array::StoredArray;
-use crate::table;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rayon::prelude::*;
+use sam_ladder_formats::table;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
@@ -364,7 +364,7 @@ pub(crate) fn mask_shape(rows: &[SliceRow]) -> [usize; 3] {
 }
 
 fn read_table(store: &Storage, path: &Path) -> Result<RecordBatch> {
-    table::decode(path, Bytes::from(store.read(path).map_err(Error::io("read", path))?))
+    Ok(table::decode(path, Bytes::from(store.read(path).map_err(Error::io("read", path))?))?)
 }
 
 /// Checks that `variants.parquet` is the table of the layout's config.

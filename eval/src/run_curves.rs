@@ -1,4 +1,4 @@
-//! A run's course, from the tables that training left in its folder.
+//! A run's learning curves, from the tables that training wrote.
 
 use crate::error::{EvalError, Result};
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Points of a curve, `[x, y]`.
 pub type Curve = Vec<[f64; 2]>;
 
-/// Curves over the optimizer steps. A curve is empty where the run's tables lack its column.
+/// Curves over the optimizer steps. A curve is empty if the run's tables lack its column.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RunCurves {
     /// Total loss of each step.
@@ -32,7 +32,7 @@ impl RunCurves {
     /// Reads `steps.parquet` and `epochs.parquet` of a run's folder.
     ///
     /// # Errors
-    /// Where one of them cannot be read, or lacks the steps.
+    /// If one of them cannot be read, or lacks the steps.
     pub fn read(run: &Path) -> Result<RunCurves> {
         let steps = Table::read(run.join(STEPS_TABLE))?;
         let epochs = Table::read(run.join(EPOCHS_TABLE))?;
@@ -57,7 +57,7 @@ struct Table {
 
 impl Table {
     fn read(path: PathBuf) -> Result<Table> {
-        let rows = sam_ladder_cache::table::read_table(&path)
+        let rows = sam_ladder_formats::table::read_table(&path)
             .map_err(|error| EvalError::Unreadable { path: path.clone(), reason: error.to_string() })?;
         Ok(Table { path, rows })
     }
@@ -91,7 +91,7 @@ mod tests {
     use std::sync::Arc;
 
     fn write(folder: &Path, name: &str, columns: Vec<(&str, ArrayRef)>) {
-        sam_ladder_cache::table::write_table(&folder.join(name), &RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+        sam_ladder_formats::table::write_table(&folder.join(name), &RecordBatch::try_from_iter(columns).unwrap()).unwrap();
     }
 
     #[test]

@@ -114,8 +114,7 @@ struct Columns {
 
 impl Columns {
     fn read(path: &Path) -> Result<Columns> {
-        let table = sam_ladder_cache::table::read_table(path)
-            .map_err(|error| EvalError::Unreadable { path: path.into(), reason: error.to_string() })?;
+        let table = sam_ladder_formats::table::read_table(path)?;
         Ok(Columns { table, path: path.into() })
     }
 
@@ -242,5 +241,5 @@ fn batch(schema: Schema, columns: Vec<ArrayRef>) -> std::result::Result<RecordBa
 pub(crate) fn write(path: &Path, batch: std::result::Result<RecordBatch, arrow::error::ArrowError>) -> Result<()> {
     let failed = |reason: String| EvalError::Table { path: path.into(), reason };
     let batch = batch.map_err(|error| failed(error.to_string()))?;
-    sam_ladder_cache::table::write_table(path, &batch).map_err(|error| failed(error.to_string()))
+    sam_ladder_formats::table::write_table(path, &batch).map_err(|error| failed(error.to_string()))
 }

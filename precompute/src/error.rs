@@ -15,9 +15,9 @@ pub enum Error {
     /// The folder of scans as a whole cannot be used.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// The checkpoint cannot be read, or lacks a weight.
+    /// A file, such as the checkpoint, cannot be read or written.
     #[error(transparent)]
-    Weights(#[from] sam_ladder_ops::state_dict::StateDictError),
+    File(#[from] sam_ladder_formats::Error),
     /// The store cannot be written.
     #[error(transparent)]
     Store(#[from] sam_ladder_cache::Error),

@@ -3,6 +3,7 @@
 //! No I/O and no tensors live here, so that every stage, and every tool around them, can share these types at no cost.
 
 pub mod classes;
+pub mod differences;
 pub mod encoder;
 pub mod precision;
 pub mod precompute;

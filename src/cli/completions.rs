@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::CommandFactory;
 use clap_complete::Shell;
-use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_formats::atomic::write_atomic;
 use std::io::Write;
 use std::path::PathBuf;
 

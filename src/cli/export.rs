@@ -1,7 +1,7 @@
 //! `sam-ladder export`.
 
 use super::sam_checkpoint::ensure_same;
-use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::sized_encoder_tensors;
 use sam_ladder_train::export::{ExportArgs, export};
 use sam_ladder_train::predict::RunCheckpoint;

@@ -2,7 +2,7 @@
 
 use crate::slurm::{JobsFolder, TaskState, tasks_of};
 use anyhow::{Context, anyhow, ensure};
-use sam_ladder_cache::table::read_table;
+use sam_ladder_formats::table::read_table;
 use sam_ladder_cache::{Error, Report, StoreLayout, images_stored};
 use sam_ladder_schemas::slurm::{JobKind, JobRecord};
 use sam_ladder_schemas::sweep::{SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialStatus, trials_from_batch};

@@ -4,7 +4,7 @@ use super::client;
 use super::queue::{TaskState, tasks_of};
 use super::script::Job;
 use anyhow::{Context, bail};
-use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_schemas::slurm::{JOBS_RECORD, JOBS_SUFFIX, JobKind, JobRecord, JobsRecord};
 use std::path::{Path, PathBuf, absolute};
 use std::time::{SystemTime, UNIX_EPOCH};

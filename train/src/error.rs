@@ -16,9 +16,9 @@ pub enum TrainError {
     /// The store could not be read, or a table not written.
     #[error(transparent)]
     Store(#[from] sam_ladder_cache::Error),
-    /// A weights file could not be read.
+    /// A file could not be read or written.
     #[error(transparent)]
-    Weights(#[from] sam_ladder_ops::state_dict::StateDictError),
+    File(#[from] sam_ladder_formats::Error),
     /// Weights and model do not fit together.
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),

@@ -7,7 +7,7 @@ use crate::predict::{RunCheckpoint, run_checkpoint};
 use crate::run::checkpoint::read_info;
 use crate::run::read_record;
 use candle_core::Tensor;
-use sam_ladder_ops::state_dict::{save_pth, save_safetensors};
+use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
 use std::path::{Path, PathBuf};
 
 /// Prefix of SAM's image encoder in SAM's own checkpoint.

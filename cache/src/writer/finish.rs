@@ -8,7 +8,7 @@ use crate::remote::cache_options;
 use crate::slice_table::{slices_to_batch, variants_to_batch};
 use crate::storage::Storage;
 use crate::store::{Store, read_slices};
-use crate::table;
+use sam_ladder_formats::table;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, VARIANTS_TABLE, slices_table};
 use sam_ladder_schemas::tables::SliceRow;

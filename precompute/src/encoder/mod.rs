@@ -11,9 +11,9 @@ mod weights;
 
 use crate::progress;
 use candle_core::{DType, Device, Tensor};
+use sam_ladder_formats::Error as FileError;
 use sam_ladder_ops::gpu::has_kernels;
 use sam_ladder_ops::precision::allow_tf32;
-use sam_ladder_ops::state_dict::StateDictError;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precision::Precision;
@@ -33,7 +33,7 @@ const NORM_EPS: f64 = 1e-6;
 pub enum EncoderError {
     /// A tensor of the checkpoint is missing, damaged or of another shape.
     #[error(transparent)]
-    Weights(#[from] StateDictError),
+    Weights(#[from] FileError),
     /// The checkpoint is of another architecture.
     #[error("{path}: is a {found} checkpoint, expected {expected}; pass --encoder {found} or a checkpoint of {expected}")]
     OtherArchitecture {

@@ -4,7 +4,8 @@ use super::encode::Encode;
 use super::fill::{Loaded, Summary, fill_store};
 use super::plan::Plan;
 use crate::error::{Error, Result};
-use sam_ladder_cache::{Report, begin_repair, differences};
+use sam_ladder_cache::{Report, begin_repair};
+use sam_ladder_schemas::differences::differences;
 use std::path::Path;
 
 /// Recomputes what a report says is damaged, and nothing else. `plan` is asked for when something has to be made from the scans,

@@ -10,7 +10,7 @@ use anyhow::{bail, ensure};
 use candle_core::Device;
 use indicatif::ProgressBar;
 use outputs::{Existing, Outputs};
-use sam_ladder_cache::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
 use sam_ladder_precompute::scans::{NewScan, ScanSource, find_new_scans};

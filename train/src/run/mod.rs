@@ -43,7 +43,7 @@ use checkpoint::{Position, ResumeState, read_info};
 use device_store::DeviceBatches;
 use records::Records;
 use resume::{Asked, check_same_run, write_record};
-use sam_ladder_cache::atomic::{is_temporary_of, tidy};
+use sam_ladder_formats::atomic::{is_temporary_of, tidy};
 use sam_ladder_cache::{ReadMode, TrainingSplit};
 use sam_ladder_ops::gpu::has_kernels;
 use sam_ladder_schemas::tables::StepRow;

@@ -6,7 +6,7 @@ use crate::error::{Result, TrainError};
 use crate::run::validation::Scores;
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Float64Type, Schema, UInt32Type, UInt64Type};
-use sam_ladder_cache::table::{read_table, write_table};
+use sam_ladder_formats::table::{read_table, write_table};
 use sam_ladder_schemas::tables::{EpochRow, StepRow, epochs_schema, steps_schema};
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE};
 use std::path::{Path, PathBuf};

@@ -4,9 +4,9 @@
 use super::space::Point;
 use crate::error::{Result, TrainError, io};
 use crate::run::records::read_epochs;
-use sam_ladder_cache::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
-use sam_ladder_cache::differences;
-use sam_ladder_cache::table::{read_table, write_table};
+use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
+use sam_ladder_formats::table::{read_table, write_table};
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, SWEEP_CONFIG, SWEEP_FILE, SweepConfig, SweepRecord, TRIAL_RECORD,
     TRIALS_DIR, TRIALS_TABLE, TrialRow, curves_batch, run_dir, trials_batch, trials_from_batch,

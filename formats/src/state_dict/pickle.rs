@@ -6,7 +6,8 @@ use std::io::Read;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::ElementType;
+use super::{ElementType, SAVE_AS_FLOAT32};
+use crate::error::Problem;
 
 /// A value of a pickle. Containers lie in the machine's arena, so that no chain of them is followed when they are dropped.
 #[derive(Debug, Clone)]
@@ -76,7 +77,7 @@ const MAX_AXES: usize = 64;
 ///
 /// # Errors
 /// If the bytes end early, or hold what `torch.save` does not write for a state dict.
-pub(super) fn read(input: &mut impl Read) -> Result<Pickle, String> {
+pub(super) fn read(input: &mut impl Read) -> Result<Pickle, Problem> {
     let mut machine = Machine { input, stack: vec![], marks: vec![], memo: HashMap::new(), sequences: vec![], dicts: vec![] };
     while machine.step()? {}
     let root = machine.pop()?;
@@ -93,15 +94,15 @@ struct Machine<'a, R> {
 }
 
 impl<R: Read> Machine<'_, R> {
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], String> {
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
         let mut bytes = [0; N];
         self.input.read_exact(&mut bytes).map_err(|e| format!("its pickle ends early ({e})"))?;
         Ok(bytes)
     }
 
-    fn string(&mut self, len: usize) -> Result<Value, String> {
+    fn string(&mut self, len: usize) -> Result<Value, Problem> {
         if len > MAX_STRING_BYTES {
-            return Err(format!("its pickle holds a string of {len} bytes"));
+            return Err(format!("its pickle holds a string of {len} bytes").into());
         }
         let mut bytes = vec![0; len];
         self.input.read_exact(&mut bytes).map_err(|e| format!("its pickle ends early ({e})"))?;
@@ -109,7 +110,7 @@ impl<R: Read> Machine<'_, R> {
     }
 
     /// Text up to a line's end.
-    fn line(&mut self) -> Result<Arc<str>, String> {
+    fn line(&mut self) -> Result<Arc<str>, Problem> {
         let mut bytes = Vec::new();
         loop {
             let [byte] = self.bytes()?;
@@ -117,21 +118,21 @@ impl<R: Read> Machine<'_, R> {
                 return Ok(String::from_utf8_lossy(&bytes).into());
             }
             if bytes.len() == MAX_STRING_BYTES {
-                return Err("its pickle holds a name that does not end".to_owned());
+                return Err("its pickle holds a name that does not end".into());
             }
             bytes.push(byte);
         }
     }
 
-    fn pop(&mut self) -> Result<Value, String> {
+    fn pop(&mut self) -> Result<Value, Problem> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
-            return Err("its pickle takes more values than it makes".to_owned());
+            return Err("its pickle takes more values than it makes".into());
         }
-        self.stack.pop().ok_or_else(|| "its pickle takes more values than it makes".to_owned())
+        self.stack.pop().ok_or_else(|| "its pickle takes more values than it makes".into())
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
+    fn pop_to_mark(&mut self) -> Result<Vec<Value>, Problem> {
         let mark = self.marks.pop().ok_or("its pickle has no mark where one is needed")?;
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
@@ -141,16 +142,16 @@ impl<R: Read> Machine<'_, R> {
         self.stack.push(Value::Sequence(self.sequences.len() - 1));
     }
 
-    fn push_dict(&mut self, items: Vec<Value>) -> Result<(), String> {
+    fn push_dict(&mut self, items: Vec<Value>) -> Result<(), Problem> {
         self.dicts.push(vec![]);
         self.stack.push(Value::Dict(self.dicts.len() - 1));
         self.set_items(items)
     }
 
     /// Adds alternating keys and values to the dict on top of the stack; of other objects they are dropped.
-    fn set_items(&mut self, items: Vec<Value>) -> Result<(), String> {
+    fn set_items(&mut self, items: Vec<Value>) -> Result<(), Problem> {
         if items.len() % 2 == 1 {
-            return Err("its pickle has a key without a value".to_owned());
+            return Err("its pickle has a key without a value".into());
         }
         if let Some(Value::Dict(index)) = self.stack.last() {
             let mut items = items.into_iter();
@@ -167,20 +168,20 @@ impl<R: Read> Machine<'_, R> {
         }
     }
 
-    fn put(&mut self, at: u32) -> Result<(), String> {
+    fn put(&mut self, at: u32) -> Result<(), Problem> {
         let value = self.stack.last().ok_or("its pickle stores a value that it has not made")?;
         self.memo.insert(at, value.clone());
         Ok(())
     }
 
-    fn get(&mut self, at: u32) -> Result<(), String> {
+    fn get(&mut self, at: u32) -> Result<(), Problem> {
         let value = self.memo.get(&at).ok_or("its pickle uses a value that it has not stored")?;
         self.stack.push(value.clone());
         Ok(())
     }
 
     /// Runs one instruction; false after STOP. Names as in Python's `pickletools`.
-    fn step(&mut self) -> Result<bool, String> {
+    fn step(&mut self) -> Result<bool, Problem> {
         let [opcode] = self.bytes()?;
         match opcode {
             b'.' => return Ok(false),
@@ -244,7 +245,7 @@ impl<R: Read> Machine<'_, R> {
             }
             0x93 => match (self.pop()?, self.pop()?) {
                 (Value::Str(name), Value::Str(module)) => self.stack.push(Value::Global(module, name)),
-                _ => return Err("its pickle imports something without a name".to_owned()),
+                _ => return Err("its pickle imports something without a name".into()),
             },
             b')' | b']' => self.push_sequence(vec![]),
             b'}' => self.push_dict(vec![])?,
@@ -309,7 +310,8 @@ impl<R: Read> Machine<'_, R> {
             other => {
                 return Err(format!(
                     "its pickle has an instruction 0x{other:02x}, which torch.save of a state dict does not write"
-                ));
+                )
+                .into());
             }
         }
         Ok(true)
@@ -320,9 +322,9 @@ impl<R: Read> Machine<'_, R> {
     }
 
     /// A persistent id: ("storage", class, key, location, number of elements, ..).
-    fn storage(&self, id: &Value) -> Result<Value, String> {
+    fn storage(&self, id: &Value) -> Result<Value, Problem> {
         let [Value::Str(kind), Value::Global(_, class), Value::Str(key), _, Value::Int(len), ..] = self.items(id) else {
-            return Err("its pickle has a storage that is not described as torch.save does".to_owned());
+            return Err("its pickle has a storage that is not described as torch.save does".into());
         };
         let element = match &**class {
             "DoubleStorage" => ElementType::F64,
@@ -335,15 +337,15 @@ impl<R: Read> Machine<'_, R> {
             "CharStorage" => ElementType::I8,
             "ByteStorage" => ElementType::U8,
             "BoolStorage" => ElementType::Bool,
-            other => return Err(format!("it holds a {other}, which is not read; save its tensors as float32")),
+            other => return Err(Problem::with_advice(format!("it holds a {other}, which is not read"), SAVE_AS_FLOAT32)),
         };
         match usize::try_from(*len) {
             Ok(len) if &**kind == "storage" => Ok(Value::Storage(Rc::new(StorageRef { key: key.clone(), element, len }))),
-            _ => Err("its pickle has a storage that is not described as torch.save does".to_owned()),
+            _ => Err("its pickle has a storage that is not described as torch.save does".into()),
         }
     }
 
-    fn call(&mut self, callable: &Value, arguments: &Value) -> Result<(), String> {
+    fn call(&mut self, callable: &Value, arguments: &Value) -> Result<(), Problem> {
         let Value::Global(module, name) = callable else {
             self.stack.push(Value::Other);
             return Ok(());

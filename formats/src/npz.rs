@@ -1,8 +1,10 @@
-//! Reads the arrays `image` and `label` of an `.npz` slice.
+//! Reads 2-D arrays of an `.npz` file, NumPy's zip of `.npy` arrays, of every real number type, order and byte order.
+//!
+//! The crate `npyz` reads `.npy` too, but allocates what a header claims to be long before it reads it; here nothing is.
 
-use super::Array;
-use super::error::ScanError;
-use super::numeric::NumericType;
+use crate::Array;
+use crate::error::{Error, Problem, Result};
+use crate::numeric::NumericType;
 use std::io::{Cursor, Read};
 use std::path::Path;
 use zip::ZipArchive;
@@ -19,23 +21,30 @@ struct NpyHeader<'a> {
     shape: Vec<u64>,
 }
 
-/// Image and label of a slice, each `[1, h, w]`.
-pub(super) fn read_slice(path: &Path, file: Vec<u8>) -> Result<(Array, Array), ScanError> {
+/// The named arrays of a file's bytes, each `[h, w]` there and `[1, h, w]` here; `path` is for messages.
+///
+/// # Errors
+/// When an array is not there, is damaged, has another number of axes or holds numbers of an unsupported type.
+pub fn read_arrays<const N: usize>(path: &Path, file: Vec<u8>, names: [&str; N]) -> Result<[Array; N]> {
     let mut archive = ZipArchive::new(Cursor::new(file)).map_err(|error| bad(path, error.to_string()))?;
-    Ok((read_array(path, &mut archive, "image")?, read_array(path, &mut archive, "label")?))
+    let mut arrays = [const { Array { shape: [0; 3], values: Vec::new() } }; N];
+    for (array, name) in arrays.iter_mut().zip(names) {
+        *array = read_array(path, &mut archive, name)?;
+    }
+    Ok(arrays)
 }
 
-fn bad(path: &Path, problem: String) -> ScanError {
-    ScanError::Format { path: path.into(), format: "npz", problem }
+fn bad(path: &Path, problem: String) -> Error {
+    Problem::from(problem).in_file(path, "npz")
 }
 
-fn read_array(path: &Path, archive: &mut ZipArchive<Cursor<Vec<u8>>>, name: &str) -> Result<Array, ScanError> {
+fn read_array(path: &Path, archive: &mut ZipArchive<Cursor<Vec<u8>>>, name: &str) -> Result<Array> {
     let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| bad(path, format!("array {name}: {error}")))?;
     read_npy(path, name, entry)
 }
 
 /// Reads a 2-D array of NumPy's `.npy` format; no more of it than its header tells of, whatever it expands to.
-fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array, ScanError> {
+fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array> {
     let failed = |error: std::io::Error| bad(path, format!("array {name}: {error}"));
     let no_header = || bad(path, format!("array {name} has no readable .npy header"));
     let header = read_header(&mut npy).map_err(failed)?.ok_or_else(no_header)?;
@@ -43,7 +52,7 @@ fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array, ScanEr
     let number_type = type_string
         .get(1..)
         .and_then(NumericType::from_numpy)
-        .ok_or_else(|| ScanError::NumberType { path: path.into(), found: type_string.into() })?;
+        .ok_or_else(|| Error::NumberType { path: path.into(), found: type_string.into() })?;
     let &[rows, columns] = shape.as_slice() else {
         return Err(bad(path, format!("array {name} has shape {shape:?}, expected [height, width]")));
     };

@@ -8,74 +8,21 @@ mod torch_file;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
+use crate::error::{Error, Problem, Result};
+
 pub use save::{save_pth, save_safetensors};
 
-/// What went wrong with a checkpoint.
-#[derive(Debug, thiserror::Error)]
-pub enum StateDictError {
-    /// The file could not be opened, read or written.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: String,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// The file is neither of the two formats, or it is damaged.
-    #[error("{path}: {reason}")]
-    Format {
-        /// The file.
-        path: String,
-        /// What is wrong with it, and what to do.
-        reason: String,
-    },
-    /// A tensor that is needed is not there.
-    #[error("{path}: the key {key} is missing (expected a tensor of shape {expected})")]
-    Missing {
-        /// The file.
-        path: String,
-        /// The tensor's name.
-        key: String,
-        /// Its shape, were it there.
-        expected: String,
-    },
-    /// A tensor has another shape than the one needed.
-    #[error("{path}: {key} has shape {found:?}, expected {expected:?}")]
-    Shape {
-        /// The file.
-        path: String,
-        /// The tensor's name.
-        key: String,
-        /// The shape needed.
-        expected: Vec<usize>,
-        /// The shape in the file.
-        found: Vec<usize>,
-    },
-    /// A tensor could not be made on the device.
-    #[error("{path}: {key}: {source}")]
-    Tensor {
-        /// The file.
-        path: String,
-        /// The tensor's name.
-        key: String,
-        /// Candle's reason.
-        source: candle_core::Error,
-    },
-}
-
-impl From<StateDictError> for candle_core::Error {
-    fn from(error: StateDictError) -> Self {
-        candle_core::Error::wrap(error)
-    }
-}
-
-/// What the functions of this module return.
-pub type Result<T> = std::result::Result<T, StateDictError>;
+/// As messages call the formats.
+const FORMAT: &str = "PyTorch or .safetensors";
+/// What to do about a file whose content is whole and of no use.
+const SAVE_AGAIN: &str = "save it as torch.save(model.state_dict(), file)";
+/// What to do about numbers that are not read.
+const SAVE_AS_FLOAT32: &str = "save its tensors as float32";
 
 /// Element types that a checkpoint may hold; all are read as float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,8 +74,8 @@ trait TensorFile: Send + Sync {
     /// The tensor's elements in C order.
     ///
     /// # Errors
-    /// The reason alone, without the file's name.
-    fn read(&self, name: &str) -> std::result::Result<Vec<f32>, String>;
+    /// What is wrong with the tensor's data.
+    fn read(&self, name: &str) -> Result<Vec<f32>, Problem>;
 }
 
 /// Shapes of a file's tensors, and the file.
@@ -164,16 +111,14 @@ impl StateDict {
     /// If the file cannot be read, is of another format, is truncated or damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let name = path.display().to_string();
-        let io = |source| StateDictError::Io { path: name.clone(), source };
-        let format = |reason| StateDictError::Format { path: name.clone(), reason };
-        let mut file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
+        let format = |problem: Problem| problem.in_file(path, FORMAT);
+        let mut file = File::open(path).map_err(Error::io("read", path))?;
+        let metadata = file.metadata().map_err(Error::io("read", path))?;
         if metadata.is_dir() {
-            return Err(format("is a folder, expected a .pth or .safetensors file".to_owned()));
+            return Err(format(Problem::with_advice("it is a folder", "name a .pth or .safetensors file")));
         }
         let mut magic = Vec::new();
-        (&mut file).take(16).read_to_end(&mut magic).map_err(io)?;
+        (&mut file).take(16).read_to_end(&mut magic).map_err(Error::io("read", path))?;
         let (shapes, source): Opened = if magic.starts_with(b"PK") {
             torch_file::open_zip(file, metadata.len()).map_err(format)?
         } else if magic.starts_with(&[0x80, 0x02, 0x8a, 0x0a]) {
@@ -182,11 +127,10 @@ impl StateDict {
             safetensors::open(file, metadata.len()).map_err(format)?
         } else {
             return Err(format(
-                "is neither a PyTorch checkpoint nor a .safetensors file, or it is damaged at its start; download or copy it again"
-                    .to_owned(),
+                "it is neither a PyTorch checkpoint nor a .safetensors file, or it is damaged at its start".into(),
             ));
         };
-        Self::new(name, shapes, Source::File(source))
+        Self::new(path.display().to_string(), shapes, Source::File(source))
     }
 
     /// As [`Self::open`], of the bytes of a `.safetensors` file; `source` names it in messages.
@@ -197,7 +141,7 @@ impl StateDict {
         let (path, len) = (source.into(), bytes.len() as u64);
         match safetensors::open(std::io::Cursor::new(bytes), len) {
             Ok((shapes, source)) => Self::new(path, shapes, Source::File(source)),
-            Err(reason) => Err(StateDictError::Format { path, reason }),
+            Err(problem) => Err(problem.in_file(Path::new(&path), FORMAT)),
         }
     }
 
@@ -215,7 +159,8 @@ impl StateDict {
         for (name, shape) in original_shapes {
             let short = name.strip_prefix("module.").unwrap_or(&name).to_owned();
             if shapes.insert(short.clone(), shape).is_some() {
-                return Err(StateDictError::Format { path, reason: format!("{short} is there with and without `module.`") });
+                let problem = Problem::with_advice(format!("{short} is there with and without `module.`"), SAVE_AGAIN);
+                return Err(problem.in_file(Path::new(&path), FORMAT));
             }
             if short != name {
                 original.insert(short, name);
@@ -227,6 +172,10 @@ impl StateDict {
     /// The file's path, or the name given to [`StateDict::from_tensors`].
     pub fn source(&self) -> &str {
         &self.path
+    }
+
+    fn file(&self) -> PathBuf {
+        PathBuf::from(&self.path)
     }
 
     /// All names, sorted.
@@ -245,19 +194,17 @@ impl StateDict {
     /// If it is not there, or its data is damaged.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let Some(shape) = self.shapes.get(name) else {
-            return Err(StateDictError::Missing { path: self.path.clone(), key: name.to_owned(), expected: "any".to_owned() });
+            return Err(Error::MissingTensor { path: self.file(), key: name.to_owned(), expected: "any".to_owned() });
         };
         let original = self.original.get(name).map_or(name, String::as_str);
         let tensor = match &self.source {
             Source::Memory(tensors) => tensors[original].to_dtype(DType::F32).and_then(|tensor| tensor.to_device(device)),
             Source::File(file) => {
-                let data = file
-                    .read(original)
-                    .map_err(|reason| StateDictError::Format { path: self.path.clone(), reason: format!("{name}: {reason}") })?;
+                let data = file.read(original).map_err(|problem| problem.of(name).in_file(Path::new(&self.path), FORMAT))?;
                 Tensor::from_vec(data, shape.as_slice(), device)
             }
         };
-        tensor.map_err(|source| StateDictError::Tensor { path: self.path.clone(), key: name.to_owned(), source })
+        tensor.map_err(|source| Error::Tensor { path: self.file(), key: name.to_owned(), source })
     }
 
     /// Reads a tensor as float32 that must have the shape `expected`.
@@ -275,11 +222,9 @@ impl StateDict {
     /// If it is not there or has another shape; the message names file, key and both shapes.
     pub fn check(&self, name: &str, expected: &[usize]) -> Result<()> {
         match self.shapes.get(name) {
-            None => {
-                Err(StateDictError::Missing { path: self.path.clone(), key: name.to_owned(), expected: format!("{expected:?}") })
-            }
-            Some(found) if found != expected => Err(StateDictError::Shape {
-                path: self.path.clone(),
+            None => Err(Error::MissingTensor { path: self.file(), key: name.to_owned(), expected: format!("{expected:?}") }),
+            Some(found) if found != expected => Err(Error::TensorShape {
+                path: self.file(),
                 key: name.to_owned(),
                 expected: expected.to_vec(),
                 found: found.clone(),

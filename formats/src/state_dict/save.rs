@@ -1,13 +1,13 @@
-//! Writing checkpoints: aside, synced, then renamed, so that a file is whole or not there.
+//! Writing checkpoints.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use zip::write::SimpleFileOptions;
 
-use super::{Result, StateDictError};
+use crate::atomic::{write_atomic, write_atomic_with};
+use crate::error::{Error, Result};
 
 /// Writes tensors as float32 in `.safetensors`, in place of a file that is there.
 ///
@@ -20,13 +20,10 @@ pub fn save_safetensors(path: impl AsRef<Path>, tensors: &[(String, Tensor)]) ->
         let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, tensor.dims().to_vec(), data);
         view.map(|view| (name.as_str(), view))
     });
-    let format = |e: safetensors::SafeTensorError| StateDictError::Format {
-        path: path.display().to_string(),
-        reason: format!("cannot be written ({e})"),
-    };
+    let format = |e: safetensors::SafeTensorError| Error::io("write", path)(std::io::Error::other(e));
     let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(format)?;
     let bytes = safetensors::serialize(views, None).map_err(format)?;
-    write_aside(path, |file| file.write_all(&bytes))
+    write_atomic(path, &bytes)
 }
 
 /// Writes tensors as float32 in the zip layout of `torch.save`, in place of a file that is there;
@@ -39,7 +36,7 @@ pub fn save_pth(path: impl AsRef<Path>, tensors: &[(String, Tensor)]) -> Result<
     let data = elements(path, tensors)?;
     let stem = path.file_stem().map_or("archive".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let stem = if stem.is_ascii() { stem } else { "archive".to_owned() };
-    write_aside(path, |file| {
+    write_atomic_with(path, |file| {
         let mut zip = zip::ZipWriter::new(file);
         let mut entry = |name: String, bytes: &[u8]| -> std::io::Result<()> {
             let options = SimpleFileOptions::default()
@@ -64,7 +61,7 @@ fn elements(path: &Path, tensors: &[(String, Tensor)]) -> Result<Vec<Vec<u8>>> {
     let one = |(name, tensor): &(String, Tensor)| {
         let values =
             tensor.to_dtype(DType::F32).and_then(|tensor| tensor.flatten_all()).and_then(|tensor| tensor.to_vec1::<f32>());
-        let error = |source| StateDictError::Tensor { path: path.display().to_string(), key: name.clone(), source };
+        let error = |source| Error::Tensor { path: path.into(), key: name.clone(), source };
         values.map_err(error).map(|values| values.iter().flat_map(|value| value.to_le_bytes()).collect())
     };
     tensors.iter().map(one).collect()
@@ -104,22 +101,4 @@ fn pickle(tensors: &[(String, Tensor)]) -> Vec<u8> {
     }
     out.extend(b"u.");
     out
-}
-
-/// Lets `write` fill a file beside `path`, syncs it and renames it to `path`.
-fn write_aside(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".tmp");
-    let aside = PathBuf::from(aside);
-    let attempt = || -> std::io::Result<()> {
-        let mut file = BufWriter::new(File::create(&aside)?);
-        write(&mut file)?;
-        file.into_inner().map_err(|e| e.into_error())?.sync_all()?;
-        std::fs::rename(&aside, path)
-    };
-    attempt().map_err(|source| {
-        // what was begun is of no use; should it not go away, the next attempt overwrites it
-        let _ = std::fs::remove_file(&aside);
-        StateDictError::Io { path: path.display().to_string(), source }
-    })
 }

@@ -2,7 +2,7 @@
 
 /// A real number type that files store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NumericType {
+pub(crate) enum NumericType {
     U8,
     I8,
     U16,
@@ -17,7 +17,7 @@ pub(super) enum NumericType {
 
 impl NumericType {
     /// The type of a NIfTI `datatype` code; `None` for complex, colour and 128-bit types.
-    pub(super) fn from_nifti_code(code: i16) -> Option<Self> {
+    pub(crate) fn from_nifti_code(code: i16) -> Option<Self> {
         Some(match code {
             2 => Self::U8,
             4 => Self::I16,
@@ -34,7 +34,7 @@ impl NumericType {
     }
 
     /// The type of a NumPy type string's kind and width: `f4`, `u1`, ...
-    pub(super) fn from_numpy(kind_and_width: &str) -> Option<Self> {
+    pub(crate) fn from_numpy(kind_and_width: &str) -> Option<Self> {
         Some(match kind_and_width {
             "u1" | "b1" => Self::U8,
             "i1" => Self::I8,
@@ -51,7 +51,7 @@ impl NumericType {
     }
 
     /// Bytes of one number.
-    pub(super) fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
             Self::U16 | Self::I16 => 2,
@@ -62,7 +62,7 @@ impl NumericType {
 
     /// The numbers in `bytes` times `slope` plus `intercept`, in f64 and then rounded to f32, as nibabel's
     /// `get_fdata().astype(float32)` has them. A slope of 1 and an intercept of 0 leave every number as it is.
-    pub(super) fn decode(self, bytes: &[u8], big_endian: bool, slope: f64, intercept: f64) -> Vec<f32> {
+    pub(crate) fn decode(self, bytes: &[u8], big_endian: bool, slope: f64, intercept: f64) -> Vec<f32> {
         macro_rules! decode {
             ($type:ty) => {
                 bytes

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use sam_ladder_ops::state_dict::{StateDict, save_pth, save_safetensors};
+use sam_ladder_formats::state_dict::{StateDict, save_pth, save_safetensors};
 
 fn tensors() -> Vec<(String, Tensor)> {
     let counted = |shape: &[usize]| {

@@ -1,10 +1,10 @@
-//! Files that are there whole or not at all: written aside, synced, renamed.
+//! Files that are there whole or not at all: written aside, synced, renamed, and the folder synced.
 
 use crate::error::{Error, Result};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Ending of files that are being written.
@@ -12,20 +12,33 @@ pub const TEMPORARY_SUFFIX: &str = ".tmp";
 /// Times that a file whose temporary one was taken away is written again.
 const ATTEMPTS: usize = 3;
 
-/// Writes `bytes` to `path` so that a reader, or the next start after a crash, sees all of them or the file as it was before.
+/// Writes `bytes` to `path` so that a reader, or the next start after a crash or a loss of power, sees all of them or the file as it
+/// was before.
 ///
-/// An existing file is replaced; callers that must not do that check first. A failed write leaves nothing behind. Several
+/// An existing file is replaced; callers that must not do that check first. A failed write leaves nothing behind. Several threads or
 /// processes may write the same path at once: each has a temporary file of its own, which it holds locked (see [`tidy`]).
 ///
 /// # Errors
 /// [`Error::Io`] that names the file, a full disk included.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write_atomic`], of what `body` writes. `body` may be called again, with a new file.
+///
+/// # Errors
+/// As [`write_atomic`], and those of `body`.
+pub fn write_atomic_with(path: &Path, mut body: impl FnMut(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let mut outcome = Ok(());
     for _ in 0..ATTEMPTS {
-        let (aside, mut file) = create_aside(path).map_err(Error::io("write", path))?;
-        outcome = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&aside, path));
+        let (aside, file) = create_aside(path).map_err(Error::io("write", path))?;
+        let mut file = BufWriter::new(file);
+        outcome = body(&mut file)
+            .and_then(|()| file.into_inner().map_err(|error| error.into_error()))
+            .and_then(|file| file.sync_all())
+            .and_then(|()| std::fs::rename(&aside, path));
         match &outcome {
-            Ok(()) => return Ok(()),
+            Ok(()) => return sync_folder(folder_of(path)),
             // Tidied away in the moment between its creation and its lock.
             Err(e) if e.kind() == io::ErrorKind::NotFound && !aside.exists() => {}
             Err(_) => {
@@ -38,7 +51,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     outcome.map_err(Error::io("write", path))
 }
 
-/// A new locked file beside `path`, under a name that no other process takes.
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A new locked file in the folder of `path`, under a name that no other thread or process takes.
 fn create_aside(path: &Path) -> io::Result<(PathBuf, File)> {
     loop {
         // A hasher of the standard library starts from a number drawn anew for each.
@@ -112,6 +130,22 @@ mod tests {
         write_atomic(&path, b"first").unwrap();
         write_atomic(&path, b"second").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table.md");
+        write_atomic(&path, b"old").unwrap();
+        let error = write_atomic_with(&path, |file| {
+            file.write_all(b"ne")?;
+            Err(io::ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+        assert!(error.is_disk_full() && error.to_string().contains("table.md"), "{error}");
+        assert!(error.hint().unwrap().contains("free space"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -6,14 +6,16 @@
 //!
 //! Nothing is allocated on the word of a header alone: a file is asked for no more bytes than it can hold.
 
-use super::error::ScanError;
-use super::numeric::NumericType;
+use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
+use crate::error::{Error, Problem, Result};
+use crate::numeric::NumericType;
 use flate2::bufread::MultiGzDecoder;
-use sam_ladder_cache::nifti::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
+/// As messages call it.
+const FORMAT: &str = "NIfTI";
 /// No deflate stream expands by more than this factor.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
@@ -43,23 +45,18 @@ struct Header {
 ///
 /// # Errors
 /// When the file cannot be read, is no NIfTI file, is truncated, or holds numbers of an unsupported type.
-pub fn read_image(path: &Path) -> Result<NiftiImage, ScanError> {
-    decode_image(path, &std::fs::read(path).map_err(ScanError::io(path))?)
-}
-
-/// Reads the shape `[d, h, w]` alone.
-pub(super) fn read_shape(path: &Path) -> Result<[usize; 3], ScanError> {
-    Ok(read_geometry(path)?.shape)
+pub fn read_image(path: &Path) -> Result<NiftiImage> {
+    decode_image(path, &std::fs::read(path).map_err(Error::io("read", path))?)
 }
 
 /// Reads the header alone: where the voxels lie.
 ///
 /// # Errors
 /// When the file cannot be read or is no NIfTI file; not when its voxels are damaged.
-pub fn read_geometry(path: &Path) -> Result<Geometry, ScanError> {
+pub fn read_geometry(path: &Path) -> Result<Geometry> {
     let mut head = Vec::new();
-    let mut file = BufReader::new(File::open(path).map_err(ScanError::io(path))?);
-    let is_gzip = std::io::BufRead::fill_buf(&mut file).map_err(ScanError::io(path))?.starts_with(&[0x1f, 0x8b]);
+    let mut file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
+    let is_gzip = std::io::BufRead::fill_buf(&mut file).map_err(Error::io("read", path))?.starts_with(&[0x1f, 0x8b]);
     let limit = NIFTI_2_HEADER_BYTES as u64;
     let read = if is_gzip {
         MultiGzDecoder::new(file).take(limit).read_to_end(&mut head)
@@ -70,16 +67,19 @@ pub fn read_geometry(path: &Path) -> Result<Geometry, ScanError> {
     if let Err(error) = read
         && head.len() < NIFTI_1_HEADER_BYTES
     {
-        return Err(ScanError::nifti(path, error.to_string()));
+        return Err(Problem::from(error.to_string()).in_file(path, FORMAT));
     }
     Ok(Header::parse(path, &head)?.geometry)
 }
 
 /// Decodes the bytes of a file; `path` is for messages.
-pub(super) fn decode_image(path: &Path, file: &[u8]) -> Result<NiftiImage, ScanError> {
+///
+/// # Errors
+/// As [`read_image`], but for those of reading the file.
+pub fn decode_image(path: &Path, file: &[u8]) -> Result<NiftiImage> {
     let (header, voxels) = if file.starts_with(&[0x1f, 0x8b]) {
         let mut stream = MultiGzDecoder::new(Cursor::new(file));
-        let damaged = |error: std::io::Error| ScanError::nifti(path, format!("damaged gzip data: {error}"));
+        let damaged = |error: std::io::Error| Problem::from(format!("damaged gzip data: {error}")).in_file(path, FORMAT);
         let mut head = Vec::new();
         (&mut stream).take(NIFTI_1_HEADER_BYTES as u64).read_to_end(&mut head).map_err(damaged)?;
         if is_nifti_2(&head) {
@@ -159,8 +159,8 @@ impl Fields<'_> {
 
 impl Header {
     /// Parses and checks a header (`nifti1.h`, `nifti2.h`).
-    fn parse(path: &Path, head: &[u8]) -> Result<Self, ScanError> {
-        let bad = |problem: String| ScanError::nifti(path, problem);
+    fn parse(path: &Path, head: &[u8]) -> Result<Self> {
+        let bad = |problem: String| Problem::from(problem).in_file(path, FORMAT);
         if head.len() < NIFTI_1_HEADER_BYTES {
             return Err(bad(format!("{} bytes are too few for a header of {NIFTI_1_HEADER_BYTES}", head.len())));
         }
@@ -178,7 +178,8 @@ impl Header {
         match magic {
             b"n+1\0" | b"n+2\0" => {}
             b"ni1\0" | b"ni2\0" => {
-                return Err(bad("it is the header of a .hdr/.img pair; convert the pair to one .nii file".into()));
+                let pair = Problem::with_advice("it is the header of a .hdr/.img pair", "convert the pair to one .nii file");
+                return Err(pair.in_file(path, FORMAT));
             }
             _ => return Err(bad(format!("its magic code is {}, not n+1 or n+2", magic.escape_ascii()))),
         }
@@ -202,7 +203,7 @@ impl Header {
             )
         };
         let number_type = NumericType::from_nifti_code(code)
-            .ok_or_else(|| ScanError::NumberType { path: path.into(), found: format!("code {code}") })?;
+            .ok_or_else(|| Error::NumberType { path: path.into(), found: format!("code {code}") })?;
         let shape = volume_shape(dims).map_err(bad)?;
         let voxel_bytes = shape
             .iter()
@@ -254,9 +255,9 @@ impl Header {
         Ok(Header { geometry, number_type, big_endian, slope, intercept, voxel_offset: offset as u64, voxel_bytes })
     }
 
-    fn truncated(&self, path: &Path, file_bytes: u64) -> ScanError {
+    fn truncated(&self, path: &Path, file_bytes: u64) -> Error {
         let found = file_bytes.saturating_sub(self.voxel_offset);
-        ScanError::Truncated { path: path.into(), expected: self.voxel_bytes, found }
+        Error::Truncated { path: path.into(), expected: self.voxel_bytes, found }
     }
 }
 

@@ -1,33 +1,43 @@
-//! Reads the data sets `image` and `label` of a `.npy.h5` volume.
+//! Reads data sets of three axes of an HDF5 file.
 
-use super::Array;
-use super::error::ScanError;
+use crate::Array;
+use crate::error::{Error, Problem, Result};
 use hdf5_pure::{DType, Dataset, File};
 use std::path::Path;
 
 /// No filter of HDF5's own expands its input by more than this factor.
 const MAX_RATIO: u64 = 1032;
 
-/// Image and label of a volume, each `[d, h, w]`.
-pub(super) fn read_volume(path: &Path, bytes: Vec<u8>) -> Result<(Array, Array), ScanError> {
+/// The named data sets of a file's bytes, each `[d, h, w]`; `path` is for messages.
+///
+/// # Errors
+/// When a data set is not there, is damaged, has another number of axes or holds numbers of an unsupported type.
+pub fn read_arrays<const N: usize>(path: &Path, bytes: Vec<u8>, names: [&str; N]) -> Result<[Array; N]> {
     let file_bytes = bytes.len() as u64;
     let file = File::from_bytes(bytes).map_err(|error| bad(path, error.to_string()))?;
-    Ok((read_array(path, &file, "image", file_bytes)?, read_array(path, &file, "label", file_bytes)?))
+    let mut arrays = [const { Array { shape: [0; 3], values: Vec::new() } }; N];
+    for (array, name) in arrays.iter_mut().zip(names) {
+        *array = read_array(path, &file, name, file_bytes)?;
+    }
+    Ok(arrays)
 }
 
-/// Shape of a data set alone.
-pub(super) fn read_shape(path: &Path, name: &str) -> Result<[usize; 3], ScanError> {
-    let file_bytes = std::fs::metadata(path).map_err(ScanError::io(path))?.len();
+/// Only the shape `[d, h, w]` of a data set.
+///
+/// # Errors
+/// When it is not there or has another number of axes.
+pub fn read_shape(path: &Path, name: &str) -> Result<[usize; 3]> {
+    let file_bytes = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
     let file = File::open_streaming(path).map_err(|error| bad(path, error.to_string()))?;
     Ok(open(path, &file, name, file_bytes)?.1)
 }
 
-fn bad(path: &Path, problem: String) -> ScanError {
-    ScanError::Format { path: path.into(), format: "HDF5", problem }
+fn bad(path: &Path, problem: String) -> Error {
+    Problem::from(problem).in_file(path, "HDF5")
 }
 
 /// A data set and its shape: three axes, and no more voxels than a file of `file_bytes` can hold.
-fn open(path: &Path, file: &File, name: &str, file_bytes: u64) -> Result<(Dataset, [usize; 3]), ScanError> {
+fn open(path: &Path, file: &File, name: &str, file_bytes: u64) -> Result<(Dataset, [usize; 3])> {
     let failed = |error: hdf5_pure::Error| bad(path, format!("data set {name}: {error}"));
     let dataset = file.dataset(name).map_err(failed)?;
     let dimensions = dataset.shape().map_err(failed)?;
@@ -43,7 +53,7 @@ fn open(path: &Path, file: &File, name: &str, file_bytes: u64) -> Result<(Datase
     }
 }
 
-fn read_array(path: &Path, file: &File, name: &str, file_bytes: u64) -> Result<Array, ScanError> {
+fn read_array(path: &Path, file: &File, name: &str, file_bytes: u64) -> Result<Array> {
     let failed = |error: hdf5_pure::Error| bad(path, format!("data set {name}: {error}"));
     let (dataset, shape) = open(path, file, name, file_bytes)?;
     let values = match dataset.dtype().map_err(failed)? {
@@ -51,7 +61,7 @@ fn read_array(path: &Path, file: &File, name: &str, file_bytes: u64) -> Result<A
         DType::F64 | DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::U8 | DType::U16 | DType::U32 | DType::U64 => {
             dataset.read_f64().map_err(failed)?.into_iter().map(|value| value as f32).collect()
         }
-        other => return Err(ScanError::NumberType { path: path.into(), found: other.to_string() }),
+        other => return Err(Error::NumberType { path: path.into(), found: other.to_string() }),
     };
     if values.len() != shape.iter().product::<usize>() {
         return Err(bad(path, format!("data set {name} of shape {shape:?} holds {} values", values.len())));
