@@ -11,7 +11,7 @@ mod weights;
 
 use crate::progress;
 use candle_core::{DType, Device, Tensor};
-use sam_ladder_ops::gpu::has_kernels;
+use sam_ladder_ops::device::has_kernels;
 use sam_ladder_ops::precision::allow_tf32;
 use sam_ladder_ops::state_dict::StateDictError;
 pub use sam_ladder_schemas::encoder::EncoderArch;
