@@ -12,7 +12,7 @@ use sam_ladder_ops::batch_norm::{Tail, batch_statistics, normalize, normalize_ba
 use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
 use sam_ladder_ops::conv2d::conv2d;
 use sam_ladder_ops::elementwise::add_relu;
-use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
+use sam_ladder_ops::max_pool::max_pool2d_3x3_s2_p1;
 
 const RUNS: usize = 7;
 

@@ -10,7 +10,7 @@ use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_ma
 use sam_ladder_ops::conv_transpose::{conv_transpose2d_2x2, conv_transpose2d_2x2_composed};
 use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight, conv2d_composed};
 use sam_ladder_ops::elementwise::{add_relu, relu_backward, relu_backward_sum};
-use sam_ladder_ops::pool::{max_pool2d_3x3_s2_p1, max_pool2d_3x3_s2_p1_composed};
+use sam_ladder_ops::max_pool::{max_pool2d_3x3_s2_p1, max_pool2d_3x3_s2_p1_composed};
 
 /// Largest difference over the largest value, of a result.
 const VALUE: f64 = 2e-6;

@@ -6,7 +6,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::batch_norm::batch_norm_train;
 use sam_ladder_ops::conv_transpose::conv_transpose2d_2x2;
 use sam_ladder_ops::conv2d::conv2d;
-use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
+use sam_ladder_ops::max_pool::max_pool2d_3x3_s2_p1;
 
 /// Norm of the difference over the norm, of a result and of a gradient.
 const TOLERANCE: f32 = 3e-6;

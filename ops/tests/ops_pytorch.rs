@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Result, Tensor, Var};
-use sam_ladder_ops::activation::gelu;
 use sam_ladder_ops::attention::attention;
-use sam_ladder_ops::attention::rel_pos::{RelPosAttention, RelPosTable};
 use sam_ladder_ops::batch_norm::{Tail, batch_statistics, normalize, normalize_backward};
 use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
 use sam_ladder_ops::elementwise::{add_relu, relu_backward};
+use sam_ladder_ops::gelu::gelu;
+use sam_ladder_ops::layer_norm::{layer_norm, layer_norm_2d};
 use sam_ladder_ops::linear::linear;
-use sam_ladder_ops::norm::{layer_norm, layer_norm_2d};
+use sam_ladder_ops::rel_pos_attention::{RelPosAttention, RelPosTable};
 
 /// Norm of the difference over the norm, of a result and of a gradient.
 const TOLERANCE: f32 = 3e-6;

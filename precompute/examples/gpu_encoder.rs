@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use sam_ladder_ops::gpu::{open, synchronize};
+use sam_ladder_ops::device::{open, synchronize};
 use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, VitConfig};
 use sam_ladder_schemas::precision::Precision;
 

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use candle_core::Device;
-use sam_ladder_ops::gpu;
+use sam_ladder_ops::device as gpu;
 use std::str::FromStr;
 
 /// Where tensors live, as typed.

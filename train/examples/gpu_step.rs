@@ -9,8 +9,8 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use sam_ladder_ops::device::{has_kernels, memory, open, synchronize};
 use sam_ladder_ops::gather::{Stored, gather, gather_bytes};
-use sam_ladder_ops::gpu::{has_kernels, memory, open, synchronize};
 use sam_ladder_ops::precision::{Precision, allow_tf32};
 use sam_ladder_schemas::train::{Arm, OptimizerKind};
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};

@@ -15,7 +15,7 @@ use crate::predict::{CasePrediction, CaseRequest, WeightSource, argmax_classes, 
 use crate::run::trainer::{Geometry, input_tensors};
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{Batch, Store};
-use sam_ladder_ops::ndimage::zoom_nearest;
+use sam_ladder_ops::image::ndimage::zoom_nearest;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::variants::VariantKind;
 
@@ -152,7 +152,7 @@ fn softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sam_ladder_ops::ndimage::{flip, rot90};
+    use sam_ladder_ops::image::ndimage::{flip, rot90};
     use sam_ladder_schemas::variants::{AugmentPolicy, variants};
 
     #[test]

@@ -1,7 +1,7 @@
 //! Softmax attention, `softmax(scale·q·kᵀ)·v`, differentiable; [`rel_pos`] has the encoder's, with relative positions.
 
-pub mod rel_pos;
-mod softmax;
+mod cuda;
+pub(crate) mod softmax;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -28,9 +28,9 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
         bail!("attention: queries {:?}, keys {:?} and values {:?} do not go together", q.dims(), k.dims(), v.dims());
     }
     let row_contiguous = |t: &Tensor| if t.stride().last() == Some(&1) { Ok(t.clone()) } else { t.contiguous() };
-    if device::runs_on(&[q, k, v]) && device::attention::has_width(d) && q.dtype() == k.dtype() && q.dtype() == v.dtype() {
+    if device::runs_on(&[q, k, v]) && cuda::has_width(d) && q.dtype() == k.dtype() && q.dtype() == v.dtype() {
         let (q, k, v) = (row_contiguous(q)?, row_contiguous(k)?, row_contiguous(v)?);
-        return device::attention::attention(&q, &k, &v, scale as f32)?.transpose(1, 2);
+        return cuda::attention(&q, &k, &v, scale as f32)?.transpose(1, 2);
     }
     if !q.device().is_cpu() {
         return attention_composed(q, k, v, scale);
@@ -58,8 +58,8 @@ pub fn multi_head_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, sc
         );
     }
     let width = c / heads;
-    if device::runs_on(&[q, k, v]) && device::attention::has_width(width) && q.dtype() == k.dtype() && q.dtype() == v.dtype() {
-        return device::attention::multi_head(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, heads, scale as f32);
+    if device::runs_on(&[q, k, v]) && cuda::has_width(width) && q.dtype() == k.dtype() && q.dtype() == v.dtype() {
+        return cuda::multi_head(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, heads, scale as f32);
     }
     if !q.device().is_cpu() {
         let split = |t: &Tensor| t.reshape((b, t.dim(1)?, heads, width))?.transpose(1, 2);

@@ -1,6 +1,6 @@
 //! Softmax over the rows of a matrix, in place.
 
-use crate::simd::{exp, madd, max, multiversion, sum_by};
+use crate::cpu::simd::{exp, madd, max, multiversion, sum_by};
 
 multiversion! {
     /// Softmax of every row of `cols` scores, in place: their largest is subtracted before the exponential.
@@ -21,7 +21,7 @@ multiversion! {
 multiversion! {
     /// Exponentials of one query's scores, in place, after they are scaled, the biases of each key's row and column are added and the
     /// largest is subtracted; `inverse_sum` takes 1 over their sum. Keys lie row by row, `heights.len()` rows of `widths.len()`.
-    pub(super) fn scores_to_weights(scores: &mut [f32], scale: f32, heights: &[f32], widths: &[f32], inverse_sum: &mut f32) {
+    pub(crate) fn scores_to_weights(scores: &mut [f32], scale: f32, heights: &[f32], widths: &[f32], inverse_sum: &mut f32) {
         match widths.len() {
             // the encoder's windows and its grids at 224 and 512: with a length that is known, no loop has a remainder
             14 => add_biases::<14, FMA>(scores, scale, heights, widths),

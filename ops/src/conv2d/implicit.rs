@@ -14,9 +14,9 @@ use rayon::prelude::*;
 
 use super::Geometry;
 use super::transform::{LANES, gather_row};
+use crate::cpu::simd::multiversion;
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
-use crate::kernel::{COLUMNS, ROWS, Target, available, block_from_offsets, block_of_runs};
-use crate::simd::multiversion;
+use crate::matmul::register_block::{COLUMNS, ROWS, Target, available, block_from_offsets, block_of_runs};
 
 /// Terms of one product: a panel of both factors fits the first-level cache.
 const TERMS: usize = 192;

@@ -23,6 +23,9 @@
 //!
 //! Every sum has an order of its own that no thread changes, so that a run repeats bit for bit.
 
+mod cuda;
+#[cfg(feature = "cuda")]
+mod cudnn;
 mod im2col;
 #[cfg(target_arch = "x86_64")]
 mod implicit;
@@ -45,7 +48,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Res
     let op = Conv2d { stride, padding };
     let g = op.geometry(x.shape(), weight.shape())?;
     if device::runs_on(&[x, weight]) {
-        return device::conv::conv2d(x, weight, &g);
+        return cuda::conv2d(x, weight, &g);
     }
     if is_native(&[x, weight]) {
         x.contiguous()?.apply_op2(&weight.contiguous()?, op)
@@ -76,7 +79,7 @@ pub fn conv2d_backward_input(
     g.check_grad(grad)?;
     let _span = tracing::trace_span!("conv2d backward input", ?g).entered();
     if device::runs_on(&[grad, weight]) {
-        return device::conv::backward_input(grad, weight, &g);
+        return cuda::backward_input(grad, weight, &g);
     }
     if !is_native(&[grad, weight]) {
         let x = Tensor::zeros(&shape, grad.dtype(), grad.device())?;
@@ -114,7 +117,7 @@ pub fn conv2d_backward_weight(x: &Tensor, grad: &Tensor, kernel: usize, stride: 
     g.check_grad(grad)?;
     let _span = tracing::trace_span!("conv2d backward weight", ?g).entered();
     if device::runs_on(&[x, grad]) {
-        return device::conv::backward_weight(x, grad, &g);
+        return cuda::backward_weight(x, grad, &g);
     }
     if !is_native(&[x, grad]) {
         let weight = Tensor::zeros(&shape, x.dtype(), x.device())?;

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use super::Geometry;
 use super::transform::{self, LANES};
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
-use crate::kernel::{COLUMNS, Left, ROWS, Target, available, block};
+use crate::matmul::register_block::{COLUMNS, Left, ROWS, Target, available, block};
 
 /// Pixels of a tile along an axis.
 const TILE: usize = 4;

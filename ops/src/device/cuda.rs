@@ -6,7 +6,6 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, bail};
 use half::{bf16, f16};
 
 use super::{Arg, Grid};
-use crate::gpu::DeviceMemory;
 
 mod ptx {
     #![allow(missing_docs)]
@@ -25,10 +24,10 @@ fn code(module: &str) -> Result<&'static str> {
         "dice_ce" => ptx::DICE_CE,
         "elementwise" => ptx::ELEMENTWISE,
         "gather" => ptx::GATHER,
-        "norm" => ptx::NORM,
+        "layer_norm" => ptx::LAYER_NORM,
         "optimizer" => ptx::OPTIMIZER,
-        "pool" => ptx::POOL,
-        "rel_pos" => ptx::REL_POS,
+        "max_pool" => ptx::MAX_POOL,
+        "rel_pos_attention" => ptx::REL_POS_ATTENTION,
         other => bail!("there is no module {other} of kernels"),
     })
 }
@@ -91,7 +90,7 @@ pub(super) fn launch(device: &CudaDevice, module: &'static str, kernel: &str, gr
             Arg::Strides(v) => builder.arg(v),
             Arg::Geometry(v) => builder.arg(v),
             Arg::Rule(v) => builder.arg(v),
-            Arg::Table(v) => builder.arg(*v),
+            Arg::Table(v) => builder.arg(&v[0]),
         };
     }
     let [x, y, z] = grid.blocks;
@@ -102,8 +101,8 @@ pub(super) fn launch(device: &CudaDevice, module: &'static str, kernel: &str, gr
     Ok(())
 }
 
-/// As [`crate::gpu::open`].
-pub(crate) fn open(index: usize) -> Result<Device> {
+/// As [`crate::device::open::open`].
+pub(super) fn open(index: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(index)?;
     let Device::Cuda(cuda) = &device else { bail!("cuda:{index} did not open as a GPU") };
     // SAFETY: all of this program's work on the device is on the stream that `cuda` holds, except copies whose events it waits for itself
@@ -130,8 +129,8 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     }
 }
 
-/// As [`crate::gpu::memory`].
-pub(crate) fn memory(device: &CudaDevice) -> Result<DeviceMemory> {
+/// Bytes that are free, and all of them.
+pub(super) fn memory(device: &CudaDevice) -> Result<(u64, u64)> {
     let (free, total) = device.cuda_stream().context().mem_get_info().w()?;
-    Ok(DeviceMemory { free: free as u64, total: total as u64 })
+    Ok((free as u64, total as u64))
 }

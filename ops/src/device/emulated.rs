@@ -60,7 +60,7 @@ pub(super) fn launch(kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
             Arg::Strides(v) => std::ptr::from_ref(v).cast(),
             Arg::Geometry(v) => std::ptr::from_ref(v).cast(),
             Arg::Rule(v) => std::ptr::from_ref(v).cast(),
-            Arg::Table(v) => std::ptr::from_ref(*v).cast(),
+            Arg::Table(v) => v.as_ptr().cast(),
         }
     };
     let addresses = Addresses(args.iter().map(|arg| address(arg).cast_mut()).collect());

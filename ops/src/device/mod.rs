@@ -1,4 +1,4 @@
-//! The operations on a GPU: kernels in the `.cu` files beside each operation's CPU path, and here what allocates and launches.
+//! The GPU: what launches the operations' kernels, and its memory, streams and graphs.
 //!
 //! The same kernels run on the host under the feature `emulate-kernels` (see `emulation.h`), with the same code around them: what allocates,
 //! shapes, launches and differentiates. Nothing here waits for the device.
@@ -9,30 +9,14 @@
     allow(dead_code, unused_variables, reason = "a build for the CPU type-checks what launches kernels, and has none to launch")
 )]
 
-pub(crate) mod attention;
-pub(crate) mod batch_norm;
-pub(crate) mod conv;
-pub(crate) mod conv_transpose;
-pub(crate) mod dice_ce;
-pub(crate) mod elementwise;
-pub(crate) mod gather;
-pub(crate) mod linear;
-pub(crate) mod norm;
-pub(crate) mod optimizer;
-pub(crate) mod pool;
-pub(crate) mod rel_pos;
-
+mod autograd;
 #[cfg(feature = "cuda")]
-pub(crate) mod cuda;
-#[cfg(feature = "cuda")]
-pub(crate) mod cudnn;
+mod cuda;
+mod cuda_graph;
 #[cfg(feature = "emulate-kernels")]
-pub(crate) mod emulated;
-#[cfg(feature = "cuda")]
-pub(crate) mod graph;
-mod node;
-#[cfg(feature = "cuda")]
-pub(crate) mod staging;
+mod emulated;
+mod open;
+mod staging;
 #[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
 mod tests;
 
@@ -40,7 +24,10 @@ use candle_core::backend::BackendStorage;
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, StorageRef, Tensor, bail};
 
-pub(crate) use node::Node;
+pub(crate) use autograd::{Gradients, Node};
+pub use cuda_graph::{Graph, capture, prepare};
+pub use open::{DeviceMemory, has_kernels, memory, open, synchronize};
+pub use staging::{Staging, as_f32};
 
 /// Threads of a block where nothing speaks for another number.
 pub(crate) const THREADS: u32 = 256;
@@ -89,7 +76,7 @@ pub(crate) enum Arg<'a> {
     Strides([i64; 3]),
     Geometry([i32; 5]),
     Rule([u32; 11]),
-    Table(&'a [u64; optimizer::TABLE_WORDS]),
+    Table(&'a [u64]),
 }
 
 /// How many blocks and threads a kernel is launched with.

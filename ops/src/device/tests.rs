@@ -26,7 +26,7 @@ fn device() -> Device {
         thread_local! {
             static OPENED: std::cell::OnceCell<Device> = const { std::cell::OnceCell::new() };
         }
-        return OPENED.with(|opened| opened.get_or_init(|| crate::gpu::open(index).expect("the GPU opens")).clone());
+        return OPENED.with(|opened| opened.get_or_init(|| crate::device::open(index).expect("the GPU opens")).clone());
     }
     Device::Cpu
 }
@@ -120,11 +120,13 @@ fn layer_norms() -> Result<()> {
     for dtype in FORMATS {
         for (rows, c) in [(7, 256), (65, 33), (1, 1)] {
             let inputs = [uniform(&[rows, c], 1)?, uniform(&[c], 2)?, uniform(&[c], 3)?];
-            compare("layer norm", &inputs, &[0], dtype, |t| Ok(vec![crate::norm::layer_norm(&t[0], &t[1], &t[2], 1e-5)?]))?;
+            compare("layer norm", &inputs, &[0], dtype, |t| Ok(vec![crate::layer_norm::layer_norm(&t[0], &t[1], &t[2], 1e-5)?]))?;
         }
         for (b, c, h, w) in [(2, 64, 6, 7), (1, 5, 1, 3), (3, 16, 20, 20)] {
             let inputs = [uniform(&[b, c, h, w], 1)?, uniform(&[c], 2)?, uniform(&[c], 3)?];
-            compare("layer norm 2d", &inputs, &[0], dtype, |t| Ok(vec![crate::norm::layer_norm_2d(&t[0], &t[1], &t[2], 1e-6)?]))?;
+            compare("layer norm 2d", &inputs, &[0], dtype, |t| {
+                Ok(vec![crate::layer_norm::layer_norm_2d(&t[0], &t[1], &t[2], 1e-6)?])
+            })?;
         }
     }
     Ok(())
@@ -138,15 +140,15 @@ fn residual_sum_and_norm_in_one() -> Result<()> {
         let [added, weight, bias] = [3, 4, 5].map(|seed| uniform(&[c], seed));
         let (added, weight, bias) = (added?, weight?, bias?);
         let sum = (&x + delta.to_dtype(DType::F32)?)?.broadcast_add(&added)?;
-        let want = crate::norm::layer_norm_composed(&sum, &weight, &bias, 1e-6)?;
+        let want = crate::layer_norm::layer_norm_composed(&sum, &weight, &bias, 1e-6)?;
         on_device(|device| {
             let there = |t: &Tensor| t.to_device(device)?.copy();
             let x = there(&x)?;
             let (added, weight, bias, delta) = (there(&added)?, there(&weight)?, there(&bias)?, there(&delta)?);
-            let y = crate::norm::add_layer_norm_on_device(&x, (Some(&delta), Some(&added)), (&weight, &bias), 1e-6, dtype)?;
+            let y = crate::layer_norm::add_layer_norm_on_device(&x, (Some(&delta), Some(&added)), (&weight, &bias), 1e-6, dtype)?;
             assert_close("sum", &x, &sum, 1e-6)?;
             assert_close("norm of the sum", &y, &want, tolerance(dtype))?;
-            let y = crate::norm::add_layer_norm_on_device(&x, (None, None), (&weight, &bias), 1e-6, dtype)?;
+            let y = crate::layer_norm::add_layer_norm_on_device(&x, (None, None), (&weight, &bias), 1e-6, dtype)?;
             assert_close("norm alone", &y, &want, tolerance(dtype))
         })?;
     }
@@ -161,7 +163,7 @@ fn elementwise_passes() -> Result<()> {
             let (one, two) = (&inputs[..1], &inputs[..2]);
             // Beside a value of 4: GELU's error is one of the input's size, not of the result's, which may be near zero.
             let one = &[Tensor::cat(&[&one[0], &Tensor::new(&[4.0f32], &Device::Cpu)?], 0)?];
-            compare("gelu", one, &[0], dtype, |t| Ok(vec![crate::activation::gelu(&t[0])?]))?;
+            compare("gelu", one, &[0], dtype, |t| Ok(vec![crate::gelu::gelu(&t[0])?]))?;
             compare("add-relu", two, &[0, 1], dtype, |t| Ok(vec![crate::elementwise::add_relu(&t[0], &t[1])?]))?;
             compare("mix", &[&inputs[1..3], &inputs[3..]].concat(), &[0, 1], dtype, |t| {
                 Ok(vec![crate::elementwise::mix(&t[0], &t[1], &t[2])?])
@@ -195,7 +197,7 @@ fn linear_layers() -> Result<()> {
         compare("linear without bias", &inputs[..2], &[0], dtype, |t| Ok(vec![crate::linear::linear(&t[0], &t[1], None)?]))?;
         let want = off_device(|| {
             let y = crate::linear::linear(&inputs[0].to_dtype(dtype)?.to_dtype(DType::F32)?, &inputs[1], Some(&inputs[2]))?;
-            crate::activation::gelu(&y)
+            crate::gelu::gelu(&y)
         })?;
         on_device(|device| {
             let there = inputs.iter().map(|t| t.to_device(device)).collect::<Result<Vec<_>>>()?;
@@ -268,7 +270,7 @@ fn max_pooling_alone_and_after_batch_norm() -> Result<()> {
         for (b, c, h, w) in [(2, 3, 8, 6), (1, 2, 7, 9), (2, 2, 1, 1), (1, 1, 33, 40)] {
             // Few values, so that windows have equal maxima.
             let x = (uniform(&[b, c, h, w], 1)? * 4.0)?.round()?;
-            compare("max-pool", &[x], &[0], dtype, |t| Ok(vec![crate::pool::max_pool2d_3x3_s2_p1(&t[0])?]))?;
+            compare("max-pool", &[x], &[0], dtype, |t| Ok(vec![crate::max_pool::max_pool2d_3x3_s2_p1(&t[0])?]))?;
             if b * h * w < 2 {
                 continue;
             }
@@ -294,7 +296,7 @@ fn max_pooling_alone_and_after_batch_norm() -> Result<()> {
     }
     let x = Tensor::new(&[[[[1.0f32, f32::NAN], [3.0, 0.0]]]], &Device::Cpu)?;
     compare("max-pool of what is not a number", &[x], &[0], DType::F32, |t| {
-        Ok(vec![crate::pool::max_pool2d_3x3_s2_p1(&t[0].detach())?])
+        Ok(vec![crate::max_pool::max_pool2d_3x3_s2_p1(&t[0].detach())?])
     })
 }
 
@@ -337,7 +339,7 @@ fn attention_between_tokens_and_pixels() -> Result<()> {
 
 #[test]
 fn the_encoders_attention() -> Result<()> {
-    use crate::attention::rel_pos::{DeviceRelPosAttention, RelPosAttention, RelPosTable};
+    use crate::rel_pos_attention::{DeviceRelPosAttention, RelPosAttention, RelPosTable};
     for (batch, grid, side, heads, d) in [
         (1, 8, 8, 2, 16),   // global, one tile
         (2, 5, 5, 1, 16),   // global, fewer tokens than a tile

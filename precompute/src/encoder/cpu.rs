@@ -1,18 +1,18 @@
 //! The encoder on the CPU: the same numbers as the composed path, on plain buffers that all blocks share.
 //!
-//! Tokens stay `[tokens, c]` from the patches to the neck, and weights are packed once (see [`sam_ladder_ops::packed`]). What lies between one
+//! Tokens stay `[tokens, c]` from the patches to the neck, and weights are packed once (see [`sam_ladder_ops::matmul::packed`]). What lies between one
 //! attention and the next looks at each token by itself, so a thread takes a tile of some 70 tokens through all of it while they are in its
 //! caches: projection, residual sum, norm, perceptron, the next block's norm and its queries, keys and values. Padding tokens of windows
-//! are never made (see [`sam_ladder_ops::attention::rel_pos`]).
+//! are never made (see [`sam_ladder_ops::rel_pos_attention`]).
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
-use sam_ladder_ops::attention::rel_pos::{RelPosAttention, RelPosTable};
-use sam_ladder_ops::norm::{add_layer_norm_rows, layer_norm_rows};
-use sam_ladder_ops::packed::{Output, PackedWeight, tiles};
+use sam_ladder_ops::layer_norm::{add_layer_norm_rows, layer_norm_rows};
+use sam_ladder_ops::matmul::packed::{Output, PackedWeight, tiles};
+use sam_ladder_ops::rel_pos_attention::{RelPosAttention, RelPosTable};
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 
 use super::NORM_EPS;

@@ -4,10 +4,10 @@
 //! the matrix products take in is of the precision's format. Norms, softmax and sums are float32.
 
 use candle_core::{DType, Result, Tensor};
-use sam_ladder_ops::attention::rel_pos::DeviceRelPosAttention;
 use sam_ladder_ops::conv2d::conv2d;
+use sam_ladder_ops::layer_norm::{add_layer_norm_on_device, layer_norm_2d};
 use sam_ladder_ops::linear::linear_on_device;
-use sam_ladder_ops::norm::{add_layer_norm_on_device, layer_norm_2d};
+use sam_ladder_ops::rel_pos_attention::DeviceRelPosAttention;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 
 use super::NORM_EPS;

@@ -12,7 +12,7 @@ mod weights;
 use crate::progress;
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_formats::Error as FileError;
-use sam_ladder_ops::gpu::has_kernels;
+use sam_ladder_ops::device::has_kernels;
 use sam_ladder_ops::precision::allow_tf32;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;

@@ -2,7 +2,7 @@
 //! against.
 
 use candle_core::{D, Result, Tensor};
-use sam_ladder_ops::norm::{layer_norm_2d_composed, layer_norm_composed};
+use sam_ladder_ops::layer_norm::{layer_norm_2d_composed, layer_norm_composed};
 use sam_ladder_schemas::encoder::{PATCH_SIZE, WINDOW_SIZE};
 
 use super::NORM_EPS;

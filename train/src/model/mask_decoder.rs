@@ -1,9 +1,9 @@
 //! SAM's mask decoder without prompts. `output_upscaling` is trained; mask tokens and hypernetworks are where that is asked for.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::activation::gelu;
 use sam_ladder_ops::conv_transpose::conv_transpose2d_2x2;
-use sam_ladder_ops::norm::layer_norm_2d;
+use sam_ladder_ops::gelu::gelu;
+use sam_ladder_ops::layer_norm::layer_norm_2d;
 
 use super::mlp::Hypernetwork;
 use super::parameters::{Parameters, Trainable};

@@ -9,7 +9,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
 use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_weight};
-use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
+use sam_ladder_ops::max_pool::max_pool2d_3x3_s2_p1;
 
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::parameters::{Parameters, Trainable};

@@ -6,7 +6,7 @@
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::attention::multi_head_attention;
-use sam_ladder_ops::norm::layer_norm;
+use sam_ladder_ops::layer_norm::layer_norm;
 
 use super::mlp::{Linear, Mlp};
 use super::parameters::{Parameters, Trainable};

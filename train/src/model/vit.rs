@@ -3,9 +3,9 @@
 //! SAM's 256 channels. There is no dropout, as in timm's defaults.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::activation::gelu;
 use sam_ladder_ops::attention::attention;
-use sam_ladder_ops::norm::layer_norm;
+use sam_ladder_ops::gelu::gelu;
+use sam_ladder_ops::layer_norm::layer_norm;
 
 use super::mlp::TrainedLinear;
 use super::parameters::{Parameters, Trainable};

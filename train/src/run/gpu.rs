@@ -2,7 +2,7 @@
 
 use crate::error::{Result, TrainError};
 use candle_core::Device;
-use sam_ladder_ops::gpu::{has_kernels, memory};
+use sam_ladder_ops::device::{has_kernels, memory};
 use sam_ladder_ops::precision::{Precision, allow_tf32};
 use sam_ladder_schemas::precision::Precision as Asked;
 use sam_ladder_schemas::train::{SideNetwork, TrainConfig};

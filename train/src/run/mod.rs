@@ -45,7 +45,7 @@ use records::Records;
 use resume::{Asked, check_same_run, write_record};
 use sam_ladder_formats::atomic::{is_temporary_of, tidy};
 use sam_ladder_cache::{ReadMode, TrainingSplit};
-use sam_ladder_ops::gpu::has_kernels;
+use sam_ladder_ops::device::has_kernels;
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{
     CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE, TrainConfig,

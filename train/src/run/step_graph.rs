@@ -9,7 +9,7 @@ use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use crate::run::trainer::{BatchTensors, StepNumbers, StepSettings, start_step};
 use candle_core::{DType, Tensor};
-use sam_ladder_ops::graph::{Graph, capture, prepare};
+use sam_ladder_ops::device::{Graph, capture, prepare};
 
 /// Plain steps before the recording: they fill what is kept from step to step (algorithms, uploads, constants).
 const WARM_UP: usize = 2;

@@ -6,7 +6,7 @@ use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::Batch;
-use sam_ladder_ops::gpu::has_kernels;
+use sam_ladder_ops::device::has_kernels;
 use sam_ladder_ops::precision::Precision;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 use sam_ladder_schemas::precompute::PrecomputeConfig;
