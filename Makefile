@@ -141,8 +141,8 @@ doc: ## Build the documentation of every crate; warnings are errors
 
 .PHONY: test-kernels
 test-kernels: ## Run every CUDA kernel on the host and compare it with the CPU's operation (needs a C++ compiler, no GPU)
-	$(CARGO) test --release --workspace --features emulate-kernels --lib -- device::
-	SAM_LADDER_EMULATION_ORDER=reverse $(CARGO) test --release --workspace --features emulate-kernels --lib -- device::
+	$(CARGO) test --release --workspace --features emulate-kernels --lib -- cuda::tests::
+	SAM_LADDER_EMULATION_ORDER=reverse $(CARGO) test --release --workspace --features emulate-kernels --lib -- cuda::tests::
 
 .PHONY: test-kernels-whole
 test-kernels-whole: ## Run the golden step and whole runs through the kernels on the host (slow)

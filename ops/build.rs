@@ -4,20 +4,25 @@ use std::error::Error;
 use std::path::PathBuf;
 
 /// The operations with kernels of their own, in `src/<operation>/kernel.cu`, each a module.
-const OPERATIONS: [&str; 10] = [
+const OPERATIONS: [&str; 14] = [
     "attention",
     "batch_norm",
+    "batch_norm_pool",
     "conv_transpose",
     "dice_ce",
     "elementwise",
     "gather",
+    "gelu",
     "layer_norm",
+    "linear",
     "max_pool",
     "optimizer",
+    "partial_sums",
     "rel_pos_attention",
 ];
 /// What they include.
-const HEADERS: [&str; 2] = ["src/device/common.cuh", "src/device/emulation.h"];
+const HEADERS: [&str; 5] =
+    ["src/device/common.cuh", "src/device/emulation.h", "src/device/map.cuh", "src/gelu/gelu.cuh", "src/max_pool/windows.cuh"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in sources() {

@@ -24,7 +24,7 @@ ROOT = HERE.parent.parent
 
 # name of a test binary, arguments: run with SAM_LADDER_TEST_DEVICE
 CHECKS = [
-    ("every kernel against the CPU", "sam_ladder_ops", ["device::"]),
+    ("every kernel against the CPU", "sam_ladder_ops", ["cuda::tests::"]),
     ("golden encoder at 224 and 512", "golden_encoder", []),
     ("golden step, all gradients", "golden_step", []),
     ("golden trajectory of 16 steps", "golden_trajectory", []),

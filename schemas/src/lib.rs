@@ -7,6 +7,7 @@ pub mod differences;
 pub mod encoder;
 pub mod precision;
 pub mod precompute;
+pub mod sam_names;
 pub mod slurm;
 pub mod store;
 pub mod sweep;

@@ -10,7 +10,7 @@ use crate::run::{check_same_encoder, read_record};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use sam_ladder_cache::{Batch, Store};
-use sam_ladder_ops::precision::Precision;
+use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::train::{Arm, BEST_CHECKPOINT, CHECKPOINT};
 use sam_ladder_schemas::variants::{Variant, VariantKind};
@@ -231,7 +231,7 @@ pub(crate) fn identity_index(variants: &[Variant], path: &Path) -> Result<u32> {
 pub fn predict_slices(model: &LadderSam, batch: &Batch, count: usize, size: [usize; 2]) -> Result<Vec<u8>> {
     let s = model.config().image_size;
     let channels = batch.images.len() / (count * s * s).max(1);
-    let geometry = Geometry { image_size: s, num_classes: model.config().num_classes, channels, precision: Precision::F32 };
+    let geometry = Geometry { image_size: s, num_classes: model.config().num_classes, channels, precision: Numerics::F32 };
     let (images, embeddings) = input_tensors(batch, count, geometry, model.image_pe().device())?;
     masks_of_logits(&[model.forward(&images, &embeddings)?], s, size)
 }

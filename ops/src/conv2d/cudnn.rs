@@ -15,8 +15,8 @@ use cudarc::cudnn::{CudnnError, sys};
 use half::{bf16, f16};
 use sys::cudnnTensorFormat_t as Format;
 
-use crate::conv2d::Geometry;
-use crate::device::Output;
+use super::shape::ConvShape;
+use crate::device::{F32Math, Output};
 
 /// How the tensors of a convolution lie in memory. The program's are [`MemoryFormat::Nchw`]; cuDNN takes the other as well, with weights
 /// `[co, k, k, ci]`.
@@ -42,9 +42,9 @@ const MEMORY_FORMAT: MemoryFormat = MemoryFormat::Nchw;
 /// What a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    geometry: Geometry,
+    shape: ConvShape,
     dtype: DType2,
-    tf32: bool,
+    math: F32Math,
     format: MemoryFormat,
 }
 
@@ -104,13 +104,13 @@ element!(f32, F32, f32, 1.0, 0.0);
 element!(bf16, Bf16, bf16, bf16::ONE, bf16::ZERO);
 element!(f16, F16, f16, f16::ONE, f16::ZERO);
 
-fn failed(what: &'static str, g: Geometry) -> impl Fn(CudnnError) -> Error {
+fn failed(what: &'static str, g: ConvShape) -> impl Fn(CudnnError) -> Error {
     move |error| Error::Msg(format!("cuDNN, {what} of {g:?}: {error:?}"))
 }
 
 /// The plan of a convolution, made on its first call.
-fn plan<T: Element>(device: &CudaDevice, g: &Geometry) -> Result<Rc<Plan<T>>> {
-    let key = Key { geometry: *g, dtype: T::DTYPE, tf32: crate::precision::tf32_allowed(), format: MEMORY_FORMAT };
+fn plan<T: Element>(device: &CudaDevice, g: &ConvShape, math: F32Math) -> Result<Rc<Plan<T>>> {
+    let key = Key { shape: *g, dtype: T::DTYPE, math, format: MEMORY_FORMAT };
     LIBRARIES.with_borrow_mut(|libraries| {
         if !libraries.contains_key(&device.id()) {
             let handle = Cudnn::new(device.cuda_stream()).map_err(failed("opening", *g))?;
@@ -127,7 +127,7 @@ fn plan<T: Element>(device: &CudaDevice, g: &Geometry) -> Result<Rc<Plan<T>>> {
 }
 
 fn make_plan<T: Element>(handle: &Arc<Cudnn>, key: &Key) -> std::result::Result<Plan<T>, CudnnError> {
-    let (g, format) = (key.geometry, key.format.format());
+    let (g, format) = (key.shape, key.format.format());
     let four = |dims: [usize; 4]| dims.map(|n| n as i32);
     let mut conv = handle.create_conv2d::<f32>(
         [g.padding as i32; 2],
@@ -135,10 +135,10 @@ fn make_plan<T: Element>(handle: &Arc<Cudnn>, key: &Key) -> std::result::Result<
         [1, 1],
         sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION,
     )?;
-    conv.set_math_type(match (T::DTYPE, key.tf32) {
+    conv.set_math_type(match (T::DTYPE, key.math) {
         // The default would shorten float32.
-        (DType2::F32, false) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-        (DType2::F32, true) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+        (DType2::F32, F32Math::Exact) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+        (DType2::F32, F32Math::Tf32) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
         (DType2::Bf16 | DType2::F16, _) => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
     })?;
     Ok(Plan {
@@ -204,13 +204,13 @@ macro_rules! by_dtype {
 }
 
 /// x `[b, ci, h, w]`, weight `[co, ci, k, k]` → `[b, co, oh, ow]`
-pub(super) fn forward(x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Output> {
-    by_dtype!(forward_of, x, x, weight, g)
+pub(super) fn forward(x: &Tensor, weight: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
+    by_dtype!(forward_of, x, x, weight, g, math)
 }
 
-fn forward_of<T: Element>(x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Output> {
+fn forward_of<T: Element>(x: &Tensor, weight: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
     with_views::<T, _>(x, weight, |device, x, weight| {
-        let plan = plan::<T>(device, g)?;
+        let plan = plan::<T>(device, g, math)?;
         let op = ConvForward { conv: &plan.conv, x: &plan.x, w: &plan.w, y: &plan.y };
         let find = || {
             let algorithm = op.pick_algorithm()?;
@@ -226,13 +226,13 @@ fn forward_of<T: Element>(x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<O
 }
 
 /// grad `[b, co, oh, ow]`, weight → `[b, ci, h, w]`
-pub(super) fn backward_input(grad: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Output> {
-    by_dtype!(backward_input_of, grad, grad, weight, g)
+pub(super) fn backward_input(grad: &Tensor, weight: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
+    by_dtype!(backward_input_of, grad, grad, weight, g, math)
 }
 
-fn backward_input_of<T: Element>(grad: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Output> {
+fn backward_input_of<T: Element>(grad: &Tensor, weight: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
     with_views::<T, _>(grad, weight, |device, grad, weight| {
-        let plan = plan::<T>(device, g)?;
+        let plan = plan::<T>(device, g, math)?;
         let op = ConvBackwardData { conv: &plan.conv, dx: &plan.x, w: &plan.w, dy: &plan.y };
         let find = || {
             let algorithm = op.pick_algorithm()?;
@@ -251,13 +251,13 @@ fn backward_input_of<T: Element>(grad: &Tensor, weight: &Tensor, g: &Geometry) -
 }
 
 /// x, grad → `[co, ci, k, k]`
-pub(super) fn backward_weight(x: &Tensor, grad: &Tensor, g: &Geometry) -> Result<Output> {
-    by_dtype!(backward_weight_of, x, x, grad, g)
+pub(super) fn backward_weight(x: &Tensor, grad: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
+    by_dtype!(backward_weight_of, x, x, grad, g, math)
 }
 
-fn backward_weight_of<T: Element>(x: &Tensor, grad: &Tensor, g: &Geometry) -> Result<Output> {
+fn backward_weight_of<T: Element>(x: &Tensor, grad: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
     with_views::<T, _>(x, grad, |device, x, grad| {
-        let plan = plan::<T>(device, g)?;
+        let plan = plan::<T>(device, g, math)?;
         let op = ConvBackwardFilter { conv: &plan.conv, x: &plan.x, dw: &plan.w, dy: &plan.y };
         let find = || {
             let algorithm = op.pick_algorithm()?;

@@ -4,20 +4,7 @@ pub(crate) mod simd;
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
-
-/// True where the hand-written CPU path of an op applies: every tensor is float32 on the CPU.
-pub(crate) fn is_native(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
-}
-
-/// Refuses tensors that are not float32.
-pub(crate) fn expect_f32(op: &str, tensors: &[&Tensor]) -> Result<()> {
-    match tensors.iter().find(|t| t.dtype() != DType::F32) {
-        Some(t) => bail!("{op}: expected float32, found {:?}", t.dtype()),
-        None => Ok(()),
-    }
-}
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// The elements of a contiguous float32 storage.
 pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
@@ -103,4 +90,15 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     let result = f(&mut buffer[skip..skip + len]);
     SCRATCH.with(|pool| pool.borrow_mut().push(buffer));
     result
+}
+
+/// The sum of the parts of `len` elements each that `parts` holds one after another, in their order.
+pub(crate) fn sum_parts(parts: &[f32], len: usize) -> Vec<f32> {
+    let mut sum = vec![0.0f32; len];
+    for part in parts.chunks_exact(len) {
+        for (s, p) in sum.iter_mut().zip(part) {
+            *s += p;
+        }
+    }
+    sum
 }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::Output;
+use super::memory::Output;
 
 /// A result that is there already, and the way back from it: `backward(inputs, result, gradient)` gives the inputs' gradients.
 pub(crate) struct Node<F> {

@@ -1,5 +1,4 @@
-// The loss of the paper's equation (4), value and gradient, without a number that the host would have to wait for; the reference is the
-// fused loss of `train::loss`.
+// The loss of the paper's equation (4), value and gradient, without a number that the host would have to wait for; the reference is cpu.rs.
 #include "device/common.cuh"
 
 // Classes that a thread's registers hold.

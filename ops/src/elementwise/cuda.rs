@@ -1,108 +1,108 @@
-//! Launches `elementwise.cu`.
+//! Sums with an activation, and the gate's sum, on a GPU.
 
-use candle_core::{DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
-use crate::device::{Arg, Gpu, Grid, Input, Node, Output, parameters, suffix};
+use crate::device::{Arg, Gpu, Grid, Input, Node, map, parameters, suffix};
+use crate::partial_sums::sum_partials;
 
 const MODULE: &str = "elementwise";
 /// Blocks that share a sum over everything.
 const SUM_BLOCKS: usize = 256;
 
-/// Launches a kernel of up to three inputs of one shape and format whose result is of that shape too.
-fn map(kernel: &str, inputs: &[&Tensor], scalar: Option<&Tensor>) -> Result<Output> {
-    let [first, ..] = inputs else { candle_core::bail!("{kernel}: expected an input") };
-    let (gpu, dtype, n) = (Gpu::of(first), first.dtype(), first.elem_count());
-    let out = gpu.output(dtype, first.shape())?;
-    let held = inputs.iter().map(|t| Input::new(t)).collect::<Result<Vec<_>>>()?;
-    let fours = held.iter().all(|input| input.is_aligned(dtype));
-    let scalar = scalar.map(Input::new).transpose()?;
-    let mut args: Vec<Arg<'_>> = held.iter().map(Input::arg).collect();
-    args.extend(scalar.as_ref().map(Input::arg));
-    args.extend([out.arg(), Arg::Size(n as u64), Arg::Int(i32::from(fours))]);
-    gpu.launch(MODULE, &format!("{kernel}_{}", suffix(dtype)?), Grid::over(n.div_ceil(4)), &args)?;
-    Ok(out)
-}
-
-/// As [`crate::elementwise::add_relu`].
-pub(crate) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// As [`super::add_relu`].
+pub(super) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (a, b) = (a.contiguous()?, b.contiguous()?);
-    Node::tensor("add-relu", map("add_relu", &[&a, &b], None)?, &[&a, &b], |inputs, res, grad| {
+    // SAFETY: `add_relu` maps two inputs.
+    let y = unsafe { map(MODULE, "add_relu", &[&a, &b], None)? };
+    Node::tensor("add-relu", y, &[&a, &b], |inputs, res, grad| {
         let grad = relu_backward(res, grad)?;
         Ok([inputs[0].track_op().then(|| grad.clone()), inputs[1].track_op().then_some(grad), None])
     })
 }
 
-/// As [`crate::elementwise::relu_backward`].
-pub(crate) fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    Ok(map("relu_backward", &[&res.contiguous()?, &grad.contiguous()?], None)?.tensor())
+/// As [`super::relu_backward`].
+pub(super) fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    // SAFETY: `relu_backward` maps the result and its gradient.
+    Ok(unsafe { map(MODULE, "relu_backward", &[&res.contiguous()?, &grad.contiguous()?], None)? }.tensor())
 }
 
-/// As [`crate::elementwise::relu_backward_sum`].
-pub(crate) fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Ok(map("relu_backward_sum", &[&res.contiguous()?, &a.contiguous()?, &b.contiguous()?], None)?.tensor())
+/// As [`super::relu_backward_sum`].
+pub(super) fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    // SAFETY: `relu_backward_sum` maps the result and two gradients.
+    Ok(unsafe { map(MODULE, "relu_backward_sum", &[&res.contiguous()?, &a.contiguous()?, &b.contiguous()?], None)? }.tensor())
 }
 
-/// As [`crate::gelu::gelu`].
-pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
-    let x = x.contiguous()?;
-    Node::tensor("gelu", map("gelu", &[&x], None)?, &[&x], |inputs, _, grad| {
-        Ok([Some(map("gelu_backward", &[&grad.contiguous()?, inputs[0]], None)?.tensor()), None, None])
-    })
-}
-
-/// What [`add_bias`] does with the sum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    None,
-    Gelu,
-}
-
-/// Adds a bias `[c]` to every row of a fresh `[.., c]` of type `dtype`, in place.
-pub(crate) fn add_bias(gpu: &Gpu, x: &Output, dtype: DType, bias: &Tensor, activation: Activation) -> Result<()> {
-    let (n, bias) = (x.len(), parameters(bias)?);
-    let args = [
-        x.arg(),
-        Input::new(&bias)?.arg(),
-        Arg::Size(n as u64),
-        Arg::Int(bias.elem_count() as i32),
-        Arg::Int(i32::from(activation == Activation::Gelu)),
-    ];
-    gpu.launch(MODULE, &format!("add_bias_{}", suffix(dtype)?), Grid::over(n), &args)
-}
-
-/// As [`crate::elementwise::mix`].
-pub(crate) fn mix(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
+/// As [`super::mix`].
+pub(super) fn mix(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
     let (sam, cnn) = (sam.contiguous()?, cnn.contiguous()?);
-    let y = map("mix", &[&sam, &cnn], Some(&parameters(gate)?))?;
+    // SAFETY: `mix` maps two inputs with a scalar.
+    let y = unsafe { map(MODULE, "mix", &[&sam, &cnn], Some(&parameters(gate)?))? };
     Node::tensor("gate", y, &[&sam, &cnn, gate], |inputs, _, grad| {
-        let &[sam, cnn, gate] = inputs else { candle_core::bail!("gate: expected three inputs") };
+        let &[sam, cnn, gate] = inputs else { bail!("gate: expected three inputs") };
         let (grad, share) = (grad.contiguous()?, parameters(gate)?);
-        let grad_sam = sam.track_op().then(|| grad.broadcast_mul(&share.to_dtype(grad.dtype())?)).transpose()?;
-        let grad_cnn =
-            cnn.track_op().then(|| Ok::<_, candle_core::Error>(map("mix_backward_cnn", &[&grad], Some(&share))?.tensor()));
-        let grad_gate =
-            gate.track_op().then(|| mix_backward_gate(&grad, sam, cnn)?.reshape(gate.shape())?.to_dtype(gate.dtype()));
-        Ok([grad_sam, grad_cnn.transpose()?, grad_gate.transpose()?])
+        let of_sam = || grad.broadcast_mul(&share.to_dtype(grad.dtype())?);
+        let of_cnn = || -> Result<Tensor> {
+            // SAFETY: `mix_backward_cnn` maps the gradient with a scalar.
+            Ok(unsafe { map(MODULE, "mix_backward_cnn", &[&grad], Some(&share))? }.tensor())
+        };
+        let of_gate = || mix_backward_gate(&grad, sam, cnn)?.reshape(gate.shape())?.to_dtype(gate.dtype());
+        Ok([
+            sam.track_op().then(of_sam).transpose()?,
+            cnn.track_op().then(of_cnn).transpose()?,
+            gate.track_op().then(of_gate).transpose()?,
+        ])
     })
 }
 
 fn mix_backward_gate(grad: &Tensor, sam: &Tensor, cnn: &Tensor) -> Result<Tensor> {
     let gpu = Gpu::of(grad);
     let partial = gpu.output(DType::F64, SUM_BLOCKS)?;
-    let pointers = [Input::new(grad)?, Input::new(sam)?, Input::new(cnn)?];
-    let mut args: Vec<Arg<'_>> = pointers.iter().map(Input::arg).collect();
-    args.extend([partial.arg(), Arg::Size(grad.elem_count() as u64)]);
-    let grid = Grid::blocks([SUM_BLOCKS as u32, 1, 1]);
-    gpu.launch(MODULE, &format!("mix_backward_gate_{}", suffix(grad.dtype())?), grid, &args)?;
+    let n = Arg::Size(grad.elem_count() as u64);
+    let args = [Input::new(grad)?.arg(), Input::new(sam)?.arg(), Input::new(cnn)?.arg(), partial.arg(), n];
+    let (kernel, grid) = (format!("mix_backward_gate_{}", suffix(grad.dtype())?), Grid::blocks([SUM_BLOCKS as u32, 1, 1]));
+    // SAFETY: three tensors of `n` elements of one format, and a float64 number for each block.
+    unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
     sum_partials(&gpu, &partial, 1)
 }
 
-/// Adds up what blocks left, `[sums, splits]` of float64, in the order of the splits; float32 of `shape`.
-pub(crate) fn sum_partials(gpu: &Gpu, partial: &Output, shape: impl Into<Shape>) -> Result<Tensor> {
-    let shape = shape.into();
-    let sums = shape.elem_count();
-    let out = gpu.output(DType::F32, shape)?;
-    let args = [partial.arg(), out.arg(), Arg::Int((partial.len() / sums.max(1)) as i32), Arg::Int(sums as i32)];
-    gpu.launch(MODULE, "sum_partials", Grid::over(sums), &args)?;
-    Ok(out.tensor())
+#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+mod tests {
+    use candle_core::{Device, Result, Tensor};
+
+    use crate::testing::kernels::{FORMATS, compare, on_device, to_cpu};
+    use crate::testing::uniform;
+
+    #[test]
+    fn elementwise_passes() -> Result<()> {
+        for dtype in FORMATS {
+            for n in [1, 5, 4096, 3 * 1023] {
+                let inputs = [(uniform(&[n], 1)? * 4.0)?, uniform(&[n], 2)?, uniform(&[n], 3)?, uniform(&[1], 4)?];
+                let (one, two) = (&inputs[..1], &inputs[..2]);
+                // Beside a value of 4: GELU's error is one of the input's size, not of the result's, which may be near zero.
+                let one = &[Tensor::cat(&[&one[0], &Tensor::new(&[4.0f32], &Device::Cpu)?], 0)?];
+                compare("gelu", one, &[0], dtype, |t| Ok(vec![crate::gelu(&t[0])?]))?;
+                compare("add-relu", two, &[0, 1], dtype, |t| Ok(vec![crate::add_relu(&t[0], &t[1])?]))?;
+                compare("mix", &[&inputs[1..3], &inputs[3..]].concat(), &[0, 1], dtype, |t| {
+                    Ok(vec![crate::mix(&t[0], &t[1], &t[2])?])
+                })?;
+                compare("relu backward", &inputs[..3], &[0, 1, 2], dtype, |t| {
+                    let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
+                    let sum = crate::relu_backward_sum(&t[0], &t[1], &t[2])?;
+                    Ok(vec![crate::relu_backward(&t[0], &t[1])?, sum])
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn not_a_number_stays_one() -> Result<()> {
+        let x = Tensor::new(&[f32::NAN, -1.0, 2.0], &Device::Cpu)?;
+        on_device(|device| {
+            let x = x.to_device(device)?;
+            let y = to_cpu(&crate::add_relu(&x, &x)?)?.to_vec1::<f32>()?;
+            assert!(y[0].is_nan() && y[1..] == [0.0, 4.0], "{y:?}");
+            Ok(())
+        })
+    }
 }

@@ -1,29 +1,28 @@
-//! Elementwise sums with an activation, in one pass over memory.
+//! Elementwise sums: the end of a residual block with its way back, and the gate of equation (1).
 
-pub(crate) mod cuda;
+mod cpu;
+mod cuda;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor, bail};
 
-use crate::cpu::simd::multiversion;
-use crate::cpu::{SendPtr, contiguous_f32, filled_vec, is_native, tensor_from, with_f32};
-use crate::device;
+use crate::dispatch::{Path, path};
 
-/// Elements that one task works on.
-const CHUNK: usize = 1 << 16;
-
-/// `max(a + b, 0)`, the end of a residual block. NaN stays NaN, as in PyTorch.
+/// `max(a + b, 0)`, the end of a residual block (He et al. 2016). NaN stays NaN, as in PyTorch. Differentiable by both.
 ///
 /// # Shapes
 /// `a` and `b` of one shape, which is the result's.
+///
+/// # Errors
+/// Other shapes.
 pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         bail!("add_relu: expected two tensors of one shape, found {:?} and {:?}", a.dims(), b.dims());
     }
-    if device::runs_on(&[a, b]) {
-        return cuda::add_relu(a, b);
+    match path(&[a, b]) {
+        Path::Cuda => cuda::add_relu(a, b),
+        Path::Cpu => cpu::add_relu(a, b),
+        Path::Composed => (a + b)?.relu(),
     }
-    if is_native(&[a, b]) { a.contiguous()?.apply_op2(&b.contiguous()?, AddRelu) } else { (a + b)?.relu() }
 }
 
 /// `cnn + gate·(sam - cnn)`, the sum of the paper's equation (1), differentiable by all three.
@@ -42,31 +41,9 @@ pub fn mix(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
             gate.dims()
         );
     }
-    if device::runs_on(&[sam, cnn, gate]) {
-        return cuda::mix(sam, cnn, gate);
-    }
-    (sam - cnn)?.broadcast_mul(gate)? + cnn
-}
-
-struct AddRelu;
-
-impl CustomOp2 for AddRelu {
-    fn name(&self) -> &'static str {
-        "add-relu"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let _span = tracing::trace_span!("add-relu").entered();
-        let (a, b) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
-        // SAFETY: `map2` writes every element.
-        let data = unsafe { filled_vec(a.len(), |out| map2(a, b, out, add_relu_chunk)) };
-        Ok((CpuStorage::F32(data), l1.shape().clone()))
-    }
-
-    fn bwd(&self, a: &Tensor, b: &Tensor, res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let _span = tracing::trace_span!("add-relu backward").entered();
-        let grad = relu_backward(res, grad)?;
-        Ok((a.track_op().then(|| grad.clone()), b.track_op().then_some(grad)))
+    match path(&[sam, cnn, gate]) {
+        Path::Cuda => cuda::mix(sam, cnn, gate),
+        Path::Cpu | Path::Composed => (sam - cnn)?.broadcast_mul(gate)? + cnn,
     }
 }
 
@@ -74,79 +51,30 @@ impl CustomOp2 for AddRelu {
 ///
 /// # Shapes
 /// Both of one shape, which is the result's.
+///
+/// # Errors
+/// Those of the tensor library.
 pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!("relu backward").entered();
-    if device::runs_on(&[res, grad]) {
-        return cuda::relu_backward(res, grad);
+    match path(&[res, grad]) {
+        Path::Cuda => cuda::relu_backward(res, grad),
+        Path::Cpu => cpu::relu_backward(res, grad),
+        Path::Composed => res.le(0.0)?.where_cond(&grad.zeros_like()?, grad),
     }
-    if !is_native(&[res, grad]) {
-        return res.le(0.0)?.where_cond(&grad.zeros_like()?, grad);
-    }
-    with_f32(res, "relu-backward", |y| {
-        with_f32(grad, "relu-backward", |g| {
-            // SAFETY: `map2` writes every element.
-            tensor_from(unsafe { filled_vec(y.len(), |out| map2(y, g, out, relu_backward_chunk)) }, res.shape())
-        })
-    })
 }
 
 /// [`relu_backward`] of the sum of two gradients, in one pass.
 ///
 /// # Shapes
 /// All of one shape, which is the result's.
+///
+/// # Errors
+/// Those of the tensor library.
 pub fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!("relu backward").entered();
-    if device::runs_on(&[res, a, b]) {
-        return cuda::relu_backward_sum(res, a, b);
-    }
-    if !is_native(&[res, a, b]) {
-        return relu_backward(res, &(a + b)?);
-    }
-    with_f32(res, "relu-backward", |y| {
-        with_f32(a, "relu-backward", |a| {
-            with_f32(b, "relu-backward", |b| {
-                let chunks = y.par_chunks(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).enumerate();
-                // SAFETY: the chunks are disjoint, lie within the result and are all of it.
-                let data = unsafe {
-                    filled_vec(y.len(), |out| {
-                        chunks.for_each(|(i, ((y, a), b))| relu_backward_sum_chunk(y, a, b, out.slice(i * CHUNK, y.len())));
-                    })
-                };
-                tensor_from(data, res.shape())
-            })
-        })
-    })
-}
-
-/// Writes `f(a, b)` to all of `out`, chunk by chunk on all threads.
-fn map2(a: &[f32], b: &[f32], out: SendPtr, f: fn(&[f32], &[f32], &mut [f32])) {
-    a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).enumerate().for_each(|(i, (a, b))| {
-        // SAFETY: the chunks are disjoint and lie within `out`, which is as long as `a`; `f` only writes.
-        f(a, b, unsafe { out.slice(i * CHUNK, a.len()) });
-    });
-}
-
-multiversion! {
-    fn add_relu_chunk(a: &[f32], b: &[f32], out: &mut [f32]) {
-        for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
-            let v = a + b;
-            *o = if v < 0.0 { 0.0 } else { v };
-        }
-    }
-}
-
-multiversion! {
-    fn relu_backward_chunk(y: &[f32], g: &[f32], out: &mut [f32]) {
-        for ((o, y), g) in out.iter_mut().zip(y).zip(g) {
-            *o = if *y <= 0.0 { 0.0 } else { *g };
-        }
-    }
-}
-
-multiversion! {
-    fn relu_backward_sum_chunk(y: &[f32], a: &[f32], b: &[f32], out: &mut [f32]) {
-        for (((o, y), a), b) in out.iter_mut().zip(y).zip(a).zip(b) {
-            *o = if *y <= 0.0 { 0.0 } else { a + b };
-        }
+    match path(&[res, a, b]) {
+        Path::Cuda => cuda::relu_backward_sum(res, a, b),
+        Path::Cpu => cpu::relu_backward_sum(res, a, b),
+        Path::Composed => relu_backward(res, &(a + b)?),
     }
 }

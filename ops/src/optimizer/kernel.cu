@@ -1,4 +1,4 @@
-// AdamW, Adam and SGD over all variables in one launch; the reference is the CPU's update in `train::optimizer`.
+// AdamW, Adam and SGD over all variables in one launch; the reference is cpu.rs.
 #include "device/common.cuh"
 
 // Variables of one launch: the table fits the 4 KiB that a kernel's arguments may take.
@@ -6,7 +6,7 @@ constexpr int VARIABLES = 80;
 // Elements of one block.
 constexpr int CHUNK = 4096;
 
-// One field for each in `ops::optimizer::Table`.
+// As `table` in cuda.rs fills it.
 struct Table {
     float* value[VARIABLES];
     const float* gradient[VARIABLES];

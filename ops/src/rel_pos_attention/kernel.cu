@@ -1,4 +1,4 @@
-// The encoder's attention with decomposed relative positions, global or within windows, as one kernel; the reference is rel_pos.rs.
+// The encoder's attention with decomposed relative positions, global or within windows, as one kernel; the reference is cpu.rs.
 //
 // A block takes 64 queries of one head of one window and goes over the keys 64 (32 in float32) at a time, with a running softmax in float32
 // (Milakov and Gimelshein 2018; tiled as by Dao 2023), so that scores never reach memory. 16-bit inputs are multiplied by the matrix units.
@@ -7,7 +7,7 @@
 
 constexpr int QUERIES = 64;
 
-struct Geometry {
+struct Sizes {
     int grid;    // tokens along the side of an image
     int side;    // tokens along the side of a window
     int windows; // windows along the side of an image
@@ -16,7 +16,7 @@ struct Geometry {
 };
 
 // The row of qkv and of the output that a window's token has; -1 for padding.
-__device__ __forceinline__ long long token_row(const Geometry& g, int window, int token) {
+__device__ __forceinline__ long long token_row(const Sizes& g, int window, int token) {
     int per_image = g.windows * g.windows;
     int image = window / per_image, in_image = window % per_image;
     int y = in_image / g.windows * g.side + token / g.side, x = in_image % g.windows * g.side + token % g.side;
@@ -26,7 +26,7 @@ __device__ __forceinline__ long long token_row(const Geometry& g, int window, in
 
 // Element `column` of part 0, 1 or 2 (query, key, value) of a token, with its bias.
 template <typename T>
-__device__ __forceinline__ float element(const Geometry& g, const T* qkv, const float* bias, long long row, int part, int head, int column) {
+__device__ __forceinline__ float element(const Sizes& g, const T* qkv, const float* bias, long long row, int part, int head, int column) {
     int width = g.heads * g.d;
     int at = part * width + head * g.d + column;
     return bias[at] + (row < 0 ? 0.0f : to_float(qkv[row * 3 * width + at]));
@@ -39,7 +39,7 @@ constexpr int THREADS_F32 = 256;
 
 // Columns of `out` a thread holds: COLUMNS·16 ≥ d. table [2·(2·side - 1), d]: heights, then widths.
 template <int COLUMNS>
-__device__ void attend_f32(const float* qkv, const float* bias, const float* table, float* out, Geometry g, float scale) {
+__device__ void attend_f32(const float* qkv, const float* bias, const float* table, float* out, Sizes g, float scale) {
     DYNAMIC_SHARED(float, memory);
     int stride = g.d + 4, tokens = g.side * g.side, terms_stride = 2 * g.side + 1;
     float* q = memory;                               // [64, stride]
@@ -140,7 +140,7 @@ __device__ void attend_f32(const float* qkv, const float* bias, const float* tab
 }
 
 #define DEFINE(COLUMNS)                                                                                                            \
-    KERNEL(rel_pos_attention_##COLUMNS##_f32, (const float* qkv, const float* bias, const float* table, float* out, Geometry g,    \
+    KERNEL(rel_pos_attention_##COLUMNS##_f32, (const float* qkv, const float* bias, const float* table, float* out, Sizes g,    \
                                                float scale)) {                                                                     \
         attend_f32<COLUMNS>(qkv, bias, table, out, g, scale);                                                                      \
     }
@@ -198,7 +198,7 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
 
 // Within a warp lane 4·row + t holds, of each 8 columns, columns 2t and 2t + 1, of rows `row` and `row` + 8 of the warp's 16 queries.
 template <int D, typename T>
-__device__ void attend_mma(const T* qkv, const float* bias, const T* table, T* out, Geometry g, float scale) {
+__device__ void attend_mma(const T* qkv, const float* bias, const T* table, T* out, Sizes g, float scale) {
     DYNAMIC_SHARED(unsigned char, memory);
     constexpr int K_STRIDE = D + PAD, V_STRIDE = KEYS + PAD, STEPS = D / 16;
     int tokens = g.side * g.side, rows = 2 * g.side - 1;
@@ -351,7 +351,7 @@ __device__ void attend_mma(const T* qkv, const float* bias, const T* table, T* o
 }
 
 #define DEFINE(T, suffix, D)                                                                                                    \
-    KERNEL(rel_pos_attention_##D##_##suffix, (const T* qkv, const float* bias, const T* table, T* out, Geometry g, float scale)) { \
+    KERNEL(rel_pos_attention_##D##_##suffix, (const T* qkv, const float* bias, const T* table, T* out, Sizes g, float scale)) { \
         attend_mma<D>(qkv, bias, table, out, g, scale);                                                                         \
     }
 #define DEFINE_WIDTHS(T, suffix) \

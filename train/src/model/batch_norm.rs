@@ -2,7 +2,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
-use sam_ladder_ops::batch_norm::{
+use sam_ladder_ops::{
     BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_statistics, follow, normalize,
     normalize_backward,
 };

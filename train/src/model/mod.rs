@@ -1,4 +1,4 @@
-//! The model: a side network beside a cache of SAM's embeddings, the gate between them, SAM's mask decoder without prompts.
+//! The model: a side network next to a cache of SAM's embeddings, the gate between them, SAM's mask decoder without prompts.
 //!
 //! ```text
 //! images ─▶ ResNet ─▶ x_cnn ┐
@@ -25,6 +25,8 @@ mod weights;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
+use sam_ladder_ops::F32Math;
+use sam_ladder_schemas::precision::Precision;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork as SideNetworkChoice, TrainConfig};
 
 pub use weights::{ModelError, ModelWeights};
@@ -55,6 +57,8 @@ pub struct ModelConfig {
     pub train_mask_tokens: bool,
     /// Whether the hypernetworks are trained.
     pub train_hypernetworks: bool,
+    /// How a GPU takes the float32 factors of products.
+    pub math: F32Math,
 }
 
 impl ModelConfig {
@@ -68,6 +72,7 @@ impl ModelConfig {
             gate: GateKind::Scalar,
             train_mask_tokens: false,
             train_hypernetworks: false,
+            math: F32Math::Exact,
         }
     }
 
@@ -81,6 +86,7 @@ impl ModelConfig {
             gate: config.gate,
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
+            math: if config.precision == Precision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
         }
     }
 
@@ -90,7 +96,7 @@ impl ModelConfig {
     }
 }
 
-/// Whether a gradient will be asked for.
+/// Whether gradients will be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// Trainable tensors carry candle's graph.
@@ -146,16 +152,13 @@ impl LadderSam {
     /// A weight that is missing, superfluous or of another shape, by name; an image size that is no positive multiple of 16.
     pub fn new(config: &ModelConfig, weights: &ModelWeights, device: &Device) -> std::result::Result<Self, ModelError> {
         if config.image_size == 0 || !config.image_size.is_multiple_of(PATCH_SIZE) {
-            return Err(ModelError::Config(format!("image size must be a positive multiple of 16, got {}", config.image_size)));
+            return Err(ModelError::ImageSize(config.image_size));
         }
         if config.num_classes < 2 {
-            return Err(ModelError::Config(format!(
-                "the number of classes must be at least 2 with the background, got {}",
-                config.num_classes
-            )));
+            return Err(ModelError::Classes(config.num_classes));
         }
         weights.check(config)?;
-        let mut parameters = Parameters::new(weights, device);
+        let mut parameters = Parameters::new(weights, device, config.math);
         let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
@@ -263,7 +266,7 @@ impl LadderSam {
         self.prompt_encoder.image_pe()
     }
 
-    /// The parameter α, before the sigmoid: its mean where there is one a channel, the bias of the pixels' gate. It has no gradient in the arms `cnn-only` and `sam-only` and keeps its value there.
+    /// The parameter α, before the sigmoid: its mean where there is one per channel, the bias of the pixels' gate. It has no gradient in the arms `cnn-only` and `sam-only` and keeps its value there.
     ///
     /// # Errors
     /// Those of the tensor library.

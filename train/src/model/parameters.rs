@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+use sam_ladder_ops::F32Math;
 
 use super::weights::{ModelError, ModelWeights};
 use super::{Mode, ModelConfig};
@@ -30,6 +31,7 @@ impl Trainable {
 pub(super) struct Parameters {
     weights: ModelWeights,
     device: Device,
+    math: F32Math,
     trainable: Vec<(String, Var)>,
     /// Frozen tensors, and running statistics behind a `Var`, whose storage the model updates in place.
     held: HashMap<String, Tensor>,
@@ -40,10 +42,11 @@ pub(super) struct Parameters {
 
 impl Parameters {
     /// Starts with everything in `weights` and nothing handed out.
-    pub(super) fn new(weights: &ModelWeights, device: &Device) -> Self {
+    pub(super) fn new(weights: &ModelWeights, device: &Device, math: F32Math) -> Self {
         Parameters {
             weights: weights.clone(),
             device: device.clone(),
+            math,
             trainable: Vec::new(),
             held: HashMap::new(),
             buffers: HashMap::new(),
@@ -54,6 +57,11 @@ impl Parameters {
     /// The device that the model lives on.
     pub(super) fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// How a GPU takes the factors of the model's products.
+    pub(super) fn math(&self) -> F32Math {
+        self.math
     }
 
     /// A tensor that training leaves as it is.

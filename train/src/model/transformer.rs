@@ -5,8 +5,7 @@
 //! them and the query that it sends to the image.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::attention::multi_head_attention;
-use sam_ladder_ops::layer_norm::layer_norm;
+use sam_ladder_ops::{layer_norm, multi_head_attention};
 
 use super::mlp::{Linear, Mlp};
 use super::parameters::{Parameters, Trainable};

@@ -3,9 +3,7 @@
 //! SAM's 256 channels. There is no dropout, as in timm's defaults.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::attention::attention;
-use sam_ladder_ops::gelu::gelu;
-use sam_ladder_ops::layer_norm::layer_norm;
+use sam_ladder_ops::{F32Math, attention, gelu, layer_norm, linear};
 
 use super::mlp::TrainedLinear;
 use super::parameters::{Parameters, Trainable};
@@ -68,6 +66,7 @@ struct PatchEmbed {
     weight: Trainable,
     /// [192]
     bias: Trainable,
+    math: F32Math,
 }
 
 impl PatchEmbed {
@@ -75,6 +74,7 @@ impl PatchEmbed {
         Ok(PatchEmbed {
             weight: parameters.trainable_tensor("CNN_encoder.patch_embed.proj.weight")?,
             bias: parameters.trainable_tensor("CNN_encoder.patch_embed.proj.bias")?,
+            math: parameters.math(),
         })
     }
 
@@ -92,7 +92,7 @@ impl PatchEmbed {
             c => self.weight.get(mode).narrow(1, 0, c)?,
         };
         let weight = weight.contiguous()?.reshape((WIDTH, c * PATCH_SIZE * PATCH_SIZE))?;
-        sam_ladder_ops::linear::linear(&patches, &weight, Some(&self.bias.get(mode)))
+        linear(&patches, &weight, Some(&self.bias.get(mode)), self.math)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use sam_ladder_schemas::sam_names::{mask_decoder_tensors, prompt_encoder_tensors};
 use thiserror::Error;
 
 use super::gate::gate_names;
@@ -10,20 +11,17 @@ use super::side_network::side_network_names;
 use super::{ModelConfig, PATCH_SIZE};
 
 /// Channels of SAM's image embeddings and width of the mask decoder's tokens.
-pub const EMBED_DIM: usize = 256;
-/// Hidden width of the two-way transformer's MLP.
-pub const MLP_DIM: usize = 2048;
-/// Layers of the two-way transformer.
-pub const TRANSFORMER_DEPTH: usize = 2;
+pub(super) use sam_ladder_schemas::encoder::EMBED_CHANNELS as EMBED_DIM;
+pub(super) use sam_ladder_schemas::sam_names::TRANSFORMER_DEPTH;
 
 /// Why a model cannot be made of the weights given.
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// The model needs a tensor that the weights lack.
-    #[error("weight `{0}` is missing; the model needs every tensor of the published state dict but the image encoder's")]
+    #[error("weight `{0}` is missing")]
     Missing(String),
     /// The weights hold a tensor that the model has no place for.
-    #[error("weight `{0}` is not one of the model's; leave out what belongs to the image encoder or to the CNN beyond layer3")]
+    #[error("weight `{0}` is not one of the model's")]
     Extra(String),
     /// A tensor of another shape.
     #[error("weight `{name}` has shape {found:?}, expected {expected:?}")]
@@ -35,12 +33,28 @@ pub enum ModelError {
         /// The shape of the tensor given.
         found: Vec<usize>,
     },
-    /// A setting that no model can have.
-    #[error("{0}")]
-    Config(String),
+    /// An image size that patches do not tile.
+    #[error("image size must be a positive multiple of 16, got {0}")]
+    ImageSize(usize),
+    /// Too few classes.
+    #[error("the number of classes must be at least 2 with the background, got {0}")]
+    Classes(usize),
     /// An error of the tensor library.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            ModelError::Missing(_) => {
+                Some("the model needs every tensor of the published state dict but the image encoder's".into())
+            }
+            ModelError::Extra(_) => Some("leave out what belongs to the image encoder or to the CNN beyond layer3".into()),
+            ModelError::Shape { .. } | ModelError::ImageSize(_) | ModelError::Classes(_) | ModelError::Tensor(_) => None,
+        }
+    }
 }
 
 /// Name → tensor, in the published state-dict names: `sam.alpha`, `sam.mask_decoder.…`, `sam.prompt_encoder.…`, `CNN_encoder.…`.
@@ -55,8 +69,8 @@ impl ModelWeights {
     pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         let mut list = Names::default();
         gate_names(&mut list, config.gate);
-        prompt_encoder_names(&mut list);
-        mask_decoder_names(&mut list, config.num_classes);
+        let sam = prompt_encoder_tensors().into_iter().chain(mask_decoder_tensors(config.num_classes));
+        list.0.extend(sam.map(|(name, shape)| (format!("sam.{name}"), shape)));
         side_network_names(&mut list, config.side_network, config.image_size / PATCH_SIZE);
         list.0
     }
@@ -103,62 +117,4 @@ impl Names {
         self.add(format!("{prefix}.weight"), shape);
         self.add(format!("{prefix}.bias"), &shape[..1]);
     }
-}
-
-fn prompt_encoder_names(list: &mut Names) {
-    let p = "sam.prompt_encoder";
-    list.add(format!("{p}.pe_layer.positional_encoding_gaussian_matrix"), &[2, EMBED_DIM / 2]);
-    for i in 0..4 {
-        list.add(format!("{p}.point_embeddings.{i}.weight"), &[1, EMBED_DIM]);
-    }
-    list.add(format!("{p}.not_a_point_embed.weight"), &[1, EMBED_DIM]);
-    list.add_affine(&format!("{p}.mask_downscaling.0"), &[4, 1, 2, 2]);
-    list.add_affine(&format!("{p}.mask_downscaling.1"), &[4]);
-    list.add_affine(&format!("{p}.mask_downscaling.3"), &[16, 4, 2, 2]);
-    list.add_affine(&format!("{p}.mask_downscaling.4"), &[16]);
-    list.add_affine(&format!("{p}.mask_downscaling.6"), &[EMBED_DIM, 16, 1, 1]);
-    list.add(format!("{p}.no_mask_embed.weight"), &[1, EMBED_DIM]);
-}
-
-fn attention_names(list: &mut Names, prefix: &str, internal: usize) {
-    for projection in ["q_proj", "k_proj", "v_proj"] {
-        list.add_affine(&format!("{prefix}.{projection}"), &[internal, EMBED_DIM]);
-    }
-    list.add_affine(&format!("{prefix}.out_proj"), &[EMBED_DIM, internal]);
-}
-
-fn mask_decoder_names(list: &mut Names, num_classes: usize) {
-    let p = "sam.mask_decoder";
-    for i in 0..TRANSFORMER_DEPTH {
-        let layer = format!("{p}.transformer.layers.{i}");
-        attention_names(list, &format!("{layer}.self_attn"), EMBED_DIM);
-        list.add_affine(&format!("{layer}.norm1"), &[EMBED_DIM]);
-        attention_names(list, &format!("{layer}.cross_attn_token_to_image"), EMBED_DIM / 2);
-        list.add_affine(&format!("{layer}.norm2"), &[EMBED_DIM]);
-        list.add_affine(&format!("{layer}.mlp.lin1"), &[MLP_DIM, EMBED_DIM]);
-        list.add_affine(&format!("{layer}.mlp.lin2"), &[EMBED_DIM, MLP_DIM]);
-        list.add_affine(&format!("{layer}.norm3"), &[EMBED_DIM]);
-        list.add_affine(&format!("{layer}.norm4"), &[EMBED_DIM]);
-        attention_names(list, &format!("{layer}.cross_attn_image_to_token"), EMBED_DIM / 2);
-    }
-    attention_names(list, &format!("{p}.transformer.final_attn_token_to_image"), EMBED_DIM / 2);
-    list.add_affine(&format!("{p}.transformer.norm_final_attn"), &[EMBED_DIM]);
-    list.add(format!("{p}.iou_token.weight"), &[1, EMBED_DIM]);
-    list.add(format!("{p}.mask_tokens.weight"), &[num_classes, EMBED_DIM]);
-    // Transposed convolutions: [in, out, 2, 2], with a bias of the second axis.
-    list.add(format!("{p}.output_upscaling.0.weight"), &[EMBED_DIM, EMBED_DIM / 4, 2, 2]);
-    list.add(format!("{p}.output_upscaling.0.bias"), &[EMBED_DIM / 4]);
-    list.add_affine(&format!("{p}.output_upscaling.1"), &[EMBED_DIM / 4]);
-    list.add(format!("{p}.output_upscaling.3.weight"), &[EMBED_DIM / 4, EMBED_DIM / 8, 2, 2]);
-    list.add(format!("{p}.output_upscaling.3.bias"), &[EMBED_DIM / 8]);
-    for i in 0..num_classes {
-        let mlp = format!("{p}.output_hypernetworks_mlps.{i}.layers");
-        list.add_affine(&format!("{mlp}.0"), &[EMBED_DIM, EMBED_DIM]);
-        list.add_affine(&format!("{mlp}.1"), &[EMBED_DIM, EMBED_DIM]);
-        list.add_affine(&format!("{mlp}.2"), &[EMBED_DIM / 8, EMBED_DIM]);
-    }
-    let iou = format!("{p}.iou_prediction_head.layers");
-    list.add_affine(&format!("{iou}.0"), &[EMBED_DIM, EMBED_DIM]);
-    list.add_affine(&format!("{iou}.1"), &[EMBED_DIM, EMBED_DIM]);
-    list.add_affine(&format!("{iou}.2"), &[num_classes, EMBED_DIM]);
 }

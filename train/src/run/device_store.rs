@@ -8,9 +8,8 @@ use crate::run::sampler::Item;
 use crate::run::trainer::{BatchTensors, Geometry};
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, Reader, Values};
-use sam_ladder_ops::device::Staging;
-use sam_ladder_ops::device::has_kernels;
-use sam_ladder_ops::gather::{Stored, gather, gather_bytes};
+use sam_ladder_ops::device::{Staging, has_kernels};
+use sam_ladder_ops::{Stored, as_f32, gather, gather_bytes};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::StoreDtype;
 use std::collections::HashMap;
@@ -142,7 +141,7 @@ impl DeviceBatches {
         let all = Tensor::arange(0, count as u32, &self.device)?;
         let values = |bytes: &Tensor, values: &Values, pairs: &Tensor, channels: usize| -> Result<Tensor> {
             let quantization = match values.dtype() {
-                StoreDtype::Q8 => Some(sam_ladder_ops::device::as_f32(pairs, (count, channels, 2))?),
+                StoreDtype::Q8 => Some(as_f32(pairs, (count, channels, 2))?),
                 _ => None,
             };
             let stored = Stored {

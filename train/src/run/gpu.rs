@@ -2,8 +2,8 @@
 
 use crate::error::{Result, TrainError};
 use candle_core::Device;
-use sam_ladder_ops::device::{has_kernels, memory};
-use sam_ladder_ops::precision::{Precision, allow_tf32};
+use sam_ladder_ops::Numerics;
+use sam_ladder_ops::device::memory;
 use sam_ladder_schemas::precision::Precision as Asked;
 use sam_ladder_schemas::train::{SideNetwork, TrainConfig};
 
@@ -56,38 +56,38 @@ pub(super) fn budget(device: &Device, asked: DeviceStore) -> Result<u64> {
     })
 }
 
-/// Sets the process up for a precision.
+/// The numerics of a run.
 ///
 /// # Errors
 /// float16, which is for the encoder, anything but float32 on the CPU, and bfloat16 with a side network that is no ResNet.
-pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Precision> {
+pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> {
     let asked = config.precision;
     let precision = match asked {
-        Asked::F32 => Precision::F32,
-        Asked::Tf32 => Precision::Tf32,
-        Asked::Bf16 => Precision::Bf16,
+        Asked::F32 => Numerics::F32,
+        Asked::Tf32 => Numerics::Tf32,
+        Asked::Bf16 => Numerics::Bf16,
         Asked::F16 => {
             let reason = "--precision f16 is for the frozen encoder: gradients do not fit float16; train with bf16, tf32 or f32";
             return Err(TrainError::Setting(reason.into()));
         }
     };
-    if precision != Precision::F32 && !has_kernels(device) {
+    if !precision.supported_on(device) {
         return Err(TrainError::Setting(format!(
             "--precision {} needs a GPU, this device is the CPU: pass --precision f32, or --device cuda:0 in a build with the feature `cuda`",
             asked.name()
         )));
     }
-    if precision == Precision::Bf16 && config.side_network == SideNetwork::VitTiny {
+    if precision == Numerics::Bf16 && config.side_network == SideNetwork::VitTiny {
         let reason = "--precision bf16 knows the side networks resnet18, resnet34 and resnet50: train vit-tiny with f32 or tf32";
         return Err(TrainError::Setting(reason.into()));
     }
-    allow_tf32(precision == Precision::Tf32);
     Ok(precision)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sam_ladder_ops::device::has_kernels;
 
     #[test]
     fn sizes_of_the_store_are_parsed() {
@@ -116,6 +116,6 @@ mod tests {
                 set_up(&Device::Cpu, &TrainConfig { precision: asked, ..TrainConfig::default() }).unwrap_err().to_string();
             assert!(error.contains(needle), "{error}");
         }
-        assert_eq!(set_up(&Device::Cpu, &TrainConfig::default()).unwrap(), Precision::F32);
+        assert_eq!(set_up(&Device::Cpu, &TrainConfig::default()).unwrap(), Numerics::F32);
     }
 }

@@ -192,7 +192,7 @@ struct Copies(Vec<Tensor>);
 impl Copies {
     fn originals(model: &LadderSam, optimizer: &Optimizer) -> Vec<Tensor> {
         let mut originals = model.moving();
-        originals.extend(optimizer.device_moments());
+        originals.extend(optimizer.moments());
         originals
     }
 

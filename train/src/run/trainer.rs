@@ -6,8 +6,8 @@ use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::Batch;
+use sam_ladder_ops::Numerics;
 use sam_ladder_ops::device::has_kernels;
-use sam_ladder_ops::precision::Precision;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 
@@ -21,7 +21,7 @@ pub struct Geometry {
     /// Channels of the images, 1 to 3.
     pub channels: usize,
     /// How exactly a GPU computes.
-    pub precision: Precision,
+    pub precision: Numerics,
 }
 
 impl Geometry {
@@ -31,12 +31,12 @@ impl Geometry {
             image_size: config.image_size,
             num_classes: config.num_classes(),
             channels: config.num_channels(),
-            precision: Precision::F32,
+            precision: Numerics::F32,
         }
     }
 
     /// The same sizes in another precision.
-    pub fn with_precision(self, precision: Precision) -> Self {
+    pub fn with_precision(self, precision: Numerics) -> Self {
         Geometry { precision, ..self }
     }
 

@@ -1,5 +1,5 @@
 //! Steps whose numbers are still on the GPU. The host reads them some steps late, all at once, so that it never waits within a step; what is
-//! recorded is exact all the same, and a step whose loss is not finite has left the variables alone (see [`sam_ladder_ops::optimizer::step`]).
+//! recorded is exact all the same, and a step whose loss is not finite has left the variables alone (see [`sam_ladder_ops::update`]).
 
 use crate::error::Result;
 use crate::model::LadderSam;

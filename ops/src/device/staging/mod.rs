@@ -3,7 +3,7 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use candle_core::{DType, Device, Result, Shape, Tensor, bail};
+use candle_core::{Device, Result, Tensor};
 
 /// Two buffers in turn. What [`Self::upload`] gave is good until the second call after it.
 pub struct Staging {
@@ -49,16 +49,4 @@ impl Staging {
         }
         Ok(())
     }
-}
-
-/// Bytes of float32 numbers as such.
-///
-/// # Errors
-/// Another number of bytes than the shape has.
-pub fn as_f32(bytes: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
-    let shape = shape.into();
-    if bytes.dtype() != DType::U8 || bytes.elem_count() != 4 * shape.elem_count() {
-        bail!("expected the bytes of {shape:?} float32 numbers, found {:?}", bytes.dims());
-    }
-    crate::gather::reinterpret_f32(bytes, shape)
 }

@@ -4,17 +4,15 @@ use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
-use super::{COLUMNS, Line, Output, ROWS, avx512};
+use super::{COLUMNS, FETCH, Line, Output, ROWS, avx512};
 use crate::cpu::with_scratch;
-use crate::gelu::bias_gelu_rows;
+use crate::gelu::cpu::bias_gelu_rows;
 use crate::matmul::register_block::{Left, Target, block};
 
 /// Most terms of one pass over the destination.
 const DEPTH: usize = 768;
 /// Panels after which an activation is applied, while their results are in the second-level cache.
 const STRIP: usize = 8;
-/// Terms for each cache line that is fetched of the panel after.
-pub(super) const FETCH: usize = 4;
 
 type Sums = [[__m256; 2]; ROWS];
 

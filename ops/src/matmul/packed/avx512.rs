@@ -3,8 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::FETCH;
-use super::{COLUMNS, Line, ROWS};
+use super::{COLUMNS, FETCH, Line, ROWS};
 use crate::matmul::register_block::{Left, Target};
 
 /// Columns of a block.

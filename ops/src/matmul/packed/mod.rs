@@ -13,13 +13,16 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gelu::bias_gelu_in_place;
+use crate::gelu::cpu::bias_gelu_in_place;
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul, matmul_serial};
 
 /// Columns of a panel.
 pub(crate) const COLUMNS: usize = 16;
 /// Rows of the register block.
 pub(crate) const ROWS: usize = 6;
+/// Terms for each cache line that is fetched of the panel after.
+#[cfg(target_arch = "x86_64")]
+const FETCH: usize = 4;
 /// Groups of [`ROWS`] rows in a tile: the packed rows of a tile and a panel fit a second-level cache of 512 KiB.
 const TILE_GROUPS: usize = 12;
 
@@ -46,6 +49,16 @@ pub fn tiles(rows: usize) -> Vec<Range<usize>> {
     let count = (threads * groups.div_ceil(threads * TILE_GROUPS)).clamp(1, groups.max(1));
     let bound = |tile: usize| (tile * groups / count * ROWS).min(rows);
     (0..count).map(|tile| bound(tile)..bound(tile + 1)).collect()
+}
+
+/// The tiles of a matrix whose rows are `width` wide.
+pub(crate) fn split_tiles<'a>(mut matrix: &'a mut [f32], tiles: &[Range<usize>], width: usize) -> Vec<&'a mut [f32]> {
+    let part = |tile: &Range<usize>| {
+        let (part, rest) = std::mem::take(&mut matrix).split_at_mut(tile.len() * width);
+        matrix = rest;
+        part
+    };
+    tiles.iter().map(part).collect()
 }
 
 /// What a product does with what lies in its destination.

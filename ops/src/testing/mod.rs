@@ -1,5 +1,8 @@
 //! What the operations' unit tests share: seeded inputs, and the comparison of an operation with its composed reference.
 
+#[cfg(any(feature = "emulate-kernels", feature = "cuda"))]
+pub(crate) mod kernels;
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 /// Values in [-1, 1) from a seed.

@@ -1,4 +1,4 @@
-//! The encoder's parameters: their names and shapes in SAM's state dict, and the structure that the forward passes read.
+//! The numbers of an encoder, and the names and shapes of its parameters in SAM's state dict.
 
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, EncoderArch, PATCH_SIZE, WINDOW_SIZE};
 
@@ -86,74 +86,5 @@ impl VitConfig {
         ];
         tensors.extend(neck.into_iter().map(|(name, shape)| (name.to_owned(), shape)));
         tensors
-    }
-}
-
-/// A weight and a bias.
-#[derive(Debug, Clone)]
-pub(super) struct Affine<T> {
-    pub(super) weight: T,
-    pub(super) bias: T,
-}
-
-/// Parameters of one block.
-#[derive(Debug, Clone)]
-pub(super) struct BlockWeights<T> {
-    pub(super) norm1: Affine<T>,
-    pub(super) rel_pos_h: T,
-    pub(super) rel_pos_w: T,
-    pub(super) qkv: Affine<T>,
-    pub(super) proj: Affine<T>,
-    pub(super) norm2: Affine<T>,
-    pub(super) lin1: Affine<T>,
-    pub(super) lin2: Affine<T>,
-}
-
-/// Parameters of the neck.
-#[derive(Debug, Clone)]
-pub(super) struct NeckWeights<T> {
-    pub(super) conv1: T,
-    pub(super) norm1: Affine<T>,
-    pub(super) conv2: T,
-    pub(super) norm2: Affine<T>,
-}
-
-/// All parameters, as tensors or in the layout of the CPU path.
-#[derive(Debug, Clone)]
-pub(super) struct VitWeights<T> {
-    pub(super) pos_embed: T,
-    pub(super) patch_embed: Affine<T>,
-    pub(super) blocks: Vec<BlockWeights<T>>,
-    pub(super) neck: NeckWeights<T>,
-}
-
-impl<T> VitWeights<T> {
-    /// Takes each parameter by its name (without `image_encoder.`).
-    pub(super) fn collect<E>(config: &VitConfig, mut get: impl FnMut(&str) -> Result<T, E>) -> Result<Self, E> {
-        fn affine<T, E>(name: &str, get: &mut impl FnMut(&str) -> Result<T, E>) -> Result<Affine<T>, E> {
-            Ok(Affine { weight: get(&format!("{name}.weight"))?, bias: get(&format!("{name}.bias"))? })
-        }
-        let pos_embed = get("pos_embed")?;
-        let patch_embed = affine("patch_embed.proj", &mut get)?;
-        let mut blocks = Vec::with_capacity(config.depth);
-        for i in 0..config.depth {
-            blocks.push(BlockWeights {
-                norm1: affine(&format!("blocks.{i}.norm1"), &mut get)?,
-                rel_pos_h: get(&format!("blocks.{i}.attn.rel_pos_h"))?,
-                rel_pos_w: get(&format!("blocks.{i}.attn.rel_pos_w"))?,
-                qkv: affine(&format!("blocks.{i}.attn.qkv"), &mut get)?,
-                proj: affine(&format!("blocks.{i}.attn.proj"), &mut get)?,
-                norm2: affine(&format!("blocks.{i}.norm2"), &mut get)?,
-                lin1: affine(&format!("blocks.{i}.mlp.lin1"), &mut get)?,
-                lin2: affine(&format!("blocks.{i}.mlp.lin2"), &mut get)?,
-            });
-        }
-        let neck = NeckWeights {
-            conv1: get("neck.0.weight")?,
-            norm1: affine("neck.1", &mut get)?,
-            conv2: get("neck.2.weight")?,
-            norm2: affine("neck.3", &mut get)?,
-        };
-        Ok(Self { pos_embed, patch_embed, blocks, neck })
     }
 }
