@@ -3,7 +3,7 @@
 //! | module | what it reads and writes |
 //! | --- | --- |
 //! | [`atomic`] | any file: written aside, synced and renamed, so that it is there whole or not at all |
-//! | [`table`] | Parquet tables |
+//! | [`rows`] | Parquet tables, whose rows are structs with serde |
 //! | [`nifti`] | NIfTI-1 and NIfTI-2 volumes, `.nii` and `.nii.gz` |
 //! | [`npz`], [`hdf5`] | arrays of numbers in `.npz` and HDF5 files (read only) |
 //! | [`state_dict`] | checkpoints: `.pth` and `.safetensors` (feature `state-dict`) |
@@ -20,7 +20,7 @@ pub mod npz;
 mod numeric;
 #[cfg(feature = "state-dict")]
 pub mod state_dict;
-pub mod table;
+pub mod rows;
 
 pub use error::{Error, Result};
 
