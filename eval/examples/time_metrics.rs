@@ -4,8 +4,7 @@
 //! Three predictions of the same ellipsoids: moved by a few voxels; that with specks of every organ all over the scan, so that every
 //! box is the whole scan; and one in which every organ is somewhere else.
 
-use sam_ladder_eval::protocol::{CaseMasks, Protocol, evaluate_case};
-use sam_ladder_eval::{EvalError, Mask, MaskPair, dice, hd95};
+use sam_ladder_eval::{CaseMasks, EvalError, MaskPair, MaskView, Protocol, dice, evaluate_case, hd95};
 use std::time::Instant;
 
 const SHAPE: [usize; 3] = [150, 512, 512];
@@ -63,8 +62,8 @@ fn main() -> Result<(), EvalError> {
     for (name, prediction) in [("moved", &moved), ("specked", &specked), ("elsewhere", &elsewhere)] {
         let masks = CaseMasks {
             case: name,
-            prediction: Mask { voxels: prediction, shape: SHAPE },
-            reference: Mask { voxels: &reference, shape: SHAPE },
+            prediction: MaskView { voxels: prediction, shape: SHAPE },
+            reference: MaskView { voxels: &reference, shape: SHAPE },
             spacing_mm: [3.0, 0.75, 0.75],
         };
         let start = Instant::now();

@@ -18,11 +18,11 @@ pub mod hdf5;
 pub mod nifti;
 pub mod npz;
 mod numeric;
+pub mod rows;
 #[cfg(feature = "state-dict")]
 pub mod state_dict;
-pub mod rows;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, io_hint};
 
 /// Values of an array of three axes.
 #[derive(Debug, Clone, PartialEq)]

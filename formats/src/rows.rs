@@ -20,6 +20,7 @@
 
 use crate::atomic::write_atomic;
 use crate::error::{Error, Problem, Result};
+use arrow::array::Array;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{FieldRef, Fields, Schema};
 use arrow::record_batch::RecordBatch;
@@ -60,7 +61,7 @@ pub fn encode_rows<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T]) -> 
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be opened, [`Error::Format`] when it is not Parquet or damaged, [`Error::Columns`] for a column that
-/// is missing, unknown or of another type, [`Error::Rows`] for a cell that is empty and must not be, or is none of the known words.
+/// is missing, unknown, of another type or has an empty cell that must not be, [`Error::Rows`] for a word that is none of the known ones.
 pub fn read_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     decode_rows(path, File::open(path).map_err(Error::io("read", path))?)
 }
@@ -72,12 +73,10 @@ pub fn read_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 pub fn decode_rows<T: DeserializeOwned>(path: &Path, file: impl ChunkReader + 'static) -> Result<Vec<T>> {
     let batch = decode_batch(path, file)?;
     let expected = columns::<T>().map_err(|error| failed("read", path, error))?;
-    let found = batch.schema();
-    let (missing, wrong) = differences(&expected, found.fields());
+    let (missing, wrong) = differences(&expected, &batch);
     if !wrong.is_empty() || (batch.num_rows() == 0 && !missing.is_empty()) {
         return Err(Error::Columns { path: path.into(), problems: [missing, wrong].concat() });
     }
-    // Parquet's own nullability is of no interest: an empty cell where there must be none is found by serde.
     serde_arrow::from_record_batch(&batch).map_err(|error| match missing.is_empty() {
         true => failed("read", path, error),
         // Those that have no default.
@@ -125,9 +124,9 @@ pub fn decode_batch(path: &Path, file: impl ChunkReader + 'static) -> Result<Rec
 /// Checks that a table has exactly the columns of `expected`.
 ///
 /// # Errors
-/// [`Error::Columns`] that names each column that is missing, unknown or of another type.
+/// [`Error::Columns`] that names each column that is missing, unknown, of another type or has an empty cell that must not be.
 pub fn check_columns(path: &Path, batch: &RecordBatch, expected: &Schema) -> Result<()> {
-    let (mut problems, wrong) = differences(expected.fields(), batch.schema().fields());
+    let (mut problems, wrong) = differences(expected.fields(), batch);
     problems.extend(wrong);
     if problems.is_empty() { Ok(()) } else { Err(Error::Columns { path: path.into(), problems }) }
 }
@@ -138,17 +137,20 @@ fn columns<T: DeserializeOwned>() -> serde_arrow::Result<Fields> {
     Ok(Vec::<FieldRef>::from_type::<T>(options)?.into())
 }
 
-/// In words the columns that are missing and must not be, and those that are unknown or of another type.
-fn differences(expected: &Fields, found: &Fields) -> (Vec<String>, Vec<String>) {
-    let of_name = |fields: &Fields, name: &str| fields.iter().find(|field| field.name() == name).cloned();
-    let required = expected.iter().filter(|field| !field.is_nullable() && of_name(found, field.name()).is_none());
+/// In words the columns that are missing and must not be, and those that are wrong in another way.
+fn differences(expected: &Fields, found: &RecordBatch) -> (Vec<String>, Vec<String>) {
+    let required = expected.iter().filter(|field| !field.is_nullable() && found.column_by_name(field.name()).is_none());
     let missing = required.map(|field| format!("has no column {} of type {}", field.name(), field.data_type())).collect();
-    let wrong = found.iter().filter_map(|field| {
-        let (name, found) = (field.name(), field.data_type());
-        match of_name(expected, name) {
+    let schema = found.schema();
+    let wrong = schema.fields().iter().zip(found.columns()).filter_map(|(field, cells)| {
+        let (name, data_type) = (field.name(), field.data_type());
+        match expected.iter().find(|expected| expected.name() == name) {
             None => Some(format!("has an unknown column {name}")),
-            Some(field) if field.data_type() != found => {
-                Some(format!("has a column {name} of type {found}, expected {}", field.data_type()))
+            Some(expected) if expected.data_type() != data_type => {
+                Some(format!("has a column {name} of type {data_type}, expected {}", expected.data_type()))
+            }
+            Some(expected) if !expected.is_nullable() && cells.null_count() > 0 => {
+                Some(format!("has an empty cell in column {name}"))
             }
             Some(_) => None,
         }
@@ -293,11 +295,9 @@ mod tests {
             name: Status,
         }
         let path = Path::new("a.parquet");
-        let of = |name: Option<&str>| {
-            bytes::Bytes::from(encode_rows(path, &[Loose { name: name.map(Into::into) }]).unwrap())
-        };
+        let of = |name: Option<&str>| bytes::Bytes::from(encode_rows(path, &[Loose { name: name.map(Into::into) }]).unwrap());
         let empty = decode_rows::<Strict>(path, of(None)).unwrap_err();
-        assert!(empty.to_string().starts_with("cannot read the rows of a.parquet"), "{empty}");
+        assert_eq!(empty.to_string(), "the table a.parquet has an empty cell in column name");
         let word = decode_rows::<Known>(path, of(Some("stopped"))).unwrap_err();
         assert!(word.to_string().contains("stopped") && word.hint().is_some(), "{word}");
         assert!(decode_rows::<Known>(path, bytes::Bytes::from_static(b"no table")).unwrap_err().to_string().contains("Parquet"));

@@ -7,18 +7,16 @@ use super::progress;
 use super::train::ArmName;
 use anyhow::{Context, bail, ensure};
 use sam_ladder_formats::nifti::{Geometry, read_geometry};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
-use sam_ladder_eval::evaluation::{EvaluationConfig, Outputs, SUMMARY_TABLE};
-use sam_ladder_eval::folder::EvaluationFolder;
-use sam_ladder_eval::protocol::{CaseMasks, DEFAULT_TOLERANCE_MM};
-use sam_ladder_eval::run_curves::RunCurves;
-use sam_ladder_eval::summary::MEAN;
 use sam_ladder_eval::{
-    CasePrediction, DistanceUnit, EmptyRule, Evaluation, GreySlice, Hd95Definition, Mask, Palette, Protocol, Scoring,
+    CaseMasks, CasePrediction, DEFAULT_TOLERANCE_MM, DistanceUnit, EmptyRule, Evaluation, EvaluationConfig, EvaluationFolder,
+    GreySlice, Hd95Definition, MEAN, MaskView, Outputs, Palette, Protocol, RunCurves, SUMMARY_TABLE, Scoring,
 };
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::tables::SummaryRow;
 use sam_ladder_train::ensemble::Ensemble;
 use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant};
 use std::path::{Path, PathBuf};
@@ -231,8 +229,8 @@ impl Args {
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {
                     case,
-                    prediction: Mask { voxels: &predicted.mask, shape: predicted.shape },
-                    reference: Mask { voxels: &reference.labels, shape: reference.shape },
+                    prediction: MaskView { voxels: &predicted.mask, shape: predicted.shape },
+                    reference: MaskView { voxels: &reference.labels, shape: reference.shape },
                     spacing_mm: predicted.spacing_mm,
                 },
                 images: Some(&|slice| Ok(test_slice(&store, case, slice)?)),
@@ -314,7 +312,7 @@ fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geomet
 /// Mean Dice of an evaluation's folder.
 fn mean_dice(folder: &Path) -> anyhow::Result<f64> {
     let path = folder.join(SUMMARY_TABLE);
-    let summary = sam_ladder_eval::tables::read_summary(&path)
+    let summary: Vec<SummaryRow> = read_rows(&path)
         .with_context(|| format!("{} is no evaluation to compare with", folder.display()))?;
     let mean = summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice);
     mean.with_context(|| format!("{}: the mean Dice is undefined", path.display()))

@@ -7,8 +7,7 @@ use super::sweep_slurm;
 use super::train::ReadName;
 use crate::interrupt;
 use anyhow::ensure;
-use sam_ladder_eval::evaluation::SUMMARY_TABLE;
-use sam_ladder_eval::{Mask, MaskPair};
+use sam_ladder_eval::{MaskPair, MaskView, SUMMARY_TABLE};
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
 use sam_ladder_train::run::Hd95;
 use sam_ladder_train::sweep::{self, SweepArgs, SweepSummary};
@@ -95,7 +94,7 @@ impl FromStr for Worker {
 /// Measures HD95 for the validation within a sweep.
 fn hd95() -> Hd95 {
     Arc::new(|volume, class| {
-        let mask = |voxels| Mask { voxels, shape: volume.shape };
+        let mask = |voxels| MaskView { voxels, shape: volume.shape };
         let pair = MaskPair::new(volume.case, mask(volume.predicted), mask(volume.reference), u8::MAX.into()).ok()?;
         sam_ladder_eval::hd95(&pair, class, volume.spacing_mm)
     })

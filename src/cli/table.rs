@@ -1,8 +1,7 @@
 //! `sam-ladder table`: several evaluations as one table, in Markdown, LaTeX and Parquet.
 
 use anyhow::{bail, ensure};
-use sam_ladder_eval::folder::EvaluationFolder;
-use sam_ladder_eval::results::{Method, tabulate};
+use sam_ladder_eval::{EvaluationFolder, Method, tabulate};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `table`.

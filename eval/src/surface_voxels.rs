@@ -23,7 +23,7 @@ pub(crate) type Voxel = [u16; 3];
 ///
 /// A voxel of the class is on the surface if one of its six face neighbours is not of the class or lies outside the volume (`border_value` 0
 /// of `scipy.ndimage.binary_erosion`, as MedPy calls it). Neighbours are looked up in the whole volume, so the box changes nothing.
-pub(crate) fn surface(voxels: &[u8], shape: [usize; 3], class: u8, crop: Crop) -> Vec<Voxel> {
+pub(crate) fn surface_voxels(voxels: &[u8], shape: [usize; 3], class: u8, crop: Crop) -> Vec<Voxel> {
     let [depth, height, width] = shape;
     let [crop_d, crop_h, _] = crop.shape();
     let (x0, x1) = (crop.start[2], crop.end[2]);
@@ -37,7 +37,7 @@ pub(crate) fn surface(voxels: &[u8], shape: [usize; 3], class: u8, crop: Crop) -
         for crop_y in 0..crop_h {
             let (z, y) = (crop.start[0] + crop_z, crop.start[1] + crop_y);
             let here = row(Some(z), Some(y));
-            // Most rows have none, which is found fast.
+            // Most rows lack the class, which is found fast.
             if !here[x0..x1].contains(&class) {
                 continue;
             }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn a_full_cube_keeps_its_shell() {
         let shape = [3, 4, 5];
-        let found = surface(&[1u8; 60], shape, 1, Crop { start: [0; 3], end: shape });
+        let found = surface_voxels(&[1u8; 60], shape, 1, Crop { start: [0; 3], end: shape });
         // Only [1, 1..3, 1..4] has all six neighbours.
         let inner = |&[z, y, x]: &Voxel| z == 1 && (1..3).contains(&y) && (1..4).contains(&x);
         assert_eq!(found.len(), 60 - 6);
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_slice_is_all_surface_and_other_classes_are_not() {
         let voxels = [1, 1, 1, 1, 1, 1, 1, 1, 2];
-        let found = surface(&voxels, [1, 3, 3], 1, Crop { start: [0; 3], end: [1, 3, 3] });
+        let found = surface_voxels(&voxels, [1, 3, 3], 1, Crop { start: [0; 3], end: [1, 3, 3] });
         assert_eq!(found.len(), 8);
         assert_eq!((found[0], found[7]), ([0, 0, 0], [0, 2, 1]));
     }
@@ -84,10 +84,10 @@ mod tests {
     fn the_box_changes_nothing() {
         let shape = [4, 5, 6];
         let voxels: Vec<u8> = (0..120u32).map(|i| u8::from(i.wrapping_mul(2654435761) >> 30 > 0)).collect();
-        let whole = surface(&voxels, shape, 1, Crop { start: [0; 3], end: shape });
+        let whole = surface_voxels(&voxels, shape, 1, Crop { start: [0; 3], end: shape });
         let crop = Crop { start: [1, 2, 1], end: [4, 4, 5] };
         let within = |&[z, y, x]: &Voxel| (1..4).contains(&z) && (2..4).contains(&y) && (1..5).contains(&x);
         let expected: Vec<Voxel> = whole.into_iter().filter(within).map(|[z, y, x]| [z - 1, y - 2, x - 1]).collect();
-        assert_eq!(surface(&voxels, shape, 1, crop), expected);
+        assert_eq!(surface_voxels(&voxels, shape, 1, crop), expected);
     }
 }

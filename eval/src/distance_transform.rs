@@ -1,23 +1,23 @@
 //! Exact Euclidean distances from one set of voxels to the nearest of another, on an anisotropic grid.
 //!
-//! A separable distance transform (Felzenszwalb and Huttenlocher 2012; Maurer et al. 2003), evaluated only where it is asked. Along depth
-//! it is a lookup in the sorted targets of a column. Within a plane each query first looks around itself, row by row, until nothing nearer can
-//! come: masks that nearly agree, which is nearly all of them, are done with a few lookups a voxel, whatever the size of the scan. A plane that
-//! asks for more lookups than its share gets the rest of the transform, which is linear in its pixels: the lower envelope of parabolas
-//! along each row, then a look along height.
+//! A separable distance transform (Felzenszwalb and Huttenlocher 2012; Maurer et al. 2003), evaluated only at the queries. Along
+//! depth it is a lookup in the sorted targets of a column. Within a plane each query first looks around itself, row by row, until
+//! nothing nearer can come: for masks that nearly agree, as most do, that takes a few lookups per voxel, whatever the size of the
+//! scan. A plane that needs more lookups than its share gets the rest of the transform, which is linear in its pixels: the lower
+//! envelope of parabolas along each row, then a look along height.
 
-use crate::surface::Voxel;
+use crate::surface_voxels::Voxel;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Lookups that a plane's searches may take, in units of its pixels: about what the transform of the plane costs.
+/// Lookups that the searches of a plane may take, per pixel of the plane: about what its transform costs.
 const SEARCH_BUDGET: usize = 2;
 
 /// Squared distance, in the units of `spacing`, from each of `queries` to the nearest of `targets`, in the order of the queries.
 ///
 /// Both lie in a box of `shape` `[d, h, w]`, in C order; `targets` must not be empty.
 pub(crate) fn squared_distances(queries: &[Voxel], targets: &[Voxel], shape: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
-    let columns = Columns::new(targets, shape);
+    let columns = TargetColumns::new(targets, shape);
     let planes: Vec<&[Voxel]> = queries.chunk_by(|a, b| a[0] == b[0]).collect();
     let parts: Vec<Vec<f64>> = planes
         .par_iter()
@@ -30,17 +30,17 @@ pub(crate) fn squared_distances(queries: &[Voxel], targets: &[Voxel], shape: [us
 }
 
 /// The targets by column, the line of voxels along depth through a pixel `[y, x]`.
-struct Columns {
+struct TargetColumns {
     /// Depths of all targets, ascending within each column.
     depths: Vec<u16>,
     /// Where each column's depths start, `[h, w]` and the end.
     starts: Vec<usize>,
-    /// Columns from the first to the last that has targets, one range a row.
+    /// One range per row: from the first to the last column that has targets.
     spans: Vec<Range<usize>>,
     width: usize,
 }
 
-impl Columns {
+impl TargetColumns {
     fn new(targets: &[Voxel], [_, height, width]: [usize; 3]) -> Self {
         let column = |&[_, y, x]: &Voxel| usize::from(y) * width + usize::from(x);
         let mut starts = vec![0usize; height * width + 1];
@@ -60,7 +60,7 @@ impl Columns {
             depths[*place] = target[0];
             *place += 1;
         }
-        Columns { depths, starts, spans, width }
+        TargetColumns { depths, starts, spans, width }
     }
 
     /// Distance along depth from `[z, y, x]` to the nearest target of its column, in voxels.
@@ -75,13 +75,13 @@ impl Columns {
 
 /// One plane `[h, w]` of the queries.
 struct Plane<'a> {
-    columns: &'a Columns,
+    columns: &'a TargetColumns,
     z: u16,
     spacing: [f64; 3],
 }
 
 impl Plane<'_> {
-    /// Squared distance along depth from a pixel of row `y`, for the columns of the row's span.
+    /// Squared distance along depth from the plane to the nearest target of a column; `None` if it has none.
     fn depth_squared(&self, y: usize, x: usize) -> Option<f64> {
         self.columns.along_depth(self.z, y, x).map(|distance| (f64::from(distance) * self.spacing[0]).powi(2))
     }
@@ -96,7 +96,7 @@ struct PlaneTransform {
     envelope: Vec<Parabola>,
 }
 
-/// One parabola of a lower envelope, which is lowest from `from` on.
+/// One parabola of a lower envelope; it is lowest from `from` on.
 #[derive(Clone, Copy)]
 struct Parabola {
     /// Column of its vertex.
@@ -126,8 +126,8 @@ impl PlaneTransform {
     }
 }
 
-/// Rows that see targets, nearest to row `y` first, each with its squared distance along height, until that reaches what `visit` returns: the
-/// least squared distance found so far. `None` as soon as `visit` returns that.
+/// Visits the rows that have targets, nearest to row `y` first, each with its squared distance along height, until that reaches
+/// the least squared distance found so far, which `visit` returns. `None` as soon as `visit` returns `None`.
 fn rows_outward(plane: &Plane, y: usize, mut visit: impl FnMut(usize, f64) -> Option<f64>) -> Option<f64> {
     let mut best = f64::INFINITY;
     let height = plane.columns.spans.len();
@@ -145,7 +145,7 @@ fn rows_outward(plane: &Plane, y: usize, mut visit: impl FnMut(usize, f64) -> Op
     Some(best)
 }
 
-/// Squared distance from a pixel `[y, x]` by looking around it; `None` where the budget of lookups does not suffice.
+/// Squared distance from a pixel `[y, x]` by looking around it; `None` if the budget of lookups does not suffice.
 fn search(plane: &Plane, [y, x]: [usize; 2], budget: &mut usize) -> Option<f64> {
     let mut best = f64::INFINITY;
     rows_outward(plane, y, |y, along_height| {
@@ -254,7 +254,7 @@ mod tests {
                 );
 
                 // The transform of a whole plane, whatever the search would cost.
-                let columns = Columns::new(&targets, shape);
+                let columns = TargetColumns::new(&targets, shape);
                 let (mut rows, mut envelope) = (vec![f64::INFINITY; height * width], Vec::new());
                 for (query, expected) in queries.iter().zip(&expected) {
                     let plane = Plane { columns: &columns, z: query[0], spacing };
@@ -274,7 +274,7 @@ mod tests {
         let all = |z: u16| (0..60u16).flat_map(move |y| (0..60u16).map(move |x| [z, y, x]));
         let queries: Vec<Voxel> = all(0).filter(|&[_, y, x]| x < 20 && y < 30).collect();
         let targets: Vec<Voxel> = all(39).filter(|&[_, y, x]| (x + y) % 3 == 0).collect();
-        let plane = Plane { columns: &Columns::new(&targets, shape), z: 0, spacing: [1.0; 3] };
+        let plane = Plane { columns: &TargetColumns::new(&targets, shape), z: 0, spacing: [1.0; 3] };
         let mut budget = SEARCH_BUDGET * 60 * 60;
         assert!(
             queries.iter().any(|&[_, y, x]| search(&plane, [y, x].map(usize::from), &mut budget).is_none()),
