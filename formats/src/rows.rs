@@ -257,7 +257,8 @@ mod tests {
         let missing = read(&without(&batch, "count")).unwrap_err();
         assert_eq!(missing, "the table rows.parquet has no column count of type UInt32");
         let renamed = |from: &str, to: &str| {
-            let fields = batch.schema().fields().iter().map(|field| {
+            let schema = batch.schema();
+            let fields = schema.fields().iter().map(|field| {
                 Arc::new(if field.name() == from { field.as_ref().clone().with_name(to) } else { field.as_ref().clone() })
             });
             RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), batch.columns().to_vec()).unwrap()
