@@ -25,7 +25,13 @@ pub enum TrainError {
     /// A tensor operation failed: shapes, or the device's memory.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
-    /// A setting is out of range.
+    /// A setting is unknown, of another type or out of range.
+    #[error("{0}")]
+    BadSetting(#[from] sam_ladder_schemas::setting::SettingError),
+    /// A sweep's file cannot be used.
+    #[error("{0}")]
+    SweepFile(#[from] sam_ladder_schemas::setting::FileError),
+    /// A setting does not go with the store, the device or another setting.
     #[error("{0}")]
     Setting(String),
     /// Something else is asked for than the inputs can give.

@@ -16,7 +16,7 @@ use sam_ladder_ops::precision::allow_tf32;
 use sam_ladder_ops::state_dict::StateDictError;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
-use sam_ladder_schemas::precision::Precision;
+use sam_ladder_schemas::gpu_precision::GpuPrecision;
 
 use cpu::CpuVit;
 use device::DeviceVit;
@@ -118,21 +118,21 @@ impl ImageEncoder {
     ///
     /// # Errors
     /// [`EncoderError::Precision`] where the device or the encoder has none but float32.
-    pub fn with_precision(self, precision: Precision) -> Result<Self> {
+    pub fn with_precision(self, precision: GpuPrecision) -> Result<Self> {
         let dtype = match precision {
-            Precision::F32 | Precision::Tf32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-            Precision::F16 => DType::F16,
+            GpuPrecision::F32 | GpuPrecision::Tf32 => DType::F32,
+            GpuPrecision::Bf16 => DType::BF16,
+            GpuPrecision::F16 => DType::F16,
         };
         let Self { config, device, path } = self;
         let path = match path {
-            path if precision == Precision::F32 => path,
+            path if precision == GpuPrecision::F32 => path,
             Path::Device(_, weights) if DeviceVit::has_kernels(&config, dtype) => {
                 Path::Device(Box::new(DeviceVit::new(config.clone(), &weights, dtype)?), weights)
             }
             _ => return Err(EncoderError::Precision { asked: precision.name(), device: format!("{:?}", device.location()) }),
         };
-        allow_tf32(precision == Precision::Tf32);
+        allow_tf32(precision == GpuPrecision::Tf32);
         Ok(Self { config, device, path })
     }
 

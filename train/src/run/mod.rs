@@ -156,7 +156,7 @@ fn load_on_device(args: &TrainArgs, store: &TrainingSplit, trainee: &Trainee) ->
 
 /// A run that starts or resumes, ready for its next step.
 pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Checkpoints, hd95: Option<Hd95>) -> Result<Trainee> {
-    args.config.validate().map_err(TrainError::Setting)?;
+    args.config.validate()?;
     if store.config().unlabelled {
         return Err(TrainError::Input(format!(
             "{} holds scans without labels: there is nothing to train on",

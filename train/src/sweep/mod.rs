@@ -15,11 +15,10 @@ mod ranking;
 mod scheduler;
 mod space;
 mod together;
-mod toml_tree;
 mod tpe;
 mod trials;
 
-pub use file::{parse_config, read_config};
+pub use file::read_config;
 pub use trials::gather;
 
 use crate::error::{Result, TrainError};
@@ -236,7 +235,7 @@ pub fn train_final(args: &SweepArgs, summary: &SweepSummary, trial: Option<&str>
     let record = FinalRecord { trial: chosen.trial.clone(), settings: point.settings.clone(), evaluated: false };
     folder.write_final(&record)?;
     let run = args.out.join(FINAL_RUN);
-    let config = point.config().map_err(TrainError::Setting)?;
+    let config = point.config()?;
     let config = TrainConfig { seed: sweep.config.seeds[0], val_cases: Vec::new(), ..config };
     crate::run::train_until(&train_args(args, &run, config), stop)?;
     Ok(FinalRun { run, record })

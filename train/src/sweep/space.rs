@@ -1,11 +1,11 @@
 //! The search space: points of a grid, points at random, and which settings are active in a point.
 
-use super::file::{number, train_config};
 use super::tpe::{self, Observed};
 use crate::error::{Result, TrainError};
 use crate::run::sampler::{below, unit};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use sam_ladder_schemas::setting::SettingError;
 use sam_ladder_schemas::sweep::{Domain, Scale, SearchMethod, Setting, SweepConfig, trial_id};
 use sam_ladder_schemas::train::TrainConfig;
 use serde_json::{Map, Value};
@@ -50,8 +50,8 @@ impl Point {
     }
 
     /// The training's settings; seed and validation cases are those of each run.
-    pub(crate) fn config(&self) -> std::result::Result<TrainConfig, String> {
-        train_config(&self.settings)
+    pub(crate) fn config(&self) -> std::result::Result<TrainConfig, SettingError> {
+        TrainConfig::with(&self.settings)
     }
 }
 
@@ -197,20 +197,25 @@ pub(super) fn place(domain: &Domain, value: &Value) -> f64 {
     }
 }
 
+/// A number as JSON, whole where the setting takes whole numbers.
+fn number(value: f64, integer: bool) -> Value {
+    if integer && value >= 0.0 { Value::from(value as u64) } else { Value::from(value) }
+}
+
 fn six_digits(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::parse_config;
     use super::*;
+    use sam_ladder_schemas::sweep::parse_sweep;
 
     fn config(settings: &str, search: &str) -> SweepConfig {
         let text = format!(
             "[settings]\n{settings}\n[search]\nmethod = \"{search}\"\n[validation]\nfolds = 2\n[budget]\ntrials = 1000\n"
         );
-        parse_config("s.toml", &text).unwrap()
+        parse_sweep("s.toml", &text).unwrap()
     }
 
     fn points(config: &SweepConfig, count: u32) -> Vec<Point> {
