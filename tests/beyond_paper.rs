@@ -12,7 +12,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetwork, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::ensemble::{Ensemble, masks_of_logits};
+use sam_ladder_train::segment::{Ensemble, masks_of_logits};
 use sam_ladder_train::export::{ExportArgs, export};
 use sam_ladder_train::predict::{CaseRequest, RunCheckpoint, WeightSource, load_model, predict_case};
 use sam_ladder_train::run::records::read_steps;

@@ -18,7 +18,7 @@ use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::optimizer::Optimizer;
 use sam_ladder_train::run::records::read_steps;
 use sam_ladder_train::run::sampler::{Sampler, VariantDraws};
-use sam_ladder_train::run::trainer::{BatchTensors, StepLosses, StepSettings, train_step};
+use sam_ladder_train::run::step::{BatchTensors, StepLosses, StepSettings, train_step};
 use sam_ladder_train::run::{TrainArgs, train};
 use sam_ladder_train::schedule::learning_rate;
 use std::collections::BTreeMap;

@@ -19,7 +19,7 @@ use sam_ladder_eval::{
 };
 use sam_ladder_precompute::scans::{read_geometry, sha256_of_file};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_train::ensemble::Ensemble;
+use sam_ladder_train::segment::Ensemble;
 use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant};
 use std::path::{Path, PathBuf};
 

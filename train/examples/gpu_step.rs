@@ -16,7 +16,7 @@ use sam_ladder_schemas::train::{Arm, OptimizerKind};
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
 use sam_ladder_train::optimizer::Optimizer;
 use sam_ladder_train::run::step_graph::StepGraph;
-use sam_ladder_train::run::trainer::{BatchTensors, StepLosses, StepNumbers, StepSettings, start_step};
+use sam_ladder_train::run::step::{BatchTensors, StepLosses, StepNumbers, StepSettings, start_step};
 
 /// Values in [-1, 1) from a linear congruential generator.
 fn noise(count: usize, seed: u64) -> Vec<f32> {

@@ -6,7 +6,7 @@ use sam_ladder_cache::{Batch, Store};
 use sam_ladder_ops::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_train::predict::{WeightSource, identity_variant, load_model};
-use sam_ladder_train::run::trainer::{Geometry, input_tensors};
+use sam_ladder_train::run::step::{Geometry, input_tensors};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

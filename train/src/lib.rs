@@ -1,6 +1,6 @@
 //! Stage two: the side network, the gate, the mask decoder, losses, optimizers, the training loop and sweeps.
 
-pub mod ensemble;
+pub mod segment;
 pub mod error;
 pub mod export;
 pub mod init;

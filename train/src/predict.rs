@@ -1,11 +1,11 @@
 //! From a model and a store to masks at the scans' own resolution.
 
-use crate::ensemble::masks_of_logits;
+use crate::segment::masks_of_logits;
 use crate::error::{Result, TrainError};
 use crate::init::{InitSources, initial_weights, whole_model};
 use crate::model::{LadderSam, ModelConfig};
 use crate::run::checkpoint::read_info;
-use crate::run::trainer::{Geometry, input_tensors};
+use crate::run::step::{Geometry, input_tensors};
 use crate::run::{check_same_encoder, read_record};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;

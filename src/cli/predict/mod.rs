@@ -17,7 +17,7 @@ use sam_ladder_precompute::scans::{NewScan, ScanSource, find_new_scans};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_train::model::LadderSam;
 use sam_ladder_train::predict::{CaseRequest, load_trained, predict_case_with, predict_slices};
-use sam_ladder_train::run::trainer;
+use sam_ladder_train::run::step;
 use settings::{EncoderFile, Settings, Typed};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -225,7 +225,7 @@ fn readable(outputs: &Outputs, bad: &mut Vec<(String, String)>) -> Vec<Job> {
 }
 
 fn load_model(settings: &Settings, device: &Device) -> anyhow::Result<LadderSam> {
-    Ok(load_trained(&settings.weights, trainer::Geometry::of(&settings.config), device)?)
+    Ok(load_trained(&settings.weights, step::Geometry::of(&settings.config), device)?)
 }
 
 /// Whether a finished store of these settings has every scan of the plan, byte for byte the same.

@@ -11,18 +11,18 @@
 
 mod batches;
 pub mod checkpoint;
-mod device_store;
+mod device_items;
 mod gpu;
 pub mod hparams;
 pub mod records;
 mod resume;
 pub mod sampler;
-mod session;
+mod training_loop;
 pub mod step_graph;
 pub mod tensorboard;
-pub(crate) mod trainee;
-pub mod trainer;
-mod unread;
+pub(crate) mod training_run;
+pub mod step;
+mod pending_losses;
 mod validation;
 
 pub use batches::for_each_batch;
@@ -40,7 +40,7 @@ use crate::optimizer::Optimizer;
 use crate::predict::identity_index;
 use candle_core::Device;
 use checkpoint::{Position, ResumeState, read_info};
-use device_store::DeviceBatches;
+use device_items::DeviceBatches;
 use records::Records;
 use resume::{Asked, check_same_run, write_record};
 use sam_ladder_cache::atomic::{is_temporary_of, tidy};
@@ -51,13 +51,13 @@ use sam_ladder_schemas::train::{
     CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE, TrainConfig,
 };
 use sampler::{Sampler, VariantDraws};
-use session::Session;
+use training_loop::Session;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use step_graph::StepGraph;
-use trainee::{Checkpoints, RunPlan, Trainee};
-use trainer::Geometry;
+use training_run::{Checkpoints, RunPlan, Trainee};
+use step::Geometry;
 use validation::Validation;
 
 /// What `train` is asked to do.
@@ -237,7 +237,7 @@ fn start_run(args: &TrainArgs, store: &TrainingSplit, geometry: Geometry, checkp
     let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
     let standing = Standing { model, optimizer, records: Records::new(&args.run), position, channels: geometry.channels };
     if checkpoints.models {
-        trainee::write_checkpoint(&args.run, &standing, true)?;
+        training_run::write_checkpoint(&args.run, &standing, true)?;
     }
     write_record(&args.run, &record)?;
     Ok(standing)
@@ -276,7 +276,7 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, geometry: Geometry, check
     if checkpoints.models
         && model.is_none_or(|info| (info.steps, info.epochs) != (standing.position.steps, standing.position.epoch))
     {
-        trainee::write_model(&args.run, &standing)?;
+        training_run::write_model(&args.run, &standing)?;
     }
     Ok(standing)
 }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::loss::ladder_loss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
-use crate::run::trainer::{BatchTensors, StepNumbers, StepSettings, start_step};
+use crate::run::step::{BatchTensors, StepNumbers, StepSettings, start_step};
 use candle_core::{DType, Tensor};
 use sam_ladder_ops::graph::{Graph, capture, prepare};
 

@@ -3,7 +3,7 @@
 use crate::error::{Result, TrainError};
 use crate::model::LadderSam;
 use crate::run::sampler::Item;
-use crate::run::trainer::{BatchTensors, Geometry};
+use crate::run::step::{BatchTensors, Geometry};
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_schemas::tables::SliceRow;
 use std::collections::BTreeMap;

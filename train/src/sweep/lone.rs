@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::init::{InitSources, initial_weights};
 use crate::model::{LadderSam, ModelConfig};
 use crate::optimizer::Optimizer;
-use crate::run::trainee::RunPlan;
-use crate::run::trainer::{StepSettings, batch_tensors, train_step};
+use crate::run::training_run::RunPlan;
+use crate::run::step::{StepSettings, batch_tensors, train_step};
 use crate::run::{for_each_batch, sampler::Item};
 use sam_ladder_cache::{ReadMode, TrainingSplit};
 use std::ops::ControlFlow;
@@ -43,7 +43,7 @@ fn seconds_a_batch(
     batches: &[&[Item]],
     plan: &RunPlan,
     store: &TrainingSplit,
-    mut work: impl FnMut(&crate::run::trainer::BatchTensors) -> Result<()>,
+    mut work: impl FnMut(&crate::run::step::BatchTensors) -> Result<()>,
 ) -> Result<f64> {
     let reader = store.reader(ReadMode::Stream);
     // Where an epoch has few batches they come again; a short last one is left out.

@@ -4,8 +4,8 @@
 
 use crate::error::{Result, TrainError};
 use crate::run::for_each_batch;
-use crate::run::trainee::Trainee;
-use crate::run::trainer::{BatchTensors, batch_tensors};
+use crate::run::training_run::Trainee;
+use crate::run::step::{BatchTensors, batch_tensors};
 use sam_ladder_cache::Reader;
 use sam_ladder_schemas::tables::EpochRow;
 use std::ops::ControlFlow;

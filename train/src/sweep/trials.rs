@@ -10,7 +10,7 @@ use super::{SweepArgs, SweepSummary, train_args};
 use crate::error::{Result, TrainError, io};
 use crate::run::hparams::{SessionStatus, session_end};
 use crate::run::open_run;
-use crate::run::trainee::{Checkpoints, Trainee};
+use crate::run::training_run::{Checkpoints, Trainee};
 use sam_ladder_cache::{Reader, TrainingSplit};
 use sam_ladder_schemas::sweep::{CurveRow, Objective, Pruning, SweepRecord, TrialRow, TrialStatus};
 use sam_ladder_schemas::tables::EpochRow;

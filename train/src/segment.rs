@@ -12,7 +12,7 @@
 use crate::error::{Result, TrainError};
 use crate::model::{LadderSam, upsample_masks};
 use crate::predict::{CasePrediction, CaseRequest, WeightSource, argmax_classes, identity_variant, load_model};
-use crate::run::trainer::{Geometry, input_tensors};
+use crate::run::step::{Geometry, input_tensors};
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_ops::ndimage::zoom_nearest;

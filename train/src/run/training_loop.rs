@@ -3,11 +3,11 @@
 use crate::error::{Result, TrainError};
 use crate::run::RunSummary;
 use crate::run::batches::for_each_batch;
-use crate::run::device_store::DeviceBatches;
+use crate::run::device_items::DeviceBatches;
 use crate::run::sampler::Item;
 use crate::run::step_graph::StepGraph;
-use crate::run::trainee::Trainee;
-use crate::run::trainer::batch_tensors;
+use crate::run::training_run::Trainee;
+use crate::run::step::batch_tensors;
 use indicatif::{ProgressBar, ProgressStyle};
 use sam_ladder_cache::{Batch, Reader};
 use sam_ladder_schemas::tables::StepRow;

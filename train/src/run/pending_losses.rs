@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::model::LadderSam;
-use crate::run::trainer::{StepLosses, StepNumbers};
+use crate::run::step::{StepLosses, StepNumbers};
 use candle_core::Tensor;
 use sam_ladder_schemas::train::Arm;
 

@@ -5,7 +5,7 @@
 use crate::error::{Result, TrainError};
 use crate::run::gpu::{DeviceStore, budget};
 use crate::run::sampler::Item;
-use crate::run::trainer::{BatchTensors, Geometry};
+use crate::run::step::{BatchTensors, Geometry};
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, Reader, Values};
 use sam_ladder_ops::gather::{Stored, gather, gather_bytes};
