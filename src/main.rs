@@ -1,4 +1,4 @@
-//! The command line of sam-ladder: parse, dispatch, print the error chain once.
+//! The command line of sam-ladder: parse, dispatch, print the error chain once, and what to do about it.
 
 mod allocator;
 mod cli;
@@ -12,13 +12,13 @@ fn main() -> ExitCode {
     allocator::keep_freed_pages();
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if interrupt::is_interruption(&error) => {
-            eprintln!("{}", one_line(&error));
-            ExitCode::from(interrupt::EXIT_INTERRUPTED)
-        }
         Err(error) => {
-            eprintln!("error: {}", one_line(&error));
-            ExitCode::FAILURE
+            let is_interruption = interrupt::is_interruption(&error);
+            eprintln!("{}{}", if is_interruption { "" } else { "error: " }, one_line(&error));
+            if let Some(hint) = hint(&error) {
+                eprintln!("hint: {hint}");
+            }
+            if is_interruption { ExitCode::from(interrupt::EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -35,6 +35,12 @@ fn one_line(error: &anyhow::Error) -> String {
         }
     }
     line
+}
+
+/// What to do about an error, by the first of its causes that knows.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    use sam_ladder_train::error::TrainError;
+    error.chain().find_map(|cause| cause.downcast_ref().and_then(TrainError::hint))
 }
 
 #[cfg(test)]

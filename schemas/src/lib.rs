@@ -4,6 +4,7 @@
 
 pub mod classes;
 pub mod encoder;
+pub mod observer;
 pub mod precision;
 pub mod precompute;
 pub mod slurm;

@@ -3,6 +3,7 @@
 use super::device::DeviceChoice;
 use super::precision::PrecisionName;
 use super::profile::Profile;
+use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use crate::interrupt;
 use crate::slurm::{Job, JobsFolder, Word};
@@ -217,7 +218,7 @@ impl Args {
         });
         match (&self.sam_checkpoint, self.random_encoder) {
             (Some(path), _) => {
-                let (found, weights) = identify_weights(path)?;
+                let (found, weights) = identify_weights(path, &*Terminal::new())?;
                 let asked = asked.unwrap_or(found);
                 ensure!(
                     found == asked,
@@ -257,7 +258,8 @@ impl Args {
         let (encoder, weights) = self.weights()?;
         let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases: self.test_cases.clone() };
         let config = configure(&self.scans, &options, self.config(encoder, weights))?;
-        let plan = Plan::new(&self.scans, &config)?;
+        let observer = Terminal::new();
+        let plan = Plan::new(&self.scans, &config, &*observer)?;
         if self.slurm.is_asked() {
             return self.submit(&plan);
         }
@@ -268,6 +270,7 @@ impl Args {
             checkpoint: self.sam_checkpoint,
             batch_size: self.batch_size as usize,
             device: self.device.open()?,
+            observer,
         };
         if self.dry_run {
             let estimate = estimate(&plan, &args.store, args.batch_size, || Ok(load(&args)?.encoder))?;

@@ -1,5 +1,6 @@
 //! Whether a SAM checkpoint is the one that embeddings were made with.
 
+use super::progress::Terminal;
 use anyhow::{bail, ensure};
 use sam_ladder_precompute::pipeline::identify_weights;
 use sam_ladder_schemas::precompute::EncoderWeights;
@@ -16,7 +17,7 @@ pub fn ensure_same(path: &Path, weights: &EncoderWeights, of: &Path) -> anyhow::
             bail!("{} comes from a random encoder (seed {seed}): leave --sam-checkpoint out", of.display())
         }
     };
-    let (_, found) = identify_weights(path)?;
+    let (_, found) = identify_weights(path, &*Terminal::new())?;
     if let EncoderWeights::Checkpoint { sha256: found } = found {
         ensure!(
             found == *expected,

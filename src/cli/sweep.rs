@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::device::DeviceChoice;
+use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use super::sweep_slurm;
 use super::train::ReadName;
@@ -10,7 +11,7 @@ use anyhow::ensure;
 use sam_ladder_eval::evaluation::SUMMARY_TABLE;
 use sam_ladder_eval::{Mask, MaskPair};
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
-use sam_ladder_train::run::Hd95;
+use sam_ladder_train::run::{DeviceStore, Hd95};
 use sam_ladder_train::sweep::{self, SweepArgs, SweepSummary};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -31,16 +32,16 @@ Examples:
       --slurm slurm.toml --dry-run
 ")]
 pub struct Args {
-    /// Store to train on: a folder, or s3://bucket/key; its test scans are read by --final alone
+    /// Store to train on: a folder, or s3://bucket/key; its test scans are read only by --final
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
     /// What is searched and how: docs/sweeps.md has the keys. With --resume it may change the budget and nothing else
     #[arg(long, value_name = "SWEEP.toml", required_unless_present_any = ["resume", "final_run"])]
     config: Option<PathBuf>,
-    /// Folder of the sweep: made, or with --resume gone on with
+    /// Folder of the sweep: made, or with --resume continued
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Go on with the sweep in --out: finished trials are kept, interrupted ones continued, failed ones tried again
+    /// Resume the sweep in --out: finished trials are kept, interrupted ones continued, failed ones tried again
     #[arg(long)]
     resume: bool,
     /// After the search: train the best setting on all training cases and evaluate it on the test cases, which is done once
@@ -49,7 +50,7 @@ pub struct Args {
     /// With --final: this trial instead of the best one
     #[arg(long, value_name = "ID", requires = "final_run")]
     trial: Option<String>,
-    /// Trials that are trained at a time [default: 2]
+    /// Trials that are trained at a time [default: 1]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
     /// Be worker I of N on one folder: train every N-th trial, from the I-th
@@ -64,6 +65,12 @@ pub struct Args {
     /// Whether the store is read from disk at each step or kept in memory
     #[arg(long, value_enum, default_value_t = ReadName::Auto)]
     read: ReadName,
+    /// Training items in the GPU's memory: auto (as many as fit), off, or a number of bytes as 20G
+    #[arg(long, value_name = "auto|off|BYTES", default_value = "auto")]
+    device_store: DeviceStore,
+    /// Ask a GPU for the training step as one CUDA graph; it is compared with a plain step before it is relied on
+    #[arg(long)]
+    cuda_graph: bool,
     /// auto, cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -127,9 +134,11 @@ impl Args {
             init: self.init.clone(),
             device,
             read_mode: self.read.into(),
+            device_store: self.device_store,
+            cuda_graph: self.cuda_graph,
             hd95: hd95(),
             program: super::program(),
-            progress: true,
+            observer: Terminal::new(),
         };
         let args = if count > 1 { sweep_slurm::join(args)? } else { args };
         let stop = interrupt::stop_flag("the steps in flight are finished and saved")?;

@@ -5,6 +5,7 @@ use super::device::DeviceChoice;
 use super::precision::PrecisionName;
 use super::precompute::Augment;
 use super::profile::Profile;
+use super::progress::Terminal;
 use crate::interrupt;
 use clap::ValueEnum;
 use sam_ladder_cache::{ReadMode, TrainingSplit};
@@ -262,7 +263,7 @@ impl Args {
             cuda_graph: self.cuda_graph,
             checkpoint_every: self.checkpoint_every,
             program: super::program(),
-            progress: true,
+            observer: Terminal::new(),
         };
         let stop = interrupt::stop_flag("the step in flight is finished and saved")?;
         let summary = run::train_until(&args, &stop)?;

@@ -26,7 +26,7 @@ pub fn succeed(mut command: Command) -> String {
     String::from_utf8(output.stdout).expect("UTF-8 output")
 }
 
-/// Runs a command that must fail by itself, with one line of error and without a panic; returns that line.
+/// Runs a command that must fail by itself, with one line of error, at most one of what to do about it, and without a panic; returns these.
 pub fn assert_refused(mut command: Command) -> String {
     let (output, stderr) = run(&mut command);
     let code = output.status.code().unwrap_or_else(|| panic!("{command:?} was killed: {}\n{stderr}", output.status));
@@ -34,8 +34,10 @@ pub fn assert_refused(mut command: Command) -> String {
     assert!(!stderr.contains("panicked"), "{command:?} panicked:\n{stderr}");
     let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(lines.len(), 1, "{command:?} must print one line of error:\n{stderr}");
-    assert!(stderr.trim_end().ends_with(lines[0].trim_end()), "the error comes last:\n{stderr}");
-    lines[0].to_string()
+    let (_, last) = stderr.split_at(stderr.find(lines[0]).expect("the line that was found"));
+    let hints: Vec<&str> = last.lines().skip(1).collect();
+    assert!(hints.len() < 2 && hints.iter().all(|line| line.starts_with("hint: ")), "the error comes last:\n{stderr}");
+    last.trim_end().replace('\n', " ")
 }
 
 /// A NIfTI-1 file of float32 voxels, first axis fastest, spacing 1 × 1 × 3 mm.

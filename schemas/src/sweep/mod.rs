@@ -194,7 +194,7 @@ pub struct Budget {
     pub trials: Option<u32>,
     /// Epochs over all runs of all trials.
     pub epochs: Option<u64>,
-    /// Wall time, in hours, of all starts together.
+    /// Hours that the training of all trials took, of all starts together: the sum of what their epochs have on record.
     pub hours: Option<f64>,
 }
 

@@ -1,136 +1,134 @@
-//! The loop of a lone run: from where it stands to its end.
+//! The training loop. It trains a group of runs that draw the same batches; a lone run is a group of one.
+//!
+//! Where the batches come from ([`BatchSource`]) and how a step is taken ([`StepKind`]) are its two parameters. Each batch is read, decompressed and turned
+//! into tensors once, and every run takes its step on it: a run's arithmetic is the same in any group, so on the CPU it ends in the same bytes.
 
-use crate::error::{Result, TrainError};
-use crate::run::RunSummary;
-use crate::run::batches::for_each_batch;
-use crate::run::device_items::DeviceBatches;
-use crate::run::sampler::Item;
-use crate::run::step_graph::StepGraph;
-use crate::run::training_run::Trainee;
-use crate::run::step::batch_tensors;
-use indicatif::{ProgressBar, ProgressStyle};
-use sam_ladder_cache::{Batch, Reader};
-use sam_ladder_schemas::tables::StepRow;
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use super::batches::BatchSource;
+use super::step::start_step;
+use super::step_graph::StepGraph;
+use super::tensors::BatchTensors;
+use super::training_run::Run;
+use crate::error::Result;
+use sam_ladder_schemas::observer::Observer;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// A run that has the machine to itself.
-pub(super) struct Session<'a> {
-    trainee: Trainee,
-    reader: &'a Reader,
-    /// Set from outside: stop after the step in flight.
+/// How steps are taken.
+pub(crate) enum StepKind {
+    /// One operation after the other.
+    Plain,
+    /// By a CUDA graph, which belongs to one run.
+    Graph(StepGraph),
+}
+
+/// What all groups that are trained at the same time share.
+pub(crate) struct Control<'a> {
+    /// Set from outside: stop after the steps in flight.
     stop: &'a AtomicBool,
-    bar: ProgressBar,
-    /// Where batches come from on a GPU.
-    device_batches: Option<DeviceBatches>,
-    /// Takes the steps where they are to be a CUDA graph.
-    step_graph: Option<StepGraph<'a>>,
+    /// Runs that are being trained: they divide the machine's time.
+    live: AtomicUsize,
 }
 
-impl<'a> Session<'a> {
-    pub(super) fn new(trainee: Trainee, reader: &'a Reader, progress: bool, stop: &'a AtomicBool) -> Self {
-        let (last_step, done) = (trainee.last_step(), trainee.position().steps);
-        let bar = if progress { progress_bar(last_step, done) } else { ProgressBar::hidden() };
-        Session { trainee, reader, stop, bar, device_batches: None, step_graph: None }
-    }
+/// Trains the runs of a group, epoch by epoch, to where each is to go or until they are stopped, and writes their checkpoints. They stand at the same step of
+/// the same epoch. A run that fails or panics keeps its error, and the others are trained on.
+///
+/// # Errors
+/// Those of reading the store, which end the group.
+pub(crate) fn train_group(group: &mut [Run], source: &mut BatchSource, steps: &mut StepKind, control: &Control<'_>) -> Result<()> {
+    let outcome = train_epochs(group, source, steps, control);
+    // Whatever ended the loop, what is trained is kept.
+    group.iter_mut().for_each(|run| run.attempt(Run::save));
+    outcome
+}
 
-    /// The same with batches of a GPU's own.
-    pub(super) fn with_device_batches(self, device_batches: Option<DeviceBatches>) -> Self {
-        Session { device_batches, ..self }
-    }
-
-    /// The same with steps through a CUDA graph.
-    pub(super) fn with_step_graph(self, step_graph: Option<StepGraph<'a>>) -> Self {
-        Session { step_graph, ..self }
-    }
-
-    /// Trains to the end of the run.
-    pub(super) fn run(mut self) -> Result<RunSummary> {
-        while !self.trainee.is_done() && !self.stopping() {
-            self.epoch()?;
+fn train_epochs(group: &mut [Run], source: &mut BatchSource, steps: &mut StepKind, control: &Control<'_>) -> Result<()> {
+    while let Some(first) = control.next_to_train(group) {
+        let (batches, validation, shape) = (first.batches_left(), first.validation_batches(), first.setup().shape);
+        let sharing = control.share(group);
+        each(group, |run| run.start_clock(sharing.runs()));
+        for batch in source.batches(batches, shape) {
+            steps.take(group, &batch?);
+            if control.next_to_train(group).is_none() {
+                break;
+            }
         }
-        self.trainee.save()?;
-        let position = self.trainee.position();
-        if !self.trainee.is_done() {
-            self.bar.abandon();
-            return Err(TrainError::Stopped { run: self.trainee.plan().run.clone(), steps: position.steps });
+        for batch in source.batches(validation, shape) {
+            let batch = batch?;
+            if control.next_to_train(group).is_none() {
+                break;
+            }
+            each(group, |run| run.attempt(|run| run.validate(&batch)));
         }
-        self.bar.finish();
-        let records = self.trainee.records();
-        Ok(RunSummary {
-            steps: position.steps,
-            epochs: position.epoch,
-            last: records.steps.last().copied(),
-            best_val_dice: records.best_val_dice(),
-        })
+        each(group, |run| run.attempt(Run::end_epoch));
+    }
+    Ok(())
+}
+
+impl StepKind {
+    /// Plain steps, or those of a CUDA graph; `observer` learns what became of the graph.
+    pub(crate) fn new(cuda_graph: bool, observer: &Arc<dyn Observer>) -> Self {
+        if cuda_graph { StepKind::Graph(StepGraph::new(observer.clone())) } else { StepKind::Plain }
     }
 
-    /// The rest of the epoch under way, or of the run if that ends sooner.
-    fn epoch(&mut self) -> Result<()> {
-        self.trainee.start_clock(1);
-        let items = self.trainee.epoch_items();
-        let batches = self.trainee.batches_left(&items);
-        let reader = self.reader;
-        // What is in the GPU's memory is not read.
-        let missing: Option<Vec<Vec<Item>>> =
-            self.device_batches.as_ref().map(|on_device| batches.iter().map(|items| on_device.missing(items)).collect());
-        let to_read = missing.as_ref().map_or(batches.clone(), |missing| missing.iter().map(Vec::as_slice).collect());
-        for_each_batch(reader, &to_read, |index, _, batch| {
-            self.step(batches[index], batch)?;
-            Ok(if self.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
-        if self.trainee.epoch_is_whole() {
-            let scores = self.trainee.validate(reader)?;
-            self.trainee.close_epoch(scores)?;
+    /// Takes a step of every run of the group.
+    fn take(&mut self, group: &mut [Run], batch: &BatchTensors) {
+        match self {
+            StepKind::Plain => each(group, |run| run.attempt(|run| run.step(batch, start_step))),
+            StepKind::Graph(graph) => {
+                for run in group {
+                    run.attempt(|run| run.step(batch, |model, optimizer, batch, settings| graph.step(model, optimizer, batch, settings)));
+                }
+            }
         }
-        Ok(())
-    }
-
-    fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn step(&mut self, items: &[Item], batch: &Batch) -> Result<()> {
-        let plan = self.trainee.plan();
-        let tensors = match &mut self.device_batches {
-            Some(on_device) => on_device.tensors(items, batch)?,
-            None => batch_tensors(batch, items.len(), plan.geometry, &plan.device)?,
-        };
-        match &mut self.step_graph {
-            Some(graph) => self
-                .trainee
-                .step_by(&tensors, |model, optimizer, batch, settings| graph.step(model, optimizer, batch, settings))?,
-            None => self.trainee.step(&tensors)?,
-        }
-        self.bar.inc(1);
-        if let Some(row) = self.trainee.records().steps.last() {
-            self.show(row);
-        }
-        Ok(())
-    }
-
-    fn show(&self, row: &StepRow) {
-        let epochs = self.trainee.plan().config.epochs;
-        self.bar.set_message(format!(
-            "epoch {}/{epochs}  loss {:.4}  dice {:.4}  gate {:.4}",
-            row.epoch + 1,
-            row.loss,
-            1.0 - row.dice,
-            row.gate
-        ));
     }
 }
 
-/// Drawn on stderr, and only where that is a terminal.
-fn progress_bar(last_step: u64, done: u64) -> ProgressBar {
-    let bar = ProgressBar::new(last_step).with_position(done);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {msg}  {eta_precise} left") {
-        bar.set_style(style);
+/// Calls `work` with every run that is under way, each on a thread of its own, the first on this one.
+fn each(group: &mut [Run], work: impl Fn(&mut Run) + Sync) {
+    let mut runs = group.iter_mut().filter(|run| run.is_under_way());
+    let Some(first) = runs.next() else { return };
+    std::thread::scope(|scope| {
+        for run in runs {
+            scope.spawn(|| work(run));
+        }
+        work(first);
+    });
+}
+
+impl<'a> Control<'a> {
+    /// Trains until `stop` is set.
+    pub(crate) fn new(stop: &'a AtomicBool) -> Self {
+        Control { stop, live: AtomicUsize::new(0) }
     }
-    bar.reset_eta();
-    bar.set_message("first step");
-    // Drawn at once, and again while a long step or a validation goes on.
-    bar.enable_steady_tick(Duration::from_secs(1));
-    bar
+
+    /// The first of the runs that is to be trained on; none where all are at their end, or someone wants to stop.
+    fn next_to_train<'r>(&self, group: &'r [Run]) -> Option<&'r Run> {
+        group.iter().find(|run| run.is_under_way() && !self.stop.load(Ordering::Relaxed))
+    }
+
+    /// Counts the group's runs among those that share the machine, for as long as what is returned lives.
+    fn share(&self, group: &[Run]) -> Sharing<'_> {
+        let runs = group.iter().filter(|run| run.is_under_way()).count();
+        self.live.fetch_add(runs, Ordering::Relaxed);
+        Sharing { live: &self.live, runs }
+    }
+}
+
+/// Runs of a group that are counted among those that share the machine.
+struct Sharing<'a> {
+    live: &'a AtomicUsize,
+    runs: usize,
+}
+
+impl Sharing<'_> {
+    /// All runs that share it, of this group and of others.
+    fn runs(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Sharing<'_> {
+    fn drop(&mut self) {
+        self.live.fetch_sub(self.runs, Ordering::Relaxed);
+    }
 }
