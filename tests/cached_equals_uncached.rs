@@ -9,8 +9,8 @@ use sam_ladder_precompute::pipeline::{PrecomputeArgs, run};
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_precompute::scans::{Scan, ScanSource};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::observer::{Silent, silent};
 use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::observer::{Silent, silent};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -18,8 +18,8 @@ use sam_ladder_train::init::{InitSources, initial_weights};
 use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::optimizer::Optimizer;
 use sam_ladder_train::run::read_steps;
-use sam_ladder_train::run::{Sampler, VariantDraws};
 use sam_ladder_train::run::{BatchTensors, StepLosses, StepSettings, train_step};
+use sam_ladder_train::run::{Sampler, VariantDraws};
 use sam_ladder_train::run::{TrainArgs, train};
 use sam_ladder_train::schedule::learning_rate;
 use std::collections::BTreeMap;
@@ -56,8 +56,15 @@ fn precompute(scans: &Path, store: &Path, dtype: StoreDtype) {
     config.augment = AugmentPolicy::Reference;
     config.rotation_step = 20;
     config.dtype = dtype;
-    let args =
-        PrecomputeArgs { scans: scans.into(), store: store.into(), config, checkpoint: None, batch_size: 4, device: Device::Cpu, observer: silent() };
+    let args = PrecomputeArgs {
+        scans: scans.into(),
+        store: store.into(),
+        config,
+        checkpoint: None,
+        batch_size: 4,
+        device: Device::Cpu,
+        observer: silent(),
+    };
     run(&args).unwrap();
 }
 

@@ -53,7 +53,13 @@ fn check(store: &Path) -> Report {
 }
 
 fn mend(scans: &Path, store: &Path, report: &Report, encoder: Formula<'_>) -> Result<Option<Summary>> {
-    repair(store, report, &FillOptions::whole(4, &Silent), || Plan::new(scans, &report.attributes.config, &Silent), || loaded(encoder))
+    repair(
+        store,
+        report,
+        &FillOptions::whole(4, &Silent),
+        || Plan::new(scans, &report.attributes.config, &Silent),
+        || loaded(encoder),
+    )
 }
 
 #[test]

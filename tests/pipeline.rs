@@ -7,8 +7,8 @@ use sam_ladder_precompute::pipeline::{Encode, Loaded, Plan, Summary, fill_store}
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_precompute::scans::ScanSource;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use std::cell::Cell;

@@ -19,8 +19,8 @@ use sam_ladder_schemas::sweep::{
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::error::TrainError;
-use sam_ladder_train::run::{read_epochs, read_steps};
 use sam_ladder_train::run::{TrainArgs, train};
+use sam_ladder_train::run::{read_epochs, read_steps};
 use sam_ladder_train::sweep::{SweepArgs, gather, sweep, sweep_until};
 use std::fs;
 use std::path::{Path, PathBuf};

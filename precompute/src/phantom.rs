@@ -164,9 +164,9 @@ fn blur(slice: &mut [f32], size: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sam_ladder_schemas::observer::Silent;
     use crate::scans::ScanSource;
     use sam_ladder_schemas::classes::Split;
+    use sam_ladder_schemas::observer::Silent;
     use sam_ladder_schemas::precompute::Preprocessing;
 
     fn config(out: &std::path::Path) -> PhantomConfig {

@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn every_phase_has_a_template_that_indicatif_knows() {
-        let units = [Unit::Bytes, Unit::Files, Unit::Tensors, Unit::Slices, Unit::Images, Unit::Steps, Unit::Epochs, Unit::Trials];
+        let units =
+            [Unit::Bytes, Unit::Files, Unit::Tensors, Unit::Slices, Unit::Images, Unit::Steps, Unit::Epochs, Unit::Trials];
         for (unit, total) in units.into_iter().flat_map(|unit| [(unit, None), (unit, Some(3))]) {
             let phase = Phase { name: "", unit, total, done: 0 };
             assert!(ProgressStyle::with_template(template(&phase)).is_ok(), "{unit:?}");

@@ -4,8 +4,8 @@
 use crate::cli::{nifti, write_pair};
 use sam_ladder_precompute::error::{Error, Result};
 use sam_ladder_precompute::pipeline::{Encode, FillOptions, Loaded, Plan, Share, Summary, fill_part};
-use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use std::path::Path;

@@ -60,7 +60,9 @@ fn write_store(path: &Path) -> Outcome<()> {
     let source = SourceFile { path: "made-up.nii".into(), sha256: "0".repeat(64) };
     let case = CaseLayout { case: "0005".into(), split: Split::Train, num_slices: SLICES, sources: vec![source.path.clone()] };
     let layout = StoreLayout::new(StoreAttributes::new(config, vec![source.clone()]), vec![case])?;
-    let Opened::Writer(writer) = StoreWriter::open_or_create(path, layout)? else { return Err("the store is there already".into()) };
+    let Opened::Writer(writer) = StoreWriter::open_or_create(path, layout)? else {
+        return Err("the store is there already".into());
+    };
     let (grid, low) = (SIDE / 16, SIDE / 4);
     let mut rows = Vec::new();
     for row in 0..SLICES {
@@ -95,7 +97,8 @@ fn write_store(path: &Path) -> Outcome<()> {
 /// SAM's prompt encoder and mask decoder under the names of its checkpoints, with its own four mask tokens.
 fn random_decoder() -> candle_core::Result<Vec<(String, Tensor)>> {
     let names = ModelWeights::expected(&ModelConfig::published(SIDE, 4, Arm::Full)).into_iter();
-    let names = names.filter_map(|(name, shape)| Some((name.strip_prefix("sam.").filter(|name| *name != "alpha")?.to_owned(), shape)));
+    let names =
+        names.filter_map(|(name, shape)| Some((name.strip_prefix("sam.").filter(|name| *name != "alpha")?.to_owned(), shape)));
     let tensor = |(index, (name, shape)): (usize, (String, Vec<usize>))| {
         let scale = 1.0 / (shape.iter().skip(1).product::<usize>() as f32).sqrt();
         let values = noise(shape.iter().product(), index as u64).into_iter().map(|value| value * scale).collect::<Vec<_>>();

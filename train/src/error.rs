@@ -359,9 +359,11 @@ impl TrainError {
             TrainError::AllHeldOut(_) => "leave some to train on".into(),
             TrainError::NoVariant { .. } => "run precompute with a wider --augment or train with a narrower one".into(),
             TrainError::NoIdentity(_) | TrainError::Probabilities(_) => "run precompute again".into(),
-            TrainError::UnknownKey { .. } => "--init takes the published names, --cnn-checkpoint those of the side network's publisher (torchvision's \
+            TrainError::UnknownKey { .. } => {
+                "--init takes the published names, --cnn-checkpoint those of the side network's publisher (torchvision's \
                                               ResNet-18 unless --side-network says otherwise)"
-                .into(),
+                    .into()
+            }
             TrainError::RunExists(_) => "continue it with --resume, or choose another --run".into(),
             TrainError::NotARun(_) => "start one with `sam-ladder train --run` and without --resume".into(),
             TrainError::ResumeMismatch { advice, .. } => (*advice).into(),
@@ -374,12 +376,17 @@ impl TrainError {
                 "give --store a store of the run's settings, or run `sam-ladder train --store {} --run ANOTHER` and evaluate that",
                 store.display()
             ),
-            TrainError::NoReflections { .. } => "run precompute again with --test-augment flips, which encodes only them, or leave \
+            TrainError::NoReflections { .. } => {
+                "run precompute again with --test-augment flips, which encodes only them, or leave \
                                                  --average-reflections out"
-                .into(),
+                    .into()
+            }
             TrainError::OutputExists(_) => "replace it with --force, or choose another --out".into(),
             TrainError::NoPublishedNames { checkpoint, .. } => {
-                format!("there are no published names to export to; {} holds the model under names of its own", checkpoint.display())
+                format!(
+                    "there are no published names to export to; {} holds the model under names of its own",
+                    checkpoint.display()
+                )
             }
             TrainError::NoSweepFile => "give --config sweep.toml, or --resume with --out".into(),
             TrainError::GridTooLarge(_) => "give the ranges fewer points, or set [budget] trials".into(),

@@ -3,8 +3,8 @@
 use crate::error::{Result, TrainError};
 use crate::init::{CNN_PREFIX, resnet_default, whole_model};
 use crate::model::ModelConfig;
-use crate::trained_model::{RunCheckpoint, run_checkpoint};
 use crate::run::{read_info, read_record};
+use crate::trained_model::{RunCheckpoint, run_checkpoint};
 use candle_core::Tensor;
 use sam_ladder_ops::state_dict::{save_pth, save_safetensors};
 use std::path::{Path, PathBuf};

@@ -77,7 +77,9 @@ pub fn run(args: &PrecomputeArgs) -> Result<Summary> {
 /// # Errors
 /// As [`run`], and [`Error::Stopped`].
 pub fn run_part(plan: &Plan, args: &PrecomputeArgs, share: Share, stop: &AtomicBool) -> Result<Summary> {
-    fill_part(plan, &args.store, &FillOptions { batch_size: args.batch_size, share, stop, observer: &*args.observer }, || load(args))
+    fill_part(plan, &args.store, &FillOptions { batch_size: args.batch_size, share, stop, observer: &*args.observer }, || {
+        load(args)
+    })
 }
 
 /// The encoder that the arguments ask for, on their device, and the decoder that goes with it.

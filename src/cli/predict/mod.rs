@@ -180,7 +180,8 @@ impl Args {
             0
         } else {
             let stop = interrupt::stop_flag("the slices in flight are finished")?;
-            let options = FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop, observer: &*observer };
+            let options =
+                FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop, observer: &*observer };
             let load = || {
                 settings.load_encoder(device).map_err(|error| sam_ladder_precompute::error::Error::Config(format!("{error:#}")))
             };

@@ -129,10 +129,8 @@ impl ResumeState {
     /// [`TrainError::RunDamaged`] when it is not such a file.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(io(path))?;
-        let (tensors, position) = decode::<Position>(&bytes).map_err(|reason| TrainError::RunDamaged {
-            path: path.to_path_buf(),
-            reason,
-        })?;
+        let (tensors, position) =
+            decode::<Position>(&bytes).map_err(|reason| TrainError::RunDamaged { path: path.to_path_buf(), reason })?;
         let mut model = BTreeMap::new();
         let mut optimizer = Vec::new();
         for (name, tensor) in tensors {
@@ -160,8 +158,7 @@ fn encode(tensors: &[(String, Tensor)], metadata: &impl Serialize) -> Result<Vec
         .collect::<Result<_>>()?;
     let metadata = serde_json::to_string(metadata).map_err(unwritable("a checkpoint's metadata"))?;
     let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
-    safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
-        .map_err(unwritable("a checkpoint"))
+    safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name, tensor)), Some(metadata)).map_err(unwritable("a checkpoint"))
 }
 
 /// Tensors and metadata of [`encode`]'s bytes, or the reason why they are something else.

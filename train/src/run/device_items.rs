@@ -83,13 +83,7 @@ impl DeviceItems {
     ///
     /// # Errors
     /// Those of the device.
-    pub(super) fn tensors(
-        &self,
-        items: &[Item],
-        read: &Batch,
-        shape: BatchShape,
-        staging: &mut Staging,
-    ) -> Result<BatchTensors> {
+    pub(super) fn tensors(&self, items: &[Item], read: &Batch, shape: BatchShape, staging: &mut Staging) -> Result<BatchTensors> {
         let _span = tracing::trace_span!("gather batch", slices = items.len()).entered();
         let places: Vec<u32> = items.iter().filter_map(|item| self.places.get(item).copied()).collect();
         let missing = items.len() - places.len();
@@ -128,13 +122,8 @@ impl DeviceItems {
     fn staged(&self, count: usize, read: &Batch, shape: BatchShape, staging: &mut Staging) -> Result<[Tensor; 3]> {
         let pairs = [&read.embeddings, &read.images].map(Values::quantization);
         let quantization: Vec<&[u8]> = pairs.iter().map(|pairs| float_bytes(pairs)).collect();
-        let copied = staging.upload(&[
-            read.embeddings.bytes(),
-            read.images.bytes(),
-            &read.labels,
-            quantization[0],
-            quantization[1],
-        ])?;
+        let copied =
+            staging.upload(&[read.embeddings.bytes(), read.images.bytes(), &read.labels, quantization[0], quantization[1]])?;
         let [embeddings, images, labels, of_embeddings, of_images] = copied.as_slice() else {
             return Err(internal(format!("the copy of a batch has {} parts, expected five", copied.len())));
         };

@@ -34,20 +34,9 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed);
     let identity = identity_index(store.variants(), store.path())?;
     let validation = Validation::new(store, &args.config.val_cases, identity, args.config.batch_size);
-    let state = if args.resume {
-        resume_run(args, store, shape, checkpoints)?
-    } else {
-        start_run(args, store, shape, checkpoints)?
-    };
-    let setup = RunSetup {
-        folder: args.run.clone(),
-        config: args.config.clone(),
-        shape,
-        sampler,
-        validation,
-        hd95,
-        checkpoints,
-    };
+    let state =
+        if args.resume { resume_run(args, store, shape, checkpoints)? } else { start_run(args, store, shape, checkpoints)? };
+    let setup = RunSetup { folder: args.run.clone(), config: args.config.clone(), shape, sampler, validation, hd95, checkpoints };
     Run::new(setup, state)
 }
 
@@ -124,9 +113,7 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
     // A run that was killed between the two files of its checkpoint has a model behind its state, and may have no step left to
     // write another.
     let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();
-    if checkpoints.models
-        && model.is_none_or(|info| (info.steps, info.epochs) != (state.position.steps, state.position.epoch))
-    {
+    if checkpoints.models && model.is_none_or(|info| (info.steps, info.epochs) != (state.position.steps, state.position.epoch)) {
         state.save_model(&args.run.join(CHECKPOINT))?;
     }
     Ok(state)

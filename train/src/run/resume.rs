@@ -27,10 +27,8 @@ pub fn read_record(run: &Path) -> Result<RunRecord> {
         }
         other => other.map_err(io(&path))?,
     };
-    serde_json::from_str(&text).map_err(|error| TrainError::RunDamaged {
-        path,
-        reason: format!("not the settings of a run ({error})"),
-    })
+    serde_json::from_str(&text)
+        .map_err(|error| TrainError::RunDamaged { path, reason: format!("not the settings of a run ({error})") })
 }
 
 /// Writes a run directory's `config.json`.

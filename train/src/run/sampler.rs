@@ -105,10 +105,10 @@ impl VariantDraws {
         let mut cumulative = Vec::with_capacity(wanted.len());
         let mut sum = 0.0;
         for variant in &wanted {
-            let index = stored.iter().position(|have| have.kind == variant.kind).ok_or_else(|| TrainError::NoVariant {
-                variant: variant.name(),
-                stored: stored.len(),
-            })?;
+            let index = stored
+                .iter()
+                .position(|have| have.kind == variant.kind)
+                .ok_or_else(|| TrainError::NoVariant { variant: variant.name(), stored: stored.len() })?;
             sum += variant.probability;
             indices.push(index as u32);
             cumulative.push(sum);

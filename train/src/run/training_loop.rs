@@ -34,7 +34,12 @@ pub(crate) struct Control<'a> {
 ///
 /// # Errors
 /// Those of reading the store, which end the group.
-pub(crate) fn train_group(group: &mut [Run], source: &mut BatchSource, steps: &mut StepKind, control: &Control<'_>) -> Result<()> {
+pub(crate) fn train_group(
+    group: &mut [Run],
+    source: &mut BatchSource,
+    steps: &mut StepKind,
+    control: &Control<'_>,
+) -> Result<()> {
     let outcome = train_epochs(group, source, steps, control);
     // Whatever ended the loop, what is trained is kept.
     group.iter_mut().for_each(|run| run.attempt(Run::save));
@@ -76,7 +81,9 @@ impl StepKind {
             StepKind::Plain => each(group, |run| run.attempt(|run| run.step(batch, start_step))),
             StepKind::Graph(graph) => {
                 for run in group {
-                    run.attempt(|run| run.step(batch, |model, optimizer, batch, settings| graph.step(model, optimizer, batch, settings)));
+                    run.attempt(|run| {
+                        run.step(batch, |model, optimizer, batch, settings| graph.step(model, optimizer, batch, settings))
+                    });
                 }
             }
         }

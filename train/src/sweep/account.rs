@@ -48,7 +48,8 @@ impl Account {
 
     /// Seconds that some epochs of all runs took, as far as they are on record.
     pub(super) fn seconds(&self, epochs: Range<u32>) -> f64 {
-        let of_run = |rows: &Vec<EpochRow>| rows.iter().filter(|row| epochs.contains(&row.epoch)).map(|row| row.seconds).sum::<f64>();
+        let of_run =
+            |rows: &Vec<EpochRow>| rows.iter().filter(|row| epochs.contains(&row.epoch)).map(|row| row.seconds).sum::<f64>();
         self.epochs.iter().map(of_run).sum()
     }
 

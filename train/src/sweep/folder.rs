@@ -99,10 +99,8 @@ impl Folder {
     fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let path = self.0.join(name);
         let text = std::fs::read_to_string(&path).map_err(io(&path))?;
-        serde_json::from_str(&text).map_err(|error| TrainError::RunDamaged {
-            path,
-            reason: format!("not a record of a sweep ({error})"),
-        })
+        serde_json::from_str(&text)
+            .map_err(|error| TrainError::RunDamaged { path, reason: format!("not a record of a sweep ({error})") })
     }
 
     /// Folder of a run.

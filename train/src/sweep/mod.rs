@@ -190,9 +190,7 @@ fn same_input(out: &Path, option: &'static str, stored: &Option<InputFile>, give
 
 /// The validation cases of each fold, all of them training cases of the store.
 fn validation_cases(store: &TrainingSplit, validation: &Validation) -> Result<Vec<Vec<String>>> {
-    let fold = |index: u32, count: u32| {
-        numbered_fold(store, "validation", index as usize, count as usize)
-    };
+    let fold = |index: u32, count: u32| numbered_fold(store, "validation", index as usize, count as usize);
     let folds = match validation {
         Validation::Folds(count) => (1..=*count).map(|index| fold(index, *count)).collect::<Result<_>>()?,
         Validation::Fold(index, count) => vec![fold(*index, *count)?],

@@ -7,8 +7,8 @@ use super::scheduler::{Chosen, End, Job, Outcome, Scheduler, Trial};
 use super::{SweepArgs, SweepSummary, train_args};
 use crate::error::{Result, TrainError, guarded, io};
 use crate::run::{
-    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, SessionStatus, StepKind, VariantDraws, is_gpu, open_run,
-    session_end, train_group,
+    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, SessionStatus, StepKind, VariantDraws, is_gpu,
+    open_run, session_end, train_group,
 };
 use rayon::prelude::*;
 use sam_ladder_cache::{ReadMode, Reader, TrainingSplit};
