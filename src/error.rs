@@ -1,6 +1,7 @@
 //! How errors are printed: what happened, with its causes, in one line; then what to do, in another.
 
 use sam_ladder_schemas::setting::{FileError, SettingError};
+use sam_ladder_train::error::TrainError;
 
 /// What the command line itself refuses: what is wrong, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,7 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         // Each crate's error passes on the hint of the error that it wraps.
         None.or_else(|| cause.downcast_ref::<Refusal>().map(|refusal| refusal.hint.clone()))
+            .or_else(|| cause.downcast_ref().and_then(TrainError::hint))
             .or_else(|| cause.downcast_ref().and_then(SettingError::hint))
             .or_else(|| cause.downcast_ref().and_then(FileError::hint))
     })

@@ -6,6 +6,7 @@ pub mod classes;
 pub mod encoder;
 pub mod gpu_precision;
 pub mod json_schema;
+pub mod observer;
 pub mod precompute;
 pub mod read_mode;
 pub mod setting;

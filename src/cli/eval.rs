@@ -3,7 +3,7 @@
 use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
-use super::progress;
+use super::progress::Terminal;
 use anyhow::{Context, bail, ensure};
 use sam_ladder_cache::nifti::Geometry;
 use sam_ladder_cache::{Batch, Store};
@@ -18,9 +18,10 @@ use sam_ladder_eval::{
 };
 use sam_ladder_precompute::scans::{read_geometry, sha256_of_file};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::train::Arm;
-use sam_ladder_train::ensemble::Ensemble;
-use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant};
+use sam_ladder_train::predict::{CaseRequest, Ensemble, identity_variant};
+use sam_ladder_train::trained_model::WeightSource;
 use std::path::{Path, PathBuf};
 
 /// Worst slices of a case that are shown, and as many of the best, besides the fullest.
@@ -222,12 +223,11 @@ impl Args {
             save_nifti: self.save_nifti,
             overwrite: self.force,
         })?;
-        let bar = progress::bar(store.slices(Split::Test).len(), "{pos}/{len} slices, {msg}, {eta} left")?;
+        let progress = Terminal::new().begin(Phase::new("", Unit::Slices, store.slices(Split::Test).len() as u64));
         for case in &cases {
-            bar.set_message(format!("case {case}"));
-            let predicted =
-                ensemble.predict_case(&store, CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize })?;
-            bar.inc(predicted.shape[0] as u64);
+            progress.describe(&format!("case {case}"));
+            let request = CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize };
+            let predicted = ensemble.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
             let reference = store.mask(case)?;
             let geometry = self.scans.as_deref().map(|scans| geometry_of(&store, case, scans)).transpose()?;
             evaluation.add_case(&CasePrediction {
@@ -241,7 +241,7 @@ impl Args {
                 geometry: geometry.as_ref(),
             })?;
         }
-        bar.finish_and_clear();
+        drop(progress);
         let outputs = evaluation.finish()?;
         println!("{}", outputs.table.trim_end());
         eprintln!("report: {}", outputs.report.display());
@@ -302,7 +302,7 @@ fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geomet
     let rows = store.case_rows(Split::Test, case)?;
     let slice = &store.slices(Split::Test)[rows.start as usize];
     let path = scans.join(&slice.source);
-    let found = sha256_of_file(&path)?;
+    let found = sha256_of_file(&path, &*Terminal::new())?;
     ensure!(
         found == slice.source_sha256,
         "{} has SHA-256 {found}, {} was made of {}: give --scans the original files",

@@ -4,7 +4,7 @@ use super::sam_checkpoint::ensure_same;
 use sam_ladder_ops::state_dict::StateDict;
 use sam_ladder_precompute::encoder::sized_encoder_tensors;
 use sam_ladder_train::export::{ExportArgs, export};
-use sam_ladder_train::predict::RunCheckpoint;
+use sam_ladder_train::trained_model::RunCheckpoint;
 use std::path::PathBuf;
 
 /// Arguments of `export`.

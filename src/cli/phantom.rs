@@ -1,5 +1,6 @@
 //! `sam-ladder phantom`.
 
+use super::progress::Terminal;
 use sam_ladder_precompute::phantom::{PhantomConfig, write_phantom};
 use std::path::PathBuf;
 
@@ -32,7 +33,7 @@ impl Args {
     /// Writes the scans.
     pub fn run(self) -> anyhow::Result<()> {
         let Args { out, cases, size, depth, seed } = self;
-        write_phantom(&PhantomConfig { out: out.clone(), cases, size, depth, seed })?;
+        write_phantom(&PhantomConfig { out: out.clone(), cases, size, depth, seed }, &*Terminal::new())?;
         eprintln!("{cases} scans of {depth} slices of {size}×{size} are in {}", out.display());
         Ok(())
     }

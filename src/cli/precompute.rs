@@ -2,6 +2,7 @@
 
 use super::device::DeviceChoice;
 use super::profile::Profile;
+use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use super::typed::Typed;
 use crate::error::refusal;
@@ -104,7 +105,7 @@ impl Args {
             })?;
             return Ok((typed.encoder, EncoderWeights::Random { seed }));
         };
-        let (found, weights) = identify_weights(path)?;
+        let (found, weights) = identify_weights(path, &*Terminal::new())?;
         if self.settings.has("encoder") && found != typed.encoder {
             let (path, found, typed) = (path.display(), found.name(), typed.encoder.name());
             let message = format!("{path} is a {found} checkpoint, expected {typed} as in --encoder");
@@ -136,7 +137,8 @@ impl Args {
         let test_cases = std::mem::take(&mut config.test_cases);
         let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases };
         let config = configure(&self.scans, &options, config)?;
-        let plan = Plan::new(&self.scans, &config)?;
+        let observer = Terminal::new();
+        let plan = Plan::new(&self.scans, &config, &*observer)?;
         if self.slurm.is_given() {
             return self.submit(&plan);
         }
@@ -147,6 +149,7 @@ impl Args {
             checkpoint: self.sam_checkpoint,
             batch_size: self.batch_size as usize,
             device: self.device.open()?,
+            observer,
         };
         if self.dry_run {
             let estimate = estimate(&plan, &args.store, args.batch_size, || Ok(load(&args)?.encoder))?;

@@ -1,5 +1,6 @@
 //! Whether a SAM checkpoint is the one that embeddings were made with.
 
+use super::progress::Terminal;
 use crate::error::refusal;
 use sam_ladder_precompute::pipeline::identify_weights;
 use sam_ladder_schemas::precompute::EncoderWeights;
@@ -19,7 +20,7 @@ pub fn ensure_same(path: &Path, weights: &EncoderWeights, of: &Path) -> anyhow::
             ));
         }
     };
-    let (_, found) = identify_weights(path)?;
+    let (_, found) = identify_weights(path, &*Terminal::new())?;
     match found {
         EncoderWeights::Checkpoint { sha256 } if sha256 != *expected => Err(refusal(
             format!("{} has SHA-256 {sha256}, expected {expected} as in {}", path.display(), of.display()),

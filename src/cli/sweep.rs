@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::device::DeviceChoice;
+use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use super::sweep_slurm;
 use crate::interrupt;
@@ -10,7 +11,7 @@ use sam_ladder_cache::ReadMode;
 use sam_ladder_eval::evaluation::SUMMARY_TABLE;
 use sam_ladder_eval::{Mask, MaskPair};
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
-use sam_ladder_train::run::Hd95;
+use sam_ladder_train::run::{DeviceStore, Hd95};
 use sam_ladder_train::sweep::{self, SweepArgs, SweepSummary};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -49,7 +50,7 @@ pub struct Args {
     /// With --final: use this trial instead of the best one
     #[arg(long, value_name = "ID", requires = "final_run")]
     trial: Option<String>,
-    /// Trials to train at the same time [default: 2]
+    /// Trials to train at the same time [default: 1]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
     /// Be worker I of N that share one folder: train every N-th trial, from the I-th
@@ -64,6 +65,12 @@ pub struct Args {
     /// Where batches are read from
     #[arg(long, value_enum, default_value_t)]
     read: ReadMode,
+    /// Training data to keep in the GPU's memory: auto (as much as fits), off, or a number of bytes such as 20G
+    #[arg(long, value_name = "auto|off|BYTES", default_value = "auto")]
+    device_store: DeviceStore,
+    /// On a GPU: run the training step as one CUDA graph, after comparing it with a plain step
+    #[arg(long)]
+    cuda_graph: bool,
     /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -127,9 +134,11 @@ impl Args {
             init: self.init.clone(),
             device,
             read_mode: self.read,
+            device_store: self.device_store,
+            cuda_graph: self.cuda_graph,
             hd95: hd95(),
             program: super::program(),
-            progress: true,
+            observer: Terminal::new(),
         };
         let args = if count > 1 { sweep_slurm::join(args)? } else { args };
         let stop = interrupt::stop_flag("the steps in flight are finished and saved")?;

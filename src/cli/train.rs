@@ -3,6 +3,7 @@
 use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::profile::Profile;
+use super::progress::Terminal;
 use super::typed::Typed;
 use crate::interrupt;
 use sam_ladder_cache::{ReadMode, TrainingSplit};
@@ -91,7 +92,7 @@ impl Args {
             cuda_graph: self.cuda_graph,
             checkpoint_every: self.checkpoint_every,
             program: super::program(),
-            progress: true,
+            observer: Terminal::new(),
         };
         let stop = interrupt::stop_flag("the step in flight is finished and saved")?;
         let summary = run::train_until(&args, &stop)?;

@@ -1,13 +1,15 @@
 //! `sam-ladder verify`.
 
 use super::device::DeviceChoice;
-use super::progress;
+use super::progress::Terminal;
 use super::sam_checkpoint::ensure_same;
 use crate::error::refusal;
 use anyhow::Context;
 use sam_ladder_cache::{Error, Report, verify};
-use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, load, repair};
+use sam_ladder_precompute::pipeline::{FillOptions, Plan, PrecomputeArgs, load, repair};
+use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
@@ -78,12 +80,15 @@ impl Args {
     }
 
     fn check(&self) -> anyhow::Result<Report> {
-        let bar = progress::bar(0, "{pos}/{len} files checked, {eta} left")?;
+        let (terminal, progress) = (Terminal::new(), Mutex::new(None));
         let report = verify(&self.store, &|done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
+            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+            let phase = || (terminal.begin(Phase::new("", Unit::Files, total)), 0);
+            let (progress, reported) = progress.get_or_insert_with(phase);
+            progress.advance(done.saturating_sub(*reported));
+            *reported = done.max(*reported);
         });
-        bar.finish_and_clear();
+        drop(progress);
         report.map_err(|error| match error {
             Error::Manifest { path, reason } => refusal(
                 format!(
@@ -101,6 +106,7 @@ impl Args {
         if let Some(path) = &self.sam_checkpoint {
             ensure_same(path, &config.weights, &self.store)?;
         }
+        let observer = Terminal::new();
         let plan = || {
             let scans = self.scans.as_deref().ok_or_else(|| {
                 sam_ladder_precompute::error::Error::Config(
@@ -108,7 +114,7 @@ impl Args {
                         .into(),
                 )
             })?;
-            Plan::new(scans, config)
+            Plan::new(scans, config, &*observer)
         };
         let device = self.device.open()?;
         let args = PrecomputeArgs {
@@ -118,8 +124,10 @@ impl Args {
             checkpoint: self.sam_checkpoint.clone(),
             batch_size: self.batch_size as usize,
             device,
+            observer: observer.clone(),
         };
-        let summary = repair(&self.store, report, args.batch_size, plan, || load(&args)).context("the repair stopped")?;
+        let options = FillOptions::whole(args.batch_size, &*args.observer);
+        let summary = repair(&self.store, report, &options, plan, || load(&args)).context("the repair stopped")?;
         if let Some(summary) = summary {
             eprintln!("{} slices written, {} images encoded", summary.slices_written, summary.images_encoded);
         }

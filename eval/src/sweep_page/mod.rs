@@ -24,7 +24,7 @@ use sam_ladder_schemas::sweep::{
     SweepRecord, TRIALS_TABLE, TrialRow, TrialStatus, Validation, curves_from_batch, trials_from_batch,
 };
 use sam_ladder_schemas::tables::SummaryRow;
-use space::{Parameter, Trial, best, digits, objective_name, told, trials};
+use space::{Parameter, Trial, best, objective_name, told, trials};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -274,11 +274,6 @@ impl SweepPage {
                 facts.push((setting.name.clone(), told(value)));
             }
         }
-        let lone: Vec<(f64, f64)> = self.trials.iter().filter_map(|row| Some((row.seconds, row.lone_seconds?))).collect();
-        if !lone.is_empty() {
-            let (shared, alone) = lone.iter().fold((0.0, 0.0), |(a, b), (seconds, lone)| (a + seconds, b + lone));
-            facts.push(("Cost of a trial against a lone run".into(), format!("{} of the time", digits(shared / alone))));
-        }
         let facts: String =
             facts.iter().map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value))).collect();
         section("facts", "Sweep", &format!("<dl class=\"facts\">\n{facts}</dl>\n"))
@@ -364,7 +359,6 @@ mod tests_data {
             rung: None,
             failures: 0,
             seconds: 1.5,
-            lone_seconds: None,
         }
     }
 

@@ -9,7 +9,6 @@ mod rel_pos;
 mod vit;
 mod weights;
 
-use crate::progress;
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_ops::gpu::has_kernels;
 use sam_ladder_ops::precision::allow_tf32;
@@ -97,13 +96,8 @@ enum Path {
 
 impl ImageEncoder {
     /// Makes an encoder of tensors by their names without `image_encoder.`, of the shapes of [`VitConfig::tensors`].
-    fn from_tensors(config: VitConfig, device: &Device, mut get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
-        let bar = progress::tensors(config.tensors().len(), "loading the encoder");
-        let weights = VitWeights::collect(&config, |name| -> Result<Tensor> {
-            bar.inc(1);
-            get(name)
-        })?;
-        bar.finish_and_clear();
+    fn from_tensors(config: VitConfig, device: &Device, get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+        let weights = VitWeights::collect(&config, get)?;
         let path = if has_kernels(device) && DeviceVit::has_kernels(&config, DType::F32) {
             Path::Device(Box::new(DeviceVit::new(config.clone(), &weights, DType::F32)?), weights)
         } else if device.is_cpu() {

@@ -200,7 +200,7 @@ pub struct Budget {
     /// Epochs, over all runs of all trials
     #[schemars(range(min = 1))]
     pub epochs: Option<u64>,
-    /// Wall time in hours, of all starts and resumes together
+    /// Hours that the training of all trials took, over all starts and resumes: the sum of what their epochs have on record
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub hours: Option<f64>,
 }

@@ -72,11 +72,8 @@ pub struct TrialRow {
     pub rung: Option<u32>,
     /// Times that it failed.
     pub failures: u32,
-    /// The machine's time that it took, in seconds: the wall time of its epochs, divided by the trials that were trained beside one another.
+    /// The machine's time that it took, in seconds: the wall time of its epochs, divided by the trials that were trained at the same time.
     pub seconds: f64,
-    /// The time that the same epochs take a run that has the machine to itself, by a measurement within the sweep; none where each
-    /// trial had it to itself.
-    pub lone_seconds: Option<f64>,
 }
 
 /// Schema of [`TrialRow`].
@@ -99,7 +96,6 @@ pub fn trials_schema() -> Schema {
         field("rung", DataType::UInt32, true),
         field("failures", DataType::UInt32, false),
         field("seconds", DataType::Float64, false),
-        field("lone_seconds", DataType::Float64, true),
     ])
 }
 
@@ -171,7 +167,6 @@ pub fn trials_batch(rows: &[TrialRow]) -> Result<RecordBatch, String> {
         maybe(|row| row.rung),
         count(|row| row.failures),
         Arc::new(rows.iter().map(|row| row.seconds).collect::<Float64Array>()) as ArrayRef,
-        double(|row| row.lone_seconds),
     ];
     RecordBatch::try_new(Arc::new(trials_schema()), columns).map_err(|error| error.to_string())
 }
@@ -229,7 +224,7 @@ pub fn trials_from_batch(batch: &RecordBatch) -> Result<Vec<TrialRow>, String> {
         (texts(batch, "reason")?, numbers::<UInt32Type>(batch, "rank")?, numbers::<UInt32Type>(batch, "rung")?);
     let (dice, dice_std, hd95, hd95_std) = (maybe("dice")?, maybe("dice_std")?, maybe("hd95")?, maybe("hd95_std")?);
     let (runs, epochs, max_epochs, failures) = (count("runs")?, count("epochs")?, count("max_epochs")?, count("failures")?);
-    let (seconds, lone_seconds) = (full("seconds", maybe("seconds"))?, maybe("lone_seconds")?);
+    let seconds = full("seconds", maybe("seconds"))?;
     let status_of = |name: &str| {
         TrialStatus::ALL
             .into_iter()
@@ -254,7 +249,6 @@ pub fn trials_from_batch(batch: &RecordBatch) -> Result<Vec<TrialRow>, String> {
             rung: rung[i],
             failures: failures[i],
             seconds: seconds[i],
-            lone_seconds: lone_seconds[i],
         })
     };
     (0..batch.num_rows()).map(row).collect()
@@ -310,7 +304,6 @@ mod tests {
             rung: Some(1),
             failures: 0,
             seconds: 1.5,
-            lone_seconds: Some(1.6),
         };
         let rows = vec![TrialRow { reason: None, rank: None, dice: None, ..row.clone() }, row];
         assert_eq!(trials_from_batch(&trials_batch(&rows).unwrap()).unwrap(), rows);

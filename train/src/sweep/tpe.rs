@@ -4,11 +4,11 @@
 //! highest l/g is the next value, which by the paper's equation (7) has the highest expected improvement. Settings are treated one by one, in the
 //! file's order, a setting that depends on another one by the trials in which it was active: the "tree".
 //!
-//! Written out here and not taken from a crate, because a suggestion must be a function of the recorded trials and of the seed alone: the crates at
-//! hand keep a state of their own that is told values one after another, and know neither trials that are under way nor trials that were given up early.
+//! Written out here and not taken from a crate, because a suggestion must be a function only of the recorded trials and of the seed: the crates at
+//! hand keep a state of their own that takes values one after another, and know neither trials that are under way nor trials that were given up early.
 
-use super::space::{at, place};
-use crate::run::sampler::{below, unit};
+use super::domain::{at, place};
+use crate::run::{below, unit};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use sam_ladder_schemas::sweep::{Domain, Setting};
