@@ -18,6 +18,7 @@ mod store;
 use candle_core::Device;
 use folders::{assert_same_files, files};
 use sam_ladder_cache::{ReadMode, verify};
+use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -83,7 +84,7 @@ fn train_args(folder: &Path, run: &Path) -> TrainArgs {
         cuda_graph: false,
         checkpoint_every: Some(1),
         program: "test".into(),
-        progress: false,
+        observer: silent(),
     }
 }
 

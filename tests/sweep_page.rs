@@ -122,7 +122,6 @@ fn records(two_objectives: bool) -> (Vec<TrialRow>, Vec<CurveRow>) {
             rung: measured.then_some([1, 3, 9].iter().position(|&rung| rung == epochs).unwrap_or(0) as u32),
             failures: u32::from(number == 11),
             seconds: 4.0 * f64::from(epochs),
-            lone_seconds: Some(3.1 * f64::from(epochs)),
         });
     }
     rank(&mut trials);

@@ -39,7 +39,7 @@ fn every_table_has_the_columns_that_it_always_had() {
         columns::<TrialRow>(),
         "trial Utf8, number UInt32, settings Utf8, status Utf8, reason Utf8?, rank UInt32?, dice Float64?, \
          dice_std Float64?, hd95 Float64?, hd95_std Float64?, runs UInt32, epochs UInt32, max_epochs UInt32, rung UInt32?, \
-         failures UInt32, seconds Float64, lone_seconds Float64?"
+         failures UInt32, seconds Float64"
     );
     assert_eq!(
         columns::<CurveRow>(),

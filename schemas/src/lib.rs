@@ -5,11 +5,16 @@
 pub mod classes;
 pub mod differences;
 pub mod encoder;
-pub mod precision;
+pub mod gpu_precision;
+pub mod json_schema;
+pub mod observer;
 pub mod precompute;
+pub mod read_mode;
+pub mod setting;
 pub mod slurm;
 pub mod store;
 pub mod sweep;
 pub mod tables;
+pub mod toml_file;
 pub mod train;
 pub mod variants;

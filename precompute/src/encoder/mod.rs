@@ -9,14 +9,13 @@ mod rel_pos;
 mod vit;
 mod weights;
 
-use crate::progress;
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_formats::Error as FileError;
 use sam_ladder_ops::gpu::has_kernels;
 use sam_ladder_ops::precision::allow_tf32;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
-use sam_ladder_schemas::precision::Precision;
+use sam_ladder_schemas::gpu_precision::GpuPrecision;
 
 use cpu::CpuVit;
 use device::DeviceVit;
@@ -97,13 +96,8 @@ enum Path {
 
 impl ImageEncoder {
     /// Makes an encoder of tensors by their names without `image_encoder.`, of the shapes of [`VitConfig::tensors`].
-    fn from_tensors(config: VitConfig, device: &Device, mut get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
-        let bar = progress::tensors(config.tensors().len(), "loading the encoder");
-        let weights = VitWeights::collect(&config, |name| -> Result<Tensor> {
-            bar.inc(1);
-            get(name)
-        })?;
-        bar.finish_and_clear();
+    fn from_tensors(config: VitConfig, device: &Device, get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+        let weights = VitWeights::collect(&config, get)?;
         let path = if has_kernels(device) && DeviceVit::has_kernels(&config, DType::F32) {
             Path::Device(Box::new(DeviceVit::new(config.clone(), &weights, DType::F32)?), weights)
         } else if device.is_cpu() {
@@ -118,21 +112,21 @@ impl ImageEncoder {
     ///
     /// # Errors
     /// [`EncoderError::Precision`] where the device or the encoder has none but float32.
-    pub fn with_precision(self, precision: Precision) -> Result<Self> {
+    pub fn with_precision(self, precision: GpuPrecision) -> Result<Self> {
         let dtype = match precision {
-            Precision::F32 | Precision::Tf32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-            Precision::F16 => DType::F16,
+            GpuPrecision::F32 | GpuPrecision::Tf32 => DType::F32,
+            GpuPrecision::Bf16 => DType::BF16,
+            GpuPrecision::F16 => DType::F16,
         };
         let Self { config, device, path } = self;
         let path = match path {
-            path if precision == Precision::F32 => path,
+            path if precision == GpuPrecision::F32 => path,
             Path::Device(_, weights) if DeviceVit::has_kernels(&config, dtype) => {
                 Path::Device(Box::new(DeviceVit::new(config.clone(), &weights, dtype)?), weights)
             }
             _ => return Err(EncoderError::Precision { asked: precision.name(), device: format!("{:?}", device.location()) }),
         };
-        allow_tf32(precision == Precision::Tf32);
+        allow_tf32(precision == GpuPrecision::Tf32);
         Ok(Self { config, device, path })
     }
 

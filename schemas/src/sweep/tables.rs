@@ -69,11 +69,8 @@ pub struct TrialRow {
     pub rung: Option<u32>,
     /// Times that it failed.
     pub failures: u32,
-    /// The machine's time that it took, in seconds: the wall time of its epochs, divided by the trials that were trained beside one another.
+    /// The machine's time that it took, in seconds: the wall time of its epochs, divided by the trials that were trained at the same time.
     pub seconds: f64,
-    /// The time that the same epochs take a run that has the machine to itself, by a measurement within the sweep; none where each
-    /// trial had it to itself.
-    pub lone_seconds: Option<f64>,
 }
 
 /// One row of `curves.parquet`: an epoch of a run of a trial.

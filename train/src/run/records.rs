@@ -25,7 +25,7 @@ impl Records {
         Records { folder: folder.to_path_buf(), steps: Vec::new(), epochs: Vec::new() }
     }
 
-    /// Those of a run that goes on after `steps` steps and `epochs` whole epochs; rows beyond are dropped.
+    /// Those of a run that is resumed after `steps` steps and `epochs` whole epochs; rows beyond are dropped.
     ///
     /// # Errors
     /// When a table cannot be read or ends before that.

@@ -1,11 +1,10 @@
 //! The sweep's folder. Each trial's own folder holds the truth about it, its record and its runs; the sweep's tables are made of them, and every file is
-//! replaced in one step, so that a kill at any moment leaves a folder that can be gone on with.
+//! replaced in one step, so that a kill at any moment leaves a folder that can be resumed.
 
 use super::space::Point;
-use crate::error::{Result, TrainError, io};
+use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
 use sam_ladder_formats::rows::{read_rows, write_rows};
-use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, SWEEP_CONFIG, SWEEP_FILE, SweepConfig, SweepRecord, TRIAL_RECORD,
     TRIALS_DIR, TRIALS_TABLE, TrialRow, run_dir,
@@ -35,16 +34,13 @@ impl Folder {
         self.0.join(SWEEP_CONFIG).exists()
     }
 
-    /// Makes the folder. The record comes last: a folder that has one can be gone on with.
+    /// Makes the folder. The record comes last: a folder that has one can be resumed.
     ///
     /// # Errors
     /// A folder that holds anything else than a start that was interrupted.
     pub(crate) fn create(&self, record: &SweepRecord, file: &[u8]) -> Result<()> {
         if self.is_begun() {
-            return Err(TrainError::Input(format!(
-                "{} holds a sweep: continue it with --resume, or choose another --out",
-                self.0.display()
-            )));
+            return Err(TrainError::SweepExists(self.0.clone()));
         }
         match std::fs::read_dir(&self.0) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -57,10 +53,7 @@ impl Folder {
                         && !is_temporary_of(&name, SWEEP_FILE)
                         && !is_temporary_of(&name, SWEEP_CONFIG)
                     {
-                        return Err(TrainError::Input(format!(
-                            "{} exists and is not empty: choose another --out",
-                            self.0.display()
-                        )));
+                        return Err(TrainError::SweepFolderTaken(self.0.clone()));
                     }
                 }
             }
@@ -80,11 +73,7 @@ impl Folder {
     /// When no sweep was begun here, or its record is of another version of the program.
     pub(crate) fn read_record(&self) -> Result<SweepRecord> {
         if !self.is_begun() {
-            let message = format!(
-                "{} is no sweep: it has no {SWEEP_CONFIG}; start one with --config and without --resume",
-                self.0.display()
-            );
-            return Err(TrainError::Input(message));
+            return Err(TrainError::NotASweep(self.0.clone()));
         }
         self.read_json(SWEEP_CONFIG)
     }
@@ -100,7 +89,7 @@ impl Folder {
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(value).map_err(|error| TrainError::Input(format!("{name}: {error}")))?;
+        let mut text = serde_json::to_string_pretty(value).map_err(unwritable("a record of a sweep"))?;
         text.push('\n');
         Ok(write_atomic(&self.0.join(name), text.as_bytes())?)
     }
@@ -108,10 +97,8 @@ impl Folder {
     fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let path = self.0.join(name);
         let text = std::fs::read_to_string(&path).map_err(io(&path))?;
-        serde_json::from_str(&text).map_err(|error| TrainError::RunDamaged {
-            path,
-            reason: format!("not a record of a sweep ({error}); start the sweep anew"),
-        })
+        serde_json::from_str(&text)
+            .map_err(|error| TrainError::RunDamaged { path, reason: format!("not a record of a sweep ({error})") })
     }
 
     /// Folder of a run.
@@ -159,7 +146,7 @@ impl Folder {
         if path.exists() { Ok(read_rows(&path)?) } else { Ok(Vec::new()) }
     }
 
-    /// Takes away what only a run that goes on needs.
+    /// Takes away what only a resume needs.
     pub(crate) fn drop_state(&self, trial: &str, seed: u64, fold: u32) -> Result<()> {
         let path = self.run(trial, seed, fold).join(RESUME_STATE);
         match std::fs::remove_file(&path) {
@@ -174,7 +161,7 @@ pub(crate) fn can_resume(run: &Path) -> bool {
     run.join(RUN_CONFIG).exists() && run.join(RESUME_STATE).exists()
 }
 
-/// Checks that a sweep that goes on is asked for what it was started with. Budget and retries may change, since they shape no trial.
+/// Checks that a sweep is resumed with what it was started with. Budget and retries may change, since they shape no trial.
 ///
 /// # Errors
 /// Every difference, with both values.
@@ -191,10 +178,7 @@ pub(crate) fn check_same_sweep(folder: &Folder, stored: &SweepConfig, given: &Sw
     if differing.is_empty() {
         return Ok(());
     }
-    Err(TrainError::Input(format!(
-        "{}: cannot resume, the settings differ: {differing}; leave --config out to go on as before, or choose another --out",
-        folder.path().display()
-    )))
+    Err(TrainError::SweepMismatch { out: folder.path().into(), differing })
 }
 
 /// The point that a trial's record has.
@@ -202,7 +186,10 @@ pub(crate) fn check_same_sweep(folder: &Folder, stored: &SweepConfig, given: &Sw
 /// # Errors
 /// Settings that are no JSON object.
 pub(crate) fn point_of(config: &SweepConfig, row: &TrialRow) -> Result<Point> {
-    let searched = serde_json::from_str(&row.settings)
-        .map_err(|error| TrainError::Input(format!("trial {}: settings {:?}: {error}", row.trial, row.settings)))?;
+    let searched = serde_json::from_str(&row.settings).map_err(|error| TrainError::TrialSettings {
+        trial: row.trial.clone(),
+        settings: row.settings.clone(),
+        reason: error.to_string(),
+    })?;
     Ok(Point::of_searched(config, &searched))
 }
