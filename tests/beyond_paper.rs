@@ -8,14 +8,15 @@ use candle_core::safetensors::load;
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, ReadMode, Store};
 use sam_ladder_formats::state_dict::save_safetensors;
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetwork, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_train::ensemble::{Ensemble, masks_of_logits};
 use sam_ladder_train::export::{ExportArgs, export};
 use sam_ladder_train::predict::{CaseRequest, RunCheckpoint, WeightSource, load_model, predict_case};
-use sam_ladder_train::run::records::read_steps;
 use sam_ladder_train::run::{TrainArgs, read_record, train};
 use std::path::Path;
 use store::{IMAGE_SIZE, NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store_of};
@@ -85,7 +86,7 @@ fn every_choice_trains_resumes_in_the_same_bits_and_predicts() {
             assert!(left == right, "{name}: {file} differs");
         }
         assert_eq!(read_record(&straight.run).unwrap().config, straight.config);
-        let rows = read_steps(&straight.run.join(STEPS_TABLE)).unwrap();
+        let rows = read_rows::<StepRow>(&straight.run.join(STEPS_TABLE)).unwrap();
         assert!(rows[0].gate > 0.4 && rows[0].gate < 0.6, "each gate starts at a half, {}", rows[0].gate);
         let model = load_model(&of_run(&straight.run), &store, &Device::Cpu).unwrap();
         let mask = predict_case(&model, &store, CASE).unwrap();

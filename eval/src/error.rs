@@ -189,22 +189,6 @@ pub enum EvalError {
         /// The cause.
         source: serde_json::Error,
     },
-    /// A table that lacks a column.
-    #[error("{}: {reason}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        reason: String,
-    },
-    /// A Parquet table could not be written.
-    #[error("{}: cannot write the table: {reason}", path.display())]
-    Table {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        reason: String,
-    },
     /// A file or folder could not be read or written.
     #[error(transparent)]
     File(#[from] sam_ladder_formats::Error),
@@ -232,7 +216,7 @@ impl EvalError {
             OtherRules { .. } => "evaluate one of them again, with the options of the other".into(),
             Json { .. } => "make it again with the command that wrote it, and --force".into(),
             File(error) => return error.hint(),
-            Picture { .. } | PictureSize { .. } | Png { .. } | Unreadable { .. } | Table { .. } => return None,
+            Picture { .. } | PictureSize { .. } | Png { .. } => return None,
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::error::{EvalError, Result};
 use crate::protocol::Scoring;
-use crate::tables::read_cases;
 use sam_ladder_formats::Error;
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::tables::CaseRow;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ impl EvaluationFolder {
         if !info.exists() {
             return Err(EvalError::NoScoring { path, missing: EVALUATION_JSON });
         }
-        let (cases, info) = (read_cases(&path.join(CASES_TABLE))?, read_json(&info)?);
+        let (cases, info) = (read_rows(&path.join(CASES_TABLE))?, read_json(&info)?);
         Ok(EvaluationFolder { path, info, cases })
     }
 

@@ -1,4 +1,4 @@
-//! Plain data of sam-ladder: configs, Arrow schemas of every table, names, shapes and version of the store.
+//! Plain data of sam-ladder: configs, rows of every table, names, shapes and version of the store.
 //!
 //! No I/O and no tensors live here, so that every stage, and every tool around them, can share these types at no cost.
 

@@ -7,6 +7,7 @@ use super::progress;
 use super::train::ArmName;
 use anyhow::{Context, bail, ensure};
 use sam_ladder_formats::nifti::{Geometry, read_geometry};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
@@ -15,6 +16,7 @@ use sam_ladder_eval::{
 };
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::tables::SummaryRow;
 use sam_ladder_train::ensemble::Ensemble;
 use sam_ladder_train::predict::{CaseRequest, WeightSource, identity_variant};
 use std::path::{Path, PathBuf};
@@ -310,7 +312,7 @@ fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geomet
 /// Mean Dice of an evaluation's folder.
 fn mean_dice(folder: &Path) -> anyhow::Result<f64> {
     let path = folder.join(SUMMARY_TABLE);
-    let summary = sam_ladder_eval::read_summary(&path)
+    let summary: Vec<SummaryRow> = read_rows(&path)
         .with_context(|| format!("{} is no evaluation to compare with", folder.display()))?;
     let mean = summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice);
     mean.with_context(|| format!("{}: the mean Dice is undefined", path.display()))

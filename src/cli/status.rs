@@ -1,11 +1,11 @@
 //! `sam-ladder status`.
 
 use crate::slurm::{JobsFolder, TaskState, tasks_of};
-use anyhow::{Context, anyhow, ensure};
-use sam_ladder_formats::table::read_table;
+use anyhow::{Context, ensure};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_cache::{Error, Report, StoreLayout, images_stored};
 use sam_ladder_schemas::slurm::{JobKind, JobRecord};
-use sam_ladder_schemas::sweep::{SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialStatus, trials_from_batch};
+use sam_ladder_schemas::sweep::{SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialRow, TrialStatus};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -203,7 +203,7 @@ fn sweep_status(path: &Path) -> anyhow::Result<SweepStatus> {
         if !record.is_file() {
             continue;
         }
-        let rows = trials_from_batch(&read_table(&record)?).map_err(|reason| anyhow!("{} {reason}", record.display()))?;
+        let rows: Vec<TrialRow> = read_rows(&record)?;
         for row in rows {
             status.trials += 1;
             *status.states.entry(row.status.name()).or_default() += 1;

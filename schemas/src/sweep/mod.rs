@@ -6,9 +6,7 @@
 mod tables;
 
 pub use tables::{
-    CurveRow, TrialRow, TrialStatus, curves_batch, curves_from_batch, curves_schema, trials_batch, trials_from_batch,
-    trials_schema,
-};
+    CurveRow, TrialRow, TrialStatus};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
