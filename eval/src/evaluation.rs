@@ -3,7 +3,7 @@
 use crate::case_scores::{CaseMasks, check_class_names, evaluate_case};
 use crate::error::{EvalError, Result};
 use crate::folder::{
-    CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN, create_dir, io,
+    CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN, create_dir,
 };
 use crate::overlay::{GreySlice, Panels, draw, encode_png};
 use crate::palette::Palette;
@@ -13,6 +13,7 @@ use crate::report::{ReportPage, SlicePicture};
 use crate::run_curves::RunCurves;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
+use sam_ladder_formats::Error;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_formats::rows::write_rows;
@@ -99,7 +100,7 @@ impl Evaluation {
         }
         let unfinished = config.out_dir.join(UNFINISHED);
         if unfinished.exists() {
-            std::fs::remove_dir_all(&unfinished).map_err(io(&unfinished, "remove"))?;
+            std::fs::remove_dir_all(&unfinished).map_err(Error::io("remove", &unfinished))?;
         }
         create_dir(&unfinished.join(OVERLAYS))?;
         if config.save_nifti {
@@ -220,10 +221,10 @@ impl Evaluation {
             let (made, place) = (unfinished.join(name), out_dir.join(name));
             remove_if_there(&place)?;
             if made.exists() {
-                std::fs::rename(&made, &place).map_err(io(&place, "write"))?;
+                std::fs::rename(&made, &place).map_err(Error::io("write", &place))?;
             }
         }
-        std::fs::remove_dir_all(unfinished).map_err(io(unfinished, "remove"))
+        Ok(std::fs::remove_dir_all(unfinished).map_err(Error::io("remove", unfinished))?)
     }
 }
 
@@ -251,7 +252,7 @@ fn check_file_name(case: &str) -> Result<()> {
 fn remove_if_there(path: &Path) -> Result<()> {
     let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
     match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(path, "remove")(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error).into()),
         _ => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{EvalError, Result};
 use crate::protocol::Scoring;
+use sam_ladder_formats::Error;
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::tables::CaseRow;
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,11 @@ impl EvaluationFolder {
     pub fn open(path: &Path) -> Result<EvaluationFolder> {
         let found = [path.to_path_buf(), path.join(BELOW_RUN)].into_iter().find(|folder| folder.join(CASES_TABLE).exists());
         let path = found.ok_or_else(|| EvalError::NoEvaluation { path: path.into(), missing: CASES_TABLE })?;
-        let (cases, info) = (read_rows(&path.join(CASES_TABLE))?, read_json(&path.join(EVALUATION_JSON))?);
+        let info = path.join(EVALUATION_JSON);
+        if !info.exists() {
+            return Err(EvalError::NoScoring { path, missing: EVALUATION_JSON });
+        }
+        let (cases, info) = (read_rows(&path.join(CASES_TABLE))?, read_json(&info)?);
         Ok(EvaluationFolder { path, info, cases })
     }
 
@@ -92,16 +97,11 @@ impl EvaluationFolder {
 
 /// What a JSON file of ours holds.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(io(path, "read"))?;
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|source| EvalError::Json { path: path.into(), source })
 }
 
 /// Makes a folder, if it does not exist.
 pub(crate) fn create_dir(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(io(path, "make the folder"))
-}
-
-/// Makes an error that names the path and what was tried.
-pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> EvalError {
-    move |source| EvalError::Io { path: path.into(), action, source }
+    Ok(std::fs::create_dir_all(path).map_err(Error::io("create", path))?)
 }

@@ -3,7 +3,6 @@
 mod charts;
 
 use crate::error::Result;
-use crate::folder::io;
 use crate::organ_columns::{OrganColumn, organ_columns, with_mean};
 use crate::page::{Document, facts, png_url, scrolling, section};
 use crate::palette::{Palette, hex};
@@ -13,6 +12,7 @@ use crate::summary::MEAN;
 use crate::table_md::{OTHER_METRICS, TableContext, caption};
 use crate::table_text::{UNDEFINED, interval, number, percent};
 use maud::{Markup, html};
+use sam_ladder_formats::Error;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -190,7 +190,7 @@ impl ReportPage<'_> {
 impl SlicePicture {
     fn figure(&self) -> Result<Markup> {
         let SlicePicture { case, chosen: ChosenSlice { slice, choice, dice }, path, width, height } = self;
-        let png = std::fs::read(path).map_err(io(path, "read"))?;
+        let png = std::fs::read(path).map_err(Error::io("read", path))?;
         let alt = format!("Case {case}, slice {slice}: scan, reference and prediction side by side");
         Ok(html! {
             figure {
