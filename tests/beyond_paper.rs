@@ -37,6 +37,7 @@ fn workplace(test_augment: AugmentPolicy) -> (TempDir, TrainArgs) {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,

@@ -80,6 +80,7 @@ fn cached(store: &Path, run: &Path) -> Vec<StepLosses> {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,

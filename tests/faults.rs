@@ -80,6 +80,7 @@ fn train_args(folder: &Path, run: &Path) -> TrainArgs {
         resume: run.join(RUN_CONFIG).exists(),
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: Some(1),

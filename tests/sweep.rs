@@ -88,6 +88,7 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
         init: None,
         device: Device::Cpu,
         read_mode: ReadMode::Resident,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         // As far as the mean of predicted classes is from that of the reference: a stand-in that depends on both.
@@ -147,6 +148,7 @@ fn trials_beside_one_another_equal_lone_runs() {
                 resume: false,
                 device: Device::Cpu,
                 read_mode: ReadMode::Stream,
+                cache: None,
                 device_store: Default::default(),
                 cuda_graph: false,
                 checkpoint_every: None,

@@ -46,6 +46,7 @@ fn args(folder: &TempDir, run: &str) -> TrainArgs {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,

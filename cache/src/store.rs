@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::layout::{ArrayKind, ArraySpec};
 use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
 use crate::plan::StoreLayout;
-use crate::remote::{CacheOptions, Remote, Unread, cache_options};
+use crate::remote::{CacheOptions, Remote, Unread};
 use crate::shard;
 use crate::slice_table::decode_slices;
 use crate::storage::{CONCURRENCY, Storage, wait};
@@ -54,29 +54,29 @@ struct SplitArrays {
 impl Store {
     /// Opens a complete store, in a folder or at `s3://bucket/key`, and checks its manifest, its groups' and arrays' metadata, its
     /// tables, the decoder's weights and the presence of every shard. Chunks are checked when they are read; those of a store in a
-    /// bucket are kept where [`crate::set_cache`] says.
+    /// bucket are fetched each time (see [`Self::open_with`]).
     ///
     /// # Errors
     /// A one-line reason that names the file: no store, another format version, an incomplete one, a manifest, array metadata or
     /// table that does not agree with the config, a missing shard; a bucket that cannot be used.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
-        Self::open_with(path, &cache_options())
+        Self::open_with(path, None)
     }
 
-    /// As [`Self::open`], with a cache of its own for a store in a bucket.
+    /// As [`Self::open`]; of a store in a bucket, copies of the chunks are kept where `cache` says.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_with(path: impl AsRef<Path>, cache: &CacheOptions) -> Result<Store> {
+    pub fn open_with(path: impl AsRef<Path>, cache: Option<&CacheOptions>) -> Result<Store> {
         Self::open_at(Storage::at(path.as_ref())?, cache)
     }
 
-    pub(crate) fn open_at(storage: Storage, cache: &CacheOptions) -> Result<Store> {
+    pub(crate) fn open_at(storage: Storage, cache: Option<&CacheOptions>) -> Result<Store> {
         let refused = storage.clone();
         Self::open_checked(storage, cache).map_err(|error| refused.refusal().unwrap_or(error))
     }
 
-    fn open_checked(storage: Storage, cache: &CacheOptions) -> Result<Store> {
+    fn open_checked(storage: Storage, cache: Option<&CacheOptions>) -> Result<Store> {
         let attributes = read_manifest(&storage)?;
         let layout = complete_layout(&storage, &attributes)?;
         for (name, bytes) in group_files() {
@@ -195,7 +195,7 @@ impl Store {
     /// # Errors
     /// As [`Self::read_batch`].
     pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)]) -> Result<()> {
-        let Some(remote) = &self.remote else { return Ok(()) };
+        let Some(remote) = self.remote.as_ref().filter(|remote| remote.max_bytes() > 0) else { return Ok(()) };
         picks.iter().try_for_each(|pick| self.check_pick(split, pick.0, pick.1))?;
         let chunks = picks.iter().flat_map(|&pick| ArrayKind::all(self.config()).iter().map(move |&kind| (pick, kind)));
         let fetched = chunks.map(|(pick, kind)| async move {

@@ -1,7 +1,10 @@
 //! `--cache-dir`, `--cache-size`: local copies of what is read from a store on S3.
 
-use sam_ladder_cache::{CacheOptions, set_cache};
+use sam_ladder_cache::CacheOptions;
 use std::path::PathBuf;
+
+/// 20 GiB.
+const DEFAULT_BYTES: u64 = 20 << 30;
 
 /// The options themselves.
 #[derive(Debug, Default, clap::Args)]
@@ -15,17 +18,20 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Applies them to every store that is opened from now on; changes nothing if nothing was typed.
-    pub fn apply(&self) {
-        if self.cache_dir.is_none() && self.cache_size.is_none() {
-            return;
+    /// What was typed, or the defaults.
+    pub fn options(&self) -> CacheOptions {
+        CacheOptions {
+            folder: self.cache_dir.clone().unwrap_or_else(default_folder),
+            max_bytes: self.cache_size.unwrap_or(DEFAULT_BYTES),
         }
-        let default = CacheOptions::default();
-        set_cache(CacheOptions {
-            folder: self.cache_dir.clone().unwrap_or(default.folder),
-            max_bytes: self.cache_size.unwrap_or(default.max_bytes),
-        });
     }
+}
+
+/// The user's own folder for caches: `$XDG_CACHE_HOME/sam-ladder`, `~/.cache/sam-ladder`, or one in the temporary folder.
+fn default_folder() -> PathBuf {
+    let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || set("HOME").map(|home| home.join(".cache"));
+    set("XDG_CACHE_HOME").or_else(home).unwrap_or_else(std::env::temp_dir).join("sam-ladder")
 }
 
 /// `20G`.

@@ -192,8 +192,7 @@ impl Args {
         let out_dir = self.out.clone().context("--out must name the folder for the tables")?;
         let store_path = self.store.as_deref().context("--store must name the store")?;
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
-        self.cache.apply();
-        let store = Store::open(store_path)?;
+        let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let cases = store.cases(Split::Test);
         ensure!(
             !cases.is_empty(),

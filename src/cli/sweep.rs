@@ -119,7 +119,6 @@ impl Args {
             }
             return sweep_slurm::submit(&self.slurm, &self.store, &self.out, self.dry_run);
         }
-        self.cache.apply();
         let device = self.device.open()?;
         let Worker(index, count) = self.worker;
         let args = SweepArgs {
@@ -133,6 +132,7 @@ impl Args {
             init: self.init.clone(),
             device,
             read_mode: self.read,
+            cache: Some(self.cache.options()),
             device_store: self.device_store,
             cuda_graph: self.cuda_graph,
             hd95: hd95(),

@@ -77,7 +77,6 @@ impl Args {
     /// Trains.
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
-        self.cache.apply();
         let config = self.config()?;
         let args = TrainArgs {
             config,
@@ -88,6 +87,7 @@ impl Args {
             resume: self.resume,
             device: self.device.open()?,
             read_mode: self.read,
+            cache: Some(self.cache.options()),
             device_store: self.device_store,
             cuda_graph: self.cuda_graph,
             checkpoint_every: self.checkpoint_every,

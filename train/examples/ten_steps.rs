@@ -39,6 +39,7 @@ fn main() -> Outcome<()> {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Auto,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,

@@ -4,7 +4,6 @@ use super::{PROGRESS, StoreWriter, previous};
 use crate::error::{Error, Result};
 use crate::manifest::{hash_files, write_manifest};
 use crate::plan::StoreLayout;
-use crate::remote::cache_options;
 use crate::slice_table::encode_slices;
 use crate::storage::Storage;
 use crate::store::{Store, read_slices};
@@ -62,7 +61,7 @@ impl StoreWriter {
         store.tidy_and_sync()?;
         write_manifest(store, &self.layout.attributes().finished(files))?;
         store.sync_folder(store.root())?;
-        Store::open_at(self.storage, &cache_options())
+        Store::open_at(self.storage, None)
     }
 
     /// The rows of a split; `None` when some are not recorded any more.

@@ -4,6 +4,7 @@ use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_cache::{Store, is_remote, read_file};
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::hash::{sha256_hex, sha256_of_file};
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
 use serde_json::json;

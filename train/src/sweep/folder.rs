@@ -5,6 +5,7 @@ use super::space::Point;
 use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
 use sam_ladder_formats::rows::{read_rows, write_rows};
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, SWEEP_CONFIG, SWEEP_FILE, SweepConfig, SweepRecord, TRIAL_RECORD,
     TRIALS_DIR, TRIALS_TABLE, TrialRow, run_dir,
