@@ -9,7 +9,8 @@ use candle_core::Device;
 use sam_ladder_cache::Store;
 use sam_ladder_eval::{CaseMasks, MaskView, Protocol, evaluate_case};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_train::predict::{CaseRequest, RunCheckpoint, WeightSource, load_model, predict_case};
+use sam_ladder_train::predict::{CaseRequest, Ensemble};
+use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,7 +18,7 @@ fn main() -> anyhow::Result<()> {
     let rounds: usize = rounds.first().map_or(Ok(3), |rounds| rounds.parse())?;
     let store = Store::open(PathBuf::from(store))?;
     let weights = WeightSource::Run { folder: run.into(), checkpoint: RunCheckpoint::Last };
-    let model = load_model(&weights, &store, &Device::Cpu)?;
+    let ensemble = Ensemble::load(&[weights], false, &store, &Device::Cpu)?;
     let cases = store.cases(Split::Test);
     let slices: usize = cases.iter().map(|case| Ok(store.case_rows(Split::Test, case)?.len())).sum::<anyhow::Result<usize>>()?;
     let mut seconds = Vec::with_capacity(rounds);
@@ -25,7 +26,8 @@ fn main() -> anyhow::Result<()> {
         let (mut network, mut metrics) = (0.0, 0.0);
         for case in &cases {
             let start = Instant::now();
-            let predicted = predict_case(&model, &store, CaseRequest { split: Split::Test, case, batch_size: 8 })?;
+            let request = CaseRequest { split: Split::Test, case, batch_size: 8 };
+            let predicted = ensemble.predict_case(&store, request, |_| ())?;
             let reference = store.mask(case)?;
             let middle = Instant::now();
             let masks = CaseMasks {

@@ -8,15 +8,18 @@ use candle_core::safetensors::load;
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, ReadMode, Store};
 use sam_ladder_formats::state_dict::save_safetensors;
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetwork, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::ensemble::{Ensemble, masks_of_logits};
+use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_train::export::{ExportArgs, export};
-use sam_ladder_train::predict::{CaseRequest, RunCheckpoint, WeightSource, load_model, predict_case};
-use sam_ladder_train::run::records::read_steps;
+use sam_ladder_train::predict::{CaseRequest, Ensemble};
 use sam_ladder_train::run::{TrainArgs, read_record, train};
+use sam_ladder_train::segment::masks_of_logits;
+use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource, load_model};
 use std::path::Path;
 use store::{IMAGE_SIZE, NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store_of};
 use tempfile::TempDir;
@@ -34,11 +37,12 @@ fn workplace(test_augment: AugmentPolicy) -> (TempDir, TrainArgs) {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,
         program: "test".into(),
-        progress: false,
+        observer: silent(),
     };
     (folder, args)
 }
@@ -85,10 +89,10 @@ fn every_choice_trains_resumes_in_the_same_bits_and_predicts() {
             assert!(left == right, "{name}: {file} differs");
         }
         assert_eq!(read_record(&straight.run).unwrap().config, straight.config);
-        let rows = read_steps(&straight.run.join(STEPS_TABLE)).unwrap();
+        let rows = read_rows::<StepRow>(&straight.run.join(STEPS_TABLE)).unwrap();
         assert!(rows[0].gate > 0.4 && rows[0].gate < 0.6, "each gate starts at a half, {}", rows[0].gate);
         let model = load_model(&of_run(&straight.run), &store, &Device::Cpu).unwrap();
-        let mask = predict_case(&model, &store, CASE).unwrap();
+        let mask = Ensemble::of_one(model).predict_case(&store, CASE, |_| ()).unwrap();
         assert_eq!(mask.shape, [TEST_CASE.1, SCAN_SIZE[0] as usize, SCAN_SIZE[1] as usize]);
 
         let mut other = TrainArgs { resume: true, ..straight.clone() };
@@ -113,7 +117,8 @@ fn only_what_the_published_code_has_is_exported() {
     };
     // The same names and shapes, whatever was trained.
     attempt("tokens", |config| (config.train_mask_tokens, config.train_hypernetworks) = (true, true)).unwrap();
-    let error = attempt("gate", |config| config.gate = GateKind::Channel).unwrap_err().to_string();
+    let error = attempt("gate", |config| config.gate = GateKind::Channel).unwrap_err();
+    let error = common::with_hint(&error, error.hint());
     assert!(error.contains("gate channel") && error.contains(CHECKPOINT), "{error}");
     let error = attempt("network", |config| config.side_network = SideNetwork::Resnet34).unwrap_err().to_string();
     assert!(error.contains("resnet34") && !error.contains('\n'), "{error}");
@@ -191,12 +196,16 @@ fn averages_are_those_of_the_reflected_logits_and_of_the_probabilities() {
     let ensemble = |sources: &[&WeightSource], reflections| {
         let sources: Vec<WeightSource> = sources.iter().map(|&source| source.clone()).collect();
         let ensemble = Ensemble::load(&sources, reflections, &store, &Device::Cpu).unwrap();
-        ensemble.predict_case(&store, CASE).unwrap()
+        ensemble.predict_case(&store, CASE, |_| ()).unwrap()
     };
 
-    // Alone and without reflections, it is the model.
-    let model = load_model(&one, &store, &Device::Cpu).unwrap();
-    assert_eq!(ensemble(&[&one], false), predict_case(&model, &store, CASE).unwrap());
+    // A lone model without reflections: slices that are read from the store, and slices that are in none.
+    let model = Ensemble::of_one(load_model(&one, &store, &Device::Cpu).unwrap());
+    let mut batch = Batch::default();
+    let slices: Vec<(u32, u32)> = store.case_rows(Split::Test, TEST_CASE.0).unwrap().map(|row| (row, 0)).collect();
+    store.read_batch(Split::Test, &slices, &mut batch).unwrap();
+    let size = SCAN_SIZE.map(|side| side as usize);
+    assert_eq!(ensemble(&[&one], false).mask, model.predict_slices(&batch, slices.len(), size).unwrap());
 
     // The mean over the five variants, each plane put back index by index.
     let low = IMAGE_SIZE / 4;
@@ -236,7 +245,6 @@ fn averages_are_those_of_the_reflected_logits_and_of_the_probabilities() {
         let off = values(found).iter().zip(values(&expected)).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
         assert!(off < 1e-5 * largest, "{off} of {largest}");
     }
-    let size = SCAN_SIZE.map(|side| side as usize);
     let mask = masks_of_logits(&found, IMAGE_SIZE, size).unwrap();
     assert_eq!(ensemble(&[&one, &two], true).mask, mask);
     // Without reflections each model's logits are its own.
@@ -249,6 +257,7 @@ fn averages_are_those_of_the_reflected_logits_and_of_the_probabilities() {
     // A store without reflections of its test slices says what to do.
     let plain =
         write_store_of(&folder.path().join("plain.zarr"), StoreDtype::F32, [AugmentPolicy::Flips, AugmentPolicy::None], 1);
-    let error = Ensemble::load(&[one], true, &plain, &Device::Cpu).err().unwrap().to_string();
+    let error = Ensemble::load(&[one], true, &plain, &Device::Cpu).err().unwrap();
+    let error = common::with_hint(&error, error.hint());
     assert!(error.contains("plain.zarr") && error.contains("--test-augment flips"), "{error}");
 }

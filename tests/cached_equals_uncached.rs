@@ -8,17 +8,19 @@ use sam_ladder_precompute::phantom::{PhantomConfig, write_phantom};
 use sam_ladder_precompute::pipeline::{PrecomputeArgs, run};
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_precompute::scans::{Scan, ScanSource};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::observer::{Silent, silent};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_train::init::{InitSources, initial_weights};
 use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::optimizer::Optimizer;
-use sam_ladder_train::run::records::read_steps;
-use sam_ladder_train::run::sampler::{Sampler, VariantDraws};
-use sam_ladder_train::run::trainer::{BatchTensors, StepLosses, StepSettings, train_step};
+use sam_ladder_train::run::{BatchTensors, StepLosses, StepSettings, train_step};
+use sam_ladder_train::run::{Sampler, VariantDraws};
 use sam_ladder_train::run::{TrainArgs, train};
 use sam_ladder_train::schedule::learning_rate;
 use std::collections::BTreeMap;
@@ -55,8 +57,15 @@ fn precompute(scans: &Path, store: &Path, dtype: StoreDtype) {
     config.augment = AugmentPolicy::Reference;
     config.rotation_step = 20;
     config.dtype = dtype;
-    let args =
-        PrecomputeArgs { scans: scans.into(), store: store.into(), config, checkpoint: None, batch_size: 4, device: Device::Cpu };
+    let args = PrecomputeArgs {
+        scans: scans.into(),
+        store: store.into(),
+        config,
+        checkpoint: None,
+        batch_size: 4,
+        device: Device::Cpu,
+        observer: silent(),
+    };
     run(&args).unwrap();
 }
 
@@ -71,14 +80,15 @@ fn cached(store: &Path, run: &Path) -> Vec<StepLosses> {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,
         program: "test".into(),
-        progress: false,
+        observer: silent(),
     };
     train(&args).unwrap();
-    let rows = read_steps(&run.join("steps.parquet")).unwrap();
+    let rows = read_rows::<StepRow>(&run.join("steps.parquet")).unwrap();
     rows.iter().map(|row| StepLosses { total: row.loss, ce: row.ce, dice: row.dice }).collect()
 }
 
@@ -142,7 +152,7 @@ fn difference(left: &[StepLosses], right: &[StepLosses]) -> [f64; 3] {
 fn a_cached_run_equals_an_uncached_one() {
     let folder = tempfile::tempdir().unwrap();
     let scans = folder.path().join("scans");
-    write_phantom(&PhantomConfig { out: scans.clone(), cases: 2, size: 48, depth: 5, seed: 5 }).unwrap();
+    write_phantom(&PhantomConfig { out: scans.clone(), cases: 2, size: 48, depth: 5, seed: 5 }, &Silent).unwrap();
     let formats = [(StoreDtype::F32, F32), (StoreDtype::F16, F16), (StoreDtype::Bf16, BF16)];
     let mut expected = Vec::new();
     for (dtype, bounds) in formats {

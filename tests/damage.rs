@@ -15,7 +15,8 @@ use cli::{assert_refused, program, succeed};
 use folders::{assert_same_files, files};
 use sam_ladder_cache::{Part, ReadMode, Report, verify};
 use sam_ladder_precompute::error::Result;
-use sam_ladder_precompute::pipeline::{Loaded, Plan, Summary, repair};
+use sam_ladder_precompute::pipeline::{FillOptions, Loaded, Plan, Summary, repair};
+use sam_ladder_schemas::observer::{Silent, silent};
 use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::train::{CHECKPOINT, SliceOrder, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -52,7 +53,13 @@ fn check(store: &Path) -> Report {
 }
 
 fn mend(scans: &Path, store: &Path, report: &Report, encoder: Formula<'_>) -> Result<Option<Summary>> {
-    repair(store, report, 4, || Plan::new(scans, &report.attributes.config), || loaded(encoder))
+    repair(
+        store,
+        report,
+        &FillOptions::whole(4, &Silent),
+        || Plan::new(scans, &report.attributes.config, &Silent),
+        || loaded(encoder),
+    )
 }
 
 #[test]
@@ -208,7 +215,7 @@ fn training_never_runs_unawares_on_a_damaged_file() {
     let decoder = store::decoder_bytes(&folder.path().join("decoder"));
     let config = config(AugmentPolicy::None, 1);
     let load = || Ok(Loaded { encoder: Formula::default(), decoder });
-    sam_ladder_precompute::pipeline::fill_store(Plan::new(&scans, &config).unwrap(), &store, 4, load).unwrap();
+    sam_ladder_precompute::pipeline::fill_store(Plan::new(&scans, &config, &Silent).unwrap(), &store, 4, load).unwrap();
     let run = |name: String| TrainArgs {
         store: store.clone(),
         run: folder.path().join(name),
@@ -218,11 +225,12 @@ fn training_never_runs_unawares_on_a_damaged_file() {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,
         program: "test".into(),
-        progress: false,
+        observer: silent(),
     };
     train(&run("undamaged".into())).unwrap();
     let expected = fs::read(folder.path().join("undamaged").join(CHECKPOINT)).unwrap();

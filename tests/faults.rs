@@ -18,6 +18,7 @@ mod store;
 use candle_core::Device;
 use folders::{assert_same_files, files};
 use sam_ladder_cache::{ReadMode, verify};
+use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -79,11 +80,12 @@ fn train_args(folder: &Path, run: &Path) -> TrainArgs {
         resume: run.join(RUN_CONFIG).exists(),
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: Some(1),
         program: "test".into(),
-        progress: false,
+        observer: silent(),
     }
 }
 
@@ -309,6 +311,6 @@ fn an_interrupted_program_says_how_to_go_on() {
     assert!(said.contains("continue with `sam-ladder train --resume"), "{told}");
     let steps: usize = said.split(',').next().unwrap().parse().unwrap();
     cli::succeed(train(&["--resume", "--max-steps", &(steps + 1).to_string()]));
-    let rows = sam_ladder_train::run::records::read_steps(&run.join(STEPS_TABLE)).unwrap();
+    let rows = sam_ladder_formats::rows::read_rows::<sam_ladder_schemas::tables::StepRow>(&run.join(STEPS_TABLE)).unwrap();
     assert_eq!(rows.len(), steps + 1);
 }

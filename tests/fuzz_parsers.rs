@@ -23,7 +23,7 @@ use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, Preproces
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes, cache_id};
 use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::run::checkpoint::read_info;
+use sam_ladder_train::run::read_info;
 use std::fs;
 use std::io::{Cursor, Read, Write};
 use std::path::Path;

@@ -16,7 +16,8 @@ use cli::{assert_refused, program, succeed};
 use folders::{assert_same_files, files};
 use s3::{Server, child_folder};
 use sam_ladder_cache::verify;
-use sam_ladder_precompute::pipeline::{Plan, repair};
+use sam_ladder_precompute::pipeline::{FillOptions, Plan, repair};
+use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::CHECKPOINT;
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -176,8 +177,8 @@ fn mended() {
     let told: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
     assert!(report.damage.len() > 15, "{told:#?}");
     assert!(told.iter().any(|damage| damage.contains("its file is missing")), "{told:#?}");
-    let plan = || Plan::new(&scans, &report.attributes.config);
-    repair(place, &report, 4, plan, || loaded(Formula::default())).unwrap();
+    let plan = || Plan::new(&scans, &report.attributes.config, &Silent);
+    repair(place, &report, &FillOptions::whole(4, &Silent), plan, || loaded(Formula::default())).unwrap();
     assert!(verify(place, &|_, _| {}).unwrap().damage.is_empty());
 }
 

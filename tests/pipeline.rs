@@ -8,6 +8,7 @@ use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_precompute::scans::ScanSource;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use std::cell::Cell;
@@ -63,7 +64,7 @@ fn formula(image: &[f32], size: usize) -> Vec<f32> {
 }
 
 fn fill(scans: &Path, store: &Path, batch_size: usize, encoder: Formula) -> Result<Summary> {
-    fill_store(Plan::new(scans, &config())?, store, batch_size, || Ok(Loaded { encoder, decoder: b"decoder".to_vec() }))
+    fill_store(Plan::new(scans, &config(), &Silent)?, store, batch_size, || Ok(Loaded { encoder, decoder: b"decoder".to_vec() }))
 }
 
 fn fill_whole(scans: &Path, store: &Path) -> Summary {
@@ -184,7 +185,7 @@ fn a_complete_store_needs_no_encoder() {
     let scans = Path::new(GOLDEN).join("RawData");
     fill_whole(&scans, &path);
     let load = || -> Result<Loaded<Formula>> { panic!("nothing is to be encoded") };
-    let summary = fill_store(Plan::new(&scans, &config()).unwrap(), &path, 4, load).unwrap();
+    let summary = fill_store(Plan::new(&scans, &config(), &Silent).unwrap(), &path, 4, load).unwrap();
     assert!(summary.already_complete);
     assert_eq!(summary.images_encoded, 0);
 }
@@ -206,7 +207,7 @@ fn a_damaged_scan_is_named_and_the_others_are_kept() {
     // A good copy in place, only that scan is computed, and the store is the one of good scans from the start.
     fs::write(&damaged, &good).unwrap();
     let summary = fill_whole(&scans, &path);
-    let layout = Plan::new(&scans, &config()).unwrap().layout().clone();
+    let layout = Plan::new(&scans, &config(), &Silent).unwrap().layout().clone();
     assert_eq!(summary.slices_written, layout.case_rows(Split::Train, "0006").unwrap().len());
     assert_same_files(&path, &files(&whole), "mended");
 }
@@ -238,7 +239,7 @@ fn an_encoder_of_another_size_is_refused() {
         }
     }
     let folder = tempfile::tempdir().unwrap();
-    let plan = Plan::new(&Path::new(GOLDEN).join("RawData"), &config()).unwrap();
+    let plan = Plan::new(&Path::new(GOLDEN).join("RawData"), &config(), &Silent).unwrap();
     let load = || Ok(Loaded { encoder: TooFew, decoder: vec![] });
     let error = fill_store(plan, &folder.path().join("s.zarr"), 2, load).unwrap_err().to_string();
     assert!(error.contains("the encoder gave 5 values for 2 images, expected 2048"), "{error}");
@@ -246,11 +247,11 @@ fn an_encoder_of_another_size_is_refused() {
 
 #[test]
 fn the_plan_tells_the_work_before_it_is_done() {
-    let plan = Plan::new(&Path::new(GOLDEN).join("RawData"), &config()).unwrap();
+    let plan = Plan::new(&Path::new(GOLDEN).join("RawData"), &config(), &Silent).unwrap();
     let text = plan.to_string();
     assert!(text.starts_with("train: ") && text.contains("slices × 5 variants; test: 2 scans, "), "{text}");
     assert!(text.ends_with("MB of tensors on disk") && !text.contains('\n'), "{text}");
     let wrong = PrecomputeConfig { image_size: 100, ..config() };
-    let error = Plan::new(Path::new(GOLDEN), &wrong).unwrap_err().to_string();
+    let error = Plan::new(Path::new(GOLDEN), &wrong, &Silent).unwrap_err().to_string();
     assert!(error.contains("image-size must be a positive multiple of 16, got 100"), "{error}");
 }

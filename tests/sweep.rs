@@ -10,15 +10,16 @@ mod store;
 
 use candle_core::Device;
 use sam_ladder_cache::ReadMode;
-use sam_ladder_formats::table::read_table;
+use sam_ladder_formats::rows::read_rows;
+use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::sweep::{
-    CURVES_TABLE, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, curves_from_batch, run_dir, trials_from_batch,
+    CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, run_dir,
 };
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_train::error::TrainError;
-use sam_ladder_train::run::records::{read_epochs, read_steps};
 use sam_ladder_train::run::{TrainArgs, train};
 use sam_ladder_train::sweep::{SweepArgs, gather, sweep, sweep_until};
 use std::fs;
@@ -87,6 +88,9 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
         init: None,
         device: Device::Cpu,
         read_mode: ReadMode::Resident,
+        cache: None,
+        device_store: Default::default(),
+        cuda_graph: false,
         // As far as the mean of predicted classes is from that of the reference: a stand-in that depends on both.
         hd95: Arc::new(|volume, class| {
             let count = |voxels: &[u8]| voxels.iter().filter(|&&voxel| voxel == class).count() as f64;
@@ -94,21 +98,21 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
             (predicted > 0.0 && reference > 0.0).then(|| (predicted - reference).abs() * volume.spacing_mm[1])
         }),
         program: "test".into(),
-        progress: false,
+        observer: silent(),
     }
 }
 
 /// What the table says, but for times.
 fn table(out: &Path) -> Vec<TrialRow> {
-    let mut rows = trials_from_batch(&read_table(&out.join(TRIALS_TABLE)).unwrap()).unwrap();
+    let mut rows = read_rows::<TrialRow>(&out.join(TRIALS_TABLE)).unwrap();
     for row in &mut rows {
-        (row.seconds, row.lone_seconds) = (0.0, None);
+        row.seconds = 0.0;
     }
     rows
 }
 
 fn curves(out: &Path) -> Vec<sam_ladder_schemas::sweep::CurveRow> {
-    let mut rows = curves_from_batch(&read_table(&out.join(CURVES_TABLE)).unwrap()).unwrap();
+    let mut rows = read_rows::<CurveRow>(&out.join(CURVES_TABLE)).unwrap();
     rows.iter_mut().for_each(|row| row.seconds = 0.0);
     rows
 }
@@ -122,7 +126,7 @@ fn trials_beside_one_another_equal_lone_runs() {
     assert!(summary.trials.iter().all(|row| row.status == TrialStatus::Finished && row.epochs == 3 && row.runs == 2));
     assert_eq!(summary.trials.iter().map(|row| row.rank).collect::<Vec<_>>(), [1, 2, 3, 4].map(Some));
     assert!(summary.trials.windows(2).all(|pair| pair[0].dice > pair[1].dice), "{summary:?}");
-    assert!(summary.trials.iter().all(|row| row.lone_seconds.is_some_and(|seconds| seconds > 0.0) && row.seconds > 0.0));
+    assert!(summary.trials.iter().all(|row| row.seconds > 0.0));
     for row in &summary.trials {
         let settings: serde_json::Value = serde_json::from_str(&row.settings).unwrap();
         let mut dice = Vec::new();
@@ -144,18 +148,19 @@ fn trials_beside_one_another_equal_lone_runs() {
                 resume: false,
                 device: Device::Cpu,
                 read_mode: ReadMode::Stream,
+                cache: None,
                 device_store: Default::default(),
                 cuda_graph: false,
                 checkpoint_every: None,
                 program: "test".into(),
-                progress: false,
+                observer: silent(),
             };
             train(&lone).unwrap();
             let beside = args.out.join(run_dir(&row.trial, 1234, fold));
             let [lone_bytes, bytes] = [&lone.run, &beside].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
             assert!(lone_bytes == bytes, "trial {}, fold {fold}: the steps differ", row.settings);
             let [lone, beside] = [&lone.run, &beside].map(|run| {
-                read_epochs(&run.join(EPOCHS_TABLE))
+                read_rows::<EpochRow>(&run.join(EPOCHS_TABLE))
                     .unwrap()
                     .iter()
                     .map(|row| (row.loss, row.val_dice, row.gate))
@@ -216,7 +221,7 @@ fn a_trial_that_diverges_is_recorded_and_the_sweep_goes_on() {
         assert_eq!((row.rank, row.failures), (None, 0));
     }
     // It is not tried again: the same seed ends the same way.
-    let steps = |row: &TrialRow| read_steps(&args.out.join(run_dir(&row.trial, 1234, 1)).join(STEPS_TABLE)).unwrap().len();
+    let steps = |row: &TrialRow| read_rows::<StepRow>(&args.out.join(run_dir(&row.trial, 1234, 1)).join(STEPS_TABLE)).unwrap().len();
     let before = steps(&rows[2]);
     sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap();
     assert_eq!((table(&args.out), steps(&rows[2])), (rows, before));
@@ -252,8 +257,8 @@ fn a_trial_that_fails_is_tried_again_within_the_limit() {
     let error = sweep(&args).unwrap_err().to_string();
     assert!(error.contains("cannot resume") && error.contains("settings"), "{error}");
     args.resume = false;
-    let error = sweep(&args).unwrap_err().to_string();
-    assert!(error.contains("--resume"), "{error}");
+    let error = sweep(&args).unwrap_err();
+    assert!(matches!(error, TrainError::SweepExists(_)) && error.hint().unwrap().contains("--resume"), "{error}");
 }
 
 #[test]
@@ -263,7 +268,7 @@ fn a_stopped_sweep_goes_on_where_it_was() {
     sweep(&straight).unwrap();
     let stopped = args(folder.path(), "stopped", TPE);
     let error = sweep_until(&stopped, &AtomicBool::new(true)).unwrap_err();
-    assert!(matches!(error, TrainError::SweepStopped { .. }) && error.to_string().contains("--resume"), "{error}");
+    assert!(matches!(error, TrainError::SweepStopped { .. }) && error.hint().unwrap().contains("--resume"), "{error}");
     sweep(&SweepArgs { resume: true, ..stopped.clone() }).unwrap();
     assert_eq!(table(&straight.out), table(&stopped.out));
     // A finished one is left as it is; more trials may follow.
@@ -274,6 +279,21 @@ fn a_stopped_sweep_goes_on_where_it_was() {
     assert_eq!(more.trials.len(), 8);
     let points = |rows: &[TrialRow]| rows.iter().map(|row| row.trial.clone()).collect::<Vec<_>>();
     assert_eq!(points(&table(&stopped.out))[..6], points(&table(&straight.out)));
+}
+
+/// The hours of a budget are those on record, so a resumed sweep ends where it ended.
+#[test]
+fn hours_end_a_sweep_and_a_resume_decides_the_same() {
+    let folder = workplace();
+    let config = format!("{GRID}[budget]\nhours = 1e-9\n");
+    let args = args(folder.path(), "s", &config);
+    assert_eq!(sweep(&args).unwrap().trials.len(), 1);
+    let before = (table(&args.out), curves(&args.out));
+    sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap();
+    assert_eq!((table(&args.out), curves(&args.out)), before);
+    // With more hours the search continues.
+    fs::write(args.config.as_ref().unwrap(), config.replace("1e-9", "9")).unwrap();
+    assert_eq!(sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap().trials.len(), 4);
 }
 
 #[test]
@@ -291,7 +311,7 @@ fn workers_share_a_folder() {
         }
     });
     let (mut rows, _) = gather(&worker.out).unwrap();
-    rows.iter_mut().for_each(|row| (row.seconds, row.lone_seconds) = (0.0, None));
+    rows.iter_mut().for_each(|row| row.seconds = 0.0);
     assert_eq!(rows, table(&alone.out));
 }
 

@@ -8,17 +8,20 @@ use candle_core::safetensors::load;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{ReadMode, Store, TrainingSplit};
 use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{
     BEST_CHECKPOINT, CHECKPOINT, EPOCHS_TABLE, OptimizerKind, RESUME_STATE, STEPS_TABLE, TrainConfig,
 };
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_train::error::TrainError;
 use sam_ladder_train::export::{ExportArgs, export};
-use sam_ladder_train::predict::{CasePrediction, PredictArgs, RunCheckpoint, WeightSource, predict_cases};
-use sam_ladder_train::run::records::{read_epochs, read_steps};
+use sam_ladder_train::predict::{CasePrediction, CaseRequest, Ensemble};
 use sam_ladder_train::run::{DeviceStore, TrainArgs, fold_cases, read_record, train};
+use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use store::{NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store};
@@ -43,12 +46,17 @@ fn args(folder: &TempDir, run: &str) -> TrainArgs {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,
         program: "test".into(),
-        progress: false,
+        observer: silent(),
     }
+}
+
+fn words(error: &TrainError) -> String {
+    common::with_hint(error, error.hint())
 }
 
 fn tensors(path: &Path) -> HashMap<String, Vec<u8>> {
@@ -77,7 +85,7 @@ fn assert_same_run(left: &Path, right: &Path) {
         assert!(left == right, "{file} differs in its bytes");
     }
     let [left, right] = [left, right].map(|run| {
-        let mut rows = read_epochs(&run.join(EPOCHS_TABLE)).unwrap();
+        let mut rows = read_rows::<EpochRow>(&run.join(EPOCHS_TABLE)).unwrap();
         rows.iter_mut().for_each(|row| row.seconds = 0.0);
         rows
     });
@@ -200,7 +208,7 @@ fn a_run_learns_and_touches_only_what_is_trainable() {
     trained.config.max_steps = None;
     trained.config.augment = Some(AugmentPolicy::None);
     train(&trained).unwrap();
-    let rows = read_steps(&trained.run.join(STEPS_TABLE)).unwrap();
+    let rows = read_rows::<StepRow>(&trained.run.join(STEPS_TABLE)).unwrap();
     assert_eq!(rows.len(), 30);
     assert!(rows.iter().enumerate().all(|(index, row)| row.step == index as u64 && row.epoch == index as u32 / 3));
     let mean = |rows: &[sam_ladder_schemas::tables::StepRow]| rows.iter().map(|row| row.loss).sum::<f32>() / rows.len() as f32;
@@ -224,14 +232,14 @@ fn a_run_learns_and_touches_only_what_is_trainable() {
 fn an_existing_run_is_refused_and_a_missing_one_cannot_resume() {
     let (folder, mut args) = workplace();
     args.resume = true;
-    let error = train(&args).unwrap_err().to_string();
+    let error = words(&train(&args).unwrap_err());
     assert!(error.contains("config.json") && error.contains("--resume"), "{error}");
     args.resume = false;
     args.config.max_steps = Some(0);
     train(&args).unwrap();
     let before = std::fs::read(args.run.join(CHECKPOINT)).unwrap();
     let error = train(&args).unwrap_err();
-    assert!(matches!(error, TrainError::RunExists(_)) && error.to_string().contains("--resume"), "{error}");
+    assert!(matches!(error, TrainError::RunExists(_)) && words(&error).contains("--resume"), "{error}");
     assert_eq!(std::fs::read(args.run.join(CHECKPOINT)).unwrap(), before);
 
     // What a start leaves that was interrupted before its settings were written is no run yet, and a folder of something else
@@ -373,7 +381,7 @@ fn init_takes_what_export_wrote() {
     for (name, image_encoder) in [("m.safetensors", None), ("m.pth", None), ("whole.pth", Some(encoder))] {
         let out = folder.path().join(name);
         export(&ExportArgs { image_encoder, ..export_args(&args.run, out.clone()) }).unwrap();
-        let error = export(&export_args(&args.run, out.clone())).unwrap_err().to_string();
+        let error = words(&export(&export_args(&args.run, out.clone())).unwrap_err());
         assert!(error.contains(name) && error.contains("--force"), "{error}");
         let mut taken = TrainArgs { run: folder.path().join(format!("from-{name}")), init: Some(out), ..args.clone() };
         taken.config.max_steps = Some(0);
@@ -455,18 +463,15 @@ fn weights_that_do_not_fit_are_refused_by_name() {
 fn augmentation_that_the_store_lacks_is_refused() {
     let (_folder, mut args) = workplace();
     args.config.augment = Some(AugmentPolicy::Reference);
-    let error = train(&args).unwrap_err().to_string();
+    let error = words(&train(&args).unwrap_err());
     assert!(error.contains("rotate-20") && error.contains("precompute"), "{error}");
 }
 
 fn predict(store: &Path, weights: WeightSource, batch_size: usize) -> Result<Vec<CasePrediction>, TrainError> {
-    let args = PredictArgs { store: store.into(), weights, split: Split::Test, cases: None, batch_size, device: Device::Cpu };
-    let mut predictions = Vec::new();
-    predict_cases(&args, |prediction| {
-        predictions.push(prediction);
-        Ok(())
-    })?;
-    Ok(predictions)
+    let store = Store::open(store)?;
+    let ensemble = Ensemble::load(&[weights], false, &store, &Device::Cpu)?;
+    let request = |case| CaseRequest { split: Split::Test, case, batch_size };
+    store.cases(Split::Test).iter().map(|case| ensemble.predict_case(&store, request(case), |_| ())).collect()
 }
 
 #[test]

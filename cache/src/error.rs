@@ -93,16 +93,6 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A Parquet file cannot be read or written.
-    #[error("cannot {action} the table {}: {reason}", path.display())]
-    Table {
-        /// `read` or `write`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
     /// A slice, variant or case that the store has not.
     #[error("{} has no {what}", path.display())]
     Absent {

@@ -25,7 +25,7 @@ pub use batch::{Batch, Values};
 pub use error::{Error, Result};
 pub use plan::StoreLayout;
 pub use reader::{ReadMode, Reader};
-pub use remote::{CacheOptions, set_cache};
+pub use remote::CacheOptions;
 pub use sam_ladder_schemas::store::CaseLayout;
 pub use storage::{is_remote, read_file};
 pub use store::{Mask, Store};

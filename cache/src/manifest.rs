@@ -62,7 +62,7 @@ pub(crate) fn parse_manifest(store: &Storage, path: &Path, bytes: &[u8]) -> Resu
         return Err(Error::FormatVersion { path: store.root().into(), found: version.to_string(), expected: FORMAT_VERSION });
     }
     let attributes: StoreAttributes = serde_json::from_value(attributes.clone()).map_err(|e| damaged(e.to_string()))?;
-    attributes.config.validate().map_err(damaged)?;
+    attributes.config.validate().map_err(|error| damaged(error.to_string()))?;
     let expected = cache_id(&attributes.config, &attributes.sources);
     if attributes.cache_id != expected {
         return Err(damaged(format!("its config and sources hash to {expected}, its cache_id is {}", attributes.cache_id)));

@@ -1,4 +1,4 @@
-//! What `make parity` asks of this crate: `parity metrics PAIRS.safetensors OUT.json` measures pairs of masks, `parity statistics SAMPLES.json OUT.json` tests and resamples
+//! What `make parity` runs of this crate: `parity metrics PAIRS.safetensors OUT.json` measures pairs of masks, `parity statistics SAMPLES.json OUT.json` tests and resamples
 //! numbers. `bench/parity/check_metrics.py` and `check_statistics.py` make the input and compare the output with MedPy, MONAI and SciPy.
 
 use safetensors::SafeTensors;

@@ -1,4 +1,4 @@
-//! Times Dice and HD95, and all that `eval` measures, of eight organs of a 512 × 512 × 150 scan. `bench/time_metrics.py` runs it beside MedPy on the same masks;
+//! Times Dice and HD95, and everything that `eval` measures, for eight organs of a 512 × 512 × 150 scan. `bench/time_metrics.py` runs it and MedPy on the same masks;
 //! with a folder as argument it writes them there, uint8 in C order.
 //!
 //! Three predictions of the same ellipsoids: moved by a few voxels; that with specks of every organ all over the scan, so that every

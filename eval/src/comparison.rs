@@ -7,8 +7,8 @@ use crate::scores::{ScoreOf, Scores};
 use crate::statistics::{Resampling, mean, permutation_test, wilcoxon_signed_rank};
 use crate::summary::MEAN;
 use crate::table_text::{cell, interval, markdown_table, minus, number, p_text, percent, signed};
-use crate::tables::{comparison_batch, write as write_table};
 use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::tables::ComparisonRow;
 use std::path::{Path, PathBuf};
 
@@ -148,7 +148,7 @@ fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
 /// If a file cannot be written.
 pub fn write(folder: &Path, rows: &[ComparisonRow], sides: &Sides) -> Result<PathBuf> {
     create_dir(folder)?;
-    write_table(&folder.join(COMPARISON_TABLE), comparison_batch(rows))?;
+    write_rows(&folder.join(COMPARISON_TABLE), rows)?;
     let path = folder.join(COMPARISON_MARKDOWN);
     write_atomic(&path, markdown(rows, sides).as_bytes())?;
     Ok(path)

@@ -137,6 +137,14 @@ pub enum EvalError {
         /// The file by which an evaluation is known.
         missing: &'static str,
     },
+    /// An evaluation of an older version, or one that lost a file.
+    #[error("{} does not say how the scores were counted: {missing} is missing", path.display())]
+    NoScoring {
+        /// The folder.
+        path: PathBuf,
+        /// The file that says it.
+        missing: &'static str,
+    },
     /// Evaluations of other organs.
     #[error("{} and {} cannot be compared: they have the organs {first_organs:?} and {second_organs:?}", first.display(), second.display())]
     OtherOrgans {
@@ -181,22 +189,6 @@ pub enum EvalError {
         /// The cause.
         source: serde_json::Error,
     },
-    /// A table that lacks a column.
-    #[error("{}: {reason}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        reason: String,
-    },
-    /// A Parquet table could not be written.
-    #[error("{}: cannot write the table: {reason}", path.display())]
-    Table {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        reason: String,
-    },
     /// A file or folder could not be read or written.
     #[error(transparent)]
     File(#[from] sam_ladder_formats::Error),
@@ -219,11 +211,12 @@ impl EvalError {
             NoCases { .. } => "check that the store's test split has cases".into(),
             Exists { .. } => "choose another folder, or replace the evaluation with --force".into(),
             NoEvaluation { .. } => "make one with sam-ladder eval --out".into(),
+            NoScoring { .. } => "evaluate again with --force".into(),
             OtherOrgans { .. } | OtherCases { .. } => "compare evaluations of the same store's test scans".into(),
             OtherRules { .. } => "evaluate one of them again, with the options of the other".into(),
             Json { .. } => "make it again with the command that wrote it, and --force".into(),
             File(error) => return error.hint(),
-            Picture { .. } | PictureSize { .. } | Png { .. } | Unreadable { .. } | Table { .. } => return None,
+            Picture { .. } | PictureSize { .. } | Png { .. } => return None,
         })
     }
 }

@@ -13,10 +13,10 @@ use crate::report::{ReportPage, SlicePicture};
 use crate::run_curves::RunCurves;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
-use crate::tables::{cases_batch, summary_batch, write as write_table};
 use sam_ladder_formats::Error;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::{Path, PathBuf};
 
@@ -208,8 +208,8 @@ impl Evaluation {
         let path = unfinished.join(EVALUATION_JSON);
         let json = serde_json::to_vec_pretty(&info).map_err(|source| EvalError::Json { path: path.clone(), source })?;
         write_atomic(&path, &json)?;
-        write_table(&unfinished.join(SUMMARY_TABLE), summary_batch(summary))?;
-        write_table(&unfinished.join(CASES_TABLE), cases_batch(cases))?;
+        write_rows(&unfinished.join(SUMMARY_TABLE), summary)?;
+        write_rows(&unfinished.join(CASES_TABLE), cases)?;
         Ok(table)
     }
 

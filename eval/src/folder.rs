@@ -2,8 +2,8 @@
 
 use crate::error::{EvalError, Result};
 use crate::protocol::Scoring;
-use crate::tables::read_cases;
 use sam_ladder_formats::Error;
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::tables::CaseRow;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -57,7 +57,11 @@ impl EvaluationFolder {
     pub fn open(path: &Path) -> Result<EvaluationFolder> {
         let found = [path.to_path_buf(), path.join(BELOW_RUN)].into_iter().find(|folder| folder.join(CASES_TABLE).exists());
         let path = found.ok_or_else(|| EvalError::NoEvaluation { path: path.into(), missing: CASES_TABLE })?;
-        let (cases, info) = (read_cases(&path.join(CASES_TABLE))?, read_json(&path.join(EVALUATION_JSON))?);
+        let info = path.join(EVALUATION_JSON);
+        if !info.exists() {
+            return Err(EvalError::NoScoring { path, missing: EVALUATION_JSON });
+        }
+        let (cases, info) = (read_rows(&path.join(CASES_TABLE))?, read_json(&info)?);
         Ok(EvaluationFolder { path, info, cases })
     }
 

@@ -61,7 +61,6 @@ mod surface_voxels;
 mod sweep_page;
 mod table_md;
 mod table_text;
-mod tables;
 
 pub use case_scores::{CaseMasks, evaluate_case};
 pub use dice::dice;
@@ -79,4 +78,3 @@ pub use results::{Method, MethodComparison, ResultsTable, tabulate};
 pub use run_curves::{Curve, RunCurves};
 pub use summary::{MEAN, summarise};
 pub use sweep_page::write_sweep_page;
-pub use tables::read_summary;

@@ -3,7 +3,7 @@
 //! | module | what it reads and writes |
 //! | --- | --- |
 //! | [`atomic`] | any file: written aside, synced and renamed, so that it is there whole or not at all |
-//! | [`table`] | Parquet tables |
+//! | [`rows`] | Parquet tables, whose rows are structs with serde |
 //! | [`nifti`] | NIfTI-1 and NIfTI-2 volumes, `.nii` and `.nii.gz` |
 //! | [`npz`], [`hdf5`] | arrays of numbers in `.npz` and HDF5 files (read only) |
 //! | [`state_dict`] | checkpoints: `.pth` and `.safetensors` (feature `state-dict`) |
@@ -18,11 +18,11 @@ pub mod hdf5;
 pub mod nifti;
 pub mod npz;
 mod numeric;
+pub mod rows;
 #[cfg(feature = "state-dict")]
 pub mod state_dict;
-pub mod table;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, io_hint};
 
 /// Values of an array of three axes.
 #[derive(Debug, Clone, PartialEq)]

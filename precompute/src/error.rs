@@ -9,6 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why stage one stopped; the messages name the file and say what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A setting is out of range, or does not go with another.
+    #[error("{0}")]
+    Setting(#[from] sam_ladder_schemas::setting::SettingError),
     /// Settings that do not go together.
     #[error("{0}")]
     Config(String),

@@ -6,5 +6,4 @@ pub mod error;
 pub mod phantom;
 pub mod pipeline;
 pub mod preprocess;
-mod progress;
 pub mod scans;

@@ -5,15 +5,14 @@
 
 mod anatomy;
 
-use crate::progress;
 use anatomy::Body;
-use indicatif::ProgressBar;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_schemas::classes::SYNAPSE_TEST_CASES;
+use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use std::path::PathBuf;
 
 /// Width and depth of the field of view across the patient, in millimetres.
@@ -79,7 +78,7 @@ pub enum PhantomError {
 ///
 /// # Errors
 /// When a setting is out of range, a scan is there already, or a file cannot be written.
-pub fn write_phantom(config: &PhantomConfig) -> Result<(), PhantomError> {
+pub fn write_phantom(config: &PhantomConfig, observer: &dyn Observer) -> Result<(), PhantomError> {
     for (setting, found, min, max) in
         [("cases", config.cases, 1, 30), ("size", config.size, 16, 2048), ("depth", config.depth, 1, 2048)]
     {
@@ -99,15 +98,13 @@ pub fn write_phantom(config: &PhantomConfig) -> Result<(), PhantomError> {
         let path = training.join(kind);
         std::fs::create_dir_all(&path).map_err(|source| PhantomError::Folder { path, source })?;
     }
-    let bar = progress::slices(config.cases * config.depth, "drawing scans");
-    let written = scans.par_iter().try_for_each(|(case, [image_path, label_path])| -> Result<(), PhantomError> {
-        let (geometry, image, label) = draw_scan(config, *case, &bar);
+    let progress = observer.begin(Phase::new("drawing scans", Unit::Slices, (config.cases * config.depth) as u64));
+    scans.par_iter().try_for_each(|(case, [image_path, label_path])| -> Result<(), PhantomError> {
+        let (geometry, image, label) = draw_scan(config, *case, &*progress);
         write_nifti(image_path, &geometry, &image)?;
         write_nifti(label_path, &geometry, &label)?;
         Ok(())
-    });
-    bar.finish_and_clear();
-    written
+    })
 }
 
 /// Numbers of `n` cases, training before test.
@@ -117,7 +114,7 @@ fn case_numbers(n: usize) -> Vec<u32> {
 }
 
 /// One scan: where it lies, Hounsfield units and raw labels, each `[d, h, w]`.
-fn draw_scan(config: &PhantomConfig, case: u32, bar: &ProgressBar) -> (Geometry, Vec<i16>, Vec<u8>) {
+fn draw_scan(config: &PhantomConfig, case: u32, progress: &dyn Progress) -> (Geometry, Vec<i16>, Vec<u8>) {
     let shape @ [depth, size, _] = [config.depth, config.size, config.size];
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(case.into());
@@ -142,7 +139,7 @@ fn draw_scan(config: &PhantomConfig, case: u32, bar: &ProgressBar) -> (Geometry,
         blur(&mut hu, size);
         image.extend(hu.iter().map(|hu| (hu + noise.sample(&mut rng)).round().clamp(-1024.0, 3071.0) as i16));
         label.extend(labels);
-        bar.inc(1);
+        progress.advance(1);
     }
     (geometry, image, label)
 }
@@ -169,6 +166,7 @@ mod tests {
     use super::*;
     use crate::scans::ScanSource;
     use sam_ladder_schemas::classes::Split;
+    use sam_ladder_schemas::observer::Silent;
     use sam_ladder_schemas::precompute::Preprocessing;
 
     fn config(out: &std::path::Path) -> PhantomConfig {
@@ -176,7 +174,7 @@ mod tests {
     }
 
     fn scan(config: &PhantomConfig, case: u32) -> (Geometry, Vec<i16>, Vec<u8>) {
-        draw_scan(config, case, &ProgressBar::hidden())
+        draw_scan(config, case, &Silent)
     }
 
     #[test]
@@ -231,8 +229,8 @@ mod tests {
     fn existing_scans_and_bad_settings_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let config = PhantomConfig { cases: 1, size: 16, depth: 2, ..config(dir.path()) };
-        write_phantom(&config).unwrap();
-        let message = write_phantom(&config).unwrap_err().to_string();
+        write_phantom(&config, &Silent).unwrap();
+        let message = write_phantom(&config, &Silent).unwrap_err().to_string();
         assert!(message.contains("img0005.nii.gz: exists already"), "{message}");
         for bad in [
             PhantomConfig { cases: 0, ..config.clone() },
@@ -240,9 +238,9 @@ mod tests {
             PhantomConfig { size: 8, ..config.clone() },
             PhantomConfig { depth: 0, ..config.clone() },
         ] {
-            assert!(write_phantom(&bad).unwrap_err().to_string().contains("must lie between"));
+            assert!(write_phantom(&bad, &Silent).unwrap_err().to_string().contains("must lie between"));
         }
         let file = PhantomConfig { out: dir.path().join("RawData/Training/img/img0005.nii.gz"), ..config };
-        assert!(write_phantom(&file).unwrap_err().to_string().contains("cannot make this folder"));
+        assert!(write_phantom(&file, &Silent).unwrap_err().to_string().contains("cannot make this folder"));
     }
 }

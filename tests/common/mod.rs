@@ -11,6 +11,11 @@ pub fn golden(path: impl AsRef<Path>) -> PathBuf {
     Path::new(&root).join("tests/golden").join(path)
 }
 
+/// What a user reads of an error: what happened, and what to do.
+pub fn with_hint(error: impl std::fmt::Display, hint: Option<String>) -> String {
+    hint.map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"))
+}
+
 /// FNV-1a, 64 bits, of the name's UTF-8 bytes.
 fn fnv1a(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))

@@ -5,6 +5,7 @@ use crate::cli::{nifti, write_pair};
 use sam_ladder_precompute::error::{Error, Result};
 use sam_ladder_precompute::pipeline::{Encode, FillOptions, Loaded, Plan, Share, Summary, fill_part};
 use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use std::path::Path;
@@ -78,8 +79,8 @@ pub fn loaded(encoder: Formula<'_>) -> Result<Loaded<Formula<'_>>> {
 pub fn fill(scans: &Path, store: &Path, config: &PrecomputeConfig, share: &str, encoder: Formula<'_>) -> Result<Summary> {
     let stop = AtomicBool::new(false);
     let share: Share = share.parse().unwrap();
-    let options = FillOptions { batch_size: 4, share, stop: &stop };
-    fill_part(&Plan::new(scans, config)?, store, &options, || loaded(encoder))
+    let options = FillOptions { batch_size: 4, share, stop: &stop, observer: &Silent };
+    fill_part(&Plan::new(scans, config, &Silent)?, store, &options, || loaded(encoder))
 }
 
 /// A whole store.

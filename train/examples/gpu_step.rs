@@ -6,16 +6,31 @@
 //! host waits once, at the end. Prints the seconds a step and an image, and the memory that is taken. `DEVICE` may be `cpu`, for a look
 //! that the program works.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_ops::device::{has_kernels, memory, open, synchronize};
 use sam_ladder_ops::{Numerics, Stored, gather, gather_bytes};
+use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent};
 use sam_ladder_schemas::train::{Arm, OptimizerKind};
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
 use sam_ladder_train::optimizer::Optimizer;
-use sam_ladder_train::run::step_graph::StepGraph;
-use sam_ladder_train::run::trainer::{BatchTensors, StepLosses, StepNumbers, StepSettings, start_step};
+use sam_ladder_train::run::{BatchTensors, StepGraph, StepLosses, StepNumbers, StepSettings, start_step};
+
+/// Prints what became of the graph.
+#[derive(Debug)]
+struct Printed;
+
+impl Observer for Printed {
+    fn message(&self, text: &str) {
+        println!("{text}");
+    }
+
+    fn begin(&self, _: Phase<'_>) -> Box<dyn Progress> {
+        Box::new(Silent)
+    }
+}
 
 /// Values in [-1, 1) from a linear congruential generator.
 fn noise(count: usize, seed: u64) -> Vec<f32> {
@@ -103,7 +118,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
     };
     let settings = StepSettings { lambda: 0.8, lr: 1e-3 };
-    let mut step_graph = graph.then(|| StepGraph::new(|text| println!("{text}")));
+    let mut step_graph = graph.then(|| StepGraph::new(Arc::new(Printed)));
     let mut step = |step: usize| -> Result<StepNumbers, Box<dyn std::error::Error>> {
         let batch = match &fixed {
             Some(batch) => batch.clone(),

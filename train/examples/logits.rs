@@ -5,8 +5,9 @@ use candle_core::{Device, Tensor};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_train::predict::{WeightSource, identity_variant, load_model};
-use sam_ladder_train::run::trainer::{Geometry, input_tensors};
+use sam_ladder_train::predict::identity_variant;
+use sam_ladder_train::run::{BatchShape, input_tensors};
+use sam_ladder_train::trained_model::{WeightSource, load_model};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut logits = Vec::new();
     for row in 0..store.slices(Split::Test).len() as u32 {
         store.read_batch(Split::Test, &[(row, identity)], &mut batch)?;
-        let (images, embeddings) = input_tensors(&batch, 1, Geometry::of(store.config()), &Device::Cpu)?;
+        let (images, embeddings) = input_tensors(&batch, 1, BatchShape::of(store.config()), &Device::Cpu)?;
         logits.push(model.forward(&images, &embeddings)?);
     }
     save_safetensors(out, &[("low_res_logits".into(), Tensor::cat(&logits, 0)?)])?;

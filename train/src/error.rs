@@ -1,8 +1,11 @@
-//! The one error type of the crate: each message is one line that says what was expected, what was found and what to do.
+//! The one error type of the crate: each message is one line that says what was expected and what was found; its hint says what to do.
 
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::variants::VariantKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// Why a run, a prediction or an export stopped.
+/// Why a run, a sweep, a prediction or an export stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// The operating system refused to read or write a file.
@@ -25,19 +28,104 @@ pub enum TrainError {
     /// A tensor operation failed: shapes, or the device's memory.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
-    /// A setting is out of range.
+    /// A setting is unknown, of another type or out of range.
     #[error("{0}")]
-    Setting(String),
-    /// Something else is asked for than the inputs can give.
+    Setting(#[from] sam_ladder_schemas::setting::SettingError),
+    /// A sweep's file cannot be used.
+    #[error("{0}")]
+    SweepFile(#[from] sam_ladder_schemas::setting::FileError),
+    /// The inputs do not have what is wanted of them.
     #[error("{0}")]
     Input(String),
-    /// The run directory exists already.
-    #[error("{0} exists and is not empty: continue it with --resume, or choose another --run")]
+    /// The interval of checkpoints is no interval.
+    #[error("checkpoint-every must be at least 1 step, got 0")]
+    CheckpointEvery,
+    /// An option that only a GPU can fulfil.
+    #[error("{option} needs a GPU, this device is the CPU")]
+    NeedsGpu {
+        /// The option, as typed.
+        option: String,
+        /// What to do without it.
+        instead: &'static str,
+    },
+    /// A precision that training does not know.
+    #[error("--precision f16 is for the frozen encoder: gradients do not fit float16")]
+    EncoderPrecision,
+    /// A precision that a side network does not know.
+    #[error("--precision bf16 knows the side networks resnet18, resnet34 and resnet50, not vit-tiny")]
+    NetworkPrecision,
+    /// `--fold` is no pair of numbers.
+    #[error("--fold must be i/n with n at least 2 and i from 1 to n, as 1/5, got {0:?}")]
+    FoldSyntax(String),
+    /// More folds than training cases.
+    #[error("{wanted}: the store has {cases} training cases, fewer than {folds} folds")]
+    TooManyFolds {
+        /// Where the folds stand: the option, or the key of the sweep's file.
+        wanted: String,
+        /// Training cases of the store.
+        cases: usize,
+        /// Folds.
+        folds: usize,
+    },
+    /// A test case among the validation cases.
+    #[error("case {case} is a test case and cannot validate")]
+    TestCase {
+        /// The case.
+        case: String,
+        /// The training cases.
+        training: Vec<String>,
+    },
+    /// A validation case that the store lacks.
+    #[error("the store has no training case {case}")]
+    NoSuchCase {
+        /// The case.
+        case: String,
+        /// The training cases.
+        training: Vec<String>,
+    },
+    /// A store without training cases.
+    #[error("the store has no training cases")]
+    NoTrainingCases,
+    /// Every training case validates.
+    #[error("all {0} training cases are held out for validation")]
+    AllHeldOut(usize),
+    /// A store of scans without labels.
+    #[error("{0} holds scans without labels: there is nothing to train on")]
+    Unlabelled(PathBuf),
+    /// A variant that the store lacks.
+    #[error("the store has no variant {variant:?}, it holds {stored} variants")]
+    NoVariant {
+        /// The variant's name.
+        variant: String,
+        /// Variants of the store.
+        stored: usize,
+    },
+    /// A store lacks the unaugmented variant.
+    #[error("{0} has no identity variant")]
+    NoIdentity(PathBuf),
+    /// The probabilities of a store's variants.
+    #[error("the store's variant probabilities sum to {0}, expected 1")]
+    Probabilities(f64),
+    /// A key of a weights file that the model lacks.
+    #[error("{path}: key {key} is not part of the model ({count} such keys)")]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The first such key.
+        key: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// The run folder exists already.
+    #[error("{0} exists and is not empty")]
     RunExists(PathBuf),
+    /// A folder that is no run.
+    #[error("{0} is not a run: it has no config.json")]
+    NotARun(PathBuf),
     /// A setting or an input differs from those that the run was started with.
-    #[error("{run}: cannot resume, {what} differs: the run has {stored}, this call has {given}; {advice}")]
+    #[error("{run}: cannot resume, {what} differs: the run has {stored}, this call has {given}")]
     ResumeMismatch {
-        /// The run directory.
+        /// The run folder.
         run: PathBuf,
         /// Name of the setting or input.
         what: String,
@@ -48,33 +136,39 @@ pub enum TrainError {
         /// What to do.
         advice: &'static str,
     },
-    /// A file of the run directory is damaged or missing.
+    /// A file of a run or sweep is damaged or missing.
     #[error("{path}: {reason}")]
     RunDamaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// What is wrong with it.
         reason: String,
     },
-    /// Someone asked to stop.
-    #[error(
-        "stopped as asked after step {steps}, which is in the checkpoint: continue with `sam-ladder train --resume --run {run}`"
-    )]
+    /// Something that is to be written has no form in its file's format.
+    #[error("{what} cannot be written: {reason}")]
+    Unwritable {
+        /// What it is.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Someone wanted to stop.
+    #[error("stopped as requested after step {steps}, which is in the checkpoint")]
     Stopped {
-        /// The run directory.
+        /// The run folder.
         run: PathBuf,
         /// Steps that the checkpoint has behind it.
         steps: u64,
     },
-    /// Someone asked a sweep to stop.
-    #[error("stopped as asked, the trials under way are saved: continue with `sam-ladder sweep --resume --out {out}`")]
+    /// Someone wanted a sweep to stop.
+    #[error("stopped as requested, the trials under way are saved")]
     SweepStopped {
         /// The sweep's folder.
         out: PathBuf,
     },
     /// The loss, or a weight, is not finite any more.
     #[error(
-        "training diverged at step {step}: {what} is {value} with learning rate {lr:e}; the last good checkpoint is step {checkpoint_step} in {checkpoint}, start anew with a lower --lr"
+        "training diverged at step {step}: {what} is {value} with learning rate {lr:e}; the last good checkpoint is step {checkpoint_step} in {checkpoint}"
     )]
     Diverged {
         /// Optimizer step, from 0.
@@ -90,6 +184,238 @@ pub enum TrainError {
         /// The last checkpoint.
         checkpoint: PathBuf,
     },
+    /// The thread that reads batches ahead has ended before its time.
+    #[error("the thread that reads the store has stopped")]
+    ReaderStopped,
+    /// A batch that several runs share could not be read, and why.
+    #[error("{0}")]
+    BatchUnread(String),
+    /// A part of the program panicked.
+    #[error("the program stumbled: {0}")]
+    Panicked(String),
+    /// An untrained model without a store.
+    #[error("an untrained model needs a store for SAM's decoder")]
+    NeedsStore,
+    /// An ensemble of no models.
+    #[error("no model was given, expected at least one")]
+    NoModel,
+    /// A model for images of another kind.
+    #[error("{path}: trained for {what} {trained}, the images have {found}")]
+    OtherImages {
+        /// The model's file.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// The model's.
+        trained: usize,
+        /// The images'.
+        found: usize,
+    },
+    /// A run and a store of different encoders.
+    #[error("{run} was trained on tensors that {store} does not hold: {differing}")]
+    OtherEncoder {
+        /// The run folder.
+        run: PathBuf,
+        /// The store.
+        store: PathBuf,
+        /// Each setting that differs, with both values.
+        differing: String,
+    },
+    /// A case of a store has no slices.
+    #[error("{store}: case {case} has no slices")]
+    NoSlices {
+        /// The store.
+        store: PathBuf,
+        /// The case.
+        case: String,
+    },
+    /// A store lacks what is to be averaged over.
+    #[error("{store} holds no reflections of its {split} slices to average over")]
+    NoReflections {
+        /// The store.
+        store: PathBuf,
+        /// Which slices.
+        split: Split,
+    },
+    /// Logits of a variant that has no way back to the slice.
+    #[error("logits cannot be brought back from the variant {0:?}")]
+    NotAReflection(VariantKind),
+    /// An output that is there already.
+    #[error("{0} exists")]
+    OutputExists(PathBuf),
+    /// An export's file of no known format.
+    #[error("{0}: the name must end in .safetensors or .pth")]
+    Ending(PathBuf),
+    /// A model that the published code has no names for.
+    #[error("{run}: its side network is {side_network} and its gate {gate}, the published code has only resnet18 and scalar")]
+    NoPublishedNames {
+        /// The run folder.
+        run: PathBuf,
+        /// The side network's name.
+        side_network: &'static str,
+        /// The gate's name.
+        gate: &'static str,
+        /// The model's file.
+        checkpoint: PathBuf,
+    },
+    /// A tensor that is none of the image encoder's.
+    #[error("tensor {0} is not one of SAM's image encoder, expected image_encoder.…")]
+    NotOfTheEncoder(String),
+    /// A sweep without a file.
+    #[error("a sweep starts from a file")]
+    NoSweepFile,
+    /// A grid without end.
+    #[error("the grid has at least {0} points")]
+    GridTooLarge(usize),
+    /// The sweep's folder holds one already.
+    #[error("{0} holds a sweep")]
+    SweepExists(PathBuf),
+    /// The sweep's folder holds something else.
+    #[error("{0} exists and is not empty")]
+    SweepFolderTaken(PathBuf),
+    /// A folder that is no sweep.
+    #[error("{0} is no sweep: it has no sweep.json")]
+    NotASweep(PathBuf),
+    /// A sweep's settings are not those that it was started with.
+    #[error("{out}: cannot resume, the settings differ: {differing}")]
+    SweepMismatch {
+        /// The sweep's folder.
+        out: PathBuf,
+        /// Each difference, with both values.
+        differing: String,
+    },
+    /// A sweep's inputs are not those that it was started with.
+    #[error("{out}: cannot resume, {what} differs: the sweep has {stored}, this call has {given}")]
+    SweepInputMismatch {
+        /// The sweep's folder.
+        out: PathBuf,
+        /// The option.
+        what: &'static str,
+        /// The sweep's.
+        stored: String,
+        /// This call's.
+        given: String,
+    },
+    /// A trial's record.
+    #[error("trial {trial}: settings {settings:?}: {reason}")]
+    TrialSettings {
+        /// The trial's id.
+        trial: String,
+        /// Its settings, as recorded.
+        settings: String,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// `--final` was begun with another trial.
+    #[error("{out}: --final was begun with trial {begun}, and the best is {best} now")]
+    FinalMismatch {
+        /// The sweep's folder.
+        out: PathBuf,
+        /// The trial of the final run.
+        begun: String,
+        /// The best one.
+        best: String,
+    },
+    /// A trial that was not trained to its last epoch, or that there is not.
+    #[error("{out}: has no trial {trial} that was trained to its last epoch")]
+    NoSuchTrial {
+        /// The sweep's folder.
+        out: PathBuf,
+        /// The trial's id.
+        trial: String,
+    },
+    /// A sweep without a best trial.
+    #[error("{0}: no trial was trained to its last epoch, so there is no best one")]
+    NoBestTrial(PathBuf),
+    /// A sweep with several best trials.
+    #[error("{out}: {} trials stand first: {}", trials.len(), trials.join(", "))]
+    SeveralBestTrials {
+        /// The sweep's folder.
+        out: PathBuf,
+        /// Their ids.
+        trials: Vec<String>,
+    },
+    /// A second look at the test cases.
+    #[error("{out}: the test cases were evaluated with trial {trial} already, and are evaluated once: the result is in {result}")]
+    AlreadyEvaluated {
+        /// The sweep's folder.
+        out: PathBuf,
+        /// The trial.
+        trial: String,
+        /// Folder of the evaluation.
+        result: PathBuf,
+    },
+}
+
+impl TrainError {
+    /// What to do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            TrainError::Setting(error) => return error.hint(),
+            TrainError::SweepFile(error) => return error.hint(),
+            TrainError::NeedsGpu { instead, .. } => {
+                format!("{instead}, or pass --device cuda:0 in a build with the feature `cuda`")
+            }
+            TrainError::EncoderPrecision => "train with bf16, tf32 or f32".into(),
+            TrainError::NetworkPrecision => "train vit-tiny with f32 or tf32".into(),
+            TrainError::TestCase { training, .. } => format!("choose among the training cases {}", training.join(", ")),
+            TrainError::NoSuchCase { training, .. } => format!("the training cases are {}", training.join(", ")),
+            TrainError::NoTrainingCases => "run precompute on scans that have some".into(),
+            TrainError::AllHeldOut(_) => "leave some to train on".into(),
+            TrainError::NoVariant { .. } => "run precompute with a wider --augment or train with a narrower one".into(),
+            TrainError::NoIdentity(_) | TrainError::Probabilities(_) => "run precompute again".into(),
+            TrainError::UnknownKey { .. } => {
+                "--init takes the published names, --cnn-checkpoint those of the side network's publisher (torchvision's \
+                                              ResNet-18 unless --side-network says otherwise)"
+                    .into()
+            }
+            TrainError::RunExists(_) => "continue it with --resume, or choose another --run".into(),
+            TrainError::NotARun(_) => "start one with `sam-ladder train --run` and without --resume".into(),
+            TrainError::ResumeMismatch { advice, .. } => (*advice).into(),
+            TrainError::RunDamaged { .. } => "put the file back from a copy, or start the run or the sweep anew".into(),
+            TrainError::Stopped { run, .. } => format!("continue with `sam-ladder train --resume --run {}`", run.display()),
+            TrainError::SweepStopped { out } => format!("continue with `sam-ladder sweep --resume --out {}`", out.display()),
+            TrainError::Diverged { .. } => "start anew with a lower --lr".into(),
+            TrainError::OtherImages { .. } => "use a store of that kind".into(),
+            TrainError::OtherEncoder { store, .. } => format!(
+                "give --store a store of the run's settings, or run `sam-ladder train --store {} --run ANOTHER` and evaluate that",
+                store.display()
+            ),
+            TrainError::NoReflections { .. } => {
+                "run precompute again with --test-augment flips, which encodes only them, or leave \
+                                                 --average-reflections out"
+                    .into()
+            }
+            TrainError::OutputExists(_) => "replace it with --force, or choose another --out".into(),
+            TrainError::NoPublishedNames { checkpoint, .. } => {
+                format!(
+                    "there are no published names to export to; {} holds the model under names of its own",
+                    checkpoint.display()
+                )
+            }
+            TrainError::NoSweepFile => "give --config sweep.toml, or --resume with --out".into(),
+            TrainError::GridTooLarge(_) => "give the ranges fewer points, or set [budget] trials".into(),
+            TrainError::SweepExists(_) => "continue it with --resume, or choose another --out".into(),
+            TrainError::SweepFolderTaken(_) => "choose another --out".into(),
+            TrainError::NotASweep(_) => "start one with --config and without --resume".into(),
+            TrainError::SweepMismatch { .. } => "leave --config out to resume as before, or choose another --out".into(),
+            TrainError::FinalMismatch { begun, .. } => {
+                format!("give --trial {begun} to resume it, or remove final/run and final.json")
+            }
+            TrainError::SeveralBestTrials { .. } => "choose one with --trial".into(),
+            _ => return None,
+        })
+    }
+
+    /// It in one line, for a table.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            TrainError::Diverged { step, what, value, lr, .. } => {
+                format!("{what} is {value} at step {step} with learning rate {lr:e}")
+            }
+            other => other.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+        }
+    }
 }
 
 /// Result with a [`TrainError`].
@@ -98,4 +424,22 @@ pub type Result<T> = std::result::Result<T, TrainError>;
 /// Turns an [`std::io::Error`] into a [`TrainError`] that names `path`.
 pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError + '_ {
     move |source| TrainError::Io { path: path.to_path_buf(), source }
+}
+
+/// Turns an encoder's error into a [`TrainError`] that names what it was to write.
+pub(crate) fn unwritable<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> TrainError {
+    move |error| TrainError::Unwritable { what, reason: error.to_string() }
+}
+
+/// Something that the program itself has got wrong about a tensor.
+pub(crate) fn internal(reason: String) -> TrainError {
+    candle_core::Error::Msg(reason).into()
+}
+
+/// Does `work`, and turns a panic into an error: what one run stumbles over must not end another one.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+        Err(TrainError::Panicked(text.unwrap_or_else(|| "a panic without a text".into())))
+    })
 }

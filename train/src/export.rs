@@ -3,9 +3,8 @@
 use crate::error::{Result, TrainError};
 use crate::init::{CNN_PREFIX, resnet_default, whole_model};
 use crate::model::ModelConfig;
-use crate::predict::{RunCheckpoint, run_checkpoint};
-use crate::run::checkpoint::read_info;
-use crate::run::read_record;
+use crate::run::{read_info, read_record};
+use crate::trained_model::{RunCheckpoint, run_checkpoint};
 use candle_core::Tensor;
 use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
 use std::path::{Path, PathBuf};
@@ -39,25 +38,21 @@ pub struct ExportArgs {
 pub fn export(args: &ExportArgs) -> Result<usize> {
     let format = Format::of(&args.out)?;
     if args.out.exists() && !args.force {
-        return Err(TrainError::Input(format!(
-            "{} exists: replace it with --force, or choose another --out",
-            args.out.display()
-        )));
+        return Err(TrainError::OutputExists(args.out.clone()));
     }
     let record = read_record(&args.run)?;
     let config = ModelConfig::of_run(&record.config, record.image_size, record.num_classes);
     if !config.has_published_names() {
-        return Err(TrainError::Input(format!(
-            "{}: its side network is {} and its gate {}, and the published code has resnet18 and scalar alone: there are no published names to export to; {} holds the model under names of its own",
-            args.run.display(),
-            config.side_network.name(),
-            config.gate.name(),
-            run_checkpoint(&args.run, args.checkpoint).display()
-        )));
+        return Err(TrainError::NoPublishedNames {
+            run: args.run.clone(),
+            side_network: config.side_network.name(),
+            gate: config.gate.name(),
+            checkpoint: run_checkpoint(&args.run, args.checkpoint),
+        });
     }
     let path = run_checkpoint(&args.run, args.checkpoint);
     if read_info(&path)?.is_none() {
-        let reason = "it was not written by this program; train anew".to_string();
+        let reason = "it was not written by this program".to_string();
         return Err(TrainError::RunDamaged { path, reason });
     }
     let mut tensors: Vec<(String, Tensor)> = whole_model(&config, &path)?.0.into_iter().collect();
@@ -83,7 +78,7 @@ impl Format {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("safetensors") => Ok(Format::Safetensors),
             Some("pth" | "pt") => Ok(Format::Pth),
-            _ => Err(TrainError::Input(format!("{}: the name must end in .safetensors or .pth", path.display()))),
+            _ => Err(TrainError::Ending(path.into())),
         }
     }
 }
@@ -93,7 +88,7 @@ fn image_encoder_names(encoder: &[(String, Tensor)]) -> Result<Vec<(String, Tens
     let mut out = Vec::with_capacity(2 * encoder.len());
     for (name, tensor) in encoder {
         let Some(rest) = name.strip_prefix(IMAGE_ENCODER) else {
-            return Err(TrainError::Input(format!("tensor {name} is not one of SAM's image encoder, expected {IMAGE_ENCODER}…")));
+            return Err(TrainError::NotOfTheEncoder(name.clone()));
         };
         out.push((format!("sam.{name}"), tensor.clone()));
         out.push((format!("sam_encoder.{rest}"), tensor.clone()));

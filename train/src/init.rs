@@ -2,7 +2,7 @@
 
 mod side_network;
 
-use crate::error::{Result, TrainError};
+use crate::error::{Result, TrainError, internal};
 use crate::model::{ModelConfig, ModelWeights};
 use candle_core::{DType, Device, Tensor};
 use rand::distr::{Distribution, Uniform};
@@ -93,7 +93,7 @@ fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights>
     Ok(ModelWeights(weights))
 }
 
-/// The decoder's weights beside a store's arrays, wherever the store lies.
+/// The decoder's weights that lie with a store's arrays, wherever the store lies.
 fn open_decoder(path: &Path) -> Result<StateDict> {
     if !is_remote(path) {
         return Ok(StateDict::open(path)?);
@@ -105,11 +105,7 @@ fn refuse_unknown(path: &Path, file: &StateDict, known: impl Fn(&str) -> bool) -
     let mut unknown: Vec<String> = file.names().map(|name| name.to_string()).filter(|name| !known(name)).collect();
     unknown.sort_unstable();
     let Some(first) = unknown.first() else { return Ok(()) };
-    Err(TrainError::Input(format!(
-        "{}: key {first} is not part of the model ({} such keys): expected the published names for --init, the side network's of its publisher (torchvision's ResNet-18 unless --side-network says otherwise) for --cnn-checkpoint",
-        path.display(),
-        unknown.len()
-    )))
+    Err(TrainError::UnknownKey { path: path.into(), key: first.clone(), count: unknown.len() })
 }
 
 /// A tensor of a file on the CPU; a missing step counter is 0, as PyTorch has it.
@@ -131,7 +127,7 @@ fn decoder_default(name: &str, shape: &[usize], shapes: &HashMap<&str, &[usize]>
     let weight_name = format!("{}.weight", name.rsplit_once('.').map_or(name, |(layer, _)| layer));
     let fan_in = match shapes.get(weight_name.as_str()) {
         Some([_, inputs]) => *inputs,
-        other => return Err(TrainError::Input(format!("{name}: no linear layer's weight, its layer has shape {other:?}"))),
+        other => return Err(internal(format!("{name}: no linear layer's weight, its layer has shape {other:?}"))),
     };
     uniform_by_fan_in(name, shape, fan_in, seed)
 }
@@ -139,7 +135,7 @@ fn decoder_default(name: &str, shape: &[usize], shapes: &HashMap<&str, &[usize]>
 /// U(-1/√fan_in, 1/√fan_in), PyTorch's default for linear layers and convolutions.
 fn uniform_by_fan_in(name: &str, shape: &[usize], fan_in: usize, seed: u64) -> Result<Tensor> {
     let bound = 1.0 / (fan_in as f32).sqrt();
-    let range = Uniform::new(-bound, bound).map_err(|error| TrainError::Input(format!("{name}: {error}")))?;
+    let range = Uniform::new(-bound, bound).map_err(|error| internal(format!("{name}: {error}")))?;
     seeded(name, shape, seed, |rng| range.sample(rng))
 }
 
@@ -150,7 +146,7 @@ fn seeded(name: &str, shape: &[usize], seed: u64, mut value: impl FnMut(&mut Cha
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-/// The generator of `(seed, name)`: the name's FNV-1a hash keys it beside the seed.
+/// The generator of `(seed, name)`: the name's FNV-1a hash keys it together with the seed.
 fn stream(seed: u64, name: &str) -> ChaCha8Rng {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mut key = ChaCha8Rng::seed_from_u64(seed);

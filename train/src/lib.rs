@@ -1,6 +1,5 @@
 //! Stage two: the side network, the gate, the mask decoder, losses, optimizers, the training loop and sweeps.
 
-pub mod ensemble;
 pub mod error;
 pub mod export;
 pub mod init;
@@ -10,4 +9,6 @@ pub mod optimizer;
 pub mod predict;
 pub mod run;
 pub mod schedule;
+pub mod segment;
 pub mod sweep;
+pub mod trained_model;

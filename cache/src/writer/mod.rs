@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 use crate::layout::{ArrayKind, ArraySpec, ChunkEncoder, METADATA, to_json};
 use crate::manifest::{array_file, check_array_metadata, group_files, read_manifest, write_manifest};
 use crate::plan::StoreLayout;
-use crate::remote::cache_options;
 use crate::shard;
 use crate::storage::Storage;
 use crate::store::{Mask, Store, mask_shard, shards_in};
@@ -97,7 +96,7 @@ impl StoreWriter {
             })?;
             if found.cache_id == asked.cache_id && found.cases == asked.cases {
                 if found.complete {
-                    match Store::open_at(storage.clone(), &cache_options()) {
+                    match Store::open_at(storage.clone(), None) {
                         // Files were lost or, being damaged, deleted: they are made anew.
                         Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(storage, asked)?,
                         opened => {

@@ -47,7 +47,6 @@ pub(super) fn row(number: u32, rank: Option<u32>) -> TrialRow {
         rung: None,
         failures: 0,
         seconds: 1.5,
-        lone_seconds: None,
     }
 }
 

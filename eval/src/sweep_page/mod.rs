@@ -16,20 +16,21 @@ mod trial_marks;
 mod trials_table;
 mod two_settings;
 
-use crate::error::{EvalError, Result};
+use crate::error::Result;
 use crate::folder::{SUMMARY_TABLE, read_json};
 use crate::page::{Document, scrolling, section};
 use crate::plot::Size;
-use crate::tables::read_summary;
 use curves::Quantity;
 use importance::{Importance, importance};
 use maud::{Markup, html};
 use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RECORD, FinalRecord, Objective, SWEEP_CONFIG, SWEEP_PAGE, SweepRecord,
-    TRIALS_TABLE, TrialRow, curves_from_batch, trials_from_batch,
+    TRIALS_TABLE, TrialRow,
 };
 use sam_ladder_schemas::tables::SummaryRow;
+use serde::de::DeserializeOwned;
 use space::{Parameter, Trial, objective_name, trials};
 use std::path::{Path, PathBuf};
 
@@ -59,12 +60,9 @@ pub fn write_sweep_page(sweep: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn table<T>(path: &Path, rows: fn(&arrow::array::RecordBatch) -> std::result::Result<Vec<T>, String>) -> Result<Vec<T>> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let batch = sam_ladder_formats::table::read_table(path)?;
-    rows(&batch).map_err(|reason| EvalError::Table { path: path.into(), reason })
+/// The rows of a table; none before it is there.
+fn table<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    if path.exists() { Ok(read_rows(path)?) } else { Ok(Vec::new()) }
 }
 
 impl SweepPage {
@@ -76,7 +74,7 @@ impl SweepPage {
         let final_record = sweep.join(FINAL_RECORD);
         let summary = sweep.join(FINAL_EVAL).join(SUMMARY_TABLE);
         let test = if final_record.exists() && summary.exists() {
-            Some((read_json(&final_record)?, read_summary(&summary)?))
+            Some((read_json(&final_record)?, read_rows(&summary)?))
         } else {
             None
         };
@@ -84,8 +82,8 @@ impl SweepPage {
         Ok(SweepPage {
             name: name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
             record: read_json(&sweep.join(SWEEP_CONFIG))?,
-            trials: table(&sweep.join(TRIALS_TABLE), trials_from_batch)?,
-            curves: table(&sweep.join(CURVES_TABLE), curves_from_batch)?,
+            trials: table(&sweep.join(TRIALS_TABLE))?,
+            curves: table(&sweep.join(CURVES_TABLE))?,
             test,
         })
     }

@@ -3,7 +3,6 @@
 use super::SweepPage;
 use super::space::{Trial, best, objective_name, objective_value, value_text};
 use crate::page::{facts, section};
-use crate::plot::svg::digits;
 use crate::summary::MEAN;
 use maud::{Markup, html};
 use sam_ladder_schemas::sweep::{Domain, Objective, Pruning, SearchMethod, SweepRecord, TrialRow, TrialStatus, Validation};
@@ -106,11 +105,6 @@ impl SweepPage {
             if let Domain::Fixed(value) = &setting.domain {
                 all.push((setting.name.clone(), value_text(value)));
             }
-        }
-        let lone: Vec<(f64, f64)> = self.trials.iter().filter_map(|row| Some((row.seconds, row.lone_seconds?))).collect();
-        if !lone.is_empty() {
-            let (shared, alone) = lone.iter().fold((0.0, 0.0), |(a, b), (seconds, lone)| (a + seconds, b + lone));
-            all.push(("Cost of a trial against a lone run".into(), format!("{} of the time", digits(shared / alone))));
         }
         section("facts", "Sweep", facts(&all))
     }

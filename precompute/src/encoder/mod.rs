@@ -20,12 +20,11 @@ mod position_tables;
 mod random;
 mod vit;
 
-use crate::progress;
 use candle_core::{Device, Tensor};
 use sam_ladder_ops::Numerics;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
-use sam_ladder_schemas::precision::Precision;
+use sam_ladder_schemas::gpu_precision::GpuPrecision;
 
 pub use config::VitConfig;
 pub use error::{EncoderError, Result};
@@ -39,23 +38,23 @@ pub struct Placement<'a> {
     /// Where its weights live.
     pub device: &'a Device,
     /// How exactly a GPU computes; the CPU does so in float32.
-    pub precision: Precision,
+    pub precision: GpuPrecision,
 }
 
 impl<'a> From<&'a Device> for Placement<'a> {
     /// In float32.
     fn from(device: &'a Device) -> Self {
-        Placement { device, precision: Precision::F32 }
+        Placement { device, precision: GpuPrecision::F32 }
     }
 }
 
 impl Placement<'_> {
     fn numerics(&self) -> Result<Numerics> {
         let numerics = match self.precision {
-            Precision::F32 => Numerics::F32,
-            Precision::Tf32 => Numerics::Tf32,
-            Precision::Bf16 => Numerics::Bf16,
-            Precision::F16 => Numerics::F16,
+            GpuPrecision::F32 => Numerics::F32,
+            GpuPrecision::Tf32 => Numerics::Tf32,
+            GpuPrecision::Bf16 => Numerics::Bf16,
+            GpuPrecision::F16 => Numerics::F16,
         };
         if !numerics.supported_on(self.device) {
             let device = format!("{:?}", self.device.location());
@@ -76,12 +75,9 @@ impl ImageEncoder {
     /// Makes an encoder of tensors by their names without `image_encoder.`, of the shapes of [`VitConfig::tensors`].
     fn from_tensors(config: VitConfig, placement: Placement<'_>, mut get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
         let numerics = placement.numerics()?;
-        let bar = progress::tensors(config.tensors().len(), "loading the encoder");
         let vit = ImageEncoderVit::new(&config, numerics, |name| {
-            bar.inc(1);
             Ok(get(name)?.to_device(placement.device)?)
         })?;
-        bar.finish_and_clear();
         Ok(Self { config, device: placement.device.clone(), vit })
     }
 

@@ -5,21 +5,20 @@ use super::plan::Plan;
 use super::prepare::{CaseEnd, Group, Prepared, Work};
 use super::share::{GroupRange, Share, groups_of};
 use crate::error::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use sam_ladder_cache::{Opened, SliceTensors, StoreWriter};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent, Unit};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Groups of slices that may wait for the encoder.
 const READ_AHEAD: usize = 1;
 /// Encoded groups that may wait to be written.
 const WRITE_BEHIND: usize = 1;
-/// Seconds between redraws of the progress bar while a batch is encoded.
-const REDRAW_SECONDS: u64 = 1;
 
 /// What stage one did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,9 +54,19 @@ pub struct FillOptions<'a> {
     pub share: Share,
     /// Once it is set, the shards in flight are finished and the run stops.
     pub stop: &'a AtomicBool,
+    /// Who follows the work.
+    pub observer: &'a dyn Observer,
 }
 
-/// Makes, continues or grows the store of a plan, with any encoder; that is loaded when there is something to encode or the
+impl<'a> FillOptions<'a> {
+    /// All of the work, until it is done.
+    pub fn whole(batch_size: usize, observer: &'a dyn Observer) -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        FillOptions { batch_size, share: Share::ALL, stop: &NEVER, observer }
+    }
+}
+
+/// Makes, continues or grows the store of a plan in silence, with any encoder; that is loaded when there is something to encode or the
 /// decoder is not stored yet.
 ///
 /// # Errors
@@ -68,8 +77,7 @@ pub fn fill_store<E: Encode>(
     batch_size: usize,
     load: impl FnOnce() -> Result<Loaded<E>>,
 ) -> Result<Summary> {
-    let options = FillOptions { batch_size, share: Share::ALL, stop: &AtomicBool::new(false) };
-    fill_part(&plan, store, &options, load)
+    fill_part(&plan, store, &FillOptions::whole(batch_size, &Silent), load)
 }
 
 /// As [`fill_store`], one worker's part of it, and until it is asked to stop. The worker that finds nothing missing any more
@@ -101,13 +109,13 @@ pub fn fill_part<E: Encode>(
     };
     let start = Instant::now();
     let groups = groups_of(&plan.layout, options.batch_size, options.share);
-    let bar = progress_bar(&writer, &groups);
+    let progress = begin(options.observer, &writer, &groups);
     let lazy = Lazy { load: Some(load), loaded: None };
-    let mut run = Run { plan, writer: &writer, lazy, options, groups: &groups, bar, bad: Vec::new() };
+    let mut run = Run { plan, writer: &writer, lazy, options, groups: &groups, progress, bad: Vec::new() };
     let done_before = num_done(&writer);
     let outcome = run.all();
-    run.bar.finish_and_clear();
     let bad = std::mem::take(&mut run.bad);
+    drop(run);
     let done = num_done(&writer);
     let interrupted = |source: Error| {
         let full = matches!(&source, Error::Store(e) if e.is_disk_full());
@@ -154,24 +162,23 @@ struct Run<'a, E, F> {
     lazy: Lazy<E, F>,
     options: &'a FillOptions<'a>,
     groups: &'a [GroupRange],
-    bar: ProgressBar,
+    progress: Arc<dyn Progress>,
     bad: Vec<(String, String)>,
 }
 
 impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
-    /// Encodes and writes all that is missing; the number of images encoded, or `None` when it was asked to stop before.
+    /// Encodes and writes all that is missing; the number of images encoded, or `None` when it was stopped before.
     fn all(&mut self) -> Result<Option<usize>> {
         if !self.writer.has_decoder()? {
-            self.load()?;
             self.writer.write_decoder(&self.lazy.get()?.decoder)?;
         }
         let (sender, receiver) = sync_channel(READ_AHEAD);
         let work = Work { source: &self.plan.source, writer: self.writer, groups: self.groups };
         let (to_write, encoded) = sync_channel(WRITE_BEHIND);
-        let (store, bar) = (self.writer, self.bar.clone());
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || work.send_all(&sender));
-            let writer = scope.spawn(move || write_all(store, &bar, &encoded));
+            let (store, progress) = (self.writer, self.progress.clone());
+            let writer = scope.spawn(move || write_all(store, &*progress, &encoded));
             let outcome = self.encode_all(receiver, to_write);
             // All that was encoded is written, whatever came after it. A writer that failed says why; what it did not take, the encoder could not
             // give.
@@ -188,7 +195,7 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         })
     }
 
-    /// Encodes what comes and hands it on; the number of images, or `None` when it was asked to stop before.
+    /// Encodes what comes and hands it on; the number of images, or `None` when it was stopped before.
     fn encode_all(&mut self, prepared: Receiver<Prepared>, to_write: SyncSender<Encoded>) -> Result<Option<usize>> {
         let mut images_encoded = 0;
         for prepared in prepared {
@@ -203,12 +210,12 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
                 }
                 Prepared::CaseEnd(end) => Encoded::CaseEnd(end),
                 Prepared::Bad { case, reason } => {
-                    self.bar.suspend(|| eprintln!("warning: case {case} is left out: {reason}"));
+                    self.options.observer.message(&format!("warning: case {case} is left out: {reason}"));
                     self.bad.push((case, reason));
                     continue;
                 }
             };
-            // A writer that hung up has failed, and tells the reason itself.
+            // A writer that hung up has failed, and says why itself.
             if to_write.send(encoded).is_err() {
                 break;
             }
@@ -226,29 +233,18 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         Ok((embeddings, count))
     }
 
-    /// Loads the encoder where that is still to be done; it draws a bar of its own meanwhile.
-    fn load(&mut self) -> Result<()> {
-        if self.lazy.load.is_some() {
-            let bar = self.bar.clone();
-            bar.suspend(|| self.lazy.get().map(|_| ()))?;
-            bar.reset_eta();
-        }
-        Ok(())
-    }
-
     /// Embeddings of images, batch by batch.
     fn encode(&mut self, images: &[f32], (size, image_len): (usize, usize), embedding_len: usize) -> Result<Vec<f32>> {
         let mut embeddings = Vec::with_capacity(images.len() / image_len * embedding_len);
         for images in images.chunks(self.options.batch_size * image_len) {
             let batch = images.len() / image_len;
-            self.load()?;
             let encoder = &self.lazy.get()?.encoder;
             let encoded = tracing::trace_span!("encode", batch).in_scope(|| encoder.encode(images, batch, size))?;
             if encoded.len() != batch * embedding_len {
                 return Err(Error::EncoderShape { batch, expected: batch * embedding_len, found: encoded.len() });
             }
             embeddings.extend_from_slice(&encoded);
-            self.bar.inc(batch as u64);
+            self.progress.advance(batch as u64);
         }
         Ok(embeddings)
     }
@@ -263,12 +259,12 @@ enum Encoded {
 }
 
 /// Writes all that comes, in its order, until the sender hangs up.
-fn write_all(writer: &StoreWriter, bar: &ProgressBar, encoded: &Receiver<Encoded>) -> Result<()> {
+fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: &Receiver<Encoded>) -> Result<()> {
     for encoded in encoded {
         match encoded {
             Encoded::Group(group, embeddings) => {
                 write_group(writer, &group, &embeddings)?;
-                bar.set_message(format!("{} slices", num_done(writer)));
+                progress.describe(&format!("{} slices", num_done(writer)));
             }
             Encoded::CaseEnd(CaseEnd { split, case, rows, mask }) => writer.write_case(split, &case, &rows, mask.as_ref())?,
         }
@@ -306,21 +302,13 @@ fn num_done(writer: &StoreWriter) -> usize {
     Split::ALL.into_iter().map(|split| done(split).count()).sum()
 }
 
-/// Images done of a worker's images, images a second and time left, on standard error when that is a terminal.
-fn progress_bar(writer: &StoreWriter, groups: &[GroupRange]) -> ProgressBar {
+/// Begins the phase of a worker's images, with those that are done.
+fn begin(observer: &dyn Observer, writer: &StoreWriter, groups: &[GroupRange]) -> Arc<dyn Progress> {
     let (mut images, mut done) = (0, 0);
     for group in groups {
         let variants = writer.layout().num_variants(group.split);
         images += group.rows.len() * variants;
         done += group.rows.clone().filter(|&row| writer.is_slice_done(group.split, row)).count() * variants;
     }
-    let bar = ProgressBar::new(images as u64);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} images, {msg}, {per_sec}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar.set_message("reading");
-    bar.set_position(done as u64);
-    bar.reset_eta();
-    bar.enable_steady_tick(Duration::from_secs(REDRAW_SECONDS));
-    bar
+    observer.begin(Phase { done: done as u64, ..Phase::new("reading", Unit::Images, images as u64) }).into()
 }

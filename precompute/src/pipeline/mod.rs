@@ -26,11 +26,13 @@ use crate::error::{Error, Result};
 use crate::scans::sha256_of_file;
 use candle_core::{Device, Tensor};
 use sam_ladder_formats::state_dict::StateDict;
+use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Images that go through the encoder together unless told otherwise.
+/// Images that go through the encoder together by default.
 pub const DEFAULT_BATCH_SIZE: usize = 4;
 
 /// What stage one is to do.
@@ -48,15 +50,17 @@ pub struct PrecomputeArgs {
     pub batch_size: usize,
     /// Where the encoder runs.
     pub device: Device,
+    /// Who follows the work.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// The architecture of a checkpoint and the name of its weights in a config.
 ///
 /// # Errors
 /// When the file cannot be read or holds no SAM encoder.
-pub fn identify_weights(checkpoint: &Path) -> Result<(EncoderArch, EncoderWeights)> {
+pub fn identify_weights(checkpoint: &Path, observer: &dyn Observer) -> Result<(EncoderArch, EncoderWeights)> {
     let arch = detect_arch(&StateDict::open(checkpoint)?)?;
-    Ok((arch, EncoderWeights::Checkpoint { sha256: sha256_of_file(checkpoint)? }))
+    Ok((arch, EncoderWeights::Checkpoint { sha256: sha256_of_file(checkpoint, observer)? }))
 }
 
 /// Runs stage one: plans, creates or continues the store, encodes what is missing, finishes.
@@ -65,7 +69,7 @@ pub fn identify_weights(checkpoint: &Path) -> Result<(EncoderArch, EncoderWeight
 /// The messages of [`Error`]: settings that do not go together, a store of another config, a checkpoint or scan that cannot be
 /// read, a full disk. What is finished stays, and the same call continues.
 pub fn run(args: &PrecomputeArgs) -> Result<Summary> {
-    run_part(&Plan::new(&args.scans, &args.config)?, args, Share::ALL, &AtomicBool::new(false))
+    run_part(&Plan::new(&args.scans, &args.config, &*args.observer)?, args, Share::ALL, &AtomicBool::new(false))
 }
 
 /// As [`run`], one worker's part of a plan that was made before from the same arguments, until `stop` is set.
@@ -73,7 +77,9 @@ pub fn run(args: &PrecomputeArgs) -> Result<Summary> {
 /// # Errors
 /// As [`run`], and [`Error::Stopped`].
 pub fn run_part(plan: &Plan, args: &PrecomputeArgs, share: Share, stop: &AtomicBool) -> Result<Summary> {
-    fill_part(plan, &args.store, &FillOptions { batch_size: args.batch_size, share, stop }, || load(args))
+    fill_part(plan, &args.store, &FillOptions { batch_size: args.batch_size, share, stop, observer: &*args.observer }, || {
+        load(args)
+    })
 }
 
 /// The encoder that the arguments ask for, on their device, and the decoder that goes with it.
@@ -83,6 +89,7 @@ pub fn run_part(plan: &Plan, args: &PrecomputeArgs, share: Share, stop: &AtomicB
 pub fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
     let PrecomputeConfig { encoder: arch, image_size, .. } = args.config;
     let placement = Placement { device: &args.device, precision: args.config.precision };
+    let _loading = args.observer.begin(Phase { name: "loading the encoder", unit: Unit::Tensors, total: None, done: 0 });
     let (encoder, decoder) = match (&args.config.weights, &args.checkpoint) {
         (EncoderWeights::Checkpoint { .. }, Some(path)) => {
             let weights = StateDict::open(path)?;

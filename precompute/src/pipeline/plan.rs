@@ -1,9 +1,10 @@
 //! What stage one will do, found out from file names, headers and hashes before anything is computed.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::scans::{ScanSource, find_new_scans};
 use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::store::StoreAttributes;
 use std::fmt;
@@ -21,23 +22,23 @@ impl Plan {
     ///
     /// # Errors
     /// When the settings do not go together, or a scan's file cannot be read.
-    pub fn new(scans: &Path, config: &PrecomputeConfig) -> Result<Self> {
-        config.validate().map_err(Error::Config)?;
+    pub fn new(scans: &Path, config: &PrecomputeConfig, observer: &dyn Observer) -> Result<Self> {
+        config.validate()?;
         let source = if config.unlabelled {
             ScanSource::unlabelled(&find_new_scans(&[scans.into()], &config.preprocessing)?, &config.preprocessing)?
         } else {
             ScanSource::open(scans, &config.preprocessing)?.with_test_cases(&config.test_cases)?
         };
-        Self::of(source, config)
+        Self::of(source, config, observer)
     }
 
     /// As [`Self::new`], of scans that are found already.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn of(source: ScanSource, config: &PrecomputeConfig) -> Result<Self> {
-        config.validate().map_err(Error::Config)?;
-        let attributes = StoreAttributes::new(config.clone(), source.sources()?);
+    pub fn of(source: ScanSource, config: &PrecomputeConfig, observer: &dyn Observer) -> Result<Self> {
+        config.validate()?;
+        let attributes = StoreAttributes::new(config.clone(), source.sources(observer)?);
         let cases = source
             .cases()
             .iter()

@@ -43,7 +43,7 @@ impl Group {
     }
 }
 
-/// What the store records of a case beside its tensors.
+/// What the store records of a case in addition to its tensors.
 pub(super) struct CaseEnd {
     pub(super) split: Split,
     pub(super) case: String,

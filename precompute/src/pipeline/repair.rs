@@ -1,14 +1,14 @@
 //! Mending a damaged store from the sources that it was made of.
 
 use super::encode::Encode;
-use super::fill::{Loaded, Summary, fill_store};
+use super::fill::{FillOptions, Loaded, Summary, fill_part};
 use super::plan::Plan;
 use crate::error::{Error, Result};
 use sam_ladder_cache::{Report, begin_repair};
 use sam_ladder_schemas::differences::differences;
 use std::path::Path;
 
-/// Recomputes what a report says is damaged, and nothing else. `plan` is asked for when something has to be made from the scans,
+/// Recomputes what a report says is damaged, and nothing else. `plan` is called when something has to be made from the scans,
 /// `load` when something has to be encoded or the decoder's weights are damaged.
 ///
 /// `None` when all that was damaged follows from the manifest.
@@ -19,7 +19,7 @@ use std::path::Path;
 pub fn repair<E: Encode>(
     store: &Path,
     report: &Report,
-    batch_size: usize,
+    options: &FillOptions,
     plan: impl FnOnce() -> Result<Plan>,
     load: impl FnOnce() -> Result<Loaded<E>>,
 ) -> Result<Option<Summary>> {
@@ -32,14 +32,14 @@ pub fn repair<E: Encode>(
     if report.attributes.complete {
         begin_repair(store, report)?;
     }
-    fill_store(plan, store, batch_size, load).map(Some)
+    fill_part(&plan, store, options, load).map(Some)
 }
 
 /// The scans must be those that the store was made of.
 fn check_sources(store: &Path, report: &Report, plan: &Plan) -> Result<()> {
-    let (found, asked) = (&report.attributes, plan.layout().attributes());
-    let told = |a: &sam_ladder_schemas::store::StoreAttributes| serde_json::json!({ "config": a.config, "sources": a.sources, "cases": a.cases });
-    let differing = differences(&told(found), "store", &told(asked), "scans");
+    let (found, wanted) = (&report.attributes, plan.layout().attributes());
+    let identity = |a: &sam_ladder_schemas::store::StoreAttributes| serde_json::json!({ "config": a.config, "sources": a.sources, "cases": a.cases });
+    let differing = differences(&identity(found), "store", &identity(wanted), "scans");
     if differing.is_empty() {
         return Ok(());
     }

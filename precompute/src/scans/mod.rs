@@ -15,11 +15,10 @@ pub use intensity::apply_window;
 pub use settings::{SourceOptions, configure};
 pub use unlabelled::{NewScan, find_new_scans};
 
-use crate::progress;
-use indicatif::ProgressBar;
 use rayon::prelude::*;
 use sam_ladder_formats::hash;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
 use std::path::{Path, PathBuf};
@@ -169,14 +168,14 @@ impl ScanSource {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn sources(&self) -> Result<Vec<SourceFile>, ScanError> {
+    pub fn sources(&self, observer: &dyn Observer) -> Result<Vec<SourceFile>, ScanError> {
         let files: Vec<&PathBuf> = self.cases.iter().flat_map(|case| &case.files).collect();
-        let bar = progress::bytes(files.iter().map(|file| size_of_file(file)).sum(), "hashing the scans");
+        let bytes = files.iter().map(|file| size_of_file(file)).sum();
+        let progress = observer.begin(Phase::new("hashing the scans", Unit::Bytes, bytes));
         let mut sources = files
             .par_iter()
-            .map(|path| Ok(SourceFile { path: self.source_name(path), sha256: hash_file(path, &bar)? }))
+            .map(|path| Ok(SourceFile { path: self.source_name(path), sha256: hash_file(path, &*progress)? }))
             .collect::<Result<Vec<_>, ScanError>>()?;
-        bar.finish_and_clear();
         sources.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(sources)
     }
@@ -240,20 +239,18 @@ fn source_file(root: &Path, path: &Path, bytes: &[u8]) -> SourceFile {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn sha256_of_file(path: &Path) -> Result<String, ScanError> {
-    let bar = progress::bytes(size_of_file(path), &format!("hashing {}", file_name(path)));
-    let hash = hash_file(path, &bar);
-    bar.finish_and_clear();
-    hash
+pub fn sha256_of_file(path: &Path, observer: &dyn Observer) -> Result<String, ScanError> {
+    let name = format!("hashing {}", file_name(path));
+    hash_file(path, &*observer.begin(Phase::new(&name, Unit::Bytes, size_of_file(path))))
 }
 
-/// Bytes of a file; 0 of one that is not there, which is told when it is opened.
+/// Bytes of a file; 0 of one that is not there, which is reported when it is opened.
 fn size_of_file(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-fn hash_file(path: &Path, bar: &ProgressBar) -> Result<String, ScanError> {
-    Ok(hash::sha256_of_file(path, |bytes| bar.inc(bytes))?)
+fn hash_file(path: &Path, progress: &dyn Progress) -> Result<String, ScanError> {
+    Ok(hash::sha256_of_file(path, |bytes| progress.advance(bytes))?)
 }
 
 #[cfg(test)]

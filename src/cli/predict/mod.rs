@@ -4,20 +4,20 @@ mod outputs;
 mod settings;
 
 use super::device::DeviceChoice;
-use super::progress;
+use super::progress::{self, Terminal};
 use crate::interrupt;
 use anyhow::{bail, ensure};
 use candle_core::Device;
-use indicatif::ProgressBar;
 use outputs::{Existing, Outputs};
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
 use sam_ladder_precompute::scans::{NewScan, ScanSource, find_new_scans};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_train::model::LadderSam;
-use sam_ladder_train::predict::{CaseRequest, load_trained, predict_case_with, predict_slices};
-use sam_ladder_train::run::trainer;
+use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
+use sam_ladder_train::predict::{CaseRequest, Ensemble};
+use sam_ladder_train::run::BatchShape;
+use sam_ladder_train::trained_model::load_trained;
 use settings::{EncoderFile, Settings, Typed};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -37,39 +37,39 @@ Examples:
   sam-ladder predict --scan patient.nii.gz --checkpoint epoch_194.pth --out published.nii.gz
 ")]
 pub struct Args {
-    /// Scans to segment: NIfTI files of any number type and orientation, or folders of them; of models with several channels,
+    /// Scans to segment: NIfTI files of any number type and orientation, or folders of them. For models of several channels:
     /// CASE_0000.nii.gz, CASE_0001.nii.gz …
     #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
     scan: Vec<PathBuf>,
-    /// Run folder: its best model where it was validated, else its last, with its window, sizes, channels and classes
+    /// Run folder; its best model if it was validated, otherwise its last, with its window, sizes, channels and classes
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// With --run: the last model, even where validation chose another
+    /// With --run: use the last model, even if validation chose an earlier one
     #[arg(long, requires = "run", conflicts_with = "checkpoint")]
     last: bool,
-    /// A whole model in the published code's names, .pth or .safetensors: in place of the run's own, or without --run, with the published settings
+    /// Whole model in the published code's names, .pth or .safetensors: instead of the run's own, or without --run, with the published settings
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// SAM checkpoint that the run's store was made with; a run on a random encoder needs none, nor does a --checkpoint with the
-    /// image encoder in it
+    /// SAM checkpoint that the run's store was made with; not needed for a random encoder, or with a --checkpoint that has the image
+    /// encoder
     #[arg(long, value_name = "FILE")]
     sam_checkpoint: Option<PathBuf>,
-    /// Mask to write, or folder for the masks of several scans; label tables for ITK-SNAP and 3D Slicer are written beside it
+    /// Mask to write, or folder for the masks of several scans. Label tables for ITK-SNAP and 3D Slicer are written next to it
     #[arg(long, value_name = "MASK.nii.gz|DIR")]
     out: PathBuf,
-    /// Keep the scans' embeddings in this store, and take them from it where it has them: other models need no encoder then
+    /// Keep the scans' embeddings in this store and use those that it has, so that the next model needs no encoder
     #[arg(long, value_name = "STORE.zarr")]
     store: Option<PathBuf>,
-    /// Replace masks that are there already
+    /// Replace existing masks
     #[arg(long)]
     force: bool,
-    /// Leave masks that are there already, and make the others
+    /// Keep existing masks, and make the others
     #[arg(long, conflicts_with = "force")]
     skip_existing: bool,
-    /// Slices that go through the network together
+    /// Slices per pass of the network
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// auto, cpu or cuda:INDEX
+    /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }
@@ -139,17 +139,17 @@ impl Args {
     ) -> anyhow::Result<()> {
         let model = load_model(settings, device)?;
         let encoder = settings.load_encoder(device)?.encoder;
-        let bar = slices_bar(jobs)?;
-        let mut pace = Pace::new(bar.clone(), jobs.iter().map(|job| job.geometry.shape[0]).collect());
+        let observer = Terminal::new();
+        let mut pace = Pace::new(&*observer, jobs);
         for job in jobs {
-            bar.set_message(format!("scan {}", job.scan.case));
+            pace.progress.describe(&format!("scan {}", job.scan.case));
             let started = Instant::now();
             let scan = match job.scan.read(&settings.config.preprocessing) {
                 Ok(scan) => scan,
                 Err(error) => {
-                    bar.suspend(|| eprintln!("warning: scan {} is left out: {error}", job.scan.case));
+                    observer.message(&format!("warning: scan {} is left out: {error}", job.scan.case));
                     bad.push((job.scan.case.clone(), error.to_string()));
-                    bar.inc(job.geometry.shape[0] as u64);
+                    pace.progress.advance(job.geometry.shape[0] as u64);
                     continue;
                 }
             };
@@ -160,29 +160,28 @@ impl Args {
                 let count = slices.len();
                 let encoded = encode_slices::<SamEncoder>(&scan, slices, &settings.config, &encoder)?;
                 let batch = Batch::as_stored(&settings.config, &encoded.embeddings, &encoded.images)?;
-                mask.extend(predict_slices(&model, &batch, count, [height, width])?);
+                mask.extend(model.predict_slices(&batch, count, [height, width])?);
                 pace.done(count);
             }
             write_nifti(&job.mask, &job.geometry, &mask)?;
-            bar.suspend(|| {
-                let seconds = started.elapsed().as_secs_f64();
-                eprintln!("scan {}: {depth} slices in {seconds:.1} s: {}", job.scan.case, job.mask.display());
-            });
+            let seconds = started.elapsed().as_secs_f64();
+            observer.message(&format!("scan {}: {depth} slices in {seconds:.1} s: {}", job.scan.case, job.mask.display()));
         }
-        bar.finish_and_clear();
         Ok(())
     }
 
     /// Through a store, which is made, continued or grown where it lacks a scan.
     fn predict_stored(&self, store: &Path, jobs: &[Job], settings: &Settings, device: &Device) -> anyhow::Result<()> {
         let scans: Vec<NewScan> = jobs.iter().map(|job| job.scan.clone()).collect();
-        let plan = Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config)?;
+        let observer = Terminal::new();
+        let plan = Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, &*observer)?;
         // Hashes, encoding: each has a bar of its own.
         let encoded = if holds(store, &plan) {
             0
         } else {
             let stop = interrupt::stop_flag("the slices in flight are finished")?;
-            let options = FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop };
+            let options =
+                FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop, observer: &*observer };
             let load = || {
                 settings.load_encoder(device).map_err(|error| sam_ladder_precompute::error::Error::Config(format!("{error:#}")))
             };
@@ -191,22 +190,21 @@ impl Args {
         eprintln!("{encoded} slices encoded, the embeddings are in {}", store.display());
         let store = Store::open(store)?;
         let model = load_model(settings, device)?;
-        let bar = slices_bar(jobs)?;
+        let progress = begin_slices(&*observer, jobs);
         for job in jobs {
-            bar.set_message(format!("scan {}", job.scan.case));
+            progress.describe(&format!("scan {}", job.scan.case));
             let request = CaseRequest { split: Split::Test, case: &job.scan.case, batch_size: self.batch_size as usize };
-            let predicted = predict_case_with(&model, &store, request, |slices| bar.inc(slices as u64))?;
+            let predicted = model.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
             write_nifti(&job.mask, &job.geometry, &predicted.mask)?;
-            bar.suspend(|| eprintln!("scan {}: {}", job.scan.case, job.mask.display()));
+            observer.message(&format!("scan {}: {}", job.scan.case, job.mask.display()));
         }
-        bar.finish_and_clear();
         Ok(())
     }
 }
 
-fn slices_bar(jobs: &[Job]) -> anyhow::Result<ProgressBar> {
-    let slices = jobs.iter().map(|job| job.geometry.shape[0]).sum();
-    progress::bar(slices, "{pos}/{len} slices, {msg}, {eta} left")
+fn begin_slices(observer: &dyn Observer, jobs: &[Job]) -> Box<dyn Progress> {
+    let slices = jobs.iter().map(|job| job.geometry.shape[0] as u64).sum();
+    observer.begin(Phase::new("", Unit::Slices, slices))
 }
 
 /// The scans whose headers can be read; the others with the reason.
@@ -224,8 +222,8 @@ fn readable(outputs: &Outputs, bad: &mut Vec<(String, String)>) -> Vec<Job> {
     jobs
 }
 
-fn load_model(settings: &Settings, device: &Device) -> anyhow::Result<LadderSam> {
-    Ok(load_trained(&settings.weights, trainer::Geometry::of(&settings.config), device)?)
+fn load_model(settings: &Settings, device: &Device) -> anyhow::Result<Ensemble> {
+    Ok(Ensemble::of_one(load_trained(&settings.weights, BatchShape::of(&settings.config), device)?))
 }
 
 /// Whether a finished store of these settings has every scan of the plan, byte for byte the same.
@@ -242,9 +240,10 @@ fn holds(store: &Path, plan: &Plan) -> bool {
     found.config == asked.config && asked.cases.iter().all(has)
 }
 
-/// Tells, once it is known, how long a scan takes, and moves the bar.
-struct Pace {
-    bar: ProgressBar,
+/// Says, once it is known, how long a scan takes.
+struct Pace<'a> {
+    observer: &'a dyn Observer,
+    progress: Box<dyn Progress>,
     /// Slices of each scan.
     scans: Vec<usize>,
     batches: usize,
@@ -252,36 +251,29 @@ struct Pace {
     since: Option<Instant>,
 }
 
-impl Pace {
-    fn new(bar: ProgressBar, scans: Vec<usize>) -> Self {
-        Pace { bar, scans, batches: 0, slices: 0, since: None }
+impl<'a> Pace<'a> {
+    fn new(observer: &'a dyn Observer, jobs: &[Job]) -> Self {
+        let scans = jobs.iter().map(|job| job.geometry.shape[0]).collect();
+        Pace { observer, progress: begin_slices(observer, jobs), scans, batches: 0, slices: 0, since: None }
     }
 
     fn done(&mut self, slices: usize) {
-        self.bar.inc(slices as u64);
+        self.progress.advance(slices as u64);
         self.batches += 1;
-        match self.since {
-            // The first batch warms up: caches, kernels, memory.
-            None => {
-                self.since = Some(Instant::now());
-                self.bar.reset_eta();
-            }
-            Some(since) => {
-                self.slices += slices;
-                if self.batches == 1 + MEASURED_BATCHES {
-                    let a_slice = since.elapsed().as_secs_f64() / self.slices as f64;
-                    let total = self.scans.iter().sum::<usize>() as f64 * a_slice;
-                    let first = self.scans[0] as f64 * a_slice;
-                    self.bar.suspend(|| {
-                        eprintln!(
-                            "about {} for the first scan of {} slices ({a_slice:.3} s a slice), {} for all",
-                            progress::duration(first),
-                            self.scans[0],
-                            progress::duration(total)
-                        );
-                    });
-                }
-            }
+        // The first batch warms up: caches, kernels, memory.
+        let Some(since) = self.since else {
+            self.since = Some(Instant::now());
+            return;
+        };
+        self.slices += slices;
+        if self.batches == 1 + MEASURED_BATCHES {
+            let per_slice = since.elapsed().as_secs_f64() / self.slices as f64;
+            let first = progress::duration(self.scans[0] as f64 * per_slice);
+            let total = progress::duration(self.scans.iter().sum::<usize>() as f64 * per_slice);
+            let slices = self.scans[0];
+            self.observer.message(&format!(
+                "about {first} for the first scan of {slices} slices ({per_slice:.3} s per slice), {total} for all"
+            ));
         }
     }
 }

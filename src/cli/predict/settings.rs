@@ -1,6 +1,7 @@
 //! What a prediction needs to know beside the scan: the run's own settings, or the published ones for a checkpoint without a run.
 
 use crate::cli::export::run_checkpoint;
+use crate::cli::progress::Terminal;
 use crate::cli::sam_checkpoint::ensure_same;
 use anyhow::{Context, bail};
 use candle_core::Device;
@@ -9,9 +10,8 @@ use sam_ladder_precompute::encoder::published_encoder;
 use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::predict::WeightSource;
-use sam_ladder_train::run::checkpoint::read_info;
-use sam_ladder_train::run::read_record;
+use sam_ladder_train::run::{read_info, read_record};
+use sam_ladder_train::trained_model::WeightSource;
 use std::path::{Path, PathBuf};
 
 /// Where the mask tokens stand in the published state dict: one a class.
@@ -107,7 +107,7 @@ impl Settings {
             ),
         };
         let (arch, weights) = match &encoder {
-            EncoderFile::Sam(path) => identify_weights(path)?,
+            EncoderFile::Sam(path) => identify_weights(path, &*Terminal::new())?,
             // Named by its architecture alone: no store is made of it.
             _ => (arch_of(&state)?, EncoderWeights::Checkpoint { sha256: String::new() }),
         };
@@ -141,6 +141,7 @@ impl Settings {
             checkpoint,
             batch_size: 1,
             device: device.clone(),
+            observer: Terminal::new(),
         };
         Ok(load(&args)?)
     }

@@ -1,7 +1,7 @@
 //! The side network's initial weights: of its publisher's checkpoint, or as its publisher starts it.
 
 use super::{CNN_PREFIX, UNUSED_PARTS, read, refuse_unknown, seeded, uniform_by_fan_in};
-use crate::error::{Result, TrainError};
+use crate::error::{Result, internal};
 use crate::model::{ModelConfig, ModelWeights};
 use candle_core::{DType, Device, Tensor};
 use rand::distr::Distribution;
@@ -60,7 +60,7 @@ pub(super) fn weight(
 /// antialiasing, the class token's as it is.
 fn positions(file: &StateDict, shape: &[usize]) -> Result<Tensor> {
     let &[_, wanted, channels] = shape else {
-        return Err(TrainError::Input(format!("{POS_EMBED}: expected three axes, the model has {shape:?}")));
+        return Err(internal(format!("{POS_EMBED}: expected three axes, the model has {shape:?}")));
     };
     let found = file.shape(POS_EMBED).unwrap_or_default();
     let side = |tokens: usize| (tokens > 1).then(|| (tokens - 1).isqrt()).filter(|side| side * side + 1 == tokens);

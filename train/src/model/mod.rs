@@ -26,7 +26,7 @@ mod weights;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::F32Math;
-use sam_ladder_schemas::precision::Precision;
+use sam_ladder_schemas::gpu_precision::GpuPrecision;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork as SideNetworkChoice, TrainConfig};
 
 pub use weights::{ModelError, ModelWeights};
@@ -86,7 +86,7 @@ impl ModelConfig {
             gate: config.gate,
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
-            math: if config.precision == Precision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
+            math: if config.precision == GpuPrecision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
         }
     }
 

@@ -1,66 +1,52 @@
-//! Reads the batch that comes next while the model works on the one before.
+//! Where batches come from: a store that is read batch by batch or kept in the host's memory (the [`Reader`] knows which), or a GPU's memory.
 
-use crate::error::{Result, TrainError};
-use crate::run::sampler::Item;
-use sam_ladder_cache::{Batch, Reader};
-use std::ops::ControlFlow;
-use std::sync::mpsc::sync_channel;
+use super::device_items::DeviceItems;
+use super::read_ahead::ReadAhead;
+use super::sampler::Item;
+use super::tensors::{BatchShape, BatchTensors, batch_tensors};
+use crate::error::Result;
+use candle_core::Device;
+use sam_ladder_cache::Reader;
+use sam_ladder_ops::device::Staging;
+use std::sync::Arc;
 
-/// Calls `visit` with each batch of `plan` in its order. One batch is read ahead on a thread of its own, and two buffers go round,
-/// so what is held is two batches whatever the store's size. Of a store in a bucket, another thread fetches some batches more onto
-/// the local disk.
-///
-/// # Errors
-/// The first of reading or of `visit`; the rest of the plan is not read then.
-pub fn for_each_batch(
-    reader: &Reader,
-    plan: &[&[Item]],
-    mut visit: impl FnMut(usize, &[Item], &Batch) -> Result<ControlFlow<()>>,
-) -> Result<()> {
-    std::thread::scope(|scope| {
-        let (full_sender, full) = sync_channel::<Result<Batch>>(1);
-        let (empty_sender, empty) = sync_channel::<Batch>(2);
-        let ahead = reader.batches_ahead(plan.first().map_or(0, |items| items.len()));
-        // As many batches as this holds are fetched and not read yet.
-        let (fetched_sender, fetched) = sync_channel::<()>(ahead);
-        if ahead > 0 {
-            scope.spawn(move || {
-                // What cannot be fetched is met again, and told, by the thread that reads it.
-                for items in plan {
-                    if fetched_sender.send(()).is_err() || reader.fetch_ahead(items).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        scope.spawn(move || {
-            for (index, items) in plan.iter().enumerate() {
-                let mut buffer = if index < 2 {
-                    Batch::default()
-                } else {
-                    match empty.recv() {
-                        Ok(buffer) => buffer,
-                        Err(_) => return,
-                    }
-                };
-                let _span = tracing::trace_span!("read batch", slices = items.len()).entered();
-                let read = reader.read_batch(items, &mut buffer).map(|()| buffer).map_err(TrainError::from);
-                if ahead > 0 {
-                    let _ = fetched.recv();
-                }
-                // A closed channel means that the visitor has stopped.
-                if full_sender.send(read).is_err() {
-                    return;
-                }
-            }
-        });
-        for (index, items) in plan.iter().enumerate() {
-            let batch = full.recv().map_err(|_| TrainError::Input("the thread that reads the store has stopped".into()))??;
-            if visit(index, items, &batch)?.is_break() {
-                break;
-            }
-            let _ = empty_sender.send(batch);
-        }
-        Ok(())
-    })
+/// Makes batches.
+pub(crate) struct BatchSource {
+    reader: Arc<Reader>,
+    device: Device,
+    /// On a GPU: the items that its memory holds, and the way there of those that it lacks.
+    on_device: Option<(Arc<DeviceItems>, Staging)>,
+}
+
+impl BatchSource {
+    /// Batches for models on `device`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(crate) fn new(reader: Arc<Reader>, device: &Device, items: Option<Arc<DeviceItems>>) -> Result<Self> {
+        let on_device = match items {
+            Some(items) => Some((items, Staging::new(device)?)),
+            None => None,
+        };
+        Ok(BatchSource { reader, device: device.clone(), on_device })
+    }
+
+    /// The batches of `plan` in its order. While one is worked on, the next is read.
+    pub(crate) fn batches(&mut self, plan: Vec<Vec<Item>>, shape: BatchShape) -> impl Iterator<Item = Result<BatchTensors>> {
+        // What is in the GPU's memory is not read.
+        let to_read = match &self.on_device {
+            Some((on_device, _)) => plan.iter().map(|items| on_device.missing(items)).collect(),
+            None => plan.clone(),
+        };
+        let mut ahead = ReadAhead::start(&self.reader, to_read);
+        plan.into_iter().map(move |items| {
+            let read = ahead.next_batch()?;
+            let tensors = match &mut self.on_device {
+                Some((on_device, staging)) => on_device.tensors(&items, &read, shape, staging),
+                None => batch_tensors(&read, items.len(), shape, &self.device),
+            };
+            ahead.give_back(read);
+            tensors
+        })
+    }
 }

@@ -4,7 +4,7 @@
 //! the optimizer and the position in the epoch that it resumes from belong together. The model's own file is for readers of the
 //! run; resuming never reads it.
 
-use crate::error::{Result, TrainError, io};
+use crate::error::{Result, TrainError, io, unwritable};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use sam_ladder_formats::atomic::{sync_folder, write_atomic};
@@ -100,7 +100,7 @@ pub fn read_info(path: &Path) -> Result<Option<CheckpointInfo>> {
     Ok(json["__metadata__"][METADATA_KEY].as_str().and_then(|text| serde_json::from_str(text).ok()))
 }
 
-/// All that a run needs to go on.
+/// All that a run needs to be resumed.
 pub struct ResumeState {
     /// Where it stands.
     pub position: Position,
@@ -129,10 +129,8 @@ impl ResumeState {
     /// [`TrainError::RunDamaged`] when it is not such a file.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(io(path))?;
-        let (tensors, position) = decode::<Position>(&bytes).map_err(|reason| TrainError::RunDamaged {
-            path: path.to_path_buf(),
-            reason: format!("{reason}, start the run anew"),
-        })?;
+        let (tensors, position) =
+            decode::<Position>(&bytes).map_err(|reason| TrainError::RunDamaged { path: path.to_path_buf(), reason })?;
         let mut model = BTreeMap::new();
         let mut optimizer = Vec::new();
         for (name, tensor) in tensors {
@@ -158,10 +156,9 @@ fn encode(tensors: &[(String, Tensor)], metadata: &impl Serialize) -> Result<Vec
         .iter()
         .map(|(name, tensor)| Ok((name.clone(), tensor.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<_>>()?;
-    let metadata = serde_json::to_string(metadata).map_err(|error| TrainError::Input(format!("checkpoint metadata: {error}")))?;
+    let metadata = serde_json::to_string(metadata).map_err(unwritable("a checkpoint's metadata"))?;
     let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
-    safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
-        .map_err(|error| TrainError::Input(format!("checkpoint: {error}")))
+    safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name, tensor)), Some(metadata)).map_err(unwritable("a checkpoint"))
 }
 
 /// Tensors and metadata of [`encode`]'s bytes, or the reason why they are something else.

@@ -1,10 +1,10 @@
-//! What a GPU changes in a run: the precision, where batches come from, and when the host reads a step's numbers.
+//! What a GPU changes in a run: the precision, where batches come from, when the host reads a step's losses, and whether steps can be recorded.
 
 use crate::error::{Result, TrainError};
 use candle_core::Device;
 use sam_ladder_ops::Numerics;
 use sam_ladder_ops::device::memory;
-use sam_ladder_schemas::precision::Precision as Asked;
+use sam_ladder_schemas::gpu_precision::GpuPrecision as Asked;
 use sam_ladder_schemas::train::{SideNetwork, TrainConfig};
 
 /// Memory that stays free of stored items: what a step takes at 512 with a batch of 24, and the libraries' own.
@@ -13,7 +13,7 @@ pub const RESERVE_BYTES: u64 = 10 << 30;
 /// Whether a store's training items live in the GPU's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceStore {
-    /// As many as fit beside `RESERVE_BYTES`.
+    /// As many as fit in what is free, less `RESERVE_BYTES`.
     #[default]
     Auto,
     /// None: each batch is copied.
@@ -44,10 +44,16 @@ impl std::str::FromStr for DeviceStore {
     }
 }
 
-/// Bytes for stored items: what was asked for, within what is free.
-pub(super) fn budget(device: &Device, asked: DeviceStore) -> Result<u64> {
+/// Whether a device computes from memory of its own while the host does something else: a GPU, or the host while it stands in for one. Such a device holds items of a
+/// store, records steps to repeat them, and has its losses read late.
+pub(crate) fn is_gpu(device: &Device) -> bool {
+    sam_ladder_ops::device::has_kernels(device)
+}
+
+/// Bytes for stored items: what is wanted, within what is free.
+pub(super) fn budget(device: &Device, wanted: DeviceStore) -> Result<u64> {
     let free = memory(device)?.map_or(0, |memory| memory.free);
-    Ok(match asked {
+    Ok(match wanted {
         DeviceStore::Off => 0,
         DeviceStore::Auto => free.saturating_sub(RESERVE_BYTES),
         // Where the CPU stands in for a GPU there is no telling what is free.
@@ -67,27 +73,32 @@ pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> 
         Asked::Tf32 => Numerics::Tf32,
         Asked::Bf16 => Numerics::Bf16,
         Asked::F16 => {
-            let reason = "--precision f16 is for the frozen encoder: gradients do not fit float16; train with bf16, tf32 or f32";
-            return Err(TrainError::Setting(reason.into()));
+            return Err(TrainError::EncoderPrecision);
         }
     };
     if !precision.supported_on(device) {
-        return Err(TrainError::Setting(format!(
-            "--precision {} needs a GPU, this device is the CPU: pass --precision f32, or --device cuda:0 in a build with the feature `cuda`",
-            asked.name()
-        )));
+        return Err(TrainError::NeedsGpu { option: format!("--precision {}", asked.name()), instead: "pass --precision f32" });
     }
     if precision == Numerics::Bf16 && config.side_network == SideNetwork::VitTiny {
-        let reason = "--precision bf16 knows the side networks resnet18, resnet34 and resnet50: train vit-tiny with f32 or tf32";
-        return Err(TrainError::Setting(reason.into()));
+        return Err(TrainError::NetworkPrecision);
     }
     Ok(precision)
+}
+
+/// Checks that the device can repeat a recorded step, where steps are to be recorded.
+///
+/// # Errors
+/// The CPU.
+pub(crate) fn check_cuda_graph(device: &Device, cuda_graph: bool) -> Result<()> {
+    if cuda_graph && !is_gpu(device) {
+        return Err(TrainError::NeedsGpu { option: "--cuda-graph".into(), instead: "leave it out" });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sam_ladder_ops::device::has_kernels;
 
     #[test]
     fn sizes_of_the_store_are_parsed() {
@@ -109,7 +120,7 @@ mod tests {
     #[test]
     fn a_precision_that_the_cpu_lacks_is_refused_by_name() {
         for (asked, needle) in [(Asked::F16, "is for the frozen encoder"), (Asked::Bf16, "--precision bf16 needs a GPU")] {
-            if asked == Asked::Bf16 && has_kernels(&Device::Cpu) {
+            if asked == Asked::Bf16 && is_gpu(&Device::Cpu) {
                 continue;
             }
             let error =

@@ -1,4 +1,4 @@
-//! A run's settings for TensorBoard's HParams page: the messages of `tensorboard/plugins/hparams/{api,plugin_data}.proto` that tell where a session
+//! A run's settings for TensorBoard's HParams page: the messages of `tensorboard/plugins/hparams/{api,plugin_data}.proto` that say where a session
 //! starts, with which settings, and how it ends. Metrics are the run's scalars, which that page finds by itself.
 
 use super::tensorboard::{EventWriter, delimited, varint};

@@ -1,9 +1,9 @@
-//! What a run directory says of itself, and whether a call to resume it asks for the same run.
+//! What a run folder says of itself, and whether a call to resume it means the same run.
 
-use crate::error::{Result, TrainError, io};
+use crate::error::{Result, TrainError, io, unwritable};
+use sam_ladder_cache::{Store, is_remote, read_file};
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::hash::{sha256_hex, sha256_of_file};
-use sam_ladder_cache::{Store, is_remote, read_file};
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
@@ -21,28 +21,23 @@ pub fn read_record(run: &Path) -> Result<RunRecord> {
     let path = run.join(RUN_CONFIG);
     let text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(TrainError::Input(format!(
-                "{} is not a run: it has no {RUN_CONFIG}; start one with `sam-ladder train --run` and without --resume",
-                run.display()
-            )));
+            return Err(TrainError::NotARun(run.into()));
         }
         other => other.map_err(io(&path))?,
     };
-    serde_json::from_str(&text).map_err(|error| TrainError::RunDamaged {
-        path,
-        reason: format!("not the settings of a run ({error}); start the run anew"),
-    })
+    serde_json::from_str(&text)
+        .map_err(|error| TrainError::RunDamaged { path, reason: format!("not the settings of a run ({error})") })
 }
 
 /// Writes a run directory's `config.json`.
 pub(crate) fn write_record(run: &Path, record: &RunRecord) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(record).map_err(|error| TrainError::Input(format!("{RUN_CONFIG}: {error}")))?;
+    let mut text = serde_json::to_string_pretty(record).map_err(unwritable("the settings of a run"))?;
     text.push('\n');
     Ok(write_atomic(&run.join(RUN_CONFIG), text.as_bytes())?)
 }
 
-/// What a call to resume asks for.
-pub(crate) struct Asked<'a> {
+/// What a call to resume gives.
+pub(crate) struct Wanted<'a> {
     pub(crate) config: &'a TrainConfig,
     pub(crate) cache_id: &'a str,
     /// The settings that the store's tensors were made with.
@@ -52,35 +47,35 @@ pub(crate) struct Asked<'a> {
     pub(crate) init: Option<InputFile>,
 }
 
-/// Checks that the run's settings and inputs are those asked for.
+/// Checks that the run's settings and inputs are those of the call.
 ///
 /// # Errors
 /// [`TrainError::ResumeMismatch`] for the first difference, with both values.
-pub(crate) fn check_same_run(run: &Path, record: &RunRecord, asked: &Asked) -> Result<()> {
+pub(crate) fn check_same_run(run: &Path, record: &RunRecord, wanted: &Wanted) -> Result<()> {
     let differs = |what: &str, stored: String, given: String, advice: &'static str| {
         Err(TrainError::ResumeMismatch { run: run.to_path_buf(), what: what.into(), stored, given, advice })
     };
-    if record.cache_id != asked.cache_id {
+    if record.cache_id != wanted.cache_id {
         let advice =
             "run `sam-ladder train --resume` with the --store that the run was started with, or start another --run on this one";
         let mut what = "the store's cache_id".to_string();
-        let settings = differences(&json!(record.store), "the run's", &json!(asked.store), "this one's");
+        let settings = differences(&json!(record.store), "the run's", &json!(wanted.store), "this one's");
         if !settings.is_empty() {
             what = format!("{what} ({settings})");
         }
-        return differs(&what, record.cache_id.clone(), asked.cache_id.into(), advice);
+        return differs(&what, record.cache_id.clone(), wanted.cache_id.into(), advice);
     }
     let json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
-    let (stored, given) = (json(&record.config), json(asked.config));
+    let (stored, given) = (json(&record.config), json(wanted.config));
     for (setting, stored) in stored.as_object().into_iter().flatten() {
         if !FREE_SETTINGS.contains(&setting.as_str()) && given[setting] != *stored {
-            let advice = "leave the option out to go on as before, or start another --run";
+            let advice = "leave the option out to resume as before, or start another --run";
             return differs(setting, stored.to_string(), given[setting].to_string(), advice);
         }
     }
     let files = [
-        ("--cnn-checkpoint", &record.inputs.cnn_checkpoint, &asked.cnn_checkpoint),
-        ("--init", &record.inputs.init, &asked.init),
+        ("--cnn-checkpoint", &record.inputs.cnn_checkpoint, &wanted.cnn_checkpoint),
+        ("--init", &record.inputs.init, &wanted.init),
     ];
     for (what, stored, given) in files {
         if let Some(given) = given
@@ -98,7 +93,7 @@ pub(crate) fn check_same_run(run: &Path, record: &RunRecord, asked: &Asked) -> R
 /// in the same way. Other scans, variants and number formats are no obstacle.
 ///
 /// # Errors
-/// [`TrainError::Input`] with both values of each setting that differs.
+/// [`TrainError::OtherEncoder`] with both values of each setting that differs.
 pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) -> Result<()> {
     if record.cache_id == store.attributes().cache_id {
         return Ok(());
@@ -114,12 +109,7 @@ pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) 
     if differing.is_empty() {
         return Ok(());
     }
-    let place = store.path().display();
-    Err(TrainError::Input(format!(
-        "{} was trained on tensors that {place} does not hold: {differing}; give --store a store of the run's settings, or run \
-         `sam-ladder train --store {place} --run ANOTHER` and evaluate that",
-        run.display(),
-    )))
+    Err(TrainError::OtherEncoder { run: run.into(), store: store.path().into(), differing })
 }
 
 /// Name and SHA-256 of an input file.

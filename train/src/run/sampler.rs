@@ -1,13 +1,14 @@
 //! Which slice and which of its variants each step of an epoch sees.
 //!
-//! An epoch's plan is a function of the seed and the epoch's number alone, so a resumed run needs no more than its position to
-//! go on with the very batches that it would have seen.
+//! An epoch's plan is a function only of the seed and the epoch's number, so a resumed run needs no more than its position to see the batches that it
+//! would have seen.
 
 use crate::error::{Result, TrainError};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sam_ladder_schemas::train::SliceOrder;
-use sam_ladder_schemas::variants::{AugmentPolicy, Variant, variants};
+use sam_ladder_schemas::variants::{AugmentPolicy, Variant, VariantKind, variants};
+use std::path::Path;
 
 /// Row of a slice and index of one of its variants, as in the store.
 pub type Item = (u32, u32);
@@ -104,21 +105,16 @@ impl VariantDraws {
         let mut cumulative = Vec::with_capacity(wanted.len());
         let mut sum = 0.0;
         for variant in &wanted {
-            let index = stored.iter().position(|have| have.kind == variant.kind).ok_or_else(|| {
-                TrainError::Input(format!(
-                    "the store has no variant {:?}: it holds {} variants, run precompute with a wider --augment or train with a narrower one",
-                    variant.name(),
-                    stored.len()
-                ))
-            })?;
+            let index = stored
+                .iter()
+                .position(|have| have.kind == variant.kind)
+                .ok_or_else(|| TrainError::NoVariant { variant: variant.name(), stored: stored.len() })?;
             sum += variant.probability;
             indices.push(index as u32);
             cumulative.push(sum);
         }
         if indices.is_empty() || !(sum.is_finite() && sum > 0.0) {
-            return Err(TrainError::Input(format!(
-                "the store's variant probabilities sum to {sum}, expected 1: run precompute again"
-            )));
+            return Err(TrainError::Probabilities(sum));
         }
         cumulative.iter_mut().for_each(|value| *value /= sum);
         Ok(VariantDraws { indices, cumulative })
@@ -129,6 +125,15 @@ impl VariantDraws {
         let found = self.cumulative.partition_point(|&sum| sum <= at);
         self.indices[found.min(self.indices.len() - 1)]
     }
+}
+
+/// Index of the unaugmented one of the variants that the store at `path` has.
+///
+/// # Errors
+/// When it has none.
+pub(crate) fn identity_index(variants: &[Variant], path: &Path) -> Result<u32> {
+    let found = variants.iter().position(|variant| variant.kind == VariantKind::Identity);
+    found.map(|index| index as u32).ok_or_else(|| TrainError::NoIdentity(path.into()))
 }
 
 #[cfg(test)]

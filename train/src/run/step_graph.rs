@@ -1,15 +1,18 @@
-//! The training step as a CUDA graph: recorded once, then asked for with one launch a step.
+//! The training step as a CUDA graph: recorded once, then launched once per step.
 //!
 //! Batches of the first batch's size go through the graph, others (an epoch's last) step by step. Before the graph is relied on, one step is taken
-//! both ways from the same state and on the same batch; where they differ, the run goes on without it.
+//! both ways from the same state and on the same batch; where they differ, the run continues without it.
 
+use super::step::{StepNumbers, StepSettings, start_step};
+use super::tensors::BatchTensors;
 use crate::error::Result;
 use crate::loss::ladder_loss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
-use crate::run::trainer::{BatchTensors, StepNumbers, StepSettings, start_step};
 use candle_core::{DType, Tensor};
 use sam_ladder_ops::device::{Graph, capture, prepare};
+use sam_ladder_schemas::observer::Observer;
+use std::sync::Arc;
 
 /// Plain steps before the recording: they fill what is kept from step to step (algorithms, uploads, constants).
 const WARM_UP: usize = 2;
@@ -21,10 +24,9 @@ const MOST_DIFFERENT_TENSOR: f64 = 0.5;
 const MOST_DIFFERENT_LOSS: f64 = 1e-2;
 
 /// Takes steps, through a graph where it can.
-pub struct StepGraph<'t> {
+pub struct StepGraph {
     state: State,
-    /// Says what became of the graph.
-    tell: Box<dyn Fn(&str) + 't>,
+    observer: Arc<dyn Observer>,
 }
 
 enum State {
@@ -44,10 +46,10 @@ struct Captured {
     losses: Tensor,
 }
 
-impl<'t> StepGraph<'t> {
-    /// Says by `tell` what became of the graph.
-    pub fn new(tell: impl Fn(&str) + 't) -> Self {
-        StepGraph { state: State::Warming(0, 0), tell: Box::new(tell) }
+impl StepGraph {
+    /// One for a run that starts or resumes; `observer` learns what became of the graph.
+    pub fn new(observer: Arc<dyn Observer>) -> Self {
+        StepGraph { state: State::Warming(0, 0), observer }
     }
 
     /// As [`start_step`], on a GPU that no other thread works on.
@@ -78,11 +80,11 @@ impl<'t> StepGraph<'t> {
                 let (numbers, tried) = Captured::compared(model, optimizer, batch, settings)?;
                 self.state = match tried {
                     Ok(captured) => {
-                        (self.tell)("the training step is a CUDA graph; one step taken both ways agrees");
+                        self.observer.message("the training step is a CUDA graph; one step taken both ways agrees");
                         State::Captured(captured)
                     }
                     Err(reason) => {
-                        (self.tell)(&format!("no CUDA graph, training goes on step by step: {reason}"));
+                        self.observer.message(&format!("no CUDA graph, training continues step by step: {reason}"));
                         State::GivenUp
                     }
                 };
@@ -228,9 +230,9 @@ fn agree(losses: &[f32], by_graph: &[f32], updates: &[(f64, f64)]) -> std::resul
     }
     let (update, difference) = updates.iter().fold((0.0, 0.0), |(a, b), (update, difference)| (a + update, b + difference));
     let of_all = (difference / f64::max(update, f64::MIN_POSITIVE)).sqrt();
-    // A tensor that hardly moves beside the others may do so by rounding alone.
-    let told = updates.iter().filter(|(own, _)| *own > 1e-8 * update);
-    let of_one = told.map(|(own, difference)| (difference / own).sqrt()).fold(0.0, f64::max);
+    // A tensor that hardly moves compared to the others may do so by rounding only.
+    let moved = updates.iter().filter(|(own, _)| *own > 1e-8 * update);
+    let of_one = moved.map(|(own, difference)| (difference / own).sqrt()).fold(0.0, f64::max);
     if of_all <= MOST_DIFFERENT && of_one <= MOST_DIFFERENT_TENSOR {
         return Ok(());
     }

@@ -1,9 +1,10 @@
 //! Dice over held-out training cases at the resolution of the loss, and which cases those are.
 
+use super::sampler::Item;
+use super::tensors::{BatchShape, BatchTensors};
 use crate::error::{Result, TrainError};
 use crate::model::LadderSam;
-use crate::run::sampler::Item;
-use crate::run::trainer::{BatchTensors, Geometry};
+use crate::segment::argmax_classes;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_schemas::tables::SliceRow;
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ pub type Hd95 = Arc<dyn Fn(&CaseVolume<'_>, u8) -> Option<f64> + Send + Sync>;
 pub(crate) struct Scores {
     /// Dice; `None` where no organ is in any case.
     pub(crate) dice: Option<f64>,
-    /// HD95 in millimetres, where it was asked for.
+    /// HD95 in millimetres, where it is measured.
     pub(crate) hd95: Option<f64>,
 }
 
@@ -44,16 +45,19 @@ pub(crate) struct Scores {
 pub fn fold_cases(store: &TrainingSplit, fold: &str) -> Result<Vec<String>> {
     let parsed = fold.split_once('/').and_then(|(i, n)| Some((i.trim().parse::<usize>().ok()?, n.trim().parse::<usize>().ok()?)));
     let Some((index, count)) = parsed.filter(|&(i, n)| i >= 1 && i <= n && n >= 2) else {
-        return Err(TrainError::Setting(format!("--fold must be i/n with n at least 2 and i from 1 to n, as 1/5, got {fold:?}")));
+        return Err(TrainError::FoldSyntax(fold.into()));
     };
-    numbered_fold(store, index, count).map_err(|reason| TrainError::Setting(format!("--fold {fold}: {reason}")))
+    numbered_fold(store, &format!("--fold {fold}"), index, count)
 }
 
-/// The cases that fold `index` of `count` holds out, `index` from 1, or why there are none.
-pub(crate) fn numbered_fold(store: &TrainingSplit, index: usize, count: usize) -> std::result::Result<Vec<String>, String> {
+/// The cases that fold `index` of `count` holds out, `index` from 1; `wanted` says where the folds stand.
+///
+/// # Errors
+/// When there are fewer cases than folds.
+pub(crate) fn numbered_fold(store: &TrainingSplit, wanted: &str, index: usize, count: usize) -> Result<Vec<String>> {
     let cases = store.cases();
     if cases.len() < count {
-        return Err(format!("the store has {} training cases, fewer than {count} folds", cases.len()));
+        return Err(TrainError::TooManyFolds { wanted: wanted.into(), cases: cases.len(), folds: count });
     }
     Ok(cases.into_iter().skip(index - 1).step_by(count).collect())
 }
@@ -63,27 +67,18 @@ pub(crate) fn numbered_fold(store: &TrainingSplit, index: usize, count: usize) -
 /// # Errors
 /// Naming the case; test cases are refused as such, since model selection must never see them.
 pub(crate) fn check_cases(store: &TrainingSplit, val_cases: &[String]) -> Result<()> {
-    let cases = store.cases();
-    for case in val_cases {
-        if cases.contains(case) {
-            continue;
-        }
-        if store.is_test_case(case) {
-            return Err(TrainError::Setting(format!(
-                "case {case} is a test case and cannot validate: choose among the training cases {}",
-                cases.join(", ")
-            )));
-        }
-        return Err(TrainError::Setting(format!("the store has no training case {case}: it has {}", cases.join(", "))));
+    let training = store.cases();
+    if let Some(case) = val_cases.iter().find(|case| !training.contains(case)).cloned() {
+        return Err(match store.is_test_case(&case) {
+            true => TrainError::TestCase { case, training },
+            false => TrainError::NoSuchCase { case, training },
+        });
     }
-    if cases.iter().all(|case| val_cases.contains(case)) {
-        return Err(TrainError::Setting(if cases.is_empty() {
-            "the store has no training cases: run precompute on scans that have some".into()
-        } else {
-            format!("all {} training cases are held out for validation: leave some to train on", cases.len())
-        }));
+    match training.len() {
+        0 => Err(TrainError::NoTrainingCases),
+        count if training.iter().all(|case| val_cases.contains(case)) => Err(TrainError::AllHeldOut(count)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Voxels of one organ in one case.
@@ -130,16 +125,15 @@ fn bounded_hd95(volume: &CaseVolume<'_>, class: u8, counts: Counts, hd95: &Hd95)
 }
 
 /// What was seen of one case.
-struct Seen<'a> {
-    case: &'a str,
+struct Seen {
     spacing_mm: [f64; 3],
     counts: Vec<Counts>,
-    /// Predicted and reference classes, kept where HD95 is asked for.
+    /// Predicted and reference classes, kept where HD95 is measured.
     volumes: [Vec<u8>; 2],
 }
 
 /// Held-out slices and what it takes to score a model on them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Validation {
     items: Vec<Item>,
     slices: Vec<SliceRow>,
@@ -148,47 +142,46 @@ pub(crate) struct Validation {
 
 impl Validation {
     /// The identity variants of `val_cases`' slices in the training split; `None` without such cases.
-    pub(crate) fn new(store: &TrainingSplit, val_cases: &[String], identity: u32, batch_size: usize) -> Option<Self> {
+    pub(crate) fn new(store: &TrainingSplit, val_cases: &[String], identity: u32, batch_size: usize) -> Option<Arc<Self>> {
         let held_out = store.slices().iter().filter(|slice| val_cases.contains(&slice.case));
         let slices: Vec<SliceRow> = held_out.cloned().collect();
         let items = slices.iter().map(|slice| (slice.row, identity)).collect();
-        (!slices.is_empty()).then_some(Validation { items, slices, batch_size })
+        (!slices.is_empty()).then(|| Arc::new(Validation { items, slices, batch_size }))
     }
 
     /// The held-out slices, batch by batch.
-    pub(crate) fn batches(&self) -> Vec<&[Item]> {
-        self.items.chunks(self.batch_size).collect()
+    pub(crate) fn batches(&self) -> Vec<Vec<Item>> {
+        self.items.chunks(self.batch_size).map(<[Item]>::to_vec).collect()
     }
 
-    /// A validation of one model, which is handed the batches in their order. HD95 is measured where there is a function for it.
-    pub(crate) fn pass(&self, geometry: Geometry, hd95: Option<Hd95>) -> ValidationPass<'_> {
-        ValidationPass { slices: &self.slices, geometry, hd95, cases: BTreeMap::new() }
+    /// A validation of one model, which is given the batches in their order. HD95 is measured where there is a function for it.
+    pub(crate) fn pass(self: &Arc<Self>, shape: BatchShape, hd95: Option<Hd95>) -> ValidationPass {
+        ValidationPass { validation: self.clone(), done: 0, shape, hd95, cases: BTreeMap::new() }
     }
 }
 
 /// A validation under way: the model's arg-max at low resolution against the stored labels.
-pub(crate) struct ValidationPass<'v> {
-    /// Those to come.
-    slices: &'v [SliceRow],
-    geometry: Geometry,
+pub(crate) struct ValidationPass {
+    validation: Arc<Validation>,
+    /// Slices that are scored.
+    done: usize,
+    shape: BatchShape,
     hd95: Option<Hd95>,
-    cases: BTreeMap<&'v str, Seen<'v>>,
+    cases: BTreeMap<String, Seen>,
 }
 
-impl ValidationPass<'_> {
-    /// The next batch; `labels` are its labels as stored.
-    pub(crate) fn add(&mut self, model: &LadderSam, tensors: &BatchTensors, labels: &[u8]) -> Result<()> {
-        let logits = model.forward(&tensors.images, &tensors.embeddings)?;
-        let predicted = crate::predict::argmax_classes(&logits)?;
-        let low = self.geometry.low_res_size();
+impl ValidationPass {
+    /// Scores the model on the next batch.
+    pub(crate) fn add(&mut self, model: &LadderSam, batch: &BatchTensors) -> Result<()> {
+        let predicted = argmax_classes(&model.forward(&batch.images, &batch.embeddings)?)?;
+        let labels: Vec<u8> = batch.labels.flatten_all()?.to_vec1()?;
+        let low = self.shape.low_res_size();
         let pixels = low.pow(2);
-        let (slices, rest) = self.slices.split_at((predicted.len() / pixels).min(self.slices.len()));
-        self.slices = rest;
+        let slices = &self.validation.slices[self.done..];
         for ((predicted, reference), slice) in predicted.chunks(pixels).zip(labels.chunks(pixels)).zip(slices) {
-            let seen = self.cases.entry(&slice.case).or_insert_with(|| Seen {
-                case: &slice.case,
+            let seen = self.cases.entry(slice.case.clone()).or_insert_with(|| Seen {
                 spacing_mm: low_res_spacing(slice, low),
-                counts: vec![Counts::default(); self.geometry.num_classes],
+                counts: vec![Counts::default(); self.shape.num_classes],
                 volumes: Default::default(),
             });
             count(predicted, reference, &mut seen.counts);
@@ -196,25 +189,26 @@ impl ValidationPass<'_> {
                 seen.volumes[0].extend_from_slice(predicted);
                 seen.volumes[1].extend_from_slice(reference);
             }
+            self.done += 1;
         }
         Ok(())
     }
 
     /// Whether all batches were added.
     pub(crate) fn is_whole(&self) -> bool {
-        self.slices.is_empty()
+        self.done == self.validation.slices.len()
     }
 
     /// What was found.
     pub(crate) fn scores(self) -> Scores {
-        let (low, num_classes) = (self.geometry.low_res_size(), self.geometry.num_classes);
-        let cases: Vec<Seen<'_>> = self.cases.into_values().collect();
-        let dice = mean_over_organs(&cases, num_classes, |seen, class| seen.counts[class].dice());
+        let (low, num_classes) = (self.shape.low_res_size(), self.shape.num_classes);
+        let cases: Vec<(String, Seen)> = self.cases.into_iter().collect();
+        let dice = mean_over_organs(&cases, num_classes, |(_, seen), class| seen.counts[class].dice());
         let hd95 = self.hd95.and_then(|hd95| {
-            mean_over_organs(&cases, num_classes, |seen, class| {
+            mean_over_organs(&cases, num_classes, |(case, seen), class| {
                 let [predicted, reference] = [0, 1].map(|of| seen.volumes[of].as_slice());
                 let shape = [predicted.len() / low.pow(2), low, low];
-                let volume = CaseVolume { case: seen.case, predicted, reference, shape, spacing_mm: seen.spacing_mm };
+                let volume = CaseVolume { case, predicted, reference, shape, spacing_mm: seen.spacing_mm };
                 bounded_hd95(&volume, class as u8, seen.counts[class], &hd95)
             })
         });

@@ -1,15 +1,14 @@
 //! The sweep's folder. Each trial's own folder holds the truth about it, its record and its runs; the sweep's tables are made of them, and every file is
-//! replaced in one step, so that a kill at any moment leaves a folder that can be gone on with.
+//! replaced in one step, so that a kill at any moment leaves a folder that can be resumed.
 
 use super::space::Point;
-use crate::error::{Result, TrainError, io};
-use crate::run::records::read_epochs;
+use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
-use sam_ladder_formats::table::{read_table, write_table};
+use sam_ladder_formats::rows::{read_rows, write_rows};
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, SWEEP_CONFIG, SWEEP_FILE, SweepConfig, SweepRecord, TRIAL_RECORD,
-    TRIALS_DIR, TRIALS_TABLE, TrialRow, curves_batch, run_dir, trials_batch, trials_from_batch,
+    TRIALS_DIR, TRIALS_TABLE, TrialRow, run_dir,
 };
 use sam_ladder_schemas::tables::EpochRow;
 use sam_ladder_schemas::train::{EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG};
@@ -36,16 +35,13 @@ impl Folder {
         self.0.join(SWEEP_CONFIG).exists()
     }
 
-    /// Makes the folder. The record comes last: a folder that has one can be gone on with.
+    /// Makes the folder. The record comes last: a folder that has one can be resumed.
     ///
     /// # Errors
     /// A folder that holds anything else than a start that was interrupted.
     pub(crate) fn create(&self, record: &SweepRecord, file: &[u8]) -> Result<()> {
         if self.is_begun() {
-            return Err(TrainError::Input(format!(
-                "{} holds a sweep: continue it with --resume, or choose another --out",
-                self.0.display()
-            )));
+            return Err(TrainError::SweepExists(self.0.clone()));
         }
         match std::fs::read_dir(&self.0) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -58,10 +54,7 @@ impl Folder {
                         && !is_temporary_of(&name, SWEEP_FILE)
                         && !is_temporary_of(&name, SWEEP_CONFIG)
                     {
-                        return Err(TrainError::Input(format!(
-                            "{} exists and is not empty: choose another --out",
-                            self.0.display()
-                        )));
+                        return Err(TrainError::SweepFolderTaken(self.0.clone()));
                     }
                 }
             }
@@ -81,11 +74,7 @@ impl Folder {
     /// When no sweep was begun here, or its record is of another version of the program.
     pub(crate) fn read_record(&self) -> Result<SweepRecord> {
         if !self.is_begun() {
-            let message = format!(
-                "{} is no sweep: it has no {SWEEP_CONFIG}; start one with --config and without --resume",
-                self.0.display()
-            );
-            return Err(TrainError::Input(message));
+            return Err(TrainError::NotASweep(self.0.clone()));
         }
         self.read_json(SWEEP_CONFIG)
     }
@@ -101,7 +90,7 @@ impl Folder {
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(value).map_err(|error| TrainError::Input(format!("{name}: {error}")))?;
+        let mut text = serde_json::to_string_pretty(value).map_err(unwritable("a record of a sweep"))?;
         text.push('\n');
         Ok(write_atomic(&self.0.join(name), text.as_bytes())?)
     }
@@ -109,10 +98,8 @@ impl Folder {
     fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let path = self.0.join(name);
         let text = std::fs::read_to_string(&path).map_err(io(&path))?;
-        serde_json::from_str(&text).map_err(|error| TrainError::RunDamaged {
-            path,
-            reason: format!("not a record of a sweep ({error}); start the sweep anew"),
-        })
+        serde_json::from_str(&text)
+            .map_err(|error| TrainError::RunDamaged { path, reason: format!("not a record of a sweep ({error})") })
     }
 
     /// Folder of a run.
@@ -126,13 +113,12 @@ impl Folder {
     /// One that is damaged.
     pub(crate) fn read_trials(&self) -> Result<Vec<TrialRow>> {
         let folder = self.0.join(TRIALS_DIR);
-        let mut rows = Vec::new();
+        let mut rows: Vec<TrialRow> = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(io(&folder))? {
             let path = entry.map_err(io(&folder))?.path().join(TRIAL_RECORD);
             // A trial that was interrupted before its first record was not begun.
             if path.exists() {
-                let read = trials_from_batch(&read_table(&path)?);
-                rows.extend(read.map_err(|reason| damaged(&path, reason))?);
+                rows.extend(read_rows(&path)?);
             }
         }
         rows.sort_by_key(|row| row.number);
@@ -142,19 +128,14 @@ impl Folder {
     pub(crate) fn write_trial(&self, row: &TrialRow) -> Result<()> {
         let folder = self.0.join(TRIALS_DIR).join(&row.trial);
         std::fs::create_dir_all(&folder).map_err(io(&folder))?;
-        let path = folder.join(TRIAL_RECORD);
-        let batch = trials_batch(std::slice::from_ref(row)).map_err(|reason| damaged(&path, reason))?;
-        write_table(&path, &batch)?;
+        write_rows(&folder.join(TRIAL_RECORD), std::slice::from_ref(row))?;
         Ok(tidy(&folder)?)
     }
 
     /// The sweep's tables.
     pub(crate) fn write_tables(&self, trials: &[TrialRow], curves: &[CurveRow]) -> Result<()> {
-        let path = self.0.join(TRIALS_TABLE);
-        write_table(&path, &trials_batch(trials).map_err(|reason| damaged(&path, reason))?)?;
-        let path = self.0.join(CURVES_TABLE);
-        write_table(&path, &curves_batch(curves).map_err(|reason| damaged(&path, reason))?)?;
-        Ok(())
+        write_rows(&self.0.join(TRIALS_TABLE), trials)?;
+        Ok(write_rows(&self.0.join(CURVES_TABLE), curves)?)
     }
 
     /// The epochs that a run has on record; none where it was not begun.
@@ -163,10 +144,10 @@ impl Folder {
     /// A table that is damaged.
     pub(crate) fn read_run(&self, trial: &str, seed: u64, fold: u32) -> Result<Vec<EpochRow>> {
         let path = self.run(trial, seed, fold).join(EPOCHS_TABLE);
-        if path.exists() { read_epochs(&path) } else { Ok(Vec::new()) }
+        if path.exists() { Ok(read_rows(&path)?) } else { Ok(Vec::new()) }
     }
 
-    /// Takes away what only a run that goes on needs.
+    /// Takes away what only a resume needs.
     pub(crate) fn drop_state(&self, trial: &str, seed: u64, fold: u32) -> Result<()> {
         let path = self.run(trial, seed, fold).join(RESUME_STATE);
         match std::fs::remove_file(&path) {
@@ -181,11 +162,7 @@ pub(crate) fn can_resume(run: &Path) -> bool {
     run.join(RUN_CONFIG).exists() && run.join(RESUME_STATE).exists()
 }
 
-fn damaged(path: &Path, reason: String) -> TrainError {
-    TrainError::RunDamaged { path: path.to_path_buf(), reason: format!("{reason}; put the file back or start the sweep anew") }
-}
-
-/// Checks that a sweep that goes on is asked for what it was started with. Budget and retries may change, since they shape no trial.
+/// Checks that a sweep is resumed with what it was started with. Budget and retries may change, since they shape no trial.
 ///
 /// # Errors
 /// Every difference, with both values.
@@ -202,10 +179,7 @@ pub(crate) fn check_same_sweep(folder: &Folder, stored: &SweepConfig, given: &Sw
     if differing.is_empty() {
         return Ok(());
     }
-    Err(TrainError::Input(format!(
-        "{}: cannot resume, the settings differ: {differing}; leave --config out to go on as before, or choose another --out",
-        folder.path().display()
-    )))
+    Err(TrainError::SweepMismatch { out: folder.path().into(), differing })
 }
 
 /// The point that a trial's record has.
@@ -213,7 +187,10 @@ pub(crate) fn check_same_sweep(folder: &Folder, stored: &SweepConfig, given: &Sw
 /// # Errors
 /// Settings that are no JSON object.
 pub(crate) fn point_of(config: &SweepConfig, row: &TrialRow) -> Result<Point> {
-    let searched = serde_json::from_str(&row.settings)
-        .map_err(|error| TrainError::Input(format!("trial {}: settings {:?}: {error}", row.trial, row.settings)))?;
+    let searched = serde_json::from_str(&row.settings).map_err(|error| TrainError::TrialSettings {
+        trial: row.trial.clone(),
+        settings: row.settings.clone(),
+        reason: error.to_string(),
+    })?;
     Ok(Point::of_searched(config, &searched))
 }

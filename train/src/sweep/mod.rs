@@ -1,51 +1,54 @@
-//! A sweep: many trainings on one store, chosen by a search, in one process.
+//! A sweep: many runs on one store, chosen by a search, in one process.
 //!
-//! The scheduler (`scheduler`) decides in rounds: of up to k trials it says how far each is trained next, those are trained beside one another
-//! (`together`), and it is told what they came to. It knows nothing but the config and those results, and a run's results are on disk. To resume a
-//! sweep is therefore to begin it anew: what a run has on record is told and not trained, and what it has not is trained from its last checkpoint. A
-//! sweep that was killed decides as it would have without that, and ends in the same table.
+//! The scheduler (`scheduler`) decides in rounds: of up to k trials it says how far each is trained next, those are trained (`trials`), and it learns what
+//! they came to. It knows nothing but the config and those results, and a run's results are on disk. To resume a sweep is therefore to begin it anew: what a
+//! run has on record is taken from there and not trained, and what it lacks is trained from its last checkpoint. A sweep that was killed decides as it would
+//! have without that, and ends in the same table.
 //!
 //! Validation cases come from [`TrainingSplit`], which cannot read the test cases.
 
+mod account;
+mod domain;
 mod file;
+mod final_run;
 mod folder;
-mod live;
-mod lone;
 mod ranking;
 mod scheduler;
 mod space;
-mod together;
-mod toml_tree;
 mod tpe;
 mod trials;
 
-pub use file::{parse_config, read_config};
-pub use trials::gather;
+pub use account::gather;
+pub use file::read_config;
+pub use final_run::{FinalRun, mark_evaluated, refuse_second_final, train_final};
 
 use crate::error::{Result, TrainError};
-use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, input_file, numbered_fold};
+use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, check_cuda_graph, input_file, numbered_fold};
 use candle_core::Device;
-use folder::{Folder, check_same_sweep, point_of};
-use sam_ladder_cache::{ReadMode, TrainingSplit};
-use sam_ladder_schemas::sweep::{FINAL_RUN, FinalRecord, SweepRecord, TrialRow, TrialStatus, Validation};
+use folder::{Folder, check_same_sweep};
+use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
+use sam_ladder_schemas::observer::Observer;
+use sam_ladder_schemas::sweep::{SweepRecord, TrialRow, TrialStatus, Validation};
 use sam_ladder_schemas::train::{InputFile, RunInputs, TrainConfig};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use trials::Trials;
 
-/// Trials at a time unless the user says otherwise.
-const DEFAULT_JOBS: u32 = 2;
+/// Trials at a time unless the user says otherwise. Several share the reading of batches, which saves less time than they cost where one step keeps all
+/// cores busy.
+const DEFAULT_JOBS: u32 = 1;
 
-/// What `sweep` is asked to do.
+/// What `sweep` is to do.
 #[derive(Clone)]
 pub struct SweepArgs {
     /// The store.
     pub store: PathBuf,
-    /// The sweep's folder: made by a start, gone on with by a resume.
+    /// The sweep's folder: a start makes it, a resume continues it.
     pub out: PathBuf,
     /// The sweep's TOML file; a resume needs none.
     pub config: Option<PathBuf>,
-    /// Go on with the sweep in `out`.
+    /// Continue the sweep in `out`.
     pub resume: bool,
     /// Trials that are trained at a time; a resume has those of the start.
     pub jobs: Option<u32>,
@@ -59,12 +62,18 @@ pub struct SweepArgs {
     pub device: Device,
     /// Whether the store is read batch by batch or held in memory.
     pub read_mode: ReadMode,
+    /// Where copies of the chunks of a store on S3 are kept; `None` keeps none.
+    pub cache: Option<CacheOptions>,
+    /// Whether training items live in the GPU's memory.
+    pub device_store: DeviceStore,
+    /// Whether the training step is a CUDA graph.
+    pub cuda_graph: bool,
     /// How HD95 is measured.
     pub hd95: Hd95,
     /// Name, version and commit of the program, for the records.
     pub program: String,
-    /// Show a live table on stderr, or lines where that is no terminal.
-    pub progress: bool,
+    /// Who follows the sweep.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// What a sweep came to.
@@ -81,22 +90,22 @@ impl SweepSummary {
         SweepSummary { trials }
     }
 
-    /// The best trials: one, or the Pareto front of two objectives. Those alone that were trained to their last epoch.
+    /// The best trials: one, or the Pareto front of two objectives. Only those that were trained to their last epoch.
     pub fn best(&self) -> Vec<&TrialRow> {
         self.trials.iter().filter(|row| row.rank == Some(1) && row.status == TrialStatus::Finished).collect()
     }
 }
 
-/// Makes a sweep's folder without training anything, for workers that go on with it.
+/// Makes a sweep's folder without training anything, for workers that continue it.
 ///
 /// # Errors
 /// A bad file, by line and key; a folder that holds something; validation cases that the store's training split has not.
 pub fn prepare(args: &SweepArgs) -> Result<SweepRecord> {
-    let store = TrainingSplit::open(&args.store)?;
+    let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     start(args, &store)
 }
 
-/// Starts or resumes a sweep and goes on to its end.
+/// Starts or resumes a sweep and trains to its end.
 ///
 /// # Errors
 /// A bad file, store or folder; whatever the file system refuses. A trial that fails is recorded and no error.
@@ -109,14 +118,15 @@ pub fn sweep(args: &SweepArgs) -> Result<SweepSummary> {
 /// # Errors
 /// As [`sweep`], and [`TrainError::SweepStopped`].
 pub fn sweep_until(args: &SweepArgs, stop: &AtomicBool) -> Result<SweepSummary> {
-    let store = TrainingSplit::open(&args.store)?;
+    check_cuda_graph(&args.device, args.cuda_graph)?;
+    let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     let record = if args.resume { resume(args, &store)? } else { start(args, &store)? };
     Trials::new(args, &store, &record)?.run(stop)
 }
 
 fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     let Some(path) = &args.config else {
-        return Err(TrainError::Input("a sweep starts from a file: give --config sweep.toml, or --resume with --out".into()));
+        return Err(TrainError::NoSweepFile);
     };
     let config = read_config(path)?;
     let folds = validation_cases(store, &config.validation)?;
@@ -142,12 +152,12 @@ fn resume(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     let mut record = folder.read_record()?;
     let cache_id = &store.attributes().cache_id;
     if record.cache_id != *cache_id {
-        return Err(TrainError::Input(format!(
-            "{}: cannot resume on another store: the sweep's cache_id is {}, that of {} is {cache_id}",
-            args.out.display(),
-            record.cache_id,
-            store.path().display()
-        )));
+        return Err(TrainError::SweepInputMismatch {
+            out: args.out.clone(),
+            what: "the store's cache_id",
+            stored: record.cache_id,
+            given: format!("{cache_id} ({})", store.path().display()),
+        });
     }
     let mut changed = false;
     if let Some(path) = &args.config {
@@ -168,7 +178,7 @@ fn resume(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
 }
 
 /// Runs that are still to begin need the file that the sweep was started with.
-fn same_input(out: &Path, option: &str, stored: &Option<InputFile>, given: Option<&Path>) -> Result<()> {
+fn same_input(out: &Path, option: &'static str, stored: &Option<InputFile>, given: Option<&Path>) -> Result<()> {
     let given = given.map(input_file).transpose()?;
     let hash = |file: &Option<InputFile>| file.as_ref().map(|file| file.sha256.clone());
     if hash(stored) == hash(&given) {
@@ -176,20 +186,12 @@ fn same_input(out: &Path, option: &str, stored: &Option<InputFile>, given: Optio
     }
     let words =
         |file: &Option<InputFile>| file.as_ref().map_or("none".into(), |file| format!("{} (SHA-256 {})", file.name, file.sha256));
-    Err(TrainError::Input(format!(
-        "{}: cannot resume, {option} differs: the sweep has {}, this call has {}",
-        out.display(),
-        words(stored),
-        words(&given)
-    )))
+    Err(TrainError::SweepInputMismatch { out: out.into(), what: option, stored: words(stored), given: words(&given) })
 }
 
 /// The validation cases of each fold, all of them training cases of the store.
 fn validation_cases(store: &TrainingSplit, validation: &Validation) -> Result<Vec<Vec<String>>> {
-    let fold = |index: u32, count: u32| {
-        numbered_fold(store, index as usize, count as usize)
-            .map_err(|reason| TrainError::Setting(format!("validation: {reason}")))
-    };
+    let fold = |index: u32, count: u32| numbered_fold(store, "validation", index as usize, count as usize);
     let folds = match validation {
         Validation::Folds(count) => (1..=*count).map(|index| fold(index, *count)).collect::<Result<_>>()?,
         Validation::Fold(index, count) => vec![fold(*index, *count)?],
@@ -199,102 +201,6 @@ fn validation_cases(store: &TrainingSplit, validation: &Validation) -> Result<Ve
         check_cases(store, cases)?;
     }
     Ok(folds)
-}
-
-/// The training of the best setting on all training cases, for `--final`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FinalRun {
-    /// Its run folder.
-    pub run: PathBuf,
-    /// What is on record of it.
-    pub record: FinalRecord,
-}
-
-/// Trains a trial's setting, from the sweep's first seed, on all training cases; the best one where `trial` names none.
-///
-/// # Errors
-/// A sweep that has no trained trial, several best ones and none named, or another one named before; a sweep whose test cases were evaluated; those of
-/// training.
-pub fn train_final(args: &SweepArgs, summary: &SweepSummary, trial: Option<&str>, stop: &AtomicBool) -> Result<FinalRun> {
-    let folder = Folder::new(&args.out);
-    let sweep = folder.read_record()?;
-    let found = folder.read_final()?;
-    let chosen = choose(summary, trial, sweep.config.objectives.len() > 1, &args.out)?;
-    if let Some(found) = &found {
-        refuse_second(&args.out, found)?;
-        if found.trial != chosen.trial {
-            return Err(TrainError::Input(format!(
-                "{}: --final was begun with trial {}, and the best is {} now: give --trial {} to go on, or remove {FINAL_RUN} and final.json",
-                args.out.display(),
-                found.trial,
-                chosen.trial,
-                found.trial
-            )));
-        }
-    }
-    let point = point_of(&sweep.config, chosen)?;
-    let record = FinalRecord { trial: chosen.trial.clone(), settings: point.settings.clone(), evaluated: false };
-    folder.write_final(&record)?;
-    let run = args.out.join(FINAL_RUN);
-    let config = point.config().map_err(TrainError::Setting)?;
-    let config = TrainConfig { seed: sweep.config.seeds[0], val_cases: Vec::new(), ..config };
-    crate::run::train_until(&train_args(args, &run, config), stop)?;
-    Ok(FinalRun { run, record })
-}
-
-fn choose<'a>(summary: &'a SweepSummary, trial: Option<&str>, front: bool, out: &Path) -> Result<&'a TrialRow> {
-    if let Some(id) = trial {
-        let found = summary.trials.iter().find(|row| row.trial == id && row.status == TrialStatus::Finished);
-        return found.ok_or_else(|| TrainError::Input(format!("{}: has no trial {id} that was trained out", out.display())));
-    }
-    match summary.best().as_slice() {
-        [] => {
-            Err(TrainError::Input(format!("{}: no trial was trained to its last epoch, so there is no best one", out.display())))
-        }
-        [best] => Ok(best),
-        // Equal in the one objective: the one that was begun first.
-        [best, ..] if !front => Ok(best),
-        several => {
-            let ids: Vec<&str> = several.iter().map(|row| row.trial.as_str()).collect();
-            Err(TrainError::Input(format!(
-                "{}: {} trials stand first, choose with --trial: {}",
-                out.display(),
-                ids.len(),
-                ids.join(", ")
-            )))
-        }
-    }
-}
-
-/// Refuses a sweep whose test cases were evaluated: a second look would select by them.
-///
-/// # Errors
-/// Naming what was evaluated.
-pub fn refuse_second_final(out: &Path) -> Result<()> {
-    match Folder::new(out).read_final()? {
-        Some(found) => refuse_second(out, &found),
-        None => Ok(()),
-    }
-}
-
-fn refuse_second(out: &Path, found: &FinalRecord) -> Result<()> {
-    if !found.evaluated {
-        return Ok(());
-    }
-    Err(TrainError::Input(format!(
-        "{}: the test cases were evaluated with trial {} already, and are evaluated once: the result is in {}",
-        out.display(),
-        found.trial,
-        out.join(sam_ladder_schemas::sweep::FINAL_EVAL).display()
-    )))
-}
-
-/// Records that the test cases were evaluated.
-///
-/// # Errors
-/// The operating system's, naming the file.
-pub fn mark_evaluated(out: &Path, record: &FinalRecord) -> Result<()> {
-    Folder::new(out).write_final(&FinalRecord { evaluated: true, ..record.clone() })
 }
 
 /// The arguments of one run of the sweep.
@@ -308,11 +214,11 @@ fn train_args(args: &SweepArgs, run: &Path, config: TrainConfig) -> TrainArgs {
         resume: run.join(sam_ladder_schemas::train::RUN_CONFIG).exists(),
         device: args.device.clone(),
         read_mode: args.read_mode,
-        // Trials share batches, which come from the host.
-        device_store: DeviceStore::Off,
-        cuda_graph: false,
+        cache: args.cache.clone(),
+        device_store: args.device_store,
+        cuda_graph: args.cuda_graph,
         checkpoint_every: None,
         program: args.program.clone(),
-        progress: args.progress,
+        observer: args.observer.clone(),
     }
 }

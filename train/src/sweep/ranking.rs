@@ -46,7 +46,7 @@ pub(crate) fn fronts(costs: &[Vec<f64>]) -> Vec<u32> {
 
 /// How far a trial came, and what it came to there.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Result {
+pub(crate) struct Reached {
     /// Trained to its last epoch.
     pub(crate) finished: bool,
     pub(crate) epochs: u32,
@@ -54,12 +54,12 @@ pub(crate) struct Result {
     pub(crate) costs: Vec<f64>,
 }
 
-/// The place of each trial from 1: who was trained out stands before who was not, whoever came further before who did not, and trials that came
-/// equally far are ordered by [`fronts`]. Those that stand equal share their place; those without a result have none.
-pub(crate) fn ranks(results: &[Option<Result>]) -> Vec<Option<u32>> {
-    // Who was trained out is compared by value alone, however many epochs that was.
-    let class = |result: &Result| if result.finished { u32::MAX } else { result.epochs };
-    let mut classes: BTreeMap<Reverse<u32>, Vec<(usize, &Result)>> = BTreeMap::new();
+/// The place of each trial from 1: a trial that was trained to its last epoch stands before others, one that came further before those that did not, and
+/// trials that came equally far are ordered by [`fronts`]. Those that stand equal share their place; those without a result have none.
+pub(crate) fn ranks(results: &[Option<Reached>]) -> Vec<Option<u32>> {
+    // Trials that were trained to their last epoch are compared only by value, however many epochs that was.
+    let class = |result: &Reached| if result.finished { u32::MAX } else { result.epochs };
+    let mut classes: BTreeMap<Reverse<u32>, Vec<(usize, &Reached)>> = BTreeMap::new();
     for (index, result) in results.iter().enumerate() {
         if let Some(result) = result {
             classes.entry(Reverse(class(result))).or_default().push((index, result));
@@ -67,13 +67,13 @@ pub(crate) fn ranks(results: &[Option<Result>]) -> Vec<Option<u32>> {
     }
     let mut ranks = vec![None; results.len()];
     let mut before = 0;
-    for members in classes.into_values() {
-        let fronts = fronts(&members.iter().map(|(_, result)| result.costs.clone()).collect::<Vec<_>>());
-        for ((index, _), &front) in members.iter().zip(&fronts) {
+    for equally_far in classes.into_values() {
+        let fronts = fronts(&equally_far.iter().map(|(_, result)| result.costs.clone()).collect::<Vec<_>>());
+        for ((index, _), &front) in equally_far.iter().zip(&fronts) {
             let ahead = fronts.iter().filter(|&&other| other < front).count() as u32;
             ranks[*index] = Some(before + ahead + 1);
         }
-        before += members.len() as u32;
+        before += equally_far.len() as u32;
     }
     ranks
 }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn who_came_further_stands_before() {
-        let result = |finished, epochs, cost| Some(Result { finished, epochs, costs: vec![cost] });
+        let result = |finished, epochs, cost| Some(Reached { finished, epochs, costs: vec![cost] });
         let results = [
             result(false, 9, 0.1),
             result(true, 9, 0.5),

@@ -1,5 +1,6 @@
-//! What is trained next. The scheduler is a function of the sweep's config and of the results that it is told, round by round: it sees no clock and
-//! no file, so that a sweep that is begun again and told the recorded results decides as it did before.
+//! What is trained next. The scheduler is a function of the sweep's config and of the results that it is given, round by round: it sees no clock and
+//! no file, so that a sweep that is begun again and given the recorded results decides as it did before. The hours that training took are among these
+//! results: they are recorded with the epochs.
 
 use super::ranking::{self, Score, fronts, ranks};
 use super::space::{Point, Space};
@@ -7,7 +8,6 @@ use super::tpe::Observed;
 use crate::error::Result;
 use sam_ladder_schemas::sweep::{Pruning, SweepConfig};
 use sam_ladder_schemas::train::TrainConfig;
-use serde_json::Map;
 use std::collections::HashSet;
 
 /// How a trial ended.
@@ -64,7 +64,13 @@ pub(crate) struct Job {
 }
 
 /// What a job came to.
-pub(crate) type Outcome = std::result::Result<Score, End>;
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Outcome {
+    /// The score after the job's last epoch, or why the trial ended.
+    pub(crate) result: std::result::Result<Score, End>,
+    /// Recorded seconds of the job's epochs.
+    pub(crate) seconds: f64,
+}
 
 /// Points that an earlier start of the sweep has chosen, by number.
 pub(crate) type Chosen = std::collections::HashMap<u32, Point>;
@@ -83,6 +89,7 @@ pub(crate) struct Scheduler<'a> {
     /// Set at the sweep's end.
     closed: bool,
     epochs_spent: u64,
+    seconds_spent: f64,
 }
 
 impl<'a> Scheduler<'a> {
@@ -102,6 +109,7 @@ impl<'a> Scheduler<'a> {
             exhausted: false,
             closed: false,
             epochs_spent: 0,
+            seconds_spent: 0.0,
         })
     }
 
@@ -113,10 +121,10 @@ impl<'a> Scheduler<'a> {
         Some((all + count - index) / count)
     }
 
-    /// Up to `most` jobs that can be done beside one another; none when the sweep is at its end.
+    /// Up to `most` jobs that can be done at the same time; none when the sweep is at its end.
     pub(crate) fn next_jobs(&mut self, most: usize) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
-        while !self.closed && jobs.len() < most && !self.out_of_epochs(&jobs) {
+        while !self.closed && jobs.len() < most && !self.is_out_of_budget(&jobs) {
             let Some(job) = self.next_job(&jobs) else { break };
             jobs.push(job);
         }
@@ -126,10 +134,12 @@ impl<'a> Scheduler<'a> {
         jobs
     }
 
-    fn out_of_epochs(&self, jobs: &[Job]) -> bool {
+    fn is_out_of_budget(&self, jobs: &[Job]) -> bool {
         let runs = self.config.runs_per_trial() as u64;
         let planned: u64 = jobs.iter().map(|job| u64::from(job.until - self.trials[job.trial].epochs()) * runs).sum();
-        self.config.budget.epochs.is_some_and(|most| self.epochs_spent + planned >= most)
+        let budget = &self.config.budget;
+        budget.epochs.is_some_and(|most| self.epochs_spent + planned >= most)
+            || budget.hours.is_some_and(|hours| self.seconds_spent >= hours * 3600.0)
     }
 
     fn next_job(&mut self, jobs: &[Job]) -> Option<Job> {
@@ -137,7 +147,7 @@ impl<'a> Scheduler<'a> {
         if let Pruning::Asha { reduction, .. } = self.config.pruning {
             let promoted = self.promotable(reduction as usize, &busy);
             let job = promoted.map(|trial| self.job(trial)).or_else(|| self.begin());
-            // At the search's end one trial at least is trained out, however few there were.
+            // At the search's end at least one trial is trained to its last epoch, however few there were.
             return job.or_else(|| if jobs.is_empty() { self.last_promotion() } else { None });
         }
         let open = (0..self.trials.len()).find(|&trial| self.trials[trial].is_open() && !busy(trial));
@@ -163,7 +173,7 @@ impl<'a> Scheduler<'a> {
             let config = point.config();
             let (config, end) = match config {
                 Ok(config) => (config, None),
-                Err(reason) => (TrainConfig::default(), Some(End::Failed { reason, diverged: true })),
+                Err(reason) => (TrainConfig::default(), Some(End::Failed { reason: reason.to_string(), diverged: true })),
             };
             let open = end.is_none();
             let rungs = self.rungs(config.epochs as u32);
@@ -185,7 +195,7 @@ impl<'a> Scheduler<'a> {
         self.space.point(number, &self.taken, &observed)
     }
 
-    /// The epochs at which a training of so many is looked at.
+    /// The epochs at which a run of so many is looked at.
     fn rungs(&self, epochs: u32) -> Vec<u32> {
         let mut rungs = Vec::new();
         match self.config.pruning {
@@ -205,7 +215,7 @@ impl<'a> Scheduler<'a> {
         rungs
     }
 
-    /// Algorithm 2 of Li et al. 2018: from the highest rung down, a trial among the best 1/η of those that have come to a rung, which has not gone on.
+    /// Algorithm 2 of Li et al. 2018: from the highest rung down, a trial among the best 1/η of those that have come to a rung, which was not trained further.
     fn promotable(&self, reduction: usize, busy: &impl Fn(usize) -> bool) -> Option<usize> {
         let highest = self.trials.iter().map(|trial| trial.rungs.len()).max().unwrap_or(0);
         (0..highest).rev().find_map(|rung| {
@@ -232,7 +242,7 @@ impl<'a> Scheduler<'a> {
         order.into_iter().map(|index| there[index]).collect()
     }
 
-    /// Where no trial was trained out, the best of the highest rung.
+    /// Where no trial was trained to its last epoch, the best of the highest rung.
     fn last_promotion(&self) -> Option<Job> {
         if self.trials.iter().any(|trial| trial.end == Some(End::Finished)) {
             return None;
@@ -249,8 +259,9 @@ impl<'a> Scheduler<'a> {
         let runs = self.config.runs_per_trial() as u64;
         for (job, outcome) in &outcomes {
             self.epochs_spent += u64::from(job.until - self.trials[job.trial].epochs()) * runs;
+            self.seconds_spent += outcome.seconds;
             let trial = &mut self.trials[job.trial];
-            match outcome {
+            match &outcome.result {
                 Ok(score) => trial.scores.push(*score),
                 Err(end) => trial.end = Some(end.clone()),
             }
@@ -297,7 +308,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// The sweep is at its end: who still waits for a higher rung waits for nothing.
-    pub(crate) fn close(&mut self) {
+    fn close(&mut self) {
         self.closed = true;
         let places: Vec<(usize, String)> = (0..self.trials.len())
             .filter(|&trial| self.trials[trial].is_open())
@@ -318,7 +329,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// All trials, best first: who was trained out stands before who was not, and who came further before who did not; then the objective decides,
+    /// All trials, best first: those that were trained to their last epoch, then those that came further before those that did not; then the objective decides,
     /// then the number. Those that failed come behind those with a value, those under way for the first time last.
     pub(crate) fn order(&self) -> Vec<usize> {
         let ranks = self.ranks();
@@ -338,20 +349,15 @@ impl<'a> Scheduler<'a> {
         let result = |trial: &Trial| {
             let score = trial.scores.last().filter(|_| !trial.failed())?;
             let finished = trial.end == Some(End::Finished);
-            Some(ranking::Result { finished, epochs: trial.epochs(), costs: score.costs(&self.config.objectives) })
+            Some(ranking::Reached { finished, epochs: trial.epochs(), costs: score.costs(&self.config.objectives) })
         };
         ranks(&self.trials.iter().map(result).collect::<Vec<_>>())
-    }
-
-    /// The settings of each trial so far.
-    pub(crate) fn searched(&self, trial: usize) -> Map<String, serde_json::Value> {
-        self.trials[trial].point.searched(self.config)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::parse_config;
+    use sam_ladder_schemas::sweep::parse_sweep;
     use super::*;
 
     fn config(pruning: &str, search: &str, budget: &str) -> SweepConfig {
@@ -359,13 +365,18 @@ mod tests {
             "[settings]\nepochs = 9\nlr = {{ min = 1e-4, max = 1e-1, scale = \"log\", points = 9 }}\n[search]\nmethod = \"{search}\"\n\
              [pruning]\n{pruning}\n[validation]\nfold = \"1/2\"\n[budget]\n{budget}\n"
         );
-        parse_config("s.toml", &text).unwrap()
+        parse_sweep("s.toml", &text).unwrap()
     }
 
     /// Dice that gets better with the epochs, and best at an lr of 1e-2.
     fn dice(trial: &Trial, epochs: u32) -> Score {
         let distance = (trial.point.settings["lr"].as_f64().unwrap() / 1e-2).log10().abs();
         Score { dice: Some(1.0 - 0.2 * distance - 0.5 / f64::from(epochs + 1)), hd95: None }
+    }
+
+    /// An epoch takes ten minutes.
+    fn outcome(trial: &Trial, until: u32) -> Outcome {
+        Outcome { result: Ok(dice(trial, until)), seconds: f64::from(until - trial.epochs()) * 600.0 }
     }
 
     /// Runs a sweep to its end; the epochs that it took.
@@ -375,7 +386,7 @@ mod tests {
             if jobs.is_empty() {
                 return scheduler.epochs_spent;
             }
-            let outcomes = jobs.iter().map(|&job| (job, Ok(dice(&scheduler.trials[job.trial], job.until)))).collect();
+            let outcomes = jobs.iter().map(|&job| (job, outcome(&scheduler.trials[job.trial], job.until))).collect();
             scheduler.record(outcomes);
         }
     }
@@ -439,13 +450,22 @@ mod tests {
     fn budgets_of_epochs_end_a_sweep() {
         let config = config("", "random", "epochs = 30");
         let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
-        // The fourth trial begins below the budget and is trained out.
+        // The fourth trial begins below the budget and is trained to its last epoch.
         assert_eq!(run(&mut scheduler, 1), 36);
         assert_eq!(ends(&scheduler), [4, 0]);
     }
 
     #[test]
-    fn told_the_same_results_it_decides_the_same() {
+    fn hours_are_those_on_record() {
+        let config = config("", "random", "hours = 5");
+        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        // Trials of an hour and a half: the fourth begins before the five hours are over and is trained to its last epoch.
+        assert_eq!(run(&mut scheduler, 1), 36);
+        assert_eq!(ends(&scheduler), [4, 0]);
+    }
+
+    #[test]
+    fn given_the_same_results_it_decides_the_same() {
         let config = config("method = \"asha\"", "tpe", "trials = 30");
         let mut first = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
         run(&mut first, 2);
@@ -467,9 +487,9 @@ mod tests {
             let Some(&job) = jobs.first() else { break };
             let trial = &scheduler.trials[job.trial];
             let outcome = if trial.number == 4 {
-                Err(End::Failed { reason: "out of memory".into(), diverged: false })
+                Outcome { result: Err(End::Failed { reason: "out of memory".into(), diverged: false }), seconds: 1.0 }
             } else {
-                Ok(dice(trial, job.until))
+                outcome(trial, job.until)
             };
             scheduler.record(vec![(job, outcome)]);
         }

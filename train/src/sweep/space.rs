@@ -1,12 +1,12 @@
 //! The search space: points of a grid, points at random, and which settings are active in a point.
 
-use super::file::{number, train_config};
+use super::domain::{draw, grid_values};
 use super::tpe::{self, Observed};
 use crate::error::{Result, TrainError};
-use crate::run::sampler::{below, unit};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use sam_ladder_schemas::sweep::{Domain, Scale, SearchMethod, Setting, SweepConfig, trial_id};
+use sam_ladder_schemas::setting::SettingError;
+use sam_ladder_schemas::sweep::{Domain, SearchMethod, Setting, SweepConfig, trial_id};
 use sam_ladder_schemas::train::TrainConfig;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
@@ -50,12 +50,12 @@ impl Point {
     }
 
     /// The training's settings; seed and validation cases are those of each run.
-    pub(crate) fn config(&self) -> std::result::Result<TrainConfig, String> {
-        train_config(&self.settings)
+    pub(crate) fn config(&self) -> std::result::Result<TrainConfig, SettingError> {
+        TrainConfig::with(&self.settings)
     }
 }
 
-/// Whether a setting is active beside those before it: one that is not active itself fulfils no condition.
+/// Whether a setting is active, given those before it: one that is not active itself fulfils no condition.
 fn is_active(setting: &Setting, before: &Map<String, Value>) -> bool {
     setting.when.iter().all(|condition| before.get(&condition.setting).is_some_and(|value| condition.values.contains(value)))
 }
@@ -82,9 +82,7 @@ impl<'a> Space<'a> {
                 grid.len() < most
             });
             if config.budget.trials.is_none() && grid.len() == LARGEST_GRID {
-                return Err(TrainError::Setting(format!(
-                    "the grid has at least {LARGEST_GRID} points: give the ranges fewer points, or set [budget] trials"
-                )));
+                return Err(TrainError::GridTooLarge(LARGEST_GRID));
             }
         }
         Ok(Space { config, grid })
@@ -152,65 +150,16 @@ fn fill_grid(settings: &[Setting], before: &mut Map<String, Value>, visit: &mut 
     true
 }
 
-fn grid_values(domain: &Domain) -> Vec<Value> {
-    match domain {
-        Domain::Fixed(value) => vec![value.clone()],
-        Domain::List(values) => values.clone(),
-        Domain::Range { min, max, points, .. } => {
-            let points = points.map_or((max - min) as usize + 1, |points| points as usize);
-            let mut values: Vec<Value> = (0..points).map(|i| at(domain, i as f64 / (points - 1) as f64)).collect();
-            values.dedup();
-            values
-        }
-    }
-}
-
-/// A value at random, each equally likely on the domain's scale.
-fn draw(domain: &Domain, rng: &mut ChaCha8Rng) -> Value {
-    match domain {
-        Domain::Fixed(value) => value.clone(),
-        Domain::List(values) => values[below(values.len() as u64, rng) as usize].clone(),
-        Domain::Range { min, max, scale: Scale::Linear | Scale::Integer, integer: true, .. } => {
-            number(min + below((max - min) as u64 + 1, rng) as f64, true)
-        }
-        Domain::Range { .. } => at(domain, unit(rng)),
-    }
-}
-
-/// The value at `place` in [0, 1] of a range on its scale, rounded to six digits, or to a whole number.
-pub(super) fn at(domain: &Domain, place: f64) -> Value {
-    let Domain::Range { min, max, scale, integer, .. } = domain else { return Value::Null };
-    let value = match scale {
-        Scale::Log => (min.ln() + place * (max.ln() - min.ln())).exp(),
-        Scale::Linear | Scale::Integer => min + place * (max - min),
-    };
-    let value = if *integer { value.round() } else { six_digits(value) };
-    number(value.clamp(*min, *max), *integer)
-}
-
-/// Where in [0, 1] a value lies in its range; 0 for what is no number.
-pub(super) fn place(domain: &Domain, value: &Value) -> f64 {
-    let (Domain::Range { min, max, scale, .. }, Some(value)) = (domain, value.as_f64()) else { return 0.0 };
-    match scale {
-        Scale::Log => (value.ln() - min.ln()) / (max.ln() - min.ln()),
-        Scale::Linear | Scale::Integer => (value - min) / (max - min),
-    }
-}
-
-fn six_digits(value: f64) -> f64 {
-    format!("{value:.5e}").parse().unwrap_or(value)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::file::parse_config;
     use super::*;
+    use sam_ladder_schemas::sweep::parse_sweep;
 
     fn config(settings: &str, search: &str) -> SweepConfig {
         let text = format!(
             "[settings]\n{settings}\n[search]\nmethod = \"{search}\"\n[validation]\nfolds = 2\n[budget]\ntrials = 1000\n"
         );
-        parse_config("s.toml", &text).unwrap()
+        parse_sweep("s.toml", &text).unwrap()
     }
 
     fn points(config: &SweepConfig, count: u32) -> Vec<Point> {

@@ -4,11 +4,11 @@
 //! highest l/g is the next value, which by the paper's equation (7) has the highest expected improvement. Settings are treated one by one, in the
 //! file's order, a setting that depends on another one by the trials in which it was active: the "tree".
 //!
-//! Written out here and not taken from a crate, because a suggestion must be a function of the recorded trials and of the seed alone: the crates at
-//! hand keep a state of their own that is told values one after another, and know neither trials that are under way nor trials that were given up early.
+//! Written out here and not taken from a crate, because a suggestion must be a function only of the recorded trials and of the seed: the crates at
+//! hand keep a state of their own that takes values one after another, and know neither trials that are under way nor trials that were given up early.
 
-use super::space::{at, place};
-use crate::run::sampler::{below, unit};
+use super::domain::{at, place};
+use crate::run::{below, unit};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use sam_ladder_schemas::sweep::{Domain, Setting};
@@ -149,7 +149,7 @@ impl Parzen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::parse_config;
+    use sam_ladder_schemas::sweep::parse_sweep;
     use super::super::space::{Point, Space};
     use super::*;
     use rand::SeedableRng;
@@ -174,7 +174,7 @@ mod tests {
             "[settings]\nlr = {{ min = 1e-5, max = 1e-1, scale = \"log\" }}\nlambda = {{ min = 0.0, max = 1.0 }}\n\
              optimizer = [\"sgd\", \"adam\", \"adamw\"]\n[search]\nmethod = \"{method}\"\nseed = {seed}\n[validation]\nfolds = 2\n[budget]\ntrials = 40\n"
         );
-        let config = parse_config("s.toml", &text).unwrap();
+        let config = parse_sweep("s.toml", &text).unwrap();
         let space = Space::new(&config).unwrap();
         let loss = |point: &Point| {
             let lr = (point.settings["lr"].as_f64().unwrap() / 2e-3).log10() / 4.0;

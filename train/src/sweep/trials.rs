@@ -1,25 +1,24 @@
 //! The sweep itself: round after round, from the scheduler's jobs to runs, to outcomes, to the tables.
 
+use super::account::{Account, gather, runs_of_each_trial};
 use super::folder::{Folder, can_resume, point_of};
-use super::live::{Live, Standing};
-use super::lone;
-use super::ranking::{self, Score, mean_and_deviation};
+use super::ranking::Score;
 use super::scheduler::{Chosen, End, Job, Outcome, Scheduler, Trial};
-use super::together::{Member, Together};
 use super::{SweepArgs, SweepSummary, train_args};
-use crate::error::{Result, TrainError, io};
-use crate::run::hparams::{SessionStatus, session_end};
-use crate::run::open_run;
-use crate::run::trainee::{Checkpoints, Trainee};
-use sam_ladder_cache::{Reader, TrainingSplit};
-use sam_ladder_schemas::sweep::{CurveRow, Objective, Pruning, SweepRecord, TrialRow, TrialStatus};
-use sam_ladder_schemas::tables::EpochRow;
+use crate::error::{Result, TrainError, guarded, io};
+use crate::run::{
+    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, SessionStatus, StepKind, VariantDraws, is_gpu,
+    open_run, session_end, train_group,
+};
+use rayon::prelude::*;
+use sam_ladder_cache::{ReadMode, Reader, TrainingSplit};
+use sam_ladder_schemas::observer::{Phase, Progress, Unit};
+use sam_ladder_schemas::sweep::{Objective, SweepRecord, TrialRow, TrialStatus};
 use sam_ladder_schemas::train::{EVENTS_DIR, RESUME_STATE, SliceOrder, TrainConfig};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A run's state goes to disk at the end of an epoch when the last one is this old, and whenever its trial waits or ends.
@@ -27,39 +26,36 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(60);
 /// The tables are written at most this often while trials come and go.
 const TABLES_AFTER: Duration = Duration::from_secs(2);
 
-/// What a trial has besides its scores.
-#[derive(Debug, Clone, Default)]
-struct Account {
-    /// Epochs of each run, in the order of [`Trials::runs`].
-    epochs: Vec<Vec<EpochRow>>,
-    failures: u32,
-    /// An earlier start's error that is not tried again.
-    ended: Option<End>,
-    /// Seconds that a lone run takes for an epoch, where it was measured.
-    lone_epoch: Option<f64>,
-    /// The row on disk.
-    written: Option<TrialRow>,
-}
-
 pub(super) struct Trials<'a> {
     args: &'a SweepArgs,
     store: &'a TrainingSplit,
     record: &'a SweepRecord,
     folder: Folder,
-    reader: Reader,
+    reader: Arc<Reader>,
+    /// What a GPU holds of the store, for all trials.
+    items: Option<Arc<DeviceItems>>,
     scheduler: Scheduler<'a>,
     /// Seed and fold of each run of a trial, folds from 1.
     runs: Vec<(u64, u32)>,
     accounts: Vec<Account>,
     /// Rows of earlier starts by number, until the scheduler comes to them.
     found: HashMap<u32, TrialRow>,
-    /// Lone epochs by what shapes their cost.
-    lone: HashMap<String, f64>,
-    live: Live,
+    /// Counts the trials that have ended.
+    progress: Box<dyn Progress>,
+    /// Of the round under way.
+    trial_progress: HashMap<usize, Arc<dyn Progress>>,
+    /// Trials that were reported as ended.
+    ended: usize,
     tables_written: Option<Instant>,
-    begun: Instant,
-    /// Seconds that earlier starts took.
-    seconds_before: f64,
+}
+
+/// Runs that draw the same batches, with their trials' indices.
+#[derive(Default)]
+struct Group {
+    trials: Vec<usize>,
+    runs: Vec<Run>,
+    /// Why all of them ended: their batches could not be read.
+    error: Option<TrainError>,
 }
 
 impl<'a> Trials<'a> {
@@ -67,31 +63,30 @@ impl<'a> Trials<'a> {
         let folder = Folder::new(&args.out);
         let found: Vec<TrialRow> = folder.read_trials()?;
         let chosen: Chosen = found.iter().map(|row| Ok((row.number, point_of(&record.config, row)?))).collect::<Result<_>>()?;
-        let seconds_before = found.iter().map(|row| row.seconds).sum();
-        let folds = record.folds.len() as u32;
-        let runs = record.config.seeds.iter().flat_map(|&seed| (1..=folds).map(move |fold| (seed, fold))).collect();
+        let scheduler = Scheduler::new(&record.config, chosen, args.worker)?;
+        let total = scheduler.most_trials().map(|most| most as u64);
+        let resident = (&args.device, args.device_store);
         Ok(Trials {
             args,
             store,
             record,
             folder,
-            reader: store.reader(args.read_mode),
-            scheduler: Scheduler::new(&record.config, chosen, args.worker)?,
-            runs,
+            reader: Arc::new(store.reader(args.read_mode)),
+            items: DeviceItems::load(&store.reader(ReadMode::Stream), || all_items(store), resident, &*args.observer)?,
+            scheduler,
+            runs: runs_of_each_trial(record),
             accounts: Vec::new(),
             found: found.into_iter().map(|row| (row.number, row)).collect(),
-            lone: HashMap::new(),
-            live: Live::new(args.progress),
+            progress: args.observer.begin(Phase { name: "", unit: Unit::Trials, total, done: 0 }),
+            trial_progress: HashMap::new(),
+            ended: 0,
             tables_written: None,
-            begun: Instant::now(),
-            seconds_before,
         })
     }
 
-    /// Goes on to the sweep's end.
+    /// Trains to the sweep's end.
     pub(super) fn run(mut self, stop: &AtomicBool) -> Result<SweepSummary> {
         let outcome = self.rounds(stop);
-        self.live.finish();
         let tables = self.write_tables();
         outcome?;
         tables?;
@@ -100,32 +95,33 @@ impl<'a> Trials<'a> {
 
     fn rounds(&mut self, stop: &AtomicBool) -> Result<()> {
         loop {
-            if self.is_out_of_time() {
-                self.scheduler.close();
-            }
             let jobs = self.scheduler.next_jobs(self.record.jobs as usize);
             self.take_in_new()?;
             if jobs.is_empty() {
                 break;
             }
             // What an earlier start has on record is taken in without a word.
-            let trained: Vec<Job> =
-                jobs.iter().copied().filter(|job| (0..self.runs.len()).any(|run| self.lacks(job, run))).collect();
+            let trained: Vec<Job> = jobs.iter().copied().filter(|job| self.is_to_train(job)).collect();
             let outcomes = self.round(&jobs, stop)?;
             self.scheduler.record(outcomes);
             self.write_rows()?;
-            self.tell(&trained);
+            self.report(&trained);
             if self.tables_written.is_none_or(|at| at.elapsed() >= TABLES_AFTER) {
                 self.write_tables()?;
             }
         }
-        // Who was given up at the end has a new record; no run goes on from here.
+        // Who was given up at the end has a new record; no run is resumed from here.
         self.write_rows()?;
+        self.close_runs()
+    }
+
+    /// Writes the end of each run for TensorBoard, and takes away what only a resume needs.
+    fn close_runs(&self) -> Result<()> {
         for (trial, account) in self.scheduler.trials.iter().zip(&self.accounts) {
             let failed = matches!(trial.end, Some(End::Failed { .. }));
             for (&(seed, fold), epochs) in self.runs.iter().zip(&account.epochs) {
                 let run = self.folder.run(&trial.point.id, seed, fold);
-                // An earlier start has told the end of a run whose state is gone.
+                // An earlier start has written the end of a run whose state is gone.
                 if run.join(RESUME_STATE).exists() {
                     let status = if failed { SessionStatus::Failure } else { SessionStatus::Success };
                     session_end(&run.join(EVENTS_DIR), epochs.last().map_or(0, |epoch| epoch.steps), status)?;
@@ -138,130 +134,110 @@ impl<'a> Trials<'a> {
         Ok(())
     }
 
-    fn is_out_of_time(&self) -> bool {
-        let spent = self.seconds_before + self.begun.elapsed().as_secs_f64();
-        self.record.config.budget.hours.is_some_and(|hours| spent >= hours * 3600.0)
-    }
-
     /// Accounts of the trials that the scheduler has begun since, with what an earlier start left of them.
     fn take_in_new(&mut self) -> Result<()> {
         for index in self.accounts.len()..self.scheduler.trials.len() {
             let trial = &self.scheduler.trials[index];
             let epochs = self.runs.iter().map(|&(seed, fold)| self.folder.read_run(&trial.point.id, seed, fold));
-            let mut account = Account { epochs: epochs.collect::<Result<_>>()?, ..Account::default() };
-            if let Some(row) = self.found.remove(&trial.number) {
-                account.failures = row.failures;
-                account.lone_epoch = row.lone_seconds.map(|seconds| seconds / f64::from((row.epochs * row.runs).max(1)));
-                let again = row.status == TrialStatus::Failed && row.failures <= self.record.config.retries;
-                if matches!(row.status, TrialStatus::Failed | TrialStatus::Diverged) && !again {
-                    let diverged = row.status == TrialStatus::Diverged;
-                    account.ended = Some(End::Failed { reason: row.reason.clone().unwrap_or_default(), diverged });
-                }
-                account.written = Some(row);
-            }
+            let row = self.found.remove(&trial.number);
+            let account = Account::found(epochs.collect::<Result<_>>()?, row, self.record.config.retries);
+            let is_new = account.written.is_none();
             self.accounts.push(account);
-            if self.accounts[index].written.is_none() {
+            if is_new {
                 // The record says which point has which number, before anything of it is trained.
-                self.write_row(index, None)?;
+                self.write_row(index)?;
             }
         }
         Ok(())
     }
 
-    /// Trains the jobs' trials, run by run, those of one round beside one another.
+    /// Whether a run of the job's trial has fewer epochs on record than the job asks for.
+    fn is_to_train(&self, job: &Job) -> bool {
+        (0..self.runs.len()).any(|run| self.accounts[job.trial].lacks(run, job.until))
+    }
+
+    /// Trains the jobs' trials, run by run.
     fn round(&mut self, jobs: &[Job], stop: &AtomicBool) -> Result<Vec<(Job, Outcome)>> {
         let mut ends: HashMap<usize, End> = HashMap::new();
-        for job in jobs {
-            if let Some(end) = self.accounts[job.trial].ended.clone()
-                && (0..self.runs.len()).any(|run| self.lacks(job, run))
-            {
-                ends.insert(job.trial, end);
-            }
-            if (0..self.runs.len()).any(|run| self.lacks(job, run)) {
-                self.announce(job);
-            }
+        for job in jobs.iter().filter(|job| self.is_to_train(job)).copied().collect::<Vec<_>>() {
+            ends.extend(self.accounts[job.trial].ended.clone().map(|end| (job.trial, end)));
+            self.announce(&job);
         }
         for run in 0..self.runs.len() {
-            let wanted: Vec<Job> =
-                jobs.iter().copied().filter(|job| !ends.contains_key(&job.trial) && self.lacks(job, run)).collect();
-            if wanted.is_empty() {
-                continue;
-            }
-            for (trial, error) in self.train_run(run, &wanted, stop)? {
+            let lacking = |job: &&Job| !ends.contains_key(&job.trial) && self.accounts[job.trial].lacks(run, job.until);
+            let lacking: Vec<Job> = jobs.iter().filter(lacking).copied().collect();
+            for (trial, error) in self.train_run(run, &lacking, stop) {
                 let diverged = matches!(error, TrainError::Diverged { .. });
                 self.accounts[trial].failures += u32::from(!diverged);
-                ends.insert(trial, End::Failed { reason: reason(&error), diverged });
+                ends.insert(trial, End::Failed { reason: error.in_short(), diverged });
             }
-            if stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) && !lacking.is_empty() {
                 return Err(TrainError::SweepStopped { out: self.args.out.clone() });
             }
         }
-        let outcome = |job: &Job| match ends.remove(&job.trial) {
-            Some(end) => Err(end),
-            None => Ok(self.score(job.trial, job.until)),
+        let outcome = |job: &Job| {
+            let account = &self.accounts[job.trial];
+            let seconds = account.seconds(self.scheduler.trials[job.trial].epochs()..job.until);
+            Outcome { seconds, result: ends.remove(&job.trial).map_or_else(|| Ok(account.score(job.until)), Err) }
         };
         Ok(jobs.iter().copied().zip(jobs.iter().map(outcome).collect::<Vec<_>>()).collect())
     }
 
-    /// Whether a run of the job's trial has fewer epochs on record than the job asks for.
-    fn lacks(&self, job: &Job, run: usize) -> bool {
-        self.accounts[job.trial].epochs[run].len() < job.until as usize
+    /// Trains one run of each job's trial; the errors of those that failed.
+    fn train_run(&mut self, run: usize, jobs: &[Job], stop: &AtomicBool) -> Vec<(usize, TrainError)> {
+        let (mut groups, mut errors) = self.open_groups(run, jobs);
+        let control = Control::new(stop);
+        let train = |group: &mut Group| {
+            let mut steps = StepKind::new(self.args.cuda_graph, &self.args.observer);
+            let source = BatchSource::new(self.reader.clone(), &self.args.device, self.items.clone());
+            group.error = source.and_then(|mut source| train_group(&mut group.runs, &mut source, &mut steps, &control)).err();
+        };
+        if is_gpu(&self.args.device) {
+            // It does one thing after the other anyway.
+            groups.iter_mut().for_each(train);
+        } else {
+            std::thread::scope(|scope| {
+                for group in &mut groups {
+                    let train = &train;
+                    scope.spawn(move || train(group));
+                }
+            });
+        }
+        for group in groups {
+            let reason = group.error.as_ref().map(TrainError::to_string);
+            for (trial, mut trained) in group.trials.into_iter().zip(group.runs) {
+                self.accounts[trial].epochs[run] = trained.records().epochs.clone();
+                let unread = reason.clone().filter(|_| !trained.is_finished()).map(TrainError::BatchUnread);
+                errors.extend(trained.take_error().or(unread).map(|error| (trial, error)));
+            }
+        }
+        errors
     }
 
-    /// Trains one run of each job's trial; the errors of those that failed.
-    fn train_run(&mut self, run: usize, jobs: &[Job], stop: &AtomicBool) -> Result<Vec<(usize, TrainError)>> {
-        let opened: Vec<Result<Trainee>> = std::thread::scope(|scope| {
-            let open = |job: &Job| {
-                let trial = job.trial;
-                let this = &*self;
-                scope.spawn(move || this.open(trial, run))
-            };
-            let threads: Vec<_> = jobs.iter().map(open).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| Err(TrainError::Input("the program stumbled".into()))))
-                .collect()
-        });
+    /// Opens one run of each job's trial, and puts those together that draw the same batches; on a GPU each is by itself, since sharing would save nothing
+    /// there. The errors of those that cannot be opened.
+    fn open_groups(&self, run: usize, jobs: &[Job]) -> (Vec<Group>, Vec<(usize, TrainError)>) {
+        let opened: Vec<Result<Run>> = jobs.par_iter().map(|job| guarded(|| self.open(job, run))).collect();
+        let mut groups: BTreeMap<String, Group> = BTreeMap::new();
         let mut errors = Vec::new();
-        let mut groups: BTreeMap<String, Vec<(usize, Member)>> = BTreeMap::new();
         for (job, opened) in jobs.iter().zip(opened) {
             match opened {
                 Err(error) => errors.push((job.trial, error)),
-                Ok(trainee) => {
-                    self.measure_lone(job.trial, &trainee);
-                    let key = group_key(&trainee);
-                    groups.entry(key).or_default().push((job.trial, Member { trainee, until: job.until, error: None }));
+                Ok(opened) => {
+                    let apart = if is_gpu(&self.args.device) { format!(" {:09}", job.trial) } else { String::new() };
+                    let group = groups.entry(group_key(&opened) + &apart).or_default();
+                    group.trials.push(job.trial);
+                    group.runs.push(opened);
                 }
             }
         }
-        let live = AtomicUsize::new(0);
-        let seen: Mutex<()> = Mutex::new(());
-        let mut groups: Vec<(Vec<usize>, Vec<Member>)> = groups.into_values().map(|group| group.into_iter().unzip()).collect();
-        std::thread::scope(|scope| {
-            for (trials, members) in &mut groups {
-                let (live, seen, this) = (&live, &seen, &*self);
-                scope.spawn(move || {
-                    let on_epoch = |member: usize, row: &EpochRow| {
-                        let _turn = seen.lock();
-                        this.live.epoch(trials[member], row);
-                    };
-                    Together { reader: &this.reader, stop, live, on_epoch: &on_epoch }.train(members);
-                });
-            }
-        });
-        for (trials, members) in groups {
-            for (trial, member) in trials.into_iter().zip(members) {
-                self.accounts[trial].epochs[run] = member.trainee.records().epochs.clone();
-                errors.extend(member.error.map(|error| (trial, error)));
-            }
-        }
-        Ok(errors)
+        (groups.into_values().collect(), errors)
     }
 
-    /// The run of a trial, resumed where it has a state.
-    fn open(&self, trial: usize, run: usize) -> Result<Trainee> {
+    /// The run of a job's trial, resumed where it has a state.
+    fn open(&self, job: &Job, run: usize) -> Result<Run> {
         let (seed, fold) = self.runs[run];
-        let Trial { point, config, .. } = &self.scheduler.trials[trial];
+        let Trial { point, config, .. } = &self.scheduler.trials[job.trial];
         let folder = self.folder.run(&point.id, seed, fold);
         if !can_resume(&folder) && folder.exists() {
             // A start that was interrupted, or a run that had ended and is wanted longer: it begins anew and comes to the same.
@@ -270,91 +246,32 @@ impl<'a> Trials<'a> {
         let config = TrainConfig { seed, val_cases: self.record.folds[fold as usize - 1].clone(), ..config.clone() };
         let hd95 = self.record.config.objectives.contains(&Objective::Hd95).then(|| self.args.hd95.clone());
         let checkpoints = Checkpoints { every_steps: None, epochs_after: CHECKPOINT_AFTER, models: false };
-        let mut trainee = open_run(&train_args(self.args, &folder, config), self.store, checkpoints, hd95)?;
-        if trainee.position().steps == 0 {
-            trainee.tell_settings(&self.scheduler.searched(trial), &point.id)?;
+        let mut opened = open_run(&train_args(self.args, &folder, config), self.store, checkpoints, hd95)?;
+        if opened.position().steps == 0 {
+            opened.write_settings(&point.searched(&self.record.config), &point.id)?;
         }
-        Ok(trainee)
-    }
-
-    /// Times a lone run of the trial's kind, where trials share the machine and none of its kind was timed.
-    fn measure_lone(&mut self, trial: usize, trainee: &Trainee) {
-        if self.record.jobs < 2 || self.accounts[trial].lone_epoch.is_some() {
-            return;
-        }
-        let plan = trainee.plan();
-        let TrainConfig { batch_size, arm, optimizer, side_network, gate, train_mask_tokens, train_hypernetworks, .. } =
-            plan.config;
-        let model = format!("{arm:?} {side_network:?} {gate:?} {train_mask_tokens} {train_hypernetworks}");
-        let key = format!("{batch_size} {model} {optimizer:?} {}", plan.sampler.slices());
-        if !self.lone.contains_key(&key) {
-            // What cannot be measured is left out; the trial itself will say why.
-            let Ok(seconds) = lone::epoch_seconds(plan, self.store) else { return };
-            self.lone.insert(key.clone(), seconds);
-        }
-        self.accounts[trial].lone_epoch = self.lone.get(&key).copied();
-    }
-
-    /// Means over the runs after so many epochs.
-    fn score(&self, trial: usize, epochs: u32) -> Score {
-        let values = |value: fn(&EpochRow) -> Option<f64>| mean_and_deviation(&self.values(trial, epochs, value)).0;
-        Score { dice: values(|row| row.val_dice), hd95: values(|row| row.val_hd95) }
-    }
-
-    fn values(&self, trial: usize, epochs: u32, value: fn(&EpochRow) -> Option<f64>) -> Vec<Option<f64>> {
-        let last = epochs.checked_sub(1).map(|last| last as usize);
-        self.accounts[trial].epochs.iter().map(|rows| rows.get(last?).and_then(value)).collect()
+        let report = self.trial_progress.get(&job.trial).map_or(Report::Nothing, |progress| Report::Epochs(progress.clone()));
+        Ok(opened.until(job.until).reporting(report))
     }
 
     fn rows(&self) -> Vec<TrialRow> {
         let ranks = self.scheduler.ranks();
-        (0..self.scheduler.trials.len()).map(|trial| self.row(trial, ranks[trial])).collect()
+        (0..self.accounts.len()).map(|trial| self.row(trial, ranks[trial])).collect()
     }
 
-    fn row(&self, index: usize, rank: Option<u32>) -> TrialRow {
-        let trial = &self.scheduler.trials[index];
-        let account = &self.accounts[index];
-        let epochs = trial.epochs();
-        let (status, reason) = match &trial.end {
-            None => (TrialStatus::Running, None),
-            Some(End::Finished) => (TrialStatus::Finished, None),
-            Some(End::Pruned(reason)) => (TrialStatus::Pruned, Some(reason.clone())),
-            Some(End::Failed { reason, diverged: true }) => (TrialStatus::Diverged, Some(reason.clone())),
-            Some(End::Failed { reason, diverged: false }) => (TrialStatus::Failed, Some(reason.clone())),
-        };
-        let (dice, dice_std) = mean_and_deviation(&self.values(index, epochs, |row| row.val_dice));
-        let (hd95, hd95_std) = mean_and_deviation(&self.values(index, epochs, |row| row.val_hd95));
-        let trained: Vec<&EpochRow> = account.epochs.iter().flatten().collect();
-        let asha = matches!(self.record.config.pruning, Pruning::Asha { .. });
-        TrialRow {
-            trial: trial.point.id.clone(),
-            number: trial.number,
-            settings: Value::Object(self.scheduler.searched(index)).to_string(),
-            status,
-            reason,
-            rank,
-            dice,
-            dice_std,
-            hd95,
-            hd95_std,
-            runs: self.runs.len() as u32,
-            epochs,
-            max_epochs: trial.config.epochs as u32,
-            rung: if asha { trial.scores.len().checked_sub(1).map(|rung| rung as u32) } else { None },
-            failures: account.failures,
-            seconds: trained.iter().map(|row| row.seconds).sum(),
-            lone_seconds: account.lone_epoch.map(|seconds| seconds * trained.len() as f64),
-        }
+    fn row(&self, trial: usize, rank: Option<u32>) -> TrialRow {
+        self.accounts[trial].row(&self.scheduler.trials[trial], &self.record.config, rank)
     }
 
-    /// Writes the records that have changed. A trial's own has no rank: that is a matter of all of them.
+    /// Writes the records that have changed.
     fn write_rows(&mut self) -> Result<()> {
-        (0..self.accounts.len()).try_for_each(|trial| self.write_row(trial, None))
+        (0..self.accounts.len()).try_for_each(|trial| self.write_row(trial))
     }
 
-    fn write_row(&mut self, trial: usize, rank: Option<u32>) -> Result<()> {
-        let row = self.row(trial, rank);
-        // Until the scheduler was told all that an earlier start had on record, its row knows more than this one.
+    /// A trial's own record has no rank: that is a matter of all of them.
+    fn write_row(&mut self, trial: usize) -> Result<()> {
+        let row = self.row(trial, None);
+        // Until the scheduler knows all that an earlier start had on record, its row knows more than this one.
         let ahead = |written: &TrialRow| row.status == TrialStatus::Running && written.epochs > row.epochs;
         if self.accounts[trial].written.as_ref().is_some_and(|written| *written == row || ahead(written)) {
             return Ok(());
@@ -370,12 +287,8 @@ impl<'a> Trials<'a> {
             let (rows, curves) = gather(&self.args.out)?;
             return self.folder.write_tables(&rows, &curves);
         }
-        let mut curves = Vec::new();
-        for (trial, account) in self.scheduler.trials.iter().zip(&self.accounts) {
-            for (&run, rows) in self.runs.iter().zip(&account.epochs) {
-                curves.extend(rows.iter().map(|row| curve_row(&trial.point.id, run, row)));
-            }
-        }
+        let trials = self.scheduler.trials.iter().zip(&self.accounts);
+        let curves: Vec<_> = trials.flat_map(|(trial, account)| account.curves(&trial.point.id, &self.runs)).collect();
         self.folder.write_tables(&self.rows(), &curves)
     }
 
@@ -385,16 +298,24 @@ impl<'a> Trials<'a> {
     }
 
     fn name(&self, trial: usize) -> String {
-        format!("trial {} {}", self.scheduler.trials[trial].number, settings_text(&self.scheduler.searched(trial)))
+        let Trial { number, point, .. } = &self.scheduler.trials[trial];
+        format!("trial {number} {}", settings_text(&point.searched(&self.record.config)))
     }
 
-    fn announce(&self, job: &Job) {
-        let done = |run: usize| (self.accounts[job.trial].epochs[run].len() as u64).min(job.until.into());
-        let done: u64 = (0..self.runs.len()).map(done).sum();
-        self.live.begin(job.trial, &self.name(job.trial), done, u64::from(job.until) * self.runs.len() as u64);
+    fn announce(&mut self, job: &Job) {
+        let done = |epochs: &Vec<_>| (epochs.len() as u64).min(job.until.into());
+        let phase = Phase {
+            name: &self.name(job.trial),
+            unit: Unit::Epochs,
+            total: Some(u64::from(job.until) * self.runs.len() as u64),
+            done: self.accounts[job.trial].epochs.iter().map(done).sum(),
+        };
+        self.trial_progress.insert(job.trial, self.args.observer.begin(phase).into());
     }
 
-    fn tell(&self, jobs: &[Job]) {
+    /// Reports what trials came to in a round, and where the sweep stands.
+    fn report(&mut self, jobs: &[Job]) {
+        self.trial_progress.clear();
         for job in jobs {
             let trial = &self.scheduler.trials[job.trial];
             let score = trial.scores.last().map_or(String::new(), score_text);
@@ -405,86 +326,36 @@ impl<'a> Trials<'a> {
                 Some(End::Failed { reason, diverged: true }) => format!("diverged: {reason}"),
                 Some(End::Failed { reason, diverged: false }) => format!("failed: {reason}"),
             };
-            self.live.end(job.trial, &format!("{}: {came_to}", self.name(job.trial)));
+            self.args.observer.message(&format!("{}: {came_to}", self.name(job.trial)));
         }
         let count =
             |is: fn(&End) -> bool| self.scheduler.trials.iter().filter(|trial| trial.end.as_ref().is_some_and(is)).count();
+        let (pruned, failed) = (count(|end| matches!(end, End::Pruned(_))), count(|end| matches!(end, End::Failed { .. })));
         let best = self.scheduler.order().first().copied().filter(|&trial| !self.scheduler.trials[trial].scores.is_empty());
-        self.live.stand(&Standing {
-            ended: count(|_| true),
-            most: self.scheduler.most_trials(),
-            pruned: count(|end| matches!(end, End::Pruned(_))),
-            failed: count(|end| matches!(end, End::Failed { .. })),
-            best: best.map(|trial| {
-                let score = self.scheduler.trials[trial].scores.last().map_or(String::new(), score_text);
-                format!("{}{score}", self.name(trial))
-            }),
+        let best = best.map_or(String::new(), |trial| {
+            let score = self.scheduler.trials[trial].scores.last().map_or(String::new(), score_text);
+            format!("  ·  best {}{score}", self.name(trial))
         });
+        let ended = count(|_| true);
+        self.progress.advance((ended - self.ended) as u64);
+        self.ended = ended;
+        self.progress.describe(&format!("{pruned} pruned, {failed} failed{best}"));
     }
 }
 
-fn curve_row(trial: &str, (seed, fold): (u64, u32), row: &EpochRow) -> CurveRow {
-    CurveRow {
-        trial: trial.to_string(),
-        seed,
-        fold,
-        epoch: row.epoch,
-        loss: row.loss,
-        val_dice: row.val_dice,
-        val_hd95: row.val_hd95,
-        gate: row.gate,
-        seconds: row.seconds,
-    }
-}
-
-/// The tables of a sweep's folder, made anew of its trials' own records, whichever workers wrote them: trials by number with their ranks, and every epoch of
-/// each of their runs.
-///
-/// # Errors
-/// A folder that holds no sweep, or a damaged record.
-pub fn gather(out: &Path) -> Result<(Vec<TrialRow>, Vec<CurveRow>)> {
-    let folder = Folder::new(out);
-    let record = folder.read_record()?;
-    let mut rows = folder.read_trials()?;
-    let result = |row: &TrialRow| {
-        let failed = matches!(row.status, TrialStatus::Failed | TrialStatus::Diverged);
-        let costs = Score { dice: row.dice, hd95: row.hd95 }.costs(&record.config.objectives);
-        (!failed && row.epochs > 0).then(|| ranking::Result {
-            finished: row.status == TrialStatus::Finished,
-            epochs: row.epochs,
-            costs,
-        })
-    };
-    let ranks = ranking::ranks(&rows.iter().map(result).collect::<Vec<_>>());
-    let mut curves = Vec::new();
-    for (row, rank) in rows.iter_mut().zip(ranks) {
-        row.rank = rank;
-        for &seed in &record.config.seeds {
-            for fold in 1..=record.folds.len() as u32 {
-                let epochs = folder.read_run(&row.trial, seed, fold)?;
-                curves.extend(epochs.iter().map(|epoch| curve_row(&row.trial, (seed, fold), epoch)));
-            }
-        }
-    }
-    Ok((rows, curves))
+/// Everything that a trial may draw, what is drawn most first.
+fn all_items(store: &TrainingSplit) -> Vec<(u32, u32)> {
+    let rows = store.slices().iter().map(|slice| slice.row).collect();
+    let draws = VariantDraws::new(store.variants(), None, store.config().rotation_step);
+    draws.map_or(Vec::new(), |draws| Sampler::new(rows, draws, SliceOrder::Sequential, 0).items())
 }
 
 /// Runs of one seed and fold with the same key draw the same batches from where they stand.
-fn group_key(trainee: &Trainee) -> String {
-    let TrainConfig { batch_size, order, augment, epochs: _, .. } = &trainee.plan().config;
-    let position = trainee.position();
+fn group_key(run: &Run) -> String {
+    let TrainConfig { batch_size, order, augment, precision, .. } = &run.setup().config;
+    let position = run.position();
     let order = if *order == SliceOrder::Shuffled { "shuffled" } else { "sequential" };
-    format!("{} {} {batch_size} {order} {augment:?}", position.epoch, position.batch)
-}
-
-/// Why a run failed, in one line.
-fn reason(error: &TrainError) -> String {
-    match error {
-        TrainError::Diverged { step, what, value, lr, .. } => {
-            format!("{what} is {value} at step {step} with learning rate {lr:e}")
-        }
-        other => other.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-    }
+    format!("{} {} {batch_size} {order} {augment:?} {precision:?}", position.epoch, position.batch)
 }
 
 fn score_text(score: &Score) -> String {

@@ -2,29 +2,29 @@
 //!
 //! What does not fit comes with the batch, in the stored format as well: half the bytes of float32, copied while the step before runs.
 
-use crate::error::{Result, TrainError};
-use crate::run::gpu::{DeviceStore, budget};
-use crate::run::sampler::Item;
-use crate::run::trainer::{BatchTensors, Geometry};
+use super::gpu::{DeviceStore, budget, is_gpu};
+use super::sampler::Item;
+use super::tensors::{BatchShape, BatchTensors};
+use crate::error::{Result, internal};
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, Reader, Values};
-use sam_ladder_ops::device::{Staging, has_kernels};
+use sam_ladder_ops::device::Staging;
 use sam_ladder_ops::{Stored, as_f32, gather, gather_bytes};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::precompute::StoreDtype;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Items that are read and copied at once when the store is loaded.
 const LOAD_ITEMS: usize = 32;
 
-/// Batches of a run on a GPU.
-pub(super) struct DeviceBatches {
-    geometry: Geometry,
+/// The items that a GPU holds.
+pub(crate) struct DeviceItems {
     device: Device,
     /// Where each item that is resident lies.
     places: HashMap<Item, u32>,
     resident: Option<Resident>,
-    staging: Staging,
 }
 
 /// The items of the parts of a batch, `[items, bytes]` of u8, and of 8-bit numbers their scales and offsets.
@@ -37,47 +37,41 @@ struct Resident {
     format: DType,
 }
 
-impl DeviceBatches {
-    /// Loads as many of `items` as may be. `None` on the CPU.
+impl DeviceItems {
+    /// Loads as many of `items`, the likeliest first, as may be. `None` on the CPU.
     ///
     /// # Errors
     /// A part of the store that cannot be read.
-    pub(super) fn load(
+    pub(crate) fn load(
         reader: &Reader,
-        items: &[Item],
-        geometry: Geometry,
-        (device, asked): (&Device, DeviceStore),
-        tell: impl Fn(&str),
-    ) -> Result<Option<Self>> {
-        if !has_kernels(device) {
+        items: impl FnOnce() -> Vec<Item>,
+        (device, wanted): (&Device, DeviceStore),
+        observer: &dyn Observer,
+    ) -> Result<Option<Arc<Self>>> {
+        if !is_gpu(device) {
             return Ok(None);
         }
-        let mut batches = DeviceBatches {
-            geometry,
-            device: device.clone(),
-            places: HashMap::new(),
-            resident: None,
-            staging: Staging::new(device)?,
-        };
-        let Some(&first) = items.first() else { return Ok(Some(batches)) };
+        let items = items();
+        let mut on_device = DeviceItems { device: device.clone(), places: HashMap::new(), resident: None };
+        let Some(&first) = items.first() else { return Ok(Some(Arc::new(on_device))) };
         let mut batch = Batch::default();
         reader.read_batch(&[first], &mut batch)?;
         let item_bytes = [&batch.embeddings, &batch.images].map(|v| v.bytes().len() + 4 * v.quantization().len());
         let item_bytes = (item_bytes.iter().sum::<usize>() + batch.labels.len()) as u64;
-        let room = budget(device, asked)?;
+        let room = budget(device, wanted)?;
         let count = items.len().min((room / item_bytes) as usize).min(u32::MAX as usize);
-        tell(&report(items.len(), count, item_bytes, room, asked));
+        observer.message(&report(items.len(), count, item_bytes, room, wanted));
         if count > 0 {
-            batches.resident = Some(Resident::empty(&batch, count, device)?);
+            on_device.resident = Some(Resident::empty(&batch, count, device)?);
         }
         for (chunk_index, chunk) in items[..count].chunks(LOAD_ITEMS).enumerate() {
             reader.read_batch(chunk, &mut batch)?;
-            if let Some(resident) = &batches.resident {
+            if let Some(resident) = &on_device.resident {
                 resident.set(chunk_index * LOAD_ITEMS, chunk.len(), &batch, device)?;
             }
-            batches.places.extend(chunk.iter().enumerate().map(|(i, &item)| (item, (chunk_index * LOAD_ITEMS + i) as u32)));
+            on_device.places.extend(chunk.iter().enumerate().map(|(i, &item)| (item, (chunk_index * LOAD_ITEMS + i) as u32)));
         }
-        Ok(Some(batches))
+        Ok(Some(Arc::new(on_device)))
     }
 
     /// Those of `items` that are not resident and have to be read, in their order.
@@ -89,17 +83,17 @@ impl DeviceBatches {
     ///
     /// # Errors
     /// Those of the device.
-    pub(super) fn tensors(&mut self, items: &[Item], read: &Batch) -> Result<BatchTensors> {
+    pub(super) fn tensors(&self, items: &[Item], read: &Batch, shape: BatchShape, staging: &mut Staging) -> Result<BatchTensors> {
         let _span = tracing::trace_span!("gather batch", slices = items.len()).entered();
         let places: Vec<u32> = items.iter().filter_map(|item| self.places.get(item).copied()).collect();
         let missing = items.len() - places.len();
         let resident = match &self.resident {
             Some(resident) if !places.is_empty() => {
-                Some(resident.gather(&Tensor::from_slice(&places, places.len(), &self.device)?, self.geometry)?)
+                Some(resident.gather(&Tensor::from_slice(&places, places.len(), &self.device)?, shape)?)
             }
             _ => None,
         };
-        let staged = if missing > 0 { Some(self.staged(missing, read)?) } else { None };
+        let staged = if missing > 0 { Some(self.staged(missing, read, shape, staging)?) } else { None };
         let [images, embeddings, labels] = match (resident, staged) {
             (Some(resident), Some(staged)) => {
                 // Resident ones first, then the others: back to the order of the items.
@@ -113,10 +107,10 @@ impl DeviceBatches {
                 [i?, e?, l?]
             }
             (Some(parts), None) | (None, Some(parts)) => parts,
-            (None, None) => return Err(TrainError::Input("a batch of no items".into())),
+            (None, None) => return Err(internal("a batch of no items".into())),
         };
-        let Geometry { image_size: s, channels, .. } = self.geometry;
-        let (b, g, low) = (items.len(), self.geometry.grid_size(), self.geometry.low_res_size());
+        let BatchShape { image_size: s, channels, .. } = shape;
+        let (b, g, low) = (items.len(), shape.grid_size(), shape.low_res_size());
         Ok(BatchTensors {
             images: images.reshape((b, channels, s, s))?,
             embeddings: embeddings.reshape((b, EMBED_CHANNELS, g, g))?,
@@ -125,18 +119,13 @@ impl DeviceBatches {
     }
 
     /// Copies what was read, and decodes it on the device.
-    fn staged(&mut self, count: usize, read: &Batch) -> Result<[Tensor; 3]> {
+    fn staged(&self, count: usize, read: &Batch, shape: BatchShape, staging: &mut Staging) -> Result<[Tensor; 3]> {
         let pairs = [&read.embeddings, &read.images].map(Values::quantization);
         let quantization: Vec<&[u8]> = pairs.iter().map(|pairs| float_bytes(pairs)).collect();
-        let copied = self.staging.upload(&[
-            read.embeddings.bytes(),
-            read.images.bytes(),
-            &read.labels,
-            quantization[0],
-            quantization[1],
-        ])?;
+        let copied =
+            staging.upload(&[read.embeddings.bytes(), read.images.bytes(), &read.labels, quantization[0], quantization[1]])?;
         let [embeddings, images, labels, of_embeddings, of_images] = copied.as_slice() else {
-            return Err(TrainError::Input("the copy of a batch has other parts".into()));
+            return Err(internal(format!("the copy of a batch has {} parts, expected five", copied.len())));
         };
         let all = Tensor::arange(0, count as u32, &self.device)?;
         let values = |bytes: &Tensor, values: &Values, pairs: &Tensor, channels: usize| -> Result<Tensor> {
@@ -150,23 +139,23 @@ impl DeviceBatches {
                 item_len: values.len() / count.max(1),
                 quantization: quantization.as_ref(),
             };
-            Ok(gather(&stored, &all, self.geometry.precision.dtype())?)
+            Ok(gather(&stored, &all, shape.precision.dtype())?)
         };
         let gathered = [
-            values(images, &read.images, of_images, self.geometry.channels)?,
+            values(images, &read.images, of_images, shape.channels)?,
             values(embeddings, &read.embeddings, of_embeddings, EMBED_CHANNELS)?,
             gather_bytes(labels, read.labels.len() / count.max(1), &all)?,
         ];
-        self.staging.consumed()?;
+        staging.consumed()?;
         Ok(gathered)
     }
 }
 
 /// What a run says before it starts.
-fn report(items: usize, count: usize, item_bytes: u64, room: u64, asked: DeviceStore) -> String {
+fn report(items: usize, count: usize, item_bytes: u64, room: u64, wanted: DeviceStore) -> String {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let all = format!("{items} training items, {:.2} GiB", gib(items as u64 * item_bytes));
-    match (count, asked) {
+    match (count, wanted) {
         (_, DeviceStore::Off) => format!("{all}: read batch by batch (--device-store off)"),
         (0, _) => format!("{all}: read batch by batch, {:.2} GiB of the GPU's memory is free for them", gib(room)),
         (count, _) if count == items => format!("{all}: all in the GPU's memory"),
@@ -223,15 +212,15 @@ impl Resident {
     }
 
     /// Images, embeddings and labels of some items.
-    fn gather(&self, places: &Tensor, geometry: Geometry) -> Result<[Tensor; 3]> {
-        let (s, g) = (geometry.image_size, geometry.grid_size());
+    fn gather(&self, places: &Tensor, shape: BatchShape) -> Result<[Tensor; 3]> {
+        let (s, g) = (shape.image_size, shape.grid_size());
         let values = |bytes: &Tensor, item_len: usize, part: usize| -> Result<Tensor> {
             let quantization = self.quantization.as_ref().map(|quantization| &quantization[part]);
             let stored = Stored { bytes, dtype: self.format, item_len, quantization };
-            Ok(gather(&stored, places, geometry.precision.dtype())?)
+            Ok(gather(&stored, places, shape.precision.dtype())?)
         };
         Ok([
-            values(&self.images, geometry.channels * s * s, 1)?,
+            values(&self.images, shape.channels * s * s, 1)?,
             values(&self.embeddings, EMBED_CHANNELS * g * g, 0)?,
             gather_bytes(&self.labels, self.labels.dim(1)?, places)?,
         ])

@@ -1,88 +1,12 @@
-//! One optimizer step, and the tensors that it works on.
+//! One optimizer step: forward, loss, backward, update.
 
-use crate::error::{Result, TrainError};
+use super::gpu::is_gpu;
+use super::tensors::BatchTensors;
+use crate::error::{Result, internal};
 use crate::loss::ladder_loss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
-use candle_core::{Device, Tensor};
-use sam_ladder_cache::Batch;
-use sam_ladder_ops::Numerics;
-use sam_ladder_ops::device::has_kernels;
-use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
-use sam_ladder_schemas::precompute::PrecomputeConfig;
-
-/// Sizes that follow from the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Geometry {
-    /// Pixels along the side of the network's input.
-    pub image_size: usize,
-    /// Classes with background.
-    pub num_classes: usize,
-    /// Channels of the images, 1 to 3.
-    pub channels: usize,
-    /// How exactly a GPU computes.
-    pub precision: Numerics,
-}
-
-impl Geometry {
-    /// The sizes of a store of this config.
-    pub fn of(config: &PrecomputeConfig) -> Self {
-        Geometry {
-            image_size: config.image_size,
-            num_classes: config.num_classes(),
-            channels: config.num_channels(),
-            precision: Numerics::F32,
-        }
-    }
-
-    /// The same sizes in another precision.
-    pub fn with_precision(self, precision: Numerics) -> Self {
-        Geometry { precision, ..self }
-    }
-
-    /// Tokens along the side of the embeddings.
-    pub fn grid_size(self) -> usize {
-        self.image_size / PATCH_SIZE
-    }
-
-    /// Pixels along the side of labels and low-resolution logits.
-    pub fn low_res_size(self) -> usize {
-        self.image_size / 4
-    }
-}
-
-/// A batch as the model and the loss take it.
-#[derive(Debug, Clone)]
-pub struct BatchTensors {
-    /// `[b, c, s, s]`, in [0, 1].
-    pub images: Tensor,
-    /// `[b, 256, s/16, s/16]`.
-    pub embeddings: Tensor,
-    /// `[b, s/4, s/4]`, classes as u8.
-    pub labels: Tensor,
-}
-
-/// Brings `count` slices that were read from a store onto `device`.
-///
-/// # Errors
-/// When the buffers are of another size.
-pub fn batch_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &Device) -> Result<BatchTensors> {
-    let low = geometry.low_res_size();
-    let (images, embeddings) = input_tensors(batch, count, geometry, device)?;
-    Ok(BatchTensors { images, embeddings, labels: Tensor::from_slice(&batch.labels, (count, low, low), device)? })
-}
-
-/// As [`batch_tensors`], images and embeddings alone.
-///
-/// # Errors
-/// When the buffers are of another size.
-pub fn input_tensors(batch: &Batch, count: usize, geometry: Geometry, device: &Device) -> Result<(Tensor, Tensor)> {
-    let (s, g) = (geometry.image_size, geometry.grid_size());
-    let images = Tensor::from_vec(batch.images.to_vec(), (count, geometry.channels, s, s), device)?;
-    let embeddings = Tensor::from_vec(batch.embeddings.to_vec(), (count, EMBED_CHANNELS, g, g), device)?;
-    let dtype = geometry.precision.dtype();
-    Ok((images.to_dtype(dtype)?, embeddings.to_dtype(dtype)?))
-}
+use candle_core::Tensor;
 
 /// The losses of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -112,7 +36,7 @@ impl StepLosses {
     pub fn read(numbers: &Tensor) -> Result<Self> {
         match numbers.to_vec1::<f32>()?.as_slice() {
             &[total, ce, dice] => Ok(StepLosses { total, ce, dice }),
-            other => Err(TrainError::Input(format!("expected the three losses of a step, found {other:?}"))),
+            other => Err(internal(format!("expected the three losses of a step, found {other:?}"))),
         }
     }
 
@@ -149,7 +73,7 @@ pub fn train_step(
     }
 }
 
-/// As [`train_step`]; on a GPU without waiting for it. There the update itself looks at the losses, and leaves all variables alone when one is
+/// As [`train_step`]; on a GPU without waiting for it. There the update itself looks at the losses, and changes no variable when one is
 /// not finite.
 ///
 /// # Errors
@@ -165,7 +89,7 @@ pub fn start_step(
     let pass = tracing::trace_span!("forward").in_scope(|| model.forward_train(&batch.images, &batch.embeddings))?;
     let loss = tracing::trace_span!("loss")
         .in_scope(|| ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda))?;
-    if has_kernels(pass.low_res_logits.device()) {
+    if is_gpu(pass.low_res_logits.device()) {
         let numbers = Tensor::stack(&[&loss.total.detach(), &loss.ce, &loss.dice], 0)?;
         let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.total))?;
         tracing::trace_span!("optimizer").in_scope(|| optimizer.step_unless_diverged(&gradients, settings.lr, Some(&numbers)))?;

@@ -1,0 +1,139 @@
+//! A run that starts or resumes, from its folder, the store and the settings.
+
+use super::TrainArgs;
+use super::checkpoint::{Position, ResumeState, read_info};
+use super::gpu::set_up;
+use super::records::Records;
+use super::resume::{Wanted, check_same_run, input_file, read_record, write_record};
+use super::sampler::{Sampler, VariantDraws, identity_index};
+use super::state::RunState;
+use super::tensors::BatchShape;
+use super::training_run::{Checkpoints, Run, RunSetup};
+use super::validation::{Hd95, Validation, check_cases};
+use crate::error::{Result, TrainError, io};
+use crate::init::{InitSources, initial_weights};
+use crate::model::{LadderSam, ModelConfig, ModelWeights};
+use crate::optimizer::Optimizer;
+use sam_ladder_cache::TrainingSplit;
+use sam_ladder_formats::atomic::{is_temporary_of, tidy};
+use sam_ladder_schemas::train::{CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE};
+use std::path::Path;
+
+/// A run that starts or resumes, ready for its next step.
+pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Checkpoints, hd95: Option<Hd95>) -> Result<Run> {
+    args.config.validate()?;
+    if store.config().unlabelled {
+        return Err(TrainError::Unlabelled(args.store.clone()));
+    }
+    check_cases(store, &args.config.val_cases)?;
+    let precompute = store.config();
+    let shape = BatchShape { precision: set_up(&args.device, &args.config)?, ..BatchShape::of(precompute) };
+    let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
+    let held_out = |case: &String| args.config.val_cases.contains(case);
+    let rows = store.slices().iter().filter(|slice| !held_out(&slice.case)).map(|slice| slice.row).collect();
+    let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed);
+    let identity = identity_index(store.variants(), store.path())?;
+    let validation = Validation::new(store, &args.config.val_cases, identity, args.config.batch_size);
+    let state =
+        if args.resume { resume_run(args, store, shape, checkpoints)? } else { start_run(args, store, shape, checkpoints)? };
+    let setup = RunSetup { folder: args.run.clone(), config: args.config.clone(), shape, sampler, validation, hd95, checkpoints };
+    Run::new(setup, state)
+}
+
+/// Shape of the model that a run trains.
+fn model_config(args: &TrainArgs, shape: BatchShape) -> ModelConfig {
+    ModelConfig::of_run(&args.config, shape.image_size, shape.num_classes)
+}
+
+/// Makes the run directory. Its `config.json` comes last: a directory that has one can be resumed.
+fn start_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpoints: Checkpoints) -> Result<RunState> {
+    refuse_existing(&args.run)?;
+    let sources = InitSources {
+        sam_decoder: store.decoder_path(),
+        cnn_checkpoint: args.cnn_checkpoint.clone(),
+        init: args.init.clone(),
+        seed: args.config.seed,
+    };
+    let config = model_config(args, shape);
+    let model = LadderSam::new(&config, &initial_weights(&config, &sources)?, &args.device)?;
+    let optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
+    let inputs = RunInputs {
+        sam_decoder: input_file(&sources.sam_decoder)?,
+        cnn_checkpoint: sources.cnn_checkpoint.as_deref().map(input_file).transpose()?,
+        init: sources.init.as_deref().map(input_file).transpose()?,
+    };
+    let cache_id = store.attributes().cache_id.clone();
+    let record = RunRecord {
+        program: args.program.clone(),
+        cache_id: cache_id.clone(),
+        store: store.config().clone(),
+        image_size: shape.image_size,
+        num_classes: shape.num_classes,
+        config: args.config.clone(),
+        inputs,
+    };
+    std::fs::create_dir_all(&args.run).map_err(io(&args.run))?;
+    tidy(&args.run)?;
+    let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
+    let state = RunState { model, optimizer, records: Records::new(&args.run), position, channels: shape.channels };
+    if checkpoints.models {
+        state.save(&args.run, true)?;
+    }
+    write_record(&args.run, &record)?;
+    Ok(state)
+}
+
+/// Reads back where a run stands, after checking that it is the run that is meant.
+fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpoints: Checkpoints) -> Result<RunState> {
+    let mut record = read_record(&args.run)?;
+    let wanted = Wanted {
+        config: &args.config,
+        cache_id: &store.attributes().cache_id,
+        store: store.config(),
+        cnn_checkpoint: args.cnn_checkpoint.as_deref().map(input_file).transpose()?,
+        init: args.init.as_deref().map(input_file).transpose()?,
+    };
+    check_same_run(&args.run, &record, &wanted)?;
+    tidy(&args.run)?;
+    let path = args.run.join(RESUME_STATE);
+    let ResumeState { position, model, optimizer: optimizer_state } = ResumeState::load(&path)?;
+    if position.cache_id != record.cache_id {
+        let reason = format!("is of another run, its store is {}, expected {}", position.cache_id, record.cache_id);
+        return Err(TrainError::RunDamaged { path, reason });
+    }
+    let records = Records::resume(&args.run, position.steps, position.epoch)?;
+    let model = LadderSam::new(&model_config(args, shape), &ModelWeights(model), &args.device)?;
+    let mut optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
+    optimizer.load_state(&optimizer_state)?;
+    if record.config.max_steps != args.config.max_steps {
+        record.config.max_steps = args.config.max_steps;
+        write_record(&args.run, &record)?;
+    }
+    let state = RunState { model, optimizer, records, position, channels: shape.channels };
+    // A run that was killed between the two files of its checkpoint has a model behind its state, and may have no step left to
+    // write another.
+    let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();
+    if checkpoints.models && model.is_none_or(|info| (info.steps, info.epochs) != (state.position.steps, state.position.epoch)) {
+        state.save_model(&args.run.join(CHECKPOINT))?;
+    }
+    Ok(state)
+}
+
+/// A start needs a directory of its own: one that is not there, is empty, or holds no more than a start that was interrupted
+/// before its `config.json`.
+fn refuse_existing(run: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(run) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(io(run))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(io(run))?.file_name();
+        let name = name.to_string_lossy();
+        let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT];
+        let aside = |of: &&str| is_temporary_of(&name, of);
+        if !begun.contains(&&*name) && !begun.iter().any(aside) && !aside(&RUN_CONFIG) {
+            return Err(TrainError::RunExists(run.to_path_buf()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Reads the batch that comes next while the model works on the one before.
+
+use super::sampler::Item;
+use crate::error::{Result, TrainError};
+use sam_ladder_cache::{Batch, Reader};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+/// Buffers that go round: what is held is two batches, whatever the store's size.
+const BUFFERS: usize = 2;
+
+/// Batches of a plan, in its order, read on a thread of their own. Of a store in a bucket, another thread fetches some batches more onto the local disk.
+pub(super) struct ReadAhead {
+    full: Option<Receiver<Result<Batch>>>,
+    empty: Option<SyncSender<Batch>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl ReadAhead {
+    /// Begins to read.
+    pub(super) fn start(reader: &Arc<Reader>, plan: Vec<Vec<Item>>) -> Self {
+        let (full_sender, full) = sync_channel::<Result<Batch>>(1);
+        let (empty, empty_receiver) = sync_channel::<Batch>(BUFFERS);
+        let ahead = reader.batches_ahead(plan.first().map_or(0, Vec::len));
+        // As many batches as this holds are fetched and not read yet.
+        let (fetched_sender, fetched) = sync_channel::<()>(ahead);
+        let plan = Arc::new(plan);
+        let mut threads = Vec::new();
+        if ahead > 0 {
+            let (reader, plan) = (reader.clone(), plan.clone());
+            threads.push(std::thread::spawn(move || {
+                // What cannot be fetched is met again, and reported, by the thread that reads it.
+                for items in plan.iter() {
+                    if fetched_sender.send(()).is_err() || reader.fetch_ahead(items).is_err() {
+                        return;
+                    }
+                }
+            }));
+        }
+        let reader = reader.clone();
+        threads.push(std::thread::spawn(move || {
+            for (index, items) in plan.iter().enumerate() {
+                let buffer = if index < BUFFERS { Ok(Batch::default()) } else { empty_receiver.recv() };
+                let Ok(mut buffer) = buffer else { return };
+                let _span = tracing::trace_span!("read batch", slices = items.len()).entered();
+                let read = reader.read_batch(items, &mut buffer).map(|()| buffer).map_err(TrainError::from);
+                if ahead > 0 {
+                    let _ = fetched.recv();
+                }
+                // A closed channel means that nobody waits any more.
+                if full_sender.send(read).is_err() {
+                    return;
+                }
+            }
+        }));
+        ReadAhead { full: Some(full), empty: Some(empty), threads }
+    }
+
+    /// The next batch of the plan.
+    ///
+    /// # Errors
+    /// Those of reading; nothing more can be read then.
+    pub(super) fn next_batch(&mut self) -> Result<Batch> {
+        self.full.as_ref().and_then(|full| full.recv().ok()).ok_or(TrainError::ReaderStopped)?
+    }
+
+    /// Returns a buffer, which is filled again.
+    pub(super) fn give_back(&mut self, batch: Batch) {
+        if let Some(empty) = &self.empty {
+            let _ = empty.send(batch);
+        }
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        // The threads end at the closed channels.
+        (self.full, self.empty) = (None, None);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! A run that is being trained: it is handed batches, and keeps its records and checkpoints itself.
+
+use super::RunSummary;
+use super::checkpoint::Position;
+use super::hparams::session_start;
+use super::pending_losses::{PendingLosses, TakenStep};
+use super::records::Records;
+use super::sampler::{Item, Sampler};
+use super::state::RunState;
+use super::step::{StepLosses, StepNumbers, StepSettings};
+use super::tensorboard::EventWriter;
+use super::tensors::{BatchShape, BatchTensors};
+use super::validation::{Hd95, Scores, Validation, ValidationPass};
+use crate::error::{Result, TrainError, guarded};
+use crate::model::LadderSam;
+use crate::optimizer::Optimizer;
+use crate::schedule::learning_rate;
+use candle_core::DType;
+use sam_ladder_schemas::observer::Progress;
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
+use sam_ladder_schemas::train::{BEST_CHECKPOINT, CHECKPOINT, EVENTS_DIR, TrainConfig};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a run writes, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checkpoints {
+    /// A state every this many steps.
+    pub(crate) every_steps: Option<usize>,
+    /// A state at the end of an epoch, where the last one is at least this old.
+    pub(crate) epochs_after: Duration,
+    /// With each state the model for readers of the run, and the best model by validation.
+    pub(crate) models: bool,
+}
+
+/// What does not change while a run is trained.
+pub(crate) struct RunSetup {
+    /// The run folder.
+    pub(crate) folder: PathBuf,
+    pub(crate) config: TrainConfig,
+    pub(crate) shape: BatchShape,
+    pub(crate) sampler: Sampler,
+    pub(crate) validation: Option<Arc<Validation>>,
+    pub(crate) hd95: Option<Hd95>,
+    pub(crate) checkpoints: Checkpoints,
+}
+
+/// Where a run reports what it does.
+pub(crate) enum Report {
+    /// Nowhere.
+    Nothing,
+    /// Each step, with its losses.
+    Steps(Box<dyn Progress>),
+    /// Each epoch, with its scores.
+    Epochs(Arc<dyn Progress>),
+}
+
+/// A run under way.
+pub(crate) struct Run {
+    setup: RunSetup,
+    state: RunState,
+    events: EventWriter,
+    report: Report,
+    /// Batches of an epoch.
+    epoch_batches: usize,
+    /// Steps after which the run ends.
+    last_step: u64,
+    /// Epochs after which it is to pause.
+    until: u32,
+    /// Steps behind the checkpoint on disk.
+    checkpoint_step: u64,
+    /// When that was written.
+    checkpoint_time: Instant,
+    /// Since when `state.position.epoch_seconds` misses time.
+    clock: Instant,
+    /// Runs that have the machine's time together.
+    sharing: usize,
+    /// Steps taken whose losses are not recorded yet.
+    pending: PendingLosses,
+    /// The validation under way.
+    scoring: Option<ValidationPass>,
+    /// Why it ended before its end.
+    error: Option<TrainError>,
+}
+
+impl Run {
+    pub(super) fn new(setup: RunSetup, state: RunState) -> Result<Self> {
+        let config = &setup.config;
+        let epoch_batches = setup.sampler.slices().div_ceil(config.batch_size);
+        let all_steps = (config.epochs * epoch_batches) as u64;
+        let last_step = config.max_steps.map_or(all_steps, |max| all_steps.min(max as u64));
+        let events = EventWriter::create(&setup.folder.join(EVENTS_DIR), state.position.steps + 1)?;
+        let now = Instant::now();
+        Ok(Run {
+            checkpoint_step: state.position.steps,
+            setup,
+            state,
+            events,
+            report: Report::Nothing,
+            epoch_batches,
+            last_step,
+            until: u32::MAX,
+            checkpoint_time: now,
+            clock: now,
+            sharing: 1,
+            pending: PendingLosses::default(),
+            scoring: None,
+            error: None,
+        })
+    }
+
+    /// The same run, which reports what it does.
+    pub(crate) fn reporting(self, report: Report) -> Self {
+        Run { report, ..self }
+    }
+
+    /// The same run, which pauses when it has so many epochs behind it.
+    pub(crate) fn until(self, until: u32) -> Self {
+        Run { until, ..self }
+    }
+
+    /// Writes the settings of a run that starts to its TensorBoard events; runs of one group are shown as one.
+    ///
+    /// # Errors
+    /// The operating system's, naming the file.
+    pub(crate) fn write_settings(&mut self, settings: &serde_json::Map<String, serde_json::Value>, group: &str) -> Result<()> {
+        session_start(&mut self.events, settings, group)
+    }
+
+    pub(crate) fn setup(&self) -> &RunSetup {
+        &self.setup
+    }
+
+    pub(crate) fn position(&self) -> &Position {
+        &self.state.position
+    }
+
+    pub(crate) fn records(&self) -> &Records {
+        &self.state.records
+    }
+
+    /// Steps after which the run ends.
+    pub(crate) fn last_step(&self) -> u64 {
+        self.last_step
+    }
+
+    /// What it came to.
+    ///
+    /// # Errors
+    /// What ended it before its end; [`TrainError::Stopped`].
+    pub(super) fn summary(self) -> Result<RunSummary> {
+        let (is_finished, records, position) = (self.is_finished(), &self.state.records, &self.state.position);
+        let summary = RunSummary {
+            steps: position.steps,
+            epochs: position.epoch,
+            last: records.steps.last().copied(),
+            best_val_dice: records.best_val_dice(),
+        };
+        match self.error {
+            Some(error) => Err(error),
+            None if is_finished => Ok(summary),
+            None => Err(TrainError::Stopped { run: self.setup.folder, steps: summary.steps }),
+        }
+    }
+
+    /// Why it ended before its end.
+    pub(crate) fn take_error(&mut self) -> Option<TrainError> {
+        self.error.take()
+    }
+
+    /// Whether it is where it is to go: at its last step or its last epoch for now, with no epoch left to close.
+    pub(crate) fn is_finished(&self) -> bool {
+        let Position { steps, epoch, .. } = self.state.position;
+        !self.epoch_is_whole() && (steps >= self.last_step || epoch >= self.until)
+    }
+
+    /// Whether there is something left to do that can be done.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.error.is_none() && !self.is_finished()
+    }
+
+    /// Does a part of the run's work. An error or a panic ends the run, and no other one.
+    pub(crate) fn attempt(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
+        if self.error.is_none() {
+            self.error = guarded(|| work(self)).err();
+        }
+    }
+
+    /// The batches of the epoch under way that are still to come.
+    pub(crate) fn batches_left(&self) -> Vec<Vec<Item>> {
+        let position = &self.state.position;
+        let left = (self.last_step - position.steps) as usize;
+        let items = self.setup.sampler.epoch(position.epoch);
+        items.chunks(self.setup.config.batch_size).skip(position.batch).take(left).map(<[Item]>::to_vec).collect()
+    }
+
+    /// The batches that validate it.
+    pub(crate) fn validation_batches(&self) -> Vec<Vec<Item>> {
+        self.setup.validation.as_ref().map_or(Vec::new(), |validation| validation.batches())
+    }
+
+    /// Time counts from now on, and is divided by the runs that have the machine together.
+    pub(crate) fn start_clock(&mut self, sharing: usize) {
+        self.clock = Instant::now();
+        self.sharing = sharing.max(1);
+    }
+
+    /// Takes the next step, on the next of [`Self::batches_left`], by `take`; on a GPU without waiting for it. The step's row, and the error of a loss that
+    /// is not finite, may come some steps later.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`]; those of the tensor operations and of the file system.
+    pub(crate) fn step(
+        &mut self,
+        batch: &BatchTensors,
+        take: impl FnOnce(&LadderSam, &mut Optimizer, &BatchTensors, StepSettings) -> Result<StepNumbers>,
+    ) -> Result<()> {
+        let config = &self.setup.config;
+        let state = &mut self.state;
+        let step = state.position.steps;
+        let lr = learning_rate(step as usize, config.lr, config.warmup, config.epochs * self.epoch_batches);
+        let numbers = take(&state.model, &mut state.optimizer, batch, StepSettings { lambda: config.lambda, lr })?;
+        self.pending.push(TakenStep { step, epoch: state.position.epoch, lr }, numbers, &state.model)?;
+        state.position.steps += 1;
+        state.position.batch += 1;
+        if self.pending.is_due() {
+            self.record_steps()?;
+        }
+        self.report_step();
+        let due = self.setup.checkpoints.every_steps.is_some_and(|every| self.state.position.steps.is_multiple_of(every as u64));
+        // The end of an epoch brings a checkpoint of its own.
+        if due && !self.epoch_is_whole() {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Records the steps that were taken since the last call. On a GPU this waits for it.
+    fn record_steps(&mut self) -> Result<()> {
+        for row in self.pending.read(self.state.model.config().arm)? {
+            let losses = StepLosses { total: row.loss, ce: row.ce, dice: row.dice };
+            if let Some((what, value)) = losses.not_finite() {
+                return Err(self.diverged(row.step, what.into(), value, row.lr));
+            }
+            self.state.records.steps.push(row);
+            self.write_scalars(&row)?;
+        }
+        Ok(())
+    }
+
+    /// A step's scalars under the published code's tags, numbered from 1 as there, and the gate.
+    fn write_scalars(&mut self, row: &StepRow) -> Result<()> {
+        let scalars = [
+            ("info/lr", row.lr as f32),
+            ("info/total_loss", row.loss),
+            ("info/loss_ce", row.ce),
+            ("info/loss_dice", row.dice),
+            ("info/gate", row.gate),
+        ];
+        scalars.into_iter().try_for_each(|(tag, value)| self.events.scalar(tag, row.step + 1, value))
+    }
+
+    fn report_step(&self) {
+        let Report::Steps(progress) = &self.report else { return };
+        progress.advance(1);
+        if let Some(StepRow { epoch, loss, dice, gate, .. }) = self.state.records.steps.last() {
+            let (epoch, epochs, dice) = (epoch + 1, self.setup.config.epochs, 1.0 - dice);
+            progress.describe(&format!("epoch {epoch}/{epochs}  loss {loss:.4}  dice {dice:.4}  gate {gate:.4}"));
+        }
+    }
+
+    /// Whether the last step of the epoch under way is done: it is to be validated and closed.
+    fn epoch_is_whole(&self) -> bool {
+        self.state.position.batch >= self.epoch_batches
+    }
+
+    /// Scores the model on the next of [`Self::validation_batches`].
+    ///
+    /// # Errors
+    /// Those of the tensor operations.
+    pub(crate) fn validate(&mut self, batch: &BatchTensors) -> Result<()> {
+        let Some(validation) = &self.setup.validation else { return Ok(()) };
+        let pass = self.scoring.get_or_insert_with(|| validation.pass(self.setup.shape, self.setup.hd95.clone()));
+        pass.add(&self.state.model, batch)
+    }
+
+    /// Closes the epoch under way if its steps and its validation are done; where they were stopped before, it is resumed there.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub(crate) fn end_epoch(&mut self) -> Result<()> {
+        let scoring = self.scoring.take();
+        let is_scored = self.setup.validation.is_none() || scoring.as_ref().is_some_and(ValidationPass::is_whole);
+        if !self.epoch_is_whole() || !is_scored {
+            return Ok(());
+        }
+        let row = self.close_epoch(scoring.map(ValidationPass::scores).unwrap_or_default())?;
+        if let Report::Epochs(progress) = &self.report {
+            let dice = row.val_dice.map_or("–".into(), |dice| format!("{dice:.4}"));
+            progress.describe(&format!("loss {:.4}  val dice {dice}  gate {:.3}", row.loss, row.gate));
+            progress.advance(1);
+        }
+        if self.is_finished() { self.save() } else { Ok(()) }
+    }
+
+    /// Records the epoch, and writes what is due.
+    fn close_epoch(&mut self, scores: Scores) -> Result<EpochRow> {
+        self.record_steps()?;
+        self.count_time();
+        let state = &mut self.state;
+        let best_before = state.records.best_val_dice();
+        let row = state.records.close_epoch(state.position.epoch, scores, state.position.epoch_seconds);
+        state.position.epoch += 1;
+        state.position.batch = 0;
+        state.position.epoch_seconds = 0.0;
+        if let Some(value) = row.val_hd95 {
+            self.events.scalar("info/val_hd95", row.steps, value as f32)?;
+        }
+        if let Some(value) = row.val_dice {
+            self.events.scalar("info/val_dice", row.steps, value as f32)?;
+            if self.setup.checkpoints.models && best_before.is_none_or(|best| value > best) {
+                self.refuse_bad_weights()?;
+                self.state.save_model(&self.setup.folder.join(BEST_CHECKPOINT))?;
+            }
+        }
+        if self.checkpoint_time.elapsed() >= self.setup.checkpoints.epochs_after {
+            self.checkpoint()?;
+        }
+        Ok(row)
+    }
+
+    /// Adds the time since the last call to the epoch's.
+    fn count_time(&mut self) {
+        self.state.position.epoch_seconds += self.clock.elapsed().as_secs_f64() / self.sharing as f64;
+        self.clock = Instant::now();
+    }
+
+    /// Writes a checkpoint, unless the one on disk has the last step already.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub(crate) fn save(&mut self) -> Result<()> {
+        if self.checkpoint_step < self.state.position.steps {
+            self.checkpoint()?;
+        }
+        self.events.flush()
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        self.record_steps()?;
+        self.refuse_bad_weights()?;
+        if self.state.position.batch > 0 {
+            self.count_time();
+        }
+        self.events.flush()?;
+        self.state.save(&self.setup.folder, self.setup.checkpoints.models)?;
+        self.checkpoint_step = self.state.position.steps;
+        self.checkpoint_time = Instant::now();
+        Ok(())
+    }
+
+    /// A weight or running statistic that is not finite must not replace a good checkpoint.
+    fn refuse_bad_weights(&self) -> Result<()> {
+        for (name, tensor) in self.state.model.state_dict()?.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
+            let sum: f32 = tensor.abs()?.sum_all()?.to_scalar()?;
+            if !sum.is_finite() {
+                let lr = self.state.records.steps.last().map_or(f64::NAN, |row| row.lr);
+                return Err(self.diverged(self.state.position.steps, format!("the sum over |{name}|"), sum, lr));
+            }
+        }
+        Ok(())
+    }
+
+    fn diverged(&self, step: u64, what: String, value: f32, lr: f64) -> TrainError {
+        // The rows show how it came to it; resuming drops those beyond the checkpoint.
+        if let Err(error) = self.state.records.save() {
+            return error;
+        }
+        TrainError::Diverged {
+            step,
+            what,
+            value,
+            lr,
+            checkpoint_step: self.checkpoint_step,
+            checkpoint: self.setup.folder.join(CHECKPOINT),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `--final`: the best setting is trained on all training cases, and evaluated on the test cases once.
+
+use super::folder::{Folder, point_of};
+use super::{SweepArgs, SweepSummary, train_args};
+use crate::error::{Result, TrainError};
+use crate::run::train_until;
+use sam_ladder_schemas::sweep::{FINAL_EVAL, FINAL_RUN, FinalRecord, TrialRow, TrialStatus};
+use sam_ladder_schemas::train::TrainConfig;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// The training of the best setting on all training cases, for `--final`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FinalRun {
+    /// Its run folder.
+    pub run: PathBuf,
+    /// What is on record of it.
+    pub record: FinalRecord,
+}
+
+/// Trains a trial's setting, from the sweep's first seed, on all training cases; the best one where `trial` names none.
+///
+/// # Errors
+/// A sweep that has no trained trial, several best ones and none named, or another one named before; a sweep whose test cases were evaluated; those of
+/// training.
+pub fn train_final(args: &SweepArgs, summary: &SweepSummary, trial: Option<&str>, stop: &AtomicBool) -> Result<FinalRun> {
+    let folder = Folder::new(&args.out);
+    let sweep = folder.read_record()?;
+    let found = folder.read_final()?;
+    let chosen = choose(summary, trial, sweep.config.objectives.len() > 1, &args.out)?;
+    if let Some(found) = &found {
+        refuse_second(&args.out, found)?;
+        if found.trial != chosen.trial {
+            let (begun, best) = (found.trial.clone(), chosen.trial.clone());
+            return Err(TrainError::FinalMismatch { out: args.out.clone(), begun, best });
+        }
+    }
+    let point = point_of(&sweep.config, chosen)?;
+    let record = FinalRecord { trial: chosen.trial.clone(), settings: point.settings.clone(), evaluated: false };
+    folder.write_final(&record)?;
+    let run = args.out.join(FINAL_RUN);
+    let config = point.config()?;
+    let config = TrainConfig { seed: sweep.config.seeds[0], val_cases: Vec::new(), ..config };
+    train_until(&train_args(args, &run, config), stop)?;
+    Ok(FinalRun { run, record })
+}
+
+fn choose<'a>(summary: &'a SweepSummary, trial: Option<&str>, front: bool, out: &Path) -> Result<&'a TrialRow> {
+    if let Some(id) = trial {
+        let found = summary.trials.iter().find(|row| row.trial == id && row.status == TrialStatus::Finished);
+        return found.ok_or_else(|| TrainError::NoSuchTrial { out: out.into(), trial: id.into() });
+    }
+    match summary.best().as_slice() {
+        [] => Err(TrainError::NoBestTrial(out.into())),
+        [best] => Ok(best),
+        // Equal in the one objective: the one that was begun first.
+        [best, ..] if !front => Ok(best),
+        several => {
+            let trials = several.iter().map(|row| row.trial.clone()).collect();
+            Err(TrainError::SeveralBestTrials { out: out.into(), trials })
+        }
+    }
+}
+
+/// Refuses a sweep whose test cases were evaluated: a second look would select by them.
+///
+/// # Errors
+/// Naming what was evaluated.
+pub fn refuse_second_final(out: &Path) -> Result<()> {
+    match Folder::new(out).read_final()? {
+        Some(found) => refuse_second(out, &found),
+        None => Ok(()),
+    }
+}
+
+fn refuse_second(out: &Path, found: &FinalRecord) -> Result<()> {
+    if !found.evaluated {
+        return Ok(());
+    }
+    Err(TrainError::AlreadyEvaluated { out: out.into(), trial: found.trial.clone(), result: out.join(FINAL_EVAL) })
+}
+
+/// Records that the test cases were evaluated.
+///
+/// # Errors
+/// The operating system's, naming the file.
+pub fn mark_evaluated(out: &Path, record: &FinalRecord) -> Result<()> {
+    Folder::new(out).write_final(&FinalRecord { evaluated: true, ..record.clone() })
+}
