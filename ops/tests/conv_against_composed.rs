@@ -40,7 +40,7 @@ const VALUE: f64 = 2e-6;
 /// The same, of a gradient.
 const GRADIENT: f64 = 1e-5;
 
-/// Values in [-1, 1) that depend on `seed` alone.
+/// Values in [-1, 1) that depend only on `seed`.
 fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let values: Vec<f32> = (0..shape.iter().product())

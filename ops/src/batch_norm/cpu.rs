@@ -176,7 +176,7 @@ impl Planes {
     }
 }
 
-/// Elements whose sum is taken in float32, over 32 accumulators of 8 elements, before it goes on in float64.
+/// Elements whose sum is taken in float32, over 32 accumulators of 8 elements, before it is continued in float64.
 const RUN: usize = 256;
 /// Independent accumulators.
 const LANES: usize = 32;

@@ -73,7 +73,7 @@ __device__ void statistics_sums(const T* x, double* partial, float* shifts, int 
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE
 
-// out [3, c]: mean, variance with Bessel's correction, 1/sqrt(biased variance + eps). One thread a channel.
+// out [3, c]: mean, variance with Bessel's correction, 1/sqrt(biased variance + eps). One thread per channel.
 KERNEL(batch_norm_statistics, (const double* partial, const float* shifts, float* out, int splits, int c, double count, double eps)) {
     int channel = blockIdx.x * blockDim.x + threadIdx.x;
     if (channel >= c) return;

@@ -48,7 +48,7 @@ struct Key {
     format: MemoryFormat,
 }
 
-/// The number formats that cuDNN is asked for, hashable.
+/// The number formats of convolutions, hashable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum DType2 {
     F32,

@@ -1,6 +1,6 @@
 //! Convolution of any kernel and stride as matrix products that read the pixels where they are, for x86-64 with AVX2.
 //!
-//! An image is copied once, padded, and split by stride: for stride 2 into four planes a channel of every second row and column. In these planes, the
+//! An image is copied once, padded, and split by stride: for stride 2 into four planes per channel of every second row and column. In these planes, the
 //! pixels that one tap meets along a row of outputs follow one another, so that row `k = (channel, tap)` of the im2col matrix is the memory from an
 //! offset on, and the matrix itself is never made. Rows of outputs are counted at the planes' width; the few columns in between are computed and dropped.
 //!

@@ -6,7 +6,7 @@
 //! - `implicit`: any other kernel and stride, with AVX2;
 //! - `im2col`: everything on other processors, through the `gemm` crate.
 //!
-//! Milliseconds at batch 24 on two Zen 3 cores with AVX2, beside PyTorch 2.15 (oneDNN) with two
+//! Milliseconds at batch 24 on two Zen 3 cores with AVX2, compared with PyTorch 2.15 (oneDNN) with two
 //! threads; processor time over the number of threads, since the machine did other work, both with an allocator that keeps freed memory
 //! (`examples/bench_conv.rs`):
 //!

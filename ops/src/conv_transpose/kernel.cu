@@ -2,7 +2,7 @@
 #include "device/common.cuh"
 
 #define DEFINE(T, suffix)                                                                                                           \
-    /* patches [b, co·4, h·w] and bias [co] → out [b, co, 2h, 2w]. One thread a pair of neighbouring outputs. */                    \
+    /* patches [b, co·4, h·w] and bias [co] → out [b, co, 2h, 2w]. One thread per pair of neighbouring outputs. */                    \
     KERNEL(unfold_patches_##suffix, (const T* patches, const float* bias, T* out, int co, int h, int w, size_t pairs)) {            \
         size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;                                                     \
         if (at >= pairs) return;                                                                                                    \

@@ -1,4 +1,4 @@
-//! What a launch is told: the kernel's arguments, and how many blocks and threads run it.
+//! What a launch takes: the kernel's arguments, and how many blocks and threads run it.
 
 /// Threads of a block where nothing speaks for another number.
 pub(crate) const THREADS: u32 = 256;

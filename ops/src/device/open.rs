@@ -39,7 +39,7 @@ pub fn memory(device: &Device) -> Result<Option<DeviceMemory>> {
     }
 }
 
-/// Waits until a GPU has done all that was asked of it; for clocks.
+/// Waits until a GPU has done all work that was queued; for clocks.
 ///
 /// # Errors
 /// Whatever went wrong on it since.

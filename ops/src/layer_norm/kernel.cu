@@ -40,7 +40,7 @@ __device__ void channel_gradient_sums(const T* x, const T* g, const float* stati
 }
 
 #define DEFINE(T, suffix)                                                                                                              \
-    /* y = norm(x)·weight + bias, of rows [rows, c]. One warp a row. */                                                                \
+    /* y = norm(x)·weight + bias, of rows [rows, c]. One warp per row. */                                                                \
     KERNEL(layer_norm_##suffix, (const T* x, const float* weight, const float* bias, T* y, int rows, int c, float eps)) {              \
         int row = row_index();                                                                                                         \
         if (row >= rows) return;                                                                                                       \
@@ -86,7 +86,7 @@ __device__ void channel_gradient_sums(const T* x, const T* g, const float* stati
             y[static_cast<size_t>(row) * c + i] = from_float<T>((in[i] - mean) * inverse * weight[i] + bias[i]);                       \
         }                                                                                                                              \
     }                                                                                                                                  \
-    /* Over the channels of [b, c, hw], one thread a pixel. */                                                                         \
+    /* Over the channels of [b, c, hw], one thread per pixel. */                                                                         \
     KERNEL(layer_norm_2d_##suffix, (const T* x, const float* weight, const float* bias, T* y, int b, int c, int hw, float eps)) {      \
         int pixel = blockIdx.x * blockDim.x + threadIdx.x;                                                                             \
         if (pixel >= b * hw) return;                                                                                                   \

@@ -12,7 +12,7 @@ const PLANES: usize = 65_535;
 /// image on, before the number of channels and the sides.
 ///
 /// # Safety
-/// As [`Gpu::launch`], for the images from the one that `args` is told on.
+/// As [`Gpu::launch`], for the images from the one that `args` is called with on.
 pub(crate) unsafe fn over_planes(
     (module, kernel): (&'static str, &str),
     x: &Tensor,

@@ -53,7 +53,7 @@ __device__ __forceinline__ Plane<NORMALISE, T> plane_of(const T* x, size_t plane
     return p;
 }
 
-// One thread an output; blockIdx.y counts planes.
+// One thread per output; blockIdx.y counts planes.
 template <bool NORMALISE, typename T>
 __device__ void forward(const T* x, const float* mean, const float* inv_std, const float* weight, const float* bias, T* y, int c, int h, int w) {
     int oh = (h + 1) / 2, ow = (w + 1) / 2;
@@ -65,7 +65,7 @@ __device__ void forward(const T* x, const float* mean, const float* inv_std, con
     y[plane * oh * ow + at] = from_float<T>(best);
 }
 
-// One thread an input; the gradient before the ReLU where there is one.
+// One thread per input; the gradient before the ReLU where there is one.
 template <bool NORMALISE, typename T>
 __device__ void backward(const T* x, const T* g, const float* mean, const float* inv_std, const float* weight, const float* bias, T* grad, int c,
                          int h, int w) {

@@ -24,7 +24,7 @@ struct Rule {
     float lr, keep, l2, step_size, correction2_sqrt, rest1, beta2, rest2, eps, momentum;
 };
 
-// Does nothing where one of the `guarded` numbers at `guard` is not finite: a step whose loss is not a number leaves the variables alone.
+// Does nothing if one of the `guarded` numbers at `guard` is not finite: a step whose loss is not a number leaves the variables as they are.
 // What changes from step to step is read at `moving` where that is given: a launch in a CUDA graph keeps its arguments.
 KERNEL(optimizer_step, (Table table, Rule rule, const float* guard, int guarded, const float* moving)) {
     for (int i = 0; i < guarded; ++i) {

@@ -1,6 +1,6 @@
 #include "device/common.cuh"
 
-// out [c] = Σ over the splits of partial [c, splits], in order. One thread a sum.
+// out [c] = Σ over the splits of partial [c, splits], in order. One thread per sum.
 KERNEL(sum_partials, (const double* partial, float* out, int splits, int c)) {
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= c) return;

@@ -2,7 +2,7 @@
 //
 // A block takes 64 queries of one head of one window and goes over the keys 64 (32 in float32) at a time, with a running softmax in float32
 // (Milakov and Gimelshein 2018; tiled as by Dao 2023), so that scores never reach memory. 16-bit inputs are multiplied by the matrix units.
-// A padding token of a window is its bias alone.
+// A padding token of a window is only its bias.
 #include "device/common.cuh"
 
 constexpr int QUERIES = 64;

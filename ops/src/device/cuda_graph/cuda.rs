@@ -13,7 +13,7 @@ pub(crate) fn record(device: &CudaDevice, work: impl FnOnce() -> Result<()>) -> 
     let _kept = device.enable_cuda_graph_htod_cache();
     // What went wrong before is not the recording's.
     stream.synchronize().w()?;
-    // Copies of other threads, on streams of their own, go on.
+    // Copies of other threads, on streams of their own, continue.
     stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
     let worked = work();
     // Ends the recording whatever became of the work. Results that are not freed when the graph is launched again are freed by the launch.

@@ -1,6 +1,6 @@
-//! CUDA graphs: what a piece of work asks of a GPU, recorded once and asked again with one launch.
+//! CUDA graphs: the work that a GPU is given, recorded once and repeated with one launch.
 //!
-//! The work must ask the same each time: the same kernels with the same arguments in the same memory. What changes from one launch to the next is read
+//! The work must be the same each time: the same kernels with the same arguments in the same memory. What changes from one launch to the next is read
 //! from memory that lives outside; memory that the work makes it must also free. Whoever captures a graph should compare what it does
 //! with what the work does before relying on it.
 
@@ -36,7 +36,7 @@ pub fn prepare<T>(device: &Device, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Records what `work` asks of the device, which does none of it. Other threads must ask nothing of the device meanwhile.
+/// Records what `work` would have the device do, which does none of it. Other threads must not use the device meanwhile.
 ///
 /// # Errors
 /// A device that is no GPU; work that failed, waited for the device, uploaded what [`prepare`] did not, or freed memory from before.
@@ -54,7 +54,7 @@ pub fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Gra
 }
 
 impl Graph {
-    /// Asks the device for what was recorded, after what was asked before. `work` is the work that was captured; only a host that stands in for a GPU
+    /// Queues what was recorded behind what was queued before. `work` is the work that was captured; only a host that stands in for a GPU
     /// does it.
     ///
     /// # Errors

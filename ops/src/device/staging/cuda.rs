@@ -65,7 +65,7 @@ impl Copier {
         }
         self.stream.wait(&slot.consumed).w()?;
         // SAFETY: the device's side is as long as the pinned one and is neither read nor written by other work in flight, for which the stream
-        // has just been told to wait; the pinned side stays until `copied` has passed.
+        // now waits; the pinned side stays until `copied` has passed.
         unsafe { result::memcpy_htod_async(slot.address, &pinned[..total], self.stream.cu_stream()) }.w()?;
         slot.copied.record(&self.stream).w()?;
         compute.wait(&slot.copied).w()?;

@@ -1,4 +1,4 @@
-//! Copies to a GPU that run beside its work: through memory that the driver pins, on a stream of their own, into one of two buffers.
+//! Copies to a GPU that run while it works: through memory that the driver pins, on a stream of their own, into one of two buffers.
 
 #[cfg(feature = "cuda")]
 mod cuda;
