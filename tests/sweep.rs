@@ -344,7 +344,7 @@ fn the_program_searches_and_evaluates_the_best_once() {
     fs::write(&path, config.replace("epochs = 3", "epochs = 0")).unwrap();
     let typed = ["--config", path.to_str().unwrap()];
     let error = cli::assert_refused(program(folder.path(), &typed));
-    assert!(error.contains("sweep.toml:3: settings.epochs"), "{error}");
+    assert!(error.contains("sweep.toml:3:1: settings.epochs"), "{error}");
     fs::write(&path, &config).unwrap();
     let printed = cli::succeed(program(folder.path(), &typed));
     assert!(printed.contains("| 1 |") && printed.contains("lambda"), "{printed}");

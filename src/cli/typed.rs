@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn train(words: &[&str]) -> Typed<TrainConfig> {
-        Line::parse_from([&["train"], words].concat()).settings
+        Line::parse_from([&["train"][..], words].concat()).settings
     }
 
     #[test]
