@@ -15,7 +15,7 @@ use cli::{assert_refused, program, succeed};
 use folders::{assert_same_files, files};
 use sam_ladder_cache::{Part, ReadMode, Report, verify};
 use sam_ladder_precompute::error::Result;
-use sam_ladder_precompute::pipeline::{Loaded, Plan, Summary, repair};
+use sam_ladder_precompute::pipeline::{FillOptions, Loaded, Plan, Summary, repair};
 use sam_ladder_schemas::observer::{Silent, silent};
 use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::train::{CHECKPOINT, SliceOrder, TrainConfig};

@@ -16,7 +16,7 @@ use cli::{assert_refused, program, succeed};
 use folders::{assert_same_files, files};
 use s3::{Server, child_folder};
 use sam_ladder_cache::verify;
-use sam_ladder_precompute::pipeline::{Plan, repair};
+use sam_ladder_precompute::pipeline::{FillOptions, Plan, repair};
 use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::CHECKPOINT;

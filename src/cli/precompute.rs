@@ -70,7 +70,7 @@ pub struct Args {
     profile: Profile,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Preset {
     /// As the published code: data at 224 pixels, network at 512
     Published,

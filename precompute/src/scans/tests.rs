@@ -367,7 +367,7 @@ fn slices_of_a_case_are_gathered() {
     assert_eq!((scan.shape, scan.case.as_str(), scan.spacing_mm), ([2, 2, 3], "0005", [1.0; 3]));
     assert_eq!(scan.label, [[0, 1, 8, 3, 0, 0]; 2].concat());
     assert_eq!(scan.slice_sources[1].path, "train_npz/case0005_slice001.npz");
-    assert_eq!(open(&dir).unwrap().sources().unwrap().len(), 2);
+    assert_eq!(open(&dir).unwrap().sources(&sam_ladder_schemas::observer::Silent).unwrap().len(), 2);
 }
 
 #[test]
