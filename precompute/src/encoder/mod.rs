@@ -75,6 +75,16 @@ pub enum EncoderError {
     Tensor(#[from] candle_core::Error),
 }
 
+impl EncoderError {
+    /// What to do about it, from the error that knows.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            EncoderError::Weights(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 /// What the functions of this module return.
 pub type Result<T> = std::result::Result<T, EncoderError>;
 
