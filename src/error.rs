@@ -1,5 +1,9 @@
 //! How errors are printed: what happened, with its causes, in one line; then what to do, in another.
 
+use sam_ladder_eval::EvalError;
+use sam_ladder_precompute::encoder::EncoderError;
+use sam_ladder_precompute::error::Error as PrecomputeError;
+use sam_ladder_precompute::scans::ScanError;
 use sam_ladder_schemas::setting::{FileError, SettingError};
 use sam_ladder_train::error::TrainError;
 
@@ -36,6 +40,12 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         // Each crate's error passes on the hint of the error that it wraps.
         None.or_else(|| cause.downcast_ref::<Refusal>().map(|refusal| refusal.hint.clone()))
             .or_else(|| cause.downcast_ref().and_then(TrainError::hint))
+            .or_else(|| cause.downcast_ref().and_then(PrecomputeError::hint))
+            .or_else(|| cause.downcast_ref().and_then(ScanError::hint))
+            .or_else(|| cause.downcast_ref().and_then(EncoderError::hint))
+            .or_else(|| cause.downcast_ref().and_then(EvalError::hint))
+            .or_else(|| cause.downcast_ref().and_then(sam_ladder_cache::Error::hint))
+            .or_else(|| cause.downcast_ref().and_then(sam_ladder_formats::Error::hint))
             .or_else(|| cause.downcast_ref().and_then(SettingError::hint))
             .or_else(|| cause.downcast_ref().and_then(FileError::hint))
     })

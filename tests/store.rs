@@ -117,8 +117,8 @@ fn lost_files_of_a_complete_store_are_made_anew() {
     let expected = files(&path);
     for name in ["train/labels/c.2.0.0.0", "test/masks/0002/c.0.0.0", "sam_decoder.safetensors"] {
         fs::remove_file(path.join(name)).unwrap();
-        let error = Store::open(&path).unwrap_err().to_string();
-        assert!(error.contains("`sam-ladder verify --repair`") && error.contains(name), "{error}");
+        let error = Store::open(&path).unwrap_err();
+        assert!(error.hint().unwrap().contains("`sam-ladder verify --repair`") && error.to_string().contains(name), "{error}");
         let writer = writer(&path, layout(StoreDtype::F16));
         assert!(write_steps(&writer, 2), "{name}: more than one slice and its case were missing");
         writer.finish().unwrap();
@@ -179,7 +179,7 @@ fn an_unfinished_store_is_refused() {
 fn what_is_no_store_is_refused_and_untouched() {
     let folder = tempfile::tempdir().unwrap();
     let open = |path: &Path| Store::open(path).unwrap_err().to_string();
-    let create = |path: &Path| StoreWriter::open_or_create(path, layout(StoreDtype::F16)).unwrap_err().to_string();
+    let create = |path: &Path| StoreWriter::open_or_create(path, layout(StoreDtype::F16)).unwrap_err().hint().unwrap();
     assert!(open(&folder.path().join("absent")).contains("there is no such folder"));
     let path = folder.path().join("full");
     fs::create_dir(&path).unwrap();

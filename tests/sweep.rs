@@ -20,7 +20,7 @@ use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_train::error::TrainError;
-use sam_ladder_train::run::{TrainArgs, train};
+use sam_ladder_train::run::{DeviceStore, TrainArgs, train};
 use sam_ladder_train::sweep::{SweepArgs, gather, sweep, sweep_until};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -279,6 +279,23 @@ fn a_stopped_sweep_goes_on_where_it_was() {
     assert_eq!(more.trials.len(), 8);
     let points = |rows: &[TrialRow]| rows.iter().map(|row| row.trial.clone()).collect::<Vec<_>>();
     assert_eq!(points(&table(&stopped.out))[..6], points(&table(&straight.out)));
+}
+
+/// Where items lie and how steps are taken is no part of what is searched. (On the CPU a graph is refused. `make test-kernels-whole` and `make gpu-check` record one.)
+#[test]
+fn a_sweep_through_graphs_is_the_sweep() {
+    let folder = workplace();
+    let graphed = SweepArgs { cuda_graph: true, device_store: DeviceStore::Bytes(1 << 30), ..args(folder.path(), "graphed", GRID) };
+    if !sam_ladder_ops::device::has_kernels(&graphed.device) {
+        let error = sweep(&graphed).unwrap_err();
+        assert!(matches!(&error, TrainError::NeedsGpu { option, .. } if option == "--cuda-graph"), "{error}");
+        assert!(!graphed.out.exists());
+        return;
+    }
+    let plain = SweepArgs { device_store: DeviceStore::Off, jobs: Some(2), ..args(folder.path(), "plain", GRID) };
+    sweep(&plain).unwrap();
+    sweep(&graphed).unwrap();
+    assert_eq!((table(&plain.out), curves(&plain.out)), (table(&graphed.out), curves(&graphed.out)));
 }
 
 /// The hours of a budget are those on record, so a resumed sweep ends where it ended.

@@ -8,21 +8,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a store could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file could not be written, or a table not be read.
+    /// A file could not be read or written, in a folder or in a bucket.
     #[error(transparent)]
     File(#[from] sam_ladder_formats::Error),
-    /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried: `write`, `read`, `create`…
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
     /// There is no store at the path.
-    #[error("{} is not a sam-ladder store: {reason}; {advice}", path.display())]
+    #[error("{} is not a sam-ladder store: {reason}", path.display())]
     NotAStore {
         /// The path.
         path: PathBuf,
@@ -32,10 +22,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// The store was written by another version of the layout.
-    #[error(
-        "{} has format version {found}, this program reads version {expected}; run `sam-ladder precompute` into a new folder",
-        path.display()
-    )]
+    #[error("{} has format version {found}, this program reads version {expected}", path.display())]
     FormatVersion {
         /// The store.
         path: PathBuf,
@@ -45,7 +32,7 @@ pub enum Error {
         expected: u32,
     },
     /// Not every tensor is there.
-    #[error("{} is incomplete ({detail}); run the same `sam-ladder precompute` command again to continue it", path.display())]
+    #[error("{} is incomplete ({detail})", path.display())]
     Incomplete {
         /// The store.
         path: PathBuf,
@@ -53,12 +40,7 @@ pub enum Error {
         detail: String,
     },
     /// A store for another configuration is in the way.
-    #[error(
-        "{} was made for another configuration: {differences}; run `sam-ladder precompute` with --store another place for the asked settings, \
-         or with the store's settings and --store {}; to a finished store scans and variants can be added, nothing else",
-        path.display(),
-        path.display()
-    )]
+    #[error("{} was made for another configuration: {differences}", path.display())]
     OtherConfig {
         /// The store.
         path: PathBuf,
@@ -66,7 +48,7 @@ pub enum Error {
         differences: String,
     },
     /// A manifest or a table does not say what the arrays or the config say.
-    #[error("{} is damaged: {reason}; `sam-ladder verify --repair` mends what can be mended", path.display())]
+    #[error("{} is damaged: {reason}", path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
@@ -74,7 +56,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor cannot be read back as it was written.
-    #[error("{array} of slice {row} ({place}) is damaged: {reason} in {}; mend it with `sam-ladder verify --repair`", path.display())]
+    #[error("{array} of slice {row} ({place}) is damaged: {reason} in {}", path.display())]
     Damaged {
         /// Path of the array below the store: `train/embeddings`.
         array: String,
@@ -88,7 +70,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A file of a store that says it is complete is not there.
-    #[error("{} is missing; make it anew with `sam-ladder verify --repair`", path.display())]
+    #[error("{} is missing", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -120,19 +102,45 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`], for `map_err`.
+    /// A [`sam_ladder_formats::Error::Io`], for `map_err`.
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
-        let path = path.into();
-        move |source| Error::Io { action, path, source }
+        let error = sam_ladder_formats::Error::io(action, path);
+        move |source| error(source).into()
     }
 
     /// Whether the disk is full or over its quota, so that freeing space and running the same command again continues.
     pub fn is_disk_full(&self) -> bool {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        match self {
-            Error::File(error) => error.is_disk_full(),
-            Error::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
-            _ => false,
-        }
+        matches!(self, Error::File(error) if error.is_disk_full())
     }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        use sam_ladder_formats::Error::Io;
+        Some(match self {
+            Error::File(Io { source, .. }) if source.get_ref().is_some_and(|inner| inner.is::<Refusal>()) => {
+                return source.get_ref()?.downcast_ref::<Refusal>().map(|refusal| refusal.advice.clone());
+            }
+            Error::File(error) => return error.hint(),
+            Error::NotAStore { advice, .. } => (*advice).into(),
+            Error::FormatVersion { .. } => "run `sam-ladder precompute` into a new folder".into(),
+            Error::Incomplete { .. } => "run the same `sam-ladder precompute` command again to continue it".into(),
+            Error::OtherConfig { .. } => "run `sam-ladder precompute` with another --store, or with the store's settings; to a finished \
+                                          store only scans and variants can be added"
+                .into(),
+            Error::Manifest { .. } | Error::Damaged { .. } | Error::Missing { .. } => {
+                "mend it with `sam-ladder verify --repair`".into()
+            }
+            Error::Absent { .. } | Error::Values { .. } | Error::Zarr { .. } => return None,
+        })
+    }
+}
+
+/// What a server refused, as the error within an [`std::io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[error("{told}")]
+pub(crate) struct Refusal {
+    /// Status, code and message of the server, or what the library says instead.
+    pub(crate) told: String,
+    /// What to do.
+    pub(crate) advice: String,
 }

@@ -1,324 +1,138 @@
-//! The store's Zarr hierarchy: which arrays there are, how they are shaped, chunked and encoded, and where their files lie.
-//!
-//! One shard holds one slice with all its variants, in one file; one inner chunk holds one variant. Each inner chunk ends with its
-//! CRC-32C, and so does each shard's index; masks are compressed with zstd, and so are the other
-//! arrays where the config says so.
+//! What a store will hold, before anything is written: its attributes, its cases, and the rows of each.
 
 use crate::error::{Error, Result};
-use crate::shard;
+use crate::arrays::{ArrayKind, ArraySpec};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
-use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::store::{EMBEDDINGS, IMAGES, LABELS, MASKS, QUANTIZATION, StoreAttributes};
-use serde_json::{Value, json};
-use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use zarrs::array::chunk_key_encoding::DefaultChunkKeyEncoding;
-use zarrs::array::codec::{Crc32cCodec, ShardingCodecOptions, SubchunkWriteOrder, ZstdCodec};
-use zarrs::array::{
-    Array, ArrayBuilder, ArrayBytes, ArrayMetadataOptions, ArrayToBytesCodecTraits, BytesToBytesCodecTraits, CodecOptions,
-    CodecSpecificOptions, data_type,
-};
-use zarrs::metadata::ChunkKeySeparator;
-use zarrs::storage::store::MemoryStore;
+use sam_ladder_schemas::precompute::StoreDtype;
+use sam_ladder_schemas::store::{CaseLayout, StoreAttributes};
+use sam_ladder_schemas::tables::VariantRow;
+use sam_ladder_schemas::variants::{Variant, variants};
+use std::ops::Range;
 
-/// Name of a Zarr node's metadata file.
-pub(crate) const METADATA: &str = "zarr.json";
-/// Lowest level of zstd: higher ones gain next to nothing here (docs/reference/store-formats.md).
-const ZSTD_LEVEL: i32 = 1;
-
-/// The arrays of a split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ArrayKind {
-    Embeddings,
-    Images,
-    Labels,
-    /// Scales and offsets of 8-bit numbers.
-    Quantization,
-}
-
-impl ArrayKind {
-    /// Those of a store with this config, in the order of their discriminants, by which they are looked up.
-    pub(crate) fn all(config: &PrecomputeConfig) -> &'static [ArrayKind] {
-        let all = &[ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels, ArrayKind::Quantization];
-        if config.dtype == StoreDtype::Q8 { all } else { &all[..3] }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            ArrayKind::Embeddings => EMBEDDINGS,
-            ArrayKind::Images => IMAGES,
-            ArrayKind::Labels => LABELS,
-            ArrayKind::Quantization => QUANTIZATION,
-        }
-    }
-
-    /// Channels of one variant of one slice, each with a scale and an offset of its own in stores of 8 bits.
-    pub(crate) fn channels(self, config: &PrecomputeConfig) -> usize {
-        match self {
-            ArrayKind::Embeddings => EMBED_CHANNELS,
-            ArrayKind::Images => config.num_channels(),
-            ArrayKind::Labels | ArrayKind::Quantization => 0,
-        }
-    }
-
-    /// Shape of one variant of one slice.
-    pub(crate) fn item_shape(self, config: &PrecomputeConfig) -> Vec<usize> {
-        match self {
-            ArrayKind::Embeddings => vec![EMBED_CHANNELS, config.grid_size(), config.grid_size()],
-            ArrayKind::Images => match config.num_channels() {
-                1 => vec![config.image_size; 2],
-                channels => vec![channels, config.image_size, config.image_size],
-            },
-            ArrayKind::Labels => vec![config.low_res_size(); 2],
-            ArrayKind::Quantization => vec![ArrayKind::Embeddings.channels(config) + ArrayKind::Images.channels(config), 2],
-        }
-    }
-
-    /// Values in one variant of one slice.
-    pub(crate) fn item_len(self, config: &PrecomputeConfig) -> usize {
-        self.item_shape(config).iter().product()
-    }
-
-    fn dimension_names(self, config: &PrecomputeConfig) -> Vec<&'static str> {
-        match self {
-            ArrayKind::Embeddings => vec!["slice", "variant", "channel", "grid_y", "grid_x"],
-            ArrayKind::Images if config.num_channels() == 1 => vec!["slice", "variant", "y", "x"],
-            // Not `channel`, which is as long as the embeddings' 256: xarray wants one length a name.
-            ArrayKind::Images => vec!["slice", "variant", "image_channel", "y", "x"],
-            ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
-            ArrayKind::Quantization => vec!["slice", "variant", "quantized_channel", "scale_offset"],
-        }
-    }
-}
-
-/// Number format of an array.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Number {
-    U8,
-    Float(StoreDtype),
-}
-
-/// One array of the store.
+/// All that a store's shape depends on.
 #[derive(Debug, Clone)]
-pub(crate) struct ArraySpec {
-    /// Path below the store, with forward slashes.
-    pub(crate) path: String,
-    shape: Vec<u64>,
-    shard_shape: Vec<u64>,
-    chunk_shape: Vec<u64>,
-    number: Number,
-    compression: Compression,
-    dimension_names: Vec<&'static str>,
+pub struct StoreLayout {
+    attributes: StoreAttributes,
+    cases: Vec<(CaseLayout, Range<usize>)>,
 }
 
-impl ArraySpec {
-    /// `{split}/{embeddings,images,labels,quantization}` with room for `num_slices` slices of `num_variants` variants.
-    pub(crate) fn of_split(config: &PrecomputeConfig, split: Split, kind: ArrayKind, size: [usize; 2]) -> Self {
-        let [num_slices, num_variants] = size;
-        let item: Vec<u64> = kind.item_shape(config).into_iter().map(|n| n as u64).collect();
-        let with = |slices: usize, variants: usize| [&[slices as u64, variants as u64], item.as_slice()].concat();
-        ArraySpec {
-            path: format!("{split}/{}", kind.name()),
-            shape: with(num_slices, num_variants),
-            shard_shape: with(1, num_variants),
-            chunk_shape: with(1, 1),
-            number: match kind {
-                ArrayKind::Embeddings | ArrayKind::Images => Number::Float(config.dtype),
-                ArrayKind::Labels => Number::U8,
-                ArrayKind::Quantization => Number::Float(StoreDtype::F32),
-            },
-            compression: config.compression,
-            dimension_names: kind.dimension_names(config),
+impl StoreLayout {
+    /// Lays out the rows: within each split by case name, then by slice.
+    ///
+    /// # Errors
+    /// [`Error::Values`] for a case that is there twice or has no slices, or whose name cannot be that of a folder.
+    pub fn new(attributes: StoreAttributes, mut cases: Vec<CaseLayout>) -> Result<Self> {
+        cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
+        let refuse = |case: &CaseLayout, reason: &str| Error::Values {
+            what: format!("{} case {:?}", case.split, case.case),
+            reason: reason.into(),
+        };
+        let same = |pair: &&[CaseLayout]| pair[0].split == pair[1].split && pair[0].case == pair[1].case;
+        if let Some(pair) = cases.windows(2).find(same) {
+            return Err(refuse(&pair[0], "there are two scans of that name"));
         }
-    }
-
-    /// `test/masks/<case>`: one shard holds the scan, one inner chunk a slice.
-    pub(crate) fn of_mask(case: &str, shape: [usize; 3]) -> Self {
-        let [depth, height, width] = shape.map(|n| n as u64);
-        ArraySpec {
-            path: format!("{}/{MASKS}/{case}", Split::Test),
-            shape: vec![depth, height, width],
-            shard_shape: vec![depth, height, width],
-            chunk_shape: vec![1, height, width],
-            number: Number::U8,
-            compression: Compression::Zstd,
-            dimension_names: vec!["depth", "height", "width"],
-        }
-    }
-
-    /// Inner chunks of one shard.
-    pub(crate) fn chunks_per_shard(&self) -> usize {
-        self.shard_shape.iter().zip(&self.chunk_shape).map(|(shard, chunk)| (shard / chunk) as usize).product()
-    }
-
-    pub(crate) fn is_compressed(&self) -> bool {
-        self.compression == Compression::Zstd
-    }
-
-    /// Path below the store of the shard of index `row` along the first axis.
-    pub(crate) fn shard_path(&self, row: usize) -> PathBuf {
-        Path::new(&self.path).join(self.shard_name(row))
-    }
-
-    /// Name of the shard of index `row` along the first axis, directly in the array's folder.
-    pub(crate) fn shard_name(&self, row: usize) -> String {
-        format!("c.{row}{}", ".0".repeat(self.shape.len() - 1))
-    }
-
-    /// Index along the first axis of the shard in the file called `name`.
-    pub(crate) fn row_of_shard_name(&self, name: &str) -> Option<usize> {
-        let row = name.strip_prefix("c.")?.split('.').next()?.parse().ok()?;
-        (self.shard_name(row) == name).then_some(row)
-    }
-
-    /// Bytes of one chunk's values.
-    pub(crate) fn chunk_bytes(&self) -> usize {
-        let value = match self.number {
-            Number::U8 => 1,
-            Number::Float(dtype) => dtype.bytes(),
-        };
-        self.chunk_shape.iter().product::<u64>() as usize * value
-    }
-
-    fn zarr(&self) -> Result<Array<MemoryStore>> {
-        let data_type = match self.number {
-            Number::U8 | Number::Float(StoreDtype::Q8) => data_type::uint8(),
-            Number::Float(StoreDtype::F16) => data_type::float16(),
-            Number::Float(StoreDtype::F32) => data_type::float32(),
-            // zarr-python has no bfloat16 of its own: the bits, and an attribute that says so.
-            Number::Float(StoreDtype::Bf16) => data_type::uint16(),
-        };
-        // Values that no chunk consists of: the sharding codec leaves chunks of nothing but the fill value out, and a chunk that is
-        // not there must always be damage. A reader that takes it for the fill value sees that something is wrong, too.
-        let fill_value = match self.number {
-            // Of 8-bit codes each channel's least is 0.
-            Number::U8 | Number::Float(StoreDtype::Q8) => json!(u8::MAX),
-            Number::Float(StoreDtype::Bf16) => json!(half::bf16::NAN.to_bits()),
-            Number::Float(_) => json!("NaN"),
-        };
-        let fill_value: zarrs::metadata::FillValueMetadata =
-            serde_json::from_value(fill_value).map_err(|e| self.zarr_error(e))?;
-        let mut codecs: Vec<Arc<dyn BytesToBytesCodecTraits>> = Vec::new();
-        if self.is_compressed() {
-            codecs.push(Arc::new(ZstdCodec::new(ZSTD_LEVEL, false)));
-        }
-        codecs.push(Arc::new(Crc32cCodec::new()));
-        let mut builder = ArrayBuilder::new(self.shape.clone(), self.shard_shape.clone(), data_type, fill_value);
-        builder
-            .subchunk_shape(self.chunk_shape.clone())
-            .bytes_to_bytes_codecs(codecs)
-            .chunk_key_encoding(DefaultChunkKeyEncoding::new(ChunkKeySeparator::Dot))
-            .dimension_names(Some(self.dimension_names.iter().copied()))
-            // The order of the chunks within a shard must not depend on which thread was first.
-            .codec_specific_options(
-                CodecSpecificOptions::default()
-                    .with_option(ShardingCodecOptions::default().with_subchunk_write_order(SubchunkWriteOrder::C)),
-            );
-        match self.number {
-            Number::Float(StoreDtype::Bf16) => builder.attributes_mut().insert("encoding".into(), json!("bfloat16")),
-            Number::Float(StoreDtype::Q8) => builder.attributes_mut().insert("encoding".into(), json!("quantized")),
-            _ => None,
-        };
-        builder.build(Arc::new(MemoryStore::new()), &format!("/{}", self.path)).map_err(|e| self.zarr_error(e))
-    }
-
-    /// The array's `zarr.json`.
-    pub(crate) fn metadata(&self) -> Result<Value> {
-        let options = ArrayMetadataOptions::default().with_include_zarrs_metadata(false);
-        serde_json::to_value(self.zarr()?.metadata_opt(&options)).map_err(|e| self.zarr_error(e))
-    }
-
-    /// What turns the values of one chunk into the bytes that stand for it in a shard.
-    pub(crate) fn encoder(&self) -> Result<ChunkEncoder> {
-        let one = ArraySpec { shape: self.chunk_shape.clone(), shard_shape: self.chunk_shape.clone(), ..self.clone() };
-        Ok(ChunkEncoder { array: one.zarr()?, spec: self.clone() })
-    }
-
-    fn zarr_error(&self, reason: impl std::fmt::Display) -> Error {
-        Error::Zarr { array: self.path.clone(), reason: reason.to_string() }
-    }
-}
-
-/// Encodes chunks of one array, each by itself, so that a shard can be put together from new chunks and stored ones.
-pub(crate) struct ChunkEncoder {
-    /// An array of one shard of one chunk.
-    array: Array<MemoryStore>,
-    spec: ArraySpec,
-}
-
-impl ChunkEncoder {
-    pub(crate) fn spec(&self) -> &ArraySpec {
-        &self.spec
-    }
-
-    /// The chunk that holds `values`, little-endian numbers in C order, as it is stored.
-    pub(crate) fn encode(&self, values: &[u8]) -> Result<Vec<u8>> {
-        let shape: Vec<NonZeroU64> = self.spec.chunk_shape.iter().filter_map(|&n| NonZeroU64::new(n)).collect();
-        let options = CodecOptions::default();
-        let shard = self
-            .array
-            .codecs()
-            .encode(ArrayBytes::from(values), &shape, self.array.data_type(), self.array.fill_value(), &options)
-            .map_err(|e| self.spec.zarr_error(e))?;
-        shard::only_chunk(shard.into_owned()).map_err(|e| self.spec.zarr_error(e))
-    }
-}
-
-/// The `zarr.json` of a group.
-pub(crate) fn group_metadata(attributes: Value) -> Value {
-    json!({ "zarr_format": 3, "node_type": "group", "attributes": attributes })
-}
-
-/// The `zarr.json` of the store.
-pub(crate) fn root_metadata(attributes: &StoreAttributes) -> Value {
-    group_metadata(json!(attributes))
-}
-
-/// Paths below the store of its groups but the root.
-pub(crate) fn groups() -> [String; 3] {
-    [Split::Train.to_string(), Split::Test.to_string(), format!("{}/{MASKS}", Split::Test)]
-}
-
-/// Metadata as the bytes of a `zarr.json`.
-pub(crate) fn to_json(metadata: &Value) -> Vec<u8> {
-    format!("{metadata:#}\n").into_bytes()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use sam_ladder_schemas::encoder::EncoderArch;
-    use sam_ladder_schemas::precompute::EncoderWeights;
-
-    /// A shard put together from its chunks is the one that Zarr's sharding codec makes of all values at once.
-    #[test]
-    fn shards_put_together_are_those_of_the_codec() {
-        let both = [Compression::None, Compression::Zstd];
-        let formats = [StoreDtype::F16, StoreDtype::F32, StoreDtype::Bf16, StoreDtype::Q8];
-        for (dtype, compression) in formats.into_iter().flat_map(|dtype| both.map(|compression| (dtype, compression))) {
-            let published = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 });
-            let config = PrecomputeConfig { image_size: 32, dtype, compression, ..published };
-            for &kind in ArrayKind::all(&config) {
-                let spec = ArraySpec::of_split(&config, Split::Train, kind, [3, 5]);
-                let values: Vec<u8> = (0..5 * spec.chunk_bytes()).map(|i| (i * i % 61) as u8).collect();
-                let encoder = spec.encoder().unwrap();
-                let chunks: Vec<_> = values.chunks(spec.chunk_bytes()).map(|chunk| encoder.encode(chunk).unwrap()).collect();
-                let array = spec.zarr().unwrap();
-                let shape: Vec<NonZeroU64> = spec.shard_shape.iter().map(|&n| NonZeroU64::new(n).unwrap()).collect();
-                let expected = array
-                    .codecs()
-                    .encode(
-                        ArrayBytes::from(&values[..]),
-                        &shape,
-                        array.data_type(),
-                        array.fill_value(),
-                        &CodecOptions::default(),
-                    )
-                    .unwrap();
-                assert!(shard::assemble(&chunks) == expected.as_ref(), "{dtype:?} {compression:?} {kind:?}");
+        let mut next = [0; 2];
+        let mut laid_out = Vec::with_capacity(cases.len());
+        for case in cases {
+            if case.num_slices == 0 {
+                return Err(refuse(&case, "it has no slices"));
             }
+            if case.case.is_empty() || case.case.starts_with('.') || case.case.contains(['/', '\\']) {
+                return Err(refuse(&case, "its name cannot be that of a folder"));
+            }
+            let first = &mut next[case.split as usize];
+            let rows = *first..*first + case.num_slices;
+            *first = rows.end;
+            laid_out.push((case, rows));
         }
+        let cases = laid_out.iter().map(|(case, _)| case.clone()).collect();
+        Ok(StoreLayout { attributes: attributes.with_cases(cases), cases: laid_out })
+    }
+
+    /// The layout of the store that has these attributes, `complete: false`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(attributes: &StoreAttributes) -> Result<Self> {
+        Self::new(attributes.unfinished(), attributes.cases.clone())
+    }
+
+    /// The store's attributes, `complete: false`.
+    pub fn attributes(&self) -> &StoreAttributes {
+        &self.attributes
+    }
+
+    /// Cases of both splits.
+    pub fn num_cases(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// Slices of a split.
+    pub fn num_slices(&self, split: Split) -> usize {
+        self.cases_of(split).map(|(case, _)| case.num_slices).sum()
+    }
+
+    /// Variants of each slice of a split, by index.
+    pub fn variants(&self, split: Split) -> Vec<Variant> {
+        let config = &self.attributes.config;
+        match split {
+            Split::Train => variants(config.augment, config.rotation_step),
+            Split::Test => variants(config.test_augment, 1),
+        }
+    }
+
+    /// Rows of `variants.parquet`: the training variants.
+    pub(crate) fn variant_rows(&self) -> Vec<VariantRow> {
+        self.variants(Split::Train).iter().enumerate().map(|(index, variant)| VariantRow::new(index, variant)).collect()
+    }
+
+    /// How many [`Self::variants`] there are.
+    pub fn num_variants(&self, split: Split) -> usize {
+        self.variants(split).len()
+    }
+
+    /// Tensors of each array: slices times variants over both splits.
+    pub fn num_items(&self) -> usize {
+        Split::ALL.into_iter().map(|split| self.num_slices(split) * self.num_variants(split)).sum()
+    }
+
+    /// Bytes of all tensors before compression.
+    pub fn num_bytes(&self) -> u64 {
+        let config = &self.attributes.config;
+        let floats = ArrayKind::Embeddings.item_len(config) + ArrayKind::Images.item_len(config);
+        let mut item = floats * config.dtype.bytes() + ArrayKind::Labels.item_len(config);
+        if config.dtype == StoreDtype::Q8 {
+            item += ArrayKind::Quantization.item_len(config) * size_of::<f32>();
+        }
+        self.num_items() as u64 * item as u64
+    }
+
+    /// Rows of a case.
+    ///
+    /// # Errors
+    /// [`Error::Values`] when the layout has no such case.
+    pub fn case_rows(&self, split: Split, case: &str) -> Result<Range<usize>> {
+        self.cases_of(split).find(|(laid_out, _)| laid_out.case == case).map(|(_, rows)| rows.clone()).ok_or_else(|| {
+            Error::Values { what: format!("{split} case {case:?}"), reason: "it is not in the store's layout".into() }
+        })
+    }
+
+    /// One of a split's arrays.
+    pub(crate) fn array(&self, split: Split, kind: ArrayKind) -> ArraySpec {
+        ArraySpec::of_split(&self.attributes.config, split, kind, [self.num_slices(split), self.num_variants(split)])
+    }
+
+    /// The case that a row belongs to, and the slice within it.
+    pub(crate) fn slice_of(&self, split: Split, row: usize) -> Option<(&CaseLayout, usize)> {
+        self.cases_of(split).find(|(_, rows)| rows.contains(&row)).map(|(case, rows)| (case, row - rows.start))
+    }
+
+    /// The cases of a split with their rows, in the rows' order.
+    pub fn cases(&self, split: Split) -> impl Iterator<Item = (&CaseLayout, Range<usize>)> {
+        self.cases_of(split).map(|(case, rows)| (case, rows.clone()))
+    }
+
+    pub(crate) fn cases_of(&self, split: Split) -> impl Iterator<Item = &(CaseLayout, Range<usize>)> {
+        self.cases.iter().filter(move |(case, _)| case.split == split)
     }
 }

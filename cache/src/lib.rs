@@ -6,10 +6,10 @@
 mod batch;
 mod chunk_cache;
 mod error;
-mod layout;
+mod arrays;
 mod manifest;
 mod number;
-mod plan;
+mod layout;
 mod reader;
 mod remote;
 mod shard;
@@ -23,7 +23,7 @@ mod writer;
 
 pub use batch::{Batch, Values};
 pub use error::{Error, Result};
-pub use plan::StoreLayout;
+pub use layout::StoreLayout;
 pub use reader::{ReadMode, Reader};
 pub use remote::CacheOptions;
 pub use sam_ladder_schemas::store::CaseLayout;

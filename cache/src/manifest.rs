@@ -1,8 +1,8 @@
 //! The store's manifest, its second copy, and the metadata that must follow from it.
 
 use crate::error::{Error, Result};
-use crate::layout::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
-use crate::plan::StoreLayout;
+use crate::arrays::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
+use crate::layout::StoreLayout;
 use crate::shard::unreadable;
 use crate::storage::Storage;
 use sam_ladder_formats::hash::sha256_hex;

@@ -2,7 +2,7 @@
 
 use crate::batch::{Batch, Item};
 use crate::error::Result;
-use crate::layout::ArrayKind;
+use crate::arrays::ArrayKind;
 use crate::number;
 use crate::store::{BatchItem, Store};
 use sam_ladder_schemas::classes::Split;

@@ -61,7 +61,7 @@ pub(crate) struct Remote {
 impl Remote {
     /// For the store at `place`, whose manifest says which store it is: one that was made anew there has another name in the cache.
     pub(crate) fn new(bucket: Bucket, place: &Path, options: Option<&CacheOptions>) -> Result<Self> {
-        let version = bucket.version(&place.join(crate::layout::METADATA))?;
+        let version = bucket.version(&place.join(crate::arrays::METADATA))?;
         let mut id = sha256_hex(format!("{} {version}", place.display()).as_bytes());
         id.truncate(ID_LEN);
         let cache = options.map(|options| ChunkCache::new(options.folder.clone(), options.max_bytes, id));

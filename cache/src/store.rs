@@ -2,9 +2,9 @@
 
 use crate::batch::{Batch, Item};
 use crate::error::{Error, Result};
-use crate::layout::{ArrayKind, ArraySpec};
+use crate::arrays::{ArrayKind, ArraySpec};
 use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
-use crate::plan::StoreLayout;
+use crate::layout::StoreLayout;
 use crate::remote::{CacheOptions, Remote, Unread};
 use crate::shard;
 use crate::slice_table::decode_slices;
@@ -18,7 +18,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
 use sam_ladder_schemas::tables::{SliceRow, VariantRow};
-use sam_ladder_schemas::variants::{Variant, variants};
+use sam_ladder_schemas::variants::Variant;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -178,7 +178,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] that names array, slice, case and variant;
-    /// [`Error::Io`] for a bucket that does not answer.
+    /// [`Error::File`] for a bucket that does not answer.
     pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
         if self.fits_cache(picks.len()) {
             self.fetch_ahead(split, picks)?;
@@ -284,7 +284,7 @@ impl Store {
         let SplitArrays { variants, slices, arrays, .. } = self.split(split);
         let array = &arrays[kind as usize];
         match reason {
-            Unread::Io(path, source) => Error::Io { action: "read", path, source },
+            Unread::Io(path, source) => Error::io("read", path)(source),
             Unread::Damaged(reason) => Error::Damaged {
                 array: array.spec.path.clone(),
                 row,
@@ -335,14 +335,6 @@ pub(crate) struct BatchItem<'a> {
     pub(crate) embeddings: Item<'a>,
     pub(crate) images: Item<'a>,
     pub(crate) labels: &'a mut [u8],
-}
-
-/// The variants that a split of a store with this config has.
-pub(crate) fn split_variants(config: &PrecomputeConfig, split: Split) -> Vec<Variant> {
-    match split {
-        Split::Train => variants(config.augment, config.rotation_step),
-        Split::Test => variants(config.test_augment, 1),
-    }
 }
 
 /// Rows whose shards are in an array's folder; empty when there is no such folder.

@@ -1,6 +1,6 @@
 //! One array of a finished store: its chunks, out of the shards' files, or fetched from a bucket.
 
-use crate::layout::ArraySpec;
+use crate::arrays::ArraySpec;
 use crate::remote::{Fetched, Remote, Unread};
 use crate::shard::{self, ChunkRange, Scratch};
 use crate::storage::{Blob, Storage};

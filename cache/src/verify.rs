@@ -1,12 +1,12 @@
 //! Checking a whole finished store: every chunk against its checksum, every file against the manifest.
 
 use crate::error::Result;
-use crate::layout::{ArrayKind, ArraySpec, METADATA};
+use crate::arrays::{ArrayKind, ArraySpec, METADATA};
 use crate::manifest::{
     array_file, check_bytes, check_hash, complete_layout, group_files, hashed_files, manifest_bytes, parse_manifest,
     read_checked, read_manifest, read_mask_shape,
 };
-use crate::plan::StoreLayout;
+use crate::layout::StoreLayout;
 use crate::shard::{self, Scratch};
 use crate::storage::Storage;
 use crate::store::{check_variants, mask_shape, read_slices};
@@ -131,7 +131,7 @@ enum Check {
 ///
 /// # Errors
 /// [`crate::Error::NotAStore`], [`crate::Error::FormatVersion`], [`crate::Error::Incomplete`] for a store that is still being made,
-/// [`crate::Error::Io`] for a bucket that does not answer, and [`crate::Error::Manifest`] when both copies of the manifest are damaged. All other damage is in the report.
+/// [`crate::Error::File`] for a bucket that does not answer, and [`crate::Error::Manifest`] when both copies of the manifest are damaged. All other damage is in the report.
 pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
     let store = Storage::at(path)?;
     let report = check_all(&store, progress);

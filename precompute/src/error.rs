@@ -94,3 +94,17 @@ pub enum Error {
         store: PathBuf,
     },
 }
+
+impl Error {
+    /// What to do about it, from the error that knows.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Scan(error) => error.hint(),
+            Error::File(error) => error.hint(),
+            Error::Store(error) => error.hint(),
+            Error::Sam(error) => error.hint(),
+            Error::Interrupted { source, .. } => source.hint(),
+            _ => None,
+        }
+    }
+}

@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn scans_read_back_with_every_organ() {
         let dir = tempfile::tempdir().unwrap();
-        write_phantom(&config(dir.path())).unwrap();
+        write_phantom(&config(dir.path()), &sam_ladder_schemas::observer::Silent).unwrap();
         let source = ScanSource::open(dir.path(), &Preprocessing::default()).unwrap();
         let splits: Vec<Split> = source.cases().iter().map(|case| case.split).collect();
         assert_eq!(splits, [Split::Train, Split::Train, Split::Test]);

@@ -193,18 +193,7 @@ impl Args {
         let store_path = self.store.as_deref().context("--store must name the store")?;
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
-        let cases = store.cases(Split::Test);
-        ensure!(
-            !cases.is_empty(),
-            "{} holds no test scans: precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38, or, in nnU-Net's layout, \
-             name some with --test-cases",
-            store_path.display()
-        );
-        ensure!(
-            !store.config().unlabelled,
-            "{} holds scans without a reference: there is nothing to measure by; `sam-ladder predict --store` makes masks of them",
-            store_path.display()
-        );
+        let cases = test_cases(&store)?;
         let device = self.device.open()?;
         let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
         let (method, run_info) = self.method(store_path);
@@ -260,6 +249,21 @@ impl Args {
             _ => Ok(()),
         }
     }
+}
+
+/// The test cases of a store that can be measured.
+fn test_cases(store: &Store) -> anyhow::Result<Vec<String>> {
+    let (cases, place) = (store.cases(Split::Test), store.path().display());
+    ensure!(
+        !cases.is_empty(),
+        "{place} holds no test scans: precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38, or, in nnU-Net's layout, \
+         name some with --test-cases"
+    );
+    ensure!(
+        !store.config().unlabelled,
+        "{place} holds scans without a reference: there is nothing to measure by; `sam-ladder predict --store` makes masks of them"
+    );
+    Ok(cases)
 }
 
 /// A tolerance as typed.

@@ -8,7 +8,6 @@ use super::typed::Typed;
 use crate::error::refusal;
 use crate::interrupt;
 use crate::slurm::{Job, JobsFolder, Word};
-use clap::ValueEnum;
 use sam_ladder_cache::{Store, images_stored};
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};

@@ -1,4 +1,4 @@
-//! Trains ten steps on a tiny store of made-up tensors, and prints each step's losses: `ten_steps [FOLDER]`.
+//! Trains ten steps on a tiny store of made-up tensors, and prints each step's losses.
 //!
 //! A store usually comes from `sam-ladder precompute`; here a dozen slices of noise with a bright square on them stand in for scans, and random numbers for
 //! SAM's decoder and for its embeddings.
@@ -27,7 +27,7 @@ const SIDE: usize = 32;
 const SLICES: usize = 12;
 
 fn main() -> Outcome<()> {
-    let folder = std::env::args().nth(1).map_or_else(|| std::env::temp_dir().join("sam-ladder-ten-steps"), Into::into);
+    let folder = std::env::temp_dir().join(format!("sam-ladder-ten-steps-{}", std::process::id()));
     let store = folder.join("store.zarr");
     write_store(&store)?;
     let args = TrainArgs {
@@ -46,7 +46,8 @@ fn main() -> Outcome<()> {
         program: "ten_steps".into(),
         observer: silent(),
     };
-    train(&args)?;
+    let summary = train(&args)?;
+    assert_eq!(summary.steps, 10);
     for row in read_rows::<StepRow>(&args.run.join(STEPS_TABLE))? {
         println!("step {:2}: loss {:.4}, cross-entropy {:.4}, Dice loss {:.4}", row.step + 1, row.loss, row.ce, row.dice);
     }
@@ -118,4 +119,12 @@ fn noise(count: usize, seed: u64) -> Vec<f32> {
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
     (0..count).map(|_| next()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ten_steps_are_taken() {
+        super::main().unwrap();
+    }
 }

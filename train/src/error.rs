@@ -353,6 +353,8 @@ impl TrainError {
         Some(match self {
             TrainError::Setting(error) => return error.hint(),
             TrainError::SweepFile(error) => return error.hint(),
+            TrainError::Store(error) => return error.hint(),
+            TrainError::File(error) => return error.hint(),
             TrainError::NeedsGpu { instead, .. } => {
                 format!("{instead}, or pass --device cuda:0 in a build with the feature `cuda`")
             }

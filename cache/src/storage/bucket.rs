@@ -61,7 +61,7 @@ impl Bucket {
     /// told so at once.
     ///
     /// # Errors
-    /// [`Error::Io`] that says what to do.
+    /// [`Error::File`] that says what to do.
     pub(crate) fn open(place: &Path) -> Result<Self> {
         let wrong = |reason: String| Error::io("use", place)(io::Error::new(ErrorKind::InvalidInput, reason));
         let (name, _) = parse(place).map_err(wrong)?;

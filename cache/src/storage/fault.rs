@@ -1,5 +1,6 @@
 //! What a server's refusal means, in one line: HTTP status, the server's own words, and what to do.
 
+use crate::error::Refusal;
 use object_store::Error;
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
@@ -46,7 +47,7 @@ pub(super) fn explain(error: &Error) -> io::Error {
         }
         _ => (ErrorKind::Other, format!("the server cannot be reached: check {ADDRESS}, and the network")),
     };
-    io::Error::new(kind, format!("{}; {advice}", told(status, code, &text)))
+    io::Error::new(kind, Refusal { told: told(status, code, &text), advice })
 }
 
 /// Status, code and message of the server, or what the library says instead.
@@ -108,21 +109,18 @@ mod tests {
     #[test]
     fn a_refusal_says_status_and_what_to_do() {
         let body = "<Error><Code>NoSuchBucket</Code>\n<Message>The bucket\n does not exist</Message></Error>";
+        let advice = |error: &io::Error| error.get_ref().unwrap().downcast_ref::<Refusal>().unwrap().advice.clone();
         let error = explained(&format!("Server returned non-2xx status code: 404 Not Found: {body}"));
-        assert_eq!(
-            error.to_string(),
-            format!(
-                "HTTP status 404 NoSuchBucket: The bucket does not exist; there is no such bucket: make it, or correct --store or {ADDRESS}"
-            )
-        );
+        assert_eq!(error.to_string(), "HTTP status 404 NoSuchBucket: The bucket does not exist");
+        assert_eq!(advice(&error), format!("there is no such bucket: make it, or correct --store or {ADDRESS}"));
         // A missing bucket is no missing file.
         assert_eq!(error.kind(), ErrorKind::Other);
         let error = explained("Server returned non-2xx status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert!(error.to_string().contains("AWS_ACCESS_KEY_ID") && error.to_string().contains("403"), "{error}");
-        assert!(explained("Server returned non-2xx status code: 503 Slow Down: ").to_string().contains("several attempts"));
+        assert!(advice(&error).contains("AWS_ACCESS_KEY_ID") && error.to_string().contains("403"), "{error}");
+        assert!(advice(&explained("Server returned non-2xx status code: 503 Slow Down: ")).contains("several attempts"));
         let error = explained("error sending request: tcp connect error: Connection refused (os error 111)");
-        assert!(error.to_string().contains("AWS_ENDPOINT_URL") && error.to_string().contains("Connection refused"), "{error}");
+        assert!(advice(&error).contains("AWS_ENDPOINT_URL") && error.to_string().contains("Connection refused"), "{error}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl Storage {
     /// environment variables.
     ///
     /// # Errors
-    /// [`Error::Io`] for a bucket that cannot be reached: a wrong address, wrong credentials, no such bucket.
+    /// [`Error::File`] for a bucket that cannot be reached: a wrong address, wrong credentials, no such bucket.
     pub(crate) fn at(path: &Path) -> Result<Self> {
         let bucket = is_remote(path).then(|| Bucket::open(path)).transpose()?;
         Ok(Storage { root: path.into(), bucket })
@@ -122,7 +122,7 @@ impl Storage {
     /// Writes a file so that all of it is there, or what was there before. See [`atomic::write_atomic`].
     ///
     /// # Errors
-    /// [`Error::Io`] that names the file.
+    /// [`Error::File`] that names the file.
     pub(crate) fn write(&self, path: &Path, bytes: Vec<u8>) -> Result<()> {
         match &self.bucket {
             None => Ok(atomic::write_atomic(path, &bytes)?),
@@ -131,7 +131,7 @@ impl Storage {
     }
 
     /// # Errors
-    /// [`Error::Io`] for a bucket that does not answer.
+    /// [`Error::File`] for a bucket that does not answer.
     pub(crate) fn is_file(&self, path: &Path) -> Result<bool> {
         match &self.bucket {
             None => Ok(path.is_file()),
@@ -142,7 +142,7 @@ impl Storage {
     /// What lies directly in a folder; `None` when there is no such folder, or a file instead.
     ///
     /// # Errors
-    /// [`Error::Io`] that names the folder.
+    /// [`Error::File`] that names the folder.
     pub(crate) fn list(&self, folder: &Path) -> Result<Option<Vec<Entry>>> {
         let list = || match &self.bucket {
             None => list_folder(folder),
@@ -154,7 +154,7 @@ impl Storage {
     /// Paths below the root of all files.
     ///
     /// # Errors
-    /// [`Error::Io`] that names the folder.
+    /// [`Error::File`] that names the folder.
     pub(crate) fn files(&self) -> Result<BTreeSet<PathBuf>> {
         let mut found = BTreeSet::new();
         match &self.bucket {
@@ -170,7 +170,7 @@ impl Storage {
     /// Removes a file if it is there.
     ///
     /// # Errors
-    /// [`Error::Io`] that names the file.
+    /// [`Error::File`] that names the file.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         let removed = match &self.bucket {
             None => fs::remove_file(path),
@@ -185,7 +185,7 @@ impl Storage {
     /// Removes a folder and all that is in it; another process may be doing so too.
     ///
     /// # Errors
-    /// [`Error::Io`] that names the folder.
+    /// [`Error::File`] that names the folder.
     pub(crate) fn remove_folder(&self, path: &Path) -> Result<()> {
         match &self.bucket {
             None => match fs::remove_dir_all(path) {
@@ -218,7 +218,7 @@ impl Storage {
     /// Makes a folder with those above it; a bucket needs none.
     ///
     /// # Errors
-    /// [`Error::Io`] that names the folder.
+    /// [`Error::File`] that names the folder.
     pub(crate) fn create_folder(&self, path: &Path) -> Result<()> {
         match &self.bucket {
             None => fs::create_dir_all(path).map_err(Error::io("create", path)),
@@ -229,7 +229,7 @@ impl Storage {
     /// As [`atomic::sync_folder`]; what a bucket has taken it keeps.
     ///
     /// # Errors
-    /// [`Error::Io`] that names the folder.
+    /// [`Error::File`] that names the folder.
     pub(crate) fn sync_folder(&self, path: &Path) -> Result<()> {
         match &self.bucket {
             None => Ok(atomic::sync_folder(path)?),
@@ -240,7 +240,7 @@ impl Storage {
     /// Removes what interrupted writes left aside anywhere below the root, and syncs every folder.
     ///
     /// # Errors
-    /// [`Error::Io`] that names the file or folder.
+    /// [`Error::File`] that names the file or folder.
     pub(crate) fn tidy_and_sync(&self) -> Result<()> {
         match &self.bucket {
             None => tidy_and_sync(&self.root),
@@ -252,7 +252,7 @@ impl Storage {
 /// Reads a file of a store, wherever that lies.
 ///
 /// # Errors
-/// [`Error::Io`] that names the file.
+/// [`Error::File`] that names the file.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let read = match path.parent().filter(|_| is_remote(path)) {
         None => fs::read(path),

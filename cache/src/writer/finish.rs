@@ -3,7 +3,7 @@
 use super::{PROGRESS, StoreWriter, previous};
 use crate::error::{Error, Result};
 use crate::manifest::{hash_files, write_manifest};
-use crate::plan::StoreLayout;
+use crate::layout::StoreLayout;
 use crate::slice_table::encode_slices;
 use crate::storage::Storage;
 use crate::store::{Store, read_slices};
@@ -16,7 +16,7 @@ impl StoreWriter {
     /// What is still missing, in words; `None` when [`Self::finish`] can be called. Looks at the folder anew.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::File`].
     pub fn missing(&self) -> Result<Option<String>> {
         self.refresh()?;
         let mut missing = Vec::new();
@@ -41,7 +41,7 @@ impl StoreWriter {
     /// Writes the tables, marks the store complete and opens it. Several processes may do so at once: they write the same bytes.
     ///
     /// # Errors
-    /// [`Error::Incomplete`] that counts what is missing, [`Error::Io`], and those of [`Store::open`].
+    /// [`Error::Incomplete`] that counts what is missing, [`Error::File`], and those of [`Store::open`].
     pub fn finish(self) -> Result<Store> {
         let store = &self.storage;
         if let Some(detail) = self.missing()? {

@@ -16,9 +16,9 @@ pub use slice::{SliceTensors, Wanted};
 pub use survey::images_stored;
 
 use crate::error::{Error, Result};
-use crate::layout::{ArrayKind, ArraySpec, ChunkEncoder, METADATA, to_json};
+use crate::arrays::{ArrayKind, ArraySpec, ChunkEncoder, METADATA, to_json};
 use crate::manifest::{array_file, check_array_metadata, group_files, read_manifest, write_manifest};
-use crate::plan::StoreLayout;
+use crate::layout::StoreLayout;
 use crate::shard;
 use crate::storage::Storage;
 use crate::store::{Mask, Store, mask_shard, shards_in};
@@ -74,7 +74,7 @@ impl StoreWriter {
     ///
     /// # Errors
     /// [`Error::OtherConfig`] lists, side by side, what an existing store was made with and what is asked for;
-    /// [`Error::NotAStore`] for anything else that is there, which stays untouched; [`Error::Io`].
+    /// [`Error::NotAStore`] for anything else that is there, which stays untouched; [`Error::File`].
     pub fn open_or_create(path: impl AsRef<Path>, layout: StoreLayout) -> Result<Opened> {
         let storage = Storage::at(path.as_ref())?;
         let opened = Self::open_at(&storage, layout);
@@ -149,7 +149,7 @@ impl StoreWriter {
     /// Looks again at what is there: other processes may have written since.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::File`].
     pub fn refresh(&self) -> Result<()> {
         for split in &self.splits {
             for (i, encoder) in split.arrays.iter().enumerate() {
@@ -168,7 +168,7 @@ impl StoreWriter {
     /// Whether the rows of a case are recorded and, for a test case, its mask is there.
     ///
     /// # Errors
-    /// [`Error::Io`] for a bucket that does not answer.
+    /// [`Error::File`] for a bucket that does not answer.
     pub fn is_case_recorded(&self, split: Split, case: &str) -> Result<bool> {
         let there = |path: PathBuf| self.storage.is_file(&path);
         let recorded = there(self.progress_path(split, case))? || there(self.storage.join(slices_table(split)))?;
@@ -178,7 +178,7 @@ impl StoreWriter {
     /// Whether a case needs nothing more: its slices, its rows and, for a test case, its mask are there.
     ///
     /// # Errors
-    /// [`Error::Values`] when the layout has no such case; [`Error::Io`] for a bucket that does not answer.
+    /// [`Error::Values`] when the layout has no such case; [`Error::File`] for a bucket that does not answer.
     pub fn is_case_done(&self, split: Split, case: &str) -> Result<bool> {
         let mut rows = self.layout.case_rows(split, case)?;
         Ok(self.is_case_recorded(split, case)? && rows.all(|row| self.is_slice_done(split, row)))
@@ -187,7 +187,7 @@ impl StoreWriter {
     /// Whether the decoder's weights are there.
     ///
     /// # Errors
-    /// [`Error::Io`] for a bucket that does not answer.
+    /// [`Error::File`] for a bucket that does not answer.
     pub fn has_decoder(&self) -> Result<bool> {
         self.storage.is_file(&self.storage.join(DECODER_WEIGHTS))
     }
@@ -195,7 +195,7 @@ impl StoreWriter {
     /// Records a case: its rows and, for a test case, its reference segmentation.
     ///
     /// # Errors
-    /// [`Error::Values`] when rows or mask are not those of the case's layout, [`Error::Io`].
+    /// [`Error::Values`] when rows or mask are not those of the case's layout, [`Error::File`].
     pub fn write_case(&self, split: Split, case: &str, rows: &[SliceRow], mask: Option<&Mask>) -> Result<()> {
         let refuse = |reason: String| Error::Values { what: format!("{split} case {case}"), reason };
         let expected = self.layout.case_rows(split, case)?;
@@ -240,7 +240,7 @@ impl StoreWriter {
     /// Writes SAM's prompt encoder and mask decoder, as the bytes of a safetensors file.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::File`].
     pub fn write_decoder(&self, safetensors: &[u8]) -> Result<()> {
         self.storage.write(&self.storage.join(DECODER_WEIGHTS), safetensors.to_vec())
     }

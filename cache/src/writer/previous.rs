@@ -11,9 +11,9 @@
 
 use super::StoreWriter;
 use crate::error::{Error, Result};
-use crate::layout::{ArrayKind, ArraySpec, METADATA};
+use crate::arrays::{ArrayKind, ArraySpec, METADATA};
 use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
-use crate::plan::StoreLayout;
+use crate::layout::StoreLayout;
 use crate::shard;
 use crate::storage::{Bucket, Storage};
 use crate::store::{Store, read_slices};

@@ -3,9 +3,9 @@
 use super::finish::write_variants;
 use super::previous;
 use crate::error::{Error, Result};
-use crate::layout::ArrayKind;
+use crate::arrays::ArrayKind;
 use crate::manifest::{array_file, group_files, write_manifest};
-use crate::plan::StoreLayout;
+use crate::layout::StoreLayout;
 use crate::storage::Storage;
 use crate::store::mask_shard;
 use crate::verify::{Part, Report};
@@ -20,7 +20,7 @@ use std::path::Path;
 /// It can be interrupted at any moment and begun again.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::File`].
 pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
     let store = &Storage::at(store)?;
     let attributes = &report.attributes;
@@ -56,7 +56,7 @@ pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
             Part::Slices(_) | Part::Decoder => store.remove(&path)?,
             Part::Mask { case } => {
                 let shard = mask_shard(store, case);
-                store.remove(&shard.with_file_name(crate::layout::METADATA))?;
+                store.remove(&shard.with_file_name(crate::arrays::METADATA))?;
                 store.remove(&shard)?;
             }
             Part::Shard { .. } => {

@@ -2,7 +2,7 @@
 
 use super::{StoreWriter, lock};
 use crate::error::{Error, Result};
-use crate::layout::ArrayKind;
+use crate::arrays::ArrayKind;
 use crate::{number, shard};
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
@@ -86,7 +86,7 @@ impl StoreWriter {
     ///
     /// # Errors
     /// [`Error::Values`] for tensors of the wrong size and for values that are not finite in the store's number format;
-    /// [`Error::Io`] that names the file, after which the slice can be written again.
+    /// [`Error::File`] that names the file, after which the slice can be written again.
     pub fn write_wanted(&self, split: Split, row: usize, wanted: &Wanted, tensors: &SliceTensors<'_>) -> Result<()> {
         let config = &self.layout.attributes().config;
         let named = |kind: ArrayKind| format!("{split}/{} of slice {row}", kind.name());

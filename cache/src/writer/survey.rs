@@ -2,9 +2,9 @@
 
 use super::{is_new, previous, told_differences};
 use crate::error::{Error, Result};
-use crate::layout::ArrayKind;
+use crate::arrays::ArrayKind;
 use crate::manifest::read_manifest;
-use crate::plan::StoreLayout;
+use crate::layout::StoreLayout;
 use crate::storage::Storage;
 use crate::store::shards_in;
 use sam_ladder_schemas::classes::Split;

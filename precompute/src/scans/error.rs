@@ -158,6 +158,14 @@ pub enum ScanError {
 }
 
 impl ScanError {
+    /// What to do about it, from the error that knows.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            ScanError::File(error) => error.hint(),
+            _ => None,
+        }
+    }
+
     /// A system error, with the path it happened at.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ScanError + '_ {
         move |source| ScanError::Io { path: path.into(), source }

@@ -48,7 +48,7 @@ pub(crate) fn train_group(
 
 fn train_epochs(group: &mut [Run], source: &mut BatchSource, steps: &mut StepKind, control: &Control<'_>) -> Result<()> {
     while let Some(first) = control.next_to_train(group) {
-        let (batches, validation, shape) = (first.batches_left(), first.validation_batches(), first.setup().shape);
+        let (batches, shape) = (first.batches_left(), first.setup().shape);
         let sharing = control.share(group);
         each(group, |run| run.start_clock(sharing.runs()));
         for batch in source.batches(batches, shape) {
@@ -57,12 +57,13 @@ fn train_epochs(group: &mut [Run], source: &mut BatchSource, steps: &mut StepKin
                 break;
             }
         }
+        let validation = control.next_to_train(group).map_or(Vec::new(), Run::validation_batches);
         for batch in source.batches(validation, shape) {
             let batch = batch?;
+            each(group, |run| run.attempt(|run| run.validate(&batch)));
             if control.next_to_train(group).is_none() {
                 break;
             }
-            each(group, |run| run.attempt(|run| run.validate(&batch)));
         }
         each(group, |run| run.attempt(Run::end_epoch));
     }

@@ -195,9 +195,10 @@ impl Run {
         items.chunks(self.setup.config.batch_size).skip(position.batch).take(left).map(<[Item]>::to_vec).collect()
     }
 
-    /// The batches that validate it.
+    /// The batches that validate the epoch, once its last step is done.
     pub(crate) fn validation_batches(&self) -> Vec<Vec<Item>> {
-        self.setup.validation.as_ref().map_or(Vec::new(), |validation| validation.batches())
+        let validation = self.setup.validation.as_ref().filter(|_| self.epoch_is_whole());
+        validation.map_or(Vec::new(), |validation| validation.batches())
     }
 
     /// Time counts from now on, and is divided by the runs that have the machine together.
