@@ -95,6 +95,10 @@ table2: build ## The paper's ablation: trains and evaluates every arm on STORE f
 test: ## Every test; needs nothing but Rust, a C compiler and make
 	$(CARGO) test --release --workspace
 
+.PHONY: settings-page
+settings-page: ## docs/reference/settings.md again, after a setting has changed
+	SAM_LADDER_WRITE_DOCS=1 $(CARGO) test --release -p sam-ladder-schemas --test settings_page
+
 .PHONY: test-pages
 test-pages: ## The pages that we write, in headless Chromium (installed by apt-get if there is none); pictures go to target/pages
 	browser=$$(.ci/chromium.sh) && SAM_LADDER_CHROMIUM=$$browser $(CARGO) test --release --workspace --test pages --test sweep_page -- --ignored --test-threads=1

@@ -7,8 +7,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use sam_ladder_cache::Store;
-use sam_ladder_eval::Mask;
-use sam_ladder_eval::protocol::{CaseMasks, Protocol, evaluate_case};
+use sam_ladder_eval::{CaseMasks, MaskView, Protocol, evaluate_case};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_train::predict::{CaseRequest, Ensemble};
 use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource};
@@ -33,8 +32,8 @@ fn main() -> anyhow::Result<()> {
             let middle = Instant::now();
             let masks = CaseMasks {
                 case,
-                prediction: Mask { voxels: &predicted.mask, shape: predicted.shape },
-                reference: Mask { voxels: &reference.labels, shape: reference.shape },
+                prediction: MaskView { voxels: &predicted.mask, shape: predicted.shape },
+                reference: MaskView { voxels: &reference.labels, shape: reference.shape },
                 spacing_mm: predicted.spacing_mm,
             };
             let rows = evaluate_case(&masks, &store.config().class_names, Protocol::Published)?;

@@ -7,15 +7,17 @@ mod store;
 use candle_core::safetensors::load;
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, ReadMode, Store};
-use sam_ladder_ops::state_dict::save_safetensors;
+use sam_ladder_formats::state_dict::save_safetensors;
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetwork, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_train::export::{ExportArgs, export};
 use sam_ladder_train::predict::{CaseRequest, Ensemble};
-use sam_ladder_train::run::{TrainArgs, read_record, read_steps, train};
+use sam_ladder_train::run::{TrainArgs, read_record, train};
 use sam_ladder_train::segment::masks_of_logits;
 use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource, load_model};
 use std::path::Path;
@@ -35,6 +37,7 @@ fn workplace(test_augment: AugmentPolicy) -> (TempDir, TrainArgs) {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,
@@ -86,7 +89,7 @@ fn every_choice_trains_resumes_in_the_same_bits_and_predicts() {
             assert!(left == right, "{name}: {file} differs");
         }
         assert_eq!(read_record(&straight.run).unwrap().config, straight.config);
-        let rows = read_steps(&straight.run.join(STEPS_TABLE)).unwrap();
+        let rows = read_rows::<StepRow>(&straight.run.join(STEPS_TABLE)).unwrap();
         assert!(rows[0].gate > 0.4 && rows[0].gate < 0.6, "each gate starts at a half, {}", rows[0].gate);
         let model = load_model(&of_run(&straight.run), &store, &Device::Cpu).unwrap();
         let mask = Ensemble::of_one(model).predict_case(&store, CASE, |_| ()).unwrap();

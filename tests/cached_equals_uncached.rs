@@ -8,16 +8,17 @@ use sam_ladder_precompute::phantom::{PhantomConfig, write_phantom};
 use sam_ladder_precompute::pipeline::{PrecomputeArgs, run};
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_precompute::scans::{Scan, ScanSource};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::observer::{Silent, silent};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_train::init::{InitSources, initial_weights};
 use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::optimizer::Optimizer;
-use sam_ladder_train::run::read_steps;
 use sam_ladder_train::run::{BatchTensors, StepLosses, StepSettings, train_step};
 use sam_ladder_train::run::{Sampler, VariantDraws};
 use sam_ladder_train::run::{TrainArgs, train};
@@ -79,6 +80,7 @@ fn cached(store: &Path, run: &Path) -> Vec<StepLosses> {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,
@@ -86,7 +88,7 @@ fn cached(store: &Path, run: &Path) -> Vec<StepLosses> {
         observer: silent(),
     };
     train(&args).unwrap();
-    let rows = read_steps(&run.join("steps.parquet")).unwrap();
+    let rows = read_rows::<StepRow>(&run.join("steps.parquet")).unwrap();
     rows.iter().map(|row| StepLosses { total: row.loss, ce: row.ce, dice: row.dice }).collect()
 }
 

@@ -225,6 +225,7 @@ fn training_never_runs_unawares_on_a_damaged_file() {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,

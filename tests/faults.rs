@@ -80,6 +80,7 @@ fn train_args(folder: &Path, run: &Path) -> TrainArgs {
         resume: run.join(RUN_CONFIG).exists(),
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: Some(1),
@@ -310,6 +311,6 @@ fn an_interrupted_program_says_how_to_go_on() {
     assert!(said.contains("continue with `sam-ladder train --resume"), "{told}");
     let steps: usize = said.split(',').next().unwrap().parse().unwrap();
     cli::succeed(train(&["--resume", "--max-steps", &(steps + 1).to_string()]));
-    let rows = sam_ladder_train::run::read_steps(&run.join(STEPS_TABLE)).unwrap();
+    let rows = sam_ladder_formats::rows::read_rows::<sam_ladder_schemas::tables::StepRow>(&run.join(STEPS_TABLE)).unwrap();
     assert_eq!(rows.len(), steps + 1);
 }

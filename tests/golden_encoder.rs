@@ -7,7 +7,7 @@ mod device;
 
 use candle_core::{Device, Tensor};
 use common::{golden, rule_values, rule_weight};
-use sam_ladder_ops::state_dict::{StateDict, save_pth};
+use sam_ladder_formats::state_dict::{StateDict, save_pth};
 use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, decoder_weights, detect_arch, random_decoder_weights};
 
 /// The whole of SAM with ViT-B at 1024 px, every tensor by the rule.

@@ -2,8 +2,7 @@
 //! (`golden/metrics.safetensors`, `golden/metrics.json`).
 
 use safetensors::SafeTensors;
-use sam_ladder_eval::protocol::{CaseMasks, Protocol, evaluate_case};
-use sam_ladder_eval::{Mask, MaskPair, dice, hd95};
+use sam_ladder_eval::{CaseMasks, MaskPair, MaskView, Protocol, dice, evaluate_case, hd95};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -47,8 +46,8 @@ fn metrics_equal_medpy() {
         assert_eq!(reference.shape(), shape);
         let masks = CaseMasks {
             case: "golden",
-            prediction: Mask { voxels: prediction.data(), shape },
-            reference: Mask { voxels: reference.data(), shape },
+            prediction: MaskView { voxels: prediction.data(), shape },
+            reference: MaskView { voxels: reference.data(), shape },
             spacing_mm,
         };
 

@@ -58,7 +58,7 @@ fn cases_split_and_spacing_are_those_of_the_files() {
 fn every_slice_names_its_file_and_hash() {
     for folder in ["RawData", "Synapse"] {
         let (source, scans) = read_all(folder);
-        let sources = source.sources().expect("the golden files hash");
+        let sources = source.sources(&sam_ladder_schemas::observer::Silent).expect("the golden files hash");
         assert_eq!(sources.len(), source.cases().iter().map(|case| case.files.len()).sum::<usize>());
         assert!(sources.is_sorted_by(|a, b| a.path < b.path));
         for scan in &scans {

@@ -6,8 +6,10 @@ use cli::{program, succeed};
 use std::path::Path;
 
 /// The commands in the order in which one needs what another made.
-const ORDER: [&str; 12] =
-    ["phantom", "precompute", "verify", "train", "export", "eval", "predict", "sweep", "table", "status", "completions", "man"];
+const ORDER: [&str; 13] = [
+    "phantom", "precompute", "verify", "train", "export", "eval", "predict", "sweep", "table", "status", "schema", "completions",
+    "man",
+];
 /// The files that a user writes for a sweep.
 const SWEEP: &str = "[settings]\nepochs = 1\nlr = [1e-3, 3e-3]\n[search]\nmethod = \"grid\"\n[validation]\nfold = \"1/2\"\n";
 const SLURM: &str = "[job]\ntasks = 2\ntime = \"10\"\n";

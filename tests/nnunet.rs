@@ -132,7 +132,7 @@ fn options_choose_channels_window_and_test_cases() {
         let mut options = options.clone();
         change(&mut options);
         let config = configure(root, &options, published()).map_err(|e| e.to_string())?;
-        config.validate()?;
+        config.validate().map_err(|e| e.to_string())?;
         let source = ScanSource::open(root, &config.preprocessing).map_err(|e| e.to_string())?;
         source.with_test_cases(&config.test_cases).map(|_| ()).map_err(|e| e.to_string())
     };
@@ -144,7 +144,7 @@ fn options_choose_channels_window_and_test_cases() {
             with(|o| o.test_cases = vec!["brain_01".into()]),
             "\"brain_01\", expected some of its cases brain_001, brain_002, brain_010",
         ),
-        (with(|o| o.window = Some([5.0, 5.0])), "must ascend"),
+        (with(|o| o.window = Some([5.0, 5.0])), "expected two ascending numbers"),
     ] {
         let error = error.unwrap_err();
         assert!(error.contains(part), "{part}: {error}");

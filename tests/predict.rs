@@ -4,8 +4,7 @@ mod cli;
 
 use cli::{assert_refused, nifti, program, succeed};
 use flate2::read::GzDecoder;
-use sam_ladder_cache::nifti::{Geometry, NiftiVersion, write_nifti};
-use sam_ladder_precompute::scans::read_image;
+use sam_ladder_formats::nifti::{Geometry, NiftiVersion, read_image, write_nifti};
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;

@@ -94,10 +94,10 @@ fn workers_and_the_job_that_finishes_are_submitted_in_turn() {
         "41_1|COMPLETED|0:09|n1|None\n41_2|RUNNING|0:03|n2|None\n41_[3]|PENDING|0:00||Resources\n42|PENDING|0:00||Dependency\n",
     );
     let error = assert_refused(place.precompute("--slurm slurm.toml"));
-    assert!(error.contains("job 41") && error.contains("running still") && error.contains("scancel 41"), "{error}");
+    assert!(error.contains("job 41") && error.contains("is still running") && error.contains("scancel 41"), "{error}");
 
     let text = succeed(place.run("status --store s.zarr"));
-    let expected = "s.zarr is not begun\nprecompute job 41: 1 COMPLETED; 1 PENDING (Resources); 1 RUNNING on n2\n\
+    let expected = "s.zarr does not exist yet\nprecompute job 41: 1 COMPLETED; 1 PENDING (Resources); 1 RUNNING on n2\n\
                     finish     job 42: 1 PENDING (Dependency)\n";
     assert_eq!(text, expected);
 
@@ -149,7 +149,7 @@ fn scripts_can_be_seen_without_submitting() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_one_line() {
+fn what_is_missing_or_wrong_is_said_with_what_to_do() {
     let place = Place::new();
     let error = assert_refused({
         let mut command = place.precompute("--slurm slurm.toml");
@@ -170,7 +170,7 @@ fn what_is_missing_or_wrong_is_one_line() {
 
     place.write("slurm.toml", "[job]\npartition = \"gpu\"\ngpu = 1\n");
     let error = assert_refused(place.precompute("--slurm slurm.toml"));
-    assert!(error.contains("slurm.toml: line 3: unknown field `gpu`"), "{error}");
+    assert!(error.contains("slurm.toml:3:1: job.gpu: unknown key\nhint: did you mean `gpus`?"), "{error}");
     assert_refused(place.precompute("--slurm none.toml"));
     assert_refused(place.run("status"));
     assert!(!place.run("precompute --slurm-script-only").output().unwrap().status.success());

@@ -304,8 +304,8 @@ const SWEEP: &str = "[settings]\nepochs = 12\nbatch_size = 8\nwarmup = 2\nlr = [
 
 /// Trials of a sweep: id, status, epochs and Dice, by id.
 fn trials(sweep: &Path) -> Vec<(String, &'static str, u32, Option<f64>)> {
-    let batch = sam_ladder_cache::table::read_table(&sweep.join(sam_ladder_schemas::sweep::TRIALS_TABLE)).unwrap();
-    let rows = sam_ladder_schemas::sweep::trials_from_batch(&batch).unwrap();
+    let table = sweep.join(sam_ladder_schemas::sweep::TRIALS_TABLE);
+    let rows: Vec<sam_ladder_schemas::sweep::TrialRow> = sam_ladder_formats::rows::read_rows(&table).unwrap();
     let mut all: Vec<_> = rows.into_iter().map(|row| (row.trial, row.status.name(), row.epochs, row.dice)).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all

@@ -10,17 +10,17 @@ mod store;
 
 use candle_core::Device;
 use sam_ladder_cache::ReadMode;
-use sam_ladder_cache::table::read_table;
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::sweep::{
-    CURVES_TABLE, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, curves_from_batch, run_dir, trials_from_batch,
+    CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, run_dir,
 };
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_train::error::TrainError;
 use sam_ladder_train::run::{DeviceStore, TrainArgs, train};
-use sam_ladder_train::run::{read_epochs, read_steps};
 use sam_ladder_train::sweep::{SweepArgs, gather, sweep, sweep_until};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,7 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
         init: None,
         device: Device::Cpu,
         read_mode: ReadMode::Resident,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         // As far as the mean of predicted classes is from that of the reference: a stand-in that depends on both.
@@ -103,7 +104,7 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
 
 /// What the table says, but for times.
 fn table(out: &Path) -> Vec<TrialRow> {
-    let mut rows = trials_from_batch(&read_table(&out.join(TRIALS_TABLE)).unwrap()).unwrap();
+    let mut rows = read_rows::<TrialRow>(&out.join(TRIALS_TABLE)).unwrap();
     for row in &mut rows {
         row.seconds = 0.0;
     }
@@ -111,7 +112,7 @@ fn table(out: &Path) -> Vec<TrialRow> {
 }
 
 fn curves(out: &Path) -> Vec<sam_ladder_schemas::sweep::CurveRow> {
-    let mut rows = curves_from_batch(&read_table(&out.join(CURVES_TABLE)).unwrap()).unwrap();
+    let mut rows = read_rows::<CurveRow>(&out.join(CURVES_TABLE)).unwrap();
     rows.iter_mut().for_each(|row| row.seconds = 0.0);
     rows
 }
@@ -147,6 +148,7 @@ fn trials_beside_one_another_equal_lone_runs() {
                 resume: false,
                 device: Device::Cpu,
                 read_mode: ReadMode::Stream,
+                cache: None,
                 device_store: Default::default(),
                 cuda_graph: false,
                 checkpoint_every: None,
@@ -158,7 +160,7 @@ fn trials_beside_one_another_equal_lone_runs() {
             let [lone_bytes, bytes] = [&lone.run, &beside].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
             assert!(lone_bytes == bytes, "trial {}, fold {fold}: the steps differ", row.settings);
             let [lone, beside] = [&lone.run, &beside].map(|run| {
-                read_epochs(&run.join(EPOCHS_TABLE))
+                read_rows::<EpochRow>(&run.join(EPOCHS_TABLE))
                     .unwrap()
                     .iter()
                     .map(|row| (row.loss, row.val_dice, row.gate))
@@ -219,7 +221,7 @@ fn a_trial_that_diverges_is_recorded_and_the_sweep_goes_on() {
         assert_eq!((row.rank, row.failures), (None, 0));
     }
     // It is not tried again: the same seed ends the same way.
-    let steps = |row: &TrialRow| read_steps(&args.out.join(run_dir(&row.trial, 1234, 1)).join(STEPS_TABLE)).unwrap().len();
+    let steps = |row: &TrialRow| read_rows::<StepRow>(&args.out.join(run_dir(&row.trial, 1234, 1)).join(STEPS_TABLE)).unwrap().len();
     let before = steps(&rows[2]);
     sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap();
     assert_eq!((table(&args.out), steps(&rows[2])), (rows, before));

@@ -4,11 +4,11 @@
 mod browser;
 
 use browser::{Browser, View};
-use sam_ladder_cache::table::write_table;
+use sam_ladder_formats::rows::write_rows;
 use sam_ladder_eval::write_sweep_page;
 use sam_ladder_schemas::sweep::{
     Budget, CURVES_TABLE, Condition, CurveRow, Domain, Objective, Pruning, SWEEP_CONFIG, Scale, Search, SearchMethod, Setting,
-    SweepConfig, SweepRecord, TRIALS_TABLE, TrialRow, TrialStatus, Validation, curves_batch, trial_id, trials_batch,
+    SweepConfig, SweepRecord, TRIALS_TABLE, TrialRow, TrialStatus, Validation, trial_id,
 };
 use sam_ladder_schemas::train::{InputFile, RunInputs};
 use serde_json::{Map, Value, json};
@@ -145,8 +145,8 @@ fn rank(trials: &mut [TrialRow]) {
 fn write(folder: &Path, objectives: &[Objective]) -> std::path::PathBuf {
     let (trials, curves) = records(objectives.len() > 1);
     std::fs::write(folder.join(SWEEP_CONFIG), serde_json::to_vec(&record(objectives)).unwrap()).unwrap();
-    write_table(&folder.join(TRIALS_TABLE), &trials_batch(&trials).unwrap()).unwrap();
-    write_table(&folder.join(CURVES_TABLE), &curves_batch(&curves).unwrap()).unwrap();
+    write_rows(&folder.join(TRIALS_TABLE), &trials).unwrap();
+    write_rows(&folder.join(CURVES_TABLE), &curves).unwrap();
     write_sweep_page(folder).unwrap()
 }
 

@@ -7,7 +7,8 @@ mod store;
 use candle_core::safetensors::load;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{ReadMode, Store, TrainingSplit};
-use sam_ladder_ops::state_dict::{save_pth, save_safetensors};
+use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
@@ -15,10 +16,11 @@ use sam_ladder_schemas::train::{
     BEST_CHECKPOINT, CHECKPOINT, EPOCHS_TABLE, OptimizerKind, RESUME_STATE, STEPS_TABLE, TrainConfig,
 };
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_train::error::TrainError;
 use sam_ladder_train::export::{ExportArgs, export};
 use sam_ladder_train::predict::{CasePrediction, CaseRequest, Ensemble};
-use sam_ladder_train::run::{DeviceStore, TrainArgs, fold_cases, read_epochs, read_record, read_steps, train};
+use sam_ladder_train::run::{DeviceStore, TrainArgs, fold_cases, read_record, train};
 use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,7 @@ fn args(folder: &TempDir, run: &str) -> TrainArgs {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Stream,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,
@@ -82,7 +85,7 @@ fn assert_same_run(left: &Path, right: &Path) {
         assert!(left == right, "{file} differs in its bytes");
     }
     let [left, right] = [left, right].map(|run| {
-        let mut rows = read_epochs(&run.join(EPOCHS_TABLE)).unwrap();
+        let mut rows = read_rows::<EpochRow>(&run.join(EPOCHS_TABLE)).unwrap();
         rows.iter_mut().for_each(|row| row.seconds = 0.0);
         rows
     });
@@ -205,7 +208,7 @@ fn a_run_learns_and_touches_only_what_is_trainable() {
     trained.config.max_steps = None;
     trained.config.augment = Some(AugmentPolicy::None);
     train(&trained).unwrap();
-    let rows = read_steps(&trained.run.join(STEPS_TABLE)).unwrap();
+    let rows = read_rows::<StepRow>(&trained.run.join(STEPS_TABLE)).unwrap();
     assert_eq!(rows.len(), 30);
     assert!(rows.iter().enumerate().all(|(index, row)| row.step == index as u64 && row.epoch == index as u32 / 3));
     let mean = |rows: &[sam_ladder_schemas::tables::StepRow]| rows.iter().map(|row| row.loss).sum::<f32>() / rows.len() as f32;

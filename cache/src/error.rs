@@ -8,6 +8,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a store could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A file could not be written, or a table not be read.
+    #[error(transparent)]
+    File(#[from] sam_ladder_formats::Error),
     /// The file system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -90,16 +93,6 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A Parquet file cannot be read or written.
-    #[error("cannot {action} the table {}: {reason}", path.display())]
-    Table {
-        /// `read` or `write`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
     /// A slice, variant or case that the store has not.
     #[error("{} has no {what}", path.display())]
     Absent {
@@ -136,6 +129,10 @@ impl Error {
     /// Whether the disk is full or over its quota, so that freeing space and running the same command again continues.
     pub fn is_disk_full(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+        match self {
+            Error::File(error) => error.is_disk_full(),
+            Error::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            _ => false,
+        }
     }
 }

@@ -1,16 +1,13 @@
-//! The embedding store: Zarr arrays and Parquet tables; and what all stages write files with.
+//! The embedding store: Zarr arrays and Parquet tables.
 //!
 //! [`StoreWriter`] makes a store, [`Store`] and [`Reader`] read a finished one. The layout, for those who read it with other
 //! programs, is in `docs/store-format.md`. A store lies in a folder or below a key of an S3 bucket: `/data/s.zarr`, `s3://bucket/s.zarr`. No other crate of the workspace touches the files of a store.
 
-pub mod atomic;
 mod batch;
 mod chunk_cache;
-mod compare;
 mod error;
 mod layout;
 mod manifest;
-pub mod nifti;
 mod number;
 mod plan;
 mod reader;
@@ -20,17 +17,15 @@ mod slice_table;
 mod storage;
 mod store;
 mod stored_array;
-pub mod table;
 mod training;
 mod verify;
 mod writer;
 
 pub use batch::{Batch, Values};
-pub use compare::differences;
 pub use error::{Error, Result};
 pub use plan::StoreLayout;
 pub use reader::{ReadMode, Reader};
-pub use remote::{CacheOptions, set_cache};
+pub use remote::CacheOptions;
 pub use sam_ladder_schemas::store::CaseLayout;
 pub use storage::{is_remote, read_file};
 pub use store::{Mask, Store};

@@ -1,15 +1,15 @@
 //! The store's manifest, its second copy, and the metadata that must follow from it.
 
-use crate::compare::differences;
 use crate::error::{Error, Result};
 use crate::layout::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
 use crate::plan::StoreLayout;
 use crate::shard::unreadable;
 use crate::storage::Storage;
+use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::store::{
-    DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, sha256_hex,
-    slices_table,
+    DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, slices_table,
 };
 use serde_json::{Value, json};
 use std::io::ErrorKind;
@@ -62,7 +62,7 @@ pub(crate) fn parse_manifest(store: &Storage, path: &Path, bytes: &[u8]) -> Resu
         return Err(Error::FormatVersion { path: store.root().into(), found: version.to_string(), expected: FORMAT_VERSION });
     }
     let attributes: StoreAttributes = serde_json::from_value(attributes.clone()).map_err(|e| damaged(e.to_string()))?;
-    attributes.config.validate().map_err(damaged)?;
+    attributes.config.validate().map_err(|error| damaged(error.to_string()))?;
     let expected = cache_id(&attributes.config, &attributes.sources);
     if attributes.cache_id != expected {
         return Err(damaged(format!("its config and sources hash to {expected}, its cache_id is {}", attributes.cache_id)));

@@ -6,6 +6,7 @@ use crate::store::split_variants;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::store::{CaseLayout, StoreAttributes};
+use sam_ladder_schemas::tables::VariantRow;
 use sam_ladder_schemas::variants::Variant;
 use std::ops::Range;
 
@@ -75,6 +76,11 @@ impl StoreLayout {
     /// Variants of each slice of a split, by index.
     pub fn variants(&self, split: Split) -> Vec<Variant> {
         split_variants(&self.attributes.config, split)
+    }
+
+    /// Rows of `variants.parquet`: the training variants.
+    pub(crate) fn variant_rows(&self) -> Vec<VariantRow> {
+        self.variants(Split::Train).iter().enumerate().map(|(index, variant)| VariantRow::new(index, variant)).collect()
     }
 
     /// How many [`Self::variants`] there are.

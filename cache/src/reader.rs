@@ -12,17 +12,7 @@ use std::sync::{Arc, OnceLock};
 /// Most batches that are fetched from a bucket before they are read.
 const BATCHES_AHEAD: usize = 8;
 
-/// Where batches come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReadMode {
-    /// From disk (of a store in a bucket, the local copies of its chunks) each time: memory holds a batch and the shards' indexes (48 bytes a slice and variant), however large the store.
-    Stream,
-    /// From disk once, then from memory, in the stored number format.
-    Resident,
-    /// `Resident` where the split takes at most half of the memory that is available, else `Stream`.
-    #[default]
-    Auto,
-}
+pub use sam_ladder_schemas::read_mode::ReadMode;
 
 /// Reads batches of one split.
 #[derive(Debug)]

@@ -7,55 +7,25 @@ use crate::chunk_cache::ChunkCache;
 use crate::error::Result;
 use crate::storage::{Blob, Bucket, CONCURRENCY, Object};
 use object_store::GetRange;
-use sam_ladder_schemas::store::sha256_hex;
+use sam_ladder_formats::hash::sha256_hex;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, Semaphore};
 
 /// Letters of a store's name in the cache.
 const ID_LEN: usize = 16;
 
-/// Where copies of a remote store's chunks are kept, and how many.
+/// Where copies of a remote store's chunks are kept, and how many: a matter of the machine, and of no store or run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheOptions {
     /// A folder on a local disk; any number of stores and of programs share it.
     pub folder: PathBuf,
     /// Most bytes of files in it.
     pub max_bytes: u64,
-}
-
-impl CacheOptions {
-    /// Bytes unless told otherwise: 20 GiB.
-    pub const DEFAULT_BYTES: u64 = 20 << 30;
-
-    /// The user's own folder for caches: `$XDG_CACHE_HOME/sam-ladder`, `~/.cache/sam-ladder`, or one below the temporary folder.
-    pub fn default_folder() -> PathBuf {
-        let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || set("HOME").map(|home| home.join(".cache"));
-        set("XDG_CACHE_HOME").or_else(home).unwrap_or_else(std::env::temp_dir).join("sam-ladder")
-    }
-}
-
-impl Default for CacheOptions {
-    fn default() -> Self {
-        CacheOptions { folder: Self::default_folder(), max_bytes: Self::DEFAULT_BYTES }
-    }
-}
-
-static OPTIONS: RwLock<Option<CacheOptions>> = RwLock::new(None);
-
-/// Says where this process keeps copies of remote stores' chunks: a matter of the machine, and of no store or run.
-pub fn set_cache(options: CacheOptions) {
-    *OPTIONS.write().unwrap_or_else(PoisonError::into_inner) = Some(options);
-}
-
-/// What [`set_cache`] said.
-pub(crate) fn cache_options() -> CacheOptions {
-    OPTIONS.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
 }
 
 /// Why a chunk could not be had.
@@ -81,7 +51,8 @@ type UnderWay = HashMap<String, Arc<OnceCell<Arc<Vec<u8>>>>>;
 #[derive(Debug)]
 pub(crate) struct Remote {
     bucket: Bucket,
-    cache: ChunkCache,
+    /// `None` keeps no copies: each chunk is fetched whenever it is read.
+    cache: Option<ChunkCache>,
     permits: Semaphore,
     /// Chunks that are being fetched: who needs one of them waits for it.
     under_way: Mutex<UnderWay>,
@@ -89,29 +60,31 @@ pub(crate) struct Remote {
 
 impl Remote {
     /// For the store at `place`, whose manifest says which store it is: one that was made anew there has another name in the cache.
-    pub(crate) fn new(bucket: Bucket, place: &Path, options: &CacheOptions) -> Result<Self> {
+    pub(crate) fn new(bucket: Bucket, place: &Path, options: Option<&CacheOptions>) -> Result<Self> {
         let version = bucket.version(&place.join(crate::layout::METADATA))?;
         let mut id = sha256_hex(format!("{} {version}", place.display()).as_bytes());
         id.truncate(ID_LEN);
-        let cache = ChunkCache::new(options.folder.clone(), options.max_bytes, id);
+        let cache = options.map(|options| ChunkCache::new(options.folder.clone(), options.max_bytes, id));
         Ok(Remote { bucket, cache, permits: Semaphore::new(CONCURRENCY), under_way: Mutex::default() })
     }
 
-    /// Most bytes that the copies may take.
+    /// Most bytes that the copies may take; 0 if none are kept.
     pub(crate) fn max_bytes(&self) -> u64 {
-        self.cache.max_bytes()
+        self.cache.as_ref().map_or(0, ChunkCache::max_bytes)
     }
 
     pub(crate) fn cached(&self, name: &str) -> Option<File> {
-        self.cache.get(name)
+        self.cache.as_ref()?.get(name)
     }
 
     pub(crate) fn is_cached(&self, name: &str) -> bool {
-        self.cache.touch(name)
+        self.cache.as_ref().is_some_and(|cache| cache.touch(name))
     }
 
     pub(crate) fn forget(&self, name: &str) {
-        self.cache.remove(name);
+        if let Some(cache) = &self.cache {
+            cache.remove(name);
+        }
     }
 
     /// The last `len` bytes of an object.
@@ -126,7 +99,9 @@ impl Remote {
         let fetched = cell.get_or_try_init(|| async {
             let _permit = self.permits.acquire().await;
             let object = self.bucket.get(path, Some(GetRange::Bounded(range))).await?;
-            self.cache.insert(&name, &object.bytes);
+            if let Some(cache) = &self.cache {
+                cache.insert(&name, &object.bytes);
+            }
             io::Result::Ok(Arc::new(object.bytes))
         });
         let fetched = fetched.await.cloned();

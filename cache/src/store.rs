@@ -5,20 +5,19 @@ use crate::error::{Error, Result};
 use crate::layout::{ArrayKind, ArraySpec};
 use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
 use crate::plan::StoreLayout;
-use crate::remote::{CacheOptions, Remote, Unread, cache_options};
+use crate::remote::{CacheOptions, Remote, Unread};
 use crate::shard;
-use crate::slice_table::{batch_to_slices, variants_to_batch};
+use crate::slice_table::decode_slices;
 use crate::storage::{CONCURRENCY, Storage, wait};
 use crate::stored_array::StoredArray;
-use crate::table;
-use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rayon::prelude::*;
+use sam_ladder_formats::rows::decode_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::{SliceRow, VariantRow};
 use sam_ladder_schemas::variants::{Variant, variants};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -55,29 +54,29 @@ struct SplitArrays {
 impl Store {
     /// Opens a complete store, in a folder or at `s3://bucket/key`, and checks its manifest, its groups' and arrays' metadata, its
     /// tables, the decoder's weights and the presence of every shard. Chunks are checked when they are read; those of a store in a
-    /// bucket are kept where [`crate::set_cache`] says.
+    /// bucket are fetched each time (see [`Self::open_with`]).
     ///
     /// # Errors
     /// A one-line reason that names the file: no store, another format version, an incomplete one, a manifest, array metadata or
     /// table that does not agree with the config, a missing shard; a bucket that cannot be used.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
-        Self::open_with(path, &cache_options())
+        Self::open_with(path, None)
     }
 
-    /// As [`Self::open`], with a cache of its own for a store in a bucket.
+    /// As [`Self::open`]; of a store in a bucket, copies of the chunks are kept where `cache` says.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_with(path: impl AsRef<Path>, cache: &CacheOptions) -> Result<Store> {
+    pub fn open_with(path: impl AsRef<Path>, cache: Option<&CacheOptions>) -> Result<Store> {
         Self::open_at(Storage::at(path.as_ref())?, cache)
     }
 
-    pub(crate) fn open_at(storage: Storage, cache: &CacheOptions) -> Result<Store> {
+    pub(crate) fn open_at(storage: Storage, cache: Option<&CacheOptions>) -> Result<Store> {
         let refused = storage.clone();
         Self::open_checked(storage, cache).map_err(|error| refused.refusal().unwrap_or(error))
     }
 
-    fn open_checked(storage: Storage, cache: &CacheOptions) -> Result<Store> {
+    fn open_checked(storage: Storage, cache: Option<&CacheOptions>) -> Result<Store> {
         let attributes = read_manifest(&storage)?;
         let layout = complete_layout(&storage, &attributes)?;
         for (name, bytes) in group_files() {
@@ -196,7 +195,7 @@ impl Store {
     /// # Errors
     /// As [`Self::read_batch`].
     pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)]) -> Result<()> {
-        let Some(remote) = &self.remote else { return Ok(()) };
+        let Some(remote) = self.remote.as_ref().filter(|remote| remote.max_bytes() > 0) else { return Ok(()) };
         picks.iter().try_for_each(|pick| self.check_pick(split, pick.0, pick.1))?;
         let chunks = picks.iter().flat_map(|&pick| ArrayKind::all(self.config()).iter().map(move |&kind| (pick, kind)));
         let fetched = chunks.map(|(pick, kind)| async move {
@@ -363,24 +362,19 @@ pub(crate) fn mask_shape(rows: &[SliceRow]) -> [usize; 3] {
     [rows.len(), height as usize, width as usize]
 }
 
-fn read_table(store: &Storage, path: &Path) -> Result<RecordBatch> {
-    table::decode(path, Bytes::from(store.read(path).map_err(Error::io("read", path))?))
+fn read_bytes(store: &Storage, path: &Path) -> Result<Bytes> {
+    Ok(store.read(path).map_err(Error::io("read", path))?.into())
 }
 
 /// Checks that `variants.parquet` is the table of the layout's config.
 pub(crate) fn check_variants(store: &Storage, layout: &StoreLayout) -> Result<()> {
     let path = store.join(VARIANTS_TABLE);
-    let found = read_table(store, &path)?;
-    let expected = variants_to_batch(&layout.variants(Split::Train)).map_err(|e| Error::Table {
-        action: "read",
-        path: path.clone(),
-        reason: e.to_string(),
-    })?;
-    if found.schema().fields() != expected.schema().fields() || found.columns() != expected.columns() {
-        let reason = format!("its rows are not the {} variants of the store's config", expected.num_rows());
-        return Err(Error::Manifest { path, reason });
+    let expected = layout.variant_rows();
+    if decode_rows::<VariantRow>(&path, read_bytes(store, &path)?)? == expected {
+        return Ok(());
     }
-    Ok(())
+    let reason = format!("its rows are not the {} variants of the store's config", expected.len());
+    Err(Error::Manifest { path, reason })
 }
 
 /// Reads a split's slice table and checks it against the layout's cases and sources.
@@ -388,7 +382,7 @@ pub(crate) fn read_slices(store: &Storage, layout: &StoreLayout, split: Split) -
     let path = store.join(slices_table(split));
     let attributes = layout.attributes();
     let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
-    let slices = batch_to_slices(&read_table(store, &path)?, &attributes.config.class_names).map_err(damaged)?;
+    let slices = decode_slices(&path, read_bytes(store, &path)?, &attributes.config.class_names)?;
     if slices.len() != layout.num_slices(split) {
         return Err(damaged(format!("expected {} rows, found {}", layout.num_slices(split), slices.len())));
     }

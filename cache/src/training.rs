@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::reader::{ReadMode, Reader};
+use crate::remote::CacheOptions;
 use crate::store::Store;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
@@ -22,7 +23,15 @@ impl TrainingSplit {
     /// # Errors
     /// As [`Store::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Ok(TrainingSplit(Arc::new(Store::open(path)?)))
+        Self::open_with(path, None)
+    }
+
+    /// Opens a complete store; of one in a bucket, copies of the chunks are kept where `cache` says.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(path: impl AsRef<Path>, cache: Option<&CacheOptions>) -> Result<Self> {
+        Ok(TrainingSplit(Arc::new(Store::open_with(path, cache)?)))
     }
 
     /// Folder of the store.

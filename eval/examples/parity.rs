@@ -1,10 +1,9 @@
-//! What `make parity` asks of this crate: `parity metrics PAIRS.safetensors OUT.json` measures pairs of masks, `parity statistics SAMPLES.json OUT.json` tests and resamples
+//! What `make parity` runs of this crate: `parity metrics PAIRS.safetensors OUT.json` measures pairs of masks, `parity statistics SAMPLES.json OUT.json` tests and resamples
 //! numbers. `bench/parity/check_metrics.py` and `check_statistics.py` make the input and compare the output with MedPy, MONAI and SciPy.
 
 use safetensors::SafeTensors;
-use sam_ladder_eval::protocol::{CaseMasks, EmptyRule, Protocol, Scoring, evaluate_case};
 use sam_ladder_eval::statistics::{Resampling, mean, permutation_test, wilcoxon_signed_rank};
-use sam_ladder_eval::{Mask, MaskPair};
+use sam_ladder_eval::{CaseMasks, EmptyRule, MaskPair, MaskView, Protocol, Scoring, evaluate_case};
 use serde_json::{Value, json};
 use std::error::Error;
 
@@ -25,8 +24,8 @@ fn metrics(input: &str) -> Result<Value, Box<dyn Error>> {
         let spacing = floats(&format!("{index}/spacing"))?;
         let masks = CaseMasks {
             case: "pair",
-            prediction: Mask { voxels: prediction.data(), shape },
-            reference: Mask { voxels: reference.data(), shape },
+            prediction: MaskView { voxels: prediction.data(), shape },
+            reference: MaskView { voxels: reference.data(), shape },
             spacing_mm: [spacing[0], spacing[1], spacing[2]],
         };
         MaskPair::new("pair", masks.prediction, masks.reference, 1)?;

@@ -1,11 +1,10 @@
-//! Times Dice and HD95, and all that `eval` measures, of eight organs of a 512 × 512 × 150 scan. `bench/time_metrics.py` runs it beside MedPy on the same masks;
+//! Times Dice and HD95, and everything that `eval` measures, for eight organs of a 512 × 512 × 150 scan. `bench/time_metrics.py` runs it and MedPy on the same masks;
 //! with a folder as argument it writes them there, uint8 in C order.
 //!
 //! Three predictions of the same ellipsoids: moved by a few voxels; that with specks of every organ all over the scan, so that every
 //! box is the whole scan; and one in which every organ is somewhere else.
 
-use sam_ladder_eval::protocol::{CaseMasks, Protocol, evaluate_case};
-use sam_ladder_eval::{EvalError, Mask, MaskPair, dice, hd95};
+use sam_ladder_eval::{CaseMasks, EvalError, MaskPair, MaskView, Protocol, dice, evaluate_case, hd95};
 use std::time::Instant;
 
 const SHAPE: [usize; 3] = [150, 512, 512];
@@ -55,7 +54,7 @@ fn main() -> Result<(), EvalError> {
         let masks = [("reference", &reference), ("moved", &moved), ("specked", &specked), ("elsewhere", &elsewhere)];
         for (name, voxels) in masks {
             let path = std::path::Path::new(&folder).join(name);
-            std::fs::write(&path, voxels).map_err(|source| EvalError::Io { path, action: "write", source })?;
+            std::fs::write(&path, voxels).map_err(|source| sam_ladder_formats::Error::io("write", &path)(source))?;
         }
     }
     let names: Vec<String> = (1..=8).map(|class| format!("organ {class}")).collect();
@@ -63,8 +62,8 @@ fn main() -> Result<(), EvalError> {
     for (name, prediction) in [("moved", &moved), ("specked", &specked), ("elsewhere", &elsewhere)] {
         let masks = CaseMasks {
             case: name,
-            prediction: Mask { voxels: prediction, shape: SHAPE },
-            reference: Mask { voxels: &reference, shape: SHAPE },
+            prediction: MaskView { voxels: prediction, shape: SHAPE },
+            reference: MaskView { voxels: &reference, shape: SHAPE },
             spacing_mm: [3.0, 0.75, 0.75],
         };
         let start = Instant::now();

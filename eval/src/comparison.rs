@@ -1,19 +1,20 @@
 //! Two evaluations of the same cases side by side: differences, their intervals over cases, and paired tests.
 
 use crate::error::Result;
-use crate::folder::EvaluationFolder;
-use crate::scores::{Scores, Value};
+use crate::folder::{EvaluationFolder, create_dir};
+use crate::organ_columns::{organ_columns, with_mean};
+use crate::scores::{ScoreOf, Scores};
 use crate::statistics::{Resampling, mean, permutation_test, wilcoxon_signed_rank};
 use crate::summary::MEAN;
-use crate::table_md::{cell, columns, interval, number, percent};
-use crate::tables::{comparison_batch, write as write_table};
-use crate::write::write_bytes;
+use crate::table_text::{cell, interval, markdown_table, minus, number, p_text, percent, signed};
+use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::tables::ComparisonRow;
 use std::path::{Path, PathBuf};
 
-/// One row an organ and metric.
+/// One row per organ and metric.
 pub const COMPARISON_TABLE: &str = "comparison.parquet";
-/// The same to read.
+/// The same for people.
 pub const COMPARISON_MARKDOWN: &str = "comparison.md";
 
 /// Name of Dice in [`ComparisonRow::metric`].
@@ -21,11 +22,12 @@ const DICE: &str = "dice";
 /// Name of HD95.
 const HD95: &str = "hd95";
 
-/// Compares two sides, each one evaluation or several of different seeds, whose values are averaged case by case: first Dice, then HD95, of each organ
-/// and of the mean. A case's value for the mean is its mean over the organs that both sides define in it. Pairs of undefined values are left out.
+/// Compares two sides, each one evaluation or several of different seeds, whose values are averaged case by case: first Dice,
+/// then HD95, of each organ and of the mean. A case's value for the mean is its mean over the organs that both sides define in
+/// it. Pairs without both values are left out.
 ///
 /// # Errors
-/// Where the evaluations are of other organs, rules or cases than the first one; where a side is empty.
+/// If an evaluation has other organs, rules or cases than the first one.
 pub fn compare(first: &[EvaluationFolder], second: &[EvaluationFolder]) -> Result<Vec<ComparisonRow>> {
     let all: Vec<&EvaluationFolder> = first.iter().chain(second).collect();
     let Some((reference, others)) = all.split_first() else { return Ok(Vec::new()) };
@@ -33,7 +35,7 @@ pub fn compare(first: &[EvaluationFolder], second: &[EvaluationFolder]) -> Resul
     let class_names = &reference.info.class_names;
     let mut rows = Vec::new();
     for metric in [DICE, HD95] {
-        let value: Value = if metric == DICE { |row| row.dice } else { |row| row.hd95 };
+        let value: ScoreOf = if metric == DICE { |row| row.dice } else { |row| row.hd95 };
         let [first, second] = [first, second].map(|side| Side::new(side, class_names, value));
         let organ_pairs = |organ: usize| -> Vec<[f64; 2]> {
             let pair = |case: &String| Some([first.value(organ, case)?, second.value(organ, case)?]);
@@ -57,7 +59,7 @@ struct Side {
 }
 
 impl Side {
-    fn new(evaluations: &[EvaluationFolder], class_names: &[String], value: Value) -> Side {
+    fn new(evaluations: &[EvaluationFolder], class_names: &[String], value: ScoreOf) -> Side {
         Side { seeds: evaluations.iter().map(|evaluation| Scores::new(&evaluation.cases, class_names, value)).collect() }
     }
 
@@ -92,7 +94,7 @@ fn row(organ: &str, metric: &str, pairs: &[[f64; 2]]) -> ComparisonRow {
     }
 }
 
-/// What a comparison is of.
+/// What is compared.
 #[derive(Debug, Clone, Copy)]
 pub struct Sides<'a> {
     /// Name of the first side.
@@ -105,60 +107,50 @@ pub struct Sides<'a> {
     pub unit: &'a str,
 }
 
-/// One table a metric, in Markdown, and what the numbers are.
+/// One Markdown table per metric, and a paragraph that says what the numbers are.
 pub fn markdown(rows: &[ComparisonRow], sides: &Sides) -> String {
     let mut text = String::new();
-    let columns = columns(sides.class_names);
-    for (metric, heading) in [(DICE, "DSC, percent".to_string()), (HD95, format!("HD95, {}", sides.unit))] {
-        let text_of: fn(Option<f64>) -> String = if metric == DICE { percent } else { number };
-        let (first, second) = (cell(sides.first), cell(sides.second));
-        text +=
-            &format!("| {heading} | {first} | {second} | Difference | 95 % interval | Pairs | p, Wilcoxon | p, permutation |\n");
-        text += &format!("| --- |{}\n", " ---: |".repeat(7));
-        let named = columns.iter().map(|column| (&*column.heading, &*column.organ));
-        for (heading, organ) in named.chain([("Mean over organs", MEAN)]) {
-            let Some(row) = rows.iter().find(|row| row.metric == metric && row.organ == organ) else { continue };
-            let signed = row.difference.map_or("–".into(), |value| {
-                let value = if metric == DICE { 100.0 * value } else { value };
-                format!("{value:+.2}").replace('-', "−")
-            });
-            text += &format!(
-                "| {} | {} | {} | {signed} | {} | {} | {} | {} |\n",
-                cell(heading),
-                text_of(row.first),
-                text_of(row.second),
-                interval(row.difference_low, row.difference_high, text_of).replace('-', "−"),
-                row.pairs,
-                p_text(row.wilcoxon_p),
-                p_text(row.permutation_p),
-            );
-        }
+    for metric in [DICE, HD95] {
+        text += &metric_table(rows, sides, metric);
         text.push('\n');
     }
-    text += "Means over the cases in which both sides have a value, and their difference, second less first, with its percentile bootstrap interval over \
-             cases. Both tests are two-sided and pair the cases: Wilcoxon's signed-rank test, and the permutation test of the mean difference. No correction \
-             is made for the number of rows.\n";
-    text
+    text + "Means over the cases in which both sides have a value, and their difference, second minus first, with its percentile \
+            bootstrap interval over cases. Both tests are two-sided and pair the cases: Wilcoxon's signed-rank test, and the \
+            permutation test of the mean difference. No correction is made for the number of rows.\n"
 }
 
-/// A p with three decimals, or the bound below which it lies.
-pub(crate) fn p_text(p: Option<f64>) -> String {
-    match p {
-        None => "–".into(),
-        Some(p) if p < 0.001 => "< 0.001".into(),
-        Some(p) => format!("{p:.3}"),
-    }
+fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
+    let dice = metric == DICE;
+    let text_of = if dice { percent } else { number };
+    let metric_heading = if dice { "DSC, percent".into() } else { format!("HD95, {}", sides.unit) };
+    let (first, second) = (cell(sides.first), cell(sides.second));
+    let headings = [&*metric_heading, &first, &second, "Difference", "95 % interval", "Pairs", "p, Wilcoxon", "p, permutation"];
+    let columns = organ_columns(sides.class_names);
+    let rows = with_mean(&columns, "Mean over organs").filter_map(|(heading, organ)| {
+        let row = rows.iter().find(|row| row.metric == metric && row.organ == organ)?;
+        Some(vec![
+            cell(heading),
+            text_of(row.first),
+            text_of(row.second),
+            signed(row.difference.map(|value| if dice { 100.0 * value } else { value })),
+            minus(&interval(row.difference_low, row.difference_high, text_of)),
+            row.pairs.to_string(),
+            p_text(row.wilcoxon_p),
+            p_text(row.permutation_p),
+        ])
+    });
+    markdown_table(&headings, rows)
 }
 
-/// Writes a comparison's two files into a folder, which is made where it is not there; returns the path of the readable one.
+/// Writes a comparison's two files into a folder, which is made if it does not exist; returns the path of the Markdown file.
 ///
 /// # Errors
-/// Where a file cannot be written.
+/// If a file cannot be written.
 pub fn write(folder: &Path, rows: &[ComparisonRow], sides: &Sides) -> Result<PathBuf> {
-    crate::evaluation::create_dir(folder)?;
-    write_table(&folder.join(COMPARISON_TABLE), comparison_batch(rows))?;
+    create_dir(folder)?;
+    write_rows(&folder.join(COMPARISON_TABLE), rows)?;
     let path = folder.join(COMPARISON_MARKDOWN);
-    write_bytes(&path, markdown(rows, sides).as_bytes())?;
+    write_atomic(&path, markdown(rows, sides).as_bytes())?;
     Ok(path)
 }
 
@@ -204,7 +196,7 @@ mod tests {
         assert_eq!(rows[3].metric, "hd95");
         // Three positive differences: two of eight sign patterns are as far.
         assert_eq!((rows[0].wilcoxon_p, rows[0].permutation_p), (Some(0.25), Some(0.25)));
-        // The spleen's differ in one case alone.
+        // The spleen's differ in only one case.
         assert_eq!((rows[1].wilcoxon_p, rows[1].permutation_p), (Some(1.0), Some(1.0)));
     }
 
@@ -240,6 +232,5 @@ mod tests {
             text.contains("| liver | 50.00 | 83.33 | +33.33 |") && text.contains("| liver | 5.00 | 1.67 | −3.33 |"),
             "{text}"
         );
-        assert_eq!([Some(0.0004), Some(0.25), None].map(p_text), ["< 0.001", "0.250", "–"].map(String::from));
     }
 }

@@ -13,11 +13,12 @@ pub fn dice(region: &Region) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::masks::{Mask, MaskPair};
+    use crate::masks::{MaskPair, MaskView};
 
     fn dice_of(prediction: &[u8], reference: &[u8]) -> Option<f64> {
         let shape = [1, 1, prediction.len()];
-        let pair = MaskPair::new("0001", Mask { voxels: prediction, shape }, Mask { voxels: reference, shape }, 1).unwrap();
+        let pair =
+            MaskPair::new("0001", MaskView { voxels: prediction, shape }, MaskView { voxels: reference, shape }, 1).unwrap();
         dice(&pair.region(1))
     }
 

@@ -1,17 +1,16 @@
-//! The errors of an evaluation, each one line that names the case or file and says what to do.
+//! The errors of an evaluation: what happened and where, and what to do about it.
 
 use std::path::PathBuf;
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, EvalError>;
 
-/// What can be wrong with an evaluation's input or output.
+/// What can be wrong with an evaluation's input or output. [`EvalError::hint`] says what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvalError {
-    /// Prediction and reference are of different shapes.
-    #[error(
-        "case {case}: prediction of shape {prediction:?} but reference of shape {reference:?}; predict at the scan's own resolution"
-    )]
+    /// Prediction and reference have different shapes.
+    #[error("case {case}: the prediction has shape {prediction:?}, the reference {reference:?}")]
     ShapesDiffer {
         /// Case, as in the store.
         case: String,
@@ -21,9 +20,7 @@ pub enum EvalError {
         reference: [usize; 3],
     },
     /// A mask's voxels do not fill its shape.
-    #[error(
-        "case {case}: {mask} holds {found} voxels but its shape {shape:?} needs {expected}; the mask is damaged, make it again"
-    )]
+    #[error("case {case}: {mask} holds {found} voxels but its shape {shape:?} needs {expected}")]
     VoxelCount {
         /// Case, as in the store.
         case: String,
@@ -36,18 +33,18 @@ pub enum EvalError {
         /// Voxels handed in.
         found: usize,
     },
-    /// A mask has an axis of zero length or one longer than a NIfTI file can hold.
-    #[error("case {case}: shape {shape:?} has an axis outside 1 to {limit}; evaluate scans with every axis in that range", limit = crate::masks::MAX_AXIS)]
+    /// A mask has an axis of length zero, or one longer than a NIfTI file can hold.
+    #[error("case {case}: shape {shape:?} has an axis whose length is not from 1 to {limit}")]
     Axis {
         /// Case, as in the store.
         case: String,
         /// `[d, h, w]`.
         shape: [usize; 3],
+        /// Longest axis that a mask may have.
+        limit: usize,
     },
     /// A mask holds a class that has no name.
-    #[error(
-        "case {case}: {mask} holds class {found} but only {classes} organs are named; classes run from 0 (background) to {classes}"
-    )]
+    #[error("case {case}: {mask} holds class {found} but only {classes} organs are named")]
     Class {
         /// Case, as in the store.
         case: String,
@@ -58,8 +55,8 @@ pub enum EvalError {
         /// Number of named organs.
         classes: usize,
     },
-    /// Spacing that is not a positive number of millimetres.
-    #[error("case {case}: voxel spacing {spacing_mm:?} mm; every axis needs a positive, finite number")]
+    /// A voxel spacing that is not a positive number of millimetres.
+    #[error("case {case}: voxel spacing {spacing_mm:?} mm")]
     Spacing {
         /// Case, as in the store.
         case: String,
@@ -67,102 +64,159 @@ pub enum EvalError {
         spacing_mm: [f64; 3],
     },
     /// A tolerance that no distance can be compared with.
-    #[error("a tolerance of {found} mm; the surface Dice needs one of 0 mm or more")]
+    #[error("the surface Dice cannot have a tolerance of {found} mm")]
     Tolerance {
         /// The tolerance.
         found: f64,
     },
-    /// Evaluations that cannot stand in one table.
-    #[error("{} and {} cannot be compared: {reason}", first.display(), second.display())]
-    NotComparable {
-        /// One evaluation's folder.
-        first: PathBuf,
-        /// The other's.
-        second: PathBuf,
-        /// What differs.
-        reason: String,
-    },
-    /// A folder that holds no evaluation.
-    #[error("{}: holds no evaluation ({} is missing, also below eval/); make one with sam-ladder eval --out", path.display(), crate::evaluation::CASES_TABLE)]
-    NoEvaluation {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A file that ought to be there cannot be read as what it is.
-    #[error("{}: {reason}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        reason: String,
-    },
-    /// An evaluation without organs, or with more than a mask's 255 classes.
+    /// No organs, or more than a mask can hold.
     #[error("{found} organ names; an evaluation needs 1 to 255")]
     ClassNames {
         /// Number of names.
         found: usize,
     },
-    /// The same case twice.
-    #[error("case {case} was evaluated already; each case counts once")]
+    /// A case that was added twice.
+    #[error("case {case} was evaluated already")]
     RepeatedCase {
         /// Case, as in the store.
         case: String,
     },
     /// A case's name that cannot be a file's name.
-    #[error("case name {case:?} cannot name a file; use letters, digits, '.', '_' and '-'")]
+    #[error("case name {case:?} cannot name a file")]
     CaseName {
         /// The name.
         case: String,
     },
-    /// Nothing was evaluated.
-    #[error("{}: no case was evaluated; check that the store's test split has cases", path.display())]
+    /// An evaluation that was finished before a case was added.
+    #[error("{}: no case was evaluated", path.display())]
     NoCases {
         /// Output folder.
         path: PathBuf,
     },
-    /// The output folder holds an evaluation.
-    #[error("{} holds an evaluation already; choose another folder or allow overwriting", path.display())]
+    /// The output folder already holds an evaluation.
+    #[error("{} holds an evaluation already", path.display())]
     Exists {
         /// Output folder.
         path: PathBuf,
     },
-    /// A slice's picture could not be had.
-    #[error("case {case}, slice {slice}: no picture for the overlay: {reason}")]
+    /// A picture of a slice that could not be read.
+    #[error("case {case}, slice {slice}: no picture for the overlay: {source}")]
     Picture {
         /// Case, as in the store.
         case: String,
         /// Slice, from 0.
         slice: usize,
         /// The cause.
-        reason: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The file system refused.
-    #[error("{}: cannot {action}: {source}; check permissions and free space", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// The cause.
-        source: std::io::Error,
+    /// A picture of a slice whose values do not fill it.
+    #[error("case {case}, slice {slice}: {found} values for a picture of {size:?} pixels")]
+    PictureSize {
+        /// Case, as in the store.
+        case: String,
+        /// Slice, from 0.
+        slice: usize,
+        /// Height and width.
+        size: [usize; 2],
+        /// Values handed in.
+        found: usize,
     },
-    /// A mask could not be written.
-    #[error(transparent)]
-    Mask(#[from] sam_ladder_cache::Error),
-    /// A Parquet table could not be written.
-    #[error("{}: cannot write the table: {reason}", path.display())]
-    Table {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        reason: String,
-    },
-    /// A PNG could not be encoded.
-    #[error("{}: cannot encode the picture: {reason}", path.display())]
+    /// A picture that could not be encoded.
+    #[error("{}: cannot encode the picture: {source}", path.display())]
     Png {
         /// The file.
         path: PathBuf,
         /// The cause.
-        reason: String,
+        source: png::EncodingError,
     },
+    /// A folder that holds no evaluation.
+    #[error("{} holds no evaluation: {missing} is missing, also below eval/", path.display())]
+    NoEvaluation {
+        /// The folder.
+        path: PathBuf,
+        /// The file by which an evaluation is known.
+        missing: &'static str,
+    },
+    /// An evaluation of an older version, or one that lost a file.
+    #[error("{} does not say how the scores were counted: {missing} is missing", path.display())]
+    NoScoring {
+        /// The folder.
+        path: PathBuf,
+        /// The file that says it.
+        missing: &'static str,
+    },
+    /// Evaluations of other organs.
+    #[error("{} and {} cannot be compared: they have the organs {first_organs:?} and {second_organs:?}", first.display(), second.display())]
+    OtherOrgans {
+        /// One evaluation's folder.
+        first: PathBuf,
+        /// The other's.
+        second: PathBuf,
+        /// Organs of the one.
+        first_organs: Vec<String>,
+        /// Organs of the other.
+        second_organs: Vec<String>,
+    },
+    /// Evaluations scored by other rules.
+    #[error("{} and {} cannot be compared: they were scored by different rules ({first_rules} / {second_rules})", first.display(), second.display())]
+    OtherRules {
+        /// One evaluation's folder.
+        first: PathBuf,
+        /// The other's.
+        second: PathBuf,
+        /// Rules of the one.
+        first_rules: String,
+        /// Rules of the other.
+        second_rules: String,
+    },
+    /// Evaluations of other cases.
+    #[error("{} and {} cannot be compared: they have the cases {first_cases:?} and {second_cases:?}", first.display(), second.display())]
+    OtherCases {
+        /// One evaluation's folder.
+        first: PathBuf,
+        /// The other's.
+        second: PathBuf,
+        /// Cases of the one.
+        first_cases: Vec<String>,
+        /// Cases of the other.
+        second_cases: Vec<String>,
+    },
+    /// A JSON file that is not what the program writes.
+    #[error("{} is not what sam-ladder writes: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// A file or folder could not be read or written.
+    #[error(transparent)]
+    File(#[from] sam_ladder_formats::Error),
+}
+
+impl EvalError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        use EvalError::*;
+        Some(match self {
+            ShapesDiffer { .. } => "predict at the scan's own resolution".into(),
+            VoxelCount { .. } => "the mask is damaged; make it again".into(),
+            Axis { limit, .. } => format!("evaluate only scans whose axes are 1 to {limit} voxels long"),
+            Class { classes, .. } => format!("name every class; they run from 0 (background) to {classes} here"),
+            Spacing { .. } => "every axis needs a positive number of millimetres; mend the scan's header".into(),
+            Tolerance { .. } => "choose a tolerance of 0 mm or more".into(),
+            ClassNames { .. } => "give the evaluation the names of the store's classes".into(),
+            RepeatedCase { .. } => "add each case once".into(),
+            CaseName { .. } => "use only letters, digits, '.', '_' and '-', and no '.' at the beginning".into(),
+            NoCases { .. } => "check that the store's test split has cases".into(),
+            Exists { .. } => "choose another folder, or replace the evaluation with --force".into(),
+            NoEvaluation { .. } => "make one with sam-ladder eval --out".into(),
+            NoScoring { .. } => "evaluate again with --force".into(),
+            OtherOrgans { .. } | OtherCases { .. } => "compare evaluations of the same store's test scans".into(),
+            OtherRules { .. } => "evaluate one of them again, with the options of the other".into(),
+            Json { .. } => "make it again with the command that wrote it, and --force".into(),
+            File(error) => return error.hint(),
+            Picture { .. } | PictureSize { .. } | Png { .. } => return None,
+        })
+    }
 }

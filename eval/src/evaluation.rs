@@ -1,42 +1,32 @@
-//! The driver: takes one case after the other and writes an evaluation's folder.
+//! The driver: takes one case after the other and writes the evaluation's folder.
 
+use crate::case_scores::{CaseMasks, check_class_names, evaluate_case};
 use crate::error::{EvalError, Result};
-use crate::folder::EvaluationInfo;
+use crate::folder::{
+    CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN, create_dir,
+};
 use crate::overlay::{GreySlice, Panels, draw, encode_png};
 use crate::palette::Palette;
 use crate::picture_choice::choose_slices;
-use crate::protocol::{CaseMasks, Scoring, check_class_names, evaluate_case};
-use crate::report::{self, Report, SlicePicture};
+use crate::protocol::Scoring;
+use crate::report::{ReportPage, SlicePicture};
 use crate::run_curves::RunCurves;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
-use crate::tables::{cases_batch, summary_batch, write as write_table};
-use crate::write::write_bytes;
-use sam_ladder_cache::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::Error;
+use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::{Path, PathBuf};
 
-/// One row a case and organ.
-pub const CASES_TABLE: &str = "cases.parquet";
-/// One row an organ, and the mean.
-pub const SUMMARY_TABLE: &str = "summary.parquet";
-/// The scores in the shape of the paper's Table I.
-pub const TABLE_MARKDOWN: &str = "table.md";
-/// How the scores were counted: an [`EvaluationInfo`].
-pub const EVALUATION_JSON: &str = "evaluation.json";
-/// The page.
-pub const REPORT: &str = "report.html";
-/// Folder of the pictures, `<case>_slice<index>.png`.
-pub const OVERLAYS: &str = "overlays";
-/// Folder of the predicted masks, `<case>.nii.gz`.
-pub const MASKS: &str = "masks";
 /// Folder of an evaluation under way, within the output folder.
 const UNFINISHED: &str = ".unfinished";
 
 /// How an evaluation is made, and where it goes.
 #[derive(Debug, Clone)]
 pub struct EvaluationConfig {
-    /// Output folder; made where it is not there.
+    /// Output folder; made if it does not exist.
     pub out_dir: PathBuf,
     /// Names of the classes from 1, as in the store.
     pub class_names: Vec<String>,
@@ -44,39 +34,40 @@ pub struct EvaluationConfig {
     pub scoring: Scoring,
     /// Name of the row in the table, and title of the report.
     pub method: String,
-    /// What the report says of the run, in this order: pairs of a name and a value.
+    /// What the report says about the run, in this order: pairs of a name and a value.
     pub run_info: Vec<(String, String)>,
-    /// The course of the run, for the report; without, it shows none.
+    /// The run's learning curves, for the report.
     pub curves: Option<RunCurves>,
-    /// Pictures of each case's worst slices, and as many of its best, besides the one of the slice with the most organ voxels.
+    /// How many of each case's worst slices, and how many of its best, are drawn in addition to the one with the most organ
+    /// voxels.
     pub extreme_slices: usize,
     /// Colours of the organs in pictures.
     pub palette: Palette,
     /// Write the predicted masks as NIfTI.
     pub save_nifti: bool,
-    /// Replace an evaluation that the folder holds.
+    /// Replace an evaluation that the folder already holds.
     pub overwrite: bool,
 }
 
-/// Gives the scan's slice of an index, for the pictures.
-pub type SlicePictures<'a> = dyn Fn(usize) -> std::result::Result<GreySlice, Box<dyn std::error::Error + Send + Sync>> + 'a;
+/// Gives the scan's slice of an index, from 0, for the pictures.
+pub type GreySlices<'a> = dyn Fn(usize) -> std::result::Result<GreySlice, Box<dyn std::error::Error + Send + Sync>> + 'a;
 
 /// One case as predicted.
 pub struct CasePrediction<'a> {
     /// Its masks and spacing.
     pub masks: CaseMasks<'a>,
-    /// The scan's slices, asked for only where a picture shows one; black without.
-    pub images: Option<&'a SlicePictures<'a>>,
-    /// Where the scan's voxels lie, for the mask's file; without, the affine is the diagonal of the spacing.
+    /// The scan's slices, read only if a picture shows one. Without them, pictures are black.
+    pub images: Option<&'a GreySlices<'a>>,
+    /// Where the scan's voxels lie in space, for the mask's file. Without it, the affine is the diagonal of the spacing.
     pub geometry: Option<&'a Geometry>,
 }
 
-/// What an evaluation found, and where it wrote it.
+/// What an evaluation found, and where its page is.
 #[derive(Debug, Clone)]
 pub struct Outputs {
-    /// One row a case and organ.
+    /// One row per case and organ.
     pub cases: Vec<CaseRow>,
-    /// One row an organ, and the mean.
+    /// One row per organ, and the mean.
     pub summary: Vec<SummaryRow>,
     /// `table.md`'s text.
     pub table: String,
@@ -84,10 +75,10 @@ pub struct Outputs {
     pub report: PathBuf,
 }
 
-/// An evaluation under way. Holds the scores and one case's pictures; masks are borrowed a case at a time.
+/// An evaluation in progress. It holds the scores; masks are borrowed one case at a time.
 ///
 /// Files are made in a hidden folder and moved to their places by [`Evaluation::finish`], the tables last: a folder that holds
-/// `cases.parquet` holds the whole evaluation, and the one that it replaces stays whole until then.
+/// `cases.parquet` holds the whole evaluation, and an evaluation that is replaced stays whole until then.
 #[derive(Debug)]
 pub struct Evaluation {
     config: EvaluationConfig,
@@ -101,7 +92,7 @@ impl Evaluation {
     /// Starts an evaluation.
     ///
     /// # Errors
-    /// Where the folder holds an evaluation and `overwrite` is not set, it cannot be made, or the organs have no names.
+    /// If the folder holds an evaluation and `overwrite` is not set, the folder cannot be made, or the organs have no names.
     pub fn new(config: EvaluationConfig) -> Result<Self> {
         check_class_names(&config.class_names)?;
         if config.out_dir.join(CASES_TABLE).exists() && !config.overwrite {
@@ -109,7 +100,7 @@ impl Evaluation {
         }
         let unfinished = config.out_dir.join(UNFINISHED);
         if unfinished.exists() {
-            std::fs::remove_dir_all(&unfinished).map_err(io(&unfinished, "remove"))?;
+            std::fs::remove_dir_all(&unfinished).map_err(Error::io("remove", &unfinished))?;
         }
         create_dir(&unfinished.join(OVERLAYS))?;
         if config.save_nifti {
@@ -121,8 +112,8 @@ impl Evaluation {
     /// Scores a case, writes its mask and pictures, and returns its rows.
     ///
     /// # Errors
-    /// As [`evaluate_case`]; where a case comes twice or its name cannot name a file; where a file cannot be written or a slice's picture is not to be had.
-    /// After an error the case does not count, and other cases may follow.
+    /// As [`evaluate_case`]. If a case is added twice or its name cannot name a file. If a file cannot be written or a slice's
+    /// picture cannot be read. After an error the case does not count, and other cases may follow.
     pub fn add_case(&mut self, prediction: &CasePrediction) -> Result<&[CaseRow]> {
         let CaseMasks { case, prediction: mask, spacing_mm, .. } = prediction.masks;
         check_file_name(case)?;
@@ -137,7 +128,7 @@ impl Evaluation {
             write_nifti(&path, prediction.geometry.unwrap_or(&aligned), mask.voxels)?;
         }
         for (picture, png) in drawn {
-            write_bytes(&picture.path, &png)?;
+            write_atomic(&picture.path, &png)?;
             self.pictures.push(picture);
         }
         self.evaluated.push(case.into());
@@ -153,13 +144,7 @@ impl Evaluation {
         let mut pictures = Vec::new();
         for chosen in choose_slices(mask, reference, self.config.extreme_slices) {
             let slice = chosen.slice;
-            let refused = |reason: String| EvalError::Picture { case: case.into(), slice, reason };
-            let grey = prediction.images.map(|images| images(slice)).transpose().map_err(|error| refused(error.to_string()))?;
-            if let Some(GreySlice { size, values }) = &grey
-                && (values.is_empty() || values.len() != size[0] * size[1])
-            {
-                return Err(refused(format!("{} values for a picture of {size:?} pixels", values.len())));
-            }
+            let grey = grey_slice(prediction, slice)?;
             let plane = slice * height * width..(slice + 1) * height * width;
             let picture = draw(&Panels {
                 grey: grey.as_ref(),
@@ -170,7 +155,7 @@ impl Evaluation {
                 palette: self.config.palette,
             });
             let path = self.unfinished.join(OVERLAYS).join(format!("{case}_slice{slice:03}.png"));
-            let bytes = encode_png(&picture).map_err(|error| EvalError::Png { path: path.clone(), reason: error.to_string() })?;
+            let bytes = encode_png(&picture).map_err(|source| EvalError::Png { path: path.clone(), source })?;
             let picture = SlicePicture { case: case.into(), chosen, path, width: picture.width, height: picture.height };
             pictures.push((picture, bytes));
         }
@@ -180,33 +165,40 @@ impl Evaluation {
     /// Writes tables and report, and moves everything to its place.
     ///
     /// # Errors
-    /// Where no case was evaluated, or a file cannot be written.
+    /// If no case was evaluated, or a file cannot be written.
     pub fn finish(self) -> Result<Outputs> {
-        let Evaluation { config, unfinished, cases, evaluated, pictures } = self;
-        if evaluated.is_empty() {
+        if self.evaluated.is_empty() {
             // Nothing is in it but empty folders; that it stays does no harm.
-            let _ = std::fs::remove_dir_all(&unfinished);
-            return Err(EvalError::NoCases { path: config.out_dir });
+            let _ = std::fs::remove_dir_all(&self.unfinished);
+            return Err(EvalError::NoCases { path: self.config.out_dir });
         }
-        let summary = summarise(&cases, &config.class_names);
+        let summary = summarise(&self.cases, &self.config.class_names);
+        let table = self.write_files(&summary)?;
+        self.move_into_place()?;
+        Ok(Outputs { cases: self.cases, summary, table, report: self.config.out_dir.join(REPORT) })
+    }
+
+    /// Writes all files but pictures and masks, which are written already; returns the text of `table.md`.
+    fn write_files(&self, summary: &[SummaryRow]) -> Result<String> {
+        let Evaluation { config, unfinished, cases, evaluated, pictures } = self;
         let context = TableContext {
             method: &config.method,
             class_names: &config.class_names,
             scoring: config.scoring,
             cases: evaluated.len(),
         };
-        let table = markdown(&summary, &context);
-        write_bytes(&unfinished.join(TABLE_MARKDOWN), table.as_bytes())?;
-        let report = Report {
+        let table = markdown(summary, &context);
+        write_atomic(&unfinished.join(TABLE_MARKDOWN), table.as_bytes())?;
+        let report = ReportPage {
             context,
             run_info: &config.run_info,
-            cases: &cases,
-            summary: &summary,
-            pictures: &pictures,
+            cases,
+            summary,
+            pictures,
             palette: config.palette,
             curves: config.curves.as_ref(),
         };
-        report::write(&unfinished.join(REPORT), &report)?;
+        write_atomic(&unfinished.join(REPORT), report.html()?.as_bytes())?;
         let info = EvaluationInfo {
             method: config.method.clone(),
             class_names: config.class_names.clone(),
@@ -214,26 +206,38 @@ impl Evaluation {
             run_info: config.run_info.clone(),
         };
         let path = unfinished.join(EVALUATION_JSON);
-        let json = serde_json::to_vec_pretty(&info).map_err(|error| EvalError::Io {
-            path: path.clone(),
-            action: "write",
-            source: error.into(),
-        })?;
-        write_bytes(&path, &json)?;
-        write_table(&unfinished.join(SUMMARY_TABLE), summary_batch(&summary))?;
-        write_table(&unfinished.join(CASES_TABLE), cases_batch(&cases))?;
+        let json = serde_json::to_vec_pretty(&info).map_err(|source| EvalError::Json { path: path.clone(), source })?;
+        write_atomic(&path, &json)?;
+        write_rows(&unfinished.join(SUMMARY_TABLE), summary)?;
+        write_rows(&unfinished.join(CASES_TABLE), cases)?;
+        Ok(table)
+    }
 
-        remove_if_there(&config.out_dir.join(CASES_TABLE))?;
+    /// Moves the finished files into the output folder, the cases' table last, in place of those of an earlier evaluation.
+    fn move_into_place(&self) -> Result<()> {
+        let (out_dir, unfinished) = (&self.config.out_dir, &self.unfinished);
+        remove_if_there(&out_dir.join(CASES_TABLE))?;
         for name in [MASKS, OVERLAYS, TABLE_MARKDOWN, REPORT, EVALUATION_JSON, SUMMARY_TABLE, CASES_TABLE] {
-            let (made, place) = (unfinished.join(name), config.out_dir.join(name));
+            let (made, place) = (unfinished.join(name), out_dir.join(name));
             remove_if_there(&place)?;
             if made.exists() {
-                std::fs::rename(&made, &place).map_err(io(&place, "write"))?;
+                std::fs::rename(&made, &place).map_err(Error::io("write", &place))?;
             }
         }
-        std::fs::remove_dir_all(&unfinished).map_err(io(&unfinished, "remove"))?;
-        Ok(Outputs { cases, summary, table, report: config.out_dir.join(REPORT) })
+        Ok(std::fs::remove_dir_all(unfinished).map_err(Error::io("remove", unfinished))?)
     }
+}
+
+/// The scan's slice for a picture, if there are any.
+fn grey_slice(prediction: &CasePrediction, slice: usize) -> Result<Option<GreySlice>> {
+    let Some(slices) = prediction.images else { return Ok(None) };
+    let case = || prediction.masks.case.to_string();
+    let grey = slices(slice).map_err(|source| EvalError::Picture { case: case(), slice, source })?;
+    let GreySlice { size, ref values } = grey;
+    if values.is_empty() || values.len() != size[0] * size[1] {
+        return Err(EvalError::PictureSize { case: case(), slice, size, found: values.len() });
+    }
+    Ok(Some(grey))
 }
 
 /// Refuses a case that would not be a plain file's name, or would leave the folder.
@@ -245,19 +249,10 @@ fn check_file_name(case: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn create_dir(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(io(path, "make the folder"))
-}
-
 fn remove_if_there(path: &Path) -> Result<()> {
     let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
     match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(path, "remove")(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error).into()),
         _ => Ok(()),
     }
-}
-
-/// To an error that names the path and what was tried.
-fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> EvalError {
-    move |source| EvalError::Io { path: path.into(), action, source }
 }

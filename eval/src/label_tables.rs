@@ -1,4 +1,4 @@
-//! Names and colours of a mask's classes as files that viewers of medical images load beside it.
+//! Names and colours of a mask's classes, as files that viewers of medical images load together with the mask.
 
 use crate::palette::colour;
 use std::fmt::Write;
@@ -10,7 +10,8 @@ pub const SLICER_ENDING: &str = "ctbl";
 
 /// ITK-SNAP's label descriptions (`Segmentation ▸ Import Label Descriptions…`); `class_names` names the classes from 1.
 ///
-/// A line a label: index, red, green, blue from 0 to 255, opacity from 0 to 1, whether it is visible, whether it has a mesh, name.
+/// One line per label: index, red, green, blue from 0 to 255, opacity from 0 to 1, whether it is visible, whether it has a mesh,
+/// name.
 pub fn itk_snap(class_names: &[String]) -> String {
     let mut text = String::from(
         "################################################\n\
@@ -21,16 +22,17 @@ pub fn itk_snap(class_names: &[String]) -> String {
     for (class, name) in classes(class_names) {
         let [red, green, blue] = colour(class);
         let shown = u8::from(class > 0);
-        // An organ's name is in quotes there, and has none of its own.
+        // The name stands in quotes, and so cannot contain any.
         let name = if class == 0 { "Clear Label".into() } else { name.replace('"', "'") };
         let _ = writeln!(text, "{class:5} {red:5} {green:4} {blue:4} {shown:8} {shown:2} {shown:2}    \"{name}\"");
     }
     text
 }
 
-/// 3D Slicer's colour table: opened beside the mask, or chosen as the colour node of its import as a segmentation.
+/// 3D Slicer's colour table: opened together with the mask, or chosen as the colour node when the mask is imported as a
+/// segmentation.
 ///
-/// A line a label: index, name without blanks, red, green, blue and opacity from 0 to 255.
+/// One line per label: index, name without blanks, red, green, blue and opacity from 0 to 255.
 pub fn slicer(class_names: &[String]) -> String {
     let mut text = format!("# Color table file, written by sam-ladder\n# {} values\n", class_names.len() + 1);
     for (class, name) in classes(class_names) {

@@ -1,44 +1,80 @@
-//! Evaluation: Dice and HD95 as the published code computes them, tables, overlay figures, a report and NIfTI masks.
+//! Evaluation: Dice and HD95 as the published code computes them, tables, pictures, a report and NIfTI masks.
 //!
-//! This crate knows no network. It is handed a predicted and a reference mask a case, through [`Evaluation::add_case`], and writes files.
-//! The parts are usable alone: [`evaluate_case`] and [`summarise`] measure, [`overlay`] draws.
+//! This crate knows no network and no store: masks come to it, and it writes files. [`Evaluation`] takes one case after the
+//! other and writes the evaluation's folder; [`evaluate_case`] only measures:
+//!
+//! ```
+//! use sam_ladder_eval::{CaseMasks, MaskView, Protocol, evaluate_case};
+//!
+//! // [d, h, w] = [1, 2, 4]: three of the liver's four voxels are found, and one more.
+//! let shape = [1, 2, 4];
+//! let prediction = [0, 1, 1, 0, 0, 1, 0, 1];
+//! let reference = [0, 1, 1, 0, 0, 1, 1, 0];
+//! let masks = CaseMasks {
+//!     case: "0001",
+//!     prediction: MaskView { voxels: &prediction, shape },
+//!     reference: MaskView { voxels: &reference, shape },
+//!     spacing_mm: [5.0, 0.8, 0.8],
+//! };
+//! let rows = evaluate_case(&masks, &["liver".to_string()], Protocol::Standard)?;
+//! assert_eq!(rows[0].dice, Some(0.75));
+//! assert_eq!(rows[0].hd95, Some(0.8)); // millimetres
+//! # Ok::<(), sam_ladder_eval::EvalError>(())
+//! ```
+//!
+//! | file | what it defines |
+//! | --- | --- |
+//! | `dice`, `hd95`, `surface_dice` | the metrics |
+//! | `surface_distances`, `surface_voxels`, `distance_transform` | what HD95 and surface Dice are computed from |
+//! | `protocol` | the published and the standard rules |
+//! | `case_scores`, `summary`, [`statistics`] | scores of a case, means over cases, intervals and tests |
+//! | `evaluation`, `folder` | writing an evaluation's folder, reading it back |
+//! | `table_md`, [`comparison`], `results` | tables to read |
+//! | `report`, `sweep_page`, [`plot`], `overlay` | pages, charts and pictures |
 
+mod case_scores;
 pub mod comparison;
-pub mod dice;
-mod distance;
-pub mod error;
-pub mod evaluation;
-pub mod folder;
-pub mod hd95;
-mod html;
+mod dice;
+mod distance_transform;
+mod error;
+mod evaluation;
+mod folder;
+mod hd95;
 pub mod label_tables;
-pub mod masks;
-pub mod overlay;
-pub mod palette;
+mod masks;
+mod organ_columns;
+mod overlay;
+mod page;
+mod palette;
 mod picture_choice;
 pub mod plot;
-pub mod protocol;
+mod protocol;
 mod report;
-pub mod results;
-pub mod run_curves;
+mod results;
+mod run_curves;
 mod scores;
 pub mod statistics;
-pub mod summary;
-mod surface;
-pub mod surface_distances;
-pub mod sweep_page;
-pub mod table_md;
-pub mod tables;
-mod write;
+mod summary;
+mod surface_dice;
+mod surface_distances;
+mod surface_voxels;
+mod sweep_page;
+mod table_md;
+mod table_text;
 
+pub use case_scores::{CaseMasks, evaluate_case};
 pub use dice::dice;
-pub use error::EvalError;
-pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, Outputs};
+pub use error::{EvalError, Result};
+pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, GreySlices, Outputs};
+pub use folder::{
+    CASES_TABLE, EVALUATION_JSON, EvaluationFolder, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN,
+};
 pub use hd95::hd95;
-pub use masks::{Mask, MaskPair};
+pub use masks::{MaskPair, MaskView, Region};
 pub use overlay::GreySlice;
 pub use palette::Palette;
-pub use protocol::{DistanceUnit, EmptyRule, Hd95Definition, Protocol, Scoring, evaluate_case};
-pub use summary::summarise;
-pub use surface_distances::SurfaceDistances;
-pub use sweep_page::{SweepPage, write_sweep_page};
+pub use protocol::{DEFAULT_TOLERANCE_MM, DistanceUnit, EmptyRule, Hd95Definition, Protocol, Scoring};
+pub use results::{Method, MethodComparison, ResultsTable, tabulate};
+pub use run_curves::{Curve, RunCurves};
+pub use summary::{MEAN, summarise};
+pub use sweep_page::write_sweep_page;

@@ -3,12 +3,12 @@
 use crate::error::{EvalError, Result};
 use rayon::prelude::*;
 
-/// Longest axis that a mask may have: what a NIfTI-1 header can say.
-pub const MAX_AXIS: usize = i16::MAX as usize;
+/// Longest axis that a mask may have: the longest that a NIfTI-1 header can hold.
+pub(crate) const MAX_AXIS: usize = i16::MAX as usize;
 
-/// A segmentation at the scan's own resolution.
+/// A segmentation at the scan's own resolution, borrowed.
 #[derive(Debug, Clone, Copy)]
-pub struct Mask<'a> {
+pub struct MaskView<'a> {
     /// Classes `[d, h, w]` in C order; 0 is background.
     pub voxels: &'a [u8],
     /// `[d, h, w]`.
@@ -59,12 +59,12 @@ impl Region {
         self.predicted_voxels == 0 && self.reference_voxels == 0
     }
 
-    /// Whether the reference has the class and the prediction has not.
+    /// Whether the reference has the class and the prediction lacks it.
     pub fn missed(&self) -> bool {
         self.predicted_voxels == 0 && self.reference_voxels > 0
     }
 
-    /// Whether the prediction has the class and the reference has not.
+    /// Whether the prediction has the class and the reference lacks it.
     pub fn invented(&self) -> bool {
         self.predicted_voxels > 0 && self.reference_voxels == 0
     }
@@ -74,15 +74,15 @@ impl<'a> MaskPair<'a> {
     /// Checks two masks and counts their classes.
     ///
     /// # Errors
-    /// Names `case` where the shapes differ, a mask does not fill its shape, an axis is empty or longer than [`MAX_AXIS`], or a class
-    /// is above `num_classes` (organs, without the background).
-    pub fn new(case: &str, prediction: Mask<'a>, reference: Mask<'a>, num_classes: usize) -> Result<Self> {
+    /// Names `case` if the shapes differ, a mask does not fill its shape, an axis is empty or longer than a NIfTI-1 header can hold,
+    /// or a class is above `num_classes` (organs, without the background).
+    pub fn new(case: &str, prediction: MaskView<'a>, reference: MaskView<'a>, num_classes: usize) -> Result<Self> {
         let shape = reference.shape;
         if prediction.shape != shape {
             return Err(EvalError::ShapesDiffer { case: case.into(), prediction: prediction.shape, reference: shape });
         }
         if shape.iter().any(|&length| length == 0 || length > MAX_AXIS) {
-            return Err(EvalError::Axis { case: case.into(), shape });
+            return Err(EvalError::Axis { case: case.into(), shape, limit: MAX_AXIS });
         }
         let expected = shape.iter().product();
         for (mask, voxels) in [("prediction", prediction.voxels), ("reference", reference.voxels)] {
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     fn pair<'a>(prediction: &'a [u8], reference: &'a [u8], shape: [usize; 3]) -> Result<MaskPair<'a>> {
-        MaskPair::new("0001", Mask { voxels: prediction, shape }, Mask { voxels: reference, shape }, 2)
+        MaskPair::new("0001", MaskView { voxels: prediction, shape }, MaskView { voxels: reference, shape }, 2)
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn bad_masks_are_named() {
         let zeros = [0u8; 8];
-        let mask = |shape| Mask { voxels: &zeros, shape };
+        let mask = |shape| MaskView { voxels: &zeros, shape };
         let different = MaskPair::new("0042", mask([2, 2, 2]), mask([1, 4, 2]), 1).unwrap_err().to_string();
         assert!(
             different.contains("case 0042") && different.contains("[2, 2, 2]") && different.contains("[1, 4, 2]"),

@@ -21,7 +21,7 @@ pub struct GreySlice {
 /// What a picture shows.
 #[derive(Debug, Clone, Copy)]
 pub struct Panels<'a> {
-    /// The scan; black without.
+    /// The scan; `None` is drawn black.
     pub grey: Option<&'a GreySlice>,
     /// Reference classes `[h, w]`.
     pub reference: &'a [u8],
@@ -46,7 +46,7 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
-/// Draws scan, reference and prediction side by side, white between. The scan is resized bilinearly, masks by the nearest pixel.
+/// Draws scan, reference and prediction side by side, with white gaps. The scan is resized bilinearly, masks by the nearest pixel.
 pub fn draw(panels: &Panels) -> Picture {
     let [height, width] = panel_size(panels.size, panels.spacing_mm);
     let total_width = 3 * width + 2 * GAP;

@@ -1,4 +1,4 @@
-//! One colour an organ.
+//! The organs' colours.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Palette {
-    /// Far apart in hue and lightness on a grey scan, also for readers who see few hues (Okabe and Ito's set without black, and a light green).
+    /// Colours that differ in hue and lightness on a grey scan, also for readers who see few hues (Okabe and Ito's set without
+    /// black, and a light green).
     #[default]
     Distinct,
-    /// ITK-SNAP's colours of labels 1 to 8, those of figures made by opening the masks there.
+    /// ITK-SNAP's colours of labels 1 to 8.
     ItkSnap,
 }
 
@@ -21,7 +22,7 @@ const ITK_SNAP: [[u8; 3]; 8] =
     [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255], [255, 0, 255], [255, 239, 213], [0, 0, 205]];
 
 impl Palette {
-    /// Both.
+    /// Every palette.
     pub const ALL: [Palette; 2] = [Palette::Distinct, Palette::ItkSnap];
 
     /// The name on the command line.

@@ -1,9 +1,10 @@
-//! Which slices of a case are worth a picture: the worst, the best and the fullest.
+//! Which slices of a case get a picture: the worst, the best and the fullest.
 
-use crate::masks::Mask;
+use crate::masks::MaskView;
 use rayon::prelude::*;
 
-/// Slices with fewer organ voxels than this share of the fullest slice's are neither worst nor best: a few voxels at an organ's end say little.
+/// Slices with fewer organ voxels than this share of the fullest slice's are neither worst nor best: a few voxels at an organ's
+/// end say little.
 const LEAST_SHARE: f64 = 0.05;
 
 /// Why a slice is shown.
@@ -32,7 +33,7 @@ impl Choice {
 pub(crate) struct ChosenSlice {
     pub slice: usize,
     pub choice: Choice,
-    /// Mean over the organs that either mask has in the slice; `None` where there is none.
+    /// Mean over the organs that either mask has in the slice; `None` if there is none.
     pub dice: Option<f64>,
 }
 
@@ -57,9 +58,10 @@ fn score(prediction: &[u8], reference: &[u8]) -> SliceScore {
     SliceScore { voxels: [1, 0].map(|mask| present().map(|counts| counts[mask]).sum()), dice }
 }
 
-/// The `each` slices of lowest mean Dice, as many of the highest, and the one with the most organ voxels in the reference, each once, by ascending index. Where
-/// the reference is empty the prediction's voxels count, and where that is empty too the middle slice is shown.
-pub(crate) fn choose_slices(prediction: Mask, reference: Mask, each: usize) -> Vec<ChosenSlice> {
+/// The `each` slices of lowest mean Dice, as many of the highest, and the one with the most organ voxels in the reference, each
+/// once, by ascending index. If the reference is empty the prediction's voxels count, and if that is empty too the middle slice is
+/// shown.
+pub(crate) fn choose_slices(prediction: MaskView, reference: MaskView, each: usize) -> Vec<ChosenSlice> {
     let [depth, height, width] = reference.shape;
     let plane = height * width;
     let scores: Vec<SliceScore> = (prediction.voxels.par_chunks_exact(plane).zip(reference.voxels.par_chunks_exact(plane)))
@@ -97,7 +99,7 @@ mod tests {
             slices.iter().flat_map(|counts| (0..20).map(move |x| u8::from(x < counts[which]))).collect()
         };
         let (reference, prediction) = (mask(0), mask(1));
-        let [prediction, reference] = [&prediction, &reference].map(|voxels| Mask { voxels, shape });
+        let [prediction, reference] = [&prediction, &reference].map(|voxels| MaskView { voxels, shape });
         choose_slices(prediction, reference, each).iter().map(|chosen| (chosen.slice, chosen.choice)).collect()
     }
 
@@ -112,7 +114,7 @@ mod tests {
     #[test]
     fn a_slice_stands_once_and_tiny_ones_are_passed_over() {
         assert_eq!(choose(&[[10, 5]], 3), [(0, Choice::Worst)]);
-        // The reference's one voxel is 5 % of 20; half of that is not there to be asked for, so a slice without any is passed over.
+        // The reference's one voxel is 5 % of 20; a slice without any is passed over.
         assert_eq!(choose(&[[20, 10], [0, 3]], 1), [(0, Choice::Worst)]);
     }
 

@@ -1,21 +1,21 @@
 //! `report.html`: one page that opens from a file and refers to nothing outside itself.
 
-mod figures;
+mod charts;
 
-use crate::error::{EvalError, Result};
-use crate::html::{escape, write_base64};
+use crate::error::Result;
+use crate::organ_columns::{OrganColumn, organ_columns, with_mean};
+use crate::page::{Document, facts, png_url, scrolling, section};
 use crate::palette::{Palette, hex};
 use crate::picture_choice::ChosenSlice;
-use crate::plot;
 use crate::run_curves::RunCurves;
 use crate::summary::MEAN;
-use crate::table_md::{Column, OTHER_COLUMNS, TableContext, caption, columns, interval, number, percent};
-use crate::write::write_atomically;
+use crate::table_md::{OTHER_METRICS, TableContext, caption};
+use crate::table_text::{UNDEFINED, interval, number, percent};
+use maud::{Markup, html};
+use sam_ladder_formats::Error;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A picture of a slice, on disk.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub(crate) struct SlicePicture {
 }
 
 /// All that the page shows.
-pub(crate) struct Report<'a> {
+pub(crate) struct ReportPage<'a> {
     pub context: TableContext<'a>,
     /// What the run was: pairs of a name and a value, in the order shown.
     pub run_info: &'a [(String, String)],
@@ -36,198 +36,180 @@ pub(crate) struct Report<'a> {
     pub summary: &'a [SummaryRow],
     pub pictures: &'a [SlicePicture],
     pub palette: Palette,
-    /// The run's course, where there was one.
+    /// The run's learning curves, if there are any.
     pub curves: Option<&'a RunCurves>,
 }
 
-/// Writes the page. Pictures are read one at a time.
-pub(crate) fn write(path: &Path, report: &Report) -> Result<()> {
-    let mut unreadable = None;
-    let written = write_atomically(path, |file| {
-        file.write_all(report.before_pictures().as_bytes())?;
-        for (index, picture) in report.pictures.iter().enumerate() {
-            if index == 0 || report.pictures[index - 1].case != picture.case {
-                let end = if index == 0 { "" } else { "</div>\n" };
-                write!(file, "{end}<h3>Case {}</h3>\n<div class=\"pictures\">\n", escape(&picture.case))?;
-            }
-            let bytes = std::fs::read(&picture.path).inspect_err(|_| unreadable = Some(picture.path.clone()))?;
-            let SlicePicture { chosen: ChosenSlice { slice, choice, dice }, width, height, .. } = picture;
-            let alt = format!("Case {}, slice {slice}: scan, reference and prediction side by side", escape(&picture.case));
-            write!(file, "<figure><img alt=\"{alt}\" width=\"{width}\" height=\"{height}\" src=\"data:image/png;base64,")?;
-            write_base64(file, &bytes)?;
-            writeln!(
-                file,
-                "\"><figcaption><span class=\"tag\">{}</span>Slice {slice}: scan, reference, prediction; DSC in the slice {}</figcaption></figure>",
-                choice.name(),
-                percent(*dice)
-            )?;
-        }
-        file.write_all(if report.pictures.is_empty() { b"" } else { b"</div>\n" })?;
-        file.write_all(report.after_pictures().as_bytes())
-    });
-    written.map_err(|error| match (unreadable, error) {
-        (Some(path), EvalError::Io { source, .. }) => EvalError::Io { path, action: "read", source },
-        (_, error) => error,
-    })
-}
-
-impl Report<'_> {
-    fn before_pictures(&self) -> String {
-        let TableContext { method, class_names, scoring, cases } = self.context;
-        let columns = columns(class_names);
-        let title = format!("{} · evaluation", escape(method));
-        let overall = self.row(MEAN);
-        let count = |count: fn(&SummaryRow) -> u32| overall.map_or(0, count).to_string();
-        let of = |value: fn(&SummaryRow) -> Option<f64>| overall.and_then(value);
-        let between = |low: Option<f64>, high: Option<f64>, text: fn(Option<f64>) -> String| match interval(low, high, text) {
-            interval if interval == "–" => String::new(),
-            interval => format!("95 % interval {interval}"),
+impl ReportPage<'_> {
+    /// The page, with its pictures in it.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub fn html(&self) -> Result<String> {
+        let document = Document {
+            title: &format!("{} · evaluation", self.context.method),
+            allows: "img-src data:",
+            style: include_str!("report.css"),
+            script: "",
         };
-        let unit = scoring.unit_name();
-        let tiles = [
-            (
-                "Mean DSC, percent".to_string(),
-                percent(of(|row| row.dice)),
-                between(of(|row| row.dice_low), of(|row| row.dice_high), percent),
-            ),
-            (
-                format!("Mean HD95, {unit}"),
-                number(of(|row| row.hd95)),
-                between(of(|row| row.hd95_low), of(|row| row.hd95_high), number),
-            ),
-            (format!("Surface Dice at {} mm, percent", scoring.tolerance_mm), percent(of(|row| row.surface_dice)), String::new()),
-            ("Cases".into(), cases.to_string(), String::new()),
-            ("Organs missed".into(), count(|row| row.missed), String::new()),
-            ("Organs invented".into(), count(|row| row.invented), String::new()),
-        ];
-        let tile = |(name, value, note): &(String, String, String)| {
-            let note = if note.is_empty() { String::new() } else { format!("<dd>{note}</dd>") };
-            format!("<div><dt>{name}</dt><dd>{value}</dd>{note}</div>\n")
+        let protocol = self.context.scoring.protocol();
+        let rules = protocol.map_or("rules of its own".into(), |protocol| format!("{protocol} protocol"));
+        let header = html! {
+            p.lead { "Organ segmentation scored by sam-ladder, " (rules) "." }
+            dl.tiles { @for (name, value, note) in self.tiles() {
+                div { dt { (name) } dd { (value) } @if let Some(note) = note { dd { (note) } } }
+            } }
         };
-        let tiles: String = tiles.iter().map(tile).collect();
-        let protocol = scoring.protocol().map_or("rules of its own".into(), |protocol| format!("{protocol} protocol"));
-        let mut page = format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
-             <title>{title}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n\
-             <p class=\"lead\">Organ segmentation scored by sam-ladder, {protocol}.</p>\n\
-             <dl class=\"tiles\">\n{tiles}</dl>\n</header>\n",
-            plot::STYLE,
-            include_str!("report.css"),
-        );
-        page += &self.scores_section(&columns);
-        page += &self.organs_section(&columns);
-        page += &self.training_section();
-        page += &self.cases_section(&columns);
-        page += "<section aria-labelledby=\"pictures\">\n<h2 id=\"pictures\">Slices</h2>\n<ul class=\"legend\" aria-label=\"Colours of the organs\">\n";
-        for column in &columns {
-            let _ = writeln!(
-                page,
-                "<li><span style=\"background:{}\"></span>{}</li>",
-                hex(self.palette.colour(self.class(column))),
-                escape(&column.heading)
-            );
-        }
-        page += "</ul>\n<p class=\"note\">Of each case the slices of lowest and highest DSC, and the one with the most organ voxels. The DSC of a slice is the mean over the organs \
-                 that reference or prediction have in it; slices with less than a twentieth of the fullest one's organ voxels are passed over.</p>\n";
-        page
+        let columns = organ_columns(self.context.class_names);
+        let pictures = self.pictures_section(&columns)?;
+        let body = html! {
+            (self.scores_section(&columns))
+            (self.organs_section(&columns))
+            (self.training_section())
+            (self.cases_section(&columns))
+            (pictures)
+            @if !self.run_info.is_empty() { (section("run", "Run", facts(self.run_info))) }
+        };
+        Ok(document.html(header, body))
     }
 
-    fn after_pictures(&self) -> String {
-        let facts: String = (self.run_info.iter())
-            .map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)))
-            .collect();
-        let mut page = String::from("</section>\n");
-        if !facts.is_empty() {
-            let _ = write!(
-                page,
-                "<section aria-labelledby=\"run\">\n<h2 id=\"run\">Run</h2>\n<dl class=\"facts\">\n{facts}</dl>\n</section>\n"
-            );
-        }
-        page + "</main>\n</body>\n</html>\n"
+    /// The numbers at the top: name, value, and the interval if there is one.
+    fn tiles(&self) -> Vec<(String, String, Option<String>)> {
+        let TableContext { scoring, cases, .. } = self.context;
+        let overall = self.row(MEAN);
+        let of = |value: fn(&SummaryRow) -> Option<f64>| overall.and_then(value);
+        let count = |count: fn(&SummaryRow) -> u32| overall.map_or(0, count).to_string();
+        let between = |low: Option<f64>, high: Option<f64>, text: fn(Option<f64>) -> String| {
+            low.and(high).map(|_| format!("95 % interval {}", interval(low, high, text)))
+        };
+        let dice_interval = between(of(|row| row.dice_low), of(|row| row.dice_high), percent);
+        let hd95_interval = between(of(|row| row.hd95_low), of(|row| row.hd95_high), number);
+        let surface = format!("Surface Dice at {} mm, percent", scoring.tolerance_mm);
+        vec![
+            ("Mean DSC, percent".into(), percent(of(|row| row.dice)), dice_interval),
+            (format!("Mean HD95, {}", scoring.unit_name()), number(of(|row| row.hd95)), hd95_interval),
+            (surface, percent(of(|row| row.surface_dice)), None),
+            ("Cases".into(), cases.to_string(), None),
+            ("Organs missed".into(), count(|row| row.missed), None),
+            ("Organs invented".into(), count(|row| row.invented), None),
+        ]
     }
 
     fn row(&self, organ: &str) -> Option<&SummaryRow> {
         self.summary.iter().find(|row| row.organ == organ)
     }
 
-    fn class(&self, column: &Column) -> u8 {
-        let index = self.context.class_names.iter().position(|name| *name == column.organ);
-        index.map_or(0, |index| index as u8 + 1)
-    }
-
-    fn scores_section(&self, columns: &[Column]) -> String {
-        let with_mean = || columns.iter().map(|column| (&*column.heading, &*column.organ)).chain([("All organs", MEAN)]);
-        let headings: String = with_mean().map(|(heading, _)| format!("<th scope=\"col\">{}</th>", escape(heading))).collect();
+    fn scores_section(&self, columns: &[OrganColumn]) -> Markup {
         let scoring = &self.context.scoring;
         let unit = scoring.unit_name();
-        let line = |name: &str, value: &dyn Fn(&SummaryRow) -> String| {
-            let cells: String =
-                with_mean().map(|(_, organ)| format!("<td>{}</td>", self.row(organ).map_or("–".into(), value))).collect();
-            format!("<tr><th scope=\"row\">{name}</th>{cells}</tr>\n")
+        let line = |name: &str, value: fn(&SummaryRow) -> String| {
+            let cells = with_mean(columns, "All organs").map(|(_, organ)| self.row(organ).map_or(UNDEFINED.into(), value));
+            html! { tr { th scope="row" { (name) } @for cell in cells { td { (cell) } } } }
         };
-        let table = |label: &str, lines: &[String]| {
-            format!(
-                "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{label}\">\n<table>\n\
-                 <thead><tr><th scope=\"col\">Mean over cases</th>{headings}</tr></thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n",
-                lines.concat()
-            )
+        let table = |label: &str, lines: &[Markup]| {
+            let headings = with_mean(columns, "All organs").map(|(heading, _)| heading);
+            scrolling(label, summary_table("Mean over cases", headings, lines))
         };
         let main = [
-            line("DSC, percent ↑", &|row| percent(row.dice)),
-            line("standard deviation", &|row| percent(row.dice_sd)),
-            line("95 % interval", &|row| interval(row.dice_low, row.dice_high, percent)),
-            line(&format!("HD95, {unit} ↓"), &|row| number(row.hd95)),
-            line("standard deviation", &|row| number(row.hd95_sd)),
-            line("95 % interval", &|row| interval(row.hd95_low, row.hd95_high, number)),
-            line("Cases with DSC", &|row| row.dice_cases.to_string()),
-            line("Cases with HD95", &|row| row.hd95_cases.to_string()),
-            line("Missed", &|row| row.missed.to_string()),
-            line("Invented", &|row| row.invented.to_string()),
+            line("DSC, percent ↑", |row| percent(row.dice)),
+            line("standard deviation", |row| percent(row.dice_sd)),
+            line("95 % interval", |row| interval(row.dice_low, row.dice_high, percent)),
+            line(&format!("HD95, {unit} ↓"), |row| number(row.hd95)),
+            line("standard deviation", |row| number(row.hd95_sd)),
+            line("95 % interval", |row| interval(row.hd95_low, row.hd95_high, number)),
+            line("Cases with DSC", |row| row.dice_cases.to_string()),
+            line("Cases with HD95", |row| row.hd95_cases.to_string()),
+            line("Missed", |row| row.missed.to_string()),
+            line("Invented", |row| row.invented.to_string()),
         ];
         let others = [
-            line("HD95, voxels ↓", &|row| number(row.hd95_voxels)),
-            line("HD95, mm ↓", &|row| number(row.hd95_mm)),
-            line("Larger HD95, voxels ↓", &|row| number(row.hd95_larger_voxels)),
-            line("Larger HD95, mm ↓", &|row| number(row.hd95_larger_mm)),
-            line(&format!("Surface Dice at {} mm, percent ↑", scoring.tolerance_mm), &|row| percent(row.surface_dice)),
-            line("Volume difference, ml", &|row| number(row.volume_difference_ml)),
+            line("HD95, voxels ↓", |row| number(row.hd95_voxels)),
+            line("HD95, mm ↓", |row| number(row.hd95_mm)),
+            line("Larger HD95, voxels ↓", |row| number(row.hd95_larger_voxels)),
+            line("Larger HD95, mm ↓", |row| number(row.hd95_larger_mm)),
+            line(&format!("Surface Dice at {} mm, percent ↑", scoring.tolerance_mm), |row| percent(row.surface_dice)),
+            line("Volume difference, ml", |row| number(row.volume_difference_ml)),
         ];
-        format!(
-            "<section aria-labelledby=\"scores\">\n<h2 id=\"scores\">Scores</h2>\n{}<p class=\"note\">{}</p>\n{}<p class=\"note\">{}</p>\n</section>\n",
-            table("Scores of each organ", &main),
-            escape(&caption(&self.context)),
-            table("Other metrics of each organ", &others),
-            escape(OTHER_COLUMNS),
-        )
+        let body = html! {
+            (table("Scores of each organ", &main))
+            p.note { (caption(&self.context)) }
+            (table("Other metrics of each organ", &others))
+            p.note { (OTHER_METRICS) }
+        };
+        section("scores", "Scores", body)
     }
 
-    fn cases_section(&self, columns: &[Column]) -> String {
+    fn cases_section(&self, columns: &[OrganColumn]) -> Markup {
         let mut by_case: BTreeMap<&str, BTreeMap<&str, &CaseRow>> = BTreeMap::new();
         for row in self.cases {
             by_case.entry(&row.case).or_default().insert(&row.organ, row);
         }
-        let headings: String =
-            columns.iter().map(|column| format!("<th scope=\"col\">{}</th>", escape(&column.heading))).collect();
-        let table = |label: &str, text: &dyn Fn(&CaseRow) -> String| {
-            let lines: String = (by_case.iter())
-                .map(|(case, organs)| {
-                    let cell = |column: &Column| organs.get(&*column.organ).map_or("–".into(), |row| text(row));
-                    let cells: String = columns.iter().map(|column| format!("<td>{}</td>", cell(column))).collect();
-                    format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", escape(case))
-                })
-                .collect();
-            format!(
-                "<h3>{label}</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{label} of each case\">\n<table>\n\
-                 <thead><tr><th scope=\"col\">Case</th>{headings}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>\n</div>\n"
-            )
+        let table = |label: &str, text: fn(&CaseRow) -> String| {
+            let line = |(case, organs): (&&str, &BTreeMap<&str, &CaseRow>)| {
+                let cells = columns.iter().map(|column| organs.get(&*column.organ).map_or(UNDEFINED.into(), |row| text(row)));
+                html! { tr { th scope="row" { (case) } @for cell in cells { td { (cell) } } } }
+            };
+            let lines: Vec<Markup> = by_case.iter().map(line).collect();
+            let table = summary_table("Case", columns.iter().map(|column| &*column.heading), &lines);
+            html! { h3 { (label) } (scrolling(&format!("{label} of each case"), table)) }
         };
-        format!(
-            "<section aria-labelledby=\"cases\">\n<h2 id=\"cases\">Cases</h2>\n{}{}{}</section>\n",
-            self.case_map(columns),
-            table("DSC, percent", &|row| percent(row.dice)),
-            table(&format!("HD95, {}", self.context.scoring.unit_name()), &|row| number(row.hd95)),
-        )
+        let body = html! {
+            (self.case_map(columns))
+            (table("DSC, percent", |row| percent(row.dice)))
+            (table(&format!("HD95, {}", self.context.scoring.unit_name()), |row| number(row.hd95)))
+        };
+        section("cases", "Cases", body)
+    }
+
+    /// The organs' colours, then each case's pictures.
+    fn pictures_section(&self, columns: &[OrganColumn]) -> Result<Markup> {
+        let colour = |column: &OrganColumn| {
+            let index = self.context.class_names.iter().position(|name| *name == column.organ);
+            hex(self.palette.colour(index.map_or(0, |index| index as u8 + 1)))
+        };
+        let mut cases = Vec::new();
+        for pictures in self.pictures.chunk_by(|a, b| a.case == b.case) {
+            let figures = pictures.iter().map(SlicePicture::figure).collect::<Result<Vec<Markup>>>()?;
+            cases.push(html! { h3 { "Case " (pictures[0].case) } div.pictures { @for figure in figures { (figure) } } });
+        }
+        let body = html! {
+            ul.legend aria-label="Colours of the organs" {
+                @for column in columns { li { span style={ "background:" (colour(column)) } {} (column.heading) } }
+            }
+            p.note {
+                "Of each case the slices with the lowest and the highest DSC, and the one with the most organ voxels. The DSC of a slice is the \
+                 mean over the organs that the reference or the prediction has in it. Slices with less than a twentieth of the organ voxels of the \
+                 fullest one are passed over."
+            }
+            @for case in cases { (case) }
+        };
+        Ok(section("pictures", "Slices", body))
+    }
+}
+
+impl SlicePicture {
+    fn figure(&self) -> Result<Markup> {
+        let SlicePicture { case, chosen: ChosenSlice { slice, choice, dice }, path, width, height } = self;
+        let png = std::fs::read(path).map_err(Error::io("read", path))?;
+        let alt = format!("Case {case}, slice {slice}: scan, reference and prediction side by side");
+        Ok(html! {
+            figure {
+                img alt=(alt) width=(width) height=(height) src=(png_url(&png));
+                figcaption {
+                    span.tag { (choice.name()) }
+                    "Slice " (slice) ": scan, reference, prediction; DSC in the slice " (percent(*dice))
+                }
+            }
+        })
+    }
+}
+
+/// A table whose first column names the lines.
+fn summary_table<'a>(first: &str, headings: impl Iterator<Item = &'a str>, lines: &[Markup]) -> Markup {
+    html! {
+        table {
+            thead { tr { th scope="col" { (first) } @for heading in headings { th scope="col" { (heading) } } } }
+            tbody { @for line in lines { (line) } }
+        }
     }
 }

@@ -1,15 +1,15 @@
-//! A run's course, from the tables that training left in its folder.
+//! A run's learning curves, from the tables that training wrote.
 
-use crate::error::{EvalError, Result};
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, UInt32Type, UInt64Type};
+use crate::error::Result;
+use sam_ladder_formats::rows::read_rows;
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Points of a curve, `[x, y]`.
 pub type Curve = Vec<[f64; 2]>;
 
-/// Curves over the optimizer steps. A curve is empty where the run's tables lack its column.
+/// Curves over the optimizer steps.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RunCurves {
     /// Total loss of each step.
@@ -32,89 +32,76 @@ impl RunCurves {
     /// Reads `steps.parquet` and `epochs.parquet` of a run's folder.
     ///
     /// # Errors
-    /// Where one of them cannot be read, or lacks the steps.
+    /// If one of them cannot be read, or is another table.
     pub fn read(run: &Path) -> Result<RunCurves> {
-        let steps = Table::read(run.join(STEPS_TABLE))?;
-        let epochs = Table::read(run.join(EPOCHS_TABLE))?;
-        let by_step = |name: &str| steps.curve("step", name);
-        let by_epoch = |name: &str| epochs.curve("steps", name);
+        let steps: Vec<StepRow> = read_rows(&run.join(STEPS_TABLE))?;
+        let epochs: Vec<EpochRow> = read_rows(&run.join(EPOCHS_TABLE))?;
+        let by_step = |value: fn(&StepRow) -> f64| steps.iter().map(|row| [row.step as f64, value(row)]).collect();
         Ok(RunCurves {
-            loss: by_step("loss")?,
-            ce: by_step("ce")?,
-            dice: by_step("dice")?,
-            lr: by_step("lr")?,
-            gate: by_step("gate")?,
-            epoch_loss: by_epoch("loss")?,
-            val_dice: by_epoch("val_dice")?,
+            loss: by_step(|row| row.loss.into()),
+            ce: by_step(|row| row.ce.into()),
+            dice: by_step(|row| row.dice.into()),
+            lr: by_step(|row| row.lr),
+            gate: by_step(|row| row.gate.into()),
+            epoch_loss: epochs.iter().map(|row| [row.steps as f64, row.loss]).collect(),
+            val_dice: epochs.iter().filter_map(|row| Some([row.steps as f64, row.val_dice?])).collect(),
         })
-    }
-}
-
-struct Table {
-    path: PathBuf,
-    rows: RecordBatch,
-}
-
-impl Table {
-    fn read(path: PathBuf) -> Result<Table> {
-        let rows = sam_ladder_cache::table::read_table(&path)
-            .map_err(|error| EvalError::Unreadable { path: path.clone(), reason: error.to_string() })?;
-        Ok(Table { path, rows })
-    }
-
-    /// A column's numbers; none where there is no such column, or it holds no numbers.
-    fn numbers(&self, name: &str) -> Vec<Option<f64>> {
-        let Some(column) = self.rows.column_by_name(name) else { return Vec::new() };
-        match column.data_type() {
-            DataType::Float32 => column.as_primitive::<Float32Type>().iter().map(|value| value.map(f64::from)).collect(),
-            DataType::Float64 => column.as_primitive::<Float64Type>().iter().collect(),
-            DataType::UInt32 => column.as_primitive::<UInt32Type>().iter().map(|value| value.map(f64::from)).collect(),
-            DataType::UInt64 => column.as_primitive::<UInt64Type>().iter().map(|value| value.map(|value| value as f64)).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn curve(&self, x: &str, y: &str) -> Result<Curve> {
-        let steps = self.numbers(x);
-        if steps.is_empty() && self.rows.num_rows() > 0 {
-            let reason = format!("has no column {x} of numbers; it is not a table that train wrote");
-            return Err(EvalError::Unreadable { path: self.path.clone(), reason });
-        }
-        Ok(steps.iter().zip(self.numbers(y)).filter_map(|(x, y)| Some([(*x)?, y?])).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Float32Array, Float64Array, UInt64Array};
-    use std::sync::Arc;
+    use sam_ladder_formats::rows::write_rows;
+    use serde::{Deserialize, Serialize};
 
-    fn write(folder: &Path, name: &str, columns: Vec<(&str, ArrayRef)>) {
-        sam_ladder_cache::table::write_table(&folder.join(name), &RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+    fn step(step: u64, loss: f32) -> StepRow {
+        StepRow { step, epoch: 0, lr: 1e-3, loss, ce: loss, dice: loss, alpha: 0.0, gate: 0.5 }
+    }
+
+    fn epoch(steps: u64, val_dice: Option<f64>) -> EpochRow {
+        let loss = 0.5;
+        EpochRow { epoch: 0, steps, loss, ce: loss, dice: loss, val_dice, val_hd95: None, gate: 0.5, seconds: 1.0 }
     }
 
     #[test]
-    fn curves_of_the_columns_that_are_there() {
+    fn curves_skip_the_epochs_without_a_validation() {
         let dir = tempfile::tempdir().unwrap();
-        let steps: ArrayRef = Arc::new(UInt64Array::from(vec![0, 1, 2]));
-        let loss: ArrayRef = Arc::new(Float32Array::from(vec![1.0, 0.5, 0.25]));
-        write(dir.path(), STEPS_TABLE, vec![("step", steps), ("loss", loss)]);
-        let ends: ArrayRef = Arc::new(UInt64Array::from(vec![1, 3]));
-        let dice: ArrayRef = Arc::new(Float64Array::from(vec![None, Some(0.75)]));
-        write(dir.path(), EPOCHS_TABLE, vec![("steps", ends), ("val_dice", dice)]);
+        write_rows(&dir.path().join(STEPS_TABLE), &[step(0, 1.0), step(1, 0.5), step(2, 0.25)]).unwrap();
+        write_rows(&dir.path().join(EPOCHS_TABLE), &[epoch(1, None), epoch(3, Some(0.75))]).unwrap();
         let curves = RunCurves::read(dir.path()).unwrap();
         assert_eq!((curves.loss, curves.val_dice), (vec![[0.0, 1.0], [1.0, 0.5], [2.0, 0.25]], vec![[3.0, 0.75]]));
-        assert!(curves.gate.is_empty() && curves.epoch_loss.is_empty());
+        assert_eq!((curves.gate.len(), curves.epoch_loss), (3, vec![[1.0, 0.5], [3.0, 0.5]]));
+    }
+
+    /// Runs from before HD95 was measured have no such column.
+    #[test]
+    fn a_run_of_an_older_version_is_read() {
+        #[derive(Serialize, Deserialize)]
+        struct Older {
+            epoch: u32,
+            steps: u64,
+            loss: f64,
+            ce: f64,
+            dice: f64,
+            val_dice: Option<f64>,
+            gate: f32,
+            seconds: f64,
+        }
+        let dir = tempfile::tempdir().unwrap();
+        write_rows(&dir.path().join(STEPS_TABLE), &[step(0, 1.0)]).unwrap();
+        let older =
+            Older { epoch: 0, steps: 1, loss: 1.0, ce: 1.0, dice: 1.0, val_dice: Some(0.5), gate: 0.5, seconds: 1.0 };
+        write_rows(&dir.path().join(EPOCHS_TABLE), &[older]).unwrap();
+        assert_eq!(RunCurves::read(dir.path()).unwrap().val_dice, [[1.0, 0.5]]);
     }
 
     #[test]
     fn what_is_not_a_run_is_named() {
         let dir = tempfile::tempdir().unwrap();
         assert!(RunCurves::read(dir.path()).unwrap_err().to_string().contains(STEPS_TABLE));
-        let other: ArrayRef = Arc::new(UInt64Array::from(vec![1]));
-        write(dir.path(), STEPS_TABLE, vec![("something", other.clone())]);
-        write(dir.path(), EPOCHS_TABLE, vec![("steps", other)]);
-        assert!(RunCurves::read(dir.path()).unwrap_err().to_string().contains("no column step"));
+        write_rows(&dir.path().join(STEPS_TABLE), &[epoch(1, None)]).unwrap();
+        let error = RunCurves::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(STEPS_TABLE) && error.contains("has no column step of type UInt64"), "{error}");
     }
 }

@@ -3,8 +3,8 @@
 use crate::statistics::mean;
 use sam_ladder_schemas::tables::CaseRow;
 
-/// A score of a case and organ.
-pub(crate) type Value = fn(&CaseRow) -> Option<f64>;
+/// Takes one score from a row.
+pub(crate) type ScoreOf = fn(&CaseRow) -> Option<f64>;
 
 /// Values by organ and case.
 #[derive(Debug, Clone)]
@@ -16,8 +16,8 @@ pub(crate) struct Scores {
 }
 
 impl Scores {
-    /// Of the rows' `value`; a case and organ without a row is undefined.
-    pub fn new(rows: &[CaseRow], class_names: &[String], value: Value) -> Scores {
+    /// The rows' `score`s; undefined for a case and organ without a row.
+    pub fn new(rows: &[CaseRow], class_names: &[String], score: ScoreOf) -> Scores {
         let mut cases: Vec<String> = Vec::new();
         for row in rows {
             if !cases.contains(&row.case) {
@@ -29,7 +29,7 @@ impl Scores {
             let organ = class_names.iter().position(|name| *name == row.organ);
             let case = cases.iter().position(|name| *name == row.case);
             if let (Some(organ), Some(case)) = (organ, case) {
-                values[organ][case] = value(row);
+                values[organ][case] = score(row);
             }
         }
         Scores { cases, values }
@@ -55,7 +55,7 @@ impl Scores {
         (0..self.cases.len() as u32).collect()
     }
 
-    /// Mean of an organ over some cases, which may repeat, where it is defined.
+    /// Mean of an organ's defined values over some cases, which may repeat.
     pub fn organ_mean(&self, organ: usize, cases: &[u32]) -> Option<f64> {
         mean(cases.iter().filter_map(|&case| self.values[organ][case as usize]))
     }
@@ -65,7 +65,7 @@ impl Scores {
         mean((0..self.organs()).filter_map(|organ| self.organ_mean(organ, cases)))
     }
 
-    /// Mean of an organ, or over the organs where `organ` is `None`.
+    /// Mean of an organ, or over the organs if `organ` is `None`.
     pub fn mean_of(&self, organ: Option<usize>, cases: &[u32]) -> Option<f64> {
         match organ {
             Some(organ) => self.organ_mean(organ, cases),

@@ -7,9 +7,9 @@ use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 /// Name of the summary's last row.
 pub const MEAN: &str = "mean";
 
-/// One row an organ, in the order of `class_names`: means over the cases where the value is defined, with their standard deviation and bootstrap interval over
-/// cases. The last row, [`MEAN`], is the mean over organs of those means, as published; its counts are sums over organs, its intervals resample
-/// cases with all their organs.
+/// One row per organ, in the order of `class_names`: means over the cases in which the value is defined, with their standard
+/// deviation and bootstrap interval over cases. The last row, [`MEAN`], is the mean over organs of those means, as published; its
+/// counts are sums over organs, and its intervals resample cases with all their organs.
 pub fn summarise(rows: &[CaseRow], class_names: &[String]) -> Vec<SummaryRow> {
     let scores = |value: fn(&CaseRow) -> Option<f64>| Scores::new(rows, class_names, value);
     let (dice, hd95) = (scores(|row| row.dice), scores(|row| row.hd95));
@@ -88,7 +88,7 @@ mod tests {
             [(3, 2), (1, 0), (0, 0), (4, 2)]
         );
         assert_eq!(summary.iter().map(|row| (row.missed, row.invented)).collect::<Vec<_>>(), [(0, 1), (1, 0), (0, 0), (1, 1)]);
-        // Of 0.5, 1 and 0; of 2 and 4. One value has no deviation, and a mean over organs none either.
+        // Of 0.5, 1 and 0; of 2 and 4. A single value has no deviation, nor has a mean over organs.
         assert_eq!(summary.iter().map(|row| row.dice_sd).collect::<Vec<_>>(), [Some(0.5), None, None, None]);
         assert_eq!(summary[0].hd95_sd, Some(2f64.sqrt()));
         let (low, high) = (summary[0].dice_low.unwrap(), summary[0].dice_high.unwrap());

@@ -1,45 +1,14 @@
 //! `table.md`: the scores in the shape of the paper's Table I.
 
+use crate::organ_columns::{OrganColumn, organ_columns, with_mean};
 use crate::protocol::Scoring;
 use crate::summary::MEAN;
-use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
+use crate::table_text::{cell, interval, markdown_table, number, percent};
 use sam_ladder_schemas::tables::SummaryRow;
-
-/// Headings of the paper's Table I, in its order, and the organs they stand for.
-const PAPER_COLUMNS: [(&str, &str); 8] = [
-    ("Aorta", "aorta"),
-    ("Gallbladder", "gallbladder"),
-    ("Kidney(L)", "left kidney"),
-    ("Kidney(R)", "right kidney"),
-    ("Liver", "liver"),
-    ("Pancreas", "pancreas"),
-    ("Spleen", "spleen"),
-    ("Stomach", "stomach"),
-];
-
-/// A column of the tables: an organ under the heading that the reader looks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
-    /// What the table says.
-    pub heading: String,
-    /// The organ's name in the store.
-    pub organ: String,
-}
-
-/// Columns of the tables: the paper's for the eight Synapse organs (in whatever order they are named), else the organs as they are named.
-pub fn columns(class_names: &[String]) -> Vec<Column> {
-    let is_synapse = class_names.len() == SYNAPSE_ORGANS.len()
-        && SYNAPSE_ORGANS.iter().all(|organ| class_names.iter().any(|name| name == organ));
-    if is_synapse {
-        PAPER_COLUMNS.iter().map(|&(heading, organ)| Column { heading: heading.into(), organ: organ.into() }).collect()
-    } else {
-        class_names.iter().map(|name| Column { heading: name.clone(), organ: name.clone() }).collect()
-    }
-}
 
 /// What the tables are about.
 #[derive(Debug, Clone, Copy)]
-pub struct TableContext<'a> {
+pub(crate) struct TableContext<'a> {
     /// Name of the row.
     pub method: &'a str,
     /// Names of the classes from 1.
@@ -50,61 +19,74 @@ pub struct TableContext<'a> {
     pub cases: usize,
 }
 
-/// The whole file: the paper's table, then each organ's counts.
-pub fn markdown(summary: &[SummaryRow], context: &TableContext) -> String {
-    let columns = columns(context.class_names);
-    let find = |organ: &str| summary.iter().find(|row| row.organ == organ);
-    let dice = |organ: &str| percent(find(organ).and_then(|row| row.dice));
-    let hd95 = |organ: &str| number(find(organ).and_then(|row| row.hd95));
-
-    let headings: Vec<String> = columns.iter().map(|column| cell(&column.heading)).collect();
-    let scores: Vec<String> = columns.iter().map(|column| dice(&column.organ)).collect();
-    let mut text = format!("| Methods | DSC ↑ | HD ↓ | {} |\n", headings.join(" | "));
-    text += &format!("| --- |{}\n", " ---: |".repeat(columns.len() + 2));
-    text += &format!("| {} | {} | {} | {} |\n\n", cell(context.method), dice(MEAN), hd95(MEAN), scores.join(" | "));
-    text += &caption(context);
-
-    text += "\n\n| Organ | DSC ↑ | 95 % interval | HD ↓ | 95 % interval | Cases with DSC | Cases with HD | Missed | Invented |\n| --- |";
-    text += &(" ---: |".repeat(8) + "\n");
-    let with_mean = || columns.iter().map(|column| (&*column.heading, &*column.organ)).chain([("All organs", MEAN)]);
-    for (heading, organ) in with_mean() {
-        if let Some(row) = find(organ) {
-            let counts = [row.dice_cases, row.hd95_cases, row.missed, row.invented].map(|count| count.to_string());
-            text += &format!(
-                "| {} | {} | {} | {} | {} | {} |\n",
-                cell(heading),
-                dice(organ),
-                interval(row.dice_low, row.dice_high, percent),
-                hd95(organ),
-                interval(row.hd95_low, row.hd95_high, number),
-                counts.join(" | ")
-            );
-        }
-    }
-    text += &format!(
-        "\n| Organ | HD95, voxels | HD95, mm | larger HD95, voxels | larger HD95, mm | surface Dice at {} mm | volume difference, ml |\n| --- |",
-        context.scoring.tolerance_mm
-    );
-    text += &(" ---: |".repeat(6) + "\n");
-    for (heading, organ) in with_mean() {
-        if let Some(row) = find(organ) {
-            let distances = [row.hd95_voxels, row.hd95_mm, row.hd95_larger_voxels, row.hd95_larger_mm].map(number).join(" | ");
-            let (surface, volume) = (percent(row.surface_dice), number(row.volume_difference_ml));
-            text += &format!("| {} | {distances} | {surface} | {volume} |\n", cell(heading));
-        }
-    }
-    text + "\n" + OTHER_COLUMNS + "\n"
+/// The whole file: the paper's table, then each organ's counts, then the other metrics.
+pub(crate) fn markdown(summary: &[SummaryRow], context: &TableContext) -> String {
+    let columns = organ_columns(context.class_names);
+    let papers = papers_table(summary, &columns, context.method);
+    let (counts, others) =
+        (counts_table(summary, &columns), other_metrics_table(summary, &columns, context.scoring.tolerance_mm));
+    format!("{papers}\n{}\n\n{counts}\n{others}\n{OTHER_METRICS}\n", caption(context))
 }
 
-/// What the second table's numbers are.
-pub(crate) const OTHER_COLUMNS: &str = "Means over the cases in which both masks have the organ, whatever the protocol: HD95 of both directions in one list \
-    (MedPy), the larger of the two directions' HD95 (MONAI), surface Dice in percent (an organ that one mask alone has counts 0), and predicted less reference volume \
-    (all cases).";
-
-/// Both ends of an interval, or a dash.
-pub(crate) fn interval(low: Option<f64>, high: Option<f64>, text: fn(Option<f64>) -> String) -> String {
-    if low.is_none() || high.is_none() { "–".into() } else { format!("{} to {}", text(low), text(high)) }
+fn row_of<'a>(summary: &'a [SummaryRow], organ: &str) -> Option<&'a SummaryRow> {
+    summary.iter().find(|row| row.organ == organ)
 }
+
+/// One row: the method's mean Dice and HD95, and each organ's Dice.
+fn papers_table(summary: &[SummaryRow], columns: &[OrganColumn], method: &str) -> String {
+    let dice = |organ: &str| percent(row_of(summary, organ).and_then(|row| row.dice));
+    let hd95 = number(row_of(summary, MEAN).and_then(|row| row.hd95));
+    let mut headings = ["Methods", "DSC ↑", "HD ↓"].map(String::from).to_vec();
+    headings.extend(columns.iter().map(|column| cell(&column.heading)));
+    let mut row = vec![cell(method), dice(MEAN), hd95];
+    row.extend(columns.iter().map(|column| dice(&column.organ)));
+    markdown_table(&headings, [row])
+}
+
+/// One row per organ and one for all: means, intervals and counts.
+fn counts_table(summary: &[SummaryRow], columns: &[OrganColumn]) -> String {
+    let headings =
+        ["Organ", "DSC ↑", "95 % interval", "HD ↓", "95 % interval", "Cases with DSC", "Cases with HD", "Missed", "Invented"];
+    let rows = with_mean(columns, "All organs").filter_map(|(heading, organ)| {
+        let row = row_of(summary, organ)?;
+        let mut cells = vec![
+            cell(heading),
+            percent(row.dice),
+            interval(row.dice_low, row.dice_high, percent),
+            number(row.hd95),
+            interval(row.hd95_low, row.hd95_high, number),
+        ];
+        cells.extend([row.dice_cases, row.hd95_cases, row.missed, row.invented].map(|count| count.to_string()));
+        Some(cells)
+    });
+    markdown_table(&headings, rows)
+}
+
+/// One row per organ and one for all: the metrics that no protocol changes.
+fn other_metrics_table(summary: &[SummaryRow], columns: &[OrganColumn], tolerance_mm: f64) -> String {
+    let headings = [
+        "Organ",
+        "HD95, voxels",
+        "HD95, mm",
+        "larger HD95, voxels",
+        "larger HD95, mm",
+        &format!("surface Dice at {tolerance_mm} mm"),
+        "volume difference, ml",
+    ];
+    let rows = with_mean(columns, "All organs").filter_map(|(heading, organ)| {
+        let row = row_of(summary, organ)?;
+        let mut cells = vec![cell(heading)];
+        cells.extend([row.hd95_voxels, row.hd95_mm, row.hd95_larger_voxels, row.hd95_larger_mm].map(number));
+        cells.extend([percent(row.surface_dice), number(row.volume_difference_ml)]);
+        Some(cells)
+    });
+    markdown_table(&headings, rows)
+}
+
+/// What the numbers of the other metrics are.
+pub(crate) const OTHER_METRICS: &str = "Means over the cases in which both masks have the organ, the same in every protocol: HD95 of both \
+    directions in one list (MedPy), the larger of the two directions' HD95 (MONAI), surface Dice in percent (0 if only one mask has the \
+    organ), and predicted minus reference volume (over all cases).";
 
 /// One paragraph that says what the numbers are.
 pub(crate) fn caption(context: &TableContext) -> String {
@@ -112,31 +94,17 @@ pub(crate) fn caption(context: &TableContext) -> String {
     let protocol = scoring.protocol().map_or(String::new(), |protocol| format!(" ({protocol} protocol)"));
     let plural = if *cases == 1 { "" } else { "s" };
     format!(
-        "Mean over {cases} case{plural}{protocol}: {}. Missed: in the reference alone. Invented: in the prediction alone. Intervals are percentile bootstrap \
-         intervals over cases.",
+        "Mean over {cases} case{plural}{protocol}: {}. Missed: only in the reference. Invented: only in the prediction. Intervals are \
+         percentile bootstrap intervals over cases.",
         scoring.describe()
     )
-}
-
-/// In percent with two decimals, or a dash.
-pub(crate) fn percent(value: Option<f64>) -> String {
-    number(value.map(|value| 100.0 * value))
-}
-
-/// With two decimals, or a dash.
-pub(crate) fn number(value: Option<f64>) -> String {
-    value.map_or("–".into(), |value| format!("{value:.2}"))
-}
-
-/// Text that cannot break out of a table's cell.
-pub(crate) fn cell(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::Protocol;
+    use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 
     fn row(organ: &str, dice: Option<f64>, hd95: Option<f64>) -> SummaryRow {
         SummaryRow {

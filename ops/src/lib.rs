@@ -25,7 +25,6 @@ pub mod packed;
 pub mod pool;
 pub mod precision;
 pub mod staging;
-pub mod state_dict;
 
 mod simd;
 #[cfg(test)]

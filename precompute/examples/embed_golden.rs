@@ -3,7 +3,7 @@
 //! `tests/golden/embed_224.safetensors`. An existing output is replaced.
 
 use candle_core::{Device, Tensor};
-use sam_ladder_ops::state_dict::{StateDict, save_safetensors};
+use sam_ladder_formats::state_dict::{StateDict, save_safetensors};
 use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder};
 
 #[path = "../../tests/common/mod.rs"]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use sam_ladder_ops::gpu::{open, synchronize};
 use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, VitConfig};
-use sam_ladder_schemas::precision::Precision;
+use sam_ladder_schemas::gpu_precision::GpuPrecision;
 
 /// Floating-point operations of the products of one image: linear layers, scores, weighted sums and the neck.
 fn operations(config: &VitConfig) -> f64 {
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let arch = EncoderArch::ALL.into_iter().find(|known| known.name() == arch).ok_or("ARCH is vit_b, vit_l or vit_h")?;
     let precision =
-        [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16].into_iter().find(|known| known.name() == precision);
+        [GpuPrecision::F32, GpuPrecision::Tf32, GpuPrecision::Bf16, GpuPrecision::F16].into_iter().find(|known| known.name() == precision);
     let precision = precision.ok_or("the precision is f32, tf32, bf16 or f16")?;
     let (size, batch): (usize, usize) = (size.parse()?, batch.parse()?);
     let rounds: usize = rest.first().map_or(Ok(20), |rounds| rounds.parse())?;

@@ -9,15 +9,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why stage one stopped; the messages name the file and say what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A setting is out of range, or does not go with another.
+    #[error("{0}")]
+    Setting(#[from] sam_ladder_schemas::setting::SettingError),
     /// Settings that do not go together.
     #[error("{0}")]
     Config(String),
     /// The folder of scans as a whole cannot be used.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// The checkpoint cannot be read, or lacks a weight.
+    /// A file, such as the checkpoint, cannot be read or written.
     #[error(transparent)]
-    Weights(#[from] sam_ladder_ops::state_dict::StateDictError),
+    File(#[from] sam_ladder_formats::Error),
     /// The store cannot be written.
     #[error(transparent)]
     Store(#[from] sam_ladder_cache::Error),

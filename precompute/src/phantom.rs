@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
-use sam_ladder_cache::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_schemas::classes::SYNAPSE_TEST_CASES;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ pub enum PhantomError {
     },
     /// A scan that cannot be written.
     #[error(transparent)]
-    Write(#[from] sam_ladder_cache::Error),
+    Write(#[from] sam_ladder_formats::Error),
 }
 
 /// Writes the scans, on all threads: `RawData/Training/img/imgNNNN.nii.gz` (int16, Hounsfield units) and

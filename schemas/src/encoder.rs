@@ -1,5 +1,6 @@
 //! The published numbers of SAM's three image encoders (`build_sam.py`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Pixels along the side of one patch, that is of one token.
@@ -12,14 +13,15 @@ pub const WINDOW_SIZE: usize = 14;
 pub const NATIVE_IMAGE_SIZE: usize = 1024;
 
 /// Which of SAM's image encoders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum), value(rename_all = "snake_case"))]
 #[serde(rename_all = "snake_case")]
 pub enum EncoderArch {
-    /// ViT-B: 12 blocks of width 768.
+    /// ViT-B: 12 blocks of width 768
     VitB,
-    /// ViT-L: 24 blocks of width 1024.
+    /// ViT-L: 24 blocks of width 1024
     VitL,
-    /// ViT-H: 32 blocks of width 1280.
+    /// ViT-H: 32 blocks of width 1280
     VitH,
 }
 

@@ -1,23 +1,28 @@
 //! The configuration of stage one: all that shapes a tensor of the store, and nothing else.
 
 use crate::encoder::{EncoderArch, PATCH_SIZE};
-use crate::precision::Precision;
+use crate::gpu_precision::GpuPrecision;
+use crate::json_schema;
+use crate::setting::{Problem, SettingError};
 use crate::tables::voxels_column;
 use crate::variants::AugmentPolicy;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeMap;
 
-/// Number format of the embeddings and images of a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Number format of the embeddings and images of a store
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum StoreDtype {
-    /// IEEE half precision, the default.
+    /// float16: 2 bytes per value
     F16,
-    /// Single precision: training from it equals running the encoder inside the loop.
+    /// float32, 4 bytes per value: training from it equals running the encoder in the training loop
     F32,
-    /// bfloat16.
+    /// bfloat16: 2 bytes per value
     Bf16,
-    /// 8 bits a value, with a scale and an offset for every channel of every variant: half of [`StoreDtype::F16`]'s bytes.
+    /// 8 bits per value, with a scale and an offset for each channel of each variant
     Q8,
 }
 
@@ -32,18 +37,19 @@ impl StoreDtype {
     }
 }
 
-/// Whether the arrays that training reads are compressed; masks always are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Compression of the arrays that training reads; masks are always compressed
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// As they are: read as fast as the disk gives them.
+    /// None: fastest to read
     None,
-    /// zstd, level 1.
+    /// zstd, level 1: about a third less disk space, most of it for the images
     Zstd,
 }
 
 /// Where the frozen weights come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "source", rename_all = "snake_case")]
 pub enum EncoderWeights {
     /// A SAM checkpoint file.
@@ -59,7 +65,7 @@ pub enum EncoderWeights {
 }
 
 /// How a raw scan becomes the image that the network sees.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
     /// Hounsfield window: clipped to it, then scaled so that it becomes [0, 1]. Of every channel whose intensity is [`Intensity::Window`].
@@ -89,7 +95,7 @@ pub const MAX_SIDE: usize = 8192;
 pub const MAX_CHANNELS: usize = 3;
 
 /// One channel of the image.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Channel {
     /// Its number in the source: `_0000` of nnU-Net's file names is 0.
@@ -101,7 +107,7 @@ pub struct Channel {
 }
 
 /// How a channel's values become [0, 1].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Intensity {
     /// Clipped to [`Preprocessing::window_hu`], which becomes [0, 1].
@@ -115,11 +121,11 @@ pub enum Intensity {
     },
 }
 
-fn identity_alone() -> AugmentPolicy {
+fn only_the_slice() -> AugmentPolicy {
     AugmentPolicy::None
 }
 
-fn is_identity_alone(policy: &AugmentPolicy) -> bool {
+fn is_only_the_slice(policy: &AugmentPolicy) -> bool {
     *policy == AugmentPolicy::None
 }
 
@@ -132,43 +138,80 @@ fn is_one_ct_channel(channels: &[Channel]) -> bool {
 }
 
 /// All settings of `precompute` that shape a tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
 pub struct PrecomputeConfig {
-    /// Architecture of the encoder.
+    /// SAM's image encoder. A checkpoint decides it by itself; it is refused if it holds another
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub encoder: EncoderArch,
-    /// Its weights.
+    /// Weights of the encoder
+    #[cfg_attr(feature = "cli", arg(skip = EncoderWeights::Random { seed: 0 }))]
     pub weights: EncoderWeights,
-    /// Pixels along the side of the network's input, a multiple of [`PATCH_SIZE`].
+    /// Side of the network's input in pixels, a multiple of 16
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PIXELS"))]
+    #[schemars(range(min = 16, max = MAX_SIDE), extend("multipleOf" = PATCH_SIZE))]
     pub image_size: usize,
-    /// Pixels along the side of the data: slices are brought to it and augmented there, before they are brought to `image_size`.
+    /// Side of the data in pixels: slices are brought to it and augmented there, before they are brought to the network's size
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PIXELS"))]
+    #[schemars(range(min = 1, max = MAX_SIDE))]
     pub data_size: usize,
-    /// From Hounsfield units and raw labels to images and classes.
+    /// From Hounsfield units and raw labels to images and classes
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub preprocessing: Preprocessing,
-    /// Which variants of a training slice are stored.
+    /// Variants (augmented images) of each training slice to store
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub augment: AugmentPolicy,
-    /// Which variants of a test slice are stored: [`AugmentPolicy::None`], or [`AugmentPolicy::Flips`] for an average over the reflections. Left
-    /// out of the JSON where it is the slice alone.
-    #[serde(default = "identity_alone", skip_serializing_if = "is_identity_alone")]
+    /// Variants of each test slice to store: none but the slice, or its reflections too, for `eval --average-reflections`
+    // Left out of the JSON where it is the slice only.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "none|flips", value_parser = test_augment, default_value = "none"))]
+    #[serde(default = "only_the_slice", skip_serializing_if = "is_only_the_slice")]
     pub test_augment: AugmentPolicy,
-    /// Keep only rotations by multiples of this many degrees; 1 keeps all.
+    /// With --augment reference: keep only rotations by multiples of this many degrees; 1 keeps all
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DEGREES"))]
+    #[schemars(range(min = 1))]
     pub rotation_step: u32,
-    /// Number format of embeddings and images.
+    /// Number format of the stored embeddings and images
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub dtype: StoreDtype,
-    /// Compression of embeddings, images and labels.
+    /// Compression of the stored embeddings, images and labels
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub compression: Compression,
-    /// Names of the classes from index 1; background has none.
+    /// Names of the classes from index 1; background has none
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub class_names: Vec<String>,
-    /// Cases that were named to be `test`, sorted; left out of the JSON where the layout alone decides.
+    /// In nnU-Net's layout: cases of imagesTr to keep for the final evaluation, in addition to those with labels in labelsTs
+    // Sorted; left out of the JSON where the layout decides.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "CASE,CASE", value_delimiter = ','))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test_cases: Vec<String>,
-    /// The scans have no reference segmentation: labels and masks are the background everywhere, and there is nothing to train on or to
-    /// measure by. Left out of the JSON where they have.
+    /// The scans have no reference segmentation: nothing to train on or to measure by
+    // Labels and masks are background everywhere. Left out of the JSON where they have one.
+    #[cfg_attr(feature = "cli", arg(skip))]
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlabelled: bool,
-    /// How exactly a GPU encodes; float32 is left out of the JSON, so that stores from before there was a choice keep their `cache_id`.
-    #[serde(default, skip_serializing_if = "Precision::is_default")]
-    pub precision: Precision,
+    /// How exactly a GPU computes products; norms, softmax and sums are float32 in each. It shapes the embeddings
+    // float32 is left out of the JSON, so that stores from before there was a choice keep their `cache_id`.
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(default, skip_serializing_if = "GpuPrecision::is_default")]
+    pub precision: GpuPrecision,
+}
+
+/// `--test-augment`, which takes fewer values than `--augment`.
+#[cfg(feature = "cli")]
+fn test_augment(typed: &str) -> Result<AugmentPolicy, String> {
+    match typed {
+        "none" => Ok(AugmentPolicy::None),
+        "flips" => Ok(AugmentPolicy::Flips),
+        _ => Err("expected none or flips".into()),
+    }
+}
+
+impl Default for PrecomputeConfig {
+    /// [`PrecomputeConfig::published`] with random weights.
+    fn default() -> Self {
+        PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 0 })
+    }
 }
 
 impl PrecomputeConfig {
@@ -188,7 +231,7 @@ impl PrecomputeConfig {
             class_names: crate::classes::SYNAPSE_ORGANS.map(String::from).to_vec(),
             test_cases: Vec::new(),
             unlabelled: false,
-            precision: Precision::F32,
+            precision: GpuPrecision::F32,
         }
     }
 
@@ -220,51 +263,44 @@ impl PrecomputeConfig {
     /// Checks what types cannot: sizes, the rotation step, classes, channels and their intensities.
     ///
     /// # Errors
-    /// A sentence that names the setting, what was expected and what was found.
-    pub fn validate(&self) -> Result<(), String> {
-        if self.image_size == 0 || !self.image_size.is_multiple_of(PATCH_SIZE) {
-            return Err(format!("image-size must be a positive multiple of {PATCH_SIZE}, got {}", self.image_size));
-        }
-        if self.image_size > MAX_SIDE {
-            return Err(format!("image-size must be at most {MAX_SIDE}, got {}", self.image_size));
-        }
-        if !(1..=MAX_SIDE).contains(&self.data_size) {
-            return Err(format!("data-size must be from 1 to {MAX_SIDE}, got {}", self.data_size));
-        }
-        if self.rotation_step == 0 {
-            return Err("rotation-step must be at least 1 degree, got 0".into());
-        }
+    /// The first setting that is out of range, or does not go with another.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")?;
         match (self.test_augment, self.augment) {
             (AugmentPolicy::None, _) | (AugmentPolicy::Flips, AugmentPolicy::Flips | AugmentPolicy::Reference) => {}
             (AugmentPolicy::Flips, AugmentPolicy::None) => {
-                return Err("test-augment flips needs augment flips or reference: a model that never saw a reflection has nothing to say of one".into());
+                let reason = "flips need augment = flips or reference: a model that never saw a reflection cannot segment one";
+                return Err(Problem::conflict(reason, "change --augment, or leave --test-augment out").with("test_augment"));
             }
-            (AugmentPolicy::Reference, _) => return Err("test-augment must be none or flips, got reference".into()),
+            (AugmentPolicy::Reference, _) => {
+                return Err(Problem::expected("\"none\" or \"flips\"", "\"reference\"").with("test_augment"));
+            }
         }
         // 255 stands for what was never written.
         if self.class_names.is_empty() || self.class_names.len() > 254 {
-            return Err(format!("between 1 and 254 classes are supported, got {}", self.class_names.len()));
+            let found = format!("{} classes", self.class_names.len());
+            return Err(Problem::expected("from 1 to 254 classes", found).with("class_names"));
         }
         self.check_class_names()?;
         let [low, high] = self.preprocessing.window_hu;
-        if !(low.is_finite() && high.is_finite() && low < high) {
-            return Err(format!("the Hounsfield window must ascend, got [{low}, {high}]"));
+        if low >= high {
+            let found = format!("{low} and {high}");
+            return Err(Problem::expected("two ascending numbers", found).with("preprocessing.window_hu"));
         }
         self.preprocessing.check_channels()
     }
 
-    /// Classes are told apart by their names in the tables: as a column of `slices.parquet`, as a row beside `mean` of an evaluation.
-    fn check_class_names(&self) -> Result<(), String> {
+    /// Tables distinguish classes by name: as a column of `slices.parquet`, as a row next to `mean` of an evaluation.
+    fn check_class_names(&self) -> Result<(), SettingError> {
         let mut columns = BTreeMap::new();
+        let refuse = |reason: String| Err(Problem::conflict(reason, "rename the class").with("class_names"));
         for name in &self.class_names {
             if name.trim().is_empty() || name == "mean" {
-                return Err(format!("a class cannot be called {name:?}; give it another name"));
+                return refuse(format!("a class cannot be called {name:?}"));
             }
             if let Some(other) = columns.insert(voxels_column(name), name) {
-                return Err(format!(
-                    "classes {other:?} and {name:?} would share the column {} of slices.parquet; rename one",
-                    voxels_column(name)
-                ));
+                let column = voxels_column(name);
+                return refuse(format!("{other:?} and {name:?} would share the column {column} of slices.parquet"));
             }
         }
         Ok(())
@@ -272,18 +308,22 @@ impl PrecomputeConfig {
 }
 
 impl Preprocessing {
-    fn check_channels(&self) -> Result<(), String> {
+    fn check_channels(&self) -> Result<(), SettingError> {
         if self.channels.is_empty() || self.channels.len() > MAX_CHANNELS {
-            return Err(format!("images have from 1 to {MAX_CHANNELS} channels, got {}", self.channels.len()));
+            let expected = format!("from 1 to {MAX_CHANNELS} channels");
+            return Err(Problem::expected(expected, self.channels.len()).with("preprocessing.channels"));
         }
         for (at, channel) in self.channels.iter().enumerate() {
+            let path = format!("preprocessing.channels[{at}]");
             if self.channels[..at].iter().any(|before| before.index == channel.index) {
-                return Err(format!("channel {} is there twice; name each channel once", channel.index));
+                let reason = format!("channel {} is there twice", channel.index);
+                return Err(Problem::conflict(reason, "name each channel once").with(path));
             }
             if let Intensity::Percentiles { low, high } = channel.intensity
                 && !(0.0 <= low && low < high && high <= 100.0)
             {
-                return Err(format!("percentiles must ascend within 0 and 100, got {low} and {high}"));
+                let found = format!("{low} and {high}");
+                return Err(Problem::expected("percentiles that ascend within 0 and 100", found).with(path));
             }
         }
         Ok(())
@@ -328,9 +368,9 @@ mod tests {
         assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), with);
         assert!(with.validate().is_ok());
         let untrained = PrecomputeConfig { augment: AugmentPolicy::None, ..with.clone() };
-        assert!(untrained.validate().unwrap_err().contains("test-augment flips needs"));
+        assert!(untrained.validate().unwrap_err().to_string().contains("flips need augment"));
         let rotated = PrecomputeConfig { test_augment: AugmentPolicy::Reference, ..with };
-        assert!(rotated.validate().unwrap_err().contains("got reference"));
+        assert!(rotated.validate().unwrap_err().to_string().contains("found \"reference\""));
     }
 
     #[test]
@@ -338,18 +378,19 @@ mod tests {
         let refused = |change: fn(&mut PrecomputeConfig)| {
             let mut config = published();
             change(&mut config);
-            config.validate().unwrap_err()
+            config.validate().unwrap_err().to_string()
         };
         assert!(refused(|c| c.class_names[1] = "left_kidney".into()).contains("voxels_left_kidney"));
         assert!(refused(|c| c.class_names[1] = "mean".into()).contains("mean"));
         assert!(refused(|c| c.class_names[1] = " ".into()).contains("called"));
-        assert!(refused(|c| c.preprocessing.channels.clear()).contains("got 0"));
+        assert!(refused(|c| c.preprocessing.channels.clear()).contains("found 0"));
         assert!(refused(|c| c.preprocessing.channels.extend(one_ct_channel())).contains("twice"));
         let percentiles = |low, high| Intensity::Percentiles { low, high };
         for intensity in [percentiles(99.0, 1.0), percentiles(-1.0, 50.0), percentiles(f64::NAN, 50.0)] {
             let mut config = published();
             config.preprocessing.channels[0].intensity = intensity;
-            assert!(config.validate().unwrap_err().contains("percentiles"));
+            let error = config.validate().unwrap_err();
+            assert!(error.setting.starts_with("preprocessing.channels[0]"), "{error}");
         }
     }
 }

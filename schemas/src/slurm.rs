@@ -1,60 +1,67 @@
-//! How jobs are asked of Slurm, and the record of those that were submitted.
+//! Options of jobs in Slurm, and the record of those that were submitted.
 
+use crate::json_schema;
+use crate::setting::{Problem, SettingError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-/// The user's file of options (TOML): those of every job, and for each kind of job what differs.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// The file that `--slurm` names (TOML): options of every job, and for each kind of job what differs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SlurmConfig {
-    /// Options of every job.
+    /// Options of every job
     pub job: JobOptions,
-    /// Of the workers of `precompute`.
+    /// Options of the workers of `precompute`, over those of every job
     pub precompute: JobOptions,
-    /// Of the job that finishes a store after them.
+    /// Options of the job that finishes a store after its workers, over those of every job
     pub finish: JobOptions,
-    /// Of the workers of `sweep`.
+    /// Options of the workers of `sweep`, over those of every job
     pub sweep: JobOptions,
-    /// Of the job that trains the best setting anew and evaluates it.
+    /// Options of the job that finishes a sweep and evaluates its best setting, over those of every job
     pub r#final: JobOptions,
 }
 
 /// Options of a job, under `sbatch`'s own names where it has one.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct JobOptions {
-    /// Tasks of a job array: workers that share the work.
+    /// Tasks of the job array: workers that share the work (4 unless given)
+    #[schemars(range(min = 1))]
     pub tasks: Option<u32>,
-    /// How many of them may run at a time.
+    /// Most tasks that run at a time (all unless given)
+    #[schemars(range(min = 1))]
     pub max_running: Option<u32>,
-    /// `--partition`.
+    /// sbatch's --partition
     pub partition: Option<String>,
-    /// `--account`.
+    /// sbatch's --account
     pub account: Option<String>,
-    /// `--qos`.
+    /// sbatch's --qos
     pub qos: Option<String>,
-    /// `--constraint`.
+    /// sbatch's --constraint
     pub constraint: Option<String>,
-    /// GPUs of a task, a number or `TYPE:NUMBER`: `--gres=gpu:…`.
+    /// GPUs per task, a number or "TYPE:NUMBER": sbatch's --gres=gpu:…
     pub gpus: Option<Gpus>,
-    /// `--cpus-per-task`.
+    /// sbatch's --cpus-per-task
+    #[schemars(range(min = 1))]
     pub cpus_per_task: Option<u32>,
-    /// `--mem`.
+    /// sbatch's --mem
     pub mem: Option<String>,
-    /// `--time`: a task that has not finished by then checkpoints, and goes back to the queue.
+    /// sbatch's --time: a task that has not finished by then writes a checkpoint and returns to the queue
     pub time: Option<String>,
-    /// Seconds before the end of `time` at which a task is told to checkpoint.
+    /// Seconds before the end of `time` at which a task starts to write its checkpoint (120 unless given)
     pub grace_seconds: Option<u32>,
-    /// Lines of shell before the program starts: `module load …`.
+    /// Lines of shell before the program starts, such as "module load cuda"
     pub setup: Option<Vec<String>>,
-    /// More options of `sbatch`, each one word: `--mail-type=FAIL`.
+    /// More options of sbatch, such as "--mail-type=FAIL"
     pub options: Option<Vec<String>>,
-    /// The words that start the program on a node, where they are not the path of the one that submits: another build, or a container's
-    /// `apptainer exec --nv IMAGE sam-ladder`.
+    /// The command that starts the program on a node, if it is not the one that submits: another build, or ["apptainer", "exec", "--nv",
+    /// "IMAGE", "sam-ladder"]
     pub program: Option<Vec<String>>,
 }
 
 /// `gpus = 1` or `gpus = "a100:1"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Gpus {
     /// Of any type.
@@ -130,8 +137,9 @@ impl SlurmConfig {
     /// Checks what types cannot.
     ///
     /// # Errors
-    /// A sentence that names table and key, what was expected and what was found.
-    pub fn validate(&self) -> Result<(), String> {
+    /// The first option that `sbatch` would not take, or that is not the user's to set.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")?;
         let tables = [
             ("job", &self.job),
             ("precompute", &self.precompute),
@@ -139,7 +147,7 @@ impl SlurmConfig {
             ("sweep", &self.sweep),
             ("final", &self.r#final),
         ];
-        tables.into_iter().try_for_each(|(name, options)| options.validate().map_err(|reason| format!("[{name}] {reason}")))
+        tables.into_iter().try_for_each(|(name, options)| options.validate(name))
     }
 }
 
@@ -159,12 +167,10 @@ const OURS: [&str; 11] = [
 ];
 
 impl JobOptions {
-    fn validate(&self) -> Result<(), String> {
-        for (key, number) in [("tasks", self.tasks), ("max-running", self.max_running), ("cpus-per-task", self.cpus_per_task)] {
-            if number == Some(0) {
-                return Err(format!("{key} must be at least 1, got 0"));
-            }
-        }
+    fn validate(&self, table: &str) -> Result<(), SettingError> {
+        let refuse = |key: &str, expected: &str, found: &dyn std::fmt::Debug| {
+            Err(Problem::expected(expected, format!("{found:?}")).with(format!("{table}.{key}")))
+        };
         let gpus = self.gpus.as_ref().map(Gpus::to_string);
         let words = [
             ("partition", &self.partition),
@@ -179,21 +185,23 @@ impl JobOptions {
             if let Some(value) = value
                 && (value.trim().is_empty() || value.chars().any(char::is_control))
             {
-                return Err(format!("{key} must be one line and not empty, got {value:?}"));
+                return refuse(key, "one line that is not empty", value);
             }
         }
         if let Some(words) = &self.program
             && words.first().is_none_or(|program| program.trim().is_empty())
         {
-            return Err(format!("program: expected the words of a command, like [\"/opt/gpu/sam-ladder\"], got {words:?}"));
+            return refuse("program", "the words of a command, such as [\"/opt/gpu/sam-ladder\"]", words);
         }
-        for option in self.options.iter().flatten() {
+        for (index, option) in self.options.iter().flatten().enumerate() {
+            let key = format!("options[{index}]");
             let name = option.split('=').next().unwrap_or_default();
             if !name.starts_with("--") || name.len() < 3 || option.chars().any(char::is_control) {
-                return Err(format!("options: expected words like \"--mail-type=FAIL\", got {option:?}"));
+                return refuse(&key, "a word such as \"--mail-type=FAIL\"", option);
             }
             if OURS.contains(&name) {
-                return Err(format!("options: {name} is set by the program, leave it out"));
+                let problem = Problem::conflict(format!("{name} is set by the program"), "leave it out");
+                return Err(problem.with(format!("{table}.{key}")));
             }
         }
         Ok(())
@@ -249,18 +257,23 @@ mod tests {
 
     #[test]
     fn what_sbatch_would_take_wrongly_is_refused() {
-        let refused = |options: JobOptions| SlurmConfig { sweep: options, ..Default::default() }.validate().unwrap_err();
-        assert_eq!(refused(JobOptions { tasks: Some(0), ..Default::default() }), "[sweep] tasks must be at least 1, got 0");
+        let refused = |options: JobOptions| {
+            let config = SlurmConfig { sweep: options, ..Default::default() };
+            config.validate().unwrap_err().to_string()
+        };
+        let tasks = refused(JobOptions { tasks: Some(0), ..Default::default() });
+        assert_eq!(tasks, "sweep.tasks: expected a whole number from 1, found 0");
         let line = refused(JobOptions { time: Some("1:00\n#SBATCH --uid=0".into()), ..Default::default() });
-        assert!(line.starts_with("[sweep] time must be one line"), "{line}");
-        for (option, expected) in [("-p gpu", "expected words"), ("--array=1-9", "set by the program"), ("--", "expected words")]
+        assert!(line.starts_with("sweep.time: expected one line"), "{line}");
+        for (option, expected) in
+            [("-p gpu", "expected a word"), ("--array=1-9", "set by the program"), ("--", "expected a word")]
         {
             let line = refused(JobOptions { options: Some(vec![option.into()]), ..Default::default() });
-            assert!(line.contains(expected), "{line}");
+            assert!(line.starts_with("sweep.options[0]: ") && line.contains(expected), "{line}");
         }
         for words in [vec![], vec![String::new()]] {
             let line = refused(JobOptions { program: Some(words), ..Default::default() });
-            assert!(line.starts_with("[sweep] program: expected the words of a command"), "{line}");
+            assert!(line.starts_with("sweep.program: expected the words of a command"), "{line}");
         }
         assert_eq!(SlurmConfig::default().validate(), Ok(()));
     }

@@ -119,8 +119,8 @@ pub fn cache_id(config: &PrecomputeConfig, sources: &[SourceFile]) -> String {
     sha256_hex(canonical.to_string().as_bytes())
 }
 
-/// SHA-256 of some bytes, in hexadecimal, as everywhere in the store.
-pub fn sha256_hex(bytes: &[u8]) -> String {
+/// SHA-256 of some bytes, in hexadecimal: as that of `formats`, which this crate does not know.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

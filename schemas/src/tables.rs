@@ -1,13 +1,11 @@
-//! Arrow schemas of every Parquet table, and one plain struct a row.
+//! Rows of every Parquet table: a struct's fields are the columns, in their order, and an `Option` is a column that may have empty
+//! cells.
 
-use arrow::datatypes::{DataType, Field, Schema};
+use crate::variants::{Variant, VariantKind};
 use serde::{Deserialize, Serialize};
 
-fn field(name: &str, data_type: DataType) -> Field {
-    Field::new(name, data_type, false)
-}
-
-/// One row of `{train,test}/slices.parquet`: row `i` describes index `i` of the arrays' `slice` axis.
+/// One row of `{train,test}/slices.parquet`: row `i` describes index `i` of the arrays' `slice` axis. The table has one column for each
+/// axis of the spacing and the size, and one for each class (see [`voxels_column`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SliceRow {
     /// Index along the arrays' `slice` axis.
@@ -28,41 +26,42 @@ pub struct SliceRow {
     pub source_sha256: String,
 }
 
-/// Schema of [`SliceRow`]: spacing and size as one column an axis, one `voxels_<organ>` column a class
-/// (blanks in the organ's name become underscores).
-pub fn slices_schema(class_names: &[String]) -> Schema {
-    let mut fields = vec![
-        field("row", DataType::UInt32),
-        field("case", DataType::Utf8),
-        field("slice_index", DataType::UInt32),
-        field("spacing_depth_mm", DataType::Float64),
-        field("spacing_height_mm", DataType::Float64),
-        field("spacing_width_mm", DataType::Float64),
-        field("height", DataType::UInt32),
-        field("width", DataType::UInt32),
-    ];
-    fields.extend(class_names.iter().map(|name| field(&voxels_column(name), DataType::UInt64)));
-    fields.push(field("source", DataType::Utf8));
-    fields.push(field("source_sha256", DataType::Utf8));
-    Schema::new(fields)
-}
-
-/// Column of [`slices_schema`] that counts an organ's voxels.
+/// Column of `slices.parquet` that counts an organ's voxels; blanks in the organ's name become underscores.
 pub fn voxels_column(class_name: &str) -> String {
     format!("voxels_{}", class_name.replace(' ', "_"))
 }
 
-/// Schema of `variants.parquet`: `k`, `axis` and `angle_degrees` are null where the kind has none.
-pub fn variants_schema() -> Schema {
-    Schema::new(vec![
-        field("variant", DataType::UInt32),
-        field("name", DataType::Utf8),
-        field("kind", DataType::Utf8),
-        Field::new("k", DataType::UInt8, true),
-        Field::new("axis", DataType::UInt8, true),
-        Field::new("angle_degrees", DataType::Int32, true),
-        field("probability", DataType::Float64),
-    ])
+/// One row of `variants.parquet`: row `i` describes index `i` of the arrays' `variant` axis.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VariantRow {
+    /// Index along the arrays' `variant` axis.
+    pub variant: u32,
+    /// See [`Variant::name`].
+    pub name: String,
+    /// `identity`, `reflection` or `rotation`.
+    pub kind: String,
+    /// Quarter turns of a reflection.
+    pub k: Option<u8>,
+    /// Axis of a reflection's flip.
+    pub axis: Option<u8>,
+    /// Angle of a rotation.
+    pub angle_degrees: Option<i32>,
+    /// Probability with which training draws it.
+    pub probability: f64,
+}
+
+impl VariantRow {
+    /// The row of the variant with this index.
+    pub fn new(index: usize, variant: &Variant) -> Self {
+        let (kind, reflection, angle_degrees) = match variant.kind {
+            VariantKind::Identity => ("identity", None, None),
+            VariantKind::Reflection { k, axis } => ("reflection", Some((k, axis)), None),
+            VariantKind::Rotation { angle_degrees } => ("rotation", None, Some(angle_degrees)),
+        };
+        let (k, axis) = reflection.unzip();
+        let (variant, name, probability) = (index as u32, variant.name(), variant.probability);
+        VariantRow { variant, name, kind: kind.into(), k, axis, angle_degrees, probability }
+    }
 }
 
 /// One row of a run's `steps.parquet`.
@@ -86,20 +85,6 @@ pub struct StepRow {
     pub gate: f32,
 }
 
-/// Schema of [`StepRow`].
-pub fn steps_schema() -> Schema {
-    Schema::new(vec![
-        field("step", DataType::UInt64),
-        field("epoch", DataType::UInt32),
-        field("lr", DataType::Float64),
-        field("loss", DataType::Float32),
-        field("ce", DataType::Float32),
-        field("dice", DataType::Float32),
-        field("alpha", DataType::Float32),
-        field("gate", DataType::Float32),
-    ])
-}
-
 /// One row of a run's `epochs.parquet`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EpochRow {
@@ -121,21 +106,6 @@ pub struct EpochRow {
     pub gate: f32,
     /// Wall time of the epoch, in seconds.
     pub seconds: f64,
-}
-
-/// Schema of [`EpochRow`].
-pub fn epochs_schema() -> Schema {
-    Schema::new(vec![
-        field("epoch", DataType::UInt32),
-        field("steps", DataType::UInt64),
-        field("loss", DataType::Float64),
-        field("ce", DataType::Float64),
-        field("dice", DataType::Float64),
-        Field::new("val_dice", DataType::Float64, true),
-        Field::new("val_hd95", DataType::Float64, true),
-        field("gate", DataType::Float32),
-        field("seconds", DataType::Float64),
-    ])
 }
 
 /// One row of an evaluation's `cases.parquet`: one case and organ.
@@ -164,26 +134,9 @@ pub struct CaseRow {
     pub hd95_larger_mm: Option<f64>,
     /// Share of both surfaces within the tolerance of each other; 0 where one mask has not the organ, `None` where neither has.
     pub surface_dice: Option<f64>,
-    /// Predicted less reference volume, in millilitres.
+    /// Predicted less reference volume, in millilitres; 0 in tables of older versions, which lack it.
+    #[serde(default)]
     pub volume_difference_ml: f64,
-}
-
-/// Schema of [`CaseRow`].
-pub fn cases_schema() -> Schema {
-    Schema::new(vec![
-        field("case", DataType::Utf8),
-        field("organ", DataType::Utf8),
-        Field::new("dice", DataType::Float64, true),
-        Field::new("hd95", DataType::Float64, true),
-        field("reference_voxels", DataType::UInt64),
-        field("predicted_voxels", DataType::UInt64),
-        Field::new("hd95_voxels", DataType::Float64, true),
-        Field::new("hd95_mm", DataType::Float64, true),
-        Field::new("hd95_larger_voxels", DataType::Float64, true),
-        Field::new("hd95_larger_mm", DataType::Float64, true),
-        Field::new("surface_dice", DataType::Float64, true),
-        field("volume_difference_ml", DataType::Float64),
-    ])
 }
 
 /// One row of an evaluation's `summary.parquet`: an organ, or `mean` over the organs.
@@ -229,31 +182,6 @@ pub struct SummaryRow {
     pub volume_difference_ml: Option<f64>,
 }
 
-/// Schema of [`SummaryRow`].
-pub fn summary_schema() -> Schema {
-    Schema::new(vec![
-        field("organ", DataType::Utf8),
-        Field::new("dice", DataType::Float64, true),
-        Field::new("hd95", DataType::Float64, true),
-        field("dice_cases", DataType::UInt32),
-        field("hd95_cases", DataType::UInt32),
-        field("missed", DataType::UInt32),
-        field("invented", DataType::UInt32),
-        Field::new("dice_sd", DataType::Float64, true),
-        Field::new("hd95_sd", DataType::Float64, true),
-        Field::new("dice_low", DataType::Float64, true),
-        Field::new("dice_high", DataType::Float64, true),
-        Field::new("hd95_low", DataType::Float64, true),
-        Field::new("hd95_high", DataType::Float64, true),
-        Field::new("hd95_voxels", DataType::Float64, true),
-        Field::new("hd95_mm", DataType::Float64, true),
-        Field::new("hd95_larger_voxels", DataType::Float64, true),
-        Field::new("hd95_larger_mm", DataType::Float64, true),
-        Field::new("surface_dice", DataType::Float64, true),
-        Field::new("volume_difference_ml", DataType::Float64, true),
-    ])
-}
-
 /// One row of a results table's Parquet file (`table1.parquet`, `table2.parquet`): a method and an organ, or `mean` over the organs.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ResultRow {
@@ -289,29 +217,6 @@ pub struct ResultRow {
     pub invented: Option<u32>,
 }
 
-/// Schema of [`ResultRow`].
-pub fn results_schema() -> Schema {
-    let number = |name: &str| Field::new(name, DataType::Float64, true);
-    let count = |name: &str| Field::new(name, DataType::UInt32, true);
-    Schema::new(vec![
-        field("method", DataType::Utf8),
-        field("organ", DataType::Utf8),
-        Field::new("source", DataType::Utf8, true),
-        count("seeds"),
-        count("cases"),
-        number("dice"),
-        number("dice_sd"),
-        number("dice_low"),
-        number("dice_high"),
-        number("hd95"),
-        number("hd95_sd"),
-        number("hd95_low"),
-        number("hd95_high"),
-        count("missed"),
-        count("invented"),
-    ])
-}
-
 /// One row of a comparison's `comparison.parquet`: an organ, or `mean` over the organs, and a metric.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ComparisonRow {
@@ -335,21 +240,4 @@ pub struct ComparisonRow {
     pub wilcoxon_p: Option<f64>,
     /// Two-sided p of the paired permutation test of the mean difference.
     pub permutation_p: Option<f64>,
-}
-
-/// Schema of [`ComparisonRow`].
-pub fn comparison_schema() -> Schema {
-    let number = |name: &str| Field::new(name, DataType::Float64, true);
-    Schema::new(vec![
-        field("organ", DataType::Utf8),
-        field("metric", DataType::Utf8),
-        field("pairs", DataType::UInt32),
-        number("first"),
-        number("second"),
-        number("difference"),
-        number("difference_low"),
-        number("difference_high"),
-        number("wilcoxon_p"),
-        number("permutation_p"),
-    ])
 }

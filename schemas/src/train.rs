@@ -1,54 +1,63 @@
 //! The configuration of stage two. It travels with the run, and none of it enters the store's `cache_id`.
 
-use crate::precision::Precision;
+use crate::gpu_precision::GpuPrecision;
+use crate::json_schema;
+use crate::setting::SettingError;
+use crate::variants::AugmentPolicy;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
-/// The optimizer; `AdamW` is what the published code runs, `Adam` what the paper says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The optimizer of training
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum), value(rename_all = "lower"))]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
-    /// Decoupled weight decay.
+    /// AdamW, with decoupled weight decay: what the published code runs
     AdamW,
-    /// Weight decay, if any, added to the gradient.
+    /// Adam, with weight decay added to the gradient: what the paper says
     Adam,
-    /// Momentum 0.9, weight decay added to the gradient.
+    /// Gradient descent with momentum 0.9, weight decay added to the gradient
     Sgd,
 }
 
-/// Order of the slices within an epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The order of the slices within an epoch
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum SliceOrder {
-    /// A new permutation an epoch.
+    /// A new random order in each epoch
     Shuffled,
-    /// As stored.
+    /// The order in which they are stored
     Sequential,
 }
 
-/// What the mask decoder sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What the mask decoder sees: an arm of the paper's ablation
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Arm {
-    /// Gate between SAM's embeddings and the CNN's: the paper's model.
+    /// Both embeddings, mixed by the gate: the paper's model
     Full,
-    /// The CNN's embeddings alone.
+    /// Only the side network's embeddings
     CnnOnly,
-    /// SAM's embeddings alone.
+    /// Only SAM's embeddings
     SamOnly,
 }
 
-/// The side network, which the paper lets be any network; each turns 16×16 pixels into one embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// The side network: the small network that is trained beside the frozen encoder. Each turns 16×16 pixels into one embedding
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum SideNetwork {
-    /// torchvision's ResNet-18 up to `layer3`: the published one.
+    /// torchvision's ResNet-18 up to layer3: the published one
     #[default]
     Resnet18,
-    /// torchvision's ResNet-34 up to `layer3`.
+    /// torchvision's ResNet-34 up to layer3
     Resnet34,
-    /// torchvision's ResNet-50 up to `layer3`, and a 1×1 convolution from its 1024 channels to SAM's 256.
+    /// torchvision's ResNet-50 up to layer3, and a trained 1×1 convolution from its 1024 channels to SAM's 256
     Resnet50,
-    /// timm's `vit_tiny_patch16_224` without its classifier, and a 1×1 convolution from its 192 channels to SAM's 256.
+    /// timm's vit_tiny_patch16_224 without its classifier, and a trained 1×1 convolution from its 192 channels to SAM's 256
     VitTiny,
 }
 
@@ -64,16 +73,17 @@ impl SideNetwork {
     }
 }
 
-/// What the gate g of equation (1), x = g·x_sam + (1 - g)·x_cnn, is a function of. Each starts at ½ everywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// The gate g of equation (1), x = g·x_sam + (1 - g)·x_cnn. Each starts at ½ everywhere
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum GateKind {
-    /// One number, g = sigmoid(α): the published one.
+    /// One number, g = sigmoid(α): the published one
     #[default]
     Scalar,
-    /// One number a channel, g\[c\] = sigmoid(α\[c\]).
+    /// One number per channel, g[c] = sigmoid(α[c])
     Channel,
-    /// One number a place of the image, of both embeddings there: g\[y, x\] = sigmoid(w_sam·x_sam\[:, y, x\] + w_cnn·x_cnn\[:, y, x\] + b).
+    /// One number per place of the image, g[y, x] = sigmoid(w_sam·x_sam[:, y, x] + w_cnn·x_cnn[:, y, x] + b)
     Pixel,
 }
 
@@ -88,51 +98,76 @@ impl GateKind {
     }
 }
 
-/// All settings of a training run. Those that were added later have a default, so that older runs' `config.json` is read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// All settings of a training run.
+///
+/// Each is defined here and nowhere else: the comment on a field is its text in `--help`, in the JSON Schema and in `docs/reference/settings.md`;
+/// its range stands in the attribute `schemars`, its default below. A setting that a `config.json` lacks has its default, so that the
+/// records of older versions are read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+#[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Passes over the training slices.
+    /// Passes over the training slices
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    #[schemars(range(min = 1))]
     pub epochs: usize,
-    /// Stop after this many optimizer steps; the schedule is still that of `epochs`.
+    /// Stop after this many steps; the learning rate follows the schedule of all epochs
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub max_steps: Option<usize>,
-    /// Slices a step; the last batch of an epoch may be smaller.
+    /// Slices per step; the last batch of an epoch may be smaller
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    #[schemars(range(min = 1))]
     pub batch_size: usize,
-    /// Base learning rate.
+    /// Base learning rate
+    #[cfg_attr(feature = "cli", arg(long, value_name = "RATE"))]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub lr: f64,
-    /// λ: weight of Dice in the loss; cross-entropy has 1 - λ.
+    /// λ of the loss, (1 - λ)·cross-entropy + λ·Dice: the weight of Dice
+    #[cfg_attr(feature = "cli", arg(long, value_name = "0..1"))]
+    #[schemars(range(min = 0, max = 1))]
     pub lambda: f64,
-    /// Optimizer.
+    /// Optimizer
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub optimizer: OptimizerKind,
-    /// Weight decay.
+    /// Weight decay
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DECAY"))]
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
-    /// Warm-up iterations; 0 for none.
+    /// Steps in which the learning rate rises to its base value; 0 for none
+    #[cfg_attr(feature = "cli", arg(long, value_name = "STEPS"))]
     pub warmup: usize,
-    /// Seed of the initial weights, the order of slices and the draw of variants.
+    /// Seed of the initial weights, the order of the slices and the draw of variants
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SEED"))]
     pub seed: u64,
-    /// Which variants are drawn; `None` here means all that the store has, by their stored probabilities.
-    pub augment: Option<crate::variants::AugmentPolicy>,
-    /// Order of the slices.
+    /// Draw only among these of the stored variants (augmented images of a slice); all unless given
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    pub augment: Option<AugmentPolicy>,
+    /// Order of the slices within an epoch
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub order: SliceOrder,
-    /// Arm of the ablation.
+    /// What the mask decoder sees: an arm of the paper's ablation
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub arm: Arm,
-    /// Training cases held out for validation.
+    /// Training cases to hold out for validation
+    #[cfg_attr(feature = "cli", arg(long, value_name = "CASE,CASE", value_delimiter = ','))]
     pub val_cases: Vec<String>,
-    /// The side network.
-    #[serde(default)]
+    /// Side network: the small network that is trained beside the frozen encoder
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub side_network: SideNetwork,
-    /// The gate.
-    #[serde(default)]
+    /// Gate: the weight with which SAM's embeddings and the side network's are mixed
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub gate: GateKind,
-    /// Train the mask tokens too, which the published code leaves at their random values.
-    #[serde(default)]
+    /// Also train the mask tokens (one learned query per class), which the published code leaves at their random values
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true"))]
     pub train_mask_tokens: bool,
-    /// Train the hypernetworks too, which the published code leaves at their random values.
-    #[serde(default)]
+    /// Also train the hypernetworks (which turn mask tokens into the last layer's weights), which the published code leaves at their random values
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true"))]
     pub train_hypernetworks: bool,
-    /// How exactly a GPU computes; float32 is left out of the JSON.
-    #[serde(default, skip_serializing_if = "Precision::is_default")]
-    pub precision: Precision,
+    /// How exactly a GPU computes products; the CPU computes in float32
+    // Left out of the JSON where it is the default, as in records from before there was a choice.
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(skip_serializing_if = "GpuPrecision::is_default")]
+    pub precision: GpuPrecision,
 }
 
 impl Default for TrainConfig {
@@ -156,38 +191,34 @@ impl Default for TrainConfig {
             gate: GateKind::default(),
             train_mask_tokens: false,
             train_hypernetworks: false,
-            precision: Precision::F32,
+            precision: GpuPrecision::F32,
         }
     }
 }
 
 impl TrainConfig {
-    /// Checks what types cannot: ranges.
+    /// The published settings with some of them given, by name.
     ///
     /// # Errors
-    /// A sentence that names the setting, what was expected and what was found.
-    pub fn validate(&self) -> Result<(), String> {
-        if self.epochs == 0 || self.batch_size == 0 {
-            return Err(format!("epochs and batch-size must be at least 1, got {} and {}", self.epochs, self.batch_size));
-        }
-        if !(self.lr.is_finite() && self.lr > 0.0) {
-            return Err(format!("lr must be a positive number, got {}", self.lr));
-        }
-        if !(0.0..=1.0).contains(&self.lambda) {
-            return Err(format!("lambda must lie in [0, 1], got {}", self.lambda));
-        }
-        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            return Err(format!("weight-decay must not be negative, got {}", self.weight_decay));
-        }
-        Ok(())
+    /// The first that is unknown, of another type or out of range.
+    pub fn with(given: &Map<String, Value>) -> Result<Self, SettingError> {
+        json_schema::read(&Value::Object(given.clone()), "")
+    }
+
+    /// Checks that every setting lies in its range.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")
     }
 }
 
 /// Settings, seed and inputs of the run: a [`RunRecord`].
 pub const RUN_CONFIG: &str = "config.json";
-/// One row an optimizer step: [`crate::tables::StepRow`].
+/// One row per optimizer step: [`crate::tables::StepRow`].
 pub const STEPS_TABLE: &str = "steps.parquet";
-/// One row an epoch: [`crate::tables::EpochRow`].
+/// One row per epoch: [`crate::tables::EpochRow`].
 pub const EPOCHS_TABLE: &str = "epochs.parquet";
 /// The model, in the published state-dict names, as of the last checkpoint.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -199,7 +230,7 @@ pub const RESUME_STATE: &str = "state.safetensors";
 pub const EVENTS_DIR: &str = "tensorboard";
 
 /// A file that a run started from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputFile {
     /// File name, without its folder.
@@ -209,7 +240,7 @@ pub struct InputFile {
 }
 
 /// The files that gave a run its initial weights.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunInputs {
     /// SAM's frozen decoder, from the store.
@@ -221,7 +252,7 @@ pub struct RunInputs {
 }
 
 /// What a run directory's `config.json` holds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunRecord {
     /// Name, version and commit of the program that started the run.
@@ -255,6 +286,26 @@ mod tests {
             assert_eq!(object.shift_remove(key).unwrap(), false);
         }
         assert_eq!(serde_json::from_value::<TrainConfig>(json).unwrap(), TrainConfig::default());
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn words_are_typed_as_they_are_stored() {
+        fn same<T: clap::ValueEnum + Serialize>() {
+            for word in T::value_variants() {
+                assert_eq!(json!(word), word.to_possible_value().unwrap().get_name());
+            }
+        }
+        same::<OptimizerKind>();
+        same::<SliceOrder>();
+        same::<Arm>();
+        same::<SideNetwork>();
+        same::<GateKind>();
+        same::<GpuPrecision>();
+        same::<AugmentPolicy>();
+        same::<crate::encoder::EncoderArch>();
+        same::<crate::precompute::StoreDtype>();
+        same::<crate::precompute::Compression>();
     }
 
     #[test]

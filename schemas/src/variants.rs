@@ -4,6 +4,7 @@
 //! the time a rotation by a whole number of degrees in [-20, 19]; else nothing. The eight (k, axis) pairs give four distinct
 //! images, so there are 1 + 4 + 39 distinct images, and a cache of all of them reproduces the training distribution exactly.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Smallest angle that the published augmentation draws, in degrees.
@@ -12,14 +13,15 @@ pub const MIN_ANGLE_DEGREES: i32 = -20;
 pub const MAX_ANGLE_DEGREES: i32 = 19;
 
 /// Which augmented variants of each training slice a store holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum AugmentPolicy {
-    /// All 44 images of the published augmentation (fewer with a rotation step above 1).
+    /// All 44 images of the published augmentation; fewer with a rotation step above 1
     Reference,
-    /// The slice itself and its four reflections.
+    /// The slice and its four reflections
     Flips,
-    /// The slice alone.
+    /// Only the slice itself
     None,
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::CommandFactory;
 use clap_complete::Shell;
-use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_formats::atomic::write_atomic;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -14,13 +14,13 @@ Examples:
   sam-ladder completions bash
   sam-ladder completions zsh
 
-The text goes to standard output; shells read it from, for example,
+Shells read the text from a file such as
   ~/.local/share/bash-completion/completions/sam-ladder
   ~/.local/share/zsh/site-functions/_sam-ladder
   ~/.local/share/fish/vendor_completions.d/sam-ladder.fish
 where `make install` puts it.")]
 pub struct Args {
-    /// The shell
+    /// Shell to print completions for
     shell: Shell,
 }
 

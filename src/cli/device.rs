@@ -1,11 +1,11 @@
 //! `--device auto|cpu|cuda:N`.
 
-use anyhow::bail;
+use crate::error::refusal;
 use candle_core::Device;
 use sam_ladder_ops::gpu;
 use std::str::FromStr;
 
-/// Where tensors live, as typed.
+/// Where to compute, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first GPU of a build with the feature `cuda`; else the CPU, with a warning where that build cannot open one.
@@ -28,7 +28,7 @@ impl FromStr for DeviceChoice {
                 .strip_prefix("cuda:")
                 .and_then(|index| index.parse().ok())
                 .map(DeviceChoice::Cuda)
-                .ok_or_else(|| format!("expected auto, cpu or cuda:INDEX, got {text}")),
+                .ok_or_else(|| format!("expected auto, cpu or cuda:INDEX, found {text}")),
         }
     }
 }
@@ -37,23 +37,25 @@ impl DeviceChoice {
     /// Opens the device.
     ///
     /// # Errors
-    /// A GPU was asked for in a build without the feature `cuda`, or cannot be opened.
+    /// A GPU was requested in a build without the feature `cuda`, or cannot be opened.
     pub fn open(self) -> anyhow::Result<Device> {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
             DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(gpu::open(0).unwrap_or_else(|cause| {
-                eprintln!("warning: no GPU, computing on the CPU: cannot open cuda:0: {cause}; --device cpu asks for it without this line");
+                eprintln!("warning: computing on the CPU, since cuda:0 cannot be opened: {cause}; --device cpu does so without this warning");
                 Device::Cpu
             })),
             DeviceChoice::Auto => Ok(Device::Cpu),
             DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => match gpu::open(index) {
                 Ok(device) => Ok(device),
-                Err(cause) => bail!("cannot open cuda:{index}: {cause}; `nvidia-smi` lists the GPUs of this machine"),
+                Err(cause) => {
+                    Err(refusal(format!("cannot open cuda:{index}: {cause}"), "`nvidia-smi` lists the GPUs of this machine"))
+                }
             },
-            DeviceChoice::Cuda(index) => bail!(
-                "--device cuda:{index} needs a build with the feature `cuda`, and this one has none: \
-                 rebuild with `cargo build --release --features cuda`, or pass --device cpu"
-            ),
+            DeviceChoice::Cuda(index) => Err(refusal(
+                format!("--device cuda:{index} needs a build with the feature `cuda`, which this one lacks"),
+                "rebuild with `cargo build --release --features cuda`, or pass --device cpu",
+            )),
         }
     }
 }

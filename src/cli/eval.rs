@@ -4,24 +4,22 @@ use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress::Terminal;
-use super::train::ArmName;
 use anyhow::{Context, bail, ensure};
-use sam_ladder_cache::nifti::Geometry;
+use sam_ladder_formats::nifti::{Geometry, read_geometry};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
-use sam_ladder_eval::evaluation::{EvaluationConfig, Outputs, SUMMARY_TABLE};
-use sam_ladder_eval::folder::EvaluationFolder;
-use sam_ladder_eval::protocol::{CaseMasks, DEFAULT_TOLERANCE_MM};
-use sam_ladder_eval::run_curves::RunCurves;
-use sam_ladder_eval::summary::MEAN;
 use sam_ladder_eval::{
-    CasePrediction, DistanceUnit, EmptyRule, Evaluation, GreySlice, Hd95Definition, Mask, Palette, Protocol, Scoring,
+    CaseMasks, CasePrediction, DEFAULT_TOLERANCE_MM, DistanceUnit, EmptyRule, Evaluation, EvaluationConfig, EvaluationFolder,
+    GreySlice, Hd95Definition, MEAN, MaskView, Outputs, Palette, Protocol, RunCurves, SUMMARY_TABLE, Scoring,
 };
-use sam_ladder_precompute::scans::{read_geometry, sha256_of_file};
+use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
+use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::predict::{CaseRequest, Ensemble, identity_variant};
 use sam_ladder_train::trained_model::WeightSource;
+use sam_ladder_schemas::tables::SummaryRow;
 use std::path::{Path, PathBuf};
 
 /// Worst slices of a case that are shown, and as many of the best, besides the fullest.
@@ -40,74 +38,76 @@ Examples:
   sam-ladder eval --compare untrained runs/first/eval --out compared
 ")]
 pub struct Args {
-    /// Store whose test scans are segmented: a folder, or s3://bucket/key
+    /// Store with the test scans to segment: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr", required_unless_present = "compare", conflicts_with = "compare")]
     store: Option<PathBuf>,
-    /// Run folder: its best model where it was validated, else its last; given several times, as for folds, the mean of their probabilities
+    /// Run folder; its best model if it was validated, otherwise its last. Several, such as the runs of all folds, are averaged: --run A --run B
     #[arg(long, value_name = "DIR")]
     run: Vec<PathBuf>,
-    /// With --run: the last model, even where validation chose another
+    /// With --run: use the last model, even if validation chose an earlier one
     #[arg(long, requires = "run")]
     last: bool,
-    /// A whole model in the published code's names, .pth or .safetensors
+    /// Whole model in the published code's names, .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// The model before any training
+    /// Evaluate the model before any training
     #[arg(long)]
     zero_shot: bool,
-    /// With --zero-shot: seed of what does not come from SAM
-    #[arg(long, default_value_t = 1234, requires = "zero_shot")]
+    /// With --zero-shot: seed of the weights that SAM's checkpoint lacks
+    #[arg(long, value_name = "SEED", default_value_t = 1234, requires = "zero_shot")]
     seed: u64,
     /// With --zero-shot: what the mask decoder sees
-    #[arg(long, value_enum, default_value_t = ArmName::Full, requires = "zero_shot")]
-    arm: ArmName,
-    /// Average each model's logits over the slice and its four reflections, which precompute --test-augment flips stores
+    #[arg(long, value_enum, default_value_t = Arm::Full, requires = "zero_shot")]
+    arm: Arm,
+    /// Average each model's logits over a slice and its four reflections; the store needs precompute --test-augment flips
     #[arg(long)]
     average_reflections: bool,
-    /// Compare two evaluations of the same cases, by their folders or those of their runs: differences, intervals, paired tests
+    /// Compare two evaluations of the same cases (folders of evaluations or of runs that have one): differences, confidence intervals, paired tests
     #[arg(long, num_args = 2, value_names = ["RUN_A", "RUN_B"])]
     compare: Vec<PathBuf>,
-    /// Folder for tables, pictures and the report
+    /// Folder for the tables, pictures and the report
     #[arg(long, value_name = "DIR", required_unless_present = "compare")]
     out: Option<PathBuf>,
-    /// published: voxels, and the published code's rules for empty masks; standard: millimetres, undefined values left out and counted
+    /// How masks are scored. published: distances in voxels, empty masks as in the published code; standard: distances in millimetres, undefined
+    /// values left out of the means and counted
     #[arg(long, value_name = "published|standard", default_value = "published")]
     protocol: Protocol,
-    /// What an organ counts that a mask has not, where it is to differ from the protocol's: published, leave-out (undefined, and left out of the means) or
-    /// penalise (Dice 0, HD95 the scan's diagonal)
+    /// Score of an organ that a mask lacks, if not the protocol's: published (as in the published code), leave-out (undefined, left out of the
+    /// means) or penalise (Dice 0, HD95 the scan's diagonal)
     #[arg(long, value_name = "published|leave-out|penalise")]
     empty: Option<EmptyRule>,
-    /// Definition of HD95: pooled (MedPy: both directions in one list) or larger (MONAI: the larger of the two directions')
+    /// HD95 (95th percentile of the distances between two surfaces): pooled, of both directions' distances together as in MedPy; or larger, the
+    /// larger of the two directions' percentiles as in MONAI
     #[arg(long, value_name = "pooled|larger", default_value = "pooled")]
     hd95: Hd95Definition,
-    /// Unit of HD95, where it is to differ from the protocol's
+    /// Unit of HD95, if not the protocol's
     #[arg(long, value_name = "voxels|mm")]
     unit: Option<DistanceUnit>,
-    /// Tolerance of the surface Dice, in millimetres
+    /// Distance in millimetres up to which two surfaces agree, for the surface Dice
     #[arg(long, value_name = "MM", default_value_t = DEFAULT_TOLERANCE_MM, value_parser = tolerance)]
     tolerance_mm: f64,
-    /// Colours of the organs in pictures: distinct (also for readers who see few hues) or itk-snap (that program's labels 1 to 8)
+    /// Colours of the organs in pictures: distinct (also for colour-blind readers) or itk-snap (that program's labels 1 to 8)
     #[arg(long, value_name = "distinct|itk-snap", default_value = "distinct")]
     colours: Palette,
-    /// Write the predicted masks as NIfTI
+    /// Write the predicted masks as NIfTI files
     #[arg(long)]
     save_nifti: bool,
-    /// With --save-nifti: folder of the scans that the store was made of; masks get their scans' own affine and header
+    /// With --save-nifti: folder of the scans that the store was made from; masks get the affine and header of their scans
     #[arg(long, value_name = "DIR", requires = "save_nifti")]
     scans: Option<PathBuf>,
-    /// Another evaluation's folder to compare the mean Dice with
+    /// Folder of another evaluation to compare the mean Dice with
     #[arg(long, value_name = "DIR")]
     baseline: Option<PathBuf>,
-    /// Fail unless the mean Dice lies this much above the baseline's (0.1 is ten points)
+    /// Fail unless the mean Dice exceeds the baseline's by at least this (0.1 is ten points)
     #[arg(long, value_name = "DICE", requires = "baseline")]
     min_gain: Option<f64>,
-    /// Replace the evaluation that --out holds
+    /// Replace an existing evaluation in --out
     #[arg(long)]
     force: bool,
-    /// Slices that go through the network together
+    /// Slices per pass of the network
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// auto, cpu or cuda:INDEX
+    /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     #[command(flatten)]
@@ -124,7 +124,7 @@ impl Args {
             checkpoint: None,
             zero_shot: false,
             seed: 0,
-            arm: ArmName::Full,
+            arm: Arm::Full,
             average_reflections: false,
             compare: Vec::new(),
             out: Some(out.into()),
@@ -149,7 +149,7 @@ impl Args {
         let run = |folder: &PathBuf| WeightSource::Run { folder: folder.clone(), checkpoint: run_checkpoint(self.last) };
         match (self.run.as_slice(), &self.checkpoint) {
             ([], Some(path)) => vec![WeightSource::Checkpoint(path.clone())],
-            ([], None) => vec![WeightSource::ZeroShot { seed: self.seed, arm: self.arm.into() }],
+            ([], None) => vec![WeightSource::ZeroShot { seed: self.seed, arm: self.arm }],
             (runs, _) => runs.iter().map(run).collect(),
         }
     }
@@ -192,8 +192,7 @@ impl Args {
         let out_dir = self.out.clone().context("--out must name the folder for the tables")?;
         let store_path = self.store.as_deref().context("--store must name the store")?;
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
-        self.cache.apply();
-        let store = Store::open(store_path)?;
+        let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let cases = test_cases(&store)?;
         let device = self.device.open()?;
         let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
@@ -220,8 +219,8 @@ impl Args {
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {
                     case,
-                    prediction: Mask { voxels: &predicted.mask, shape: predicted.shape },
-                    reference: Mask { voxels: &reference.labels, shape: reference.shape },
+                    prediction: MaskView { voxels: &predicted.mask, shape: predicted.shape },
+                    reference: MaskView { voxels: &reference.labels, shape: reference.shape },
                     spacing_mm: predicted.spacing_mm,
                 },
                 images: Some(&|slice| Ok(test_slice(&store, case, slice)?)),
@@ -318,7 +317,7 @@ fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geomet
 /// Mean Dice of an evaluation's folder.
 fn mean_dice(folder: &Path) -> anyhow::Result<f64> {
     let path = folder.join(SUMMARY_TABLE);
-    let summary = sam_ladder_eval::tables::read_summary(&path)
+    let summary: Vec<SummaryRow> = read_rows(&path)
         .with_context(|| format!("{} is no evaluation to compare with", folder.display()))?;
     let mean = summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice);
     mean.with_context(|| format!("{}: the mean Dice is undefined", path.display()))

@@ -1,7 +1,7 @@
 //! `sam-ladder export`.
 
 use super::sam_checkpoint::ensure_same;
-use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::sized_encoder_tensors;
 use sam_ladder_train::export::{ExportArgs, export};
 use sam_ladder_train::trained_model::RunCheckpoint;
@@ -19,13 +19,13 @@ pub struct Args {
     /// Run folder
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// File to write; its ending chooses the format
+    /// File to write; its extension decides the format
     #[arg(long, value_name = "FILE.{safetensors,pth}")]
     out: PathBuf,
-    /// Take the last checkpoint, even where validation chose a better one
+    /// Use the last model, even if validation chose an earlier one
     #[arg(long)]
     last: bool,
-    /// SAM checkpoint that the run's store was made with: adds the image encoder, so that the published code loads the file with strict=True
+    /// SAM checkpoint of the run's store: adds the image encoder, so that the published code loads the file with strict=True
     #[arg(long, value_name = "FILE")]
     sam_checkpoint: Option<PathBuf>,
     /// Replace an existing file

@@ -1,4 +1,4 @@
-//! What can be typed: one module a command, each with clap's arguments and their way into a validated config.
+//! What can be typed: one module per command, each with clap's arguments and how they become a validated config.
 
 mod cache;
 mod completions;
@@ -6,18 +6,19 @@ mod device;
 mod eval;
 mod export;
 mod phantom;
-mod precision;
 mod precompute;
 mod predict;
 mod profile;
 mod progress;
 mod sam_checkpoint;
+mod schema;
 mod slurm;
 mod status;
 mod sweep;
 mod sweep_slurm;
 mod table;
 mod train;
+mod typed;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -32,29 +33,31 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write synthetic CT scans with organs in the raw Synapse layout
+    /// Write synthetic CT scans with organs, in the layout of the Synapse multi-organ set
     Phantom(phantom::Args),
-    /// Stage one: encode every slice once with the frozen SAM encoder, into a store
+    /// Stage one: encode every slice once with SAM's frozen image encoder, into a store
     Precompute(precompute::Args),
-    /// Check every chunk, table and record of a store, and mend what is damaged
+    /// Check every chunk and table of a store, and repair what is damaged
     Verify(verify::Args),
-    /// Stage two: train the side network, the gate and the decoder's output upscaling on a store
+    /// Stage two: train on a store the side network (a small CNN), the gate (which mixes it with SAM) and the decoder's output upscaling
     Train(train::Args),
-    /// Search settings: many trainings on one store, in one process
+    /// Search for the best settings: many training runs on one store, in one process
     Sweep(sweep::Args),
     /// Segment the test scans of a store and measure Dice and HD95
     Eval(eval::Args),
-    /// Segment new scans: NIfTI in, a mask with the scan's own grid and affine out
+    /// Segment new scans: NIfTI in, masks on the scans' own grids out
     Predict(predict::Args),
-    /// Put evaluations into a results table, beside published rows and with tests between them
+    /// Make a results table of evaluations, with published rows and tests between the rows
     Table(table::Args),
-    /// Tell how far stores and sweeps are, and where their jobs stand in Slurm's queue
+    /// Report the progress of stores and sweeps, and of their jobs in Slurm's queue
     Status(status::Args),
     /// Write a run's model in the published code's state-dict names
     Export(export::Args),
-    /// Print the completions of a shell
+    /// Print the JSON Schema of a settings file, for editors
+    Schema(schema::Args),
+    /// Print completions for a shell
     Completions(completions::Args),
-    /// Write the manual's pages
+    /// Write the manual pages
     #[command(hide = true)]
     Man(completions::ManArgs),
 }
@@ -73,6 +76,7 @@ impl Cli {
             Command::Table(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Schema(args) => args.run(),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
         }

@@ -12,20 +12,20 @@ Examples:
   sam-ladder phantom --out larger --cases 30 --size 256 --depth 60 --seed 7
 ")]
 pub struct Args {
-    /// Folder for the scans; must not exist yet or be empty
+    /// Folder for the scans; a new or an empty one
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Number of scans, training and test cases together
+    /// Number of scans, for training and testing together
     #[arg(long, value_name = "N", default_value_t = 6)]
     cases: usize,
-    /// Pixels along the side of a slice
+    /// Side of a slice in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 128)]
     size: usize,
-    /// Slices a scan
+    /// Slices per scan
     #[arg(long, value_name = "SLICES", default_value_t = 24)]
     depth: usize,
     /// Seed of shapes, positions and noise
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
 }
 

@@ -1,21 +1,19 @@
 //! `sam-ladder precompute`.
 
 use super::device::DeviceChoice;
-use super::precision::PrecisionName;
 use super::profile::Profile;
 use super::progress::Terminal;
 use super::slurm::SlurmArgs;
+use super::typed::Typed;
+use crate::error::refusal;
 use crate::interrupt;
 use crate::slurm::{Job, JobsFolder, Word};
-use anyhow::{bail, ensure};
-use clap::ValueEnum;
 use sam_ladder_cache::{Store, images_stored};
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::encoder::EncoderArch;
-use sam_ladder_schemas::precompute::{Compression, EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 use sam_ladder_schemas::slurm::JobKind;
-use sam_ladder_schemas::variants::AugmentPolicy;
 use std::path::PathBuf;
 
 /// Arguments of `precompute`.
@@ -29,71 +27,41 @@ Examples:
   sam-ladder precompute --scans scans --store trial.zarr --random-encoder 0 --dry-run
 ")]
 pub struct Args {
-    /// Folder of the scans: the raw Synapse layout (RawData/Training/{img,label}), the published one (train_npz, test_vol_h5), or
+    /// Folder of the scans: the raw Synapse layout (RawData/Training/{img,label}), the published preprocessed one (train_npz, test_vol_h5), or
     /// nnU-Net's (imagesTr, labelsTr, dataset.json)
     #[arg(long, value_name = "DIR")]
     scans: PathBuf,
-    /// Store to write: a folder, or s3://bucket/key; an interrupted one is continued, a finished one takes scans and variants that are new
+    /// Store to write: a folder, or s3://bucket/key. An unfinished store is continued; a finished one takes new scans and variants
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
-    /// SAM checkpoint, .pth or .safetensors; the architecture is read from it
+    /// SAM checkpoint (Segment Anything's published weights), .pth or .safetensors
     #[arg(long, value_name = "FILE", required_unless_present = "random_encoder", conflicts_with = "random_encoder")]
     sam_checkpoint: Option<PathBuf>,
-    /// Random encoder and decoder weights from this seed, for machines without a checkpoint
+    /// Random weights from this seed instead of a checkpoint, to try things out
     #[arg(long, value_name = "SEED")]
     random_encoder: Option<u64>,
-    /// Architecture: of the random encoder (vit_b unless said), or the one that the checkpoint must have
-    #[arg(long, value_enum)]
-    encoder: Option<ArchName>,
-    /// Sizes of the published code (data 224, network 512), or the network at the data's own 224
+    /// Image size and data size together; --image-size and --data-size override it
     #[arg(long, value_enum, default_value_t = Preset::Published)]
     preset: Preset,
-    /// Pixels along the side of the network's input, a multiple of 16; overrides the preset
-    #[arg(long, value_name = "PIXELS")]
-    image_size: Option<usize>,
-    /// Pixels along the side of the data, where it is augmented; overrides the preset
-    #[arg(long, value_name = "PIXELS")]
-    data_size: Option<usize>,
-    /// Which variants of each training slice are stored: all 44 of the published augmentation, the 5 by reflection, or the slice
-    /// alone
-    #[arg(long, value_enum, default_value_t = Augment::Reference)]
-    augment: Augment,
-    /// Which variants of each test slice are stored: the slice alone, or with its four reflections, which eval --average-reflections averages over
-    #[arg(long, value_name = "none|flips", value_enum, default_value_t = TestAugment::None)]
-    test_augment: TestAugment,
-    /// With --augment reference: keep only rotations by multiples of this many degrees
-    #[arg(long, value_name = "DEGREES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    rotation_step: u32,
-    /// Values that become 0 and 1; -125,275 of CT unless said. In nnU-Net's layout of the CT channels, or of all where none is CT;
-    /// other channels go from the 0.5th to the 99.5th percentile of each scan
+    #[command(flatten)]
+    settings: Typed<PrecomputeConfig>,
+    /// Values that become 0 and 1, in Hounsfield units for CT [default: -125,275]. In nnU-Net's layout it is for the CT channels, or
+    /// for all if none is CT; other channels use the 0.5th and 99.5th percentile of each scan
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, value_parser = parse_window)]
     window: Option<[f32; 2]>,
-    /// nnU-Net's layout: numbers of the channels to take, at most three, in the order in which the network sees them; all unless said
+    /// In nnU-Net's layout: numbers of the channels to use, at most three, in the order in which the network sees them [default: all]
     #[arg(long, value_name = "0,1,2", value_delimiter = ',')]
     channels: Option<Vec<u32>>,
-    /// nnU-Net's layout: cases of imagesTr to keep for the final evaluation, beside those that have labels in labelsTs
-    #[arg(long, value_name = "CASE,CASE", value_delimiter = ',')]
-    test_cases: Vec<String>,
-    /// Number format of embeddings and images
-    #[arg(long, value_enum, default_value_t = Dtype::F16)]
-    dtype: Dtype,
-    /// Compression of the arrays that training reads: none reads fastest, zstd takes about a third off the disk (most of it off the images)
-    #[arg(long, value_enum, default_value_t = CompressionName::None)]
-    compression: CompressionName,
-    /// How exactly a GPU encodes: f32, tf32, bf16 or f16; norms, softmax and sums are float32 in each. It shapes the embeddings
-    #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
-    precision: PrecisionName,
-    /// Images that the encoder takes at once
+    /// Images per pass of the encoder
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Do one of N equal parts of the work, from 1/N to N/N; workers on other machines share the store's folder, and all have the
-    /// same --batch-size
+    /// Do only the I-th of N equal parts of the work. Workers on several machines share the store's folder, and all use the same --batch-size
     #[arg(long, value_name = "I/N", default_value_t = Share::ALL, conflicts_with = "slurm")]
     worker: Share,
-    /// Print what is to be done and about how long it takes, and write nothing; with --slurm print the jobs' scripts
+    /// Print what would be done and about how long it would take, and write nothing; with --slurm print the jobs' scripts
     #[arg(long)]
     dry_run: bool,
-    /// auto, cpu or cuda:INDEX
+    /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     #[command(flatten)]
@@ -103,137 +71,47 @@ pub struct Args {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ArchName {
-    #[value(name = "vit_b")]
-    VitB,
-    #[value(name = "vit_l")]
-    VitL,
-    #[value(name = "vit_h")]
-    VitH,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Preset {
-    /// Data at 224, network at 512
+    /// As the published code: data at 224 pixels, network at 512
     Published,
-    /// Data and network at 224
+    /// Data and network at 224 pixels: about a fifth of the cost
     Native224,
-}
-
-/// `--augment`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Augment {
-    /// All 44 images of the published augmentation
-    Reference,
-    /// The slice and its four reflections
-    Flips,
-    /// The slice alone
-    None,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Dtype {
-    F16,
-    F32,
-    Bf16,
-    /// 8 bits, a scale and an offset for each channel
-    Q8,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum CompressionName {
-    None,
-    Zstd,
-}
-
-/// `--test-augment`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum TestAugment {
-    /// The slice alone
-    None,
-    /// The slice and its four reflections
-    Flips,
-}
-
-impl From<TestAugment> for AugmentPolicy {
-    fn from(typed: TestAugment) -> Self {
-        match typed {
-            TestAugment::None => AugmentPolicy::None,
-            TestAugment::Flips => AugmentPolicy::Flips,
-        }
-    }
-}
-
-impl From<Augment> for AugmentPolicy {
-    fn from(typed: Augment) -> Self {
-        match typed {
-            Augment::Reference => AugmentPolicy::Reference,
-            Augment::Flips => AugmentPolicy::Flips,
-            Augment::None => AugmentPolicy::None,
-        }
-    }
 }
 
 /// `--window`.
 fn parse_window(typed: &str) -> Result<[f32; 2], String> {
     let parsed = typed.split_once(',').and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
-    parsed.ok_or_else(|| "expected two numbers, as -125,275".into())
+    parsed.ok_or_else(|| "expected two numbers such as -125,275".into())
 }
 
 impl Args {
-    /// The store's config, but for the weights' architecture and hash, which a checkpoint settles.
-    fn config(&self, encoder: EncoderArch, weights: EncoderWeights) -> PrecomputeConfig {
-        let published = PrecomputeConfig::published(encoder, weights);
-        let (data_size, image_size) = match self.preset {
-            Preset::Published => (published.data_size, published.image_size),
-            Preset::Native224 => (224, 224),
+    /// The store's config: what was typed over the preset.
+    fn config(&self) -> anyhow::Result<PrecomputeConfig> {
+        let published = PrecomputeConfig::default();
+        let preset = match self.preset {
+            Preset::Published => published,
+            Preset::Native224 => PrecomputeConfig { image_size: 224, data_size: 224, ..published },
         };
-        PrecomputeConfig {
-            image_size: self.image_size.unwrap_or(image_size),
-            data_size: self.data_size.unwrap_or(data_size),
-            augment: self.augment.into(),
-            test_augment: self.test_augment.into(),
-            rotation_step: self.rotation_step,
-            dtype: match self.dtype {
-                Dtype::F16 => StoreDtype::F16,
-                Dtype::F32 => StoreDtype::F32,
-                Dtype::Bf16 => StoreDtype::Bf16,
-                Dtype::Q8 => StoreDtype::Q8,
-            },
-            compression: match self.compression {
-                CompressionName::None => Compression::None,
-                CompressionName::Zstd => Compression::Zstd,
-            },
-            precision: self.precision.into(),
-            ..published
-        }
+        let typed = self.settings.over(preset)?;
+        let (encoder, weights) = self.weights(&typed)?;
+        Ok(PrecomputeConfig { encoder, weights, ..typed })
     }
 
     /// Architecture and weights: of the checkpoint, or random.
-    fn weights(&self) -> anyhow::Result<(EncoderArch, EncoderWeights)> {
-        let asked = self.encoder.map(|name| match name {
-            ArchName::VitB => EncoderArch::VitB,
-            ArchName::VitL => EncoderArch::VitL,
-            ArchName::VitH => EncoderArch::VitH,
-        });
-        match (&self.sam_checkpoint, self.random_encoder) {
-            (Some(path), _) => {
-                let (found, weights) = identify_weights(path, &*Terminal::new())?;
-                let asked = asked.unwrap_or(found);
-                ensure!(
-                    found == asked,
-                    "{} is a {} checkpoint, and --encoder asks for {}: leave --encoder out, or pass the other checkpoint",
-                    path.display(),
-                    found.name(),
-                    asked.name()
-                );
-                Ok((found, weights))
-            }
-            (None, Some(seed)) => Ok((asked.unwrap_or(EncoderArch::VitB), EncoderWeights::Random { seed })),
-            (None, None) => {
-                bail!("the encoder needs weights: pass --sam-checkpoint FILE, or --random-encoder SEED to try things out")
-            }
+    fn weights(&self, typed: &PrecomputeConfig) -> anyhow::Result<(EncoderArch, EncoderWeights)> {
+        let Some(path) = &self.sam_checkpoint else {
+            let seed = self.random_encoder.ok_or_else(|| {
+                refusal("the encoder needs weights", "pass --sam-checkpoint FILE, or --random-encoder SEED to try things out")
+            })?;
+            return Ok((typed.encoder, EncoderWeights::Random { seed }));
+        };
+        let (found, weights) = identify_weights(path, &*Terminal::new())?;
+        if self.settings.has("encoder") && found != typed.encoder {
+            let (path, found, typed) = (path.display(), found.name(), typed.encoder.name());
+            let message = format!("{path} is a {found} checkpoint, expected {typed} as in --encoder");
+            return Err(refusal(message, "leave --encoder out, or pass another --sam-checkpoint"));
         }
+        Ok((found, weights))
     }
 
     /// Sends workers to Slurm, and after them a job that finishes the store.
@@ -255,12 +133,13 @@ impl Args {
     /// Encodes.
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
-        let (encoder, weights) = self.weights()?;
-        let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases: self.test_cases.clone() };
-        let config = configure(&self.scans, &options, self.config(encoder, weights))?;
+        let mut config = self.config()?;
+        let test_cases = std::mem::take(&mut config.test_cases);
+        let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases };
+        let config = configure(&self.scans, &options, config)?;
         let observer = Terminal::new();
         let plan = Plan::new(&self.scans, &config, &*observer)?;
-        if self.slurm.is_asked() {
+        if self.slurm.is_given() {
             return self.submit(&plan);
         }
         let args = PrecomputeArgs {

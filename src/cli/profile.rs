@@ -1,6 +1,6 @@
 //! `--profile FILE`: where the time goes, as a trace for Perfetto or `chrome://tracing`.
 
-use anyhow::Context;
+use crate::error::refusal;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tracing_subscriber::layer::SubscriberExt;
 /// The option itself.
 #[derive(Debug, clap::Args)]
 pub struct Profile {
-    /// Write a trace of the run with its operations as spans, for ui.perfetto.dev or chrome://tracing (long runs make large files)
+    /// Write a trace of where the time goes, for ui.perfetto.dev or chrome://tracing; about 30 kB per step
     #[arg(long, value_name = "FILE.json")]
     profile: Option<PathBuf>,
 }
@@ -26,8 +26,9 @@ impl Profile {
 }
 
 fn record(path: &Path) -> anyhow::Result<FlushGuard> {
-    let file = File::create_new(path)
-        .with_context(|| format!("cannot write the profile {}: give --profile a new file", path.display()))?;
+    let file = File::create_new(path).map_err(|error| {
+        refusal(format!("cannot write the profile {}: {error}", path.display()), "name another file with --profile")
+    })?;
     let (layer, guard) = ChromeLayerBuilder::new().writer(BufWriter::new(file)).include_args(true).build();
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?;
     Ok(guard)

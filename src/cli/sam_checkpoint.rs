@@ -1,7 +1,7 @@
 //! Whether a SAM checkpoint is the one that embeddings were made with.
 
 use super::progress::Terminal;
-use anyhow::{bail, ensure};
+use crate::error::refusal;
 use sam_ladder_precompute::pipeline::identify_weights;
 use sam_ladder_schemas::precompute::EncoderWeights;
 use std::path::Path;
@@ -14,17 +14,18 @@ pub fn ensure_same(path: &Path, weights: &EncoderWeights, of: &Path) -> anyhow::
     let expected = match weights {
         EncoderWeights::Checkpoint { sha256 } => sha256,
         EncoderWeights::Random { seed } => {
-            bail!("{} comes from a random encoder (seed {seed}): leave --sam-checkpoint out", of.display())
+            return Err(refusal(
+                format!("{} comes from a random encoder (seed {seed})", of.display()),
+                "leave --sam-checkpoint out",
+            ));
         }
     };
     let (_, found) = identify_weights(path, &*Terminal::new())?;
-    if let EncoderWeights::Checkpoint { sha256: found } = found {
-        ensure!(
-            found == *expected,
-            "{} has SHA-256 {found}, {} was made with {expected}: pass that checkpoint",
-            path.display(),
-            of.display()
-        );
+    match found {
+        EncoderWeights::Checkpoint { sha256 } if sha256 != *expected => Err(refusal(
+            format!("{} has SHA-256 {sha256}, expected {expected} as in {}", path.display(), of.display()),
+            "pass the checkpoint that it was made with",
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! `--slurm`, of the commands whose work a cluster can do.
+//! `--slurm`, for the commands whose work a cluster can do.
 
 use crate::slurm::{Job, Submission, Word, read_config, typed_words};
 use anyhow::Context;
@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 /// Flags about submitting.
 #[derive(Debug, clap::Args)]
 pub struct SlurmArgs {
-    /// Submit the work to Slurm, with the partition, GPUs and time of this file (docs/slurm.md), instead of doing it here
+    /// Submit the work to Slurm instead of doing it here, with the partition, GPUs, time and other options in this file (its keys:
+    /// docs/reference/settings.md)
     #[arg(long, value_name = "FILE.toml")]
     slurm: Option<PathBuf>,
-    /// With --slurm: write the jobs' scripts, and submit nothing
+    /// With --slurm: write the jobs' scripts without submitting them
     #[arg(long, requires = "slurm")]
     slurm_script_only: bool,
 }
@@ -27,14 +28,14 @@ pub struct Session {
 
 impl SlurmArgs {
     /// Whether the work goes to Slurm.
-    pub fn is_asked(&self) -> bool {
+    pub fn is_given(&self) -> bool {
         self.slurm.is_some()
     }
 
     /// Reads the user's options; `None` without `--slurm`.
     ///
     /// # Errors
-    /// When the file cannot be read, or has something that is not known.
+    /// A file that cannot be read, or that has an unknown or bad option.
     pub fn session(&self, subject: &Path, dry_run: bool) -> anyhow::Result<Option<Session>> {
         let Some(path) = &self.slurm else { return Ok(None) };
         let how = match (dry_run, self.slurm_script_only) {

@@ -1,11 +1,12 @@
 //! `sam-ladder status`.
 
+use crate::error::refusal;
 use crate::slurm::{JobsFolder, TaskState, tasks_of};
-use anyhow::{Context, anyhow, ensure};
-use sam_ladder_cache::table::read_table;
+use anyhow::Context;
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_cache::{Error, Report, StoreLayout, images_stored};
 use sam_ladder_schemas::slurm::{JobKind, JobRecord};
-use sam_ladder_schemas::sweep::{SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialStatus, trials_from_batch};
+use sam_ladder_schemas::sweep::{SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialRow, TrialStatus};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,10 +19,10 @@ Examples:
   sam-ladder status --store synapse.zarr --sweep sweeps/first --json
 ")]
 pub struct Args {
-    /// Store to look at, and its jobs
+    /// Report on this store and its jobs
     #[arg(long, value_name = "STORE.zarr")]
     store: Option<PathBuf>,
-    /// Sweep's folder to look at, and its jobs
+    /// Report on the sweep in this folder and its jobs
     #[arg(long, value_name = "DIR")]
     sweep: Option<PathBuf>,
     /// Print JSON, for other programs
@@ -29,13 +30,13 @@ pub struct Args {
     json: bool,
 }
 
-/// All that is told.
+/// All that is reported.
 #[derive(Debug, Default, Serialize)]
 struct Status {
     store: Option<StoreStatus>,
     sweep: Option<SweepStatus>,
     jobs: Vec<JobStatus>,
-    /// What Slurm could not tell.
+    /// What Slurm does not know.
     note: Option<String>,
 }
 
@@ -43,7 +44,7 @@ struct Status {
 #[derive(Debug, Serialize)]
 struct StoreStatus {
     path: PathBuf,
-    /// Whether something is there at all.
+    /// Whether there is anything yet.
     begun: bool,
     complete: bool,
     images_stored: usize,
@@ -54,13 +55,13 @@ struct StoreStatus {
 #[derive(Debug, Serialize)]
 struct SweepStatus {
     path: PathBuf,
-    /// Whether something is there at all.
+    /// Whether there is anything yet.
     begun: bool,
     /// Trials begun.
     trials: usize,
     /// How many of them are in each state.
     states: BTreeMap<&'static str, usize>,
-    /// Epochs that their runs have behind them, together.
+    /// Epochs that their runs have finished, in total.
     epochs: u64,
     /// Highest validation Dice of a trial that was trained to its last epoch.
     best_dice: Option<f64>,
@@ -79,10 +80,9 @@ struct JobStatus {
 impl Args {
     /// Looks, and prints.
     pub fn run(self) -> anyhow::Result<()> {
-        ensure!(
-            self.store.is_some() || self.sweep.is_some(),
-            "status needs something to look at: pass --store STORE.zarr, --sweep DIR, or both"
-        );
+        if self.store.is_none() && self.sweep.is_none() {
+            return Err(refusal("no store and no sweep is given", "pass --store STORE.zarr, --sweep DIR, or both"));
+        }
         let mut status = Status::default();
         if let Some(store) = &self.store {
             status.store = Some(store_status(store)?);
@@ -128,7 +128,7 @@ impl Status {
             for job in &tasks {
                 states.entry(&job.task.state).or_default().push(&job.task);
             }
-            let states: Vec<String> = states.iter().map(|(state, tasks)| told(state, tasks)).collect();
+            let states: Vec<String> = states.iter().map(|(state, tasks)| words(state, tasks)).collect();
             text += &format!("{:<10} job {id}: {}\n", tasks[0].kind.name(), states.join("; "));
         }
         if let Some(note) = &self.note {
@@ -139,7 +139,7 @@ impl Status {
 }
 
 /// `2 RUNNING on n1, n2` or `1 PENDING (Dependency)`.
-fn told(state: &str, tasks: &[&TaskState]) -> String {
+fn words(state: &str, tasks: &[&TaskState]) -> String {
     let unique = |of: fn(&TaskState) -> &str| {
         let mut values: Vec<&str> =
             tasks.iter().map(|task| of(task)).filter(|value| !["", "None", "0:0"].contains(value)).collect();
@@ -158,7 +158,7 @@ impl StoreStatus {
         let Self { path, images_stored, images_total, .. } = self;
         let path = path.display();
         if !self.begun {
-            return format!("{path} is not begun\n");
+            return format!("{path} does not exist yet\n");
         }
         let percent = 100.0 * *images_stored as f64 / (*images_total).max(1) as f64;
         let complete = if self.complete { "complete" } else { "unfinished" };
@@ -170,7 +170,7 @@ impl SweepStatus {
     fn line(&self) -> String {
         let path = self.path.display();
         if !self.begun {
-            return format!("{path} is not begun\n");
+            return format!("{path} does not exist yet\n");
         }
         let states: Vec<String> = self.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
         let states = if states.is_empty() { String::new() } else { format!(" ({})", states.join(", ")) };
@@ -203,7 +203,7 @@ fn sweep_status(path: &Path) -> anyhow::Result<SweepStatus> {
         if !record.is_file() {
             continue;
         }
-        let rows = trials_from_batch(&read_table(&record)?).map_err(|reason| anyhow!("{} {reason}", record.display()))?;
+        let rows: Vec<TrialRow> = read_rows(&record)?;
         for row in rows {
             status.trials += 1;
             *status.states.entry(row.status.name()).or_default() += 1;

@@ -5,11 +5,10 @@ use super::device::DeviceChoice;
 use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use super::sweep_slurm;
-use super::train::ReadName;
 use crate::interrupt;
 use anyhow::ensure;
-use sam_ladder_eval::evaluation::SUMMARY_TABLE;
-use sam_ladder_eval::{Mask, MaskPair};
+use sam_ladder_cache::ReadMode;
+use sam_ladder_eval::{MaskPair, MaskView, SUMMARY_TABLE};
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
 use sam_ladder_train::run::{DeviceStore, Hd95};
 use sam_ladder_train::sweep::{self, SweepArgs, SweepSummary};
@@ -32,51 +31,51 @@ Examples:
       --slurm slurm.toml --dry-run
 ")]
 pub struct Args {
-    /// Store to train on: a folder, or s3://bucket/key; its test scans are read only by --final
+    /// Store to train on: a folder, or s3://bucket/key. Only --final reads its test scans
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
-    /// What is searched and how: docs/sweeps.md has the keys. With --resume it may change the budget and nothing else
+    /// What is searched and how (the keys: docs/reference/settings.md). With --resume, only [budget] and [failures] may change
     #[arg(long, value_name = "SWEEP.toml", required_unless_present_any = ["resume", "final_run"])]
     config: Option<PathBuf>,
-    /// Folder of the sweep: made, or with --resume continued
+    /// Folder of the sweep: a new one, or with --resume the one to continue
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Resume the sweep in --out: finished trials are kept, interrupted ones continued, failed ones tried again
+    /// Continue the sweep in --out. Finished trials (points of the search) are kept, interrupted ones resumed, failed ones tried again
     #[arg(long)]
     resume: bool,
-    /// After the search: train the best setting on all training cases and evaluate it on the test cases, which is done once
+    /// After the search: train the best setting on all training cases, and evaluate it on the test cases, once
     #[arg(long = "final")]
     final_run: bool,
-    /// With --final: this trial instead of the best one
+    /// With --final: use this trial instead of the best one
     #[arg(long, value_name = "ID", requires = "final_run")]
     trial: Option<String>,
-    /// Trials that are trained at a time [default: 1]
+    /// Trials to train at the same time [default: 1]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
-    /// Be worker I of N on one folder: train every N-th trial, from the I-th
+    /// Be worker I of N that share one folder: train every N-th trial, from the I-th
     #[arg(long, value_name = "I/N", default_value = "1/1", conflicts_with_all = ["final_run", "slurm"])]
     worker: Worker,
-    /// Initial weights of the CNN: torchvision's resnet18, .pth or .safetensors [default: random]
+    /// Initial weights of the side network, as torchvision or timm publish them, .pth or .safetensors [default: random]
     #[arg(long, value_name = "FILE")]
     cnn_checkpoint: Option<PathBuf>,
     /// Initial weights of the whole model, in the published code's names
     #[arg(long, value_name = "FILE", conflicts_with = "cnn_checkpoint")]
     init: Option<PathBuf>,
-    /// Whether the store is read from disk at each step or kept in memory
-    #[arg(long, value_enum, default_value_t = ReadName::Auto)]
-    read: ReadName,
-    /// Training items in the GPU's memory: auto (as many as fit), off, or a number of bytes as 20G
+    /// Where batches are read from
+    #[arg(long, value_enum, default_value_t)]
+    read: ReadMode,
+    /// Training data to keep in the GPU's memory: auto (as much as fits), off, or a number of bytes such as 20G
     #[arg(long, value_name = "auto|off|BYTES", default_value = "auto")]
     device_store: DeviceStore,
-    /// Ask a GPU for the training step as one CUDA graph; it is compared with a plain step before it is relied on
+    /// On a GPU: run the training step as one CUDA graph, after comparing it with a plain step
     #[arg(long)]
     cuda_graph: bool,
-    /// auto, cpu or cuda:INDEX
+    /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     #[command(flatten)]
     slurm: SlurmArgs,
-    /// With --slurm: print the jobs' scripts, and submit nothing
+    /// With --slurm: print the jobs' scripts without submitting them
     #[arg(long, requires = "slurm")]
     dry_run: bool,
     #[command(flatten)]
@@ -94,7 +93,7 @@ impl FromStr for Worker {
         let parsed = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
         match parsed {
             Some((index, count)) if index >= 1 && index <= count => Ok(Worker(index, count)),
-            _ => Err(format!("expected I/N with I from 1 to N, as 2/8, got {text}")),
+            _ => Err(format!("expected I/N with I from 1 to N, such as 2/8, found {text}")),
         }
     }
 }
@@ -102,7 +101,7 @@ impl FromStr for Worker {
 /// Measures HD95 for the validation within a sweep.
 fn hd95() -> Hd95 {
     Arc::new(|volume, class| {
-        let mask = |voxels| Mask { voxels, shape: volume.shape };
+        let mask = |voxels| MaskView { voxels, shape: volume.shape };
         let pair = MaskPair::new(volume.case, mask(volume.predicted), mask(volume.reference), u8::MAX.into()).ok()?;
         sam_ladder_eval::hd95(&pair, class, volume.spacing_mm)
     })
@@ -114,13 +113,12 @@ impl Args {
         if self.final_run {
             sweep::refuse_second_final(&self.out)?;
         }
-        if self.slurm.is_asked() {
+        if self.slurm.is_given() {
             if let Some(config) = &self.config {
                 sweep::read_config(config)?;
             }
             return sweep_slurm::submit(&self.slurm, &self.store, &self.out, self.dry_run);
         }
-        self.cache.apply();
         let device = self.device.open()?;
         let Worker(index, count) = self.worker;
         let args = SweepArgs {
@@ -133,7 +131,8 @@ impl Args {
             cnn_checkpoint: self.cnn_checkpoint.clone(),
             init: self.init.clone(),
             device,
-            read_mode: self.read.into(),
+            read_mode: self.read,
+            cache: Some(self.cache.options()),
             device_store: self.device_store,
             cuda_graph: self.cuda_graph,
             hd95: hd95(),

@@ -1,8 +1,7 @@
 //! `sam-ladder table`: several evaluations as one table, in Markdown, LaTeX and Parquet.
 
-use anyhow::{bail, ensure};
-use sam_ladder_eval::folder::EvaluationFolder;
-use sam_ladder_eval::results::{Method, tabulate};
+use crate::error::refusal;
+use sam_ladder_eval::{EvaluationFolder, Method, tabulate};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `table`.
@@ -14,22 +13,22 @@ Examples:
       --out tables --name ablation
 ")]
 pub struct Args {
-    /// A row: its name, and its evaluation's folder or that of its run; several, with commas between, are seeds of one method
+    /// A row: its name, and the folder of an evaluation or of a run that has one. Several folders, separated by commas, are seeds of one method
     #[arg(long = "row", value_name = "[NAME=]DIR[,DIR…]", required = true)]
     rows: Vec<String>,
-    /// Put the published rows of other methods above (the eight Synapse organs alone have some)
+    /// Put the published rows of other methods above; only for the eight Synapse organs
     #[arg(long)]
     published: bool,
-    /// Name of the row that the others are tested against
+    /// Name of the row to test the others against
     #[arg(long, value_name = "NAME")]
     against: Option<String>,
-    /// Folder for the three files
+    /// Folder for the three files: Markdown, LaTeX and Parquet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// What the files are called, before .md, .tex and .parquet
+    /// Name of the files, without .md, .tex and .parquet
     #[arg(long, value_name = "NAME", default_value = "table")]
     name: String,
-    /// Replace files that are there already
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }
@@ -37,26 +36,30 @@ pub struct Args {
 impl Args {
     /// Reads, puts together, writes.
     pub fn run(self) -> anyhow::Result<()> {
-        ensure!(
-            Path::new(&self.name).file_name().is_some_and(|name| name == self.name.as_str()),
-            "--name {:?} must be a plain file name, without a folder",
-            self.name
-        );
+        if Path::new(&self.name).file_name().is_none_or(|name| name != self.name.as_str()) {
+            return Err(refusal(
+                format!("--name {:?} has a folder, expected a file name", self.name),
+                "choose the folder with --out",
+            ));
+        }
         let target = self.out.join(format!("{}.md", self.name));
-        ensure!(
-            self.force || !target.exists(),
-            "{} is already there; choose another --out or --name, or add --force",
-            target.display()
-        );
+        if !self.force && target.exists() {
+            let hint = "choose another --out or --name, or replace it with --force";
+            return Err(refusal(format!("{} exists", target.display()), hint));
+        }
         let methods = self.rows.iter().map(|row| method(row)).collect::<anyhow::Result<Vec<Method>>>()?;
         for (index, method) in methods.iter().enumerate() {
             if methods[..index].iter().any(|earlier| earlier.name == method.name) {
-                bail!("two rows are called {:?}: name one of them otherwise, as in --row NAME=DIR", method.name);
+                let message = format!("two rows are called {:?}", method.name);
+                return Err(refusal(message, "give one of them another name: --row NAME=DIR"));
             }
         }
         if let Some(against) = &self.against {
             let names: Vec<&str> = methods.iter().map(|method| &*method.name).collect();
-            ensure!(names.contains(&&**against), "--against {against:?} is none of the rows {names:?}");
+            if !names.contains(&&**against) {
+                let message = format!("--against {against:?} is not a row of this table");
+                return Err(refusal(message, format!("choose one of {}", names.join(", "))));
+            }
         }
         let table = tabulate(&methods, self.published, self.against.as_deref())?;
         println!("{}", table.markdown().trim_end());
@@ -72,11 +75,17 @@ fn method(text: &str) -> anyhow::Result<Method> {
         None => (None, text),
     };
     let paths: Vec<PathBuf> = folders.split(',').map(PathBuf::from).collect();
-    ensure!(paths.iter().all(|path| !path.as_os_str().is_empty()), "--row {text:?}: a folder's name is missing");
+    let malformed =
+        |what: &str| refusal(format!("--row {text:?}: {what} is missing"), "write --row NAME=DIR or --row NAME=DIR,DIR");
+    if paths.iter().any(|path| path.as_os_str().is_empty()) {
+        return Err(malformed("a folder"));
+    }
     let by_folder =
         || paths[0].file_name().map_or_else(|| paths[0].display().to_string(), |name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_else(by_folder);
-    ensure!(!name.trim().is_empty(), "--row {text:?}: the name before = is missing");
+    if name.trim().is_empty() {
+        return Err(malformed("the name"));
+    }
     let seeds = paths.iter().map(|path| EvaluationFolder::open(path)).collect::<Result<Vec<_>, _>>()?;
     Ok(Method { name, seeds })
 }

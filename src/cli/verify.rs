@@ -3,7 +3,8 @@
 use super::device::DeviceChoice;
 use super::progress::Terminal;
 use super::sam_checkpoint::ensure_same;
-use anyhow::{Context, bail};
+use crate::error::refusal;
+use anyhow::Context;
 use sam_ladder_cache::{Error, Report, verify};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, PrecomputeArgs, load, repair};
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
@@ -22,56 +23,57 @@ pub struct Args {
     /// Store to check: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
-    /// Mend what is damaged; what does not follow from the manifest is recomputed from the sources, and nothing else
+    /// Repair what is damaged, and change nothing else; tensors are recomputed from the scans
     #[arg(long)]
     repair: bool,
-    /// With --repair: folder of the scans that the store was made of
+    /// With --repair: folder of the scans that the store was made from
     #[arg(long, value_name = "DIR", requires = "repair")]
     scans: Option<PathBuf>,
-    /// With --repair: the SAM checkpoint that the store was made with; a store of a random encoder needs none
+    /// With --repair: SAM checkpoint that the store was made with; not needed for a random encoder
     #[arg(long, value_name = "FILE", requires = "repair")]
     sam_checkpoint: Option<PathBuf>,
-    /// With --repair: images that the encoder takes at once
+    /// With --repair: images per pass of the encoder
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), requires = "repair")]
     batch_size: u32,
-    /// With --repair: auto, cpu or cuda:INDEX
+    /// With --repair, where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
     #[arg(long, default_value = "auto", requires = "repair")]
     device: DeviceChoice,
 }
 
 impl Args {
-    /// Checks, and mends if asked to.
+    /// Checks, and repairs with `--repair`.
     pub fn run(self) -> anyhow::Result<()> {
         let report = match self.check() {
             Err(error) if self.repair && matches!(error.downcast_ref(), Some(Error::Incomplete { .. })) => {
-                eprintln!("{} is unfinished: what is missing of it comes first", self.store.display());
+                eprintln!("{} is unfinished: what is missing is computed first", self.store.display());
                 self.mend(&Report::of_unfinished(&self.store)?)?;
                 self.check()?
             }
             checked => checked?,
         };
         for path in &report.unexpected {
-            eprintln!("unexpected: {} is no part of the store, and is left where it is", path.display());
+            eprintln!("unexpected: {} is not part of the store, and is left in place", path.display());
         }
         for damage in &report.damage {
             println!("damaged: {damage}");
         }
         if report.damage.is_empty() {
-            eprintln!("{} is whole: {} files checked", self.store.display(), report.files);
+            eprintln!("{} is undamaged: {} files checked", self.store.display(), report.files);
             return Ok(());
         }
         let damaged = report.damage.len();
         if !self.repair {
-            bail!(
-                "{} has {damaged} damaged parts: run `sam-ladder verify --store {0} --repair` with --scans DIR and, unless the encoder is random, \
-                 --sam-checkpoint FILE",
+            let hint = format!(
+                "run `sam-ladder verify --store {} --repair` with --scans DIR and, unless the encoder is random, --sam-checkpoint FILE",
                 self.store.display()
             );
+            return Err(refusal(format!("{} has {damaged} damaged parts", self.store.display()), hint));
         }
         self.mend(&report)?;
         let after = self.check()?;
         if let Some(damage) = after.damage.first() {
-            bail!("{} is still damaged after the repair: {damage}; is the disk failing?", self.store.display());
+            let message = format!("{} is still damaged after the repair: {damage}", self.store.display());
+            return Err(refusal(message, "the disk may be failing: check it, and repair again"));
         }
         eprintln!("{}: {damaged} damaged parts are repaired", self.store.display());
         Ok(())
@@ -88,10 +90,12 @@ impl Args {
         });
         drop(progress);
         report.map_err(|error| match error {
-            Error::Manifest { path, reason } => anyhow::anyhow!(
-                "{}: {reason}, and the other copy of the manifest is no better, so there is nothing to check against; \
-                 run `sam-ladder precompute` into a new folder",
-                path.display()
+            Error::Manifest { path, reason } => refusal(
+                format!(
+                    "{}: {reason}; the other copy of the manifest is damaged too, so there is nothing to check against",
+                    path.display()
+                ),
+                "run `sam-ladder precompute` into a new folder",
             ),
             other => other.into(),
         })

@@ -1,11 +1,12 @@
 //! Slurm's own programs.
 
-use anyhow::{Context, bail};
+use crate::error::refusal;
+use anyhow::Context;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs one of Slurm's programs; `None` where the machine has it not.
+/// Runs one of Slurm's programs; `None` if the machine lacks it.
 pub(super) fn run(program: &str, arguments: &[String]) -> anyhow::Result<Option<Output>> {
     match Command::new(program).args(arguments).output() {
         Ok(output) => Ok(Some(output)),
@@ -33,16 +34,17 @@ pub(super) fn sbatch(script: &Path, dependency: Option<&str>) -> anyhow::Result<
     }
     arguments.push(script.to_str().with_context(|| format!("{}: Slurm takes paths in UTF-8 only", script.display()))?.into());
     let Some(output) = run("sbatch", &arguments)? else {
-        bail!(
-            "there is no `sbatch` on the PATH: submit from a machine of the cluster that has Slurm's programs, or write the scripts with \
-             --slurm-script-only and submit them there"
-        );
+        let hint = "submit from a machine of the cluster that has Slurm's programs, or write the scripts with --slurm-script-only and submit them there";
+        return Err(refusal("there is no `sbatch` on the PATH", hint));
     };
     if !output.status.success() {
-        bail!("sbatch refuses {}: {}", script.display(), complaint(&output));
+        let message = format!("sbatch refuses {}: {}", script.display(), complaint(&output));
+        return Err(refusal(message, "mend the options in the file of --slurm, and submit again"));
     }
     // `NUMBER` or `NUMBER;CLUSTER`.
-    let told = String::from_utf8_lossy(&output.stdout);
-    let number = told.trim().split(';').next().and_then(|number| number.parse().ok());
-    number.with_context(|| format!("sbatch submitted {}, and told no job number but {:?}", script.display(), told.trim()))
+    let answer = String::from_utf8_lossy(&output.stdout);
+    let number = answer.trim().split(';').next().and_then(|number| number.parse().ok());
+    number.with_context(|| {
+        format!("sbatch submitted {}, and answered {:?} instead of a job number", script.display(), answer.trim())
+    })
 }

@@ -1,25 +1,24 @@
-//! The file of options.
+//! The file of `--slurm`.
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
+use sam_ladder_schemas::setting::FileError;
 use sam_ladder_schemas::slurm::SlurmConfig;
+use sam_ladder_schemas::toml_file::TomlFile;
 use std::path::Path;
 
 /// Reads the TOML file of `--slurm`.
 ///
 /// # Errors
-/// When it cannot be read, has a key that is not known, or a value that `sbatch` would not take, naming file, line and key.
+/// A file that cannot be read, and an unknown key or a value that `sbatch` would not take, with line and column.
 pub fn read_config(path: &Path) -> anyhow::Result<SlurmConfig> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the options for Slurm {}", path.display()))?;
-    parse(&text).with_context(|| format!("{}", path.display()))
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}, the file of --slurm", path.display()))?;
+    Ok(parse(&path.display().to_string(), &text)?)
 }
 
-fn parse(text: &str) -> anyhow::Result<SlurmConfig> {
-    let config: SlurmConfig = toml::from_str(text).map_err(|error| {
-        let before = &text.as_bytes()[..error.span().map_or(0, |span| span.start.min(text.len()))];
-        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-        anyhow!("line {line}: {}", error.message())
-    })?;
-    config.validate().map_err(anyhow::Error::msg)?;
+fn parse(name: &str, text: &str) -> Result<SlurmConfig, FileError> {
+    let file = TomlFile::parse(name, text)?;
+    let config: SlurmConfig = file.read()?;
+    config.validate().map_err(|error| file.locate(error))?;
     Ok(config)
 }
 
@@ -29,16 +28,32 @@ mod tests {
     use sam_ladder_schemas::slurm::JobKind;
 
     #[test]
-    fn options_are_read_and_unknown_keys_refused_with_their_line() {
+    fn options_are_read() {
         let text = "[job]\npartition = \"gpu\"\ngpus = 1\ncpus-per-task = 8\ntime = \"08:00:00\"\n[sweep]\ngpus = \"a100:1\"\n";
-        let config = parse(text).unwrap();
+        let config = parse("s.toml", text).unwrap();
         assert_eq!(config.of(JobKind::Sweep).gpus.unwrap().to_string(), "a100:1");
         assert_eq!(config.of(JobKind::Finish).cpus_per_task, Some(8));
-        let error = format!("{:#}", parse("[job]\npartition = \"gpu\"\npartitions = \"gpu\"\n").unwrap_err());
-        assert!(error.starts_with("line 3: unknown field `partitions`, expected one of"), "{error}");
-        let error = format!("{:#}", parse("[job]\ntasks = \"four\"\n").unwrap_err());
-        assert!(error.starts_with("line 2: invalid type"), "{error}");
-        let error = format!("{:#}", parse("[train]\n").unwrap_err());
-        assert!(error.contains("unknown field `train`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_reported_with_line_column_and_key() {
+        for (text, expected) in [
+            (
+                "[job]\npartition = \"gpu\"\npartitions = \"gpu\"\n",
+                "s.toml:3:1: job.partitions: unknown key, did you mean `partition`?",
+            ),
+            ("[job]\ntasks = \"four\"\n", "s.toml:2:1: job.tasks: expected a whole number from 1, found \"four\""),
+            ("[job]\ngpus = true\n", "s.toml:2:1: job.gpus: expected a whole number from 0 or a text, found true"),
+            ("[train]\n", "s.toml:1:2: train: unknown key, the keys here are job, precompute, finish, sweep, final"),
+            (
+                "[job]\n\n[sweep]\noptions = [\n  \"--exclusive\",\n  \"--array=1-9\",\n]\n",
+                "s.toml:6:3: sweep.options[1]: --array is set by the program, leave it out",
+            ),
+            ("[job]\ntime = 1:00\n", "s.toml:2:9: not TOML"),
+        ] {
+            let error = parse("s.toml", text).unwrap_err();
+            let both = format!("{error}{}", error.hint().map_or_else(String::new, |hint| format!(", {hint}")));
+            assert!(both.starts_with(expected), "{both}\n{expected}");
+        }
     }
 }

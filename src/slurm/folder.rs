@@ -3,8 +3,9 @@
 use super::client;
 use super::queue::{TaskState, tasks_of};
 use super::script::Job;
-use anyhow::{Context, bail};
-use sam_ladder_cache::atomic::write_atomic;
+use crate::error::refusal;
+use anyhow::Context;
+use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_schemas::slurm::{JOBS_RECORD, JOBS_SUFFIX, JobKind, JobRecord, JobsRecord};
 use std::path::{Path, PathBuf, absolute};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -36,10 +37,10 @@ enum Condition {
 }
 
 impl JobsFolder {
-    /// Of a store or a sweep: beside it.
+    /// The folder for the jobs of a store or a sweep, next to it.
     ///
     /// # Errors
-    /// When the working directory cannot be told.
+    /// When the working directory is not known.
     pub fn beside(subject: &Path) -> anyhow::Result<Self> {
         let mut path = absolute(subject)?.components().as_path().as_os_str().to_owned();
         path.push(JOBS_SUFFIX);
@@ -57,7 +58,7 @@ impl JobsFolder {
             other => other.with_context(|| format!("cannot read {}", path.display()))?,
         };
         let record: JobsRecord = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is no record of jobs; move it away to go on without", path.display()))?;
+            .map_err(|error| refusal(format!("{} is damaged: {error}", path.display()), "move it away to continue without it"))?;
         Ok(record.jobs)
     }
 
@@ -92,7 +93,7 @@ impl JobsFolder {
             let id =
                 client::sbatch(&self.path.join(&script), dependency.as_deref()).map_err(|error| match record.jobs.last() {
                     Some(last) if before.as_ref() == Some(last) => {
-                        error.context(format!("job {} is in the queue already (`scancel {0}` takes it out)", last.id))
+                        error.context(format!("job {} is in the queue already (`scancel {0}` removes it)", last.id))
                     }
                     _ => error,
                 })?;
@@ -124,12 +125,9 @@ impl JobsFolder {
     fn refuse_running(&self, jobs: &[JobRecord]) -> anyhow::Result<()> {
         let (tasks, _) = tasks_of(jobs)?;
         if let Some(task) = tasks.iter().find(|task| task.is_alive()) {
-            bail!(
-                "job {} of {} is {} still: wait for it (`sam-ladder status`), or take it out of the queue with `scancel {0}`",
-                task.job,
-                self.path.display(),
-                task.state.to_lowercase()
-            );
+            let message = format!("job {} of {} is still {}", task.job, self.path.display(), task.state.to_lowercase());
+            let hint = format!("wait for it (`sam-ladder status`), or remove it from the queue with `scancel {}`", task.job);
+            return Err(refusal(message, hint));
         }
         Ok(())
     }

@@ -6,17 +6,18 @@
 //! program too where they are not: the shell passes it on in any case, and the program takes two in quick succession for one. After a
 //! preemption Slurm requeues by itself, after `scancel` nobody does.
 
-use anyhow::{Context, ensure};
+use crate::error::refusal;
+use anyhow::Context;
 use sam_ladder_schemas::slurm::{JobKind, JobOptions};
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::Path;
 
-/// Seconds of warning before a job's time is over, unless told otherwise.
+/// Seconds of warning before a job's time is over, unless the file says.
 const GRACE_SECONDS: u32 = 120;
 /// Times that a job is sent back to the queue after its program was killed (out of memory, a failing node).
 const RETRIES_AFTER_KILL: u32 = 3;
-/// Tasks of an array unless told otherwise.
+/// Tasks of an array unless the file says.
 const TASKS: u32 = 4;
 
 /// A word of a job's command.
@@ -61,7 +62,7 @@ impl Job<'_> {
             let _ = if value.is_empty() { writeln!(out, "#SBATCH {option}") } else { writeln!(out, "#SBATCH {option}={value}") };
         }
         out.push_str(
-            "# Written by sam-ladder; docs/slurm.md says what happens at the end of the time, on preemption and on failure.\n\n",
+            "# Written by sam-ladder; docs/how-to/slurm.md says what happens at the end of the time, on preemption and on failure.\n\n",
         );
         for line in self.options.setup.iter().flatten() {
             let _ = writeln!(out, "{line}");
@@ -147,7 +148,7 @@ impl Job<'_> {
     }
 }
 
-/// The program and the arguments that were typed, without those that are about submitting: `flags` stand alone, `options` have a value.
+/// The program and the arguments that were typed, without those that are about submitting: `flags` have no value, `options` have one.
 ///
 /// # Errors
 /// When one of them is not UTF-8.
@@ -159,7 +160,8 @@ pub fn typed_words(flags: &[&str], options: &[&str]) -> anyhow::Result<Vec<Word>
         .map(|word| match word.into_string() {
             Ok(text) => Ok(Word::Literal(text)),
             Err(word) => {
-                anyhow::bail!("{}: the script of a job takes arguments in UTF-8 only; rename it", word.to_string_lossy())
+                let message = format!("{} is not UTF-8, as arguments in the script of a job must be", word.to_string_lossy());
+                Err(refusal(message, "rename it"))
             }
         })
         .collect()
@@ -187,10 +189,9 @@ pub(super) fn shell(text: &str) -> String {
 
 /// A value of an `#SBATCH` line: quotes group, and a backslash goes before a quote. (`sbatch` drops other backslashes.)
 fn directive(text: &str) -> anyhow::Result<String> {
-    ensure!(
-        !text.chars().any(|c| c == '\\' || c.is_control()),
-        "{text:?} has a backslash or a line break, which Slurm cannot take: rename it"
-    );
+    if text.chars().any(|c| c == '\\' || c.is_control()) {
+        return Err(refusal(format!("{text:?} has a backslash or a line break, which Slurm cannot take"), "rename it"));
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%[]()&|*".contains(c);
     Ok(if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("\"{}\"", text.replace('"', "\\\"")) })
 }

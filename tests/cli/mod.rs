@@ -26,18 +26,28 @@ pub fn succeed(mut command: Command) -> String {
     String::from_utf8(output.stdout).expect("UTF-8 output")
 }
 
-/// Runs a command that must fail by itself, with one line of error, at most one of what to do about it, and without a panic; returns these.
+/// Runs a command that must fail by itself, with one line of error, at most one hint after it, and without a panic; returns both.
 pub fn assert_refused(mut command: Command) -> String {
     let (output, stderr) = run(&mut command);
     let code = output.status.code().unwrap_or_else(|| panic!("{command:?} was killed: {}\n{stderr}", output.status));
     assert!(code != 0, "{command:?} succeeded, and should have been refused");
     assert!(!stderr.contains("panicked"), "{command:?} panicked:\n{stderr}");
-    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(lines.len(), 1, "{command:?} must print one line of error:\n{stderr}");
-    let (_, last) = stderr.split_at(stderr.find(lines[0]).expect("the line that was found"));
-    let hints: Vec<&str> = last.lines().skip(1).collect();
-    assert!(hints.len() < 2 && hints.iter().all(|line| line.starts_with("hint: ")), "the error comes last:\n{stderr}");
-    last.trim_end().replace('\n', " ")
+    let errors: Vec<usize> = stderr.match_indices("error: ").map(|(at, _)| at).filter(|&at| starts_line(&stderr, at)).collect();
+    assert_eq!(errors.len(), 1, "{command:?} must print one line of error:\n{stderr}");
+    let lines: Vec<&str> = stderr[errors[0]..].trim_end().lines().collect();
+    assert!(lines.len() == 1 || lines.len() == 2 && lines[1].starts_with("hint: "), "error and hint come last:\n{stderr}");
+    lines.join("\n")
+}
+
+fn starts_line(text: &str, at: usize) -> bool {
+    at == 0 || text.as_bytes()[at - 1] == b'\n'
+}
+
+/// What a refused command prints, with `DIR` in place of its folder, for a snapshot.
+pub fn refusal(command: Command, folder: &Path) -> String {
+    let printed = assert_refused(command);
+    let canonical = folder.canonicalize().expect("a folder that is there");
+    printed.replace(&*canonical.to_string_lossy(), "DIR").replace(&*folder.to_string_lossy(), "DIR")
 }
 
 /// A NIfTI-1 file of float32 voxels, first axis fastest, spacing 1 × 1 × 3 mm.

@@ -4,7 +4,7 @@
 use crate::common::{rule_values, rule_weight};
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{CaseLayout, Mask, Opened, SliceTensors, Store, StoreLayout, StoreWriter};
-use sam_ladder_ops::state_dict::save_safetensors;
+use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};

@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{Batch, Store};
-use sam_ladder_ops::state_dict::save_safetensors;
+use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_train::predict::identity_variant;
 use sam_ladder_train::run::{BatchShape, input_tensors};

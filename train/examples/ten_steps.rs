@@ -5,7 +5,7 @@
 
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{CaseLayout, Opened, ReadMode, SliceTensors, StoreLayout, StoreWriter};
-use sam_ladder_ops::state_dict::save_safetensors;
+use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, EncoderArch};
 use sam_ladder_schemas::observer::silent;
@@ -15,7 +15,9 @@ use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::train::{Arm, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::model::{ModelConfig, ModelWeights};
-use sam_ladder_train::run::{TrainArgs, read_steps, train};
+use sam_ladder_formats::rows::read_rows;
+use sam_ladder_schemas::tables::StepRow;
+use sam_ladder_train::run::{TrainArgs, train};
 use std::path::Path;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -37,6 +39,7 @@ fn main() -> Outcome<()> {
         resume: false,
         device: Device::Cpu,
         read_mode: ReadMode::Auto,
+        cache: None,
         device_store: Default::default(),
         cuda_graph: false,
         checkpoint_every: None,
@@ -45,7 +48,7 @@ fn main() -> Outcome<()> {
     };
     let summary = train(&args)?;
     assert_eq!(summary.steps, 10);
-    for row in read_steps(&args.run.join(STEPS_TABLE))? {
+    for row in read_rows::<StepRow>(&args.run.join(STEPS_TABLE))? {
         println!("step {:2}: loss {:.4}, cross-entropy {:.4}, Dice loss {:.4}", row.step + 1, row.loss, row.ce, row.dice);
     }
     std::fs::remove_dir_all(&folder)?;

@@ -19,18 +19,21 @@ pub enum TrainError {
     /// The store could not be read, or a table not written.
     #[error(transparent)]
     Store(#[from] sam_ladder_cache::Error),
-    /// A weights file could not be read.
+    /// A file could not be read or written.
     #[error(transparent)]
-    Weights(#[from] sam_ladder_ops::state_dict::StateDictError),
+    File(#[from] sam_ladder_formats::Error),
     /// Weights and model do not fit together.
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),
     /// A tensor operation failed: shapes, or the device's memory.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
-    /// A setting is out of range.
+    /// A setting is unknown, of another type or out of range.
     #[error("{0}")]
-    Setting(String),
+    Setting(#[from] sam_ladder_schemas::setting::SettingError),
+    /// A sweep's file cannot be used.
+    #[error("{0}")]
+    SweepFile(#[from] sam_ladder_schemas::setting::FileError),
     /// The inputs do not have what is wanted of them.
     #[error("{0}")]
     Input(String),
@@ -348,6 +351,8 @@ impl TrainError {
     /// What to do about it, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            TrainError::Setting(error) => return error.hint(),
+            TrainError::SweepFile(error) => return error.hint(),
             TrainError::NeedsGpu { instead, .. } => {
                 format!("{instead}, or pass --device cuda:0 in a build with the feature `cuda`")
             }

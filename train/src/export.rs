@@ -6,7 +6,7 @@ use crate::model::ModelConfig;
 use crate::run::{read_info, read_record};
 use crate::trained_model::{RunCheckpoint, run_checkpoint};
 use candle_core::Tensor;
-use sam_ladder_ops::state_dict::{save_pth, save_safetensors};
+use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
 use std::path::{Path, PathBuf};
 
 /// Prefix of SAM's image encoder in SAM's own checkpoint.

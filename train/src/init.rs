@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use sam_ladder_cache::{is_remote, read_file};
-use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_formats::state_dict::StateDict;
 pub(crate) use side_network::resnet_default;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

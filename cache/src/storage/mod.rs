@@ -10,8 +10,8 @@ mod place;
 pub(crate) use bucket::{Bucket, CONCURRENCY, Object, wait};
 pub use place::is_remote;
 
-use crate::atomic;
 use crate::error::{Error, Result};
+use sam_ladder_formats::atomic;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -125,7 +125,7 @@ impl Storage {
     /// [`Error::Io`] that names the file.
     pub(crate) fn write(&self, path: &Path, bytes: Vec<u8>) -> Result<()> {
         match &self.bucket {
-            None => atomic::write_atomic(path, &bytes),
+            None => Ok(atomic::write_atomic(path, &bytes)?),
             Some(bucket) => bucket.write(path, bytes).map_err(Error::io("write", path)),
         }
     }
@@ -232,7 +232,7 @@ impl Storage {
     /// [`Error::Io`] that names the folder.
     pub(crate) fn sync_folder(&self, path: &Path) -> Result<()> {
         match &self.bucket {
-            None => atomic::sync_folder(path),
+            None => Ok(atomic::sync_folder(path)?),
             Some(_) => Ok(()),
         }
     }
@@ -300,5 +300,5 @@ fn tidy_and_sync(folder: &Path) -> Result<()> {
         }
     }
     atomic::tidy(folder)?;
-    atomic::sync_folder(folder)
+    Ok(atomic::sync_folder(folder)?)
 }

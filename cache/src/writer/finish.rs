@@ -4,15 +4,13 @@ use super::{PROGRESS, StoreWriter, previous};
 use crate::error::{Error, Result};
 use crate::manifest::{hash_files, write_manifest};
 use crate::plan::StoreLayout;
-use crate::remote::cache_options;
-use crate::slice_table::{slices_to_batch, variants_to_batch};
+use crate::slice_table::encode_slices;
 use crate::storage::Storage;
 use crate::store::{Store, read_slices};
-use crate::table;
+use sam_ladder_formats::rows::encode_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, VARIANTS_TABLE, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
-use std::path::Path;
 
 impl StoreWriter {
     /// What is still missing, in words; `None` when [`Self::finish`] can be called. Looks at the folder anew.
@@ -63,7 +61,7 @@ impl StoreWriter {
         store.tidy_and_sync()?;
         write_manifest(store, &self.layout.attributes().finished(files))?;
         store.sync_folder(store.root())?;
-        Store::open_at(self.storage, &cache_options())
+        Store::open_at(self.storage, None)
     }
 
     /// The rows of a split; `None` when some are not recorded any more.
@@ -86,17 +84,10 @@ impl StoreWriter {
 /// Writes `variants.parquet`.
 pub(super) fn write_variants(store: &Storage, layout: &StoreLayout) -> Result<()> {
     let path = store.join(VARIANTS_TABLE);
-    let rows = variants_to_batch(&layout.variants(Split::Train)).map_err(table_error(&path))?;
-    store.write(&path, table::encode(&path, &rows)?)
+    store.write(&path, encode_rows(&path, &layout.variant_rows())?)
 }
 
 fn write_slices(store: &Storage, layout: &StoreLayout, split: Split, rows: &[SliceRow]) -> Result<()> {
     let path = store.join(slices_table(split));
-    let rows = slices_to_batch(rows, &layout.attributes().config.class_names).map_err(table_error(&path))?;
-    store.write(&path, table::encode(&path, &rows)?)
-}
-
-fn table_error(path: &Path) -> impl FnOnce(arrow::error::ArrowError) -> Error {
-    let path = path.to_path_buf();
-    |e| Error::Table { action: "write", path, reason: e.to_string() }
+    store.write(&path, encode_slices(&path, rows, &layout.attributes().config.class_names)?)
 }

@@ -15,19 +15,18 @@ pub use repair::begin_repair;
 pub use slice::{SliceTensors, Wanted};
 pub use survey::images_stored;
 
-use crate::atomic::is_temporary_of;
-use crate::compare::differences;
 use crate::error::{Error, Result};
 use crate::layout::{ArrayKind, ArraySpec, ChunkEncoder, METADATA, to_json};
 use crate::manifest::{array_file, check_array_metadata, group_files, read_manifest, write_manifest};
 use crate::plan::StoreLayout;
-use crate::remote::cache_options;
 use crate::shard;
 use crate::storage::Storage;
 use crate::store::{Mask, Store, mask_shard, shards_in};
 use previous::Previous;
 use rayon::prelude::*;
+use sam_ladder_formats::atomic::is_temporary_of;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
 use serde_json::json;
@@ -97,7 +96,7 @@ impl StoreWriter {
             })?;
             if found.cache_id == asked.cache_id && found.cases == asked.cases {
                 if found.complete {
-                    match Store::open_at(storage.clone(), &cache_options()) {
+                    match Store::open_at(storage.clone(), None) {
                         // Files were lost or, being damaged, deleted: they are made anew.
                         Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(storage, asked)?,
                         opened => {

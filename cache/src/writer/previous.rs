@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::layout::{ArrayKind, ArraySpec, METADATA};
 use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
 use crate::plan::StoreLayout;
-use crate::remote::cache_options;
 use crate::shard;
 use crate::storage::{Bucket, Storage};
 use crate::store::{Store, read_slices};
@@ -201,7 +200,7 @@ pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
 /// Keeps a finished store's manifest in `previous/` and says that the store is not complete any more; its arrays are moved by
 /// [`Previous::open`].
 pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, asked: &StoreAttributes) -> Result<()> {
-    Store::open_at(store.clone(), &cache_options())?;
+    Store::open_at(store.clone(), None)?;
     keep_manifest(store, found)?;
     write_manifest(store, asked)?;
     store.sync_folder(store.root())

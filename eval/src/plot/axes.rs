@@ -1,10 +1,10 @@
 //! The frame of a chart: where its data lie, and the axes around them.
 
-use super::scale::{Scale, ScaleKind};
-use super::svg::{Anchor, number, text, text_width};
-use super::{Size, legend::Legend};
-use crate::html::escape;
-use std::fmt::Write as _;
+use super::Size;
+use super::legend::Legend;
+use super::scale::{AxisScale, ScaleKind};
+use super::svg::{Anchor, number, slanted_text, text, vertical_label, widest};
+use maud::{Markup, html};
 
 /// What an axis says and how far it reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -13,40 +13,46 @@ pub struct Axis<'a> {
     pub label: &'a str,
     /// Linear or logarithmic.
     pub kind: ScaleKind,
-    /// Its ends; without, round values around the data.
+    /// Its ends; round values around the data if there are none.
     pub limits: Option<[f64; 2]>,
 }
 
 impl Axis<'_> {
     /// The scale for these values.
-    pub(crate) fn scale(&self, values: impl IntoIterator<Item = f64>, ticks: usize) -> Scale {
+    pub(crate) fn scale(&self, values: impl IntoIterator<Item = f64>, ticks: usize) -> AxisScale {
         match self.limits {
-            Some([low, high]) => Scale::new(self.kind, low, high),
-            None => Scale::over(self.kind, values).nice(ticks),
+            Some([low, high]) => AxisScale::new(self.kind, low, high),
+            None => AxisScale::over(self.kind, values).nice(ticks),
         }
     }
 }
 
-/// What is written along an axis: shares of its length, and their texts.
-pub(crate) struct Marks {
+/// What is written along an axis.
+pub(crate) struct Ticks {
+    /// Name of the axis; may be empty.
     pub label: String,
+    /// Shares of the axis' length, and their texts.
     pub places: Vec<(f64, String)>,
-    /// Draw a line across the chart at each place.
+    /// Whether a line is drawn across the chart at each place.
     pub grid: bool,
 }
 
-impl Marks {
+impl Ticks {
     /// A scale's round values.
-    pub fn of_scale(label: &str, scale: &Scale, wanted: usize) -> Marks {
+    pub fn of_scale(label: &str, scale: &AxisScale, wanted: usize) -> Ticks {
         let places = scale.ticks(wanted).into_iter().filter_map(|(value, text)| Some((scale.position(value)?, text)));
-        Marks { label: label.into(), places: places.collect(), grid: true }
+        Ticks { label: label.into(), places: places.collect(), grid: true }
     }
 
     /// Names in the middles of equal bands.
-    pub fn of_bands(label: &str, names: &[String]) -> Marks {
+    pub fn of_bands(label: &str, names: &[String]) -> Ticks {
         let middle = |index: usize| (index as f64 + 0.5) / names.len() as f64;
         let places = names.iter().enumerate().map(|(index, name)| (middle(index), name.clone())).collect();
-        Marks { label: label.into(), places, grid: false }
+        Ticks { label: label.into(), places, grid: false }
+    }
+
+    fn widest(&self) -> f64 {
+        widest(self.places.iter().map(|(_, text)| text))
     }
 }
 
@@ -69,62 +75,40 @@ impl Frame {
         self.top + (1.0 - share) * self.height
     }
 
-    /// Where a point lies on two scales; `None` where one of them cannot show it.
-    pub fn point(&self, [x_scale, y_scale]: [&Scale; 2], x: f64, y: f64) -> Option<[f64; 2]> {
+    /// Where a point lies on two scales; `None` if one of them cannot show it.
+    pub fn point(&self, [x_scale, y_scale]: [&AxisScale; 2], x: f64, y: f64) -> Option<[f64; 2]> {
         Some([self.x(x_scale.position(x)?), self.y(y_scale.position(y)?)])
     }
 }
 
-/// Draws grid, axes, their texts and the legend; returns the frame that is left for the data.
-pub(crate) fn axes(out: &mut String, size: Size, legend: &Legend, x: &Marks, y: &Marks) -> Frame {
-    let widest = |marks: &Marks| marks.places.iter().map(|(_, text)| text_width(text)).fold(0.0, f64::max);
-    let left = widest(y) + 10.0 + if y.label.is_empty() { 4.0 } else { 22.0 };
-    // Texts too wide for their place are written at a slant.
+/// Grid, axes, their texts and the legend; and the frame that is left for the data.
+pub(crate) fn axes(size: Size, legend: &Legend, x: &Ticks, y: &Ticks) -> (Frame, Markup) {
+    let left = y.widest() + 10.0 + if y.label.is_empty() { 4.0 } else { 22.0 };
     let width = size.width - left - 14.0;
-    let slanted = widest(x) + 6.0 > width / x.places.len().max(1) as f64;
-    let below = if slanted { 10.0 + 0.6 * widest(x) } else { 18.0 } + if x.label.is_empty() { 4.0 } else { 22.0 };
+    let slanted = x.widest() + 6.0 > width / x.places.len().max(1) as f64;
+    let below = if slanted { 10.0 + 0.6 * x.widest() } else { 18.0 } + if x.label.is_empty() { 4.0 } else { 22.0 };
     let top = 10.0 + legend.height(width);
     let frame = Frame { left, top, width, height: size.height - top - below };
-    let (bottom, right) = (frame.y(0.0), frame.x(1.0));
-
-    for (share, content) in &y.places {
-        let place = frame.y(*share);
-        if y.grid {
-            let _ = write!(out, "<path class=\"grid\" d=\"M{} {}H{}\"/>", number(left), number(place), number(right));
+    let bottom = frame.y(0.0);
+    let [l, t, b, r] = [left, top, bottom, frame.x(1.0)].map(number);
+    let drawn = html! {
+        @for (share, content) in &y.places {
+            @let place = frame.y(*share);
+            @if y.grid { path.grid d=(format!("M{l} {}H{r}", number(place))) {} }
+            (text(left - 6.0, place + 4.0, Anchor::End, "tick", content))
         }
-        *out += &text(left - 6.0, place + 4.0, Anchor::End, "tick", content);
-    }
-    for (share, content) in &x.places {
-        let place = frame.x(*share);
-        if x.grid {
-            let _ = write!(out, "<path class=\"grid\" d=\"M{} {}V{}\"/>", number(place), number(frame.top), number(bottom));
+        @for (share, content) in &x.places {
+            @let place = frame.x(*share);
+            @if x.grid { path.grid d=(format!("M{} {t}V{b}", number(place))) {} }
+            @if slanted { (slanted_text(place, bottom, content)) }
+            @else { (text(place, bottom + 16.0, Anchor::Middle, "tick", content)) }
         }
-        if slanted {
-            let [x, y] = [place + 4.0, bottom + 14.0].map(number);
-            let _ = write!(
-                out,
-                "<text class=\"tick\" text-anchor=\"end\" transform=\"translate({x} {y}) rotate(-35)\">{}</text>",
-                escape(content)
-            );
-        } else {
-            *out += &text(place, bottom + 16.0, Anchor::Middle, "tick", content);
-        }
-    }
-    let [l, t, b, r] = [left, frame.top, bottom, right].map(number);
-    let _ = writeln!(out, "<path class=\"axis\" d=\"M{l} {t}V{b}H{r}\"/>");
-    if !x.label.is_empty() {
-        *out += &text(frame.x(0.5), size.height - 5.0, Anchor::Middle, "", &x.label);
-    }
-    if !y.label.is_empty() {
-        let middle = number(frame.y(0.5));
-        let _ = write!(
-            out,
-            "<text text-anchor=\"middle\" transform=\"translate(13 {middle}) rotate(-90)\">{}</text>",
-            escape(&y.label)
-        );
-    }
-    legend.draw(out, left, width);
-    frame
+        path.axis d=(format!("M{l} {t}V{b}H{r}")) {}
+        @if !x.label.is_empty() { (text(frame.x(0.5), size.height - 5.0, Anchor::Middle, "", &x.label)) }
+        @if !y.label.is_empty() { (vertical_label(frame.y(0.5), &y.label)) }
+        (legend.draw(left, width))
+    };
+    (frame, drawn)
 }
 
 #[cfg(test)]
@@ -135,12 +119,12 @@ mod tests {
 
     #[test]
     fn the_frame_leaves_room_for_texts() {
-        let scale = Scale::new(ScaleKind::Linear, 0.0, 100.0);
+        let scale = AxisScale::new(ScaleKind::Linear, 0.0, 100.0);
         let names = ["aorta".to_string(), "gallbladder".into()];
-        let (x, y) = (Marks::of_bands("", &names), Marks::of_scale("Dice, percent", &scale, 5));
-        let mut out = String::new();
-        let frame = axes(&mut out, SIZE, &Legend::default(), &x, &y);
-        assert!(frame.left > text_width("100") + 12.0 && frame.x(1.0) < SIZE.width);
+        let (x, y) = (Ticks::of_bands("", &names), Ticks::of_scale("Dice, percent", &scale, 5));
+        let (frame, drawn) = axes(SIZE, &Legend::default(), &x, &y);
+        let out = drawn.into_string();
+        assert!(frame.left > super::super::svg::text_width("100") + 12.0 && frame.x(1.0) < SIZE.width);
         assert!(frame.y(0.0) < SIZE.height - 16.0 && frame.y(1.0) >= 10.0);
         assert_eq!(frame.x(0.25), frame.left + frame.width / 4.0);
         // Ticks of the scale have grid lines, names have none.
@@ -151,9 +135,8 @@ mod tests {
     #[test]
     fn crowded_names_are_slanted() {
         let names: Vec<String> = (0..12).map(|index| format!("a long name {index}")).collect();
-        let scale = Scale::new(ScaleKind::Linear, 0.0, 1.0);
-        let mut out = String::new();
-        axes(&mut out, SIZE, &Legend::default(), &Marks::of_bands("", &names), &Marks::of_scale("", &scale, 5));
-        assert_eq!(out.matches("rotate(-35)").count(), 12);
+        let scale = AxisScale::new(ScaleKind::Linear, 0.0, 1.0);
+        let (_, drawn) = axes(SIZE, &Legend::default(), &Ticks::of_bands("", &names), &Ticks::of_scale("", &scale, 5));
+        assert_eq!(drawn.into_string().matches("rotate(-35)").count(), 12);
     }
 }

@@ -1,34 +1,31 @@
 //! Box plots: the spread of values in each of several groups.
 
 use super::Size;
-use super::axes::{Axis, Frame, Marks, axes};
+use super::axes::{Axis, Ticks, axes};
 use super::legend::Legend;
-use super::line_chart::short;
 use super::paint::Paint;
-use super::scale::Scale;
-use super::svg::{element, number};
-use crate::html::escape;
-use std::fmt::Write as _;
+use super::svg::{digits, element, number};
+use maud::{Markup, html};
 
 /// Quartiles, whiskers and mean of some values.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FiveNumbers {
+struct FiveNumbers {
     /// Lowest value not farther than 1.5 interquartile ranges below the lower quartile (Tukey).
-    pub low: f64,
+    low: f64,
     /// 25th percentile, linear between neighbours as numpy's.
-    pub lower_quartile: f64,
+    lower_quartile: f64,
     /// 50th percentile.
-    pub median: f64,
+    median: f64,
     /// 75th percentile.
-    pub upper_quartile: f64,
+    upper_quartile: f64,
     /// Highest value not farther than 1.5 interquartile ranges above the upper quartile.
-    pub high: f64,
+    high: f64,
     /// Arithmetic mean.
-    pub mean: f64,
+    mean: f64,
 }
 
-/// The numbers of a box; `None` of no finite value.
-pub fn five_numbers(values: &[f64]) -> Option<FiveNumbers> {
+/// The numbers of a box; `None` if no value is finite.
+fn five_numbers(values: &[f64]) -> Option<FiveNumbers> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f64::total_cmp);
     let (&first, &last) = (sorted.first()?, sorted.last()?);
@@ -55,7 +52,7 @@ pub fn five_numbers(values: &[f64]) -> Option<FiveNumbers> {
 pub struct BoxSeries<'a> {
     /// What the legend calls it.
     pub name: &'a str,
-    /// One colour, or one a category.
+    /// One colour, or one per category.
     pub paints: &'a [Paint],
     /// Values of each category.
     pub values: &'a [Vec<f64>],
@@ -76,81 +73,92 @@ pub struct BoxPlot<'a> {
     pub series: &'a [BoxSeries<'a>],
 }
 
-/// Draws boxes: one `mark-box` for each list that holds a value, one `mark-point` a value, a diamond at the mean.
-pub fn box_plot(chart: &BoxPlot) -> String {
+/// Draws boxes: one `mark-box` for each list that holds a value, one `mark-point` per value, a diamond at the mean.
+pub fn box_plot(chart: &BoxPlot) -> Markup {
     let values = chart.series.iter().flat_map(|series| series.values.iter().flatten().copied());
     let scale = chart.y.scale(values, 5);
-    let mut body = String::new();
     let paint_of = |series: &BoxSeries, category: usize| {
         series.paints.get(category % series.paints.len().max(1)).copied().unwrap_or(Paint::Series(0))
     };
     let legend = Legend::of(chart.series.iter().map(|series| (series.name, paint_of(series, 0))));
-    let x_marks = Marks::of_bands("", chart.categories);
-    let frame = axes(&mut body, chart.size, &legend, &x_marks, &Marks::of_scale(chart.y.label, &scale, 5));
+    let y_ticks = Ticks::of_scale(chart.y.label, &scale, 5);
+    let (frame, axes) = axes(chart.size, &legend, &Ticks::of_bands("", chart.categories), &y_ticks);
     let band = frame.width / chart.categories.len().max(1) as f64;
     let lane = 0.8 * band / chart.series.len().max(1) as f64;
-    for (category, name) in chart.categories.iter().enumerate() {
-        for (index, series) in chart.series.iter().enumerate() {
-            let middle = frame.left + (category as f64 + 0.1) * band + (index as f64 + 0.5) * lane;
-            let name = if chart.series.len() > 1 { format!("{name}, {}", series.name) } else { name.clone() };
-            let values = series.values.get(category).map_or(&[][..], Vec::as_slice);
-            let place = Place { middle, half_width: (0.36 * lane).min(22.0), css: paint_of(series, category).css() };
-            draw_box(&mut body, &frame, &scale, &place, &escape(&name), values);
+    let one_box = |category: usize, index: usize, series: &BoxSeries| {
+        let category_name = &chart.categories[category];
+        OneBox {
+            name: if chart.series.len() > 1 { format!("{category_name}, {}", series.name) } else { category_name.clone() },
+            values: series.values.get(category).map_or(&[], Vec::as_slice),
+            middle: frame.left + (category as f64 + 0.1) * band + (index as f64 + 0.5) * lane,
+            half_width: (0.36 * lane).min(22.0),
+            colour: paint_of(series, category).css(),
         }
-    }
-    element("box-plot", chart.size, chart.label, &body)
+        .draw(&|value| scale.position(value).map(|share| frame.y(share.clamp(0.0, 1.0))))
+    };
+    let drawn = html! {
+        (axes)
+        @for category in 0..chart.categories.len() {
+            @for (index, series) in chart.series.iter().enumerate() { (one_box(category, index, series)) }
+        }
+    };
+    element("box-plot", chart.size, chart.label, drawn)
 }
 
-/// Where a box stands.
-struct Place {
+/// One list's box, and where it stands.
+struct OneBox<'a> {
+    name: String,
+    values: &'a [f64],
+    /// Horizontal place of its middle.
     middle: f64,
     half_width: f64,
-    css: String,
+    colour: String,
 }
 
-fn draw_box(body: &mut String, frame: &Frame, scale: &Scale, place: &Place, name: &str, values: &[f64]) {
-    let Some(numbers) = five_numbers(values) else { return };
-    let Place { middle, half_width, css } = place;
-    let at = |value: f64| scale.position(value).map(|share| frame.y(share.clamp(0.0, 1.0)));
-    let corners =
-        [numbers.low, numbers.lower_quartile, numbers.median, numbers.upper_quartile, numbers.high, numbers.mean].map(at);
-    if let [Some(low), Some(lower), Some(median), Some(upper), Some(high), Some(mean)] = corners {
+impl OneBox<'_> {
+    /// Draws the box and its points; `place` gives the vertical place of a value. Nothing without a finite value.
+    fn draw(&self, place: &dyn Fn(f64) -> Option<f64>) -> Markup {
+        let OneBox { name, values, middle, half_width, colour } = self;
+        // The golden ratio spreads neighbours evenly, and always in the same way.
+        let aside = |index: usize| ((index as f64 * 0.618_034).fract() - 0.5) * 1.1 * half_width;
+        html! {
+            @if let Some(numbers) = five_numbers(values) {
+                (self.draw_numbers(&numbers, place).unwrap_or_default())
+                @for (index, &value) in values.iter().enumerate() {
+                    @if let Some(y) = place(value) {
+                        circle.mark-point cx=(number(middle + aside(index))) cy=(number(y)) r="2.6" fill=(colour) fill-opacity="0.9" {
+                            title { (name) ": " (digits(value)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whiskers, box, median and mean.
+    fn draw_numbers(&self, numbers: &FiveNumbers, place: &dyn Fn(f64) -> Option<f64>) -> Option<Markup> {
+        let OneBox { name, values, middle, half_width, colour } = self;
+        let FiveNumbers { low, lower_quartile, median, upper_quartile, high, mean } = *numbers;
+        let (lower, upper, mean_y) = (place(lower_quartile)?, place(upper_quartile)?, place(mean)?);
         let [x, left, right] = [*middle, middle - half_width, middle + half_width].map(number);
         let [cap_left, cap_right] = [middle - half_width / 2.0, middle + half_width / 2.0].map(number);
-        let [low, high, l, u, m] = [low, high, lower, upper, median].map(number);
-        let _ = write!(
-            body,
-            "<path class=\"mark-whisker\" stroke=\"{css}\" d=\"M{x} {u}V{high}M{cap_left} {high}H{cap_right}M{x} {l}V{low}M{cap_left} {low}H{cap_right}\"/>\
-             <rect class=\"mark-box\" x=\"{left}\" y=\"{u}\" width=\"{}\" height=\"{}\" fill=\"{css}\" stroke=\"{css}\"><title>{name}: median {}, \
-             quartiles {} and {}, mean {}, {} values</title></rect>\
-             <path class=\"mark-median\" stroke=\"{css}\" d=\"M{left} {m}H{right}\"/>",
-            number(2.0 * half_width),
-            number(lower - upper),
-            short(numbers.median),
-            short(numbers.lower_quartile),
-            short(numbers.upper_quartile),
-            short(numbers.mean),
-            values.len(),
-        );
-        let [top, bottom, before, after, mean] = [mean - 4.5, mean + 4.5, middle - 4.5, middle + 4.5, mean].map(number);
-        let _ = write!(
-            body,
-            "<path class=\"mark-mean\" stroke=\"{css}\" d=\"M{x} {top}L{after} {mean}L{x} {bottom}L{before} {mean}Z\"/>"
-        );
+        let [low, high, l, u, m] = [place(low)?, place(high)?, lower, upper, place(median)?].map(number);
+        let whiskers = format!("M{x} {u}V{high}M{cap_left} {high}H{cap_right}M{x} {l}V{low}M{cap_left} {low}H{cap_right}");
+        let [top, bottom, before, after, mean_y] = [mean_y - 4.5, mean_y + 4.5, middle - 4.5, middle + 4.5, mean_y].map(number);
+        let [median, lower_quartile, upper_quartile, mean] = [median, lower_quartile, upper_quartile, mean].map(digits);
+        let [width, height] = [2.0 * half_width, lower - upper].map(number);
+        Some(html! {
+            path.mark-whisker stroke=(colour) d=(whiskers) {}
+            rect.mark-box x=(left) y=(u) width=(width) height=(height) fill=(colour) stroke=(colour) {
+                title {
+                    (name) ": median " (median) ", quartiles " (lower_quartile) " and " (upper_quartile) ", mean " (mean) ", "
+                    (values.len()) " values"
+                }
+            }
+            path.mark-median stroke=(colour) d=(format!("M{left} {m}H{right}")) {}
+            path.mark-mean stroke=(colour) d=(format!("M{x} {top}L{after} {mean_y}L{x} {bottom}L{before} {mean_y}Z")) {}
+        })
     }
-    for (index, &value) in values.iter().enumerate() {
-        let Some(y) = at(value) else { continue };
-        // The golden ratio spreads neighbours evenly, and always in the same way.
-        let aside = ((index as f64 * 0.618_034).fract() - 0.5) * 1.1 * half_width;
-        let _ = write!(
-            body,
-            "<circle class=\"mark-point\" cx=\"{}\" cy=\"{}\" r=\"2.6\" fill=\"{css}\" fill-opacity=\"0.9\"><title>{name}: {}</title></circle>",
-            number(middle + aside),
-            number(y),
-            short(value)
-        );
-    }
-    body.push('\n');
 }
 
 #[cfg(test)]
@@ -184,7 +192,8 @@ mod tests {
             y: Axis { label: "Dice", limits: Some([0.0, 100.0]), ..Axis::default() },
             categories: &categories,
             series: &series,
-        });
+        })
+        .into_string();
         assert_eq!((svg.matches("mark-box").count(), svg.matches("mark-point").count()), (4, 8));
         assert!(svg.contains("#010203") && svg.contains("#070809") && svg.contains("aorta, theirs: median 90"));
     }

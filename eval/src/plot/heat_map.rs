@@ -2,10 +2,9 @@
 
 use super::Size;
 use super::paint::{Paint, ink_on, ramp};
-use super::scale::{Scale, ScaleKind};
-use super::svg::{Anchor, element, number, text, text_width};
-use crate::html::escape;
-use std::fmt::Write as _;
+use super::scale::{AxisScale, ScaleKind};
+use super::svg::{Anchor, element, number, slanted_text, text, text_width, vertical_label, widest};
+use maud::{Markup, html};
 
 /// A heat map.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,15 +15,15 @@ pub struct HeatMap<'a> {
     pub label: &'a str,
     /// Name of the columns, below them.
     pub x_label: &'a str,
-    /// Name of the rows, beside them.
+    /// Name of the rows, left of them.
     pub y_label: &'a str,
     /// Names of the columns.
     pub columns: &'a [String],
     /// Names of the rows, from the top.
     pub rows: &'a [String],
-    /// Values, row by row; a pair without one stays empty.
+    /// Values, row by row; a pair without a value stays empty.
     pub values: &'a [Vec<Option<f64>>],
-    /// Values of the darkest and the lightest colour; without, the least and the largest.
+    /// Values of the darkest and the lightest colour; the least and the largest value if there are none.
     pub limits: Option<[f64; 2]>,
     /// Decimals of the numbers.
     pub decimals: usize,
@@ -33,99 +32,105 @@ pub struct HeatMap<'a> {
 /// Width of the bar that explains the colours, with its numbers.
 const BAR: f64 = 66.0;
 
-/// Draws cells, one `mark-cell` a value, and a bar that explains their colours.
-pub fn heat_map(chart: &HeatMap) -> String {
-    let values = chart.values.iter().flatten().flatten().copied();
+/// Draws cells, one `mark-cell` per value, and a bar that explains their colours.
+pub fn heat_map(chart: &HeatMap) -> Markup {
     let scale = match chart.limits {
-        Some([low, high]) => Scale::new(ScaleKind::Linear, low, high),
-        None => Scale::over(ScaleKind::Linear, values),
+        Some([low, high]) => AxisScale::new(ScaleKind::Linear, low, high),
+        None => AxisScale::over(ScaleKind::Linear, chart.values.iter().flatten().flatten().copied()),
     };
-    let widest = |names: &[String]| names.iter().map(|name| text_width(name)).fold(0.0, f64::max);
-    let left = widest(chart.rows) + 10.0 + if chart.y_label.is_empty() { 4.0 } else { 20.0 };
-    let width = chart.size.width - left - BAR - 10.0;
-    let cell_width = width / chart.columns.len().max(1) as f64;
-    let slanted = widest(chart.columns) + 6.0 > cell_width;
-    let below =
-        if slanted { 10.0 + 0.6 * widest(chart.columns) } else { 20.0 } + if chart.x_label.is_empty() { 2.0 } else { 20.0 };
-    let top = 8.0;
-    let height = chart.size.height - top - below;
-    let cell_height = height / chart.rows.len().max(1) as f64;
-
-    let mut body = String::new();
-    for (row, (name, values)) in chart.rows.iter().zip(chart.values).enumerate() {
-        let y = top + row as f64 * cell_height;
-        body += &text(left - 6.0, y + cell_height / 2.0 + 4.0, Anchor::End, "tick", name);
-        for (column, (column_name, value)) in chart.columns.iter().zip(values).enumerate() {
-            let Some((value, share)) = value.and_then(|value| Some((value, scale.position(value)?))) else { continue };
-            let (x, colour) = (left + column as f64 * cell_width, ramp(share));
-            let shown = format!("{value:.*}", chart.decimals);
-            let _ = write!(
-                body,
-                "<rect class=\"mark-cell\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"><title>{}, {}: {shown}</title></rect>",
-                number(x + 0.5),
-                number(y + 0.5),
-                number(cell_width - 1.0),
-                number(cell_height - 1.0),
-                Paint::Fixed(colour).css(),
-                escape(name),
-                escape(column_name),
-            );
-            if text_width(&shown) < cell_width && cell_height > 13.0 {
-                let [x, y] = [x + cell_width / 2.0, y + cell_height / 2.0 + 4.0].map(number);
-                let ink = ink_on(colour);
-                let _ = write!(body, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" style=\"fill:{ink}\">{shown}</text>");
+    let cells = Cells::of(chart);
+    let Cells { left, top, width, height, .. } = cells;
+    let drawn = html! {
+        @for (row, (name, values)) in chart.rows.iter().zip(chart.values).enumerate() {
+            (text(left - 6.0, cells.y(row as f64 + 0.5) + 4.0, Anchor::End, "tick", name))
+            @for (column, (column_name, value)) in chart.columns.iter().zip(values).enumerate() {
+                @if let Some((value, share)) = value.and_then(|value| Some((value, scale.position(value)?))) {
+                    (cells.draw(row, column, ramp(share), &[name, column_name], &format!("{value:.*}", chart.decimals)))
+                }
             }
         }
-        body.push('\n');
+        @for (column, name) in chart.columns.iter().enumerate() {
+            @let middle = cells.x(column as f64 + 0.5);
+            @if cells.slanted { (slanted_text(middle, top + height, name)) }
+            @else { (text(middle, top + height + 16.0, Anchor::Middle, "tick", name)) }
+        }
+        @if !chart.x_label.is_empty() {
+            (text(left + width / 2.0, chart.size.height - 5.0, Anchor::Middle, "", chart.x_label))
+        }
+        @if !chart.y_label.is_empty() { (vertical_label(top + height / 2.0, chart.y_label)) }
+        (colour_bar(&scale, left + width + 14.0, top, height))
+    };
+    element("heat-map", chart.size, chart.label, drawn)
+}
+
+/// Where the cells lie.
+struct Cells {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
+    /// Width and height of one.
+    cell: [f64; 2],
+    /// Whether the columns' names are written at a slant.
+    slanted: bool,
+}
+
+impl Cells {
+    fn of(chart: &HeatMap) -> Cells {
+        let left = widest(chart.rows) + 10.0 + if chart.y_label.is_empty() { 4.0 } else { 20.0 };
+        let width = chart.size.width - left - BAR - 10.0;
+        let cell_width = width / chart.columns.len().max(1) as f64;
+        let slanted = widest(chart.columns) + 6.0 > cell_width;
+        let below =
+            if slanted { 10.0 + 0.6 * widest(chart.columns) } else { 20.0 } + if chart.x_label.is_empty() { 2.0 } else { 20.0 };
+        let top = 8.0;
+        let height = chart.size.height - top - below;
+        Cells { left, top, width, height, cell: [cell_width, height / chart.rows.len().max(1) as f64], slanted }
     }
-    for (column, name) in chart.columns.iter().enumerate() {
-        let middle = left + (column as f64 + 0.5) * cell_width;
-        if slanted {
-            let [x, y] = [middle + 4.0, top + height + 14.0].map(number);
-            let _ = write!(
-                body,
-                "<text class=\"tick\" text-anchor=\"end\" transform=\"translate({x} {y}) rotate(-35)\">{}</text>",
-                escape(name)
-            );
-        } else {
-            body += &text(middle, top + height + 16.0, Anchor::Middle, "tick", name);
+
+    fn x(&self, column: f64) -> f64 {
+        self.left + column * self.cell[0]
+    }
+
+    fn y(&self, row: f64) -> f64 {
+        self.top + row * self.cell[1]
+    }
+
+    /// One cell, with its number if that fits.
+    fn draw(&self, row: usize, column: usize, colour: [u8; 3], [name, column_name]: &[&str; 2], shown: &str) -> Markup {
+        let (x, y, [width, height]) = (self.x(column as f64), self.y(row as f64), self.cell);
+        let [place_x, place_y, w, h] = [x + 0.5, y + 0.5, width - 1.0, height - 1.0].map(number);
+        let fits = text_width(shown) < width && height > 13.0;
+        html! {
+            rect.mark-cell x=(place_x) y=(place_y) width=(w) height=(h) fill=(Paint::Fixed(colour).css()) {
+                title { (name) ", " (column_name) ": " (shown) }
+            }
+            @if fits {
+                @let [x, y] = [x + width / 2.0, y + height / 2.0 + 4.0].map(number);
+                text x=(x) y=(y) text-anchor="middle" style={ "fill:" (ink_on(colour)) } { (shown) }
+            }
         }
     }
-    if !chart.x_label.is_empty() {
-        body += &text(left + width / 2.0, chart.size.height - 5.0, Anchor::Middle, "", chart.x_label);
-    }
-    if !chart.y_label.is_empty() {
-        let middle = number(top + height / 2.0);
-        let label = escape(chart.y_label);
-        let _ = write!(body, "<text text-anchor=\"middle\" transform=\"translate(13 {middle}) rotate(-90)\">{label}</text>");
-    }
-    body += &colour_bar(&scale, left + width + 14.0, top, height);
-    element("heat-map", chart.size, chart.label, &body)
 }
 
 /// The colours from the least value, at the bottom, to the largest.
-fn colour_bar(scale: &Scale, x: f64, top: f64, height: f64) -> String {
+fn colour_bar(scale: &AxisScale, x: f64, top: f64, height: f64) -> Markup {
     const STEPS: u32 = 40;
-    let mut bar = String::new();
-    for step in 0..STEPS {
-        let share = f64::from(step) / f64::from(STEPS);
-        let _ = write!(
-            bar,
-            "<rect x=\"{}\" y=\"{}\" width=\"12\" height=\"{}\" fill=\"{}\"/>",
-            number(x),
-            number(top + height * (1.0 - share - 1.0 / f64::from(STEPS))),
+    let steps = f64::from(STEPS);
+    html! {
+        @for index in 0..STEPS {
+            @let share = f64::from(index) / steps;
+            @let y = number(top + height * (1.0 - share - 1.0 / steps));
             // A little over, so that no line shows between two steps.
-            number(height / f64::from(STEPS) + 0.4),
-            Paint::Fixed(ramp(share + 0.5 / f64::from(STEPS))).css(),
-        );
-    }
-    for (value, content) in scale.ticks(5) {
-        if let Some(share) = scale.position(value) {
-            bar += &text(x + 17.0, top + height * (1.0 - share) + 4.0, Anchor::Start, "tick", &content);
+            @let tall = number(height / steps + 0.4);
+            rect x=(number(x)) y=(y) width="12" height=(tall) fill=(Paint::Fixed(ramp(share + 0.5 / steps)).css()) {}
+        }
+        @for (value, content) in scale.ticks(5) {
+            @if let Some(share) = scale.position(value) {
+                (text(x + 17.0, top + height * (1.0 - share) + 4.0, Anchor::Start, "tick", &content))
+            }
         }
     }
-    bar.push('\n');
-    bar
 }
 
 #[cfg(test)]
@@ -144,6 +149,7 @@ mod tests {
             limits: None,
             decimals: 2,
         })
+        .into_string()
     }
 
     #[test]

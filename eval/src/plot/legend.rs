@@ -1,20 +1,20 @@
-//! The legend: a row or more of names beside their colours, above the data.
+//! The legend: the series' names and colours, in one row or more above the data.
 
 use super::paint::Paint;
 use super::svg::{Anchor, number, text, text_width};
-use std::fmt::Write as _;
+use maud::{Markup, html};
 
 /// Height of a row.
 const ROW: f64 = 18.0;
 
-/// Names and colours; none where there is nothing to tell apart.
+/// Names and colours; empty if there is nothing to tell apart.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Legend {
     pub entries: Vec<(String, Paint)>,
 }
 
 impl Legend {
-    /// Of series: none for a single one, whose name the page gives.
+    /// The legend of some series: empty for a single one, whose name the page gives.
     pub fn of<'a>(series: impl IntoIterator<Item = (&'a str, Paint)>) -> Legend {
         let entries: Vec<(String, Paint)> = series.into_iter().map(|(name, paint)| (name.to_string(), paint)).collect();
         if entries.len() > 1 { Legend { entries } } else { Legend::default() }
@@ -41,17 +41,12 @@ impl Legend {
     }
 
     /// Draws it from `left` on.
-    pub fn draw(&self, out: &mut String, left: f64, width: f64) {
-        for ((name, paint), [x, y]) in self.entries.iter().zip(self.places(width)) {
-            let (x, y) = (left + x, y + 6.0);
-            let _ = write!(
-                out,
-                "<rect class=\"legend-key\" x=\"{}\" y=\"{}\" width=\"14\" height=\"10\" rx=\"2\" fill=\"{}\"/>",
-                number(x),
-                number(y),
-                paint.css()
-            );
-            *out += &text(x + 19.0, y + 9.5, Anchor::Start, "", name);
+    pub fn draw(&self, left: f64, width: f64) -> Markup {
+        html! {
+            @for ((name, paint), [x, y]) in self.entries.iter().zip(self.places(width)) {
+                rect.legend-key x=(number(left + x)) y=(number(y + 6.0)) width="14" height="10" rx="2" fill=(paint.css()) {}
+                (text(left + x + 19.0, y + 15.5, Anchor::Start, "", name))
+            }
         }
     }
 }
@@ -67,8 +62,7 @@ mod tests {
         assert_eq!(named(&["loss", "cross-entropy"]).height(400.0), ROW + 4.0);
         let names = ["a series with a name"; 5];
         assert_eq!(named(&names).height(330.0), 3.0 * ROW + 4.0);
-        let mut out = String::new();
-        named(&names).draw(&mut out, 0.0, 330.0);
-        assert_eq!(out.matches("legend-key").count(), 5);
+        let drawn = named(&names).draw(0.0, 330.0).into_string();
+        assert_eq!(drawn.matches("legend-key").count(), 5);
     }
 }

@@ -2,12 +2,12 @@
 
 use self::Part::{Gap, Point};
 use super::Size;
-use super::axes::{Axis, Frame, Marks, axes};
+use super::axes::{Axis, Frame, Ticks, axes};
 use super::legend::Legend;
 use super::paint::Paint;
-use super::scale::Scale;
-use super::svg::{element, number};
-use crate::html::escape;
+use super::scale::AxisScale;
+use super::svg::{digits, element, number};
+use maud::{Markup, html};
 use std::fmt::Write as _;
 
 /// One line.
@@ -17,7 +17,7 @@ pub struct Line<'a> {
     pub name: &'a str,
     /// Its colour.
     pub paint: Paint,
-    /// Values by ascending x; where y is not finite the line is broken.
+    /// Values by ascending x; the line is broken where y is not finite.
     pub points: &'a [[f64; 2]],
     /// Dots at the points, for lines of few.
     pub dots: bool,
@@ -38,58 +38,36 @@ pub struct LineChart<'a> {
     pub lines: &'a [Line<'a>],
 }
 
-/// Draws lines: one `mark-line` a line, one `mark-point` a dot, each of which says its values when pointed at.
+/// Draws lines: one `mark-line` per line, one `mark-point` per dot, whose tooltip says its values.
 ///
-/// Lines of more points than the chart has columns are thinned: of each column's points the first, the lowest, the highest and the last stay, so
-/// that no peak is lost.
-pub fn line_chart(chart: &LineChart) -> String {
+/// Lines of more points than the chart has columns are thinned: of each column's points the first, the lowest, the highest and
+/// the last stay, so that no peak is lost.
+pub fn line_chart(chart: &LineChart) -> Markup {
     let points = || chart.lines.iter().flat_map(|line| line.points);
     let x_scale = match chart.x.limits {
         Some(_) => chart.x.scale([], 6),
         // Time fills the width.
-        None => Scale::over(chart.x.kind, points().map(|point| point[0])),
+        None => AxisScale::over(chart.x.kind, points().map(|point| point[0])),
     };
     let y_scale = chart.y.scale(points().map(|point| point[1]), 5);
-    let mut body = String::new();
     let legend = Legend::of(chart.lines.iter().map(|line| (line.name, line.paint)));
-    let frame = axes(
-        &mut body,
-        chart.size,
-        &legend,
-        &Marks::of_scale(chart.x.label, &x_scale, 6),
-        &Marks::of_scale(chart.y.label, &y_scale, 5),
-    );
-    for line in chart.lines {
-        let path = path(line.points, &frame, [&x_scale, &y_scale]);
-        let name = escape(line.name);
-        let css = line.paint.css();
-        let _ = writeln!(body, "<path class=\"mark-line\" stroke=\"{css}\" d=\"{path}\"><title>{name}</title></path>");
-        for &[x, y] in line.points.iter().filter(|_| line.dots) {
-            if let Some([at_x, at_y]) = frame.point([&x_scale, &y_scale], x, y).map(|point| point.map(number)) {
-                let _ = write!(
-                    body,
-                    "<circle class=\"mark-point\" cx=\"{at_x}\" cy=\"{at_y}\" r=\"3\" fill=\"{css}\"><title>{name}: {}, {}</title></circle>",
-                    short(x),
-                    short(y)
-                );
+    let x_ticks = Ticks::of_scale(chart.x.label, &x_scale, 6);
+    let (frame, axes) = axes(chart.size, &legend, &x_ticks, &Ticks::of_scale(chart.y.label, &y_scale, 5));
+    let scales = [&x_scale, &y_scale];
+    let drawn = html! {
+        (axes)
+        @for line in chart.lines {
+            path.mark-line stroke=(line.paint.css()) d=(path(line.points, &frame, scales)) { title { (line.name) } }
+            @for &[x, y] in line.points.iter().filter(|_| line.dots) {
+                @if let Some([at_x, at_y]) = frame.point(scales, x, y).map(|point| point.map(number)) {
+                    circle.mark-point cx=(at_x) cy=(at_y) r="3" fill=(line.paint.css()) {
+                        title { (line.name) ": " (digits(x)) ", " (digits(y)) }
+                    }
+                }
             }
         }
-    }
-    element("line-chart", chart.size, chart.label, &body)
-}
-
-/// A value with four digits that count.
-pub(crate) fn short(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
-        return format!("{value}");
-    }
-    let digits = value.abs().log10().floor() as i32;
-    if (-4..7).contains(&digits) {
-        let text = format!("{value:.*}", (3 - digits).max(0) as usize);
-        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
-    } else {
-        format!("{value:.3e}")
-    }
+    };
+    element("line-chart", chart.size, chart.label, drawn)
 }
 
 /// What a path is made of.
@@ -102,7 +80,7 @@ enum Part {
 }
 
 /// The `d` of a path through the points.
-fn path(points: &[[f64; 2]], frame: &Frame, scales: [&Scale; 2]) -> String {
+fn path(points: &[[f64; 2]], frame: &Frame, scales: [&AxisScale; 2]) -> String {
     let placed: Vec<Part> = points.iter().map(|&[x, y]| frame.point(scales, x, y).map_or(Gap, Point)).collect();
     let mut path = String::new();
     let mut pen_down = false;
@@ -118,7 +96,7 @@ fn path(points: &[[f64; 2]], frame: &Frame, scales: [&Scale; 2]) -> String {
     path
 }
 
-/// First, lowest, highest and last point of each column of one pixel, where there are more points than columns.
+/// First, lowest, highest and last point of each column of one pixel, if there are more points than columns.
 fn thin(parts: &[Part], width: f64) -> Vec<Part> {
     if parts.len() as f64 <= 2.0 * width {
         return parts.to_vec();
@@ -156,23 +134,27 @@ mod tests {
         LineChart { size: SIZE, label: "Loss", x: axis("step"), y: axis("loss"), lines }
     }
 
+    fn draw(chart: &LineChart) -> String {
+        line_chart(chart).into_string()
+    }
+
     #[test]
     fn marks_can_be_counted_and_text_is_escaped() {
         let lines = [
             Line { name: "a<b", paint: Paint::Series(0), points: &[[0.0, 1.0], [1.0, 0.5], [2.0, 0.25]], dots: true },
             Line { name: "two", paint: Paint::Series(1), points: &[[0.0, 2.0], [2.0, 1.0]], dots: false },
         ];
-        let svg = line_chart(&chart(&lines));
+        let svg = draw(&chart(&lines));
         assert_eq!((svg.matches("class=\"mark-line\"").count(), svg.matches("class=\"mark-point\"").count()), (2, 3));
         assert!(svg.contains("a&lt;b: 1, 0.5") && !svg.contains("a<b"));
         assert!(svg.contains("var(--plot-1)") && svg.contains("var(--plot-2)"));
-        assert!(svg.starts_with("<svg class=\"plot line-chart\"") && svg.ends_with("</svg>\n"));
+        assert!(svg.starts_with("<svg class=\"plot line-chart\"") && svg.ends_with("</svg>"));
     }
 
     #[test]
     fn undefined_values_break_the_line() {
         let points = [[0.0, 1.0], [1.0, 2.0], [2.0, f64::NAN], [3.0, 2.0], [4.0, 1.0]];
-        let svg = line_chart(&chart(&[Line { name: "one", paint: Paint::Series(0), points: &points, dots: true }]));
+        let svg = draw(&chart(&[Line { name: "one", paint: Paint::Series(0), points: &points, dots: true }]));
         let path = svg.split("mark-line").nth(1).unwrap().split("d=\"").nth(1).unwrap().split('"').next().unwrap();
         assert_eq!((path.matches('M').count(), path.matches('L').count()), (2, 2), "{path}");
         assert_eq!(svg.matches("mark-point").count(), 4);
@@ -182,7 +164,7 @@ mod tests {
     fn long_lines_are_thinned_and_keep_their_peaks() {
         let mut points: Vec<[f64; 2]> = (0..200_000).map(|step| [f64::from(step), (f64::from(step) * 0.1).sin()]).collect();
         points[77_777][1] = 50.0;
-        let svg = line_chart(&chart(&[Line { name: "one", paint: Paint::Series(0), points: &points, dots: false }]));
+        let svg = draw(&chart(&[Line { name: "one", paint: Paint::Series(0), points: &points, dots: false }]));
         assert!(svg.len() < 60_000, "{} bytes", svg.len());
         // The highest value is the highest point of the path: y runs down.
         let path = svg.split(" d=\"M").last().unwrap().split('"').next().unwrap();
@@ -193,15 +175,7 @@ mod tests {
 
     #[test]
     fn a_chart_without_values_is_empty_axes() {
-        let svg = line_chart(&chart(&[Line { name: "one", paint: Paint::Series(0), points: &[], dots: true }]));
+        let svg = draw(&chart(&[Line { name: "one", paint: Paint::Series(0), points: &[], dots: true }]));
         assert!(svg.contains("class=\"axis\"") && !svg.contains("NaN") && !svg.contains("inf"));
-    }
-
-    #[test]
-    fn values_are_said_shortly() {
-        assert_eq!(
-            [0.5, 12.3456, 1e-3, 123456.0, 1e9, 0.0].map(short),
-            ["0.5", "12.35", "0.001", "123456", "1.000e9", "0"].map(String::from)
-        );
     }
 }

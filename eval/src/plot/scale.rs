@@ -12,16 +12,16 @@ pub enum ScaleKind {
 
 /// A scale over `low..=high`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scale {
+pub struct AxisScale {
     kind: ScaleKind,
     low: f64,
     high: f64,
 }
 
-impl Scale {
-    /// A scale over exactly these limits; where they are no range (equal, reversed, not finite, not positive on a logarithmic scale), over one
-    /// that holds what is sound of them.
-    pub fn new(kind: ScaleKind, low: f64, high: f64) -> Scale {
+impl AxisScale {
+    /// A scale over exactly these limits. If they are no range (equal, reversed, not finite, not positive on a logarithmic scale), a
+    /// scale over a range that holds the valid ones.
+    pub fn new(kind: ScaleKind, low: f64, high: f64) -> AxisScale {
         let sound = |value: f64| value.is_finite() && (kind == ScaleKind::Linear || value > 0.0);
         let (low, high) = match (sound(low), sound(high)) {
             (true, true) => (low.min(high), low.max(high)),
@@ -35,18 +35,18 @@ impl Scale {
             ScaleKind::Linear => (low - 0.5 * low.abs(), low + 0.5 * low.abs()),
             ScaleKind::Log => (low / 2.0, low * 2.0),
         };
-        Scale { kind, low, high }
+        AxisScale { kind, low, high }
     }
 
     /// A scale over all values that it can show.
-    pub fn over(kind: ScaleKind, values: impl IntoIterator<Item = f64>) -> Scale {
+    pub fn over(kind: ScaleKind, values: impl IntoIterator<Item = f64>) -> AxisScale {
         let shown = values.into_iter().filter(|value| value.is_finite() && (kind == ScaleKind::Linear || *value > 0.0));
         let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
-        Scale::new(kind, low, high)
+        AxisScale::new(kind, low, high)
     }
 
     /// The scale with its ends at round values. A logarithmic one ends at 1, 2 or 5 times a power of ten.
-    pub fn nice(self, ticks: usize) -> Scale {
+    pub fn nice(self, ticks: usize) -> AxisScale {
         let (low, high) = match self.kind {
             ScaleKind::Linear => {
                 let step = self.step(ticks);
@@ -67,15 +67,10 @@ impl Scale {
                 (round(self.low, true), round(self.high, false))
             }
         };
-        Scale::new(self.kind, low, high)
+        AxisScale::new(self.kind, low, high)
     }
 
-    /// First and last value.
-    pub fn limits(&self) -> [f64; 2] {
-        [self.low, self.high]
-    }
-
-    /// Share of the axis at which a value lies: 0 at the low end, 1 at the high end. `None` where the scale cannot show it.
+    /// Share of the axis at which a value lies: 0 at the low end, 1 at the high end. `None` if the scale cannot show it.
     pub fn position(&self, value: f64) -> Option<f64> {
         let share = match self.kind {
             ScaleKind::Linear => (value - self.low) / (self.high - self.low),
@@ -147,37 +142,37 @@ fn power_text(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn texts(scale: Scale, wanted: usize) -> Vec<String> {
+    fn texts(scale: AxisScale, wanted: usize) -> Vec<String> {
         scale.ticks(wanted).into_iter().map(|(_, text)| text).collect()
     }
 
     #[test]
     fn linear_scales_have_round_ends_and_ticks() {
-        let scale = Scale::over(ScaleKind::Linear, [0.013, 0.97, f64::NAN]).nice(5);
-        assert_eq!(scale.limits(), [0.0, 1.0]);
+        let scale = AxisScale::over(ScaleKind::Linear, [0.013, 0.97, f64::NAN]).nice(5);
+        assert_eq!([scale.low, scale.high], [0.0, 1.0]);
         assert_eq!(texts(scale, 5), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
-        let scale = Scale::new(ScaleKind::Linear, -3.0, 17.0);
+        let scale = AxisScale::new(ScaleKind::Linear, -3.0, 17.0);
         assert_eq!(texts(scale, 4), ["0", "5", "10", "15"]);
-        assert_eq!(texts(Scale::new(ScaleKind::Linear, -0.2, 0.2), 2), ["−0.2", "0", "0.2"]);
-        assert_eq!(texts(Scale::new(ScaleKind::Linear, 0.0, 4e6), 2), ["0", "2e6", "4e6"]);
+        assert_eq!(texts(AxisScale::new(ScaleKind::Linear, -0.2, 0.2), 2), ["−0.2", "0", "0.2"]);
+        assert_eq!(texts(AxisScale::new(ScaleKind::Linear, 0.0, 4e6), 2), ["0", "2e6", "4e6"]);
     }
 
     #[test]
     fn logarithmic_scales_go_by_powers() {
-        let scale = Scale::over(ScaleKind::Log, [3e-5, 0.7, 0.0, -1.0]).nice(5);
-        assert_eq!(scale.limits(), [2e-5, 1.0]);
+        let scale = AxisScale::over(ScaleKind::Log, [3e-5, 0.7, 0.0, -1.0]).nice(5);
+        assert_eq!([scale.low, scale.high], [2e-5, 1.0]);
         assert_eq!(texts(scale, 6), ["1e−4", "0.001", "0.01", "0.1", "1"]);
-        let scale = Scale::over(ScaleKind::Log, [1.3, 8.0]).nice(5);
+        let scale = AxisScale::over(ScaleKind::Log, [1.3, 8.0]).nice(5);
         assert_eq!(texts(scale, 5), ["1", "2", "5", "10"]);
-        assert_eq!(texts(Scale::new(ScaleKind::Log, 1e-12, 1.0), 4), ["1e−12", "1e−8", "1e−4", "1"]);
+        assert_eq!(texts(AxisScale::new(ScaleKind::Log, 1e-12, 1.0), 4), ["1e−12", "1e−8", "1e−4", "1"]);
     }
 
     #[test]
     fn positions_run_from_0_to_1() {
-        let linear = Scale::new(ScaleKind::Linear, 2.0, 4.0);
+        let linear = AxisScale::new(ScaleKind::Linear, 2.0, 4.0);
         assert_eq!([2.0, 3.0, 4.0].map(|value| linear.position(value)), [Some(0.0), Some(0.5), Some(1.0)]);
         assert_eq!(linear.position(f64::NAN), None);
-        let log = Scale::new(ScaleKind::Log, 0.01, 1.0);
+        let log = AxisScale::new(ScaleKind::Log, 0.01, 1.0);
         assert!((log.position(0.1).unwrap() - 0.5).abs() < 1e-12);
         assert_eq!([0.0, -1.0].map(|value| log.position(value)), [None, None]);
     }
@@ -191,12 +186,12 @@ mod tests {
             (ScaleKind::Log, 0.0, 0.0),
             (ScaleKind::Log, 3.0, 3.0),
         ] {
-            let scale = Scale::new(kind, low, high).nice(5);
-            let [low, high] = scale.limits();
+            let scale = AxisScale::new(kind, low, high).nice(5);
+            let [low, high] = [scale.low, scale.high];
             assert!(low < high && scale.ticks(5).len() > 1, "{scale:?}");
         }
         // One value lies inside of what is drawn.
-        let scale = Scale::over(ScaleKind::Linear, [-2.0]).nice(5);
+        let scale = AxisScale::over(ScaleKind::Linear, [-2.0]).nice(5);
         assert!((0.0..=1.0).contains(&scale.position(-2.0).unwrap()));
     }
 }

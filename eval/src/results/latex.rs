@@ -2,8 +2,8 @@
 
 use super::ResultsTable;
 use super::markdown::{dice, hd95};
+use crate::organ_columns::organ_columns;
 use crate::summary::MEAN;
-use crate::table_md::columns;
 use std::fmt::Write as _;
 
 /// Text that LaTeX prints as it is.
@@ -25,7 +25,7 @@ fn escape(text: &str) -> String {
 }
 
 pub(super) fn write(table: &ResultsTable) -> String {
-    let columns = columns(&table.class_names);
+    let columns = organ_columns(&table.class_names);
     let mut text = format!("% Needs \\usepackage{{booktabs}}. {}\n", escape(&table.rules));
     let _ = writeln!(text, "\\begin{{tabular}}{{l{}}}\n\\toprule", "r".repeat(columns.len() + 2));
     let headings: String = columns.iter().map(|column| format!(" & {}", escape(&column.heading))).collect();
@@ -33,7 +33,7 @@ pub(super) fn write(table: &ResultsTable) -> String {
     let mut published = false;
     for method in table.methods() {
         let Some(overall) = table.row(method, MEAN) else { continue };
-        // A line between what was published and what was measured here.
+        // A line between published methods and those evaluated here.
         if published && overall.source.is_none() {
             text += "\\midrule\n";
         }

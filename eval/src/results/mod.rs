@@ -2,16 +2,16 @@
 
 mod latex;
 mod markdown;
-pub mod published;
+mod published;
 
 use crate::comparison::compare;
 use crate::error::Result;
-use crate::folder::EvaluationFolder;
+use crate::folder::{EvaluationFolder, create_dir};
 use crate::scores::Scores;
 use crate::statistics::{Interval, Resampling, mean, standard_deviation};
 use crate::summary::MEAN;
-use crate::tables::{results_batch, write as write_table};
-use crate::write::write_bytes;
+use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, ResultRow};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub struct Method {
     /// Name of its row.
     pub name: String,
-    /// One an evaluation.
+    /// One evaluation per seed.
     pub seeds: Vec<EvaluationFolder>,
 }
 
@@ -33,28 +33,28 @@ pub struct ResultsTable {
     pub unit: &'static str,
     /// How our own rows were counted.
     pub rules: String,
-    /// One row a method and organ, published ones first; each method's last is [`MEAN`].
+    /// One row per method and organ, published ones first; each method's last is [`MEAN`].
     pub rows: Vec<ResultRow>,
-    /// Each other method against the one that was named, if one was.
-    pub comparisons: Vec<Comparison>,
+    /// Each other method against the one that was named, if any.
+    pub comparisons: Vec<MethodComparison>,
 }
 
 /// One method against another.
 #[derive(Debug, Clone)]
-pub struct Comparison {
+pub struct MethodComparison {
     /// The method.
     pub method: String,
     /// What it was compared with.
     pub against: String,
-    /// [`compare`]'s rows, the method first.
+    /// [`compare`]'s rows, with the method as the first side.
     pub rows: Vec<ComparisonRow>,
 }
 
-/// Puts methods into a table. `published` adds the rows of [`published::ROWS`], where the organs are the eight of Synapse; `against` names the method that the
-/// others are tested against.
+/// Puts methods into a table. `published` adds published rows of other methods, if the organs are the eight of Synapse;
+/// `against` names the method that the others are tested against.
 ///
 /// # Errors
-/// Where the evaluations are of other organs, rules or cases than the first one.
+/// If an evaluation has other organs, rules or cases than the first one.
 pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> Result<ResultsTable> {
     let all: Vec<&EvaluationFolder> = methods.iter().flat_map(|method| &method.seeds).collect();
     let Some((reference, others)) = all.split_first() else {
@@ -74,7 +74,7 @@ pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> R
     if let Some(best) = methods.iter().find(|method| Some(&*method.name) == against) {
         for method in methods.iter().filter(|method| method.name != best.name) {
             let rows = compare(&method.seeds, &best.seeds)?;
-            comparisons.push(Comparison { method: method.name.clone(), against: best.name.clone(), rows });
+            comparisons.push(MethodComparison { method: method.name.clone(), against: best.name.clone(), rows });
         }
     }
     let scoring = &reference.info.scoring;
@@ -161,16 +161,17 @@ impl ResultsTable {
         latex::write(self)
     }
 
-    /// Writes `<name>.md`, `<name>.tex` and `<name>.parquet` into a folder, which is made where it is not there; returns the path of the first.
+    /// Writes `<name>.md`, `<name>.tex` and `<name>.parquet` into a folder, which is made if it does not exist; returns the path
+    /// of the first.
     ///
     /// # Errors
-    /// Where a file cannot be written.
+    /// If a file cannot be written.
     pub fn write(&self, folder: &Path, name: &str) -> Result<PathBuf> {
-        crate::evaluation::create_dir(folder)?;
-        write_table(&folder.join(format!("{name}.parquet")), results_batch(&self.rows))?;
-        write_bytes(&folder.join(format!("{name}.tex")), self.latex().as_bytes())?;
+        create_dir(folder)?;
+        write_rows(&folder.join(format!("{name}.parquet")), &self.rows)?;
+        write_atomic(&folder.join(format!("{name}.tex")), self.latex().as_bytes())?;
         let path = folder.join(format!("{name}.md"));
-        write_bytes(&path, self.markdown().as_bytes())?;
+        write_atomic(&path, self.markdown().as_bytes())?;
         Ok(path)
     }
 }
@@ -262,8 +263,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = table(true).write(&dir.path().join("new"), "table1").unwrap();
         assert!(path.ends_with("table1.md"));
-        let read = sam_ladder_cache::table::read_table(&dir.path().join("new/table1.parquet")).unwrap();
-        assert_eq!(read.num_rows(), table(true).rows.len());
-        assert_eq!(read.schema().fields(), sam_ladder_schemas::tables::results_schema().fields());
+        let read: Vec<ResultRow> = sam_ladder_formats::rows::read_rows(&dir.path().join("new/table1.parquet")).unwrap();
+        assert_eq!(read, table(true).rows);
     }
 }

@@ -1,21 +1,21 @@
 //! Rows of other methods on the twelve Synapse test scans, as published.
 //!
-//! Only numbers that were read in a source stand here, each with that source. The rows of Chai et al. (2023) themselves are not among
-//! them: the paper's tables could not be read where this list was made. R50 U-Net and R50 Att-UNet are left out, for the sources give them means that are
-//! not those of their organs.
+//! Each number was read in a source, which stands with it. The rows of Chai et al. (2023) are not among them: the paper's
+//! tables could not be read where this list was made. R50 U-Net and R50 Att-UNet are left out, because the sources give them
+//! means that are not those of their organs.
 
+use crate::organ_columns::organ_columns;
 use crate::summary::MEAN;
-use crate::table_md::columns;
 use sam_ladder_schemas::tables::ResultRow;
 
 /// One published row, in percent and voxels.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PublishedRow {
+pub(crate) struct PublishedRow {
     /// The method, as tables write it.
     pub method: &'static str,
     /// Mean Dice, in percent.
     pub dice: f64,
-    /// Mean HD95, where one was given.
+    /// Mean HD95, if one was given.
     pub hd95: Option<f64>,
     /// Dice of aorta, gallbladder, left kidney, right kidney, liver, pancreas, spleen and stomach, in percent.
     pub organs: [f64; 8],
@@ -37,7 +37,7 @@ const fn row(method: &'static str, dice: f64, hd95: Option<f64>, organs: [f64; 8
 }
 
 /// The rows, oldest first.
-pub const ROWS: [PublishedRow; 11] = [
+pub(crate) const ROWS: [PublishedRow; 11] = [
     row("V-Net", 68.81, None, [75.34, 51.87, 77.10, 80.75, 87.84, 40.05, 80.56, 56.98], TRANSDEEPLAB),
     row("DARR", 69.77, None, [74.74, 53.77, 72.31, 73.24, 94.08, 54.18, 89.90, 45.96], DB_TRANSCNN),
     row("U-Net", 76.85, Some(39.70), [89.07, 69.72, 77.77, 68.60, 93.43, 53.98, 86.67, 75.58], TRANSDEEPLAB),
@@ -51,9 +51,9 @@ pub const ROWS: [PublishedRow; 11] = [
     row("SAMed_h", 84.30, Some(16.02), [87.81, 74.72, 85.76, 81.52, 95.76, 70.63, 90.46, 87.77], SAMED),
 ];
 
-/// The rows as a results table has them, each method's organs and their mean; none where the organs are not the eight of Synapse.
-pub fn rows(class_names: &[String]) -> Vec<ResultRow> {
-    let columns = columns(class_names);
+/// The rows as a results table has them, each method's organs and their mean; none if the organs are not the eight of Synapse.
+pub(crate) fn rows(class_names: &[String]) -> Vec<ResultRow> {
+    let columns = organ_columns(class_names);
     let paper = ["Aorta", "Gallbladder", "Kidney(L)", "Kidney(R)", "Liver", "Pancreas", "Spleen", "Stomach"];
     if columns.iter().map(|column| &*column.heading).ne(paper) {
         return Vec::new();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_stand_beside_synapses_organs_alone() {
+    fn only_synapses_organs_have_rows() {
         let names = SYNAPSE_ORGANS.map(String::from);
         let rows = rows(&names);
         assert_eq!(rows.len(), 9 * ROWS.len());

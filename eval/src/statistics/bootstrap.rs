@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Resamples behind an interval.
-pub const RESAMPLES: usize = 10_000;
+const RESAMPLES: usize = 10_000;
 /// Seed of the resamples: the same cases give the same interval.
 const SEED: u64 = 0;
 /// Share of the resamples' values that an interval holds.
@@ -19,8 +19,8 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// Draws of as many cases as there are, with replacement; the same for every statistic of the same number of cases, so that organs are
-/// resampled together.
+/// Draws of as many cases as there are, with replacement. Every statistic of the same number of cases gets the same draws, so that
+/// organs are resampled together.
 #[derive(Debug, Clone)]
 pub struct Resampling {
     cases: usize,
@@ -28,15 +28,15 @@ pub struct Resampling {
 }
 
 impl Resampling {
-    /// [`RESAMPLES`] draws of `cases` cases.
+    /// 10 000 draws of `cases` cases, the same every time.
     pub fn new(cases: usize) -> Resampling {
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         let draws = (0..RESAMPLES * cases).map(|_| rng.random_range(0..cases as u32)).collect();
         Resampling { cases, draws }
     }
 
-    /// The percentile interval of a statistic: it is handed each draw's cases, and may have no value. `None` where fewer than two cases were drawn
-    /// from, or a tenth of the draws or more have no value.
+    /// The 95 % percentile interval of a statistic, which gets each draw's cases and may have no value. `None` if there are fewer
+    /// than two cases, or a tenth of the draws or more have no value.
     pub fn interval(&self, mut statistic: impl FnMut(&[u32]) -> Option<f64>) -> Option<Interval> {
         if self.cases < 2 {
             return None;
@@ -46,8 +46,8 @@ impl Resampling {
     }
 }
 
-/// The middle 95 % of some values, of which there must be one, by numpy's linear interpolation. Sorts the values.
-pub fn percentile_interval(values: &mut [f64]) -> Interval {
+/// The middle 95 % of at least one value, by numpy's linear interpolation. Sorts the values.
+fn percentile_interval(values: &mut [f64]) -> Interval {
     values.sort_unstable_by(f64::total_cmp);
     let quantile = |share: f64| {
         let position = share * (values.len() - 1) as f64;

@@ -1,20 +1,20 @@
-//! What is said of scores beyond their mean: spread, intervals over cases, and tests between two evaluations of the same cases.
+//! Statistics of scores: spread, intervals over cases, and tests between two evaluations of the same cases.
 
 mod bootstrap;
 mod permutation;
 mod wilcoxon;
 
-pub use bootstrap::{Interval, RESAMPLES, Resampling, percentile_interval};
+pub use bootstrap::{Interval, Resampling};
 pub use permutation::permutation_test;
 pub use wilcoxon::{SignedRank, wilcoxon_signed_rank};
 
-/// Mean of the values; `None` of none.
+/// Mean of the values; `None` if there are none.
 pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.into_iter().fold((0.0, 0usize), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / count as f64)
 }
 
-/// Standard deviation of the values by n - 1; `None` of fewer than two.
+/// Standard deviation of the values by n - 1; `None` if there are fewer than two.
 pub fn standard_deviation(values: &[f64]) -> Option<f64> {
     let centre = mean(values.iter().copied())?;
     let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();

@@ -1,15 +1,17 @@
-//! The paired permutation test (Fisher's randomisation test): under the null hypothesis each pair's difference may as well have the other sign.
+//! The paired permutation test (Fisher's randomisation test): under the null hypothesis each pair's difference could as well have
+//! the other sign.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Pairs up to which every one of the 2ⁿ sign patterns is looked at.
+/// Pairs up to which all of the 2ⁿ sign patterns are counted.
 const EXACT_PAIRS: usize = 18;
 /// Patterns drawn beyond.
 const DRAWS: u64 = 200_000;
 
-/// Two-sided p of the mean of paired differences: the share of sign patterns whose mean is at least as far from 0 as the one found. All
-/// patterns for up to 18 pairs that differ, else 200 000 drawn with a fixed seed and the one found. `None` without pairs.
+/// Two-sided p of the mean of paired differences: the share of sign patterns whose mean is at least as far from 0 as the one found.
+/// It counts all patterns for up to 18 pairs that differ, else 200 000 drawn with a fixed seed and the one found. `None` without
+/// pairs.
 ///
 /// `scipy.stats.permutation_test(permutation_type="samples")` of the mean difference. Pairs without a difference change nothing.
 pub fn permutation_test(differences: &[f64]) -> Option<f64> {

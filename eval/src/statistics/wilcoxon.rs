@@ -10,13 +10,14 @@ pub struct SignedRank {
     pub statistic: f64,
     /// Two-sided p.
     pub p: f64,
-    /// Pairs that differ, which are those that count.
+    /// Pairs that differ; only they count.
     pub pairs: usize,
 }
 
-/// The two-sided test, as `scipy.stats.wilcoxon` does it: pairs without a difference are left out, equal differences share their mean rank. Up to 50
-/// pairs that differ the distribution of the rank sum is exact, given the ranks that there are, ties included (SciPy counts ties exactly up to 13 pairs and takes
-/// the normal distribution above); beyond it is the normal distribution with the correction for ties. `None` where no pair differs.
+/// The two-sided test, as `scipy.stats.wilcoxon` does it: pairs without a difference are left out, equal differences share their
+/// mean rank. Up to 50 pairs that differ, the distribution of the rank sum is exact for the ranks at hand, ties included (SciPy counts
+/// ties exactly up to 13 pairs and takes the normal distribution above). Beyond, it is the normal distribution with the correction
+/// for ties. `None` if no pair differs.
 pub fn wilcoxon_signed_rank(differences: &[f64]) -> Option<SignedRank> {
     let differing: Vec<f64> =
         differences.iter().copied().filter(|difference| *difference != 0.0 && !difference.is_nan()).collect();

@@ -1,24 +1,24 @@
-//! Learning curves: one line a trial, the mean over its runs.
+//! Learning curves: one line per trial, the mean over its runs.
 
 use super::space::Trial;
-use super::trial_marks::{attributes, draw_order, title};
-use crate::plot::axes::{Axis, Marks, axes};
+use super::trial_marks::{draw_order, line, point};
+use crate::plot::axes::{Axis, Ticks, axes};
 use crate::plot::legend::Legend;
-use crate::plot::svg::{element, number};
-use crate::plot::{ScaleKind, Size};
+use crate::plot::svg::element;
+use crate::plot::{AxisScale, ScaleKind, Size};
+use maud::{Markup, html};
 use sam_ladder_schemas::sweep::CurveRow;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 /// What a curve shows.
 pub(crate) struct Quantity {
-    /// Its name and unit, below the heading and at the axis.
+    /// Its name and unit, along the axis.
     pub label: &'static str,
     /// Its value in an epoch's row.
     pub value: fn(&CurveRow) -> Option<f64>,
 }
 
-/// Mean over a trial's runs at each epoch that all of them have behind them: `[epochs behind, mean]`.
+/// Mean over a trial's runs at each epoch that all of them have finished: `[epochs finished, mean]`.
 pub(crate) fn mean_curve(trial: &Trial, curves: &[CurveRow], value: fn(&CurveRow) -> Option<f64>) -> Vec<[f64; 2]> {
     let mut epochs: BTreeMap<u32, Vec<Option<f64>>> = BTreeMap::new();
     for row in curves.iter().filter(|row| row.trial == trial.row.trial) {
@@ -32,39 +32,35 @@ pub(crate) fn mean_curve(trial: &Trial, curves: &[CurveRow], value: fn(&CurveRow
     whole.filter_map(|(epoch, values)| Some([f64::from(epoch + 1), mean(values)?])).collect()
 }
 
-/// Draws one `mark-line` for each trial that has two epochs behind it, one `mark-point` at its last.
-pub(crate) fn draw(trials: &[Trial], curves: &[CurveRow], quantity: &Quantity, size: Size) -> String {
+/// Draws one `mark-line` for each trial that has two epochs behind it, and one `mark-point` at the last epoch of each.
+pub(crate) fn draw(trials: &[Trial], curves: &[CurveRow], quantity: &Quantity, size: Size) -> Markup {
     let lines: Vec<(&Trial, Vec<[f64; 2]>)> = (draw_order(trials).into_iter())
         .map(|trial| (trial, mean_curve(trial, curves, quantity.value)))
         .filter(|(_, points)| !points.is_empty())
         .collect();
     let all = || lines.iter().flat_map(|(_, points)| points);
-    let x_scale = crate::plot::Scale::over(ScaleKind::Linear, all().map(|point| point[0]));
+    let x_scale = AxisScale::over(ScaleKind::Linear, all().map(|point| point[0]));
     let y_axis = Axis { label: quantity.label, ..Axis::default() };
     let y_scale = y_axis.scale(all().map(|point| point[1]), 5);
-    let mut body = String::new();
-    let mut x_marks = Marks::of_scale("epochs", &x_scale, 6);
+    let mut x_ticks = Ticks::of_scale("epochs", &x_scale, 6);
     // Epochs are whole.
-    x_marks.places.retain(|(_, text)| !text.contains('.'));
-    let frame = axes(&mut body, size, &Legend::default(), &x_marks, &Marks::of_scale(quantity.label, &y_scale, 5));
-    for (trial, points) in &lines {
-        let placed: Vec<[f64; 2]> = points.iter().filter_map(|[x, y]| frame.point([&x_scale, &y_scale], *x, *y)).collect();
-        let path: Vec<String> = placed.iter().map(|[x, y]| format!("{} {}", number(*x), number(*y))).collect();
-        let (data, title) = (attributes(trial), title(trial));
-        if path.len() > 1 {
-            let _ = write!(body, "<path class=\"mark-line trial\" {data} d=\"M{}\">{title}</path>", path.join("L"));
+    x_ticks.places.retain(|(_, text)| !text.contains('.'));
+    let (frame, axes) = axes(size, &Legend::default(), &x_ticks, &Ticks::of_scale(quantity.label, &y_scale, 5));
+    let drawn = html! {
+        (axes)
+        @for (trial, points) in &lines {
+            @let placed: Vec<[f64; 2]> = points.iter().filter_map(|[x, y]| frame.point([&x_scale, &y_scale], *x, *y)).collect();
+            @if placed.len() > 1 { (line(trial, &placed)) }
+            @if let Some(&last) = placed.last() { (point(trial, last, 3)) }
         }
-        if let Some([x, y]) = placed.last().map(|point| point.map(number)) {
-            let _ = writeln!(body, "<circle class=\"mark-point trial\" {data} cx=\"{x}\" cy=\"{y}\" r=\"3\">{title}</circle>");
-        }
-    }
-    element("curves", size, &format!("{} by epoch, one line a trial", quantity.label), &body)
+    };
+    element("curves", size, &format!("{} by epoch, one line per trial", quantity.label), drawn)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::made_up::{curve, row};
     use super::super::space::trials;
-    use super::super::tests_data::{curve, row};
     use super::*;
     use sam_ladder_schemas::sweep::TrialRow;
 
@@ -84,8 +80,9 @@ mod tests {
         let curves: Vec<_> =
             (0..2).flat_map(|trial| (0..5).map(move |epoch| curve(trial, 1, epoch, 0.1 * f64::from(epoch)))).collect();
         let quantity = Quantity { label: "Dice", value: |row| row.val_dice };
-        let svg = draw(&trials(&rows), &curves, &quantity, Size { width: 400.0, height: 300.0 });
+        let size = Size { width: 400.0, height: 300.0 };
+        let svg = draw(&trials(&rows), &curves, &quantity, size).into_string();
         assert_eq!((svg.matches("mark-line").count(), svg.matches("mark-point").count()), (2, 2));
-        assert!(!svg.contains("NaN") && !draw(&[], &[], &quantity, Size { width: 400.0, height: 300.0 }).contains("NaN"));
+        assert!(!svg.contains("NaN") && !draw(&[], &[], &quantity, size).into_string().contains("NaN"));
     }
 }

@@ -1,15 +1,16 @@
 //! How much of the trials' differences each setting explains.
 //!
-//! One-way analysis of variance. Trials are grouped by a setting's value: numbers into at most four groups with about as many trials each, equal
-//! numbers always together; words, and the setting's absence, by the word. With N trials in k groups, SSW the sum of squares within the groups and SST that
-//! of all,
+//! One-way analysis of variance. Trials are grouped by a setting's value: numbers into at most four groups of about as many
+//! trials, equal numbers always together; words, and the setting's absence, by the word. With N trials in k groups, SSW the
+//! sum of squares within the groups and SST that of all,
 //!
 //! ```text
 //! ε² = 1 - (SSW / (N - k)) / (SST / (N - 1))        (Kelley, "An unbiased correlation ratio measure", 1935)
 //! ```
 //!
-//! is the share of the variance that the groups explain, corrected for what groups of pure noise would explain; where it is negative, 0 is told. Trials
-//! are compared at the last epoch that all of them reached, so that those pruned early are not behind for that alone.
+//! is the share of the variance that the groups explain, corrected for what groups of pure noise would explain; a negative
+//! share is reported as 0. Trials are compared at the last epoch that all of them reached, so that trials are not worse only
+//! because they were pruned early.
 
 use super::curves::mean_curve;
 use super::space::{Parameter, Trial, Values, is_measured};
@@ -24,13 +25,13 @@ const MAX_GROUPS: usize = 4;
 pub(crate) struct Importance {
     /// Trials that were compared.
     pub trials: usize,
-    /// Epochs after which they were.
+    /// Epochs after which they were compared.
     pub epochs: u32,
-    /// Each setting's name and ε², the largest first; none where there are too few trials to tell.
+    /// Each setting's name and ε², the largest first; `None` if there are too few trials.
     pub shares: Vec<(String, Option<f64>)>,
 }
 
-/// Compares the trials that ended without an error; `None` where fewer than three can be compared.
+/// Compares the trials that ended without an error; `None` if fewer than three can be compared.
 pub(crate) fn importance(
     trials: &[Trial],
     parameters: &[Parameter],
@@ -92,7 +93,7 @@ fn quantiles(mut numbers: Vec<(f64, f64)>) -> Vec<Vec<f64>> {
     groups.into_values().collect()
 }
 
-/// ε² of a grouping, at least 0; `None` with a single group, with no more values than groups, or where all values are equal.
+/// ε² of a grouping, at least 0; `None` for a single group, for no more values than groups, or if all values are equal.
 fn epsilon_squared(groups: &[Vec<f64>]) -> Option<f64> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let squares = |values: &[f64], mean: f64| values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
@@ -108,8 +109,8 @@ fn epsilon_squared(groups: &[Vec<f64>]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::made_up::{config, curve, row};
     use super::super::space::trials;
-    use super::super::tests_data::{config, curve, row};
     use super::*;
     use sam_ladder_schemas::sweep::{TrialRow, TrialStatus};
 
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_setting_that_matters_comes_first_and_pruned_trials_are_compared_early() {
-        // Dice follows λ alone; half the trials stop after two epochs of four.
+        // Dice depends only on λ; half the trials stop after two epochs of four.
         let mut rows: Vec<TrialRow> = (0..12).map(|number| row(number, Some(number + 1))).collect();
         let mut curves = Vec::new();
         for (index, row) in rows.iter_mut().enumerate() {

@@ -1,17 +1,18 @@
 //! The search space as a page shows it: each searched setting with its scale, and every trial's value of it.
 
-use crate::plot::{Scale, ScaleKind};
-use sam_ladder_schemas::sweep::{Domain, Objective, Scale as Spacing, Setting, SweepConfig, TrialRow, TrialStatus};
+use crate::plot::svg::digits;
+use crate::plot::{AxisScale, ScaleKind};
+use sam_ladder_schemas::sweep::{Domain, Objective, Scale, Setting, SweepConfig, TrialRow, TrialStatus};
 use serde_json::{Map, Value};
 
-/// A trial with what is drawn of it.
+/// A trial, as it is drawn.
 #[derive(Debug, Clone)]
 pub(crate) struct Trial<'a> {
     /// Its row.
     pub row: &'a TrialRow,
     /// Its searched settings.
     pub settings: Map<String, Value>,
-    /// Share in [0, 1] of the trials with a value that it is at least as good as, by their ranks: 1 is the best. None without a rank.
+    /// Share in [0, 1] of the trials with a value that it is at least as good as, by their ranks: 1 is the best. `None` without a rank.
     pub quality: Option<f64>,
 }
 
@@ -56,7 +57,7 @@ pub(crate) fn objective_value(row: &TrialRow, objective: Objective) -> Option<f6
     }
 }
 
-/// Whether a trial is done with, and by no error.
+/// Whether a trial ended, and without an error.
 pub(crate) fn is_measured(row: &TrialRow) -> bool {
     matches!(row.status, TrialStatus::Finished | TrialStatus::Pruned)
 }
@@ -83,7 +84,7 @@ impl Parameter {
         config.searched().map(|setting| Parameter { name: setting.name.clone(), values: values(setting, trials) }).collect()
     }
 
-    /// A trial's number; `None` where the setting is not active in it, or no number.
+    /// A trial's number; `None` if the setting is not active in it, or is no number.
     pub fn number(&self, trial: &Trial) -> Option<f64> {
         match self.values {
             Values::Numbers(_) => trial.settings.get(&self.name).and_then(Value::as_f64),
@@ -91,16 +92,16 @@ impl Parameter {
         }
     }
 
-    /// A trial's value as it is written; `None` where the setting is not active in it.
+    /// A trial's value as it is written; `None` if the setting is not active in it.
     pub fn text(&self, trial: &Trial) -> Option<String> {
-        trial.settings.get(&self.name).map(told)
+        trial.settings.get(&self.name).map(value_text)
     }
 
     /// The scale over all trials' numbers; that of words has a place for each.
-    pub fn scale(&self, trials: &[Trial]) -> Scale {
+    pub fn scale(&self, trials: &[Trial]) -> AxisScale {
         match &self.values {
-            Values::Numbers(kind) => Scale::over(*kind, trials.iter().filter_map(|trial| self.number(trial))),
-            Values::Words(words) => Scale::new(ScaleKind::Linear, -0.5, words.len() as f64 - 0.5),
+            Values::Numbers(kind) => AxisScale::over(*kind, trials.iter().filter_map(|trial| self.number(trial))),
+            Values::Words(words) => AxisScale::new(ScaleKind::Linear, -0.5, words.len() as f64 - 0.5),
         }
     }
 
@@ -116,7 +117,7 @@ impl Parameter {
     }
 
     /// The scale's marks: round numbers, or the words.
-    pub fn ticks(&self, scale: &Scale) -> Vec<(f64, String)> {
+    pub fn ticks(&self, scale: &AxisScale) -> Vec<(f64, String)> {
         match &self.values {
             Values::Numbers(_) => scale.ticks(5),
             Values::Words(words) => words.iter().enumerate().map(|(index, word)| (index as f64, word.clone())).collect(),
@@ -124,12 +125,12 @@ impl Parameter {
     }
 }
 
-/// Numbers where every value is one, else words: those of the list first, then others that trials have.
+/// Numbers if every value is one, else words: first those of the list, then others that trials have.
 fn values(setting: &Setting, trials: &[Trial]) -> Values {
     let used = || trials.iter().filter_map(|trial| trial.settings.get(&setting.name));
     let listed: Vec<&Value> = match &setting.domain {
         Domain::Range { scale, .. } => {
-            return Values::Numbers(if *scale == Spacing::Log { ScaleKind::Log } else { ScaleKind::Linear });
+            return Values::Numbers(if *scale == Scale::Log { ScaleKind::Log } else { ScaleKind::Linear });
         }
         Domain::List(values) => values.iter().collect(),
         Domain::Fixed(value) => vec![value],
@@ -143,7 +144,7 @@ fn values(setting: &Setting, trials: &[Trial]) -> Values {
         return Values::Numbers(if log { ScaleKind::Log } else { ScaleKind::Linear });
     }
     let mut words: Vec<String> = Vec::new();
-    for word in listed.into_iter().chain(used()).map(told) {
+    for word in listed.into_iter().chain(used()).map(value_text) {
         if !words.contains(&word) {
             words.push(word);
         }
@@ -151,8 +152,8 @@ fn values(setting: &Setting, trials: &[Trial]) -> Values {
     Values::Words(words)
 }
 
-/// A value as it is written: text without quotes, numbers with four digits that count.
-pub(crate) fn told(value: &Value) -> String {
+/// A value as it is written: text without quotes, numbers with four significant digits.
+pub(crate) fn value_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => match (number.as_i64(), number.as_f64()) {
@@ -165,30 +166,16 @@ pub(crate) fn told(value: &Value) -> String {
     }
 }
 
-/// A number with four digits that count.
-pub(crate) fn digits(number: f64) -> String {
-    if number != 0.0 && !(1e-3..1e6).contains(&number.abs()) {
-        let text = format!("{number:.3e}");
-        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
-        return format!("{mantissa}e{exponent}");
-    }
-    let before = if number == 0.0 { 0 } else { number.abs().log10().floor() as i32 };
-    let text = format!("{number:.*}", (3 - before).max(0) as usize);
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests_data::{row, setting};
+    use super::super::made_up::{row, setting};
     use super::*;
     use serde_json::json;
 
     #[test]
-    fn numbers_are_written_shortly() {
-        let texts = [0.0, 0.001, 1e-4, 0.000123456, 0.8, 12.3456, 1234.0, 2.5e7].map(digits);
-        assert_eq!(texts, ["0", "0.001", "1e-4", "1.235e-4", "0.8", "12.35", "1234", "2.5e7"]);
-        assert_eq!([json!("adamw"), json!(3), json!(0.5), json!(null)].map(|v| told(&v)), ["adamw", "3", "0.5", "none"]);
+    fn values_are_written_shortly() {
+        let values = [json!("adamw"), json!(3), json!(0.5), json!(1e-4), json!(null)];
+        assert_eq!(values.map(|value| value_text(&value)), ["adamw", "3", "0.5", "1e-4", "none"]);
     }
 
     #[test]

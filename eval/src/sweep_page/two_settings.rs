@@ -1,10 +1,12 @@
 //! The heat map of two settings: λ and the learning rate where both are searched.
 
-use super::space::{Parameter, Trial, Values, digits, objective_value};
+use super::space::{Parameter, Trial, Values, objective_name, objective_value};
+use crate::plot::svg::digits;
 use crate::plot::{HeatMap, ScaleKind, Size, heat_map};
+use maud::Markup;
 use sam_ladder_schemas::sweep::Objective;
 
-/// Bins of a setting with more distinct values.
+/// Bins of a setting that has more distinct values than this.
 const MAX_BINS: usize = 8;
 
 /// The settings across and upwards: the learning rate and λ, or the two numbers that explain most.
@@ -24,7 +26,7 @@ pub(crate) fn choose<'p>(parameters: &'p [Parameter], by_importance: &[String]) 
     }
 }
 
-/// Ranges of a setting's values: a bin a value where there are few, else equal parts of its scale.
+/// Ranges of a setting's values: one bin per value if there are few, else equal parts of its scale.
 struct Bins {
     /// Upper ends, but for the last.
     ends: Vec<f64>,
@@ -51,13 +53,14 @@ impl Bins {
         Bins { ends: (1..MAX_BINS).map(edge).collect(), names }
     }
 
+    /// The bin in which a value lies.
     fn of(&self, value: f64) -> usize {
         self.ends.iter().take_while(|&&end| value >= end).count()
     }
 }
 
-/// Draws the best value of the objective in each cell, λ upwards; none where no trial has both settings and a value.
-pub(crate) fn draw([across, upwards]: [&Parameter; 2], trials: &[Trial], objective: Objective, size: Size) -> Option<String> {
+/// Draws the best value of the objective in each cell, λ upwards; `None` if no trial has both settings and a value.
+pub(crate) fn draw([across, upwards]: [&Parameter; 2], trials: &[Trial], objective: Objective, size: Size) -> Option<Markup> {
     let measured: Vec<&Trial> = (trials.iter())
         .filter(|trial| {
             across.number(trial).is_some() && upwards.number(trial).is_some() && objective_value(trial.row, objective).is_some()
@@ -78,7 +81,7 @@ pub(crate) fn draw([across, upwards]: [&Parameter; 2], trials: &[Trial], objecti
     let row_names: Vec<String> = rows.names.into_iter().rev().collect();
     Some(heat_map(&HeatMap {
         size,
-        label: &format!("{} by {} and {}", super::space::objective_name(objective), across.name, upwards.name),
+        label: &format!("{} by {} and {}", objective_name(objective), across.name, upwards.name),
         x_label: &across.name,
         y_label: &upwards.name,
         columns: &columns.names,
@@ -91,8 +94,8 @@ pub(crate) fn draw([across, upwards]: [&Parameter; 2], trials: &[Trial], objecti
 
 #[cfg(test)]
 mod tests {
+    use super::super::made_up::{config, row};
     use super::super::space::trials;
-    use super::super::tests_data::{config, row};
     use super::*;
     use sam_ladder_schemas::sweep::TrialRow;
 
@@ -109,7 +112,7 @@ mod tests {
         let parameters = Parameter::all(&config(), &trials);
         let chosen = choose(&parameters, &[]).unwrap();
         assert_eq!(chosen.map(|parameter| parameter.name.as_str()), ["lr", "lambda"]);
-        let svg = draw(chosen, &trials, Objective::Dice, Size { width: 500.0, height: 300.0 }).unwrap();
+        let svg = draw(chosen, &trials, Objective::Dice, Size { width: 500.0, height: 300.0 }).unwrap().into_string();
         assert_eq!(svg.matches("mark-cell").count(), 6);
         // Trials 0 and 6 share a cell: Dice 90 and 84 percent.
         assert!(svg.contains("0.5, 1e-4: 90.0"), "{svg}");
@@ -122,8 +125,9 @@ mod tests {
         let rows = rows(40, |n| format!(r#"{{"lr":{},"lambda":{}}}"#, 1e-5 * 1.3f64.powi(n as i32), f64::from(n) / 40.0));
         let trials = trials(&rows);
         let parameters = Parameter::all(&config(), &trials);
-        let svg =
-            draw(choose(&parameters, &[]).unwrap(), &trials, Objective::Dice, Size { width: 500.0, height: 300.0 }).unwrap();
+        let svg = draw(choose(&parameters, &[]).unwrap(), &trials, Objective::Dice, Size { width: 500.0, height: 300.0 })
+            .unwrap()
+            .into_string();
         let cells = svg.matches("mark-cell").count();
         assert!((8..=16).contains(&cells), "{cells} cells along the diagonal");
         assert!(draw(choose(&parameters, &[]).unwrap(), &[], Objective::Dice, Size { width: 500.0, height: 300.0 }).is_none());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_schemas::encoder::{EncoderArch, PATCH_SIZE};
 
 use super::decoder::sam_decoder_tensors;

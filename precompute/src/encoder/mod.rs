@@ -10,12 +10,12 @@ mod vit;
 mod weights;
 
 use candle_core::{DType, Device, Tensor};
+use sam_ladder_formats::Error as FileError;
 use sam_ladder_ops::gpu::has_kernels;
 use sam_ladder_ops::precision::allow_tf32;
-use sam_ladder_ops::state_dict::StateDictError;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
-use sam_ladder_schemas::precision::Precision;
+use sam_ladder_schemas::gpu_precision::GpuPrecision;
 
 use cpu::CpuVit;
 use device::DeviceVit;
@@ -32,7 +32,7 @@ const NORM_EPS: f64 = 1e-6;
 pub enum EncoderError {
     /// A tensor of the checkpoint is missing, damaged or of another shape.
     #[error(transparent)]
-    Weights(#[from] StateDictError),
+    Weights(#[from] FileError),
     /// The checkpoint is of another architecture.
     #[error("{path}: is a {found} checkpoint, expected {expected}; pass --encoder {found} or a checkpoint of {expected}")]
     OtherArchitecture {
@@ -112,21 +112,21 @@ impl ImageEncoder {
     ///
     /// # Errors
     /// [`EncoderError::Precision`] where the device or the encoder has none but float32.
-    pub fn with_precision(self, precision: Precision) -> Result<Self> {
+    pub fn with_precision(self, precision: GpuPrecision) -> Result<Self> {
         let dtype = match precision {
-            Precision::F32 | Precision::Tf32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-            Precision::F16 => DType::F16,
+            GpuPrecision::F32 | GpuPrecision::Tf32 => DType::F32,
+            GpuPrecision::Bf16 => DType::BF16,
+            GpuPrecision::F16 => DType::F16,
         };
         let Self { config, device, path } = self;
         let path = match path {
-            path if precision == Precision::F32 => path,
+            path if precision == GpuPrecision::F32 => path,
             Path::Device(_, weights) if DeviceVit::has_kernels(&config, dtype) => {
                 Path::Device(Box::new(DeviceVit::new(config.clone(), &weights, dtype)?), weights)
             }
             _ => return Err(EncoderError::Precision { asked: precision.name(), device: format!("{:?}", device.location()) }),
         };
-        allow_tf32(precision == Precision::Tf32);
+        allow_tf32(precision == GpuPrecision::Tf32);
         Ok(Self { config, device, path })
     }
 

@@ -25,7 +25,7 @@ use crate::encoder::{EncoderArch, ImageEncoder, decoder_weights, detect_arch, ra
 use crate::error::{Error, Result};
 use crate::scans::sha256_of_file;
 use candle_core::{Device, Tensor};
-use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! What stage one will do, found out from file names, headers and hashes before anything is computed.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::scans::{ScanSource, find_new_scans};
 use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_schemas::classes::Split;
@@ -23,7 +23,7 @@ impl Plan {
     /// # Errors
     /// When the settings do not go together, or a scan's file cannot be read.
     pub fn new(scans: &Path, config: &PrecomputeConfig, observer: &dyn Observer) -> Result<Self> {
-        config.validate().map_err(Error::Config)?;
+        config.validate()?;
         let source = if config.unlabelled {
             ScanSource::unlabelled(&find_new_scans(&[scans.into()], &config.preprocessing)?, &config.preprocessing)?
         } else {
@@ -37,7 +37,7 @@ impl Plan {
     /// # Errors
     /// As [`Self::new`].
     pub fn of(source: ScanSource, config: &PrecomputeConfig, observer: &dyn Observer) -> Result<Self> {
-        config.validate().map_err(Error::Config)?;
+        config.validate()?;
         let attributes = StoreAttributes::new(config.clone(), source.sources(observer)?);
         let cases = source
             .cases()

@@ -4,7 +4,8 @@ use super::encode::Encode;
 use super::fill::{FillOptions, Loaded, Summary, fill_part};
 use super::plan::Plan;
 use crate::error::{Error, Result};
-use sam_ladder_cache::{Report, begin_repair, differences};
+use sam_ladder_cache::{Report, begin_repair};
+use sam_ladder_schemas::differences::differences;
 use std::path::Path;
 
 /// Recomputes what a report says is damaged, and nothing else. `plan` is called when something has to be made from the scans,

@@ -2,9 +2,9 @@
 
 use super::error::ScanError;
 use super::intensity;
-use super::nifti::decode_image;
 use super::raw_synapse::same_shape;
 use super::source_file;
+use sam_ladder_formats::nifti::decode_image;
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
 use std::path::{Path, PathBuf};

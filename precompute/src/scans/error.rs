@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 /// What can be wrong with scans: each a line that names the file, what was expected and found, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
+    /// A scan's file cannot be read.
+    #[error(transparent)]
+    File(#[from] sam_ladder_formats::Error),
     /// A file or folder cannot be opened, read or written.
     #[error("{path}: {source}; check that it exists and that you may access it")]
     Io {
@@ -104,34 +107,6 @@ pub enum ScanError {
         /// The first number that is missing, from 0.
         missing: usize,
     },
-    /// The bytes are not what the file's name promises.
-    #[error("{path}: not a readable {format} file: {problem}; replace it by a good copy")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// NIfTI, npz or HDF5.
-        format: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The file ends before its data does.
-    #[error("{path}: truncated: its header promises {expected} bytes of voxels, found {found}; copy or download it again")]
-    Truncated {
-        /// The file.
-        path: PathBuf,
-        /// Bytes that the header promises.
-        expected: u64,
-        /// Bytes that are there, at most.
-        found: u64,
-    },
-    /// A number type that holds no plain real numbers, or none that is supported.
-    #[error("{path}: voxels of type {found} are not supported; convert them to an integer or floating-point type")]
-    NumberType {
-        /// The file.
-        path: PathBuf,
-        /// The type's name or code.
-        found: String,
-    },
     /// Image and label, or two slices of a case, do not have the same shape.
     #[error("{path}: shape {found:?} differs from {expected:?} of {other}; both must come from the same scan")]
     Shape {
@@ -186,10 +161,5 @@ impl ScanError {
     /// A system error, with the path it happened at.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ScanError + '_ {
         move |source| ScanError::Io { path: path.into(), source }
-    }
-
-    /// A malformed NIfTI file.
-    pub(super) fn nifti(path: &Path, problem: impl Into<String>) -> ScanError {
-        ScanError::Format { path: path.into(), format: "NIfTI", problem: problem.into() }
     }
 }

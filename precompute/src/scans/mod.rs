@@ -3,12 +3,8 @@
 mod channels;
 mod dataset_json;
 mod error;
-mod hdf5;
 mod intensity;
-mod nifti;
 mod nnunet;
-mod npz;
-mod numeric;
 mod published;
 mod raw_synapse;
 mod settings;
@@ -16,18 +12,15 @@ mod unlabelled;
 
 pub use error::ScanError;
 pub use intensity::apply_window;
-pub use nifti::{NiftiImage, read_geometry, read_image};
 pub use settings::{SourceOptions, configure};
 pub use unlabelled::{NewScan, find_new_scans};
 
 use rayon::prelude::*;
+use sam_ladder_formats::hash;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
-use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A scan ready for the network: in [0, 1], transposed, labels mapped to classes.
@@ -108,12 +101,6 @@ fn find_layout(dir: &Path) -> Result<(Layout, PathBuf), ScanError> {
         (Some(only), None) => Ok(only),
         (Some((_, first)), Some((_, second))) => Err(ScanError::Ambiguous { path: dir.into(), first, second }),
     }
-}
-
-/// Values of an array, `[d, h, w]`.
-struct Array {
-    shape: [usize; 3],
-    values: Vec<f32>,
 }
 
 impl ScanSource {
@@ -245,7 +232,7 @@ fn relative(root: &Path, path: &Path) -> String {
 }
 
 fn source_file(root: &Path, path: &Path, bytes: &[u8]) -> SourceFile {
-    SourceFile { path: relative(root, path), sha256: hexadecimal(&Sha256::digest(bytes)) }
+    SourceFile { path: relative(root, path), sha256: hash::sha256_hex(bytes) }
 }
 
 /// SHA-256 of a file, in hexadecimal, without holding it in memory.
@@ -263,21 +250,7 @@ fn size_of_file(path: &Path) -> u64 {
 }
 
 fn hash_file(path: &Path, progress: &dyn Progress) -> Result<String, ScanError> {
-    let mut file = File::open(path).map_err(ScanError::io(path))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).map_err(ScanError::io(path))?;
-        if read == 0 {
-            return Ok(hexadecimal(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..read]);
-        progress.advance(read as u64);
-    }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(hash::sha256_of_file(path, |bytes| progress.advance(bytes))?)
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 
 use super::dataset_json::{DATASET_JSON, Dataset};
 use super::error::ScanError;
-use super::nifti::{decode_image, read_shape};
 use super::raw_synapse::{map_labels, same_shape};
 use super::{CaseEntry, Scan, channels, file_name, list_files};
+use sam_ladder_formats::nifti::{decode_image, read_geometry};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
@@ -68,9 +68,9 @@ fn half(
             }
         }
         files.push(label);
-        let shape = read_shape(&files[0])?;
+        let shape = read_geometry(&files[0])?.shape;
         for other in &files[1..] {
-            same_shape(other, read_shape(other)?, &files[0], shape)?;
+            same_shape(other, read_geometry(other)?.shape, &files[0], shape)?;
         }
         entries.push(CaseEntry { case: case.into(), split, num_slices: shape[0], files });
     }

@@ -6,7 +6,7 @@ use super::error::ScanError;
 use super::intensity::refuse_nan;
 use super::raw_synapse::{map_labels, same_shape};
 use super::{CaseEntry, Scan, file_name, list_files, source_file};
-use super::{hdf5, npz};
+use sam_ladder_formats::{hdf5, npz};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 const TRAIN: &str = "train_npz";
 const TEST: &str = "test_vol_h5";
+/// What each file holds.
+const ARRAYS: [&str; 2] = ["image", "label"];
 
 /// The folder `dir` if it holds either half of the layout.
 pub(super) fn find(dir: &Path) -> Option<PathBuf> {
@@ -42,7 +44,7 @@ pub(super) fn cases(root: &Path) -> Result<Vec<CaseEntry>, ScanError> {
             if let Some(first) = seen.insert(number, path.clone()) {
                 return Err(ScanError::Duplicate { what: "case", first, second: path });
             }
-            let num_slices = hdf5::read_shape(&path, "image")?[0];
+            let num_slices = hdf5::read_shape(&path, ARRAYS[0])?[0];
             cases.push(CaseEntry { case, split: Split::Test, num_slices, files: vec![path] });
         }
     }
@@ -92,9 +94,9 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
     for path in &entry.files {
         let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
         let source = source_file(root, path, &bytes);
-        let (image, label) = match entry.split {
-            Split::Train => npz::read_slice(path, bytes)?,
-            Split::Test => hdf5::read_volume(path, bytes)?,
+        let [image, label] = match entry.split {
+            Split::Train => npz::read_arrays(path, bytes, ARRAYS)?,
+            Split::Test => hdf5::read_arrays(path, bytes, ARRAYS)?,
         };
         let [d, h, w] = image.shape;
         same_shape(path, label.shape, path, image.shape)?;

@@ -3,8 +3,8 @@
 
 use super::error::ScanError;
 use super::intensity::apply_window;
-use super::nifti::{decode_image, read_shape};
 use super::{CaseEntry, Scan, file_name, list_files, source_file};
+use sam_ladder_formats::nifti::{decode_image, read_geometry};
 use sam_ladder_schemas::classes::{SYNAPSE_TEST_CASES, Split};
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
@@ -30,8 +30,8 @@ pub(super) fn cases(training: &Path) -> Result<Vec<CaseEntry>, ScanError> {
         let Some((_, label)) = labels.remove(&number) else {
             return Err(unpaired(image, training.join("label"), format!("label{case}.nii.gz")));
         };
-        let shape = read_shape(&image)?;
-        same_shape(&label, read_shape(&label)?, &image, shape)?;
+        let shape = read_geometry(&image)?.shape;
+        same_shape(&label, read_geometry(&label)?.shape, &image, shape)?;
         let split = if SYNAPSE_TEST_CASES.contains(&number) { Split::Test } else { Split::Train };
         cases.push(CaseEntry { case, split, num_slices: shape[0], files: vec![image, label] });
     }

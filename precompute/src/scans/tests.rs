@@ -1,10 +1,10 @@
 //! Bad input of every kind: each is refused with a line that names the file, and nothing panics.
 
-use super::nifti::decode_image;
 use super::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sam_ladder_cache::nifti::{Geometry, NiftiVersion, write_nifti};
+use sam_ladder_formats::nifti::{Geometry, NiftiImage, NiftiVersion, decode_image, read_image, write_nifti};
+use sam_ladder_formats::{Error as FileError, hdf5, npz as formats_npz};
 use std::io::Write;
 
 const WINDOW: [f32; 2] = [-125.0, 275.0];
@@ -64,7 +64,7 @@ fn message(result: Result<impl std::fmt::Debug, ScanError>) -> String {
 }
 
 fn decode(file: &[u8]) -> Result<NiftiImage, ScanError> {
-    decode_image(Path::new("img0001.nii.gz"), file)
+    Ok(decode_image(Path::new("img0001.nii.gz"), file)?)
 }
 
 /// A folder in the raw layout with one good pair, case 5.
@@ -184,8 +184,8 @@ fn a_header_that_promises_more_than_the_file_holds_allocates_nothing() {
     for axis in 1..4 {
         file[40 + 2 * axis..42 + 2 * axis].copy_from_slice(&i16::MAX.to_le_bytes());
     }
-    assert!(matches!(decode(&file), Err(ScanError::Truncated { expected: 70_362_301_792_256.., .. })));
-    assert!(matches!(decode(&gzip(&file)), Err(ScanError::Truncated { .. })));
+    assert!(matches!(decode(&file), Err(ScanError::File(FileError::Truncated { expected: 70_362_301_792_256.., .. }))));
+    assert!(matches!(decode(&gzip(&file)), Err(ScanError::File(FileError::Truncated { .. }))));
     let mut second = vec![0u8; 600];
     second[..4].copy_from_slice(&540i32.to_le_bytes());
     second[4..8].copy_from_slice(b"n+2\0");
@@ -408,7 +408,7 @@ fn damaged_npz_and_hdf5_never_panic() {
     builder.create_dataset("label").with_f32_data(&[1.0; 24]).with_shape(&[2, 3, 4]);
     let volume = builder.finish().unwrap();
     let path = Path::new("case0001.npy.h5");
-    let (image, label) = hdf5::read_volume(path, volume.clone()).unwrap();
+    let [image, label] = hdf5::read_arrays(path, volume.clone(), ["image", "label"]).unwrap();
     assert_eq!((image.shape, image.values, label.values), ([2, 3, 4], vec![0.5; 24], vec![1.0; 24]));
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     for file in [volume, good_npz()] {
@@ -423,8 +423,8 @@ fn damaged_npz_and_hdf5_never_panic() {
                 }
             }
             // Damage may hit bytes that carry no checksum: what matters is that nothing panics.
-            let _ = hdf5::read_volume(path, damaged.clone()).map(|_| ());
-            let _ = npz::read_slice(path, damaged).map(|_| ());
+            let _ = hdf5::read_arrays(path, damaged.clone(), ["image", "label"]).map(|_| ());
+            let _ = formats_npz::read_arrays(path, damaged, ["image", "label"]).map(|_| ());
         }
     }
 }

@@ -1,10 +1,9 @@
 //! New scans, which have no reference segmentation: NIfTI files anywhere, one a channel.
 
 use super::error::ScanError;
-use super::nifti::read_geometry;
 use super::raw_synapse::same_shape;
 use super::{CaseEntry, Scan, channels, file_name, list_files};
-use sam_ladder_cache::nifti::Geometry;
+use sam_ladder_formats::nifti::{Geometry, read_geometry};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;

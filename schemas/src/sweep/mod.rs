@@ -1,26 +1,28 @@
 //! A hyperparameter sweep: what is searched and how, the names of the files that it makes, and its tables.
 //!
 //! A *trial* is one point of the search space. It is trained once for each seed and each fold: these trainings are its *runs*, each a
-//! run folder as `train` makes it. Validation cases come from the store's training split alone.
+//! run folder as `train` makes it. Validation cases come only from the store's training split.
 
+mod file;
+mod settings_table;
 mod tables;
 
+pub use file::{SweepFile, parse_sweep};
 pub use tables::{
-    CurveRow, TrialRow, TrialStatus, curves_batch, curves_from_batch, curves_schema, trials_batch, trials_from_batch,
-    trials_schema,
-};
+    CurveRow, TrialRow, TrialStatus};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-/// What the sweep was asked for: a [`SweepRecord`].
+/// The sweep as it was requested: a [`SweepRecord`].
 pub const SWEEP_CONFIG: &str = "sweep.json";
 /// The configuration as the user wrote it.
 pub const SWEEP_FILE: &str = "sweep.toml";
-/// One row a trial: [`TrialRow`].
+/// One row per trial: [`TrialRow`].
 pub const TRIALS_TABLE: &str = "trials.parquet";
-/// One row an epoch of each run of each trial: [`CurveRow`].
+/// One row per epoch of each run of each trial: [`CurveRow`].
 pub const CURVES_TABLE: &str = "curves.parquet";
 /// The page to look at.
 pub const SWEEP_PAGE: &str = "sweep.html";
@@ -52,15 +54,15 @@ pub fn trial_id(settings: &Map<String, Value>) -> String {
     id
 }
 
-/// Spacing of a range's values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How the values of a range are spaced
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scale {
-    /// Evenly.
+    /// Evenly
     Linear,
-    /// Evenly in the logarithm.
+    /// Evenly in the logarithm
     Log,
-    /// Whole numbers, evenly.
+    /// Evenly, and only whole numbers
     Integer,
 }
 
@@ -116,15 +118,15 @@ impl Setting {
     }
 }
 
-/// How points of the search space are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How points of the search space are chosen
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SearchMethod {
-    /// All combinations, in the file's order, the last setting fastest.
+    /// All combinations, in the file's order; the last setting changes fastest
     Grid,
-    /// Independently, each setting by its scale.
+    /// At random, each setting by its scale
     Random,
-    /// Tree-structured Parzen estimators (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011).
+    /// Tree-structured Parzen estimators (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011): near the best trials so far
     Tpe,
 }
 
@@ -140,7 +142,7 @@ pub struct Search {
     pub startup: u32,
 }
 
-/// When a trial is given up before its last epoch.
+/// When a trial is stopped before its last epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Pruning {
@@ -150,7 +152,7 @@ pub enum Pruning {
     Asha {
         /// Epochs of the lowest rung.
         min_epochs: u32,
-        /// η: one trial in so many goes on to the next rung, which has so many times the epochs.
+        /// η: one trial in so many continues to the next rung, which has so many times the epochs.
         reduction: u32,
     },
     /// When it is worse than the median of the trials before it at the same epoch (Golovin et al., "Google Vizier", 2017).
@@ -164,13 +166,13 @@ pub enum Pruning {
     },
 }
 
-/// What is made best; two of them are weighed by the Pareto front.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What is optimised; two of them make a Pareto front
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Objective {
-    /// Dice over the validation cases, mean over organs; higher is better.
+    /// Dice on the validation cases, mean over organs; higher is better
     Dice,
-    /// HD95 over the validation cases in millimetres, mean over organs; lower is better.
+    /// HD95 on the validation cases in millimetres, mean over organs; lower is better
     Hd95,
 }
 
@@ -180,21 +182,24 @@ pub enum Objective {
 pub enum Validation {
     /// All of k folds, one run for each.
     Folds(u32),
-    /// Fold i of n alone, i from 1.
+    /// Only fold i of n, i from 1.
     Fold(u32, u32),
     /// These cases.
     Cases(Vec<String>),
 }
 
-/// When the sweep ends; the first that is reached ends it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// When the sweep ends: at the first of these that is reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// Trials.
+    /// Trials
+    #[schemars(range(min = 1))]
     pub trials: Option<u32>,
-    /// Epochs over all runs of all trials.
+    /// Epochs, over all runs of all trials
+    #[schemars(range(min = 1))]
     pub epochs: Option<u64>,
-    /// Hours that the training of all trials took, of all starts together: the sum of what their epochs have on record.
+    /// Hours that the training of all trials took, over all starts and resumes: the sum of what their epochs have on record
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub hours: Option<f64>,
 }
 
@@ -206,7 +211,7 @@ pub struct SweepConfig {
     pub settings: Vec<Setting>,
     /// How points are chosen.
     pub search: Search,
-    /// When a trial is given up.
+    /// When a trial is stopped early.
     pub pruning: Pruning,
     /// One objective, or two for a Pareto front.
     pub objectives: Vec<Objective>,

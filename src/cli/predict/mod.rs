@@ -9,7 +9,7 @@ use crate::interrupt;
 use anyhow::{bail, ensure};
 use candle_core::Device;
 use outputs::{Existing, Outputs};
-use sam_ladder_cache::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
 use sam_ladder_precompute::scans::{NewScan, ScanSource, find_new_scans};
@@ -37,39 +37,39 @@ Examples:
   sam-ladder predict --scan patient.nii.gz --checkpoint epoch_194.pth --out published.nii.gz
 ")]
 pub struct Args {
-    /// Scans to segment: NIfTI files of any number type and orientation, or folders of them; of models with several channels,
+    /// Scans to segment: NIfTI files of any number type and orientation, or folders of them. For models of several channels:
     /// CASE_0000.nii.gz, CASE_0001.nii.gz …
     #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
     scan: Vec<PathBuf>,
-    /// Run folder: its best model where it was validated, else its last, with its window, sizes, channels and classes
+    /// Run folder; its best model if it was validated, otherwise its last, with its window, sizes, channels and classes
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// With --run: the last model, even where validation chose another
+    /// With --run: use the last model, even if validation chose an earlier one
     #[arg(long, requires = "run", conflicts_with = "checkpoint")]
     last: bool,
-    /// A whole model in the published code's names, .pth or .safetensors: in place of the run's own, or without --run, with the published settings
+    /// Whole model in the published code's names, .pth or .safetensors: instead of the run's own, or without --run, with the published settings
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// SAM checkpoint that the run's store was made with; a run on a random encoder needs none, nor does a --checkpoint with the
-    /// image encoder in it
+    /// SAM checkpoint that the run's store was made with; not needed for a random encoder, or with a --checkpoint that has the image
+    /// encoder
     #[arg(long, value_name = "FILE")]
     sam_checkpoint: Option<PathBuf>,
-    /// Mask to write, or folder for the masks of several scans; label tables for ITK-SNAP and 3D Slicer are written beside it
+    /// Mask to write, or folder for the masks of several scans. Label tables for ITK-SNAP and 3D Slicer are written next to it
     #[arg(long, value_name = "MASK.nii.gz|DIR")]
     out: PathBuf,
-    /// Keep the scans' embeddings in this store, and take them from it where it has them: other models need no encoder then
+    /// Keep the scans' embeddings in this store and use those that it has, so that the next model needs no encoder
     #[arg(long, value_name = "STORE.zarr")]
     store: Option<PathBuf>,
-    /// Replace masks that are there already
+    /// Replace existing masks
     #[arg(long)]
     force: bool,
-    /// Leave masks that are there already, and make the others
+    /// Keep existing masks, and make the others
     #[arg(long, conflicts_with = "force")]
     skip_existing: bool,
-    /// Slices that go through the network together
+    /// Slices per pass of the network
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// auto, cpu or cuda:INDEX
+    /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }

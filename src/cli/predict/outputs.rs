@@ -1,7 +1,7 @@
 //! Where masks go, and what must not be overwritten on the way.
 
 use anyhow::{Context, bail, ensure};
-use sam_ladder_cache::atomic::write_atomic;
+use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_eval::label_tables::{ITK_SNAP_ENDING, SLICER_ENDING, itk_snap, slicer};
 use sam_ladder_precompute::scans::NewScan;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use crate::cli::progress::Terminal;
 use crate::cli::sam_checkpoint::ensure_same;
 use anyhow::{Context, bail};
 use candle_core::Device;
-use sam_ladder_ops::state_dict::StateDict;
+use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::published_encoder;
 use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};

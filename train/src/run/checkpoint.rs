@@ -7,7 +7,7 @@
 use crate::error::{Result, TrainError, io, unwritable};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
-use sam_ladder_cache::atomic::{sync_folder, write_atomic};
+use sam_ladder_formats::atomic::{sync_folder, write_atomic};
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@ use crate::error::{Result, TrainError};
 use candle_core::Device;
 use sam_ladder_ops::gpu::memory;
 use sam_ladder_ops::precision::{Precision, allow_tf32};
-use sam_ladder_schemas::precision::Precision as Asked;
+use sam_ladder_schemas::gpu_precision::GpuPrecision as Asked;
 use sam_ladder_schemas::train::{SideNetwork, TrainConfig};
 
 /// Memory that stays free of stored items: what a step takes at 512 with a batch of 24, and the libraries' own.

@@ -36,7 +36,6 @@ pub use gpu::DeviceStore;
 pub(crate) use gpu::{check_cuda_graph, is_gpu};
 pub(crate) use hparams::{SessionStatus, session_end};
 pub(crate) use open::open_run;
-pub use records::{read_epochs, read_steps};
 pub use resume::read_record;
 pub(crate) use resume::{check_same_encoder, input_file};
 pub use sampler::{Item, Sampler, VariantDraws};
@@ -51,7 +50,7 @@ pub(crate) use validation::{check_cases, numbered_fold};
 
 use crate::error::{Result, TrainError};
 use candle_core::Device;
-use sam_ladder_cache::{ReadMode, TrainingSplit};
+use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::TrainConfig;
@@ -79,6 +78,8 @@ pub struct TrainArgs {
     pub device: Device,
     /// Whether the store is read step by step or held in memory.
     pub read_mode: ReadMode,
+    /// Where copies of the chunks of a store on S3 are kept; `None` keeps none.
+    pub cache: Option<CacheOptions>,
     /// Whether training items live in the GPU's memory.
     pub device_store: DeviceStore,
     /// Whether the training step is a CUDA graph.
@@ -124,7 +125,7 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
         return Err(TrainError::CheckpointEvery);
     }
     check_cuda_graph(&args.device, args.cuda_graph)?;
-    let store = TrainingSplit::open(&args.store)?;
+    let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     let checkpoints = Checkpoints { every_steps: args.checkpoint_every, epochs_after: Duration::ZERO, models: true };
     let run = open_run(args, &store, checkpoints, None)?;
     // The host keeps no second copy of what the GPU holds.

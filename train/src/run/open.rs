@@ -15,13 +15,13 @@ use crate::init::{InitSources, initial_weights};
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
 use crate::optimizer::Optimizer;
 use sam_ladder_cache::TrainingSplit;
-use sam_ladder_cache::atomic::{is_temporary_of, tidy};
+use sam_ladder_formats::atomic::{is_temporary_of, tidy};
 use sam_ladder_schemas::train::{CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE};
 use std::path::Path;
 
 /// A run that starts or resumes, ready for its next step.
 pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Checkpoints, hd95: Option<Hd95>) -> Result<Run> {
-    args.config.validate().map_err(TrainError::Setting)?;
+    args.config.validate()?;
     if store.config().unlabelled {
         return Err(TrainError::Unlabelled(args.store.clone()));
     }

@@ -1,15 +1,13 @@
 //! What a run folder says of itself, and whether a call to resume it means the same run.
 
 use crate::error::{Result, TrainError, io, unwritable};
-use sam_ladder_cache::atomic::write_atomic;
-use sam_ladder_cache::{Store, differences, is_remote, read_file};
+use sam_ladder_cache::{Store, is_remote, read_file};
+use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::hash::{sha256_hex, sha256_of_file};
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
-use sam_ladder_schemas::store::sha256_hex;
 use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::{BufReader, Read};
 use std::path::Path;
 
 /// Settings that may change between a stop and a resume, since they shape no step: how far to go.
@@ -123,16 +121,5 @@ pub(crate) fn input_file(path: &Path) -> Result<InputFile> {
     if is_remote(path) {
         return Ok(InputFile { name, sha256: sha256_hex(&read_file(path)?) });
     }
-    let mut reader = BufReader::new(File::open(path).map_err(io(path))?);
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        let read = reader.read(&mut buffer).map_err(io(path))?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(InputFile { name, sha256 })
+    Ok(InputFile { name, sha256: sha256_of_file(path, |_| ())? })
 }

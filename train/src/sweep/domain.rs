@@ -1,6 +1,5 @@
 //! Values of a setting's domain: those of a grid, one at random, and the place of a value in its range.
 
-use super::file::number;
 use crate::run::{below, unit};
 use rand_chacha::ChaCha8Rng;
 use sam_ladder_schemas::sweep::{Domain, Scale};
@@ -50,6 +49,11 @@ pub(super) fn place(domain: &Domain, value: &Value) -> f64 {
         Scale::Log => (value.ln() - min.ln()) / (max.ln() - min.ln()),
         Scale::Linear | Scale::Integer => (value - min) / (max - min),
     }
+}
+
+/// A number as JSON, whole where the setting takes whole numbers.
+fn number(value: f64, integer: bool) -> Value {
+    if integer && value >= 0.0 { Value::from(value as u64) } else { Value::from(value) }
 }
 
 fn six_digits(value: f64) -> f64 {

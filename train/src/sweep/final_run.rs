@@ -39,7 +39,7 @@ pub fn train_final(args: &SweepArgs, summary: &SweepSummary, trial: Option<&str>
     let record = FinalRecord { trial: chosen.trial.clone(), settings: point.settings.clone(), evaluated: false };
     folder.write_final(&record)?;
     let run = args.out.join(FINAL_RUN);
-    let config = point.config().map_err(TrainError::Setting)?;
+    let config = point.config()?;
     let config = TrainConfig { seed: sweep.config.seeds[0], val_cases: Vec::new(), ..config };
     train_until(&train_args(args, &run, config), stop)?;
     Ok(FinalRun { run, record })

@@ -3,13 +3,12 @@
 
 use super::space::Point;
 use crate::error::{Result, TrainError, io, unwritable};
-use crate::run::read_epochs;
-use sam_ladder_cache::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
-use sam_ladder_cache::differences;
-use sam_ladder_cache::table::{read_table, write_table};
+use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
+use sam_ladder_formats::rows::{read_rows, write_rows};
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, SWEEP_CONFIG, SWEEP_FILE, SweepConfig, SweepRecord, TRIAL_RECORD,
-    TRIALS_DIR, TRIALS_TABLE, TrialRow, curves_batch, run_dir, trials_batch, trials_from_batch,
+    TRIALS_DIR, TRIALS_TABLE, TrialRow, run_dir,
 };
 use sam_ladder_schemas::tables::EpochRow;
 use sam_ladder_schemas::train::{EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG};
@@ -114,13 +113,12 @@ impl Folder {
     /// One that is damaged.
     pub(crate) fn read_trials(&self) -> Result<Vec<TrialRow>> {
         let folder = self.0.join(TRIALS_DIR);
-        let mut rows = Vec::new();
+        let mut rows: Vec<TrialRow> = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(io(&folder))? {
             let path = entry.map_err(io(&folder))?.path().join(TRIAL_RECORD);
             // A trial that was interrupted before its first record was not begun.
             if path.exists() {
-                let read = trials_from_batch(&read_table(&path)?);
-                rows.extend(read.map_err(|reason| damaged(&path, reason))?);
+                rows.extend(read_rows(&path)?);
             }
         }
         rows.sort_by_key(|row| row.number);
@@ -130,19 +128,14 @@ impl Folder {
     pub(crate) fn write_trial(&self, row: &TrialRow) -> Result<()> {
         let folder = self.0.join(TRIALS_DIR).join(&row.trial);
         std::fs::create_dir_all(&folder).map_err(io(&folder))?;
-        let path = folder.join(TRIAL_RECORD);
-        let batch = trials_batch(std::slice::from_ref(row)).map_err(|reason| damaged(&path, reason))?;
-        write_table(&path, &batch)?;
+        write_rows(&folder.join(TRIAL_RECORD), std::slice::from_ref(row))?;
         Ok(tidy(&folder)?)
     }
 
     /// The sweep's tables.
     pub(crate) fn write_tables(&self, trials: &[TrialRow], curves: &[CurveRow]) -> Result<()> {
-        let path = self.0.join(TRIALS_TABLE);
-        write_table(&path, &trials_batch(trials).map_err(|reason| damaged(&path, reason))?)?;
-        let path = self.0.join(CURVES_TABLE);
-        write_table(&path, &curves_batch(curves).map_err(|reason| damaged(&path, reason))?)?;
-        Ok(())
+        write_rows(&self.0.join(TRIALS_TABLE), trials)?;
+        Ok(write_rows(&self.0.join(CURVES_TABLE), curves)?)
     }
 
     /// The epochs that a run has on record; none where it was not begun.
@@ -151,7 +144,7 @@ impl Folder {
     /// A table that is damaged.
     pub(crate) fn read_run(&self, trial: &str, seed: u64, fold: u32) -> Result<Vec<EpochRow>> {
         let path = self.run(trial, seed, fold).join(EPOCHS_TABLE);
-        if path.exists() { read_epochs(&path) } else { Ok(Vec::new()) }
+        if path.exists() { Ok(read_rows(&path)?) } else { Ok(Vec::new()) }
     }
 
     /// Takes away what only a resume needs.
@@ -167,10 +160,6 @@ impl Folder {
 /// Whether a run's folder can be resumed; if not, and something is there, it is a start that was interrupted, or a run whose state is gone.
 pub(crate) fn can_resume(run: &Path) -> bool {
     run.join(RUN_CONFIG).exists() && run.join(RESUME_STATE).exists()
-}
-
-fn damaged(path: &Path, reason: String) -> TrainError {
-    TrainError::RunDamaged { path: path.to_path_buf(), reason }
 }
 
 /// Checks that a sweep is resumed with what it was started with. Budget and retries may change, since they shape no trial.

@@ -15,19 +15,18 @@ mod folder;
 mod ranking;
 mod scheduler;
 mod space;
-mod toml_tree;
 mod tpe;
 mod trials;
 
 pub use account::gather;
-pub use file::{parse_config, read_config};
+pub use file::read_config;
 pub use final_run::{FinalRun, mark_evaluated, refuse_second_final, train_final};
 
 use crate::error::{Result, TrainError};
 use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, check_cuda_graph, input_file, numbered_fold};
 use candle_core::Device;
 use folder::{Folder, check_same_sweep};
-use sam_ladder_cache::{ReadMode, TrainingSplit};
+use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::sweep::{SweepRecord, TrialRow, TrialStatus, Validation};
 use sam_ladder_schemas::train::{InputFile, RunInputs, TrainConfig};
@@ -63,6 +62,8 @@ pub struct SweepArgs {
     pub device: Device,
     /// Whether the store is read batch by batch or held in memory.
     pub read_mode: ReadMode,
+    /// Where copies of the chunks of a store on S3 are kept; `None` keeps none.
+    pub cache: Option<CacheOptions>,
     /// Whether training items live in the GPU's memory.
     pub device_store: DeviceStore,
     /// Whether the training step is a CUDA graph.
@@ -100,7 +101,7 @@ impl SweepSummary {
 /// # Errors
 /// A bad file, by line and key; a folder that holds something; validation cases that the store's training split has not.
 pub fn prepare(args: &SweepArgs) -> Result<SweepRecord> {
-    let store = TrainingSplit::open(&args.store)?;
+    let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     start(args, &store)
 }
 
@@ -118,7 +119,7 @@ pub fn sweep(args: &SweepArgs) -> Result<SweepSummary> {
 /// As [`sweep`], and [`TrainError::SweepStopped`].
 pub fn sweep_until(args: &SweepArgs, stop: &AtomicBool) -> Result<SweepSummary> {
     check_cuda_graph(&args.device, args.cuda_graph)?;
-    let store = TrainingSplit::open(&args.store)?;
+    let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     let record = if args.resume { resume(args, &store)? } else { start(args, &store)? };
     Trials::new(args, &store, &record)?.run(stop)
 }
@@ -213,6 +214,7 @@ fn train_args(args: &SweepArgs, run: &Path, config: TrainConfig) -> TrainArgs {
         resume: run.join(sam_ladder_schemas::train::RUN_CONFIG).exists(),
         device: args.device.clone(),
         read_mode: args.read_mode,
+        cache: args.cache.clone(),
         device_store: args.device_store,
         cuda_graph: args.cuda_graph,
         checkpoint_every: None,

@@ -173,7 +173,7 @@ impl<'a> Scheduler<'a> {
             let config = point.config();
             let (config, end) = match config {
                 Ok(config) => (config, None),
-                Err(reason) => (TrainConfig::default(), Some(End::Failed { reason, diverged: true })),
+                Err(reason) => (TrainConfig::default(), Some(End::Failed { reason: reason.to_string(), diverged: true })),
             };
             let open = end.is_none();
             let rungs = self.rungs(config.epochs as u32);
@@ -357,7 +357,7 @@ impl<'a> Scheduler<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::parse_config;
+    use sam_ladder_schemas::sweep::parse_sweep;
     use super::*;
 
     fn config(pruning: &str, search: &str, budget: &str) -> SweepConfig {
@@ -365,7 +365,7 @@ mod tests {
             "[settings]\nepochs = 9\nlr = {{ min = 1e-4, max = 1e-1, scale = \"log\", points = 9 }}\n[search]\nmethod = \"{search}\"\n\
              [pruning]\n{pruning}\n[validation]\nfold = \"1/2\"\n[budget]\n{budget}\n"
         );
-        parse_config("s.toml", &text).unwrap()
+        parse_sweep("s.toml", &text).unwrap()
     }
 
     /// Dice that gets better with the epochs, and best at an lr of 1e-2.

@@ -1,11 +1,11 @@
 //! The search space: points of a grid, points at random, and which settings are active in a point.
 
 use super::domain::{draw, grid_values};
-use super::file::train_config;
 use super::tpe::{self, Observed};
 use crate::error::{Result, TrainError};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use sam_ladder_schemas::setting::SettingError;
 use sam_ladder_schemas::sweep::{Domain, SearchMethod, Setting, SweepConfig, trial_id};
 use sam_ladder_schemas::train::TrainConfig;
 use serde_json::{Map, Value};
@@ -50,8 +50,8 @@ impl Point {
     }
 
     /// The training's settings; seed and validation cases are those of each run.
-    pub(crate) fn config(&self) -> std::result::Result<TrainConfig, String> {
-        train_config(&self.settings)
+    pub(crate) fn config(&self) -> std::result::Result<TrainConfig, SettingError> {
+        TrainConfig::with(&self.settings)
     }
 }
 
@@ -152,14 +152,14 @@ fn fill_grid(settings: &[Setting], before: &mut Map<String, Value>, visit: &mut 
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::parse_config;
     use super::*;
+    use sam_ladder_schemas::sweep::parse_sweep;
 
     fn config(settings: &str, search: &str) -> SweepConfig {
         let text = format!(
             "[settings]\n{settings}\n[search]\nmethod = \"{search}\"\n[validation]\nfolds = 2\n[budget]\ntrials = 1000\n"
         );
-        parse_config("s.toml", &text).unwrap()
+        parse_sweep("s.toml", &text).unwrap()
     }
 
     fn points(config: &SweepConfig, count: u32) -> Vec<Point> {

@@ -149,7 +149,7 @@ impl Parzen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::parse_config;
+    use sam_ladder_schemas::sweep::parse_sweep;
     use super::super::space::{Point, Space};
     use super::*;
     use rand::SeedableRng;
@@ -174,7 +174,7 @@ mod tests {
             "[settings]\nlr = {{ min = 1e-5, max = 1e-1, scale = \"log\" }}\nlambda = {{ min = 0.0, max = 1.0 }}\n\
              optimizer = [\"sgd\", \"adam\", \"adamw\"]\n[search]\nmethod = \"{method}\"\nseed = {seed}\n[validation]\nfolds = 2\n[budget]\ntrials = 40\n"
         );
-        let config = parse_config("s.toml", &text).unwrap();
+        let config = parse_sweep("s.toml", &text).unwrap();
         let space = Space::new(&config).unwrap();
         let loss = |point: &Point| {
             let lr = (point.settings["lr"].as_f64().unwrap() / 2e-3).log10() / 4.0;

@@ -1,0 +1,42 @@
+//! The organs' columns of every table, with the headings and in the order of the paper's Table I.
+
+use crate::summary::MEAN;
+use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
+
+/// Headings of the paper's Table I, in its order, and the organs they stand for.
+const PAPER_COLUMNS: [(&str, &str); 8] = [
+    ("Aorta", "aorta"),
+    ("Gallbladder", "gallbladder"),
+    ("Kidney(L)", "left kidney"),
+    ("Kidney(R)", "right kidney"),
+    ("Liver", "liver"),
+    ("Pancreas", "pancreas"),
+    ("Spleen", "spleen"),
+    ("Stomach", "stomach"),
+];
+
+/// An organ's column: the organ, and the heading under which readers look for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OrganColumn {
+    /// What the table says.
+    pub heading: String,
+    /// The organ's name in the store.
+    pub organ: String,
+}
+
+/// The organs' columns: the paper's for the eight Synapse organs (in whatever order they are named), else the organs as they
+/// are named.
+pub(crate) fn organ_columns(class_names: &[String]) -> Vec<OrganColumn> {
+    let is_synapse = class_names.len() == SYNAPSE_ORGANS.len()
+        && SYNAPSE_ORGANS.iter().all(|organ| class_names.iter().any(|name| name == organ));
+    if is_synapse {
+        PAPER_COLUMNS.iter().map(|&(heading, organ)| OrganColumn { heading: heading.into(), organ: organ.into() }).collect()
+    } else {
+        class_names.iter().map(|name| OrganColumn { heading: name.clone(), organ: name.clone() }).collect()
+    }
+}
+
+/// Headings and names of the organs, then those of their mean.
+pub(crate) fn with_mean<'a>(columns: &'a [OrganColumn], mean_heading: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    columns.iter().map(|column| (&*column.heading, &*column.organ)).chain([(mean_heading, MEAN)])
+}

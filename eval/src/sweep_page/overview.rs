@@ -1,0 +1,141 @@
+//! The sweep in words and numbers: what was searched, what came of it, and its settings.
+
+use super::SweepPage;
+use super::space::{Trial, best, objective_name, objective_value, value_text};
+use crate::page::{facts, section};
+use crate::summary::MEAN;
+use maud::{Markup, html};
+use sam_ladder_schemas::sweep::{Domain, Objective, Pruning, SearchMethod, SweepRecord, TrialRow, TrialStatus, Validation};
+
+impl SweepPage {
+    /// Below the title: what was searched and how, the main numbers, and the best setting.
+    pub(super) fn overview(&self, trials: &[Trial]) -> Markup {
+        html! {
+            p.lead { (self.lead()) }
+            dl.tiles { @for (name, value) in self.tiles(trials) { div { dt { (name) } dd { (value) } } } }
+            @if let Some(best) = best(trials) {
+                p.winner data-trial=(best.row.number) {
+                    "Best setting (trial " (best.row.number) "): "
+                    @for (index, (name, value)) in best.settings.iter().enumerate() {
+                        @if index > 0 { ", " }
+                        (name) " " b { (value_text(value)) }
+                    }
+                }
+            } @else {
+                p.winner { "No trial has a value yet." }
+            }
+        }
+    }
+
+    fn lead(&self) -> String {
+        let config = &self.record.config;
+        let method = match config.search.method {
+            SearchMethod::Grid => "Grid search",
+            SearchMethod::Random => "Random search",
+            SearchMethod::Tpe => "TPE search",
+        };
+        let names: Vec<&str> = config.searched().map(|setting| setting.name.as_str()).collect();
+        let validation = match &config.validation {
+            Validation::Folds(count) => format!("{count}-fold cross-validation over the training cases"),
+            Validation::Fold(index, of) => format!("fold {index} of {of} of the training cases held out"),
+            Validation::Cases(cases) => format!("{} training cases held out", cases.len()),
+        };
+        let (names, pruning) = (names.join(", "), pruning(&config.pruning));
+        format!("{method} over {names} with {pruning}; {validation}. The test cases took no part in it.")
+    }
+
+    /// Names and values of the main numbers.
+    fn tiles(&self, trials: &[Trial]) -> Vec<(String, Markup)> {
+        let mut tiles: Vec<(String, Markup)> = Vec::new();
+        if let Some(best) = best(trials) {
+            for &objective in &self.record.config.objectives {
+                let Some(value) = objective_value(best.row, objective) else { continue };
+                let std = if objective == Objective::Dice { best.row.dice_std.map(|std| 100.0 * std) } else { best.row.hd95_std };
+                let value = html! { (format!("{value:.2}")) @if let Some(std) = std { " " small { (format!("± {std:.2}")) } } };
+                tiles.push((format!("Best: {}", objective_name(objective)), value));
+            }
+        }
+        let count = |status: TrialStatus| trials.iter().filter(|trial| trial.row.status == status).count();
+        let statuses: Vec<String> = (TrialStatus::ALL.into_iter())
+            .filter(|&status| count(status) > 0)
+            .map(|status| format!("{} {}", count(status), status.name()))
+            .collect();
+        let epochs = |of: fn(&TrialRow) -> u32| trials.iter().map(|trial| u64::from(of(trial.row) * trial.row.runs)).sum::<u64>();
+        let (trained, all) = (epochs(|row| row.epochs), epochs(|row| row.max_epochs));
+        let seconds: f64 = trials.iter().map(|trial| trial.row.seconds).sum();
+        tiles.extend([
+            (format!("Trials: {}", statuses.join(", ")), html! { (trials.len()) }),
+            (format!("Epochs trained, of {all} without pruning"), html! { (trained) }),
+            ("Machine time".into(), html! { (duration(seconds)) }),
+        ]);
+        tiles
+    }
+
+    /// The best setting's scores on the test cases; nothing before it was evaluated.
+    pub(super) fn test_section(&self) -> Markup {
+        let Some((record, summary)) = &self.test else { return html! {} };
+        let mean = summary.iter().find(|row| row.organ == MEAN);
+        let value = |value: Option<f64>| value.map_or("undefined".into(), |value| format!("{value:.2}"));
+        let dice = value(mean.and_then(|row| row.dice).map(|dice| 100.0 * dice));
+        let hd95 = value(mean.and_then(|row| row.hd95));
+        let body = html! {
+            p {
+                "The setting of trial " code { (record.trial) } ", trained on all training cases and evaluated once on the test cases: mean \
+                 Dice " b { (dice) " %" } ", mean HD95 " b { (hd95) } "."
+            }
+        };
+        section("test", "Test cases", body)
+    }
+
+    /// How the sweep was made.
+    pub(super) fn facts_section(&self) -> Markup {
+        let SweepRecord { program, cache_id, config, jobs, folds, .. } = &self.record;
+        let mut all = vec![
+            ("Program".to_string(), program.clone()),
+            ("Store".into(), cache_id.clone()),
+            ("Search".into(), format!("{:?}, seed {}", config.search.method, config.search.seed).to_lowercase()),
+            ("Pruning".into(), pruning(&config.pruning)),
+            ("Trials at a time".into(), jobs.to_string()),
+            ("Seeds".into(), config.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+        ];
+        for (index, cases) in folds.iter().enumerate() {
+            all.push((format!("Validation cases, fold {}", index + 1), cases.join(", ")));
+        }
+        for setting in config.settings.iter().filter(|setting| !setting.is_searched()) {
+            if let Domain::Fixed(value) = &setting.domain {
+                all.push((setting.name.clone(), value_text(value)));
+            }
+        }
+        section("facts", "Sweep", facts(&all))
+    }
+}
+
+fn pruning(pruning: &Pruning) -> String {
+    match pruning {
+        Pruning::None => "no pruning".into(),
+        Pruning::Asha { min_epochs, reduction } => {
+            format!("successive halving (ASHA: from {min_epochs} epochs, one in {reduction} continues)")
+        }
+        Pruning::Median { min_epochs, .. } => format!("median pruning from epoch {min_epochs}"),
+    }
+}
+
+/// Seconds as people say them.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_aloud() {
+        assert_eq!([3.25, 75.0, 7384.0].map(duration), ["3.2 s", "1 min 15 s", "2 h 03 min"]);
+    }
+}

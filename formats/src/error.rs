@@ -1,0 +1,203 @@
+//! What can go wrong with a file: what happened, where, and a hint that says what to do.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+/// Result of reading or writing a file.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `write`, `read`, `create`…
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The bytes are not what the file should hold.
+    #[error("{}: not a readable {format} file: {problem}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// NIfTI, npz, HDF5, Parquet, PyTorch, safetensors, or several of them.
+        format: &'static str,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The file ends before its data does.
+    #[error("{}: truncated: its header promises {expected} bytes of voxels, found {found}", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the header promises.
+        expected: u64,
+        /// Bytes that are there, at most.
+        found: u64,
+    },
+    /// A number type that holds no plain real numbers, or none that is supported.
+    #[error("{}: values of type {found} are not supported", path.display())]
+    NumberType {
+        /// The file.
+        path: PathBuf,
+        /// The type's name or code.
+        found: String,
+    },
+    /// Voxels that do not fill the shape with which they are to be written.
+    #[error("cannot write {}: shape {shape:?} needs {expected} voxels, got {found}", path.display())]
+    Voxels {
+        /// The file.
+        path: PathBuf,
+        /// `[d, h, w]`.
+        shape: [usize; 3],
+        /// Product of `shape`.
+        expected: usize,
+        /// Voxels given.
+        found: usize,
+    },
+    /// A table has other columns than its rows need.
+    #[error("the table {} {}", path.display(), problems.join(", "))]
+    Columns {
+        /// The file.
+        path: PathBuf,
+        /// Each column that is missing, unknown or of another type, in words.
+        problems: Vec<String>,
+    },
+    /// Rows cannot be made into a table, or a table's cells into rows.
+    #[error("cannot {action} the rows of {}: {reason}", path.display())]
+    Rows {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the library said.
+        reason: String,
+    },
+    /// A tensor that is needed is not in the checkpoint.
+    #[cfg(feature = "state-dict")]
+    #[error("{}: the key {key} is missing (expected a tensor of shape {expected})", path.display())]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        key: String,
+        /// Its shape, were it there.
+        expected: String,
+    },
+    /// A tensor has another shape than the one needed.
+    #[cfg(feature = "state-dict")]
+    #[error("{}: {key} has shape {found:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        key: String,
+        /// The shape needed.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor could not be made on the device, or be read from it.
+    #[cfg(feature = "state-dict")]
+    #[error("{}: {key}: {source}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        key: String,
+        /// Candle's reason.
+        source: candle_core::Error,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`], for `map_err`.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// Whether the disk is full or over its quota, so that freeing space and running the same command again continues.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if is_full(source))
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::Io { source, .. } => return io_hint(source),
+            Error::Format { advice, .. } => (*advice).into(),
+            Error::Truncated { .. } => COPY_AGAIN.into(),
+            Error::NumberType { .. } => "convert them to an integer or floating-point type".into(),
+            Error::Voxels { .. } | Error::Rows { action: "write", .. } => "this is a bug in the program; please report it".into(),
+            Error::Columns { .. } | Error::Rows { .. } => "put back the table that this program wrote, or make it again".into(),
+            #[cfg(feature = "state-dict")]
+            Error::MissingTensor { .. } | Error::TensorShape { .. } => "give a checkpoint of the model that is asked for".into(),
+            #[cfg(feature = "state-dict")]
+            Error::Tensor { .. } => return None,
+        })
+    }
+}
+
+/// What to do about an error of the file system.
+pub fn io_hint(error: &io::Error) -> Option<String> {
+    let hint = match error.kind() {
+        _ if is_full(error) => "free space on the disk, then run the same command again",
+        ErrorKind::NotFound => "check that it exists and that its name is right",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "check that you may access it",
+        ErrorKind::NotADirectory => "name a folder",
+        ErrorKind::IsADirectory => "name a file",
+        _ => return None,
+    };
+    Some(hint.into())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull)
+}
+
+#[cfg(feature = "state-dict")]
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        candle_core::Error::wrap(error)
+    }
+}
+
+/// What to do about a file that is cut off or damaged.
+const COPY_AGAIN: &str = "the file is truncated or damaged: copy or download it again";
+
+/// What is wrong with the content of a file whose name is not known where that is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    what: String,
+    advice: &'static str,
+}
+
+impl Problem {
+    /// A problem that another copy of the file does not solve.
+    pub(crate) fn with_advice(what: impl Into<String>, advice: &'static str) -> Self {
+        Problem { what: what.into(), advice }
+    }
+
+    /// The same of one part of the file.
+    pub(crate) fn of(self, part: &str) -> Self {
+        Problem { what: format!("{part}: {}", self.what), ..self }
+    }
+
+    pub(crate) fn in_file(self, path: &Path, format: &'static str) -> Error {
+        Error::Format { path: path.into(), format, problem: self.what, advice: self.advice }
+    }
+}
+
+impl<T: Into<String>> From<T> for Problem {
+    fn from(what: T) -> Self {
+        Problem::with_advice(what, COPY_AGAIN)
+    }
+}

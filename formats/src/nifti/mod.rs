@@ -1,0 +1,78 @@
+//! NIfTI-1 and NIfTI-2 single files (`.nii`, `.nii.gz`; `nifti1.h`, `nifti2.h`).
+//!
+//! A NIfTI array is stored with its first axis fastest, so voxels `[d, h, w]` in C order, where depth is the file's third axis, lie
+//! in the file as they lie in memory.
+
+mod read;
+mod write;
+
+pub use read::{NiftiImage, decode_image, read_geometry, read_image};
+pub use write::{NiftiElement, write_nifti};
+
+/// Bytes of a NIfTI-1 header.
+pub const NIFTI_1_HEADER_BYTES: usize = 348;
+/// Bytes of a NIfTI-2 header.
+pub const NIFTI_2_HEADER_BYTES: usize = 540;
+/// Which of the two headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NiftiVersion {
+    /// `nifti1.h`: numbers of 32 bits, sides of at most 32767 voxels.
+    One,
+    /// `nifti2.h`: numbers of 64 bits.
+    Two,
+}
+
+/// Where a scan's voxels lie in space, as its header says: all that a mask of the scan must repeat to lie on top of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Geometry {
+    /// Of the header; what is written for it has the same, so that no number is rounded.
+    pub version: NiftiVersion,
+    /// Depth, height, width.
+    pub shape: [usize; 3],
+    /// Axes of the file, 3 to 7; those after the third have the length 1.
+    pub rank: u8,
+    /// `pixdim`: whether the quaternion's third axis is turned around (-1 is), then the distance between voxel centres along each axis
+    /// of the file (width, height, depth, …), in units of `xyzt_units`.
+    pub pixdim: [f64; 8],
+    /// Units of space and time, as coded by NIfTI.
+    pub xyzt_units: u8,
+    /// What the quaternion's coordinates mean; 0 where there is none.
+    pub qform_code: i16,
+    /// Quaternion's b, c and d.
+    pub quaternion: [f64; 3],
+    /// Quaternion's translation along x, y and z.
+    pub translation: [f64; 3],
+    /// What the affine's coordinates mean; 0 where there is none.
+    pub sform_code: i16,
+    /// The affine's three rows, from voxel indices (axis 0, 1, 2 of the file) to space.
+    pub affine: [[f64; 4]; 3],
+}
+
+impl Geometry {
+    /// An axis-aligned scan in scanner coordinates, in millimetres; `spacing_mm` is along depth, height and width.
+    pub fn aligned(shape: [usize; 3], [dz, dy, dx]: [f64; 3]) -> Self {
+        Geometry {
+            version: NiftiVersion::One,
+            shape,
+            rank: 3,
+            pixdim: [1.0, dx, dy, dz, 1.0, 1.0, 1.0, 1.0],
+            xyzt_units: 2,
+            qform_code: 1,
+            quaternion: [0.0; 3],
+            translation: [0.0; 3],
+            sform_code: 1,
+            affine: [[dx, 0.0, 0.0, 0.0], [0.0, dy, 0.0, 0.0], [0.0, 0.0, dz, 0.0]],
+        }
+    }
+
+    /// Distance between voxel centres along depth, height and width, in units of `xyzt_units` (millimetres in practice).
+    pub fn spacing_mm(&self) -> [f64; 3] {
+        [self.pixdim[3], self.pixdim[2], self.pixdim[1]].map(f64::abs)
+    }
+
+    /// The header that the numbers fit into.
+    fn version_needed(&self) -> NiftiVersion {
+        let fits = self.shape.iter().all(|&side| i16::try_from(side).is_ok());
+        if fits { self.version } else { NiftiVersion::Two }
+    }
+}

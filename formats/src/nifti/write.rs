@@ -1,0 +1,164 @@
+//! Writes NIfTI single files, `.nii` and `.nii.gz`.
+
+use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
+use crate::atomic::write_atomic;
+use crate::error::{Error, Result};
+use flate2::{Compression, GzBuilder};
+use std::io::Write;
+use std::path::Path;
+
+/// What the header says of where it comes from.
+const DESCRIPTION: &[u8] = b"sam-ladder";
+
+/// A number type that can be written as voxels.
+pub trait NiftiElement: Copy {
+    /// NIfTI's `datatype` code.
+    const CODE: i16;
+    /// The number's bytes, little-endian.
+    fn write(self, out: &mut Vec<u8>);
+}
+
+macro_rules! nifti_element {
+    ($type:ty, $code:literal) => {
+        impl NiftiElement for $type {
+            const CODE: i16 = $code;
+            fn write(self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+        }
+    };
+}
+nifti_element!(u8, 2);
+nifti_element!(i16, 4);
+nifti_element!(f32, 16);
+
+/// Writes voxels `[d, h, w]`, aside and then renamed, replacing what is there; compressed unless the name ends in `.nii`. The same voxels
+/// give the same bytes.
+///
+/// # Errors
+/// [`Error::Io`] that names the file; [`Error::Voxels`] when the number of voxels is not that of the geometry's shape.
+pub fn write_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[T]) -> Result<()> {
+    let expected: usize = geometry.shape.iter().product();
+    if voxels.len() != expected {
+        return Err(Error::Voxels { path: path.into(), shape: geometry.shape, expected, found: voxels.len() });
+    }
+    let mut contents = header(geometry, T::CODE, size_of::<T>());
+    contents.reserve(size_of_val(voxels));
+    voxels.iter().for_each(|voxel| voxel.write(&mut contents));
+    if path.extension().is_some_and(|ending| ending == "nii") {
+        return write_atomic(path, &contents);
+    }
+    // No name and no time stamp in the stream.
+    let mut stream = GzBuilder::new().write(Vec::new(), Compression::default());
+    let compressed = stream.write_all(&contents).and_then(|()| stream.finish());
+    write_atomic(path, &compressed.map_err(Error::io("write", path))?)
+}
+
+/// The header and the four bytes that say that no extension follows, little-endian.
+fn header(geometry: &Geometry, code: i16, element_bytes: usize) -> Vec<u8> {
+    let [depth, height, width] = geometry.shape;
+    let mut dim = [1; 8];
+    dim[..4].copy_from_slice(&[usize::from(geometry.rank.clamp(3, 7)), width, height, depth]);
+    match geometry.version_needed() {
+        NiftiVersion::One => header_1(geometry, dim, code, element_bytes),
+        NiftiVersion::Two => header_2(geometry, dim, code, element_bytes),
+    }
+}
+
+/// Fields at the offsets of `nifti1.h`.
+fn header_1(geometry: &Geometry, dim: [usize; 8], code: i16, element_bytes: usize) -> Vec<u8> {
+    let mut head = vec![0u8; NIFTI_1_HEADER_BYTES + 4];
+    let mut put = |offset: usize, bytes: &[u8]| head[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0, &(NIFTI_1_HEADER_BYTES as i32).to_le_bytes());
+    put(38, b"r");
+    dim.iter().enumerate().for_each(|(i, &n)| put(40 + 2 * i, &(n as i16).to_le_bytes()));
+    put(70, &code.to_le_bytes());
+    put(72, &(8 * element_bytes as i16).to_le_bytes());
+    let mut floats = |offset: usize, values: &[f64]| {
+        for (i, &value) in values.iter().enumerate() {
+            put(offset + 4 * i, &(value as f32).to_le_bytes());
+        }
+    };
+    floats(76, &geometry.pixdim);
+    // First voxel; slope and intercept of voxels that mean what they are.
+    floats(108, &[(NIFTI_1_HEADER_BYTES + 4) as f64, 1.0, 0.0]);
+    floats(256, &geometry.quaternion);
+    floats(268, &geometry.translation);
+    for (row, offset) in geometry.affine.iter().zip([280, 296, 312]) {
+        floats(offset, row);
+    }
+    put(123, &[geometry.xyzt_units]);
+    put(148, DESCRIPTION);
+    put(252, &geometry.qform_code.to_le_bytes());
+    put(254, &geometry.sform_code.to_le_bytes());
+    put(344, b"n+1\0");
+    head
+}
+
+/// Fields at the offsets of `nifti2.h`.
+fn header_2(geometry: &Geometry, dim: [usize; 8], code: i16, element_bytes: usize) -> Vec<u8> {
+    let mut head = vec![0u8; NIFTI_2_HEADER_BYTES + 4];
+    let mut put = |offset: usize, bytes: &[u8]| head[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0, &(NIFTI_2_HEADER_BYTES as i32).to_le_bytes());
+    put(4, b"n+2\0\r\n\x1a\n");
+    put(12, &code.to_le_bytes());
+    put(14, &(8 * element_bytes as i16).to_le_bytes());
+    dim.iter().enumerate().for_each(|(i, &n)| put(16 + 8 * i, &(n as i64).to_le_bytes()));
+    put(168, &(NIFTI_2_HEADER_BYTES as i64 + 4).to_le_bytes());
+    let mut floats = |offset: usize, values: &[f64]| {
+        for (i, &value) in values.iter().enumerate() {
+            put(offset + 8 * i, &value.to_le_bytes());
+        }
+    };
+    floats(104, &geometry.pixdim);
+    floats(176, &[1.0, 0.0]);
+    floats(352, &geometry.quaternion);
+    floats(376, &geometry.translation);
+    for (row, offset) in geometry.affine.iter().zip([400, 432, 464]) {
+        floats(offset, row);
+    }
+    put(240, DESCRIPTION);
+    put(344, &i32::from(geometry.qform_code).to_le_bytes());
+    put(348, &i32::from(geometry.sform_code).to_le_bytes());
+    put(500, &i32::from(geometry.xyzt_units).to_le_bytes());
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::read::GzDecoder;
+    use std::io::Read;
+
+    #[test]
+    fn fields_are_where_nifti_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0001.nii.gz");
+        let voxels: Vec<u8> = (0..24).collect();
+        let geometry = Geometry::aligned([2, 3, 4], [5.0, 0.75, 0.5]);
+        write_nifti(&path, &geometry, &voxels).unwrap();
+        let mut bytes = Vec::new();
+        GzDecoder::new(std::fs::File::open(&path).unwrap()).read_to_end(&mut bytes).unwrap();
+        let short = |offset: usize| i16::from_le_bytes([bytes[offset], bytes[offset + 1]]);
+        let float = |offset: usize| f32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap());
+        assert_eq!([40, 42, 44, 46].map(short), [3, 4, 3, 2]);
+        assert_eq!([80, 84, 88].map(float), [0.5, 0.75, 5.0]);
+        assert_eq!([280, 300, 320].map(float), [0.5, 0.75, 5.0]);
+        assert_eq!((float(108), &bytes[344..348]), (352.0, &b"n+1\0"[..]));
+        assert_eq!(&bytes[352..], voxels);
+
+        let plain = dir.path().join("0001.nii");
+        write_nifti(&plain, &geometry, &voxels).unwrap();
+        assert_eq!(std::fs::read(&plain).unwrap(), bytes);
+        let refused = write_nifti(&plain, &geometry, &voxels[1..]).unwrap_err().to_string();
+        assert!(refused.contains("0001.nii") && refused.contains("24") && refused.contains("23"), "{refused}");
+        assert_eq!(std::fs::read(&plain).unwrap(), bytes, "what was there stays");
+    }
+
+    #[test]
+    fn sides_beyond_nifti_1_are_written_as_nifti_2() {
+        let header = header(&Geometry::aligned([1, 1, 40000], [1.0; 3]), u8::CODE, 1);
+        assert_eq!(header.len(), 544);
+        assert_eq!(i64::from_le_bytes(header[24..32].try_into().unwrap()), 40000);
+    }
+}

@@ -1,0 +1,138 @@
+//! Stored numbers of any type, width and byte order as float32.
+
+/// A real number type that files store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NumericType {
+    U8,
+    I8,
+    U16,
+    I16,
+    U32,
+    I32,
+    U64,
+    I64,
+    F32,
+    F64,
+}
+
+impl NumericType {
+    /// The type of a NIfTI `datatype` code; `None` for complex, colour and 128-bit types.
+    pub(crate) fn from_nifti_code(code: i16) -> Option<Self> {
+        Some(match code {
+            2 => Self::U8,
+            4 => Self::I16,
+            8 => Self::I32,
+            16 => Self::F32,
+            64 => Self::F64,
+            256 => Self::I8,
+            512 => Self::U16,
+            768 => Self::U32,
+            1024 => Self::I64,
+            1280 => Self::U64,
+            _ => return None,
+        })
+    }
+
+    /// The type of a NumPy type string's kind and width: `f4`, `u1`, ...
+    pub(crate) fn from_numpy(kind_and_width: &str) -> Option<Self> {
+        Some(match kind_and_width {
+            "u1" | "b1" => Self::U8,
+            "i1" => Self::I8,
+            "u2" => Self::U16,
+            "i2" => Self::I16,
+            "u4" => Self::U32,
+            "i4" => Self::I32,
+            "u8" => Self::U64,
+            "i8" => Self::I64,
+            "f4" => Self::F32,
+            "f8" => Self::F64,
+            _ => return None,
+        })
+    }
+
+    /// Bytes of one number.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::U8 | Self::I8 => 1,
+            Self::U16 | Self::I16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::U64 | Self::I64 | Self::F64 => 8,
+        }
+    }
+
+    /// The numbers in `bytes` times `slope` plus `intercept`, in f64 and then rounded to f32, as nibabel's
+    /// `get_fdata().astype(float32)` has them. A slope of 1 and an intercept of 0 leave every number as it is.
+    pub(crate) fn decode(self, bytes: &[u8], big_endian: bool, slope: f64, intercept: f64) -> Vec<f32> {
+        macro_rules! decode {
+            ($type:ty) => {
+                bytes
+                    .chunks_exact(size_of::<$type>())
+                    .map(|chunk| {
+                        let raw = chunk.try_into().expect("chunks have the type's width");
+                        let value = if big_endian { <$type>::from_be_bytes(raw) } else { <$type>::from_le_bytes(raw) } as f64;
+                        // NumPy skips the steps that change nothing.
+                        let scaled = if slope != 1.0 { value * slope } else { value };
+                        (if intercept != 0.0 { scaled + intercept } else { scaled }) as f32
+                    })
+                    .collect()
+            };
+        }
+        match self {
+            Self::U8 => decode!(u8),
+            Self::I8 => decode!(i8),
+            Self::U16 => decode!(u16),
+            Self::I16 => decode!(i16),
+            Self::U32 => decode!(u32),
+            Self::I32 => decode!(i32),
+            Self::U64 => decode!(u64),
+            Self::I64 => decode!(i64),
+            Self::F32 => decode!(f32),
+            Self::F64 => decode!(f64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_in_either_byte_order() {
+        macro_rules! check {
+            ($type:ty, $numeric:ident) => {
+                let values: [$type; 3] = [3 as $type, 100 as $type, <$type>::MAX];
+                let expected: Vec<f32> = values.iter().map(|&value| (value as f64 * 0.5 - 7.0) as f32).collect();
+                let little: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let big: Vec<u8> = values.iter().flat_map(|value| value.to_be_bytes()).collect();
+                assert_eq!(NumericType::$numeric.bytes(), size_of::<$type>());
+                assert_eq!(NumericType::$numeric.decode(&little, false, 0.5, -7.0), expected);
+                assert_eq!(NumericType::$numeric.decode(&big, true, 0.5, -7.0), expected);
+            };
+        }
+        check!(u8, U8);
+        check!(i8, I8);
+        check!(u16, U16);
+        check!(i16, I16);
+        check!(u32, U32);
+        check!(i32, I32);
+        check!(u64, U64);
+        check!(i64, I64);
+        check!(f32, F32);
+        check!(f64, F64);
+    }
+
+    #[test]
+    fn scaling_happens_in_double_precision() {
+        // In f32, 16777217 would already have lost its last bit before the intercept takes the rest away.
+        let bytes = 16_777_217i32.to_le_bytes();
+        assert_eq!(NumericType::I32.decode(&bytes, false, 1.0, -16_777_216.0), [1.0]);
+    }
+
+    #[test]
+    fn codes_that_hold_no_real_numbers_are_refused() {
+        for code in [0, 1, 32, 128, 1536, 1792, 2048, 2304, -4, 3] {
+            assert_eq!(NumericType::from_nifti_code(code), None, "code {code}");
+        }
+        assert_eq!(NumericType::from_numpy("c8"), None);
+    }
+}

@@ -1,0 +1,306 @@
+//! Parquet tables. A row is a struct with serde: its fields are the columns, in their order, and an `Option` is a column that may have
+//! empty cells. Every table is written and read here, with one check of its columns.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! struct Score {
+//!     case: String,
+//!     dice: Option<f64>,
+//! }
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("scores.parquet");
+//! let rows = [Score { case: "0001".into(), dice: Some(0.9) }, Score { case: "0002".into(), dice: None }];
+//! sam_ladder_formats::rows::write_rows(&path, &rows)?;
+//! assert_eq!(sam_ladder_formats::rows::read_rows::<Score>(&path)?, rows);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use crate::atomic::write_atomic;
+use crate::error::{Error, Problem, Result};
+use arrow::array::Array;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{FieldRef, Fields, Schema};
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::ChunkReader;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_arrow::schema::{SchemaLike, TracingOptions};
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// Named as the writer of every table, so that the bytes depend on the rows and nothing else.
+const CREATED_BY: &str = "sam-ladder";
+
+/// Writes rows as the Parquet file `path`; an existing one is replaced in one step.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written, [`Error::Rows`] for a struct that has no columns.
+pub fn write_rows<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T]) -> Result<()> {
+    write_atomic(path, &encode_rows(path, rows)?)
+}
+
+/// The bytes of the Parquet file that holds these rows; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Rows`] for a struct that has no columns.
+pub fn encode_rows<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T]) -> Result<Vec<u8>> {
+    let batch = columns::<T>().and_then(|columns| serde_arrow::to_record_batch(&columns, &rows));
+    encode_batch(path, &batch.map_err(|error| failed("write", path, error))?)
+}
+
+/// Reads all rows of the Parquet file `path`. A column that may have empty cells need not be there, nor one whose field has a serde
+/// default: files of older versions are read.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be opened, [`Error::Format`] when it is not Parquet or damaged, [`Error::Columns`] for a column that
+/// is missing, unknown, of another type or has an empty cell that must not be, [`Error::Rows`] for a word that is none of the known ones.
+pub fn read_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    decode_rows(path, File::open(path).map_err(Error::io("read", path))?)
+}
+
+/// As [`read_rows`], of a Parquet file that is opened, or whose bytes are at hand; `path` is for messages.
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn decode_rows<T: DeserializeOwned>(path: &Path, file: impl ChunkReader + 'static) -> Result<Vec<T>> {
+    let batch = decode_batch(path, file)?;
+    let expected = columns::<T>().map_err(|error| failed("read", path, error))?;
+    let (missing, wrong) = differences(&expected, &batch);
+    if !wrong.is_empty() || (batch.num_rows() == 0 && !missing.is_empty()) {
+        return Err(Error::Columns { path: path.into(), problems: [missing, wrong].concat() });
+    }
+    serde_arrow::from_record_batch(&batch).map_err(|error| match missing.is_empty() {
+        true => failed("read", path, error),
+        // Those that have no default.
+        false => Error::Columns { path: path.into(), problems: missing },
+    })
+}
+
+/// The bytes of the Parquet file that holds `batch`, of columns that no struct has; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Rows`] when the rows cannot be encoded.
+pub fn encode_batch(path: &Path, batch: &RecordBatch) -> Result<Vec<u8>> {
+    let properties = WriterProperties::builder()
+        .set_created_by(CREATED_BY.into())
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .build();
+    let encode = || {
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties))?;
+        writer.write(batch)?;
+        writer.close()?;
+        Ok::<_, parquet::errors::ParquetError>(bytes)
+    };
+    encode().map_err(|error| failed("write", path, error))
+}
+
+/// The rows of a Parquet file, of columns that no struct has; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Format`] when it is not Parquet or damaged.
+pub fn decode_batch(path: &Path, file: impl ChunkReader + 'static) -> Result<RecordBatch> {
+    let read = || {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
+        let schema = builder.schema().clone();
+        let reader = builder.build().map_err(|e| e.to_string())?;
+        let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+        concat_batches(&schema, &batches).map_err(|e| e.to_string())
+    };
+    // The Parquet reader panics on some damaged pages (a dictionary that is announced and not there). It owns all that it works on, so
+    // nothing half-changed is seen afterwards.
+    let outcome = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged beyond what can be read".into()));
+    outcome.map_err(|reason| Problem::from(reason).in_file(path, "Parquet"))
+}
+
+/// Checks that a table has exactly the columns of `expected`.
+///
+/// # Errors
+/// [`Error::Columns`] that names each column that is missing, unknown, of another type or has an empty cell that must not be.
+pub fn check_columns(path: &Path, batch: &RecordBatch, expected: &Schema) -> Result<()> {
+    let (mut problems, wrong) = differences(expected.fields(), batch);
+    problems.extend(wrong);
+    if problems.is_empty() { Ok(()) } else { Err(Error::Columns { path: path.into(), problems }) }
+}
+
+/// The columns of a row's struct.
+fn columns<T: DeserializeOwned>() -> serde_arrow::Result<Fields> {
+    let options = TracingOptions::default().strings_as_large_utf8(false).enums_without_data_as_strings(true);
+    Ok(Vec::<FieldRef>::from_type::<T>(options)?.into())
+}
+
+/// In words the columns that are missing and must not be, and those that are wrong in another way.
+fn differences(expected: &Fields, found: &RecordBatch) -> (Vec<String>, Vec<String>) {
+    let required = expected.iter().filter(|field| !field.is_nullable() && found.column_by_name(field.name()).is_none());
+    let missing = required.map(|field| format!("has no column {} of type {}", field.name(), field.data_type())).collect();
+    let schema = found.schema();
+    let wrong = schema.fields().iter().zip(found.columns()).filter_map(|(field, cells)| {
+        let (name, data_type) = (field.name(), field.data_type());
+        match expected.iter().find(|expected| expected.name() == name) {
+            None => Some(format!("has an unknown column {name}")),
+            Some(expected) if expected.data_type() != data_type => {
+                Some(format!("has a column {name} of type {data_type}, expected {}", expected.data_type()))
+            }
+            Some(expected) if !expected.is_nullable() && cells.null_count() > 0 => {
+                Some(format!("has an empty cell in column {name}"))
+            }
+            Some(_) => None,
+        }
+    });
+    (missing, wrong.collect())
+}
+
+fn failed(action: &'static str, path: &Path, reason: impl std::fmt::Display) -> Error {
+    // Serde's words may have several lines.
+    let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::Rows { action, path: path.into(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use std::sync::Arc;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Status {
+        Running,
+        Finished,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Row {
+        name: String,
+        status: Status,
+        count: u32,
+        large: u64,
+        angle: Option<i32>,
+        k: Option<u8>,
+        loss: f32,
+        dice: Option<f64>,
+        reason: Option<String>,
+        #[serde(default)]
+        volume: f64,
+    }
+
+    fn rows() -> Vec<Row> {
+        let row = Row {
+            name: "a".into(),
+            status: Status::Finished,
+            count: 3,
+            large: u64::MAX,
+            angle: Some(-20),
+            k: None,
+            loss: 0.1,
+            dice: Some(0.1),
+            reason: None,
+            volume: -1.5,
+        };
+        vec![row.clone(), Row { status: Status::Running, dice: None, reason: Some("b".into()), k: Some(1), ..row }]
+    }
+
+    /// A table with the columns of which `keep` says so.
+    fn without(batch: &RecordBatch, name: &str) -> RecordBatch {
+        let keep: Vec<usize> = (0..batch.num_columns()).filter(|&i| batch.schema().field(i).name() != name).collect();
+        batch.project(&keep).unwrap()
+    }
+
+    #[test]
+    fn rows_come_back_and_columns_have_the_types_of_the_fields() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.parquet");
+        for rows in [rows(), vec![]] {
+            write_rows(&path, &rows).unwrap();
+            assert_eq!(read_rows::<Row>(&path).unwrap(), rows);
+        }
+        let schema = decode_batch(&path, File::open(&path).unwrap()).unwrap().schema();
+        let found: Vec<String> = schema
+            .fields()
+            .iter()
+            .map(|field| format!("{} {}{}", field.name(), field.data_type(), if field.is_nullable() { "?" } else { "" }))
+            .collect();
+        let expected = [
+            "name Utf8",
+            "status Utf8",
+            "count UInt32",
+            "large UInt64",
+            "angle Int32?",
+            "k UInt8?",
+            "loss Float32",
+            "dice Float64?",
+            "reason Utf8?",
+            "volume Float64",
+        ];
+        assert_eq!(found, expected);
+        assert!(schema.fields().iter().all(|field| field.metadata().is_empty()), "nothing of serde_arrow's own in the file");
+    }
+
+    #[test]
+    fn columns_that_are_wrong_are_named() {
+        let path = Path::new("rows.parquet");
+        let batch = decode_batch(path, bytes(&rows())).unwrap();
+        let read = |batch: &RecordBatch| {
+            let file = encode_batch(path, batch).unwrap();
+            decode_rows::<Row>(path, bytes::Bytes::from(file)).map_err(|error| error.to_string())
+        };
+        let older = read(&without(&without(&batch, "dice"), "volume")).unwrap();
+        assert_eq!((older[0].dice, older[0].volume), (None, 0.0), "a file of an older version");
+        let missing = read(&without(&batch, "count")).unwrap_err();
+        assert_eq!(missing, "the table rows.parquet has no column count of type UInt32");
+        let renamed = |from: &str, to: &str| {
+            let schema = batch.schema();
+            let fields = schema.fields().iter().map(|field| {
+                Arc::new(if field.name() == from { field.as_ref().clone().with_name(to) } else { field.as_ref().clone() })
+            });
+            RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), batch.columns().to_vec()).unwrap()
+        };
+        let unknown = read(&renamed("dice", "dices")).unwrap_err();
+        assert_eq!(unknown, "the table rows.parquet has an unknown column dices");
+        let other = read(&without(&renamed("large", "x"), "large")).unwrap_err();
+        assert_eq!(other, "the table rows.parquet has no column large of type UInt64, has an unknown column x");
+        let swapped = renamed("count", "other");
+        let swapped = read(&without(&swapped, "loss")).unwrap_err();
+        assert!(swapped.contains("no column count") && swapped.contains("no column loss"), "{swapped}");
+        let typed = RecordBatch::try_from_iter([("loss", batch["count"].clone())]).unwrap();
+        let typed = read(&typed).unwrap_err();
+        assert!(typed.contains("has a column loss of type UInt32, expected Float32"), "{typed}");
+    }
+
+    fn bytes(rows: &[Row]) -> bytes::Bytes {
+        encode_rows(Path::new("rows.parquet"), rows).unwrap().into()
+    }
+
+    #[test]
+    fn an_empty_cell_and_an_unknown_word_are_refused() {
+        #[derive(Serialize, Deserialize)]
+        struct Loose {
+            name: Option<String>,
+        }
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Strict {
+            #[allow(dead_code)]
+            name: String,
+        }
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Known {
+            #[allow(dead_code)]
+            name: Status,
+        }
+        let path = Path::new("a.parquet");
+        let of = |name: Option<&str>| bytes::Bytes::from(encode_rows(path, &[Loose { name: name.map(Into::into) }]).unwrap());
+        let empty = decode_rows::<Strict>(path, of(None)).unwrap_err();
+        assert_eq!(empty.to_string(), "the table a.parquet has an empty cell in column name");
+        let word = decode_rows::<Known>(path, of(Some("stopped"))).unwrap_err();
+        assert!(word.to_string().contains("stopped") && word.hint().is_some(), "{word}");
+        assert!(decode_rows::<Known>(path, bytes::Bytes::from_static(b"no table")).unwrap_err().to_string().contains("Parquet"));
+    }
+}

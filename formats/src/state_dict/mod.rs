@@ -1,0 +1,235 @@
+//! Checkpoints: named tensors in PyTorch's `.pth` or in `.safetensors`, read one at a time.
+
+mod pickle;
+mod safetensors;
+mod save;
+mod torch_file;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+
+use crate::error::{Error, Problem, Result};
+
+pub use save::{save_pth, save_safetensors};
+
+/// As messages call the formats.
+const FORMAT: &str = "PyTorch or .safetensors";
+/// What to do about a file whose content is whole and of no use.
+const SAVE_AGAIN: &str = "save it as torch.save(model.state_dict(), file)";
+/// What to do about numbers that are not read.
+const SAVE_AS_FLOAT32: &str = "save its tensors as float32";
+
+/// Element types that a checkpoint may hold; all are read as float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ElementType {
+    F64,
+    F32,
+    F16,
+    BF16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U8,
+    Bool,
+}
+
+impl ElementType {
+    fn size(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// Little-endian bytes as float32.
+    fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        fn each<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+            bytes.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)).collect()
+        }
+        match self {
+            Self::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
+            Self::F32 => each(bytes, f32::from_le_bytes),
+            Self::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Self::BF16 => each(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Self::I64 => each(bytes, |b| i64::from_le_bytes(b) as f32),
+            Self::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
+            Self::I16 => each(bytes, |b| f32::from(i16::from_le_bytes(b))),
+            Self::I8 => each(bytes, |b: [u8; 1]| f32::from(b[0] as i8)),
+            Self::U8 => each(bytes, |b: [u8; 1]| f32::from(b[0])),
+            Self::Bool => each(bytes, |b: [u8; 1]| f32::from(u8::from(b[0] != 0))),
+        }
+    }
+}
+
+/// A file's tensors before they are read: each with its shape and its place.
+trait TensorFile: Send + Sync {
+    /// The tensor's elements in C order.
+    ///
+    /// # Errors
+    /// What is wrong with the tensor's data.
+    fn read(&self, name: &str) -> Result<Vec<f32>, Problem>;
+}
+
+/// Shapes of a file's tensors, and the file.
+type Opened = (BTreeMap<String, Vec<usize>>, Box<dyn TensorFile>);
+
+enum Source {
+    File(Box<dyn TensorFile>),
+    Memory(HashMap<String, Tensor>),
+}
+
+/// Named tensors of a checkpoint. Opening reads names and shapes; a tensor's data is read when it is asked for.
+///
+/// A prefix `module.` (of PyTorch's `DataParallel`) is taken off the names.
+pub struct StateDict {
+    path: String,
+    shapes: BTreeMap<String, Vec<usize>>,
+    /// Names as the file has them, where they differ.
+    original: HashMap<String, String>,
+    source: Source,
+}
+
+impl std::fmt::Debug for StateDict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateDict").field("path", &self.path).field("tensors", &self.shapes.len()).finish()
+    }
+}
+
+impl StateDict {
+    /// Opens a PyTorch file (`torch.save` of a state dict; its zip layout or the one before it) or a `.safetensors` file. The
+    /// content says which, not the name. A state dict below the key `state_dict` or `model` is found too.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is of another format, is truncated or damaged.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let format = |problem: Problem| problem.in_file(path, FORMAT);
+        let mut file = File::open(path).map_err(Error::io("read", path))?;
+        let metadata = file.metadata().map_err(Error::io("read", path))?;
+        if metadata.is_dir() {
+            return Err(format(Problem::with_advice("it is a folder", "name a .pth or .safetensors file")));
+        }
+        let mut magic = Vec::new();
+        (&mut file).take(16).read_to_end(&mut magic).map_err(Error::io("read", path))?;
+        let (shapes, source): Opened = if magic.starts_with(b"PK") {
+            torch_file::open_zip(file, metadata.len()).map_err(format)?
+        } else if magic.starts_with(&[0x80, 0x02, 0x8a, 0x0a]) {
+            torch_file::open_legacy(file, metadata.len()).map_err(format)?
+        } else if magic.get(8) == Some(&b'{') {
+            safetensors::open(file, metadata.len()).map_err(format)?
+        } else {
+            return Err(format(
+                "it is neither a PyTorch checkpoint nor a .safetensors file, or it is damaged at its start".into(),
+            ));
+        };
+        Self::new(path.display().to_string(), shapes, Source::File(source))
+    }
+
+    /// As [`Self::open`], of the bytes of a `.safetensors` file; `source` names it in messages.
+    ///
+    /// # Errors
+    /// If it is of another format, is truncated or damaged.
+    pub fn from_safetensors(source: impl Into<String>, bytes: Vec<u8>) -> Result<Self> {
+        let (path, len) = (source.into(), bytes.len() as u64);
+        match safetensors::open(std::io::Cursor::new(bytes), len) {
+            Ok((shapes, source)) => Self::new(path, shapes, Source::File(source)),
+            Err(problem) => Err(problem.in_file(Path::new(&path), FORMAT)),
+        }
+    }
+
+    /// A state dict of tensors in memory; `source` names them in messages.
+    ///
+    /// # Errors
+    /// If two names are the same once `module.` is taken off.
+    pub fn from_tensors(source: impl Into<String>, tensors: HashMap<String, Tensor>) -> Result<Self> {
+        let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+        Self::new(source.into(), shapes, Source::Memory(tensors))
+    }
+
+    fn new(path: String, original_shapes: BTreeMap<String, Vec<usize>>, source: Source) -> Result<Self> {
+        let (mut shapes, mut original) = (BTreeMap::new(), HashMap::new());
+        for (name, shape) in original_shapes {
+            let short = name.strip_prefix("module.").unwrap_or(&name).to_owned();
+            if shapes.insert(short.clone(), shape).is_some() {
+                let problem = Problem::with_advice(format!("{short} is there with and without `module.`"), SAVE_AGAIN);
+                return Err(problem.in_file(Path::new(&path), FORMAT));
+            }
+            if short != name {
+                original.insert(short, name);
+            }
+        }
+        Ok(Self { path, shapes, original, source })
+    }
+
+    /// The file's path, or the name given to [`StateDict::from_tensors`].
+    pub fn source(&self) -> &str {
+        &self.path
+    }
+
+    fn file(&self) -> PathBuf {
+        PathBuf::from(&self.path)
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.shapes.keys().map(String::as_str)
+    }
+
+    /// A tensor's shape, if it is there.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.shapes.get(name).cloned()
+    }
+
+    /// Reads a tensor as float32.
+    ///
+    /// # Errors
+    /// If it is not there, or its data is damaged.
+    pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let Some(shape) = self.shapes.get(name) else {
+            return Err(Error::MissingTensor { path: self.file(), key: name.to_owned(), expected: "any".to_owned() });
+        };
+        let original = self.original.get(name).map_or(name, String::as_str);
+        let tensor = match &self.source {
+            Source::Memory(tensors) => tensors[original].to_dtype(DType::F32).and_then(|tensor| tensor.to_device(device)),
+            Source::File(file) => {
+                let data = file.read(original).map_err(|problem| problem.of(name).in_file(Path::new(&self.path), FORMAT))?;
+                Tensor::from_vec(data, shape.as_slice(), device)
+            }
+        };
+        tensor.map_err(|source| Error::Tensor { path: self.file(), key: name.to_owned(), source })
+    }
+
+    /// Reads a tensor as float32 that must have the shape `expected`.
+    ///
+    /// # Errors
+    /// If it is not there or has another shape (the message names file, key and both shapes), or its data is damaged.
+    pub fn expect(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
+        self.check(name, expected)?;
+        self.tensor(name, device)
+    }
+
+    /// Checks that a tensor is there and has the shape `expected`, without reading its data.
+    ///
+    /// # Errors
+    /// If it is not there or has another shape; the message names file, key and both shapes.
+    pub fn check(&self, name: &str, expected: &[usize]) -> Result<()> {
+        match self.shapes.get(name) {
+            None => Err(Error::MissingTensor { path: self.file(), key: name.to_owned(), expected: format!("{expected:?}") }),
+            Some(found) if found != expected => Err(Error::TensorShape {
+                path: self.file(),
+                key: name.to_owned(),
+                expected: expected.to_vec(),
+                found: found.clone(),
+            }),
+            Some(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Where training reads its batches from.
+
+/// Where batches come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum ReadMode {
+    /// In memory if it takes at most half of what is available, otherwise from disk
+    #[default]
+    Auto,
+    /// From disk at each step; memory holds two batches and the shards' indexes, however large the store
+    // Of a store in a bucket, from the local copies of its chunks. An index has 48 bytes per slice and variant.
+    Stream,
+    /// From disk once, then from memory, in the stored number format
+    Resident,
+}
