@@ -34,7 +34,7 @@ SAM_vit_b := 01ec64
 SAM_vit_l := 0b3195
 SAM_vit_h := 4b8939
 
-BUILD    := $(CARGO) build --release --quiet $(if $(FEATURES),--features $(FEATURES))
+BUILD    := $(CARGO) build --release $(if $(FEATURES),--features $(FEATURES))
 LADDER   := target/release/sam-ladder
 
 .PHONY: help
@@ -191,10 +191,10 @@ parity: build $(VENV)/ready ## Compare with PyTorch, SciPy, MedPy, nibabel, zarr
 
 .PHONY: bench
 bench: $(VENV)/ready ## Measure every figure of docs/reference/speed.md, with PyTorch in the same run; writes bench/results and the page
-	$(CARGO) build --release --quiet --workspace --examples --bins
+	$(CARGO) build --release --workspace --examples --bins
 	$(VENV)/bin/python bench/bench.py $(ARGS)
 
 .PHONY: bench-formats
 bench-formats: build $(VENV)/ready ## Measure size, speed and error of each number format and compression of a store (ARGS=--dice trains the demo on each)
-	$(CARGO) build --release --quiet --workspace --examples
+	$(CARGO) build --release --workspace --examples
 	$(VENV)/bin/python bench/formats.py $(LADDER) $(ARGS)
