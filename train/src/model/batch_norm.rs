@@ -7,9 +7,10 @@ use sam_ladder_ops::{
     normalize_backward,
 };
 
+use super::Mode;
+use super::error::ModelError;
+use super::names::Names;
 use super::parameters::{Parameters, Trainable};
-use super::weights::Names;
-use super::{Mode, ModelError};
 
 const EPS: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;

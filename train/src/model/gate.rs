@@ -14,9 +14,10 @@ use candle_core::{DType, Result, Tensor};
 use sam_ladder_ops::{Conv2d, mix};
 use sam_ladder_schemas::train::{Arm, GateKind};
 
+use super::Mode;
+use super::error::ModelError;
+use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
-use super::weights::{EMBED_DIM, Names};
-use super::{Mode, ModelError};
 
 const ALPHA: &str = "sam.alpha";
 

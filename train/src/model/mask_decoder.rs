@@ -3,12 +3,13 @@
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{F32Math, conv_transpose2d_2x2, gelu, layer_norm_2d};
 
+use super::error::ModelError;
 use super::mlp::Hypernetwork;
+use super::names::EMBED_DIM;
 use super::parameters::{Parameters, Trainable};
 use super::prompt_encoder::PromptEncoder;
 use super::transformer::{MaskTokens, TwoWayTransformer};
-use super::weights::EMBED_DIM;
-use super::{Mode, ModelConfig, ModelError};
+use super::{Mode, ModelConfig};
 
 const EPS_2D: f64 = 1e-6;
 

@@ -3,8 +3,9 @@
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{F32Math, linear};
 
+use super::Mode;
+use super::error::ModelError;
 use super::parameters::{Parameters, Trainable};
-use super::{Mode, ModelError};
 
 /// A frozen linear layer.
 pub(super) struct Linear {

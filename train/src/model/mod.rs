@@ -10,9 +10,12 @@
 //! published model; [`ModelConfig`] has other side networks and gates, and can train the mask tokens and hypernetworks too.
 
 mod batch_norm;
+mod error;
+mod expected;
 mod gate;
 mod mask_decoder;
 mod mlp;
+mod names;
 mod parameters;
 mod projection;
 mod prompt_encoder;
@@ -29,7 +32,8 @@ use sam_ladder_ops::F32Math;
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork as SideNetworkChoice, TrainConfig};
 
-pub use weights::{ModelError, ModelWeights};
+pub use error::ModelError;
+pub use weights::ModelWeights;
 
 use gate::Gate;
 use mask_decoder::MaskDecoder;
@@ -163,7 +167,7 @@ impl LadderSam {
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
         let side_network = SideNetwork::new(config.side_network, &mut parameters)?;
-        parameters.seal(config)?;
+        parameters.seal(tensor_names(config))?;
         Ok(LadderSam { config: *config, side_network, gate, prompt_encoder, mask_decoder, parameters })
     }
 
@@ -184,7 +188,7 @@ impl LadderSam {
     /// # Errors
     /// Those of the tensor library.
     pub fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
-        self.parameters.state_dict(&self.config)
+        self.parameters.state_dict(tensor_names(&self.config))
     }
 
     /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
@@ -282,6 +286,11 @@ impl LadderSam {
     pub fn gate(&self) -> Result<f32> {
         self.gate.value()
     }
+}
+
+/// The names of the model's tensors, in the published order.
+fn tensor_names(config: &ModelConfig) -> impl Iterator<Item = String> {
+    ModelWeights::expected(config).into_iter().map(|(name, _)| name)
 }
 
 /// Masks at the network's resolution: bilinear, `align_corners = false`; `[b, C, h, w]` → `[b, C, size, size]`.

@@ -4,9 +4,10 @@ use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::Conv2d;
 
+use super::Mode;
+use super::error::ModelError;
+use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
-use super::weights::{EMBED_DIM, Names};
-use super::{Mode, ModelError};
 
 const PREFIX: &str = "CNN_encoder.projection";
 

@@ -1,14 +1,15 @@
-//! torchvision's residual blocks: convolutions with batch norm on a main path beside a shortcut. `BasicBlock` has two of 3×3 on it,
+//! torchvision's residual blocks: convolutions with batch norm on a main path with a shortcut around it. `BasicBlock` has two of 3×3 on it,
 //! `Bottleneck` one of 3×3 between two of 1×1.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{Conv2d, Tail, add_relu, relu_backward, relu_backward_sum};
 
+use super::Mode;
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
+use super::error::ModelError;
+use super::names::Names;
 use super::parameters::{Parameters, Trainable};
-use super::weights::Names;
-use super::{Mode, ModelError};
 
 /// A convolution without bias, and the batch norm after it.
 #[derive(Debug, Clone, Copy)]

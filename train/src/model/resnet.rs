@@ -9,12 +9,13 @@ use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{Conv2d, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward};
 
+use super::Mode;
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
+use super::error::ModelError;
+use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
 use super::projection::{Projection, projection_names};
 use super::residual_block::{BlockShape, BlockTape, ResidualBlock};
-use super::weights::{EMBED_DIM, Names};
-use super::{Mode, ModelError};
 
 /// Channels of the stem.
 const STEM: usize = 64;

@@ -5,11 +5,12 @@
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{F32Math, attention, gelu, layer_norm, linear};
 
+use super::error::ModelError;
 use super::mlp::TrainedLinear;
+use super::names::Names;
 use super::parameters::{Parameters, Trainable};
 use super::projection::{Projection, projection_names};
-use super::weights::Names;
-use super::{Mode, ModelError, PATCH_SIZE};
+use super::{Mode, PATCH_SIZE};
 
 /// Channels of each token.
 pub(super) const WIDTH: usize = 192;
@@ -78,7 +79,7 @@ impl PatchEmbed {
         })
     }
 
-    /// `[b, c, s, s]` → `[b, g·g, 192]`. One channel is repeated to three, and beside two the third is zero, as in the ResNets.
+    /// `[b, c, s, s]` → `[b, g·g, 192]`. One channel is repeated to three, and of two the missing third is zero, as in the ResNets.
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let (b, c, h, w) = images.dims4()?;
         let (gh, gw) = (h / PATCH_SIZE, w / PATCH_SIZE);
@@ -96,7 +97,7 @@ impl PatchEmbed {
     }
 }
 
-/// Attention, then a perceptron, each behind a layer norm and beside a shortcut.
+/// Attention, then a perceptron, each behind a layer norm and with a shortcut around it.
 struct Block {
     norm1: LayerNorm,
     qkv: TrainedLinear,
