@@ -1,7 +1,7 @@
 //! A batch as it comes from a store: the stored numbers, which become float32 where they are used.
 
-use crate::error::{Error, Result};
 use crate::arrays::ArrayKind;
+use crate::error::{Error, Result};
 use crate::number;
 use rayon::prelude::*;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};

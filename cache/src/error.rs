@@ -124,9 +124,11 @@ impl Error {
             Error::NotAStore { advice, .. } => (*advice).into(),
             Error::FormatVersion { .. } => "run `sam-ladder precompute` into a new folder".into(),
             Error::Incomplete { .. } => "run the same `sam-ladder precompute` command again to continue it".into(),
-            Error::OtherConfig { .. } => "run `sam-ladder precompute` with another --store, or with the store's settings; to a finished \
+            Error::OtherConfig { .. } => {
+                "run `sam-ladder precompute` with another --store, or with the store's settings; to a finished \
                                           store only scans and variants can be added"
-                .into(),
+                    .into()
+            }
             Error::Manifest { .. } | Error::Damaged { .. } | Error::Missing { .. } => {
                 "mend it with `sam-ladder verify --repair`".into()
             }

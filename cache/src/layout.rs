@@ -1,7 +1,7 @@
 //! What a store will hold, before anything is written: its attributes, its cases, and the rows of each.
 
-use crate::error::{Error, Result};
 use crate::arrays::{ArrayKind, ArraySpec};
+use crate::error::{Error, Result};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::store::{CaseLayout, StoreAttributes};

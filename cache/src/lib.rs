@@ -3,13 +3,13 @@
 //! [`StoreWriter`] makes a store, [`Store`] and [`Reader`] read a finished one. The layout, for those who read it with other
 //! programs, is in `docs/reference/store-format.md`. A store lies in a folder or below a key of an S3 bucket: `/data/s.zarr`, `s3://bucket/s.zarr`. No other crate of the workspace touches the files of a store.
 
+mod arrays;
 mod batch;
 mod chunk_cache;
 mod error;
-mod arrays;
+mod layout;
 mod manifest;
 mod number;
-mod layout;
 mod reader;
 mod remote;
 mod shard;

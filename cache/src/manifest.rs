@@ -1,7 +1,7 @@
 //! The store's manifest, its second copy, and the metadata that must follow from it.
 
-use crate::error::{Error, Result};
 use crate::arrays::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
+use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::shard::unreadable;
 use crate::storage::Storage;

@@ -1,8 +1,8 @@
 //! Batches for training, from disk each time or kept in memory once they were read.
 
+use crate::arrays::ArrayKind;
 use crate::batch::{Batch, Item};
 use crate::error::Result;
-use crate::arrays::ArrayKind;
 use crate::number;
 use crate::store::{BatchItem, Store};
 use sam_ladder_schemas::classes::Split;

@@ -1,10 +1,10 @@
 //! A finished store, opened for reading.
 
+use crate::arrays::{ArrayKind, ArraySpec};
 use crate::batch::{Batch, Item};
 use crate::error::{Error, Result};
-use crate::arrays::{ArrayKind, ArraySpec};
-use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
 use crate::layout::StoreLayout;
+use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
 use crate::remote::{CacheOptions, Remote, Unread};
 use crate::shard;
 use crate::slice_table::decode_slices;

@@ -1,12 +1,12 @@
 //! Checking a whole finished store: every chunk against its checksum, every file against the manifest.
 
-use crate::error::Result;
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
+use crate::error::Result;
+use crate::layout::StoreLayout;
 use crate::manifest::{
     array_file, check_bytes, check_hash, complete_layout, group_files, hashed_files, manifest_bytes, parse_manifest,
     read_checked, read_manifest, read_mask_shape,
 };
-use crate::layout::StoreLayout;
 use crate::shard::{self, Scratch};
 use crate::storage::Storage;
 use crate::store::{check_variants, mask_shape, read_slices};

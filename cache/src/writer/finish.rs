@@ -2,8 +2,8 @@
 
 use super::{PROGRESS, StoreWriter, previous};
 use crate::error::{Error, Result};
-use crate::manifest::{hash_files, write_manifest};
 use crate::layout::StoreLayout;
+use crate::manifest::{hash_files, write_manifest};
 use crate::slice_table::encode_slices;
 use crate::storage::Storage;
 use crate::store::{Store, read_slices};

@@ -15,10 +15,10 @@ pub use repair::begin_repair;
 pub use slice::{SliceTensors, Wanted};
 pub use survey::images_stored;
 
-use crate::error::{Error, Result};
 use crate::arrays::{ArrayKind, ArraySpec, ChunkEncoder, METADATA, to_json};
-use crate::manifest::{array_file, check_array_metadata, group_files, read_manifest, write_manifest};
+use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
+use crate::manifest::{array_file, check_array_metadata, group_files, read_manifest, write_manifest};
 use crate::shard;
 use crate::storage::Storage;
 use crate::store::{Mask, Store, mask_shard, shards_in};

@@ -10,10 +10,10 @@
 //! of the grown store bears its `cache_id`, and an object that does not is as if it were not there.
 
 use super::StoreWriter;
-use crate::error::{Error, Result};
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
-use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
+use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
+use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
 use crate::shard;
 use crate::storage::{Bucket, Storage};
 use crate::store::{Store, read_slices};

@@ -2,10 +2,10 @@
 
 use super::finish::write_variants;
 use super::previous;
-use crate::error::{Error, Result};
 use crate::arrays::ArrayKind;
-use crate::manifest::{array_file, group_files, write_manifest};
+use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
+use crate::manifest::{array_file, group_files, write_manifest};
 use crate::storage::Storage;
 use crate::store::mask_shard;
 use crate::verify::{Part, Report};

@@ -1,8 +1,8 @@
 //! Writing the shards of a slice, from new tensors and from chunks that are stored already.
 
 use super::{StoreWriter, lock};
+use crate::arrays::{ArrayKind, ChunkEncoder};
 use crate::error::{Error, Result};
-use crate::arrays::ArrayKind;
 use crate::{number, shard};
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
@@ -88,52 +88,20 @@ impl StoreWriter {
     /// [`Error::Values`] for tensors of the wrong size and for values that are not finite in the store's number format;
     /// [`Error::File`] that names the file, after which the slice can be written again.
     pub fn write_wanted(&self, split: Split, row: usize, wanted: &Wanted, tensors: &SliceTensors<'_>) -> Result<()> {
-        let config = &self.layout.attributes().config;
-        let named = |kind: ArrayKind| format!("{split}/{} of slice {row}", kind.name());
-        if row >= self.layout.num_slices(split) {
-            let reason = format!("the split has {} slices", self.layout.num_slices(split));
-            return Err(Error::Values { what: format!("{split} slice {row}"), reason });
-        }
-        let lens = [tensors.embeddings.len(), tensors.images.len(), tensors.labels.len()];
-        for (kind, len) in [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].into_iter().zip(lens) {
-            let expected = wanted.of(kind).len() * kind.item_len(config);
-            if len != expected {
-                return Err(Error::Values { what: named(kind), reason: format!("expected {expected} values, got {len}") });
-            }
-        }
-        if let Some(class) = tensors.labels.iter().find(|&&class| usize::from(class) >= config.num_classes()) {
-            let reason = format!("label {class} is not below the number of classes {}", config.num_classes());
-            return Err(Error::Values { what: named(ArrayKind::Labels), reason });
-        }
-        let embeddings = self.to_stored(ArrayKind::Embeddings, &wanted.embeddings, tensors.embeddings, &named)?;
-        let images = self.to_stored(ArrayKind::Images, &wanted.variants, tensors.images, &named)?;
+        self.check(split, row, wanted, tensors)?;
+        let named = |kind: ArrayKind| name_of(split, kind, row);
+        let embeddings = self.to_stored(ArrayKind::Embeddings, &wanted.embeddings, tensors.embeddings, named)?;
+        let images = self.to_stored(ArrayKind::Images, &wanted.variants, tensors.images, named)?;
         let mut shards = Vec::new();
-        for (i, &kind) in ArrayKind::all(config).iter().enumerate() {
+        for (i, &kind) in ArrayKind::all(&self.layout.attributes().config).iter().enumerate() {
             if lock(&self.split(split).done)[i].contains(&row) {
                 continue;
             }
             let encoder = &self.split(split).arrays[i];
+            let made = self.encode(encoder, kind, wanted, tensors.labels, (&embeddings, &images))?;
             let mut chunks = self.stored_chunks(split, kind, row);
             chunks.resize(self.layout.num_variants(split), None);
-            let given = wanted.of(kind);
-            let made: Vec<Vec<u8>> = match kind {
-                ArrayKind::Labels => {
-                    let items = tensors.labels.par_chunks(kind.item_len(config));
-                    items.map(|item| encoder.encode(item)).collect::<Result<_>>()?
-                }
-                ArrayKind::Images => images.par_iter().map(|item| encoder.encode(&item.bytes)).collect::<Result<_>>()?,
-                ArrayKind::Embeddings => embeddings.par_iter().map(|item| encoder.encode(&item.bytes)).collect::<Result<_>>()?,
-                ArrayKind::Quantization => {
-                    let image_of =
-                        |variant| wanted.variants.iter().zip(&images).find(|(v, _)| *v == variant).map(|(_, item)| item);
-                    let pairs = given.iter().zip(&embeddings).map(|(variant, item)| {
-                        let of_image = image_of(variant).map_or(&[][..], |item| &item.quantization);
-                        encoder.encode(bytemuck::cast_slice(&[&item.quantization, of_image].concat()))
-                    });
-                    pairs.collect::<Result<_>>()?
-                }
-            };
-            for (&variant, chunk) in given.iter().zip(made) {
+            for (&variant, chunk) in wanted.of(kind).iter().zip(made) {
                 chunks[variant] = Some(chunk);
             }
             let chunks: Vec<Vec<u8>> = chunks.into_iter().flatten().collect();
@@ -155,13 +123,64 @@ impl StoreWriter {
         })
     }
 
+    /// Checks a slice's tensors: that there is such a slice, their sizes, and the labels' classes.
+    fn check(&self, split: Split, row: usize, wanted: &Wanted, tensors: &SliceTensors<'_>) -> Result<()> {
+        let config = &self.layout.attributes().config;
+        if row >= self.layout.num_slices(split) {
+            let reason = format!("the split has {} slices", self.layout.num_slices(split));
+            return Err(Error::Values { what: format!("{split} slice {row}"), reason });
+        }
+        let lens = [tensors.embeddings.len(), tensors.images.len(), tensors.labels.len()];
+        for (kind, len) in [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].into_iter().zip(lens) {
+            let expected = wanted.of(kind).len() * kind.item_len(config);
+            if len != expected {
+                let reason = format!("expected {expected} values, got {len}");
+                return Err(Error::Values { what: name_of(split, kind, row), reason });
+            }
+        }
+        match tensors.labels.iter().find(|&&class| usize::from(class) >= config.num_classes()) {
+            None => Ok(()),
+            Some(class) => {
+                let reason = format!("label {class} is not below the number of classes {}", config.num_classes());
+                Err(Error::Values { what: name_of(split, ArrayKind::Labels, row), reason })
+            }
+        }
+    }
+
+    /// The chunks of an array's wanted variants, encoded.
+    fn encode(
+        &self,
+        encoder: &ChunkEncoder,
+        kind: ArrayKind,
+        wanted: &Wanted,
+        labels: &[u8],
+        (embeddings, images): (&[Stored], &[Stored]),
+    ) -> Result<Vec<Vec<u8>>> {
+        match kind {
+            ArrayKind::Labels => {
+                let items = labels.par_chunks(kind.item_len(&self.layout.attributes().config));
+                items.map(|item| encoder.encode(item)).collect()
+            }
+            ArrayKind::Images => images.par_iter().map(|item| encoder.encode(&item.bytes)).collect(),
+            ArrayKind::Embeddings => embeddings.par_iter().map(|item| encoder.encode(&item.bytes)).collect(),
+            ArrayKind::Quantization => {
+                let image_of = |variant| wanted.variants.iter().zip(images).find(|(v, _)| *v == variant).map(|(_, item)| item);
+                let pairs = wanted.of(kind).iter().zip(embeddings).map(|(variant, item)| {
+                    let of_image = image_of(variant).map_or(&[][..], |item| &item.quantization);
+                    encoder.encode(bytemuck::cast_slice(&[&item.quantization, of_image].concat()))
+                });
+                pairs.collect()
+            }
+        }
+    }
+
     /// The given variants' values in the store's number format, one variant a task.
     fn to_stored(
         &self,
         kind: ArrayKind,
         variants: &[usize],
         values: &[f32],
-        named: &(dyn Fn(ArrayKind) -> String + Sync),
+        named: impl Fn(ArrayKind) -> String + Sync,
     ) -> Result<Vec<Stored>> {
         let config = &self.layout.attributes().config;
         let encode = |item: &[f32]| match config.dtype {
@@ -182,6 +201,11 @@ impl StoreWriter {
             })
             .collect()
     }
+}
+
+/// An array's part of a slice, for messages.
+fn name_of(split: Split, kind: ArrayKind, row: usize) -> String {
+    format!("{split}/{} of slice {row}", kind.name())
 }
 
 /// One variant of a tensor in the store's number format.

@@ -1,10 +1,10 @@
 //! A look at what a writer would find, which changes nothing.
 
 use super::{is_new, previous, told_differences};
-use crate::error::{Error, Result};
 use crate::arrays::ArrayKind;
-use crate::manifest::read_manifest;
+use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
+use crate::manifest::read_manifest;
 use crate::storage::Storage;
 use crate::store::shards_in;
 use sam_ladder_schemas::classes::Split;

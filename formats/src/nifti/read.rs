@@ -157,102 +157,147 @@ impl Fields<'_> {
     }
 }
 
-impl Header {
-    /// Parses and checks a header (`nifti1.h`, `nifti2.h`).
-    fn parse(path: &Path, head: &[u8]) -> Result<Self> {
-        let bad = |problem: String| Problem::from(problem).in_file(path, FORMAT);
+/// The fields of a header, of either version, before they are checked.
+struct RawHeader {
+    version: NiftiVersion,
+    data_type: i16,
+    dim: [i64; 8],
+    pixdim: [f64; 8],
+    vox_offset: f64,
+    scl_slope: f64,
+    scl_inter: f64,
+    xyzt_units: u8,
+    qform_code: i16,
+    quaternion: [f64; 3],
+    translation: [f64; 3],
+    sform_code: i16,
+    srow: [[f64; 4]; 3],
+}
+
+impl RawHeader {
+    /// `nifti1.h`
+    fn version_1(fields: &Fields) -> Self {
+        RawHeader {
+            version: NiftiVersion::One,
+            data_type: fields.i16(70),
+            dim: fields.array::<i16, 8>(40, Fields::i16).map(i64::from),
+            pixdim: fields.f32s(76),
+            vox_offset: f64::from(fields.f32(108)),
+            scl_slope: f64::from(fields.f32(112)),
+            scl_inter: f64::from(fields.f32(116)),
+            xyzt_units: fields.bytes[123],
+            qform_code: fields.i16(252),
+            quaternion: fields.f32s(256),
+            translation: fields.f32s(268),
+            sform_code: fields.i16(254),
+            srow: [280, 296, 312].map(|row| fields.f32s(row)),
+        }
+    }
+
+    /// `nifti2.h`
+    fn version_2(fields: &Fields) -> Self {
+        RawHeader {
+            version: NiftiVersion::Two,
+            data_type: fields.i16(12),
+            dim: fields.array(16, Fields::i64),
+            pixdim: fields.array(104, Fields::f64),
+            vox_offset: fields.i64(168) as f64,
+            scl_slope: fields.f64(176),
+            scl_inter: fields.f64(184),
+            xyzt_units: (fields.i32(500) & 0x3f) as u8,
+            qform_code: fields.i32(344) as i16,
+            quaternion: fields.array(352, Fields::f64),
+            translation: fields.array(376, Fields::f64),
+            sform_code: fields.i32(348) as i16,
+            srow: [400, 432, 464].map(|row| fields.array(row, Fields::f64)),
+        }
+    }
+
+    /// Reads the fields of a header whose size and magic code are right.
+    fn read(head: &[u8]) -> Result<(Self, bool), Problem> {
+        let too_short = |bytes: usize| format!("{} bytes are too few for a header of {bytes}", head.len());
         if head.len() < NIFTI_1_HEADER_BYTES {
-            return Err(bad(format!("{} bytes are too few for a header of {NIFTI_1_HEADER_BYTES}", head.len())));
+            return Err(too_short(NIFTI_1_HEADER_BYTES).into());
         }
         let big_endian = match [head[0], head[1], head[2], head[3]].map(u32::from) {
             [0x5c, 1, 0, 0] | [0x1c, 2, 0, 0] => false,
             [0, 0, 1, 0x5c] | [0, 0, 2, 0x1c] => true,
-            _ => return Err(bad("its first four bytes are not the size of a NIfTI header".into())),
+            _ => return Err("its first four bytes are not the size of a NIfTI header".into()),
         };
-        let fields = Fields { bytes: head, big_endian };
         let version_2 = is_nifti_2(head);
         if version_2 && head.len() < NIFTI_2_HEADER_BYTES {
-            return Err(bad(format!("{} bytes are too few for a header of {NIFTI_2_HEADER_BYTES}", head.len())));
+            return Err(too_short(NIFTI_2_HEADER_BYTES).into());
         }
         let magic = if version_2 { &head[4..8] } else { &head[344..348] };
         match magic {
             b"n+1\0" | b"n+2\0" => {}
             b"ni1\0" | b"ni2\0" => {
-                let pair = Problem::with_advice("it is the header of a .hdr/.img pair", "convert the pair to one .nii file");
-                return Err(pair.in_file(path, FORMAT));
+                return Err(Problem::with_advice("it is the header of a .hdr/.img pair", "convert the pair to one .nii file"));
             }
-            _ => return Err(bad(format!("its magic code is {}, not n+1 or n+2", magic.escape_ascii()))),
+            _ => return Err(format!("its magic code is {}, not n+1 or n+2", magic.escape_ascii()).into()),
         }
-        let (code, dims, pixdim, offset, slope, intercept): (i16, [i64; 8], [f64; 8], f64, f64, f64) = if version_2 {
-            (
-                fields.i16(12),
-                fields.array(16, Fields::i64),
-                fields.array(104, Fields::f64),
-                fields.i64(168) as f64,
-                fields.f64(176),
-                fields.f64(184),
-            )
-        } else {
-            (
-                fields.i16(70),
-                fields.array::<i16, 8>(40, Fields::i16).map(i64::from),
-                fields.f32s(76),
-                f64::from(fields.f32(108)),
-                f64::from(fields.f32(112)),
-                f64::from(fields.f32(116)),
-            )
-        };
-        let number_type = NumericType::from_nifti_code(code)
-            .ok_or_else(|| Error::NumberType { path: path.into(), found: format!("code {code}") })?;
-        let shape = volume_shape(dims).map_err(bad)?;
-        let voxel_bytes = shape
+        let fields = Fields { bytes: head, big_endian };
+        Ok((if version_2 { Self::version_2(&fields) } else { Self::version_1(&fields) }, big_endian))
+    }
+
+    /// The first byte of the voxels.
+    fn voxel_offset(&self) -> Result<u64, String> {
+        let header_bytes = if self.version == NiftiVersion::Two { NIFTI_2_HEADER_BYTES } else { NIFTI_1_HEADER_BYTES } as f64;
+        let offset = self.vox_offset;
+        if !(offset >= header_bytes + 4.0 && offset < 9e15) {
+            return Err(format!("its voxels start at byte {offset}, within the header or beyond any file"));
+        }
+        // The offset is a whole number in a float; nibabel, too, drops what follows the point.
+        Ok(offset as u64)
+    }
+
+    /// Slope and intercept of the stored values.
+    fn scaling(&self) -> Result<(f64, f64), String> {
+        match (self.scl_slope, self.scl_inter) {
+            (slope, _) if slope == 0.0 || !slope.is_finite() => Ok((1.0, 0.0)),
+            (slope, intercept) if intercept.is_finite() => Ok((slope, intercept)),
+            (slope, intercept) => Err(format!("its slope {slope} comes with the intercept {intercept}")),
+        }
+    }
+
+    fn geometry(&self) -> Result<Geometry, String> {
+        let shape = volume_shape(self.dim)?;
+        let spacing_mm = [self.pixdim[3], self.pixdim[2], self.pixdim[1]].map(f64::abs);
+        if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
+            return Err(format!("its voxel spacing {spacing_mm:?} is not positive"));
+        }
+        Ok(Geometry {
+            version: self.version,
+            shape,
+            rank: self.dim[0] as u8, // 3 to 7, as `volume_shape` made sure
+            pixdim: self.pixdim,
+            xyzt_units: self.xyzt_units,
+            qform_code: self.qform_code,
+            quaternion: self.quaternion,
+            translation: self.translation,
+            sform_code: self.sform_code,
+            affine: self.srow,
+        })
+    }
+}
+
+impl Header {
+    /// Parses and checks a header (`nifti1.h`, `nifti2.h`).
+    fn parse(path: &Path, head: &[u8]) -> Result<Self> {
+        let bad = |problem: String| Problem::from(problem).in_file(path, FORMAT);
+        let (raw, big_endian) = RawHeader::read(head).map_err(|problem| problem.in_file(path, FORMAT))?;
+        let number_type = NumericType::from_nifti_code(raw.data_type)
+            .ok_or_else(|| Error::NumberType { path: path.into(), found: format!("code {}", raw.data_type) })?;
+        let geometry = raw.geometry().map_err(bad)?;
+        let voxel_bytes = geometry
+            .shape
             .iter()
             .try_fold(number_type.bytes() as u64, |bytes, &n| bytes.checked_mul(n as u64))
             .filter(|bytes| bytes.checked_add(1 << 53).is_some())
-            .ok_or_else(|| bad(format!("its shape {shape:?} is beyond any file")))?;
-        let header_bytes = if version_2 { NIFTI_2_HEADER_BYTES } else { NIFTI_1_HEADER_BYTES } as f64;
-        if !(offset >= header_bytes + 4.0 && offset < 9e15) {
-            return Err(bad(format!("its voxels start at byte {offset}, within the header or beyond any file")));
-        }
-        let (slope, intercept) = match (slope, intercept) {
-            (slope, _) if slope == 0.0 || !slope.is_finite() => (1.0, 0.0),
-            (slope, intercept) if intercept.is_finite() => (slope, intercept),
-            _ => return Err(bad(format!("its slope {slope} comes with the intercept {intercept}"))),
-        };
-        let spacing_mm = [pixdim[3], pixdim[2], pixdim[1]].map(f64::abs);
-        let rank = dims[0] as u8; // 3 to 7, as `volume_shape` made sure
-        if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
-            return Err(bad(format!("its voxel spacing {spacing_mm:?} is not positive")));
-        }
-        let geometry = if version_2 {
-            Geometry {
-                version: NiftiVersion::Two,
-                shape,
-                rank,
-                pixdim,
-                xyzt_units: (fields.i32(500) & 0x3f) as u8,
-                qform_code: fields.i32(344) as i16,
-                quaternion: fields.array(352, Fields::f64),
-                translation: fields.array(376, Fields::f64),
-                sform_code: fields.i32(348) as i16,
-                affine: [400, 432, 464].map(|row| fields.array(row, Fields::f64)),
-            }
-        } else {
-            Geometry {
-                version: NiftiVersion::One,
-                shape,
-                rank,
-                pixdim,
-                xyzt_units: head[123],
-                qform_code: fields.i16(252),
-                quaternion: fields.f32s(256),
-                translation: fields.f32s(268),
-                sform_code: fields.i16(254),
-                affine: [280, 296, 312].map(|row| fields.f32s(row)),
-            }
-        };
-        // The offset is a whole number in a float; nibabel, too, drops what follows the point.
-        Ok(Header { geometry, number_type, big_endian, slope, intercept, voxel_offset: offset as u64, voxel_bytes })
+            .ok_or_else(|| bad(format!("its shape {:?} is beyond any file", geometry.shape)))?;
+        let voxel_offset = raw.voxel_offset().map_err(bad)?;
+        let (slope, intercept) = raw.scaling().map_err(bad)?;
+        Ok(Header { geometry, number_type, big_endian, slope, intercept, voxel_offset, voxel_bytes })
     }
 
     fn truncated(&self, path: &Path, file_bytes: u64) -> Error {

@@ -183,8 +183,24 @@ impl<R: Read> Machine<'_, R> {
     /// Runs one instruction; false after STOP. Names as in Python's `pickletools`.
     fn step(&mut self) -> Result<bool, Problem> {
         let [opcode] = self.bytes()?;
+        if opcode == b'.' {
+            return Ok(false);
+        }
+        let known = self.stack_step(opcode)?
+            || self.literal_step(opcode)?
+            || self.container_step(opcode)?
+            || self.memo_step(opcode)?
+            || self.object_step(opcode)?;
+        if !known {
+            let found = format!("an instruction 0x{opcode:02x}, which torch.save of a state dict does not write");
+            return Err(format!("its pickle has {found}").into());
+        }
+        Ok(true)
+    }
+
+    /// Instructions that only rearrange the stack. Like the four that follow: whether `opcode` is one of them.
+    fn stack_step(&mut self, opcode: u8) -> Result<bool, Problem> {
         match opcode {
-            b'.' => return Ok(false),
             0x80 => drop(self.bytes::<1>()?), // PROTO
             0x95 => drop(self.bytes::<8>()?), // FRAME
             b'(' => self.marks.push(self.stack.len()),
@@ -194,59 +210,65 @@ impl<R: Read> Machine<'_, R> {
                 let top = self.stack.last().ok_or("its pickle copies a value that it has not made")?.clone();
                 self.stack.push(top);
             }
-            b'N' => self.stack.push(Value::None),
-            0x88 => self.stack.push(Value::Bool(true)),
-            0x89 => self.stack.push(Value::Bool(false)),
-            b'J' => {
-                let value = i32::from_le_bytes(self.bytes()?);
-                self.stack.push(Value::Int(value.into()));
-            }
-            b'K' => {
-                let [value] = self.bytes()?;
-                self.stack.push(Value::Int(value.into()));
-            }
-            b'M' => {
-                let value = u16::from_le_bytes(self.bytes()?);
-                self.stack.push(Value::Int(value.into()));
-            }
-            0x8a => {
-                let [len] = self.bytes()?; // LONG1: two's complement, little endian
-                let mut value = 0i64;
-                for i in 0..len {
-                    let [byte] = self.bytes()?;
-                    match i {
-                        0..7 => value |= i64::from(byte) << (8 * i),
-                        7 => value |= i64::from(byte as i8) << 56,
-                        _ => {}
-                    }
-                    if i + 1 == len && i < 7 && byte & 0x80 != 0 {
-                        value -= 1 << (8 * (i + 1));
-                    }
-                }
-                self.stack.push(if len <= 8 { Value::Int(value) } else { Value::Other });
-            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Instructions that push a number, a text or a name.
+    fn literal_step(&mut self, opcode: u8) -> Result<bool, Problem> {
+        let value = match opcode {
+            b'N' => Value::None,
+            0x88 => Value::Bool(true),
+            0x89 => Value::Bool(false),
+            b'J' => Value::Int(i32::from_le_bytes(self.bytes()?).into()),
+            b'K' => Value::Int(self.bytes::<1>()?[0].into()),
+            b'M' => Value::Int(u16::from_le_bytes(self.bytes()?).into()),
+            0x8a => self.long()?,
             b'G' => {
                 self.bytes::<8>()?;
-                self.stack.push(Value::Other);
+                Value::Other
             }
             b'X' => {
                 let len = u32::from_le_bytes(self.bytes()?) as usize;
-                let value = self.string(len)?;
-                self.stack.push(value);
+                self.string(len)?
             }
             0x8c | b'U' => {
                 let [len] = self.bytes()?;
-                let value = self.string(len.into())?;
-                self.stack.push(value);
+                self.string(len.into())?
             }
-            b'c' => {
-                let global = Value::Global(self.line()?, self.line()?);
-                self.stack.push(global);
-            }
+            b'c' => Value::Global(self.line()?, self.line()?),
             0x93 => match (self.pop()?, self.pop()?) {
-                (Value::Str(name), Value::Str(module)) => self.stack.push(Value::Global(module, name)),
+                (Value::Str(name), Value::Str(module)) => Value::Global(module, name),
                 _ => return Err("its pickle imports something without a name".into()),
             },
+            _ => return Ok(false),
+        };
+        self.stack.push(value);
+        Ok(true)
+    }
+
+    /// LONG1: two's complement, little endian.
+    fn long(&mut self) -> Result<Value, Problem> {
+        let [len] = self.bytes()?;
+        let mut value = 0i64;
+        for i in 0..len {
+            let [byte] = self.bytes()?;
+            match i {
+                0..7 => value |= i64::from(byte) << (8 * i),
+                7 => value |= i64::from(byte as i8) << 56,
+                _ => {}
+            }
+            if i + 1 == len && i < 7 && byte & 0x80 != 0 {
+                value -= 1 << (8 * (i + 1));
+            }
+        }
+        Ok(if len <= 8 { Value::Int(value) } else { Value::Other })
+    }
+
+    /// Instructions that make tuples, lists and dicts, or add to them.
+    fn container_step(&mut self, opcode: u8) -> Result<bool, Problem> {
+        match opcode {
             b')' | b']' => self.push_sequence(vec![]),
             b'}' => self.push_dict(vec![])?,
             b't' | b'l' => {
@@ -280,6 +302,14 @@ impl<R: Read> Machine<'_, R> {
                 let items = self.pop_to_mark()?;
                 self.append(items);
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Instructions that keep the top of the stack under a number, or push what is kept.
+    fn memo_step(&mut self, opcode: u8) -> Result<bool, Problem> {
+        match opcode {
             b'q' => {
                 let [at] = self.bytes()?;
                 self.put(at.into())?;
@@ -297,6 +327,14 @@ impl<R: Read> Machine<'_, R> {
                 let at = u32::from_le_bytes(self.bytes()?);
                 self.get(at)?;
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Instructions that make a storage or a tensor.
+    fn object_step(&mut self, opcode: u8) -> Result<bool, Problem> {
+        match opcode {
             b'Q' => {
                 let id = self.pop()?;
                 let storage = self.storage(&id)?;
@@ -307,12 +345,7 @@ impl<R: Read> Machine<'_, R> {
                 self.call(&callable, &arguments)?;
             }
             b'b' => drop(self.pop()?), // BUILD: an object's attributes, such as a state dict's `_metadata`
-            other => {
-                return Err(format!(
-                    "its pickle has an instruction 0x{other:02x}, which torch.save of a state dict does not write"
-                )
-                .into());
-            }
+            _ => return Ok(false),
         }
         Ok(true)
     }
