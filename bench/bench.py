@@ -1,8 +1,9 @@
-"""`make bench`: this project and PyTorch doing the same work, in turn, in one run, with the same number of threads.
+"""`make bench`: times this project and PyTorch doing the same work, alternating in one run, with the same number of threads.
 
-Prints tables and writes them to `bench/results/<machine>/`: `bench.csv` (work beside PyTorch), `reading.csv`, `machine.csv` (what the processor can
-do at most), `scaling.csv`, and `summary.md`. From these `page.py` makes the tables and plots of `docs/speed.md`. Each figure is the median over the
-rounds; rounds alternate between the two sides, so that a machine whose speed drifts is fair to both. A piece that fails is left out and said to be.
+Prints tables and writes them to `bench/results/<machine>/`: `bench.csv` (the work of both), `reading.csv`, `machine.csv` (the limit of the
+processor), `scaling.csv`, and `summary.md`. From these `page.py` makes the tables and plots of `docs/reference/speed.md`. Each figure is the median
+over the rounds. Rounds alternate between the two sides, so that a machine whose speed drifts is fair to both. A piece that fails is left out and
+reported.
 """
 
 import argparse
@@ -39,7 +40,7 @@ class Case:
     ours: list
     torch: list
     asked: float
-    # PyTorch's rounds, where it takes minutes
+    # PyTorch's rounds, if it takes minutes
     torch_rounds: int = 10**9
     # both sides print the same rows, which must agree
     compared: bool = False
@@ -63,7 +64,7 @@ def command_of(words, shared):
 
 
 def measure(command, threads):
-    """Runs a command and returns its output, the seconds an image that it reports, and its peak memory in MiB."""
+    """Runs a command and returns its output, the seconds per image that it reports, and its peak memory in MiB."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), RAYON_NUM_THREADS=str(threads))
     command = [str(word) for word in command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -76,7 +77,7 @@ def measure(command, threads):
 
 
 def compare(ours, theirs):
-    """Stops where two outputs have other organs, a Dice that is off by more than 1e-3 or a HD95 by more than 2 %, the rounding of logits."""
+    """Stops if two outputs differ in their organs, in a Dice by more than 1e-3 or in an HD95 by more than 2 %, the rounding of logits."""
     rows = [re.findall(r"^(.+): dice ([-0-9.]+), hd95 ([-0-9.]+)$", output, re.MULTILINE) for output in (ours, theirs)]
     for (organ, dice, hd95), (other, torch_dice, torch_hd95) in zip(*rows, strict=True):
         off = abs(float(hd95) - float(torch_hd95)) > 0.02 * float(torch_hd95) + 0.05
@@ -119,13 +120,13 @@ def work(arguments, failed):
         for case in cases:
             try:
                 yield run_case(case, shared, arguments)
-            except Exception as error:  # noqa: BLE001  one piece must not cost the others
+            except Exception as error:  # noqa: BLE001  a piece that fails must not stop the others
                 traceback.print_exc()
                 failed.append(f"{case.name}: {error}")
 
 
 def reading(arguments, failed):
-    """Random batches of 24 at 512 from a store in the page cache, beside zarr-python and a plain read of as many bytes."""
+    """Random batches of 24 at 512 from a store in the page cache, compared with zarr-python and a plain read of as many bytes."""
     from formats import zarr_python_rate
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -167,7 +168,7 @@ def write_csv(path, rows):
 
 
 def cpu_name():
-    """The processor's name, as Linux has it, and its widest vectors: a virtual machine may not tell one model from another."""
+    """The processor's name according to Linux, and its widest vectors: on a virtual machine, several models may have one name."""
     try:
         said = Path("/proc/cpuinfo").read_text()
         name = re.search(r"model name\s*:\s*(.+)", said).group(1).strip()
@@ -220,7 +221,7 @@ def main():
         summary = page.summary(folder)
         (folder / "summary.md").write_text(summary)
         page.write(folder, ROOT / "docs")
-        print(f"{summary}\nwritten to {folder} and docs/speed.md")
+        print(f"{summary}\nwritten to {folder} and docs/reference/speed.md")
     if failed:
         sys.exit("left out:\n" + "\n".join(failed))
 

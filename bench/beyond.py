@@ -1,8 +1,8 @@
-"""Compares what goes beyond the paper on phantoms: beyond.py PROGRAM FOLDER [SEEDS] [SIZE] [BENCH_STEP]
+"""Compares the options that go beyond the paper, on phantoms: beyond.py PROGRAM FOLDER [SEEDS] [SIZE] [BENCH_STEP]
 
-Makes `make demo`'s scans and a store of them with reflections at SIZE pixels (224, or 64 for a quick look), trains every choice with the same
-seeds and budget, evaluates, and prints Dice and HD95 of each as Markdown, and with BENCH_STEP the step times. What is there already is taken as
-it is, so an interrupted call goes on. Needs pyarrow.
+Makes the scans of `make demo` and a store of them with reflections at SIZE pixels (224, or 64 for a quick look), trains every choice with the same
+seeds and budget, evaluates, and prints Dice and HD95 of each as Markdown, and with BENCH_STEP the step times. Finished parts are kept, so an
+interrupted call resumes. Needs pyarrow.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ program, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
 seeds = range(1, 1 + int(sys.argv[3]) if len(sys.argv) > 3 else 2)
 size = int(sys.argv[4]) if len(sys.argv) > 4 else 224
 bench_step = sys.argv[5] if len(sys.argv) > 5 else None
-# A small image is learnt from in more passes.
+# Small images need more epochs.
 BUDGET = f"--epochs {15 if size >= 224 else 40} --batch-size 8 --warmup 10"
 CHOICES = {
     "published": "",
@@ -32,7 +32,7 @@ FOLDS = 3
 
 
 def call(words, makes):
-    """Runs the program unless the file that it makes last is there."""
+    """Runs the program unless the file that it makes last exists."""
     if not makes.exists():
         command = [str(program), *words.split()]
         print("+", *command[1:], file=sys.stderr, flush=True)
@@ -49,7 +49,7 @@ def train(name, options, seed):
 
 
 def score(name, words):
-    """Mean Dice and HD95 in millimetres of an evaluation by the standard protocol."""
+    """Mean Dice and HD95 in millimetres of an evaluation with the standard protocol."""
     out = folder / f"eval-{name}"
     call(f"eval --store {folder}/store.zarr --out {out} --protocol standard --force {words}", out / "report.html")
     rows = pq.read_table(out / "summary.parquet").to_pylist()
@@ -80,14 +80,14 @@ for seed in seeds:
     for fold in range(1, FOLDS + 1):
         runs.setdefault("folds", []).append((f"fold{fold}", train(f"fold{fold}", f"--fold {fold}/{FOLDS}", seed)))
 
-spread = " least and most |" if len(seeds) > 1 else ""
+spread = " lowest and highest |" if len(seeds) > 1 else ""
 print(f"| choice | Dice | HD95, mm |{spread}\n| --- | --- | --- |{' --- |' if spread else ''}")
 for name in CHOICES:
     print(f"| {name} | {shown([score(run.name, f'--run {run}') for _, run in runs[name]])}")
 plain = [run for _, run in runs["published"]]
 print(f"| published, `eval --average-reflections` | {shown([score(f'{run.name}-tta', f'--run {run} --average-reflections') for run in plain])}")
 folds = [[run for _, run in runs["folds"]][FOLDS * i : FOLDS * (i + 1)] for i in range(len(seeds))]
-print(f"| one of {FOLDS} folds, the mean of them | {shown([score(run.name, f'--run {run}') for three in folds for run in three])}")
+print(f"| one of {FOLDS} folds, mean of the {FOLDS} | {shown([score(run.name, f'--run {run}') for three in folds for run in three])}")
 for suffix, option in [("", ""), (" `--average-reflections`", "--average-reflections")]:
     scores = []
     for seed, three in zip(seeds, folds):
@@ -96,7 +96,7 @@ for suffix, option in [("", ""), (" `--average-reflections`", "--average-reflect
     print(f"| the {FOLDS} folds together, `eval --run A --run B --run C`{suffix} | {shown(scores)}")
 
 if bench_step:
-    print("\n| network, gate | parameters trained | step at 224, batch 8, s an image |\n| --- | --- | --- |")
+    print("\n| network, gate | parameters trained | step at 224, batch 8, s per image |\n| --- | --- | --- |")
     for network, gate in [
         ("resnet18", "scalar"),
         ("resnet34", "scalar"),

@@ -1,5 +1,5 @@
-"""What several benchmarks share: phantoms of 512 × 512 × 100, two to train on and one to test on, their store at 224 by a ViT-B with random
-weights, and a model that was trained on it for some epochs."""
+"""What several benchmarks share: three phantoms of 512 × 512 × 100, two for training and one for testing; their store at 224, by a ViT-B with
+random weights; and a model that was trained on it for some epochs."""
 
 import subprocess
 
@@ -12,7 +12,7 @@ def run(*command):
 
 
 def make(program, folder):
-    """→ the store and the run."""
+    """Returns the store and the run."""
     scans, store, trained = folder / "scans", folder / "store.zarr", folder / "run"
     run(program, "phantom", "--out", scans, "--cases", 3, "--size", 512, "--depth", SLICES, "--seed", 1)
     run(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 1, "--preset", "native224", "--augment", "none")

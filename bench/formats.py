@@ -1,11 +1,11 @@
-"""`make bench-formats`: what each number format and compression of a store costs and gives, as tables in Markdown.
+"""`make bench-formats`: size, speed and error of each number format and compression of a store, as tables in Markdown.
 
     python bench/formats.py PROGRAM [--dice] [--only reading|contents] [--dtypes DTYPE …]
 
-Bytes a slice and errors come from the demo's scans at 224 (ViT-B with random weights, float32 as reference, logits of a model trained on
-the float32 store); reading speed from a store at 512 in the page cache, in batches of 24 random variants, beside zarr-python reading the
-same batches and a plain read of as many bytes; `--dice` trains the demo on each format from three seeds (mean ± standard deviation). The tables go
-to standard output.
+Bytes per slice and errors come from the demo's scans at 224 (ViT-B with random weights, float32 as reference, logits of a model trained on
+the float32 store). Reading speed comes from a store at 512 in the page cache, in batches of 24 random variants, with zarr-python reading the
+same batches and a plain read of as many bytes. `--dice` trains the demo on each format from three seeds (mean ± standard deviation). The tables
+are printed to standard output.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def formats(dtypes):
 
 
 def reading(folder, dtypes):
-    print("| format | compression | MB a batch | ours, MB/s | plain read, MB/s | ratio | zarr-python, MB/s |")
+    print("| format | compression | MB per batch | ours, MB/s | plain read, MB/s | ratio | zarr-python, MB/s |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for dtype, compression in formats(dtypes):
         store = folder / f"loader-{dtype}-{compression}.zarr"
@@ -81,7 +81,7 @@ def contents(program, folder, dice, dtypes):
     scans = folder / "scans"
     run(program, "phantom", "--out", scans, "--cases", 8, "--size", 128, "--depth", 16, "--seed", 1)
     reference, trained = folder / "f32-none.zarr", folder / "run-f32-1"
-    print("\n| format | compression | KB a slice: embeddings | image | embeddings: largest, rms error | logits: largest, rms error | Dice |")
+    print("\n| format | compression | KB per slice: embeddings | image | embeddings: largest, rms error | logits: largest, rms error | Dice |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     # The reference is made in any case.
     for dtype, compression in dict.fromkeys([("f32", "none"), *formats(dtypes)]):
@@ -106,7 +106,7 @@ def main():
     parser.add_argument("program", type=Path)
     parser.add_argument("--dice", action="store_true", help="train the demo on every format too")
     parser.add_argument("--only", choices=["reading", "contents"], help="one of the two tables")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="these formats alone")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="only these formats")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.only != "contents":

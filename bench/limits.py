@@ -1,4 +1,4 @@
-"""How many operations the encoder takes, by its shapes: a bound on its time on a machine of known peak."""
+"""How many operations the encoder takes, by its shapes: a lower bound on its time on a machine whose peak rate is known."""
 
 WINDOW, HEAD = 14, 64
 # width, blocks, global blocks
@@ -6,9 +6,9 @@ ARCHITECTURES = {"vit_b": (768, 12, 4), "vit_l": (1024, 24, 4), "vit_h": (1280, 
 
 
 def encoder_operations(arch, size):
-    """Multiplications and additions for one grey image, without those for padding tokens beyond their keys.
+    """Multiplications and additions for one grey image; of the padding tokens, only their part as keys counts.
 
-    Linear layers, relative positions and both products of the attention, patches and neck; norms, softmax and GELU are left out.
+    Counts linear layers, relative positions and both products of the attention, patches and neck; leaves out norms, softmax and GELU.
     """
     width, blocks, global_blocks = ARCHITECTURES[arch]
     grid = size // 16

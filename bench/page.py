@@ -1,4 +1,6 @@
-"""Tables and plots of `docs/speed.md`, and the README's table, from the results of a machine: python bench/page.py bench/results/MACHINE
+"""Writes the tables and plots of `docs/reference/speed.md`, and the README's table, from the results of a machine.
+
+    python bench/page.py bench/results/MACHINE
 
 What stands between `<!-- NAME -->` and `<!-- /NAME -->` of the pages is replaced.
 """
@@ -6,6 +8,7 @@ What stands between `<!-- NAME -->` and `<!-- /NAME -->` of the pages is replace
 import csv
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import plot
@@ -28,12 +31,12 @@ def table(header, rows):
 
 
 def work_table(folder):
-    header = ["work", "sam-ladder, s an image", "PyTorch", "ratio", "asked, at most", "peak memory, MiB", "PyTorch's"]
+    header = ["work", "sam-ladder, s per image", "PyTorch", "ratio", "target, at most", "peak memory, MiB", "PyTorch's"]
     return table(header, [list(row.values()) for row in read(folder, "bench.csv")])
 
 
 def reading_table(folder):
-    header = ["work", "sam-ladder, MB/s", "plain `read`", "ratio", "asked, at least", "zarr-python"]
+    header = ["work", "sam-ladder, MB/s", "plain `read`", "ratio", "target, at least", "zarr-python"]
     return table(header, [list(row.values()) for row in read(folder, "reading.csv")])
 
 
@@ -42,7 +45,7 @@ def machine_table(folder):
 
 
 def bound_table(folder):
-    """The encoder's operations at the peak of the multiply-adds, beside what was measured."""
+    """The encoder's operations at the peak rate of multiply-adds, next to the measured time."""
     peaks = {int(row["threads"]): float(row["rate"]) for row in read(folder, "machine.csv") if row["what"] == "fused multiply-add"}
     rows = []
     for row in read(folder, "bench.csv"):
@@ -52,13 +55,13 @@ def bound_table(folder):
             ours, torch = float(row["sam_ladder_s_per_image"]), float(row["pytorch_s_per_image"])
             bound = operations / peak
             rows.append([row["work"], f"{operations:.1f}", f"{bound:.3f}", f"{bound / torch:.2f}", f"{ours:.3f}", f"{100 * bound / ours:.0f} %"])
-    header = ["work", "GFLOP an image", "s at the peak", "ratio to PyTorch at the peak", "s measured", "share of the peak"]
+    header = ["work", "GFLOP per image", "s at the peak", "ratio to PyTorch at the peak", "s measured", "share of the peak"]
     return table(header, rows)
 
 
 def scaling_table(folder):
     rows = [[row["work"], row["axis"], row["value"], row["seconds"]] for row in read(folder, "scaling.csv")]
-    return table(["work", "axis", "value", "s a call"], rows)
+    return table(["work", "axis", "value", "s per call"], rows)
 
 
 def plot_table(folder):
@@ -78,7 +81,7 @@ def summary(folder):
 
 
 def wanted_plots(folder):
-    """Name of the file → title, names of both axes, series; those that were measured."""
+    """Name of the file → title, names of both axes, series; only what was measured."""
     rows = read(folder, "scaling.csv")
 
     def points(work, axis, x=float):
@@ -88,10 +91,10 @@ def wanted_plots(folder):
         return (int(size) // 16) ** 2
 
     wanted = {
-        "batch-encoder": ("Encoder ViT-B, 224", "images in a batch", "s a batch", {"": points("encoder, 224", "batch")}),
-        "batch-step": ("Stage-two step, 224", "images in a batch", "s a step", {"": points("step, 224", "batch")}),
+        "batch-encoder": ("Encoder ViT-B, 224", "images in a batch", "s per batch", {"": points("encoder, 224", "batch")}),
+        "batch-step": ("Stage-two step, 224", "images in a batch", "s per step", {"": points("step, 224", "batch")}),
         "size-encoder": ("Encoder ViT-B, one image", "tokens, (size / 16)²", "s", {"": points("encoder, batch 1", "image size", tokens)}),
-        "size-step": ("Stage-two step, batch 8", "tokens, (size / 16)²", "s a step", {"": points("step, batch 8", "image size", tokens)}),
+        "size-step": ("Stage-two step, batch 8", "tokens, (size / 16)²", "s per step", {"": points("step, batch 8", "image size", tokens)}),
         "slices": (
             "Slices, 224",
             "slices",
@@ -105,7 +108,7 @@ def wanted_plots(folder):
 def write(folder, docs):
     """Replaces the pages' tables and plots."""
     blocks = {
-        "about": lambda folder: (folder / "about.txt").read_text().strip() + ".",
+        "about": lambda folder: textwrap.fill((folder / "about.txt").read_text().strip() + ".", 100),
         "work": work_table,
         "reading": reading_table,
         "machine": machine_table,
@@ -113,15 +116,15 @@ def write(folder, docs):
         "scaling": scaling_table,
         "plots": plot_table,
     }
-    for path in (docs / "speed.md", docs.parent / "README.md"):
+    for path in (docs / "reference/speed.md", docs.parent / "README.md"):
         text = path.read_text()
         for name, make in blocks.items():
             block = f"<!-- {name} -->\n{make(folder)}\n<!-- /{name} -->"
             text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: block, text, flags=re.DOTALL)
         path.write_text(text)
     for name, parts in wanted_plots(folder).items():
-        (docs / "speed").mkdir(exist_ok=True)
-        (docs / "speed" / f"{name}.svg").write_text(plot.lines(*parts))
+        (docs / "reference/speed").mkdir(exist_ok=True)
+        (docs / "reference/speed" / f"{name}.svg").write_text(plot.lines(*parts))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""`make parity`: cross-checks of the program against PyTorch, SciPy, nibabel, zarr-python, pyarrow and MedPy.
+"""`make parity`: compares the program with PyTorch, SciPy, nibabel, zarr-python, pyarrow, MedPy and others.
 
     python bench/parity.py target/release/sam-ladder
 
-1. A checkpoint by PyTorch's own `torch.save`, in the layout of SAM's ViT-B at 1024 px, loads and gives the golden embeddings.
+1. A checkpoint written by `torch.save`, in the layout of SAM's ViT-B at 1024 px, loads and gives the golden embeddings.
 2. A store of the golden scans is read by zarr-python and pyarrow and equals what SciPy and nibabel make of the scans.
 3. A trained model's export loads in PyTorch, and its masks equal PyTorch's on the stored tensors.
-4. The same of two channels and three classes in nnU-Net's layout, written by nibabel.
-5. The Python of `docs/how-to/` runs on a store of this run, and finds what is in it.
-6. Masks of `predict` lie on their scans for nibabel and SimpleITK, whatever the scan's file is like.
-7. Checkpoints of the whole published model go both ways, and each image's logits agree.
-8. `make weights` resumes, refuses and advises, against a server of this machine.
-9. Dice and HD95 equal MedPy's on the masks that `eval` writes, which nibabel reads.
+4. The same for two channels and three classes in nnU-Net's layout, written by nibabel.
+5. The Python in `docs/how-to/` runs on a store of this run and finds what is in it.
+6. nibabel and SimpleITK see the masks of `predict` on their scans, for every kind of NIfTI file.
+7. Checkpoints of the whole published model load both ways, and the logits of each image agree.
+8. `make weights` resumes, refuses and advises, against a server on this machine.
+9. Dice and HD95 equal MedPy's on the masks that `eval` writes and nibabel reads.
 10. Every metric and every rule for empty masks equals MedPy's, MONAI's and SciPy's on random and degenerate masks; tests and intervals equal SciPy's.
 """
 
@@ -38,13 +38,13 @@ GOLDEN = ROOT / "tests/golden"
 
 
 def run(*command):
-    """Runs a command, shows it, and stops everything where it fails."""
+    """Shows a command, runs it, and stops everything if it fails."""
     print("──", *command, flush=True)
     subprocess.run([str(word) for word in command], check=True)
 
 
 def expect(what, difference, bound):
-    """Prints a difference and stops everything where it is too large."""
+    """Prints a difference and stops everything if it is too large."""
     print(f"{what}: {difference:.2e}, at most {bound:.0e}", flush=True)
     if not difference <= bound:
         sys.exit(f"parity: {what} differs by {difference:.2e}, at most {bound:.0e} was expected")
@@ -63,7 +63,7 @@ def check_encoder(folder):
 
 
 def check_export(program, store, run_folder, folder):
-    """The exported model in PyTorch's model of the same names, on the stored tensors of a test scan, against `eval`'s mask."""
+    """Loads the exported model into PyTorch's model with the same names, runs it on the stored tensors of a test scan, and compares with `eval`'s mask."""
     exported = run_folder / "export.pth"
     run(program, "export", "--run", run_folder, "--out", exported)
     state = torch.load(exported, weights_only=True)
@@ -93,7 +93,7 @@ def check_export(program, store, run_folder, folder):
 
 
 def check_training(program, scans, folder, *precompute):
-    """A store of these scans, a model trained on it, its evaluation and its export."""
+    """Makes and checks a store of these scans, a model trained on it, its evaluation and its export."""
     store, trained, evaluation = folder / "store.zarr", folder / "run", folder / "eval"
     folder.mkdir()
     run(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 0, "--image-size", 64, "--dtype", "f32",
@@ -107,7 +107,7 @@ def check_training(program, scans, folder, *precompute):
 
 
 def run_page(page, folder):
-    """Runs the Python blocks of a page of `docs/how-to/`, one after the other, beside `store.zarr`; what they leave defined."""
+    """Runs the Python blocks of a page of `docs/how-to/`, one after the other, in the folder of `store.zarr`; returns the names that they define."""
     print("──", page, flush=True)
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/how-to" / page).read_text(), re.DOTALL | re.MULTILINE)
     if not blocks:
@@ -120,7 +120,7 @@ def run_page(page, folder):
 
 
 def check_how_tos(store):
-    """Every page runs, and what it finds is what the arrays hold, read in the plainest way."""
+    """Checks that every page runs and finds what the arrays hold, read in the plainest way."""
     root = zarr.open_group(str(store), mode="r")
     table = pyarrow.parquet.read_table(store / "train/slices.parquet").to_pylist()
     spacing = [f"spacing_{axis}_mm" for axis in ("depth", "height", "width")]
@@ -142,10 +142,10 @@ def check_how_tos(store):
         "pytorch-dataset.md": lambda page: page["losses"][-1] < page["losses"][0] and len(page["train"]) == len(table),
     }
     if pages != set(checks):
-        sys.exit(f"parity: docs/how-to has {sorted(pages)}, checked are {sorted(checks)}")
+        sys.exit(f"parity: docs/how-to has the pages {sorted(pages)}, expected {sorted(checks)}")
     for page, check in checks.items():
         if not check(run_page(page, store.parent)):
-            sys.exit(f"parity: docs/how-to/{page} finds something else than the store holds")
+            sys.exit(f"parity: docs/how-to/{page} does not find what the store holds")
 
 
 def main():
@@ -176,7 +176,7 @@ def main():
         check_training(program, nnunet, folder / "two-channels", "--data-size", 48, "--rotation-step", 19, "--test-cases", "pet_007")
         train = xarray.open_zarr(folder / "two-channels/store.zarr", group="train", consolidated=False)
         if train["images"].sizes["image_channel"] != 2 or train["embeddings"].sizes["channel"] != 256:
-            sys.exit(f"parity: xarray finds other dimensions than documented: {train}")
+            sys.exit(f"parity: xarray finds dimensions other than the documented ones: {train}")
     print("parity: everything agrees")
 
 

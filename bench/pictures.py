@@ -1,6 +1,6 @@
-"""`make pictures`: the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM OUT
+"""`make pictures`: makes the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM OUT
 
-The report and the sweep's page as headless Chromium shows them, an overlay as `eval` wrote it, and the terminal while a training and a sweep go on
+The report and the sweep's page as headless Chromium shows them, an overlay that `eval` wrote, and the terminal during a training run and a sweep
 (a pseudo-terminal, drawn by pyte). Needs the demo's folder with its sweep.
 """
 
@@ -31,7 +31,7 @@ COLOURS = {
 
 
 def watch(command, until, seconds):
-    """Runs a command in a terminal; the screen once `until` (a pattern) was on it and `seconds` have passed, or at its end."""
+    """Runs a command in a terminal; returns the screen `seconds` after the pattern `until` appeared, or at the command's end."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["TERM"] = "xterm-256color"
@@ -70,7 +70,7 @@ def watch(command, until, seconds):
 
 
 def page(command, picture):
-    """The screen under its command line, as HTML."""
+    """The command line with the screen below it, as HTML."""
     lines = [f'<span style="color:{COLOURS["green"]}">$</span> {html.escape(command)}']
     for row in picture:
         cells = (
@@ -83,7 +83,7 @@ def page(command, picture):
 
 
 def photograph(chromium, source, out, width, height):
-    """A page as Chromium shows it, with as few colours as do."""
+    """Saves a page as Chromium shows it, in 128 colours."""
     with tempfile.TemporaryDirectory() as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
                    "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]  # fmt: skip

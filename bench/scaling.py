@@ -1,4 +1,4 @@
-"""How our times grow: batch, image size, threads and slices are swept one at a time, the rest as in the main table."""
+"""How our times grow: varies batch, image size, threads and slices one at a time; the rest is as in the main table."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from fixture import run
 
 ROUNDS = 3
-# work, the axis that is swept, command with {} for the axis, its values, images that one call takes
+# work, the axis that varies, command with {} for its value, its values, images per call
 SWEEPS = [
     ("encoder, 224", "batch", ["bench_encoder", "vit_b", "224", "{}"], [1, 2, 4, 8], None),
     ("encoder, batch 1", "image size", ["bench_encoder", "vit_b", "{}", "1"], [128, 224, 320, 512], 1),
@@ -32,7 +32,7 @@ def seconds_per_image(command, threads):
 
 
 def sweep(examples, threads):
-    """Rows of seconds a call for each point."""
+    """Yields one row per point: seconds per call."""
     for work, axis, words, values, images in SWEEPS:
         for value in values or sorted({1, threads}):
             name, *arguments = words
@@ -42,7 +42,7 @@ def sweep(examples, threads):
 
 
 def sweep_slices(program):
-    """Whole commands on a scan of so many slices: `precompute` with all it does, and an epoch of `train`."""
+    """Times whole commands on a scan of a given number of slices: all of `precompute`, and an epoch of `train`."""
     for slices in SLICES:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)

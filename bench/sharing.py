@@ -1,7 +1,7 @@
-"""`make bench-sharing`: what a sweep's trials save by going through the store together: sharing.py PROGRAM [SIZE EPOCHS]
+"""`make bench-sharing`: what a sweep's trials save by reading the store together: sharing.py PROGRAM [SIZE EPOCHS]
 
-Four learning rates on one phantom store at SIZE pixels (224), each as a `train` of its own, one after the other, then as sweeps with one, two and four
-jobs; seconds of the whole and peak memory, as Markdown. The trainings are the same to the byte (tests/sweep.rs).
+Trains four learning rates on one phantom store at SIZE pixels (224): each as a `train` of its own, one after the other, then as sweeps with one, two
+and four jobs. Prints total seconds and peak memory as Markdown. The runs are the same to the byte (tests/sweep.rs).
 """
 
 import os
@@ -34,7 +34,7 @@ def main():
         scans, store = folder / "scans", folder / "store.zarr"
         measured(program, "phantom", "--out", scans, "--cases", 8, "--size", 128, "--depth", 16, "--seed", 1)
         measured(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 1, "--image-size", size, "--data-size", size, "--augment", "none")
-        print("| four trainings | seconds | of lone ones | peak memory, MiB |\n| --- | ---: | ---: | ---: |", flush=True)
+        print("| four runs | seconds | relative to `train` | peak memory, MiB |\n| --- | ---: | ---: | ---: |", flush=True)
         lone = [
             measured(program, "train", "--store", store, "--run", folder / f"run-{rate}", "--lr", rate, "--epochs", epochs, "--batch-size", 8, "--warmup", 4, "--fold", "1/3")
             for rate in RATES

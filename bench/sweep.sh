@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make sweep`: a search on a store, the demo's unless told otherwise. usage: bench/sweep.sh PROGRAM STORE CONFIG OUT
+# `make sweep`: a search on a store, by default the demo's. usage: bench/sweep.sh PROGRAM STORE CONFIG OUT
 set -euo pipefail
 program=$1 store=$2 config=$3 out=$4
 step() { printf '\n── %s\n' "$*" >&2; "$@"; }

@@ -2,10 +2,10 @@
 
     python bench/sweep_search.py PROGRAM [--work DIR] [--seeds N] [--searches NAME,NAME]
 
-A small phantom (64 pixels) is precomputed once. The grid (8 learning rates × 8 λ) is trained out; each seed of the other searches may spend at most a
-third of the grid's epochs. As many searches as there are cores run beside one another, each on one thread: a training so small does not gain from more.
-Fails unless TPE with successive halving comes within 1 % Dice of the grid's best on every seed. With --work, a call that was interrupted is gone on with
-(the seconds are then those since).
+A small phantom (64 pixels) is precomputed once. The grid (8 learning rates × 8 λ) is trained completely; each seed of the other searches may spend at
+most a third of the grid's epochs. As many searches as there are cores run at a time, each on one thread: so small a training run does not gain from
+more. Fails unless TPE with successive halving comes within 1 % Dice of the grid's best on every seed. With --work, an interrupted call can be resumed;
+the seconds then count from the new start.
 """
 
 import argparse
@@ -22,11 +22,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-# Ten of them are training scans: six are trained on, four held out. A training's own noise has to be well below the 1 % asked: with eight scans (two held out) the Dice of
-# one setting had a standard deviation over seeds of two hundredths, organs of a few voxels being found or not; with these of two thousandths.
+# Ten of them are training scans: six are trained on, four are held out. The noise of a run has to be well below the bound of 1 %. With eight scans (two held
+# out) the Dice of one setting had a standard deviation over seeds of two hundredths, since organs of a few voxels were found or not; with these it is two
+# thousandths.
 SCANS = 16
 EPOCHS = 15
-# Successive halving's lowest rung: where the curves have begun to differ
+# Lowest rung of successive halving: where the curves begin to differ
 MIN_EPOCHS = 5
 GRID = 8
 SETTINGS = f"""
@@ -92,7 +93,7 @@ def main():
         run(args.program, "phantom", "--out", partial, "--cases", SCANS, "--size", 64, "--depth", 12, "--seed", 1)
         partial.rename(scans)
     run(args.program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 1, "--image-size", 64, "--data-size", 64, "--augment", "none")
-    print("| search | seed | best Dice | below the grid's best | at lr, λ | epochs | of the grid's | trials | seconds |")
+    print("| search | seed | best Dice | below the grid's best | at lr, λ | epochs | relative to the grid | trials | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     wanted = [("grid", 1), *((name, seed) for name in args.searches.split(",") if name != "grid" for seed in range(1, args.seeds + 1))]
     found = []

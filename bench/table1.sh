@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make table1`: runs beside the published rows, in the shape of the paper's Table I. usage: bench/table1.sh PROGRAM STORE OUT "ROW ROW …" [eval's options]
-# A ROW is a run's folder, or several with commas between (seeds of one method), each with NAME= before it where it is to be called otherwise. A run that has no
-# evaluation in its folder `eval` is evaluated first.
+# `make table1`: runs and published rows, in the form of the paper's Table I. usage: bench/table1.sh PROGRAM STORE OUT "ROW ROW …" [eval's options]
+# A ROW is the folder of a run, or several separated by commas (seeds of one method). NAME= before it gives it another name. A run without an evaluation in its
+# folder `eval` is evaluated first.
 set -euo pipefail
 program=$1 store=$2 out=$3 rows=$4
 shift 4

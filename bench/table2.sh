@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make table2`: the paper's ablation on one store, each arm with the same seeds. usage: bench/table2.sh PROGRAM STORE OUT "SEED SEED …" [train's options]
-# Arms: SAM without fine-tuning and without prompts, the CNN alone, SAM alone, both. What is there already is kept: an interrupted table goes on.
+# `make table2`: the paper's ablation on one store; each arm has the same seeds. usage: bench/table2.sh PROGRAM STORE OUT "SEED SEED …" [train's options]
+# Arms: SAM without fine-tuning and without prompts, only the CNN, only SAM, both. Finished parts are kept, so an interrupted table resumes.
 set -euo pipefail
 program=$1 store=$2 out=$3 seeds=$4
 shift 4

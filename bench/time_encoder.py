@@ -1,4 +1,4 @@
-"""Times SAM's image encoder in PyTorch on the CPU: time_encoder.py ARCH SIZE BATCH → prints the median seconds an image."""
+"""Times SAM's image encoder in PyTorch on the CPU: time_encoder.py ARCH SIZE BATCH → prints the median seconds per image."""
 
 import os
 import statistics

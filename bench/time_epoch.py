@@ -1,4 +1,4 @@
-"""Times an epoch of `sam-ladder train` from a store on disk: time_epoch.py PROGRAM STORE BATCH → median seconds a slice, the first epoch left out."""
+"""Times an epoch of `sam-ladder train` from a store on disk: time_epoch.py PROGRAM STORE BATCH → median seconds per slice, without the first epoch."""
 
 import statistics
 import subprocess

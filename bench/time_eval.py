@@ -1,8 +1,8 @@
-"""Times the evaluation of a store's test scans in PyTorch and MedPy: time_eval.py STORE RUN → seconds a slice.
+"""Times the evaluation of a store's test scans in PyTorch and MedPy: time_eval.py STORE RUN → seconds per slice.
 
 The network, the arg-max of its bilinearly enlarged logits, order 0 to the scan's resolution by SciPy, then MedPy's Dice and HD95 of every organ
 on the whole scan, as the published `test_single_volume` and `calculate_metric_percase` do. Embeddings, images and reference masks are
-in memory before the clock starts. Prints the rows too, for comparison with ours.
+in memory before the clock starts. Also prints the scores, for comparison with ours.
 """
 
 import os

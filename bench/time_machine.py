@@ -1,4 +1,4 @@
-"""What PyTorch's matrix product and copy reach on the CPU: time_machine.py → `name, threads, rate, unit` lines, as `bench_machine` prints ours."""
+"""Times PyTorch's matrix product and copy on the CPU: time_machine.py → lines `name, threads, rate, unit`, as `bench_machine` prints ours."""
 
 import os
 import time

@@ -1,9 +1,9 @@
-"""Times the metrics of eight organs of a 512 × 512 × 150 scan, ours and MedPy's on the same masks in the same run.
+"""Times the metrics of eight organs of a 512 × 512 × 150 scan: ours and MedPy's, on the same masks, in the same run.
 
     python bench/time_metrics.py [ORGANS]
 
-MedPy measures ORGANS of the eight (default 2: spleen and right kidney; all eight take minutes), its values are checked against ours, and its time is
-given an organ.
+MedPy measures ORGANS of the eight (default 2: spleen and right kidney; all eight take minutes). Its values are compared with ours, and its time is
+given per organ.
 """
 
 import re
@@ -34,7 +34,7 @@ def main():
         found = binary.hd95(prediction, reference)
         assert abs(found - ours[label - 1]) < 1e-6, f"organ {label}: MedPy {found}, ours {ours[label - 1]}"
     seconds = (time.perf_counter() - start) / organs
-    print(f"moved, MedPy's dc and hd95: {seconds:.2f} s an organ ({organs} measured), {8 * seconds:.1f} s for eight; values equal ours")
+    print(f"moved, MedPy's dc and hd95: {seconds:.2f} s per organ ({organs} measured), {8 * seconds:.1f} s for eight; values equal ours")
 
 
 if __name__ == "__main__":

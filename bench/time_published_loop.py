@@ -1,7 +1,7 @@
-"""Times the published training loop in PyTorch on the CPU: time_published_loop.py SIZE BATCH [STEPS] → median seconds an image.
+"""Times the published training loop in PyTorch on the CPU: time_published_loop.py SIZE BATCH [STEPS] → median seconds per image.
 
-A step: one loader worker reads `.npz` slices and augments them with SciPy as the published code does (rot90 and flip, or a rotation), the
-frozen encoder runs in float32 inside the loop, then forward, loss, backward and AdamW of what is trained.
+A step: one loader worker reads `.npz` slices and augments them with SciPy as the published code does (rot90 and flip, or a rotation); the
+frozen encoder runs in float32 inside the loop; then forward, loss, backward and AdamW for the trained parts.
 """
 
 import os
@@ -20,7 +20,7 @@ from torch_ladder import Ladder, ladder_loss
 
 
 class Slices(torch.utils.data.Dataset):
-    """Slices on disk, augmented when they are read."""
+    """Slices on disk, augmented as they are read."""
 
     def __init__(self, folder, size):
         self.paths, self.size = sorted(folder.glob("*.npz")), size
@@ -46,7 +46,7 @@ class Slices(torch.utils.data.Dataset):
 
 
 def write_slices(folder, count):
-    """Slices at the published 224 pixels."""
+    """Writes slices at the published 224 pixels."""
     generator = np.random.default_rng(0)
     for index in range(count):
         image = ndimage.gaussian_filter(generator.random((224, 224), np.float32), 3)

@@ -1,6 +1,6 @@
-"""Times a stage-two training step in PyTorch on the CPU: time_step.py SIZE BATCH [STEPS] → prints the median seconds an image.
+"""Times a stage-two training step in PyTorch on the CPU: time_step.py SIZE BATCH [STEPS] → prints the median seconds per image.
 
-A step is forward, loss, backward and the AdamW update, from images and embeddings that are already in memory.
+A step is forward, loss, backward and the AdamW update. Images and embeddings are already in memory.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""SAM's image encoder in plain PyTorch, written for these benchmarks and cross-checks: the work that `precompute` must beat.
+"""SAM's image encoder in plain PyTorch, written for these benchmarks and cross-checks: what `precompute` has to beat.
 
-It pads windows and materialises attention scores the way the published code does, because that is the program our users run today.
+It pads windows and stores attention scores as the published code does, because that is the program our users run today.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The stage-two model in plain PyTorch, for the benchmark and for cross-checks: the same arithmetic, names and shapes as `train/src/model`."""
+"""The stage-two model in plain PyTorch, for benchmarks and cross-checks: the same arithmetic, names and shapes as `train/src/model`."""
 
 import math
 

@@ -1,7 +1,7 @@
 """The whole published model in plain PyTorch, under the published state dict's names, for cross-checks: image encoder, ladder and decoder.
 
     published = Published("vit_b", size=512, classes=9)
-    published.load_state_dict(torch.load("epoch_194.pth", weights_only=True), strict=True)   # once `module.` is off the names
+    published.load_state_dict(torch.load("epoch_194.pth", weights_only=True), strict=True)   # after `module.` is removed from the names
 """
 
 import torch
@@ -21,7 +21,7 @@ class PositionEncoding(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """What is stored of the prompt encoder; without prompts its positional encoding and `no_mask_embed` are read."""
+    """What checkpoints hold of the prompt encoder; without prompts, only its positional encoding and `no_mask_embed` are used."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class PromptEncoder(nn.Module):
 
 
 class Sam(nn.Module):
-    """SAM as the published code has it: with the gate's parameter."""
+    """SAM as in the published code: with the gate's parameter."""
 
     def __init__(self, arch, size, classes):
         super().__init__()

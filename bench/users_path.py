@@ -1,8 +1,7 @@
-"""`make users-path`: how long a user waits in front of each command: users_path.py PROGRAM [FOLDER]
+"""`make users-path`: how long a user waits for each command to say something: users_path.py PROGRAM [FOLDER]
 
-Takes phantom scans as the user's own through precompute, verify, status, train, eval, predict, export and sweep, each in a pseudo-terminal, and
-prints as Markdown when each said its first word, how long it was silent at most, and what it took. Fails where a first word takes more than a second,
-or a silence more than two.
+Takes phantom scans through precompute, verify, status, train, eval, predict, export and sweep, each in a pseudo-terminal. Prints as Markdown when
+each printed its first word, its longest silence, and its total time. Fails if a first word takes more than a second, or a silence more than two.
 """
 
 import fcntl
@@ -30,7 +29,7 @@ fold = "1/3"
 
 
 def waits(command):
-    """Seconds to the first output, of the longest silence after it, and to the end."""
+    """Seconds to the first output, seconds of the longest silence after it, and seconds to the end."""
     begun = time.monotonic()
     pid, terminal = pty.fork()
     if pid == 0:
@@ -75,7 +74,7 @@ def main():
         "export": f"--run {run} --out {folder / 'epoch_3.pth'}",
         "sweep": f"--store {store} --config {config} --out {folder / 'sweep'}",
     }
-    print("| command | first output, s | longest silence after it, s | whole, s |\n| --- | ---: | ---: | ---: |")
+    print("| command | first output, s | longest silence after it, s | total, s |\n| --- | ---: | ---: | ---: |")
     late = []
     for name, options in cases.items():
         first, silence, whole = waits([program, name, *options.split()])
@@ -83,7 +82,7 @@ def main():
         if first > FIRST or silence > SILENCE:
             late.append(name)
     if late:
-        sys.exit(f"longer than {FIRST} s without a first word, or than {SILENCE} s in silence: {', '.join(late)}")
+        sys.exit(f"more than {FIRST} s to the first word, or more than {SILENCE} s of silence: {', '.join(late)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Fetches published weights into a folder, from their publishers, and checks their sizes and SHA-256.
+# Downloads published weights into a folder, from their publishers, and checks their sizes and SHA-256.
 #
 #   bench/weights.sh FOLDER NAME...          NAME: vit_b, vit_l, vit_h (SAM), resnet18 (torchvision)
 #
-# A download that broke off goes on where it stopped. curl takes the proxy from https_proxy. Files that are there already are checked and left.
-# WEIGHTS_TABLE names another table of files than weights.tsv, such as one with the URLs of a mirror.
+# A download that broke off resumes. curl takes the proxy from https_proxy. Files that exist already are checked and kept.
+# WEIGHTS_TABLE names a table of files other than weights.tsv, for example one with the URLs of a mirror.
 set -euo pipefail
 
 table=${WEIGHTS_TABLE:-$(dirname "$0")/weights.tsv}
@@ -22,7 +22,7 @@ bytes_of() {
   wc -c <"$1" | tr -d ' '
 }
 
-# Whether a file has the size and the hash of its row; says what it has instead.
+# Whether a file has the size and the hash of its row; prints what it has instead.
 check() {
   local path=$1 bytes=$2 hash=$3 found
   found=$(bytes_of "$path")
@@ -37,16 +37,16 @@ fetch() {
   local by_hand="on a machine that can reach it, fetch $url ($bytes bytes, SHA-256 $hash), put it into $folder, and run this again to check it"
   if [[ -e $path ]]; then
     check "$path" "$bytes" "$hash" || fail "$path is damaged or another file: remove it and run this again"
-    echo "$path is there, and whole"
+    echo "$path exists and is whole"
     return
   fi
   command -v curl >/dev/null || fail "curl is not installed: install it, or $by_hand"
-  # What is longer than the file cannot be a part of it.
+  # A part that is longer than the file is not a part of it.
   if [[ -e $part && $(bytes_of "$part") -gt $bytes ]]; then rm "$part"; fi
   if [[ ! -e $part || $(bytes_of "$part") -lt $bytes ]]; then
     echo "$name: $url, $bytes bytes"
     curl --fail --location --retry 3 --connect-timeout 20 --continue-at - --output "$part" "$url" || status=$?
-    # 33: the server gives no parts; 36: it cannot go on from there.
+    # 33: the server gives no parts; 36: it cannot resume from there.
     if [[ $status == 33 || $status == 36 ]]; then
       status=0
       rm -f "$part"
@@ -57,10 +57,10 @@ fetch() {
     0) ;;
     5 | 6 | 7 | 28 | 35 | 56 | 97)
       fail "${url%/*} cannot be reached (curl's status $status): behind a proxy set https_proxy; without internet, $by_hand" ;;
-    18) fail "the download of $url broke off: run this again, it goes on from byte $(bytes_of "$part")" ;;
+    18) fail "the download of $url broke off: run this again; it resumes from byte $(bytes_of "$part")" ;;
     22) fail "the server refuses $url: $by_hand" ;;
     23) fail "$part cannot be written: free space or choose another folder, and run this again" ;;
-    *) fail "the download of $url failed (curl's status $status): run this again to go on, or $by_hand" ;;
+    *) fail "the download of $url failed (curl's status $status): run this again to resume, or $by_hand" ;;
   esac
   check "$part" "$bytes" "$hash" || { rm -f "$part"; fail "what $url gave is not the published file, and was removed: run this again, or $by_hand"; }
   mv "$part" "$path"

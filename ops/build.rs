@@ -1,44 +1,68 @@
 //! Compiles the kernels: to PTX by nvcc under the feature `cuda`, for the host by a C++ compiler under `emulate-kernels`.
 
 use std::error::Error;
+use std::path::PathBuf;
 
-/// The sources of the kernels, each a module of its own.
-const KERNELS: [&str; 10] = [
-    "src/attention/attention.cu",
-    "src/attention/rel_pos.cu",
-    "src/batch_norm.cu",
-    "src/conv_transpose.cu",
-    "src/dice_ce.cu",
-    "src/elementwise.cu",
-    "src/gather.cu",
-    "src/norm.cu",
-    "src/optimizer.cu",
-    "src/pool.cu",
+/// The operations with kernels of their own, in `src/<operation>/kernel.cu`, each a module.
+const OPERATIONS: [&str; 14] = [
+    "attention",
+    "batch_norm",
+    "batch_norm_pool",
+    "conv_transpose",
+    "dice_ce",
+    "elementwise",
+    "gather",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "max_pool",
+    "optimizer",
+    "partial_sums",
+    "rel_pos_attention",
 ];
 /// What they include.
-const SHARED: [&str; 3] = ["src/device/common.cuh", "src/device/emulation.h", "src/device/emulation.cpp"];
+const HEADERS: [&str; 5] =
+    ["src/device/common.cuh", "src/device/emulation.h", "src/device/map.cuh", "src/gelu/gelu.cuh", "src/max_pool/windows.cuh"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for file in KERNELS.iter().chain(&SHARED) {
+    for file in sources() {
         println!("cargo::rerun-if-changed={file}");
     }
+    println!("cargo::rerun-if-changed=src/device/emulation.cpp");
     ptx()?;
-    emulated();
-    Ok(())
+    emulated()
+}
+
+fn sources() -> impl Iterator<Item = String> {
+    OPERATIONS.iter().map(|operation| format!("src/{operation}/kernel.cu")).chain(HEADERS.map(str::to_owned))
+}
+
+/// For each operation a source with its name, since the compiled modules are named by their files.
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "emulate-kernels")),
+    expect(dead_code, reason = "a build for the CPU compiles none")
+)]
+fn named_sources(extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let folder = PathBuf::from(std::env::var("OUT_DIR")?).join("kernels");
+    std::fs::create_dir_all(&folder)?;
+    let name = |operation: &&str| {
+        let file = folder.join(operation).with_extension(extension);
+        std::fs::write(&file, format!("#include \"{operation}/kernel.cu\"\n"))?;
+        Ok(file)
+    };
+    OPERATIONS.iter().map(name).collect()
 }
 
 /// PTX of compute capability 8.0, which the driver of every GPU from Ampere on compiles for its own.
 #[cfg(feature = "cuda")]
 fn ptx() -> Result<(), Box<dyn Error>> {
-    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("kernels.rs");
-    let options = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Isrc"];
     cudaforge::KernelBuilder::new()
-        .source_files(KERNELS)
-        .watch([SHARED[0]])
+        .source_files(named_sources("cu")?)
+        .watch(sources())
         .compute_cap_arch("80")
-        .args(options)
+        .args(["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Isrc"])
         .build_ptx()?
-        .write(out)?;
+        .write(PathBuf::from(std::env::var("OUT_DIR")?).join("kernels.rs"))?;
     Ok(())
 }
 
@@ -48,31 +72,25 @@ fn ptx() -> Result<(), Box<dyn Error>> {
 }
 
 #[cfg(feature = "emulate-kernels")]
-fn emulated() {
-    let mut build = cc::Build::new();
-    build
+fn emulated() -> Result<(), Box<dyn Error>> {
+    cc::Build::new()
         .cpp(true)
         .std("c++17")
         .include("src")
         .opt_level(2)
         .flag("-fno-strict-aliasing")
         .flag("-ffp-contract=off")
-        .warnings(false);
-    build.file(SHARED[2]);
-    let out = std::env::var("OUT_DIR").unwrap_or_default();
-    for kernel in KERNELS {
+        .warnings(false)
+        .file("src/device/emulation.cpp")
         // A compiler knows C++ by the file's name.
-        let path = format!("{out}/{}.cpp", kernel.replace('/', "_").replace(".cu", ""));
-        let folder = kernel.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let source = format!("#include \"{}/{kernel}\"\n", std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default());
-        if std::fs::write(&path, source).is_ok() {
-            build.include(folder).file(path);
-        }
-    }
-    // Kernels register themselves when the program starts: none of them may be left out by the linker.
-    build.link_lib_modifier("+whole-archive");
-    build.compile("sam_ladder_emulated_kernels");
+        .files(named_sources("cpp")?)
+        // Kernels register themselves when the program starts: none of them may be left out by the linker.
+        .link_lib_modifier("+whole-archive")
+        .compile("sam_ladder_emulated_kernels");
+    Ok(())
 }
 
 #[cfg(not(feature = "emulate-kernels"))]
-fn emulated() {}
+fn emulated() -> Result<(), Box<dyn Error>> {
+    Ok(())
+}

@@ -5,7 +5,7 @@ mod common;
 
 use common::{golden, rule_values};
 use safetensors::SafeTensors;
-use sam_ladder_ops::ndimage::{flip, rot90, rotate_nearest, zoom_cubic, zoom_nearest};
+use sam_ladder_ops::image::ndimage::{flip, rot90, rotate_nearest, zoom_cubic, zoom_nearest};
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_schemas::variants::{AugmentPolicy, variants};
 

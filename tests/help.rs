@@ -7,7 +7,18 @@ use std::path::Path;
 
 /// The commands in the order in which one needs what another made.
 const ORDER: [&str; 13] = [
-    "phantom", "precompute", "verify", "train", "export", "eval", "predict", "sweep", "table", "status", "schema", "completions",
+    "phantom",
+    "precompute",
+    "verify",
+    "train",
+    "export",
+    "eval",
+    "predict",
+    "sweep",
+    "table",
+    "status",
+    "schema",
+    "completions",
     "man",
 ];
 /// The files that a user writes for a sweep.

@@ -11,7 +11,18 @@ use std::process::Command;
 
 /// Every command.
 const COMMANDS: [&str; 13] = [
-    "phantom", "precompute", "verify", "train", "sweep", "eval", "predict", "table", "status", "export", "schema", "completions",
+    "phantom",
+    "precompute",
+    "verify",
+    "train",
+    "sweep",
+    "eval",
+    "predict",
+    "table",
+    "status",
+    "export",
+    "schema",
+    "completions",
     "man",
 ];
 
@@ -117,7 +128,8 @@ fn mistyped_options() {
 fn mistakes_in_files() {
     let folder = workplace();
     let mut printed = String::new();
-    let sweep = "[settings]\nlr = { min = 1e-4, max = 1e-2, scale = \"log\" }\n[validation]\nfold = \"1/2\"\n[budget]\ntrials = 2\n";
+    let sweep =
+        "[settings]\nlr = { min = 1e-4, max = 1e-2, scale = \"log\" }\n[validation]\nfold = \"1/2\"\n[budget]\ntrials = 2\n";
     for (from, to) in [
         ("[budget]", "[budgets]"),
         ("lr =", "rl ="),
@@ -136,7 +148,9 @@ fn mistakes_in_files() {
         let error = refusal(typed(folder.path(), "sweep --store s.zarr --config sweep.toml --out o"), folder.path());
         printed += &format!("{from} → {to}\n{error}\n\n");
     }
-    for text in ["[job]\ngpu = 1\n", "[jobs]\n", "[job]\ntasks = 0\n", "[job]\noptions = [\"--array=1-9\"]\n", "[job]\ntime = 1:00\n"] {
+    for text in
+        ["[job]\ngpu = 1\n", "[jobs]\n", "[job]\ntasks = 0\n", "[job]\noptions = [\"--array=1-9\"]\n", "[job]\ntime = 1:00\n"]
+    {
         fs::write(folder.path().join("slurm.toml"), text).unwrap();
         let line = "precompute --scans scans --store t.zarr --random-encoder 0 --image-size 32 --data-size 32 --slurm slurm.toml";
         printed += &format!("{text}{}\n\n", refusal(typed(folder.path(), line), folder.path()));

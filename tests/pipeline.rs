@@ -253,5 +253,5 @@ fn the_plan_tells_the_work_before_it_is_done() {
     assert!(text.ends_with("MB of tensors on disk") && !text.contains('\n'), "{text}");
     let wrong = PrecomputeConfig { image_size: 100, ..config() };
     let error = Plan::new(Path::new(GOLDEN), &wrong, &Silent).unwrap_err().to_string();
-    assert!(error.contains("image-size must be a positive multiple of 16, got 100"), "{error}");
+    assert!(error.contains("image_size: expected a whole number from 16 to 8192, a multiple of 16, found 100"), "{error}");
 }

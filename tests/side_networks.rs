@@ -13,7 +13,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor};
 use common::{rule_values, rule_weight};
 use model::norm;
-use sam_ladder_ops::bicubic::resize_bicubic_antialiased;
+use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork};
 use sam_ladder_train::loss::ladder_loss;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};

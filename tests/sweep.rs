@@ -13,12 +13,10 @@ use sam_ladder_cache::ReadMode;
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
-use sam_ladder_schemas::sweep::{
-    CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, run_dir,
-};
+use sam_ladder_schemas::sweep::{CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, run_dir};
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_train::error::TrainError;
 use sam_ladder_train::run::{DeviceStore, TrainArgs, train};
 use sam_ladder_train::sweep::{SweepArgs, gather, sweep, sweep_until};
@@ -221,7 +219,8 @@ fn a_trial_that_diverges_is_recorded_and_the_sweep_goes_on() {
         assert_eq!((row.rank, row.failures), (None, 0));
     }
     // It is not tried again: the same seed ends the same way.
-    let steps = |row: &TrialRow| read_rows::<StepRow>(&args.out.join(run_dir(&row.trial, 1234, 1)).join(STEPS_TABLE)).unwrap().len();
+    let steps =
+        |row: &TrialRow| read_rows::<StepRow>(&args.out.join(run_dir(&row.trial, 1234, 1)).join(STEPS_TABLE)).unwrap().len();
     let before = steps(&rows[2]);
     sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap();
     assert_eq!((table(&args.out), steps(&rows[2])), (rows, before));
@@ -285,8 +284,9 @@ fn a_stopped_sweep_goes_on_where_it_was() {
 #[test]
 fn a_sweep_through_graphs_is_the_sweep() {
     let folder = workplace();
-    let graphed = SweepArgs { cuda_graph: true, device_store: DeviceStore::Bytes(1 << 30), ..args(folder.path(), "graphed", GRID) };
-    if !sam_ladder_ops::gpu::has_kernels(&graphed.device) {
+    let graphed =
+        SweepArgs { cuda_graph: true, device_store: DeviceStore::Bytes(1 << 30), ..args(folder.path(), "graphed", GRID) };
+    if !sam_ladder_ops::device::has_kernels(&graphed.device) {
         let error = sweep(&graphed).unwrap_err();
         assert!(matches!(&error, TrainError::NeedsGpu { option, .. } if option == "--cuda-graph"), "{error}");
         assert!(!graphed.out.exists());
@@ -361,7 +361,7 @@ fn the_program_searches_and_evaluates_the_best_once() {
     fs::write(&path, config.replace("epochs = 3", "epochs = 0")).unwrap();
     let typed = ["--config", path.to_str().unwrap()];
     let error = cli::assert_refused(program(folder.path(), &typed));
-    assert!(error.contains("sweep.toml:3: settings.epochs"), "{error}");
+    assert!(error.contains("sweep.toml:3:1: settings.epochs"), "{error}");
     fs::write(&path, &config).unwrap();
     let printed = cli::succeed(program(folder.path(), &typed));
     assert!(printed.contains("| 1 |") && printed.contains("lambda"), "{printed}");

@@ -123,7 +123,7 @@ fn a_run_through_a_graph_is_the_run() {
     plain.config.val_cases = vec!["0007".into()];
     plain.config.epochs = 3;
     let graphed = TrainArgs { run: folder.path().join("graphed"), cuda_graph: true, ..plain.clone() };
-    if !sam_ladder_ops::gpu::has_kernels(&plain.device) {
+    if !sam_ladder_ops::device::has_kernels(&plain.device) {
         let reason = train(&graphed).unwrap_err().to_string();
         assert!(reason.contains("--cuda-graph needs a GPU"), "{reason}");
         assert!(!graphed.run.exists());

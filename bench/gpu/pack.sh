@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# `make gpu-pack`: the binaries of target-cuda and what `make gpu-check` needs beside them, for a machine with a GPU and without Rust.
+# `make gpu-pack`: packs the binaries of target-cuda and what else `make gpu-check` needs, for a machine with a GPU and without Rust.
 #
 #   bench/gpu/pack.sh OUT.tar.xz
 #
-# There: tar xf OUT.tar.xz && python3 gpu/bench/gpu/check.py --binaries gpu/bin
+# On that machine: tar xf OUT.tar.xz && python3 gpu/bench/gpu/check.py --binaries gpu/bin
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:?usage: pack.sh OUT.tar.xz}
@@ -26,11 +26,11 @@ mkdir -p "$folder/gpu/bench/gpu" "$folder/gpu/tests"
 cp bench/*.py "$folder/gpu/bench/"
 cp bench/gpu/*.py "$folder/gpu/bench/gpu/"
 cp -r tests/golden "$folder/gpu/tests/"
-# The binaries hold the same kernels and libraries: one block and a dictionary that reaches over two of them store these once.
+# The binaries hold the same kernels and libraries. One block, and a dictionary that spans two binaries, stores these once.
 tar -C "$folder" -cf - gpu | xz -T1 --lzma2=preset=6,dict=192MiB >"$folder/packed"
 bytes=$(stat -c %s "$folder/packed")
 if ((bytes > limit)); then
-  echo "gpu-pack: $((bytes / 1000000)) MB packed, over the 60 MB that may be carried; $out is not written" >&2
+  echo "gpu-pack: $((bytes / 1000000)) MB packed, more than the limit of 60 MB; $out is not written" >&2
   exit 1
 fi
 mv "$folder/packed" "$out"

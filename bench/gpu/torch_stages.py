@@ -2,14 +2,14 @@
 
 CASE is one of
   published   (a) the published loop: one loader worker with SciPy's zoom, the encoder in float32 inside the loop
-  ideal       (b) the same model and precision, batches already on the device: what a loader that costs nothing would give
+  ideal       (b) the same model and precision, batches already on the device: what a loader that takes no time would give
   strongest   (c) two stages: embeddings in float16 resident on the device and gathered there, bfloat16 autocast, channels_last, torch.compile
               with CUDA graphs, fused AdamW
   encoder     stage one: the encoder in bfloat16 with scaled_dot_product_attention and torch.compile
   matrix      the card's bfloat16 matrix rate: products of 8192 × 8192 matrices; prints TFLOP/s
 
-The last line is "<seconds> s/image"; before it peak memory where there is a GPU. On `--device cpu` the cases run uncompiled and small, to see that
-they work.
+The last line is "<seconds> s/image"; on a GPU, peak memory is printed before it. With `--device cpu` the cases run uncompiled and small, to check
+that they work.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from torch_ladder import Ladder, ladder_loss  # noqa: E402
 
 
 class FusedAttention(Attention):
-    """The same attention with the relative positions as a mask of scaled_dot_product_attention; parameters are the parent's."""
+    """The same attention, with the relative positions as a mask of scaled_dot_product_attention; parameters are the parent's."""
 
     def forward(self, x):
         n, side, _, width = x.shape
@@ -49,7 +49,7 @@ def synchronise(device):
 
 
 def timed(device, step, steps):
-    """Median over three runs of `steps` steps of the seconds a step, the host waiting at each run's end alone."""
+    """Median seconds per step over three runs of `steps` steps; the host waits only at the end of each run."""
     for _ in range(3 if device.type == "cuda" else 1):
         step()
     runs = []
@@ -112,7 +112,7 @@ def ideal(arguments, device):
 
 
 def strongest(arguments, device):
-    """Embeddings cached and resident, and everything that PyTorch has to make the rest fast."""
+    """Embeddings cached and resident, and everything that PyTorch offers to make the rest fast."""
     size, batch, items, gpu = arguments.size, arguments.batch, 4 * arguments.batch, device.type == "cuda"
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
@@ -174,7 +174,7 @@ def main():
     parser.add_argument("--mode", default="max-autotune", help="torch.compile's mode; reduce-overhead compiles sooner")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    # float32 as the published code has it: PyTorch's default shortens the factors of convolutions.
+    # float32 as in the published code: PyTorch's default shortens the factors of convolutions.
     if arguments.case in ("published", "ideal"):
         torch.backends.cudnn.allow_tf32 = False
     seconds = CASES[arguments.case](arguments, arguments.device)

@@ -1,8 +1,8 @@
-"""Recomputes an evaluation's cases.parquet and summary.parquet by MedPy, from the saved NIfTI masks and the store's reference masks.
+"""Recomputes an evaluation's cases.parquet and summary.parquet with MedPy, from the saved NIfTI masks and the store's reference masks.
 
     python bench/parity/check_eval.py --store S.zarr --eval OUT --protocol published
 
-OUT must have been written with --save-nifti. Exit status 1 where a value differs: Dice by more than 1e-12, HD95 by more than 1e-6.
+OUT must have been written with --save-nifti. Exit status 1 if a value differs: Dice by more than 1e-12, HD95 by more than 1e-6.
 """
 
 import argparse

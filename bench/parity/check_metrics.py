@@ -1,9 +1,9 @@
-"""Every metric against MedPy, MONAI and SciPy, on random and on degenerate masks.
+"""Compares every metric with MedPy, MONAI and SciPy, on random and degenerate masks.
 
     python bench/parity/check_metrics.py [target/release/examples/parity]
 
 Dice, HD95 of both directions in one list and Hausdorff by MedPy; HD95 by the larger direction and surface Dice by MONAI; all of them again by SciPy's
-erosion and distance transform, written out here. Exit status 1 where a value differs.
+erosion and distance transform, written out here. Exit status 1 if a value differs.
 """
 
 import json
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from scipy import ndimage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Not a distance that a grid of these spacings has, so that no rounding decides.
+# Not a distance that occurs on grids with these spacings, so that rounding decides nothing.
 TOLERANCE_MM = 2.03717
 EXACT = 1e-9
 # MONAI keeps distances in float32.
@@ -29,7 +29,7 @@ MONAI = 2e-5
 
 
 def blobs(generator, shape):
-    """Smooth random shapes, as organs are."""
+    """Smooth random shapes, like organs."""
     noise = ndimage.gaussian_filter(generator.standard_normal(shape), [min(2, length / 6) for length in shape])
     return noise > np.quantile(noise, generator.uniform(0.5, 0.95))
 

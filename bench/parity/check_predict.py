@@ -1,9 +1,10 @@
-"""Masks of `predict` lie on their scans: nibabel and SimpleITK see the same grid, direction, origin and spacing, whatever the scan's file is like.
+"""Checks that masks of `predict` lie on their scans: nibabel and SimpleITK see the same grid, direction, origin and spacing, for every kind of file.
 
     python bench/parity/check_predict.py PROGRAM RUN SCAN FOLDER
 
-RUN is a run on a random encoder with one channel, SCAN one that it finds organs in. Its voxels are written anew by nibabel: number types, byte orders,
-NIfTI-1 and -2, orientations, oblique affines, by quaternion alone, by affine alone, by neither; all of the same voxels, so all masks are the same.
+RUN is a run on a random encoder with one channel, SCAN a scan in which it finds organs. nibabel writes its voxels again in many ways: number types,
+byte orders, NIfTI-1 and -2, orientations, oblique affines; with only a quaternion, only an affine, or neither. The voxels are the same, so all masks
+must be the same.
 """
 
 import itertools
@@ -17,7 +18,7 @@ import SimpleITK
 
 
 def rotation(*degrees):
-    """About x, then y, then z."""
+    """A rotation about x, then y, then z."""
     matrix = np.eye(3)
     for axis, angle in enumerate(np.radians(degrees)):
         a, b = [i for i in range(3) if i != axis]
@@ -73,7 +74,7 @@ def scans(voxels):
 
 
 def itk(path):
-    """What SimpleITK, and with it 3D Slicer and ITK-SNAP, makes of a file; None where it refuses the file."""
+    """What SimpleITK, and with it 3D Slicer and ITK-SNAP, reads from a file; None if it refuses the file."""
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError:

@@ -1,8 +1,8 @@
-"""The published code as a neighbour: checkpoints of the whole model go both ways, and each image's logits agree.
+"""Exchanges checkpoints of the whole published model both ways and compares the logits of each image.
 
     python bench/parity/check_published.py PROGRAM FOLDER SAM.pth
 
-1. Theirs: a state dict as their training saves it (`epoch_3.pth`, every name behind `module.`) loads into `eval` and `predict`.
+1. Theirs: a state dict as their training saves it (`epoch_3.pth`, every name with the prefix `module.`) loads into `eval` and `predict`.
 2. Ours: `export --sam-checkpoint` loads with `strict=True`.
 
 PyTorch's side is bench/torch_published.py, whose names are the published state dict's, with weights by the golden rule.
@@ -39,7 +39,7 @@ def expect(what, difference, bound):
 
 
 def rule_model():
-    """The whole published model by the rule; the encoder's tables are the rule's own at this size."""
+    """The whole published model with weights by the rule; the encoder's position tables are made for this size."""
     model = Published("vit_b", SIZE, CLASSES)
     state = {}
     for name, tensor in model.state_dict().items():
@@ -91,7 +91,7 @@ def main():
     checkpoint = folder / "epoch_3.pth"
     torch.save({f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}, checkpoint)
 
-    # The encoder in their file is not resized from SAM's, so a store of it is made from the same file by hand: SAM's names are a part of theirs.
+    # The encoder in their file is not resized from SAM's. So its store is made from the same file, whose names contain SAM's.
     plain = folder / "sam_of_theirs.pth"
     sam_state = torch.load(sam, weights_only=True)
     own = theirs.state_dict()

@@ -1,9 +1,9 @@
-"""Tests and bootstrap intervals against SciPy.
+"""Compares tests and bootstrap intervals with SciPy.
 
     python bench/parity/check_statistics.py [target/release/examples/parity]
 
-Wilcoxon's signed-rank test (exact, with ties and zeros, and normal beyond 50 pairs), the paired permutation test (exact, and drawn), the percentile bootstrap. Exit
-status 1 where a value differs by more than rounding, or, where numbers are drawn, than four standard errors.
+Wilcoxon's signed-rank test (exact, with ties and zeros, and normal beyond 50 pairs), the paired permutation test (exact, and drawn), and the percentile
+bootstrap. Exit status 1 if a value differs by more than rounding or, for drawn numbers, by more than four standard errors.
 """
 
 import json
@@ -32,7 +32,7 @@ def make_samples():
 def wilcoxon(sample):
     if not sample.any():
         return None
-    # Beyond 13 pairs with ties SciPy's default is the normal distribution, ours up to 50 is exact: both are asked for the same there.
+    # With ties and more than 13 pairs SciPy uses the normal distribution by default; ours is exact up to 50 pairs. So the method is chosen here.
     ties = len(np.unique(np.abs(sample[sample != 0]))) < np.count_nonzero(sample) or not sample.all()
     method = "auto" if not ties or len(sample) <= 13 or np.count_nonzero(sample) > 50 else stats.PermutationMethod(n_resamples=10**7)
     return stats.wilcoxon(sample, method=method)
@@ -40,7 +40,7 @@ def wilcoxon(sample):
 
 def permutation(sample):
     if len(sample) < 2:
-        # SciPy takes two pairs at least; of one pair both signs are as extreme.
+        # SciPy needs at least two pairs; with one pair both signs are equally extreme.
         return 1.0, True
     exact = np.count_nonzero(sample) <= 16
     count = np.inf if exact else DRAWS
@@ -68,12 +68,12 @@ def main():
         check(f"sample {index}: Wilcoxon's statistic", ours["statistic"], test.statistic, 1e-9)
         check(f"sample {index}: Wilcoxon's p", ours["wilcoxon_p"], test.pvalue, 1e-9)
         p, exact = permutation(sample)
-        # Both may be drawn: two independent standard errors.
+        # Both may be drawn, so two independent standard errors count.
         check(f"sample {index}: permutation p", ours["permutation_p"], p, 1e-9 if exact else 4 * np.sqrt(2 * p * (1 - p) / DRAWS) + 2 / DRAWS)
         if len(sample) > 4:
             interval = stats.bootstrap((sample,), np.mean, method="percentile", n_resamples=100_000, batch=1000, rng=3).confidence_interval
             # Standard error of a 2.5 % quantile of 10 000 draws: √(0.025·0.975/10 000) over the density there, which a normal has as 0.0584/σ. Few
-            # values make a coarse distribution: a step of it is allowed besides.
+            # values make a coarse distribution: one step of it is allowed in addition.
             error = np.std(sample) / np.sqrt(len(sample))
             tolerance = 4 * np.sqrt(0.025 * 0.975 / 10_000) / 0.0584 * error + 0.5 * np.ptp(sample) / len(sample) ** 2
             check(f"sample {index}: lower end", ours["low"], interval.low, tolerance)

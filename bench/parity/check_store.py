@@ -1,9 +1,9 @@
-"""Opens a store with zarr-python and pyarrow, knowing only docs/store-format.md, and checks it against SciPy and nibabel.
+"""Opens a store with zarr-python and pyarrow, knowing only docs/reference/store-format.md, and checks it against SciPy and nibabel.
 
     python bench/parity/check_store.py STORE.zarr --scans SCANS [--slices 3]
 
 Checks attributes, tables, shapes and number formats of every array, and recomputes images, labels and masks of a few slices from the
-raw NIfTI files, in the raw Synapse layout or nnU-Net's. Exits with 1 and one line a mismatch when something differs.
+raw NIfTI files, in the raw Synapse layout or nnU-Net's. If something differs, prints one line per mismatch and exits with 1.
 """
 
 import argparse
@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 ARRAYS = ("embeddings", "images", "labels")
 STORED_AS = {"f16": "float16", "f32": "float32", "bf16": "uint16", "q8": "uint8"}
 ONE_CT_CHANNEL = [{"index": 0, "name": "CT", "intensity": {"kind": "window"}}]
-# Largest difference of an image, whose values lie in about [0, 1]: splines agree to 1e-5, the rest is the number format's rounding.
+# Largest difference of an image, whose values lie in about [0, 1]: splines agree to 1e-5; the rest is rounding of the number format.
 TOLERANCE = {"f16": 1e-5 + 2.0**-11, "f32": 1e-5, "bf16": 1e-5 + 2.0**-8, "q8": 1e-5 + 2.0**-8}
 
 mismatches = []

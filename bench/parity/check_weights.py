@@ -1,4 +1,5 @@
-"""`bench/weights.sh` against a server of this machine: whole, broken off and resumed, damaged, of no ranges, refused, unreachable, and by way of a proxy.
+"""Tests `bench/weights.sh` against a server on this machine: whole files, broken off and resumed, damaged, without ranges, refused, unreachable, and
+through a proxy.
 
     python bench/parity/check_weights.py
 """
@@ -28,7 +29,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     broken = set()
 
     def do_GET(self):
-        # A proxy is asked for the whole address.
+        # A proxy gets the whole address.
         kind = urllib.parse.urlsplit(self.path).path.split("/")[1]
         if kind == "gone":
             return self.send_error(404)
@@ -78,32 +79,32 @@ def main():
             return (out / f"{name}.pth").read_bytes() == CONTENT and not (out / f"{name}.pth.part").exists()
 
         result = run("whole")
-        check("a whole file is fetched", result.returncode == 0 and is_whole("whole"), result)
+        check("a whole file is downloaded", result.returncode == 0 and is_whole("whole"), result)
         before = len(Server.ranges)
         result = run("whole")
-        check("and not fetched again", result.returncode == 0 and len(Server.ranges) == before, result)
+        check("and not downloaded again", result.returncode == 0 and len(Server.ranges) == before, result)
         result = run("breaks")
         if result.returncode:
-            check("a broken download says how to go on", "goes on from byte" in result.stderr, result)
+            check("a broken download says how to resume", "resumes from byte" in result.stderr, result)
             result = run("breaks")
         resumed = ("breaks", len(CONTENT) // 2) in Server.ranges
-        check("and goes on where it broke off", result.returncode == 0 and is_whole("breaks") and resumed, result)
+        check("and resumes where it broke off", result.returncode == 0 and is_whole("breaks") and resumed, result)
         (out / "plain.pth.part").write_bytes(CONTENT[:1000])
         result = run("plain")
-        check("without ranges it starts anew", result.returncode == 0 and is_whole("plain"), result)
+        check("without ranges it starts again", result.returncode == 0 and is_whole("plain"), result)
         result = run("damaged")
         refused = result.returncode and "not the published file" in result.stderr and not any(out.glob("damaged*"))
-        check("a wrong hash is refused and nothing of it stays", refused, result)
+        check("a wrong hash is refused and nothing of it is kept", refused, result)
         (out / "whole.pth").write_bytes(CONTENT[:-1] + b"x")
         result = run("whole")
         check("a damaged file is named", result.returncode and "damaged or another file" in result.stderr, result)
         result = run("gone")
-        check("a file that the server has not is told", result.returncode and "refuses" in result.stderr, result)
+        check("a file that the server lacks is reported", result.returncode and "refuses" in result.stderr, result)
         result = run("nowhere")
         advice = all(word in result.stderr for word in ("https_proxy", "without internet", "SHA-256", str(out)))
         check("without internet it says what to do", result.returncode and advice, result)
         result = run("proxied")
-        check("by way of a proxy it reaches what it cannot itself", result.returncode == 0 and is_whole("proxied"), result)
+        check("through a proxy it reaches what it cannot reach directly", result.returncode == 0 and is_whole("proxied"), result)
         result = run("vit_z")
         check("an unknown name lists the known ones", result.returncode and "breaks" in result.stderr, result)
 

@@ -32,7 +32,7 @@ def main():
         for case in cases:
             label = blobs(rng)
             ct = np.array([-90, 60, 120, 200])[label] + 25 * rng.standard_normal(SHAPE)
-            # a few voxels of the bladder outshine everything: what percentiles are for
+            # a few voxels of the bladder outshine everything, as in PET: the reason for percentiles
             pet = np.array([0.3, 2.0, 1.0, 7.0])[label] + rng.exponential(0.4, SHAPE) + 90 * (rng.random(SHAPE) < 0.003)
             for channel, values in enumerate([ct.astype(np.int16), pet.astype(np.float32)]):
                 image = nibabel.Nifti1Image(values, SPACING)

@@ -25,7 +25,7 @@ use zarrs::storage::store::MemoryStore;
 
 /// Name of a Zarr node's metadata file.
 pub(crate) const METADATA: &str = "zarr.json";
-/// Lowest level of zstd: higher ones gain next to nothing here (docs/store-formats.md).
+/// Lowest level of zstd: higher ones gain next to nothing here (docs/reference/store-formats.md).
 const ZSTD_LEVEL: i32 = 1;
 
 /// The arrays of a split.

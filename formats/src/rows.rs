@@ -22,7 +22,7 @@ use crate::atomic::write_atomic;
 use crate::error::{Error, Problem, Result};
 use arrow::array::Array;
 use arrow::compute::concat_batches;
-use arrow::datatypes::{FieldRef, Fields, Schema};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -35,6 +35,7 @@ use serde_arrow::schema::{SchemaLike, TracingOptions};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Named as the writer of every table, so that the bytes depend on the rows and nothing else.
 const CREATED_BY: &str = "sam-ladder";
@@ -131,10 +132,14 @@ pub fn check_columns(path: &Path, batch: &RecordBatch, expected: &Schema) -> Res
     if problems.is_empty() { Ok(()) } else { Err(Error::Columns { path: path.into(), problems }) }
 }
 
-/// The columns of a row's struct.
+/// The columns of a row's struct. An enum's words are plain text; serde_arrow would make a dictionary of them.
 fn columns<T: DeserializeOwned>() -> serde_arrow::Result<Fields> {
     let options = TracingOptions::default().strings_as_large_utf8(false).enums_without_data_as_strings(true);
-    Ok(Vec::<FieldRef>::from_type::<T>(options)?.into())
+    let plain = |field: FieldRef| match field.data_type() {
+        DataType::Dictionary(_, words) => Arc::new(field.as_ref().clone().with_data_type(words.as_ref().clone())),
+        _ => field,
+    };
+    Ok(Vec::<FieldRef>::from_type::<T>(options)?.into_iter().map(plain).collect())
 }
 
 /// In words the columns that are missing and must not be, and those that are wrong in another way.
@@ -168,7 +173,6 @@ fn failed(action: &'static str, path: &Path, reason: impl std::fmt::Display) -> 
 mod tests {
     use super::*;
     use serde::Deserialize;
-    use std::sync::Arc;
 
     #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
     #[serde(rename_all = "lowercase")]

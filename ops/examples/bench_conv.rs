@@ -8,11 +8,10 @@
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
-use sam_ladder_ops::batch_norm::{Tail, batch_statistics, normalize, normalize_backward};
-use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
-use sam_ladder_ops::conv2d::conv2d;
-use sam_ladder_ops::elementwise::add_relu;
-use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
+use sam_ladder_ops::{
+    Conv2d, Tail, add_relu, batch_statistics, max_pool2d_3x3_s2_p1, normalize, normalize_backward, normalize_relu_max_pool,
+    normalize_relu_max_pool_backward,
+};
 
 const RUNS: usize = 7;
 
@@ -71,11 +70,12 @@ fn main() -> Result<()> {
     ];
     for (name, ci, co, size, k, stride, padding) in shapes {
         let (x, w) = (random(&[batch, ci, size, size])?, random(&[co, ci, k, k])?);
-        let (forward, y) = best(|| conv2d(&x, &w, stride, padding))?;
+        let conv = Conv2d::new(stride, padding);
+        let (forward, y) = best(|| conv.forward(&x, &w))?;
         let operations = 2.0 * (y.elem_count() * ci * k * k) as f64 / 1e6;
         let seed = best(|| y.ones_like()?.contiguous())?.0;
-        let data = backward(&conv2d(Var::from_tensor(&x)?.as_tensor(), &w, stride, padding)?)? - seed;
-        let weight = backward(&conv2d(&x, Var::from_tensor(&w)?.as_tensor(), stride, padding)?)? - seed;
+        let data = backward(&conv.forward(Var::from_tensor(&x)?.as_tensor(), &w)?)? - seed;
+        let weight = backward(&conv.forward(&x, Var::from_tensor(&w)?.as_tensor())?)? - seed;
         print!("{name:<22}");
         for ms in [forward, data, weight] {
             print!(" {ms:>9.1} {:>7.0}", operations / ms);

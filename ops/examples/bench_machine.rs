@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use rayon::prelude::*;
+use sam_ladder_ops::matmul::packed::{Output, PackedWeight, tiles};
 use sam_ladder_ops::matmul::{Accumulate, MatMut, MatRef, matmul, matmul_serial};
-use sam_ladder_ops::packed::{Output, PackedWeight, tiles};
 
 /// Rows, out, inner.
 const SHAPE: (usize, usize, usize) = (784, 3072, 768);

@@ -2,22 +2,45 @@
 //! properties that those do not show: nothing computed for what is not tracked, the same bits on every run, NaN as PyTorch has it.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use sam_ladder_ops::batch_norm::{
-    BatchNormParams, Tail, batch_norm_inference, batch_norm_train, batch_norm_train_composed, batch_statistics, normalize,
-    normalize_backward,
+use sam_ladder_ops::composed::{batch_norm_train_composed, conv_transpose2d_2x2_composed, max_pool2d_3x3_s2_p1_composed};
+use sam_ladder_ops::{
+    BatchNormParams, Conv2d, F32Math, Tail, add_relu, batch_norm_inference, batch_norm_train, batch_statistics,
+    max_pool2d_3x3_s2_p1, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward,
+    relu_backward, relu_backward_sum,
 };
-use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
-use sam_ladder_ops::conv_transpose::{conv_transpose2d_2x2, conv_transpose2d_2x2_composed};
-use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight, conv2d_composed};
-use sam_ladder_ops::elementwise::{add_relu, relu_backward, relu_backward_sum};
-use sam_ladder_ops::pool::{max_pool2d_3x3_s2_p1, max_pool2d_3x3_s2_p1_composed};
+
+fn conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+    Conv2d::new(stride, padding).forward(x, weight)
+}
+
+fn conv2d_composed(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+    Conv2d::new(stride, padding).composed(x, weight)
+}
+
+fn conv2d_backward_input(
+    grad: &Tensor,
+    weight: &Tensor,
+    input_size: (usize, usize),
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    Conv2d::new(stride, padding).backward_input(grad, weight, input_size)
+}
+
+fn conv2d_backward_weight(x: &Tensor, grad: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
+    Conv2d::new(stride, padding).backward_weight(x, grad, kernel)
+}
+
+fn conv_transpose2d_2x2(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    sam_ladder_ops::conv_transpose2d_2x2(x, weight, bias, F32Math::Exact)
+}
 
 /// Largest difference over the largest value, of a result.
 const VALUE: f64 = 2e-6;
 /// The same, of a gradient.
 const GRADIENT: f64 = 1e-5;
 
-/// Values in [-1, 1) that depend on `seed` alone.
+/// Values in [-1, 1) that depend only on `seed`.
 fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let values: Vec<f32> = (0..shape.iter().product())

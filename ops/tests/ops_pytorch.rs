@@ -3,14 +3,10 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Result, Tensor, Var};
-use sam_ladder_ops::activation::gelu;
-use sam_ladder_ops::attention::attention;
-use sam_ladder_ops::attention::rel_pos::{RelPosAttention, RelPosTable};
-use sam_ladder_ops::batch_norm::{Tail, batch_statistics, normalize, normalize_backward};
-use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
-use sam_ladder_ops::elementwise::{add_relu, relu_backward};
-use sam_ladder_ops::linear::linear;
-use sam_ladder_ops::norm::{layer_norm, layer_norm_2d};
+use sam_ladder_ops::{
+    F32Math, Numerics, RelPosAttention, Tail, TokenGrid, add_relu, attention, batch_statistics, gelu, layer_norm, layer_norm_2d,
+    linear, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward,
+};
 
 /// Norm of the difference over the norm, of a result and of a gradient.
 const TOLERANCE: f32 = 3e-6;
@@ -55,7 +51,7 @@ fn check(name: &'static str, inputs: &[&str], op: impl Fn(&[Tensor]) -> Result<T
 
 #[test]
 fn the_linear_layer_is_pytorchs() -> Result<()> {
-    check("linear", &["x", "weight", "bias"], |t| linear(&t[0], &t[1], Some(&t[2])))
+    check("linear", &["x", "weight", "bias"], |t| linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact))
 }
 
 #[test]
@@ -108,13 +104,11 @@ fn a_residual_blocks_end_is_pytorchs() -> Result<()> {
 #[test]
 fn attention_with_relative_positions_is_pytorchs() -> Result<()> {
     let case = Case::open("rel_pos")?;
-    let flat = |name: &str| case.get(name).flatten_all()?.to_vec1::<f32>();
     let (_, grid, _, c) = case.get("result").dims4()?;
-    let (_, heads, d) = case.get("bias").dims3()?;
+    let (_, heads, _) = case.get("bias").dims3()?;
     let side = case.get("rel_pos_h").dim(0)?.div_ceil(2);
-    let rel_pos = RelPosTable::new(&flat("rel_pos_h")?, &flat("rel_pos_w")?, side, d);
-    let (qkv, bias) = (flat("qkv")?, flat("bias")?);
-    let mut out = vec![0f32; grid * grid * c];
-    RelPosAttention { qkv: &qkv, bias: &bias, rel_pos: &rel_pos, batch: 1, grid, heads }.forward(&mut out);
-    case.assert_close("result", &Tensor::from_vec(out, (1, grid, grid, c), &Device::Cpu)?)
+    let attention = RelPosAttention::new(case.get("rel_pos_h"), case.get("rel_pos_w"), side, heads, Numerics::F32)?;
+    let qkv = case.get("qkv").reshape((grid * grid, 3 * c))?;
+    let out = attention.forward(&qkv, &case.get("bias").flatten_all()?, TokenGrid { batch: 1, grid })?;
+    case.assert_close("result", &out.reshape((1, grid, grid, c))?)
 }

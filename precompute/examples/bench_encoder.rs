@@ -1,5 +1,5 @@
 //! Times the image encoder on the CPU: `bench_encoder ARCH SIZE BATCH [ROUNDS]`, for example `bench_encoder vit_b 224 4`. Prints the median
-//! of the rounds (5 unless told) in seconds an image. `RAYON_NUM_THREADS` sets the number of threads.
+//! of the rounds (5 by default) in seconds per image. `RAYON_NUM_THREADS` sets the number of threads.
 
 use std::time::Instant;
 

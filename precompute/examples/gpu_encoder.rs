@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use sam_ladder_ops::gpu::{open, synchronize};
-use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, VitConfig};
+use sam_ladder_ops::device::{open, synchronize};
+use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, Placement, VitConfig};
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
 
 /// Floating-point operations of the products of one image: linear layers, scores, weighted sums and the neck.
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(index) => open(index.parse()?)?,
         None => Device::Cpu,
     };
-    let encoder = ImageEncoder::random(arch, size, 0, &device)?.with_precision(precision)?;
+    let encoder = ImageEncoder::random(arch, size, 0, Placement { device: &device, precision })?;
     let images = Tensor::rand(0f32, 1f32, (batch, 1, size, size), &device)?;
     for _ in 0..2 {
         encoder.forward(&images)?;

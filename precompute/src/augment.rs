@@ -1,7 +1,7 @@
 //! The variants of the published augmentation, applied to a square slice at data size (`random_rot_flip` and `random_rotate` of
 //! the published `dataset_synapse.py`, without their dice).
 
-use sam_ladder_ops::ndimage::{flip, rot90, rotate_nearest};
+use sam_ladder_ops::image::ndimage::{flip, rot90, rotate_nearest};
 use sam_ladder_schemas::variants::VariantKind;
 
 /// A variant of a square slice `[size, size]`, image or labels: same shape, values moved or, at a rotation's border, 0.

@@ -11,7 +11,7 @@
 //! its spline may leave [0, 1] a little, and so may the images.
 
 use crate::augment;
-use sam_ladder_ops::ndimage::{zoom_cubic, zoom_nearest};
+use sam_ladder_ops::image::ndimage::{zoom_cubic, zoom_nearest};
 use sam_ladder_schemas::variants::VariantKind;
 
 /// A slice and its labels at data size, where the published code augments.

@@ -5,12 +5,12 @@ use crate::setting::{Problem, SettingError};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The JSON Schema (draft 2020-12) of a type, without references.
 pub fn schema_of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<T>().to_value()
+    json!(settings.into_generator().into_root_schema_for::<T>())
 }
 
 /// Reads settings from a value that is checked against their schema; `path` is where the value stands.

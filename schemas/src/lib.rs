@@ -11,6 +11,7 @@ pub mod observer;
 pub mod precompute;
 pub mod read_mode;
 pub mod setting;
+pub mod sam_names;
 pub mod slurm;
 pub mod store;
 pub mod sweep;

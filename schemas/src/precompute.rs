@@ -194,6 +194,7 @@ pub struct PrecomputeConfig {
     // float32 is left out of the JSON, so that stores from before there was a choice keep their `cache_id`.
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     #[serde(default, skip_serializing_if = "GpuPrecision::is_default")]
+    #[schemars(extend("default" = "f32"))]
     pub precision: GpuPrecision,
 }
 

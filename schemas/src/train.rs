@@ -167,6 +167,7 @@ pub struct TrainConfig {
     // Left out of the JSON where it is the default, as in records from before there was a choice.
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     #[serde(skip_serializing_if = "GpuPrecision::is_default")]
+    #[schemars(extend("default" = "f32"))]
     pub precision: GpuPrecision,
 }
 

@@ -52,7 +52,8 @@ fn the_files_that_we_ship_are_valid() {
 /// Every value of the files is replaced by others in turn, and every key by a misspelt one.
 #[test]
 fn both_validators_refuse_the_same() {
-    let others = [json!(0), json!(-1), json!(1.5), json!(true), json!("word"), json!([]), json!([1, "x"]), json!({}), json!({ "min": 1 })];
+    let others =
+        [json!(0), json!(-1), json!(1.5), json!(true), json!("word"), json!([]), json!([1, "x"]), json!({}), json!({ "min": 1 })];
     let (mut valid, mut invalid) = (0, 0);
     for (text, schema) in [(SWEEP, schema_of::<SweepFile>()), (SLURM, schema_of::<SlurmConfig>())] {
         let whole = toml(text);

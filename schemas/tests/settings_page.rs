@@ -34,7 +34,7 @@ const SWEEP: &str = "
 ## A sweep's file
 
 `sweep --config FILE.toml`. `[settings]` takes every setting of `train` but `seed`, `val_cases` and
-`max_steps`: as a value, as a list of values, or as a table with these keys.
+`max_steps`: as a value, as a list of values, or as a table with these keys (the values are those of `lr`).
 ";
 const SLURM: &str = "
 ## The file of `--slurm`

@@ -2,7 +2,7 @@
 
 use crate::error::refusal;
 use candle_core::Device;
-use sam_ladder_ops::gpu;
+use sam_ladder_ops::device as gpu;
 use std::str::FromStr;
 
 /// Where to compute, as typed.

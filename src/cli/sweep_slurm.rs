@@ -1,8 +1,8 @@
 //! `sweep --slurm`: workers that share a sweep's folder, and the job that comes after them.
 
 use super::slurm::SlurmArgs;
+use crate::error::refusal;
 use crate::slurm::{JobsFolder, Word};
-use anyhow::bail;
 use sam_ladder_cache::Store;
 use sam_ladder_schemas::slurm::JobKind;
 use sam_ladder_schemas::sweep::SWEEP_CONFIG;
@@ -12,15 +12,15 @@ use std::path::Path;
 /// Options of `sweep` that are about the end of it, with and without a value.
 const FINAL: ([&str; 1], [&str; 1]) = (["--final"], ["--trial"]);
 
-/// Sends workers to Slurm, after the jobs of the store where those are in the queue still; and after the workers a job that trains what they left, writes
-/// the sweep's tables and page, and does what `--final` asks for.
+/// Sends workers to Slurm, after the jobs of the store if those are still in the queue; and after the workers a job that trains what they left, writes
+/// the sweep's tables and page, and does what `--final` says.
 pub fn submit(slurm: &SlurmArgs, store: &Path, out: &Path, dry_run: bool) -> anyhow::Result<()> {
     let Some(session) = slurm.session(out, dry_run)? else { return Ok(()) };
     let after = JobsFolder::beside(store)?.waiting(JobKind::Finish)?;
     if after.is_none()
         && let Err(error) = Store::open(store)
     {
-        bail!("{error}; submit `precompute --slurm` first, and the sweep will wait for it");
+        return Err(refusal(error.to_string(), "submit `precompute --slurm` first, and the sweep will wait for it"));
     }
     let mut workers = session.typed(&[&["--dry-run", "--resume"], &FINAL.0[..]].concat(), &FINAL.1)?;
     workers.extend([Word::Literal("--worker".into()), Word::Share]);
@@ -30,7 +30,7 @@ pub fn submit(slurm: &SlurmArgs, store: &Path, out: &Path, dry_run: bool) -> any
     JobsFolder::beside(out)?.submit(&jobs, after.as_ref(), session.how)
 }
 
-/// A worker goes on with the sweep that another one of them has made, or makes it: which of them comes first is chance, and what it makes is the same.
+/// A worker continues the sweep that another worker has made, or makes it: whichever comes first makes the same.
 ///
 /// # Errors
 /// As [`prepare`].

@@ -3,6 +3,9 @@
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use sam_ladder_schemas::json_schema;
+use sam_ladder_schemas::setting::SettingError;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -15,12 +18,12 @@ pub struct Typed<C> {
     names: Vec<String>,
 }
 
-impl<C: Serialize + DeserializeOwned> Typed<C> {
+impl<C: Serialize + DeserializeOwned + JsonSchema> Typed<C> {
     /// `base` with what was typed in place of its own settings.
     ///
     /// # Errors
-    /// None that a config can cause which serde writes and reads.
-    pub fn over(&self, base: C) -> serde_json::Result<C> {
+    /// The first setting that is out of range.
+    pub fn over(&self, base: C) -> Result<C, SettingError> {
         let (typed, mut settings) = (json!(self.config), json!(base));
         if let Value::Object(settings) = &mut settings {
             for name in &self.names {
@@ -31,7 +34,7 @@ impl<C: Serialize + DeserializeOwned> Typed<C> {
                 };
             }
         }
-        serde_json::from_value(settings)
+        json_schema::read(&settings, "")
     }
 
     /// Whether a setting was typed.
@@ -50,7 +53,8 @@ fn options<C: Args + Default + Serialize>() -> Vec<Arg> {
         Some(value @ (Value::Number(_) | Value::Bool(_))) => arg.clone().required(false).default_value(value.to_string()),
         _ => arg.clone(),
     };
-    C::augment_args(Command::new("")).get_arguments().map(with_default).collect()
+    // Their order in the help is for the command that they come to.
+    C::augment_args(Command::new("").next_display_order(None)).get_arguments().map(with_default).collect()
 }
 
 impl<C: Args + Default + Serialize> Args for Typed<C> {
@@ -91,7 +95,7 @@ mod tests {
     }
 
     fn train(words: &[&str]) -> Typed<TrainConfig> {
-        Line::parse_from([&["train"], words].concat()).settings
+        Line::parse_from([&["train"][..], words].concat()).settings
     }
 
     #[test]

@@ -16,5 +16,5 @@ fn open() -> Device {
     let Ok(name) = std::env::var("SAM_LADDER_TEST_DEVICE") else { return Device::Cpu };
     let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
     let index = index.unwrap_or_else(|| panic!("SAM_LADDER_TEST_DEVICE is {name:?}, expected cuda:INDEX"));
-    sam_ladder_ops::gpu::open(index).unwrap()
+    sam_ladder_ops::device::open(index).unwrap()
 }

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use sam_ladder_ops::gather::{Stored, gather, gather_bytes};
-use sam_ladder_ops::gpu::{has_kernels, memory, open, synchronize};
-use sam_ladder_ops::precision::{Precision, allow_tf32};
+use sam_ladder_ops::device::{has_kernels, memory, open, synchronize};
+use sam_ladder_ops::{Numerics, Stored, gather, gather_bytes};
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent};
 use sam_ladder_schemas::train::{Arm, OptimizerKind};
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
@@ -75,21 +74,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (size, batch): (usize, usize) = (size.parse()?, batch.parse()?);
     let steps: usize = rest.first().map_or(Ok(30), |steps| steps.parse())?;
     let precision = match precision.as_str() {
-        "f32" => Precision::F32,
-        "tf32" => Precision::Tf32,
-        "bf16" => Precision::Bf16,
+        "f32" => Numerics::F32,
+        "tf32" => Numerics::Tf32,
+        "bf16" => Numerics::Bf16,
         _ => return Err("the precision is f32, tf32 or bf16".into()),
     };
     let device = match device.strip_prefix("cuda:") {
         Some(index) => open(index.parse()?)?,
         None => Device::Cpu,
     };
-    if precision != Precision::F32 && !has_kernels(&device) {
+    if !precision.supported_on(&device) {
         return Err("the CPU computes in f32".into());
     }
-    allow_tf32(precision == Precision::Tf32);
     let free_before = memory(&device)?.map(|memory| memory.free);
-    let config = ModelConfig::published(size, 9, Arm::Full);
+    let config = ModelConfig { math: precision.math(), ..ModelConfig::published(size, 9, Arm::Full) };
     let model = LadderSam::new(&config, &weights(&config)?, &device)?;
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
     let (grid, low, items) = (size / 16, size / 4, 2 * batch);

@@ -5,6 +5,7 @@
 
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{CaseLayout, Opened, ReadMode, SliceTensors, StoreLayout, StoreWriter};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, EncoderArch};
@@ -12,11 +13,10 @@ use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
 use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{Arm, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::model::{ModelConfig, ModelWeights};
-use sam_ladder_formats::rows::read_rows;
-use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_train::run::{TrainArgs, train};
 use std::path::Path;
 

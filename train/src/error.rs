@@ -34,9 +34,6 @@ pub enum TrainError {
     /// A sweep's file cannot be used.
     #[error("{0}")]
     SweepFile(#[from] sam_ladder_schemas::setting::FileError),
-    /// The inputs do not have what is wanted of them.
-    #[error("{0}")]
-    Input(String),
     /// The interval of checkpoints is no interval.
     #[error("checkpoint-every must be at least 1 step, got 0")]
     CheckpointEvery,
@@ -351,10 +348,10 @@ impl TrainError {
     /// What to do about it, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            TrainError::File(error) => return error.hint(),
             TrainError::Setting(error) => return error.hint(),
             TrainError::SweepFile(error) => return error.hint(),
             TrainError::Store(error) => return error.hint(),
-            TrainError::File(error) => return error.hint(),
             TrainError::NeedsGpu { instead, .. } => {
                 format!("{instead}, or pass --device cuda:0 in a build with the feature `cuda`")
             }

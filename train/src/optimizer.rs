@@ -1,20 +1,32 @@
-//! AdamW, Adam and SGD with PyTorch's arithmetic. A variable without a gradient is left alone, weight decay included.
+//! AdamW, Adam and SGD as PyTorch has them. A variable without a gradient is left as it is, weight decay included.
+//!
+//! With g the gradient (for Adam and SGD with decay·value added), β = (0.9, 0.999), t the number of updates made:
+//!
+//! | optimizer | moments | update |
+//! | --- | --- | --- |
+//! | AdamW | m ← β₁·m + (1 - β₁)·g, v ← β₂·v + (1 - β₂)·g² | value ← (1 - lr·decay)·value - lr·m̂ / (√v̂ + 1e-8) |
+//! | Adam | the same | value ← value - lr·m̂ / (√v̂ + 1e-8) |
+//! | SGD | m ← 0.9·m + g | value ← value - lr·m |
+//!
+//! m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ). [`sam_ladder_ops::update`] computes it.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor, Var};
-use rayon::prelude::*;
-use sam_ladder_ops::optimizer::{Slot as DeviceSlot, UpdateRule, has_step, step};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use sam_ladder_ops::{Slot as UpdateSlot, UpdateRule, update};
 use sam_ladder_schemas::train::OptimizerKind;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 const MOMENTUM: f64 = 0.9;
-/// Elements that one thread updates in a run.
-const CHUNK: usize = 1 << 15;
+
+/// Names of the state's entries behind the variable's name, as in PyTorch's optimizers.
+const STEP: &str = "step";
+const FIRST: &str = "exp_avg";
+const SECOND: &str = "exp_avg_sq";
+const MOMENTUM_BUFFER: &str = "momentum_buffer";
 
 /// An optimizer over named variables.
 pub struct Optimizer {
@@ -29,34 +41,33 @@ struct Slot {
     var: Var,
     /// Updates made; 0 until the first gradient.
     steps: i64,
-    memory: Memory,
+    /// First moment, or SGD's momentum.
+    first: Tensor,
+    /// Second moment, which SGD lacks.
+    second: Option<Tensor>,
 }
 
-/// First and second moments; SGD's momentum has the first alone.
-enum Memory {
-    Cpu { first: Vec<f32>, second: Vec<f32> },
-    Device { first: Tensor, second: Tensor },
-}
+impl Slot {
+    fn new(kind: OptimizerKind, name: &str, var: &Var) -> Result<Self> {
+        // Each its own memory: they are updated in place.
+        let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
+        let second = if kind == OptimizerKind::Sgd { None } else { Some(zeros()?) };
+        Ok(Slot { name: name.to_owned(), var: var.clone(), steps: 0, first: zeros()?, second })
+    }
 
-/// Names of the state's entries behind the variable's name, as in PyTorch's optimizers.
-const STEP: &str = "step";
-const FIRST: &str = "exp_avg";
-const SECOND: &str = "exp_avg_sq";
-const MOMENTUM_BUFFER: &str = "momentum_buffer";
+    fn forget(&mut self, kind: OptimizerKind) -> Result<()> {
+        *self = Slot::new(kind, &self.name, &self.var)?;
+        Ok(())
+    }
+}
 
 impl Optimizer {
-    /// An optimizer without memory. Betas (0.9, 0.999), eps 1e-8; SGD has momentum 0.9.
+    /// An optimizer without memory.
     ///
     /// # Errors
     /// Those of the tensor library.
     pub fn new(kind: OptimizerKind, weight_decay: f64, variables: &[(String, Var)]) -> Result<Self> {
-        let slots = variables
-            .iter()
-            .map(|(name, var)| {
-                let var = var.clone();
-                Ok(Slot { name: name.clone(), steps: 0, memory: Memory::new(kind, &var)?, var })
-            })
-            .collect::<Result<_>>()?;
+        let slots = variables.iter().map(|(name, var)| Slot::new(kind, name, var)).collect::<Result<_>>()?;
         Ok(Optimizer { kind, weight_decay, slots })
     }
 
@@ -68,91 +79,34 @@ impl Optimizer {
         self.step_unless_diverged(gradients, lr, None)
     }
 
-    /// As [`Self::step`]; on a GPU nothing is updated where one of the numbers of `losses` is not finite, without the host having read them.
-    /// On the CPU `losses` is not looked at.
+    /// As [`Self::step`]; nothing is updated if one of the numbers of `losses` is not finite. On a GPU the host does not read them.
     ///
     /// # Errors
     /// As [`Self::step`].
     pub fn step_unless_diverged(&mut self, gradients: &GradStore, lr: f64, losses: Option<&Tensor>) -> Result<()> {
-        if self.slots.first().is_some_and(|slot| has_step(slot.var.as_tensor())) {
-            return self.step_on_device(gradients, lr, losses);
-        }
-        for slot in &mut self.slots {
-            let Some(gradient) = gradients.get(slot.var.as_tensor()) else { continue };
-            if gradient.dims() != slot.var.dims() {
-                candle_core::bail!("gradient of `{}` has shape {:?}, expected {:?}", slot.name, gradient.dims(), slot.var.dims());
-            }
-            slot.steps += 1;
-            let rule = Rule::new(self.kind, self.weight_decay, lr, slot.steps);
-            match &mut slot.memory {
-                Memory::Cpu { first, second } => {
-                    let update = CpuUpdate { rule, memory: RefCell::new((first, second)) };
-                    slot.var.inplace_op2(&gradient.contiguous()?, &update)?;
-                }
-                Memory::Device { first, second } => {
-                    let (value, new_first, new_second) =
-                        rule.compose(&slot.var.as_detached_tensor(), &gradient.detach(), first, second)?;
-                    slot.var.set(&value)?;
-                    (*first, *second) = (new_first, new_second);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// All variables in one launch, or one for each number of updates made.
-    fn step_on_device(&mut self, gradients: &GradStore, lr: f64, losses: Option<&Tensor>) -> Result<()> {
+        // Variables that have had as many updates share the numbers of the next.
         let mut by_steps: BTreeMap<i64, Vec<(usize, Tensor)>> = BTreeMap::new();
-        for (index, gradient) in self.device_gradients(gradients)? {
+        for (index, gradient) in self.gradients(gradients)? {
             self.slots[index].steps += 1;
             by_steps.entry(self.slots[index].steps).or_default().push((index, gradient));
         }
         for (steps, updated) in by_steps {
-            let rule = Rule::new(self.kind, self.weight_decay, lr, steps).on_device();
-            step(&self.device_slots(&updated)?, &rule, losses, None)?;
+            update(&self.update_slots(&updated), &self.rule(lr, steps), losses, None)?;
         }
         Ok(())
     }
 
-    /// The gradients as the kernel takes them, by slot.
-    fn device_gradients(&self, gradients: &GradStore) -> Result<Vec<(usize, Tensor)>> {
-        let mut found = Vec::with_capacity(self.slots.len());
-        for (index, slot) in self.slots.iter().enumerate() {
-            let Some(gradient) = gradients.get(slot.var.as_tensor()) else { continue };
-            if gradient.dims() != slot.var.dims() {
-                candle_core::bail!("gradient of `{}` has shape {:?}, expected {:?}", slot.name, gradient.dims(), slot.var.dims());
-            }
-            found.push((index, gradient.detach().to_dtype(DType::F32)?.contiguous()?));
-        }
-        Ok(found)
-    }
-
-    fn device_slots<'a>(&'a self, updated: &'a [(usize, Tensor)]) -> Result<Vec<DeviceSlot<'a>>> {
-        updated
-            .iter()
-            .map(|(index, gradient)| {
-                let slot = &self.slots[*index];
-                let Memory::Device { first, second } = &slot.memory else {
-                    candle_core::bail!("the moments of `{}` are not on its device", slot.name)
-                };
-                let second = if self.kind == OptimizerKind::Sgd { first } else { second };
-                Ok(DeviceSlot { value: slot.var.as_tensor(), gradient, first, second })
-            })
-            .collect()
-    }
-
-    /// The device's part of an update alone, for a CUDA graph: what changes from step to step is read from `moving`, and no update is counted.
+    /// The device's part of an update, for a CUDA graph: what changes from step to step is read from `moving`, and no update is counted.
     /// See [`Self::moving`] and [`Self::count_update`].
     ///
     /// # Errors
     /// As [`Self::step`], and a variable whose first update this would be.
     pub fn update_in_graph(&self, gradients: &GradStore, losses: &Tensor, moving: &Tensor) -> Result<()> {
-        let updated = self.device_gradients(gradients)?;
+        let updated = self.gradients(gradients)?;
         if let Some((index, _)) = updated.iter().find(|(index, _)| self.slots[*index].steps == 0) {
-            candle_core::bail!("`{}` has had no update yet", self.slots[*index].name);
+            bail!("`{}` has had no update yet", self.slots[*index].name);
         }
-        let rule = Rule::new(self.kind, self.weight_decay, 0.0, 1).on_device();
-        step(&self.device_slots(&updated)?, &rule, Some(losses), Some(moving))
+        update(&self.update_slots(&updated), &self.rule(0.0, 1), Some(losses), Some(moving))
     }
 
     /// The numbers of the variables' last update, were it made with this learning rate, as [`Self::update_in_graph`] reads them.
@@ -163,9 +117,9 @@ impl Optimizer {
         let mut updates = self.slots.iter().map(|slot| slot.steps).filter(|&steps| steps > 0);
         let steps = updates.next().unwrap_or(1);
         if let Some(other) = updates.find(|&other| other != steps) {
-            candle_core::bail!("some variables have had {steps} updates, some {other}");
+            bail!("some variables have had {steps} updates, some {other}");
         }
-        Ok(Rule::new(self.kind, self.weight_decay, lr, steps).on_device().moving())
+        Ok(self.rule(lr, steps).moving())
     }
 
     /// Counts an update of every variable that has had one before.
@@ -175,13 +129,48 @@ impl Optimizer {
         }
     }
 
-    /// The moments that live on a device, sharing their memory.
-    pub fn device_moments(&self) -> Vec<Tensor> {
-        let moments = self.slots.iter().filter_map(|slot| match &slot.memory {
-            Memory::Device { first, second } => Some([first.clone(), second.clone()]),
-            Memory::Cpu { .. } => None,
-        });
-        moments.flatten().filter(|moment| moment.elem_count() > 0).collect()
+    /// The moments, sharing their memory.
+    pub fn moments(&self) -> Vec<Tensor> {
+        self.slots.iter().flat_map(|slot| [Some(&slot.first), slot.second.as_ref()]).flatten().cloned().collect()
+    }
+
+    /// The numbers of a variable's update number `steps`.
+    fn rule(&self, lr: f64, steps: i64) -> UpdateRule {
+        let decoupled = self.kind == OptimizerKind::AdamW;
+        UpdateRule {
+            sgd: self.kind == OptimizerKind::Sgd,
+            lr: lr as f32,
+            keep: (if decoupled { 1.0 - lr * self.weight_decay } else { 1.0 }) as f32,
+            l2: (if decoupled { 0.0 } else { self.weight_decay }) as f32,
+            step_size: (lr / (1.0 - BETA1.powf(steps as f64))) as f32,
+            correction2_sqrt: (1.0 - BETA2.powf(steps as f64)).sqrt() as f32,
+            rest1: (1.0 - BETA1) as f32,
+            beta2: BETA2 as f32,
+            rest2: (1.0 - BETA2) as f32,
+            eps: EPS as f32,
+            momentum: MOMENTUM as f32,
+        }
+    }
+
+    /// The gradients by slot, float32 and contiguous.
+    fn gradients(&self, gradients: &GradStore) -> Result<Vec<(usize, Tensor)>> {
+        let mut found = Vec::with_capacity(self.slots.len());
+        for (index, slot) in self.slots.iter().enumerate() {
+            let Some(gradient) = gradients.get(slot.var.as_tensor()) else { continue };
+            if gradient.dims() != slot.var.dims() {
+                bail!("gradient of `{}` has shape {:?}, expected {:?}", slot.name, gradient.dims(), slot.var.dims());
+            }
+            found.push((index, gradient.detach().to_dtype(DType::F32)?.contiguous()?));
+        }
+        Ok(found)
+    }
+
+    fn update_slots<'a>(&'a self, updated: &'a [(usize, Tensor)]) -> Vec<UpdateSlot<'a>> {
+        let slot = |(index, gradient): &'a (usize, Tensor)| {
+            let Slot { var, first, second, .. } = &self.slots[*index];
+            UpdateSlot { value: var.as_tensor(), gradient, first, second: second.as_ref() }
+        };
+        updated.iter().map(slot).collect()
     }
 
     /// What the optimizer remembers, by `<variable>.step` (i64 scalar), `<variable>.exp_avg`, `<variable>.exp_avg_sq` (AdamW, Adam) or
@@ -191,14 +180,14 @@ impl Optimizer {
     /// Those of the tensor library.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
-        for slot in self.slots.iter().filter(|slot| slot.steps > 0) {
-            state.push((format!("{}.{STEP}", slot.name), Tensor::new(slot.steps, &Device::Cpu)?));
-            let (first, second) = slot.memory.tensors(slot.var.as_tensor())?;
-            if self.kind == OptimizerKind::Sgd {
-                state.push((format!("{}.{MOMENTUM_BUFFER}", slot.name), first));
-            } else {
-                state.push((format!("{}.{FIRST}", slot.name), first));
-                state.push((format!("{}.{SECOND}", slot.name), second));
+        for Slot { name, steps, first, second, .. } in self.slots.iter().filter(|slot| slot.steps > 0) {
+            state.push((format!("{name}.{STEP}"), Tensor::new(*steps, &Device::Cpu)?));
+            match second {
+                None => state.push((format!("{name}.{MOMENTUM_BUFFER}"), first.copy()?)),
+                Some(second) => {
+                    state.push((format!("{name}.{FIRST}"), first.copy()?));
+                    state.push((format!("{name}.{SECOND}"), second.copy()?));
+                }
             }
         }
         Ok(state)
@@ -212,8 +201,7 @@ impl Optimizer {
         let mut entries: HashMap<&str, &Tensor> = state.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let kind = self.kind;
         for slot in &mut self.slots {
-            slot.memory = Memory::new(kind, &slot.var)?;
-            slot.steps = 0;
+            slot.forget(kind)?;
             let Some(steps) = entries.remove(format!("{}.{STEP}", slot.name).as_str()) else { continue };
             slot.steps = steps.to_dtype(DType::I64)?.to_scalar::<i64>()?;
             let mut take = |suffix: &str| -> Result<Tensor> {
@@ -224,191 +212,18 @@ impl Optimizer {
                 if tensor.dims() != slot.var.dims() {
                     candle_core::bail!("optimizer state `{name}` has shape {:?}, expected {:?}", tensor.dims(), slot.var.dims());
                 }
-                tensor.to_dtype(DType::F32)?.to_device(slot.var.device())
+                // Copied: whoever gave the state keeps his own.
+                tensor.to_dtype(DType::F32)?.to_device(slot.var.device())?.force_contiguous()
             };
-            let (first, second) = match kind {
+            (slot.first, slot.second) = match kind {
                 OptimizerKind::Sgd => (take(MOMENTUM_BUFFER)?, None),
                 OptimizerKind::Adam | OptimizerKind::AdamW => (take(FIRST)?, Some(take(SECOND)?)),
             };
-            slot.memory.set(first, second)?;
         }
         match entries.keys().min() {
             Some(name) => candle_core::bail!("optimizer state `{name}` does not belong to this optimizer and model"),
             None => Ok(()),
         }
-    }
-}
-
-impl Memory {
-    fn new(kind: OptimizerKind, var: &Var) -> Result<Self> {
-        let has_second = kind != OptimizerKind::Sgd;
-        if matches!(var.device(), Device::Cpu) && !has_step(var.as_tensor()) {
-            let n = var.elem_count();
-            return Ok(Memory::Cpu { first: vec![0.0; n], second: if has_second { vec![0.0; n] } else { Vec::new() } });
-        }
-        // Each its own memory: they are updated in place.
-        let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
-        let second = if has_second { zeros()? } else { Tensor::zeros(0, DType::F32, var.device())? };
-        Ok(Memory::Device { first: zeros()?, second })
-    }
-
-    /// Both moments as tensors; SGD's second is empty.
-    fn tensors(&self, like: &Tensor) -> Result<(Tensor, Tensor)> {
-        let on_cpu = |values: &Vec<f32>| {
-            let shape = if values.is_empty() { Shape::from(0) } else { like.shape().clone() };
-            Tensor::from_slice(values, shape, &Device::Cpu)
-        };
-        match self {
-            Memory::Cpu { first, second } => Ok((on_cpu(first)?, on_cpu(second)?)),
-            Memory::Device { first, second } => Ok((first.clone(), second.clone())),
-        }
-    }
-
-    fn set(&mut self, new_first: Tensor, new_second: Option<Tensor>) -> Result<()> {
-        match self {
-            Memory::Cpu { first, second } => {
-                *first = new_first.flatten_all()?.to_vec1()?;
-                if let Some(new_second) = new_second {
-                    *second = new_second.flatten_all()?.to_vec1()?;
-                }
-            }
-            Memory::Device { first, second } => {
-                // Copied: whoever gave the state keeps his own.
-                *first = new_first.force_contiguous()?;
-                if let Some(new_second) = new_second {
-                    *second = new_second.force_contiguous()?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The numbers of one update.
-#[derive(Clone, Copy)]
-struct Rule {
-    kind: OptimizerKind,
-    lr: f64,
-    /// Factor of the value before the update: 1 - lr·decay for AdamW.
-    keep: f64,
-    /// Decay that is added to the gradient: Adam and SGD.
-    l2: f64,
-    /// lr over the first moment's bias correction.
-    step_size: f64,
-    /// Root of the second moment's bias correction.
-    correction2_sqrt: f64,
-}
-
-impl Rule {
-    fn new(kind: OptimizerKind, weight_decay: f64, lr: f64, steps: i64) -> Self {
-        let steps = steps as f64;
-        let decoupled = kind == OptimizerKind::AdamW;
-        Rule {
-            kind,
-            lr,
-            keep: if decoupled { 1.0 - lr * weight_decay } else { 1.0 },
-            l2: if decoupled { 0.0 } else { weight_decay },
-            step_size: lr / (1.0 - BETA1.powf(steps)),
-            correction2_sqrt: (1.0 - BETA2.powf(steps)).sqrt(),
-        }
-    }
-
-    /// The same numbers for the kernel.
-    fn on_device(&self) -> UpdateRule {
-        UpdateRule {
-            sgd: self.kind == OptimizerKind::Sgd,
-            lr: self.lr as f32,
-            keep: self.keep as f32,
-            l2: self.l2 as f32,
-            step_size: self.step_size as f32,
-            correction2_sqrt: self.correction2_sqrt as f32,
-            rest1: (1.0 - BETA1) as f32,
-            beta2: BETA2 as f32,
-            rest2: (1.0 - BETA2) as f32,
-            eps: EPS as f32,
-            momentum: MOMENTUM as f32,
-        }
-    }
-
-    /// The update of a run of elements.
-    fn update(&self, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
-        let (keep, l2) = (self.keep as f32, self.l2 as f32);
-        if self.kind == OptimizerKind::Sgd {
-            let (momentum, lr) = (MOMENTUM as f32, self.lr as f32);
-            for ((value, &gradient), first) in value.iter_mut().zip(gradient).zip(first) {
-                *first = momentum * *first + (gradient + l2 * *value);
-                *value -= lr * *first;
-            }
-            return;
-        }
-        let (rest1, beta2, rest2) = ((1.0 - BETA1) as f32, BETA2 as f32, (1.0 - BETA2) as f32);
-        let (step_size, correction, eps) = (self.step_size as f32, self.correction2_sqrt as f32, EPS as f32);
-        for (((value, &gradient), first), second) in value.iter_mut().zip(gradient).zip(first).zip(second) {
-            let gradient = gradient + l2 * *value;
-            *first += rest1 * (gradient - *first);
-            *second = beta2 * *second + rest2 * gradient * gradient;
-            *value = keep * *value - step_size * (*first / (second.sqrt() / correction + eps));
-        }
-    }
-
-    /// The same as [`Self::update`] as a composition of tensor operations: (value, first, second).
-    fn compose(&self, value: &Tensor, gradient: &Tensor, first: &Tensor, second: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
-        let gradient = if self.l2 == 0.0 { gradient.clone() } else { (gradient + (value * self.l2)?)? };
-        if self.kind == OptimizerKind::Sgd {
-            let first = ((first * MOMENTUM)? + gradient)?;
-            return Ok(((value - (&first * self.lr)?)?, first, second.clone()));
-        }
-        let first = (first + ((gradient.clone() - first)? * (1.0 - BETA1))?)?;
-        let second = ((second * BETA2)? + (gradient.sqr()? * (1.0 - BETA2))?)?;
-        let denominator = ((second.sqrt()? / self.correction2_sqrt)? + EPS)?;
-        let value = ((value * self.keep)? - ((&first / denominator)? * self.step_size)?)?;
-        Ok((value, first, second))
-    }
-}
-
-/// One pass over a variable, its gradient and its moments, in place.
-struct CpuUpdate<'a> {
-    rule: Rule,
-    memory: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
-}
-
-impl InplaceOp2 for CpuUpdate<'_> {
-    fn name(&self) -> &'static str {
-        "optimizer-step"
-    }
-
-    fn cpu_fwd(
-        &self,
-        value: &mut CpuStorage,
-        value_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> Result<()> {
-        let (Some((start, end)), Some((g_start, g_end))) =
-            (value_layout.contiguous_offsets(), gradient_layout.contiguous_offsets())
-        else {
-            candle_core::bail!("optimizer-step: variable and gradient must be contiguous");
-        };
-        let CpuStorage::F32(value) = value else { candle_core::bail!("optimizer-step: variables must be f32") };
-        let value = &mut value[start..end];
-        let gradient = &gradient.as_slice::<f32>()?[g_start..g_end];
-        let mut memory = self.memory.borrow_mut();
-        let (first, second) = &mut *memory;
-        let rule = self.rule;
-        if second.is_empty() {
-            value
-                .par_chunks_mut(CHUNK)
-                .zip(gradient.par_chunks(CHUNK))
-                .zip(first.par_chunks_mut(CHUNK))
-                .for_each(|((value, gradient), first)| rule.update(value, gradient, first, &mut []));
-        } else {
-            value
-                .par_chunks_mut(CHUNK)
-                .zip(gradient.par_chunks(CHUNK))
-                .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)))
-                .for_each(|((value, gradient), (first, second))| rule.update(value, gradient, first, second));
-        }
-        Ok(())
     }
 }
 
@@ -492,23 +307,6 @@ mod tests {
             first.step(&gradients(&ours), 0.05)?;
             second.step(&gradients(&theirs), 0.05)?;
             assert_eq!(values(&ours[0].1), values(&theirs[0].1));
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn the_composition_equals_the_fused_update() -> Result<()> {
-        for kind in KINDS {
-            let rule = Rule::new(kind, 0.1, 0.01, 3);
-            let mut value = vec![1.0f32, -0.3, 0.0];
-            let gradient = vec![0.5f32, -2.0, 1e-3];
-            let (mut first, mut second) = (vec![0.1f32, 0.2, 0.0], vec![0.3f32, 0.1, 0.0]);
-            let tensor = |x: &Vec<f32>| Tensor::new(x.as_slice(), &Device::Cpu);
-            let (composed, ..) = rule.compose(&tensor(&value)?, &tensor(&gradient)?, &tensor(&first)?, &tensor(&second)?)?;
-            rule.update(&mut value, &gradient, &mut first, &mut second);
-            for (fused, composed) in value.iter().zip(composed.to_vec1::<f32>()?) {
-                assert!((fused - composed).abs() < 1e-6, "{kind:?}: {fused} {composed}");
-            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::segment::{masks_of_logits, reflected};
 use crate::trained_model::{WeightSource, load_model};
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{Batch, Store};
-use sam_ladder_ops::precision::Precision;
+use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::variants::VariantKind;
 
@@ -130,7 +130,7 @@ fn logits(model: &LadderSam, batch: &Batch, count: usize) -> Result<Tensor> {
         image_size: s,
         num_classes: model.config().num_classes,
         channels: batch.images.len() / (count * s * s).max(1),
-        precision: Precision::F32,
+        precision: Numerics::F32,
     };
     let (images, embeddings) = input_tensors(batch, count, shape, model.image_pe().device())?;
     Ok(model.forward(&images, &embeddings)?)

@@ -12,7 +12,7 @@ use crate::error::{Result, TrainError};
 use crate::model::upsample_masks;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
-use sam_ladder_ops::ndimage::zoom_nearest;
+use sam_ladder_ops::image::ndimage::zoom_nearest;
 use sam_ladder_schemas::variants::VariantKind;
 
 /// Masks of slices from each model's logits `[count, C, s/4, s/4]`: bilinear to the network's resolution, the mean of the probabilities where
@@ -87,7 +87,7 @@ pub(crate) fn reflected(x: &Tensor, kind: VariantKind) -> Result<Tensor> {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use sam_ladder_ops::ndimage::{flip, rot90};
+    use sam_ladder_ops::image::ndimage::{flip, rot90};
     use sam_ladder_schemas::variants::{AugmentPolicy, variants};
 
     #[test]

@@ -1,10 +1,10 @@
 //! Softmax over the rows of a matrix, in place.
 
-use crate::simd::{exp, madd, max, multiversion, sum_by};
+use crate::cpu::simd::{exp, madd, max, multiversion, sum_by};
 
 multiversion! {
     /// Softmax of every row of `cols` scores, in place: their largest is subtracted before the exponential.
-    pub fn softmax_rows(scores: &mut [f32], cols: usize) {
+    pub(super) fn softmax_rows(scores: &mut [f32], cols: usize) {
         for row in scores.chunks_exact_mut(cols.max(1)) {
             let largest = max(row);
             for score in row.iter_mut() {
@@ -14,40 +14,6 @@ multiversion! {
             for score in row.iter_mut() {
                 *score *= inverse_sum;
             }
-        }
-    }
-}
-
-multiversion! {
-    /// Exponentials of one query's scores, in place, after they are scaled, the biases of each key's row and column are added and the
-    /// largest is subtracted; `inverse_sum` takes 1 over their sum. Keys lie row by row, `heights.len()` rows of `widths.len()`.
-    pub(super) fn scores_to_weights(scores: &mut [f32], scale: f32, heights: &[f32], widths: &[f32], inverse_sum: &mut f32) {
-        match widths.len() {
-            // the encoder's windows and its grids at 224 and 512: with a length that is known, no loop has a remainder
-            14 => add_biases::<14, FMA>(scores, scale, heights, widths),
-            32 => add_biases::<32, FMA>(scores, scale, heights, widths),
-            n => {
-                for (scores, height) in scores.chunks_exact_mut(n.max(1)).zip(heights) {
-                    for (score, width) in scores.iter_mut().zip(widths) {
-                        *score = madd::<FMA>(*score, scale, height + width);
-                    }
-                }
-            }
-        }
-        let largest = max(scores);
-        for score in scores.iter_mut() {
-            *score = exp::<FMA>(*score - largest);
-        }
-        *inverse_sum = 1.0 / sum_by(scores, |v| v);
-    }
-}
-
-#[inline(always)]
-fn add_biases<const N: usize, const FMA: bool>(scores: &mut [f32], scale: f32, heights: &[f32], widths: &[f32]) {
-    let Some(widths) = widths.first_chunk::<N>() else { return };
-    for (scores, height) in scores.as_chunks_mut::<N>().0.iter_mut().zip(heights) {
-        for i in 0..N {
-            scores[i] = madd::<FMA>(scores[i], scale, height + widths[i]);
         }
     }
 }

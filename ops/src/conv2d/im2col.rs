@@ -2,14 +2,14 @@
 
 use rayon::prelude::*;
 
-use super::Geometry;
+use super::shape::ConvShape;
 use crate::cpu::{filled_vec, with_scratch};
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
 
 /// Most parts that the images are dealt to for the weights' gradient; fixed, so that the sum's order does not depend on the threads.
 const PARTS: usize = 8;
 
-impl Geometry {
+impl ConvShape {
     /// Rows of the column matrix.
     fn taps(&self) -> usize {
         self.ci * self.k * self.k
@@ -71,7 +71,7 @@ impl Geometry {
 }
 
 /// `[b, co, oh, ow]`.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(super) fn forward(g: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
     let (n, image, taps) = (g.oh * g.ow, g.ci * g.h * g.w, g.taps());
     let weight = MatRef::new(weight, g.co, taps);
     // SAFETY: every image is written by one task, whole.
@@ -89,7 +89,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
 }
 
 /// The gradient of the input, `[b, ci, h, w]`.
-pub(super) fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(super) fn backward_data(g: &ConvShape, grad: &[f32], weight: &[f32]) -> Vec<f32> {
     let (n, image, taps) = (g.oh * g.ow, g.ci * g.h * g.w, g.taps());
     let weight = MatRef::new(weight, g.co, taps).t();
     // SAFETY: every image is written by one task, whole.
@@ -107,7 +107,7 @@ pub(super) fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f
 }
 
 /// The gradient of the weight, `[co, ci, k, k]`.
-pub(super) fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(super) fn backward_weight(g: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let (n, image, taps) = (g.oh * g.ow, g.ci * g.h * g.w, g.taps());
     let parts = g.b.clamp(1, PARTS);
     let mut partial = vec![0.0f32; parts * g.weight_len()];
@@ -121,5 +121,5 @@ pub(super) fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32>
             }
         });
     });
-    crate::conv_transpose::sum_parts(&partial, g.weight_len())
+    crate::cpu::sum_parts(&partial, g.weight_len())
 }

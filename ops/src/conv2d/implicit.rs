@@ -1,6 +1,6 @@
 //! Convolution of any kernel and stride as matrix products that read the pixels where they are, for x86-64 with AVX2.
 //!
-//! An image is copied once, padded, and split by stride: for stride 2 into four planes a channel of every second row and column. In these planes, the
+//! An image is copied once, padded, and split by stride: for stride 2 into four planes per channel of every second row and column. In these planes, the
 //! pixels that one tap meets along a row of outputs follow one another, so that row `k = (channel, tap)` of the im2col matrix is the memory from an
 //! offset on, and the matrix itself is never made. Rows of outputs are counted at the planes' width; the few columns in between are computed and dropped.
 //!
@@ -12,11 +12,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Geometry;
+use super::shape::ConvShape;
 use super::transform::{LANES, gather_row};
+use crate::cpu::simd::multiversion;
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
-use crate::kernel::{COLUMNS, ROWS, Target, available, block_from_offsets, block_of_runs};
-use crate::simd::multiversion;
+use crate::matmul::register_block::{COLUMNS, ROWS, Target, available, block_from_offsets, block_of_runs};
 
 /// Terms of one product: a panel of both factors fits the first-level cache.
 const TERMS: usize = 192;
@@ -28,7 +28,7 @@ const SLACK: usize = 2 * COLUMNS;
 const PARTS: usize = 8;
 
 /// True where this path computes convolutions.
-pub(super) fn applies(g: &Geometry) -> bool {
+pub(super) fn applies(g: &ConvShape) -> bool {
     (g.k - 1) / g.stride <= SLACK && available()
 }
 
@@ -50,7 +50,7 @@ impl Planes {
     }
 }
 
-impl Geometry {
+impl ConvShape {
     /// The planes of one padded image, split by stride: plane `(c·s + y mod s)·s + x mod s`.
     fn split_planes(&self) -> Planes {
         let s = self.stride;
@@ -179,7 +179,7 @@ fn for_each_strip(n: usize, images: usize, f: impl Fn(usize) + Sync + Send) {
 }
 
 /// `[b, co, oh, ow]`.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(super) fn forward(g: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
     assert!(applies(g) && x.len() == g.input_len() && weight.len() == g.weight_len());
     let (image, planes) = (g.ci * g.h * g.w, g.split_planes());
     let offsets = g.tap_offsets(&planes);
@@ -225,7 +225,7 @@ struct Residue {
 
 impl Residue {
     /// For the pixels `y` of `0..n` with `(y + padding) mod stride = tap`.
-    fn new(g: &Geometry, tap: usize, n: usize) -> Self {
+    fn new(g: &ConvShape, tap: usize, n: usize) -> Self {
         let first = g.padding.saturating_sub(tap).div_ceil(g.stride);
         let start = first * g.stride + tap - g.padding;
         Self { tap, taps: g.k.saturating_sub(tap).div_ceil(g.stride), first, pixels: start.min(n)..n }
@@ -237,33 +237,38 @@ impl Residue {
     }
 }
 
+/// The products that give the input's gradient, for the pixels of each pair of residues; none where no tap meets them.
+fn phases(g: &ConvShape, weight: &[f32], planes: &Planes, margin: usize) -> Vec<(Residue, Residue, Option<Product>)> {
+    let s = g.stride;
+    let phase = |phase: usize| {
+        let (y, x) = (Residue::new(g, phase / s, g.h), Residue::new(g, phase % s, g.w));
+        let taps = y.taps * x.taps;
+        if taps == 0 || y.len(s) == 0 || x.len(s) == 0 {
+            return (y, x, None);
+        }
+        let split = |k: usize| (k / taps, k % taps / x.taps, k % taps % x.taps);
+        let offset = |k: usize| {
+            let (o, jy, jx) = split(k);
+            o * planes.plane() + (margin + y.first - jy) * planes.width + margin + x.first - jx
+        };
+        let product = Product::new(g.ci, (0..g.co * taps).map(offset).collect(), |i, k| {
+            let (o, jy, jx) = split(k);
+            weight[((o * g.ci + i) * g.k + y.tap + jy * s) * g.k + x.tap + jx * s]
+        });
+        (y, x, Some(product))
+    };
+    (0..s * s).map(phase).collect()
+}
+
 /// The gradient of the input, `[b, ci, h, w]`.
-pub(super) fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(super) fn backward_data(g: &ConvShape, grad: &[f32], weight: &[f32]) -> Vec<f32> {
     assert!(applies(g) && grad.len() == g.output_len() && weight.len() == g.weight_len());
     let s = g.stride;
     // The gradient with `margin` rows and columns of zeros before it, and enough behind it for the last pixels.
     let margin = (g.k - 1) / s;
     let extent = |n: usize, on: usize| margin + on.max((n + g.padding).div_ceil(s) + 1);
     let planes = Planes { channels: g.co, height: extent(g.h, g.oh), width: extent(g.w, g.ow) };
-    let phases: Vec<(Residue, Residue, Option<Product>)> = (0..s * s)
-        .map(|phase| {
-            let (y, x) = (Residue::new(g, phase / s, g.h), Residue::new(g, phase % s, g.w));
-            let taps = y.taps * x.taps;
-            if taps == 0 || y.len(s) == 0 || x.len(s) == 0 {
-                return (y, x, None);
-            }
-            let split = |k: usize| (k / taps, k % taps / x.taps, k % taps % x.taps);
-            let offset = |k: usize| {
-                let (o, jy, jx) = split(k);
-                o * planes.plane() + (margin + y.first - jy) * planes.width + margin + x.first - jx
-            };
-            let product = Product::new(g.ci, (0..g.co * taps).map(offset).collect(), |i, k| {
-                let (o, jy, jx) = split(k);
-                weight[((o * g.ci + i) * g.k + y.tap + jy * s) * g.k + x.tap + jx * s]
-            });
-            (y, x, Some(product))
-        })
-        .collect();
+    let phases = phases(g, weight, &planes, margin);
     let complete = phases.iter().all(|(_, _, product)| product.is_some());
     let fill = |out: SendPtr| {
         (0..g.b).into_par_iter().for_each(|i| {
@@ -318,7 +323,7 @@ fn spread(from: &[f32], step: usize, to: &mut [f32]) {
 }
 
 /// The gradient of the weight, `[co, ci, k, k]`.
-pub(super) fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(super) fn backward_weight(g: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     assert!(applies(g) && x.len() == g.input_len() && grad.len() == g.output_len());
     let planes = g.split_planes();
     let mut offsets = g.tap_offsets(&planes);
@@ -355,12 +360,12 @@ pub(super) fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32>
             }
         });
     });
-    let sum = crate::conv_transpose::sum_parts(&partial, part_len);
+    let sum = crate::cpu::sum_parts(&partial, part_len);
     (0..g.co * taps).map(|at| sum[at % taps * columns + at / taps]).collect()
 }
 
 /// One image's gradient `[co, oh, ow]` → `[co/16][oh · width][16]`, with zeros in the columns past `ow` and in the channels past `co`.
-fn transpose_gradient(g: &Geometry, grad: &[f32], width: usize, out: &mut [f32]) {
+fn transpose_gradient(g: &ConvShape, grad: &[f32], width: usize, out: &mut [f32]) {
     let (plane, pixels) = (g.oh * g.ow, g.oh * width);
     let whole = g.co.is_multiple_of(COLUMNS);
     for (group, out) in out.chunks_exact_mut(pixels * COLUMNS).enumerate() {

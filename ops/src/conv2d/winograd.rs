@@ -16,10 +16,10 @@ use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
-use super::Geometry;
+use super::shape::ConvShape;
 use super::transform::{self, LANES};
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
-use crate::kernel::{COLUMNS, Left, ROWS, Target, available, block};
+use crate::matmul::register_block::{COLUMNS, Left, ROWS, Target, available, block};
 
 /// Pixels of a tile along an axis.
 const TILE: usize = 4;
@@ -39,12 +39,12 @@ const WEIGHT_TILES: usize = 256;
 const SKEW: usize = 16;
 
 /// True where this path computes the convolution.
-pub(super) fn applies(g: &Geometry) -> bool {
+pub(super) fn applies(g: &ConvShape) -> bool {
     (g.k, g.stride, g.padding) == (3, 1, 1) && g.ci.is_multiple_of(COLUMNS) && g.co.is_multiple_of(COLUMNS) && available()
 }
 
 /// `[b, co, h, w]`.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(super) fn forward(g: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
     assert!(applies(g) && weight.len() == g.weight_len());
     let pass = Pass { b: g.b, ci: g.ci, co: g.co, h: g.h, w: g.w };
     let at = |o: usize, i: usize, tap: usize| weight[(o * g.ci + i) * 9 + tap];
@@ -53,7 +53,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f32> {
 }
 
 /// The gradient of the input, `[b, ci, h, w]`.
-pub(super) fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(super) fn backward_data(g: &ConvShape, grad: &[f32], weight: &[f32]) -> Vec<f32> {
     assert!(applies(g) && weight.len() == g.weight_len());
     let pass = Pass { b: g.b, ci: g.co, co: g.ci, h: g.h, w: g.w };
     let at = |o: usize, i: usize, tap: usize| weight[(i * g.ci + o) * 9 + (8 - tap)];
@@ -62,7 +62,7 @@ pub(super) fn backward_data(g: &Geometry, grad: &[f32], weight: &[f32]) -> Vec<f
 }
 
 /// The gradient of the weight, `[co, ci, 3, 3]`.
-pub(super) fn backward_weight(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(super) fn backward_weight(g: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     assert!(applies(g));
     let pass = Pass { b: g.b, ci: g.ci, co: g.co, h: g.h, w: g.w };
     assert!(x.len() == pass.len(pass.ci) && grad.len() == pass.len(pass.co));
@@ -150,19 +150,7 @@ impl Pass {
                                     self.transform_input(x, (first + r, c), target, row_scratch);
                                 }
                             }
-                            let tiles = count * columns;
-                            for point in 0..POINTS {
-                                v[point * v_point + tiles * ci..][..(tiles.next_multiple_of(ROWS) - tiles) * ci].fill(0.0);
-                                for o in 0..co / COLUMNS {
-                                    let b = u.as_ptr().add((o * POINTS + point) * ci * COLUMNS);
-                                    for tile in (0..tiles).step_by(ROWS) {
-                                        let data = v.as_ptr().add(point * v_point + tile * ci);
-                                        let a = Left { data, row_stride: ci, k_stride: 1 };
-                                        let c = m.as_mut_ptr().add(point * m_point + tile * co + o * COLUMNS);
-                                        block::<ROWS>(ci, a, b, Target { data: c, stride: co, accumulate: false });
-                                    }
-                                }
-                            }
+                            self.multiply(count * columns, u, (v, v_point), (m, m_point));
                             for c in (0..co).step_by(LANES) {
                                 for r in 0..count {
                                     let data = m.as_mut_ptr().add(r * columns * co + c);
@@ -175,6 +163,28 @@ impl Pass {
                 })
             }
         })
+    }
+
+    /// `M[point][tile][co] = V[point][tile][ci]·U[point][ci][co]` of some tiles.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA; the points of `v` and `m` have room for whole blocks of tiles.
+    unsafe fn multiply(&self, tiles: usize, u: &[f32], (v, v_point): (&mut [f32], usize), (m, m_point): (&mut [f32], usize)) {
+        let Pass { ci, co, .. } = *self;
+        for point in 0..POINTS {
+            v[point * v_point + tiles * ci..][..(tiles.next_multiple_of(ROWS) - tiles) * ci].fill(0.0);
+            for o in 0..co / COLUMNS {
+                for tile in (0..tiles).step_by(ROWS) {
+                    // SAFETY: the caller's promise; `u` has `ci` rows for each group of channels and point.
+                    unsafe {
+                        let b = u.as_ptr().add((o * POINTS + point) * ci * COLUMNS);
+                        let a = Left { data: v.as_ptr().add(point * v_point + tile * ci), row_stride: ci, k_stride: 1 };
+                        let data = m.as_mut_ptr().add(point * m_point + tile * co + o * COLUMNS);
+                        block::<ROWS>(ci, a, b, Target { data, stride: co, accumulate: false });
+                    }
+                }
+            }
+        }
     }
 
     /// The gradient of the weight.
@@ -217,21 +227,8 @@ impl Pass {
                 let (v, m) = (&*v, &*m);
                 du.par_chunks_mut(co * ci).enumerate().for_each(|(point, du)| {
                     let (v, m) = (&v[point * v_point..][..v_point], &m[point * m_point..][..m_point]);
-                    for start in (0..count * columns).step_by(WEIGHT_TILES) {
-                        let k = WEIGHT_TILES.min(count * columns - start);
-                        for i in (0..ci).step_by(COLUMNS) {
-                            let b = &v[i * tiles + start * COLUMNS..];
-                            for o in (0..co).step_by(WEIGHT_ROWS) {
-                                let a = &m[o / LANES * LANES * tiles + start * LANES + o % LANES..];
-                                let a = Left { data: a.as_ptr(), row_stride: 1, k_stride: LANES };
-                                // SAFETY: the panels have `k` tiles from `start` on, `du` has rows `o..o + 4` and columns `i..i + 16`.
-                                unsafe {
-                                    let data = du.as_mut_ptr().add(o * ci + i);
-                                    block::<WEIGHT_ROWS>(k, a, b.as_ptr(), Target { data, stride: ci, accumulate: true });
-                                }
-                            }
-                        }
-                    }
+                    // SAFETY: the processor has AVX2 and FMA; the point's panels have `tiles` tiles, `du` a number for each pair of channels.
+                    unsafe { self.add_products(count * columns, tiles, v, m, du) };
                 });
             }
         });
@@ -243,6 +240,29 @@ impl Pass {
             }
         });
         out
+    }
+
+    /// Adds `dU[co][ci] = Σ_tile dM[tile][co]·V[tile][ci]` of one point over the first `count` of `tiles` tiles.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA; `v` is `[ci/16][tiles][16]`, `m` `[co/8][tiles][8]`, `du` `[co][ci]`.
+    unsafe fn add_products(&self, count: usize, tiles: usize, v: &[f32], m: &[f32], du: &mut [f32]) {
+        let Pass { ci, co, .. } = *self;
+        for start in (0..count).step_by(WEIGHT_TILES) {
+            let k = WEIGHT_TILES.min(count - start);
+            for i in (0..ci).step_by(COLUMNS) {
+                let b = &v[i * tiles + start * COLUMNS..];
+                for o in (0..co).step_by(WEIGHT_ROWS) {
+                    let a = &m[o / LANES * LANES * tiles + start * LANES + o % LANES..];
+                    let a = Left { data: a.as_ptr(), row_stride: 1, k_stride: LANES };
+                    // SAFETY: the panels have `k` tiles from `start` on, `du` has rows `o..o + 4` and columns `i..i + 16`.
+                    unsafe {
+                        let data = du.as_mut_ptr().add(o * ci + i);
+                        block::<WEIGHT_ROWS>(k, a, b.as_ptr(), Target { data, stride: ci, accumulate: true });
+                    }
+                }
+            }
+        }
     }
 
     /// A row of tiles of eight channels of the input, transformed.

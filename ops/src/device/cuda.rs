@@ -5,8 +5,7 @@ use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKer
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, bail};
 use half::{bf16, f16};
 
-use super::{Arg, Grid};
-use crate::gpu::DeviceMemory;
+use super::launch_args::{Arg, Grid};
 
 mod ptx {
     #![allow(missing_docs)]
@@ -21,14 +20,18 @@ fn code(module: &str) -> Result<&'static str> {
     Ok(match module {
         "attention" => ptx::ATTENTION,
         "batch_norm" => ptx::BATCH_NORM,
+        "batch_norm_pool" => ptx::BATCH_NORM_POOL,
         "conv_transpose" => ptx::CONV_TRANSPOSE,
         "dice_ce" => ptx::DICE_CE,
         "elementwise" => ptx::ELEMENTWISE,
         "gather" => ptx::GATHER,
-        "norm" => ptx::NORM,
+        "gelu" => ptx::GELU,
+        "layer_norm" => ptx::LAYER_NORM,
+        "linear" => ptx::LINEAR,
+        "max_pool" => ptx::MAX_POOL,
         "optimizer" => ptx::OPTIMIZER,
-        "pool" => ptx::POOL,
-        "rel_pos" => ptx::REL_POS,
+        "partial_sums" => ptx::PARTIAL_SUMS,
+        "rel_pos_attention" => ptx::REL_POS_ATTENTION,
         other => bail!("there is no module {other} of kernels"),
     })
 }
@@ -74,7 +77,11 @@ pub(super) fn empty(device: &CudaDevice, dtype: DType, len: usize) -> Result<Cud
     })
 }
 
-pub(super) fn launch(device: &CudaDevice, module: &'static str, kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
+/// Starts a kernel on candle's stream.
+///
+/// # Safety
+/// As [`super::Gpu::launch`].
+pub(super) unsafe fn launch(device: &CudaDevice, module: &'static str, kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
     let function = device.get_or_load_custom_func(kernel, module, code(module)?)?;
     if grid.shared_bytes > SHARED_BYTES {
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -88,26 +95,24 @@ pub(super) fn launch(device: &CudaDevice, module: &'static str, kernel: &str, gr
             Arg::Unsigned(v) => builder.arg(v),
             Arg::Float(v) => builder.arg(v),
             Arg::Double(v) => builder.arg(v),
-            Arg::Strides(v) => builder.arg(v),
-            Arg::Geometry(v) => builder.arg(v),
-            Arg::Rule(v) => builder.arg(v),
-            Arg::Table(v) => builder.arg(*v),
+            // The driver reads as many bytes from here on as the kernel's parameter has.
+            Arg::Words(v) => builder.arg(&v[0]),
+            Arg::LongWords(v) => builder.arg(&v[0]),
         };
     }
     let [x, y, z] = grid.blocks;
     let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared_bytes };
-    // SAFETY: the callers in this module give each kernel the arguments that its source declares, of memory that is alive until the launch is
-    // queued; what is freed later is freed in the order of the stream.
+    // SAFETY: the caller's promise; what is freed after the launch is freed in the order of the stream.
     unsafe { builder.launch(config) }.w()?;
     Ok(())
 }
 
-/// As [`crate::gpu::open`].
-pub(crate) fn open(index: usize) -> Result<Device> {
+/// As [`crate::device::open::open`].
+pub(super) fn open(index: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(index)?;
     let Device::Cuda(cuda) = &device else { bail!("cuda:{index} did not open as a GPU") };
     // SAFETY: all of this program's work on the device is on the stream that `cuda` holds, except copies whose events it waits for itself
-    // (`device::staging`); nothing else would look at the events that candle's memory carries.
+    // (`staging`); nothing else would look at the events that candle's memory carries.
     unsafe { cuda.disable_event_tracking() };
     keep_freed_memory(cuda)?;
     Ok(device)
@@ -130,8 +135,8 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     }
 }
 
-/// As [`crate::gpu::memory`].
-pub(crate) fn memory(device: &CudaDevice) -> Result<DeviceMemory> {
+/// Bytes that are free, and all of them.
+pub(super) fn memory(device: &CudaDevice) -> Result<(u64, u64)> {
     let (free, total) = device.cuda_stream().context().mem_get_info().w()?;
-    Ok(DeviceMemory { free: free as u64, total: total as u64 })
+    Ok((free as u64, total as u64))
 }

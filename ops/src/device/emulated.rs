@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use super::{Arg, Grid};
+use super::launch_args::{Arg, Grid};
 
 unsafe extern "C" {
     fn sam_ladder_emulate(
@@ -48,7 +48,11 @@ struct Addresses(Vec<*mut c_void>);
 // SAFETY: kernels read their arguments, each thread through a copy of the list.
 unsafe impl Sync for Addresses {}
 
-pub(super) fn launch(kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
+/// Runs a kernel's blocks on rayon's threads.
+///
+/// # Safety
+/// As [`super::Gpu::launch`].
+pub(super) unsafe fn launch(kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
     let Ok(name) = CString::new(kernel) else { bail!("{kernel:?} is no name of a kernel") };
     let address = |arg: &Arg<'_>| -> *const c_void {
         match arg {
@@ -57,10 +61,8 @@ pub(super) fn launch(kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
             Arg::Unsigned(v) => std::ptr::from_ref(v).cast(),
             Arg::Float(v) => std::ptr::from_ref(v).cast(),
             Arg::Double(v) => std::ptr::from_ref(v).cast(),
-            Arg::Strides(v) => std::ptr::from_ref(v).cast(),
-            Arg::Geometry(v) => std::ptr::from_ref(v).cast(),
-            Arg::Rule(v) => std::ptr::from_ref(v).cast(),
-            Arg::Table(v) => std::ptr::from_ref(*v).cast(),
+            Arg::Words(v) => v.as_ptr().cast(),
+            Arg::LongWords(v) => v.as_ptr().cast(),
         }
     };
     let addresses = Addresses(args.iter().map(|arg| address(arg).cast_mut()).collect());

@@ -5,27 +5,30 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor};
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_schemas::encoder::{EncoderArch, PATCH_SIZE};
+use sam_ladder_schemas::sam_names::{NamedShape, SAM_MASK_TOKENS, mask_decoder_tensors, prompt_encoder_tensors};
 
-use super::decoder::sam_decoder_tensors;
-use super::rel_pos::{resize_rows, resize_square};
-use super::weights::VitConfig;
-use super::{EncoderError, ImageEncoder, Result, check_image_size};
+use super::config::VitConfig;
+use super::position_tables::{resize_rows, resize_square};
+use super::{EncoderError, ImageEncoder, Placement, Result, check_image_size};
 
 /// Before the names of the encoder's tensors in a SAM checkpoint.
 const PREFIX: &str = "image_encoder.";
 /// Before them in a checkpoint of the whole published model, whose tables of positions have its image size already.
 const PUBLISHED_PREFIX: &str = "sam.image_encoder.";
 
+/// Names and shapes of SAM's prompt encoder and mask decoder.
+pub(super) fn sam_decoder_tensors() -> Vec<NamedShape> {
+    prompt_encoder_tensors().into_iter().chain(mask_decoder_tensors(SAM_MASK_TOKENS)).collect()
+}
+
 /// Which of SAM's encoders a checkpoint holds, by the width of its tokens.
 ///
 /// # Errors
 /// If it holds none of them.
 pub fn detect_arch(state: &StateDict) -> Result<EncoderArch> {
-    let not_sam = |reason: String| EncoderError::NotSam { path: state.source().to_owned(), reason };
     let key = "image_encoder.pos_embed";
-    let shape = state.shape(key).ok_or_else(|| {
-        not_sam(format!("the key {key} is missing, so it is not a SAM checkpoint; pass sam_vit_b, sam_vit_l or sam_vit_h"))
-    })?;
+    let shape =
+        state.shape(key).ok_or_else(|| EncoderError::NoPositions { path: state.source().to_owned(), key: key.to_owned() })?;
     Ok(arch_and_grid(state, key, &shape)?.0)
 }
 
@@ -33,9 +36,10 @@ pub fn detect_arch(state: &StateDict) -> Result<EncoderArch> {
 fn arch_and_grid(state: &StateDict, key: &str, shape: &[usize]) -> Result<(EncoderArch, usize)> {
     let arch =
         EncoderArch::ALL.into_iter().find(|arch| matches!(shape[..], [1, h, w, c] if h == w && h > 0 && c == arch.embed_dim()));
-    let arch = arch.ok_or_else(|| EncoderError::NotSam {
+    let arch = arch.ok_or_else(|| EncoderError::PositionsShape {
         path: state.source().to_owned(),
-        reason: format!("{key} has shape {shape:?}, expected [1, n, n, 768], [1, n, n, 1024] or [1, n, n, 1280]"),
+        key: key.to_owned(),
+        found: shape.to_vec(),
     })?;
     Ok((arch, shape[1]))
 }
@@ -45,14 +49,14 @@ fn arch_and_grid(state: &StateDict, key: &str, shape: &[usize]) -> Result<(Encod
 ///
 /// # Errors
 /// If a tensor of it is missing, damaged or of another shape.
-pub fn published_encoder(state: &StateDict, device: &Device) -> Result<Option<ImageEncoder>> {
+pub fn published_encoder<'a>(state: &StateDict, placement: impl Into<Placement<'a>>) -> Result<Option<ImageEncoder>> {
     let key = format!("{PUBLISHED_PREFIX}pos_embed");
     let Some(shape) = state.shape(&key) else { return Ok(None) };
     let (arch, grid) = arch_and_grid(state, &key, &shape)?;
     let config = VitConfig::new(arch, grid * PATCH_SIZE);
     let shapes: HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
-    let read = |name: &str| Ok(state.expect(&format!("{PUBLISHED_PREFIX}{name}"), &shapes[name], device)?);
-    ImageEncoder::from_tensors(config, device, read).map(Some)
+    let read = |name: &str| Ok(state.expect(&format!("{PUBLISHED_PREFIX}{name}"), &shapes[name], &Device::Cpu)?);
+    ImageEncoder::from_tensors(config, placement.into(), read).map(Some)
 }
 
 /// The prompt encoder's and the mask decoder's tensors, under their names in the checkpoint, sorted.
@@ -76,9 +80,14 @@ impl ImageEncoder {
     /// # Errors
     /// If the checkpoint is of another architecture, lacks a tensor of SAM's, holds one that is not, or has one of another shape; or if
     /// the image size is not a multiple of 16.
-    pub fn load(state: &StateDict, arch: EncoderArch, image_size: usize, device: &Device) -> Result<Self> {
+    pub fn load<'a>(
+        state: &StateDict,
+        arch: EncoderArch,
+        image_size: usize,
+        placement: impl Into<Placement<'a>>,
+    ) -> Result<Self> {
         let sized = SizedState::new(state, arch, image_size)?;
-        Self::from_tensors(sized.config.clone(), device, |name| Ok(sized.tensor(name)?.to_device(device)?))
+        Self::from_tensors(sized.config.clone(), placement.into(), |name| sized.tensor(name))
     }
 }
 
@@ -146,10 +155,11 @@ fn check(state: &StateDict, arch: EncoderArch) -> Result<VitConfig> {
     }
     let extra: Vec<&str> = state.names().filter(|name| !expected.contains_key(*name)).collect();
     if let Some(first) = extra.first() {
-        let others = if extra.len() > 1 { format!(" and {} more", extra.len() - 1) } else { String::new() };
-        return Err(EncoderError::NotSam {
+        return Err(EncoderError::ForeignTensors {
             path: state.source().to_owned(),
-            reason: format!("the key {first}{others} is not one of SAM's {}; pass SAM's own checkpoint", arch.name()),
+            key: (*first).to_owned(),
+            others: extra.len() - 1,
+            arch: arch.name(),
         });
     }
     Ok(stored)
@@ -168,7 +178,9 @@ mod tests {
 
     fn message(tensors: HashMap<String, Tensor>, arch: EncoderArch) -> String {
         let state = StateDict::from_tensors("sam.pth", tensors).unwrap();
-        check(&state, arch).map_or_else(|e| e.to_string(), |_| "accepted".to_owned())
+        let said =
+            |error: EncoderError| [Some(error.to_string()), error.hint()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        check(&state, arch).map_or_else(said, |_| "accepted".to_owned())
     }
 
     #[test]
@@ -191,7 +203,7 @@ mod tests {
         let arch = EncoderArch::VitB;
         assert_eq!(
             message(hollow(EncoderArch::VitL), arch),
-            "sam.pth: is a vit_l checkpoint, expected vit_b; pass --encoder vit_l or a checkpoint of vit_b"
+            "sam.pth is a vit_l checkpoint, expected vit_b; pass --encoder vit_l or a checkpoint of vit_b"
         );
         let mut tensors = hollow(arch);
         tensors.remove("image_encoder.blocks.3.mlp.lin1.bias");

@@ -9,15 +9,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use sam_ladder_schemas::encoder::EncoderArch;
 
-use super::decoder::sam_decoder_tensors;
-use super::weights::VitConfig;
-use super::{ImageEncoder, Result, check_image_size};
+use super::config::VitConfig;
+use super::load::sam_decoder_tensors;
+use super::{ImageEncoder, Placement, Result, check_image_size};
 
 /// Deviation of the blocks' linear layers and of the position tables, as in SAM's initialisation; small against a patch's embedding, so
 /// that the embeddings tell more of the image than of the place.
 const SMALL: f32 = 0.02;
 
-/// A tensor of seeded random values, which depend on seed, name and shape alone, with the spread that its kind is initialised with: norms
+/// A tensor of seeded random values, which depend only on seed, name and shape, with the spread that its kind is initialised with: norms
 /// start as the identity, biases at 0, embeddings and the Gaussian matrix at deviation 1, the blocks' layers and position tables at
 /// 0.02, other layers at 1/√fan-in.
 ///
@@ -74,11 +74,11 @@ impl ImageEncoder {
     ///
     /// # Errors
     /// If the image size is not a multiple of 16.
-    pub fn random(arch: EncoderArch, image_size: usize, seed: u64, device: &Device) -> Result<Self> {
+    pub fn random<'a>(arch: EncoderArch, image_size: usize, seed: u64, placement: impl Into<Placement<'a>>) -> Result<Self> {
         check_image_size(image_size)?;
         let config = VitConfig::new(arch, image_size);
         let shapes: HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
-        Self::from_tensors(config, device, |name| Ok(random_tensor(seed, name, &shapes[name])?.to_device(device)?))
+        Self::from_tensors(config, placement.into(), |name| random_tensor(seed, name, &shapes[name]))
     }
 }
 

@@ -1,105 +1,110 @@
-//! The encoder made of candle's own operations: the path of devices other than the CPU, and the reference that the CPU path is tested
-//! against.
+//! SAM's image encoder, a vision transformer, as `modeling/image_encoder.py` has it: `ImageEncoderViT`, `Block` and the neck.
+//!
+//! `g` is the number of tokens along the side of an image, `c` their width. Where it runs and in which layout weights lie is the operations' part.
 
-use candle_core::{D, Result, Tensor};
-use sam_ladder_ops::norm::{layer_norm_2d_composed, layer_norm_composed};
-use sam_ladder_schemas::encoder::{PATCH_SIZE, WINDOW_SIZE};
+use candle_core::{Result as TensorResult, Tensor};
+use sam_ladder_ops::{FrozenLinear, FrozenNorm, Numerics, PatchEmbed, RelPosAttention, TokenConv};
+use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 
-use super::NORM_EPS;
-use super::weights::{Affine, BlockWeights, VitConfig, VitWeights};
+use super::Result;
+use super::config::VitConfig;
 
-/// Image embeddings of a batch (`ImageEncoderViT.forward`).
-///
-/// # Shapes
-/// images `[b, 3, s, s]` → `[b, 256, s/16, s/16]`
-pub(super) fn forward(config: &VitConfig, weights: &VitWeights<Tensor>, images: &Tensor) -> Result<Tensor> {
-    let x = images.conv2d(&weights.patch_embed.weight, 0, PATCH_SIZE, 1, 1)?; // [b, c, g, g]
-    let x = x.permute((0, 2, 3, 1))?.broadcast_add(&weights.patch_embed.bias)?; // [b, g, g, c]
-    let mut x = x.broadcast_add(&weights.pos_embed)?;
-    for (i, block) in weights.blocks.iter().enumerate() {
-        let window = if config.global_attn_indexes.contains(&i) { None } else { Some(WINDOW_SIZE) };
-        x = block_forward(config, block, &x, window)?;
-    }
-    let x = x.permute((0, 3, 1, 2))?.contiguous()?; // [b, c, g, g]
-    let x = x.conv2d(&weights.neck.conv1, 0, 1, 1, 1)?;
-    let x = layer_norm_2d_composed(&x, &weights.neck.norm1.weight, &weights.neck.norm1.bias, NORM_EPS)?;
-    let x = x.conv2d(&weights.neck.conv2, 1, 1, 1, 1)?;
-    layer_norm_2d_composed(&x, &weights.neck.norm2.weight, &weights.neck.norm2.bias, NORM_EPS)
+/// Added to the variance in every norm of the encoder.
+const NORM_EPS: f64 = 1e-6;
+
+/// `ImageEncoderViT`.
+pub(super) struct ImageEncoderVit {
+    /// Patches to tokens, with `pos_embed`.
+    patch_embed: PatchEmbed,
+    blocks: Vec<Block>,
+    /// `neck.0` and `neck.1`: a 1×1 convolution to 256 channels, and its norm.
+    neck_conv1: TokenConv,
+    /// `neck.2` and `neck.3`: a 3×3 convolution, and its norm.
+    neck_conv2: TokenConv,
 }
 
-fn linear(x: &Tensor, layer: &Affine<Tensor>) -> Result<Tensor> {
-    sam_ladder_ops::linear::linear_composed(x, &layer.weight, Some(&layer.bias))
+/// `Block`: attention, within windows or over the whole image, then a perceptron, each behind a norm and with a residual connection.
+struct Block {
+    norm1: FrozenNorm,
+    qkv: FrozenLinear,
+    attn: RelPosAttention,
+    proj: FrozenLinear,
+    norm2: FrozenNorm,
+    lin1: FrozenLinear,
+    lin2: FrozenLinear,
 }
 
-fn norm(x: &Tensor, layer: &Affine<Tensor>) -> Result<Tensor> {
-    layer_norm_composed(x, &layer.weight, &layer.bias, NORM_EPS)
-}
-
-/// `[b, g, g, c]` → `[b, g, g, c]`
-fn block_forward(config: &VitConfig, block: &BlockWeights<Tensor>, x: &Tensor, window: Option<usize>) -> Result<Tensor> {
-    let normed = norm(x, &block.norm1)?;
-    let attended = match window {
-        None => attention(config, block, &normed)?,
-        Some(window) => {
-            let (b, grid, _, c) = normed.dims4()?;
-            let windows = window_partition(&normed, window)?;
-            window_unpartition(&attention(config, block, &windows)?, (b, grid, c), window)?
+impl ImageEncoderVit {
+    /// Image embeddings of images in [0, 1]; one channel stands for three equal ones.
+    ///
+    /// # Shapes
+    /// images `[b, 1 or 3, s, s]`, float32 → `[b, 256, g, g]`, float32
+    pub(super) fn forward(&self, images: &Tensor) -> TensorResult<Tensor> {
+        let mut x = self.patch_embed.forward(images)?; // [b·g·g, c]
+        let grid = x.grid();
+        if let Some(first) = self.blocks.first() {
+            x.each_tile(|tile| {
+                tile.norm(&first.norm1)?;
+                tile.qkv(&first.qkv) // [b·g·g, 3·c]
+            })?;
         }
-    };
-    let x = (x + attended)?;
-    let hidden = linear(&norm(&x, &block.norm2)?, &block.lin1)?.gelu_erf()?;
-    x + linear(&hidden, &block.lin2)?
+        for (i, block) in self.blocks.iter().enumerate() {
+            let _span = tracing::trace_span!("block").entered();
+            tracing::trace_span!("attention").in_scope(|| x.attend(&block.attn, &block.qkv))?; // [b·g·g, c]
+            let _span = tracing::trace_span!("proj, norm, mlp, norm, qkv").entered();
+            x.each_tile(|tile| {
+                tile.add_linear(&block.proj)?; // x = x + proj(attn(norm1(x)))
+                tile.norm(&block.norm2)?;
+                tile.add_mlp(&block.lin1, &block.lin2)?; // x = x + lin2(gelu(lin1(norm2(x))))
+                match self.blocks.get(i + 1) {
+                    Some(next) => {
+                        tile.norm(&next.norm1)?;
+                        tile.qkv(&next.qkv)
+                    }
+                    None => Ok(()),
+                }
+            })?;
+        }
+        let _span = tracing::trace_span!("neck").entered();
+        let x = self.neck_conv1.forward(&x.into_tokens()?, grid)?; // [b·g·g, 256]
+        let x = self.neck_conv2.forward(&x, grid)?; // [b·g·g, 256]
+        x.reshape((grid.batch, grid.grid, grid.grid, EMBED_CHANNELS))?.permute((0, 3, 1, 2))?.contiguous() // [b, 256, g, g]
+    }
+
+    /// Takes each parameter by its name without `image_encoder.`, layer by layer, so that no more than one is in memory twice.
+    pub(super) fn new(config: &VitConfig, numerics: Numerics, mut get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+        let pos_embed = get("pos_embed")?; // [1, g, g, c]
+        let patch_embed = (get("patch_embed.proj.weight")?, get("patch_embed.proj.bias")?);
+        Ok(Self {
+            patch_embed: PatchEmbed::new(&patch_embed.0, &patch_embed.1, &pos_embed, numerics)?,
+            blocks: (0..config.depth).map(|i| Block::new(config, i, numerics, &mut get)).collect::<Result<_>>()?,
+            neck_conv1: TokenConv::new(&get("neck.0.weight")?, norm("neck.1", &mut get)?, numerics)?,
+            neck_conv2: TokenConv::new(&get("neck.2.weight")?, norm("neck.3", &mut get)?, numerics)?,
+        })
+    }
 }
 
-/// Self-attention over squares of tokens, `[n, side, side, c]` → the same.
-fn attention(config: &VitConfig, block: &BlockWeights<Tensor>, x: &Tensor) -> Result<Tensor> {
-    let (n, side, _, c) = x.dims4()?;
-    let (heads, d, tokens) = (config.num_heads, config.head_dim(), side * side);
-    let qkv = linear(x, &block.qkv)?.reshape((n, tokens, 3, heads, d))?.permute((2, 0, 3, 1, 4))?; // [3, n, heads, tokens, d]
-    let qkv = qkv.reshape((3, n * heads, tokens, d))?;
-    let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
-    let scores = (&q * (d as f64).powf(-0.5))?.matmul(&k.t()?)?; // [n·heads, tokens, tokens]
-    let scores = add_decomposed_rel_pos(&scores, &q, (&block.rel_pos_h, &block.rel_pos_w), side)?;
-    let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-    let out = weights.matmul(&v)?.reshape((n, heads, tokens, d))?.transpose(1, 2)?.reshape((n, side, side, c))?;
-    linear(&out, &block.proj)
+impl Block {
+    fn new(config: &VitConfig, i: usize, numerics: Numerics, get: &mut impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+        let mut linear = |name: &str| -> Result<FrozenLinear> {
+            let (weight, bias) = (get(&format!("blocks.{i}.{name}.weight"))?, get(&format!("blocks.{i}.{name}.bias"))?);
+            Ok(FrozenLinear::new(&weight, &bias, numerics)?)
+        };
+        let (qkv, proj) = (linear("attn.qkv")?, linear("attn.proj")?);
+        let (lin1, lin2) = (linear("mlp.lin1")?, linear("mlp.lin2")?);
+        let tables = (get(&format!("blocks.{i}.attn.rel_pos_h"))?, get(&format!("blocks.{i}.attn.rel_pos_w"))?);
+        Ok(Block {
+            norm1: norm(&format!("blocks.{i}.norm1"), get)?,
+            qkv,
+            attn: RelPosAttention::new(&tables.0, &tables.1, config.attention_side(i), config.num_heads, numerics)?,
+            proj,
+            norm2: norm(&format!("blocks.{i}.norm2"), get)?,
+            lin1,
+            lin2,
+        })
+    }
 }
 
-/// Adds `q·R_h` and `q·R_w` to the scores of each query and key (MViTv2, and SAM's function of this name).
-///
-/// # Shapes
-/// scores `[m, side², side²]`, q `[m, side², d]`, tables `[2·side - 1, d]` → as scores
-fn add_decomposed_rel_pos(scores: &Tensor, q: &Tensor, tables: (&Tensor, &Tensor), side: usize) -> Result<Tensor> {
-    let (m, _, d) = q.dims3()?;
-    // row of the table for each query and key: query - key + side - 1
-    let offsets: Vec<u32> = (0..side).flat_map(|q| (0..side).map(move |k| (q + side - 1 - k) as u32)).collect();
-    let offsets = Tensor::from_vec(offsets, side * side, q.device())?;
-    let table = |table: &Tensor| table.index_select(&offsets, 0)?.reshape((side, side, d))?.transpose(1, 2)?.contiguous(); // [q, d, k]
-    let q = q.reshape((m, side, side, d))?; // [m, y, x, d]
-    let by_row = q.transpose(0, 1)?.reshape((side, m * side, d))?.matmul(&table(tables.0)?)?; // [y, m·x, k]
-    let by_row = by_row.reshape((side, m, side, side))?.transpose(0, 1)?; // [m, y, x, k]
-    let by_column = q.permute((2, 0, 1, 3))?.reshape((side, m * side, d))?.matmul(&table(tables.1)?)?; // [x, m·y, k]
-    let by_column = by_column.reshape((side, m, side, side))?.permute((1, 2, 0, 3))?; // [m, y, x, k]
-    let scores = scores.reshape((m, side * side, side, side))?;
-    let scores = scores.broadcast_add(&by_row.reshape((m, side * side, side, 1))?)?;
-    let scores = scores.broadcast_add(&by_column.reshape((m, side * side, 1, side))?)?;
-    scores.reshape((m, side * side, side * side))
-}
-
-/// `[b, g, g, c]` → `[b·windows, window, window, c]`, zeros where the last windows reach over the edge.
-fn window_partition(x: &Tensor, window: usize) -> Result<Tensor> {
-    let (b, grid, _, c) = x.dims4()?;
-    let count = grid.div_ceil(window);
-    let padding = count * window - grid;
-    let x = x.pad_with_zeros(1, 0, padding)?.pad_with_zeros(2, 0, padding)?;
-    let x = x.reshape(&[b, count, window, count, window, c])?.permute(vec![0, 1, 3, 2, 4, 5])?;
-    x.reshape((b * count * count, window, window, c))
-}
-
-/// The inverse of [`window_partition`]: `[b·windows, window, window, c]` → `[b, g, g, c]`.
-fn window_unpartition(x: &Tensor, (b, grid, c): (usize, usize, usize), window: usize) -> Result<Tensor> {
-    let count = grid.div_ceil(window);
-    let x = x.reshape(&[b, count, count, window, window, c])?.permute(vec![0, 1, 3, 2, 4, 5])?;
-    x.reshape((b, count * window, count * window, c))?.narrow(1, 0, grid)?.narrow(2, 0, grid)?.contiguous()
+fn norm(name: &str, get: &mut impl FnMut(&str) -> Result<Tensor>) -> Result<FrozenNorm> {
+    Ok(FrozenNorm::new(&get(&format!("{name}.weight"))?, &get(&format!("{name}.bias"))?, NORM_EPS)?)
 }

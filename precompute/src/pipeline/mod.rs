@@ -21,7 +21,7 @@ pub use repair::repair;
 pub use share::Share;
 pub use slices::{EncodedSlices, encode_slices};
 
-use crate::encoder::{EncoderArch, ImageEncoder, decoder_weights, detect_arch, random_decoder_weights};
+use crate::encoder::{EncoderArch, ImageEncoder, Placement, decoder_weights, detect_arch, random_decoder_weights};
 use crate::error::{Error, Result};
 use crate::scans::sha256_of_file;
 use candle_core::{Device, Tensor};
@@ -88,14 +88,15 @@ pub fn run_part(plan: &Plan, args: &PrecomputeArgs, share: Share, stop: &AtomicB
 /// When the checkpoint cannot be read, is missing, or is not the one of the config.
 pub fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
     let PrecomputeConfig { encoder: arch, image_size, .. } = args.config;
+    let placement = Placement { device: &args.device, precision: args.config.precision };
     let _loading = args.observer.begin(Phase { name: "loading the encoder", unit: Unit::Tensors, total: None, done: 0 });
     let (encoder, decoder) = match (&args.config.weights, &args.checkpoint) {
         (EncoderWeights::Checkpoint { .. }, Some(path)) => {
             let weights = StateDict::open(path)?;
-            (ImageEncoder::load(&weights, arch, image_size, &args.device)?, decoder_weights(&weights)?)
+            (ImageEncoder::load(&weights, arch, image_size, placement)?, decoder_weights(&weights)?)
         }
         (EncoderWeights::Random { seed }, None) => {
-            (ImageEncoder::random(arch, image_size, *seed, &args.device)?, random_decoder_weights(*seed)?)
+            (ImageEncoder::random(arch, image_size, *seed, placement)?, random_decoder_weights(*seed)?)
         }
         (EncoderWeights::Checkpoint { .. }, None) => {
             return Err(Error::Config(
@@ -109,7 +110,6 @@ pub fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
             )));
         }
     };
-    let encoder = encoder.with_precision(args.config.precision)?;
     Ok(Loaded { encoder: SamEncoder::new(encoder, args.device.clone()), decoder: to_safetensors(&decoder)? })
 }
 

@@ -128,7 +128,6 @@ pub struct ValidationTable {
     #[schemars(range(min = 2))]
     pub folds: Option<u32>,
     /// Hold out one fold, "I/N": the I-th of N
-    #[schemars(regex(pattern = "^ *[0-9]+ */ *[0-9]+ *$"))]
     pub fold: Option<String>,
     /// Hold out these training cases
     pub cases: Option<Vec<String>>,

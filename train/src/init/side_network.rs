@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::distr::Distribution;
 use rand_distr::StandardNormal;
 use sam_ladder_formats::state_dict::StateDict;
-use sam_ladder_ops::bicubic::resize_bicubic_antialiased;
+use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_schemas::train::SideNetwork;
 use std::path::Path;
 

@@ -2,14 +2,15 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
-use sam_ladder_ops::batch_norm::{
+use sam_ladder_ops::{
     BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_statistics, follow, normalize,
     normalize_backward,
 };
 
+use super::Mode;
+use super::error::ModelError;
+use super::names::Names;
 use super::parameters::{Parameters, Trainable};
-use super::weights::Names;
-use super::{Mode, ModelError};
 
 const EPS: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;

@@ -11,13 +11,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Result, Tensor};
-use sam_ladder_ops::conv2d::conv2d;
-use sam_ladder_ops::elementwise::mix;
+use sam_ladder_ops::{Conv2d, mix};
 use sam_ladder_schemas::train::{Arm, GateKind};
 
+use super::Mode;
+use super::error::ModelError;
+use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
-use super::weights::{EMBED_DIM, Names};
-use super::{Mode, ModelError};
 
 const ALPHA: &str = "sam.alpha";
 
@@ -28,11 +28,13 @@ pub(super) struct Gate {
 }
 
 enum Kind {
-    /// One α, or one a channel.
+    /// One α, or one per channel.
     Constant(Trainable),
     Pixel {
         weight: Trainable,
         bias: Trainable,
+        /// A 1×1 convolution.
+        conv: Conv2d,
         /// Mean of the gate over the last batch, a scalar: there is no one value without a batch.
         last_mean: Mutex<Option<Tensor>>,
     },
@@ -45,6 +47,7 @@ impl Gate {
             GateKind::Pixel => Kind::Pixel {
                 weight: parameters.trainable_tensor(&format!("{ALPHA}.weight"))?,
                 bias: parameters.trainable_tensor(&format!("{ALPHA}.bias"))?,
+                conv: Conv2d::new(1, 0).with_math(parameters.math()),
                 last_mean: Mutex::new(None),
             },
         };
@@ -55,10 +58,10 @@ impl Gate {
     pub(super) fn forward(&self, sam: &Tensor, cnn: &Tensor, mode: Mode) -> Result<Tensor> {
         let gate = match &self.kind {
             Kind::Constant(alpha) => sigmoid(&alpha.get(mode))?,
-            Kind::Pixel { weight, bias, last_mean } => {
+            Kind::Pixel { weight, bias, conv, last_mean } => {
                 let c = sam.dim(1)?;
                 let weight = weight.get(mode);
-                let logits = (conv2d(sam, &weight.narrow(1, 0, c)?, 1, 0)? + conv2d(cnn, &weight.narrow(1, c, c)?, 1, 0)?)?;
+                let logits = (conv.forward(sam, &weight.narrow(1, 0, c)?)? + conv.forward(cnn, &weight.narrow(1, c, c)?)?)?;
                 let gate = sigmoid(&logits.broadcast_add(&bias.get(mode).reshape((1, 1, 1, 1))?.to_dtype(logits.dtype())?)?)?; // [b, 1, g, g]
                 *last_mean.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate.detach().to_dtype(DType::F32)?.mean_all()?);
                 gate

@@ -1,20 +1,19 @@
-//! SAM's mask decoder without prompts. `output_upscaling` is trained; mask tokens and hypernetworks are where that is asked for.
+//! SAM's mask decoder without prompts. `output_upscaling` is trained; mask tokens and hypernetworks if the config says so.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::activation::gelu;
-use sam_ladder_ops::conv_transpose::conv_transpose2d_2x2;
-use sam_ladder_ops::norm::layer_norm_2d;
+use sam_ladder_ops::{F32Math, conv_transpose2d_2x2, gelu, layer_norm_2d};
 
+use super::error::ModelError;
 use super::mlp::Hypernetwork;
+use super::names::EMBED_DIM;
 use super::parameters::{Parameters, Trainable};
 use super::prompt_encoder::PromptEncoder;
 use super::transformer::{MaskTokens, TwoWayTransformer};
-use super::weights::EMBED_DIM;
-use super::{Mode, ModelConfig, ModelError};
+use super::{Mode, ModelConfig};
 
 const EPS_2D: f64 = 1e-6;
 
-/// `mask_decoder`: one mask a class, the background too. Its IoU head is kept in the state dict and never run: no loss looks at it.
+/// `mask_decoder`: one mask per class, the background too. Its IoU head is kept in the state dict and never run: no loss looks at it.
 pub(super) struct MaskDecoder {
     transformer: TwoWayTransformer,
     upscaling: OutputUpscaling,
@@ -79,6 +78,7 @@ struct OutputUpscaling {
     norm_bias: Trainable,
     weight3: Trainable,
     bias3: Trainable,
+    math: F32Math,
 }
 
 impl OutputUpscaling {
@@ -90,14 +90,15 @@ impl OutputUpscaling {
             norm_bias: parameters.trainable_tensor(&format!("{prefix}.1.bias"))?,
             weight3: parameters.trainable_tensor(&format!("{prefix}.3.weight"))?,
             bias3: parameters.trainable_tensor(&format!("{prefix}.3.bias"))?,
+            math: parameters.math(),
         })
     }
 
     /// `[b, 256, h, w]` → `[b, 32, 4h, 4w]`
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = conv_transpose2d_2x2(x, &self.weight0.get(mode), &self.bias0.get(mode))?; // [b, 64, 2h, 2w]
+        let x = conv_transpose2d_2x2(x, &self.weight0.get(mode), &self.bias0.get(mode), self.math)?; // [b, 64, 2h, 2w]
         let x = layer_norm_2d(&x, &self.norm_weight.get(mode), &self.norm_bias.get(mode), EPS_2D)?;
-        let x = conv_transpose2d_2x2(&gelu(&x)?, &self.weight3.get(mode), &self.bias3.get(mode))?; // [b, 32, 4h, 4w]
+        let x = conv_transpose2d_2x2(&gelu(&x)?, &self.weight3.get(mode), &self.bias3.get(mode), self.math)?; // [b, 32, 4h, 4w]
         gelu(&x)
     }
 }

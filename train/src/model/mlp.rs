@@ -1,17 +1,19 @@
 //! Linear layers, and the perceptrons of the mask decoder.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::linear::linear;
+use sam_ladder_ops::{F32Math, linear};
 
+use super::Mode;
+use super::error::ModelError;
 use super::parameters::{Parameters, Trainable};
-use super::{Mode, ModelError};
 
 /// A frozen linear layer.
 pub(super) struct Linear {
     /// [out, in]
-    pub(super) weight: Tensor,
+    weight: Tensor,
     /// [out]
-    pub(super) bias: Tensor,
+    bias: Tensor,
+    math: F32Math,
 }
 
 impl Linear {
@@ -19,17 +21,18 @@ impl Linear {
         Ok(Linear {
             weight: parameters.frozen(&format!("{prefix}.weight"))?,
             bias: parameters.frozen(&format!("{prefix}.bias"))?,
+            math: parameters.math(),
         })
     }
 
     /// `[.., in]` → `[.., out]`
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, Some(&self.bias))
+        linear(x, &self.weight, Some(&self.bias), self.math)
     }
 
     /// The same with another bias for each row, `[n, out]`.
     pub(super) fn forward_with(&self, x: &Tensor, biases: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, Some(biases))
+        linear(x, &self.weight, Some(biases), self.math)
     }
 }
 
@@ -61,6 +64,7 @@ pub(super) struct TrainedLinear {
     weight: Trainable,
     /// [out]
     bias: Trainable,
+    math: F32Math,
 }
 
 impl TrainedLinear {
@@ -68,12 +72,13 @@ impl TrainedLinear {
         Ok(TrainedLinear {
             weight: parameters.trainable_tensor(&format!("{prefix}.weight"))?,
             bias: parameters.trainable_tensor(&format!("{prefix}.bias"))?,
+            math: parameters.math(),
         })
     }
 
     /// `[.., in]` → `[.., out]`
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        linear(x, &self.weight.get(mode), Some(&self.bias.get(mode)))
+        linear(x, &self.weight.get(mode), Some(&self.bias.get(mode)), self.math)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The model: a side network beside a cache of SAM's embeddings, the gate between them, SAM's mask decoder without prompts.
+//! The model: a side network next to a cache of SAM's embeddings, the gate between them, SAM's mask decoder without prompts.
 //!
 //! ```text
 //! images ─▶ ResNet ─▶ x_cnn ┐
@@ -10,9 +10,12 @@
 //! published model; [`ModelConfig`] has other side networks and gates, and can train the mask tokens and hypernetworks too.
 
 mod batch_norm;
+mod error;
+mod expected;
 mod gate;
 mod mask_decoder;
 mod mlp;
+mod names;
 mod parameters;
 mod projection;
 mod prompt_encoder;
@@ -25,9 +28,12 @@ mod weights;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
+use sam_ladder_ops::F32Math;
+use sam_ladder_schemas::gpu_precision::GpuPrecision;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork as SideNetworkChoice, TrainConfig};
 
-pub use weights::{ModelError, ModelWeights};
+pub use error::ModelError;
+pub use weights::ModelWeights;
 
 use gate::Gate;
 use mask_decoder::MaskDecoder;
@@ -55,6 +61,8 @@ pub struct ModelConfig {
     pub train_mask_tokens: bool,
     /// Whether the hypernetworks are trained.
     pub train_hypernetworks: bool,
+    /// How a GPU takes the float32 factors of products.
+    pub math: F32Math,
 }
 
 impl ModelConfig {
@@ -68,6 +76,7 @@ impl ModelConfig {
             gate: GateKind::Scalar,
             train_mask_tokens: false,
             train_hypernetworks: false,
+            math: F32Math::Exact,
         }
     }
 
@@ -81,6 +90,7 @@ impl ModelConfig {
             gate: config.gate,
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
+            math: if config.precision == GpuPrecision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
         }
     }
 
@@ -90,7 +100,7 @@ impl ModelConfig {
     }
 }
 
-/// Whether a gradient will be asked for.
+/// Whether gradients will be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// Trainable tensors carry candle's graph.
@@ -146,21 +156,18 @@ impl LadderSam {
     /// A weight that is missing, superfluous or of another shape, by name; an image size that is no positive multiple of 16.
     pub fn new(config: &ModelConfig, weights: &ModelWeights, device: &Device) -> std::result::Result<Self, ModelError> {
         if config.image_size == 0 || !config.image_size.is_multiple_of(PATCH_SIZE) {
-            return Err(ModelError::Config(format!("image size must be a positive multiple of 16, got {}", config.image_size)));
+            return Err(ModelError::ImageSize(config.image_size));
         }
         if config.num_classes < 2 {
-            return Err(ModelError::Config(format!(
-                "the number of classes must be at least 2 with the background, got {}",
-                config.num_classes
-            )));
+            return Err(ModelError::Classes(config.num_classes));
         }
         weights.check(config)?;
-        let mut parameters = Parameters::new(weights, device);
+        let mut parameters = Parameters::new(weights, device, config.math);
         let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
         let side_network = SideNetwork::new(config.side_network, &mut parameters)?;
-        parameters.seal(config)?;
+        parameters.seal(tensor_names(config))?;
         Ok(LadderSam { config: *config, side_network, gate, prompt_encoder, mask_decoder, parameters })
     }
 
@@ -181,7 +188,7 @@ impl LadderSam {
     /// # Errors
     /// Those of the tensor library.
     pub fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
-        self.parameters.state_dict(&self.config)
+        self.parameters.state_dict(tensor_names(&self.config))
     }
 
     /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
@@ -263,7 +270,7 @@ impl LadderSam {
         self.prompt_encoder.image_pe()
     }
 
-    /// The parameter α, before the sigmoid: its mean where there is one a channel, the bias of the pixels' gate. It has no gradient in the arms `cnn-only` and `sam-only` and keeps its value there.
+    /// The parameter α, before the sigmoid: its mean where there is one per channel, the bias of the pixels' gate. It has no gradient in the arms `cnn-only` and `sam-only` and keeps its value there.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -279,6 +286,11 @@ impl LadderSam {
     pub fn gate(&self) -> Result<f32> {
         self.gate.value()
     }
+}
+
+/// The names of the model's tensors, in the published order.
+fn tensor_names(config: &ModelConfig) -> impl Iterator<Item = String> {
+    ModelWeights::expected(config).into_iter().map(|(name, _)| name)
 }
 
 /// Masks at the network's resolution: bilinear, `align_corners = false`; `[b, C, h, w]` → `[b, C, size, size]`.

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+use sam_ladder_ops::F32Math;
 
-use super::weights::{ModelError, ModelWeights};
-use super::{Mode, ModelConfig};
+use super::Mode;
+use super::error::ModelError;
+use super::weights::ModelWeights;
 
 /// A trainable tensor.
 #[derive(Clone)]
@@ -30,6 +32,7 @@ impl Trainable {
 pub(super) struct Parameters {
     weights: ModelWeights,
     device: Device,
+    math: F32Math,
     trainable: Vec<(String, Var)>,
     /// Frozen tensors, and running statistics behind a `Var`, whose storage the model updates in place.
     held: HashMap<String, Tensor>,
@@ -40,10 +43,11 @@ pub(super) struct Parameters {
 
 impl Parameters {
     /// Starts with everything in `weights` and nothing handed out.
-    pub(super) fn new(weights: &ModelWeights, device: &Device) -> Self {
+    pub(super) fn new(weights: &ModelWeights, device: &Device, math: F32Math) -> Self {
         Parameters {
             weights: weights.clone(),
             device: device.clone(),
+            math,
             trainable: Vec::new(),
             held: HashMap::new(),
             buffers: HashMap::new(),
@@ -54,6 +58,11 @@ impl Parameters {
     /// The device that the model lives on.
     pub(super) fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// How a GPU takes the factors of the model's products.
+    pub(super) fn math(&self) -> F32Math {
+        self.math
     }
 
     /// A tensor that training leaves as it is.
@@ -98,9 +107,9 @@ impl Parameters {
         variables.chain(statistics).map(Var::as_detached_tensor).collect()
     }
 
-    /// Called once all parts are made: what no part asked for is kept as frozen.
-    pub(super) fn seal(&mut self, config: &ModelConfig) -> std::result::Result<(), ModelError> {
-        for (name, _) in ModelWeights::expected(config) {
+    /// Called once all parts are made: what no part took is kept as frozen.
+    pub(super) fn seal(&mut self, expected: impl IntoIterator<Item = String>) -> std::result::Result<(), ModelError> {
+        for name in expected {
             let known = self.held.contains_key(&name)
                 || self.buffers.contains_key(&name)
                 || self.trainable.iter().any(|(n, _)| *n == name);
@@ -118,11 +127,11 @@ impl Parameters {
     }
 
     /// See [`LadderSam::state_dict`](super::LadderSam::state_dict).
-    pub(super) fn state_dict(&self, config: &ModelConfig) -> Result<Vec<(String, Tensor)>> {
+    pub(super) fn state_dict(&self, expected: impl IntoIterator<Item = String>) -> Result<Vec<(String, Tensor)>> {
         let trainable: HashMap<&str, &Var> = self.trainable.iter().map(|(name, var)| (name.as_str(), var)).collect();
-        ModelWeights::expected(config)
+        expected
             .into_iter()
-            .map(|(name, _)| {
+            .map(|name| {
                 let tensor = match (trainable.get(name.as_str()), self.buffers.get(&name), self.held.get(&name)) {
                     (Some(var), _, _) => var.as_detached_tensor(),
                     (_, Some(var), _) => var.as_detached_tensor(),

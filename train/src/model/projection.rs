@@ -2,11 +2,12 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight};
+use sam_ladder_ops::Conv2d;
 
+use super::Mode;
+use super::error::ModelError;
+use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
-use super::weights::{EMBED_DIM, Names};
-use super::{Mode, ModelError};
 
 const PREFIX: &str = "CNN_encoder.projection";
 
@@ -16,6 +17,7 @@ pub(super) struct Projection {
     weight: Trainable,
     /// [256]
     bias: Trainable,
+    conv: Conv2d,
 }
 
 impl Projection {
@@ -23,21 +25,22 @@ impl Projection {
         Ok(Projection {
             weight: parameters.trainable_tensor(&format!("{PREFIX}.weight"))?,
             bias: parameters.trainable_tensor(&format!("{PREFIX}.bias"))?,
+            conv: Conv2d::new(1, 0).with_math(parameters.math()),
         })
     }
 
     /// `[b, c, g, g]` → `[b, 256, g, g]`, with candle's graph in training.
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let bias = self.bias.get(mode).reshape((1, EMBED_DIM, 1, 1))?;
-        conv2d(x, &self.weight.get(mode), 1, 0)?.broadcast_add(&bias)
+        self.conv.forward(x, &self.weight.get(mode))?.broadcast_add(&bias)
     }
 
     /// The gradient of the input from that of the result; those of weight and bias go to `grads`.
     pub(super) fn backward(&self, x: &Tensor, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
-        grads.insert(self.weight.var(), conv2d_backward_weight(x, grad, 1, 1, 0)?);
+        grads.insert(self.weight.var(), self.conv.backward_weight(x, grad, 1)?);
         grads.insert(self.bias.var(), grad.sum((0, 2, 3))?);
-        conv2d_backward_input(grad, &self.weight.get(Mode::Eval), (h, w), 1, 0)
+        self.conv.backward_input(grad, &self.weight.get(Mode::Eval), (h, w))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
-use super::ModelError;
+use super::error::ModelError;
 use super::parameters::Parameters;
 
 /// What the mask decoder needs of `prompt_encoder`. Its other weights are kept in the state dict and never used.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_first_feature_axis_is_x() -> Result<()> {
-        // One feature that looks at x alone, at a quarter turn for x = 1.
+        // One feature that looks only at x, at a quarter turn for x = 1.
         let gaussian = Tensor::new(&[[0.25f32], [0.0]], &Device::Cpu)?;
         let encoding = dense_positional_encoding(&gaussian, 2)?;
         let sine = encoding.get(0)?.get(0)?.to_vec2::<f32>()?;

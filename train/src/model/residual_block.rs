@@ -1,16 +1,15 @@
-//! torchvision's residual blocks: convolutions with batch norm on a main path beside a shortcut. `BasicBlock` has two of 3×3 on it,
+//! torchvision's residual blocks: convolutions with batch norm on a main path with a shortcut around it. `BasicBlock` has two of 3×3 on it,
 //! `Bottleneck` one of 3×3 between two of 1×1.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::batch_norm::Tail;
-use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_input, conv2d_backward_weight};
-use sam_ladder_ops::elementwise::{add_relu, relu_backward, relu_backward_sum};
+use sam_ladder_ops::{Conv2d, Tail, add_relu, relu_backward, relu_backward_sum};
 
+use super::Mode;
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
+use super::error::ModelError;
+use super::names::Names;
 use super::parameters::{Parameters, Trainable};
-use super::weights::Names;
-use super::{Mode, ModelError};
 
 /// A convolution without bias, and the batch norm after it.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +91,8 @@ impl ResidualBlock {
             convs.push(ConvNorm {
                 weight: parameters.trainable_tensor(&format!("{conv_name}.weight"))?,
                 norm: BatchNorm::new(&norm_name, parameters)?,
-                shape: conv,
+                kernel: conv.kernel,
+                conv: Conv2d::new(conv.stride, conv.kernel / 2).with_math(parameters.math()),
             });
         }
         let downsample = shape.downsample.and_then(|_| convs.pop());
@@ -177,22 +177,23 @@ struct ConvNorm {
     /// [co, ci, k, k]
     weight: Trainable,
     norm: BatchNorm,
-    shape: ConvShape,
+    kernel: usize,
+    conv: Conv2d,
 }
 
 impl ConvNorm {
-    fn conv(&self, x: &Tensor) -> Result<Tensor> {
-        conv2d(x, &self.weight.get(Mode::Eval), self.shape.stride, self.shape.kernel / 2)
+    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+        self.conv.forward(x, &self.weight.get(Mode::Eval))
     }
 
     /// By the running statistics, through ReLU if `relu`.
     fn infer(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
-        self.norm.infer(&self.conv(x)?, relu)
+        self.norm.infer(&self.convolve(x)?, relu)
     }
 
     /// The convolution's result with its statistics, which the running ones follow.
     fn normalized(&self, x: &Tensor) -> Result<Normalized> {
-        self.norm.normalized(self.conv(x)?)
+        self.norm.normalized(self.convolve(x)?)
     }
 
     /// The gradient of the convolution's input from that of its result; its weight's goes to `grads`.
@@ -212,12 +213,11 @@ impl ConvNorm {
     }
 
     fn backward_weight(&self, x: &Tensor, grad: &Tensor, grads: &mut GradStore) -> Result<()> {
-        let ConvShape { kernel, stride, .. } = self.shape;
-        grads.insert(self.weight.var(), conv2d_backward_weight(x, grad, kernel, stride, kernel / 2)?);
+        grads.insert(self.weight.var(), self.conv.backward_weight(x, grad, self.kernel)?);
         Ok(())
     }
 
     fn backward_input(&self, grad: &Tensor, size: (usize, usize)) -> Result<Tensor> {
-        conv2d_backward_input(grad, &self.weight.get(Mode::Eval), size, self.shape.stride, self.shape.kernel / 2)
+        self.conv.backward_input(grad, &self.weight.get(Mode::Eval), size)
     }
 }

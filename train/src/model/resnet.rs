@@ -7,16 +7,15 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
-use sam_ladder_ops::conv2d::{conv2d, conv2d_backward_weight};
-use sam_ladder_ops::pool::max_pool2d_3x3_s2_p1;
+use sam_ladder_ops::{Conv2d, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward};
 
+use super::Mode;
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
+use super::error::ModelError;
+use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
 use super::projection::{Projection, projection_names};
 use super::residual_block::{BlockShape, BlockTape, ResidualBlock};
-use super::weights::{EMBED_DIM, Names};
-use super::{Mode, ModelError};
 
 /// Channels of the stem.
 const STEM: usize = 64;
@@ -75,6 +74,7 @@ impl ResNetKind {
 pub(super) struct ResNet {
     /// [64, 3, 7, 7]
     stem: Trainable,
+    stem_conv: Conv2d,
     stem_norm: BatchNorm,
     blocks: Vec<ResidualBlock>,
     /// Where layer3 does not have SAM's 256 channels.
@@ -91,12 +91,13 @@ impl ResNet {
             .map(|(prefix, shape)| ResidualBlock::new(prefix, shape, parameters))
             .collect::<std::result::Result<_, _>>()?;
         let projection = if kind.has_projection() { Some(Projection::new(parameters)?) } else { None };
-        Ok(ResNet { stem, stem_norm, blocks, projection })
+        let stem_conv = Conv2d::new(2, 3).with_math(parameters.math());
+        Ok(ResNet { stem, stem_conv, stem_norm, blocks, projection })
     }
 
     /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, by the running statistics.
     pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let x = conv2d(images, &self.stem_weight(images)?, 2, 3)?;
+        let x = self.stem_conv.forward(images, &self.stem_weight(images)?)?;
         let mut x = max_pool2d_3x3_s2_p1(&self.stem_norm.infer(&x, true)?)?;
         for block in &self.blocks {
             x = block.forward(&x)?;
@@ -109,7 +110,7 @@ impl ResNet {
 
     /// As [`Self::forward`] by the statistics of the batch, which the running ones follow; with the way back.
     pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, Tape)> {
-        let stem = self.stem_norm.normalized(conv2d(images, &self.stem_weight(images)?, 2, 3)?)?; // [b, 64, s/2, s/2]
+        let stem = self.stem_norm.normalized(self.stem_conv.forward(images, &self.stem_weight(images)?)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
         let mut x = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
         let mut blocks = Vec::with_capacity(self.blocks.len());
@@ -145,7 +146,7 @@ impl ResNet {
         let found = normalize_relu_max_pool_backward(&stem.x, &stem.statistics, &weight, &bias, &grad)?;
         drop((stem, grad));
         let grad = self.stem_norm.keep(found, grads);
-        let grad = conv2d_backward_weight(&images, &grad, 7, 2, 3)?;
+        let grad = self.stem_conv.backward_weight(&images, &grad, 7)?;
         grads.insert(self.stem.var(), self.stem_gradient(grad)?);
         Ok(())
     }

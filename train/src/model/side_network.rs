@@ -4,11 +4,12 @@ use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use sam_ladder_schemas::train::SideNetwork as Choice;
 
+use super::Mode;
+use super::error::ModelError;
+use super::names::Names;
 use super::parameters::Parameters;
 use super::resnet::{ResNet, ResNetKind, Tape};
 use super::vit::{VitTiny, vit_names};
-use super::weights::Names;
-use super::{Mode, ModelError};
 
 /// `CNN_encoder`, whichever network that is.
 pub(super) enum SideNetwork {

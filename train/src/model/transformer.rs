@@ -1,17 +1,17 @@
-//! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen but, where asked for, the tokens.
+//! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen, except for the tokens if the config says so.
 //!
 //! What does not depend on the image is computed once, when the model is made: the positional encoding's part of every key and
 //! query projection (`W(x + pe) + b = W x + (W pe + b)`) and, unless the tokens are trained, the first layer's self-attention among
 //! them and the query that it sends to the image.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::attention::multi_head_attention;
-use sam_ladder_ops::norm::layer_norm;
+use sam_ladder_ops::{layer_norm, multi_head_attention};
+use sam_ladder_schemas::sam_names::TRANSFORMER_DEPTH;
 
+use super::Mode;
+use super::error::ModelError;
 use super::mlp::{Linear, Mlp};
 use super::parameters::{Parameters, Trainable};
-use super::weights::TRANSFORMER_DEPTH;
-use super::{Mode, ModelError};
 
 const HEADS: usize = 8;
 const EPS: f64 = 1e-5;
@@ -175,7 +175,7 @@ impl Layer {
                 let query = self.token_to_image.project_query(&(&queries + pe)?)?;
                 (queries, query)
             }
-            _ => candle_core::bail!("the two-way transformer's first layer alone starts without queries"),
+            _ => candle_core::bail!("only the two-way transformer's first layer starts without queries"),
         };
         let queries = self.norm2.forward(&(&queries + self.token_to_image.forward(&query, keys)?)?)?;
         let queries = self.norm3.forward(&(&queries + self.mlp.forward(&queries)?)?)?;

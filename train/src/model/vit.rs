@@ -3,15 +3,14 @@
 //! SAM's 256 channels. There is no dropout, as in timm's defaults.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::activation::gelu;
-use sam_ladder_ops::attention::attention;
-use sam_ladder_ops::norm::layer_norm;
+use sam_ladder_ops::{F32Math, attention, gelu, layer_norm, linear};
 
+use super::error::ModelError;
 use super::mlp::TrainedLinear;
+use super::names::Names;
 use super::parameters::{Parameters, Trainable};
 use super::projection::{Projection, projection_names};
-use super::weights::Names;
-use super::{Mode, ModelError, PATCH_SIZE};
+use super::{Mode, PATCH_SIZE};
 
 /// Channels of each token.
 pub(super) const WIDTH: usize = 192;
@@ -68,6 +67,7 @@ struct PatchEmbed {
     weight: Trainable,
     /// [192]
     bias: Trainable,
+    math: F32Math,
 }
 
 impl PatchEmbed {
@@ -75,10 +75,11 @@ impl PatchEmbed {
         Ok(PatchEmbed {
             weight: parameters.trainable_tensor("CNN_encoder.patch_embed.proj.weight")?,
             bias: parameters.trainable_tensor("CNN_encoder.patch_embed.proj.bias")?,
+            math: parameters.math(),
         })
     }
 
-    /// `[b, c, s, s]` → `[b, g·g, 192]`. One channel is repeated to three, and beside two the third is zero, as in the ResNets.
+    /// `[b, c, s, s]` → `[b, g·g, 192]`. One channel is repeated to three, and of two the missing third is zero, as in the ResNets.
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let (b, c, h, w) = images.dims4()?;
         let (gh, gw) = (h / PATCH_SIZE, w / PATCH_SIZE);
@@ -92,11 +93,11 @@ impl PatchEmbed {
             c => self.weight.get(mode).narrow(1, 0, c)?,
         };
         let weight = weight.contiguous()?.reshape((WIDTH, c * PATCH_SIZE * PATCH_SIZE))?;
-        sam_ladder_ops::linear::linear(&patches, &weight, Some(&self.bias.get(mode)))
+        linear(&patches, &weight, Some(&self.bias.get(mode)), self.math)
     }
 }
 
-/// Attention, then a perceptron, each behind a layer norm and beside a shortcut.
+/// Attention, then a perceptron, each behind a layer norm and with a shortcut around it.
 struct Block {
     norm1: LayerNorm,
     qkv: TrainedLinear,

@@ -7,7 +7,7 @@ use super::tensors::{BatchShape, BatchTensors, batch_tensors};
 use crate::error::Result;
 use candle_core::Device;
 use sam_ladder_cache::Reader;
-use sam_ladder_ops::staging::Staging;
+use sam_ladder_ops::device::Staging;
 use std::sync::Arc;
 
 /// Makes batches.

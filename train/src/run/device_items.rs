@@ -8,8 +8,8 @@ use super::tensors::{BatchShape, BatchTensors};
 use crate::error::{Result, internal};
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, Reader, Values};
-use sam_ladder_ops::gather::{Stored, gather, gather_bytes};
-use sam_ladder_ops::staging::Staging;
+use sam_ladder_ops::device::Staging;
+use sam_ladder_ops::{Stored, as_f32, gather, gather_bytes};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::precompute::StoreDtype;
@@ -130,7 +130,7 @@ impl DeviceItems {
         let all = Tensor::arange(0, count as u32, &self.device)?;
         let values = |bytes: &Tensor, values: &Values, pairs: &Tensor, channels: usize| -> Result<Tensor> {
             let quantization = match values.dtype() {
-                StoreDtype::Q8 => Some(sam_ladder_ops::staging::as_f32(pairs, (count, channels, 2))?),
+                StoreDtype::Q8 => Some(as_f32(pairs, (count, channels, 2))?),
                 _ => None,
             };
             let stored = Stored {

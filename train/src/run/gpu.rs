@@ -2,8 +2,8 @@
 
 use crate::error::{Result, TrainError};
 use candle_core::Device;
-use sam_ladder_ops::gpu::memory;
-use sam_ladder_ops::precision::{Precision, allow_tf32};
+use sam_ladder_ops::Numerics;
+use sam_ladder_ops::device::memory;
 use sam_ladder_schemas::gpu_precision::GpuPrecision as Asked;
 use sam_ladder_schemas::train::{SideNetwork, TrainConfig};
 
@@ -47,7 +47,7 @@ impl std::str::FromStr for DeviceStore {
 /// Whether a device computes from memory of its own while the host does something else: a GPU, or the host while it stands in for one. Such a device holds items of a
 /// store, records steps to repeat them, and has its losses read late.
 pub(crate) fn is_gpu(device: &Device) -> bool {
-    sam_ladder_ops::gpu::has_kernels(device)
+    sam_ladder_ops::device::has_kernels(device)
 }
 
 /// Bytes for stored items: what is wanted, within what is free.
@@ -62,27 +62,26 @@ pub(super) fn budget(device: &Device, wanted: DeviceStore) -> Result<u64> {
     })
 }
 
-/// Sets the process up for a precision.
+/// The numerics of a run.
 ///
 /// # Errors
 /// float16, which is for the encoder, anything but float32 on the CPU, and bfloat16 with a side network that is no ResNet.
-pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Precision> {
+pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> {
     let asked = config.precision;
     let precision = match asked {
-        Asked::F32 => Precision::F32,
-        Asked::Tf32 => Precision::Tf32,
-        Asked::Bf16 => Precision::Bf16,
+        Asked::F32 => Numerics::F32,
+        Asked::Tf32 => Numerics::Tf32,
+        Asked::Bf16 => Numerics::Bf16,
         Asked::F16 => {
             return Err(TrainError::EncoderPrecision);
         }
     };
-    if precision != Precision::F32 && !is_gpu(device) {
+    if !precision.supported_on(device) {
         return Err(TrainError::NeedsGpu { option: format!("--precision {}", asked.name()), instead: "pass --precision f32" });
     }
-    if precision == Precision::Bf16 && config.side_network == SideNetwork::VitTiny {
+    if precision == Numerics::Bf16 && config.side_network == SideNetwork::VitTiny {
         return Err(TrainError::NetworkPrecision);
     }
-    allow_tf32(precision == Precision::Tf32);
     Ok(precision)
 }
 
@@ -128,6 +127,6 @@ mod tests {
                 set_up(&Device::Cpu, &TrainConfig { precision: asked, ..TrainConfig::default() }).unwrap_err().to_string();
             assert!(error.contains(needle), "{error}");
         }
-        assert_eq!(set_up(&Device::Cpu, &TrainConfig::default()).unwrap(), Precision::F32);
+        assert_eq!(set_up(&Device::Cpu, &TrainConfig::default()).unwrap(), Numerics::F32);
     }
 }

@@ -1,5 +1,5 @@
 //! Steps whose losses are still on the GPU. The host reads them some steps late, all at once, so that it never waits within a step; what is recorded is
-//! exact all the same, and a step whose loss is not finite has changed no variable (see [`sam_ladder_ops::optimizer::step`]).
+//! exact all the same, and a step whose loss is not finite has changed no variable (see [`sam_ladder_ops::update`]).
 
 use super::step::{StepLosses, StepNumbers};
 use crate::error::{Result, internal};

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct Records {
     folder: PathBuf,
-    /// One row an optimizer step.
+    /// One row per optimizer step.
     pub steps: Vec<StepRow>,
-    /// One row a whole epoch.
+    /// One row per whole epoch.
     pub epochs: Vec<EpochRow>,
 }
 
@@ -87,6 +87,6 @@ fn check_length(path: &Path, found: usize, needed: usize) -> Result<()> {
     if found >= needed {
         return Ok(());
     }
-    let reason = format!("has {found} rows, the checkpoint needs {needed}; put the table back or start the run anew");
+    let reason = format!("has {found} rows, the checkpoint needs {needed}");
     Err(TrainError::RunDamaged { path: path.to_path_buf(), reason })
 }

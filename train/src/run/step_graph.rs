@@ -10,7 +10,7 @@ use crate::loss::ladder_loss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use candle_core::{DType, Tensor};
-use sam_ladder_ops::graph::{Graph, capture, prepare};
+use sam_ladder_ops::device::{Graph, capture, prepare};
 use sam_ladder_schemas::observer::Observer;
 use std::sync::Arc;
 
@@ -194,7 +194,7 @@ struct Copies(Vec<Tensor>);
 impl Copies {
     fn originals(model: &LadderSam, optimizer: &Optimizer) -> Vec<Tensor> {
         let mut originals = model.moving();
-        originals.extend(optimizer.device_moments());
+        originals.extend(optimizer.moments());
         originals
     }
 

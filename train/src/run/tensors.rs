@@ -3,7 +3,7 @@
 use crate::error::Result;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::Batch;
-use sam_ladder_ops::precision::Precision;
+use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 
@@ -17,7 +17,7 @@ pub struct BatchShape {
     /// Channels of the images, 1 to 3.
     pub channels: usize,
     /// How exactly a GPU computes.
-    pub precision: Precision,
+    pub precision: Numerics,
 }
 
 impl BatchShape {
@@ -27,7 +27,7 @@ impl BatchShape {
             image_size: config.image_size,
             num_classes: config.num_classes(),
             channels: config.num_channels(),
-            precision: Precision::F32,
+            precision: Numerics::F32,
         }
     }
 

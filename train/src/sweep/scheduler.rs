@@ -357,8 +357,8 @@ impl<'a> Scheduler<'a> {
 
 #[cfg(test)]
 mod tests {
-    use sam_ladder_schemas::sweep::parse_sweep;
     use super::*;
+    use sam_ladder_schemas::sweep::parse_sweep;
 
     fn config(pruning: &str, search: &str, budget: &str) -> SweepConfig {
         let text = format!(

@@ -149,10 +149,10 @@ impl Parzen {
 
 #[cfg(test)]
 mod tests {
-    use sam_ladder_schemas::sweep::parse_sweep;
     use super::super::space::{Point, Space};
     use super::*;
     use rand::SeedableRng;
+    use sam_ladder_schemas::sweep::parse_sweep;
     use std::collections::HashSet;
 
     #[test]

@@ -1,0 +1,260 @@
+//! Batch normalisation over `[b, c, h, w]` (Ioffe and Szegedy 2015; as `torch.nn.BatchNorm2d`), with what follows it in the same pass over memory.
+
+pub(crate) mod cpu;
+pub(crate) mod cuda;
+
+use candle_core::{Result, Tensor, Var, bail};
+
+use crate::dispatch::{Path, path};
+
+/// The statistics of one batch, detached from the graph.
+#[derive(Debug, Clone)]
+pub struct BatchStatistics {
+    /// Mean of each channel, `[c]`.
+    pub mean: Tensor,
+    /// Variance of each channel with Bessel's correction, `[c]`.
+    pub var_unbiased: Tensor,
+    /// One over the root of the biased variance plus epsilon, `[c]`: what the batch is normalised with.
+    pub inv_std: Tensor,
+}
+
+/// What batch normalisation needs in evaluation; every tensor is `[c]`.
+#[derive(Debug, Clone)]
+pub struct BatchNormParams<'a> {
+    /// Scale.
+    pub weight: &'a Tensor,
+    /// Shift.
+    pub bias: &'a Tensor,
+    /// Running mean.
+    pub running_mean: &'a Tensor,
+    /// Running variance (unbiased).
+    pub running_var: &'a Tensor,
+    /// Added to the variance, 1e-5 in PyTorch.
+    pub eps: f64,
+}
+
+/// What follows the normalisation in the same pass over memory.
+#[derive(Debug, Clone, Copy)]
+pub enum Tail<'a> {
+    /// Nothing.
+    None,
+    /// max(y, 0)
+    Relu,
+    /// max(y + shortcut, 0), the end of a residual block.
+    AddRelu(&'a Tensor),
+}
+
+/// Gradients of [`normalize`], through the statistics too.
+#[derive(Debug, Clone)]
+pub struct BatchNormGradients {
+    /// `[b, c, h, w]`
+    pub x: Tensor,
+    /// `[c]`
+    pub weight: Tensor,
+    /// `[c]`
+    pub bias: Tensor,
+}
+
+/// The statistics of a batch, which normalise it in training.
+///
+/// # Shapes
+/// `x` `[b, c, h, w]`.
+///
+/// # Errors
+/// One value per channel, whose variance is not defined.
+pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
+    let (b, c, h, w) = x.dims4()?;
+    let _span = tracing::trace_span!("batch norm statistics", shape = ?x.dims()).entered();
+    if b * h * w < 2 {
+        bail!("batch_norm: expected more than one value per channel in training, found {:?}", x.dims());
+    }
+    match path(&[x]) {
+        Path::Cuda => cuda::statistics(x, eps),
+        Path::Cpu => cpu::statistics(x, eps),
+        Path::Composed => {
+            let count = (b * h * w) as f64;
+            let flat = x.detach().transpose(0, 1)?.reshape((c, b * h * w))?;
+            let mean = flat.mean_keepdim(1)?; // [c, 1]
+            let var = flat.broadcast_sub(&mean)?.sqr()?.mean_keepdim(1)?.flatten_all()?; // [c], biased
+            let inv_std = (&var + eps)?.sqrt()?.recip()?;
+            Ok(BatchStatistics { mean: mean.flatten_all()?, var_unbiased: (var * (count / (count - 1.0)))?, inv_std })
+        }
+    }
+}
+
+/// Lets running statistics follow those of a batch: `running ← (1 - momentum)·running + momentum·batch`.
+///
+/// # Shapes
+/// Mean and variance `[c]`, behind a [`Var`], which is updated in place.
+///
+/// # Errors
+/// Other shapes.
+pub fn follow((mean, var): (&Var, &Var), statistics: &BatchStatistics, momentum: f64) -> Result<()> {
+    check_channels(mean.elem_count(), &[mean, var, &statistics.mean, &statistics.var_unbiased])?;
+    if path(&[mean, var, &statistics.mean]) == Path::Cuda {
+        return cuda::follow((mean, var), statistics, momentum);
+    }
+    for (running, batch) in [(mean, &statistics.mean), (var, &statistics.var_unbiased)] {
+        let kept = running.as_detached_tensor().affine(1.0 - momentum, 0.0)?;
+        running.set(&(kept + batch.affine(momentum, 0.0)?)?)?;
+    }
+    Ok(())
+}
+
+/// `(x - mean)·inv_std·weight + bias`, then the tail. No graph is kept: see [`normalize_backward`].
+///
+/// # Shapes
+/// `x` and the shortcut `[b, c, h, w]`, `weight` and `bias` `[c]`; the result is as `x`.
+///
+/// # Errors
+/// Other shapes.
+pub fn normalize(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias: &Tensor, tail: Tail<'_>) -> Result<Tensor> {
+    let (_, c, _, _) = x.dims4()?;
+    check_channels(c, &[weight, bias])?;
+    let _span = tracing::trace_span!("batch norm", shape = ?x.dims()).entered();
+    if let Tail::AddRelu(shortcut) = tail
+        && shortcut.dims() != x.dims()
+    {
+        bail!("batch_norm: expected a shortcut of {:?}, found {:?}", x.dims(), shortcut.dims());
+    }
+    match path(&[x, weight, bias]) {
+        Path::Cuda => cuda::normalize(x, statistics, weight, bias, tail),
+        Path::Cpu => cpu::normalize(x, statistics, weight, bias, tail),
+        Path::Composed => {
+            let channels = |t: &Tensor| t.detach().reshape((1, c, 1, 1));
+            let y = x
+                .detach()
+                .broadcast_sub(&channels(&statistics.mean)?)?
+                .broadcast_mul(&channels(&(&statistics.inv_std * weight)?)?)?
+                .broadcast_add(&channels(bias)?)?;
+            match tail {
+                Tail::None => Ok(y),
+                Tail::Relu => y.relu(),
+                Tail::AddRelu(shortcut) => (y + shortcut.detach())?.relu(),
+            }
+        }
+    }
+}
+
+/// The gradients of `x`, `weight` and `bias` from that of [`normalize`]'s result, with [`Tail::None`] or, where `relu`, [`Tail::Relu`]; what the
+/// ReLU let through is found again from `x`. For [`Tail::AddRelu`] give the gradient of the sum before the ReLU
+/// ([`relu_backward`](crate::elementwise::relu_backward)).
+///
+/// # Shapes
+/// As [`normalize`]'s; `grad` as `x`.
+///
+/// # Errors
+/// Other shapes.
+pub fn normalize_backward(
+    x: &Tensor,
+    statistics: &BatchStatistics,
+    weight: &Tensor,
+    bias: &Tensor,
+    relu: bool,
+    grad: &Tensor,
+) -> Result<BatchNormGradients> {
+    let _span = tracing::trace_span!("batch norm backward", shape = ?x.dims()).entered();
+    if grad.dims() != x.dims() {
+        bail!("batch_norm: expected a gradient of {:?}, found {:?}", x.dims(), grad.dims());
+    }
+    match path(&[x, weight, bias, grad]) {
+        Path::Cuda => cuda::normalize_backward(x, statistics, weight, bias, relu, grad),
+        Path::Cpu => cpu::normalize_backward(x, statistics, weight, bias, relu, grad),
+        Path::Composed => normalize_backward_composed(x, statistics, weight, bias, relu, grad),
+    }
+}
+
+fn normalize_backward_composed(
+    x: &Tensor,
+    statistics: &BatchStatistics,
+    weight: &Tensor,
+    bias: &Tensor,
+    relu: bool,
+    grad: &Tensor,
+) -> Result<BatchNormGradients> {
+    let (b, c, h, w) = x.dims4()?;
+    let channels = |t: &Tensor| t.detach().reshape((1, c, 1, 1));
+    let (weight, inv_std) = (weight.detach(), &statistics.inv_std);
+    let normal = x.detach().broadcast_sub(&channels(&statistics.mean)?)?.broadcast_mul(&channels(inv_std)?)?;
+    let grad = if relu {
+        let y = normal.broadcast_mul(&channels(&weight)?)?.broadcast_add(&channels(bias)?)?;
+        (y.gt(0.0)?.to_dtype(grad.dtype())? * grad)?
+    } else {
+        grad.clone()
+    };
+    let per_channel = |t: Tensor| t.transpose(0, 1)?.reshape((c, b * h * w))?.sum(1);
+    let sum = per_channel(grad.clone())?;
+    let dot = per_channel((&grad * &normal)?)?;
+    let count = (b * h * w) as f64;
+    let mean_part = normal.broadcast_mul(&channels(&(&dot / count)?)?)?.broadcast_add(&channels(&(&sum / count)?)?)?;
+    let x = (grad - mean_part)?.broadcast_mul(&channels(&(weight * inv_std)?)?)?;
+    Ok(BatchNormGradients { x, weight: dot, bias: sum })
+}
+
+/// [`normalize`] with the statistics of `x` itself, then ReLU where `relu` says so, as an op of candle's graph: differentiable by `x`, `weight`
+/// and `bias`.
+///
+/// # Shapes
+/// `x` `[b, c, h, w]`, `weight` and `bias` `[c]`; the result is as `x`.
+///
+/// # Errors
+/// Other shapes; one value per channel, whose variance is not defined.
+pub fn batch_norm_train(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, relu: bool) -> Result<(Tensor, BatchStatistics)> {
+    check_channels(x.dim(1)?, &[weight, bias])?;
+    let statistics = batch_statistics(x, eps)?;
+    let y = match path(&[x, weight, bias]) {
+        Path::Cuda => cuda::train(x, &statistics, weight, bias, relu)?,
+        Path::Cpu => cpu::train(x, &statistics, weight, bias, relu)?,
+        Path::Composed => batch_norm_train_composed(x, weight, bias, eps, relu)?,
+    };
+    Ok((y, statistics))
+}
+
+/// Batch normalisation with the running statistics, then ReLU where `relu` says so. Not made for training: the running statistics get no gradient.
+///
+/// # Shapes
+/// `x` `[b, c, h, w]`; the result is as `x`.
+///
+/// # Errors
+/// Other shapes.
+pub fn batch_norm_inference(x: &Tensor, params: &BatchNormParams, relu: bool) -> Result<Tensor> {
+    let (_, c, _, _) = x.dims4()?;
+    let BatchNormParams { weight, bias, running_mean, running_var, eps } = *params;
+    check_channels(c, &[weight, bias, running_mean, running_var])?;
+    let scale = (weight / (running_var + eps)?.sqrt()?)?;
+    let shift = (bias - (running_mean * &scale)?)?;
+    if [x, weight, bias].iter().any(|t| t.track_op()) {
+        let y = x.broadcast_mul(&scale.reshape((1, c, 1, 1))?)?.broadcast_add(&shift.reshape((1, c, 1, 1))?)?;
+        return if relu { y.relu() } else { Ok(y) };
+    }
+    let (mean, inv_std) = (scale.zeros_like()?, scale.ones_like()?);
+    let statistics = BatchStatistics { mean, var_unbiased: inv_std.clone(), inv_std };
+    normalize(x, &statistics, &scale, &shift, if relu { Tail::Relu } else { Tail::None })
+}
+
+/// The result of [`batch_norm_train`] as a composition of candle's ops, for any device and data type; the reference of the tests.
+///
+/// # Errors
+/// Other shapes.
+pub fn batch_norm_train_composed(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, relu: bool) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    let flat = x.transpose(0, 1)?.reshape((c, b * h * w))?; // [c, b*h*w]
+    let mean = flat.mean_keepdim(1)?; // [c, 1]
+    let centred = flat.broadcast_sub(&mean)?;
+    let var = centred.sqr()?.mean_keepdim(1)?; // [c, 1], biased
+    let y = centred
+        .broadcast_div(&(&var + eps)?.sqrt()?)?
+        .broadcast_mul(&weight.reshape((c, 1))?)?
+        .broadcast_add(&bias.reshape((c, 1))?)?
+        .reshape((c, b, h, w))?
+        .transpose(0, 1)?
+        .contiguous()?;
+    if relu { y.relu() } else { Ok(y) }
+}
+
+pub(crate) fn check_channels(c: usize, params: &[&Tensor]) -> Result<()> {
+    match params.iter().find(|p| p.dims() != [c]) {
+        Some(p) => bail!("batch_norm: expected parameters of shape [{c}] for an input of {c} channels, found {:?}", p.dims()),
+        None => Ok(()),
+    }
+}

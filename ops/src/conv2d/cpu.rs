@@ -1,0 +1,128 @@
+//! Convolution on the CPU, in the first of the ways that applies (see [`super`]).
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::shape::ConvShape;
+use super::{Conv2d, im2col};
+#[cfg(target_arch = "x86_64")]
+use super::{implicit, winograd};
+use crate::cpu::{contiguous_f32, tensor_from, with_f32};
+
+/// As [`Conv2d::forward`].
+pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op2(&weight.contiguous()?, op)
+}
+
+/// As [`forward`], without a graph.
+pub(super) fn forward_detached(x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let data = with_f32(x, "conv2d", |x| with_f32(weight, "conv2d", |weight| Ok(output(g, x, weight))))?;
+    tensor_from(data, (g.b, g.co, g.oh, g.ow))
+}
+
+/// As [`Conv2d::backward_input`].
+pub(super) fn backward_input(grad: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let data = with_f32(grad, "conv2d", |grad| with_f32(weight, "conv2d", |weight| Ok(input_gradient(g, grad, weight))))?;
+    tensor_from(data, (g.b, g.ci, g.h, g.w))
+}
+
+/// As [`Conv2d::backward_weight`].
+pub(super) fn backward_weight(x: &Tensor, grad: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let data = with_f32(x, "conv2d", |x| with_f32(grad, "conv2d", |grad| Ok(weight_gradient(g, x, grad))))?;
+    tensor_from(data, (g.co, g.ci, g.k, g.k))
+}
+
+impl CustomOp2 for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let g = ConvShape::new(l1.shape(), l2.shape(), self.stride, self.padding)?;
+        let _span = tracing::trace_span!("conv2d", ?g).entered();
+        let (x, weight) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
+        Ok((CpuStorage::F32(output(&g, x, weight)), Shape::from((g.b, g.co, g.oh, g.ow))))
+    }
+
+    fn bwd(&self, x: &Tensor, weight: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (_, _, h, w) = x.dims4()?;
+        let grad_x = x.track_op().then(|| Conv2d::backward_input(self, grad, weight, (h, w))).transpose()?;
+        let grad_weight = weight.track_op().then(|| Conv2d::backward_weight(self, x, grad, weight.dim(2)?)).transpose()?;
+        Ok((grad_x, grad_weight))
+    }
+}
+
+fn output(g: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if winograd::applies(g) {
+        return winograd::forward(g, x, weight);
+    } else if implicit::applies(g) {
+        return implicit::forward(g, x, weight);
+    }
+    im2col::forward(g, x, weight)
+}
+
+fn input_gradient(g: &ConvShape, grad: &[f32], weight: &[f32]) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if winograd::applies(g) {
+        return winograd::backward_data(g, grad, weight);
+    } else if implicit::applies(g) {
+        return implicit::backward_data(g, grad, weight);
+    }
+    im2col::backward_data(g, grad, weight)
+}
+
+fn weight_gradient(g: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if winograd::applies(g) {
+        return winograd::backward_weight(g, x, grad);
+    } else if implicit::applies(g) {
+        return implicit::backward_weight(g, x, grad);
+    }
+    im2col::backward_weight(g, x, grad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::values;
+
+    fn assert_same(what: &str, got: &[f32], want: &[f32]) {
+        assert_eq!(got.len(), want.len());
+        let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+        let error = norm(&mut got.iter().zip(want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied());
+        assert!(error < 3e-6, "{what} differs by {error:e}");
+    }
+
+    /// The paths that this processor would not take are held to those that it does.
+    #[test]
+    fn all_ways_to_compute_a_convolution_agree() {
+        for (ci, co, h, w, k, stride, padding) in [
+            (16, 32, 13, 14, 3, 1, 1),
+            (64, 256, 10, 9, 3, 1, 1),
+            (256, 128, 14, 14, 3, 1, 1),
+            (3, 20, 21, 18, 7, 2, 3),
+            (8, 16, 9, 8, 1, 2, 0),
+        ] {
+            let (x, weight) = (Shape::from((3, ci, h, w)), Shape::from((co, ci, k, k)));
+            let g = ConvShape::new(&x, &weight, stride, padding).unwrap();
+            let (x, weight, grad) = (values(g.input_len(), 1), values(g.weight_len(), 2), values(g.output_len(), 3));
+            let plain = (
+                im2col::forward(&g, &x, &weight),
+                im2col::backward_data(&g, &grad, &weight),
+                im2col::backward_weight(&g, &x, &grad),
+            );
+            let chosen = (output(&g, &x, &weight), input_gradient(&g, &grad, &weight), weight_gradient(&g, &x, &grad));
+            for (what, got, want) in
+                [("forward", &chosen.0, &plain.0), ("data", &chosen.1, &plain.1), ("weight", &chosen.2, &plain.2)]
+            {
+                assert_same(&format!("{what} {g:?}"), got, want);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if implicit::applies(&g) {
+                assert_same("implicit forward", &implicit::forward(&g, &x, &weight), &plain.0);
+                assert_same("implicit data", &implicit::backward_data(&g, &grad, &weight), &plain.1);
+                assert_same("implicit weight", &implicit::backward_weight(&g, &x, &grad), &plain.2);
+            }
+        }
+    }
+}

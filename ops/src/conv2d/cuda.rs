@@ -1,0 +1,84 @@
+//! Convolutions by cuDNN. Where the host stands in for the GPU, by the CPU's own.
+#![cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only cuDNN asks how float32 factors are taken"))]
+
+use candle_core::{DType, Result, Tensor, bail};
+
+#[cfg(feature = "cuda")]
+use super::cudnn;
+use super::shape::ConvShape;
+use super::{Conv2d, cpu};
+use crate::device::{Node, Output};
+
+/// As [`Conv2d::forward`]. The weight is brought to the input's number format, its gradient is float32.
+pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let y = convolve(op, &x.detach().contiguous()?, &weight.detach().to_dtype(x.dtype())?.contiguous()?, g)?;
+    Node::tensor("conv2d", y, &[x, weight], move |inputs, _, grad| {
+        let &[x, weight] = inputs else { bail!("conv2d: expected two inputs") };
+        let (_, _, h, w) = x.dims4()?;
+        let grad_x = x.track_op().then(|| op.backward_input(grad, weight, (h, w))).transpose()?;
+        let of_weight = || op.backward_weight(x, grad, weight.dim(2)?)?.to_dtype(weight.dtype());
+        let grad_weight = weight.track_op().then(of_weight).transpose()?;
+        Ok([grad_x, grad_weight, None])
+    })
+}
+
+fn convolve(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Output> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cudnn::forward(x, weight, g, op.math);
+    }
+    emulated(x.dtype(), &[x, weight], |t| cpu::forward_detached(&t[0], &t[1], g))
+}
+
+/// As [`Conv2d::backward_input`].
+pub(super) fn backward_input(op: Conv2d, grad: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let (grad, weight) = (grad.detach().contiguous()?, weight.detach().to_dtype(grad.dtype())?.contiguous()?);
+    #[cfg(feature = "cuda")]
+    if grad.device().is_cuda() {
+        return cudnn::backward_input(&grad, &weight, g, op.math).map(Output::tensor);
+    }
+    emulated(grad.dtype(), &[&grad, &weight], |t| cpu::backward_input(&t[0], &t[1], g)).map(Output::tensor)
+}
+
+/// As [`Conv2d::backward_weight`].
+pub(super) fn backward_weight(op: Conv2d, x: &Tensor, grad: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let (x, grad) = (x.detach().contiguous()?, grad.detach().to_dtype(x.dtype())?.contiguous()?);
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cudnn::backward_weight(&x, &grad, g, op.math)?.tensor().to_dtype(DType::F32);
+    }
+    emulated(x.dtype(), &[&x, &grad], |t| cpu::backward_weight(&t[0], &t[1], g))?.tensor().to_dtype(DType::F32)
+}
+
+/// The CPU's float32 result, in the format of the GPU's.
+fn emulated(dtype: DType, inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Output> {
+    let inputs = inputs.iter().map(|t| t.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
+    Output::copy_of(&f(&inputs)?.to_dtype(dtype)?)
+}
+
+#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+mod tests {
+    use candle_core::Result;
+
+    use super::super::Conv2d;
+    use crate::device::F32Math;
+    use crate::testing::kernels::{FORMATS, compare};
+    use crate::testing::uniform;
+
+    #[test]
+    fn convolutions_and_transposed_ones() -> Result<()> {
+        for dtype in FORMATS {
+            for (b, ci, co, h, w) in [(2, 3, 5, 4, 6), (1, 8, 4, 7, 3)] {
+                let inputs = [uniform(&[b, ci, h, w], 1)?, uniform(&[ci, co, 2, 2], 2)?, uniform(&[co], 3)?];
+                compare("transposed convolution", &inputs, &[0], dtype, |t| {
+                    Ok(vec![crate::conv_transpose2d_2x2(&t[0], &t[1], &t[2], F32Math::Exact)?])
+                })?;
+            }
+            for (ci, co, k, stride, padding) in [(4, 8, 3, 1, 1), (8, 4, 3, 2, 1), (3, 8, 7, 2, 3), (4, 8, 1, 2, 0)] {
+                let inputs = [uniform(&[2, ci, 12, 14], 1)?, uniform(&[co, ci, k, k], 2)?];
+                compare("convolution", &inputs, &[0], dtype, |t| Ok(vec![Conv2d::new(stride, padding).forward(&t[0], &t[1])?]))?;
+            }
+        }
+        Ok(())
+    }
+}

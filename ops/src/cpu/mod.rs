@@ -1,0 +1,104 @@
+//! What the CPU paths share: flat views of tensors, fresh buffers that are not cleared first, and pooled scratch.
+
+pub(crate) mod simd;
+
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// The elements of a contiguous float32 storage.
+pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("{op}: expected a contiguous tensor, found {layout:?}") };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// Calls `f` with the elements of a float32 CPU tensor, which is copied first where it is not contiguous.
+pub(crate) fn with_f32<R>(tensor: &Tensor, op: &str, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(contiguous_f32(storage, layout, op)?),
+        _ => bail!("{op}: expected a tensor on the CPU"),
+    }
+}
+
+/// A float32 CPU tensor that owns `data`.
+pub(crate) fn tensor_from(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    let shape = shape.into();
+    Tensor::from_vec(data, shape, &candle_core::Device::Cpu)
+}
+
+/// A pointer that may be handed to several threads which write disjoint elements.
+#[derive(Clone, Copy)]
+pub(crate) struct SendPtr(*mut f32);
+
+// SAFETY: the users of `SendPtr` write disjoint ranges from different threads, and read none that another thread writes.
+unsafe impl Send for SendPtr {}
+// SAFETY: as above.
+unsafe impl Sync for SendPtr {}
+
+impl SendPtr {
+    /// Wraps the start of a buffer.
+    pub(crate) fn new(ptr: *mut f32) -> Self {
+        Self(ptr)
+    }
+
+    /// The pointer `offset` elements on.
+    ///
+    /// # Safety
+    /// `offset` lies within the buffer.
+    pub(crate) unsafe fn add(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+
+    /// The elements `offset..offset + len`, to write.
+    ///
+    /// # Safety
+    /// The range lies within the buffer, is initialised where it is read, and no other thread touches it meanwhile.
+    pub(crate) unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), len) }
+    }
+}
+
+/// A vector of `len` elements that `fill` writes, every one of them, through the pointer it gets.
+///
+/// # Safety
+/// `fill` writes every element.
+pub(crate) unsafe fn filled_vec(len: usize, fill: impl FnOnce(SendPtr)) -> Vec<f32> {
+    let mut data: Vec<f32> = Vec::with_capacity(len);
+    fill(SendPtr::new(data.as_mut_ptr()));
+    // SAFETY: the capacity is at least `len` and the caller promises that `fill` wrote all elements.
+    unsafe { data.set_len(len) };
+    data
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with a buffer of `len` floats of this thread, of any content. Buffers are kept for the next call, so that their pages are touched once.
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    // The buffer is taken out while it is in use: a task that rayon runs on this thread meanwhile gets another.
+    let mut buffer = SCRATCH.with(|pool| pool.borrow_mut().pop()).unwrap_or_default();
+    // 16 floats of slack: the slice starts on a 64-byte boundary.
+    if buffer.len() < len + 16 {
+        buffer = vec![0.0; len + 16];
+    }
+    let skip = buffer.as_ptr().align_offset(64).min(16);
+    let result = f(&mut buffer[skip..skip + len]);
+    SCRATCH.with(|pool| pool.borrow_mut().push(buffer));
+    result
+}
+
+/// The sum of the parts of `len` elements each that `parts` holds one after another, in their order.
+pub(crate) fn sum_parts(parts: &[f32], len: usize) -> Vec<f32> {
+    let mut sum = vec![0.0f32; len];
+    for part in parts.chunks_exact(len) {
+        for (s, p) in sum.iter_mut().zip(part) {
+            *s += p;
+        }
+    }
+    sum
+}

@@ -1,0 +1,137 @@
+//! A GPU's memory as kernels see it: tensors that they read, and fresh memory that they fill.
+
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::launch_args::Arg;
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, StorageRef, Tensor, bail};
+
+/// A contiguous tensor's memory for as long as a launch needs it.
+pub(crate) struct Input<'a> {
+    pointer: u64,
+    _storage: StorageRef<'a>,
+}
+
+impl<'a> Input<'a> {
+    /// # Errors
+    /// If the tensor is not contiguous.
+    pub(crate) fn new(tensor: &'a Tensor) -> Result<Self> {
+        if !tensor.is_contiguous() {
+            bail!("expected a contiguous tensor, found {:?}", tensor.layout());
+        }
+        Self::strided(tensor)
+    }
+
+    /// As [`Self::new`], of any strides: the address of the first element.
+    pub(crate) fn strided(tensor: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let pointer = address(&storage)? + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64;
+        Ok(Self { pointer, _storage: storage })
+    }
+
+    pub(crate) fn arg(&self) -> Arg<'static> {
+        Arg::Pointer(self.pointer)
+    }
+
+    /// The address of the first element.
+    pub(crate) fn pointer(&self) -> u64 {
+        self.pointer
+    }
+
+    /// Whether four elements of `dtype` can be moved as one.
+    pub(crate) fn is_aligned(&self, dtype: DType) -> bool {
+        self.pointer.is_multiple_of(4 * dtype.size_in_bytes() as u64)
+    }
+}
+
+/// The address of a storage's first element.
+fn address(storage: &Storage) -> Result<u64> {
+    Ok(match storage {
+        Storage::Cpu(storage) => match storage {
+            CpuStorage::U8(data) => data.as_ptr() as u64,
+            CpuStorage::U32(data) => data.as_ptr() as u64,
+            CpuStorage::I64(data) => data.as_ptr() as u64,
+            CpuStorage::BF16(data) => data.as_ptr() as u64,
+            CpuStorage::F16(data) => data.as_ptr() as u64,
+            CpuStorage::F32(data) => data.as_ptr() as u64,
+            CpuStorage::F64(data) => data.as_ptr() as u64,
+            _ => bail!("a kernel was given numbers of a format that it does not know"),
+        },
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(storage) => cuda::address(storage)?,
+        _ => bail!("a kernel was given memory that is not the GPU's"),
+    })
+}
+
+/// Fresh memory that a kernel fills.
+pub(crate) struct Output {
+    storage: Storage,
+    shape: Shape,
+    pointer: u64,
+}
+
+impl Output {
+    /// Memory of unspecified content; see [`super::Gpu::output`].
+    pub(super) fn unwritten(device: &Device, dtype: DType, shape: Shape) -> Result<Self> {
+        let len = shape.elem_count();
+        let storage = match device {
+            Device::Cpu => Storage::Cpu(match dtype {
+                DType::U8 => CpuStorage::U8(vec![0xff; len]),
+                DType::F32 => CpuStorage::F32(vec![f32::NAN; len]),
+                DType::F64 => CpuStorage::F64(vec![f64::NAN; len]),
+                DType::BF16 => CpuStorage::BF16(vec![half::bf16::NAN; len]),
+                DType::F16 => CpuStorage::F16(vec![half::f16::NAN; len]),
+                other => bail!("no kernel makes {other:?}"),
+            }),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => Storage::Cuda(cuda::empty(device, dtype, len)?),
+            _ => bail!("the kernels are not part of this build"),
+        };
+        Self::of_storage(storage, shape)
+    }
+
+    /// A storage that was made elsewhere.
+    pub(crate) fn of_storage(storage: Storage, shape: Shape) -> Result<Self> {
+        let pointer = address(&storage)?;
+        Ok(Self { storage, shape, pointer })
+    }
+
+    /// The values of a contiguous tensor on the CPU.
+    pub(crate) fn copy_of(tensor: &Tensor) -> Result<Self> {
+        let storage = match &*tensor.storage_and_layout().0 {
+            Storage::Cpu(storage) => Storage::Cpu(storage.clone()),
+            _ => bail!("expected a tensor on the CPU"),
+        };
+        Self::of_storage(storage, tensor.shape().clone())
+    }
+
+    pub(crate) fn arg(&self) -> Arg<'static> {
+        Arg::Pointer(self.pointer)
+    }
+
+    /// The same memory as another shape of as many elements.
+    pub(crate) fn reshape(mut self, shape: impl Into<Shape>) -> Self {
+        self.shape = shape.into();
+        self
+    }
+
+    /// The memory as a tensor without a graph.
+    pub(crate) fn tensor(self) -> Tensor {
+        Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), false)
+    }
+
+    /// Elements.
+    pub(crate) fn len(&self) -> usize {
+        self.shape.elem_count()
+    }
+
+    /// Storage and shape, for a node of the graph.
+    pub(crate) fn into_parts(self) -> (Storage, Shape) {
+        (self.storage, self.shape)
+    }
+}
+
+/// Contiguous tensors as arguments.
+pub(crate) fn args_of(tensors: &[&Tensor]) -> Result<Vec<Arg<'static>>> {
+    tensors.iter().map(|tensor| Ok(Input::new(tensor)?.arg())).collect()
+}

@@ -1,0 +1,106 @@
+//! The copies of [`super`] on a CUDA device.
+
+use std::sync::Arc;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr, PinnedHostSlice, result};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, CudaStorage, Device, Result, Storage, Tensor};
+
+/// Parts of a copy start at multiples of this many bytes.
+const ALIGNMENT: usize = 256;
+
+/// Two buffers and the stream that fills them.
+pub(crate) struct Copier {
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
+    slots: [Option<Slot>; 2],
+    next: usize,
+}
+
+/// Memory on both sides of a copy.
+struct Slot {
+    pinned: PinnedHostSlice<u8>,
+    /// `[capacity]`, of which the parts are views.
+    memory: Tensor,
+    address: u64,
+    /// The copy is done: the pinned side may be written.
+    copied: CudaEvent,
+    /// Whoever reads the device's side was queued before: once it has passed, that side may be written.
+    consumed: CudaEvent,
+}
+
+impl Copier {
+    /// `None` where the device is no GPU.
+    pub(crate) fn new(device: &Device) -> Result<Option<Self>> {
+        let Device::Cuda(device) = device else { return Ok(None) };
+        let stream = device.cuda_stream().context().new_stream().w()?;
+        Ok(Some(Self { device: device.clone(), stream, slots: [None, None], next: 0 }))
+    }
+
+    /// As [`super::Staging::upload`].
+    pub(crate) fn upload(&mut self, parts: &[&[u8]]) -> Result<Vec<Tensor>> {
+        let compute = self.device.cuda_stream();
+        let mut starts = Vec::with_capacity(parts.len());
+        let mut total = 0;
+        for part in parts {
+            starts.push(total);
+            total += part.len().next_multiple_of(ALIGNMENT);
+        }
+        self.next = 1 - self.next;
+        let slot = &mut self.slots[self.next];
+        if slot.as_ref().is_none_or(|slot| slot.memory.elem_count() < total) {
+            if let Some(old) = slot.take() {
+                old.consumed.synchronize().w()?;
+                old.copied.synchronize().w()?;
+            }
+            *slot = Some(Slot::new(&self.device, &compute, total.max(1))?);
+        }
+        let Some(slot) = slot else { candle_core::bail!("no buffer for a copy") };
+        // The pinned side is written by this thread: wait until the copy before, two uploads ago, has left it.
+        slot.copied.synchronize().w()?;
+        let pinned = slot.pinned.as_mut_slice().w()?;
+        for (part, &start) in parts.iter().zip(&starts) {
+            pinned[start..start + part.len()].copy_from_slice(part);
+        }
+        self.stream.wait(&slot.consumed).w()?;
+        // SAFETY: the device's side is as long as the pinned one and is neither read nor written by other work in flight, for which the stream
+        // now waits; the pinned side stays until `copied` has passed.
+        unsafe { result::memcpy_htod_async(slot.address, &pinned[..total], self.stream.cu_stream()) }.w()?;
+        slot.copied.record(&self.stream).w()?;
+        compute.wait(&slot.copied).w()?;
+        parts.iter().zip(&starts).map(|(part, &start)| slot.memory.narrow(0, start, part.len())).collect()
+    }
+
+    /// As [`super::Staging::consumed`].
+    pub(crate) fn consumed(&mut self) -> Result<()> {
+        if let Some(slot) = &self.slots[self.next] {
+            slot.consumed.record(&self.device.cuda_stream()).w()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Copier {
+    fn drop(&mut self) {
+        // The pinned memory must outlive the copies from it; there is no one left to tell of an error.
+        let _ = self.stream.synchronize();
+    }
+}
+
+impl Slot {
+    fn new(device: &CudaDevice, compute: &CudaStream, capacity: usize) -> Result<Self> {
+        let context = compute.context();
+        let slice: CudaSlice<u8> = device.alloc_zeros::<u8>(capacity)?;
+        let address = slice.device_ptr(compute).0;
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone()));
+        let memory = Tensor::from_storage(storage, capacity, BackpropOp::none(), false);
+        // SAFETY: the bytes of a copy are written before it starts; what lies between the parts is never looked at.
+        let pinned = unsafe { context.alloc_pinned::<u8>(capacity) }.w()?;
+        let (copied, consumed) = (context.new_event(None).w()?, context.new_event(None).w()?);
+        // The memory was allocated in the order of the compute stream: copies into it come after that.
+        consumed.record(compute).w()?;
+        copied.record(compute).w()?;
+        Ok(Self { pinned, memory, address, copied, consumed })
+    }
+}

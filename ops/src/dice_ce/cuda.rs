@@ -1,0 +1,127 @@
+//! The loss of equation (4) and its gradient on a GPU, without a number that the host waits for.
+
+use candle_core::{DType, Result, Tensor};
+
+use super::LossParts;
+use crate::device::{Arg, Gpu, Grid, Input, Node, args_of, parameters, suffix};
+
+const MODULE: &str = "dice_ce";
+/// Classes that a kernel takes.
+pub(super) const CLASSES: usize = 32;
+/// Blocks that share the sums.
+const BLOCKS: usize = 264;
+
+/// As [`super::dice_ce`].
+pub(super) fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64) -> Result<LossParts> {
+    let logits = logits.contiguous()?;
+    let labels = labels.to_dtype(DType::U8)?.contiguous()?;
+    let (b, classes, h, w) = logits.dims4()?;
+    let gpu = Gpu::of(&logits);
+    let sizes = [b, classes, h * w].map(|n| Arg::Int(n as i32));
+    let values = 1 + 3 * classes;
+    let partial = gpu.output(DType::F64, (BLOCKS, values))?;
+    let args = [&[Input::new(&logits)?.arg(), Input::new(&labels)?.arg(), partial.arg()][..], &sizes].concat();
+    let grid = Grid::blocks([BLOCKS as u32, 1, 1]);
+    let kernel = format!("dice_ce_sums_{}", suffix(logits.dtype())?);
+    // SAFETY: logits [b, classes, h·w], a byte for each pixel, and `values` float64 numbers for each block.
+    unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
+    let (losses, total) = (gpu.output(DType::F32, 4 + 2 * classes)?, gpu.output(DType::F32, ())?);
+    let args = [
+        partial.arg(),
+        losses.arg(),
+        total.arg(),
+        Arg::Int(BLOCKS as i32),
+        Arg::Int(classes as i32),
+        Arg::Double((b * h * w) as f64),
+        Arg::Double(lambda),
+        Arg::Double(smooth),
+    ];
+    let grid = Grid { blocks: [1, 1, 1], threads: 128, shared_bytes: (values * 8) as u32 };
+    // SAFETY: what the kernel before filled; four losses and two numbers for each class, and a scalar; `values` float64 numbers are shared.
+    unsafe { gpu.launch(MODULE, "dice_ce_losses", grid, &args)? };
+    let losses = losses.tensor();
+    let (ce, dice) = (losses.get(1)?, losses.get(2)?);
+    let total = Node::tensor("dice-ce", total, &[&logits], move |inputs, _, grad| {
+        let logits = inputs[0];
+        let (b, classes, h, w) = logits.dims4()?;
+        let gpu = Gpu::of(logits);
+        let out = gpu.output(logits.dtype(), logits.shape())?;
+        let upstream = parameters(grad)?;
+        let mut args = args_of(&[logits, &labels, &losses, &upstream])?;
+        args.push(out.arg());
+        args.extend([b, classes, h * w].map(|n| Arg::Int(n as i32)));
+        let kernel = format!("dice_ce_gradient_{}", suffix(logits.dtype())?);
+        // SAFETY: as above, with the gradient of the total, a scalar, and a result as the logits.
+        unsafe { gpu.launch(MODULE, &kernel, Grid::over(b * h * w), &args)? };
+        Ok([Some(out.tensor()), None, None])
+    })?;
+    Ok(LossParts { total, ce, dice })
+}
+
+#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+mod tests {
+    use candle_core::{DType, Device, Result, Tensor, Var};
+
+    use super::super::dice_ce;
+    use crate::testing::kernels::{FORMATS, assert_close, on_device, to_cpu, tolerance};
+    use crate::testing::uniform;
+
+    /// The loss written out from the published code's definition, in float64.
+    fn dice_ce_reference(logits: &Tensor, labels: &[u8], lambda: f64) -> Result<Tensor> {
+        let (b, c, h, w) = logits.dims4()?;
+        let one_hot: Vec<f64> = (0..b * c * h * w)
+            .map(|i| f64::from(u8::from(usize::from(labels[i / (c * h * w) * h * w + i % (h * w)]) == i / (h * w) % c)))
+            .collect();
+        let t = Tensor::from_vec(one_hot, (b, c, h, w), &Device::Cpu)?;
+        let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
+        let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
+        let p = log_p.exp()?;
+        let ce = ((&log_p * &t)?.sum_all()? * (-1.0 / (b * h * w) as f64))?;
+        let per_class = |x: Tensor| x.transpose(0, 1)?.reshape((c, ()))?.sum(1);
+        let numerator = ((per_class((&p * &t)?)? * 2.0)? + 1e-5)?;
+        let denominator = ((per_class(p.sqr()?)? + per_class(t)?)? + 1e-5)?;
+        let dice = (1.0 - (numerator / denominator)?.mean_all()?)?;
+        let total = ((&ce * (1.0 - lambda))? + (&dice * lambda)?)?;
+        Tensor::stack(&[total, ce, dice], 0)
+    }
+
+    #[test]
+    fn the_loss_and_its_gradient() -> Result<()> {
+        for dtype in FORMATS {
+            for (b, c, h, w) in [(2, 9, 14, 14), (1, 2, 3, 5), (3, 32, 8, 9)] {
+                let logits = (uniform(&[b, c, h, w], 1)? * 4.0)?.to_dtype(dtype)?;
+                // The last class never occurs.
+                let labels: Vec<u8> = uniform(&[b * h * w], 2)?
+                    .to_vec1::<f32>()?
+                    .iter()
+                    .map(|x| ((x + 1.0) / 2.0 * (c as f32 - 1.0)) as u8)
+                    .collect();
+                for lambda in [0.0, 0.8, 1.0] {
+                    let wide = Var::from_tensor(&logits.to_dtype(DType::F64)?)?;
+                    let want = dice_ce_reference(wide.as_tensor(), &labels, lambda)?;
+                    let want_grad = (want.get(0)? * 3.0)?.backward()?;
+                    on_device(|device| {
+                        let logits = Var::from_tensor(&logits.to_device(device)?)?;
+                        let labels = Tensor::from_slice(&labels, (b, h, w), device)?;
+                        let found = dice_ce(logits.as_tensor(), &labels, lambda, 1e-5)?;
+                        let losses = Tensor::stack(&[&found.total.detach(), &found.ce, &found.dice], 0)?;
+                        let loss = found.total;
+                        assert_close("losses", &losses, &want, 2e-6)?;
+                        assert_close("the loss", &loss, &want.get(0)?, 2e-6)?;
+                        let grad = (loss * 3.0)?.backward()?;
+                        let (Some(got), Some(want)) = (grad.get(&logits), want_grad.get(&wide)) else { panic!("no gradient") };
+                        assert_close("the loss's gradient", got, want, tolerance(dtype))
+                    })?;
+                }
+            }
+        }
+        on_device(|device| {
+            let logits = uniform(&[1, 3, 2, 2], 1)?.to_device(device)?;
+            let labels = Tensor::new(&[[[0u8, 1], [2, 3]]], device)?;
+            let found = dice_ce(&logits, &labels, 0.8, 1e-5)?;
+            let losses = to_cpu(&Tensor::stack(&[found.total, found.ce], 0)?)?.to_vec1::<f32>()?;
+            assert!(losses[0].is_nan() && losses[1].is_nan(), "a label that is no class: {losses:?}");
+            Ok(())
+        })
+    }
+}

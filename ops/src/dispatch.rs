@@ -1,0 +1,27 @@
+//! Which of its paths an operation takes: the one place that asks where tensors live.
+
+use candle_core::{DType, Tensor};
+
+use crate::device;
+
+/// How an operation is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// By kernels on the GPU that holds the tensors: the operation's `cuda.rs`.
+    Cuda,
+    /// By the processor, in float32: the operation's `cpu.rs`.
+    Cpu,
+    /// By candle's own operations, for other number formats and devices.
+    Composed,
+}
+
+/// The path of an operation on these tensors.
+pub(crate) fn path(tensors: &[&Tensor]) -> Path {
+    if device::runs_on(tensors) {
+        Path::Cuda
+    } else if tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32) {
+        Path::Cpu
+    } else {
+        Path::Composed
+    }
+}

@@ -1,0 +1,108 @@
+//! Sums with an activation, and the gate's sum, on a GPU.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::device::{Arg, Gpu, Grid, Input, Node, map, parameters, suffix};
+use crate::partial_sums::sum_partials;
+
+const MODULE: &str = "elementwise";
+/// Blocks that share a sum over everything.
+const SUM_BLOCKS: usize = 256;
+
+/// As [`super::add_relu`].
+pub(super) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    // SAFETY: `add_relu` maps two inputs.
+    let y = unsafe { map(MODULE, "add_relu", &[&a, &b], None)? };
+    Node::tensor("add-relu", y, &[&a, &b], |inputs, res, grad| {
+        let grad = relu_backward(res, grad)?;
+        Ok([inputs[0].track_op().then(|| grad.clone()), inputs[1].track_op().then_some(grad), None])
+    })
+}
+
+/// As [`super::relu_backward`].
+pub(super) fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    // SAFETY: `relu_backward` maps the result and its gradient.
+    Ok(unsafe { map(MODULE, "relu_backward", &[&res.contiguous()?, &grad.contiguous()?], None)? }.tensor())
+}
+
+/// As [`super::relu_backward_sum`].
+pub(super) fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    // SAFETY: `relu_backward_sum` maps the result and two gradients.
+    Ok(unsafe { map(MODULE, "relu_backward_sum", &[&res.contiguous()?, &a.contiguous()?, &b.contiguous()?], None)? }.tensor())
+}
+
+/// As [`super::mix`].
+pub(super) fn mix(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    let (sam, cnn) = (sam.contiguous()?, cnn.contiguous()?);
+    // SAFETY: `mix` maps two inputs with a scalar.
+    let y = unsafe { map(MODULE, "mix", &[&sam, &cnn], Some(&parameters(gate)?))? };
+    Node::tensor("gate", y, &[&sam, &cnn, gate], |inputs, _, grad| {
+        let &[sam, cnn, gate] = inputs else { bail!("gate: expected three inputs") };
+        let (grad, share) = (grad.contiguous()?, parameters(gate)?);
+        let of_sam = || grad.broadcast_mul(&share.to_dtype(grad.dtype())?);
+        let of_cnn = || -> Result<Tensor> {
+            // SAFETY: `mix_backward_cnn` maps the gradient with a scalar.
+            Ok(unsafe { map(MODULE, "mix_backward_cnn", &[&grad], Some(&share))? }.tensor())
+        };
+        let of_gate = || mix_backward_gate(&grad, sam, cnn)?.reshape(gate.shape())?.to_dtype(gate.dtype());
+        Ok([
+            sam.track_op().then(of_sam).transpose()?,
+            cnn.track_op().then(of_cnn).transpose()?,
+            gate.track_op().then(of_gate).transpose()?,
+        ])
+    })
+}
+
+fn mix_backward_gate(grad: &Tensor, sam: &Tensor, cnn: &Tensor) -> Result<Tensor> {
+    let gpu = Gpu::of(grad);
+    let partial = gpu.output(DType::F64, SUM_BLOCKS)?;
+    let n = Arg::Size(grad.elem_count() as u64);
+    let args = [Input::new(grad)?.arg(), Input::new(sam)?.arg(), Input::new(cnn)?.arg(), partial.arg(), n];
+    let (kernel, grid) = (format!("mix_backward_gate_{}", suffix(grad.dtype())?), Grid::blocks([SUM_BLOCKS as u32, 1, 1]));
+    // SAFETY: three tensors of `n` elements of one format, and a float64 number for each block.
+    unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
+    sum_partials(&gpu, &partial, 1)
+}
+
+#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+mod tests {
+    use candle_core::{Device, Result, Tensor};
+
+    use crate::testing::kernels::{FORMATS, compare, on_device, to_cpu};
+    use crate::testing::uniform;
+
+    #[test]
+    fn elementwise_passes() -> Result<()> {
+        for dtype in FORMATS {
+            for n in [1, 5, 4096, 3 * 1023] {
+                let inputs = [(uniform(&[n], 1)? * 4.0)?, uniform(&[n], 2)?, uniform(&[n], 3)?, uniform(&[1], 4)?];
+                let (one, two) = (&inputs[..1], &inputs[..2]);
+                // Beside a value of 4: GELU's error is one of the input's size, not of the result's, which may be near zero.
+                let one = &[Tensor::cat(&[&one[0], &Tensor::new(&[4.0f32], &Device::Cpu)?], 0)?];
+                compare("gelu", one, &[0], dtype, |t| Ok(vec![crate::gelu(&t[0])?]))?;
+                compare("add-relu", two, &[0, 1], dtype, |t| Ok(vec![crate::add_relu(&t[0], &t[1])?]))?;
+                compare("mix", &[&inputs[1..3], &inputs[3..]].concat(), &[0, 1], dtype, |t| {
+                    Ok(vec![crate::mix(&t[0], &t[1], &t[2])?])
+                })?;
+                compare("relu backward", &inputs[..3], &[0, 1, 2], dtype, |t| {
+                    let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
+                    let sum = crate::relu_backward_sum(&t[0], &t[1], &t[2])?;
+                    Ok(vec![crate::relu_backward(&t[0], &t[1])?, sum])
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn not_a_number_stays_one() -> Result<()> {
+        let x = Tensor::new(&[f32::NAN, -1.0, 2.0], &Device::Cpu)?;
+        on_device(|device| {
+            let x = x.to_device(device)?;
+            let y = to_cpu(&crate::add_relu(&x, &x)?)?.to_vec1::<f32>()?;
+            assert!(y[0].is_nan() && y[1..] == [0.0, 4.0], "{y:?}");
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! Image resampling as SciPy and PyTorch do it.
+
+pub mod bicubic;
+pub mod ndimage;

@@ -1,0 +1,139 @@
+// Layer norm over the last axis and over the channels of an image; the reference is norm.rs.
+#include "device/common.cuh"
+
+// Mean and 1/sqrt(variance + eps) of a row that a warp reads together.
+template <typename Get>
+__device__ __forceinline__ void row_statistics(int c, float eps, Get get, float& mean, float& inverse) {
+    float sum = 0.0f;
+    for (int i = lane_index(); i < c; i += 32) sum += get(i);
+    mean = warp_sum(sum) / c;
+    float squares = 0.0f;
+    for (int i = lane_index(); i < c; i += 32) {
+        float d = get(i) - mean;
+        squares += d * d;
+    }
+    inverse = 1.0f / sqrtf(warp_sum(squares) / c + eps);
+}
+
+// The row of this warp: blockDim.x/32 rows a block.
+__device__ __forceinline__ int row_index() { return blockIdx.x * (blockDim.x >> 5) + warp_index(); }
+
+// Thread (channel blockIdx.y) sums over this block's share of b·hw pixels: what the gradients of layer_norm_2d's weight and bias need.
+template <typename T>
+__device__ void channel_gradient_sums(const T* x, const T* g, const float* statistics, double* partial, int b, int c, int hw) {
+    int pixels = b * hw;
+    int share = (pixels + gridDim.x - 1) / gridDim.x;
+    int begin = blockIdx.x * share, end = begin + share < pixels ? begin + share : pixels;
+    float of_weight = 0.0f, of_bias = 0.0f;
+    for (int pixel = begin + threadIdx.x; pixel < end; pixel += blockDim.x) {
+        size_t at = (static_cast<size_t>(pixel / hw) * c + blockIdx.y) * hw + pixel % hw;
+        float d = to_float(g[at]);
+        of_bias += d;
+        of_weight += d * (to_float(x[at]) - statistics[pixel]) * statistics[pixels + pixel];
+    }
+    double weight_total = block_sum(static_cast<double>(of_weight));
+    double bias_total = block_sum(static_cast<double>(of_bias));
+    if (threadIdx.x == 0) {
+        partial[static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x] = weight_total;
+        partial[static_cast<size_t>(c + blockIdx.y) * gridDim.x + blockIdx.x] = bias_total;
+    }
+}
+
+#define DEFINE(T, suffix)                                                                                                              \
+    /* y = norm(x)·weight + bias, of rows [rows, c]. One warp per row. */                                                                \
+    KERNEL(layer_norm_##suffix, (const T* x, const float* weight, const float* bias, T* y, int rows, int c, float eps)) {              \
+        int row = row_index();                                                                                                         \
+        if (row >= rows) return;                                                                                                       \
+        const T* in = x + static_cast<size_t>(row) * c;                                                                                \
+        float mean, inverse;                                                                                                           \
+        row_statistics(c, eps, [&](int i) { return to_float(in[i]); }, mean, inverse);                                                 \
+        for (int i = lane_index(); i < c; i += 32) {                                                                                   \
+            y[static_cast<size_t>(row) * c + i] = from_float<T>((to_float(in[i]) - mean) * inverse * weight[i] + bias[i]);             \
+        }                                                                                                                              \
+    }                                                                                                                                  \
+    KERNEL(layer_norm_backward_##suffix, (const T* x, const float* weight, const T* g, T* grad, int rows, int c, float eps)) {         \
+        int row = row_index();                                                                                                         \
+        if (row >= rows) return;                                                                                                       \
+        const T* in = x + static_cast<size_t>(row) * c;                                                                                \
+        const T* d = g + static_cast<size_t>(row) * c;                                                                                 \
+        float mean, inverse, sum = 0.0f, dot = 0.0f;                                                                                   \
+        row_statistics(c, eps, [&](int i) { return to_float(in[i]); }, mean, inverse);                                                 \
+        for (int i = lane_index(); i < c; i += 32) {                                                                                   \
+            float scaled = to_float(d[i]) * weight[i];                                                                                 \
+            sum += scaled;                                                                                                             \
+            dot += scaled * (to_float(in[i]) - mean) * inverse;                                                                        \
+        }                                                                                                                              \
+        sum = warp_sum(sum) / c;                                                                                                       \
+        dot = warp_sum(dot) / c;                                                                                                       \
+        for (int i = lane_index(); i < c; i += 32) {                                                                                   \
+            float normalised = (to_float(in[i]) - mean) * inverse;                                                                     \
+            grad[static_cast<size_t>(row) * c + i] = from_float<T>((to_float(d[i]) * weight[i] - sum - normalised * dot) * inverse);   \
+        }                                                                                                                              \
+    }                                                                                                                                  \
+    /* x += delta + added (absent where null), then y = norm(x): a layer's bias, the residual sum and the next norm in one pass. */    \
+    KERNEL(add_layer_norm_##suffix, (float* x, const T* delta, const float* added, const float* weight, const float* bias, T* y,       \
+                                     int rows, int c, float eps)) {                                                                    \
+        int row = row_index();                                                                                                         \
+        if (row >= rows) return;                                                                                                       \
+        float* in = x + static_cast<size_t>(row) * c;                                                                                  \
+        for (int i = lane_index(); i < c; i += 32) {                                                                                   \
+            in[i] += (delta != nullptr ? to_float(delta[static_cast<size_t>(row) * c + i]) : 0.0f) + (added != nullptr ? added[i] : 0.0f); \
+        }                                                                                                                              \
+        /* Each lane reads again what it wrote itself. */                                                                              \
+        float mean, inverse;                                                                                                           \
+        row_statistics(c, eps, [&](int i) { return in[i]; }, mean, inverse);                                                           \
+        for (int i = lane_index(); i < c; i += 32) {                                                                                   \
+            y[static_cast<size_t>(row) * c + i] = from_float<T>((in[i] - mean) * inverse * weight[i] + bias[i]);                       \
+        }                                                                                                                              \
+    }                                                                                                                                  \
+    /* Over the channels of [b, c, hw], one thread per pixel. */                                                                         \
+    KERNEL(layer_norm_2d_##suffix, (const T* x, const float* weight, const float* bias, T* y, int b, int c, int hw, float eps)) {      \
+        int pixel = blockIdx.x * blockDim.x + threadIdx.x;                                                                             \
+        if (pixel >= b * hw) return;                                                                                                   \
+        size_t start = static_cast<size_t>(pixel / hw) * c * hw + pixel % hw;                                                          \
+        float mean = 0.0f, squares = 0.0f;                                                                                             \
+        for (int i = 0; i < c; ++i) mean += to_float(x[start + static_cast<size_t>(i) * hw]);                                          \
+        mean /= c;                                                                                                                     \
+        for (int i = 0; i < c; ++i) {                                                                                                  \
+            float d = to_float(x[start + static_cast<size_t>(i) * hw]) - mean;                                                         \
+            squares += d * d;                                                                                                          \
+        }                                                                                                                              \
+        float inverse = 1.0f / sqrtf(squares / c + eps);                                                                               \
+        for (int i = 0; i < c; ++i) {                                                                                                  \
+            size_t at = start + static_cast<size_t>(i) * hw;                                                                           \
+            y[at] = from_float<T>((to_float(x[at]) - mean) * inverse * weight[i] + bias[i]);                                           \
+        }                                                                                                                              \
+    }                                                                                                                                  \
+    /* The gradient of x, and statistics [2, b·hw] (mean, inverse deviation) for the sums below. */                                    \
+    KERNEL(layer_norm_2d_backward_##suffix, (const T* x, const float* weight, const T* g, T* grad, float* statistics, int b, int c,    \
+                                             int hw, float eps)) {                                                                     \
+        int pixel = blockIdx.x * blockDim.x + threadIdx.x;                                                                             \
+        if (pixel >= b * hw) return;                                                                                                   \
+        size_t start = static_cast<size_t>(pixel / hw) * c * hw + pixel % hw;                                                          \
+        float mean = 0.0f, squares = 0.0f, sum = 0.0f, dot = 0.0f;                                                                     \
+        for (int i = 0; i < c; ++i) mean += to_float(x[start + static_cast<size_t>(i) * hw]);                                          \
+        mean /= c;                                                                                                                     \
+        for (int i = 0; i < c; ++i) {                                                                                                  \
+            size_t at = start + static_cast<size_t>(i) * hw;                                                                           \
+            float d = to_float(x[at]) - mean, scaled = to_float(g[at]) * weight[i];                                                    \
+            squares += d * d;                                                                                                          \
+            sum += scaled;                                                                                                             \
+            dot += scaled * d;                                                                                                         \
+        }                                                                                                                              \
+        float inverse = 1.0f / sqrtf(squares / c + eps);                                                                               \
+        sum /= c;                                                                                                                      \
+        dot *= inverse / c;                                                                                                            \
+        for (int i = 0; i < c; ++i) {                                                                                                  \
+            size_t at = start + static_cast<size_t>(i) * hw;                                                                           \
+            float normalised = (to_float(x[at]) - mean) * inverse;                                                                     \
+            grad[at] = from_float<T>((to_float(g[at]) * weight[i] - sum - normalised * dot) * inverse);                                \
+        }                                                                                                                              \
+        statistics[pixel] = mean;                                                                                                      \
+        statistics[b * hw + pixel] = inverse;                                                                                          \
+    }                                                                                                                                  \
+    /* partial [2c, gridDim.x]: the gradients of the weight and then of the bias. */                                                   \
+    KERNEL(layer_norm_2d_sums_##suffix, (const T* x, const T* g, const float* statistics, double* partial, int b, int c, int hw)) {    \
+        channel_gradient_sums(x, g, statistics, partial, b, c, hw);                                                                    \
+    }
+FOR_EACH_TYPE(DEFINE)
+#undef DEFINE

@@ -1,0 +1,116 @@
+//! The linear layer on a GPU: a matrix product by the device's library, and the bias in place.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::device::{Arg, F32Math, Gpu, Gradients, Grid, Input, Node, Output, matmul, parameters, suffix};
+
+const MODULE: &str = "linear";
+
+/// As [`super::linear`]. The weight is brought to the input's number format, its gradient is of its own.
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, math: F32Math) -> Result<Tensor> {
+    let backward = move |inputs: &[&Tensor], _: &Tensor, grad: &Tensor| gradients(inputs, grad, math);
+    match bias {
+        // Another bias for each row.
+        Some(table) if table.rank() == 2 => {
+            let y = Node::tensor("linear", product(x, weight, None, Activation::None, math)?, &[x, weight], backward)?;
+            y.broadcast_add(&table.to_dtype(x.dtype())?)
+        }
+        Some(bias) => {
+            let y = product(x, weight, Some(bias), Activation::None, math)?;
+            Node::tensor("linear", y, &[x, weight, bias], backward)
+        }
+        None => Node::tensor("linear", product(x, weight, None, Activation::None, math)?, &[x, weight], backward),
+    }
+}
+
+/// What follows the bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    None,
+    Gelu,
+}
+
+/// `act(x·weightᵀ + bias)` without a graph; no activation without a bias.
+pub(crate) fn product(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    math: F32Math,
+) -> Result<Output> {
+    let (out_features, in_features) = weight.dims2()?;
+    let rows = x.detach().contiguous()?.reshape(((), in_features))?;
+    let y = crate::device::product(&rows, &weight.detach().to_dtype(x.dtype())?.contiguous()?.t()?, math)?; // [n, out]
+    if let Some(bias) = bias {
+        add_bias(&Gpu::of(x), &y, x.dtype(), bias, activation)?;
+    }
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = out_features;
+    }
+    Ok(y.reshape(dims))
+}
+
+/// Adds a bias `[c]` to every row of a fresh `[.., c]` of type `dtype`, in place.
+fn add_bias(gpu: &Gpu, x: &Output, dtype: DType, bias: &Tensor, activation: Activation) -> Result<()> {
+    let (n, bias) = (x.len(), parameters(bias)?);
+    let args = [
+        x.arg(),
+        Input::new(&bias)?.arg(),
+        Arg::Size(n as u64),
+        Arg::Int(bias.elem_count() as i32),
+        Arg::Int(i32::from(activation == Activation::Gelu)),
+    ];
+    // SAFETY: `x` has `n` elements of the format, the bias as many float32 numbers as it says.
+    unsafe { gpu.launch(MODULE, &format!("add_bias_{}", suffix(dtype)?), Grid::over(n), &args) }
+}
+
+fn gradients(inputs: &[&Tensor], grad: &Tensor, math: F32Math) -> Result<Gradients> {
+    let &[x, weight, ..] = inputs else { bail!("linear: expected an input and a weight") };
+    let (out_features, in_features) = weight.dims2()?;
+    let grad = grad.contiguous()?.reshape(((), out_features))?; // [n, out]
+    let of_x = || {
+        let weight = weight.detach().to_dtype(grad.dtype())?.contiguous()?;
+        matmul(&grad, &weight, math)?.reshape(x.dims())
+    };
+    let of_weight = || {
+        let rows = x.detach().contiguous()?.reshape(((), in_features))?;
+        matmul(&grad.t()?, &rows, math)?.to_dtype(weight.dtype())
+    };
+    let grad_bias = match inputs.get(2) {
+        Some(bias) if bias.track_op() => Some(grad.to_dtype(DType::F32)?.sum(0)?.to_dtype(bias.dtype())?),
+        _ => None,
+    };
+    Ok([x.track_op().then(of_x).transpose()?, weight.track_op().then(of_weight).transpose()?, grad_bias])
+}
+
+#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+mod tests {
+    use candle_core::{DType, Result};
+
+    use super::{Activation, product};
+    use crate::device::F32Math;
+    use crate::linear::linear;
+    use crate::testing::kernels::{FORMATS, assert_close, compare, off_device, on_device, tolerance};
+    use crate::testing::uniform;
+
+    #[test]
+    fn linear_layers() -> Result<()> {
+        for dtype in FORMATS {
+            let inputs = [uniform(&[2, 9, 20], 1)?, uniform(&[13, 20], 2)?, uniform(&[13], 3)?];
+            compare("linear", &inputs, &[0], dtype, |t| Ok(vec![linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact)?]))?;
+            compare("linear without bias", &inputs[..2], &[0], dtype, |t| Ok(vec![linear(&t[0], &t[1], None, F32Math::Exact)?]))?;
+            let want = off_device(|| {
+                let x = inputs[0].to_dtype(dtype)?.to_dtype(DType::F32)?;
+                crate::gelu(&linear(&x, &inputs[1], Some(&inputs[2]), F32Math::Exact)?)
+            })?;
+            on_device(|device| {
+                let there = inputs.iter().map(|t| t.to_device(device)).collect::<Result<Vec<_>>>()?;
+                let x = there[0].to_dtype(dtype)?;
+                let y = product(&x, &there[1], Some(&there[2]), Activation::Gelu, F32Math::Exact)?;
+                assert_close("linear with GELU", &y.tensor(), &want, tolerance(dtype))
+            })?;
+        }
+        Ok(())
+    }
+}

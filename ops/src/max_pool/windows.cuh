@@ -1,0 +1,91 @@
+// Windows of 3×3 with stride 2 and padding 1, over a plane as it is or through batch norm and ReLU.
+//
+// The backward finds each window's maximum again, as the CPU's does, and every input gathers from the windows that hold it: no atomics, and
+// the normalised activations are never in memory.
+#pragma once
+#include "device/common.cuh"
+
+// What a window sees: the elements of a plane, through batch norm and ReLU where `normalise` says so.
+template <bool NORMALISE, typename T>
+struct Plane {
+    const T* x;
+    int h, w;
+    float centre, scale, offset;
+
+    __device__ __forceinline__ float at(int row, int column) const {
+        float v = to_float(x[static_cast<size_t>(row) * w + column]);
+        if (NORMALISE) {
+            v = (v - centre) * scale + offset;
+            v = v < 0.0f ? 0.0f : v;
+        }
+        return v;
+    }
+
+    // The maximum of a window and its place in it, 0..9: the first of equal ones, the last NaN, the centre where all is minus infinity.
+    __device__ __forceinline__ float window(int row, int column, int& place) const {
+        float best = -INFINITY;
+        place = 4;
+        for (int dy = 0; dy < 3; ++dy) {
+            for (int dx = 0; dx < 3; ++dx) {
+                int y = 2 * row + dy - 1, x_ = 2 * column + dx - 1;
+                if (y < 0 || y >= h || x_ < 0 || x_ >= w) continue;
+                float v = at(y, x_);
+                if (v > best || isnan(v)) {
+                    best = v;
+                    place = 3 * dy + dx;
+                }
+            }
+        }
+        return best;
+    }
+};
+
+template <bool NORMALISE, typename T>
+__device__ __forceinline__ Plane<NORMALISE, T> plane_of(const T* x, size_t plane, int c, int h, int w, const float* mean, const float* inv_std,
+                                                        const float* weight, const float* bias) {
+    Plane<NORMALISE, T> p{x + plane * h * w, h, w, 0.0f, 1.0f, 0.0f};
+    if (NORMALISE) {
+        int channel = static_cast<int>(plane % c);
+        p.centre = mean[channel];
+        p.scale = inv_std[channel] * weight[channel];
+        p.offset = bias[channel];
+    }
+    return p;
+}
+
+// One thread per output; blockIdx.y counts planes.
+template <bool NORMALISE, typename T>
+__device__ void forward(const T* x, const float* mean, const float* inv_std, const float* weight, const float* bias, T* y, int c, int h, int w) {
+    int oh = (h + 1) / 2, ow = (w + 1) / 2;
+    int at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= oh * ow) return;
+    size_t plane = blockIdx.y;
+    int place;
+    float best = plane_of<NORMALISE>(x, plane, c, h, w, mean, inv_std, weight, bias).window(at / ow, at % ow, place);
+    y[plane * oh * ow + at] = from_float<T>(best);
+}
+
+// One thread per input; the gradient before the ReLU where there is one.
+template <bool NORMALISE, typename T>
+__device__ void backward(const T* x, const T* g, const float* mean, const float* inv_std, const float* weight, const float* bias, T* grad, int c,
+                         int h, int w) {
+    int oh = (h + 1) / 2, ow = (w + 1) / 2;
+    int at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= h * w) return;
+    size_t plane = blockIdx.y;
+    int row = at / w, column = at % w;
+    auto values = plane_of<NORMALISE>(x, plane, c, h, w, mean, inv_std, weight, bias);
+    float sum = 0.0f;
+    // An even row lies in one row of windows, an odd one in two; so do columns.
+    for (int oy = row / 2; oy <= (row + 1) / 2 && oy < oh; ++oy) {
+        for (int ox = column / 2; ox <= (column + 1) / 2 && ox < ow; ++ox) {
+            int place;
+            values.window(oy, ox, place);
+            if (2 * oy + place / 3 - 1 == row && 2 * ox + place % 3 - 1 == column) {
+                sum += to_float(g[plane * oh * ow + static_cast<size_t>(oy) * ow + ox]);
+            }
+        }
+    }
+    if (NORMALISE && values.at(row, column) <= 0.0f) sum = 0.0f;
+    grad[plane * h * w + at] = from_float<T>(sum);
+}

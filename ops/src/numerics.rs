@@ -1,0 +1,41 @@
+//! How exactly a GPU computes. The CPU computes in float32.
+
+use candle_core::{DType, Device};
+
+use crate::device::{F32Math, has_kernels};
+
+/// Number formats of a GPU's activations and products. Statistics, sums, softmax, norms, losses and the optimizer are float32 throughout, and so are the
+/// parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Numerics {
+    /// float32 as on the CPU.
+    #[default]
+    F32,
+    /// float32 in memory; factors of products are shortened to 10 bits of mantissa.
+    Tf32,
+    /// Activations and their gradients are bfloat16, and factors with them.
+    Bf16,
+    /// The same with float16; only for the frozen encoder.
+    F16,
+}
+
+impl Numerics {
+    /// The number format of activations.
+    pub fn dtype(self) -> DType {
+        match self {
+            Numerics::F32 | Numerics::Tf32 => DType::F32,
+            Numerics::Bf16 => DType::BF16,
+            Numerics::F16 => DType::F16,
+        }
+    }
+
+    /// How float32 factors enter products.
+    pub fn math(self) -> F32Math {
+        if self == Numerics::Tf32 { F32Math::Tf32 } else { F32Math::Exact }
+    }
+
+    /// Whether a device computes like this.
+    pub fn supported_on(self, device: &Device) -> bool {
+        self == Numerics::F32 || has_kernels(device)
+    }
+}

@@ -1,0 +1,58 @@
+// AdamW, Adam and SGD over all variables in one launch; the reference is cpu.rs.
+#include "device/common.cuh"
+
+// Variables of one launch: the table fits the 4 KiB that a kernel's arguments may take.
+constexpr int VARIABLES = 80;
+// Elements of one block.
+constexpr int CHUNK = 4096;
+
+// As `table` in cuda.rs fills it.
+struct Table {
+    float* value[VARIABLES];
+    const float* gradient[VARIABLES];
+    float* first[VARIABLES];
+    float* second[VARIABLES];
+    uint32_t len[VARIABLES];
+    // The first block of each variable, and one past the last.
+    uint32_t start[VARIABLES + 1];
+    int32_t count;
+};
+
+struct Rule {
+    // 0 SGD, 1 Adam and AdamW.
+    int32_t kind;
+    float lr, keep, l2, step_size, correction2_sqrt, rest1, beta2, rest2, eps, momentum;
+};
+
+// Does nothing if one of the `guarded` numbers at `guard` is not finite: a step whose loss is not a number leaves the variables as they are.
+// What changes from step to step is read at `moving` where that is given: a launch in a CUDA graph keeps its arguments.
+KERNEL(optimizer_step, (Table table, Rule rule, const float* guard, int guarded, const float* moving)) {
+    for (int i = 0; i < guarded; ++i) {
+        if (!isfinite(guard[i])) return;
+    }
+    if (moving) {
+        rule.lr = moving[0];
+        rule.keep = moving[1];
+        rule.step_size = moving[2];
+        rule.correction2_sqrt = moving[3];
+    }
+    int variable = 0;
+    while (variable + 1 < table.count && blockIdx.x >= table.start[variable + 1]) ++variable;
+    size_t begin = static_cast<size_t>(blockIdx.x - table.start[variable]) * CHUNK;
+    size_t end = begin + CHUNK < table.len[variable] ? begin + CHUNK : table.len[variable];
+    float* value = table.value[variable];
+    const float* gradient = table.gradient[variable];
+    float* first = table.first[variable];
+    float* second = table.second[variable];
+    for (size_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
+        float g = gradient[i] + rule.l2 * value[i];
+        if (rule.kind == 0) {
+            first[i] = rule.momentum * first[i] + g;
+            value[i] -= rule.lr * first[i];
+        } else {
+            first[i] += rule.rest1 * (g - first[i]);
+            second[i] = rule.beta2 * second[i] + rule.rest2 * g * g;
+            value[i] = rule.keep * value[i] - rule.step_size * (first[i] / (sqrtf(second[i]) / rule.correction2_sqrt + rule.eps));
+        }
+    }
+}

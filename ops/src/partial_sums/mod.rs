@@ -1,0 +1,16 @@
+//! Adds up what the blocks of a kernel left.
+
+use candle_core::{DType, Result, Shape, Tensor};
+
+use crate::device::{Arg, Gpu, Grid, Output};
+
+/// The sums of `partial`, `[sums, splits]` of float64, in the order of the splits; float32 of `shape`, which has as many elements as there are sums.
+pub(crate) fn sum_partials(gpu: &Gpu, partial: &Output, shape: impl Into<Shape>) -> Result<Tensor> {
+    let shape = shape.into();
+    let sums = shape.elem_count();
+    let out = gpu.output(DType::F32, shape)?;
+    let args = [partial.arg(), out.arg(), Arg::Int((partial.len() / sums.max(1)) as i32), Arg::Int(sums as i32)];
+    // SAFETY: `partial` has `sums` rows of as many float64 numbers as the first size says, the result `sums` float32 numbers.
+    unsafe { gpu.launch("partial_sums", "sum_partials", Grid::over(sums), &args)? };
+    Ok(out.tensor())
+}

@@ -1,0 +1,110 @@
+//! The encoder's attention: global or within windows, with decomposed relative positions (`image_encoder.py`, `Attention`,
+//! `window_partition`, `add_decomposed_rel_pos`). Forward only: the encoder is frozen.
+//!
+//! Queries, keys and values are gathered head by head, window by window, so nothing is permuted in memory; a padding token of a window
+//! is zero after the norm, so that its key and value are the biases: it takes part as a key, and costs no matrix product before.
+//! Scores live one tile at a time.
+
+pub(crate) mod cpu;
+pub(crate) mod cuda;
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::cpu::{filled_vec, tensor_from, with_f32};
+use crate::device::has_kernels;
+use crate::numerics::Numerics;
+
+/// One attention layer between its two linear layers: `softmax(q·kᵀ/√d + q·R_h + q·R_w)·v` of each head, within windows of `side × side` tokens.
+#[derive(Debug)]
+pub struct RelPosAttention {
+    side: usize,
+    heads: usize,
+    d: usize,
+    tables: Tables,
+}
+
+/// Relative positions along both axes.
+#[derive(Debug)]
+enum Tables {
+    Cpu(cpu::Tables),
+    /// `[2·(2·side - 1), d]`: heights, then widths, in the number format of the activations.
+    Cuda(Tensor),
+}
+
+/// Images of `grid × grid` tokens, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenGrid {
+    /// Images.
+    pub batch: usize,
+    /// Tokens along the side of an image.
+    pub grid: usize,
+}
+
+impl TokenGrid {
+    /// Tokens of all images.
+    pub fn tokens(self) -> usize {
+        self.batch * self.grid * self.grid
+    }
+}
+
+impl RelPosAttention {
+    /// Of `heads` heads over windows of `side × side` tokens; over whole images if `side` is that of their grid. `rel_pos_h` and `rel_pos_w` are
+    /// `[2·side - 1, d]`.
+    ///
+    /// # Errors
+    /// Tables of another shape; numerics or a width of heads that the device has no kernel for.
+    pub fn new(rel_pos_h: &Tensor, rel_pos_w: &Tensor, side: usize, heads: usize, numerics: Numerics) -> Result<Self> {
+        let (rows, d) = rel_pos_h.dims2()?;
+        if rows != 2 * side - 1 || rel_pos_w.dims() != [rows, d] {
+            bail!(
+                "attention: expected tables of relative positions of [{}, d], found {:?} and {:?}",
+                2 * side - 1,
+                rel_pos_h.dims(),
+                rel_pos_w.dims()
+            );
+        }
+        let tables = if has_kernels(rel_pos_h.device()) {
+            if !cuda::has_kernel(d, numerics.dtype()) {
+                bail!("attention: no kernel for heads of {d} as {:?}", numerics.dtype());
+            }
+            Tables::Cuda(Tensor::cat(&[rel_pos_h, rel_pos_w], 0)?.to_dtype(numerics.dtype())?.contiguous()?)
+        } else {
+            let flat = |table: &Tensor| table.flatten_all()?.to_vec1::<f32>();
+            Tables::Cpu(cpu::Tables::new(&flat(rel_pos_h)?, &flat(rel_pos_w)?, side, d))
+        };
+        Ok(Self { side, heads, d, tables })
+    }
+
+    /// Attends.
+    ///
+    /// # Shapes
+    /// qkv, the products of the qkv layer without its bias, `[b·grid·grid, 3·heads·d]`, bias `[3·heads·d]` → `[b·grid·grid, heads·d]`
+    ///
+    /// # Errors
+    /// Other shapes, or tensors elsewhere than the tables.
+    pub fn forward(&self, qkv: &Tensor, bias: &Tensor, grid: TokenGrid) -> Result<Tensor> {
+        let width = self.heads * self.d;
+        if qkv.dims() != [grid.tokens(), 3 * width] || bias.dims() != [3 * width] {
+            bail!("attention: qkv of {:?} with a bias of {:?} and {} heads of {}", qkv.dims(), bias.dims(), self.heads, self.d);
+        }
+        match &self.tables {
+            Tables::Cuda(table) => cuda::rel_pos_attention(qkv, bias, table, (self.side, self.heads, self.d), grid),
+            Tables::Cpu(tables) => with_f32(qkv, "attention", |qkv| {
+                with_f32(bias, "attention", |bias| {
+                    let layer = cpu::Layer { qkv, bias, tables, heads: self.heads, grid };
+                    // SAFETY: every token's heads are written.
+                    let out =
+                        unsafe { filled_vec(grid.tokens() * width, |out| layer.forward(out.slice(0, grid.tokens() * width))) };
+                    tensor_from(out, (grid.tokens(), width))
+                })
+            }),
+        }
+    }
+
+    /// As [`Self::forward`], into a buffer.
+    pub(crate) fn forward_cpu(&self, qkv: &[f32], bias: &[f32], grid: TokenGrid, out: &mut [f32]) -> Result<()> {
+        let Tables::Cpu(tables) = &self.tables else { bail!("attention: expected tables on the CPU") };
+        cpu::Layer { qkv, bias, tables, heads: self.heads, grid }.forward(out);
+        Ok(())
+    }
+}

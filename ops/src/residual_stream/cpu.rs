@@ -1,0 +1,110 @@
+//! The residual stream on the CPU, in buffers that all blocks share.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use crate::cpu::tensor_from;
+use crate::frozen::{FrozenLinear, FrozenNorm};
+use crate::layer_norm::cpu::{add_layer_norm_rows, layer_norm_rows};
+use crate::matmul::packed::{Output, split_tiles, tiles};
+use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
+
+/// Rows that one task of an element-wise pass works on: all of a tile, where products are computed in tiles.
+const ROWS: usize = 128;
+
+thread_local! {
+    /// The perceptron's hidden layer of a tile, kept so that its pages are touched once.
+    static HIDDEN: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// All tokens.
+pub(super) struct Stream {
+    /// `[tokens, c]`
+    x: Vec<f32>,
+    /// The attention's result, then norms, `[tokens, c]`.
+    rows: Vec<f32>,
+    /// Queries, keys and values without their bias, `[tokens, 3·c]`.
+    qkv: Vec<f32>,
+    tokens: usize,
+}
+
+/// Some of them.
+pub(super) struct Tile<'a> {
+    x: &'a mut [f32],
+    rows: &'a mut [f32],
+    qkv: &'a mut [f32],
+    /// The bias of the layer before, not yet added to x.
+    pending: Option<Arc<[f32]>>,
+}
+
+impl Stream {
+    pub(super) fn new(x: Vec<f32>, tokens: usize) -> Self {
+        let (rows, qkv) = (vec![0f32; x.len()], vec![0f32; 3 * x.len()]);
+        Self { x, rows, qkv, tokens }
+    }
+
+    pub(super) fn each_tile(&mut self, steps: impl Fn(Tile<'_>) -> Result<()> + Sync) -> Result<()> {
+        let (c, tiles) = (self.x.len() / self.tokens.max(1), tiles(self.tokens));
+        let [x, rows] = [&mut self.x, &mut self.rows].map(|part| split_tiles(part, &tiles, c));
+        let parts = x.into_iter().zip(rows).zip(split_tiles(&mut self.qkv, &tiles, 3 * c));
+        let parts: Vec<Tile<'_>> = parts.map(|((x, rows), qkv)| Tile { x, rows, qkv, pending: None }).collect();
+        parts.into_par_iter().with_max_len(1).try_for_each(&steps)
+    }
+
+    pub(super) fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
+        attention.forward_cpu(&self.qkv, qkv.bias().cpu()?, grid, &mut self.rows)
+    }
+
+    pub(super) fn into_tokens(self, tokens: usize) -> Result<Tensor> {
+        let c = self.x.len() / tokens.max(1);
+        tensor_from(self.x, (tokens, c))
+    }
+}
+
+impl Tile<'_> {
+    pub(super) fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()> {
+        layer.weight().cpu()?.product(self.rows, self.x, Output::Add);
+        self.pending = Some(layer.bias().cpu()?.clone());
+        Ok(())
+    }
+
+    pub(super) fn norm(&mut self, norm: &FrozenNorm) -> Result<()> {
+        let (weight, bias, eps) = (norm.weight().cpu()?, norm.bias().cpu()?, norm.eps() as f32);
+        let rows = ROWS * bias.len();
+        let parts = self.x.par_chunks_mut(rows).zip(self.rows.par_chunks_mut(rows));
+        match self.pending.take() {
+            Some(pending) => parts.for_each(|(x, normed)| add_layer_norm_rows(x, &pending, (weight, bias), eps, normed)),
+            None => parts.for_each(|(x, normed)| layer_norm_rows(x, weight, bias, eps, normed)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
+        let (first, second) = (lin1.weight().cpu()?, lin2.weight().cpu()?);
+        let len = self.rows.len() / first.inner() * first.out();
+        // Taken out while it is in use: a tile that rayon runs on this thread meanwhile gets another.
+        let mut hidden = HIDDEN.take();
+        hidden.resize(hidden.len().max(len), 0.0);
+        first.product(self.rows, &mut hidden[..len], Output::BiasGelu(lin1.bias().cpu()?));
+        second.product(&hidden[..len], self.x, Output::Add);
+        HIDDEN.set(hidden);
+        self.pending = Some(lin2.bias().cpu()?.clone());
+        Ok(())
+    }
+
+    pub(super) fn qkv(&mut self, layer: &FrozenLinear) -> Result<()> {
+        layer.weight().cpu()?.product(self.rows, self.qkv, Output::Replace);
+        Ok(())
+    }
+
+    /// Adds the bias that is still waiting.
+    pub(super) fn finish(self) {
+        if let Some(pending) = self.pending {
+            let add = |row: &mut [f32]| row.iter_mut().zip(pending.iter()).for_each(|(x, bias)| *x += bias);
+            self.x.chunks_exact_mut(pending.len()).for_each(add);
+        }
+    }
+}

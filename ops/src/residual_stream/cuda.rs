@@ -1,0 +1,85 @@
+//! The residual stream on a GPU. The sum is float32 in every precision; what the matrix products take in is of the precision's format.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::frozen::{FrozenLinear, FrozenNorm};
+use crate::layer_norm::cuda::add_layer_norm;
+use crate::linear::cuda::{Activation, product};
+use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
+
+/// All tokens.
+pub(super) struct Stream {
+    /// `[tokens, c]`, float32, changed in place.
+    x: Tensor,
+    dtype: DType,
+    /// What the next step takes: the attention's result, a norm, or queries, keys and values.
+    rows: Option<Tensor>,
+    /// A product and its bias, not yet added to x.
+    pending: Option<(Tensor, Tensor)>,
+}
+
+impl Stream {
+    pub(super) fn new(x: Tensor, dtype: DType) -> Self {
+        Self { x, dtype, rows: None, pending: None }
+    }
+
+    pub(super) fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
+        let rows = self.take()?;
+        self.rows = Some(attention.forward(&rows, qkv.bias().cuda()?, grid)?);
+        Ok(())
+    }
+
+    pub(super) fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()> {
+        let rows = self.take()?;
+        self.pending = Some((multiply(&rows, layer)?, layer.bias().cuda()?.clone()));
+        Ok(())
+    }
+
+    /// x += pending, in place; then its norm, in the precision's format.
+    pub(super) fn norm(&mut self, norm: &FrozenNorm) -> Result<()> {
+        let pending = self.pending.take();
+        let sum = (pending.as_ref().map(|(delta, _)| delta), pending.as_ref().map(|(_, bias)| bias));
+        let norms = (norm.weight().cuda()?, norm.bias().cuda()?);
+        self.rows = Some(add_layer_norm(&self.x, sum, norms, norm.eps(), self.dtype)?);
+        Ok(())
+    }
+
+    pub(super) fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
+        let rows = self.take()?;
+        let (weight, math) = lin1.weight().cuda()?;
+        let hidden = product(&rows, weight, Some(lin1.bias().cuda()?), Activation::Gelu, math)?.tensor();
+        self.pending = Some((multiply(&hidden, lin2)?, lin2.bias().cuda()?.clone()));
+        Ok(())
+    }
+
+    pub(super) fn qkv(&mut self, layer: &FrozenLinear) -> Result<()> {
+        let rows = self.take()?;
+        self.rows = Some(multiply(&rows, layer)?);
+        Ok(())
+    }
+
+    /// Adds what is still waiting.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        if let Some((delta, bias)) = self.pending.take() {
+            self.x = (&self.x + delta.to_dtype(DType::F32)?)?.broadcast_add(&bias)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn into_tokens(self) -> Tensor {
+        self.x
+    }
+
+    fn take(&mut self) -> Result<Tensor> {
+        match self.rows.take() {
+            Some(rows) => Ok(rows),
+            None => bail!("residual stream: a step without the one before it"),
+        }
+    }
+}
+
+/// `rows·Wᵀ`
+fn multiply(rows: &Tensor, layer: &FrozenLinear) -> Result<Tensor> {
+    let (weight, math) = layer.weight().cuda()?;
+    Ok(product(rows, weight, None, Activation::None, math)?.tensor())
+}

@@ -1,0 +1,140 @@
+//! A vision transformer's residual stream: the tokens `x` that every block adds to, and what is computed of them between two attentions.
+//!
+//! Between two attentions each token is looked at by itself. On the CPU a thread takes a tile of some 70 tokens through all of it while they are in its
+//! caches; on a GPU all tokens are one tile. Forward only: the encoder is frozen.
+
+mod cpu;
+mod cuda;
+
+use candle_core::{Result, Tensor};
+
+use crate::frozen::{FrozenLinear, FrozenNorm};
+use crate::numerics::Numerics;
+use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
+
+/// The tokens of some images.
+pub struct ResidualStream {
+    grid: TokenGrid,
+    path: Path,
+}
+
+enum Path {
+    Cpu(cpu::Stream),
+    Cuda(cuda::Stream),
+}
+
+/// Some tokens of a stream, between two attentions.
+pub struct Tile<'a>(TilePath<'a>);
+
+enum TilePath<'a> {
+    Cpu(cpu::Tile<'a>),
+    Cuda(&'a mut cuda::Stream),
+}
+
+impl ResidualStream {
+    /// On the CPU, of tokens `[b·grid·grid, c]`.
+    pub(crate) fn on_cpu(x: Vec<f32>, grid: TokenGrid) -> Self {
+        let path = Path::Cpu(cpu::Stream::new(x, grid.tokens()));
+        Self { grid, path }
+    }
+
+    /// On a GPU, of tokens `[b·grid·grid, c]`, float32, whose memory is the stream's own.
+    pub(crate) fn on_gpu(x: Tensor, grid: TokenGrid, numerics: Numerics) -> Self {
+        Self { grid, path: Path::Cuda(cuda::Stream::new(x, numerics.dtype())) }
+    }
+
+    /// Images, and tokens along their side.
+    pub fn grid(&self) -> TokenGrid {
+        self.grid
+    }
+
+    /// Does `steps` with every tile of the tokens. A layer's bias that the last step left waiting is added.
+    ///
+    /// # Errors
+    /// Those of `steps`.
+    pub fn each_tile(&mut self, steps: impl Fn(&mut Tile<'_>) -> Result<()> + Sync) -> Result<()> {
+        match &mut self.path {
+            Path::Cpu(stream) => stream.each_tile(|tile| {
+                let mut tile = Tile(TilePath::Cpu(tile));
+                steps(&mut tile)?;
+                match tile.0 {
+                    TilePath::Cpu(tile) => tile.finish(),
+                    TilePath::Cuda(_) => {}
+                }
+                Ok(())
+            }),
+            Path::Cuda(stream) => {
+                steps(&mut Tile(TilePath::Cuda(stream)))?;
+                stream.finish()
+            }
+        }
+    }
+
+    /// Attends with the queries, keys and values that [`Tile::qkv`] made by the layer `qkv`; the next step is [`Tile::add_linear`] of the result.
+    ///
+    /// # Errors
+    /// Layers of other sizes.
+    pub fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear) -> Result<()> {
+        match &mut self.path {
+            Path::Cpu(stream) => stream.attend(attention, qkv, self.grid),
+            Path::Cuda(stream) => stream.attend(attention, qkv, self.grid),
+        }
+    }
+
+    /// The tokens, `[b·grid·grid, c]`, float32.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn into_tokens(self) -> Result<Tensor> {
+        match self.path {
+            Path::Cpu(stream) => stream.into_tokens(self.grid.tokens()),
+            Path::Cuda(stream) => Ok(stream.into_tokens()),
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// `x + layer(attended)`, where `attended` is what [`ResidualStream::attend`] gave.
+    ///
+    /// # Errors
+    /// A layer of other sizes.
+    pub fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()> {
+        match &mut self.0 {
+            TilePath::Cpu(tile) => tile.add_linear(layer),
+            TilePath::Cuda(stream) => stream.add_linear(layer),
+        }
+    }
+
+    /// The layer norm of `x`, for the step after it.
+    ///
+    /// # Errors
+    /// A layer of other sizes.
+    pub fn norm(&mut self, norm: &FrozenNorm) -> Result<()> {
+        match &mut self.0 {
+            TilePath::Cpu(tile) => tile.norm(norm),
+            TilePath::Cuda(stream) => stream.norm(norm),
+        }
+    }
+
+    /// `x + lin2(gelu(lin1(normed)))`, where `normed` is what [`Self::norm`] gave.
+    ///
+    /// # Errors
+    /// Layers of other sizes.
+    pub fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
+        match &mut self.0 {
+            TilePath::Cpu(tile) => tile.add_mlp(lin1, lin2),
+            TilePath::Cuda(stream) => stream.add_mlp(lin1, lin2),
+        }
+    }
+
+    /// Queries, keys and values of what [`Self::norm`] gave, for [`ResidualStream::attend`].
+    ///
+    /// # Errors
+    /// A layer of other sizes.
+    pub fn qkv(&mut self, layer: &FrozenLinear) -> Result<()> {
+        match &mut self.0 {
+            TilePath::Cpu(tile) => tile.qkv(layer),
+            TilePath::Cuda(stream) => stream.qkv(layer),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Every kernel is held against the CPU's path, in value and gradient, in each number format: on the host that stands in for a GPU
+//! (`make test-kernels`), or on the GPU that `SAM_LADDER_TEST_DEVICE` names (`make gpu-check`). The tests lie in the operations' `cuda.rs`.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+use super::uniform;
+
+/// The kernels' number formats.
+pub(crate) const FORMATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+
+/// Largest difference over the largest value that a result may have from float32's: the rounding of inputs, intermediate results and output.
+pub(crate) fn tolerance(dtype: DType) -> f32 {
+    match dtype {
+        DType::BF16 => 1.6e-2,
+        DType::F16 => 2e-3,
+        _ => 5e-6,
+    }
+}
+
+/// The device under test.
+fn device() -> Device {
+    #[cfg(feature = "cuda")]
+    if let Ok(name) = std::env::var("SAM_LADDER_TEST_DEVICE")
+        && let Some(index) = name.strip_prefix("cuda:").and_then(|index| index.parse().ok())
+    {
+        thread_local! {
+            static OPENED: std::cell::OnceCell<Device> = const { std::cell::OnceCell::new() };
+        }
+        return OPENED.with(|opened| opened.get_or_init(|| crate::device::open(index).expect("the GPU opens")).clone());
+    }
+    Device::Cpu
+}
+
+/// Calls `f` where kernels run; nothing is tested in a CUDA build on a machine without a GPU.
+pub(crate) fn on_device(f: impl FnOnce(&Device) -> Result<()>) -> Result<()> {
+    let device = device();
+    if device.is_cuda() {
+        return f(&device);
+    }
+    #[cfg(feature = "emulate-kernels")]
+    return crate::device::emulated::with(|| f(&device));
+    #[cfg(not(feature = "emulate-kernels"))]
+    {
+        eprintln!("skipped: SAM_LADDER_TEST_DEVICE names no GPU");
+        Ok(())
+    }
+}
+
+/// What does not depend on the device under test.
+pub(crate) fn off_device<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "emulate-kernels")]
+    return crate::device::emulated::without(f);
+    #[cfg(not(feature = "emulate-kernels"))]
+    f()
+}
+
+/// As float32 on the CPU.
+pub(crate) fn to_cpu(t: &Tensor) -> Result<Tensor> {
+    t.to_device(&Device::Cpu)?.to_dtype(DType::F32)
+}
+
+/// Asserts that values differ by no more than `tolerance` times the largest.
+pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) -> Result<()> {
+    let (got, want) = (to_cpu(got)?, to_cpu(want)?);
+    assert_eq!(got.dims(), want.dims(), "{what}");
+    let (got, want) = (got.flatten_all()?.to_vec1::<f32>()?, want.flatten_all()?.to_vec1::<f32>()?);
+    let largest = want.iter().fold(1e-30f32, |m, v| m.max(v.abs()));
+    for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+        let same = (g.is_nan() && w.is_nan()) || g == w || (g - w).abs() <= tolerance * largest;
+        assert!(same, "{what}, element {i}: {g}, expected {w} of at most {largest}");
+    }
+    Ok(())
+}
+
+/// What a function gives on the device, where the inputs of `activations` have the number format `dtype`, against what it gives on the CPU
+/// for the same values in float32: results, and the gradients of every input of the first result.
+pub(crate) fn compare(
+    what: &str,
+    inputs: &[Tensor],
+    activations: &[usize],
+    dtype: DType,
+    op: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>,
+) -> Result<()> {
+    let rounded = |i: usize, t: &Tensor| if activations.contains(&i) { t.to_dtype(dtype) } else { Ok(t.clone()) };
+    let inputs = inputs.iter().enumerate().map(|(i, t)| rounded(i, t)).collect::<Result<Vec<_>>>()?;
+    let run = |inputs: Vec<Tensor>| -> Result<(Vec<Tensor>, Vec<Option<Tensor>>)> {
+        let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let results = op(&tensors)?;
+        let mut gradients = Vec::new();
+        if results[0].track_op() {
+            let weights = uniform(&[results[0].elem_count()], 77)?.reshape(results[0].dims())?;
+            let weights = weights.to_device(results[0].device())?.to_dtype(results[0].dtype())?;
+            let grads = (&results[0] * weights)?.to_dtype(DType::F32)?.sum_all()?.backward()?;
+            gradients = tensors.iter().map(|t| grads.get(t).cloned()).collect();
+        }
+        Ok((results, gradients))
+    };
+    let wide = inputs.iter().map(|t| t.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
+    let want = off_device(|| run(wide))?;
+    on_device(|device| {
+        let got = run(inputs.iter().map(|t| t.to_device(device)).collect::<Result<Vec<_>>>()?)?;
+        for (i, (got, want)) in got.0.iter().zip(&want.0).enumerate() {
+            assert_close(&format!("{what} as {dtype:?}, result {i}"), got, want, tolerance(dtype))?;
+        }
+        assert_eq!(got.1.len(), want.1.len(), "{what} as {dtype:?}: one has a graph and the other none");
+        for (i, (got, want)) in got.1.iter().zip(&want.1).enumerate() {
+            match (got, want) {
+                (Some(got), Some(want)) => {
+                    let name = format!("{what} as {dtype:?}, gradient of input {i}");
+                    assert_close(&name, got, want, 2.0 * tolerance(dtype))?;
+                }
+                (got, want) => assert_eq!(got.is_some(), want.is_some(), "{what} as {dtype:?}: gradient of input {i}"),
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,94 @@
+//! Why the encoder cannot be made or run.
+
+use sam_ladder_formats::Error as FileError;
+
+/// What the functions of this module return.
+pub type Result<T> = std::result::Result<T, EncoderError>;
+
+/// Why the encoder could not be made or run; [`Self::hint`] says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum EncoderError {
+    /// A tensor of the checkpoint is missing, damaged or of another shape.
+    #[error(transparent)]
+    Weights(#[from] FileError),
+    /// The checkpoint is of another architecture.
+    #[error("{path} is a {found} checkpoint, expected {expected}")]
+    OtherArchitecture {
+        /// The file.
+        path: String,
+        /// SAM's name of the checkpoint's architecture.
+        found: &'static str,
+        /// SAM's name of the requested architecture.
+        expected: &'static str,
+    },
+    /// The checkpoint has no table of positions, by which SAM's encoders are known.
+    #[error("{path}: the key {key} is missing, so it is not a SAM checkpoint")]
+    NoPositions {
+        /// The file.
+        path: String,
+        /// The table's name.
+        key: String,
+    },
+    /// The checkpoint's table of positions is none of SAM's.
+    #[error("{path}: {key} has shape {found:?}, expected [1, n, n, 768], [1, n, n, 1024] or [1, n, n, 1280]")]
+    PositionsShape {
+        /// The file.
+        path: String,
+        /// The table's name.
+        key: String,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+    /// The checkpoint holds tensors that SAM lacks.
+    #[error("{path}: the key {key}{} is not one of SAM's {arch}", if *others > 0 { format!(" and {others} more") } else { String::new() })]
+    ForeignTensors {
+        /// The file.
+        path: String,
+        /// The first of them.
+        key: String,
+        /// How many there are besides.
+        others: usize,
+        /// SAM's name of the architecture.
+        arch: &'static str,
+    },
+    /// The image size is not a positive multiple of 16.
+    #[error("image size {0} is not a positive multiple of 16")]
+    ImageSize(usize),
+    /// A batch of images has another shape than the encoder takes.
+    #[error("images of shape {found:?}, expected [b, 1 to 3, {size}, {size}]")]
+    ImageShape {
+        /// The batch's shape.
+        found: Vec<usize>,
+        /// The encoder's image size.
+        size: usize,
+    },
+    /// The device does not compute in this precision.
+    #[error("--precision {asked} needs a GPU, the device is {device}")]
+    Precision {
+        /// The requested precision.
+        asked: &'static str,
+        /// Where the encoder would live.
+        device: String,
+    },
+    /// A tensor operation failed.
+    #[error("the encoder failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl EncoderError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            EncoderError::OtherArchitecture { found, expected, .. } => {
+                Some(format!("pass --encoder {found} or a checkpoint of {expected}"))
+            }
+            EncoderError::NoPositions { .. } | EncoderError::PositionsShape { .. } => {
+                Some("pass sam_vit_b, sam_vit_l or sam_vit_h as Segment Anything publishes them (make weights)".into())
+            }
+            EncoderError::ForeignTensors { .. } => Some("pass SAM's own checkpoint".into()),
+            EncoderError::ImageSize(size) => Some(format!("the next one is {}", size.next_multiple_of(16).max(16))),
+            EncoderError::Precision { .. } => Some("pass --precision f32".into()),
+            EncoderError::Weights(_) | EncoderError::ImageShape { .. } | EncoderError::Tensor(_) => None,
+        }
+    }
+}
