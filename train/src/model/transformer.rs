@@ -1,8 +1,8 @@
-//! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen but, where asked for, the tokens.
+//! SAM's two-way transformer between the mask tokens and the image embeddings. It is frozen; only the tokens can be trained.
 //!
-//! What does not depend on the image is computed once, when the model is made: the positional encoding's part of every key and
-//! query projection (`W(x + pe) + b = W x + (W pe + b)`) and, unless the tokens are trained, the first layer's self-attention among
-//! them and the query that it sends to the image.
+//! What does not depend on the image is computed once, when the model is made: the positional encoding's part of every key and query
+//! projection (`W(x + pe) + b = W x + (W pe + b)`) and, unless the tokens are trained, the first layer's self-attention of the tokens and
+//! their query to the image.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{layer_norm, multi_head_attention};
@@ -15,7 +15,7 @@ use super::{Mode, ModelError};
 const HEADS: usize = 8;
 const EPS: f64 = 1e-5;
 
-/// The IoU token and the mask tokens, which are also their own positional encoding.
+/// The IoU token and the mask tokens, which also serve as their positional encoding.
 pub(super) enum MaskTokens {
     /// [1, t, 256]
     Frozen(Tensor),
@@ -45,7 +45,7 @@ impl MaskTokens {
     }
 }
 
-/// `mask_decoder.transformer`. `t` is the number of tokens, `n` = g·g the number of places in the image.
+/// `mask_decoder.transformer`. `t` is the number of tokens, `n` = g·g the number of image positions.
 pub(super) struct TwoWayTransformer {
     tokens: MaskTokens,
     layers: Vec<Layer>,
@@ -87,7 +87,7 @@ impl TwoWayTransformer {
     }
 }
 
-/// Tokens among themselves, tokens to image, perceptron, image to tokens.
+/// Self-attention of the tokens, tokens to image, MLP, image to tokens.
 struct Layer {
     tokens: TokenPart,
     token_to_image: TokenToImage,
@@ -98,7 +98,7 @@ struct Layer {
     norm4: LayerNorm,
 }
 
-/// The self-attention among the tokens.
+/// The self-attention of the tokens.
 enum TokenPart {
     /// In the first layer neither the tokens nor their query to the image depend on the image, and frozen tokens never change.
     Constant {
@@ -107,7 +107,7 @@ enum TokenPart {
         /// [1, t, 128]
         query: Tensor,
     },
-    /// The first layer of trained tokens: it adds no positional encoding here and has no residual.
+    /// The first layer with trained tokens: no positional encoding is added here, and there is no residual.
     First {
         attention: SelfAttention,
         norm1: LayerNorm,
@@ -157,7 +157,7 @@ impl Layer {
         let (queries, query) = match (&self.tokens, queries) {
             (TokenPart::Constant { queries, query }, None) => {
                 let (_, _, width) = query.dims3()?;
-                let constant = |x: &Tensor| x.to_dtype(keys.dtype()); // float32 but where the image is not
+                let constant = |x: &Tensor| x.to_dtype(keys.dtype()); // float32 unless the image has another type
                 (
                     constant(queries)?.broadcast_as((b, t, c))?.contiguous()?,
                     constant(query)?.broadcast_as((b, t, width))?.contiguous()?,
@@ -183,7 +183,7 @@ impl Layer {
     }
 }
 
-/// Attention among the tokens at full width.
+/// Self-attention of the tokens, at full width.
 struct SelfAttention {
     q: Linear,
     k: Linear,
@@ -290,7 +290,7 @@ impl LayerNorm {
     }
 }
 
-/// softmax(q kᵀ / √d) v of each head: q `[b, nq, c]`, k and v `[b, nk, c]` → `[b, nq, c]`.
+/// softmax(q kᵀ / √d) v per head: q `[b, nq, c]`, k and v `[b, nk, c]` → `[b, nq, c]`.
 fn scaled_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let d = q.dim(2)? / HEADS;
     multi_head_attention(q, k, v, HEADS, 1.0 / (d as f64).sqrt())

@@ -1,4 +1,4 @@
-//! The weights that the model is made of, by their names in the published state dict.
+//! The model's weights, by their names in the published state dict.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use super::gate::gate_names;
 use super::side_network::side_network_names;
 use super::{ModelConfig, PATCH_SIZE};
 
-/// Channels of SAM's image embeddings and width of the mask decoder's tokens.
+/// Channels of SAM's image embeddings; also the width of the mask decoder's tokens.
 pub(super) use sam_ladder_schemas::encoder::EMBED_CHANNELS as EMBED_DIM;
 pub(super) use sam_ladder_schemas::sam_names::TRANSFORMER_DEPTH;
 
-/// Why a model cannot be made of the weights given.
+/// Why a model cannot be made from the given weights.
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// The model needs a tensor that the weights lack.
     #[error("weight `{0}` is missing")]
     Missing(String),
-    /// The weights hold a tensor that the model has no place for.
+    /// The weights have a tensor that the model lacks.
     #[error("weight `{0}` is not one of the model's")]
     Extra(String),
     /// A tensor of another shape.
@@ -33,7 +33,7 @@ pub enum ModelError {
         /// The shape of the tensor given.
         found: Vec<usize>,
     },
-    /// An image size that patches do not tile.
+    /// An image size that is not a multiple of the patch size.
     #[error("image size must be a positive multiple of 16, got {0}")]
     ImageSize(usize),
     /// Too few classes.
@@ -62,8 +62,8 @@ impl ModelError {
 pub struct ModelWeights(pub BTreeMap<String, Tensor>);
 
 impl ModelWeights {
-    /// Every tensor that [`LadderSam`](super::LadderSam) needs, by name and shape, in the published model's order. A choice that is
-    /// not the published one has names of its own for what the published model lacks.
+    /// Name and shape of every tensor that [`LadderSam`](super::LadderSam) needs, in the published model's order. Other side networks and
+    /// gates have additional names for what the published model lacks.
     ///
     /// Names that end in `num_batches_tracked` are i64 scalars, everything else is f32.
     pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
@@ -78,7 +78,7 @@ impl ModelWeights {
     /// Checks that the names and shapes are exactly those of [`Self::expected`].
     ///
     /// # Errors
-    /// The first name that is missing, superfluous or of another shape.
+    /// The first tensor that is missing, superfluous or of another shape.
     pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
         let expected = Self::expected(config);
         for (name, shape) in &expected {
@@ -96,7 +96,7 @@ impl ModelWeights {
         Ok(())
     }
 
-    /// A tensor as contiguous f32 on `device`, in storage of its own.
+    /// A tensor as contiguous f32 on `device`, with its own storage.
     pub(super) fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, ModelError> {
         let tensor = self.0.get(name).ok_or_else(|| ModelError::Missing(name.to_string()))?;
         Ok(tensor.to_dtype(DType::F32)?.to_device(device)?.force_contiguous()?.detach())
