@@ -80,7 +80,7 @@ pub(crate) struct Run {
     pending: PendingLosses,
     /// The current validation.
     scoring: Option<ValidationPass>,
-    /// Why it ended before its end.
+    /// Why it ended early.
     error: Option<TrainError>,
 }
 
@@ -164,7 +164,7 @@ impl Run {
         }
     }
 
-    /// Why it ended before its end.
+    /// Why it ended early.
     pub(crate) fn take_error(&mut self) -> Option<TrainError> {
         self.error.take()
     }
