@@ -1,8 +1,8 @@
-//! How fast random batches come out of a store in the page cache.
+//! Measures how fast random batches are read from a store in the page cache.
 //!
-//! `bench_loader make STORE DTYPE COMPRESSION` writes a store at 512 of four slices with all 44 variants (176 tensors of each array, values
-//! spread like an encoder's). `bench_loader read STORE BATCH ROUNDS` reads random batches from it, and as many bytes from one file by plain
-//! `read` calls in the same run; it prints MB/s of each, medians over the rounds, which alternate.
+//! `bench_loader make STORE DTYPE COMPRESSION` writes a store at 512 pixels of four slices with all 44 variants (176 tensors of each array,
+//! with values distributed like an encoder's). `bench_loader read STORE BATCH ROUNDS` alternates between reading random batches from it and
+//! reading as many bytes from one file by plain `read` calls. It prints the median MB/s of each over the rounds.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -49,10 +49,10 @@ fn make(path: &Path, dtype: StoreDtype, compression: Compression) -> Outcome<()>
     let Opened::Writer(writer) = StoreWriter::open_or_create(path, layout)? else { return Ok(()) };
     let mut noise = Noise(1);
     for row in 0..SLICES {
-        // The sum of four uniform numbers is close enough to the bell of normalised embeddings.
+        // The sum of four uniform numbers is close enough to normalised embeddings' distribution.
         let embeddings: Vec<f32> =
             (0..variants * 256 * g * g).map(|_| 1.7 * ((0..4).map(|_| noise.next()).sum::<f32>() - 2.0)).collect();
-        // A body of noise in the middle of black air.
+        // A noisy body surrounded by black air.
         let inside = |i: usize| (s / 6..s - s / 6).contains(&(i % s)) && (s / 6..s - s / 6).contains(&(i / s % s));
         let images: Vec<f32> = (0..variants * s * s).map(|i| if inside(i) { 0.3 + 0.2 * noise.next() } else { 0.0 }).collect();
         let labels: Vec<u8> = (0..variants * low * low).map(|i| (i / 997 % 9) as u8).collect();

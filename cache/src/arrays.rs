@@ -1,8 +1,7 @@
-//! The store's Zarr hierarchy: which arrays there are, how they are shaped, chunked and encoded, and where their files lie.
+//! The store's Zarr hierarchy: its arrays, their shapes, chunks, encodings and files.
 //!
-//! One shard holds one slice with all its variants, in one file; one inner chunk holds one variant. Each inner chunk ends with its
-//! CRC-32C, and so does each shard's index; masks are compressed with zstd, and so are the other
-//! arrays where the config says so.
+//! One shard (one file) holds one slice with all its variants; one inner chunk holds one variant. Each inner chunk and each shard's index
+//! ends with its CRC-32C. Masks are compressed with zstd, the other arrays if the config says so.
 
 use crate::error::{Error, Result};
 use crate::shard;
@@ -39,7 +38,7 @@ pub(crate) enum ArrayKind {
 }
 
 impl ArrayKind {
-    /// Those of a store with this config, in the order of their discriminants, by which they are looked up.
+    /// The arrays of a store with this config, in the order of their discriminants, which serve as indices.
     pub(crate) fn all(config: &PrecomputeConfig) -> &'static [ArrayKind] {
         let all = &[ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels, ArrayKind::Quantization];
         if config.dtype == StoreDtype::Q8 { all } else { &all[..3] }
@@ -54,7 +53,7 @@ impl ArrayKind {
         }
     }
 
-    /// Channels of one variant of one slice, each with a scale and an offset of its own in stores of 8 bits.
+    /// Channels of one variant of one slice; in 8-bit stores each has its own scale and offset.
     pub(crate) fn channels(self, config: &PrecomputeConfig) -> usize {
         match self {
             ArrayKind::Embeddings => EMBED_CHANNELS,
@@ -85,7 +84,7 @@ impl ArrayKind {
         match self {
             ArrayKind::Embeddings => vec!["slice", "variant", "channel", "grid_y", "grid_x"],
             ArrayKind::Images if config.num_channels() == 1 => vec!["slice", "variant", "y", "x"],
-            // Not `channel`, which is as long as the embeddings' 256: xarray wants one length a name.
+            // Not `channel`, which has length 256 in the embeddings: in xarray a name has one length.
             ArrayKind::Images => vec!["slice", "variant", "image_channel", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
             ArrayKind::Quantization => vec!["slice", "variant", "quantized_channel", "scale_offset"],
@@ -103,7 +102,7 @@ enum Number {
 /// One array of the store.
 #[derive(Debug, Clone)]
 pub(crate) struct ArraySpec {
-    /// Path below the store, with forward slashes.
+    /// Path within the store, with forward slashes.
     pub(crate) path: String,
     shape: Vec<u64>,
     shard_shape: Vec<u64>,
@@ -134,7 +133,7 @@ impl ArraySpec {
         }
     }
 
-    /// `test/masks/<case>`: one shard holds the scan, one inner chunk a slice.
+    /// `test/masks/<case>`: one shard for the scan, one inner chunk per slice.
     pub(crate) fn of_mask(case: &str, shape: [usize; 3]) -> Self {
         let [depth, height, width] = shape.map(|n| n as u64);
         ArraySpec {
@@ -157,17 +156,17 @@ impl ArraySpec {
         self.compression == Compression::Zstd
     }
 
-    /// Path below the store of the shard of index `row` along the first axis.
+    /// Path, within the store, of the shard with index `row` along the first axis.
     pub(crate) fn shard_path(&self, row: usize) -> PathBuf {
         Path::new(&self.path).join(self.shard_name(row))
     }
 
-    /// Name of the shard of index `row` along the first axis, directly in the array's folder.
+    /// File name, in the array's folder, of the shard with index `row` along the first axis.
     pub(crate) fn shard_name(&self, row: usize) -> String {
         format!("c.{row}{}", ".0".repeat(self.shape.len() - 1))
     }
 
-    /// Index along the first axis of the shard in the file called `name`.
+    /// Index along the first axis of the shard with the file name `name`.
     pub(crate) fn row_of_shard_name(&self, name: &str) -> Option<usize> {
         let row = name.strip_prefix("c.")?.split('.').next()?.parse().ok()?;
         (self.shard_name(row) == name).then_some(row)
@@ -187,13 +186,13 @@ impl ArraySpec {
             Number::U8 | Number::Float(StoreDtype::Q8) => data_type::uint8(),
             Number::Float(StoreDtype::F16) => data_type::float16(),
             Number::Float(StoreDtype::F32) => data_type::float32(),
-            // zarr-python has no bfloat16 of its own: the bits, and an attribute that says so.
+            // zarr-python lacks bfloat16: store the bits, and an attribute that says so.
             Number::Float(StoreDtype::Bf16) => data_type::uint16(),
         };
-        // Values that no chunk consists of: the sharding codec leaves chunks of nothing but the fill value out, and a chunk that is
-        // not there must always be damage. A reader that takes it for the fill value sees that something is wrong, too.
+        // No chunk consists only of this value. The sharding codec omits chunks that hold only the fill value, but here a missing
+        // chunk must always mean damage. A reader that returns the fill value instead shows that something is wrong, too.
         let fill_value = match self.number {
-            // Of 8-bit codes each channel's least is 0.
+            // In 8-bit codes each channel's least value is 0.
             Number::U8 | Number::Float(StoreDtype::Q8) => json!(u8::MAX),
             Number::Float(StoreDtype::Bf16) => json!(half::bf16::NAN.to_bits()),
             Number::Float(_) => json!("NaN"),
@@ -211,7 +210,7 @@ impl ArraySpec {
             .bytes_to_bytes_codecs(codecs)
             .chunk_key_encoding(DefaultChunkKeyEncoding::new(ChunkKeySeparator::Dot))
             .dimension_names(Some(self.dimension_names.iter().copied()))
-            // The order of the chunks within a shard must not depend on which thread was first.
+            // The order of chunks in a shard must not depend on the threads.
             .codec_specific_options(
                 CodecSpecificOptions::default()
                     .with_option(ShardingCodecOptions::default().with_subchunk_write_order(SubchunkWriteOrder::C)),
@@ -230,7 +229,7 @@ impl ArraySpec {
         serde_json::to_value(self.zarr()?.metadata_opt(&options)).map_err(|e| self.zarr_error(e))
     }
 
-    /// What turns the values of one chunk into the bytes that stand for it in a shard.
+    /// Encoder from one chunk's values to its bytes in a shard.
     pub(crate) fn encoder(&self) -> Result<ChunkEncoder> {
         let one = ArraySpec { shape: self.chunk_shape.clone(), shard_shape: self.chunk_shape.clone(), ..self.clone() };
         Ok(ChunkEncoder { array: one.zarr()?, spec: self.clone() })
@@ -241,9 +240,9 @@ impl ArraySpec {
     }
 }
 
-/// Encodes chunks of one array, each by itself, so that a shard can be put together from new chunks and stored ones.
+/// Encodes the chunks of one array one by one, so that a shard can combine new and stored chunks.
 pub(crate) struct ChunkEncoder {
-    /// An array of one shard of one chunk.
+    /// An array with one shard of one chunk.
     array: Array<MemoryStore>,
     spec: ArraySpec,
 }
@@ -253,7 +252,7 @@ impl ChunkEncoder {
         &self.spec
     }
 
-    /// The chunk that holds `values`, little-endian numbers in C order, as it is stored.
+    /// The stored form of the chunk that holds `values`, little-endian numbers in C order.
     pub(crate) fn encode(&self, values: &[u8]) -> Result<Vec<u8>> {
         let shape: Vec<NonZeroU64> = self.spec.chunk_shape.iter().filter_map(|&n| NonZeroU64::new(n)).collect();
         let options = CodecOptions::default();
@@ -276,7 +275,7 @@ pub(crate) fn root_metadata(attributes: &StoreAttributes) -> Value {
     group_metadata(json!(attributes))
 }
 
-/// Paths below the store of its groups but the root.
+/// Paths of the store's groups except the root.
 pub(crate) fn groups() -> [String; 3] {
     [Split::Train.to_string(), Split::Test.to_string(), format!("{}/{MASKS}", Split::Test)]
 }
@@ -292,7 +291,7 @@ mod tests {
     use sam_ladder_schemas::encoder::EncoderArch;
     use sam_ladder_schemas::precompute::EncoderWeights;
 
-    /// A shard put together from its chunks is the one that Zarr's sharding codec makes of all values at once.
+    /// A shard assembled from chunks equals the one that Zarr's sharding codec makes from all values at once.
     #[test]
     fn shards_put_together_are_those_of_the_codec() {
         let both = [Compression::None, Compression::Zstd];

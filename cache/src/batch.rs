@@ -1,4 +1,4 @@
-//! A batch as it comes from a store: the stored numbers, which become float32 where they are used.
+//! A batch from a store, in the stored number format; it becomes float32 where it is used.
 
 use crate::arrays::ArrayKind;
 use crate::error::{Error, Result};
@@ -6,28 +6,28 @@ use crate::number;
 use rayon::prelude::*;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 
-/// Values that one task turns into float32.
+/// Values that one task converts to float32.
 const CHUNK: usize = 1 << 16;
 
-/// A batch of slices for stage two; read again and again into the same memory.
+/// A batch of slices for stage two; its memory is reused.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Batch {
     /// `[b, 256, g, g]`, g = image_size / 16.
     pub embeddings: Values,
     /// `[b, s, s]`, s = image_size; `[b, c, s, s]` where images have more than one channel.
     pub images: Values,
-    /// `[b, s/4, s/4]`, classes.
+    /// Classes, `[b, s/4, s/4]`.
     pub labels: Vec<u8>,
 }
 
 impl Batch {
-    /// What reading would give of a store of this config that these tensors were written to, without a store; labels are left empty.
+    /// The batch that a store of this config would return if these tensors were written to it; needs no store. Labels are left empty.
     ///
     /// `embeddings` `[b, 256, g, g]`, `images` `[b, c, s, s]`.
     ///
     /// # Errors
-    /// [`Error::Values`] for tensors that are no whole items or not of equally many, and for values that are not finite in the store's
-    /// number format.
+    /// [`Error::Values`] for tensors that are not whole items or differ in their number of items, and for values that are not finite in the
+    /// store's number format.
     pub fn as_stored(config: &PrecomputeConfig, embeddings: &[f32], images: &[f32]) -> Result<Batch> {
         let of = |kind: ArrayKind, values: &[f32]| {
             Values::as_stored(config.dtype, kind.item_len(config), kind.channels(config), values)
@@ -53,9 +53,9 @@ pub struct Values {
     dtype: StoreDtype,
     /// Values of one item.
     item_len: usize,
-    /// Pairs of bytes, so that every format is aligned.
+    /// Pairs of bytes, so that every number format is aligned.
     words: Vec<u16>,
-    /// Of 8-bit numbers the scale and the offset of each channel, `[b, channels, 2]`; else empty.
+    /// For 8-bit numbers the scale and offset of each channel, `[b, channels, 2]`; otherwise empty.
     quantization: Vec<f32>,
 }
 
@@ -68,12 +68,12 @@ impl Default for Values {
 /// Memory of one item.
 pub(crate) struct Item<'a> {
     pub(crate) words: &'a mut [u16],
-    /// Scale and offset of each channel; empty but for 8-bit numbers.
+    /// Scale and offset of each channel; empty except for 8-bit numbers.
     pub(crate) quantization: &'a mut [f32],
 }
 
 impl Values {
-    /// Items of `item_len` values in `channels` channels, rounded as a store rounds them; the reason for an error.
+    /// Items of `item_len` values in `channels` channels, rounded as in a store; the error is in words.
     fn as_stored(dtype: StoreDtype, item_len: usize, channels: usize, values: &[f32]) -> Result<Values, String> {
         if !values.len().is_multiple_of(item_len) {
             return Err(format!("{} values are no whole number of items of {item_len}", values.len()));
@@ -103,7 +103,7 @@ impl Values {
         self.quantization.resize(if dtype == StoreDtype::Q8 { items * channels * 2 } else { 0 }, 0.0);
     }
 
-    /// The items, to write in parallel.
+    /// The items, for writing in parallel.
     pub(crate) fn items_mut(&mut self) -> impl IndexedParallelIterator<Item = Item<'_>> {
         let words = number::words(self.item_len, self.dtype);
         let items = self.words.len() / words;
@@ -119,7 +119,7 @@ impl Values {
         self.words.par_chunks_mut(words).zip(quantization).map(|(words, quantization)| Item { words, quantization })
     }
 
-    /// How many values there are.
+    /// Number of values.
     pub fn len(&self) -> usize {
         self.words.len() / number::words(self.item_len, self.dtype) * self.item_len
     }
@@ -129,17 +129,17 @@ impl Values {
         self.dtype
     }
 
-    /// The values as they are stored, item after item; an item of an odd number of bytes is padded to pairs.
+    /// The stored bytes, item after item; an item with an odd number of bytes is padded by one.
     pub fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.words)
     }
 
-    /// Of 8-bit numbers the scale and the offset of each channel, `[b, channels, 2]`; else empty.
+    /// For 8-bit numbers the scale and offset of each channel, `[b, channels, 2]`; otherwise empty.
     pub fn quantization(&self) -> &[f32] {
         &self.quantization
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }

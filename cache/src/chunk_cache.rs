@@ -1,11 +1,10 @@
-//! Copies of a bucket's chunks on a local disk: one file a chunk, the least recently used ones removed when there is no more room.
+//! Copies of a bucket's chunks on a local disk: one file per chunk; the least recently used ones are removed when space runs out.
 //!
-//! Several programs, and runs of different stores, share one folder. `ledger` holds how many bytes the files take at most; whoever
-//! writes locks it, and enters a file's bytes before the file is made. So the bound holds at every moment, and a program that is killed
-//! leaves the ledger too high, never too low; the next clean-up counts anew. When a file was used last is its modification time.
+//! Several programs, and runs on different stores, share one folder. The file `ledger` holds an upper bound of the bytes in the folder. A
+//! writer locks it and adds a file's bytes before it makes the file, so the limit always holds: a program that is killed leaves the ledger
+//! too high, never too low, and the next clean-up counts again. A file's modification time says when it was last used.
 //!
-//! A copy is a chunk as it is stored, with its checksum, which is compared whenever it is read: whatever befell the file, nothing wrong
-//! comes out of it.
+//! A copy is a chunk as stored, with its checksum, which is checked at each read, so a damaged copy is never used.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,26 +13,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-/// Name of the file that says how much the others take.
+/// Name of the file with the size of the others.
 const LEDGER: &str = "ledger";
 /// Bytes of the ledger itself.
 const LEDGER_BYTES: u64 = 8;
-/// A clean-up leaves this part of the room free, so that it is seldom.
+/// A clean-up frees one part in this many of the space, so that clean-ups are rare.
 const FREED_PART: u64 = 8;
 
-/// The copies of one store, in a folder that others share.
+/// The copies of one store, in a folder shared with others.
 #[derive(Debug)]
 pub(crate) struct ChunkCache {
     folder: PathBuf,
     max_bytes: u64,
     /// Folder of the store's copies.
     store: PathBuf,
-    /// Threads of one process wait here, processes by the lock of the ledger's file.
+    /// Keeps threads of one process apart; processes are kept apart by the ledger file's lock.
     turn: Mutex<()>,
 }
 
 impl ChunkCache {
-    /// The cache in `folder` of the store called `id`; nothing is made before something is kept.
+    /// The cache in `folder` of the store called `id`; creates nothing until the first copy.
     pub(crate) fn new(folder: PathBuf, max_bytes: u64, id: String) -> Self {
         ChunkCache { store: folder.join(id), folder, max_bytes, turn: Mutex::new(()) }
     }
@@ -42,19 +41,19 @@ impl ChunkCache {
         self.max_bytes
     }
 
-    /// Opens a copy; what is open can be read to its end even when it is removed meanwhile.
+    /// Opens a copy; an open copy can be read to its end even if it is removed meanwhile.
     pub(crate) fn get(&self, name: &str) -> Option<File> {
         let file = File::open(self.store.join(name)).ok()?;
         mark_used(&file);
         Some(file)
     }
 
-    /// Whether there is a copy, which counts as used now.
+    /// Whether there is a copy; marks it as used now.
     pub(crate) fn touch(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// Keeps a copy, if there is room for it at all. A cache that cannot be written costs time and no more.
+    /// Keeps a copy if it fits. If the cache cannot be written, only time is lost.
     pub(crate) fn insert(&self, name: &str, bytes: &[u8]) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = self.try_insert(name, bytes);
@@ -75,17 +74,17 @@ impl ChunkCache {
         let mut entry = [0; LEDGER_BYTES as usize];
         let mut total = match ledger.read_exact_at(&mut entry, 0) {
             Ok(()) => u64::from_le_bytes(entry),
-            // New, or cut off: what is there is counted.
+            // New or truncated: forces a count.
             Err(_) => u64::MAX,
         };
         if total.checked_add(len).is_none_or(|sum| sum > self.max_bytes) {
             total = self.make_room(len)?;
-            // Others may have removed the store's folder, being empty.
+            // Another process may have removed the store's empty folder.
             fs::create_dir_all(&self.store)?;
         }
         ledger.write_all_at(&(total + len).to_le_bytes(), 0)?;
         let aside = path.with_extension("tmp");
-        // The ledger's lock is held: nobody else writes the same.
+        // The ledger's lock is held, so no other process writes this file.
         let written = File::create(&aside).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&aside, &path));
         if written.is_err() {
             fs::remove_file(&aside).ok();
@@ -94,13 +93,13 @@ impl ChunkCache {
         written
     }
 
-    /// Removes a copy that cannot be read. The ledger stays as it is, which is too high.
+    /// Removes a copy that cannot be read. The ledger is not changed, and so is too high.
     pub(crate) fn remove(&self, name: &str) {
         fs::remove_file(self.store.join(name)).ok();
     }
 
-    /// Removes copies, those first that were not used for the longest time, until another `len` bytes fit and some more; the bytes that
-    /// are left. The ledger must be locked.
+    /// Removes copies, least recently used first, until `len` bytes and some more fit; returns the bytes that are left. The ledger must be
+    /// locked.
     fn make_room(&self, len: u64) -> io::Result<u64> {
         let mut copies = Vec::new();
         for store in fs::read_dir(&self.folder)? {
@@ -122,7 +121,7 @@ impl ChunkCache {
             fs::remove_file(&copy.path)?;
             total -= copy.len;
             if let Some(store) = copy.path.parent() {
-                // Only an empty one goes.
+                // Fails unless the folder is empty.
                 fs::remove_dir(store).ok();
             }
         }
@@ -130,7 +129,7 @@ impl ChunkCache {
     }
 }
 
-/// A copy, ordered by when it was used last.
+/// A copy, ordered by the time of its last use.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Copy {
     used: SystemTime,
@@ -143,7 +142,7 @@ fn list_copies(store: &Path, copies: &mut Vec<Copy>) -> io::Result<()> {
         let copy = copy?;
         match copy.metadata() {
             Ok(metadata) => copies.push(Copy { used: metadata.modified()?, path: copy.path(), len: metadata.len() }),
-            // A damaged copy that someone removed.
+            // Another process removed a damaged copy.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
@@ -152,7 +151,7 @@ fn list_copies(store: &Path, copies: &mut Vec<Copy>) -> io::Result<()> {
 }
 
 fn mark_used(file: &File) {
-    // A file system that does not take it removes in the order of writing.
+    // On a file system without modification times, copies are removed in the order of writing.
     file.set_modified(SystemTime::now()).ok();
 }
 
@@ -190,7 +189,7 @@ mod tests {
         }
         assert!(cache.touch("a.0") && cache.get("b").is_none());
         cache.insert("a.3", &[3; 1000]);
-        // The one that was not used for the longest time makes room, and the next for some more.
+        // The least recently used copy is removed, and the next one for the extra space.
         assert_eq!(["a.0", "a.1", "a.2", "a.3"].map(|name| cache.touch(name)), [true, false, true, true]);
         assert!(taken(folder.path()) <= ROOM);
         cache.insert("large", &[0; ROOM as usize]);

@@ -1,4 +1,4 @@
-//! What a store will hold, before anything is written: its attributes, its cases, and the rows of each.
+//! The layout of a store, known before anything is written: its attributes, its cases, and the rows of each case.
 
 use crate::arrays::{ArrayKind, ArraySpec};
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use sam_ladder_schemas::tables::VariantRow;
 use sam_ladder_schemas::variants::{Variant, variants};
 use std::ops::Range;
 
-/// All that a store's shape depends on.
+/// Everything that determines a store's shape.
 #[derive(Debug, Clone)]
 pub struct StoreLayout {
     attributes: StoreAttributes,
@@ -17,10 +17,10 @@ pub struct StoreLayout {
 }
 
 impl StoreLayout {
-    /// Lays out the rows: within each split by case name, then by slice.
+    /// Orders the rows: within each split by case name, then by slice.
     ///
     /// # Errors
-    /// [`Error::Values`] for a case that is there twice or has no slices, or whose name cannot be that of a folder.
+    /// [`Error::Values`] for a case that occurs twice, has no slices, or has a name that cannot be a folder's.
     pub fn new(attributes: StoreAttributes, mut cases: Vec<CaseLayout>) -> Result<Self> {
         cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
         let refuse = |case: &CaseLayout, reason: &str| Error::Values {
@@ -49,7 +49,7 @@ impl StoreLayout {
         Ok(StoreLayout { attributes: attributes.with_cases(cases), cases: laid_out })
     }
 
-    /// The layout of the store that has these attributes, `complete: false`.
+    /// The layout of a store with these attributes.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -57,17 +57,17 @@ impl StoreLayout {
         Self::new(attributes.unfinished(), attributes.cases.clone())
     }
 
-    /// The store's attributes, `complete: false`.
+    /// The store's attributes, with `complete: false`.
     pub fn attributes(&self) -> &StoreAttributes {
         &self.attributes
     }
 
-    /// Cases of both splits.
+    /// Number of cases in both splits.
     pub fn num_cases(&self) -> usize {
         self.cases.len()
     }
 
-    /// Slices of a split.
+    /// Number of slices of a split.
     pub fn num_slices(&self, split: Split) -> usize {
         self.cases_of(split).map(|(case, _)| case.num_slices).sum()
     }
@@ -86,17 +86,17 @@ impl StoreLayout {
         self.variants(Split::Train).iter().enumerate().map(|(index, variant)| VariantRow::new(index, variant)).collect()
     }
 
-    /// How many [`Self::variants`] there are.
+    /// Number of [`Self::variants`].
     pub fn num_variants(&self, split: Split) -> usize {
         self.variants(split).len()
     }
 
-    /// Tensors of each array: slices times variants over both splits.
+    /// Items of each array: slices times variants, summed over both splits.
     pub fn num_items(&self) -> usize {
         Split::ALL.into_iter().map(|split| self.num_slices(split) * self.num_variants(split)).sum()
     }
 
-    /// Bytes of all tensors before compression.
+    /// Uncompressed bytes of all tensors.
     pub fn num_bytes(&self) -> u64 {
         let config = &self.attributes.config;
         let floats = ArrayKind::Embeddings.item_len(config) + ArrayKind::Images.item_len(config);

@@ -1,7 +1,8 @@
 //! The embedding store: Zarr arrays and Parquet tables.
 //!
-//! [`StoreWriter`] makes a store, [`Store`] and [`Reader`] read a finished one. The layout, for those who read it with other
-//! programs, is in `docs/reference/store-format.md`. A store lies in a folder or below a key of an S3 bucket: `/data/s.zarr`, `s3://bucket/s.zarr`. No other crate of the workspace touches the files of a store.
+//! [`StoreWriter`] makes a store; [`Store`] and [`Reader`] read a finished one. `docs/reference/store-format.md` describes the layout for
+//! other programs. A store lies in a folder or under a key of an S3 bucket: `/data/s.zarr`, `s3://bucket/s.zarr`. No other crate of the
+//! workspace touches a store's files.
 
 mod arrays;
 mod batch;

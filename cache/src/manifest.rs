@@ -1,4 +1,4 @@
-//! The store's manifest, its second copy, and the metadata that must follow from it.
+//! The store's manifest, its second copy, and the metadata that is derived from it.
 
 use crate::arrays::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ pub(crate) fn manifest_bytes(attributes: &StoreAttributes) -> Vec<u8> {
     to_json(&root_metadata(attributes))
 }
 
-/// Writes both copies, the root group's last: what that says counts.
+/// Writes both copies, the root group's last, since that one is authoritative.
 pub(crate) fn write_manifest(store: &Storage, attributes: &StoreAttributes) -> Result<()> {
     let bytes = manifest_bytes(attributes);
     store.write(&store.join(MANIFEST_COPY), bytes.clone())?;
@@ -49,7 +49,7 @@ fn not_a_store(store: &Storage, reason: String) -> Error {
     Error::NotAStore { path: store.root().into(), reason, advice: "give the folder that `sam-ladder precompute --store` wrote" }
 }
 
-/// The attributes that one copy of the manifest holds.
+/// The attributes in one copy of the manifest.
 pub(crate) fn parse_manifest(store: &Storage, path: &Path, bytes: &[u8]) -> Result<StoreAttributes> {
     let damaged = |reason: String| Error::Manifest { path: path.into(), reason };
     let metadata: Value = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
@@ -74,7 +74,7 @@ pub(crate) fn parse_manifest(store: &Storage, path: &Path, bytes: &[u8]) -> Resu
     Ok(attributes)
 }
 
-/// Whether `path` holds exactly `expected`; the reason why not, in words.
+/// Checks that `path` holds exactly `expected`; the error is in words.
 pub(crate) fn check_bytes(store: &Storage, path: &Path, expected: &[u8]) -> Result<(), String> {
     let found = read_checked(store, path)?;
     if found == expected {
@@ -88,29 +88,29 @@ pub(crate) fn check_bytes(store: &Storage, path: &Path, expected: &[u8]) -> Resu
     }
 }
 
-/// The bytes of a file, or in words why there are none.
+/// The bytes of a file; the error is in words.
 pub(crate) fn read_checked(store: &Storage, path: &Path) -> Result<Vec<u8>, String> {
     store.read(path).map_err(|e| unreadable(&e))
 }
 
-/// Every group's `zarr.json` but the root's: path below the store and bytes.
+/// `zarr.json` of every group except the root: path within the store and bytes.
 pub(crate) fn group_files() -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
     groups().into_iter().map(|group| (Path::new(&group).join(METADATA), to_json(&group_metadata(json!({})))))
 }
 
-/// An array's `zarr.json`: path below the store and bytes.
+/// An array's `zarr.json`: path within the store and bytes.
 pub(crate) fn array_file(spec: &ArraySpec) -> Result<(PathBuf, Vec<u8>)> {
     Ok((Path::new(&spec.path).join(METADATA), to_json(&spec.metadata()?)))
 }
 
-/// Checks that the array's `zarr.json` is the one that a writer with the same config writes.
+/// Checks that the array's `zarr.json` is the one that a writer of the same config makes.
 pub(crate) fn check_array_metadata(store: &Storage, spec: &ArraySpec) -> Result<()> {
     let (path, expected) = array_file(spec)?;
     let path = store.join(path);
     check_bytes(store, &path, &expected).map_err(|reason| Error::Manifest { path, reason })
 }
 
-/// Paths below the store of what the manifest records with a hash.
+/// Paths within the store of the files whose hashes the manifest records.
 pub(crate) fn hashed_files() -> [String; 4] {
     [VARIANTS_TABLE.into(), slices_table(Split::Train), slices_table(Split::Test), DECODER_WEIGHTS.into()]
 }
@@ -127,7 +127,7 @@ pub(crate) fn hash_files(store: &Storage) -> Result<Vec<SourceFile>> {
         .collect()
 }
 
-/// Whether a file below the store has the hash that the manifest records; the reason why not, in words.
+/// Checks that a file of the store has the hash that the manifest records; the error is in words.
 pub(crate) fn check_hash(store: &Storage, attributes: &StoreAttributes, name: &str) -> Result<(), String> {
     let found = sha256_hex(&read_checked(store, &store.join(name))?);
     match attributes.files.iter().find(|file| file.path == name) {
@@ -137,7 +137,7 @@ pub(crate) fn check_hash(store: &Storage, attributes: &StoreAttributes, name: &s
     }
 }
 
-/// The layout of a store that says it is complete.
+/// The layout of a store whose manifest says that it is complete.
 pub(crate) fn complete_layout(store: &Storage, attributes: &StoreAttributes) -> Result<StoreLayout> {
     if !attributes.complete {
         return Err(Error::Incomplete { path: store.root().into(), detail: "its manifest says so".into() });
@@ -145,7 +145,7 @@ pub(crate) fn complete_layout(store: &Storage, attributes: &StoreAttributes) -> 
     StoreLayout::of(attributes).map_err(|e| Error::Manifest { path: store.join(METADATA), reason: e.to_string() })
 }
 
-/// Shape that a mask's own `zarr.json` says.
+/// A mask's shape, from its `zarr.json`.
 pub(crate) fn read_mask_shape(store: &Storage, case: &str) -> Result<[usize; 3]> {
     let path = store.join(format!("{}/{MASKS}/{case}/{METADATA}", Split::Test));
     let bytes = store.read(&path).map_err(Error::io("read", &path))?;

@@ -1,4 +1,4 @@
-//! Between `f32` and the number formats of a store.
+//! Converts between `f32` and the number formats of a store.
 
 #[cfg(target_endian = "big")]
 compile_error!("a store's numbers are little-endian and are read in place: big-endian machines are not supported");
@@ -12,8 +12,8 @@ pub(crate) fn words(values: usize, dtype: StoreDtype) -> usize {
     (values * dtype.bytes()).div_ceil(2)
 }
 
-/// `values` in the stored format, as bytes; the index of the first value that is not finite there is the error. 8-bit numbers are
-/// made by [`quantize`].
+/// `values` in the stored format, as bytes; the error is the index of the first value that is not finite in that format. For 8-bit numbers
+/// use [`quantize`], which also returns scales and offsets.
 pub(crate) fn encode(values: &[f32], dtype: StoreDtype) -> Result<Vec<u8>, usize> {
     let mut bytes = vec![0u8; values.len() * dtype.bytes()];
     let finite = match dtype {
@@ -38,9 +38,9 @@ pub(crate) fn encode(values: &[f32], dtype: StoreDtype) -> Result<Vec<u8>, usize
     finite.map_or(Ok(bytes), Err)
 }
 
-/// Stored words (pairs of bytes, so that any format can be kept aligned) to `f32`.
+/// Converts stored words (pairs of bytes, so that any format is aligned) to `f32`.
 ///
-/// `words.len()` must be `values.len()` times the format's bytes, halved.
+/// `words.len()` must be half of `values.len()` times the format's bytes.
 pub(crate) fn decode(words: &[u16], dtype: StoreDtype, values: &mut [f32]) {
     match dtype {
         StoreDtype::F32 => bytemuck::cast_slice_mut::<f32, u16>(values).copy_from_slice(words),
@@ -53,9 +53,9 @@ pub(crate) fn decode(words: &[u16], dtype: StoreDtype, values: &mut [f32]) {
 /// Largest 8-bit code.
 const LEVELS: f32 = 255.0;
 
-/// `values` `[channels, n]` as 8-bit codes, with the scale and the offset of each channel, `[channels, 2]`: a value is
-/// `offset + scale·code`, the codes 0 and 255 are the channel's least and largest value. The index of the first value that is not
-/// finite is the error.
+/// `values` `[channels, n]` as 8-bit codes, with the scale and offset of each channel, `[channels, 2]`. A value is
+/// `offset + scale·code`; the codes 0 and 255 are the channel's least and largest value. The error is the index of the first value that is
+/// not finite.
 pub(crate) fn quantize(values: &[f32], channels: usize) -> Result<(Vec<u8>, Vec<f32>), usize> {
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
         return Err(at);
@@ -64,7 +64,7 @@ pub(crate) fn quantize(values: &[f32], channels: usize) -> Result<(Vec<u8>, Vec<
     let mut quantization = Vec::with_capacity(2 * channels);
     for channel in values.chunks_exact(values.len() / channels) {
         let (least, largest) = channel.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
-        // Divided first: the range of finite values need not be finite.
+        // Divided first, since the range of finite values may overflow.
         let scale = largest / LEVELS - least / LEVELS;
         let code = |value: f32| if scale > 0.0 { ((value - least) / scale).round_ties_even().min(LEVELS) as u8 } else { 0 };
         codes.extend(channel.iter().map(|&value| code(value)));
@@ -73,7 +73,7 @@ pub(crate) fn quantize(values: &[f32], channels: usize) -> Result<(Vec<u8>, Vec<
     Ok((codes, quantization))
 }
 
-/// What [`quantize`] made, back to float32.
+/// Inverse of [`quantize`], to float32.
 pub(crate) fn dequantize(words: &[u16], quantization: &[f32], values: &mut [f32]) {
     let codes: &[u8] = &bytemuck::cast_slice(words)[..values.len()];
     let channel_len = values.len() / (quantization.len() / 2).max(1);

@@ -1,4 +1,4 @@
-//! Batches for training, from disk each time or kept in memory once they were read.
+//! Batches for training, read from disk each time or kept in memory after the first read.
 
 use crate::arrays::ArrayKind;
 use crate::batch::{Batch, Item};
@@ -9,7 +9,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use std::sync::{Arc, OnceLock};
 
-/// Most batches that are fetched from a bucket before they are read.
+/// Most batches that are fetched ahead from a bucket.
 const BATCHES_AHEAD: usize = 8;
 
 pub use sam_ladder_schemas::read_mode::ReadMode;
@@ -27,13 +27,13 @@ pub struct Reader {
 struct Kept {
     embeddings: Vec<u16>,
     images: Vec<u16>,
-    /// Scales and offsets of the embeddings' channels and of the image's, of 8-bit numbers.
+    /// For 8-bit numbers: scales and offsets of the embeddings' channels and of the image's.
     quantization: [Vec<f32>; 2],
     labels: Vec<u8>,
 }
 
 impl Reader {
-    /// A reader of a split; nothing is read yet, `Resident` keeps each slice and variant when it is first drawn.
+    /// A reader of a split. Nothing is read yet; `Resident` keeps each slice and variant after the first read.
     pub fn new(store: Arc<Store>, split: Split, mode: ReadMode) -> Reader {
         let items = store.slices(split).len() * store.variants(split).len();
         let keep = match mode {
@@ -45,12 +45,12 @@ impl Reader {
         Reader { store, split, kept }
     }
 
-    /// Whether what was read is kept in memory.
+    /// Whether items are kept in memory.
     pub fn is_resident(&self) -> bool {
         self.kept.is_some()
     }
 
-    /// As [`Store::read_batch`], of the reader's split.
+    /// As [`Store::read_batch`], for the reader's split.
     ///
     /// # Errors
     /// As [`Store::read_batch`].
@@ -80,13 +80,13 @@ impl Reader {
         })
     }
 
-    /// How many batches of `batch_size` [`Self::fetch_ahead`] may be ahead of [`Self::read_batch`]: as many as fit half of the local
-    /// disk's part, and not many; none of a store in a folder.
+    /// Number of batches of `batch_size` by which [`Self::fetch_ahead`] may run ahead of [`Self::read_batch`]: as many as fit half of the
+    /// cache on the local disk, with an upper limit; 0 for a store in a folder.
     pub fn batches_ahead(&self, batch_size: usize) -> usize {
         (1..=BATCHES_AHEAD).rev().find(|&batches| self.store.fits_cache(batches * batch_size)).unwrap_or(0)
     }
 
-    /// As [`Store::fetch_ahead`], of what is not in memory.
+    /// As [`Store::fetch_ahead`], for what is not in memory.
     ///
     /// # Errors
     /// As [`Store::fetch_ahead`].
@@ -119,7 +119,7 @@ impl Reader {
     }
 }
 
-/// Bytes of memory that can be had without swapping (`MemAvailable` of Linux); 0, and so never resident, where that is unknown.
+/// Bytes of memory available without swapping (`MemAvailable` of Linux); 0, and so never resident, if unknown.
 fn available_memory() -> u64 {
     let kilobytes = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

@@ -1,7 +1,7 @@
-//! Chunks of a store in a bucket, fetched one by one when they are drawn, and kept on a local disk.
+//! Chunks of a store in a bucket, fetched one by one when needed and kept on a local disk.
 //!
-//! A shard holds every variant of its slice and an epoch draws one of them: of 44, a whole shard would be 44 times what is read.
-//! So chunks are fetched by range, after the shard's index, which is a kilobyte and stays in memory.
+//! A shard holds all (44) variants of its slice, and an epoch draws one of them, so fetching whole shards would read 44 times too much.
+//! Chunks are therefore fetched by range, after the shard's index, which takes a kilobyte and stays in memory.
 
 use crate::chunk_cache::ChunkCache;
 use crate::error::Result;
@@ -16,31 +16,31 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, Semaphore};
 
-/// Letters of a store's name in the cache.
+/// Length of a store's name in the cache, in characters.
 const ID_LEN: usize = 16;
 
-/// Where copies of a remote store's chunks are kept, and how many: a matter of the machine, and of no store or run.
+/// Where copies of a remote store's chunks are kept, and how many. Depends on the machine, not on the store or the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheOptions {
-    /// A folder on a local disk; any number of stores and of programs share it.
+    /// A folder on a local disk; any number of stores and programs may share it.
     pub folder: PathBuf,
-    /// Most bytes of files in it.
+    /// Limit of the bytes in the folder.
     pub max_bytes: u64,
 }
 
-/// Why a chunk could not be had.
+/// Why a chunk could not be read.
 #[derive(Debug)]
 pub(crate) enum Unread {
     /// The store is damaged, in words.
     Damaged(String),
-    /// The server refused, or does not answer.
+    /// The server refused or did not answer.
     Io(PathBuf, io::Error),
 }
 
-/// A chunk as it is stored.
+/// A chunk as stored.
 pub(crate) struct Fetched {
     pub(crate) blob: Blob,
-    /// Whether it is the copy on the local disk.
+    /// Whether it is a copy on the local disk.
     pub(crate) is_copy: bool,
 }
 
@@ -51,15 +51,15 @@ type UnderWay = HashMap<String, Arc<OnceCell<Arc<Vec<u8>>>>>;
 #[derive(Debug)]
 pub(crate) struct Remote {
     bucket: Bucket,
-    /// `None` keeps no copies: each chunk is fetched whenever it is read.
+    /// `None` keeps no copies: a chunk is fetched at each read.
     cache: Option<ChunkCache>,
     permits: Semaphore,
-    /// Chunks that are being fetched: who needs one of them waits for it.
+    /// Chunks that are being fetched: other threads that need one wait for it.
     under_way: Mutex<UnderWay>,
 }
 
 impl Remote {
-    /// For the store at `place`, whose manifest says which store it is: one that was made anew there has another name in the cache.
+    /// For the store at `place`. Its name in the cache depends on the manifest, so that a store made anew at the same place has another name.
     pub(crate) fn new(bucket: Bucket, place: &Path, options: Option<&CacheOptions>) -> Result<Self> {
         let version = bucket.version(&place.join(crate::arrays::METADATA))?;
         let mut id = sha256_hex(format!("{} {version}", place.display()).as_bytes());
@@ -68,7 +68,7 @@ impl Remote {
         Ok(Remote { bucket, cache, permits: Semaphore::new(CONCURRENCY), under_way: Mutex::default() })
     }
 
-    /// Most bytes that the copies may take; 0 if none are kept.
+    /// Limit of the copies' bytes; 0 if no copies are kept.
     pub(crate) fn max_bytes(&self) -> u64 {
         self.cache.as_ref().map_or(0, ChunkCache::max_bytes)
     }
@@ -93,7 +93,7 @@ impl Remote {
         self.bucket.get(path, Some(GetRange::Suffix(len))).await
     }
 
-    /// A range of an object, which is called `name` in the cache and is put there. Whoever asks for what is under way waits for it.
+    /// Fetches a range of an object and keeps it in the cache as `name`. If it is already being fetched, waits for that.
     pub(crate) async fn fetch(&self, name: String, path: &Path, range: Range<u64>) -> io::Result<Fetched> {
         let cell = self.lock().entry(name.clone()).or_default().clone();
         let fetched = cell.get_or_try_init(|| async {

@@ -1,8 +1,8 @@
-//! Reading single chunks out of a shard, straight into the caller's memory.
+//! Reads single chunks of a shard directly into the caller's memory.
 //!
 //! The layout is that of Zarr's `sharding_indexed` codec with the index at the end: the chunks, then one (offset, length) pair of
-//! little-endian 64-bit numbers a chunk, then the CRC-32C of those pairs. A chunk is its bytes, or a zstd frame of them, and the CRC-32C of that.
-//! `zarrs` could read it too, but takes a chunk or a file that is missing for fill values; here that is an error.
+//! little-endian 64-bit numbers per chunk, then the CRC-32C of these pairs. A chunk is its bytes, or a zstd frame of them, followed by their
+//! CRC-32C. `zarrs` could read it too, but returns fill values for missing chunks or files; here they are errors.
 
 use crate::storage::Blob;
 use std::io;
@@ -11,7 +11,7 @@ use std::io;
 const CHECKSUM_LEN: usize = 4;
 const INDEX_ENTRY_LEN: usize = 16;
 
-/// A shard's bytes from those of its chunks, as stored, in their order.
+/// A shard's bytes from its chunks, as stored and in order.
 pub(crate) fn assemble<C: AsRef<[u8]>>(chunks: &[C]) -> Vec<u8> {
     let content: usize = chunks.iter().map(|chunk| chunk.as_ref().len()).sum();
     let mut shard = Vec::with_capacity(content + chunks.len() * INDEX_ENTRY_LEN + CHECKSUM_LEN);
@@ -30,7 +30,7 @@ pub(crate) fn assemble<C: AsRef<[u8]>>(chunks: &[C]) -> Vec<u8> {
     shard
 }
 
-/// The one chunk, as stored, of a shard that has no more.
+/// The chunk, as stored, of a shard with only one.
 pub(crate) fn only_chunk(mut shard: Vec<u8>) -> Result<Vec<u8>, String> {
     let content = shard.len().checked_sub(INDEX_ENTRY_LEN + CHECKSUM_LEN).ok_or("the shard is shorter than its index")?;
     let expected = [0u64.to_le_bytes(), (content as u64).to_le_bytes()].concat();
@@ -41,7 +41,7 @@ pub(crate) fn only_chunk(mut shard: Vec<u8>) -> Result<Vec<u8>, String> {
     Ok(shard)
 }
 
-/// Where a chunk lies in its shard's file.
+/// A chunk's place in its shard's file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChunkRange {
     offset: u64,
@@ -59,7 +59,7 @@ impl ChunkRange {
     }
 }
 
-/// What one thread needs to read chunks, reused from chunk to chunk.
+/// A thread's buffers for reading chunks, reused from chunk to chunk.
 pub(crate) struct Scratch {
     encoded: Vec<u8>,
     decompressor: zstd::bulk::Decompressor<'static>,
@@ -71,7 +71,7 @@ impl Scratch {
     }
 }
 
-/// In words, why a file cannot be read.
+/// Says in words why a file cannot be read.
 pub(crate) fn unreadable(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "its file is missing".into(),
@@ -79,7 +79,7 @@ pub(crate) fn unreadable(error: &io::Error) -> String {
     }
 }
 
-/// Bytes of the index of a shard of `chunks` chunks, at its end.
+/// Bytes of the index at the end of a shard of `chunks` chunks.
 pub(crate) fn index_len(chunks: usize) -> u64 {
     (chunks as u64).saturating_mul(INDEX_ENTRY_LEN as u64).saturating_add(CHECKSUM_LEN as u64)
 }
@@ -94,7 +94,7 @@ pub(crate) fn read_index(file: &Blob, chunks: usize) -> Result<Box<[ChunkRange]>
     parse_index(&bytes, file_len)
 }
 
-/// Checks the index at the end of a file of `file_len` bytes, all of which it is.
+/// Parses and checks `bytes`, the whole index at the end of a file of `file_len` bytes.
 pub(crate) fn parse_index(bytes: &[u8], file_len: u64) -> Result<Box<[ChunkRange]>, String> {
     let index_offset = file_len.checked_sub(bytes.len() as u64).ok_or_else(|| cut_short(bytes.len() as u64, file_len))?;
     let entries = checked(bytes).map_err(|reason| format!("the shard's index has {reason}"))?;
@@ -118,7 +118,7 @@ fn cut_short(index_len: u64, file_len: u64) -> String {
     format!("the file is cut short: an index of {index_len} bytes was expected at its end, it has {file_len} bytes")
 }
 
-/// Reads one chunk that is not compressed straight into `out`, whose length must be the chunk's, and checks it.
+/// Reads one uncompressed chunk directly into `out`, which must have the chunk's length, and checks it.
 pub(crate) fn read_plain_chunk(file: &Blob, range: ChunkRange, out: &mut [u8]) -> Result<(), String> {
     let len = out.len() as u64;
     if range.len != len + CHECKSUM_LEN as u64 {
@@ -132,7 +132,7 @@ pub(crate) fn read_plain_chunk(file: &Blob, range: ChunkRange, out: &mut [u8]) -
     compare_checksum(out, stored).map_err(|reason| format!("the chunk has {reason}"))
 }
 
-/// Checks that the chunks lie one behind the other and fill the file up to its index, so that each byte is covered by a checksum.
+/// Checks that the chunks are contiguous and fill the file up to its index, so that a checksum covers every byte.
 pub(crate) fn check_filled(file: &Blob, index: &[ChunkRange]) -> Result<(), String> {
     let mut end = 0;
     for (i, range) in index.iter().enumerate() {
@@ -146,7 +146,7 @@ pub(crate) fn check_filled(file: &Blob, index: &[ChunkRange]) -> Result<(), Stri
     if found == expected { Ok(()) } else { Err(format!("the file has {found} bytes, expected {expected}")) }
 }
 
-/// One chunk as it is stored, its checksum right.
+/// One chunk as stored, with its checksum checked.
 pub(crate) fn read_encoded(file: &Blob, range: ChunkRange) -> Result<Vec<u8>, String> {
     let mut encoded = vec![0; range.len as usize];
     file.read_exact_at(&mut encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
@@ -154,7 +154,7 @@ pub(crate) fn read_encoded(file: &Blob, range: ChunkRange) -> Result<Vec<u8>, St
     Ok(encoded)
 }
 
-/// Reads one chunk, checks it, and decompresses it into `out`, whose length must be the chunk's.
+/// Reads one chunk, checks it, and decompresses it into `out`, which must have the chunk's length.
 pub(crate) fn read_compressed_chunk(file: &Blob, range: ChunkRange, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), String> {
     scratch.encoded.resize(range.len as usize, 0);
     file.read_exact_at(&mut scratch.encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
@@ -166,7 +166,7 @@ pub(crate) fn read_compressed_chunk(file: &Blob, range: ChunkRange, scratch: &mu
     Ok(())
 }
 
-/// `bytes` without the CRC-32C at their end, when that is right.
+/// `bytes` without the CRC-32C at their end, if it is right.
 fn checked(bytes: &[u8]) -> Result<&[u8], String> {
     let len = bytes.len().checked_sub(CHECKSUM_LEN).ok_or("no room for its checksum")?;
     let (content, stored) = bytes.split_at(len);

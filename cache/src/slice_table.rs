@@ -1,4 +1,4 @@
-//! `slices.parquet`: the table has a column for each class, so that no struct has its columns.
+//! `slices.parquet`. The table has a column per class, so no struct can describe its columns.
 
 use crate::error::Result;
 use arrow::array::{ArrayRef, AsArray, Float64Array, StringArray, UInt32Array, UInt64Array};
@@ -20,10 +20,10 @@ pub(crate) fn encode_slices(path: &Path, rows: &[SliceRow], class_names: &[Strin
     Ok(encode_batch(path, &batch(path, rows, class_names)?)?)
 }
 
-/// The rows of the table's bytes; `path` is for messages.
+/// The rows in the table's bytes; `path` is for messages.
 ///
 /// # Errors
-/// Those of reading it; a column that is missing, unknown or of another type is named.
+/// If the bytes cannot be read; names any column that is missing, unknown or of another type.
 pub(crate) fn decode_slices(path: &Path, bytes: Bytes, class_names: &[String]) -> Result<Vec<SliceRow>> {
     let found = decode_batch(path, bytes)?;
     check_columns(path, &found, batch(path, &[], class_names)?.schema_ref())?;
@@ -60,7 +60,7 @@ fn batch(path: &Path, rows: &[SliceRow], class_names: &[String]) -> Result<Recor
     }
     columns.extend(SIZE.into_iter().enumerate().map(|(axis, name)| (name.into(), count(&|row| row.size[axis]))));
     for (class, name) in class_names.iter().enumerate() {
-        // A row with too few counts makes an empty cell, which is refused below.
+        // A row with too few counts gives an empty cell, which is refused below.
         let voxels = rows.iter().map(|row| row.voxels.get(class).copied()).collect::<UInt64Array>();
         columns.push((voxels_column(name), Arc::new(voxels)));
     }

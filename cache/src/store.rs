@@ -38,7 +38,7 @@ pub struct Store {
     storage: Storage,
     attributes: StoreAttributes,
     splits: [SplitArrays; 2],
-    /// Of a store in a bucket: what fetches its chunks, and keeps them on a local disk.
+    /// For a store in a bucket: fetches its chunks and keeps them on a local disk.
     remote: Option<Remote>,
 }
 
@@ -52,18 +52,18 @@ struct SplitArrays {
 }
 
 impl Store {
-    /// Opens a complete store, in a folder or at `s3://bucket/key`, and checks its manifest, its groups' and arrays' metadata, its
-    /// tables, the decoder's weights and the presence of every shard. Chunks are checked when they are read; those of a store in a
-    /// bucket are fetched each time (see [`Self::open_with`]).
+    /// Opens a complete store, in a folder or at `s3://bucket/key`. Checks its manifest, the metadata of its groups and arrays, its tables,
+    /// the decoder's weights and the presence of every shard. Chunks are checked when they are read; chunks of a store in a bucket are
+    /// fetched at each read (but see [`Self::open_with`]).
     ///
     /// # Errors
-    /// A one-line reason that names the file: no store, another format version, an incomplete one, a manifest, array metadata or
-    /// table that does not agree with the config, a missing shard; a bucket that cannot be used.
+    /// Names the file if the path is not a store, the store has another format version or is incomplete, a manifest, array metadata or
+    /// table does not agree with the config, a shard is missing, or the bucket cannot be used.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         Self::open_with(path, None)
     }
 
-    /// As [`Self::open`]; of a store in a bucket, copies of the chunks are kept where `cache` says.
+    /// As [`Self::open`]; copies of a bucket's chunks are kept where `cache` says.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -108,12 +108,12 @@ impl Store {
         &self.attributes
     }
 
-    /// Settings that the tensors were made with.
+    /// Settings with which the tensors were made.
     pub fn config(&self) -> &PrecomputeConfig {
         &self.attributes.config
     }
 
-    /// The variants of a split's slices, by index; `test` has the identity, and the reflections where the config says so.
+    /// The variants of a split's slices, by index; `test` has the identity, and the reflections if the config says so.
     pub fn variants(&self, split: Split) -> &[Variant] {
         &self.split(split).variants
     }
@@ -131,7 +131,7 @@ impl Store {
     /// The rows of a case.
     ///
     /// # Errors
-    /// [`Error::Absent`] that names the case and lists those there are.
+    /// [`Error::Absent`] that names the case and lists the existing ones.
     pub fn case_rows(&self, split: Split, case: &str) -> Result<Range<u32>> {
         self.split(split).cases.iter().find(|(name, _)| name == case).map(|(_, rows)| rows.clone()).ok_or_else(|| Error::Absent {
             path: self.path().into(),
@@ -139,8 +139,8 @@ impl Store {
         })
     }
 
-    /// SAM's frozen prompt encoder and mask decoder, in the names of its checkpoints. [`crate::read_file`] reads it wherever the
-    /// store lies.
+    /// File of SAM's frozen prompt encoder and mask decoder, under the names of SAM's checkpoints. Read it with [`crate::read_file`], which
+    /// also reads from buckets.
     pub fn decoder_path(&self) -> PathBuf {
         self.storage.join(DECODER_WEIGHTS)
     }
@@ -157,7 +157,7 @@ impl Store {
         check_array_metadata(&self.storage, &spec)?;
         let array = StoredArray::new(&self.storage, spec, 1);
         let mut labels = vec![0; depth * height * width];
-        // A mask is read once and as a whole.
+        // A mask is read once, as a whole.
         let shard = self.storage.open(&array.shard_path(0));
         labels.par_chunks_mut(height * width).enumerate().try_for_each(|(slice, out)| {
             let shard = shard.as_ref().map_err(shard::unreadable);
@@ -174,10 +174,10 @@ impl Store {
 
     /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads.
     ///
-    /// `batch` is resized and overwritten; its memory is reused. What it holds after an error is unspecified.
+    /// `batch` is resized and overwritten; its memory is reused. After an error its content is unspecified.
     ///
     /// # Errors
-    /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] that names array, slice, case and variant;
+    /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] with array, slice, case and variant;
     /// [`Error::File`] for a bucket that does not answer.
     pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
         if self.fits_cache(picks.len()) {
@@ -189,8 +189,7 @@ impl Store {
         })
     }
 
-    /// Brings what the given pairs need of a store in a bucket onto the local disk, many chunks at a time; of a store in a folder
-    /// nothing is needed.
+    /// Fetches the chunks of the given pairs from a bucket to the local disk, many at a time; does nothing for a store in a folder.
     ///
     /// # Errors
     /// As [`Self::read_batch`].
@@ -206,7 +205,7 @@ impl Store {
         wait(stream::iter(fetched).buffer_unordered(CONCURRENCY).try_collect::<()>())
     }
 
-    /// Whether `items` variants of slices fit the local disk's part together, with room to spare; of no use for a store in a folder.
+    /// Whether `items` variants of slices fit the cache on the local disk, with room to spare; meaningless for a store in a folder.
     pub(crate) fn fits_cache(&self, items: usize) -> bool {
         self.remote.as_ref().is_some_and(|remote| 2 * items as u64 * self.item_bytes() <= remote.max_bytes())
     }
@@ -278,7 +277,7 @@ impl Store {
         read.map_err(|reason| self.unread(split, kind, pick, reason))
     }
 
-    /// The error of a chunk that cannot be had.
+    /// The error for a chunk that cannot be read.
     fn unread(&self, split: Split, kind: ArrayKind, (row, variant): (u32, u32), reason: Unread) -> Error {
         let (row, variant) = (row as usize, variant as usize);
         let SplitArrays { variants, slices, arrays, .. } = self.split(split);
@@ -337,7 +336,7 @@ pub(crate) struct BatchItem<'a> {
     pub(crate) labels: &'a mut [u8],
 }
 
-/// Rows whose shards are in an array's folder; empty when there is no such folder.
+/// Rows whose shards are in an array's folder; empty if there is no such folder.
 pub(crate) fn shards_in(store: &Storage, spec: &ArraySpec) -> Result<HashSet<usize>> {
     let entries = store.list(&store.join(&spec.path))?.unwrap_or_default();
     Ok(entries.iter().filter(|entry| !entry.is_folder).filter_map(|entry| spec.row_of_shard_name(&entry.name)).collect())
@@ -348,7 +347,7 @@ pub(crate) fn mask_shard(store: &Storage, case: &str) -> PathBuf {
     store.join(ArraySpec::of_mask(case, [1; 3]).shard_path(0))
 }
 
-/// Shape of a test case's mask, by the rows of its slices.
+/// Shape of a test case's mask, from the rows of its slices.
 pub(crate) fn mask_shape(rows: &[SliceRow]) -> [usize; 3] {
     let [height, width] = rows.first().map_or([0; 2], |row| row.size);
     [rows.len(), height as usize, width as usize]
@@ -358,7 +357,7 @@ fn read_bytes(store: &Storage, path: &Path) -> Result<Bytes> {
     Ok(store.read(path).map_err(Error::io("read", path))?.into())
 }
 
-/// Checks that `variants.parquet` is the table of the layout's config.
+/// Checks that `variants.parquet` agrees with the layout's config.
 pub(crate) fn check_variants(store: &Storage, layout: &StoreLayout) -> Result<()> {
     let path = store.join(VARIANTS_TABLE);
     let expected = layout.variant_rows();

@@ -1,4 +1,4 @@
-//! One array of a finished store: its chunks, out of the shards' files, or fetched from a bucket.
+//! One array of a finished store: reads its chunks from the shards' files or from a bucket.
 
 use crate::arrays::ArraySpec;
 use crate::remote::{Fetched, Remote, Unread};
@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 pub(crate) struct StoredArray {
     pub(crate) spec: ArraySpec,
     folder: PathBuf,
-    /// Index of each shard, read when it is first needed.
+    /// Index of each shard, read at first use.
     indexes: Vec<OnceLock<Box<[ChunkRange]>>>,
 }
 
@@ -27,13 +27,13 @@ impl StoredArray {
         self.folder.join(self.spec.shard_name(row))
     }
 
-    /// Reads a chunk's values; the error says in words what is wrong.
+    /// Reads a chunk's values; the error is in words.
     pub(crate) fn read_chunk(&self, store: &Storage, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), String> {
         let shard = store.open(&self.shard_path(row)).map_err(|e| shard::unreadable(&e))?;
         self.read_chunk_of(&shard, row, chunk, out)
     }
 
-    /// As [`Self::read_chunk`], of a shard that is open.
+    /// As [`Self::read_chunk`], from an open shard.
     pub(crate) fn read_chunk_of(&self, shard: &Blob, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), String> {
         let index = match self.indexes[row].get() {
             Some(index) => index,
@@ -45,7 +45,7 @@ impl StoredArray {
         self.decode(shard, index[chunk], out)
     }
 
-    /// As [`Self::read_chunk`], of a store in a bucket. A copy on the local disk that is damaged is fetched anew.
+    /// As [`Self::read_chunk`], from a bucket. A damaged copy on the local disk is fetched again.
     pub(crate) fn fetch_chunk(&self, remote: &Remote, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), Unread> {
         let name = self.chunk_name(row, chunk);
         loop {
@@ -61,7 +61,7 @@ impl StoredArray {
         }
     }
 
-    /// Brings a chunk onto the local disk, unless it is there.
+    /// Fetches a chunk to the local disk unless it is there.
     pub(crate) async fn fetch_ahead(&self, remote: &Remote, row: usize, chunk: usize) -> Result<(), Unread> {
         if remote.is_cached(&self.chunk_name(row, chunk)) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The training half of a store, for those who must not see the other one.
+//! Access to only the training split of a store.
 
 use crate::error::Result;
 use crate::reader::{ReadMode, Reader};
@@ -12,8 +12,8 @@ use sam_ladder_schemas::variants::Variant;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A store of which no method reaches a test scan's image, embeddings, labels or mask. Training and sweeps hold this and no [`Store`],
-/// so that nothing they choose can depend on the test scans.
+/// A store without access to the test scans' images, embeddings, labels or masks. Training and sweeps hold this instead of a [`Store`], so
+/// that nothing they choose can depend on the test scans.
 #[derive(Debug, Clone)]
 pub struct TrainingSplit(Arc<Store>);
 
@@ -26,7 +26,7 @@ impl TrainingSplit {
         Self::open_with(path, None)
     }
 
-    /// Opens a complete store; of one in a bucket, copies of the chunks are kept where `cache` says.
+    /// Opens a complete store; copies of a bucket's chunks are kept where `cache` says.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -44,7 +44,7 @@ impl TrainingSplit {
         self.0.attributes()
     }
 
-    /// Settings that the tensors were made with.
+    /// Settings with which the tensors were made.
     pub fn config(&self) -> &PrecomputeConfig {
         self.0.config()
     }
@@ -66,12 +66,12 @@ impl TrainingSplit {
         cases
     }
 
-    /// Whether a case of this name is among the test cases; nothing else can be learnt of them.
+    /// Whether a test case has this name; this is all that can be learnt about the test cases.
     pub fn is_test_case(&self, case: &str) -> bool {
         self.0.slices(Split::Test).iter().any(|slice| slice.case == case)
     }
 
-    /// SAM's frozen prompt encoder and mask decoder, in the names of its checkpoints.
+    /// File of SAM's frozen prompt encoder and mask decoder, under the names of SAM's checkpoints.
     pub fn decoder_path(&self) -> PathBuf {
         self.0.decoder_path()
     }

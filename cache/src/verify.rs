@@ -1,4 +1,4 @@
-//! Checking a whole finished store: every chunk against its checksum, every file against the manifest.
+//! Checks a whole finished store: every chunk against its checksum, every file against the manifest.
 
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
 use crate::error::Result;
@@ -19,21 +19,21 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What [`verify`] found.
+/// Result of [`verify`].
 #[derive(Debug)]
 pub struct Report {
-    /// The store's manifest, from whichever copy is whole.
+    /// The store's manifest, from an undamaged copy.
     pub attributes: StoreAttributes,
-    /// What is damaged, by path: manifest and metadata first, then tables and weights, then arrays.
+    /// The damaged parts: manifest and metadata first, then tables and weights, then arrays.
     pub damage: Vec<Damage>,
-    /// Files that are no part of the store, by path.
+    /// Files that are not part of the store.
     pub unexpected: Vec<PathBuf>,
-    /// Files that a store of this manifest has.
+    /// Number of files that a store with this manifest has.
     pub files: u64,
 }
 
 impl Report {
-    /// The report of a store whose repair was interrupted: nothing can be checked before that has gone on.
+    /// The report for a store whose repair was interrupted: nothing can be checked until the repair is resumed.
     ///
     /// # Errors
     /// Those of reading the manifest.
@@ -45,9 +45,9 @@ impl Report {
 /// A damaged part of a store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Damage {
-    /// Its file, below the store.
+    /// Path of its file within the store.
     pub path: PathBuf,
-    /// What that file holds.
+    /// The content of that file.
     pub part: Part,
     /// What is wrong with it.
     pub reason: String,
@@ -58,7 +58,7 @@ pub struct Damage {
 pub enum Part {
     /// One of the two copies of the manifest.
     Manifest,
-    /// A group's or an array's `zarr.json`, or `variants.parquet`: all that follows from the manifest alone.
+    /// A group's or an array's `zarr.json`, or `variants.parquet`: files that follow from only the manifest.
     Metadata,
     /// A split's slice table.
     Slices(Split),
@@ -66,7 +66,7 @@ pub enum Part {
     Decoder,
     /// One slice of an array.
     Shard {
-        /// Path of the array below the store.
+        /// Path of the array within the store.
         array: String,
         /// Split of the array.
         split: Split,
@@ -76,7 +76,7 @@ pub enum Part {
         case: String,
         /// Slice within the case.
         slice_index: usize,
-        /// Names of the variants that cannot be read; none means that the file as a whole cannot.
+        /// Names of the variants that cannot be read; empty if the whole file cannot be read.
         variants: Vec<String>,
     },
     /// The reference segmentation of a test case, or its `zarr.json`.
@@ -87,7 +87,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// Whether it can only be made anew from the scans or the encoder's weights.
+    /// Whether repairing it needs the scans or the encoder's weights.
     pub fn needs_sources(&self) -> bool {
         !matches!(self, Part::Manifest | Part::Metadata)
     }
@@ -114,7 +114,7 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What is to be checked, file by file.
+/// A file to check.
 enum Check {
     /// A file that follows from the manifest, and its bytes.
     Metadata(PathBuf, Vec<u8>),
@@ -123,26 +123,27 @@ enum Check {
     Mask(String),
 }
 
-/// Checks every file of the store at `path`, on all of rayon's threads. `progress` is told files checked and files in all.
+/// Checks every file of the store at `path`, on all of rayon's threads. `progress` receives the number of checked files and the total.
 ///
-/// Each chunk is read, compared with its checksum and decompressed; each shard must hold nothing but its chunks; tables and
-/// weights are compared with the manifest's hashes and with the arrays; metadata with the bytes that the manifest demands; voxel
-/// counts of the test slices with the masks.
+/// Each chunk is read, compared with its checksum and decompressed. Each shard must hold only its chunks. Tables and weights are compared
+/// with the manifest's hashes and with the arrays, metadata with the bytes that follow from the manifest, voxel counts of the test slices
+/// with the masks.
 ///
 /// # Errors
 /// [`crate::Error::NotAStore`], [`crate::Error::FormatVersion`], [`crate::Error::Incomplete`] for a store that is still being made,
-/// [`crate::Error::File`] for a bucket that does not answer, and [`crate::Error::Manifest`] when both copies of the manifest are damaged. All other damage is in the report.
+/// [`crate::Error::File`] for a bucket that does not answer, and [`crate::Error::Manifest`] if both copies of the manifest are damaged. All
+/// other damage is in the report.
 pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
     let store = Storage::at(path)?;
     let report = check_all(&store, progress);
-    // What a server refused looks like damage and is none.
+    // A server's refusal would look like damage.
     store.refusal().map_or(report, Err)
 }
 
 fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
     let (attributes, mut damage) = trusted_manifest(store)?;
     let layout = complete_layout(store, &attributes)?;
-    // A damaged table is reported by its own check; what it says is not used then.
+    // A damaged table is reported by its own check; its content is then not used.
     let rows = Split::ALL.map(|split| read_slices(store, &layout, split).ok());
     let test_rows = check_hash(store, &attributes, &slices_table(Split::Test)).ok().and(rows[Split::Test as usize].as_deref());
     let checks = checks(&layout)?;
@@ -167,7 +168,7 @@ fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Re
     })
 }
 
-/// The manifest of whichever copy is whole, and what is wrong with the other.
+/// The manifest from an undamaged copy, and what is wrong with the other.
 fn trusted_manifest(store: &Storage) -> Result<(StoreAttributes, Vec<Damage>)> {
     let damage = |name: &str, reason: String| Damage { path: name.into(), part: Part::Manifest, reason };
     let copy = |path: &Path| parse_manifest(store, path, &read_checked(store, path).unwrap_or_default());
@@ -190,7 +191,7 @@ fn trusted_manifest(store: &Storage) -> Result<(StoreAttributes, Vec<Damage>)> {
     }
 }
 
-/// All files of a store but the manifest; an array's `zarr.json` before its shards, a mask's with it.
+/// All files of a store except the manifest; an array's `zarr.json` before its shards, a mask's with the mask.
 fn checks(layout: &StoreLayout) -> Result<Vec<Check>> {
     let mut all: Vec<Check> = group_files().map(|(path, bytes)| Check::Metadata(path, bytes)).collect();
     let arrays: Vec<_> = {
@@ -213,7 +214,7 @@ struct Context<'a> {
     store: &'a Storage,
     attributes: &'a StoreAttributes,
     layout: &'a StoreLayout,
-    /// The test table's rows when they can be trusted.
+    /// The test table's rows, if they can be trusted.
     test_rows: Option<&'a [SliceRow]>,
 }
 
@@ -265,7 +266,7 @@ impl Context<'_> {
         }
     }
 
-    /// A mask's shard and `zarr.json`, whose shape the slice table demands, or the `zarr.json` itself while the table is damaged.
+    /// Checks a mask's shard and `zarr.json`. Its shape comes from the slice table, or from the `zarr.json` if the table is damaged.
     fn mask(&self, case: &str) -> Result<Vec<Damage>> {
         let part = Part::Mask { case: case.into() };
         let rows = match self.test_rows {
@@ -312,7 +313,7 @@ fn same_voxels(row: &SliceRow, classes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The damaged chunks of the shard at a path below the store, each with the reason; the error is about the file as a whole.
+/// The damaged chunks of a shard at a path within the store, each with the reason; an error concerns the whole file.
 fn check_shard(
     store: &Storage,
     path: &Path,
@@ -337,7 +338,7 @@ fn check_shard(
     Ok(bad)
 }
 
-/// Files below the store that none of its manifest has.
+/// Files in the store that do not belong there according to its manifest.
 fn unexpected(store: &Storage, layout: &StoreLayout) -> Result<Vec<PathBuf>> {
     let mut expected: BTreeSet<PathBuf> = [METADATA, MANIFEST_COPY].map(PathBuf::from).into();
     for check in checks(layout)? {

@@ -1,4 +1,4 @@
-//! Two evaluations of the same cases side by side: differences, their intervals over cases, and paired tests.
+//! Compares two evaluations of the same cases: differences, their intervals over cases, and paired tests.
 
 use crate::error::Result;
 use crate::folder::{EvaluationFolder, create_dir};
@@ -22,9 +22,9 @@ const DICE: &str = "dice";
 /// Name of HD95.
 const HD95: &str = "hd95";
 
-/// Compares two sides, each one evaluation or several of different seeds, whose values are averaged case by case: first Dice,
-/// then HD95, of each organ and of the mean. A case's value for the mean is its mean over the organs that both sides define in
-/// it. Pairs without both values are left out.
+/// Compares two sides, each with one evaluation, or several of different seeds, which are averaged case by case. Rows are Dice, then HD95,
+/// of each organ and of the mean. A case's value for the mean is its mean over the organs that both sides define. Pairs without both
+/// values are left out.
 ///
 /// # Errors
 /// If an evaluation has other organs, rules or cases than the first one.
@@ -67,7 +67,7 @@ impl Side {
         self.seeds.first().map_or(&[], |scores| &scores.cases)
     }
 
-    /// Mean over the seeds in which the value is defined.
+    /// Mean over the seeds with a defined value.
     fn value(&self, organ: usize, case: &str) -> Option<f64> {
         mean(self.seeds.iter().filter_map(|scores| {
             let index = scores.cases.iter().position(|name| name == case)?;
@@ -94,7 +94,7 @@ fn row(organ: &str, metric: &str, pairs: &[[f64; 2]]) -> ComparisonRow {
     }
 }
 
-/// What is compared.
+/// The two sides of a comparison.
 #[derive(Debug, Clone, Copy)]
 pub struct Sides<'a> {
     /// Name of the first side.
@@ -107,7 +107,7 @@ pub struct Sides<'a> {
     pub unit: &'a str,
 }
 
-/// One Markdown table per metric, and a paragraph that says what the numbers are.
+/// One Markdown table per metric, and a paragraph that explains the numbers.
 pub fn markdown(rows: &[ComparisonRow], sides: &Sides) -> String {
     let mut text = String::new();
     for metric in [DICE, HD95] {
@@ -142,7 +142,7 @@ fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
     markdown_table(&headings, rows)
 }
 
-/// Writes a comparison's two files into a folder, which is made if it does not exist; returns the path of the Markdown file.
+/// Writes a comparison's two files into a folder, which is created if necessary; returns the path of the Markdown file.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -194,7 +194,7 @@ mod tests {
             assert!((found.3.unwrap() - expected.3.unwrap()).abs() < 1e-12, "{found:?}");
         }
         assert_eq!(rows[3].metric, "hd95");
-        // Three positive differences: two of eight sign patterns are as far.
+        // Three positive differences: two of eight sign patterns are as extreme.
         assert_eq!((rows[0].wilcoxon_p, rows[0].permutation_p), (Some(0.25), Some(0.25)));
         // The spleen's differ in only one case.
         assert_eq!((rows[1].wilcoxon_p, rows[1].permutation_p), (Some(1.0), Some(1.0)));

@@ -2,9 +2,9 @@
 
 use crate::masks::Region;
 
-/// Dice coefficient 2·|P ∩ R| / (|P| + |R|) of a class: in [0, 1], and `None` where neither mask has the class.
+/// Dice coefficient 2·|P ∩ R| / (|P| + |R|) of a class: in [0, 1], and `None` if neither mask has the class.
 ///
-/// MedPy's `metric.binary.dc`, which the published code calls, except that MedPy answers 0 for two empty masks.
+/// As MedPy's `metric.binary.dc`, which the published code calls, except that MedPy returns 0 for two empty masks.
 pub fn dice(region: &Region) -> Option<f64> {
     let sum = region.predicted_voxels + region.reference_voxels;
     (sum > 0).then(|| 2.0 * region.shared_voxels as f64 / sum as f64)

@@ -1,16 +1,16 @@
 //! Exact Euclidean distances from one set of voxels to the nearest of another, on an anisotropic grid.
 //!
-//! A separable distance transform (Felzenszwalb and Huttenlocher 2012; Maurer et al. 2003), evaluated only at the queries. Along
-//! depth it is a lookup in the sorted targets of a column. Within a plane each query first looks around itself, row by row, until
-//! nothing nearer can come: for masks that nearly agree, as most do, that takes a few lookups per voxel, whatever the size of the
-//! scan. A plane that needs more lookups than its share gets the rest of the transform, which is linear in its pixels: the lower
-//! envelope of parabolas along each row, then a look along height.
+//! A separable distance transform (Felzenszwalb and Huttenlocher 2012; Maurer et al. 2003), evaluated only at the queries. Along depth it
+//! is a lookup in the sorted targets of a column. Within a plane each query first searches around itself, row by row, until nothing nearer
+//! is possible. For masks that nearly agree, as most do, this takes a few lookups per voxel, whatever the scan's size. A plane that exceeds
+//! its budget of lookups gets the full transform, which is linear in its pixels: the lower envelope of parabolas along each row, then a
+//! search along height.
 
 use crate::surface_voxels::Voxel;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Lookups that the searches of a plane may take, per pixel of the plane: about what its transform costs.
+/// Budget of lookups for the searches in a plane, per pixel of the plane: about the cost of its transform.
 const SEARCH_BUDGET: usize = 2;
 
 /// Squared distance, in the units of `spacing`, from each of `queries` to the nearest of `targets`, in the order of the queries.
@@ -96,14 +96,14 @@ struct PlaneTransform {
     envelope: Vec<Parabola>,
 }
 
-/// One parabola of a lower envelope; it is lowest from `from` on.
+/// One parabola of a lower envelope.
 #[derive(Clone, Copy)]
 struct Parabola {
     /// Column of its vertex.
     column: usize,
     /// Height of its vertex.
     height: f64,
-    /// Where it starts to be lowest, in columns.
+    /// First place at which it is the lowest, in columns.
     from: f64,
 }
 
@@ -126,8 +126,8 @@ impl PlaneTransform {
     }
 }
 
-/// Visits the rows that have targets, nearest to row `y` first, each with its squared distance along height, until that reaches
-/// the least squared distance found so far, which `visit` returns. `None` as soon as `visit` returns `None`.
+/// Visits the rows that have targets, nearest to row `y` first, each with its squared distance along height. Stops when this reaches the
+/// least squared distance so far, which `visit` returns. `None` if `visit` returns `None`.
 fn rows_outward(plane: &Plane, y: usize, mut visit: impl FnMut(usize, f64) -> Option<f64>) -> Option<f64> {
     let mut best = f64::INFINITY;
     let height = plane.columns.spans.len();
@@ -145,7 +145,7 @@ fn rows_outward(plane: &Plane, y: usize, mut visit: impl FnMut(usize, f64) -> Op
     Some(best)
 }
 
-/// Squared distance from a pixel `[y, x]` by looking around it; `None` if the budget of lookups does not suffice.
+/// Squared distance from a pixel `[y, x]` by searching around it; `None` if this exceeds the budget of lookups.
 fn search(plane: &Plane, [y, x]: [usize; 2], budget: &mut usize) -> Option<f64> {
     let mut best = f64::INFINITY;
     rows_outward(plane, y, |y, along_height| {
@@ -169,7 +169,7 @@ fn search(plane: &Plane, [y, x]: [usize; 2], budget: &mut usize) -> Option<f64> 
     })
 }
 
-/// Last pass: squared distance from a pixel `[y, x]`, from those over depth and width.
+/// Last pass: squared distance from a pixel `[y, x]`, given the squared distances over depth and width.
 fn look_along_height(rows: &[f64], plane: &Plane, [y, x]: [usize; 2]) -> f64 {
     let mut best = f64::INFINITY;
     let found = rows_outward(plane, y, |y, along_height| {
@@ -179,7 +179,7 @@ fn look_along_height(rows: &[f64], plane: &Plane, [y, x]: [usize; 2]) -> f64 {
     found.unwrap_or(f64::INFINITY)
 }
 
-/// Second pass: `row[x]` = min over columns v of the squared distance along depth at v, plus (spacing · (x - v))². Rows without targets are left as they are.
+/// Second pass: `row[x]` = min over columns v of the squared distance along depth at v, plus (spacing · (x - v))². Rows without targets are not changed.
 fn row_distances(plane: &Plane, y: usize, row: &mut [f64], envelope: &mut Vec<Parabola>) {
     let spacing = plane.spacing[2];
     envelope.clear();
@@ -253,7 +253,7 @@ mod tests {
                     &format!("{shape:?} {spacing:?}"),
                 );
 
-                // The transform of a whole plane, whatever the search would cost.
+                // The transform of a whole plane, whatever the cost of searching.
                 let columns = TargetColumns::new(&targets, shape);
                 let (mut rows, mut envelope) = (vec![f64::INFINITY; height * width], Vec::new());
                 for (query, expected) in queries.iter().zip(&expected) {

@@ -30,7 +30,7 @@ pub enum EvalError {
         shape: [usize; 3],
         /// Product of `shape`.
         expected: usize,
-        /// Voxels handed in.
+        /// Voxels given.
         found: usize,
     },
     /// A mask has an axis of length zero, or one longer than a NIfTI file can hold.
@@ -63,7 +63,7 @@ pub enum EvalError {
         /// Spacing along depth, height and width, in millimetres.
         spacing_mm: [f64; 3],
     },
-    /// A tolerance that no distance can be compared with.
+    /// A tolerance that is negative or not finite.
     #[error("the surface Dice cannot have a tolerance of {found} mm")]
     Tolerance {
         /// The tolerance.
@@ -87,7 +87,7 @@ pub enum EvalError {
         /// The name.
         case: String,
     },
-    /// An evaluation that was finished before a case was added.
+    /// An evaluation that was finished without a case.
     #[error("{}: no case was evaluated", path.display())]
     NoCases {
         /// Output folder.
@@ -118,7 +118,7 @@ pub enum EvalError {
         slice: usize,
         /// Height and width.
         size: [usize; 2],
-        /// Values handed in.
+        /// Values given.
         found: usize,
     },
     /// A picture that could not be encoded.
@@ -129,12 +129,12 @@ pub enum EvalError {
         /// The cause.
         source: png::EncodingError,
     },
-    /// A folder that holds no evaluation.
+    /// A folder without an evaluation.
     #[error("{} holds no evaluation: {missing} is missing, also below eval/", path.display())]
     NoEvaluation {
         /// The folder.
         path: PathBuf,
-        /// The file by which an evaluation is known.
+        /// The file that every evaluation has.
         missing: &'static str,
     },
     /// An evaluation of an older version, or one that lost a file.
@@ -142,7 +142,7 @@ pub enum EvalError {
     NoScoring {
         /// The folder.
         path: PathBuf,
-        /// The file that says it.
+        /// The missing file.
         missing: &'static str,
     },
     /// Evaluations of other organs.
@@ -181,7 +181,7 @@ pub enum EvalError {
         /// Cases of the other.
         second_cases: Vec<String>,
     },
-    /// A JSON file that is not what the program writes.
+    /// A JSON file that does not have the program's format.
     #[error("{} is not what sam-ladder writes: {source}", path.display())]
     Json {
         /// The file.

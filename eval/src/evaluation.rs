@@ -1,4 +1,4 @@
-//! The driver: takes one case after the other and writes the evaluation's folder.
+//! The driver: takes cases one by one and writes the evaluation's folder.
 
 use crate::case_scores::{CaseMasks, check_class_names, evaluate_case};
 use crate::error::{EvalError, Result};
@@ -20,13 +20,13 @@ use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::{Path, PathBuf};
 
-/// Folder of an evaluation under way, within the output folder.
+/// Folder of an evaluation in progress, within the output folder.
 const UNFINISHED: &str = ".unfinished";
 
-/// How an evaluation is made, and where it goes.
+/// Settings of an evaluation.
 #[derive(Debug, Clone)]
 pub struct EvaluationConfig {
-    /// Output folder; made if it does not exist.
+    /// Output folder; created if necessary.
     pub out_dir: PathBuf,
     /// Names of the classes from 1, as in the store.
     pub class_names: Vec<String>,
@@ -34,12 +34,11 @@ pub struct EvaluationConfig {
     pub scoring: Scoring,
     /// Name of the row in the table, and title of the report.
     pub method: String,
-    /// What the report says about the run, in this order: pairs of a name and a value.
+    /// Names and values about the run, shown in this order in the report.
     pub run_info: Vec<(String, String)>,
     /// The run's learning curves, for the report.
     pub curves: Option<RunCurves>,
-    /// How many of each case's worst slices, and how many of its best, are drawn in addition to the one with the most organ
-    /// voxels.
+    /// Number of worst slices and number of best slices per case to draw, in addition to the one with the most organ voxels.
     pub extreme_slices: usize,
     /// Colours of the organs in pictures.
     pub palette: Palette,
@@ -49,20 +48,20 @@ pub struct EvaluationConfig {
     pub overwrite: bool,
 }
 
-/// Gives the scan's slice of an index, from 0, for the pictures.
+/// Returns the scan's slice with an index, from 0, for the pictures.
 pub type GreySlices<'a> = dyn Fn(usize) -> std::result::Result<GreySlice, Box<dyn std::error::Error + Send + Sync>> + 'a;
 
 /// One case as predicted.
 pub struct CasePrediction<'a> {
     /// Its masks and spacing.
     pub masks: CaseMasks<'a>,
-    /// The scan's slices, read only if a picture shows one. Without them, pictures are black.
+    /// The scan's slices, read only for pictures. Without them, pictures are black.
     pub images: Option<&'a GreySlices<'a>>,
     /// Where the scan's voxels lie in space, for the mask's file. Without it, the affine is the diagonal of the spacing.
     pub geometry: Option<&'a Geometry>,
 }
 
-/// What an evaluation found, and where its page is.
+/// Results of an evaluation.
 #[derive(Debug, Clone)]
 pub struct Outputs {
     /// One row per case and organ.
@@ -77,8 +76,8 @@ pub struct Outputs {
 
 /// An evaluation in progress. It holds the scores; masks are borrowed one case at a time.
 ///
-/// Files are made in a hidden folder and moved to their places by [`Evaluation::finish`], the tables last: a folder that holds
-/// `cases.parquet` holds the whole evaluation, and an evaluation that is replaced stays whole until then.
+/// Files are made in a hidden folder, and [`Evaluation::finish`] moves them to their places, the cases' table last. A folder with
+/// `cases.parquet` therefore has the whole evaluation, and an evaluation that is replaced stays complete until then.
 #[derive(Debug)]
 pub struct Evaluation {
     config: EvaluationConfig,
@@ -168,7 +167,7 @@ impl Evaluation {
     /// If no case was evaluated, or a file cannot be written.
     pub fn finish(self) -> Result<Outputs> {
         if self.evaluated.is_empty() {
-            // Nothing is in it but empty folders; that it stays does no harm.
+            // It contains only empty folders, so leaving it does no harm.
             let _ = std::fs::remove_dir_all(&self.unfinished);
             return Err(EvalError::NoCases { path: self.config.out_dir });
         }
@@ -178,7 +177,7 @@ impl Evaluation {
         Ok(Outputs { cases: self.cases, summary, table, report: self.config.out_dir.join(REPORT) })
     }
 
-    /// Writes all files but pictures and masks, which are written already; returns the text of `table.md`.
+    /// Writes all files except pictures and masks, which are already written; returns the text of `table.md`.
     fn write_files(&self, summary: &[SummaryRow]) -> Result<String> {
         let Evaluation { config, unfinished, cases, evaluated, pictures } = self;
         let context = TableContext {
@@ -213,7 +212,7 @@ impl Evaluation {
         Ok(table)
     }
 
-    /// Moves the finished files into the output folder, the cases' table last, in place of those of an earlier evaluation.
+    /// Moves the finished files into the output folder, the cases' table last; replaces those of an earlier evaluation.
     fn move_into_place(&self) -> Result<()> {
         let (out_dir, unfinished) = (&self.config.out_dir, &self.unfinished);
         remove_if_there(&out_dir.join(CASES_TABLE))?;
@@ -228,7 +227,7 @@ impl Evaluation {
     }
 }
 
-/// The scan's slice for a picture, if there are any.
+/// The scan's slice for a picture, if the case has images.
 fn grey_slice(prediction: &CasePrediction, slice: usize) -> Result<Option<GreySlice>> {
     let Some(slices) = prediction.images else { return Ok(None) };
     let case = || prediction.masks.case.to_string();
@@ -240,7 +239,7 @@ fn grey_slice(prediction: &CasePrediction, slice: usize) -> Result<Option<GreySl
     Ok(Some(grey))
 }
 
-/// Refuses a case that would not be a plain file's name, or would leave the folder.
+/// Refuses a case whose name is not a plain file name, or would leave the folder.
 fn check_file_name(case: &str) -> Result<()> {
     let plain = |character: char| character.is_alphanumeric() || "._-".contains(character);
     if case.is_empty() || case.starts_with('.') || case.len() > 200 || !case.chars().all(plain) {

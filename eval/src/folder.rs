@@ -1,4 +1,4 @@
-//! The folder of a finished evaluation: its files' names, and its rows read back.
+//! The folder of a finished evaluation: the names of its files, and reading it back.
 
 use crate::error::{EvalError, Result};
 use crate::protocol::Scoring;
@@ -8,7 +8,7 @@ use sam_ladder_schemas::tables::CaseRow;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// One row per case and organ. It is written last: a folder that holds it holds the whole evaluation.
+/// One row per case and organ. It is written last: a folder with this file has the whole evaluation.
 pub const CASES_TABLE: &str = "cases.parquet";
 /// One row per organ, and the mean.
 pub const SUMMARY_TABLE: &str = "summary.parquet";
@@ -16,16 +16,16 @@ pub const SUMMARY_TABLE: &str = "summary.parquet";
 pub const TABLE_MARKDOWN: &str = "table.md";
 /// How the scores were counted: an [`EvaluationInfo`].
 pub const EVALUATION_JSON: &str = "evaluation.json";
-/// The page.
+/// The HTML page.
 pub const REPORT: &str = "report.html";
 /// Folder of the pictures, `<case>_slice<index>.png`.
 pub const OVERLAYS: &str = "overlays";
 /// Folder of the predicted masks, `<case>.nii.gz`.
 pub const MASKS: &str = "masks";
-/// Folder of a run's evaluation below the run's own.
+/// Folder of a run's evaluation within the run's folder.
 const BELOW_RUN: &str = "eval";
 
-/// What `evaluation.json` holds: how the folder's tables were counted.
+/// Content of `evaluation.json`: how the scores were computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationInfo {
     /// Name of the row in the tables.
@@ -34,7 +34,7 @@ pub struct EvaluationInfo {
     pub class_names: Vec<String>,
     /// How the scores were counted.
     pub scoring: Scoring,
-    /// What the report says about the run: pairs of a name and a value.
+    /// Names and values about the run, for the report.
     pub run_info: Vec<(String, String)>,
 }
 
@@ -65,7 +65,7 @@ impl EvaluationFolder {
         Ok(EvaluationFolder { path, info, cases })
     }
 
-    /// Refuses another evaluation whose numbers cannot be compared with these: of other organs, other rules or other cases.
+    /// Refuses an evaluation that cannot be compared with this one because its organs, rules or cases differ.
     ///
     /// # Errors
     /// Names both folders and what differs.
@@ -95,13 +95,13 @@ impl EvaluationFolder {
     }
 }
 
-/// What a JSON file of ours holds.
+/// Reads one of our JSON files.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|source| EvalError::Json { path: path.into(), source })
 }
 
-/// Makes a folder, if it does not exist.
+/// Creates a folder if necessary.
 pub(crate) fn create_dir(path: &Path) -> Result<()> {
     Ok(std::fs::create_dir_all(path).map_err(Error::io("create", path))?)
 }

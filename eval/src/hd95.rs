@@ -15,13 +15,13 @@ pub fn hd95(pair: &MaskPair, class: u8, spacing: [f64; 3]) -> Option<f64> {
     SurfaceDistances::of(pair, class, spacing).map(|distances| pooled(&distances))
 }
 
-/// The 95th percentile of both directions in one list: MedPy's `metric.binary.hd95`.
+/// The 95th percentile over the distances of both directions together: MedPy's `metric.binary.hd95`.
 pub(crate) fn pooled(distances: &SurfaceDistances) -> f64 {
     percentile_of_roots(&mut distances.squared().concat(), 0.95)
 }
 
-/// The larger of the two directions' own 95th percentiles: MONAI's `compute_hausdorff_distance(percentile=95)`. DeepMind's
-/// `surface-distance` also takes the larger, but of percentiles weighted by the areas of the surface elements.
+/// The larger of the two directions' 95th percentiles: MONAI's `compute_hausdorff_distance(percentile=95)`. DeepMind's
+/// `surface-distance` also takes the larger one, but weights percentiles by the areas of the surface elements.
 pub(crate) fn larger(distances: &SurfaceDistances) -> f64 {
     let [one, other] = distances.squared().map(|list| percentile_of_roots(&mut list.to_vec(), 0.95));
     one.max(other)
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_definitions_differ_where_one_direction_is_far() {
-        // Along a line: prediction 0 to 9, reference only 0. To the reference 0 to 9, back 0.
+        // Along a line: the prediction is at 0 to 9, the reference at 0. Distances are 0 to 9 to the reference, and 0 back.
         let (prediction, reference) = (vec![1; 10], with([1, 1, 10], &[[0, 0, 0]]));
         let mask = |voxels| MaskView { voxels, shape: [1, 1, 10] };
         let pair = MaskPair::new("0001", mask(&prediction), mask(&reference), 1).unwrap();

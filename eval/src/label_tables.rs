@@ -1,11 +1,11 @@
-//! Names and colours of a mask's classes, as files that viewers of medical images load together with the mask.
+//! Names and colours of a mask's classes, as files for viewers of medical images.
 
 use crate::palette::colour;
 use std::fmt::Write;
 
-/// Ending of ITK-SNAP's file.
+/// Extension of ITK-SNAP's file.
 pub const ITK_SNAP_ENDING: &str = "label";
-/// Ending of 3D Slicer's file.
+/// Extension of 3D Slicer's file.
 pub const SLICER_ENDING: &str = "ctbl";
 
 /// ITK-SNAP's label descriptions (`Segmentation ▸ Import Label Descriptions…`); `class_names` names the classes from 1.
@@ -22,17 +22,16 @@ pub fn itk_snap(class_names: &[String]) -> String {
     for (class, name) in classes(class_names) {
         let [red, green, blue] = colour(class);
         let shown = u8::from(class > 0);
-        // The name stands in quotes, and so cannot contain any.
+        // The name is in quotes, and so must not contain any.
         let name = if class == 0 { "Clear Label".into() } else { name.replace('"', "'") };
         let _ = writeln!(text, "{class:5} {red:5} {green:4} {blue:4} {shown:8} {shown:2} {shown:2}    \"{name}\"");
     }
     text
 }
 
-/// 3D Slicer's colour table: opened together with the mask, or chosen as the colour node when the mask is imported as a
-/// segmentation.
+/// 3D Slicer's colour table. Open it together with the mask, or choose it as the colour node when importing the mask as a segmentation.
 ///
-/// One line per label: index, name without blanks, red, green, blue and opacity from 0 to 255.
+/// One line per label: index, name without spaces, red, green, blue and opacity from 0 to 255.
 pub fn slicer(class_names: &[String]) -> String {
     let mut text = format!("# Color table file, written by sam-ladder\n# {} values\n", class_names.len() + 1);
     for (class, name) in classes(class_names) {
@@ -44,7 +43,7 @@ pub fn slicer(class_names: &[String]) -> String {
     text
 }
 
-/// Every class with its name, the background first; a mask has no more than 255 others.
+/// Every class with its name, the background first; a mask has at most 255 others.
 fn classes(class_names: &[String]) -> impl Iterator<Item = (u8, &str)> {
     (0..=u8::MAX).zip(std::iter::once("background").chain(class_names.iter().map(String::as_str)))
 }

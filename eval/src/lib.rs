@@ -1,12 +1,12 @@
-//! Evaluation: Dice and HD95 as the published code computes them, tables, pictures, a report and NIfTI masks.
+//! Evaluation: Dice and HD95 as in the published code, tables, pictures, a report and NIfTI masks.
 //!
-//! This crate knows no network and no store: masks come to it, and it writes files. [`Evaluation`] takes one case after the
-//! other and writes the evaluation's folder; [`evaluate_case`] only measures:
+//! This crate knows neither the network nor the store: it takes masks and writes files. [`Evaluation`] takes cases one by one and writes
+//! the evaluation's folder; [`evaluate_case`] only computes scores:
 //!
 //! ```
 //! use sam_ladder_eval::{CaseMasks, MaskView, Protocol, evaluate_case};
 //!
-//! // [d, h, w] = [1, 2, 4]: three of the liver's four voxels are found, and one more.
+//! // [d, h, w] = [1, 2, 4]: three of the liver's four voxels are found, and one voxel too many.
 //! let shape = [1, 2, 4];
 //! let prediction = [0, 1, 1, 0, 0, 1, 0, 1];
 //! let reference = [0, 1, 1, 0, 0, 1, 1, 0];
@@ -25,7 +25,7 @@
 //! | file | what it defines |
 //! | --- | --- |
 //! | `dice`, `hd95`, `surface_dice` | the metrics |
-//! | `surface_distances`, `surface_voxels`, `distance_transform` | what HD95 and surface Dice are computed from |
+//! | `surface_distances`, `surface_voxels`, `distance_transform` | the distances behind HD95 and surface Dice |
 //! | `protocol` | the published and the standard rules |
 //! | `case_scores`, `summary`, [`statistics`] | scores of a case, means over cases, intervals and tests |
 //! | `evaluation`, `folder` | writing an evaluation's folder, reading it back |

@@ -1,4 +1,4 @@
-//! A predicted and a reference mask, checked, counted and bounded in one pass.
+//! A predicted and a reference mask: checks them, counts each class and finds its bounding box, in one pass.
 
 use crate::error::{EvalError, Result};
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 /// Longest axis that a mask may have: the longest that a NIfTI-1 header can hold.
 pub(crate) const MAX_AXIS: usize = i16::MAX as usize;
 
-/// A segmentation at the scan's own resolution, borrowed.
+/// A borrowed segmentation at the scan's own resolution.
 #[derive(Debug, Clone, Copy)]
 pub struct MaskView<'a> {
     /// Classes `[d, h, w]` in C order; 0 is background.
@@ -15,7 +15,7 @@ pub struct MaskView<'a> {
     pub shape: [usize; 3],
 }
 
-/// Prediction and reference of one case, of one shape, with every class's [`Region`].
+/// Prediction and reference of one case, of the same shape, with every class's [`Region`].
 #[derive(Debug)]
 pub struct MaskPair<'a> {
     pub(crate) prediction: &'a [u8],
@@ -25,7 +25,7 @@ pub struct MaskPair<'a> {
     regions: Vec<Region>,
 }
 
-/// Where a class is, and how many voxels it has.
+/// Bounding box and voxel counts of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
     /// Voxels in the prediction.
@@ -36,7 +36,7 @@ pub struct Region {
     pub shared_voxels: u64,
     /// First index along each axis at which either mask has the class.
     pub(crate) start: [usize; 3],
-    /// One past the last such index. Meaningless where both masks are empty, as is `start`.
+    /// One past the last such index. Like `start`, meaningless if both masks are empty.
     pub(crate) end: [usize; 3],
 }
 
@@ -100,13 +100,13 @@ impl<'a> MaskPair<'a> {
         Ok(MaskPair { prediction: prediction.voxels, reference: reference.voxels, shape, regions })
     }
 
-    /// Counts and bounds of a class, from 1; an empty region for a class beyond the ones named.
+    /// The region of a class, from 1; empty for a class that no mask has.
     pub fn region(&self, class: u8) -> Region {
         self.regions.get(class as usize).copied().unwrap_or(Region::EMPTY)
     }
 }
 
-/// Regions of all 256 values; that of 0 stays empty.
+/// Regions of all 256 classes; that of class 0 stays empty.
 fn count(prediction: &[u8], reference: &[u8], [_, height, width]: [usize; 3]) -> Vec<Region> {
     let plane = height * width;
     (prediction.par_chunks(plane).zip(reference.par_chunks(plane)).enumerate())
@@ -129,7 +129,7 @@ fn count(prediction: &[u8], reference: &[u8], [_, height, width]: [usize; 3]) ->
         )
 }
 
-/// Adds one row to the regions. Rows are mostly background: equal stretches are found first, and counted at once.
+/// Adds one row to the regions. Rows are mostly background, so runs of equal voxels are counted together.
 fn count_row(regions: &mut [Region], prediction: &[u8], reference: &[u8], z: usize, y: usize) {
     let width = prediction.len();
     let mut x = 0;

@@ -1,9 +1,9 @@
-//! The organs' columns of every table, with the headings and in the order of the paper's Table I.
+//! The organs' columns of every table, with the headings and the order of the paper's Table I.
 
 use crate::summary::MEAN;
 use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 
-/// Headings of the paper's Table I, in its order, and the organs they stand for.
+/// Headings of the paper's Table I, in its order, and their organs.
 const PAPER_COLUMNS: [(&str, &str); 8] = [
     ("Aorta", "aorta"),
     ("Gallbladder", "gallbladder"),
@@ -15,17 +15,16 @@ const PAPER_COLUMNS: [(&str, &str); 8] = [
     ("Stomach", "stomach"),
 ];
 
-/// An organ's column: the organ, and the heading under which readers look for it.
+/// An organ's column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OrganColumn {
-    /// What the table says.
+    /// The column's heading.
     pub heading: String,
     /// The organ's name in the store.
     pub organ: String,
 }
 
-/// The organs' columns: the paper's for the eight Synapse organs (in whatever order they are named), else the organs as they
-/// are named.
+/// The organs' columns: the paper's for the eight Synapse organs (named in any order), otherwise the organs as named.
 pub(crate) fn organ_columns(class_names: &[String]) -> Vec<OrganColumn> {
     let is_synapse = class_names.len() == SYNAPSE_ORGANS.len()
         && SYNAPSE_ORGANS.iter().all(|organ| class_names.iter().any(|name| name == organ));

@@ -18,10 +18,10 @@ pub struct GreySlice {
     pub values: Vec<f32>,
 }
 
-/// What a picture shows.
+/// Content of a picture.
 #[derive(Debug, Clone, Copy)]
 pub struct Panels<'a> {
-    /// The scan; `None` is drawn black.
+    /// The scan; black if `None`.
     pub grey: Option<&'a GreySlice>,
     /// Reference classes `[h, w]`.
     pub reference: &'a [u8],
@@ -29,7 +29,7 @@ pub struct Panels<'a> {
     pub prediction: &'a [u8],
     /// Height and width of the masks, in pixels.
     pub size: [usize; 2],
-    /// Distance between the masks' pixels along height and width, in millimetres: panels have the scan's proportions.
+    /// Distance between the masks' pixels along height and width, in millimetres, which gives the panels the scan's proportions.
     pub spacing_mm: [f64; 2],
     /// Colours of the organs.
     pub palette: Palette,
@@ -66,7 +66,7 @@ pub fn draw(panels: &Panels) -> Picture {
     Picture { width: total_width, height, rgb }
 }
 
-/// Height and width of a panel: the longer side is [`PANEL`], pixels are as wide as high in millimetres.
+/// Height and width of a panel: the longer side is [`PANEL`], and pixels are square in millimetres.
 fn panel_size([height, width]: [usize; 2], spacing_mm: [f64; 2]) -> [usize; 2] {
     let extent = [height as f64 * spacing_mm[0], width as f64 * spacing_mm[1]];
     let scale = PANEL as f64 / extent[0].max(extent[1]);

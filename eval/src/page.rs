@@ -1,4 +1,4 @@
-//! What our pages share: a document that refers to nothing outside itself, its sections, tables and lists.
+//! Common parts of our pages: a self-contained document, its sections, tables and lists.
 
 use crate::plot;
 use base64::Engine as _;
@@ -8,7 +8,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 /// The frame of a page.
 pub(crate) struct Document<'a> {
     pub title: &'a str,
-    /// What the page may load, in addition to its styles, as a Content-Security-Policy has it; all else is forbidden.
+    /// What the page may load in addition to its styles, as directives of a Content-Security-Policy; all else is forbidden.
     pub allows: &'a str,
     /// CSS, in addition to that of the charts.
     pub style: &'a str,
@@ -17,7 +17,7 @@ pub(crate) struct Document<'a> {
 }
 
 impl Document<'_> {
-    /// The whole page: `header` stands below the title, `body` below the header.
+    /// The whole page: `header` comes below the title, `body` below the header.
     pub fn html(&self, header: Markup, body: Markup) -> String {
         let policy = format!("default-src 'none'; {}; style-src 'unsafe-inline'", self.allows);
         let page = html! {
@@ -48,7 +48,7 @@ pub(crate) fn section(id: &str, heading: &str, body: Markup) -> Markup {
     html! { section aria-labelledby=(id) { h2 id=(id) { (heading) } (body) } }
 }
 
-/// A table that scrolls within the page; `label` is what a screen reader says.
+/// A table that scrolls within the page; `label` is for screen readers.
 pub(crate) fn scrolling(label: &str, table: Markup) -> Markup {
     html! { div.scroll tabindex="0" role="region" aria-label=(label) { (table) } }
 }
@@ -58,7 +58,7 @@ pub(crate) fn facts(facts: &[(String, String)]) -> Markup {
     html! { dl.facts { @for (name, value) in facts { dt { (name) } dd { (value) } } } }
 }
 
-/// A PNG file as a URL that holds it.
+/// A PNG file as a data URL.
 pub(crate) fn png_url(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png))
 }

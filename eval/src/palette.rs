@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Which colours organs have in pictures.
+/// Colours of the organs in pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Palette {
-    /// Colours that differ in hue and lightness on a grey scan, also for readers who see few hues (Okabe and Ito's set without
-    /// black, and a light green).
+    /// Colours that differ in hue and lightness on a grey scan, also for colour-blind readers (Okabe and Ito's set without black, and a light
+    /// green).
     #[default]
     Distinct,
     /// ITK-SNAP's colours of labels 1 to 8.
@@ -33,7 +33,7 @@ impl Palette {
         }
     }
 
-    /// Colour of a class, red, green and blue; black for the background. Classes beyond the eighth take hues around the circle.
+    /// Colour of a class, red, green and blue; black for the background. Classes beyond the eighth get hues around the colour circle.
     pub fn colour(self, class: u8) -> [u8; 3] {
         let organs = match self {
             Palette::Distinct => DISTINCT,
@@ -61,7 +61,7 @@ impl std::str::FromStr for Palette {
     }
 }
 
-/// Colour of a class in [`Palette::Distinct`]. Classes beyond the eighth take hues around the circle.
+/// Colour of a class in [`Palette::Distinct`]. Classes beyond the eighth get hues around the colour circle.
 pub fn colour(class: u8) -> [u8; 3] {
     match class {
         0 => [0; 3],

@@ -1,20 +1,20 @@
-//! Which slices of a case get a picture: the worst, the best and the fullest.
+//! Chooses the slices of a case that get a picture: the worst, the best and the fullest.
 
 use crate::masks::MaskView;
 use rayon::prelude::*;
 
-/// Slices with fewer organ voxels than this share of the fullest slice's are neither worst nor best: a few voxels at an organ's
+/// Slices with fewer organ voxels than this share of the fullest slice's count neither as worst nor as best: a few voxels at an organ's
 /// end say little.
 const LEAST_SHARE: f64 = 0.05;
 
-/// Why a slice is shown.
+/// The reason to show a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// Among the lowest mean Dice of the case.
+    /// Its mean Dice is among the case's lowest.
     Worst,
-    /// Among the highest.
+    /// Its mean Dice is among the case's highest.
     Best,
-    /// The most organ voxels in the reference.
+    /// It has the most organ voxels in the reference.
     Fullest,
 }
 
@@ -33,7 +33,7 @@ impl Choice {
 pub(crate) struct ChosenSlice {
     pub slice: usize,
     pub choice: Choice,
-    /// Mean over the organs that either mask has in the slice; `None` if there is none.
+    /// Mean Dice over the organs that either mask has in the slice; `None` if there are none.
     pub dice: Option<f64>,
 }
 
@@ -58,9 +58,8 @@ fn score(prediction: &[u8], reference: &[u8]) -> SliceScore {
     SliceScore { voxels: [1, 0].map(|mask| present().map(|counts| counts[mask]).sum()), dice }
 }
 
-/// The `each` slices of lowest mean Dice, as many of the highest, and the one with the most organ voxels in the reference, each
-/// once, by ascending index. If the reference is empty the prediction's voxels count, and if that is empty too the middle slice is
-/// shown.
+/// The `each` slices with the lowest mean Dice, as many with the highest, and the one with the most organ voxels in the reference; each
+/// once, by ascending index. If the reference is empty, the prediction's voxels count; if that is empty too, the middle slice is shown.
 pub(crate) fn choose_slices(prediction: MaskView, reference: MaskView, each: usize) -> Vec<ChosenSlice> {
     let [depth, height, width] = reference.shape;
     let plane = height * width;
@@ -74,7 +73,7 @@ pub(crate) fn choose_slices(prediction: MaskView, reference: MaskView, each: usi
     let fullest = scores.iter().position(|score| score.voxels[mask] == most).unwrap_or(0);
     let counts = |slice: &usize| scores[*slice].voxels[mask] as f64 >= LEAST_SHARE * most as f64;
     let mut ranked: Vec<usize> = (0..depth).filter(counts).collect();
-    // Stable: of equal slices the first is the worse.
+    // The sort is stable: of equal slices the first counts as worse.
     ranked.sort_by(|&a, &b| scores[a].dice.unwrap_or(0.0).total_cmp(&scores[b].dice.unwrap_or(0.0)));
     let worst = ranked.iter().take(each).map(|&slice| (slice, Choice::Worst));
     let best = ranked.iter().rev().take(each).map(|&slice| (slice, Choice::Best));
@@ -114,7 +113,7 @@ mod tests {
     #[test]
     fn a_slice_stands_once_and_tiny_ones_are_passed_over() {
         assert_eq!(choose(&[[10, 5]], 3), [(0, Choice::Worst)]);
-        // The reference's one voxel is 5 % of 20; a slice without any is passed over.
+        // One voxel of the reference is 5 % of 20; a slice without any is skipped.
         assert_eq!(choose(&[[20, 10], [0, 3]], 1), [(0, Choice::Worst)]);
     }
 

@@ -1,10 +1,10 @@
-//! The protocols, published and standard: which HD95, in which unit, and what an organ counts if a mask lacks it.
+//! The protocols, published and standard: the definition and unit of HD95, and the scores of an organ that a mask lacks.
 
 use crate::dice::dice;
 use crate::masks::Region;
 use serde::{Deserialize, Serialize};
 
-/// A named choice of every rule; [`Scoring::of`] spells it out.
+/// A named set of rules; [`Scoring::of`] gives them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -27,17 +27,17 @@ pub enum DistanceUnit {
     Millimetres,
 }
 
-/// Which number the column `hd95` is.
+/// Definition of the column `hd95`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hd95Definition {
-    /// 95th percentile of both directions in one list, MedPy's.
+    /// 95th percentile over both directions together, as in MedPy.
     Pooled,
-    /// The larger of the two directions' 95th percentiles, MONAI's.
+    /// The larger of the two directions' 95th percentiles, as in MONAI.
     Larger,
 }
 
-/// What `dice` and `hd95` are if a mask lacks the organ.
+/// Values of `dice` and `hd95` if a mask lacks the organ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmptyRule {
@@ -70,7 +70,7 @@ pub struct Scoring {
     pub unit: DistanceUnit,
     /// Definition of `hd95`.
     pub hd95: Hd95Definition,
-    /// What an organ counts if a mask lacks it.
+    /// Scores of an organ that a mask lacks.
     pub empty: EmptyRule,
     /// Tolerance of `surface_dice`, in millimetres.
     pub tolerance_mm: f64,
@@ -89,12 +89,12 @@ impl Scoring {
         Scoring { unit, empty, hd95: Hd95Definition::Pooled, tolerance_mm: DEFAULT_TOLERANCE_MM }
     }
 
-    /// The protocol that has these rules, if one does; the tolerance is not part of a protocol.
+    /// The protocol with these rules, if there is one; the tolerance is not part of a protocol.
     pub fn protocol(&self) -> Option<Protocol> {
         Protocol::ALL.into_iter().find(|&protocol| Scoring { tolerance_mm: self.tolerance_mm, ..Scoring::of(protocol) } == *self)
     }
 
-    /// Unit of `hd95`, as tables write it.
+    /// Unit of `hd95`, as in tables.
     pub fn unit_name(&self) -> &'static str {
         match self.unit {
             DistanceUnit::Voxels => "voxels",
@@ -136,7 +136,7 @@ impl From<Protocol> for Scoring {
     }
 }
 
-/// Names on the command line, and the way back from them.
+/// Names on the command line, and parsing them.
 macro_rules! named {
     ($kind:ident, $($variant:ident => $name:literal),+) => {
         impl $kind {

@@ -1,4 +1,4 @@
-//! `report.html`: one page that opens from a file and refers to nothing outside itself.
+//! `report.html`: a single self-contained page.
 
 mod charts;
 
@@ -27,10 +27,10 @@ pub(crate) struct SlicePicture {
     pub height: usize,
 }
 
-/// All that the page shows.
+/// Content of the page.
 pub(crate) struct ReportPage<'a> {
     pub context: TableContext<'a>,
-    /// What the run was: pairs of a name and a value, in the order shown.
+    /// Names and values about the run, in the order shown.
     pub run_info: &'a [(String, String)],
     pub cases: &'a [CaseRow],
     pub summary: &'a [SummaryRow],
@@ -41,7 +41,7 @@ pub(crate) struct ReportPage<'a> {
 }
 
 impl ReportPage<'_> {
-    /// The page, with its pictures in it.
+    /// The page, with embedded pictures.
     ///
     /// # Errors
     /// If a picture cannot be read.
@@ -204,7 +204,7 @@ impl SlicePicture {
     }
 }
 
-/// A table whose first column names the lines.
+/// A table whose first column names the rows.
 fn summary_table<'a>(first: &str, headings: impl Iterator<Item = &'a str>, lines: &[Markup]) -> Markup {
     html! {
         table {

@@ -32,7 +32,7 @@ impl RunCurves {
     /// Reads `steps.parquet` and `epochs.parquet` of a run's folder.
     ///
     /// # Errors
-    /// If one of them cannot be read, or is another table.
+    /// If one of them cannot be read or has other columns.
     pub fn read(run: &Path) -> Result<RunCurves> {
         let steps: Vec<StepRow> = read_rows(&run.join(STEPS_TABLE))?;
         let epochs: Vec<EpochRow> = read_rows(&run.join(EPOCHS_TABLE))?;
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!((curves.gate.len(), curves.epoch_loss), (3, vec![[1.0, 0.5], [3.0, 0.5]]));
     }
 
-    /// Runs from before HD95 was measured have no such column.
+    /// Runs of older versions lack the HD95 column.
     #[test]
     fn a_run_of_an_older_version_is_read() {
         #[derive(Serialize, Deserialize)]

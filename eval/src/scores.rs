@@ -1,9 +1,9 @@
-//! One score of every case and organ, as a matrix, and its means.
+//! A score of every case and organ, as a matrix, and its means.
 
 use crate::statistics::mean;
 use sam_ladder_schemas::tables::CaseRow;
 
-/// Takes one score from a row.
+/// Selects a score of a row.
 pub(crate) type ScoreOf = fn(&CaseRow) -> Option<f64>;
 
 /// Values by organ and case.
@@ -60,7 +60,7 @@ impl Scores {
         mean(cases.iter().filter_map(|&case| self.values[organ][case as usize]))
     }
 
-    /// Mean over organs of those means.
+    /// Mean of the organs' means.
     pub fn overall_mean(&self, cases: &[u32]) -> Option<f64> {
         mean((0..self.organs()).filter_map(|organ| self.organ_mean(organ, cases)))
     }

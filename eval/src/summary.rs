@@ -88,7 +88,7 @@ mod tests {
             [(3, 2), (1, 0), (0, 0), (4, 2)]
         );
         assert_eq!(summary.iter().map(|row| (row.missed, row.invented)).collect::<Vec<_>>(), [(0, 1), (1, 0), (0, 0), (1, 1)]);
-        // Of 0.5, 1 and 0; of 2 and 4. A single value has no deviation, nor has a mean over organs.
+        // Deviations of 0.5, 1 and 0, and of 2 and 4. A single value has no deviation, and neither has the mean over organs.
         assert_eq!(summary.iter().map(|row| row.dice_sd).collect::<Vec<_>>(), [Some(0.5), None, None, None]);
         assert_eq!(summary[0].hd95_sd, Some(2f64.sqrt()));
         let (low, high) = (summary[0].dice_low.unwrap(), summary[0].dice_high.unwrap());

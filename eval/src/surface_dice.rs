@@ -1,12 +1,12 @@
-//! Surface Dice: how much of two surfaces lies within a tolerance of each other.
+//! Surface Dice: the share of two surfaces that lies within a tolerance of each other.
 
 use crate::surface_distances::SurfaceDistances;
 
 /// Surface Dice (NSD): the share of both surfaces' voxels that lie within `tolerance` of the other surface, in the unit of
 /// the spacing.
 ///
-/// MONAI's `compute_surface_dice` without subvoxels (Seidlitz et al. 2022): it counts voxels, where DeepMind's
-/// `surface-distance` adds up the areas of surface elements.
+/// MONAI's `compute_surface_dice` without subvoxels (Seidlitz et al. 2022): it counts voxels, whereas DeepMind's `surface-distance` adds the
+/// areas of surface elements.
 pub(crate) fn surface_dice(distances: &SurfaceDistances, tolerance: f64) -> f64 {
     let lists = distances.squared();
     let near: usize = lists.iter().map(|list| list.iter().filter(|squared| squared.sqrt() <= tolerance).count()).sum();
@@ -25,11 +25,11 @@ mod tests {
 
     #[test]
     fn voxels_within_the_tolerance_are_counted() {
-        // Along a line: prediction 0 to 9, reference only 0. To the reference 0 to 9, back 0.
+        // Along a line: the prediction is at 0 to 9, the reference at 0. Distances are 0 to 9 to the reference, and 0 back.
         let (prediction, mut reference) = ([1u8; 10], [0u8; 10]);
         reference[0] = 1;
         let found = distances(&prediction, &reference, [1, 1, 10], [1.0; 3]);
-        // Within 2: three of the prediction and the one of the reference, of eleven.
+        // Within 2: three voxels of the prediction and the reference's only one, of eleven.
         assert_eq!(surface_dice(&found, 2.0), 4.0 / 11.0);
         assert_eq!((surface_dice(&found, 0.0), surface_dice(&found, 9.0)), (2.0 / 11.0, 1.0));
     }

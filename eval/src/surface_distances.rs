@@ -1,4 +1,4 @@
-//! Distances between the surfaces of a class in a prediction and in a reference: what HD95 and surface Dice are made of.
+//! Distances between the surfaces of a class in a prediction and a reference, for HD95 and surface Dice.
 
 use crate::distance_transform::squared_distances;
 use crate::masks::MaskPair;
@@ -8,7 +8,7 @@ use crate::surface_voxels::{Crop, Voxel, surface_voxels};
 pub(crate) struct Surfaces {
     predicted: Vec<Voxel>,
     reference: Vec<Voxel>,
-    /// `[d, h, w]` of the box that holds both.
+    /// `[d, h, w]` of the box that contains both.
     shape: [usize; 3],
 }
 
@@ -38,8 +38,7 @@ impl Surfaces {
     }
 }
 
-/// Squared distances from each surface voxel of one mask to the nearest of the other, in both directions; neither list is
-/// empty.
+/// Squared distances from each surface voxel of one mask to the nearest one of the other, in both directions; neither list is empty.
 #[derive(Debug, Clone)]
 pub(crate) struct SurfaceDistances {
     to_reference: Vec<f64>,

@@ -37,7 +37,7 @@ pub(crate) fn surface_voxels(voxels: &[u8], shape: [usize; 3], class: u8, crop: 
         for crop_y in 0..crop_h {
             let (z, y) = (crop.start[0] + crop_z, crop.start[1] + crop_y);
             let here = row(Some(z), Some(y));
-            // Most rows lack the class, which is found fast.
+            // Fast path: most rows lack the class.
             if !here[x0..x1].contains(&class) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! `table.md`: the scores in the shape of the paper's Table I.
+//! `table.md`: the scores in the form of the paper's Table I.
 
 use crate::organ_columns::{OrganColumn, organ_columns, with_mean};
 use crate::protocol::Scoring;
@@ -6,7 +6,7 @@ use crate::summary::MEAN;
 use crate::table_text::{cell, interval, markdown_table, number, percent};
 use sam_ladder_schemas::tables::SummaryRow;
 
-/// What the tables are about.
+/// Context of the tables.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TableContext<'a> {
     /// Name of the row.
@@ -62,7 +62,7 @@ fn counts_table(summary: &[SummaryRow], columns: &[OrganColumn]) -> String {
     markdown_table(&headings, rows)
 }
 
-/// One row per organ and one for all: the metrics that no protocol changes.
+/// One row per organ and one for all: the metrics that do not depend on the protocol.
 fn other_metrics_table(summary: &[SummaryRow], columns: &[OrganColumn], tolerance_mm: f64) -> String {
     let headings = [
         "Organ",
@@ -83,12 +83,12 @@ fn other_metrics_table(summary: &[SummaryRow], columns: &[OrganColumn], toleranc
     markdown_table(&headings, rows)
 }
 
-/// What the numbers of the other metrics are.
+/// Explains the other metrics.
 pub(crate) const OTHER_METRICS: &str = "Means over the cases in which both masks have the organ, the same in every protocol: HD95 of both \
     directions in one list (MedPy), the larger of the two directions' HD95 (MONAI), surface Dice in percent (0 if only one mask has the \
     organ), and predicted minus reference volume (over all cases).";
 
-/// One paragraph that says what the numbers are.
+/// One paragraph that explains the numbers.
 pub(crate) fn caption(context: &TableContext) -> String {
     let TableContext { scoring, cases, .. } = context;
     let protocol = scoring.protocol().map_or(String::new(), |protocol| format!(" ({protocol} protocol)"));

@@ -1,4 +1,4 @@
-//! Tables as text: Markdown tables, and how numbers stand in their cells.
+//! Tables as text: Markdown tables, and the format of numbers in their cells.
 
 /// Text for a value that is not defined.
 pub(crate) const UNDEFINED: &str = "–";
@@ -37,12 +37,12 @@ pub(crate) fn interval(low: Option<f64>, high: Option<f64>, text: fn(Option<f64>
     if low.is_none() || high.is_none() { UNDEFINED.into() } else { format!("{} to {}", text(low), text(high)) }
 }
 
-/// Hyphens as minus signs.
+/// Replaces hyphens by minus signs.
 pub(crate) fn minus(text: &str) -> String {
     text.replace('-', "−")
 }
 
-/// A p value with three decimals, or the bound below which it lies.
+/// A p value with three decimals, or as below the smallest one.
 pub(crate) fn p_text(p: Option<f64>) -> String {
     match p {
         None => UNDEFINED.into(),

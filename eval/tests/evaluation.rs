@@ -125,7 +125,7 @@ fn the_report_is_whole_escaped_and_refers_to_nothing() {
     assert!(page.contains("ladder &amp; &lt;script&gt;") && page.contains("spleen &lt;left&gt;"));
     assert!(page.contains("a &quot;quoted&quot; &lt;b&gt;name&lt;/b&gt;"));
 
-    // Nothing outside the page is named, and the pictures are the ones on disk.
+    // The page refers to nothing outside it, and its pictures are those on disk.
     for outside in ["http:", "https:", "url(", "@import", "<link", "<iframe", "href="] {
         assert!(!page.contains(outside), "the report contains {outside}");
     }
@@ -146,7 +146,7 @@ fn the_report_shows_the_runs_course() {
     let out = evaluate(EvaluationConfig { curves: Some(curves), palette: Palette::ItkSnap, ..config(dir.path()) });
     let page = std::fs::read_to_string(out.report).unwrap();
     assert_balanced(&page);
-    // Loss and gate; no chart of what the run has not recorded.
+    // Loss and gate; no chart of values that the run did not record.
     assert_eq!((page.matches("<svg class=\"plot line-chart").count(), page.matches("class=\"mark-line\"").count()), (2, 2));
     assert!(page.contains("background:#ff0000"));
     // Four box plots of two organs; two cases each, of which the spleen has no HD95.
@@ -172,7 +172,7 @@ fn assert_balanced(page: &str) {
 }
 
 #[test]
-fn a_finished_evaluation_is_not_replaced_unless_told() {
+fn a_finished_evaluation_is_replaced_only_on_request() {
     let dir = tempfile::tempdir().unwrap();
     evaluate(config(dir.path()));
     let error = Evaluation::new(config(dir.path())).unwrap_err().to_string();
@@ -181,7 +181,7 @@ fn a_finished_evaluation_is_not_replaced_unless_told() {
     let again = EvaluationConfig { overwrite: true, save_nifti: false, extreme_slices: 0, ..config(dir.path()) };
     let (prediction, reference) = masks();
     let mut evaluation = Evaluation::new(again).unwrap();
-    // Until the new one is finished, the old one stands.
+    // Until the new evaluation is finished, the old one stays.
     assert!(dir.path().join(CASES_TABLE).exists() && dir.path().join(MASKS).exists());
     evaluation.add_case(&CasePrediction { masks: case("0003", &prediction, &reference), images: None, geometry: None }).unwrap();
     evaluation.finish().unwrap();
@@ -190,7 +190,7 @@ fn a_finished_evaluation_is_not_replaced_unless_told() {
 }
 
 #[test]
-fn a_bad_case_is_named_and_the_rest_goes_on() {
+fn a_bad_case_is_named_and_the_others_are_evaluated() {
     let dir = tempfile::tempdir().unwrap();
     let (prediction, reference) = masks();
     let mut evaluation = Evaluation::new(config(dir.path())).unwrap();

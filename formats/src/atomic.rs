@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all: written aside, synced, renamed, and the folder synced.
+//! Atomic writes: a file is written under a temporary name, synced and renamed, and its folder synced.
 
 use crate::error::{Error, Result};
 use std::ffi::OsString;
@@ -7,24 +7,23 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Ending of files that are being written.
+/// Suffix of files that are being written.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
-/// Times that a file whose temporary one was taken away is written again.
+/// Attempts at a write whose temporary file disappears.
 const ATTEMPTS: usize = 3;
 
-/// Writes `bytes` to `path` so that a reader, or the next start after a crash or a loss of power, sees all of them or the file as it
-/// was before.
+/// Writes `bytes` to `path` atomically: a reader, or the next start after a crash or a power loss, sees either all of them or the old file.
 ///
-/// An existing file is replaced; callers that must not do that check first. A failed write leaves nothing behind. Several threads or
-/// processes may write the same path at once: each has a temporary file of its own, which it holds locked (see [`tidy`]).
+/// An existing file is replaced. A failed write leaves nothing behind. Several threads or processes may write the same path at once:
+/// each has its own temporary file, which it keeps locked (see [`tidy`]).
 ///
 /// # Errors
-/// [`Error::Io`] that names the file, a full disk included.
+/// [`Error::Io`] that names the file, also for a full disk.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic_with(path, |file| file.write_all(bytes))
 }
 
-/// As [`write_atomic`], of what `body` writes. `body` may be called again, with a new file.
+/// As [`write_atomic`], with the bytes that `body` writes. `body` may be called again, with a new file.
 ///
 /// # Errors
 /// As [`write_atomic`], and those of `body`.
@@ -39,7 +38,7 @@ pub fn write_atomic_with(path: &Path, mut body: impl FnMut(&mut BufWriter<File>)
             .and_then(|()| std::fs::rename(&aside, path));
         match &outcome {
             Ok(()) => return sync_folder(folder_of(path)),
-            // Tidied away in the moment between its creation and its lock.
+            // Another process tidied it away between its creation and its lock.
             Err(e) if e.kind() == io::ErrorKind::NotFound && !aside.exists() => {}
             Err(_) => {
                 // The write's own error matters more than a failure to tidy up after it.
@@ -51,7 +50,7 @@ pub fn write_atomic_with(path: &Path, mut body: impl FnMut(&mut BufWriter<File>)
     outcome.map_err(Error::io("write", path))
 }
 
-/// The folder that a file lies in.
+/// The folder that contains a file.
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -59,7 +58,7 @@ fn folder_of(path: &Path) -> &Path {
 /// A new locked file in the folder of `path`, under a name that no other thread or process takes.
 fn create_aside(path: &Path) -> io::Result<(PathBuf, File)> {
     loop {
-        // A hasher of the standard library starts from a number drawn anew for each.
+        // The standard library seeds each new hasher randomly.
         let random = RandomState::new().build_hasher().finish();
         let mut name = path.file_name().map(OsString::from).unwrap_or_default();
         name.push(format!(".{random:016x}{TEMPORARY_SUFFIX}"));
@@ -68,7 +67,7 @@ fn create_aside(path: &Path) -> io::Result<(PathBuf, File)> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
             other => other?,
         };
-        // A file system without locks works as well; only what is left there by a crash has to be removed by hand.
+        // A file system without locks works too, but what a crash leaves there must be removed by hand.
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {}
             Ok(()) | Err(TryLockError::Error(_)) => return Ok((aside, file)),
@@ -76,13 +75,13 @@ fn create_aside(path: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// Whether `name` is that of a temporary file of the file called `of`.
+/// Whether `name` is a name of a temporary file for the file `of`.
 pub fn is_temporary_of(name: &str, of: &str) -> bool {
     name.strip_prefix(of).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(TEMPORARY_SUFFIX))
 }
 
-/// Removes the temporary files that interrupted writes left directly in a folder. One that a live process is writing is locked
-/// and stays, on whichever machine that runs, as far as the file system's locks reach.
+/// Removes the temporary files that interrupted writes left directly in a folder. A file that a live process is writing is locked and
+/// stays, also if the process runs on another machine and the file system's locks reach it.
 ///
 /// # Errors
 /// [`Error::Io`] that names the file or folder.
@@ -111,7 +110,7 @@ fn remove_if_stale(path: &Path) -> Result<()> {
     }
 }
 
-/// Syncs a folder, so that the names of the files renamed into it survive a loss of power.
+/// Syncs a folder, so that renames into it survive a power loss.
 ///
 /// # Errors
 /// [`Error::Io`] that names the folder.

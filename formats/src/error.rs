@@ -10,14 +10,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: `write`, `read`, `create`…
+        /// The attempted action: `write`, `read`, `create`…
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The bytes are not what the file should hold.
@@ -42,7 +42,7 @@ pub enum Error {
         /// Bytes that are there, at most.
         found: u64,
     },
-    /// A number type that holds no plain real numbers, or none that is supported.
+    /// A number type that is not real, or not supported.
     #[error("{}: values of type {found} are not supported", path.display())]
     NumberType {
         /// The file.
@@ -50,7 +50,7 @@ pub enum Error {
         /// The type's name or code.
         found: String,
     },
-    /// Voxels that do not fill the shape with which they are to be written.
+    /// The number of voxels does not match the shape.
     #[error("cannot write {}: shape {shape:?} needs {expected} voxels, got {found}", path.display())]
     Voxels {
         /// The file.
@@ -62,7 +62,7 @@ pub enum Error {
         /// Voxels given.
         found: usize,
     },
-    /// A table has other columns than its rows need.
+    /// The columns of a table are not those of its rows.
     #[error("the table {} {}", path.display(), problems.join(", "))]
     Columns {
         /// The file.
@@ -77,10 +77,10 @@ pub enum Error {
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the library said.
+        /// The library's message.
         reason: String,
     },
-    /// A tensor that is needed is not in the checkpoint.
+    /// The checkpoint lacks a required tensor.
     #[cfg(feature = "state-dict")]
     #[error("{}: the key {key} is missing (expected a tensor of shape {expected})", path.display())]
     MissingTensor {
@@ -88,10 +88,10 @@ pub enum Error {
         path: PathBuf,
         /// The tensor's name.
         key: String,
-        /// Its shape, were it there.
+        /// The shape that it should have.
         expected: String,
     },
-    /// A tensor has another shape than the one needed.
+    /// A tensor has another shape than expected.
     #[cfg(feature = "state-dict")]
     #[error("{}: {key} has shape {found:?}, expected {expected:?}", path.display())]
     TensorShape {
@@ -99,7 +99,7 @@ pub enum Error {
         path: PathBuf,
         /// The tensor's name.
         key: String,
-        /// The shape needed.
+        /// The expected shape.
         expected: Vec<usize>,
         /// The shape in the file.
         found: Vec<usize>,
@@ -124,7 +124,7 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
-    /// Whether the disk is full or over its quota, so that freeing space and running the same command again continues.
+    /// Whether the disk is full or over its quota: once there is space, the same command continues.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Error::Io { source, .. } if is_full(source))
     }
@@ -173,7 +173,7 @@ impl From<Error> for candle_core::Error {
 /// What to do about a file that is cut off or damaged.
 const COPY_AGAIN: &str = "the file is truncated or damaged: copy or download it again";
 
-/// What is wrong with the content of a file whose name is not known where that is found.
+/// What is wrong with a file's content, found where the file's name is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     what: String,
@@ -181,7 +181,7 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// A problem that another copy of the file does not solve.
+    /// A problem that another copy of the file would not solve.
     pub(crate) fn with_advice(what: impl Into<String>, advice: &'static str) -> Self {
         Problem { what: what.into(), advice }
     }

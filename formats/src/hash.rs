@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Bytes of a file that are held at once.
+/// Bytes of a file that are read at once.
 const BUFFER: usize = 1 << 20;
 
 /// SHA-256 of some bytes.
@@ -14,7 +14,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hexadecimal(Sha256::digest(bytes).as_ref())
 }
 
-/// SHA-256 of a file, without holding it in memory. `progress` is given the number of bytes after each that were read.
+/// SHA-256 of a file, read block by block. `progress` receives the number of bytes of each block.
 ///
 /// # Errors
 /// [`Error::Io`] that names the file.

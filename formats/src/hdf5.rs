@@ -1,4 +1,4 @@
-//! Reads data sets of three axes of an HDF5 file.
+//! Reads data sets with three axes from an HDF5 file.
 
 use crate::Array;
 use crate::error::{Error, Problem, Result};
@@ -11,7 +11,7 @@ const MAX_RATIO: u64 = 1032;
 /// The named data sets of a file's bytes, each `[d, h, w]`; `path` is for messages.
 ///
 /// # Errors
-/// When a data set is not there, is damaged, has another number of axes or holds numbers of an unsupported type.
+/// When a data set is missing or damaged, has another number of axes or an unsupported number type.
 pub fn read_arrays<const N: usize>(path: &Path, bytes: Vec<u8>, names: [&str; N]) -> Result<[Array; N]> {
     let file_bytes = bytes.len() as u64;
     let file = File::from_bytes(bytes).map_err(|error| bad(path, error.to_string()))?;
@@ -25,7 +25,7 @@ pub fn read_arrays<const N: usize>(path: &Path, bytes: Vec<u8>, names: [&str; N]
 /// Only the shape `[d, h, w]` of a data set.
 ///
 /// # Errors
-/// When it is not there or has another number of axes.
+/// When it is missing or has another number of axes.
 pub fn read_shape(path: &Path, name: &str) -> Result<[usize; 3]> {
     let file_bytes = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
     let file = File::open_streaming(path).map_err(|error| bad(path, error.to_string()))?;
@@ -36,7 +36,7 @@ fn bad(path: &Path, problem: String) -> Error {
     Problem::from(problem).in_file(path, "HDF5")
 }
 
-/// A data set and its shape: three axes, and no more voxels than a file of `file_bytes` can hold.
+/// A data set and its shape, checked: three axes, and at most as many voxels as a file of `file_bytes` can hold.
 fn open(path: &Path, file: &File, name: &str, file_bytes: u64) -> Result<(Dataset, [usize; 3])> {
     let failed = |error: hdf5_pure::Error| bad(path, format!("data set {name}: {error}"));
     let dataset = file.dataset(name).map_err(failed)?;

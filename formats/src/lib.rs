@@ -1,15 +1,15 @@
-//! Files of others, and how files are written. This crate knows nothing of slices, stores and runs.
+//! Reads others' file formats and writes files. This crate knows nothing of slices, stores and runs.
 //!
 //! | module | what it reads and writes |
 //! | --- | --- |
-//! | [`atomic`] | any file: written aside, synced and renamed, so that it is there whole or not at all |
+//! | [`atomic`] | any file: written under a temporary name, synced and renamed, so that no half-written file is ever seen |
 //! | [`rows`] | Parquet tables, whose rows are structs with serde |
 //! | [`nifti`] | NIfTI-1 and NIfTI-2 volumes, `.nii` and `.nii.gz` |
 //! | [`npz`], [`hdf5`] | arrays of numbers in `.npz` and HDF5 files (read only) |
 //! | [`state_dict`] | checkpoints: `.pth` and `.safetensors` (feature `state-dict`) |
 //! | [`hash`] | SHA-256 of bytes and files |
 //!
-//! No reader takes a header at its word: what is allocated is bounded by the size of the file.
+//! Readers do not trust headers: the file's size bounds what they allocate.
 
 pub mod atomic;
 mod error;
@@ -24,7 +24,7 @@ pub mod state_dict;
 
 pub use error::{Error, Result, io_hint};
 
-/// Values of an array of three axes.
+/// An array with three axes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
     /// `[d, h, w]`.

@@ -1,6 +1,6 @@
-//! Reads 2-D arrays of an `.npz` file, NumPy's zip of `.npy` arrays, of every real number type, order and byte order.
+//! Reads 2-D arrays from an `.npz` file, NumPy's zip of `.npy` arrays, of any real number type, order and byte order.
 //!
-//! The crate `npyz` reads `.npy` too, but allocates what a header claims to be long before it reads it; here nothing is.
+//! The crate `npyz` also reads `.npy`, but allocates whatever length a header claims; this reader does not.
 
 use crate::Array;
 use crate::error::{Error, Problem, Result};
@@ -12,7 +12,7 @@ use zip::ZipArchive;
 /// Longest header that is read; NumPy's own limit is 10000 bytes.
 const MAX_HEADER_BYTES: usize = 1 << 16;
 
-/// What an `.npy` header says.
+/// Content of an `.npy` header.
 #[derive(Debug, PartialEq)]
 struct NpyHeader<'a> {
     /// NumPy's type string: byte order, kind, width.
@@ -24,7 +24,7 @@ struct NpyHeader<'a> {
 /// The named arrays of a file's bytes, each `[h, w]` there and `[1, h, w]` here; `path` is for messages.
 ///
 /// # Errors
-/// When an array is not there, is damaged, has another number of axes or holds numbers of an unsupported type.
+/// When an array is missing or damaged, has another number of axes or an unsupported number type.
 pub fn read_arrays<const N: usize>(path: &Path, file: Vec<u8>, names: [&str; N]) -> Result<[Array; N]> {
     let mut archive = ZipArchive::new(Cursor::new(file)).map_err(|error| bad(path, error.to_string()))?;
     let mut arrays = [const { Array { shape: [0; 3], values: Vec::new() } }; N];
@@ -43,7 +43,7 @@ fn read_array(path: &Path, archive: &mut ZipArchive<Cursor<Vec<u8>>>, name: &str
     read_npy(path, name, entry)
 }
 
-/// Reads a 2-D array of NumPy's `.npy` format; no more of it than its header tells of, whatever it expands to.
+/// Reads a 2-D array in NumPy's `.npy` format; at most as many bytes as its header gives, even if the entry expands to more.
 fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array> {
     let failed = |error: std::io::Error| bad(path, format!("array {name}: {error}"));
     let no_header = || bad(path, format!("array {name} has no readable .npy header"));
@@ -61,7 +61,7 @@ fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array> {
         return Err(bad(path, format!("array {name} has the impossible shape {rows}x{columns}")));
     };
     let mut data = Vec::new();
-    // One byte more: to see that there is none, and to reach the end, where the entry's checksum is compared.
+    // One byte more, to notice surplus bytes and to reach the end, where the entry's checksum is checked.
     npy.take(expected.saturating_add(1)).read_to_end(&mut data).map_err(failed)?;
     if expected != data.len() as u64 || data.is_empty() {
         let (more, found) = if expected < data.len() as u64 { ("more than ", data.len() - 1) } else { ("", data.len()) };
@@ -73,7 +73,7 @@ fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array> {
     Ok(Array { shape: [1, h, w], values })
 }
 
-/// The text of an `.npy` file's header; `None` where there is none.
+/// The text of an `.npy` file's header; `None` if it has none.
 fn read_header(npy: &mut impl Read) -> std::io::Result<Option<String>> {
     let mut start = Vec::new();
     npy.take(10).read_to_end(&mut start)?;
@@ -91,7 +91,7 @@ fn read_header(npy: &mut impl Read) -> std::io::Result<Option<String>> {
     Ok(String::from_utf8(text).ok())
 }
 
-/// Reads the header's text, a Python dictionary of three keys; `None` where it is not one.
+/// Reads the header's text, a Python dictionary with three keys; `None` if it is anything else.
 fn parse_header(header: &str) -> Option<NpyHeader<'_>> {
     let value = |key: &str| {
         let (_, after) = header.split_once(&format!("'{key}'"))?;

@@ -1,4 +1,4 @@
-//! Stored numbers of any type, width and byte order as float32.
+//! Converts stored numbers of any type, width and byte order to float32.
 
 /// A real number type that files store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,8 @@ impl NumericType {
         }
     }
 
-    /// The numbers in `bytes` times `slope` plus `intercept`, in f64 and then rounded to f32, as nibabel's
-    /// `get_fdata().astype(float32)` has them. A slope of 1 and an intercept of 0 leave every number as it is.
+    /// The numbers in `bytes` times `slope` plus `intercept`, computed in f64 and then rounded to f32, as by nibabel's
+    /// `get_fdata().astype(float32)`. A slope of 1 and an intercept of 0 change nothing.
     pub(crate) fn decode(self, bytes: &[u8], big_endian: bool, slope: f64, intercept: f64) -> Vec<f32> {
         macro_rules! decode {
             ($type:ty) => {
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn scaling_happens_in_double_precision() {
-        // In f32, 16777217 would already have lost its last bit before the intercept takes the rest away.
+        // In f32, 16777217 would lose its last bit before the intercept is added.
         let bytes = 16_777_217i32.to_le_bytes();
         assert_eq!(NumericType::I32.decode(&bytes, false, 1.0, -16_777_216.0), [1.0]);
     }

@@ -1,5 +1,5 @@
-//! Parquet tables. A row is a struct with serde: its fields are the columns, in their order, and an `Option` is a column that may have
-//! empty cells. Every table is written and read here, with one check of its columns.
+//! Parquet tables. A row is a struct with serde: its fields are the columns, in the same order, and an `Option` is a column that may have
+//! empty cells. All tables are written and read here, and their columns checked.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -37,10 +37,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Named as the writer of every table, so that the bytes depend on the rows and nothing else.
+/// The writer's name in every table; it has no version, so that the bytes depend only on the rows.
 const CREATED_BY: &str = "sam-ladder";
 
-/// Writes rows as the Parquet file `path`; an existing one is replaced in one step.
+/// Writes rows to the Parquet file `path`; an existing file is replaced atomically.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be written, [`Error::Rows`] for a struct that has no columns.
@@ -57,17 +57,17 @@ pub fn encode_rows<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T]) -> 
     encode_batch(path, &batch.map_err(|error| failed("write", path, error))?)
 }
 
-/// Reads all rows of the Parquet file `path`. A column that may have empty cells need not be there, nor one whose field has a serde
-/// default: files of older versions are read.
+/// Reads all rows of the Parquet file `path`. A column may be missing if it may have empty cells or its field has a serde default, so
+/// that files of older versions can be read.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be opened, [`Error::Format`] when it is not Parquet or damaged, [`Error::Columns`] for a column that
-/// is missing, unknown, of another type or has an empty cell that must not be, [`Error::Rows`] for a word that is none of the known ones.
+/// [`Error::Io`] when it cannot be opened, [`Error::Format`] when it is damaged or not Parquet, [`Error::Columns`] for a column that is
+/// missing, unknown, of another type or has a forbidden empty cell, [`Error::Rows`] for an unknown word of an enum.
 pub fn read_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     decode_rows(path, File::open(path).map_err(Error::io("read", path))?)
 }
 
-/// As [`read_rows`], of a Parquet file that is opened, or whose bytes are at hand; `path` is for messages.
+/// As [`read_rows`], for an open Parquet file or its bytes; `path` is for messages.
 ///
 /// # Errors
 /// As [`read_rows`].
@@ -80,12 +80,12 @@ pub fn decode_rows<T: DeserializeOwned>(path: &Path, file: impl ChunkReader + 's
     }
     serde_arrow::from_record_batch(&batch).map_err(|error| match missing.is_empty() {
         true => failed("read", path, error),
-        // Those that have no default.
+        // Columns whose fields have no serde default.
         false => Error::Columns { path: path.into(), problems: missing },
     })
 }
 
-/// The bytes of the Parquet file that holds `batch`, of columns that no struct has; `path` is for messages.
+/// The bytes of a Parquet file that holds `batch`, for columns that no struct describes; `path` is for messages.
 ///
 /// # Errors
 /// [`Error::Rows`] when the rows cannot be encoded.
@@ -104,10 +104,10 @@ pub fn encode_batch(path: &Path, batch: &RecordBatch) -> Result<Vec<u8>> {
     encode().map_err(|error| failed("write", path, error))
 }
 
-/// The rows of a Parquet file, of columns that no struct has; `path` is for messages.
+/// The rows of a Parquet file, for columns that no struct describes; `path` is for messages.
 ///
 /// # Errors
-/// [`Error::Format`] when it is not Parquet or damaged.
+/// [`Error::Format`] when it is damaged or not Parquet.
 pub fn decode_batch(path: &Path, file: impl ChunkReader + 'static) -> Result<RecordBatch> {
     let read = || {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
@@ -116,8 +116,8 @@ pub fn decode_batch(path: &Path, file: impl ChunkReader + 'static) -> Result<Rec
         let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
         concat_batches(&schema, &batches).map_err(|e| e.to_string())
     };
-    // The Parquet reader panics on some damaged pages (a dictionary that is announced and not there). It owns all that it works on, so
-    // nothing half-changed is seen afterwards.
+    // The Parquet reader panics on some damaged pages (such as a missing dictionary). It owns its data, so a panic leaves nothing
+    // half-changed.
     let outcome = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged beyond what can be read".into()));
     outcome.map_err(|reason| Problem::from(reason).in_file(path, "Parquet"))
 }
@@ -125,14 +125,14 @@ pub fn decode_batch(path: &Path, file: impl ChunkReader + 'static) -> Result<Rec
 /// Checks that a table has exactly the columns of `expected`.
 ///
 /// # Errors
-/// [`Error::Columns`] that names each column that is missing, unknown, of another type or has an empty cell that must not be.
+/// [`Error::Columns`] with each column that is missing, unknown, of another type or has a forbidden empty cell.
 pub fn check_columns(path: &Path, batch: &RecordBatch, expected: &Schema) -> Result<()> {
     let (mut problems, wrong) = differences(expected.fields(), batch);
     problems.extend(wrong);
     if problems.is_empty() { Ok(()) } else { Err(Error::Columns { path: path.into(), problems }) }
 }
 
-/// The columns of a row's struct. An enum's words are plain text; serde_arrow would make a dictionary of them.
+/// The columns of a row's struct. Enums are plain strings, where serde_arrow would use dictionaries.
 fn columns<T: DeserializeOwned>() -> serde_arrow::Result<Fields> {
     let options = TracingOptions::default().strings_as_large_utf8(false).enums_without_data_as_strings(true);
     let plain = |field: FieldRef| match field.data_type() {
@@ -142,7 +142,7 @@ fn columns<T: DeserializeOwned>() -> serde_arrow::Result<Fields> {
     Ok(Vec::<FieldRef>::from_type::<T>(options)?.into_iter().map(plain).collect())
 }
 
-/// In words the columns that are missing and must not be, and those that are wrong in another way.
+/// In words: the required columns that are missing, and the columns that are wrong in another way.
 fn differences(expected: &Fields, found: &RecordBatch) -> (Vec<String>, Vec<String>) {
     let required = expected.iter().filter(|field| !field.is_nullable() && found.column_by_name(field.name()).is_none());
     let missing = required.map(|field| format!("has no column {} of type {}", field.name(), field.data_type())).collect();
@@ -164,7 +164,7 @@ fn differences(expected: &Fields, found: &RecordBatch) -> (Vec<String>, Vec<Stri
 }
 
 fn failed(action: &'static str, path: &Path, reason: impl std::fmt::Display) -> Error {
-    // Serde's words may have several lines.
+    // Serde's message may have several lines.
     let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     Error::Rows { action, path: path.into(), reason }
 }
@@ -212,7 +212,7 @@ mod tests {
         vec![row.clone(), Row { status: Status::Running, dice: None, reason: Some("b".into()), k: Some(1), ..row }]
     }
 
-    /// A table with the columns of which `keep` says so.
+    /// A table without one column.
     fn without(batch: &RecordBatch, name: &str) -> RecordBatch {
         let keep: Vec<usize> = (0..batch.num_columns()).filter(|&i| batch.schema().field(i).name() != name).collect();
         batch.project(&keep).unwrap()

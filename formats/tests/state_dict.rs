@@ -1,5 +1,5 @@
-//! Checkpoint files: what is written is read back, and files that are truncated, damaged or of another kind give one line that names the
-//! file, never a panic.
+//! Checkpoint files: what is written is read back, and files that are truncated, damaged or of another format give one line that names
+//! the file, never a panic.
 
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,7 @@ fn damage_gives_an_error_or_changes_nothing() {
         damaged[at] ^= 0x55;
         std::fs::write(&path, &damaged).unwrap();
         match read(&path) {
-            // zip has bytes that mean nothing here (times, versions)
+            // Some bytes of a zip file mean nothing here (times, versions).
             Ok(values) => assert_eq!(values, undamaged, "byte {at} was changed and nobody noticed"),
             Err(message) => assert!(message.contains("weights.pth") || message.contains("damaged"), "{message}"),
         }
@@ -106,7 +106,7 @@ fn other_files_say_what_they_are_not() {
     };
     assert!(message("a.pth", b"hello, this is text").contains("neither a PyTorch checkpoint nor a .safetensors file"));
     assert!(message("empty.pth", b"").contains("neither"));
-    // a header that claims more bytes than any machine has
+    // A header that claims more bytes than any machine has.
     let mut huge = u64::MAX.to_le_bytes().to_vec();
     huge.extend(b"{\"a\":1}");
     assert!(message("b.safetensors", &huge).contains("truncated or damaged"));

@@ -1,4 +1,4 @@
-//! Organs, label maps and the split of the Synapse multi-organ CT set, as the published code has them.
+//! Organs, label maps and the split of the Synapse multi-organ CT set, as in the published code.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,13 +12,13 @@ pub const SYNAPSE_TEST_CASES: [u32; 12] = [1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36
 /// Raw Synapse label → class, by index (`hashmap` of the published `preprocess_data.py`). Raw labels run from 0 to 13.
 pub const SYNAPSE_LABEL_MAP: [u8; 14] = [0, 1, 2, 3, 4, 0, 5, 6, 7, 0, 0, 8, 0, 0];
 
-/// Which half of the data a scan belongs to.
+/// The part of the data that a scan belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// Seen by training (and by validation, which holds out some of its cases).
+    /// Used for training, and for validation, which holds out some of its cases.
     Train,
-    /// The twelve test scans: read by the final evaluation and by nothing else.
+    /// The twelve test scans: only the final evaluation reads them.
     Test,
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// Differences told in a message before the rest is only counted.
+/// Differences that a message lists; any more are only counted.
 const TOLD: usize = 6;
 
 /// Lists where `found` differs from `expected`, as `key: EXPECTED_NAME <value>, FOUND_NAME <value>` joined by `; `.

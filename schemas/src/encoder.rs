@@ -3,16 +3,16 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Pixels along the side of one patch, that is of one token.
+/// Side of one patch (one token) in pixels.
 pub const PATCH_SIZE: usize = 16;
-/// Channels of the image embeddings, and width of the prompt encoder and the mask decoder.
+/// Channels of the image embeddings; also the width of the prompt encoder and the mask decoder.
 pub const EMBED_CHANNELS: usize = 256;
 /// Tokens along the side of an attention window.
 pub const WINDOW_SIZE: usize = 14;
 /// Image size of SAM's published checkpoints, in pixels.
 pub const NATIVE_IMAGE_SIZE: usize = 1024;
 
-/// Which of SAM's image encoders.
+/// One of SAM's image encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum), value(rename_all = "snake_case"))]
 #[serde(rename_all = "snake_case")]

@@ -21,7 +21,7 @@ pub enum GpuPrecision {
 }
 
 impl GpuPrecision {
-    /// Whether it is the one that configs leave out, so that what was written before there was a choice keeps its identity.
+    /// Whether this is the default, which configs leave out so that older records keep their identity.
     pub fn is_default(&self) -> bool {
         *self == GpuPrecision::F32
     }

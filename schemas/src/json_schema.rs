@@ -1,5 +1,5 @@
-//! The JSON Schema of a set of settings, made from its struct: what an editor completes, what values are checked against, and the words in which
-//! errors and the documentation say which values a setting takes.
+//! The JSON Schema of a set of settings, made from its struct. Editors complete from it, values are checked against it, and errors and the
+//! documentation take from it the words for the values that a setting accepts.
 
 use crate::setting::{Problem, SettingError};
 use schemars::JsonSchema;
@@ -13,17 +13,17 @@ pub fn schema_of<T: JsonSchema>() -> Value {
     json!(settings.into_generator().into_root_schema_for::<T>())
 }
 
-/// Reads settings from a value that is checked against their schema; `path` is where the value stands.
+/// Checks a value against the settings' schema and reads it; `path` is the value's place, for messages.
 ///
 /// # Errors
 /// The first setting that is unknown, of another type or out of range.
 pub fn read<T: JsonSchema + DeserializeOwned>(value: &Value, path: &str) -> Result<T, SettingError> {
     check(value, &schema_of::<T>(), path)?;
-    // What the schema lets through and serde does not: a number too large for its type.
+    // The schema accepts numbers that are too large for their type; serde does not.
     T::deserialize(value).map_err(|error| Problem::expected("another value", error).with(path))
 }
 
-/// Checks a value against a schema; of JSON Schema's words those that [`schema_of`] writes.
+/// Checks a value against a schema. Knows the keywords of JSON Schema that [`schema_of`] writes.
 ///
 /// # Errors
 /// The first setting that is unknown, of another type or out of range.
@@ -70,7 +70,7 @@ fn check_table(entries: &Map<String, Value>, schema: &Value, path: &str) -> Resu
     }
 }
 
-/// Which values a schema allows, in words: `a number from 0 to 1`, `"adamw", "adam" or "sgd"`.
+/// The values that a schema allows, in words: `a number from 0 to 1`, `"adamw", "adam" or "sgd"`.
 pub fn words(schema: &Value) -> String {
     let mut all: Vec<String> = Vec::new();
     for form in forms(schema) {

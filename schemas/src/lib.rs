@@ -1,6 +1,6 @@
 //! Plain data of sam-ladder: configs, rows of every table, names, shapes and version of the store.
 //!
-//! No I/O and no tensors live here, so that every stage, and every tool around them, can share these types at no cost.
+//! It has no I/O and no tensors, so that every stage and tool can share these types at no cost.
 
 pub mod classes;
 pub mod differences;

@@ -1,41 +1,41 @@
-//! How a stage reports what it does, whoever shows it: the command line draws bars, a log has lines, a test is silent.
+//! How a stage reports its progress. The observer decides how to show it: as bars, as lines of a log, or not at all.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// Whoever follows a stage's work. Threads report at the same time.
+/// Receives a stage's reports. Several threads may report at the same time.
 pub trait Observer: Debug + Send + Sync {
-    /// A line that a reader should see in any case: what was decided, what was left out.
+    /// A line that the user should always see: a decision, or something left out.
     fn message(&self, text: &str);
 
-    /// A phase of the work begins. It ends when what is returned is dropped.
+    /// Begins a phase of the work, which ends when the returned value is dropped.
     fn begin(&self, phase: Phase<'_>) -> Box<dyn Progress>;
 }
 
 /// A phase under way.
 pub trait Progress: Debug + Send + Sync {
-    /// So many units more are done.
+    /// Reports that `units` more units are done.
     fn advance(&self, units: u64);
 
-    /// What there is to say of the phase now: the case, the loss. It replaces what was said before.
+    /// The phase's state, such as the case or the loss; replaces the last description.
     fn describe(&self, text: &str);
 }
 
-/// What a phase is about.
+/// What a phase does and how its progress is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Phase<'a> {
     /// Its first description.
     pub name: &'a str,
-    /// What is counted.
+    /// The unit that is counted.
     pub unit: Unit,
-    /// Units in all; `None` where that is not known.
+    /// Total number of units; `None` if unknown.
     pub total: Option<u64>,
-    /// Units that were done before, by an earlier start.
+    /// Units that an earlier start has done.
     pub done: u64,
 }
 
 impl<'a> Phase<'a> {
-    /// A phase of which nothing is done yet.
+    /// A phase of which nothing has been done.
     pub fn new(name: &'a str, unit: Unit, total: u64) -> Self {
         Phase { name, unit, total: Some(total), done: 0 }
     }
@@ -80,7 +80,7 @@ impl Progress for Silent {
     fn describe(&self, _: &str) {}
 }
 
-/// An observer that shows nothing, to be shared.
+/// A shared observer that shows nothing.
 pub fn silent() -> Arc<dyn Observer> {
     Arc::new(Silent)
 }

@@ -1,4 +1,4 @@
-//! The configuration of stage one: all that shapes a tensor of the store, and nothing else.
+//! The configuration of stage one: exactly the settings that determine the store's tensors.
 
 use crate::encoder::{EncoderArch, PATCH_SIZE};
 use crate::gpu_precision::GpuPrecision;
@@ -68,11 +68,11 @@ pub enum EncoderWeights {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// Hounsfield window: clipped to it, then scaled so that it becomes [0, 1]. Of every channel whose intensity is [`Intensity::Window`].
+    /// Hounsfield window: values are clipped to it and scaled to [0, 1], in every channel whose intensity is [`Intensity::Window`].
     pub window_hu: [f32; 2],
-    /// Raw label → class, by index; a raw label beyond its end is an error.
+    /// Raw label → class, by index; a raw label beyond the end is an error.
     pub label_map: Vec<u8>,
-    /// The image's channels, one to [`MAX_CHANNELS`]. One CT channel by the window, the published case, is left out of the JSON.
+    /// The image's channels, 1 to [`MAX_CHANNELS`]. The published case, one windowed CT channel, is left out of the JSON.
     #[serde(default = "one_ct_channel", skip_serializing_if = "is_one_ct_channel")]
     pub channels: Vec<Channel>,
 }
@@ -88,10 +88,10 @@ impl Default for Preprocessing {
     }
 }
 
-/// Longest side of an image in pixels: eight times SAM's own, beyond which one embedding takes a gigabyte.
+/// Longest side of an image in pixels: eight times SAM's. At a longer side one embedding takes a gigabyte.
 pub const MAX_SIDE: usize = 8192;
 
-/// Channels that SAM's encoder and ResNet-18 take: one is repeated to three, beside two the third is zero.
+/// Channels that SAM's encoder and ResNet-18 take. A single channel is repeated three times; with two channels the third is zero.
 pub const MAX_CHANNELS: usize = 3;
 
 /// One channel of the image.
@@ -110,9 +110,9 @@ pub struct Channel {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Intensity {
-    /// Clipped to [`Preprocessing::window_hu`], which becomes [0, 1].
+    /// Clipped to [`Preprocessing::window_hu`] and scaled to [0, 1].
     Window,
-    /// Clipped to the range between two percentiles of the scan's own voxels, which becomes [0, 1].
+    /// Clipped to the range between two percentiles of the scan's voxels and scaled to [0, 1].
     Percentiles {
         /// Percentile that becomes 0.
         low: f64,
@@ -137,7 +137,7 @@ fn is_one_ct_channel(channels: &[Channel]) -> bool {
     channels == one_ct_channel()
 }
 
-/// All settings of `precompute` that shape a tensor.
+/// All settings of `precompute` that determine a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
@@ -163,7 +163,7 @@ pub struct PrecomputeConfig {
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub augment: AugmentPolicy,
     /// Variants of each test slice to store: none but the slice, or its reflections too, for `eval --average-reflections`
-    // Left out of the JSON where it is the slice only.
+    // Left out of the JSON if only the slice is stored.
     #[cfg_attr(feature = "cli", arg(long, value_name = "none|flips", value_parser = test_augment, default_value = "none"))]
     #[serde(default = "only_the_slice", skip_serializing_if = "is_only_the_slice")]
     pub test_augment: AugmentPolicy,
@@ -181,17 +181,17 @@ pub struct PrecomputeConfig {
     #[cfg_attr(feature = "cli", arg(skip))]
     pub class_names: Vec<String>,
     /// In nnU-Net's layout: cases of imagesTr to keep for the final evaluation, in addition to those with labels in labelsTs
-    // Sorted; left out of the JSON where the layout decides.
+    // Sorted; left out of the JSON if the layout decides.
     #[cfg_attr(feature = "cli", arg(long, value_name = "CASE,CASE", value_delimiter = ','))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test_cases: Vec<String>,
     /// The scans have no reference segmentation: nothing to train on or to measure by
-    // Labels and masks are background everywhere. Left out of the JSON where they have one.
+    // Labels and masks are then background everywhere. Left out of the JSON if the scans have one.
     #[cfg_attr(feature = "cli", arg(skip))]
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlabelled: bool,
     /// How exactly a GPU computes products; norms, softmax and sums are float32 in each. It shapes the embeddings
-    // float32 is left out of the JSON, so that stores from before there was a choice keep their `cache_id`.
+    // float32 is left out of the JSON, so that older stores keep their `cache_id`.
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     #[serde(default, skip_serializing_if = "GpuPrecision::is_default")]
     #[schemars(extend("default" = "f32"))]
@@ -216,7 +216,7 @@ impl Default for PrecomputeConfig {
 }
 
 impl PrecomputeConfig {
-    /// The preset `published`: data at 224, network at 512. `image_size`, `data_size` turn it into any other.
+    /// The preset `published`: data at 224 pixels, network at 512. Other presets differ only in `image_size` and `data_size`.
     pub fn published(encoder: EncoderArch, weights: EncoderWeights) -> Self {
         PrecomputeConfig {
             encoder,
@@ -246,7 +246,7 @@ impl PrecomputeConfig {
         self.image_size / 4
     }
 
-    /// Classes with background: 9 for Synapse.
+    /// Classes including background: 9 for Synapse.
     pub fn num_classes(&self) -> usize {
         self.class_names.len() + 1
     }
@@ -264,7 +264,7 @@ impl PrecomputeConfig {
     /// Checks what types cannot: sizes, the rotation step, classes, channels and their intensities.
     ///
     /// # Errors
-    /// The first setting that is out of range, or does not go with another.
+    /// The first setting that is out of range or conflicts with another.
     pub fn validate(&self) -> Result<(), SettingError> {
         json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")?;
         match (self.test_augment, self.augment) {
@@ -277,7 +277,7 @@ impl PrecomputeConfig {
                 return Err(Problem::expected("\"none\" or \"flips\"", "\"reference\"").with("test_augment"));
             }
         }
-        // 255 stands for what was never written.
+        // 255 is the fill value: it marks what was never written.
         if self.class_names.is_empty() || self.class_names.len() > 254 {
             let found = format!("{} classes", self.class_names.len());
             return Err(Problem::expected("from 1 to 254 classes", found).with("class_names"));
@@ -291,7 +291,7 @@ impl PrecomputeConfig {
         self.preprocessing.check_channels()
     }
 
-    /// Tables distinguish classes by name: as a column of `slices.parquet`, as a row next to `mean` of an evaluation.
+    /// Tables distinguish classes by name: a class is a column of `slices.parquet`, and a row next to `mean` in an evaluation.
     fn check_class_names(&self) -> Result<(), SettingError> {
         let mut columns = BTreeMap::new();
         let refuse = |reason: String| Err(Problem::conflict(reason, "rename the class").with("class_names"));

@@ -1,4 +1,4 @@
-//! Where training reads its batches from.
+//! Whether training reads its batches from disk or from memory.
 
 /// Where batches come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -8,7 +8,7 @@ pub enum ReadMode {
     #[default]
     Auto,
     /// From disk at each step; memory holds two batches and the shards' indexes, however large the store
-    // Of a store in a bucket, from the local copies of its chunks. An index has 48 bytes per slice and variant.
+    // For a store in a bucket: from the local copies of its chunks. An index takes 48 bytes per slice and variant.
     Stream,
     /// From disk once, then from memory, in the stored number format
     Resident,

@@ -1,11 +1,11 @@
-//! Names and shapes of what a SAM checkpoint holds in addition to the image encoder: the prompt encoder and the mask decoder.
+//! Names and shapes of the prompt encoder's and the mask decoder's tensors in a SAM checkpoint.
 
 use crate::encoder::EMBED_CHANNELS;
 
 /// A tensor's name and shape.
 pub type NamedShape = (String, Vec<usize>);
 
-/// Mask tokens of SAM's own decoder: one mask, and three for ambiguous prompts.
+/// Mask tokens of SAM's decoder: one for a single mask, three for ambiguous prompts.
 pub const SAM_MASK_TOKENS: usize = 4;
 /// Layers of the two-way transformer.
 pub const TRANSFORMER_DEPTH: usize = 2;
@@ -52,8 +52,8 @@ fn attention(list: &mut Names, prefix: &str, internal: usize) {
     list.layer(&format!("{prefix}.out_proj"), &[EMBED_CHANNELS, internal]);
 }
 
-/// Name and shape of every tensor of the mask decoder (`modeling/mask_decoder.py`, `modeling/transformer.py`), in the order of PyTorch's state dict; each
-/// mask token has a mask of its own. SAM itself has [`SAM_MASK_TOKENS`].
+/// Name and shape of every tensor of the mask decoder (`modeling/mask_decoder.py`, `modeling/transformer.py`), in the order of PyTorch's
+/// state dict. Each mask token gives one mask; SAM has [`SAM_MASK_TOKENS`].
 pub fn mask_decoder_tensors(mask_tokens: usize) -> Vec<NamedShape> {
     let mut list = Names(Vec::new());
     let p = "mask_decoder";
@@ -73,7 +73,7 @@ pub fn mask_decoder_tensors(mask_tokens: usize) -> Vec<NamedShape> {
     list.layer(&format!("{p}.transformer.norm_final_attn"), &[EMBED_CHANNELS]);
     list.add(format!("{p}.iou_token.weight"), &[1, EMBED_CHANNELS]);
     list.add(format!("{p}.mask_tokens.weight"), &[mask_tokens, EMBED_CHANNELS]);
-    // Transposed convolutions: [in, out, 2, 2], with a bias of the second axis.
+    // Transposed convolutions: weight [in, out, 2, 2], bias [out].
     list.add(format!("{p}.output_upscaling.0.weight"), &[EMBED_CHANNELS, EMBED_CHANNELS / 4, 2, 2]);
     list.add(format!("{p}.output_upscaling.0.bias"), &[EMBED_CHANNELS / 4]);
     list.layer(&format!("{p}.output_upscaling.1"), &[EMBED_CHANNELS / 4]);

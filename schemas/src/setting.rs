@@ -5,7 +5,7 @@ use std::fmt;
 /// A setting that cannot be used: which one, and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SettingError {
-    /// Its path: `lambda`, `settings.lr.min`, `settings.optimizer[1]`; empty where the text as a whole is wrong.
+    /// Its path: `lambda`, `settings.lr.min`, `settings.optimizer[1]`; empty if the text as a whole is wrong.
     pub setting: String,
     /// What is wrong with it.
     pub problem: Problem,
@@ -17,24 +17,24 @@ pub enum Problem {
     /// There is no such setting.
     #[error("unknown key")]
     Unknown {
-        /// Those that there are.
+        /// The keys that exist.
         known: Vec<String>,
     },
     /// A value of another kind, or out of range.
     #[error("expected {expected}, found {found}")]
     Expected {
-        /// What would be right, in words.
+        /// The accepted values, in words.
         expected: String,
-        /// What is there.
+        /// The value found.
         found: String,
     },
-    /// A setting that has to be there is not.
+    /// A required setting is missing.
     #[error("expected {0}, found nothing")]
     Missing(String),
     /// Another setting has to be changed first.
     #[error("{reason}")]
     Conflict {
-        /// Which settings do not go together.
+        /// The settings that conflict.
         reason: String,
         /// What to do.
         hint: String,
@@ -110,7 +110,7 @@ impl FileError {
     }
 }
 
-/// The known word that is most like a mistyped one; `None` where none is like it.
+/// The known word most similar to a mistyped one; `None` if none is similar.
 fn nearest<'a>(typed: &str, known: &'a [String]) -> Option<&'a String> {
     let typed = typed.replace('-', "_");
     let likeness = |word: &String| strsim::jaro_winkler(&typed, &word.replace('-', "_"));

@@ -85,7 +85,7 @@ impl std::fmt::Display for Gpus {
 pub enum JobKind {
     /// An array of workers of `precompute`.
     Precompute,
-    /// Finishes a store: whatever its workers left.
+    /// Finishes a store: does what its workers have left undone.
     Finish,
     /// An array of workers of `sweep`.
     Sweep,
@@ -106,7 +106,7 @@ impl JobKind {
 }
 
 impl SlurmConfig {
-    /// Options of a kind of job: its own over those of every job.
+    /// Options of a kind of job: its own override those of every job.
     pub fn of(&self, kind: JobKind) -> JobOptions {
         let own = match kind {
             JobKind::Precompute => &self.precompute,
@@ -137,7 +137,7 @@ impl SlurmConfig {
     /// Checks what types cannot.
     ///
     /// # Errors
-    /// The first option that `sbatch` would not take, or that is not the user's to set.
+    /// The first option that `sbatch` would not accept, or that the program sets itself.
     pub fn validate(&self) -> Result<(), SettingError> {
         json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")?;
         let tables = [
@@ -208,12 +208,12 @@ impl JobOptions {
     }
 }
 
-/// Folder of the jobs of a store or a sweep, beside it: `synapse.zarr.slurm`.
+/// Suffix of the folder of a store's or a sweep's jobs, which lies next to it: `synapse.zarr.slurm`.
 pub const JOBS_SUFFIX: &str = ".slurm";
-/// Every job submitted: a [`JobsRecord`].
+/// The file of all submitted jobs: a [`JobsRecord`].
 pub const JOBS_RECORD: &str = "jobs.json";
 
-/// What a folder of jobs holds in its `jobs.json`.
+/// Content of `jobs.json` in a folder of jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobsRecord {
@@ -227,9 +227,9 @@ pub struct JobsRecord {
 pub struct JobRecord {
     /// What it does.
     pub kind: JobKind,
-    /// Slurm's number.
+    /// Slurm's job id.
     pub id: u64,
-    /// Tasks of the array; `None` for a job that is none.
+    /// Tasks of the array; `None` if the job is not an array.
     pub tasks: Option<u32>,
     /// The job that it waits for.
     pub after: Option<u64>,

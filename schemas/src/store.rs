@@ -1,39 +1,38 @@
-//! Names, shapes and version of the store. Other programs read it: these names are settled.
+//! Names, shapes and version of the store. Other programs read it, so these names must not change.
 
 use crate::classes::Split;
 use crate::precompute::PrecomputeConfig;
 use serde::{Deserialize, Serialize};
 
-/// Version of the layout; a reader refuses a store of another.
+/// Version of the layout; a reader refuses a store of another version.
 pub const FORMAT_VERSION: u32 = 1;
-/// One row a variant.
+/// Table with one row per variant.
 pub const VARIANTS_TABLE: &str = "variants.parquet";
-/// Second copy of the root group's `zarr.json`, from which that is restored when it is damaged.
+/// Second copy of the root group's `zarr.json`, which restores a damaged one.
 pub const MANIFEST_COPY: &str = "manifest.json";
-/// SAM's frozen prompt encoder and mask decoder (`prompt_encoder.…`, `mask_decoder.…`), so that training needs nothing but the
-/// store.
+/// SAM's frozen prompt encoder and mask decoder (`prompt_encoder.…`, `mask_decoder.…`), so that training needs only the store.
 pub const DECODER_WEIGHTS: &str = "sam_decoder.safetensors";
 /// `[slice, variant, 256, g, g]`, g = image_size / 16.
 pub const EMBEDDINGS: &str = "embeddings";
-/// `[slice, variant, s, s]`, or `[slice, variant, c, s, s]` for 2 or 3 channels: what the CNN sees.
+/// `[slice, variant, s, s]`, or `[slice, variant, c, s, s]` for 2 or 3 channels: input of the side network.
 pub const IMAGES: &str = "images";
-/// `[slice, variant, s/4, s/4]`, uint8, what the loss sees.
+/// `[slice, variant, s/4, s/4]`, uint8: labels for the loss.
 pub const LABELS: &str = "labels";
-/// `[slice, variant, 256 + channels of an image, 2]`, float32, in stores of 8 bits: scale and offset of each channel of the embeddings,
-/// then of the image.
+/// `[slice, variant, 256 + channels of an image, 2]`, float32, only in 8-bit stores: scale and offset of each channel, first of the
+/// embeddings, then of the image.
 pub const QUANTIZATION: &str = "quantization";
-/// Group below `test` of the reference segmentations at the scans' own resolution, one array `[d, h, w]` a case.
+/// Group in `test` with the reference segmentations at the scans' own resolution, one array `[d, h, w]` per case.
 pub const MASKS: &str = "masks";
 
-/// Path below the store of a split's slice table.
+/// Path of a split's slice table within the store.
 pub fn slices_table(split: Split) -> String {
     format!("{split}/slices.parquet")
 }
 
-/// A file that the store was made from.
+/// A file from which the store was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
-    /// Path below the scans' folder, with forward slashes.
+    /// Path relative to the scans' folder, with forward slashes.
     pub path: String,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
@@ -44,9 +43,9 @@ pub struct SourceFile {
 pub struct CaseLayout {
     /// Its name: `0005`.
     pub case: String,
-    /// Which half it belongs to.
+    /// The split it belongs to.
     pub split: Split,
-    /// Its slices, at least 1.
+    /// Number of its slices, at least 1.
     pub num_slices: usize,
     /// Paths of its files among the attributes' sources.
     pub sources: Vec<String>,
@@ -57,17 +56,17 @@ pub struct CaseLayout {
 pub struct StoreAttributes {
     /// [`FORMAT_VERSION`] of the writer.
     pub format_version: u32,
-    /// Hash of all that shapes the tensors: `config` and `sources`.
+    /// Hash of all that determines the tensors: `config` and `sources`.
     pub cache_id: String,
-    /// Whether every tensor and table is there.
+    /// Whether every tensor and table has been written.
     pub complete: bool,
     /// Settings of stage one.
     pub config: PrecomputeConfig,
     /// Every source file, sorted by path.
     pub sources: Vec<SourceFile>,
-    /// Every case, sorted by split and name: the rows of the arrays follow from it.
+    /// Every case, sorted by split and name; this gives the rows of the arrays.
     pub cases: Vec<CaseLayout>,
-    /// Of a complete store, the files that are neither arrays nor metadata, with their hashes: tables and the decoder's weights.
+    /// Files that are neither arrays nor metadata (tables and the decoder's weights), with their hashes; empty while incomplete.
     pub files: Vec<SourceFile>,
     /// Hash of all the other attributes.
     pub checksum: String,
@@ -93,12 +92,12 @@ impl StoreAttributes {
         StoreAttributes { complete: true, files, ..self.clone() }.sealed()
     }
 
-    /// The same store, while it is being written.
+    /// The same store, marked as not complete.
     pub fn unfinished(&self) -> Self {
         StoreAttributes { complete: false, files: vec![], ..self.clone() }.sealed()
     }
 
-    /// What `checksum` must be: SHA-256, in hexadecimal, of the compact JSON of the other attributes.
+    /// The right `checksum`: SHA-256, in hexadecimal, of the compact JSON of the other attributes.
     pub fn expected_checksum(&self) -> String {
         let mut value = serde_json::json!(self);
         if let Some(attributes) = value.as_object_mut() {
@@ -119,7 +118,7 @@ pub fn cache_id(config: &PrecomputeConfig, sources: &[SourceFile]) -> String {
     sha256_hex(canonical.to_string().as_bytes())
 }
 
-/// SHA-256 of some bytes, in hexadecimal: as that of `formats`, which this crate does not know.
+/// SHA-256 of some bytes, in hexadecimal. Also in `formats`, which this crate cannot use.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,5 +1,4 @@
-//! Rows of every Parquet table: a struct's fields are the columns, in their order, and an `Option` is a column that may have empty
-//! cells.
+//! Rows of every Parquet table. A struct's fields are the columns, in the same order; an `Option` is a column that may have empty cells.
 
 use crate::variants::{Variant, VariantKind};
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,7 @@ pub struct SliceRow {
     pub source_sha256: String,
 }
 
-/// Column of `slices.parquet` that counts an organ's voxels; blanks in the organ's name become underscores.
+/// Column of `slices.parquet` with an organ's voxel count; spaces in the organ's name become underscores.
 pub fn voxels_column(class_name: &str) -> String {
     format!("voxels_{}", class_name.replace(' ', "_"))
 }
@@ -100,7 +99,7 @@ pub struct EpochRow {
     pub dice: f64,
     /// Dice over the validation cases at low resolution, mean over organs; null without validation cases.
     pub val_dice: Option<f64>,
-    /// HD95 over the validation cases at low resolution in millimetres, mean over organs; only a sweep that asks for it measures it.
+    /// HD95 over the validation cases at low resolution in millimetres, mean over organs; measured only in sweeps with this objective.
     pub val_hd95: Option<f64>,
     /// Gate at the end of the epoch.
     pub gate: f32,
@@ -115,16 +114,16 @@ pub struct CaseRow {
     pub case: String,
     /// Organ's name.
     pub organ: String,
-    /// Dice coefficient; `None` where the protocol leaves it undefined.
+    /// Dice coefficient; `None` if the protocol leaves it undefined.
     pub dice: Option<f64>,
-    /// 95th percentile of the surface distances, in voxels (`published`) or millimetres (`standard`); `None` where undefined.
+    /// 95th percentile of the surface distances, in voxels (`published`) or millimetres (`standard`); `None` if undefined.
     pub hd95: Option<f64>,
     /// Voxels of the organ in the reference.
     pub reference_voxels: u64,
     /// Voxels of the organ in the prediction.
     pub predicted_voxels: u64,
-    /// HD95 of both directions in one list (MedPy), in voxels; this and the columns after it know no rule for empty masks. `None` unless both masks
-    /// have the organ.
+    /// 95th percentile over the distances of both directions (MedPy), in voxels. This and the next three columns have no rule for empty masks:
+    /// they are `None` unless both masks have the organ.
     pub hd95_voxels: Option<f64>,
     /// The same in millimetres.
     pub hd95_mm: Option<f64>,
@@ -132,9 +131,9 @@ pub struct CaseRow {
     pub hd95_larger_voxels: Option<f64>,
     /// The same in millimetres.
     pub hd95_larger_mm: Option<f64>,
-    /// Share of both surfaces within the tolerance of each other; 0 where one mask has not the organ, `None` where neither has.
+    /// Share of both surfaces within the tolerance of each other; 0 if one mask lacks the organ, `None` if both lack it.
     pub surface_dice: Option<f64>,
-    /// Predicted less reference volume, in millilitres; 0 in tables of older versions, which lack it.
+    /// Predicted minus reference volume, in millilitres; 0 in tables of older versions, which lack the column.
     #[serde(default)]
     pub volume_difference_ml: f64,
 }
@@ -156,7 +155,7 @@ pub struct SummaryRow {
     pub missed: u32,
     /// Cases in which the prediction has the organ and the reference has not.
     pub invented: u32,
-    /// Standard deviation of Dice over those cases (n - 1); `None` of fewer than two, and in the row `mean`.
+    /// Standard deviation of Dice over those cases (n - 1); `None` for fewer than two, and in the row `mean`.
     pub dice_sd: Option<f64>,
     /// Standard deviation of HD95 over those cases.
     pub hd95_sd: Option<f64>,
@@ -189,15 +188,15 @@ pub struct ResultRow {
     pub method: String,
     /// Organ's name, or `mean`.
     pub organ: String,
-    /// Where a published number was read; `None` for our own evaluations.
+    /// Source of a published number; `None` for our own evaluations.
     pub source: Option<String>,
-    /// Evaluations of different seeds behind the numbers; `None` for published ones.
+    /// Number of evaluations with different seeds; `None` for published numbers.
     pub seeds: Option<u32>,
-    /// Cases of each; `None` for published numbers.
+    /// Cases of each evaluation; `None` for published numbers.
     pub cases: Option<u32>,
     /// Dice from 0 to 1, mean over seeds of means over cases.
     pub dice: Option<f64>,
-    /// Standard deviation of Dice over the seeds (n - 1); `None` of fewer than two.
+    /// Standard deviation of Dice over the seeds (n - 1); `None` for fewer than two.
     pub dice_sd: Option<f64>,
     /// Lower end of the 95 % bootstrap interval of `dice`, over cases.
     pub dice_low: Option<f64>,
@@ -230,13 +229,13 @@ pub struct ComparisonRow {
     pub first: Option<f64>,
     /// Mean of the second.
     pub second: Option<f64>,
-    /// Second less first.
+    /// Second minus first.
     pub difference: Option<f64>,
     /// Lower end of the 95 % bootstrap interval of the difference, over cases.
     pub difference_low: Option<f64>,
     /// Upper end.
     pub difference_high: Option<f64>,
-    /// Two-sided p of Wilcoxon's signed-rank test; `None` where every pair is equal.
+    /// Two-sided p of Wilcoxon's signed-rank test; `None` if every pair is equal.
     pub wilcoxon_p: Option<f64>,
     /// Two-sided p of the paired permutation test of the mean difference.
     pub permutation_p: Option<f64>,

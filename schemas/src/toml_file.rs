@@ -1,4 +1,4 @@
-//! Settings in a TOML file: serde reads them, and whatever is wrong is reported with its line and column.
+//! Settings in a TOML file. Serde reads them; errors are reported with line and column.
 
 use crate::json_schema;
 use crate::setting::{FileError, Problem, SettingError};
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// A TOML text as JSON, and where each of its settings begins.
+/// A TOML text as JSON, with the place where each setting begins.
 pub struct TomlFile<'a> {
     name: &'a str,
     text: &'a str,
@@ -22,7 +22,7 @@ impl<'a> TomlFile<'a> {
     /// Parses a text; `name` is the file's in messages.
     ///
     /// # Errors
-    /// What is not TOML, and values that JSON has not: dates, `inf`, `nan`.
+    /// If the text is not TOML, or has a value that JSON lacks: a date, `inf`, `nan`.
     pub fn parse(name: &'a str, text: &'a str) -> Result<Self, FileError> {
         let mut file = TomlFile { name, text, values: Value::Null, places: BTreeMap::new() };
         let table = DeTable::parse(text).map_err(|error| {
@@ -46,7 +46,7 @@ impl<'a> TomlFile<'a> {
         json_schema::read(&self.values, "").map_err(|error| self.locate(error))
     }
 
-    /// Where a setting, or the nearest that encloses it, stands in the file.
+    /// Adds the place in the file of the setting, or of the nearest one that encloses it.
     pub fn locate(&self, error: SettingError) -> FileError {
         let mut path = error.setting.as_str();
         while !path.is_empty() && !self.places.contains_key(path) {
@@ -62,7 +62,7 @@ impl<'a> TomlFile<'a> {
     }
 
     fn table(&mut self, path: &str, table: &DeTable<'_>) -> Result<Value, FileError> {
-        // The parser sorts keys by name; in a sweep's file the order decides which setting may depend on which.
+        // The parser sorts keys by name, but in a sweep's file a setting may depend only on earlier ones.
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let mut all = Map::new();

@@ -1,4 +1,4 @@
-//! The configuration of stage two. It travels with the run, and none of it enters the store's `cache_id`.
+//! The configuration of stage two. It is saved with the run; the store's `cache_id` does not depend on it.
 
 use crate::gpu_precision::GpuPrecision;
 use crate::json_schema;
@@ -73,7 +73,7 @@ impl SideNetwork {
     }
 }
 
-/// The gate g of equation (1), x = g·x_sam + (1 - g)·x_cnn. Each starts at ½ everywhere
+/// The gate g of equation (3), x = g·x_sam + (1 - g)·x_cnn. Each starts at ½ everywhere
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -100,9 +100,9 @@ impl GateKind {
 
 /// All settings of a training run.
 ///
-/// Each is defined here and nowhere else: the comment on a field is its text in `--help`, in the JSON Schema and in `docs/reference/settings.md`;
-/// its range stands in the attribute `schemars`, its default below. A setting that a `config.json` lacks has its default, so that the
-/// records of older versions are read.
+/// Each is defined only here: the comment on a field is its text in `--help`, in the JSON Schema and in `docs/reference/settings.md`;
+/// the attribute `schemars` gives its range, `default` below its default value. A setting that a `config.json` lacks has its default, so
+/// that records of older versions can be read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(deny_unknown_fields, default)]
@@ -164,7 +164,7 @@ pub struct TrainConfig {
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true"))]
     pub train_hypernetworks: bool,
     /// How exactly a GPU computes products; the CPU computes in float32
-    // Left out of the JSON where it is the default, as in records from before there was a choice.
+    // The default is left out of the JSON, as in records of older versions.
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     #[serde(skip_serializing_if = "GpuPrecision::is_default")]
     #[schemars(extend("default" = "f32"))]
@@ -201,7 +201,7 @@ impl TrainConfig {
     /// The published settings with some of them given, by name.
     ///
     /// # Errors
-    /// The first that is unknown, of another type or out of range.
+    /// The first setting that is unknown, of another type or out of range.
     pub fn with(given: &Map<String, Value>) -> Result<Self, SettingError> {
         json_schema::read(&Value::Object(given.clone()), "")
     }
@@ -209,7 +209,7 @@ impl TrainConfig {
     /// Checks that every setting lies in its range.
     ///
     /// # Errors
-    /// The first that does not.
+    /// The first setting that does not.
     pub fn validate(&self) -> Result<(), SettingError> {
         json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")
     }
@@ -223,14 +223,14 @@ pub const STEPS_TABLE: &str = "steps.parquet";
 pub const EPOCHS_TABLE: &str = "epochs.parquet";
 /// The model, in the published state-dict names, as of the last checkpoint.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
-/// The model of the epoch with the highest validation Dice; there is none without validation cases.
+/// The model of the epoch with the highest validation Dice; written only with validation cases.
 pub const BEST_CHECKPOINT: &str = "best.safetensors";
-/// All that `--resume` needs: model, optimizer and position in the epoch, in one file so that they cannot disagree.
+/// All that `--resume` needs (model, optimizer, position in the epoch), in one file so that they cannot disagree.
 pub const RESUME_STATE: &str = "state.safetensors";
 /// Folder of the TensorBoard event files.
 pub const EVENTS_DIR: &str = "tensorboard";
 
-/// A file that a run started from.
+/// A file with initial weights of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputFile {
@@ -252,7 +252,7 @@ pub struct RunInputs {
     pub init: Option<InputFile>,
 }
 
-/// What a run directory's `config.json` holds.
+/// Content of `config.json` in a run folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunRecord {
@@ -264,11 +264,11 @@ pub struct RunRecord {
     pub store: crate::precompute::PrecomputeConfig,
     /// Pixels along the side of the network's input.
     pub image_size: usize,
-    /// Classes with background.
+    /// Classes including background.
     pub num_classes: usize,
     /// Every setting, the seed among them.
     pub config: TrainConfig,
-    /// Hashes of the initial weights' files.
+    /// Hashes of the files with the initial weights.
     pub inputs: RunInputs,
 }
 

@@ -1,8 +1,8 @@
 //! The finite set of images that the published augmentation can make of a slice, each with its probability.
 //!
-//! The published `RandomGenerator` draws: half the time `rot90` k times (k = 0..3) and then a flip along axis 0 or 1; else half
-//! the time a rotation by a whole number of degrees in [-20, 19]; else nothing. The eight (k, axis) pairs give four distinct
-//! images, so there are 1 + 4 + 39 distinct images, and a cache of all of them reproduces the training distribution exactly.
+//! The published `RandomGenerator` applies `rot90` k times (k = 0..3) and then a flip along axis 0 or 1 with probability ½, a rotation by
+//! a whole number of degrees in [-20, 19] with probability ¼, and nothing otherwise. The eight (k, axis) pairs give four distinct images,
+//! so there are 1 + 4 + 39 distinct images, and a cache of all of them reproduces the training distribution exactly.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub enum VariantKind {
     Identity,
     /// `np.flip(np.rot90(slice, k), axis)`.
     Reflection {
-        /// Quarter turns counter-clockwise, 0 or 1: the pairs with 2 and 3 repeat these.
+        /// Quarter turns counter-clockwise, 0 or 1: pairs with 2 or 3 give the same images.
         k: u8,
         /// Axis of the flip, 0 (rows) or 1 (columns).
         axis: u8,
@@ -51,7 +51,7 @@ pub struct Variant {
     /// How it is made.
     #[serde(flatten)]
     pub kind: VariantKind,
-    /// Probability with which training draws it; those of a policy sum to 1.
+    /// Probability with which training draws it; the probabilities of a policy sum to 1.
     pub probability: f64,
 }
 
@@ -68,9 +68,8 @@ impl Variant {
 
 /// The variants of a policy: identity first, then reflections, then rotations by ascending angle.
 ///
-/// `rotation_step` keeps only the angles that are multiples of it (1 keeps all) and spreads the probability of rotating, a
-/// quarter, evenly over what is kept, angle 0 included: it is the identity's share. `Flips` and `None` give the probability
-/// of what they lack to the identity.
+/// Only angles that are multiples of `rotation_step` are kept (1 keeps all). The probability of rotating, ¼, is spread evenly over them,
+/// including angle 0, whose share goes to the identity. `Flips` and `None` give the probability of what they lack to the identity.
 ///
 /// # Panics
 /// When `rotation_step` is 0; the command line refuses that.

@@ -1,8 +1,8 @@
 //! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS] [resnet18|resnet34|resnet50|vit-tiny] [scalar|channel|pixel]`
-//! prints the median seconds an image.
+//! prints the median seconds per image.
 //!
-//! A step is forward, loss, backward and the AdamW update, from images and embeddings that are already in memory, with seeded
-//! random weights; `bench/time_step.py` does the same in PyTorch.
+//! A step is forward, loss, backward and the AdamW update, with images and embeddings that are already in memory and seeded random
+//! weights; `bench/time_step.py` does the same in PyTorch.
 
 use std::time::Instant;
 
@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         drop(gradients);
         let end = Instant::now();
         if step == 0 {
-            continue; // touches the memory for the first time
+            continue; // the first step touches memory for the first time
         }
         totals.push((end - start).as_secs_f64());
         for (part, time) in parts.iter_mut().zip([forward - start, lossed - forward, backward - lossed, end - backward]) {

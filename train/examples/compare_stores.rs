@@ -1,5 +1,5 @@
-//! What a store's number format changes: `compare_stores REFERENCE OTHER RUN` compares the test slices of two stores of the same scans, and
-//! the logits that the run's model makes of them. Errors are absolute; the deviation of the reference stands beside them.
+//! Measures the effect of a store's number format: `compare_stores REFERENCE OTHER RUN` compares the test slices of two stores of the same
+//! scans, and the logits of the run's model on them. Errors are absolute; the reference's standard deviation is printed with them.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource, load_model};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Largest and root-mean-square difference, and the deviation of what is expected.
+/// Largest and root-mean-square difference, and the standard deviation of `expected`.
 fn errors(found: &[f32], expected: &[f32]) -> [f64; 3] {
     let n = expected.len() as f64;
     let differences = || found.iter().zip(expected).map(|(f, e)| f64::from(f - e).abs());

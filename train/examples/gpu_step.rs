@@ -1,10 +1,9 @@
 //! Times stage two's training step on a GPU: `gpu_step SIZE BATCH f32|tf32|bf16 DEVICE [STEPS] [--graph] [--losses]`, as `gpu_step 512 24 bf16 cuda:0`.
-//! `--graph` asks for it as a CUDA graph; `--losses` times nothing, but prints the losses of STEPS steps, the same batches from the same weights
-//! whatever the precision.
+//! `--graph` runs it as a CUDA graph. `--losses` times nothing, but prints the losses of STEPS steps, with the same batches and initial
+//! weights at every precision.
 //!
-//! A step is forward, loss, backward and the AdamW update, from stored float16 numbers that are resident on the device and gathered there; the
-//! host waits once, at the end. Prints the seconds a step and an image, and the memory that is taken. `DEVICE` may be `cpu`, for a look
-//! that the program works.
+//! A step is forward, loss, backward and the AdamW update, with stored float16 numbers that are resident on the device and gathered there;
+//! the host waits only at the end. Prints the seconds per step and per image, and the memory used. `DEVICE` may be `cpu`, to try the program.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -148,7 +147,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         synchronize(&device)?;
         Ok(start.elapsed().as_secs_f64() / count.max(1) as f64)
     };
-    run(4)?; // libraries choose their algorithms, and a graph is recorded
+    run(4)?; // warm-up: libraries choose their algorithms, and a graph is recorded
     let mut seconds = [run(steps)?, run(steps)?, run(steps)?];
     seconds.sort_by(f64::total_cmp);
     if let (Some(before), Some(after)) = (free_before, memory(&device)?) {

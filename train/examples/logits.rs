@@ -1,4 +1,4 @@
-//! The logits of a store's test slices by a checkpoint in the published names, for cross-checks:
+//! Computes the logits of a store's test slices with a checkpoint in the published names, for cross-checks:
 //! `logits CHECKPOINT STORE OUT.safetensors` writes `low_res_logits` `[slices, classes, s/4, s/4]`.
 
 use candle_core::{Device, Tensor};

@@ -1,7 +1,7 @@
-//! Trains ten steps on a tiny store of made-up tensors, and prints each step's losses.
+//! Trains for ten steps on a tiny store of made-up tensors, and prints each step's losses.
 //!
-//! A store usually comes from `sam-ladder precompute`; here a dozen slices of noise with a bright square on them stand in for scans, and random numbers for
-//! SAM's decoder and for its embeddings.
+//! A store usually comes from `sam-ladder precompute`. Here a dozen slices of noise with a bright square stand in for scans, and random
+//! numbers for SAM's decoder and embeddings.
 
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{CaseLayout, Opened, ReadMode, SliceTensors, StoreLayout, StoreWriter};
@@ -70,7 +70,7 @@ fn write_store(path: &Path) -> Outcome<()> {
     let (grid, low) = (SIDE / 16, SIDE / 4);
     let mut rows = Vec::new();
     for row in 0..SLICES {
-        // A square of 2×2 labels is one of 8×8 pixels.
+        // A square of 2×2 labels covers 8×8 pixels.
         let (top, left) = (row % 6, row * 5 % 6);
         let is_inside = |y: usize, x: usize| (top..top + 2).contains(&y) && (left..left + 2).contains(&x);
         let labels: Vec<u8> = (0..low * low).map(|at| u8::from(is_inside(at / low, at % low))).collect();
@@ -98,7 +98,7 @@ fn write_store(path: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// SAM's prompt encoder and mask decoder under the names of its checkpoints, with its own four mask tokens.
+/// SAM's prompt encoder and mask decoder under the names of SAM's checkpoints, with SAM's four mask tokens.
 fn random_decoder() -> candle_core::Result<Vec<(String, Tensor)>> {
     let names = ModelWeights::expected(&ModelConfig::published(SIDE, 4, Arm::Full)).into_iter();
     let names =

@@ -1,4 +1,4 @@
-//! The one error type of the crate: each message is one line that says what was expected and what was found; its hint says what to do.
+//! The crate's error type: each message is one line that says what was expected and what was found; its hint says what to do.
 
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::variants::VariantKind;
@@ -34,10 +34,10 @@ pub enum TrainError {
     /// A sweep's file cannot be used.
     #[error("{0}")]
     SweepFile(#[from] sam_ladder_schemas::setting::FileError),
-    /// The interval of checkpoints is no interval.
+    /// The interval of checkpoints is 0.
     #[error("checkpoint-every must be at least 1 step, got 0")]
     CheckpointEvery,
-    /// An option that only a GPU can fulfil.
+    /// An option that needs a GPU.
     #[error("{option} needs a GPU, this device is the CPU")]
     NeedsGpu {
         /// The option, as typed.
@@ -45,19 +45,19 @@ pub enum TrainError {
         /// What to do without it.
         instead: &'static str,
     },
-    /// A precision that training does not know.
+    /// A precision that training does not support.
     #[error("--precision f16 is for the frozen encoder: gradients do not fit float16")]
     EncoderPrecision,
-    /// A precision that a side network does not know.
+    /// A precision that the side network does not support.
     #[error("--precision bf16 knows the side networks resnet18, resnet34 and resnet50, not vit-tiny")]
     NetworkPrecision,
-    /// `--fold` is no pair of numbers.
+    /// `--fold` is not a pair of numbers.
     #[error("--fold must be i/n with n at least 2 and i from 1 to n, as 1/5, got {0:?}")]
     FoldSyntax(String),
     /// More folds than training cases.
     #[error("{wanted}: the store has {cases} training cases, fewer than {folds} folds")]
     TooManyFolds {
-        /// Where the folds stand: the option, or the key of the sweep's file.
+        /// Source of the folds: the option, or the key of the sweep's file.
         wanted: String,
         /// Training cases of the store.
         cases: usize,
@@ -110,13 +110,13 @@ pub enum TrainError {
         path: PathBuf,
         /// The first such key.
         key: String,
-        /// How many there are.
+        /// Number of such keys.
         count: usize,
     },
     /// The run folder exists already.
     #[error("{0} exists and is not empty")]
     RunExists(PathBuf),
-    /// A folder that is no run.
+    /// A folder that is not a run.
     #[error("{0} is not a run: it has no config.json")]
     NotARun(PathBuf),
     /// A setting or an input differs from those that the run was started with.
@@ -141,7 +141,7 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Something that is to be written has no form in its file's format.
+    /// Data that cannot be encoded in its file's format.
     #[error("{what} cannot be written: {reason}")]
     Unwritable {
         /// What it is.
@@ -149,7 +149,7 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
-    /// Someone wanted to stop.
+    /// A stop was requested.
     #[error("stopped as requested after step {steps}, which is in the checkpoint")]
     Stopped {
         /// The run folder.
@@ -157,13 +157,13 @@ pub enum TrainError {
         /// Steps that the checkpoint has behind it.
         steps: u64,
     },
-    /// Someone wanted a sweep to stop.
+    /// A stop of a sweep was requested.
     #[error("stopped as requested, the trials under way are saved")]
     SweepStopped {
         /// The sweep's folder.
         out: PathBuf,
     },
-    /// The loss, or a weight, is not finite any more.
+    /// The loss or a weight is not finite.
     #[error(
         "training diverged at step {step}: {what} is {value} with learning rate {lr:e}; the last good checkpoint is step {checkpoint_step} in {checkpoint}"
     )]
@@ -181,7 +181,7 @@ pub enum TrainError {
         /// The last checkpoint.
         checkpoint: PathBuf,
     },
-    /// The thread that reads batches ahead has ended before its time.
+    /// The thread that reads batches ahead has ended too early.
     #[error("the thread that reads the store has stopped")]
     ReaderStopped,
     /// A batch that several runs share could not be read, and why.
@@ -226,7 +226,7 @@ pub enum TrainError {
         /// The case.
         case: String,
     },
-    /// A store lacks what is to be averaged over.
+    /// A store lacks the reflections to average over.
     #[error("{store} holds no reflections of its {split} slices to average over")]
     NoReflections {
         /// The store.
@@ -234,16 +234,16 @@ pub enum TrainError {
         /// Which slices.
         split: Split,
     },
-    /// Logits of a variant that has no way back to the slice.
+    /// Logits of a variant that cannot be mapped back to the slice.
     #[error("logits cannot be brought back from the variant {0:?}")]
     NotAReflection(VariantKind),
-    /// An output that is there already.
+    /// An output that already exists.
     #[error("{0} exists")]
     OutputExists(PathBuf),
     /// An export's file of no known format.
     #[error("{0}: the name must end in .safetensors or .pth")]
     Ending(PathBuf),
-    /// A model that the published code has no names for.
+    /// A model for which the published code has no names.
     #[error("{run}: its side network is {side_network} and its gate {gate}, the published code has only resnet18 and scalar")]
     NoPublishedNames {
         /// The run folder.
@@ -255,7 +255,7 @@ pub enum TrainError {
         /// The model's file.
         checkpoint: PathBuf,
     },
-    /// A tensor that is none of the image encoder's.
+    /// A tensor that does not belong to the image encoder.
     #[error("tensor {0} is not one of SAM's image encoder, expected image_encoder.…")]
     NotOfTheEncoder(String),
     /// A sweep without a file.
@@ -270,10 +270,10 @@ pub enum TrainError {
     /// The sweep's folder holds something else.
     #[error("{0} exists and is not empty")]
     SweepFolderTaken(PathBuf),
-    /// A folder that is no sweep.
+    /// A folder that is not a sweep.
     #[error("{0} is no sweep: it has no sweep.json")]
     NotASweep(PathBuf),
-    /// A sweep's settings are not those that it was started with.
+    /// A sweep's settings are not those with which it was started.
     #[error("{out}: cannot resume, the settings differ: {differing}")]
     SweepMismatch {
         /// The sweep's folder.
@@ -281,7 +281,7 @@ pub enum TrainError {
         /// Each difference, with both values.
         differing: String,
     },
-    /// A sweep's inputs are not those that it was started with.
+    /// A sweep's inputs are not those with which it was started.
     #[error("{out}: cannot resume, {what} differs: the sweep has {stored}, this call has {given}")]
     SweepInputMismatch {
         /// The sweep's folder.
@@ -313,7 +313,7 @@ pub enum TrainError {
         /// The best one.
         best: String,
     },
-    /// A trial that was not trained to its last epoch, or that there is not.
+    /// A trial that was not trained to its last epoch, or does not exist.
     #[error("{out}: has no trial {trial} that was trained to its last epoch")]
     NoSuchTrial {
         /// The sweep's folder.
@@ -332,7 +332,7 @@ pub enum TrainError {
         /// Their ids.
         trials: Vec<String>,
     },
-    /// A second look at the test cases.
+    /// A second evaluation on the test cases.
     #[error("{out}: the test cases were evaluated with trial {trial} already, and are evaluated once: the result is in {result}")]
     AlreadyEvaluated {
         /// The sweep's folder.
@@ -345,7 +345,7 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// What to do about it, where there is something to say.
+    /// What to do about it, if there is anything to say.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             TrainError::File(error) => return error.hint(),
@@ -406,7 +406,7 @@ impl TrainError {
         })
     }
 
-    /// It in one line, for a table.
+    /// A short form, for a table.
     pub(crate) fn in_short(&self) -> String {
         match self {
             TrainError::Diverged { step, what, value, lr, .. } => {
@@ -425,17 +425,17 @@ pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError + '_ 
     move |source| TrainError::Io { path: path.to_path_buf(), source }
 }
 
-/// Turns an encoder's error into a [`TrainError`] that names what it was to write.
+/// Turns an encoder's error into a [`TrainError`] that names the data.
 pub(crate) fn unwritable<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> TrainError {
     move |error| TrainError::Unwritable { what, reason: error.to_string() }
 }
 
-/// Something that the program itself has got wrong about a tensor.
+/// A mistake of the program itself about a tensor.
 pub(crate) fn internal(reason: String) -> TrainError {
     candle_core::Error::Msg(reason).into()
 }
 
-/// Does `work`, and turns a panic into an error: what one run stumbles over must not end another one.
+/// Does `work`, and turns a panic into an error: a panic of one run must not end another one.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));

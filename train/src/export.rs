@@ -1,4 +1,4 @@
-//! A run's model as a file that the published code's `load_state_dict` takes.
+//! Exports a run's model to a file that the published code's `load_state_dict` accepts.
 
 use crate::error::{Result, TrainError};
 use crate::init::{CNN_PREFIX, resnet_default, whole_model};
@@ -17,24 +17,24 @@ const IMAGE_ENCODER: &str = "image_encoder.";
 pub struct ExportArgs {
     /// The run directory.
     pub run: PathBuf,
-    /// Which of its models.
+    /// Which of the run's models.
     pub checkpoint: RunCheckpoint,
     /// The file to write, `.safetensors` or `.pth`.
     pub out: PathBuf,
     /// Replace an existing file.
     pub force: bool,
-    /// SAM's image encoder (`image_encoder.…`), position tables at the run's image size. With it the file is the published model's
-    /// whole state dict; without, all but `sam.image_encoder.…`, its alias `sam_encoder.…`, and the ResNet beyond layer3.
+    /// SAM's image encoder (`image_encoder.…`), with position tables for the run's image size. With it the file is the published model's
+    /// whole state dict; without it, the file lacks `sam.image_encoder.…`, its alias `sam_encoder.…`, and the ResNet beyond layer3.
     pub image_encoder: Option<Vec<(String, Tensor)>>,
 }
 
-/// Writes a run's model in the published state-dict names and returns the number of its tensors.
+/// Writes a run's model under the published state-dict names and returns the number of tensors.
 ///
-/// A whole state dict also has the ResNet's `layer4` and `fc`, which the published model carries and never reads: they are
-/// filled with random values, so that `load_state_dict` is content.
+/// A whole state dict also has the ResNet's `layer4` and `fc`, which the published model has but never uses. They are filled with random
+/// values, since `load_state_dict` requires them.
 ///
 /// # Errors
-/// A run without checkpoint, an output that exists or has another ending, a full disk.
+/// A run without a checkpoint, an output that exists or has another extension, a full disk.
 pub fn export(args: &ExportArgs) -> Result<usize> {
     let format = Format::of(&args.out)?;
     if args.out.exists() && !args.force {

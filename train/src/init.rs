@@ -1,4 +1,4 @@
-//! The initial weights of a run: from SAM's decoder, the side network's publisher, a whole model, or a seed.
+//! The initial weights of a run: from SAM's decoder, a published checkpoint of the side network, a whole model, or a seed.
 
 mod side_network;
 
@@ -21,7 +21,7 @@ const SAM_PREFIX: &str = "sam.";
 pub(crate) const CNN_PREFIX: &str = "CNN_encoder.";
 /// Parts of SAM's decoder that the published code does not take from SAM's checkpoint (`except_keys` of its `load_from`).
 const SEEDED_PARTS: [&str; 3] = ["mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head"];
-/// Parts of the published state dict that the forward pass reads from the store, or not at all.
+/// Parts of the published state dict that the model does not need: unused, or replaced by the store.
 const UNUSED_PARTS: [&str; 5] =
     ["sam.image_encoder.", "sam_encoder.", "CNN_encoder.layer4.", "CNN_encoder.fc.", "CNN_encoder.head."];
 /// The gate's parameters.
@@ -34,11 +34,11 @@ const COUNTER: &str = "num_batches_tracked";
 pub struct InitSources {
     /// SAM's `prompt_encoder.…` and `mask_decoder.…`: the store's `sam_decoder.safetensors`.
     pub sam_decoder: PathBuf,
-    /// The side network under torchvision's or timm's names; random by `seed` without.
+    /// The side network under torchvision's or timm's names; if `None`, random by `seed`.
     pub cnn_checkpoint: Option<PathBuf>,
-    /// A whole model in the published names; the other two are not read then.
+    /// A whole model in the published names; the other two files are then not read.
     pub init: Option<PathBuf>,
-    /// Seed of what comes from no file.
+    /// Seed of everything that comes from no file.
     pub seed: u64,
 }
 
@@ -53,8 +53,8 @@ pub fn initial_weights(config: &ModelConfig, sources: &InitSources) -> Result<Mo
     }
 }
 
-/// A whole model from a file in the published names, with or without `module.` in front. The image encoder's tensors and those of
-/// the ResNet beyond layer3 are passed over.
+/// A whole model from a file in the published names, with or without the prefix `module.`. Tensors of the image encoder and of the ResNet
+/// beyond layer3 are ignored.
 ///
 /// # Errors
 /// A file that cannot be read; a key that is missing, unknown or of another shape, naming file and key.
@@ -93,7 +93,7 @@ fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights>
     Ok(ModelWeights(weights))
 }
 
-/// The decoder's weights that lie with a store's arrays, wherever the store lies.
+/// The decoder's weights of a store, in a folder or a bucket.
 fn open_decoder(path: &Path) -> Result<StateDict> {
     if !is_remote(path) {
         return Ok(StateDict::open(path)?);
@@ -108,7 +108,7 @@ fn refuse_unknown(path: &Path, file: &StateDict, known: impl Fn(&str) -> bool) -
     Err(TrainError::UnknownKey { path: path.into(), key: first.clone(), count: unknown.len() })
 }
 
-/// A tensor of a file on the CPU; a missing step counter is 0, as PyTorch has it.
+/// A file's tensor, on the CPU; a missing step counter is 0, as in PyTorch.
 fn read(file: &StateDict, key: &str, name: &str, shape: &[usize]) -> Result<Tensor> {
     if name.ends_with(COUNTER) {
         return match file.shape(key) {
@@ -139,14 +139,14 @@ fn uniform_by_fan_in(name: &str, shape: &[usize], fan_in: usize, seed: u64) -> R
     seeded(name, shape, seed, |rng| range.sample(rng))
 }
 
-/// A tensor from a stream of its own, so that no tensor's values depend on which others there are.
+/// A tensor from its own random stream, so that its values do not depend on other tensors.
 fn seeded(name: &str, shape: &[usize], seed: u64, mut value: impl FnMut(&mut ChaCha8Rng) -> f32) -> Result<Tensor> {
     let mut rng = stream(seed, name);
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| value(&mut rng)).collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-/// The generator of `(seed, name)`: the name's FNV-1a hash keys it together with the seed.
+/// The generator for `(seed, name)`, keyed by the seed and the name's FNV-1a hash.
 fn stream(seed: u64, name: &str) -> ChaCha8Rng {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mut key = ChaCha8Rng::seed_from_u64(seed);

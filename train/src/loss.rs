@@ -4,17 +4,17 @@ use candle_core::{Result, Tensor, bail};
 pub use sam_ladder_ops::LossParts;
 use sam_ladder_ops::dice_ce;
 
-/// Keeps Dice defined for a class that neither the prediction nor the reference has.
+/// Keeps Dice defined for a class that is in neither the prediction nor the reference.
 const SMOOTH: f64 = 1e-5;
 
 /// The published loss of `logits` `[b, C, h, w]` against `labels` `[b, h, w]` (u8 or u32, below C).
 ///
-/// Dice is taken per class over the whole batch, with squared denominators and the background among the classes:
-/// 1 - (2·Σ p·t + 1e-5) / (Σ p² + Σ t² + 1e-5), p the softmax of the logits (the published `DiceLoss`). On a GPU a label that is no class
-/// makes the losses NaN.
+/// Dice is computed per class over the whole batch, background included, with squared denominators:
+/// 1 - (2·Σ p·t + 1e-5) / (Σ p² + Σ t² + 1e-5), where p is the softmax of the logits (the published `DiceLoss`). On a GPU a label outside
+/// the classes makes the losses NaN.
 ///
 /// # Errors
-/// Shapes that do not fit, labels of another type, and on the CPU a label that is no class.
+/// Shapes that do not match, labels of another type, and on the CPU a label outside the classes.
 pub fn ladder_loss(logits: &Tensor, labels: &Tensor, num_classes: usize, lambda: f64) -> Result<LossParts> {
     let (_, classes, _, _) = logits.dims4()?;
     if classes != num_classes {

@@ -1,6 +1,6 @@
-//! AdamW, Adam and SGD as PyTorch has them. A variable without a gradient is left as it is, weight decay included.
+//! AdamW, Adam and SGD as in PyTorch. A variable without a gradient does not change, not even by weight decay.
 //!
-//! With g the gradient (for Adam and SGD with decay·value added), β = (0.9, 0.999), t the number of updates made:
+//! g is the gradient (for Adam and SGD with decay·value added), β = (0.9, 0.999), t the number of updates:
 //!
 //! | optimizer | moments | update |
 //! | --- | --- | --- |
@@ -22,7 +22,7 @@ const BETA2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 const MOMENTUM: f64 = 0.9;
 
-/// Names of the state's entries behind the variable's name, as in PyTorch's optimizers.
+/// Suffixes of the state's entries after the variable's name, as in PyTorch's optimizers.
 const STEP: &str = "step";
 const FIRST: &str = "exp_avg";
 const SECOND: &str = "exp_avg_sq";
@@ -49,7 +49,7 @@ struct Slot {
 
 impl Slot {
     fn new(kind: OptimizerKind, name: &str, var: &Var) -> Result<Self> {
-        // Each its own memory: they are updated in place.
+        // Each has its own memory, because they are updated in place.
         let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
         let second = if kind == OptimizerKind::Sgd { None } else { Some(zeros()?) };
         Ok(Slot { name: name.to_owned(), var: var.clone(), steps: 0, first: zeros()?, second })
@@ -62,7 +62,7 @@ impl Slot {
 }
 
 impl Optimizer {
-    /// An optimizer without memory.
+    /// An optimizer with fresh state.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -79,12 +79,12 @@ impl Optimizer {
         self.step_unless_diverged(gradients, lr, None)
     }
 
-    /// As [`Self::step`]; nothing is updated if one of the numbers of `losses` is not finite. On a GPU the host does not read them.
+    /// As [`Self::step`]; updates nothing if a number in `losses` is not finite. On a GPU the host does not read them.
     ///
     /// # Errors
     /// As [`Self::step`].
     pub fn step_unless_diverged(&mut self, gradients: &GradStore, lr: f64, losses: Option<&Tensor>) -> Result<()> {
-        // Variables that have had as many updates share the numbers of the next.
+        // Variables with the same number of updates share the numbers of the next one.
         let mut by_steps: BTreeMap<i64, Vec<(usize, Tensor)>> = BTreeMap::new();
         for (index, gradient) in self.gradients(gradients)? {
             self.slots[index].steps += 1;
@@ -96,11 +96,11 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The device's part of an update, for a CUDA graph: what changes from step to step is read from `moving`, and no update is counted.
-    /// See [`Self::moving`] and [`Self::count_update`].
+    /// The device's part of an update, for a CUDA graph. Reads the numbers that change from step to step from `moving` (see [`Self::moving`]),
+    /// and counts no update (see [`Self::count_update`]).
     ///
     /// # Errors
-    /// As [`Self::step`], and a variable whose first update this would be.
+    /// As [`Self::step`], and a variable that has had no update yet.
     pub fn update_in_graph(&self, gradients: &GradStore, losses: &Tensor, moving: &Tensor) -> Result<()> {
         let updated = self.gradients(gradients)?;
         if let Some((index, _)) = updated.iter().find(|(index, _)| self.slots[*index].steps == 0) {
@@ -109,10 +109,10 @@ impl Optimizer {
         update(&self.update_slots(&updated), &self.rule(0.0, 1), Some(losses), Some(moving))
     }
 
-    /// The numbers of the variables' last update, were it made with this learning rate, as [`Self::update_in_graph`] reads them.
+    /// The numbers that [`Self::update_in_graph`] reads, for the variables' last counted update with this learning rate.
     ///
     /// # Errors
-    /// Variables that have had different numbers of updates, which no one launch can update.
+    /// Variables with different numbers of updates, which a single launch cannot update.
     pub fn moving(&self, lr: f64) -> Result<[f32; 4]> {
         let mut updates = self.slots.iter().map(|slot| slot.steps).filter(|&steps| steps > 0);
         let steps = updates.next().unwrap_or(1);
@@ -122,7 +122,7 @@ impl Optimizer {
         Ok(self.rule(lr, steps).moving())
     }
 
-    /// Counts an update of every variable that has had one before.
+    /// Counts an update of every variable that already has one.
     pub fn count_update(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| slot.steps > 0) {
             slot.steps += 1;
@@ -134,7 +134,7 @@ impl Optimizer {
         self.slots.iter().flat_map(|slot| [Some(&slot.first), slot.second.as_ref()]).flatten().cloned().collect()
     }
 
-    /// The numbers of a variable's update number `steps`.
+    /// The numbers of a variable's `steps`-th update.
     fn rule(&self, lr: f64, steps: i64) -> UpdateRule {
         let decoupled = self.kind == OptimizerKind::AdamW;
         UpdateRule {
@@ -173,7 +173,7 @@ impl Optimizer {
         updated.iter().map(slot).collect()
     }
 
-    /// What the optimizer remembers, by `<variable>.step` (i64 scalar), `<variable>.exp_avg`, `<variable>.exp_avg_sq` (AdamW, Adam) or
+    /// The optimizer's state: `<variable>.step` (i64 scalar), `<variable>.exp_avg`, `<variable>.exp_avg_sq` (AdamW, Adam) or
     /// `<variable>.momentum_buffer` (SGD). A variable that never had a gradient has no entry.
     ///
     /// # Errors
@@ -193,10 +193,10 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// Takes over what [`Self::state`] of an optimizer of the same kind and variables gave; what it remembered before is forgotten.
+    /// Replaces the state by that of another optimizer of the same kind and variables (see [`Self::state`]).
     ///
     /// # Errors
-    /// An entry that is missing, superfluous or of another shape, by name.
+    /// Names an entry that is missing, superfluous or of another shape.
     pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<()> {
         let mut entries: HashMap<&str, &Tensor> = state.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let kind = self.kind;
@@ -212,7 +212,7 @@ impl Optimizer {
                 if tensor.dims() != slot.var.dims() {
                     candle_core::bail!("optimizer state `{name}` has shape {:?}, expected {:?}", tensor.dims(), slot.var.dims());
                 }
-                // Copied: whoever gave the state keeps his own.
+                // Copied, so that the caller's tensors stay unchanged.
                 tensor.to_dtype(DType::F32)?.to_device(slot.var.device())?.force_contiguous()
             };
             (slot.first, slot.second) = match kind {
@@ -247,7 +247,7 @@ mod tests {
         var.to_vec1().unwrap()
     }
 
-    /// Two updates in f64, written out from the definitions of the papers.
+    /// Two updates in f64, written out from the papers' definitions.
     #[test]
     fn two_updates_are_those_of_the_definitions() -> Result<()> {
         let (lr, decay) = (0.1f64, 0.01f64);

@@ -1,6 +1,7 @@
-//! From models and a store, or a batch, to masks at the scans' own resolution.
+//! Predicts masks at the scans' own resolution, from models and a store or a batch.
 //!
-//! [`Ensemble`] is the one way there: a lone model is an ensemble of one. What it averages over is in `segment`; none of it needs the encoder.
+//! All predictions go through [`Ensemble`]; a single model is an ensemble of one. `segment` describes the averages. The encoder is not
+//! needed.
 
 use crate::error::{Result, TrainError};
 use crate::model::LadderSam;
@@ -13,14 +14,14 @@ use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::variants::VariantKind;
 
-/// Which case, and how.
+/// The case to predict, and the batch size.
 #[derive(Debug, Clone, Copy)]
 pub struct CaseRequest<'a> {
     /// Split of the case.
     pub split: Split,
     /// The case, as in the store.
     pub case: &'a str,
-    /// Slices that go through the network together.
+    /// Slices per forward pass.
     pub batch_size: usize,
 }
 
@@ -59,12 +60,12 @@ impl Ensemble {
         Ok(Ensemble { models, average_reflections })
     }
 
-    /// One model, which sees each slice as it is.
+    /// An ensemble of one model, without averaging over reflections.
     pub fn of_one(model: LadderSam) -> Self {
         Ensemble { models: vec![model], average_reflections: false }
     }
 
-    /// Predicts one case of a store at the scan's own resolution; `done` is called with the number of slices, batch by batch.
+    /// Predicts one case of a store at the scan's own resolution; `done` is called with the number of slices after each batch.
     ///
     /// # Errors
     /// A case that is not in the split, or a damaged store.
@@ -83,10 +84,9 @@ impl Ensemble {
         Ok(CasePrediction { case: case.to_string(), mask, shape: [rows.len(), h, w], spacing_mm: slice.spacing_mm })
     }
 
-    /// Predicts `count` slices that are in no store: `[count, h, w]` classes for the size `[h, w]`. They are seen as they are, whatever the ensemble
-    /// averages over in a store.
+    /// Predicts `count` slices without a store: `[count, h, w]` classes for the size `[h, w]`. Never averages over reflections.
     ///
-    /// `batch` holds images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`; its labels are not looked at.
+    /// `batch` holds images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`; its labels are ignored.
     ///
     /// # Errors
     /// Buffers of another size.
@@ -96,10 +96,10 @@ impl Ensemble {
         masks_of_logits(&logits, image_size, size)
     }
 
-    /// Each model's logits of slices, `[rows, C, s/4, s/4]`: over the identity, or the mean over it and the reflections.
+    /// Each model's logits of slices, `[rows, C, s/4, s/4]`: of the identity, or the mean over identity and reflections.
     ///
     /// # Errors
-    /// A row that is not in the split, a damaged store, or one without reflections where the mean is over them.
+    /// A row that is not in the split, a damaged store, or a store without the reflections to average over.
     pub fn mean_logits(&self, store: &Store, split: Split, rows: &[u32]) -> Result<Vec<Tensor>> {
         let variants = match self.average_reflections {
             true => averaged_variants(store, split)?,

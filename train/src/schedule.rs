@@ -3,11 +3,11 @@
 /// Exponent of the polynomial decay.
 const POWER: f64 = 0.9;
 
-/// The learning rate that the update at `iteration` (from 0) uses.
+/// The learning rate of the update at `iteration` (from 0).
 ///
-/// The published trainer sets the rate after each update, so the update at `iteration` runs at what was set for the one before it:
-/// base·i/warmup while i ≤ warmup (the first update, before which nothing was set, runs at base/warmup, like the second), then
-/// base·(1 - (i - 1 - warmup)/max)^0.9. `max_iterations` is epochs × batches an epoch, the warm-up not taken off.
+/// The published trainer sets the rate after each update, so the update at `iteration` i uses the rate set after the previous one:
+/// base·i/warmup while i ≤ warmup (the first update, before which no rate was set, uses base/warmup, like the second), then
+/// base·(1 - (i - 1 - warmup)/max)^0.9. `max_iterations` is epochs × batches per epoch, including the warm-up.
 pub fn learning_rate(iteration: usize, base_lr: f64, warmup: usize, max_iterations: usize) -> f64 {
     let Some(previous) = iteration.checked_sub(1) else {
         return if warmup > 0 { base_lr / warmup as f64 } else { base_lr };

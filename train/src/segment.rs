@@ -1,10 +1,10 @@
-//! From logits to masks, for one model or several, over a slice and its reflections.
+//! From logits to masks, for one or several models, over a slice and its reflections.
 //!
-//! With V variants (the slice, and its four reflections where the store has them) and M models,
+//! With V variants (the slice, or the slice and its four reflections) and M models,
 //!
 //! ```text
 //! logits_m = 1/V · Σ_v  v⁻¹(model_m(image_v, embeddings_v))       low resolution, each reflected back
-//! p        = 1/M · Σ_m  softmax(upsample(logits_m))               one model's logits are compared as they are
+//! p        = 1/M · Σ_m  softmax(upsample(logits_m))               no softmax for a single model
 //! class    = argmax p
 //! ```
 
@@ -15,15 +15,15 @@ use rayon::prelude::*;
 use sam_ladder_ops::image::ndimage::zoom_nearest;
 use sam_ladder_schemas::variants::VariantKind;
 
-/// Masks of slices from each model's logits `[count, C, s/4, s/4]`: bilinear to the network's resolution, the mean of the probabilities where
-/// there are several models, arg-max, order 0 to `[h, w]` (`test_single_volume` of the published `utils.py`); `[count, h, w]`.
+/// Masks of slices, `[count, h, w]`, from each model's logits `[count, C, s/4, s/4]`: bilinear to the network's resolution, mean of the
+/// probabilities if there are several models, arg-max, order 0 to `[h, w]` (`test_single_volume` of the published `utils.py`).
 ///
 /// # Errors
 /// Logits of different shapes.
 pub fn masks_of_logits(low_res_logits: &[Tensor], image_size: usize, size: [usize; 2]) -> Result<Vec<u8>> {
     let count = low_res_logits.first().map_or(Ok(0), |logits| logits.dim(0))?;
     let mut out = Vec::with_capacity(count * size[0] * size[1]);
-    // One slice at a time: at 1024 pixels its logits take 36 MiB.
+    // One slice at a time: at 1024 pixels a slice's logits take 36 MiB.
     for index in 0..count {
         let upsampled = |logits: &Tensor| upsample_masks(&logits.narrow(0, index, 1)?.contiguous()?, image_size); // [1, C, s, s]
         let scores = match low_res_logits {
@@ -48,7 +48,7 @@ fn softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
     exp.broadcast_div(&exp.sum_keepdim(1)?)
 }
 
-/// The class of the highest logit of each pixel, the first of equals as `torch.argmax` has it: `[b, C, h, w]` → `[b, h, w]`.
+/// The class with the highest logit per pixel, the first in a tie, as in `torch.argmax`: `[b, C, h, w]` → `[b, h, w]`.
 ///
 /// # Errors
 /// A tensor of another rank.
@@ -72,7 +72,7 @@ pub fn argmax_classes(logits: &Tensor) -> Result<Vec<u8>> {
     Ok(classes)
 }
 
-/// `[b, c, n, n]` under a variant that is a reflection, and so its own inverse: `np.flip(np.rot90(x, k), axis)` of each plane.
+/// Applies a variant that is a reflection, and so its own inverse, to `[b, c, n, n]`: `np.flip(np.rot90(x, k), axis)` of each plane.
 pub(crate) fn reflected(x: &Tensor, kind: VariantKind) -> Result<Tensor> {
     Ok(match kind {
         VariantKind::Identity => x.clone(),
@@ -116,7 +116,7 @@ mod tests {
         let (leaning, sure) = (model([0.2, 0.0]), model([0.0, 5.0]));
         assert_eq!(masks_of_logits(std::slice::from_ref(&leaning), 1, [2, 1]).unwrap(), [0, 0]);
         assert_eq!(masks_of_logits(&[leaning.clone(), leaning, sure], 1, [1, 1]).unwrap(), [1]);
-        // By their logits class 0 would win, 30 against 2 · 9.
+        // By logits class 0 would win, 30 against 2 · 9.
         let [far, near] = [model([30.0, 0.0]), model([0.0, 9.0])];
         assert_eq!(masks_of_logits(&[far, near.clone(), near], 1, [1, 1]).unwrap(), [1]);
         assert!(masks_of_logits(&[], 1, [1, 1]).unwrap().is_empty());

@@ -1,4 +1,4 @@
-//! A trained model from a run, a checkpoint or an export; or an untrained one from a seed.
+//! Loads a trained model from a run, a checkpoint or an export, or makes an untrained one from a seed.
 
 use crate::error::{Result, TrainError};
 use crate::init::{InitSources, initial_weights, whole_model};
@@ -9,17 +9,17 @@ use sam_ladder_cache::Store;
 use sam_ladder_schemas::train::{Arm, BEST_CHECKPOINT, CHECKPOINT};
 use std::path::{Path, PathBuf};
 
-/// Which of a run's models.
+/// One of a run's models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RunCheckpoint {
-    /// The best on the validation cases where the run had some, else the last.
+    /// The best on the validation cases if the run had any, otherwise the last.
     #[default]
     BestOrLast,
     /// The last.
     Last,
 }
 
-/// Where a model's weights come from.
+/// Source of a model's weights.
 #[derive(Debug, Clone)]
 pub enum WeightSource {
     /// A run directory.
@@ -29,18 +29,18 @@ pub enum WeightSource {
         /// Which of its models.
         checkpoint: RunCheckpoint,
     },
-    /// A file in the published names: a run's checkpoint, an export, or the published code's own.
+    /// A file in the published names: a run's checkpoint, an export, or a checkpoint of the published code.
     Checkpoint(PathBuf),
-    /// No training: SAM's decoder from the store, the rest random, as a run of this seed and arm starts.
+    /// An untrained model: SAM's decoder from the store, the rest random, as at the start of a run with this seed and arm.
     ZeroShot {
         /// Seed of the random weights.
         seed: u64,
-        /// [`Arm::SamOnly`] asks what SAM knows without the side network.
+        /// [`Arm::SamOnly`] uses SAM without the side network.
         arm: Arm,
     },
 }
 
-/// File of the model that `checkpoint` means in a run directory.
+/// File of the model `checkpoint` in a run directory.
 pub fn run_checkpoint(folder: &Path, checkpoint: RunCheckpoint) -> PathBuf {
     let best = folder.join(BEST_CHECKPOINT);
     if checkpoint == RunCheckpoint::BestOrLast && best.exists() { best } else { folder.join(CHECKPOINT) }
@@ -49,7 +49,7 @@ pub fn run_checkpoint(folder: &Path, checkpoint: RunCheckpoint) -> PathBuf {
 /// The model for a store's images.
 ///
 /// # Errors
-/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or of channels, or a run on
+/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or number of channels; a run on
 /// another encoder's tensors.
 pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Result<LadderSam> {
     let shape = BatchShape::of(store.config());
@@ -71,7 +71,7 @@ pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Resu
 /// A trained model for images of this shape, without a store.
 ///
 /// # Errors
-/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or of channels;
+/// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or number of channels;
 /// [`WeightSource::ZeroShot`], which needs a store.
 pub fn load_trained(source: &WeightSource, shape: BatchShape, device: &Device) -> Result<LadderSam> {
     let path = match source {

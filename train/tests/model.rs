@@ -1,4 +1,4 @@
-//! What is trained, what is kept, and what each arm of the ablation runs.
+//! Which tensors are trained, which are kept, and what each arm of the ablation computes.
 
 use std::collections::HashSet;
 
@@ -60,7 +60,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
 }
 
-/// Gradient of the CNN's first weight, `[64, 3, 7, 7]`, for images that are repeated or padded to so many channels.
+/// Logits, and the gradient of the CNN's first weight, `[64, 3, 7, 7]`.
 fn stem_gradient(images: &Tensor) -> Result<(Vec<f32>, Tensor)> {
     let model = model(Arm::CnnOnly);
     let (_, embeddings, labels) = batch()?;
@@ -78,7 +78,7 @@ fn assert_close(what: &str, got: &[f32], want: &[f32]) {
 }
 
 #[test]
-fn one_channel_is_repeated_to_three_and_beside_two_the_third_is_zero() -> Result<()> {
+fn one_channel_is_repeated_to_three_and_two_are_padded_with_zeros() -> Result<()> {
     let grey = batch()?.0;
     let (logits, gradient) = stem_gradient(&grey)?;
     let (repeated, of_three) = stem_gradient(&grey.expand((2, 3, SIZE, SIZE))?.contiguous()?)?;
@@ -118,7 +118,7 @@ fn exactly_the_cnn_alpha_and_output_upscaling_are_trained() {
 }
 
 #[test]
-fn each_option_trains_what_it_says_beside_that() {
+fn each_option_trains_what_it_says_in_addition() {
     let published = config(Arm::Full);
     let trained = |config: &ModelConfig| -> HashSet<String> {
         let model = LadderSam::new(config, &weights(config), &Device::Cpu).unwrap();
@@ -142,7 +142,7 @@ fn each_option_trains_what_it_says_beside_that() {
     let hypernetworks = gained(ModelConfig { train_hypernetworks: true, ..published });
     assert_eq!(hypernetworks.len(), 9 * 3 * 2);
     assert!(hypernetworks.iter().all(|name| name.starts_with("sam.mask_decoder.output_hypernetworks_mlps.")));
-    // Every tensor of a side network trains but the statistics of its batch norms.
+    // Every tensor of a side network is trained except the statistics of its batch norms.
     for side_network in [SideNetwork::Resnet34, SideNetwork::Resnet50, SideNetwork::VitTiny] {
         let config = ModelConfig { side_network, ..published };
         let all = ModelWeights::expected(&config).into_iter().map(|(name, _)| name);
@@ -216,7 +216,7 @@ fn arms_look_at_what_they_say() -> Result<()> {
 }
 
 #[test]
-fn a_step_changes_the_trained_and_the_running_statistics_alone() -> Result<()> {
+fn a_step_changes_only_trained_tensors_and_running_statistics() -> Result<()> {
     let (images, embeddings, labels) = batch()?;
     let model = model(Arm::Full);
     let snapshot = || -> Vec<(String, Vec<f32>)> {
@@ -254,7 +254,7 @@ fn evaluation_changes_nothing_and_keeps_no_graph() -> Result<()> {
 }
 
 #[test]
-fn a_model_made_of_a_state_dict_is_the_same_model() -> Result<()> {
+fn a_model_made_from_a_state_dict_is_the_same_model() -> Result<()> {
     let (images, embeddings, _) = batch()?;
     let first = model(Arm::Full);
     first.forward_train(&images, &embeddings)?;
@@ -262,7 +262,7 @@ fn a_model_made_of_a_state_dict_is_the_same_model() -> Result<()> {
     let second = LadderSam::new(&config(Arm::Full), &weights, &Device::Cpu).unwrap();
     let logits = |model: &LadderSam| values(&model.forward(&images, &embeddings).unwrap());
     assert_eq!(logits(&first), logits(&second));
-    // The second has storage of its own.
+    // The second model has its own storage.
     second.forward_train(&images, &embeddings)?;
     assert_ne!(logits(&first), logits(&second));
     Ok(())

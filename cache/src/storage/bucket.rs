@@ -1,7 +1,6 @@
-//! A store's part of an S3 bucket: the few calls that the rest of the crate makes, each of which waits for its answer.
+//! A store's part of an S3 bucket: the few calls that the rest of the crate needs, each of which waits for its answer.
 //!
-//! Transient failures (connections that break, 5xx, 429) are tried again with growing pauses by the library; what comes out of here
-//! is final.
+//! The library retries after transient failures (broken connections, 5xx, 429) with growing pauses; errors returned here are final.
 
 use super::Entry;
 use super::fault::explain;
@@ -24,16 +23,16 @@ use tokio::runtime::{Builder, Runtime};
 
 /// Metadata of every object: the `cache_id` of the store that it was written for.
 const GENERATION: &str = "sam-ladder-cache-id";
-/// Attempts of a request after the first, and for how long. A work of hours bears a server's restart.
+/// Number of retries of a request, and for how long. Work that takes hours must survive a server's restart.
 const RETRIES: (usize, Duration) = (12, Duration::from_secs(120));
-/// The same of the first request to a bucket: who mistypes an address should not wait.
+/// The same for the first request to a bucket: a mistyped address should fail quickly.
 const FIRST_RETRIES: (usize, Duration) = (2, Duration::from_secs(5));
-/// Longest time that one request may take, unless `AWS_TIMEOUT` says otherwise: a shard has up to some hundred megabytes.
+/// Time limit of one request, unless `AWS_TIMEOUT` is set: a shard may have a few hundred megabytes.
 const TIMEOUT: &str = "300 seconds";
 const CONNECT_TIMEOUT: &str = "5 seconds";
-/// Threads that wait for sockets; whoever calls does the work.
+/// Threads that wait for sockets; the calling threads do the work.
 const RUNTIME_THREADS: usize = 2;
-/// Requests that one call has under way at once.
+/// Requests that one call makes at the same time.
 pub(crate) const CONCURRENCY: usize = 32;
 
 /// Objects below one key of a bucket.
@@ -42,13 +41,13 @@ pub(crate) struct Bucket {
     name: String,
     root: PathBuf,
     client: Arc<AmazonS3>,
-    /// Where it is given, the arrays and tables of another are not seen.
+    /// If given, arrays and tables of other generations are ignored.
     generation: Option<Arc<str>>,
-    /// The first request that was refused for another reason than that the object is not there.
+    /// The first request that failed for another reason than a missing object.
     refused: Arc<OnceLock<(PathBuf, String)>>,
 }
 
-/// Bytes of an object, all or the asked ones, and what is known of the whole.
+/// Bytes of an object, all or a range, and properties of the whole object.
 #[derive(Debug)]
 pub(crate) struct Object {
     pub(crate) bytes: Vec<u8>,
@@ -57,8 +56,7 @@ pub(crate) struct Object {
 }
 
 impl Bucket {
-    /// Connects by the `AWS_*` environment variables, and asks once for what lies at the place: whoever may not use the bucket is
-    /// told so at once.
+    /// Connects by the `AWS_*` environment variables, and makes one request, so that a bucket that cannot be used is reported at once.
     ///
     /// # Errors
     /// [`Error::File`] that says what to do.
@@ -77,13 +75,13 @@ impl Bucket {
         Ok(bucket(connect(RETRIES)?))
     }
 
-    /// The same, where the arrays and tables of another `cache_id` are as if they were not there.
+    /// The same bucket, ignoring arrays and tables of any other `cache_id`.
     pub(crate) fn of_generation(self, cache_id: &str) -> Self {
         Bucket { generation: Some(cache_id.into()), ..self }
     }
 
-    /// What the server refused, or why it did not answer, if it ever was so: nothing that was read since the place was opened says
-    /// then that an object is damaged.
+    /// The first refusal or failed request since the place was opened, if any. After one, what was read does not show whether an object
+    /// is damaged.
     pub(super) fn refusal(&self) -> Option<Error> {
         let (path, reason) = self.refused.get()?;
         Some(Error::io("use", path)(io::Error::other(reason.clone())))
@@ -97,7 +95,7 @@ impl Bucket {
         error
     }
 
-    /// What changes whenever an object is written anew.
+    /// An object's version, which changes with each write.
     pub(crate) fn version(&self, path: &Path) -> Result<String> {
         let head = || {
             let meta = wait(self.client.head(&self.key(path)?)).map_err(|e| self.fail(path, e))?;
@@ -106,12 +104,12 @@ impl Bucket {
         head().map_err(Error::io("look for", path))
     }
 
-    /// All bytes of an object; `NotFound` as of a file.
+    /// All bytes of an object; `NotFound` as for a file.
     pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         wait(self.get(path, None)).map(|object| object.bytes)
     }
 
-    /// The bytes of an object, or those of a range, with what is known of the whole.
+    /// The bytes of an object or of a range of it, with properties of the whole object.
     pub(crate) async fn get(&self, path: &Path, range: Option<GetRange>) -> io::Result<Object> {
         let key = self.key(path)?;
         let options = GetOptions { range, ..GetOptions::default() };
@@ -122,7 +120,7 @@ impl Bucket {
         Ok(Object { bytes: bytes.into(), len })
     }
 
-    /// The bytes of an object that is not of the given `cache_id`; `None` when it is, or is not there.
+    /// The bytes of an object of another `cache_id` than the given one; `None` if it has the given one or does not exist.
     pub(crate) fn read_other(&self, path: &Path, cache_id: &str) -> io::Result<Option<Vec<u8>>> {
         let read = async {
             let answer = self.client.get_opts(&self.key(path)?, GetOptions::default()).await.map_err(|e| self.fail(path, e))?;
@@ -138,12 +136,12 @@ impl Bucket {
         }
     }
 
-    /// Writes an object, over what may be there.
+    /// Writes an object, replacing an existing one.
     pub(super) fn write(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
         self.put(path, bytes, PutMode::Overwrite)
     }
 
-    /// Writes an object unless there is one; whether there was none.
+    /// Writes an object unless it exists; returns whether it was written.
     pub(crate) fn write_new(&self, path: &Path, bytes: Vec<u8>) -> io::Result<bool> {
         match self.put(path, bytes, PutMode::Create) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
@@ -181,7 +179,7 @@ impl Bucket {
         if found.is_some_and(|found| found.as_ref() == generation) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
     }
 
-    /// What lies directly below a key.
+    /// Entries directly under a key.
     pub(super) fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
         let key = self.key(folder)?;
         let found = wait(self.client.list_with_delimiter(Some(&key))).map_err(|e| self.fail(folder, e))?;
@@ -195,7 +193,7 @@ impl Bucket {
         Ok(folders.chain(files).collect())
     }
 
-    /// A listing does not tell the objects' metadata: each is asked for, many at once.
+    /// A listing lacks the objects' metadata, which are requested one by one, many at the same time.
     fn only_of_generation(&self, folder: &Path, files: Vec<Entry>) -> io::Result<Vec<Entry>> {
         let asked = files.into_iter().map(|file| async move {
             match self.head(&folder.join(&file.name)).await {
@@ -208,7 +206,7 @@ impl Bucket {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// All objects below a key.
+    /// All objects under a key.
     pub(crate) fn list_all(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         let key = self.key(folder)?;
         let found: Vec<_> = wait(self.client.list(Some(&key)).try_collect()).map_err(|e| self.fail(folder, e))?;
@@ -219,7 +217,7 @@ impl Bucket {
         wait(self.client.delete(&self.key(path)?)).map_err(|e| self.fail(path, e))
     }
 
-    /// Whether an object differs between a store and the grown one: all below the splits do.
+    /// Whether an object may differ between a store and the grown one: all objects of the splits may.
     fn is_of_a_generation(&self, path: &Path) -> bool {
         let below = path.strip_prefix(&self.root).unwrap_or(path);
         Split::ALL.iter().any(|split| below.starts_with(split.name()))
@@ -233,7 +231,7 @@ impl Bucket {
 }
 
 fn client(bucket: &str, (max_retries, retry_timeout): (usize, Duration)) -> object_store::Result<AmazonS3> {
-    // Whoever links another provider of TLS has installed it before.
+    // Fails if another TLS provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(15), base: 2.0 };
     let mut builder =
@@ -247,7 +245,7 @@ fn client(bucket: &str, (max_retries, retry_timeout): (usize, Duration)) -> obje
             builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
         }
     }
-    // An address that is written with http:// is meant so.
+    // An address written with http:// is intended.
     let address = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).unwrap_or_default();
     if address.starts_with("http://") {
         builder = builder.with_allow_http(true);
@@ -255,7 +253,7 @@ fn client(bucket: &str, (max_retries, retry_timeout): (usize, Duration)) -> obje
     builder.build()
 }
 
-/// Waits for an answer. Any number of threads may wait at once, none of which belongs to the runtime.
+/// Waits for an answer. Any number of threads may wait at the same time, but no thread of the runtime.
 pub(crate) fn wait<F: Future>(answer: F) -> F::Output {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let build = || Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("s3").enable_all().build();

@@ -1,16 +1,16 @@
-//! What a server's refusal means, in one line: HTTP status, the server's own words, and what to do.
+//! Explains a server's refusal in one line: HTTP status, the server's message, and what to do.
 
 use crate::error::Refusal;
 use object_store::Error;
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 
-/// Variables that say who asks.
+/// Variables with the credentials.
 const CREDENTIALS: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, where there is one)";
-/// Variables that say where the server is.
+/// Variables with the server's address.
 const ADDRESS: &str = "AWS_ENDPOINT_URL (of a server other than Amazon's) and AWS_REGION";
 
-/// The error as the system would report one of a file.
+/// The error as an I/O error.
 pub(super) fn explain(error: &Error) -> io::Error {
     let text = whole_text(error);
     let status = status_of(&text);
@@ -50,7 +50,7 @@ pub(super) fn explain(error: &Error) -> io::Error {
     io::Error::new(kind, Refusal { told: told(status, code, &text), advice })
 }
 
-/// Status, code and message of the server, or what the library says instead.
+/// Status, code and message of the server, or else the library's message.
 fn told(status: Option<u16>, code: Option<&str>, text: &str) -> String {
     let Some(status) = status else { return shortened(text) };
     let mut told = format!("HTTP status {status}");
@@ -63,7 +63,7 @@ fn told(status: Option<u16>, code: Option<&str>, text: &str) -> String {
     }
 }
 
-/// In one line of bearable length.
+/// Shortened to one line.
 fn shortened(text: &str) -> String {
     const LONGEST: usize = 240;
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -73,7 +73,7 @@ fn shortened(text: &str) -> String {
     format!("{}…", words.chars().take(LONGEST).collect::<String>())
 }
 
-/// The error's text with those of its causes, each once.
+/// The error's text with the texts of its causes, each once.
 fn whole_text(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -87,7 +87,7 @@ fn whole_text(error: &Error) -> String {
     text
 }
 
-/// The library tells the status in its text alone.
+/// The HTTP status, which the library gives only in its text.
 fn status_of(text: &str) -> Option<u16> {
     let (_, rest) = text.split_once("status code: ")?;
     rest.get(..3)?.parse().ok()
@@ -113,7 +113,7 @@ mod tests {
         let error = explained(&format!("Server returned non-2xx status code: 404 Not Found: {body}"));
         assert_eq!(error.to_string(), "HTTP status 404 NoSuchBucket: The bucket does not exist");
         assert_eq!(advice(&error), format!("there is no such bucket: make it, or correct --store or {ADDRESS}"));
-        // A missing bucket is no missing file.
+        // A missing bucket is not a missing file.
         assert_eq!(error.kind(), ErrorKind::Other);
         let error = explained("Server returned non-2xx status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);

@@ -1,7 +1,7 @@
-//! Where a store lies: in a folder, or below a key of an S3 bucket. What the rest of the crate does with files goes through here.
+//! The place of a store: a folder, or a key of an S3 bucket. All file access of the crate goes through here.
 //!
-//! Files are named by whole paths: `/data/s.zarr/zarr.json`, `s3://bucket/s.zarr/zarr.json`. A bucket has no folders, no renaming and
-//! nothing half-written: a write is one `PUT`, which is there whole or not at all, and what is listed is what was written.
+//! Files are named by whole paths: `/data/s.zarr/zarr.json`, `s3://bucket/s.zarr/zarr.json`. A bucket has no folders and no renaming. A
+//! write is one atomic `PUT`, so nothing is ever half-written, and a listing shows exactly what was written.
 
 mod bucket;
 mod fault;
@@ -27,14 +27,14 @@ pub(crate) struct Storage {
     bucket: Option<Bucket>,
 }
 
-/// What lies directly in a folder.
+/// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) is_folder: bool,
 }
 
-/// A file that is read at given places: an open one, or the bytes of an object.
+/// A file for reads at given offsets: an open file, or the bytes of an object.
 #[derive(Debug)]
 pub(crate) enum Blob {
     File(File),
@@ -63,8 +63,8 @@ impl Blob {
 }
 
 impl Storage {
-    /// Opens the place of a store, which need not be there yet: a folder, or `s3://bucket/key` with the settings of the `AWS_*`
-    /// environment variables.
+    /// Opens the place of a store, which need not exist yet: a folder, or `s3://bucket/key` with the settings of the `AWS_*` environment
+    /// variables.
     ///
     /// # Errors
     /// [`Error::File`] for a bucket that cannot be reached: a wrong address, wrong credentials, no such bucket.
@@ -73,13 +73,13 @@ impl Storage {
         Ok(Storage { root: path.into(), bucket })
     }
 
-    /// As [`Self::at`] below a folder of it.
+    /// As [`Self::at`], for a folder within it.
     pub(crate) fn below(&self, folder: &str) -> Self {
         Storage { root: self.root.join(folder), bucket: self.bucket.clone() }
     }
 
-    /// The same place, where the arrays and tables of another `cache_id` than the given one are as if they were not there: what a
-    /// growing store held before is still in its place in a bucket.
+    /// The same place, ignoring arrays and tables of any other `cache_id`: in a bucket, the old objects of a growing store stay in their
+    /// places.
     pub(crate) fn of_generation(&self, cache_id: &str) -> Self {
         let bucket = self.bucket.clone().map(|bucket| bucket.of_generation(cache_id));
         Storage { bucket, ..self.clone() }
@@ -93,12 +93,12 @@ impl Storage {
         self.root.join(below)
     }
 
-    /// The bucket that it lies in; `None` for a folder.
+    /// Its bucket; `None` for a folder.
     pub(crate) fn bucket(&self) -> Option<&Bucket> {
         self.bucket.as_ref()
     }
 
-    /// What a bucket refused since it was opened: the work that met it has failed, whatever else it made of that.
+    /// The first refusal of the bucket since it was opened: the work that met it has failed, whatever error it reported.
     pub(crate) fn refusal(&self) -> Option<Error> {
         self.bucket.as_ref().and_then(Bucket::refusal)
     }
@@ -111,7 +111,7 @@ impl Storage {
         }
     }
 
-    /// Opens a file to read it at given places; of a bucket, the whole object is held.
+    /// Opens a file for reads at given offsets; in a bucket, the whole object is read into memory.
     pub(crate) fn open(&self, path: &Path) -> io::Result<Blob> {
         match &self.bucket {
             None => File::open(path).map(Blob::File),
@@ -119,7 +119,7 @@ impl Storage {
         }
     }
 
-    /// Writes a file so that all of it is there, or what was there before. See [`atomic::write_atomic`].
+    /// Writes a file atomically; see [`atomic::write_atomic`].
     ///
     /// # Errors
     /// [`Error::File`] that names the file.
@@ -139,7 +139,7 @@ impl Storage {
         }
     }
 
-    /// What lies directly in a folder; `None` when there is no such folder, or a file instead.
+    /// Entries of a folder; `None` if there is no such folder, or it is a file.
     ///
     /// # Errors
     /// [`Error::File`] that names the folder.
@@ -151,7 +151,7 @@ impl Storage {
         list().map_err(Error::io("list", folder))
     }
 
-    /// Paths below the root of all files.
+    /// Paths of all files, relative to the root.
     ///
     /// # Errors
     /// [`Error::File`] that names the folder.
@@ -167,7 +167,7 @@ impl Storage {
         Ok(found)
     }
 
-    /// Removes a file if it is there.
+    /// Removes a file if it exists.
     ///
     /// # Errors
     /// [`Error::File`] that names the file.
@@ -182,7 +182,7 @@ impl Storage {
         }
     }
 
-    /// Removes a folder and all that is in it; another process may be doing so too.
+    /// Removes a folder and its content; another process may be doing the same.
     ///
     /// # Errors
     /// [`Error::File`] that names the folder.
@@ -201,7 +201,8 @@ impl Storage {
         }
     }
 
-    /// Moves a file over another. In a bucket it is written anew and then removed: both may be there for a moment, neither never.
+    /// Moves a file, replacing an existing one. In a bucket it is written anew and then removed: both may exist for a moment, but never
+    /// neither.
     ///
     /// # Errors
     /// The system's, or the server's; `NotFound` when there is no such file.
@@ -215,7 +216,7 @@ impl Storage {
         }
     }
 
-    /// Makes a folder with those above it; a bucket needs none.
+    /// Makes a folder and its parents; does nothing in a bucket.
     ///
     /// # Errors
     /// [`Error::File`] that names the folder.
@@ -226,7 +227,7 @@ impl Storage {
         }
     }
 
-    /// As [`atomic::sync_folder`]; what a bucket has taken it keeps.
+    /// As [`atomic::sync_folder`]; does nothing in a bucket.
     ///
     /// # Errors
     /// [`Error::File`] that names the folder.
@@ -237,7 +238,7 @@ impl Storage {
         }
     }
 
-    /// Removes what interrupted writes left aside anywhere below the root, and syncs every folder.
+    /// Removes temporary files of interrupted writes anywhere under the root, and syncs every folder.
     ///
     /// # Errors
     /// [`Error::File`] that names the file or folder.
@@ -249,7 +250,7 @@ impl Storage {
     }
 }
 
-/// Reads a file of a store, wherever that lies.
+/// Reads a file of a store, in a folder or a bucket.
 ///
 /// # Errors
 /// [`Error::File`] that names the file.
@@ -289,7 +290,7 @@ fn collect_files(root: &Path, folder: &Path, found: &mut BTreeSet<PathBuf>) -> R
 
 fn tidy_and_sync(folder: &Path) -> Result<()> {
     let entries = match fs::read_dir(folder) {
-        // Another process that finishes the store has removed it.
+        // Another process that finishes the store removed it.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         other => other.map_err(Error::io("list", folder))?,
     };

@@ -1,16 +1,16 @@
-//! What was typed as a store's place.
+//! Parses the place of a store as typed.
 
 use std::path::Path;
 
 /// What a place in a bucket starts with.
 const SCHEME: &str = "s3://";
 
-/// Whether a store's place, or a file of it, lies in a bucket: `s3://bucket/key`.
+/// Whether a store's place, or one of its files, is in a bucket: `s3://bucket/key`.
 pub fn is_remote(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.starts_with(SCHEME))
 }
 
-/// Bucket and key of a place; the error says what is wrong with it.
+/// Bucket and key of a place; the error is in words.
 pub(super) fn parse(path: &Path) -> Result<(String, String), String> {
     let text = path.to_str().unwrap_or_default();
     let (bucket, key) = text.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).unwrap_or_default();
@@ -37,7 +37,7 @@ mod tests {
         }
     }
 
-    /// Paths below a place keep its text: they are what messages show and what keys are made of.
+    /// Paths under a place keep its text, since messages show it and keys are made from it.
     #[test]
     fn paths_below_a_place_stay_as_they_are_written() {
         let path = Path::new("s3://lab/s.zarr").join("train/zarr.json");

@@ -1,4 +1,4 @@
-//! The end of a store: tables from the recorded rows, hashes, and the word that it is complete.
+//! Finishes a store: writes the tables from the recorded rows, the hashes, and `complete: true`.
 
 use super::{PROGRESS, StoreWriter, previous};
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use sam_ladder_schemas::store::{DECODER_WEIGHTS, VARIANTS_TABLE, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
 
 impl StoreWriter {
-    /// What is still missing, in words; `None` when [`Self::finish`] can be called. Looks at the folder anew.
+    /// What is still missing, in words; `None` if [`Self::finish`] can be called. Looks at the folder again.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -51,7 +51,7 @@ impl StoreWriter {
         for split in Split::ALL {
             match self.recorded_rows(split)? {
                 Some(rows) => write_slices(store, &self.layout, split, &rows)?,
-                // An earlier run, or another process, came this far and has removed the recorded rows.
+                // An earlier run or another process came this far and removed the recorded rows.
                 None => drop(read_slices(store, &self.layout, split)?),
             }
         }
@@ -64,7 +64,7 @@ impl StoreWriter {
         Store::open_at(self.storage, None)
     }
 
-    /// The rows of a split; `None` when some are not recorded any more.
+    /// The rows of a split; `None` if some are no longer recorded.
     fn recorded_rows(&self, split: Split) -> Result<Option<Vec<SliceRow>>> {
         let mut all = Vec::with_capacity(self.layout.num_slices(split));
         for (case, _) in self.layout.cases_of(split) {

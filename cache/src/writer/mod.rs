@@ -1,9 +1,9 @@
-//! Making a store: resumable, atomic, and the same bytes for the same config whatever happened on the way.
+//! Makes a store: resumable and atomic, with the same bytes for the same config whatever interrupts it.
 //!
-//! The manifest with the whole config is written first, with `complete: false`. A slice is done when the shards of all
-//! arrays bear their final names; a case is recorded when its rows are in `progress/` (and its mask is there, for a test case).
-//! [`StoreWriter::finish`] turns the recorded rows into the tables, removes `progress/` and sets `complete: true`, last. Any
-//! number of processes may fill the same store at once, each its own slices.
+//! The manifest with the whole config is written first, with `complete: false`. A slice is done when the shards of all arrays have their
+//! final names. A case is recorded when its rows are in `progress/`, and for a test case when its mask is written too.
+//! [`StoreWriter::finish`] turns the recorded rows into the tables, removes `progress/`, and finally sets `complete: true`. Any number of
+//! processes may fill the same store at the same time, each its own slices.
 
 mod finish;
 mod previous;
@@ -34,13 +34,13 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Folder below an unfinished store of the cases' rows.
+/// Folder of the cases' rows in an unfinished store.
 const PROGRESS: &str = "progress";
 
-/// What is at the path of a store that is to be written.
+/// What [`StoreWriter::open_or_create`] found.
 #[derive(Debug)]
 pub enum Opened {
-    /// A new store, an unfinished one of the same config, or a finished one that is to grow.
+    /// A new store, an unfinished one of the same config, or a finished one that grows.
     Writer(Box<StoreWriter>),
     /// A finished store of the same config: there is nothing to do.
     Complete(Box<Store>),
@@ -58,7 +58,7 @@ pub struct StoreWriter {
 struct SplitWriter {
     /// In the order of `ArrayKind::all`.
     arrays: Vec<ChunkEncoder>,
-    /// For each array the rows whose shards are there.
+    /// For each array, the rows whose shards are written.
     done: Mutex<Vec<HashSet<usize>>>,
 }
 
@@ -69,16 +69,16 @@ impl std::fmt::Debug for StoreWriter {
 }
 
 impl StoreWriter {
-    /// Creates a store at `path`, a folder or `s3://bucket/key`, or goes on with what is there: an unfinished store of the same config, one of whose files some
-    /// are missing, or a finished store to which the layout adds scans or variants and changes nothing else.
+    /// Creates a store at `path` (a folder or `s3://bucket/key`), or resumes an existing one: an unfinished store of the same config, a store
+    /// that lacks some files, or a finished store to which the layout only adds scans or variants.
     ///
     /// # Errors
-    /// [`Error::OtherConfig`] lists, side by side, what an existing store was made with and what is asked for;
-    /// [`Error::NotAStore`] for anything else that is there, which stays untouched; [`Error::File`].
+    /// [`Error::OtherConfig`] lists the differences between the existing store's config and the requested one; [`Error::NotAStore`] for
+    /// anything else at the path, which is left untouched; [`Error::File`].
     pub fn open_or_create(path: impl AsRef<Path>, layout: StoreLayout) -> Result<Opened> {
         let storage = Storage::at(path.as_ref())?;
         let opened = Self::open_at(&storage, layout);
-        // What a server refused looks like something that is missing.
+        // A server's refusal would look like a missing file.
         opened.map_err(|error| storage.refusal().unwrap_or(error))
     }
 
@@ -97,11 +97,11 @@ impl StoreWriter {
             if found.cache_id == asked.cache_id && found.cases == asked.cases {
                 if found.complete {
                     match Store::open_at(storage.clone(), None) {
-                        // Files were lost or, being damaged, deleted: they are made anew.
+                        // Files were lost, or deleted because they were damaged: they are made again.
                         Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(storage, asked)?,
                         opened => {
                             let opened = opened?;
-                            // A worker may have been killed while it finished what another had finished before.
+                            // A worker may have been killed while it finished a store that another had finished before.
                             storage.tidy_and_sync()?;
                             return Ok(Opened::Complete(Box::new(opened)));
                         }
@@ -141,12 +141,12 @@ impl StoreWriter {
         self.storage.root()
     }
 
-    /// What the store is made for.
+    /// The store's layout.
     pub fn layout(&self) -> &StoreLayout {
         &self.layout
     }
 
-    /// Looks again at what is there: other processes may have written since.
+    /// Looks again at the written shards: other processes may have written more.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -160,12 +160,12 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// Whether the shards of a slice are there.
+    /// Whether all shards of a slice are written.
     pub fn is_slice_done(&self, split: Split, row: usize) -> bool {
         lock(&self.split(split).done).iter().all(|rows| rows.contains(&row))
     }
 
-    /// Whether the rows of a case are recorded and, for a test case, its mask is there.
+    /// Whether the rows of a case are recorded and, for a test case, its mask is written.
     ///
     /// # Errors
     /// [`Error::File`] for a bucket that does not answer.
@@ -175,16 +175,16 @@ impl StoreWriter {
         Ok(recorded && (split == Split::Train || there(mask_shard(&self.storage, case))?))
     }
 
-    /// Whether a case needs nothing more: its slices, its rows and, for a test case, its mask are there.
+    /// Whether a case is complete: its slices, its rows and, for a test case, its mask are written.
     ///
     /// # Errors
-    /// [`Error::Values`] when the layout has no such case; [`Error::File`] for a bucket that does not answer.
+    /// [`Error::Values`] if the layout has no such case; [`Error::File`] for a bucket that does not answer.
     pub fn is_case_done(&self, split: Split, case: &str) -> Result<bool> {
         let mut rows = self.layout.case_rows(split, case)?;
         Ok(self.is_case_recorded(split, case)? && rows.all(|row| self.is_slice_done(split, row)))
     }
 
-    /// Whether the decoder's weights are there.
+    /// Whether the decoder's weights are written.
     ///
     /// # Errors
     /// [`Error::File`] for a bucket that does not answer.
@@ -195,7 +195,7 @@ impl StoreWriter {
     /// Records a case: its rows and, for a test case, its reference segmentation.
     ///
     /// # Errors
-    /// [`Error::Values`] when rows or mask are not those of the case's layout, [`Error::File`].
+    /// [`Error::Values`] if rows or mask do not match the case's layout, [`Error::File`].
     pub fn write_case(&self, split: Split, case: &str, rows: &[SliceRow], mask: Option<&Mask>) -> Result<()> {
         let refuse = |reason: String| Error::Values { what: format!("{split} case {case}"), reason };
         let expected = self.layout.case_rows(split, case)?;
@@ -237,7 +237,7 @@ impl StoreWriter {
         self.storage.write(&self.storage.join(spec.shard_path(0)), shard::assemble(&chunks))
     }
 
-    /// Writes SAM's prompt encoder and mask decoder, as the bytes of a safetensors file.
+    /// Writes SAM's prompt encoder and mask decoder, given as the bytes of a safetensors file.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -264,8 +264,8 @@ fn told_differences(found: &StoreAttributes, asked: &StoreAttributes) -> String 
     differences(&json!({ "cases": found.cases }), "store", &json!({ "cases": asked.cases }), "asked")
 }
 
-/// Whether an unfinished store lacks nothing but scans that have changed since, and holds nothing of those yet: a damaged scan was
-/// replaced by a good copy. What the store holds is then right for the new sources too.
+/// Whether the sources of an unfinished store differ only in scans of which the store holds nothing yet, as when a damaged scan was
+/// replaced by a good copy. The store's content is then right for the new sources too.
 fn only_untouched_cases_differ(store: &Storage, found: &StoreAttributes, layout: &StoreLayout) -> Result<bool> {
     let asked = layout.attributes();
     let paths = |attributes: &StoreAttributes| attributes.sources.iter().map(|source| source.path.clone()).collect::<Vec<_>>();
@@ -299,12 +299,12 @@ fn progress_path(store: &Storage, split: Split, case: &str) -> PathBuf {
     store.join(PROGRESS).join(format!("{split}.{case}.json"))
 }
 
-/// A poisoned lock still guards a set of finished shards: every insertion is a single step.
+/// A poisoned lock still guards valid data: every insertion is a single step.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Whether nothing is there but what a start that was cut off at once can leave.
+/// Whether there is nothing, or only what a start that was interrupted at once can leave.
 fn is_new(store: &Storage) -> Result<bool> {
     let Some(entries) = store.list(store.root())? else { return Ok(!store.root().exists()) };
     let of_a_start = |name: &str| name == MANIFEST_COPY || [METADATA, MANIFEST_COPY].iter().any(|of| is_temporary_of(name, of));

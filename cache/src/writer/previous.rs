@@ -1,13 +1,13 @@
-//! What a store takes over instead of computing it: the finished store that it was before scans or variants were added, or the
+//! What a store takes over instead of computing it again: the content of the finished store before scans or variants were added, or the
 //! good chunks of damaged shards.
 //!
-//! While a store grows, `previous/` holds the manifest and the arrays that it had; while it is repaired, its manifest and the
-//! damaged shards. `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that
-//! whatever it stands beside can be relied on.
+//! While a store grows, `previous/` holds its earlier manifest and arrays; while it is repaired, its manifest and the damaged shards.
+//! `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that whatever is next to it can be
+//! relied on.
 //!
-//! In a bucket nothing can be moved at once, so that two workers could each take the other's new object for an old one. There the old
-//! arrays are copied, never over an object that is there, and stay in their places until new ones are written over them; every object
-//! of the grown store bears its `cache_id`, and an object that does not is as if it were not there.
+//! A bucket has no atomic move, so two workers could take each other's new objects for old ones. There the old arrays are copied, never
+//! over an existing object, and stay in their places until new ones replace them. Every object of the grown store bears its `cache_id`;
+//! other objects are ignored.
 
 use super::StoreWriter;
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
@@ -27,25 +27,25 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Folder below an unfinished store of what it takes over.
+/// Folder, in an unfinished store, of what it takes over.
 const PREVIOUS: &str = "previous";
 
 /// The store, or the shards, that an unfinished store takes over.
 pub(super) struct Previous {
     folder: Storage,
     layout: StoreLayout,
-    /// Whether these are the arrays of a smaller store, and not the damaged shards of the same.
+    /// Whether these are the arrays of a smaller store, or else damaged shards of the same store.
     grows: bool,
-    /// Which of its arrays, by split and kind, are those that its manifest describes.
+    /// By split and kind, whether its array is the one that its manifest describes.
     usable: [Vec<bool>; 2],
-    /// Rows there, by row of the store.
+    /// Its rows, by row of the new store.
     rows: [Vec<Option<usize>>; 2],
-    /// Indices of variants there, by index of the store.
+    /// Its indices of variants, by index in the new store.
     variants: [Vec<Option<usize>>; 2],
 }
 
 impl Previous {
-    /// What an interrupted start may still have to move aside is moved; `None` when there is nothing to take over.
+    /// Completes the moves of an interrupted start; `None` if there is nothing to take over.
     pub(super) fn open(store: &Storage, layout: &StoreLayout) -> Result<Option<Self>> {
         let folder = store.below(PREVIOUS);
         let path = folder.join(METADATA);
@@ -79,12 +79,12 @@ impl Previous {
         Ok(Some(Previous { folder, layout: before, grows, usable, rows, variants }))
     }
 
-    /// Whether a smaller store grows, and no damaged one is repaired.
+    /// Whether a smaller store grows, or else a damaged one is repaired.
     pub(super) fn grows(&self) -> bool {
         self.grows
     }
 
-    /// Moves over what the grown store has unchanged: whole shards, masks, rows.
+    /// Moves what the grown store has unchanged: whole shards, masks, rows.
     pub(super) fn adopt(&self, writer: &StoreWriter) -> Result<()> {
         if !self.grows {
             return Ok(());
@@ -106,7 +106,7 @@ impl Previous {
     }
 
     fn adopt_cases(&self, writer: &StoreWriter, split: Split) -> Result<()> {
-        // A damaged table is not taken over: its cases are recorded anew from their scans.
+        // A damaged table is not taken over: its cases are recorded again from their scans.
         let whole = check_hash(&self.folder, self.layout.attributes(), &slices_table(split));
         let Ok(rows) = whole.map_err(drop).and_then(|()| read_slices(&self.folder, &self.layout, split).map_err(drop)) else {
             return Ok(());
@@ -136,7 +136,7 @@ impl Previous {
         Ok(())
     }
 
-    /// The chunks of a slice by variant, as stored, those that are whole.
+    /// The undamaged chunks of a slice, as stored, by variant.
     pub(super) fn chunks(&self, split: Split, kind: ArrayKind, row: usize) -> Vec<Option<Vec<u8>>> {
         let read = || {
             let path = self.shard(split, kind, self.rows[split as usize][row]?)?;
@@ -150,7 +150,7 @@ impl Previous {
 
     /// Deletes the shard that a slice was taken from, so that a growing store is not held twice.
     pub(super) fn forget(&self, split: Split, kind: ArrayKind, row: usize) -> Result<()> {
-        // In a bucket another worker may still be about to copy it there again.
+        // In a bucket, another worker may still copy it there again.
         if self.folder.bucket().is_some() {
             return Ok(());
         }
@@ -158,14 +158,14 @@ impl Previous {
         self.folder.remove(&path)
     }
 
-    /// File of a shard there; `None` when the array is not the one that the manifest beside it describes.
+    /// File of a shard in `previous/`; `None` if the array is not the one that the manifest there describes.
     fn shard(&self, split: Split, kind: ArrayKind, row: usize) -> Option<PathBuf> {
         let spec = self.layout.array(split, kind);
         self.usable[split as usize][kind as usize].then(|| self.folder.join(spec.shard_path(row)))
     }
 }
 
-/// By row of a split the row of the same slice before.
+/// For each row of a split, the earlier row of the same slice.
 fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Option<usize>> {
     let mut rows = vec![None; now.num_slices(split)];
     for (case, there) in before.cases_of(split) {
@@ -178,8 +178,7 @@ fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Opt
     rows
 }
 
-/// Whether a finished store is contained in what is asked for, so that it has only to grow: more scans, more variants, all else
-/// the same.
+/// Whether the requested store contains a finished one, which then only has to grow: more scans or variants, all else the same.
 pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
     let asked = layout.attributes();
     let PrecomputeConfig { augment, test_augment, rotation_step, .. } = asked.config;
@@ -197,8 +196,7 @@ pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
         && found.cases.iter().all(|case| asked.cases.contains(case))
 }
 
-/// Keeps a finished store's manifest in `previous/` and says that the store is not complete any more; its arrays are moved by
-/// [`Previous::open`].
+/// Keeps a finished store's manifest in `previous/` and marks the store as not complete; [`Previous::open`] moves its arrays.
 pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, asked: &StoreAttributes) -> Result<()> {
     Store::open_at(store.clone(), None)?;
     keep_manifest(store, found)?;
@@ -210,7 +208,7 @@ pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, asked: &St
 pub(super) fn keep_manifest(store: &Storage, attributes: &StoreAttributes) -> Result<()> {
     let folder = store.below(PREVIOUS);
     let bytes = manifest_bytes(attributes);
-    // With the same bytes there, another process has begun, or an earlier run was interrupted.
+    // The same bytes mean that another process has begun, or that an earlier run was interrupted.
     if folder.read(&folder.join(METADATA)).is_ok_and(|found| found == bytes) {
         return Ok(());
     }
@@ -221,17 +219,17 @@ pub(super) fn keep_manifest(store: &Storage, attributes: &StoreAttributes) -> Re
     store.sync_folder(store.root())
 }
 
-/// Whether there is something to take over.
+/// Whether there is anything to take over.
 pub(super) fn is_there(store: &Storage) -> Result<bool> {
     store.is_file(&store.join(PREVIOUS).join(METADATA))
 }
 
-/// Where a file below the store is kept.
+/// Where a file of the store is kept.
 pub(super) fn kept(store: &Storage, below: &Path) -> PathBuf {
     store.join(PREVIOUS).join(below)
 }
 
-/// Removes `previous/`, its manifest first: what is left of an interrupted removal is never taken for a store.
+/// Removes `previous/`, its manifest first, so that the rest of an interrupted removal is never taken for a store.
 pub(super) fn remove(store: &Storage) -> Result<()> {
     let folder = store.join(PREVIOUS);
     if is_there(store)? {
@@ -241,7 +239,7 @@ pub(super) fn remove(store: &Storage) -> Result<()> {
     store.remove_folder(&folder)
 }
 
-/// Renames unless it was done before, by an interrupted run or by another process.
+/// Renames, unless an interrupted run or another process already did.
 fn move_once(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
         return Ok(());
@@ -252,7 +250,7 @@ fn move_once(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Copies a split's objects below `previous/`, but for those that are there and those that are already of the grown store.
+/// Copies a split's objects to `previous/`, except those that are already there and those of the grown store.
 fn copy_old(bucket: &Bucket, asked: &str, store: &Storage, folder: &Storage, split: Split) -> Result<()> {
     let copied: HashSet<PathBuf> = folder.files()?.into_iter().collect();
     let objects = bucket.list_all(&store.join(split.name())).map_err(Error::io("list", store.join(split.name())))?;
@@ -269,7 +267,7 @@ fn copy_old(bucket: &Bucket, asked: &str, store: &Storage, folder: &Storage, spl
     })
 }
 
-/// Gives the grown store a file of the earlier one, unless it has it: moved, or copied in a bucket.
+/// Moves a file of the earlier store to the grown one unless it has the file; in a bucket, copies it.
 fn take_over(store: &Storage, from: &Path, to: &Path) -> Result<()> {
     if store.bucket().is_none() {
         return move_once(from, to);

@@ -1,4 +1,4 @@
-//! The beginning of a repair: what follows from the manifest is written anew, what does not is moved out of the way.
+//! Begins a repair: files that follow from the manifest are written again; other damaged files are moved out of the way.
 
 use super::finish::write_variants;
 use super::previous;
@@ -13,11 +13,10 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::store::VARIANTS_TABLE;
 use std::path::Path;
 
-/// Mends what needs no sources, and prepares the rest: damaged shards are kept aside for their good chunks, other damaged files are
-/// deleted, and the manifest says that the store is not complete. Whether that is so: then [`super::StoreWriter`] computes what
-/// is missing, and nothing else.
+/// Repairs what needs no sources, and prepares the rest: damaged shards are kept for their good chunks, other damaged files are deleted,
+/// and the manifest is marked as not complete. Returns whether it is; then [`super::StoreWriter`] computes only what is missing.
 ///
-/// It can be interrupted at any moment and begun again.
+/// It can be interrupted at any time and started again.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -62,7 +61,7 @@ pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
             Part::Shard { .. } => {
                 let kept = previous::kept(store, &damage.path);
                 store.create_folder(kept.parent().unwrap_or(store.root()))?;
-                // Unlike a growing store's, what lies there of an earlier repair is of no use any more.
+                // Unlike a growing store's, files there from an earlier repair are no longer of use.
                 match store.rename(&path, &kept) {
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                     other => other.map_err(Error::io("move", &path))?,

@@ -1,4 +1,4 @@
-//! Writing the shards of a slice, from new tensors and from chunks that are stored already.
+//! Writes the shards of a slice from new tensors and from stored chunks.
 
 use super::{StoreWriter, lock};
 use crate::arrays::{ArrayKind, ChunkEncoder};
@@ -9,7 +9,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use std::collections::BTreeSet;
 
-/// The tensors of one slice, with all its variants or those that are wanted.
+/// The tensors of one slice, with all its variants or only the wanted ones.
 #[derive(Debug, Clone, Copy)]
 pub struct SliceTensors<'a> {
     /// `[variant, 256, g, g]`.
@@ -20,10 +20,10 @@ pub struct SliceTensors<'a> {
     pub labels: &'a [u8],
 }
 
-/// What has to be computed of a slice; the rest is stored already.
+/// What must be computed of a slice; the rest is already stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wanted {
-    /// Indices of the variants that are wanted, ascending: their images and labels.
+    /// Indices of the variants whose images and labels are wanted, ascending.
     pub variants: Vec<usize>,
     /// Those among them whose embeddings are wanted.
     pub embeddings: Vec<usize>,
@@ -37,7 +37,7 @@ impl Wanted {
 
     fn of(&self, kind: ArrayKind) -> &[usize] {
         match kind {
-            // Scales and offsets are those of both tensors, and who lacks them wants both.
+            // Scales and offsets belong to both tensors, so a slice that lacks them needs both.
             ArrayKind::Embeddings | ArrayKind::Quantization => &self.embeddings,
             ArrayKind::Images | ArrayKind::Labels => &self.variants,
         }
@@ -45,8 +45,8 @@ impl Wanted {
 }
 
 impl StoreWriter {
-    /// What has to be computed of a slice: every variant, less what an earlier store or a damaged shard still holds of it. Without
-    /// either that is everything, even of a slice that is done: it is encoded with its neighbours, as in an uninterrupted run.
+    /// What must be computed of a slice: every variant, minus what an earlier store or a damaged shard still holds. Without either this is
+    /// everything, even of a slice that is done, because it is encoded together with its neighbours, as in an uninterrupted run.
     pub fn wanted(&self, split: Split, row: usize) -> Wanted {
         let num_variants = self.layout.num_variants(split);
         if self.previous.is_none() {
@@ -69,12 +69,12 @@ impl StoreWriter {
         Wanted { variants: variants.into_iter().collect(), embeddings: embeddings.into_iter().collect() }
     }
 
-    /// Chunks of a slice by variant that need not be computed; empty when there are none.
+    /// Stored chunks of a slice by variant, which need not be computed; empty if there are none.
     fn stored_chunks(&self, split: Split, kind: ArrayKind, row: usize) -> Vec<Option<Vec<u8>>> {
         self.previous.as_ref().map_or(vec![], |previous| previous.chunks(split, kind, row))
     }
 
-    /// Writes the shards of a slice from all its variants; those that are there already are left.
+    /// Writes the shards of a slice from all its variants; existing shards are kept.
     ///
     /// # Errors
     /// As [`Self::write_wanted`].
@@ -82,7 +82,7 @@ impl StoreWriter {
         self.write_wanted(split, row, &Wanted::all(self.layout.num_variants(split)), tensors)
     }
 
-    /// Writes the shards of a slice from the tensors of what [`Self::wanted`] asks for; those that are there already are left.
+    /// Writes the shards of a slice from the tensors that [`Self::wanted`] lists; existing shards are kept.
     ///
     /// # Errors
     /// [`Error::Values`] for tensors of the wrong size and for values that are not finite in the store's number format;
@@ -112,7 +112,7 @@ impl StoreWriter {
             }
             shards.push((i, kind, encoder.spec().shard_path(row), shard::assemble(&chunks)));
         }
-        // At once: a disk syncs them together, a server takes them side by side.
+        // In parallel: a disk syncs them together, a server accepts them at the same time.
         shards.into_par_iter().try_for_each(|(i, kind, path, bytes)| {
             self.storage.write(&self.storage.join(path), bytes)?;
             lock(&self.split(split).done)[i].insert(row);
@@ -211,6 +211,6 @@ fn name_of(split: Split, kind: ArrayKind, row: usize) -> String {
 /// One variant of a tensor in the store's number format.
 struct Stored {
     bytes: Vec<u8>,
-    /// Of 8-bit numbers the scale and the offset of each channel.
+    /// For 8-bit numbers, the scale and offset of each channel.
     quantization: Vec<f32>,
 }

@@ -1,4 +1,4 @@
-//! A look at what a writer would find, which changes nothing.
+//! Reports what a writer would find, without changing anything.
 
 use super::{is_new, previous, told_differences};
 use crate::arrays::ArrayKind;
@@ -10,7 +10,7 @@ use crate::store::shards_in;
 use sam_ladder_schemas::classes::Split;
 use std::path::Path;
 
-/// Images, that is slices times variants, that the store at `path` already holds of a layout's. Writes nothing.
+/// Number of a layout's images (slices times variants) that the store at `path` already holds. Writes nothing.
 ///
 /// # Errors
 /// Those with which [`super::StoreWriter::open_or_create`] would refuse what is there.

@@ -1,4 +1,4 @@
-//! The frame of a chart: where its data lie, and the axes around them.
+//! The frame of a chart: the area of the data, and the axes around it.
 
 use super::Size;
 use super::legend::Legend;
@@ -6,14 +6,14 @@ use super::scale::{AxisScale, ScaleKind};
 use super::svg::{Anchor, number, slanted_text, text, vertical_label, widest};
 use maud::{Markup, html};
 
-/// What an axis says and how far it reaches.
+/// Label, scale and range of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Axis<'a> {
     /// Name and unit of the values, as in `HD95, mm`.
     pub label: &'a str,
     /// Linear or logarithmic.
     pub kind: ScaleKind,
-    /// Its ends; round values around the data if there are none.
+    /// Its ends; if `None`, round values around the data.
     pub limits: Option<[f64; 2]>,
 }
 
@@ -27,7 +27,7 @@ impl Axis<'_> {
     }
 }
 
-/// What is written along an axis.
+/// Texts along an axis.
 pub(crate) struct Ticks {
     /// Name of the axis; may be empty.
     pub label: String,
@@ -75,7 +75,7 @@ impl Frame {
         self.top + (1.0 - share) * self.height
     }
 
-    /// Where a point lies on two scales; `None` if one of them cannot show it.
+    /// Position of a point on two scales; `None` if one of them cannot show it.
     pub fn point(&self, [x_scale, y_scale]: [&AxisScale; 2], x: f64, y: f64) -> Option<[f64; 2]> {
         Some([self.x(x_scale.position(x)?), self.y(y_scale.position(y)?)])
     }

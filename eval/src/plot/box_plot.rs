@@ -12,7 +12,7 @@ use maud::{Markup, html};
 struct FiveNumbers {
     /// Lowest value not farther than 1.5 interquartile ranges below the lower quartile (Tukey).
     low: f64,
-    /// 25th percentile, linear between neighbours as numpy's.
+    /// 25th percentile, linear between neighbours as in numpy.
     lower_quartile: f64,
     /// 50th percentile.
     median: f64,
@@ -47,10 +47,10 @@ fn five_numbers(values: &[f64]) -> Option<FiveNumbers> {
     })
 }
 
-/// One box in each category.
+/// A series, with one box per category.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BoxSeries<'a> {
-    /// What the legend calls it.
+    /// Name in the legend.
     pub name: &'a str,
     /// One colour, or one per category.
     pub paints: &'a [Paint],
@@ -63,17 +63,17 @@ pub struct BoxSeries<'a> {
 pub struct BoxPlot<'a> {
     /// Size of the view box.
     pub size: Size,
-    /// What a screen reader says.
+    /// Text for screen readers.
     pub label: &'a str,
     /// Vertical axis.
     pub y: Axis<'a>,
     /// Names along the horizontal axis.
     pub categories: &'a [String],
-    /// Series stand side by side in a category.
+    /// The series, side by side in each category.
     pub series: &'a [BoxSeries<'a>],
 }
 
-/// Draws boxes: one `mark-box` for each list that holds a value, one `mark-point` per value, a diamond at the mean.
+/// Draws boxes: one `mark-box` per list with a value, one `mark-point` per value, a diamond at the mean.
 pub fn box_plot(chart: &BoxPlot) -> Markup {
     let values = chart.series.iter().flat_map(|series| series.values.iter().flatten().copied());
     let scale = chart.y.scale(values, 5);
@@ -105,7 +105,7 @@ pub fn box_plot(chart: &BoxPlot) -> Markup {
     element("box-plot", chart.size, chart.label, drawn)
 }
 
-/// One list's box, and where it stands.
+/// One list's box and its place.
 struct OneBox<'a> {
     name: String,
     values: &'a [f64],
@@ -119,7 +119,7 @@ impl OneBox<'_> {
     /// Draws the box and its points; `place` gives the vertical place of a value. Nothing without a finite value.
     fn draw(&self, place: &dyn Fn(f64) -> Option<f64>) -> Markup {
         let OneBox { name, values, middle, half_width, colour } = self;
-        // The golden ratio spreads neighbours evenly, and always in the same way.
+        // The golden ratio spreads neighbours evenly and reproducibly.
         let aside = |index: usize| ((index as f64 * 0.618_034).fract() - 0.5) * 1.1 * half_width;
         html! {
             @if let Some(numbers) = five_numbers(values) {

@@ -11,7 +11,7 @@ use maud::{Markup, html};
 pub struct HeatMap<'a> {
     /// Size of the view box.
     pub size: Size,
-    /// What a screen reader says.
+    /// Text for screen readers.
     pub label: &'a str,
     /// Name of the columns, below them.
     pub x_label: &'a str,
@@ -23,7 +23,7 @@ pub struct HeatMap<'a> {
     pub rows: &'a [String],
     /// Values, row by row; a pair without a value stays empty.
     pub values: &'a [Vec<Option<f64>>],
-    /// Values of the darkest and the lightest colour; the least and the largest value if there are none.
+    /// Values of the darkest and the lightest colour; if `None`, the least and the largest value.
     pub limits: Option<[f64; 2]>,
     /// Decimals of the numbers.
     pub decimals: usize,
@@ -63,7 +63,7 @@ pub fn heat_map(chart: &HeatMap) -> Markup {
     element("heat-map", chart.size, chart.label, drawn)
 }
 
-/// Where the cells lie.
+/// Layout of the cells.
 struct Cells {
     left: f64,
     top: f64,
@@ -113,7 +113,7 @@ impl Cells {
     }
 }
 
-/// The colours from the least value, at the bottom, to the largest.
+/// The colours, from the least value at the bottom to the largest.
 fn colour_bar(scale: &AxisScale, x: f64, top: f64, height: f64) -> Markup {
     const STEPS: u32 = 40;
     let steps = f64::from(STEPS);
@@ -121,7 +121,7 @@ fn colour_bar(scale: &AxisScale, x: f64, top: f64, height: f64) -> Markup {
         @for index in 0..STEPS {
             @let share = f64::from(index) / steps;
             @let y = number(top + height * (1.0 - share - 1.0 / steps));
-            // A little over, so that no line shows between two steps.
+            // Slightly taller, so that no line shows between two steps.
             @let tall = number(height / steps + 0.4);
             rect x=(number(x)) y=(y) width="12" height=(tall) fill=(Paint::Fixed(ramp(share + 0.5 / steps)).css()) {}
         }

@@ -20,12 +20,12 @@ impl Legend {
         if entries.len() > 1 { Legend { entries } } else { Legend::default() }
     }
 
-    /// Height that it takes in a width.
+    /// Its height at a given width.
     pub fn height(&self, width: f64) -> f64 {
         self.places(width).last().map_or(0.0, |[_, y]| y + ROW + 4.0)
     }
 
-    /// Where each entry starts.
+    /// Position of each entry.
     fn places(&self, width: f64) -> Vec<[f64; 2]> {
         let (mut x, mut y) = (0.0, 0.0);
         let place = |(name, _): &(String, Paint)| {
@@ -40,7 +40,7 @@ impl Legend {
         self.entries.iter().map(place).collect()
     }
 
-    /// Draws it from `left` on.
+    /// Draws it, starting at `left`.
     pub fn draw(&self, left: f64, width: f64) -> Markup {
         html! {
             @for ((name, paint), [x, y]) in self.entries.iter().zip(self.places(width)) {

@@ -1,4 +1,4 @@
-//! Lines over a common axis: curves of training, of a sweep.
+//! Line charts, such as the curves of a run or a sweep.
 
 use self::Part::{Gap, Point};
 use super::Size;
@@ -13,13 +13,13 @@ use std::fmt::Write as _;
 /// One line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line<'a> {
-    /// What the legend calls it.
+    /// Name in the legend.
     pub name: &'a str,
     /// Its colour.
     pub paint: Paint,
     /// Values by ascending x; the line is broken where y is not finite.
     pub points: &'a [[f64; 2]],
-    /// Dots at the points, for lines of few.
+    /// Whether to draw dots at the points, for lines with few points.
     pub dots: bool,
 }
 
@@ -28,7 +28,7 @@ pub struct Line<'a> {
 pub struct LineChart<'a> {
     /// Size of the view box.
     pub size: Size,
-    /// What a screen reader says.
+    /// Text for screen readers.
     pub label: &'a str,
     /// Horizontal axis.
     pub x: Axis<'a>,
@@ -38,15 +38,15 @@ pub struct LineChart<'a> {
     pub lines: &'a [Line<'a>],
 }
 
-/// Draws lines: one `mark-line` per line, one `mark-point` per dot, whose tooltip says its values.
+/// Draws lines: one `mark-line` per line, one `mark-point` per dot, whose tooltip shows its values.
 ///
-/// Lines of more points than the chart has columns are thinned: of each column's points the first, the lowest, the highest and
-/// the last stay, so that no peak is lost.
+/// Lines with more points than the chart has pixel columns are thinned: each column keeps its first, lowest, highest and last point, so that
+/// no peak is lost.
 pub fn line_chart(chart: &LineChart) -> Markup {
     let points = || chart.lines.iter().flat_map(|line| line.points);
     let x_scale = match chart.x.limits {
         Some(_) => chart.x.scale([], 6),
-        // Time fills the width.
+        // The horizontal axis ends at the data, not at round values.
         None => AxisScale::over(chart.x.kind, points().map(|point| point[0])),
     };
     let y_scale = chart.y.scale(points().map(|point| point[1]), 5);
@@ -70,10 +70,10 @@ pub fn line_chart(chart: &LineChart) -> Markup {
     element("line-chart", chart.size, chart.label, drawn)
 }
 
-/// What a path is made of.
+/// An element of a path.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Part {
-    /// On to the next point of the line.
+    /// The next point of the line.
     Point([f64; 2]),
     /// The line is broken here.
     Gap,

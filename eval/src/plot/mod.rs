@@ -1,9 +1,9 @@
-//! Charts as SVG, for pages that refer to nothing outside themselves.
+//! Charts as SVG, for self-contained pages.
 //!
-//! Each chart is a pure function from plain data to one `<svg>` element. Its colours are the CSS variables of [`STYLE`], which
-//! the page carries once, so that charts follow the reader's light or dark setting. Every mark has a class (`mark-line`,
-//! `mark-point`, `mark-box`, `mark-cell`), so that a test can count it in the page. plotters' SVG backend writes fixed colours
-//! and no classes, and charming draws by ECharts' JavaScript: neither gives that.
+//! Each chart is a pure function from plain data to one `<svg>` element. Its colours are the CSS variables of [`STYLE`], which the page
+//! includes once, so that charts follow the reader's light or dark setting. Every mark has a class (`mark-line`, `mark-point`, `mark-box`,
+//! `mark-cell`), so that tests can count marks. Neither plotters (whose SVG has fixed colours and no classes) nor charming (which draws by
+//! ECharts' JavaScript) offers this.
 
 pub(crate) mod axes;
 mod box_plot;
@@ -22,7 +22,7 @@ pub use paint::Paint;
 pub(crate) use scale::AxisScale;
 pub use scale::ScaleKind;
 
-/// The charts' colours and type, for the `<style>` of the page that shows them: light, or dark if the reader's system is.
+/// The charts' colours and fonts, for the page's `<style>`: light, or dark if the reader's system is dark.
 pub const STYLE: &str = include_str!("plot.css");
 
 /// Width and height of a chart's view box, in pixels at its natural size; a page may stretch it.

@@ -1,16 +1,16 @@
 //! Colours of marks.
 
-/// What a mark is drawn with.
+/// Colour of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paint {
-    /// Colour of a series, from 0; eight are told apart in light and dark, then they repeat.
+    /// Colour of a series, from 0; there are eight colours, in light and in dark, which then repeat.
     Series(usize),
     /// Red, green and blue, the same in light and dark: an organ's colour.
     Fixed([u8; 3]),
 }
 
 impl Paint {
-    /// The colour as CSS has it.
+    /// The colour in CSS.
     pub fn css(self) -> String {
         match self {
             Paint::Series(index) => format!("var(--plot-{})", index % 8 + 1),
@@ -19,7 +19,7 @@ impl Paint {
     }
 }
 
-/// Colours of a sequential map from 0 to 1, evenly spaced: dark blue to yellow, lightness rising all the way.
+/// Colours of a sequential map from 0 to 1, evenly spaced: dark blue to yellow, with increasing lightness.
 const RAMP: [[u8; 3]; 7] =
     [[29, 27, 84], [48, 60, 132], [38, 104, 148], [29, 143, 143], [73, 181, 114], [163, 212, 74], [245, 231, 68]];
 
@@ -34,7 +34,7 @@ pub(crate) fn ramp(share: f64) -> [u8; 3] {
     })
 }
 
-/// Black or white, whichever is read better on a colour.
+/// Black or white, whichever is more legible on a colour.
 pub(crate) fn ink_on([red, green, blue]: [u8; 3]) -> &'static str {
     // ITU-R BT.709 luma.
     let luma = 0.2126 * f64::from(red) + 0.7152 * f64::from(green) + 0.0722 * f64::from(blue);

@@ -1,12 +1,12 @@
-//! Scales: from values to shares of an axis, and the round values that are written along it.
+//! Scales: from values to positions on an axis, and the round values along it.
 
-/// How values are laid along an axis.
+/// Kind of an axis' scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ScaleKind {
-    /// Equal differences are equally long.
+    /// Linear: equal differences have equal lengths.
     #[default]
     Linear,
-    /// Equal ratios are equally long; values must be positive, others are not drawn.
+    /// Logarithmic: equal ratios have equal lengths. Only positive values are drawn.
     Log,
 }
 
@@ -19,8 +19,8 @@ pub struct AxisScale {
 }
 
 impl AxisScale {
-    /// A scale over exactly these limits. If they are no range (equal, reversed, not finite, not positive on a logarithmic scale), a
-    /// scale over a range that holds the valid ones.
+    /// A scale over exactly these limits. If they are not a range (equal, reversed, not finite, or not positive on a logarithmic scale), a
+    /// scale over a range that contains the valid ones.
     pub fn new(kind: ScaleKind, low: f64, high: f64) -> AxisScale {
         let sound = |value: f64| value.is_finite() && (kind == ScaleKind::Linear || value > 0.0);
         let (low, high) = match (sound(low), sound(high)) {
@@ -50,7 +50,7 @@ impl AxisScale {
         let (low, high) = match self.kind {
             ScaleKind::Linear => {
                 let step = self.step(ticks);
-                // A little over a multiple is that multiple: rounding errors do not add a step.
+                // Slightly over a multiple counts as the multiple, so that rounding errors do not add a step.
                 ((self.low / step + 1e-9).floor() * step, (self.high / step - 1e-9).ceil() * step)
             }
             ScaleKind::Log => {
@@ -70,7 +70,7 @@ impl AxisScale {
         AxisScale::new(self.kind, low, high)
     }
 
-    /// Share of the axis at which a value lies: 0 at the low end, 1 at the high end. `None` if the scale cannot show it.
+    /// Position of a value on the axis: 0 at the low end, 1 at the high end. `None` if the scale cannot show it.
     pub fn position(&self, value: f64) -> Option<f64> {
         let share = match self.kind {
             ScaleKind::Linear => (value - self.low) / (self.high - self.low),
@@ -80,7 +80,7 @@ impl AxisScale {
         share.is_finite().then_some(share)
     }
 
-    /// 1, 2 or 5 times a power of ten: the distance between about `ticks` values.
+    /// Distance between about `ticks` ticks: 1, 2 or 5 times a power of ten.
     fn step(&self, ticks: usize) -> f64 {
         let rough = (self.high - self.low) / ticks.max(1) as f64;
         let power = 10f64.powf(rough.log10().floor());
@@ -190,7 +190,7 @@ mod tests {
             let [low, high] = [scale.low, scale.high];
             assert!(low < high && scale.ticks(5).len() > 1, "{scale:?}");
         }
-        // One value lies inside of what is drawn.
+        // A single value lies within the range.
         let scale = AxisScale::over(ScaleKind::Linear, [-2.0]).nice(5);
         assert!((0.0..=1.0).contains(&scale.position(-2.0).unwrap()));
     }

@@ -1,4 +1,4 @@
-//! The little SVG that all charts share: numbers, text, and the element around them.
+//! SVG shared by all charts: numbers, text, and the outer element.
 
 use super::Size;
 use maud::{Markup, html};
@@ -26,7 +26,7 @@ pub(crate) fn digits(value: f64) -> String {
     trim(&format!("{value:.*}", (3 - before).max(0) as usize))
 }
 
-/// Width that a text takes at 12 px, about: sans-serif letters are some 6.3 px wide.
+/// Approximate width of a text at 12 px: sans-serif letters are about 6.3 px wide.
 pub(crate) fn text_width(text: &str) -> f64 {
     6.3 * text.chars().count() as f64
 }
@@ -36,7 +36,7 @@ pub(crate) fn widest<'a>(texts: impl IntoIterator<Item = &'a String>) -> f64 {
     texts.into_iter().map(|text| text_width(text)).fold(0.0, f64::max)
 }
 
-/// Where a text stands in relation to its point.
+/// Alignment of a text to its point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Anchor {
     Start,
@@ -55,7 +55,7 @@ pub(crate) fn text(x: f64, y: f64, anchor: Anchor, class: &str, content: &str) -
     html! { text x=(number(x)) y=(number(y)) text-anchor=(anchor) class=[class] { (content) } }
 }
 
-/// A tick's text that ends below `(x, y)` and is written at a slant, because it is too wide for its place.
+/// A tick's text that ends below `(x, y)`, slanted because it is too wide for its place.
 pub(crate) fn slanted_text(x: f64, y: f64, content: &str) -> Markup {
     let [x, y] = [x + 4.0, y + 14.0].map(number);
     html! { text.tick text-anchor="end" transform=(format!("translate({x} {y}) rotate(-35)")) { (content) } }
@@ -67,7 +67,7 @@ pub(crate) fn vertical_label(middle: f64, content: &str) -> Markup {
     html! { text text-anchor="middle" transform=(transform) { (content) } }
 }
 
-/// The element of a chart: `kind` is its second class, `label` is what a screen reader says.
+/// The element of a chart: `kind` is its second class, `label` is for screen readers.
 pub(crate) fn element(kind: &str, size: Size, label: &str, body: Markup) -> Markup {
     let view_box = format!("0 0 {} {}", number(size.width), number(size.height));
     html! { svg class={ "plot " (kind) } viewBox=(view_box) role="img" aria-label=(label) { (body) } }

@@ -49,7 +49,7 @@ impl ReportPage<'_> {
         figure(caption, plot::box_plot(&BoxPlot { size: WIDE, label: &label, y, categories: &categories, series: &series }))
     }
 
-    /// Learning curves and the gate; nothing without a run.
+    /// Learning curves and the gate; empty without a run.
     pub(super) fn training_section(&self) -> Markup {
         let Some(curves) = self.curves else { return html! {} };
         let line = |name, series, points, dots| Line { name, paint: Paint::Series(series), points, dots };
@@ -103,7 +103,7 @@ impl ReportPage<'_> {
     }
 }
 
-/// Lines over the training steps; nothing if none has a point.
+/// Lines over the training steps; `None` if none has a point.
 fn over_steps(caption: &str, y_label: &str, lines: &[Line]) -> Option<Markup> {
     if lines.iter().all(|line| line.points.is_empty()) {
         return None;

@@ -6,7 +6,7 @@ use crate::organ_columns::organ_columns;
 use crate::summary::MEAN;
 use std::fmt::Write as _;
 
-/// Text that LaTeX prints as it is.
+/// Escapes a text for LaTeX.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {

@@ -24,7 +24,7 @@ pub(super) fn hd95(row: &ResultRow) -> String {
 
 pub(super) fn write(table: &ResultsTable) -> String {
     let columns = organ_columns(&table.class_names);
-    // Methods that were evaluated here; the others were published.
+    // Methods evaluated here; the others are published.
     let ours: Vec<&str> =
         table.methods().into_iter().filter(|method| table.row(method, MEAN).is_some_and(|row| row.seeds.is_some())).collect();
     let mut text = scores_table(table, &columns);
@@ -74,7 +74,7 @@ fn distances_table(table: &ResultsTable, columns: &[OrganColumn], methods: &[&st
     markdown_table(&headings([&*format!("HD95, {} ↓", table.unit)], columns), rows)
 }
 
-/// How many seeds and cases a method's means are over, their intervals, and what was missed.
+/// Number of seeds and cases of each method, its intervals, and its missed organs.
 fn counts_table(table: &ResultsTable, methods: &[&str]) -> String {
     let headings = ["Methods", "Seeds", "Cases", "DSC, 95 % interval", "HD95, 95 % interval", "Missed", "Invented"];
     let count = |count: Option<u32>| count.map_or(UNDEFINED.into(), |count| count.to_string());
@@ -93,7 +93,7 @@ fn counts_table(table: &ResultsTable, methods: &[&str]) -> String {
     markdown_table(&headings, rows)
 }
 
-/// The tests of each method against the one that was named.
+/// The tests of each method against the chosen one.
 fn comparisons_table(table: &ResultsTable) -> String {
     let headings = [
         "Compared",

@@ -1,4 +1,4 @@
-//! Results tables in the shape of the paper's: methods by organs, published rows above our own.
+//! Results tables in the form of the paper's: methods by organs, published rows above our own.
 
 mod latex;
 mod markdown;
@@ -31,11 +31,11 @@ pub struct ResultsTable {
     pub class_names: Vec<String>,
     /// Unit of HD95 in our own rows.
     pub unit: &'static str,
-    /// How our own rows were counted.
+    /// Rules of our own rows' scores.
     pub rules: String,
     /// One row per method and organ, published ones first; each method's last is [`MEAN`].
     pub rows: Vec<ResultRow>,
-    /// Each other method against the one that was named, if any.
+    /// Each method against the chosen one, if any.
     pub comparisons: Vec<MethodComparison>,
 }
 
@@ -44,14 +44,14 @@ pub struct ResultsTable {
 pub struct MethodComparison {
     /// The method.
     pub method: String,
-    /// What it was compared with.
+    /// The method it was compared with.
     pub against: String,
     /// [`compare`]'s rows, with the method as the first side.
     pub rows: Vec<ComparisonRow>,
 }
 
-/// Puts methods into a table. `published` adds published rows of other methods, if the organs are the eight of Synapse;
-/// `against` names the method that the others are tested against.
+/// Makes a table of methods. `published` adds published rows of other methods if the organs are the eight of Synapse; `against` names the
+/// method against which the others are tested.
 ///
 /// # Errors
 /// If an evaluation has other organs, rules or cases than the first one.
@@ -97,7 +97,7 @@ fn spread(seeds: &[Scores], organ: Option<usize>, resampling: &Resampling) -> Sp
 
 fn method_rows(method: &Method, class_names: &[String]) -> Vec<ResultRow> {
     let scores = |value: fn(&CaseRow) -> Option<f64>| -> Vec<Scores> {
-        // The same order of cases in every seed, so that a draw is of the same cases.
+        // The same order of cases for every seed, so that a draw selects the same cases.
         let sorted = |seed: &EvaluationFolder| {
             let mut rows = seed.cases.clone();
             rows.sort_by(|a, b| a.case.cmp(&b.case));
@@ -161,8 +161,7 @@ impl ResultsTable {
         latex::write(self)
     }
 
-    /// Writes `<name>.md`, `<name>.tex` and `<name>.parquet` into a folder, which is made if it does not exist; returns the path
-    /// of the first.
+    /// Writes `<name>.md`, `<name>.tex` and `<name>.parquet` into a folder, which is created if necessary; returns the path of the first.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -254,7 +253,7 @@ mod tests {
         assert!(text.contains("\\begin{tabular}") && text.contains("\\end{tabular}"));
         assert!(text.contains("CNN\\_only") && text.contains("full \\& more"));
         let rows: Vec<&str> = text.lines().filter(|line| line.ends_with("\\\\")).collect();
-        // Ten numbers a row: no cell is lost or added by an ampersand in a name.
+        // Ten numbers per row: an ampersand in a name neither adds nor removes a cell.
         assert!(rows.iter().all(|row| row.replace("\\&", "").matches('&').count() == 10), "{text}");
     }
 

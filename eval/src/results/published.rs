@@ -1,8 +1,7 @@
 //! Rows of other methods on the twelve Synapse test scans, as published.
 //!
-//! Each number was read in a source, which stands with it. The rows of Chai et al. (2023) are not among them: the paper's
-//! tables could not be read where this list was made. R50 U-Net and R50 Att-UNet are left out, because the sources give them
-//! means that are not those of their organs.
+//! Each row names the source from which it was read. Rows of Chai et al. (2023) are missing because the paper's tables were not available
+//! when this list was made. R50 U-Net and R50 Att-UNet are left out because their means in the sources do not match their organs.
 
 use crate::organ_columns::organ_columns;
 use crate::summary::MEAN;
@@ -11,7 +10,7 @@ use sam_ladder_schemas::tables::ResultRow;
 /// One published row, in percent and voxels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct PublishedRow {
-    /// The method, as tables write it.
+    /// The method's name in tables.
     pub method: &'static str,
     /// Mean Dice, in percent.
     pub dice: f64,
@@ -19,7 +18,7 @@ pub(crate) struct PublishedRow {
     pub hd95: Option<f64>,
     /// Dice of aorta, gallbladder, left kidney, right kidney, liver, pancreas, spleen and stomach, in percent.
     pub organs: [f64; 8],
-    /// Where the row was read.
+    /// Source of the row.
     pub source: &'static str,
 }
 
@@ -51,7 +50,7 @@ pub(crate) const ROWS: [PublishedRow; 11] = [
     row("SAMed_h", 84.30, Some(16.02), [87.81, 74.72, 85.76, 81.52, 95.76, 70.63, 90.46, 87.77], SAMED),
 ];
 
-/// The rows as a results table has them, each method's organs and their mean; none if the organs are not the eight of Synapse.
+/// The rows of a results table, with each method's organs and their mean; empty unless the organs are the eight of Synapse.
 pub(crate) fn rows(class_names: &[String]) -> Vec<ResultRow> {
     let columns = organ_columns(class_names);
     let paper = ["Aorta", "Gallbladder", "Kidney(L)", "Kidney(R)", "Liver", "Pancreas", "Spleen", "Stomach"];
@@ -81,7 +80,7 @@ mod tests {
 
     #[test]
     fn means_are_those_of_the_organs() {
-        // A slip of the pen would show: each mean is that of its eight organs, but for rounding.
+        // Finds typing errors: each mean is that of its eight organs, up to rounding.
         for row in ROWS {
             let mean = row.organs.iter().sum::<f64>() / 8.0;
             assert!((mean - row.dice).abs() < 0.01, "{}: {mean} for {}", row.method, row.dice);

@@ -3,11 +3,11 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Resamples behind an interval.
+/// Resamples for an interval.
 const RESAMPLES: usize = 10_000;
 /// Seed of the resamples: the same cases give the same interval.
 const SEED: u64 = 0;
-/// Share of the resamples' values that an interval holds.
+/// Share of the resamples' values within an interval.
 const COVERAGE: f64 = 0.95;
 
 /// Ends of an interval.
@@ -19,8 +19,8 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// Draws of as many cases as there are, with replacement. Every statistic of the same number of cases gets the same draws, so that
-/// organs are resampled together.
+/// Draws of all cases with replacement. Every statistic over the same number of cases gets the same draws, so that organs are resampled
+/// together.
 #[derive(Debug, Clone)]
 pub struct Resampling {
     cases: usize,
@@ -35,8 +35,8 @@ impl Resampling {
         Resampling { cases, draws }
     }
 
-    /// The 95 % percentile interval of a statistic, which gets each draw's cases and may have no value. `None` if there are fewer
-    /// than two cases, or a tenth of the draws or more have no value.
+    /// The 95 % percentile interval of a statistic, which receives each draw's cases and may be undefined. `None` if there are fewer than two
+    /// cases, or the statistic is undefined in a tenth of the draws or more.
     pub fn interval(&self, mut statistic: impl FnMut(&[u32]) -> Option<f64>) -> Option<Interval> {
         if self.cases < 2 {
             return None;
@@ -46,7 +46,7 @@ impl Resampling {
     }
 }
 
-/// The middle 95 % of at least one value, by numpy's linear interpolation. Sorts the values.
+/// The middle 95 % of the values, by numpy's linear interpolation. Needs at least one value, and sorts them.
 fn percentile_interval(values: &mut [f64]) -> Interval {
     values.sort_unstable_by(f64::total_cmp);
     let quantile = |share: f64| {

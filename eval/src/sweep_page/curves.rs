@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use sam_ladder_schemas::sweep::CurveRow;
 use std::collections::BTreeMap;
 
-/// What a curve shows.
+/// The quantity that a curve shows.
 pub(crate) struct Quantity {
     /// Its name and unit, along the axis.
     pub label: &'static str,
@@ -32,7 +32,7 @@ pub(crate) fn mean_curve(trial: &Trial, curves: &[CurveRow], value: fn(&CurveRow
     whole.filter_map(|(epoch, values)| Some([f64::from(epoch + 1), mean(values)?])).collect()
 }
 
-/// Draws one `mark-line` for each trial that has two epochs behind it, and one `mark-point` at the last epoch of each.
+/// Draws one `mark-line` per trial with at least two epochs, and one `mark-point` at the last epoch of each.
 pub(crate) fn draw(trials: &[Trial], curves: &[CurveRow], quantity: &Quantity, size: Size) -> Markup {
     let lines: Vec<(&Trial, Vec<[f64; 2]>)> = (draw_order(trials).into_iter())
         .map(|trial| (trial, mean_curve(trial, curves, quantity.value)))
@@ -43,7 +43,7 @@ pub(crate) fn draw(trials: &[Trial], curves: &[CurveRow], quantity: &Quantity, s
     let y_axis = Axis { label: quantity.label, ..Axis::default() };
     let y_scale = y_axis.scale(all().map(|point| point[1]), 5);
     let mut x_ticks = Ticks::of_scale("epochs", &x_scale, 6);
-    // Epochs are whole.
+    // Epochs are whole numbers.
     x_ticks.places.retain(|(_, text)| !text.contains('.'));
     let (frame, axes) = axes(size, &Legend::default(), &x_ticks, &Ticks::of_scale(quantity.label, &y_scale, 5));
     let drawn = html! {

@@ -1,29 +1,28 @@
-//! How much of the trials' differences each setting explains.
+//! The share of the trials' differences that each setting explains.
 //!
-//! One-way analysis of variance. Trials are grouped by a setting's value: numbers into at most four groups of about as many
-//! trials, equal numbers always together; words, and the setting's absence, by the word. With N trials in k groups, SSW the
-//! sum of squares within the groups and SST that of all,
+//! One-way analysis of variance. Trials are grouped by a setting's value: numbers into at most four groups of similar size, with equal
+//! numbers always together; each word, and the setting's absence, into its own group. With N trials in k groups, SSW the sum of squares
+//! within the groups and SST the total sum of squares,
 //!
 //! ```text
 //! ε² = 1 - (SSW / (N - k)) / (SST / (N - 1))        (Kelley, "An unbiased correlation ratio measure", 1935)
 //! ```
 //!
-//! is the share of the variance that the groups explain, corrected for what groups of pure noise would explain; a negative
-//! share is reported as 0. Trials are compared at the last epoch that all of them reached, so that trials are not worse only
-//! because they were pruned early.
+//! is the share of the variance that the groups explain, corrected for what random groups would explain; a negative share is reported as
+//! 0. Trials are compared at the last epoch that all of them reached, so that pruned trials are not worse only because they ended early.
 
 use super::curves::mean_curve;
 use super::space::{Parameter, Trial, Values, is_measured};
 use sam_ladder_schemas::sweep::{CurveRow, Objective};
 use std::collections::BTreeMap;
 
-/// Groups that numbers are put in.
+/// Maximal number of groups for numbers.
 const MAX_GROUPS: usize = 4;
 
-/// What the settings explain.
+/// The importance of each setting.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Importance {
-    /// Trials that were compared.
+    /// Number of compared trials.
     pub trials: usize,
     /// Epochs after which they were compared.
     pub epochs: u32,
@@ -61,7 +60,7 @@ pub(crate) fn importance(
     Some(Importance { trials: compared.len(), epochs: epochs as u32, shares })
 }
 
-/// The compared values, by groups of a setting's.
+/// The compared values, grouped by the setting's value.
 fn groups(parameter: &Parameter, compared: &[(&Trial, f64)]) -> Vec<Vec<f64>> {
     let mut words: BTreeMap<Option<String>, Vec<f64>> = BTreeMap::new();
     let mut numbers: Vec<(f64, f64)> = Vec::new();
@@ -76,7 +75,7 @@ fn groups(parameter: &Parameter, compared: &[(&Trial, f64)]) -> Vec<Vec<f64>> {
     all
 }
 
-/// Numbers in at most [`MAX_GROUPS`] groups of neighbours, none of which parts equal numbers.
+/// Numbers in at most [`MAX_GROUPS`] groups of neighbours; equal numbers stay together.
 fn quantiles(mut numbers: Vec<(f64, f64)>) -> Vec<Vec<f64>> {
     numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
     let total = numbers.len();
@@ -85,7 +84,7 @@ fn quantiles(mut numbers: Vec<(f64, f64)>) -> Vec<Vec<f64>> {
     let distinct = numbers.chunk_by(|a, b| a.0 == b.0);
     let few = numbers.chunk_by(|a, b| a.0 == b.0).count() <= MAX_GROUPS;
     for (index, equal) in distinct.enumerate() {
-        // The group in which the middle of these equal numbers lies.
+        // The group that contains the middle of these equal numbers.
         let group = if few { index } else { (2 * before + equal.len()) * MAX_GROUPS / (2 * total) };
         groups.entry(group).or_default().extend(equal.iter().map(|(_, value)| value));
         before += equal.len();
@@ -93,7 +92,7 @@ fn quantiles(mut numbers: Vec<(f64, f64)>) -> Vec<Vec<f64>> {
     groups.into_values().collect()
 }
 
-/// ε² of a grouping, at least 0; `None` for a single group, for no more values than groups, or if all values are equal.
+/// ε² of a grouping, at least 0; `None` for a single group, if there are not more values than groups, or if all values are equal.
 fn epsilon_squared(groups: &[Vec<f64>]) -> Option<f64> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let squares = |values: &[f64], mean: f64| values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();

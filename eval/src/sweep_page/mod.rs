@@ -1,7 +1,7 @@
-//! `sweep.html`: one page about a sweep that opens from a file and refers to nothing outside itself.
+//! `sweep.html`: a single self-contained page about a sweep.
 //!
-//! It is made of the sweep's records and can be made again at any time, also during the sweep. Everything is drawn here; the
-//! page's script only sorts the table and shows which marks belong to the same trial.
+//! It is made from the sweep's records and can be made again at any time, also during the sweep. Everything is drawn here; the page's script
+//! only sorts the table and highlights the marks of the same trial.
 
 mod curves;
 mod importance;
@@ -34,7 +34,7 @@ use serde::de::DeserializeOwned;
 use space::{Parameter, Trial, objective_name, trials};
 use std::path::{Path, PathBuf};
 
-/// All that a page shows.
+/// Content of a page.
 #[derive(Debug, Clone)]
 struct SweepPage {
     /// Name of the sweep's folder.
@@ -45,11 +45,11 @@ struct SweepPage {
     trials: Vec<TrialRow>,
     /// Their epochs.
     curves: Vec<CurveRow>,
-    /// The best setting's scores on the test cases, once it was evaluated.
+    /// The best setting's scores on the test cases, if it was evaluated.
     test: Option<(FinalRecord, Vec<SummaryRow>)>,
 }
 
-/// Writes a sweep folder's `sweep.html` from the records that it holds; returns its path.
+/// Writes a sweep folder's `sweep.html` from the folder's records; returns its path.
 ///
 /// # Errors
 /// If a record is missing or cannot be read, or the page cannot be written; names the file.
@@ -60,13 +60,13 @@ pub fn write_sweep_page(sweep: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The rows of a table; none before it is there.
+/// The rows of a table; empty if it does not exist yet.
 fn table<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     if path.exists() { Ok(read_rows(path)?) } else { Ok(Vec::new()) }
 }
 
 impl SweepPage {
-    /// Reads a sweep folder's records; tables that are not there yet are empty.
+    /// Reads a sweep folder's records; tables that do not exist yet are empty.
     ///
     /// # Errors
     /// If a record cannot be read; names it.
@@ -165,7 +165,7 @@ impl SweepPage {
     }
 }
 
-/// What the importance of a setting is.
+/// Explains the importance of a setting.
 fn importance_note(importance: &Importance, objective: Objective) -> Markup {
     let objective = if objective == Objective::Dice { "validation Dice" } else { "validation HD95" };
     html! {
@@ -204,7 +204,7 @@ mod tests {
         SweepPage { name: "a <sweep>".into(), record, trials, curves, test: None }
     }
 
-    /// The page without its script, which knows what NaN is.
+    /// The page without its script, which mentions NaN.
     fn drawn(html: &str) -> &str {
         html.split("<script>").next().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! The sweep in words and numbers: what was searched, what came of it, and its settings.
+//! The sweep in words and numbers: what was searched, the results, and its settings.
 
 use super::SweepPage;
 use super::space::{Trial, best, objective_name, objective_value, value_text};
@@ -71,7 +71,7 @@ impl SweepPage {
         tiles
     }
 
-    /// The best setting's scores on the test cases; nothing before it was evaluated.
+    /// The best setting's scores on the test cases; empty before it was evaluated.
     pub(super) fn test_section(&self) -> Markup {
         let Some((record, summary)) = &self.test else { return html! {} };
         let mean = summary.iter().find(|row| row.organ == MEAN);
@@ -87,7 +87,7 @@ impl SweepPage {
         section("test", "Test cases", body)
     }
 
-    /// How the sweep was made.
+    /// Settings of the sweep.
     pub(super) fn facts_section(&self) -> Markup {
         let SweepRecord { program, cache_id, config, jobs, folds, .. } = &self.record;
         let mut all = vec![
@@ -120,7 +120,7 @@ fn pruning(pruning: &Pruning) -> String {
     }
 }
 
-/// Seconds as people say them.
+/// Seconds in words.
 fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {

@@ -1,4 +1,4 @@
-//! Parallel coordinates: an axis for each searched setting and for each objective, a line through them for each trial.
+//! Parallel coordinates: one axis per searched setting and per objective, one line through them per trial.
 
 use super::space::{Parameter, Trial, objective_name, objective_value};
 use super::trial_marks::{draw_order, line};
@@ -7,12 +7,12 @@ use crate::plot::{AxisScale, ScaleKind, Size};
 use maud::{Markup, html};
 use sam_ladder_schemas::sweep::Objective;
 
-/// Room above the axes, for their names.
+/// Space above the axes, for their names.
 const TOP: f64 = 34.0;
-/// Room below them, for trials in which a setting is not active.
+/// Space below them, for trials in which a setting is not active.
 const BELOW: f64 = 34.0;
 
-/// One of the axes: its name, its ticks, and where each trial lies on it, as a share from the bottom.
+/// An axis: its name, its ticks, and each trial's position on it, as a share from the bottom.
 struct Coordinate {
     name: String,
     ticks: Vec<(f64, String)>,
@@ -25,7 +25,7 @@ impl Coordinate {
     }
 }
 
-/// Where the axes stand.
+/// Layout of the axes.
 struct Layout {
     left: f64,
     /// Distance between two axes.
@@ -47,12 +47,12 @@ impl Layout {
         self.left + self.step * index as f64
     }
 
-    /// The place of a share; a setting that is not active in a trial has its place below the axis.
+    /// Vertical position of a share; below the axis for a setting that is not active in a trial.
     fn y(&self, share: Option<f64>) -> f64 {
         share.map_or(self.bottom + 20.0, |share| self.bottom - share * self.height)
     }
 
-    /// An axis with its name and ticks, which stand on its right side if it is the last.
+    /// An axis with its name and ticks, which are on its right side if it is the last.
     fn axis(&self, index: usize, axis: &Coordinate, last: bool) -> Markup {
         let x = self.x(index);
         let (length, text_x, anchor) = if last { (4, x + 7.0, "start") } else { (-4, x - 7.0, "end") };
@@ -71,7 +71,7 @@ impl Layout {
     }
 }
 
-/// Draws one `mark-line` for each trial that has a value of each objective.
+/// Draws one `mark-line` per trial with a value of each objective.
 pub(crate) fn draw(trials: &[Trial], parameters: &[Parameter], objectives: &[Objective], size: Size) -> Markup {
     let has_values = |trial: &&Trial| objectives.iter().all(|&o| objective_value(trial.row, o).is_some());
     let measured: Vec<&Trial> = draw_order(trials).into_iter().filter(has_values).collect();

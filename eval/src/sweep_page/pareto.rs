@@ -1,4 +1,4 @@
-//! Two objectives against each other: the front of trials that no other one beats in both.
+//! Two objectives against each other, with the Pareto front.
 
 use super::space::{Trial, objective_name, objective_value};
 use super::trial_marks::{draw_order, path, point};
@@ -9,7 +9,7 @@ use crate::plot::svg::element;
 use maud::{Markup, html};
 use sam_ladder_schemas::sweep::Objective;
 
-/// Draws one `mark-point` for each trial that has both values, and a `front` through those of rank 1.
+/// Draws one `mark-point` per trial with both values, and a `front` through those of rank 1.
 pub(crate) fn draw(trials: &[Trial], [x, y]: [Objective; 2], size: Size) -> Markup {
     let values = |trial: &Trial| Some([objective_value(trial.row, x)?, objective_value(trial.row, y)?]);
     let points: Vec<(&Trial, [f64; 2])> =

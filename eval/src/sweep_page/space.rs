@@ -1,22 +1,22 @@
-//! The search space as a page shows it: each searched setting with its scale, and every trial's value of it.
+//! The search space on a page: each searched setting with its scale, and each trial's value of it.
 
 use crate::plot::svg::digits;
 use crate::plot::{AxisScale, ScaleKind};
 use sam_ladder_schemas::sweep::{Domain, Objective, Scale, Setting, SweepConfig, TrialRow, TrialStatus};
 use serde_json::{Map, Value};
 
-/// A trial, as it is drawn.
+/// A trial, for drawing.
 #[derive(Debug, Clone)]
 pub(crate) struct Trial<'a> {
     /// Its row.
     pub row: &'a TrialRow,
     /// Its searched settings.
     pub settings: Map<String, Value>,
-    /// Share in [0, 1] of the trials with a value that it is at least as good as, by their ranks: 1 is the best. `None` without a rank.
+    /// Share in [0, 1] of the ranked trials that are not better than it: 1 for the best. `None` without a rank.
     pub quality: Option<f64>,
 }
 
-/// The trials in the order of their numbers. Settings that are no JSON object count as none.
+/// The trials in the order of their numbers. Settings that are not a JSON object count as empty.
 pub(crate) fn trials(rows: &[TrialRow]) -> Vec<Trial<'_>> {
     let ranks: Vec<u32> = rows.iter().filter_map(|row| row.rank).collect();
     let quality = |rank: u32| {
@@ -62,7 +62,7 @@ pub(crate) fn is_measured(row: &TrialRow) -> bool {
     matches!(row.status, TrialStatus::Finished | TrialStatus::Pruned)
 }
 
-/// Where a setting's values lie on an axis.
+/// A setting's values on an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Values {
     /// Numbers on a scale.
@@ -84,7 +84,7 @@ impl Parameter {
         config.searched().map(|setting| Parameter { name: setting.name.clone(), values: values(setting, trials) }).collect()
     }
 
-    /// A trial's number; `None` if the setting is not active in it, or is no number.
+    /// A trial's number; `None` if the setting is not active in it, or is not a number.
     pub fn number(&self, trial: &Trial) -> Option<f64> {
         match self.values {
             Values::Numbers(_) => trial.settings.get(&self.name).and_then(Value::as_f64),
@@ -97,7 +97,7 @@ impl Parameter {
         trial.settings.get(&self.name).map(value_text)
     }
 
-    /// The scale over all trials' numbers; that of words has a place for each.
+    /// The scale over all trials' numbers, or with a place per word.
     pub fn scale(&self, trials: &[Trial]) -> AxisScale {
         match &self.values {
             Values::Numbers(kind) => AxisScale::over(*kind, trials.iter().filter_map(|trial| self.number(trial))),
@@ -105,7 +105,7 @@ impl Parameter {
         }
     }
 
-    /// Where a trial lies on that scale.
+    /// A trial's position on that scale.
     pub fn place(&self, trial: &Trial) -> Option<f64> {
         match &self.values {
             Values::Numbers(_) => self.number(trial),
@@ -125,7 +125,7 @@ impl Parameter {
     }
 }
 
-/// Numbers if every value is one, else words: first those of the list, then others that trials have.
+/// Numbers if every value is one, otherwise words: first those of the list, then others that trials have.
 fn values(setting: &Setting, trials: &[Trial]) -> Values {
     let used = || trials.iter().filter_map(|trial| trial.settings.get(&setting.name));
     let listed: Vec<&Value> = match &setting.domain {
@@ -138,7 +138,7 @@ fn values(setting: &Setting, trials: &[Trial]) -> Values {
     let numbers: Option<Vec<f64>> = listed.iter().copied().chain(used()).map(Value::as_f64).collect();
     if let Some(mut numbers) = numbers {
         numbers.sort_by(f64::total_cmp);
-        // Numbers whose ratios are more alike than their differences were meant by their ratios: 1e-4, 1e-3, 1e-2.
+        // If the ratios vary less than the differences, as in 1e-4, 1e-3, 1e-2, the scale is logarithmic.
         let spread = numbers.first().zip(numbers.last()).map_or(1.0, |(low, high)| high / low);
         let log = numbers.iter().all(|&number| number > 0.0) && spread >= 30.0;
         return Values::Numbers(if log { ScaleKind::Log } else { ScaleKind::Linear });

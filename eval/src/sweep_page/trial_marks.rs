@@ -1,5 +1,5 @@
-//! What every mark of a trial has in common: its colour, by which the better trials stand out; its number, by which the page's
-//! script finds its other marks; and its tooltip.
+//! Common properties of a trial's marks: the colour, which emphasises better trials; the number, by which the page's script finds the
+//! trial's other marks; and the tooltip.
 
 use super::space::{Trial, objective_value, value_text};
 use crate::plot::svg::{digits, number};
@@ -36,7 +36,7 @@ fn best(trial: &Trial) -> Option<&'static str> {
     (trial.row.rank == Some(1)).then_some("")
 }
 
-/// The share of the accent in the mark's colour: a half for the middle of the field.
+/// The share of the accent colour in the mark's colour: half for an average trial.
 fn accent(trial: &Trial) -> String {
     let share = if trial.row.rank == Some(1) { 1.0 } else { trial.quality.unwrap_or(0.0) };
     format!("--q:{:.0}%", 100.0 * share)

@@ -1,4 +1,4 @@
-//! Every trial in a table that sorts by any column.
+//! A table of all trials that can be sorted by any column.
 
 use super::space::{Parameter, Trial, objective_value};
 use crate::plot::svg::digits;
@@ -18,7 +18,7 @@ impl<'a> Column<'a> {
     }
 }
 
-/// A cell: what is read, and what it is sorted by.
+/// A cell: its text, and its key for sorting.
 struct Cell {
     text: Markup,
     key: String,
@@ -62,7 +62,7 @@ pub(crate) fn html(trials: &[Trial], parameters: &[Parameter], objectives: &[Obj
     }
 }
 
-/// The columns; those that no trial fills are left out.
+/// The columns; empty ones are left out.
 fn columns<'a>(trials: &[Trial], parameters: &'a [Parameter], objectives: &[Objective]) -> Vec<Column<'a>> {
     let whole = |value: f64| format!("{value:.0}");
     let cents = |value: f64| format!("{value:.2}");

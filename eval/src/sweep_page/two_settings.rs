@@ -1,4 +1,4 @@
-//! The heat map of two settings: λ and the learning rate where both are searched.
+//! The heat map of two settings: λ and the learning rate if both are searched.
 
 use super::space::{Parameter, Trial, Values, objective_name, objective_value};
 use crate::plot::svg::digits;
@@ -6,10 +6,10 @@ use crate::plot::{HeatMap, ScaleKind, Size, heat_map};
 use maud::Markup;
 use sam_ladder_schemas::sweep::Objective;
 
-/// Bins of a setting that has more distinct values than this.
+/// Number of bins for a setting with more distinct values.
 const MAX_BINS: usize = 8;
 
-/// The settings across and upwards: the learning rate and λ, or the two numbers that explain most.
+/// The settings across and upwards: the learning rate and λ, or the two numeric settings that explain most.
 pub(crate) fn choose<'p>(parameters: &'p [Parameter], by_importance: &[String]) -> Option<[&'p Parameter; 2]> {
     let find = |name: &str| parameters.iter().find(|p| p.name == name && matches!(p.values, Values::Numbers(_)));
     if let (Some(lr), Some(lambda)) = (find("lr"), find("lambda")) {
@@ -26,9 +26,9 @@ pub(crate) fn choose<'p>(parameters: &'p [Parameter], by_importance: &[String]) 
     }
 }
 
-/// Ranges of a setting's values: one bin per value if there are few, else equal parts of its scale.
+/// Ranges of a setting's values: one bin per value if there are few, otherwise equal parts of its scale.
 struct Bins {
-    /// Upper ends, but for the last.
+    /// Upper ends of all bins except the last.
     ends: Vec<f64>,
     names: Vec<String>,
 }
@@ -53,7 +53,7 @@ impl Bins {
         Bins { ends: (1..MAX_BINS).map(edge).collect(), names }
     }
 
-    /// The bin in which a value lies.
+    /// The bin of a value.
     fn of(&self, value: f64) -> usize {
         self.ends.iter().take_while(|&&end| value >= end).count()
     }

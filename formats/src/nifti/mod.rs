@@ -13,7 +13,7 @@ pub use write::{NiftiElement, write_nifti};
 pub const NIFTI_1_HEADER_BYTES: usize = 348;
 /// Bytes of a NIfTI-2 header.
 pub const NIFTI_2_HEADER_BYTES: usize = 540;
-/// Which of the two headers.
+/// The version of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NiftiVersion {
     /// `nifti1.h`: numbers of 32 bits, sides of at most 32767 voxels.
@@ -22,27 +22,27 @@ pub enum NiftiVersion {
     Two,
 }
 
-/// Where a scan's voxels lie in space, as its header says: all that a mask of the scan must repeat to lie on top of it.
+/// Where a scan's voxels lie in space, according to its header: all that a mask must repeat to lie on top of the scan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Geometry {
-    /// Of the header; what is written for it has the same, so that no number is rounded.
+    /// The header's version; files written with this geometry have the same, so that no number is rounded.
     pub version: NiftiVersion,
     /// Depth, height, width.
     pub shape: [usize; 3],
-    /// Axes of the file, 3 to 7; those after the third have the length 1.
+    /// Axes of the file, 3 to 7; those after the third have length 1.
     pub rank: u8,
-    /// `pixdim`: whether the quaternion's third axis is turned around (-1 is), then the distance between voxel centres along each axis
-    /// of the file (width, height, depth, …), in units of `xyzt_units`.
+    /// `pixdim`: first -1 if the quaternion's third axis is reversed, then the distance between voxel centres along each axis of the file
+    /// (width, height, depth, …), in units of `xyzt_units`.
     pub pixdim: [f64; 8],
-    /// Units of space and time, as coded by NIfTI.
+    /// NIfTI's code for the units of space and time.
     pub xyzt_units: u8,
-    /// What the quaternion's coordinates mean; 0 where there is none.
+    /// NIfTI's code for the quaternion's coordinate system; 0 if there is no quaternion.
     pub qform_code: i16,
     /// Quaternion's b, c and d.
     pub quaternion: [f64; 3],
     /// Quaternion's translation along x, y and z.
     pub translation: [f64; 3],
-    /// What the affine's coordinates mean; 0 where there is none.
+    /// NIfTI's code for the affine's coordinate system; 0 if there is no affine.
     pub sform_code: i16,
     /// The affine's three rows, from voxel indices (axis 0, 1, 2 of the file) to space.
     pub affine: [[f64; 4]; 3],
@@ -70,7 +70,7 @@ impl Geometry {
         [self.pixdim[3], self.pixdim[2], self.pixdim[1]].map(f64::abs)
     }
 
-    /// The header that the numbers fit into.
+    /// The version whose header can hold the numbers.
     fn version_needed(&self) -> NiftiVersion {
         let fits = self.shape.iter().all(|&side| i16::try_from(side).is_ok());
         if fits { self.version } else { NiftiVersion::Two }

@@ -1,10 +1,10 @@
 //! Reads NIfTI-1 and NIfTI-2 single files (`.nii`, `.nii.gz`) of every real number type and either byte order.
 //!
 //! Voxel values follow nibabel's `get_fdata()`: a slope that is 0 or not finite means unscaled, anything else applies slope
-//! and intercept in float64. A NIfTI array is stored with its first axis fastest, so its voxels in file order are at once the
-//! row-major array `[axis 2, axis 1, axis 0]` that the published preprocessing transposes to: `[d, h, w]`.
+//! and intercept in float64. A NIfTI array is stored with its first axis fastest, so its voxels in file order are already the row-major
+//! array `[axis 2, axis 1, axis 0]` to which the published preprocessing transposes: `[d, h, w]`.
 //!
-//! Nothing is allocated on the word of a header alone: a file is asked for no more bytes than it can hold.
+//! Headers are not trusted: at most as many bytes are allocated as the file can hold.
 
 use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use crate::error::{Error, Problem, Result};
@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
-/// As messages call it.
+/// The format's name in messages.
 const FORMAT: &str = "NIfTI";
 /// No deflate stream expands by more than this factor.
 const MAX_DEFLATE_RATIO: u64 = 1032;
@@ -37,22 +37,22 @@ struct Header {
     slope: f64,
     intercept: f64,
     voxel_offset: u64,
-    /// Bytes of all voxels; fits, with the offset, into a u64.
+    /// Bytes of all voxels; the sum with the offset fits a u64.
     voxel_bytes: u64,
 }
 
-/// Reads an image with its geometry: what a prediction on a scan of its own needs.
+/// Reads an image with its geometry.
 ///
 /// # Errors
-/// When the file cannot be read, is no NIfTI file, is truncated, or holds numbers of an unsupported type.
+/// When the file cannot be read, is not a NIfTI file, is truncated, or has an unsupported number type.
 pub fn read_image(path: &Path) -> Result<NiftiImage> {
     decode_image(path, &std::fs::read(path).map_err(Error::io("read", path))?)
 }
 
-/// Reads the header alone: where the voxels lie.
+/// Reads only the geometry, from the header.
 ///
 /// # Errors
-/// When the file cannot be read or is no NIfTI file; not when its voxels are damaged.
+/// When the file cannot be read or is not a NIfTI file; not when its voxels are damaged.
 pub fn read_geometry(path: &Path) -> Result<Geometry> {
     let mut head = Vec::new();
     let mut file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
@@ -63,7 +63,7 @@ pub fn read_geometry(path: &Path) -> Result<Geometry> {
     } else {
         file.take(limit).read_to_end(&mut head)
     };
-    // A damaged stream may still have given the whole header; without one, parsing says what is missing.
+    // A damaged stream may still give the whole header; otherwise parsing reports what is missing.
     if let Err(error) = read
         && head.len() < NIFTI_1_HEADER_BYTES
     {
@@ -75,7 +75,7 @@ pub fn read_geometry(path: &Path) -> Result<Geometry> {
 /// Decodes the bytes of a file; `path` is for messages.
 ///
 /// # Errors
-/// As [`read_image`], but for those of reading the file.
+/// As [`read_image`], except those of reading the file.
 pub fn decode_image(path: &Path, file: &[u8]) -> Result<NiftiImage> {
     let (header, voxels) = if file.starts_with(&[0x1f, 0x8b]) {
         let mut stream = MultiGzDecoder::new(Cursor::new(file));
@@ -102,7 +102,7 @@ pub fn decode_image(path: &Path, file: &[u8]) -> Result<NiftiImage> {
         if (voxels.len() as u64) < header.voxel_bytes {
             return Err(header.truncated(path, header.voxel_offset + voxels.len() as u64));
         }
-        // To the end, where the checksum stands.
+        // Read to the end, where gzip checks the checksum.
         std::io::copy(&mut stream, &mut std::io::sink()).map_err(damaged)?;
         (header, std::borrow::Cow::Owned(voxels))
     } else {
@@ -123,7 +123,7 @@ fn is_nifti_2(head: &[u8]) -> bool {
     head.len() >= 4 && [540i32.to_le_bytes(), 540i32.to_be_bytes()].iter().any(|size| head.starts_with(size))
 }
 
-/// Reads numbers at fixed offsets of a header whose length was checked.
+/// Reads numbers at fixed offsets of a header; its length must have been checked.
 struct Fields<'a> {
     bytes: &'a [u8],
     big_endian: bool,
@@ -306,7 +306,7 @@ impl Header {
     }
 }
 
-/// `[d, h, w]` of a header's `dim`: three axes, further ones of length 1 are let pass.
+/// `[d, h, w]` from a header's `dim`: three axes; more are accepted if their length is 1.
 fn volume_shape(dims: [i64; 8]) -> Result<[usize; 3], String> {
     let rank = dims[0];
     if !(3..=7).contains(&rank) {

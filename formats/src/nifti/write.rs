@@ -7,7 +7,7 @@ use flate2::{Compression, GzBuilder};
 use std::io::Write;
 use std::path::Path;
 
-/// What the header says of where it comes from.
+/// The header's description field.
 const DESCRIPTION: &[u8] = b"sam-ladder";
 
 /// A number type that can be written as voxels.
@@ -32,8 +32,8 @@ nifti_element!(u8, 2);
 nifti_element!(i16, 4);
 nifti_element!(f32, 16);
 
-/// Writes voxels `[d, h, w]`, aside and then renamed, replacing what is there; compressed unless the name ends in `.nii`. The same voxels
-/// give the same bytes.
+/// Writes voxels `[d, h, w]` atomically, replacing an existing file; compressed unless the name ends in `.nii`. The same voxels give the
+/// same bytes.
 ///
 /// # Errors
 /// [`Error::Io`] that names the file; [`Error::Voxels`] when the number of voxels is not that of the geometry's shape.
@@ -80,7 +80,7 @@ fn header_1(geometry: &Geometry, dim: [usize; 8], code: i16, element_bytes: usiz
         }
     };
     floats(76, &geometry.pixdim);
-    // First voxel; slope and intercept of voxels that mean what they are.
+    // Offset of the first voxel; slope 1 and intercept 0, for unscaled voxels.
     floats(108, &[(NIFTI_1_HEADER_BYTES + 4) as f64, 1.0, 0.0]);
     floats(256, &geometry.quaternion);
     floats(268, &geometry.translation);

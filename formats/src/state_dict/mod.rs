@@ -17,11 +17,11 @@ use crate::error::{Error, Problem, Result};
 
 pub use save::{save_pth, save_safetensors};
 
-/// As messages call the formats.
+/// The formats' name in messages.
 const FORMAT: &str = "PyTorch or .safetensors";
-/// What to do about a file whose content is whole and of no use.
+/// Hint for an undamaged file with useless content.
 const SAVE_AGAIN: &str = "save it as torch.save(model.state_dict(), file)";
-/// What to do about numbers that are not read.
+/// Hint for unsupported number types.
 const SAVE_AS_FLOAT32: &str = "save its tensors as float32";
 
 /// Element types that a checkpoint may hold; all are read as float32.
@@ -69,7 +69,7 @@ impl ElementType {
     }
 }
 
-/// A file's tensors before they are read: each with its shape and its place.
+/// A file's tensors, which are read on request.
 trait TensorFile: Send + Sync {
     /// The tensor's elements in C order.
     ///
@@ -78,7 +78,7 @@ trait TensorFile: Send + Sync {
     fn read(&self, name: &str) -> Result<Vec<f32>, Problem>;
 }
 
-/// Shapes of a file's tensors, and the file.
+/// The shapes of a file's tensors, and the file.
 type Opened = (BTreeMap<String, Vec<usize>>, Box<dyn TensorFile>);
 
 enum Source {
@@ -86,13 +86,13 @@ enum Source {
     Memory(HashMap<String, Tensor>),
 }
 
-/// Named tensors of a checkpoint. Opening reads names and shapes; a tensor's data is read when it is asked for.
+/// Named tensors of a checkpoint. Opening reads names and shapes; a tensor's data is read on request.
 ///
-/// A prefix `module.` (of PyTorch's `DataParallel`) is taken off the names.
+/// A prefix `module.` (of PyTorch's `DataParallel`) is removed from the names.
 pub struct StateDict {
     path: String,
     shapes: BTreeMap<String, Vec<usize>>,
-    /// Names as the file has them, where they differ.
+    /// The file's names, if they differ.
     original: HashMap<String, String>,
     source: Source,
 }
@@ -104,11 +104,11 @@ impl std::fmt::Debug for StateDict {
 }
 
 impl StateDict {
-    /// Opens a PyTorch file (`torch.save` of a state dict; its zip layout or the one before it) or a `.safetensors` file. The
-    /// content says which, not the name. A state dict below the key `state_dict` or `model` is found too.
+    /// Opens a PyTorch file (`torch.save` of a state dict; the zip layout or the older one) or a `.safetensors` file, told apart by
+    /// content, not by name. A state dict may also be nested under the key `state_dict` or `model`.
     ///
     /// # Errors
-    /// If the file cannot be read, is of another format, is truncated or damaged.
+    /// If the file cannot be read, has another format, or is truncated or damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let format = |problem: Problem| problem.in_file(path, FORMAT);
@@ -133,10 +133,10 @@ impl StateDict {
         Self::new(path.display().to_string(), shapes, Source::File(source))
     }
 
-    /// As [`Self::open`], of the bytes of a `.safetensors` file; `source` names it in messages.
+    /// As [`Self::open`], for the bytes of a `.safetensors` file; `source` names it in messages.
     ///
     /// # Errors
-    /// If it is of another format, is truncated or damaged.
+    /// If it has another format, or is truncated or damaged.
     pub fn from_safetensors(source: impl Into<String>, bytes: Vec<u8>) -> Result<Self> {
         let (path, len) = (source.into(), bytes.len() as u64);
         match safetensors::open(std::io::Cursor::new(bytes), len) {
@@ -148,7 +148,7 @@ impl StateDict {
     /// A state dict of tensors in memory; `source` names them in messages.
     ///
     /// # Errors
-    /// If two names are the same once `module.` is taken off.
+    /// If two names are the same without `module.`.
     pub fn from_tensors(source: impl Into<String>, tensors: HashMap<String, Tensor>) -> Result<Self> {
         let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
         Self::new(source.into(), shapes, Source::Memory(tensors))
@@ -183,7 +183,7 @@ impl StateDict {
         self.shapes.keys().map(String::as_str)
     }
 
-    /// A tensor's shape, if it is there.
+    /// A tensor's shape, if the file has the tensor.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.shapes.get(name).cloned()
     }
@@ -191,7 +191,7 @@ impl StateDict {
     /// Reads a tensor as float32.
     ///
     /// # Errors
-    /// If it is not there, or its data is damaged.
+    /// If it is missing or its data is damaged.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let Some(shape) = self.shapes.get(name) else {
             return Err(Error::MissingTensor { path: self.file(), key: name.to_owned(), expected: "any".to_owned() });
@@ -207,19 +207,19 @@ impl StateDict {
         tensor.map_err(|source| Error::Tensor { path: self.file(), key: name.to_owned(), source })
     }
 
-    /// Reads a tensor as float32 that must have the shape `expected`.
+    /// Reads a tensor as float32 and checks that it has the shape `expected`.
     ///
     /// # Errors
-    /// If it is not there or has another shape (the message names file, key and both shapes), or its data is damaged.
+    /// If it is missing, has another shape (the message names file, key and both shapes), or its data is damaged.
     pub fn expect(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
         self.check(name, expected)?;
         self.tensor(name, device)
     }
 
-    /// Checks that a tensor is there and has the shape `expected`, without reading its data.
+    /// Checks that a tensor exists and has the shape `expected`, without reading its data.
     ///
     /// # Errors
-    /// If it is not there or has another shape; the message names file, key and both shapes.
+    /// If it is missing or has another shape; the message names file, key and both shapes.
     pub fn check(&self, name: &str, expected: &[usize]) -> Result<()> {
         match self.shapes.get(name) {
             None => Err(Error::MissingTensor { path: self.file(), key: name.to_owned(), expected: format!("{expected:?}") }),

@@ -1,5 +1,5 @@
-//! As much of Python's pickle format as `torch.save` writes for a state dict: a machine that runs nothing, and that refuses what it
-//! does not know. Memory stays in proportion to the bytes read.
+//! The part of Python's pickle format that `torch.save` writes for a state dict. The machine executes no code and refuses unknown
+//! instructions. Memory is proportional to the bytes read.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -9,21 +9,21 @@ use std::sync::Arc;
 use super::{ElementType, SAVE_AS_FLOAT32};
 use crate::error::Problem;
 
-/// A value of a pickle. Containers lie in the machine's arena, so that no chain of them is followed when they are dropped.
+/// A value of a pickle. Containers lie in the machine's arena, so that dropping a long chain of them does not recurse.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     None,
     Bool(bool),
     Int(i64),
     Str(Arc<str>),
-    /// A name that is imported: module and name.
+    /// An imported name: module and name.
     Global(Arc<str>, Arc<str>),
     /// A tuple or list.
     Sequence(usize),
     Dict(usize),
     Storage(Rc<StorageRef>),
     Tensor(Rc<TensorRef>),
-    /// Something of no use here: a float, an object of an unknown class, integers that do not fit.
+    /// A value of no use here: a float, an object of an unknown class, an integer that does not fit.
     Other,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct TensorRef {
     pub(super) strides: Vec<usize>,
 }
 
-/// What a pickle left: its value, and the containers that values point to.
+/// Result of a pickle: its value, and the containers that values point to.
 pub(super) struct Pickle {
     pub(super) root: Value,
     sequences: Vec<Vec<Value>>,
@@ -62,21 +62,21 @@ impl Pickle {
         if let Value::Sequence(index) = value { Some(&self.sequences[*index]) } else { None }
     }
 
-    /// A dict's value of a string key.
+    /// A dict's value for a string key.
     pub(super) fn get(&self, dict: &Value, key: &str) -> Option<&Value> {
         self.dict(dict)?.iter().find(|(k, _)| matches!(k, Value::Str(k) if &**k == key)).map(|(_, value)| value)
     }
 }
 
-/// Longest string that is read: names of tensors and of classes are far shorter.
+/// Longest accepted string: names of tensors and classes are far shorter.
 const MAX_STRING_BYTES: usize = 1 << 16;
-/// Most axes of a tensor, as in PyTorch. Tensors may share one tuple as their shape, and each copies it.
+/// Most axes of a tensor, as in PyTorch. A limit is needed because many tensors can share one tuple as their shape, and each copies it.
 const MAX_AXES: usize = 64;
 
 /// Runs one pickle from `input`, up to and including its STOP.
 ///
 /// # Errors
-/// If the bytes end early, or hold what `torch.save` does not write for a state dict.
+/// If the bytes end early, or hold anything that `torch.save` does not write for a state dict.
 pub(super) fn read(input: &mut impl Read) -> Result<Pickle, Problem> {
     let mut machine = Machine { input, stack: vec![], marks: vec![], memo: HashMap::new(), sequences: vec![], dicts: vec![] };
     while machine.step()? {}
@@ -109,7 +109,7 @@ impl<R: Read> Machine<'_, R> {
         Ok(Value::Str(String::from_utf8_lossy(&bytes).into()))
     }
 
-    /// Text up to a line's end.
+    /// Text up to the end of the line.
     fn line(&mut self) -> Result<Arc<str>, Problem> {
         let mut bytes = Vec::new();
         loop {
@@ -148,7 +148,7 @@ impl<R: Read> Machine<'_, R> {
         self.set_items(items)
     }
 
-    /// Adds alternating keys and values to the dict on top of the stack; of other objects they are dropped.
+    /// Adds alternating keys and values to the dict on top of the stack; drops them if it is another object.
     fn set_items(&mut self, items: Vec<Value>) -> Result<(), Problem> {
         if items.len() % 2 == 1 {
             return Err("its pickle has a key without a value".into());
@@ -180,7 +180,7 @@ impl<R: Read> Machine<'_, R> {
         Ok(())
     }
 
-    /// Runs one instruction; false after STOP. Names as in Python's `pickletools`.
+    /// Runs one instruction; returns false after STOP. Names are those of Python's `pickletools`.
     fn step(&mut self) -> Result<bool, Problem> {
         let [opcode] = self.bytes()?;
         if opcode == b'.' {
@@ -413,7 +413,7 @@ impl<R: Read> Machine<'_, R> {
         if shape.len() != strides.len() {
             return None;
         }
-        // the last element's place, and the count, without overflow; a view cannot have more elements than its storage
+        // The last element's offset and the count, without overflow. A view cannot have more elements than its storage.
         let mut last = offset;
         let mut count = 1usize;
         for (&n, &stride) in shape.iter().zip(&strides) {

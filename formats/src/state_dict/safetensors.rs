@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{ElementType, Opened, SAVE_AS_FLOAT32, TensorFile};
 use crate::error::Problem;
 
-/// Longest header that is read, as in the format's own library.
+/// Longest accepted header, as in the format's own library.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 struct SafetensorsFile<F> {

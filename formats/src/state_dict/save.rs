@@ -9,7 +9,7 @@ use zip::write::SimpleFileOptions;
 use crate::atomic::{write_atomic, write_atomic_with};
 use crate::error::{Error, Result};
 
-/// Writes tensors as float32 in `.safetensors`, in place of a file that is there.
+/// Writes tensors as float32 in `.safetensors`, replacing an existing file.
 ///
 /// # Errors
 /// If a tensor cannot be read or the file cannot be written.
@@ -26,7 +26,7 @@ pub fn save_safetensors(path: impl AsRef<Path>, tensors: &[(String, Tensor)]) ->
     write_atomic(path, &bytes)
 }
 
-/// Writes tensors as float32 in the zip layout of `torch.save`, in place of a file that is there;
+/// Writes tensors as float32 in the zip layout of `torch.save`, replacing an existing file;
 /// `torch.load(file, weights_only=True)` reads it as a dict in the order given.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
-//! The files that `torch.save` writes: a zip archive of a pickle and one entry a storage (since PyTorch 1.6), or, before that, pickles
-//! and storages one after the other.
+//! The files that `torch.save` writes: since PyTorch 1.6 a zip archive with a pickle and one entry per storage; before that, pickles and
+//! storages one after the other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -16,7 +16,7 @@ fn big_endian() -> Problem {
     Problem::with_advice("it was saved on a big-endian machine, which is not read", "save it again on another machine")
 }
 
-/// A tensor's view of its storage, free of the pickle's shared pointers.
+/// A tensor's view of its storage, without the pickle's shared pointers.
 struct View {
     key: Arc<str>,
     element: ElementType,
@@ -67,7 +67,7 @@ impl View {
     }
 }
 
-/// Named tensors of the pickle's dict, or of the one below its key `state_dict` or `model`.
+/// Named tensors of the pickle's dict, or of the dict under its key `state_dict` or `model`.
 fn tensors(pickle: &Pickle) -> Result<HashMap<String, View>, Problem> {
     let is_tensor = |(_, value): &(Value, Value)| matches!(value, Value::Tensor(_));
     let nested = || ["state_dict", "model"].iter().find_map(|key| pickle.get(&pickle.root, key));
@@ -93,7 +93,7 @@ fn shapes(views: &HashMap<String, View>) -> BTreeMap<String, Vec<usize>> {
 
 struct ZipFile {
     archive: Mutex<ZipArchive<BufReader<File>>>,
-    /// The folder that all entries lie in, with its slash.
+    /// The folder of all entries, with its slash.
     folder: String,
     views: HashMap<String, View>,
 }
@@ -115,7 +115,7 @@ pub(super) fn open_zip(file: File, file_bytes: u64) -> Result<Opened, Problem> {
         }
     }
     let pickle = {
-        // to its end, where its checksum is checked
+        // Read to the end, where its checksum is checked.
         let mut bytes = Vec::new();
         let entry = archive.by_name(pickle_name).map_err(damaged)?;
         entry.take(file_bytes).read_to_end(&mut bytes).map_err(|e| damaged(e.into()))?;
@@ -147,7 +147,7 @@ impl TensorFile for ZipFile {
         let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
         let damaged = |e: &dyn std::fmt::Display| format!("its data is damaged ({e})");
         let mut entry = archive.by_name(&format!("{}data/{}", self.folder, view.key)).map_err(|e| damaged(&e))?;
-        // sizes were compared with the file's when it was opened; the checksum is checked as the last byte is read
+        // Sizes were compared with the file's at opening; the checksum is checked when the last byte is read.
         let mut bytes = Vec::with_capacity(view.storage_len * view.element.size());
         entry.read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
         if bytes.len() != view.storage_len * view.element.size() {
@@ -164,7 +164,7 @@ struct LegacyFile {
     views: HashMap<String, View>,
 }
 
-/// Counts the bytes that go by.
+/// Counts the bytes read.
 struct Counted<R> {
     inner: R,
     count: u64,
@@ -178,8 +178,8 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Opens the layout before PyTorch 1.6: pickles of a magic number, a version, the machine's properties, the object and the storages'
-/// keys; then each storage as its length (8 bytes) and its elements.
+/// Opens the layout before PyTorch 1.6: pickles of a magic number, a version, the machine's properties, the object and the keys of the
+/// storages; then each storage as its length (8 bytes) and its elements.
 pub(super) fn open_legacy(mut file: File, file_bytes: u64) -> Result<Opened, Problem> {
     let io = |e: std::io::Error| format!("cannot be read ({e})");
     file.seek(SeekFrom::Start(0)).map_err(io)?;

@@ -8,7 +8,7 @@ use crate::toml_file::TomlFile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Seed of runs and of the search unless the file has one.
+/// Seed of runs and of the search unless the file gives one.
 const DEFAULT_SEED: u64 = 1234;
 /// Trials drawn at random before TPE follows what it has seen, unless the file says.
 const TPE_STARTUP: u32 = 10;

@@ -1,7 +1,7 @@
-//! A hyperparameter sweep: what is searched and how, the names of the files that it makes, and its tables.
+//! A hyperparameter sweep: what is searched and how, the names of its files, and its tables.
 //!
-//! A *trial* is one point of the search space. It is trained once for each seed and each fold: these trainings are its *runs*, each a
-//! run folder as `train` makes it. Validation cases come only from the store's training split.
+//! A *trial* is one point of the search space. It is trained once per seed and fold; each of these *runs* has a run folder as `train` makes
+//! it. Validation cases come only from the store's training split.
 
 mod file;
 mod settings_table;
@@ -24,19 +24,19 @@ pub const SWEEP_FILE: &str = "sweep.toml";
 pub const TRIALS_TABLE: &str = "trials.parquet";
 /// One row per epoch of each run of each trial: [`CurveRow`].
 pub const CURVES_TABLE: &str = "curves.parquet";
-/// The page to look at.
+/// The sweep's HTML page.
 pub const SWEEP_PAGE: &str = "sweep.html";
 /// Folder of the trials: `trials/<id>/` holds the trial's own record and its runs.
 pub const TRIALS_DIR: &str = "trials";
-/// A trial's own record within its folder, one row of [`trials_schema`]. The sweep's tables are made of these.
+/// A trial's record in its folder: one [`TrialRow`]. The sweep's tables are made from these.
 pub const TRIAL_RECORD: &str = "trial.parquet";
-/// What `--final` did: a [`FinalRecord`]. Where it says that the test cases were seen, they are not shown again.
+/// What `--final` did: a [`FinalRecord`]. Once it says that the test cases were evaluated, they are not evaluated again.
 pub const FINAL_RECORD: &str = "final.json";
 /// Run folder of the best setting, trained on all training cases.
 pub const FINAL_RUN: &str = "final/run";
 /// Evaluation of [`FINAL_RUN`] on the test cases.
 pub const FINAL_EVAL: &str = "final/eval";
-/// Letters of a trial's id.
+/// Length of a trial's id in characters.
 const ID_LENGTH: usize = 12;
 
 /// Folder of a run within the sweep's: `trials/<id>/seed-<seed>-fold-<fold>`, folds counted from 1.
@@ -44,7 +44,7 @@ pub fn run_dir(trial: &str, seed: u64, fold: u32) -> String {
     format!("{TRIALS_DIR}/{trial}/seed-{seed}-fold-{fold}")
 }
 
-/// A trial's id: the first twelve letters of the SHA-256, in hexadecimal, of its settings as JSON with sorted keys.
+/// A trial's id: the first twelve hexadecimal digits of the SHA-256 of its settings as JSON with sorted keys.
 pub fn trial_id(settings: &Map<String, Value>) -> String {
     let sorted: std::collections::BTreeMap<&String, &Value> = settings.iter().collect();
     let text = serde_json::to_string(&sorted).unwrap_or_default();
@@ -70,9 +70,9 @@ pub enum Scale {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Domain {
-    /// One value, in every trial.
+    /// The same value in every trial.
     Fixed(Value),
-    /// One of these, without an order among them.
+    /// One of these, unordered.
     List(Vec<Value>),
     /// Any number from `min` to `max`, both included.
     Range {
@@ -80,20 +80,20 @@ pub enum Domain {
         min: f64,
         /// Highest.
         max: f64,
-        /// How numbers between are spaced.
+        /// How the numbers in between are spaced.
         scale: Scale,
         /// Whether the setting takes whole numbers only.
         integer: bool,
-        /// Values that a grid takes of it, ends included.
+        /// Number of values that a grid takes from it, both ends included.
         points: Option<u32>,
     },
 }
 
-/// A setting is searched only where another setting has one of these values.
+/// A setting is searched only if another setting has one of these values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
-    /// The other setting; it stands before in the file.
+    /// The other setting, which must come earlier in the file.
     pub setting: String,
     /// Its values.
     pub values: Vec<Value>,
@@ -107,12 +107,12 @@ pub struct Setting {
     pub name: String,
     /// Its values.
     pub domain: Domain,
-    /// All must hold; where one does not, the setting keeps its default.
+    /// All must hold; otherwise the setting keeps its default.
     pub when: Vec<Condition>,
 }
 
 impl Setting {
-    /// Whether trials differ in it.
+    /// Whether it differs between trials.
     pub fn is_searched(&self) -> bool {
         !matches!(self.domain, Domain::Fixed(_)) || !self.when.is_empty()
     }
@@ -152,16 +152,16 @@ pub enum Pruning {
     Asha {
         /// Epochs of the lowest rung.
         min_epochs: u32,
-        /// η: one trial in so many continues to the next rung, which has so many times the epochs.
+        /// η: one trial in η continues to the next rung, which has η times the epochs.
         reduction: u32,
     },
-    /// When it is worse than the median of the trials before it at the same epoch (Golovin et al., "Google Vizier", 2017).
+    /// When it is worse than the median of earlier trials at the same epoch (Golovin et al., "Google Vizier", 2017).
     Median {
         /// First epoch at which trials are compared.
         min_epochs: u32,
         /// Epochs between comparisons.
         interval: u32,
-        /// Trials that must have come to that epoch before.
+        /// Trials that must have reached that epoch before.
         startup: u32,
     },
 }
@@ -203,11 +203,11 @@ pub struct Budget {
     pub hours: Option<f64>,
 }
 
-/// A sweep, as its TOML file has it.
+/// A sweep's configuration, as in its TOML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SweepConfig {
-    /// The settings, in the file's order. What is left out has the default of `train`.
+    /// The settings, in the file's order. Others have the default of `train`.
     pub settings: Vec<Setting>,
     /// How points are chosen.
     pub search: Search,
@@ -241,7 +241,7 @@ impl SweepConfig {
     }
 }
 
-/// What a sweep folder's `sweep.json` holds.
+/// Content of `sweep.json` in a sweep folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SweepRecord {
@@ -251,7 +251,7 @@ pub struct SweepRecord {
     pub cache_id: String,
     /// The sweep.
     pub config: SweepConfig,
-    /// Trials that are trained at a time. What TPE and pruning decide depends on it.
+    /// Trials that are trained at the same time. The decisions of TPE and pruning depend on it.
     pub jobs: u32,
     /// Validation cases of each fold.
     pub folds: Vec<Vec<String>>,
@@ -267,7 +267,7 @@ pub struct FinalRecord {
     pub trial: String,
     /// Its settings.
     pub settings: Map<String, Value>,
-    /// Whether the test cases were evaluated; it is done once.
+    /// Whether the test cases were evaluated; this is done only once.
     pub evaluated: bool,
 }
 

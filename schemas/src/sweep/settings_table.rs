@@ -1,4 +1,4 @@
-//! `[settings]` of a sweep's file: for each setting of `train` one value, a list, or a range.
+//! `[settings]` of a sweep's file: one value, a list, or a range for each setting of `train`.
 
 use super::{Condition, Domain, Scale, SearchMethod, Setting};
 use crate::json_schema;
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 
-/// Settings of `train` that a sweep sets elsewhere, and what to write instead.
+/// Settings of `train` that a sweep's file has in another table, and what to write instead.
 const ELSEWHERE: [(&str, &str); 3] = [
     ("seed", "write the seeds of the runs as seeds = [1, 2] in [validation]"),
     ("val_cases", "write the validation cases as cases = [\"0005\"] in [validation]"),
     ("max_steps", "a sweep counts in epochs: set epochs"),
 ];
-/// Most values of a range of whole numbers that a grid takes without `points`.
+/// Most whole numbers that a range without `points` may have in a grid.
 const WHOLE_RANGE: f64 = 1000.0;
 
 /// Settings by name, in the file's order, each checked by the schema of [`TrainConfig`].
@@ -57,7 +57,7 @@ impl JsonSchema for SettingsTable {
     }
 }
 
-/// The schema of a setting's value, list or table, from that of its value.
+/// The schema of a setting in any form (value, list or table), from the schema of its value.
 fn setting_forms(schema: &Value, scale: &Schema) -> Value {
     let mut value = schema.clone();
     let description = value.as_object_mut().and_then(|value| {
@@ -91,10 +91,10 @@ fn setting_forms(schema: &Value, scale: &Schema) -> Value {
 }
 
 impl SettingsTable {
-    /// Refuses settings of `train` that a sweep sets elsewhere, which the schema does not know.
+    /// Refuses settings of `train` that belong to another table.
     ///
     /// # Errors
-    /// The first of them, with the place where it belongs.
+    /// The first such setting, with the table where it belongs.
     pub(super) fn refuse_elsewhere(file: &Value) -> Result<(), SettingError> {
         for key in file["settings"].as_object().into_iter().flat_map(Map::keys) {
             if let Some((_, place)) = ELSEWHERE.iter().find(|(name, _)| *name == name_of(key)) {
@@ -104,10 +104,10 @@ impl SettingsTable {
         Ok(())
     }
 
-    /// The settings with their values in the form that [`TrainConfig`] gives them.
+    /// The settings, with values in the form of [`TrainConfig`].
     ///
     /// # Errors
-    /// Values, ranges and conditions that contradict themselves or each other.
+    /// The first value, range or condition that contradicts itself or another.
     pub(super) fn read(&self, method: SearchMethod) -> Result<Vec<Setting>, SettingError> {
         let mut settings: Vec<Setting> = Vec::new();
         for (key, entry) in &self.0 {
@@ -217,7 +217,7 @@ fn takes_whole_numbers(name: &str) -> bool {
     json!(TrainConfig::default())[name].is_u64()
 }
 
-/// A value as the training's settings have it: `1` and `1.0` are one learning rate, and give a trial one id.
+/// A value in the form of [`TrainConfig`]: `1` and `1.0` are the same learning rate and must give the same trial id.
 fn normal(name: &str, value: &Value) -> Value {
     let config = TrainConfig::with(&Map::from_iter([(name.to_string(), value.clone())]));
     let written = config.ok().and_then(|config| json!(config).get(name).cloned());

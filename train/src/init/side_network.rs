@@ -1,4 +1,4 @@
-//! The side network's initial weights: of its publisher's checkpoint, or as its publisher starts it.
+//! The side network's initial weights: from torchvision's or timm's checkpoint, or by torchvision's or timm's initialisation.
 
 use super::{CNN_PREFIX, UNUSED_PARTS, read, refuse_unknown, seeded, uniform_by_fan_in};
 use crate::error::{Result, internal};
@@ -11,16 +11,16 @@ use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_schemas::train::SideNetwork;
 use std::path::Path;
 
-/// What no publisher has: see `model::projection`.
+/// Prefix of our addition: see `model::projection`.
 const PROJECTION: &str = "projection.";
-/// timm's table of positions, which follows the image's size.
+/// timm's position embeddings, whose size depends on the image size.
 const POS_EMBED: &str = "pos_embed";
-/// Deviation of timm's initial linear layers and positions.
+/// Standard deviation of timm's initial linear layers and positions.
 const VIT_DEVIATION: f64 = 0.02;
-/// Deviation of timm's initial class token.
+/// Standard deviation of timm's initial class token.
 const CLS_DEVIATION: f64 = 1e-6;
 
-/// A checkpoint of torchvision or timm; what the side network ends before (`layer4`, classifiers) is known and passed over.
+/// Opens a checkpoint of torchvision or timm; layers that the side network lacks (`layer4`, classifiers) are ignored.
 pub(super) fn open(config: &ModelConfig, path: &Path) -> Result<StateDict> {
     let file = StateDict::open(path)?;
     let expected = ModelWeights::expected(config);
@@ -31,7 +31,7 @@ pub(super) fn open(config: &ModelConfig, path: &Path) -> Result<StateDict> {
     Ok(file)
 }
 
-/// One tensor of the side network, `name` without `CNN_encoder.`: of the checkpoint where there is one that can have it, else random.
+/// One tensor of the side network, `name` without `CNN_encoder.`: from the checkpoint if there is one that can have it, otherwise random.
 pub(super) fn weight(
     config: &ModelConfig,
     checkpoint: Option<&StateDict>,
@@ -41,7 +41,7 @@ pub(super) fn weight(
 ) -> Result<Tensor> {
     let whole_name = format!("{CNN_PREFIX}{name}");
     match checkpoint {
-        // One that this program trained may have it.
+        // A checkpoint of this program may have the projection.
         Some(file) if !name.starts_with(PROJECTION) || file.shape(name).is_some() => match name {
             POS_EMBED => positions(file, shape),
             _ => read(file, name, &whole_name, shape),
@@ -56,8 +56,8 @@ pub(super) fn weight(
     }
 }
 
-/// The positions' embeddings `[1, 1 + g·g, c]`, brought to the grid that is wanted as timm does it (`resample_abs_pos_embed`): bicubic with
-/// antialiasing, the class token's as it is.
+/// The position embeddings `[1, 1 + g·g, c]`, resampled to the wanted grid as in timm (`resample_abs_pos_embed`): bicubic with
+/// antialiasing; the class token's embedding is unchanged.
 fn positions(file: &StateDict, shape: &[usize]) -> Result<Tensor> {
     let &[_, wanted, channels] = shape else {
         return Err(internal(format!("{POS_EMBED}: expected three axes, the model has {shape:?}")));
@@ -77,7 +77,7 @@ fn positions(file: &StateDict, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::cat(&[&table.narrow(1, 0, 1)?, &resized.contiguous()?], 1)?)
 }
 
-/// torchvision's initial ResNet: convolutions Kaiming-normal over the fan-out, batch norm the identity.
+/// torchvision's initialisation of a ResNet: convolutions Kaiming-normal by fan-out, batch norm the identity.
 pub(crate) fn resnet_default(name: &str, shape: &[usize], seed: u64) -> Result<Tensor> {
     let constant = |value: f64| Tensor::full(value as f32, shape, &Device::Cpu);
     Ok(match shape {
@@ -95,8 +95,8 @@ pub(crate) fn resnet_default(name: &str, shape: &[usize], seed: u64) -> Result<T
     })
 }
 
-/// timm's initial vision transformer: linear layers and positions from N(0, 0.02²), the class token from N(0, 1e-6²), the patches'
-/// convolution from PyTorch's default, layer norms the identity, biases 0.
+/// timm's initialisation of a vision transformer: linear layers and positions from N(0, 0.02²), the class token from N(0, 1e-6²), the
+/// patch convolution by PyTorch's default, layer norms the identity, biases 0.
 fn vit_default(name: &str, shape: &[usize], seed: u64) -> Result<Tensor> {
     let normal = |deviation: f64| {
         seeded(name, shape, seed, |rng| {
@@ -111,7 +111,7 @@ fn vit_default(name: &str, shape: &[usize], seed: u64) -> Result<Tensor> {
         [1, 1, _] => normal(CLS_DEVIATION),
         [_] if name.ends_with("weight") => Ok(Tensor::ones(shape, DType::F32, &Device::Cpu)?),
         [_] => Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),
-        // timm cuts the tails off at ±2, a hundred deviations away.
+        // timm truncates at ±2, a hundred standard deviations away.
         _ => normal(VIT_DEVIATION),
     }
 }

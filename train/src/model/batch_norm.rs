@@ -1,4 +1,4 @@
-//! Batch norm that trains, as the side network's residual blocks use it.
+//! Trainable batch norm, for the side network's residual blocks.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
@@ -15,7 +15,7 @@ use super::parameters::{Parameters, Trainable};
 const EPS: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
-/// What batch norm takes in, with its statistics.
+/// Input of batch norm, with its statistics.
 pub(super) struct Normalized {
     pub(super) x: Tensor,
     pub(super) statistics: BatchStatistics,
@@ -44,7 +44,7 @@ impl BatchNorm {
         (self.weight.get(Mode::Eval), self.bias.get(Mode::Eval))
     }
 
-    /// `[b, c, h, w]` → the same by the running statistics, through ReLU if `relu`.
+    /// Normalises `[b, c, h, w]` by the running statistics, followed by ReLU if `relu`.
     pub(super) fn infer(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
         let (weight, bias) = self.parameters();
         let params = BatchNormParams {
@@ -57,20 +57,20 @@ impl BatchNorm {
         batch_norm_inference(x, &params, relu)
     }
 
-    /// Takes the statistics of a batch, which the running ones follow.
+    /// Computes the statistics of a batch, and updates the running ones.
     pub(super) fn normalized(&self, x: Tensor) -> Result<Normalized> {
         let statistics = batch_statistics(&x, EPS)?;
         follow((&self.running_mean, &self.running_var), &statistics, MOMENTUM)?;
         Ok(Normalized { x, statistics })
     }
 
-    /// By the statistics of the batch.
+    /// Normalises by the statistics of the batch.
     pub(super) fn forward(&self, input: &Normalized, tail: Tail<'_>) -> Result<Tensor> {
         let (weight, bias) = self.parameters();
         normalize(&input.x, &input.statistics, &weight, &bias, tail)
     }
 
-    /// The gradient of the input; those of weight and bias go to `grads`.
+    /// Returns the gradient of the input; those of weight and bias go to `grads`.
     pub(super) fn backward(&self, input: Normalized, relu: bool, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
         let (weight, bias) = self.parameters();
         let found = normalize_backward(&input.x, &input.statistics, &weight, &bias, relu, grad)?;

@@ -1,4 +1,4 @@
-//! The gate of the paper's equation (1): x = g·x_sam + (1 - g)·x_cnn.
+//! The gate of the paper's equation (3): x = g·x_sam + (1 - g)·x_cnn.
 //!
 //! | gate | g | parameters |
 //! | --- | --- | --- |
@@ -6,7 +6,7 @@
 //! | `channel` | g\[c\] = sigmoid(α\[c\]) | `sam.alpha` `[256, 1, 1]` |
 //! | `pixel` | g\[y, x\] = sigmoid(Σ_c (w\[c\]·x_sam\[c, y, x\] + w\[256 + c\]·x_cnn\[c, y, x\]) + b), a 1×1 convolution of both embeddings | `sam.alpha.weight` `[1, 512, 1, 1]`, `sam.alpha.bias` `[1]` |
 //!
-//! All parameters start at 0, so each gate starts where the published one does, at ½ everywhere.
+//! All parameters start at 0, so each gate starts at ½ everywhere, like the published one.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -21,7 +21,7 @@ use super::parameters::{Parameters, Trainable};
 
 const ALPHA: &str = "sam.alpha";
 
-/// Parameters and what they mean in each arm.
+/// The gate's parameters, and the arm, which decides whether they are used.
 pub(super) struct Gate {
     arm: Arm,
     kind: Kind,
@@ -35,7 +35,7 @@ enum Kind {
         bias: Trainable,
         /// A 1×1 convolution.
         conv: Conv2d,
-        /// Mean of the gate over the last batch, a scalar: there is no one value without a batch.
+        /// Mean of the gate over the last batch, a scalar: this gate has no single value without a batch.
         last_mean: Mutex<Option<Tensor>>,
     },
 }
@@ -74,7 +74,7 @@ impl Gate {
         (sam - cnn)?.broadcast_mul(&gate.to_dtype(sam.dtype())?)? + cnn
     }
 
-    /// α; its mean over the channels; the bias of the pixels' gate.
+    /// α; its mean over channels for a gate per channel; the bias for a gate per pixel.
     pub(super) fn alpha(&self) -> Result<f32> {
         let alpha = match &self.kind {
             Kind::Constant(alpha) => alpha.get(Mode::Eval),
@@ -83,7 +83,7 @@ impl Gate {
         if alpha.dims() == [1] { alpha.get(0)?.to_scalar::<f32>() } else { alpha.mean_all()?.to_scalar::<f32>() }
     }
 
-    /// The weight that x_sam has: of channels the mean, of pixels the mean over the last batch.
+    /// The weight of x_sam; its mean over channels for a gate per channel, its mean over the last batch for a gate per pixel.
     pub(super) fn value(&self) -> Result<f32> {
         match self.arm {
             Arm::CnnOnly => return Ok(0.0),

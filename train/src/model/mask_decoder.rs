@@ -1,4 +1,4 @@
-//! SAM's mask decoder without prompts. `output_upscaling` is trained; mask tokens and hypernetworks if the config says so.
+//! SAM's mask decoder without prompts. `output_upscaling` is trained, and mask tokens and hypernetworks if the config says so.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{F32Math, conv_transpose2d_2x2, gelu, layer_norm_2d};
@@ -13,7 +13,7 @@ use super::{Mode, ModelConfig};
 
 const EPS_2D: f64 = 1e-6;
 
-/// `mask_decoder`: one mask per class, the background too. Its IoU head is kept in the state dict and never run: no loss looks at it.
+/// `mask_decoder`: one mask per class, background included. Its IoU head is kept in the state dict but never run, since no loss uses it.
 pub(super) struct MaskDecoder {
     transformer: TwoWayTransformer,
     upscaling: OutputUpscaling,
@@ -70,7 +70,7 @@ impl MaskDecoder {
     }
 }
 
-/// Two transposed convolutions that bring the embeddings to four times their resolution.
+/// Two transposed convolutions that upsample the embeddings four times.
 struct OutputUpscaling {
     weight0: Trainable,
     bias0: Trainable,

@@ -1,4 +1,4 @@
-//! Linear layers, and the perceptrons of the mask decoder.
+//! Linear layers, and the MLPs of the mask decoder.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{F32Math, linear};
@@ -30,7 +30,7 @@ impl Linear {
         linear(x, &self.weight, Some(&self.bias), self.math)
     }
 
-    /// The same with another bias for each row, `[n, out]`.
+    /// The same with a bias per row, `[n, out]`.
     pub(super) fn forward_with(&self, x: &Tensor, biases: &Tensor) -> Result<Tensor> {
         linear(x, &self.weight, Some(biases), self.math)
     }
@@ -58,7 +58,7 @@ impl Mlp {
     }
 }
 
-/// A linear layer that trains.
+/// A trainable linear layer.
 pub(super) struct TrainedLinear {
     /// [out, in]
     weight: Trainable,

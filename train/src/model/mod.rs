@@ -1,4 +1,4 @@
-//! The model: a side network next to a cache of SAM's embeddings, the gate between them, SAM's mask decoder without prompts.
+//! The model: a side network, a gate that mixes its output with SAM's cached embeddings, and SAM's mask decoder without prompts.
 //!
 //! ```text
 //! images ─▶ ResNet ─▶ x_cnn ┐
@@ -6,8 +6,8 @@
 //! store  ──────────▶ x_sam ┘               (9 mask tokens)
 //! ```
 //!
-//! Trainable are the CNN, α and `output_upscaling`; everything else is frozen, and gradients flow through it to the CNN. That is the
-//! published model; [`ModelConfig`] has other side networks and gates, and can train the mask tokens and hypernetworks too.
+//! In the published model, the CNN, α and `output_upscaling` are trained; everything else is frozen, and gradients flow through it to the
+//! CNN. [`ModelConfig`] offers other side networks and gates, and can also train the mask tokens and hypernetworks.
 
 mod batch_norm;
 mod error;
@@ -41,15 +41,15 @@ use parameters::Parameters;
 use prompt_encoder::PromptEncoder;
 use side_network::{SideNetwork, SideTape};
 
-/// Side of a pixel of the image embeddings, in pixels of the network's input.
+/// Side of a patch (one position of the embeddings) in pixels of the network's input.
 const PATCH_SIZE: usize = 16;
 
-/// What shapes the model.
+/// Settings that determine the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelConfig {
     /// Side of the network's input in pixels, a multiple of 16.
     pub image_size: usize,
-    /// Classes with the background; 9 in the published model.
+    /// Classes including background; 9 in the published model.
     pub num_classes: usize,
     /// What the mask decoder sees.
     pub arm: Arm,
@@ -61,12 +61,12 @@ pub struct ModelConfig {
     pub train_mask_tokens: bool,
     /// Whether the hypernetworks are trained.
     pub train_hypernetworks: bool,
-    /// How a GPU takes the float32 factors of products.
+    /// How a GPU rounds the float32 factors of products.
     pub math: F32Math,
 }
 
 impl ModelConfig {
-    /// The published model's side network and gate, and nothing trained that it does not train.
+    /// The published model: its side network, its gate and its trained parts.
     pub fn published(image_size: usize, num_classes: usize, arm: Arm) -> Self {
         ModelConfig {
             image_size,
@@ -80,7 +80,7 @@ impl ModelConfig {
         }
     }
 
-    /// What a run of these settings trains.
+    /// The model that a run with these settings trains.
     pub fn of_run(config: &TrainConfig, image_size: usize, num_classes: usize) -> Self {
         ModelConfig {
             image_size,
@@ -94,7 +94,7 @@ impl ModelConfig {
         }
     }
 
-    /// Whether the published code's model has the same tensors.
+    /// Whether the published model has the same tensors.
     pub fn has_published_names(&self) -> bool {
         self.side_network == SideNetworkChoice::Resnet18 && self.gate == GateKind::Scalar
     }
@@ -103,13 +103,13 @@ impl ModelConfig {
 /// Whether gradients will be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Trainable tensors carry candle's graph.
+    /// Trainable tensors are part of candle's graph.
     Train,
     /// No graph is kept.
     Eval,
 }
 
-/// The published model (SAM-LST) less its image encoder.
+/// The published model (SAM-LST) without its image encoder.
 pub struct LadderSam {
     config: ModelConfig,
     side_network: SideNetwork,
@@ -119,19 +119,19 @@ pub struct LadderSam {
     parameters: Parameters,
 }
 
-/// A forward pass in training mode, from which gradients can be had.
+/// A forward pass in training mode, ready for the backward pass.
 pub struct TrainPass<'a> {
-    /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`, with candle's graph back to x_cnn, α and `output_upscaling`.
+    /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`, with candle's graph to x_cnn, α and `output_upscaling`.
     pub low_res_logits: Tensor,
-    /// x_cnn as a leaf of that graph, and the side network's way back from it.
+    /// x_cnn as a leaf of that graph, and what the side network's backward pass needs.
     cnn: Option<(Var, &'a SideNetwork, SideTape)>,
 }
 
 impl TrainPass<'_> {
-    /// Gradients of a scalar that was computed from [`Self::low_res_logits`], by trainable variable.
+    /// Gradients of all trainable variables, of a scalar computed from [`Self::low_res_logits`].
     ///
-    /// The scalar is taken by value: when no other tensor holds its graph, the decoder's activations are freed before the side
-    /// network's gradients are computed.
+    /// Takes the scalar by value, so that the decoder's activations are freed before the side network's gradients are computed, unless another
+    /// tensor holds the graph.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -150,10 +150,10 @@ impl TrainPass<'_> {
 }
 
 impl LadderSam {
-    /// Makes the model of its weights.
+    /// Makes the model from its weights.
     ///
     /// # Errors
-    /// A weight that is missing, superfluous or of another shape, by name; an image size that is no positive multiple of 16.
+    /// Names a weight that is missing, superfluous or of another shape; an image size that is not a positive multiple of 16.
     pub fn new(config: &ModelConfig, weights: &ModelWeights, device: &Device) -> std::result::Result<Self, ModelError> {
         if config.image_size == 0 || !config.image_size.is_multiple_of(PATCH_SIZE) {
             return Err(ModelError::ImageSize(config.image_size));
@@ -176,14 +176,14 @@ impl LadderSam {
         &self.config
     }
 
-    /// The trainable variables by name: `sam.alpha`, `sam.mask_decoder.output_upscaling.…`, `CNN_encoder.…`, and what else the config
-    /// asks for; the same in every arm.
+    /// The trainable variables by name: `sam.alpha`, `sam.mask_decoder.output_upscaling.…`, `CNN_encoder.…`, and others if the config says so.
+    /// The same in every arm.
     pub fn trainable(&self) -> &[(String, Var)] {
         self.parameters.trainable()
     }
 
-    /// Everything the model holds, in the published names and order: frozen tensors, running statistics and
-    /// `num_batches_tracked` (i64 scalars) too. The tensors share storage with the model; write them before the next step.
+    /// All tensors of the model, in the published names and order, including frozen tensors, running statistics and `num_batches_tracked`
+    /// (i64 scalars). They share storage with the model: write them before the next step.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -205,8 +205,7 @@ impl LadderSam {
         self.decode(x_cnn.as_ref(), embeddings, Mode::Eval)
     }
 
-    /// As [`Self::forward`] with the statistics of the batch, which the running ones follow with momentum 0.1, together with the way
-    /// back to the gradients.
+    /// As [`Self::forward`], but in training mode: batch norm uses the statistics of the batch, and updates the running ones with momentum 0.1.
     ///
     /// # Errors
     /// Inputs of another shape.
@@ -215,7 +214,7 @@ impl LadderSam {
         self.forward_train_uncounted(images, embeddings)
     }
 
-    /// Counts a batch in every `num_batches_tracked`: the part of [`Self::forward_train`] that is not the device's.
+    /// Counts a batch in every `num_batches_tracked`: the host's part of [`Self::forward_train`].
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -226,7 +225,7 @@ impl LadderSam {
         }
     }
 
-    /// What a training step changes in the device's memory: the trainable variables and the running statistics, sharing their memory.
+    /// The tensors that a training step changes on the device: trainable variables and running statistics. They share memory with the model.
     pub fn moving(&self) -> Vec<Tensor> {
         self.parameters.moving()
     }
@@ -256,7 +255,7 @@ impl LadderSam {
         self.mask_decoder.forward(&x, mode)
     }
 
-    /// x_cnn by the statistics of the batch, which the running ones follow: `[b, c, s, s]` → `[b, 256, s/16, s/16]`.
+    /// x_cnn in training mode, as in [`Self::forward_train`]: `[b, c, s, s]` → `[b, 256, s/16, s/16]`.
     ///
     /// # Errors
     /// Images of another shape.
@@ -270,7 +269,8 @@ impl LadderSam {
         self.prompt_encoder.image_pe()
     }
 
-    /// The parameter α, before the sigmoid: its mean where there is one per channel, the bias of the pixels' gate. It has no gradient in the arms `cnn-only` and `sam-only` and keeps its value there.
+    /// The parameter α, before the sigmoid: its mean for a gate per channel, the bias for a gate per pixel. In the arms `cnn-only` and
+    /// `sam-only` it has no gradient and keeps its value.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -278,8 +278,8 @@ impl LadderSam {
         self.gate.alpha()
     }
 
-    /// The weight that x_sam has: sigmoid(α) in the full model, 0 in `cnn-only`, 1 in `sam-only`. Of a gate of channels it is the mean, of
-    /// pixels the mean over the last batch.
+    /// The weight of x_sam: sigmoid(α) in the full model, 0 in `cnn-only`, 1 in `sam-only`. For a gate per channel the mean over channels, for
+    /// a gate per pixel the mean over the last batch.
     ///
     /// # Errors
     /// Those of the tensor library.

@@ -1,4 +1,4 @@
-//! Hands the weights to the parts of the model, and keeps them by name for the optimizer and the checkpoint.
+//! Gives the parts of the model their weights, and keeps these by name for the optimizer and the checkpoint.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ impl Trainable {
         &self.0
     }
 
-    /// The variable in training, a tensor without graph otherwise.
+    /// The variable in training, otherwise a tensor without graph.
     pub(super) fn get(&self, mode: Mode) -> Tensor {
         match mode {
             Mode::Train => self.0.as_tensor().clone(),
@@ -34,15 +34,15 @@ pub(super) struct Parameters {
     device: Device,
     math: F32Math,
     trainable: Vec<(String, Var)>,
-    /// Frozen tensors, and running statistics behind a `Var`, whose storage the model updates in place.
+    /// Frozen tensors and running statistics. The model updates the storage of the latter in place, through a `Var`.
     held: HashMap<String, Tensor>,
     buffers: HashMap<String, Var>,
-    /// Those of the buffers that count batches.
+    /// The buffers that count batches.
     counters: Vec<Var>,
 }
 
 impl Parameters {
-    /// Starts with everything in `weights` and nothing handed out.
+    /// Starts with all of `weights`; no part has received any yet.
     pub(super) fn new(weights: &ModelWeights, device: &Device, math: F32Math) -> Self {
         Parameters {
             weights: weights.clone(),
@@ -55,17 +55,17 @@ impl Parameters {
         }
     }
 
-    /// The device that the model lives on.
+    /// The model's device.
     pub(super) fn device(&self) -> &Device {
         &self.device
     }
 
-    /// How a GPU takes the factors of the model's products.
+    /// How a GPU rounds the factors of the model's products.
     pub(super) fn math(&self) -> F32Math {
         self.math
     }
 
-    /// A tensor that training leaves as it is.
+    /// A tensor that training does not change.
     pub(super) fn frozen(&mut self, name: &str) -> std::result::Result<Tensor, ModelError> {
         let tensor = self.weights.tensor(name, &self.device)?;
         self.held.insert(name.to_string(), tensor.clone());
@@ -79,14 +79,14 @@ impl Parameters {
         Ok(Trainable(var))
     }
 
-    /// A tensor that the forward pass updates and that has no gradient.
+    /// A tensor without gradient that the forward pass updates.
     pub(super) fn buffer(&mut self, name: &str) -> std::result::Result<Var, ModelError> {
         let var = Var::from_tensor(&self.weights.tensor(name, &self.device)?)?;
         self.buffers.insert(name.to_string(), var.clone());
         Ok(var)
     }
 
-    /// An i64 scalar that [`Self::count_batch`] counts up; it stays on the CPU.
+    /// An i64 scalar that [`Self::count_batch`] increments; it stays on the CPU.
     pub(super) fn counter(&mut self, name: &str) -> std::result::Result<(), ModelError> {
         let tensor = self.weights.0.get(name).ok_or_else(|| ModelError::Missing(name.to_string()))?;
         let var = Var::from_tensor(&tensor.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.force_contiguous()?)?;
@@ -95,12 +95,12 @@ impl Parameters {
         Ok(())
     }
 
-    /// Counts a batch that the side network takes its statistics from.
+    /// Counts a batch in training mode.
     pub(super) fn count_batch(&self) -> Result<()> {
         self.counters.iter().try_for_each(|counter| counter.set(&(counter.as_detached_tensor() + 1.0)?))
     }
 
-    /// What a training step changes in the device's memory: variables and running statistics, sharing their memory.
+    /// The tensors that a training step changes on the device (variables and running statistics), sharing their memory.
     pub(super) fn moving(&self) -> Vec<Tensor> {
         let variables = self.trainable.iter().map(|(_, var)| var);
         let statistics = self.buffers.values().filter(|buffer| buffer.dtype() != DType::I64);

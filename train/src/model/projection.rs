@@ -1,4 +1,4 @@
-//! A 1×1 convolution with bias from a side network's channels to SAM's 256, which no publisher has: it is trained from random values.
+//! A 1×1 convolution with bias from a side network's channels to SAM's 256. No published checkpoint has it; it starts at random values.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
@@ -35,7 +35,7 @@ impl Projection {
         self.conv.forward(x, &self.weight.get(mode))?.broadcast_add(&bias)
     }
 
-    /// The gradient of the input from that of the result; those of weight and bias go to `grads`.
+    /// Returns the gradient of the input, given the output's; those of weight and bias go to `grads`.
     pub(super) fn backward(&self, x: &Tensor, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
         grads.insert(self.weight.var(), self.conv.backward_weight(x, grad, 1)?);
@@ -44,7 +44,7 @@ impl Projection {
     }
 }
 
-/// Names and shapes of a projection from `channels`.
+/// Names and shapes of a projection from `channels` channels.
 pub(super) fn projection_names(list: &mut Names, channels: usize) {
     list.add_affine(PREFIX, &[EMBED_DIM, channels, 1, 1]);
 }

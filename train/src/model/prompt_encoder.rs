@@ -1,11 +1,11 @@
-//! SAM's prompt encoder for the case of no prompt: a positional encoding of the grid and one embedding that says "no mask".
+//! SAM's prompt encoder without prompts: the positional encoding of the grid and the embedding for "no mask".
 
 use candle_core::{D, Device, Result, Tensor};
 
 use super::error::ModelError;
 use super::parameters::Parameters;
 
-/// What the mask decoder needs of `prompt_encoder`. Its other weights are kept in the state dict and never used.
+/// The parts of `prompt_encoder` that the mask decoder needs. Its other weights are kept in the state dict but not used.
 pub(super) struct PromptEncoder {
     /// [1, 256, g, g]
     image_pe: Tensor,
@@ -27,7 +27,7 @@ impl PromptEncoder {
         &self.image_pe
     }
 
-    /// The dense prompt embedding, the same at every place of the grid: `[1, 256]`.
+    /// The dense prompt embedding, the same at every position of the grid: `[1, 256]`.
     pub(super) fn no_mask_embed(&self) -> &Tensor {
         &self.no_mask_embed
     }

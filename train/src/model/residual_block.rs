@@ -20,7 +20,7 @@ struct ConvShape {
     stride: usize,
 }
 
-/// What a block is made of.
+/// A block's convolutions.
 #[derive(Debug, Clone)]
 pub(super) struct BlockShape {
     main: Vec<ConvShape>,
@@ -34,14 +34,14 @@ impl BlockShape {
         Self::new(vec![conv([input, output], stride), conv([output, output], 1)])
     }
 
-    /// torchvision's `Bottleneck`, whose 3×3 convolution has the stride and a quarter of `output` channels.
+    /// torchvision's `Bottleneck`; its 3×3 convolution has the stride and a quarter of the `output` channels.
     pub(super) fn bottleneck(input: usize, output: usize, stride: usize) -> Self {
         let width = output / 4;
         let conv = |channels, kernel, stride| ConvShape { channels, kernel, stride };
         Self::new(vec![conv([input, width], 1, 1), conv([width, width], 3, stride), conv([width, output], 1, 1)])
     }
 
-    /// The shortcut has a convolution of its own where the block changes the shape.
+    /// The shortcut has a convolution if the block changes the shape.
     fn new(main: Vec<ConvShape>) -> Self {
         let stride = main.iter().map(|conv| conv.stride).product();
         let (input, output) = (main[0].channels[0], main[main.len() - 1].channels[1]);
@@ -50,7 +50,7 @@ impl BlockShape {
         BlockShape { main, downsample }
     }
 
-    /// Each convolution with its name and its norm's.
+    /// Each convolution, with its name and its norm's name.
     fn parts(&self, prefix: &str) -> Vec<(String, String, ConvShape)> {
         let main = self.main.iter().enumerate();
         let mut parts: Vec<_> =
@@ -69,8 +69,8 @@ impl BlockShape {
     }
 }
 
-/// What a block keeps of a forward pass: the results of its convolutions, and its own. The normalised activations between them are
-/// made again on the way back.
+/// What a block keeps of a forward pass: the outputs of its convolutions, and its own. The normalised activations in between are
+/// recomputed in the backward pass.
 pub(super) struct BlockTape {
     x: Tensor,
     main: Vec<Normalized>,
@@ -111,7 +111,7 @@ impl ResidualBlock {
         }
     }
 
-    /// As [`Self::forward`] by the statistics of the batch.
+    /// As [`Self::forward`], by the statistics of the batch.
     pub(super) fn forward_train(&self, x: Tensor) -> Result<BlockTape> {
         let mut main: Vec<Normalized> = Vec::with_capacity(self.main.len());
         for (i, conv) in self.main.iter().enumerate() {
@@ -136,7 +136,7 @@ impl ResidualBlock {
         Ok(BlockTape { x, main, downsample, out })
     }
 
-    /// The gradient of the input from that of the result; each is the sum of two where there is a second, that of the shortcut.
+    /// The gradient of the input, given the output's. Either may come in two parts, of which the second belongs to the shortcut.
     pub(super) fn backward(
         &self,
         tape: BlockTape,
@@ -186,24 +186,24 @@ impl ConvNorm {
         self.conv.forward(x, &self.weight.get(Mode::Eval))
     }
 
-    /// By the running statistics, through ReLU if `relu`.
+    /// Normalises by the running statistics, followed by ReLU if `relu`.
     fn infer(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
         self.norm.infer(&self.convolve(x)?, relu)
     }
 
-    /// The convolution's result with its statistics, which the running ones follow.
+    /// The convolution's output with its statistics; updates the running ones.
     fn normalized(&self, x: &Tensor) -> Result<Normalized> {
         self.norm.normalized(self.convolve(x)?)
     }
 
-    /// The gradient of the convolution's input from that of its result; its weight's goes to `grads`.
+    /// The gradient of the convolution's input, given its output's; the weight's goes to `grads`.
     fn backward(&self, x: &Tensor, grad: Tensor, grads: &mut GradStore) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
         self.backward_weight(x, &grad, grads)?;
         self.backward_input(&grad, (h, w))
     }
 
-    /// As [`Self::backward`] with an input that is made again, and dropped as soon as the weight's gradient is there.
+    /// As [`Self::backward`], with an input that is recomputed, and dropped once the weight's gradient is known.
     fn backward_remade(&self, x: impl Fn() -> Result<Tensor>, grad: Tensor, grads: &mut GradStore) -> Result<Tensor> {
         let x = x()?;
         let (_, _, h, w) = x.dims4()?;

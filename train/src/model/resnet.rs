@@ -1,9 +1,8 @@
-//! torchvision's ResNets up to layer3, sixteen pixels to one: ResNet-18, the published side network with 13 convolutions on its main
-//! path, ResNet-34 and ResNet-50.
+//! torchvision's ResNets up to layer3, at a sixteenth of the input's resolution: ResNet-18 (the published side network, with 13
+//! convolutions on its main path), ResNet-34 and ResNet-50.
 //!
-//! In training they keep a tape of their own instead of candle's graph: the results of the convolutions and of the blocks, and nothing else.
-//! The normalised activations between a block's convolutions are made again on the way back, each tensor is dropped as soon as the way
-//! back is past it, and no gradient is summed into zeros first.
+//! In training they keep a tape instead of candle's graph, with only the outputs of convolutions and blocks. The backward pass recomputes
+//! the normalised activations within a block, drops each tensor after its last use, and does not sum gradients into zeros first.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
@@ -29,7 +28,7 @@ pub(super) enum ResNetKind {
 }
 
 impl ResNetKind {
-    /// Every block by name. Layer 1 keeps the resolution, the first block of each other layer halves it.
+    /// Every block by name. Layer 1 keeps the resolution; the first block of each later layer halves it.
     fn blocks(self) -> Vec<(String, BlockShape)> {
         let (depths, widths, block): (_, _, fn(usize, usize, usize) -> BlockShape) = match self {
             ResNetKind::ResNet18 => ([2, 2, 2], [64, 128, 256], BlockShape::basic),
@@ -70,14 +69,14 @@ impl ResNetKind {
     }
 }
 
-/// `CNN_encoder` of the published model, and its larger sisters.
+/// `CNN_encoder` of the published model, and its larger variants.
 pub(super) struct ResNet {
     /// [64, 3, 7, 7]
     stem: Trainable,
     stem_conv: Conv2d,
     stem_norm: BatchNorm,
     blocks: Vec<ResidualBlock>,
-    /// Where layer3 does not have SAM's 256 channels.
+    /// `None` if layer3 has SAM's 256 channels.
     projection: Option<Projection>,
 }
 
@@ -108,7 +107,7 @@ impl ResNet {
         }
     }
 
-    /// As [`Self::forward`] by the statistics of the batch, which the running ones follow; with the way back.
+    /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Also returns the tape for [`Self::backward`].
     pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, Tape)> {
         let stem = self.stem_norm.normalized(self.stem_conv.forward(images, &self.stem_weight(images)?)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
@@ -126,7 +125,7 @@ impl ResNet {
         Ok((x, Tape { images: images.clone(), stem, blocks, layer3 }))
     }
 
-    /// Adds the gradients of every variable to `grads`, from that of [`Self::forward_train`]'s result.
+    /// Adds the gradients of every variable to `grads`, given that of [`Self::forward_train`]'s output.
     pub(super) fn backward(&self, tape: Tape, grad: Tensor, grads: &mut GradStore) -> Result<()> {
         let Tape { images, stem, mut blocks, layer3 } = tape;
         let grad = match (&self.projection, layer3) {
@@ -151,9 +150,9 @@ impl ResNet {
         Ok(())
     }
 
-    /// `[64, c, 7, 7]`: the published model repeats the grey image to three channels; convolving one channel with the sum of the weight's
-    /// three is the same, and so is the gradient, which each of the three then shares. Beside two channels the third would be zero: it
-    /// is left out, with its part of the weight.
+    /// `[64, c, 7, 7]`. The published model repeats a grey image to three channels. Convolving one channel with the sum of the weight's three
+    /// channels gives the same result, and each of the three has the sum's gradient. With two channels the third would be zero, so it is left
+    /// out together with its part of the weight.
     fn stem_weight(&self, images: &Tensor) -> Result<Tensor> {
         let weight = self.stem.get(Mode::Eval);
         match images.dim(1)? {
@@ -162,7 +161,7 @@ impl ResNet {
         }
     }
 
-    /// The gradient of the stem's weight from that of [`Self::stem_weight`].
+    /// The gradient of the stem's weight, given that of [`Self::stem_weight`].
     fn stem_gradient(&self, grad: Tensor) -> Result<Tensor> {
         let shape = self.stem.var().shape();
         match grad.dim(1)? {
@@ -178,6 +177,6 @@ pub(super) struct Tape {
     images: Tensor,
     stem: Normalized,
     blocks: Vec<BlockTape>,
-    /// The projection's input, where there is one.
+    /// The projection's input, if there is a projection.
     layer3: Option<Tensor>,
 }

@@ -1,4 +1,4 @@
-//! The side network behind one face: images to embeddings of SAM's shape, and the way back from their gradient.
+//! The common interface of side networks: from images to embeddings of SAM's shape, and the backward pass.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
@@ -11,17 +11,17 @@ use super::parameters::Parameters;
 use super::resnet::{ResNet, ResNetKind, Tape};
 use super::vit::{VitTiny, vit_names};
 
-/// `CNN_encoder`, whichever network that is.
+/// `CNN_encoder`: one of the side networks.
 pub(super) enum SideNetwork {
     ResNet(ResNet),
-    /// With its variables, whose gradients candle's graph gives.
+    /// With its variables, whose gradients come from candle's graph.
     Vit(VitTiny, Vec<Var>),
 }
 
 /// What [`SideNetwork::backward`] needs of a forward pass.
 pub(super) enum SideTape {
     ResNet(Box<Tape>),
-    /// The result with candle's graph.
+    /// The output with candle's graph.
     Graph(Tensor),
 }
 
@@ -46,7 +46,8 @@ impl SideNetwork {
         }
     }
 
-    /// As [`Self::forward`] by the statistics of the batch, which the running ones follow; a tensor without graph, and the way back.
+    /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Returns a tensor without graph, and the tape for
+    /// [`Self::backward`].
     pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, SideTape)> {
         check_channels(images)?;
         match self {
@@ -61,12 +62,12 @@ impl SideNetwork {
         }
     }
 
-    /// Adds the gradients of every variable to `grads`, from that of [`Self::forward_train`]'s result.
+    /// Adds the gradients of every variable to `grads`, given that of [`Self::forward_train`]'s output.
     pub(super) fn backward(&self, tape: SideTape, grad: Tensor, grads: &mut GradStore) -> Result<()> {
         match (self, tape) {
             (SideNetwork::ResNet(network), SideTape::ResNet(tape)) => network.backward(*tape, grad, grads),
             (SideNetwork::Vit(_, variables), SideTape::Graph(x)) => {
-                // The gradient of Σ x·grad is the one that `grad` gives to what x was made of.
+                // The gradient of Σ x·grad with respect to the variables is the one that `grad` on x gives.
                 let mut found = (x * grad)?.sum_all()?.backward()?;
                 for var in variables {
                     if let Some(grad) = found.remove(var) {

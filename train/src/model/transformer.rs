@@ -1,8 +1,8 @@
 //! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen, except for the tokens if the config says so.
 //!
-//! What does not depend on the image is computed once, when the model is made: the positional encoding's part of every key and
-//! query projection (`W(x + pe) + b = W x + (W pe + b)`) and, unless the tokens are trained, the first layer's self-attention among
-//! them and the query that it sends to the image.
+//! What does not depend on the image is computed once, when the model is made: the positional encoding's part of every key and query
+//! projection (`W(x + pe) + b = W x + (W pe + b)`) and, unless the tokens are trained, the first layer's self-attention of the tokens and
+//! their query to the image.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{layer_norm, multi_head_attention};
@@ -16,7 +16,7 @@ use super::parameters::{Parameters, Trainable};
 const HEADS: usize = 8;
 const EPS: f64 = 1e-5;
 
-/// The IoU token and the mask tokens, which are also their own positional encoding.
+/// The IoU token and the mask tokens, which also serve as their positional encoding.
 pub(super) enum MaskTokens {
     /// [1, t, 256]
     Frozen(Tensor),
@@ -46,7 +46,7 @@ impl MaskTokens {
     }
 }
 
-/// `mask_decoder.transformer`. `t` is the number of tokens, `n` = g·g the number of places in the image.
+/// `mask_decoder.transformer`. `t` is the number of tokens, `n` = g·g the number of image positions.
 pub(super) struct TwoWayTransformer {
     tokens: MaskTokens,
     layers: Vec<Layer>,
@@ -88,7 +88,7 @@ impl TwoWayTransformer {
     }
 }
 
-/// Tokens among themselves, tokens to image, perceptron, image to tokens.
+/// Self-attention of the tokens, tokens to image, MLP, image to tokens.
 struct Layer {
     tokens: TokenPart,
     token_to_image: TokenToImage,
@@ -99,7 +99,7 @@ struct Layer {
     norm4: LayerNorm,
 }
 
-/// The self-attention among the tokens.
+/// The self-attention of the tokens.
 enum TokenPart {
     /// In the first layer neither the tokens nor their query to the image depend on the image, and frozen tokens never change.
     Constant {
@@ -108,7 +108,7 @@ enum TokenPart {
         /// [1, t, 128]
         query: Tensor,
     },
-    /// The first layer of trained tokens: it adds no positional encoding here and has no residual.
+    /// The first layer with trained tokens: no positional encoding is added here, and there is no residual.
     First {
         attention: SelfAttention,
         norm1: LayerNorm,
@@ -158,7 +158,7 @@ impl Layer {
         let (queries, query) = match (&self.tokens, queries) {
             (TokenPart::Constant { queries, query }, None) => {
                 let (_, _, width) = query.dims3()?;
-                let constant = |x: &Tensor| x.to_dtype(keys.dtype()); // float32 but where the image is not
+                let constant = |x: &Tensor| x.to_dtype(keys.dtype()); // float32 unless the image has another type
                 (
                     constant(queries)?.broadcast_as((b, t, c))?.contiguous()?,
                     constant(query)?.broadcast_as((b, t, width))?.contiguous()?,
@@ -184,7 +184,7 @@ impl Layer {
     }
 }
 
-/// Attention among the tokens at full width.
+/// Self-attention of the tokens, at full width.
 struct SelfAttention {
     q: Linear,
     k: Linear,
@@ -291,7 +291,7 @@ impl LayerNorm {
     }
 }
 
-/// softmax(q kᵀ / √d) v of each head: q `[b, nq, c]`, k and v `[b, nk, c]` → `[b, nq, c]`.
+/// softmax(q kᵀ / √d) v per head: q `[b, nq, c]`, k and v `[b, nk, c]` → `[b, nq, c]`.
 fn scaled_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let d = q.dim(2)? / HEADS;
     multi_head_attention(q, k, v, HEADS, 1.0 / (d as f64).sqrt())

@@ -1,6 +1,6 @@
 //! timm's `vit_tiny_patch16_224` (Touvron et al., "Training data-efficient image transformers", 2021) as the side network: twelve blocks
-//! of width 192 over patches of 16×16 pixels. The class token takes part and is dropped at the end; a 1×1 convolution brings the rest to
-//! SAM's 256 channels. There is no dropout, as in timm's defaults.
+//! of width 192 over patches of 16×16 pixels. The class token is dropped at the end; a 1×1 convolution maps the rest to SAM's 256
+//! channels. There is no dropout, as in timm's defaults.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{F32Math, attention, gelu, layer_norm, linear};
@@ -24,7 +24,7 @@ pub(super) struct VitTiny {
     patch_embed: PatchEmbed,
     /// [1, 1, 192]
     cls_token: Trainable,
-    /// [1, 1 + g·g, 192], the class token's first
+    /// [1, 1 + g·g, 192], the class token first
     pos_embed: Trainable,
     blocks: Vec<Block>,
     norm: LayerNorm,
@@ -61,7 +61,7 @@ impl VitTiny {
     }
 }
 
-/// A linear map of each patch: timm's convolution of 16×16 with stride 16.
+/// A linear map of each patch: timm's 16×16 convolution with stride 16.
 struct PatchEmbed {
     /// [192, 3, 16, 16]
     weight: Trainable,
@@ -136,7 +136,7 @@ impl Block {
     }
 }
 
-/// A layer norm that trains.
+/// A trainable layer norm.
 struct LayerNorm {
     weight: Trainable,
     bias: Trainable,

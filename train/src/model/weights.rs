@@ -1,4 +1,4 @@
-//! The weights that the model is made of, by their names in the published state dict.
+//! The model's weights, by their names in the published state dict.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Where batches come from: a store that is read batch by batch or kept in the host's memory (the [`Reader`] knows which), or a GPU's memory.
+//! Sources of batches: a store that is read batch by batch or kept in the host's memory (the [`Reader`] knows which), or a GPU's memory.
 
 use super::device_items::DeviceItems;
 use super::read_ahead::ReadAhead;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(crate) struct BatchSource {
     reader: Arc<Reader>,
     device: Device,
-    /// On a GPU: the items that its memory holds, and the way there of those that it lacks.
+    /// On a GPU: the items in its memory, and the staging buffers for the others.
     on_device: Option<(Arc<DeviceItems>, Staging)>,
 }
 
@@ -31,9 +31,9 @@ impl BatchSource {
         Ok(BatchSource { reader, device: device.clone(), on_device })
     }
 
-    /// The batches of `plan` in its order. While one is worked on, the next is read.
+    /// The batches of `plan`, in order. While one is processed, the next is read.
     pub(crate) fn batches(&mut self, plan: Vec<Vec<Item>>, shape: BatchShape) -> impl Iterator<Item = Result<BatchTensors>> {
-        // What is in the GPU's memory is not read.
+        // Items in the GPU's memory are not read.
         let to_read = match &self.on_device {
             Some((on_device, _)) => plan.iter().map(|items| on_device.missing(items)).collect(),
             None => plan.clone(),

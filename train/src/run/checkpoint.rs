@@ -1,8 +1,7 @@
 //! Model checkpoints and the resume state, as safetensors files with one line of JSON in their metadata.
 //!
-//! The resume state is one file with everything in it, written aside, flushed and renamed: whatever interrupts a run, the model,
-//! the optimizer and the position in the epoch that it resumes from belong together. The model's own file is for readers of the
-//! run; resuming never reads it.
+//! The resume state is one file, written atomically, so that model, optimizer and position in the epoch always belong together, whatever
+//! interrupts a run. The model's file is for the run's users; resuming never reads it.
 
 use crate::error::{Result, TrainError, io, unwritable};
 use candle_core::{Device, Tensor};
@@ -21,19 +20,19 @@ const MODEL_PREFIX: &str = "model/";
 /// Prefix of the optimizer's tensors in the resume state.
 const OPTIMIZER_PREFIX: &str = "optimizer/";
 
-/// What a model checkpoint says of itself.
+/// Metadata of a model checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointInfo {
     /// Pixels along the side of the network's input.
     pub image_size: usize,
-    /// Classes with background.
+    /// Classes including background.
     pub num_classes: usize,
-    /// Channels of the images; checkpoints from before there was a choice have one.
+    /// Channels of the images; 1 in checkpoints of older versions, which lack the entry.
     #[serde(default = "one_channel")]
     pub channels: usize,
     /// Arm that was trained.
     pub arm: Arm,
-    /// Side network; the published one in checkpoints from before there was a choice, and so is the gate.
+    /// Side network; like the gate, the published one in checkpoints of older versions, which lack the entry.
     #[serde(default)]
     pub side_network: SideNetwork,
     /// Gate.
@@ -41,11 +40,11 @@ pub struct CheckpointInfo {
     pub gate: GateKind,
     /// `cache_id` of the store.
     pub cache_id: String,
-    /// Optimizer steps behind it.
+    /// Optimizer steps taken.
     pub steps: u64,
-    /// Whole epochs behind it.
+    /// Whole epochs trained.
     pub epochs: u32,
-    /// Validation Dice of the last whole epoch, where there was one.
+    /// Validation Dice of the last whole epoch, if there was one.
     pub val_dice: Option<f64>,
 }
 
@@ -53,7 +52,7 @@ fn one_channel() -> usize {
     1
 }
 
-/// Where a run stands between two steps.
+/// A run's position between two steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
@@ -61,9 +60,9 @@ pub struct Position {
     pub cache_id: String,
     /// Optimizer steps taken.
     pub steps: u64,
-    /// Epoch under way, from 0.
+    /// Current epoch, from 0.
     pub epoch: u32,
-    /// Batches of that epoch that are done.
+    /// Finished batches of that epoch.
     pub batch: usize,
     /// Seconds that the epoch has taken so far.
     pub epoch_seconds: f64,
@@ -72,12 +71,12 @@ pub struct Position {
 /// Writes a model checkpoint in the published state-dict names.
 ///
 /// # Errors
-/// The operating system's, naming the file; an older checkpoint at `path` is then as it was.
+/// The operating system's, naming the file; an older checkpoint at `path` is then unchanged.
 pub fn save_model(path: &Path, state_dict: &[(String, Tensor)], info: &CheckpointInfo) -> Result<()> {
     write_durable(path, &encode(state_dict, info)?)
 }
 
-/// What the checkpoint at `path` says of itself; `None` for weights from elsewhere.
+/// Metadata of the checkpoint at `path`; `None` for weights from elsewhere.
 ///
 /// # Errors
 /// The operating system's, naming the file.
@@ -100,13 +99,13 @@ pub fn read_info(path: &Path) -> Result<Option<CheckpointInfo>> {
     Ok(json["__metadata__"][METADATA_KEY].as_str().and_then(|text| serde_json::from_str(text).ok()))
 }
 
-/// All that a run needs to be resumed.
+/// All that is needed to resume a run.
 pub struct ResumeState {
-    /// Where it stands.
+    /// The run's position.
     pub position: Position,
     /// The model, in the published state-dict names.
     pub model: BTreeMap<String, Tensor>,
-    /// The optimizer's tensors by its own names.
+    /// The optimizer's tensors, under its own names.
     pub optimizer: Vec<(String, Tensor)>,
 }
 
@@ -114,7 +113,7 @@ impl ResumeState {
     /// Writes the state.
     ///
     /// # Errors
-    /// The operating system's, naming the file; an older state at `path` is then as it was.
+    /// The operating system's, naming the file; an older state at `path` is then unchanged.
     pub fn save(path: &Path, position: &Position, model: &[(String, Tensor)], optimizer: &[(String, Tensor)]) -> Result<()> {
         let prefixed =
             |prefix: &'static str| move |(name, tensor): &(String, Tensor)| (format!("{prefix}{name}"), tensor.clone());
@@ -126,7 +125,7 @@ impl ResumeState {
     /// Reads what [`Self::save`] wrote, onto the CPU.
     ///
     /// # Errors
-    /// [`TrainError::RunDamaged`] when it is not such a file.
+    /// [`TrainError::RunDamaged`] if it is not such a file.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(io(path))?;
         let (tensors, position) =
@@ -144,13 +143,13 @@ impl ResumeState {
     }
 }
 
-/// Writes aside, flushes, renames, and flushes the folder: what comes after may rely on it.
+/// Writes atomically, and flushes the folder: after the return, the file survives a power loss.
 fn write_durable(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, bytes)?;
     Ok(path.parent().map_or(Ok(()), sync_folder)?)
 }
 
-/// The bytes of a safetensors file; equal tensors and metadata make equal bytes.
+/// The bytes of a safetensors file; equal tensors and metadata give equal bytes.
 fn encode(tensors: &[(String, Tensor)], metadata: &impl Serialize) -> Result<Vec<u8>> {
     let on_cpu: Vec<(String, Tensor)> = tensors
         .iter()
@@ -161,7 +160,7 @@ fn encode(tensors: &[(String, Tensor)], metadata: &impl Serialize) -> Result<Vec
     safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name, tensor)), Some(metadata)).map_err(unwritable("a checkpoint"))
 }
 
-/// Tensors and metadata of [`encode`]'s bytes, or the reason why they are something else.
+/// Inverse of [`encode`]; the error is in words.
 fn decode<M: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(HashMap<String, Tensor>, M), String> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| format!("not a whole safetensors file ({error})"))?;
     let metadata =

@@ -1,6 +1,6 @@
-//! Training items in a GPU's memory, in the store's own number format: a batch is gathered and brought to the network's format there.
+//! Training items in a GPU's memory, in the store's number format: a batch is gathered there and converted to the network's format.
 //!
-//! What does not fit comes with the batch, in the stored format as well: half the bytes of float32, copied while the step before runs.
+//! Items that do not fit are copied with each batch, also in the stored format (half the bytes of float32), while the previous step runs.
 
 use super::gpu::{DeviceStore, budget, is_gpu};
 use super::sampler::Item;
@@ -16,18 +16,18 @@ use sam_ladder_schemas::precompute::StoreDtype;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Items that are read and copied at once when the store is loaded.
+/// Items that are read and copied together when the store is loaded.
 const LOAD_ITEMS: usize = 32;
 
-/// The items that a GPU holds.
+/// The items in a GPU's memory.
 pub(crate) struct DeviceItems {
     device: Device,
-    /// Where each item that is resident lies.
+    /// Index of each resident item.
     places: HashMap<Item, u32>,
     resident: Option<Resident>,
 }
 
-/// The items of the parts of a batch, `[items, bytes]` of u8, and of 8-bit numbers their scales and offsets.
+/// The items of each part of a batch, `[items, bytes]` as u8, with scales and offsets for 8-bit numbers.
 struct Resident {
     embeddings: Tensor,
     images: Tensor,
@@ -38,7 +38,7 @@ struct Resident {
 }
 
 impl DeviceItems {
-    /// Loads as many of `items`, the likeliest first, as may be. `None` on the CPU.
+    /// Loads as many of `items` as fit, the likeliest first. `None` on the CPU.
     ///
     /// # Errors
     /// A part of the store that cannot be read.
@@ -74,12 +74,12 @@ impl DeviceItems {
         Ok(Some(Arc::new(on_device)))
     }
 
-    /// Those of `items` that are not resident and have to be read, in their order.
+    /// The items that are not resident and must be read, in order.
     pub(super) fn missing(&self, items: &[Item]) -> Vec<Item> {
         items.iter().filter(|item| !self.places.contains_key(item)).copied().collect()
     }
 
-    /// The batch of `items`; `read` is what the store holds of those that are [`Self::missing`].
+    /// The batch of `items`; `read` holds the items that are [`Self::missing`].
     ///
     /// # Errors
     /// Those of the device.
@@ -96,7 +96,7 @@ impl DeviceItems {
         let staged = if missing > 0 { Some(self.staged(missing, read, shape, staging)?) } else { None };
         let [images, embeddings, labels] = match (resident, staged) {
             (Some(resident), Some(staged)) => {
-                // Resident ones first, then the others: back to the order of the items.
+                // Resident items come first, then the others: restore the order of the items.
                 let (mut of_resident, mut of_staged) = (0u32.., places.len() as u32..);
                 let order = items.iter().filter_map(|item| match self.places.contains_key(item) {
                     true => of_resident.next(),
@@ -118,7 +118,7 @@ impl DeviceItems {
         })
     }
 
-    /// Copies what was read, and decodes it on the device.
+    /// Copies the read items to the device, and decodes them there.
     fn staged(&self, count: usize, read: &Batch, shape: BatchShape, staging: &mut Staging) -> Result<[Tensor; 3]> {
         let pairs = [&read.embeddings, &read.images].map(Values::quantization);
         let quantization: Vec<&[u8]> = pairs.iter().map(|pairs| float_bytes(pairs)).collect();
@@ -151,7 +151,7 @@ impl DeviceItems {
     }
 }
 
-/// What a run says before it starts.
+/// The message at the start of a run.
 fn report(items: usize, count: usize, item_bytes: u64, room: u64, wanted: DeviceStore) -> String {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let all = format!("{items} training items, {:.2} GiB", gib(items as u64 * item_bytes));
@@ -195,7 +195,7 @@ impl Resident {
         })
     }
 
-    /// Puts `count` items that were read where they belong.
+    /// Copies `count` read items to their places, from index `first`.
     fn set(&self, first: usize, count: usize, batch: &Batch, device: &Device) -> Result<()> {
         let parts =
             [(&self.embeddings, batch.embeddings.bytes()), (&self.images, batch.images.bytes()), (&self.labels, &batch.labels)];

@@ -1,4 +1,5 @@
-//! What a GPU changes in a run: the precision, where batches come from, when the host reads a step's losses, and whether steps can be recorded.
+//! What a GPU changes in a run: the precision, the source of batches, when the host reads a step's losses, and whether steps can be
+//! recorded.
 
 use crate::error::{Result, TrainError};
 use candle_core::Device;
@@ -7,13 +8,13 @@ use sam_ladder_ops::device::memory;
 use sam_ladder_schemas::gpu_precision::GpuPrecision as Asked;
 use sam_ladder_schemas::train::{SideNetwork, TrainConfig};
 
-/// Memory that stays free of stored items: what a step takes at 512 with a batch of 24, and the libraries' own.
+/// Memory that is kept free for a step at 512 pixels with a batch of 24, and for the libraries.
 pub const RESERVE_BYTES: u64 = 10 << 30;
 
 /// Whether a store's training items live in the GPU's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceStore {
-    /// As many as fit in what is free, less `RESERVE_BYTES`.
+    /// As many as fit in the free memory minus `RESERVE_BYTES`.
     #[default]
     Auto,
     /// None: each batch is copied.
@@ -44,19 +45,19 @@ impl std::str::FromStr for DeviceStore {
     }
 }
 
-/// Whether a device computes from memory of its own while the host does something else: a GPU, or the host while it stands in for one. Such a device holds items of a
-/// store, records steps to repeat them, and has its losses read late.
+/// Whether a device has its own memory and computes asynchronously: a GPU, or the host when it emulates one. Such a device holds items of
+/// a store, can record and repeat steps, and has its losses read late.
 pub(crate) fn is_gpu(device: &Device) -> bool {
     sam_ladder_ops::device::has_kernels(device)
 }
 
-/// Bytes for stored items: what is wanted, within what is free.
+/// Bytes for stored items: the wanted number, limited by the free memory.
 pub(super) fn budget(device: &Device, wanted: DeviceStore) -> Result<u64> {
     let free = memory(device)?.map_or(0, |memory| memory.free);
     Ok(match wanted {
         DeviceStore::Off => 0,
         DeviceStore::Auto => free.saturating_sub(RESERVE_BYTES),
-        // Where the CPU stands in for a GPU there is no telling what is free.
+        // If the CPU emulates a GPU, the free memory is unknown.
         DeviceStore::Bytes(bytes) if device.is_cpu() => bytes,
         DeviceStore::Bytes(bytes) => bytes.min(free),
     })
@@ -65,7 +66,7 @@ pub(super) fn budget(device: &Device, wanted: DeviceStore) -> Result<u64> {
 /// The numerics of a run.
 ///
 /// # Errors
-/// float16, which is for the encoder, anything but float32 on the CPU, and bfloat16 with a side network that is no ResNet.
+/// float16, which is for the encoder; anything except float32 on the CPU; bfloat16 with a side network that is not a ResNet.
 pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> {
     let asked = config.precision;
     let precision = match asked {
@@ -85,7 +86,7 @@ pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> 
     Ok(precision)
 }
 
-/// Checks that the device can repeat a recorded step, where steps are to be recorded.
+/// If `cuda_graph` is set, checks that the device can repeat recorded steps.
 ///
 /// # Errors
 /// The CPU.

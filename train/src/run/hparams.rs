@@ -1,5 +1,5 @@
-//! A run's settings for TensorBoard's HParams page: the messages of `tensorboard/plugins/hparams/{api,plugin_data}.proto` that say where a session
-//! starts, with which settings, and how it ends. Metrics are the run's scalars, which that page finds by itself.
+//! A run's settings for TensorBoard's HParams page: the messages of `tensorboard/plugins/hparams/{api,plugin_data}.proto` that mark the
+//! start of a session with its settings, and its end. The metrics are the run's scalars, which that page finds by itself.
 
 use super::tensorboard::{EventWriter, delimited, varint};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use std::path::Path;
 /// How a session ended: `api.proto`'s `Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionStatus {
-    /// Its last step was taken, or it was pruned: what it has is sound.
+    /// Its last step was taken, or it was pruned: its results are valid.
     Success = 1,
     /// An error ended it.
     Failure = 2,
@@ -18,15 +18,14 @@ pub enum SessionStatus {
 /// Name of the plugin that reads the messages.
 const PLUGIN: &[u8] = b"hparams";
 
-/// Writes which settings a run has to the events that it begins with; runs of one `group`, a trial's id, are shown as one line with the mean of their
-/// metrics.
+/// Writes a run's settings to its events. Runs of one `group` (a trial's id) are shown as one line with the mean of their metrics.
 ///
 /// # Errors
 /// The operating system's, naming the file.
 pub fn session_start(events: &mut EventWriter, settings: &Map<String, Value>, group: &str) -> Result<()> {
     let mut info = Vec::new();
     for (name, value) in settings {
-        // A map's entry: field 1 the key, field 2 the value.
+        // A map entry: field 1 is the key, field 2 the value.
         let mut entry = Vec::new();
         delimited(1, name.as_bytes(), &mut entry);
         delimited(2, &protobuf_value(value), &mut entry);
@@ -37,8 +36,8 @@ pub fn session_start(events: &mut EventWriter, settings: &Map<String, Value>, gr
     events.flush()
 }
 
-/// Writes how a run ended, after so many steps, to a file of its own in the run's event folder: TensorBoard reads the files one after the other, and the
-/// run's own ones are closed by then.
+/// Writes how a run ended, after `steps` steps, to another file in the run's event folder: TensorBoard reads the files in turn, and the
+/// run's files are already closed.
 ///
 /// # Errors
 /// The operating system's, naming the file.
@@ -71,7 +70,7 @@ fn summary_value(tag: &str, field: u8, info: &[u8]) -> Vec<u8> {
     value
 }
 
-/// `google.protobuf.Value`: a number, a text or a truth value; anything else as its JSON.
+/// `google.protobuf.Value`: a number, a string or a Boolean; anything else as JSON text.
 fn protobuf_value(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     match (value, value.as_f64()) {

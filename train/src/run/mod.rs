@@ -66,7 +66,7 @@ pub struct TrainArgs {
     pub store: PathBuf,
     /// The run folder: a start makes it, a resume continues it.
     pub run: PathBuf,
-    /// Settings; on a resume all but `max_steps` must be the run's own (see [`read_record`]).
+    /// Settings; on a resume all except `max_steps` must be the run's (see [`read_record`]).
     pub config: TrainConfig,
     /// ResNet-18 under torchvision's names.
     pub cnn_checkpoint: Option<PathBuf>,
@@ -74,28 +74,28 @@ pub struct TrainArgs {
     pub init: Option<PathBuf>,
     /// Continue the run in `run`.
     pub resume: bool,
-    /// Where the model lives.
+    /// The model's device.
     pub device: Device,
     /// Whether the store is read step by step or held in memory.
     pub read_mode: ReadMode,
     /// Where copies of the chunks of a store on S3 are kept; `None` keeps none.
     pub cache: Option<CacheOptions>,
-    /// Whether training items live in the GPU's memory.
+    /// Whether training items are kept in the GPU's memory.
     pub device_store: DeviceStore,
     /// Whether the training step is a CUDA graph.
     pub cuda_graph: bool,
-    /// A checkpoint every this many steps, in addition to one at each epoch's end.
+    /// Steps between checkpoints, in addition to one at each epoch's end.
     pub checkpoint_every: Option<usize>,
     /// Name, version and commit of the program, for `config.json`.
     pub program: String,
-    /// Who follows the run.
+    /// Receives progress reports.
     pub observer: Arc<dyn Observer>,
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunSummary {
-    /// Optimizer steps taken, those before a resume included.
+    /// Optimizer steps taken, including those before a resume.
     pub steps: u64,
     /// Whole epochs.
     pub epochs: u32,
@@ -107,16 +107,16 @@ pub struct RunSummary {
 
 /// Starts or resumes a run and trains to its end.
 ///
-/// On the CPU a resumed run ends in the same bits as one that was never stopped.
+/// On the CPU a resumed run ends with the same bits as an uninterrupted one.
 ///
 /// # Errors
-/// A setting, store, weights file or run directory that does not fit, naming it; a loss that is not finite
-/// ([`TrainError::Diverged`]); whatever the file system refuses. The last checkpoint stays whole in each case.
+/// Names a setting, store, weights file or run directory that does not fit; [`TrainError::Diverged`] for a loss that is not finite; those of
+/// the file system. The last checkpoint stays intact in each case.
 pub fn train(args: &TrainArgs) -> Result<RunSummary> {
     train_until(args, &AtomicBool::new(false))
 }
 
-/// As [`train`], until `stop` is set: the step in flight is finished and checkpointed.
+/// As [`train`], until `stop` is set: then the current step is finished and checkpointed.
 ///
 /// # Errors
 /// As [`train`], and [`TrainError::Stopped`].
@@ -128,7 +128,7 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     let checkpoints = Checkpoints { every_steps: args.checkpoint_every, epochs_after: Duration::ZERO, models: true };
     let run = open_run(args, &store, checkpoints, None)?;
-    // The host keeps no second copy of what the GPU holds.
+    // The host keeps no second copy of the items in the GPU's memory.
     let once = store.reader(ReadMode::Stream);
     let resident = (&args.device, args.device_store);
     let items = DeviceItems::load(&once, || run.setup().sampler.items(), resident, &*args.observer)?;

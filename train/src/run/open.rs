@@ -1,4 +1,4 @@
-//! A run that starts or resumes, from its folder, the store and the settings.
+//! Opens a run that starts or resumes, from its folder, the store and the settings.
 
 use super::TrainArgs;
 use super::checkpoint::{Position, ResumeState, read_info};
@@ -19,7 +19,7 @@ use sam_ladder_formats::atomic::{is_temporary_of, tidy};
 use sam_ladder_schemas::train::{CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE};
 use std::path::Path;
 
-/// A run that starts or resumes, ready for its next step.
+/// Opens a run that starts or resumes, ready for its next step.
 pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Checkpoints, hd95: Option<Hd95>) -> Result<Run> {
     args.config.validate()?;
     if store.config().unlabelled {
@@ -40,12 +40,12 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     Run::new(setup, state)
 }
 
-/// Shape of the model that a run trains.
+/// Configuration of the model that a run trains.
 fn model_config(args: &TrainArgs, shape: BatchShape) -> ModelConfig {
     ModelConfig::of_run(&args.config, shape.image_size, shape.num_classes)
 }
 
-/// Makes the run directory. Its `config.json` comes last: a directory that has one can be resumed.
+/// Makes the run directory. Its `config.json` is written last: a directory that has one can be resumed.
 fn start_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpoints: Checkpoints) -> Result<RunState> {
     refuse_existing(&args.run)?;
     let sources = InitSources {
@@ -83,7 +83,7 @@ fn start_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpo
     Ok(state)
 }
 
-/// Reads back where a run stands, after checking that it is the run that is meant.
+/// Reads back a run's state, after checking that its settings and inputs are the same.
 fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpoints: Checkpoints) -> Result<RunState> {
     let mut record = read_record(&args.run)?;
     let wanted = Wanted {
@@ -110,8 +110,8 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
         write_record(&args.run, &record)?;
     }
     let state = RunState { model, optimizer, records, position, channels: shape.channels };
-    // A run that was killed between the two files of its checkpoint has a model behind its state, and may have no step left to
-    // write another.
+    // A run that was killed between the two files of its checkpoint has a model older than its state, and may have no step left that
+    // would write another.
     let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();
     if checkpoints.models && model.is_none_or(|info| (info.steps, info.epochs) != (state.position.steps, state.position.epoch)) {
         state.save_model(&args.run.join(CHECKPOINT))?;
@@ -119,8 +119,7 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
     Ok(state)
 }
 
-/// A start needs a directory of its own: one that is not there, is empty, or holds no more than a start that was interrupted
-/// before its `config.json`.
+/// Refuses a directory that exists, unless it is empty or holds only what a start that was interrupted before its `config.json` leaves.
 fn refuse_existing(run: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(run) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -1,5 +1,5 @@
-//! Steps whose losses are still on the GPU. The host reads them some steps late, all at once, so that it never waits within a step; what is recorded is
-//! exact all the same, and a step whose loss is not finite has changed no variable (see [`sam_ladder_ops::update`]).
+//! Steps whose losses are still on the GPU. The host reads them some steps later, all together, so that it never waits within a step. The
+//! records are still exact, and a step whose loss is not finite changes no variable (see [`sam_ladder_ops::update`]).
 
 use super::step::{StepLosses, StepNumbers};
 use crate::error::{Result, internal};
@@ -8,14 +8,14 @@ use candle_core::Tensor;
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::Arm;
 
-/// Steps after which their losses are read.
+/// Number of steps after which the losses are read.
 const READ_EVERY: usize = 50;
 
 /// Steps in the order in which they were taken.
 #[derive(Debug, Default)]
 pub(super) struct PendingLosses(Vec<(TakenStep, Numbers)>);
 
-/// What is known of a step before its losses are.
+/// What is known about a step before its losses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct TakenStep {
     pub(super) step: u64,
@@ -39,12 +39,12 @@ impl PendingLosses {
             StepNumbers::OnDevice(losses) => {
                 let alpha = model.trainable().iter().find(|(name, var)| name == "sam.alpha" && var.elem_count() == 1);
                 match alpha {
-                    // `cat` copies: the variable will change.
+                    // `cat` copies, which is needed because the variable will change.
                     Some((_, alpha)) => {
                         let alpha = alpha.as_detached_tensor().flatten_all()?.to_dtype(losses.dtype())?;
                         Numbers::OnDevice(Tensor::cat(&[&losses, &alpha], 0)?)
                     }
-                    // A gate of another kind says itself what it stands at.
+                    // For another kind of gate, the model computes the value.
                     None => Numbers::Known(StepLosses::read(&losses)?, model.alpha()?, model.gate()?),
                 }
             }
@@ -53,12 +53,12 @@ impl PendingLosses {
         Ok(())
     }
 
-    /// Whether the losses are to be read now: those of the CPU at once.
+    /// Whether the losses should be read now; on the CPU always.
     pub(super) fn is_due(&self) -> bool {
         self.0.len() >= READ_EVERY || matches!(self.0.last(), Some((_, Numbers::Known(..))))
     }
 
-    /// Reads all of them, in one copy: one row per step.
+    /// Reads all losses in one copy: one row per step.
     pub(super) fn read(&mut self, arm: Arm) -> Result<Vec<StepRow>> {
         let on_device: Vec<&Tensor> = self
             .0
@@ -85,7 +85,7 @@ impl PendingLosses {
     }
 }
 
-/// The weight that x_sam has, as [`LadderSam::gate`] says it.
+/// The weight of x_sam, as in [`LadderSam::gate`].
 fn gate(arm: Arm, alpha: f32) -> f32 {
     match arm {
         Arm::Full => 1.0 / (1.0 + (-alpha).exp()),

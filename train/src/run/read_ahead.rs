@@ -1,4 +1,4 @@
-//! Reads the batch that comes next while the model works on the one before.
+//! Reads the next batch while the model works on the current one.
 
 use super::sampler::Item;
 use crate::error::{Result, TrainError};
@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// Buffers that go round: what is held is two batches, whatever the store's size.
+/// Number of reused buffers: memory holds two batches, whatever the store's size.
 const BUFFERS: usize = 2;
 
-/// Batches of a plan, in its order, read on a thread of their own. Of a store in a bucket, another thread fetches some batches more onto the local disk.
+/// Batches of a plan, in order, read on a separate thread. For a store in a bucket, another thread fetches more batches ahead to the local
+/// disk.
 pub(super) struct ReadAhead {
     full: Option<Receiver<Result<Batch>>>,
     empty: Option<SyncSender<Batch>>,
@@ -23,14 +24,14 @@ impl ReadAhead {
         let (full_sender, full) = sync_channel::<Result<Batch>>(1);
         let (empty, empty_receiver) = sync_channel::<Batch>(BUFFERS);
         let ahead = reader.batches_ahead(plan.first().map_or(0, Vec::len));
-        // As many batches as this holds are fetched and not read yet.
+        // Its capacity limits the batches that are fetched but not yet read.
         let (fetched_sender, fetched) = sync_channel::<()>(ahead);
         let plan = Arc::new(plan);
         let mut threads = Vec::new();
         if ahead > 0 {
             let (reader, plan) = (reader.clone(), plan.clone());
             threads.push(std::thread::spawn(move || {
-                // What cannot be fetched is met again, and reported, by the thread that reads it.
+                // A fetch error occurs again in the thread that reads the batch, which reports it.
                 for items in plan.iter() {
                     if fetched_sender.send(()).is_err() || reader.fetch_ahead(items).is_err() {
                         return;
@@ -48,7 +49,7 @@ impl ReadAhead {
                 if ahead > 0 {
                     let _ = fetched.recv();
                 }
-                // A closed channel means that nobody waits any more.
+                // A closed channel means that the receiver is gone.
                 if full_sender.send(read).is_err() {
                     return;
                 }
@@ -60,12 +61,12 @@ impl ReadAhead {
     /// The next batch of the plan.
     ///
     /// # Errors
-    /// Those of reading; nothing more can be read then.
+    /// Those of reading; after one, nothing more can be read.
     pub(super) fn next_batch(&mut self) -> Result<Batch> {
         self.full.as_ref().and_then(|full| full.recv().ok()).ok_or(TrainError::ReaderStopped)?
     }
 
-    /// Returns a buffer, which is filled again.
+    /// Returns a buffer for reuse.
     pub(super) fn give_back(&mut self, batch: Batch) {
         if let Some(empty) = &self.empty {
             let _ = empty.send(batch);
@@ -75,7 +76,7 @@ impl ReadAhead {
 
 impl Drop for ReadAhead {
     fn drop(&mut self) {
-        // The threads end at the closed channels.
+        // Closing the channels ends the threads.
         (self.full, self.empty) = (None, None);
         for thread in self.threads.drain(..) {
             let _ = thread.join();

@@ -1,6 +1,6 @@
-//! `steps.parquet` and `epochs.parquet`: rows in memory, written whole at each checkpoint.
+//! `steps.parquet` and `epochs.parquet`: rows are kept in memory and written as a whole at each checkpoint.
 //!
-//! A step's row takes 40 bytes, so a run of the published length (some 18 000 steps) rewrites under a megabyte.
+//! A step's row takes 40 bytes, so a run of the published length (about 18 000 steps) rewrites less than a megabyte.
 
 use crate::error::{Result, TrainError};
 use crate::run::validation::Scores;
@@ -20,15 +20,15 @@ pub struct Records {
 }
 
 impl Records {
-    /// Those of a run that starts.
+    /// Records of a new run.
     pub fn new(folder: &Path) -> Self {
         Records { folder: folder.to_path_buf(), steps: Vec::new(), epochs: Vec::new() }
     }
 
-    /// Those of a run that is resumed after `steps` steps and `epochs` whole epochs; rows beyond are dropped.
+    /// Records of a run that is resumed after `steps` steps and `epochs` whole epochs; later rows are dropped.
     ///
     /// # Errors
-    /// When a table cannot be read or ends before that.
+    /// If a table cannot be read or has too few rows.
     pub fn resume(folder: &Path, steps: u64, epochs: u32) -> Result<Self> {
         let mut records = Records::new(folder);
         if steps > 0 {
@@ -46,7 +46,7 @@ impl Records {
         Ok(records)
     }
 
-    /// Writes both tables, each aside and renamed.
+    /// Writes both tables, each atomically.
     ///
     /// # Errors
     /// The operating system's, naming the file.

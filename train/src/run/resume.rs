@@ -1,4 +1,4 @@
-//! What a run folder says of itself, and whether a call to resume it means the same run.
+//! A run folder's record, and whether a call that resumes it has the same settings and inputs.
 
 use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_cache::{Store, is_remote, read_file};
@@ -10,13 +10,13 @@ use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
 use serde_json::json;
 use std::path::Path;
 
-/// Settings that may change between a stop and a resume, since they shape no step: how far to go.
+/// Settings that may change on a resume, since no step depends on them.
 const FREE_SETTINGS: [&str; 1] = ["max_steps"];
 
 /// Reads a run directory's `config.json`.
 ///
 /// # Errors
-/// When there is none, or it is of another version of the program.
+/// If there is none, or it was written by another version of the program.
 pub fn read_record(run: &Path) -> Result<RunRecord> {
     let path = run.join(RUN_CONFIG);
     let text = match std::fs::read_to_string(&path) {
@@ -36,13 +36,13 @@ pub(crate) fn write_record(run: &Path, record: &RunRecord) -> Result<()> {
     Ok(write_atomic(&run.join(RUN_CONFIG), text.as_bytes())?)
 }
 
-/// What a call to resume gives.
+/// Settings and inputs of a call that resumes a run.
 pub(crate) struct Wanted<'a> {
     pub(crate) config: &'a TrainConfig,
     pub(crate) cache_id: &'a str,
-    /// The settings that the store's tensors were made with.
+    /// The settings with which the store's tensors were made.
     pub(crate) store: &'a PrecomputeConfig,
-    /// Files that the call names again; what it leaves out is taken from the run.
+    /// Files that the call names again; files that it leaves out are taken from the run.
     pub(crate) cnn_checkpoint: Option<InputFile>,
     pub(crate) init: Option<InputFile>,
 }
@@ -89,8 +89,8 @@ pub(crate) fn check_same_run(run: &Path, record: &RunRecord, wanted: &Wanted) ->
     Ok(())
 }
 
-/// Checks that a run's model can be given a store's tensors: the same encoder with the same weights made both from images prepared
-/// in the same way. Other scans, variants and number formats are no obstacle.
+/// Checks that a run's model can use a store's tensors: same encoder, same weights, same image preparation. Scans, variants and number
+/// format may differ.
 ///
 /// # Errors
 /// [`TrainError::OtherEncoder`] with both values of each setting that differs.

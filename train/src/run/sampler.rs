@@ -1,7 +1,6 @@
-//! Which slice and which of its variants each step of an epoch sees.
+//! Decides which slices and variants each step of an epoch uses.
 //!
-//! An epoch's plan is a function only of the seed and the epoch's number, so a resumed run needs no more than its position to see the batches that it
-//! would have seen.
+//! An epoch's plan depends only on the seed and the epoch's number, so a resumed run needs only its position to draw the same batches.
 
 use crate::error::{Result, TrainError};
 use rand::{Rng, SeedableRng};
@@ -10,7 +9,7 @@ use sam_ladder_schemas::train::SliceOrder;
 use sam_ladder_schemas::variants::{AugmentPolicy, Variant, VariantKind, variants};
 use std::path::Path;
 
-/// Row of a slice and index of one of its variants, as in the store.
+/// Row of a slice and index of a variant, as in the store.
 pub type Item = (u32, u32);
 
 /// Draws the slices and variants of each epoch.
@@ -28,20 +27,20 @@ impl Sampler {
         Sampler { rows, draws, order, seed }
     }
 
-    /// Slices of an epoch.
+    /// Number of slices in an epoch.
     pub fn slices(&self) -> usize {
         self.rows.len()
     }
 
-    /// Every item that may be drawn, the variants that are drawn most first.
+    /// Every item that may be drawn, the likeliest variants first.
     pub fn items(&self) -> Vec<Item> {
         self.draws.by_probability().into_iter().flat_map(|variant| self.rows.iter().map(move |&row| (row, variant))).collect()
     }
 
-    /// The slices of epoch `epoch` in their order, each with the variant drawn for it: every slice once.
+    /// The slices of epoch `epoch` in order, each once, with the variant drawn for it.
     pub fn epoch(&self, epoch: u32) -> Vec<Item> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        // Stream 0 is nobody's: an epoch's draws overlap neither another epoch's nor a plain generator's of the same seed.
+        // Stream 0 stays unused: an epoch's draws overlap neither another epoch's nor those of a plain generator with the same seed.
         rng.set_stream(u64::from(epoch) + 1);
         let mut rows = self.rows.clone();
         if self.order == SliceOrder::Shuffled {
@@ -51,14 +50,14 @@ impl Sampler {
     }
 }
 
-/// Fisher–Yates, written out so that a seed means the same order in every version of the program.
+/// Fisher–Yates, written out so that a seed gives the same order in every version of the program.
 fn shuffle(rows: &mut [u32], rng: &mut ChaCha8Rng) {
     for last in (1..rows.len()).rev() {
         rows.swap(last, below(last as u64 + 1, rng) as usize);
     }
 }
 
-/// A number in `0..bound`, each equally likely.
+/// A uniform number in `0..bound`.
 pub(crate) fn below(bound: u64, rng: &mut ChaCha8Rng) -> u64 {
     let limit = u64::MAX - u64::MAX % bound;
     loop {
@@ -69,12 +68,12 @@ pub(crate) fn below(bound: u64, rng: &mut ChaCha8Rng) -> u64 {
     }
 }
 
-/// A number in [0, 1) with 53 random bits.
+/// A uniform number in [0, 1) with 53 random bits.
 pub(crate) fn unit(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// A store's variants that training draws, with the sums of their probabilities.
+/// The variants that training draws, with the cumulative sums of their probabilities.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VariantDraws {
     indices: Vec<u32>,
@@ -90,12 +89,12 @@ impl VariantDraws {
         order.into_iter().map(|at| self.indices[at]).collect()
     }
 
-    /// The draws of a policy from a store that holds `stored`; no policy means all that is stored, by the stored probabilities.
+    /// The draws of a policy from a store with the variants `stored`; `None` means all of them, with the stored probabilities.
     ///
-    /// A policy below the store's own draws what a store of that policy would: the identity takes what the dropped variants had.
+    /// A narrower policy than the store's draws as from a store of that policy: the dropped variants' probability goes to the identity.
     ///
     /// # Errors
-    /// When the store lacks a variant of the policy.
+    /// If the store lacks a variant of the policy.
     pub fn new(stored: &[Variant], policy: Option<AugmentPolicy>, rotation_step: u32) -> Result<Self> {
         let wanted = match policy {
             None => stored.to_vec(),
@@ -127,7 +126,7 @@ impl VariantDraws {
     }
 }
 
-/// Index of the unaugmented one of the variants that the store at `path` has.
+/// Index of the unaugmented variant among those of the store at `path`.
 ///
 /// # Errors
 /// When it has none.

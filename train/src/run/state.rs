@@ -1,4 +1,4 @@
-//! What a run has come to between two steps: all that its checkpoint holds.
+//! A run's state between two steps: all that its checkpoint holds.
 
 use super::checkpoint::{CheckpointInfo, Position, ResumeState, save_model};
 use super::records::Records;
@@ -8,7 +8,7 @@ use crate::optimizer::Optimizer;
 use sam_ladder_schemas::train::{CHECKPOINT, RESUME_STATE};
 use std::path::Path;
 
-/// A run between two steps.
+/// State of a run between two steps.
 pub(super) struct RunState {
     pub(super) model: LadderSam,
     pub(super) optimizer: Optimizer,
@@ -19,7 +19,7 @@ pub(super) struct RunState {
 }
 
 impl RunState {
-    /// Writes a checkpoint into the run folder: tables first, then the resume state that counts on them, then the model for readers of the run.
+    /// Writes a checkpoint into the run folder: first the tables, then the resume state that relies on them, then the model for the run's users.
     ///
     /// # Errors
     /// The operating system's, naming the file.
@@ -33,7 +33,7 @@ impl RunState {
         Ok(())
     }
 
-    /// Writes the model for readers of the run.
+    /// Writes the model for the run's users.
     ///
     /// # Errors
     /// The operating system's, naming the file.

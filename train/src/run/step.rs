@@ -19,20 +19,20 @@ pub struct StepLosses {
     pub dice: f32,
 }
 
-/// The losses of a step, known or still on the GPU.
+/// The losses of a step, on the host or still on the GPU.
 #[derive(Debug)]
 pub enum StepNumbers {
-    /// Known.
+    /// On the host.
     Read(StepLosses),
     /// `[3]`: total, cross-entropy, Dice.
     OnDevice(Tensor),
 }
 
 impl StepLosses {
-    /// Reads what [`StepNumbers::OnDevice`] holds; waits for the device.
+    /// Reads the losses of [`StepNumbers::OnDevice`]; waits for the device.
     ///
     /// # Errors
-    /// Whatever went wrong on the device since it was last waited for.
+    /// Any error on the device since the last wait.
     pub fn read(numbers: &Tensor) -> Result<Self> {
         match numbers.to_vec1::<f32>()?.as_slice() {
             &[total, ce, dice] => Ok(StepLosses { total, ce, dice }),
@@ -40,7 +40,7 @@ impl StepLosses {
         }
     }
 
-    /// The first of the losses that is not finite, by name.
+    /// Name and value of the first loss that is not finite.
     pub fn not_finite(&self) -> Option<(&'static str, f32)> {
         [("the loss", self.total), ("cross-entropy", self.ce), ("the Dice loss", self.dice)]
             .into_iter()
@@ -48,7 +48,7 @@ impl StepLosses {
     }
 }
 
-/// The numbers of one step.
+/// The settings of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepSettings {
     /// λ: weight of Dice in the loss.
@@ -57,7 +57,7 @@ pub struct StepSettings {
     pub lr: f64,
 }
 
-/// Forward, loss, backward, update. When a loss is not finite there is no update: see [`StepLosses::not_finite`].
+/// Forward, loss, backward, update. If a loss is not finite, there is no update: see [`StepLosses::not_finite`].
 ///
 /// # Errors
 /// Those of the tensor operations.
@@ -73,8 +73,8 @@ pub fn train_step(
     }
 }
 
-/// As [`train_step`]; on a GPU without waiting for it. There the update itself looks at the losses, and changes no variable when one is
-/// not finite.
+/// As [`train_step`], but without waiting for a GPU. There the update itself checks the losses, and changes no variable if one is not
+/// finite.
 ///
 /// # Errors
 /// Those of the tensor operations.

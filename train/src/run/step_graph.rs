@@ -1,7 +1,7 @@
 //! The training step as a CUDA graph: recorded once, then launched once per step.
 //!
-//! Batches of the first batch's size go through the graph, others (an epoch's last) step by step. Before the graph is relied on, one step is taken
-//! both ways from the same state and on the same batch; where they differ, the run continues without it.
+//! Batches of the first batch's size use the graph; others (an epoch's last) run without it. Before the graph is used, one step is taken
+//! both ways from the same state and on the same batch; if the results differ, the run continues without the graph.
 
 use super::step::{StepNumbers, StepSettings, start_step};
 use super::tensors::BatchTensors;
@@ -14,48 +14,48 @@ use sam_ladder_ops::device::{Graph, capture, prepare};
 use sam_ladder_schemas::observer::Observer;
 use std::sync::Arc;
 
-/// Plain steps before the recording: they fill what is kept from step to step (algorithms, uploads, constants).
+/// Plain steps before the recording: they fill the caches that later steps use (algorithms, uploads, constants).
 const WARM_UP: usize = 2;
-/// Most that all updates together, and that the update of one tensor, may differ by, over their own size. Libraries may sum in another order
-/// each time; a step that reads or writes the wrong memory is off by all of it.
+/// Largest relative difference allowed between updates, of all tensors together and of each one. Libraries may sum in another order each
+/// time; a step that reads or writes the wrong memory is completely wrong.
 const MOST_DIFFERENT: f64 = 0.05;
 const MOST_DIFFERENT_TENSOR: f64 = 0.5;
-/// The same for a loss.
+/// Largest relative difference allowed between losses.
 const MOST_DIFFERENT_LOSS: f64 = 1e-2;
 
-/// Takes steps, through a graph where it can.
+/// Takes steps, through a graph if possible.
 pub struct StepGraph {
     state: State,
     observer: Arc<dyn Observer>,
 }
 
 enum State {
-    /// Plain steps so far, and the size of their batches.
+    /// Number of plain steps so far, and their batch size.
     Warming(usize, usize),
     Captured(Captured),
     GivenUp,
 }
 
-/// A recorded step, and the memory outside of it that it reads and writes.
+/// A recorded step, and the memory through which the host exchanges numbers with it.
 struct Captured {
     graph: Graph,
     inputs: BatchTensors,
-    /// `[4]`: what the optimizer reads, [`Optimizer::moving`].
+    /// `[4]`: input of the optimizer, see [`Optimizer::moving`].
     moving: Tensor,
     /// `[3]`: total loss, cross-entropy, Dice loss.
     losses: Tensor,
 }
 
 impl StepGraph {
-    /// One for a run that starts or resumes; `observer` learns what became of the graph.
+    /// For a run that starts or resumes; `observer` learns whether the graph is used.
     pub fn new(observer: Arc<dyn Observer>) -> Self {
         StepGraph { state: State::Warming(0, 0), observer }
     }
 
-    /// As [`start_step`], on a GPU that no other thread works on.
+    /// As [`start_step`], on a GPU that no other thread uses.
     ///
     /// # Errors
-    /// As [`start_step`]. A step that cannot be recorded is no error.
+    /// As [`start_step`]. A step that cannot be recorded is not an error.
     pub fn step(
         &mut self,
         model: &LadderSam,
@@ -96,7 +96,8 @@ impl StepGraph {
 }
 
 impl Captured {
-    /// Takes a step as ever, which counts, then the same step from the same state through a graph, which does not; the graph, or why there is none.
+    /// Takes a plain step, whose result is kept, and then the same step from the same state through a graph, for comparison. Returns the graph,
+    /// or why there is none.
     fn compared(
         model: &LadderSam,
         optimizer: &mut Optimizer,
@@ -126,7 +127,7 @@ impl Captured {
         Ok((numbers, tried))
     }
 
-    /// Records a step. Nothing of it is done yet.
+    /// Records a step without executing it.
     fn record(model: &LadderSam, optimizer: &Optimizer, batch: &BatchTensors, settings: StepSettings) -> Result<Self> {
         let device = batch.images.device().clone();
         let inputs = BatchTensors {
@@ -147,7 +148,7 @@ impl Captured {
             && same(&self.inputs.labels, &batch.labels)
     }
 
-    /// The device's part of a step of the optimizer's last count.
+    /// Runs the device's part of the step that the optimizer counted last.
     fn launch(
         &self,
         model: &LadderSam,
@@ -166,12 +167,12 @@ impl Captured {
         }
         self.moving.slice_set(&Tensor::new(&optimizer.moving(settings.lr)?, device)?, 0, 0)?;
         self.graph.launch(|| device_step(model, optimizer, &self.inputs, settings.lambda, &self.moving, &self.losses))?;
-        // The next launch overwrites them, and they are read later.
+        // Copied, because they are read later and the next launch overwrites them.
         Ok(StepNumbers::OnDevice(self.losses.copy()?))
     }
 }
 
-/// What [`start_step`] asks of the device, with the losses put where `losses` is.
+/// The device's part of [`start_step`]; the losses go to `losses`.
 fn device_step(
     model: &LadderSam,
     optimizer: &Optimizer,
@@ -188,7 +189,7 @@ fn device_step(
     losses.slice_set(&numbers, 0, 0)
 }
 
-/// Copies of all that a step changes on the device.
+/// Copies of all tensors that a step changes on the device.
 struct Copies(Vec<Tensor>);
 
 impl Copies {
@@ -209,7 +210,7 @@ impl Copies {
         Ok(())
     }
 
-    /// Of each tensor, the square sums of its change since `before` and of its difference from `other`.
+    /// For each tensor, the sums of squares of its change since `before` and of its difference from `other`.
     fn differences(&self, before: &Copies, other: &Copies) -> Result<Vec<(f64, f64)>> {
         let squares = |a: &Tensor, b: &Tensor| -> Result<f64> {
             let difference = (a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?;
@@ -220,17 +221,18 @@ impl Copies {
     }
 }
 
-/// Whether a step that was taken both ways came to the same: losses, and of each tensor the square sums of its update and of the difference.
+/// Whether a step gave the same result both ways; takes the losses, and for each tensor the sums of squares of its update and of the
+/// difference.
 fn agree(losses: &[f32], by_graph: &[f32], updates: &[(f64, f64)]) -> std::result::Result<(), String> {
     for (a, b) in losses.iter().zip(by_graph) {
-        // Two losses that are no numbers are alike too: the run ends on them elsewhere.
+        // Two NaN losses count as equal: they end the run elsewhere.
         if !((a - b).abs() <= MOST_DIFFERENT_LOSS as f32 * a.abs().max(1e-3) || (a.is_nan() && b.is_nan())) {
             return Err(format!("a step's losses are {losses:?}, through the graph {by_graph:?}"));
         }
     }
     let (update, difference) = updates.iter().fold((0.0, 0.0), |(a, b), (update, difference)| (a + update, b + difference));
     let of_all = (difference / f64::max(update, f64::MIN_POSITIVE)).sqrt();
-    // A tensor that hardly moves compared to the others may do so by rounding only.
+    // The update of a tensor that hardly changes compared to the others may be only rounding.
     let moved = updates.iter().filter(|(own, _)| *own > 1e-8 * update);
     let of_one = moved.map(|(own, difference)| (difference / own).sqrt()).fold(0.0, f64::max);
     if of_all <= MOST_DIFFERENT && of_one <= MOST_DIFFERENT_TENSOR {
@@ -251,7 +253,7 @@ mod tests {
         let why = |by_graph: &[f32], updates: &[(f64, f64)]| agree(&losses, by_graph, updates).unwrap_err();
         assert!(why(&[1.6, 1.0, 0.75], &updates).contains("losses"));
         assert!(why(&[f32::NAN, 1.0, 0.75], &updates).contains("losses"));
-        // All tensors as they were before the step, and one of many that was left out.
+        // No tensor was updated; and one of many was left out.
         assert!(why(&losses, &[(1.0, 1.0), (1e-3, 1e-3)]).contains("update"));
         assert!(why(&losses, &[(1.0, 1e-8), (1e-5, 1e-5)]).contains("one tensor"));
         assert!(why(&losses, &[(1.0, f64::NAN)]).contains("update"));

@@ -1,6 +1,6 @@
 //! TensorBoard event files: `TFRecord` framing around `Event` messages that hold one scalar each.
 //!
-//! Only what scalars need of TensorFlow's `event.proto` and `summary.proto` is written, by hand: it is a dozen bytes a message.
+//! Scalars need only a small part of TensorFlow's `event.proto` and `summary.proto`, a dozen bytes per message, written here by hand.
 
 use crate::error::{Result, io};
 use std::fs::File;
@@ -15,10 +15,10 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a new event file in `folder`, which is made if it is not there.
+    /// Starts a new event file in `folder`, which is created if necessary.
     ///
-    /// `first_step` is the first step that will follow: TensorBoard drops what older files of the folder say from there on, as
-    /// steps after the checkpoint that a run resumed from.
+    /// `first_step` is the first step that will follow: from there on, TensorBoard drops the steps of older files in the folder, which came
+    /// after the checkpoint from which the run resumed.
     ///
     /// # Errors
     /// The operating system's, naming the file.
@@ -55,7 +55,7 @@ impl EventWriter {
         self.record(&summary_event(wall_time(), step, value))
     }
 
-    /// Hands what was written to the operating system.
+    /// Flushes to the operating system.
     ///
     /// # Errors
     /// The operating system's, naming the file.
@@ -84,12 +84,12 @@ fn frame(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// CRC-32C, rotated and shifted as TFRecord wants it.
+/// CRC-32C, masked as TFRecord requires.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// Protobuf's base-128 number.
+/// Protobuf's base-128 varint.
 pub(super) fn varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

@@ -1,4 +1,4 @@
-//! A batch as the model and the loss take it.
+//! Batches as tensors, for the model and the loss.
 
 use crate::error::Result;
 use candle_core::{Device, Tensor};
@@ -7,12 +7,12 @@ use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 
-/// The sizes and the precision of a batch's tensors, which follow from the store and the run's settings.
+/// Sizes and precision of a batch's tensors, which follow from the store and the run's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchShape {
     /// Pixels along the side of the network's input.
     pub image_size: usize,
-    /// Classes with background.
+    /// Classes including background.
     pub num_classes: usize,
     /// Channels of the images, 1 to 3.
     pub channels: usize,
@@ -21,7 +21,7 @@ pub struct BatchShape {
 }
 
 impl BatchShape {
-    /// The sizes of a store of this config, in float32.
+    /// The shape for a store of this config, in float32.
     pub fn of(config: &PrecomputeConfig) -> Self {
         BatchShape {
             image_size: config.image_size,
@@ -42,7 +42,7 @@ impl BatchShape {
     }
 }
 
-/// A batch as the model and the loss take it.
+/// A batch as tensors, for the model and the loss.
 #[derive(Debug, Clone)]
 pub struct BatchTensors {
     /// `[b, c, s, s]`, in [0, 1].
@@ -53,7 +53,7 @@ pub struct BatchTensors {
     pub labels: Tensor,
 }
 
-/// Brings `count` slices that were read from a store onto `device`.
+/// Converts `count` slices read from a store to tensors on `device`.
 ///
 /// # Errors
 /// When the buffers are of another size.
@@ -63,7 +63,7 @@ pub(crate) fn batch_tensors(batch: &Batch, count: usize, shape: BatchShape, devi
     Ok(BatchTensors { images, embeddings, labels: Tensor::from_slice(&batch.labels, (count, low, low), device)? })
 }
 
-/// What the model reads of `count` slices: images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`, without labels.
+/// The model's input for `count` slices: images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`.
 ///
 /// # Errors
 /// When the buffers are of another size.

@@ -1,7 +1,8 @@
-//! The training loop. It trains a group of runs that draw the same batches; a lone run is a group of one.
+//! The training loop. It trains a group of runs that draw the same batches; a single run is a group of one.
 //!
-//! Where the batches come from ([`BatchSource`]) and how a step is taken ([`StepKind`]) are its two parameters. Each batch is read, decompressed and turned
-//! into tensors once, and every run takes its step on it: a run's arithmetic is the same in any group, so on the CPU it ends in the same bytes.
+//! Its two parameters are the source of the batches ([`BatchSource`]) and the kind of step ([`StepKind`]). Each batch is read and converted
+//! to tensors once, and every run takes its step on it. A run's arithmetic is the same in any group, so on the CPU it ends with the same
+//! bytes.
 
 use super::batches::BatchSource;
 use super::step::start_step;
@@ -13,24 +14,24 @@ use sam_ladder_schemas::observer::Observer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// How steps are taken.
+/// How a step is taken.
 pub(crate) enum StepKind {
-    /// One operation after the other.
+    /// Operation by operation.
     Plain,
-    /// By a CUDA graph, which belongs to one run.
+    /// Through a CUDA graph, which belongs to one run.
     Graph(StepGraph),
 }
 
-/// What all groups that are trained at the same time share.
+/// State shared by all groups that are trained at the same time.
 pub(crate) struct Control<'a> {
-    /// Set from outside: stop after the steps in flight.
+    /// Set from outside: stop after the current steps.
     stop: &'a AtomicBool,
-    /// Runs that are being trained: they divide the machine's time.
+    /// Number of runs in training, which share the machine's time.
     live: AtomicUsize,
 }
 
-/// Trains the runs of a group, epoch by epoch, to where each is to go or until they are stopped, and writes their checkpoints. They stand at the same step of
-/// the same epoch. A run that fails or panics keeps its error, and the others are trained on.
+/// Trains the runs of a group, epoch by epoch, until each has reached its last step or all are stopped, and writes their checkpoints. All
+/// runs must be at the same step of the same epoch. A run that fails or panics keeps its error, and the others continue.
 ///
 /// # Errors
 /// Those of reading the store, which end the group.
@@ -41,7 +42,7 @@ pub(crate) fn train_group(
     control: &Control<'_>,
 ) -> Result<()> {
     let outcome = train_epochs(group, source, steps, control);
-    // Whatever ended the loop, what is trained is kept.
+    // Whatever ended the loop, the training so far is saved.
     group.iter_mut().for_each(|run| run.attempt(Run::save));
     outcome
 }
@@ -71,12 +72,12 @@ fn train_epochs(group: &mut [Run], source: &mut BatchSource, steps: &mut StepKin
 }
 
 impl StepKind {
-    /// Plain steps, or those of a CUDA graph; `observer` learns what became of the graph.
+    /// Plain steps or a CUDA graph; `observer` learns whether the graph is used.
     pub(crate) fn new(cuda_graph: bool, observer: &Arc<dyn Observer>) -> Self {
         if cuda_graph { StepKind::Graph(StepGraph::new(observer.clone())) } else { StepKind::Plain }
     }
 
-    /// Takes a step of every run of the group.
+    /// Takes a step of every run in the group.
     fn take(&mut self, group: &mut [Run], batch: &BatchTensors) {
         match self {
             StepKind::Plain => each(group, |run| run.attempt(|run| run.step(batch, start_step))),
@@ -91,7 +92,7 @@ impl StepKind {
     }
 }
 
-/// Calls `work` with every run that is under way, each on a thread of its own, the first on this one.
+/// Calls `work` with every active run: the first on this thread, each other one on its own thread.
 fn each(group: &mut [Run], work: impl Fn(&mut Run) + Sync) {
     let mut runs = group.iter_mut().filter(|run| run.is_under_way());
     let Some(first) = runs.next() else { return };
@@ -109,12 +110,12 @@ impl<'a> Control<'a> {
         Control { stop, live: AtomicUsize::new(0) }
     }
 
-    /// The first of the runs that is to be trained on; none where all are at their end, or someone wants to stop.
+    /// The first run that still needs training; `None` if all are finished or a stop is requested.
     fn next_to_train<'r>(&self, group: &'r [Run]) -> Option<&'r Run> {
         group.iter().find(|run| run.is_under_way() && !self.stop.load(Ordering::Relaxed))
     }
 
-    /// Counts the group's runs among those that share the machine, for as long as what is returned lives.
+    /// Counts the group's runs among those that share the machine, while the returned guard lives.
     fn share(&self, group: &[Run]) -> Sharing<'_> {
         let runs = group.iter().filter(|run| run.is_under_way()).count();
         self.live.fetch_add(runs, Ordering::Relaxed);
@@ -122,14 +123,14 @@ impl<'a> Control<'a> {
     }
 }
 
-/// Runs of a group that are counted among those that share the machine.
+/// Guard for a group's runs that are counted among those that share the machine.
 struct Sharing<'a> {
     live: &'a AtomicUsize,
     runs: usize,
 }
 
 impl Sharing<'_> {
-    /// All runs that share it, of this group and of others.
+    /// Number of all runs that share the machine, of this group and others.
     fn runs(&self) -> usize {
         self.live.load(Ordering::Relaxed)
     }

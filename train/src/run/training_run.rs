@@ -1,4 +1,4 @@
-//! A run that is being trained: it is handed batches, and keeps its records and checkpoints itself.
+//! A run in training: it receives batches, and keeps its records and checkpoints itself.
 
 use super::RunSummary;
 use super::checkpoint::Position;
@@ -23,18 +23,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a run writes, and when.
+/// When a run writes checkpoints, and which files.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Checkpoints {
-    /// A state every this many steps.
+    /// Steps between states.
     pub(crate) every_steps: Option<usize>,
-    /// A state at the end of an epoch, where the last one is at least this old.
+    /// A state is written at the end of an epoch if the last one is at least this old.
     pub(crate) epochs_after: Duration,
-    /// With each state the model for readers of the run, and the best model by validation.
+    /// Whether to write, with each state, the model for the run's users, and the best model by validation.
     pub(crate) models: bool,
 }
 
-/// What does not change while a run is trained.
+/// The part of a run that training does not change.
 pub(crate) struct RunSetup {
     /// The run folder.
     pub(crate) folder: PathBuf,
@@ -46,9 +46,9 @@ pub(crate) struct RunSetup {
     pub(crate) checkpoints: Checkpoints,
 }
 
-/// Where a run reports what it does.
+/// How a run reports its progress.
 pub(crate) enum Report {
-    /// Nowhere.
+    /// Not at all.
     Nothing,
     /// Each step, with its losses.
     Steps(Box<dyn Progress>),
@@ -56,31 +56,31 @@ pub(crate) enum Report {
     Epochs(Arc<dyn Progress>),
 }
 
-/// A run under way.
+/// A run in training.
 pub(crate) struct Run {
     setup: RunSetup,
     state: RunState,
     events: EventWriter,
     report: Report,
-    /// Batches of an epoch.
+    /// Batches per epoch.
     epoch_batches: usize,
     /// Steps after which the run ends.
     last_step: u64,
-    /// Epochs after which it is to pause.
+    /// Epochs after which it pauses.
     until: u32,
-    /// Steps behind the checkpoint on disk.
+    /// Steps of the checkpoint on disk.
     checkpoint_step: u64,
-    /// When that was written.
+    /// When that checkpoint was written.
     checkpoint_time: Instant,
-    /// Since when `state.position.epoch_seconds` misses time.
+    /// Up to when `state.position.epoch_seconds` counts time.
     clock: Instant,
-    /// Runs that have the machine's time together.
+    /// Number of runs that share the machine's time.
     sharing: usize,
-    /// Steps taken whose losses are not recorded yet.
+    /// Steps whose losses are not recorded yet.
     pending: PendingLosses,
-    /// The validation under way.
+    /// The current validation.
     scoring: Option<ValidationPass>,
-    /// Why it ended before its end.
+    /// Why it ended early.
     error: Option<TrainError>,
 }
 
@@ -110,17 +110,17 @@ impl Run {
         })
     }
 
-    /// The same run, which reports what it does.
+    /// The same run, with progress reports.
     pub(crate) fn reporting(self, report: Report) -> Self {
         Run { report, ..self }
     }
 
-    /// The same run, which pauses when it has so many epochs behind it.
+    /// The same run, which pauses after `until` epochs.
     pub(crate) fn until(self, until: u32) -> Self {
         Run { until, ..self }
     }
 
-    /// Writes the settings of a run that starts to its TensorBoard events; runs of one group are shown as one.
+    /// Writes the settings of a new run to its TensorBoard events; runs of one group are shown as one.
     ///
     /// # Errors
     /// The operating system's, naming the file.
@@ -145,10 +145,10 @@ impl Run {
         self.last_step
     }
 
-    /// What it came to.
+    /// The run's result.
     ///
     /// # Errors
-    /// What ended it before its end; [`TrainError::Stopped`].
+    /// The error that ended it early; [`TrainError::Stopped`].
     pub(super) fn summary(self) -> Result<RunSummary> {
         let (is_finished, records, position) = (self.is_finished(), &self.state.records, &self.state.position);
         let summary = RunSummary {
@@ -164,30 +164,30 @@ impl Run {
         }
     }
 
-    /// Why it ended before its end.
+    /// Why it ended early.
     pub(crate) fn take_error(&mut self) -> Option<TrainError> {
         self.error.take()
     }
 
-    /// Whether it is where it is to go: at its last step or its last epoch for now, with no epoch left to close.
+    /// Whether it has reached its last step, or the epoch at which it pauses, and all its epochs are closed.
     pub(crate) fn is_finished(&self) -> bool {
         let Position { steps, epoch, .. } = self.state.position;
         !self.epoch_is_whole() && (steps >= self.last_step || epoch >= self.until)
     }
 
-    /// Whether there is something left to do that can be done.
+    /// Whether it is neither finished nor failed.
     pub(crate) fn is_under_way(&self) -> bool {
         self.error.is_none() && !self.is_finished()
     }
 
-    /// Does a part of the run's work. An error or a panic ends the run, and no other one.
+    /// Does a part of the run's work. An error or a panic ends only this run.
     pub(crate) fn attempt(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
         if self.error.is_none() {
             self.error = guarded(|| work(self)).err();
         }
     }
 
-    /// The batches of the epoch under way that are still to come.
+    /// The remaining batches of the current epoch.
     pub(crate) fn batches_left(&self) -> Vec<Vec<Item>> {
         let position = &self.state.position;
         let left = (self.last_step - position.steps) as usize;
@@ -195,20 +195,20 @@ impl Run {
         items.chunks(self.setup.config.batch_size).skip(position.batch).take(left).map(<[Item]>::to_vec).collect()
     }
 
-    /// The batches that validate the epoch, once its last step is done.
+    /// The batches for validation, once the epoch's last step is done.
     pub(crate) fn validation_batches(&self) -> Vec<Vec<Item>> {
         let validation = self.setup.validation.as_ref().filter(|_| self.epoch_is_whole());
         validation.map_or(Vec::new(), |validation| validation.batches())
     }
 
-    /// Time counts from now on, and is divided by the runs that have the machine together.
+    /// Starts counting time, which is divided by the number of runs that share the machine.
     pub(crate) fn start_clock(&mut self, sharing: usize) {
         self.clock = Instant::now();
         self.sharing = sharing.max(1);
     }
 
-    /// Takes the next step, on the next of [`Self::batches_left`], by `take`; on a GPU without waiting for it. The step's row, and the error of a loss that
-    /// is not finite, may come some steps later.
+    /// Takes the next step by `take`, on the next of [`Self::batches_left`]; does not wait for a GPU. The step's row, or the error for a loss
+    /// that is not finite, may come some steps later.
     ///
     /// # Errors
     /// [`TrainError::Diverged`]; those of the tensor operations and of the file system.
@@ -230,14 +230,14 @@ impl Run {
         }
         self.report_step();
         let due = self.setup.checkpoints.every_steps.is_some_and(|every| self.state.position.steps.is_multiple_of(every as u64));
-        // The end of an epoch brings a checkpoint of its own.
+        // The end of an epoch writes its own checkpoint.
         if due && !self.epoch_is_whole() {
             self.checkpoint()?;
         }
         Ok(())
     }
 
-    /// Records the steps that were taken since the last call. On a GPU this waits for it.
+    /// Records the steps since the last call; waits for a GPU.
     fn record_steps(&mut self) -> Result<()> {
         for row in self.pending.read(self.state.model.config().arm)? {
             let losses = StepLosses { total: row.loss, ce: row.ce, dice: row.dice };
@@ -250,7 +250,7 @@ impl Run {
         Ok(())
     }
 
-    /// A step's scalars under the published code's tags, numbered from 1 as there, and the gate.
+    /// Writes a step's scalars, under the published code's tags and numbered from 1 as there, and the gate.
     fn write_scalars(&mut self, row: &StepRow) -> Result<()> {
         let scalars = [
             ("info/lr", row.lr as f32),
@@ -271,7 +271,7 @@ impl Run {
         }
     }
 
-    /// Whether the last step of the epoch under way is done: it is to be validated and closed.
+    /// Whether the last step of the current epoch is done, so that it can be validated and closed.
     fn epoch_is_whole(&self) -> bool {
         self.state.position.batch >= self.epoch_batches
     }
@@ -286,7 +286,7 @@ impl Run {
         pass.add(&self.state.model, batch)
     }
 
-    /// Closes the epoch under way if its steps and its validation are done; where they were stopped before, it is resumed there.
+    /// Closes the current epoch if its steps and its validation are done; otherwise a stop interrupted it, and a resume continues it.
     ///
     /// # Errors
     /// As [`Self::step`].
@@ -305,7 +305,7 @@ impl Run {
         if self.is_finished() { self.save() } else { Ok(()) }
     }
 
-    /// Records the epoch, and writes what is due.
+    /// Records the epoch, and writes the files that are due.
     fn close_epoch(&mut self, scores: Scores) -> Result<EpochRow> {
         self.record_steps()?;
         self.count_time();
@@ -331,13 +331,13 @@ impl Run {
         Ok(row)
     }
 
-    /// Adds the time since the last call to the epoch's.
+    /// Adds the time since the last call to the epoch's time.
     fn count_time(&mut self) {
         self.state.position.epoch_seconds += self.clock.elapsed().as_secs_f64() / self.sharing as f64;
         self.clock = Instant::now();
     }
 
-    /// Writes a checkpoint, unless the one on disk has the last step already.
+    /// Writes a checkpoint, unless the one on disk already has the last step.
     ///
     /// # Errors
     /// As [`Self::step`].
@@ -361,7 +361,7 @@ impl Run {
         Ok(())
     }
 
-    /// A weight or running statistic that is not finite must not replace a good checkpoint.
+    /// Refuses a weight or running statistic that is not finite, which must not replace a good checkpoint.
     fn refuse_bad_weights(&self) -> Result<()> {
         for (name, tensor) in self.state.model.state_dict()?.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
             let sum: f32 = tensor.abs()?.sum_all()?.to_scalar()?;
@@ -374,7 +374,7 @@ impl Run {
     }
 
     fn diverged(&self, step: u64, what: String, value: f32, lr: f64) -> TrainError {
-        // The rows show how it came to it; resuming drops those beyond the checkpoint.
+        // The rows show how it happened; a resume drops the rows after the checkpoint.
         if let Err(error) = self.state.records.save() {
             return error;
         }

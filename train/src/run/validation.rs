@@ -1,4 +1,4 @@
-//! Dice over held-out training cases at the resolution of the loss, and which cases those are.
+//! Validation: scores on held-out training cases at the resolution of the loss, and the choice of these cases.
 
 use super::sampler::Item;
 use super::tensors::{BatchShape, BatchTensors};
@@ -25,23 +25,23 @@ pub struct CaseVolume<'a> {
     pub spacing_mm: [f64; 3],
 }
 
-/// HD95 of a class of a case in millimetres, `None` where a mask lacks it. The stage that measures is not linked here: whoever
-/// composes the two hands its function in.
+/// HD95 of a class of a case in millimetres, `None` if a mask lacks the class. This crate does not link the crate that computes HD95, so
+/// the caller passes the function.
 pub type Hd95 = Arc<dyn Fn(&CaseVolume<'_>, u8) -> Option<f64> + Send + Sync>;
 
-/// What validation found, each the mean over the cases, then over organs.
+/// Scores of a validation: means over the cases, then over organs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Scores {
-    /// Dice; `None` where no organ is in any case.
+    /// Dice; `None` if no case has an organ.
     pub(crate) dice: Option<f64>,
-    /// HD95 in millimetres, where it is measured.
+    /// HD95 in millimetres, if it is measured.
     pub(crate) hd95: Option<f64>,
 }
 
 /// The training cases that fold `fold` (`i/n`, i from 1 to n) holds out: every n-th of the sorted cases, from the i-th.
 ///
 /// # Errors
-/// When `fold` is no such pair, or there are fewer cases than folds.
+/// If `fold` is not such a pair, or there are fewer cases than folds.
 pub fn fold_cases(store: &TrainingSplit, fold: &str) -> Result<Vec<String>> {
     let parsed = fold.split_once('/').and_then(|(i, n)| Some((i.trim().parse::<usize>().ok()?, n.trim().parse::<usize>().ok()?)));
     let Some((index, count)) = parsed.filter(|&(i, n)| i >= 1 && i <= n && n >= 2) else {
@@ -50,10 +50,10 @@ pub fn fold_cases(store: &TrainingSplit, fold: &str) -> Result<Vec<String>> {
     numbered_fold(store, &format!("--fold {fold}"), index, count)
 }
 
-/// The cases that fold `index` of `count` holds out, `index` from 1; `wanted` says where the folds stand.
+/// The cases that fold `index` of `count` holds out, `index` from 1; `wanted` names the source of the folds in messages.
 ///
 /// # Errors
-/// When there are fewer cases than folds.
+/// If there are fewer cases than folds.
 pub(crate) fn numbered_fold(store: &TrainingSplit, wanted: &str, index: usize, count: usize) -> Result<Vec<String>> {
     let cases = store.cases();
     if cases.len() < count {
@@ -65,7 +65,7 @@ pub(crate) fn numbered_fold(store: &TrainingSplit, wanted: &str, index: usize, c
 /// Checks that `val_cases` are training cases and leave some to train on.
 ///
 /// # Errors
-/// Naming the case; test cases are refused as such, since model selection must never see them.
+/// Names the case. Test cases have their own error, since model selection must never use them.
 pub(crate) fn check_cases(store: &TrainingSplit, val_cases: &[String]) -> Result<()> {
     let training = store.cases();
     if let Some(case) = val_cases.iter().find(|case| !training.contains(case)).cloned() {
@@ -90,7 +90,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// 2|A∩B| / (|A| + |B|); undefined where the organ is in neither.
+    /// 2|A∩B| / (|A| + |B|); undefined if the organ is in neither.
     fn dice(self) -> Option<f64> {
         let sum = self.predicted + self.reference;
         (sum > 0).then(|| 2.0 * self.both as f64 / sum as f64)
@@ -113,8 +113,8 @@ fn mean_over_organs<C>(cases: &[C], num_classes: usize, value: impl Fn(&C, usize
     mean(organs.collect())
 }
 
-/// HD95 of a class, with the diagonal of the volume where one mask has the organ and the other has not: a model must not gain by
-/// leaving an organ out. Undefined where neither has it.
+/// HD95 of a class; the diagonal of the volume if only one mask has the organ, so that a model does not gain by leaving it out. Undefined
+/// if neither has it.
 fn bounded_hd95(volume: &CaseVolume<'_>, class: u8, counts: Counts, hd95: &Hd95) -> Option<f64> {
     if counts.predicted == 0 && counts.reference == 0 {
         return None;
@@ -124,15 +124,15 @@ fn bounded_hd95(volume: &CaseVolume<'_>, class: u8, counts: Counts, hd95: &Hd95)
     Some(hd95(volume, class).unwrap_or(diagonal))
 }
 
-/// What was seen of one case.
+/// Counts and classes of one case.
 struct Seen {
     spacing_mm: [f64; 3],
     counts: Vec<Counts>,
-    /// Predicted and reference classes, kept where HD95 is measured.
+    /// Predicted and reference classes, kept if HD95 is measured.
     volumes: [Vec<u8>; 2],
 }
 
-/// Held-out slices and what it takes to score a model on them.
+/// The held-out slices, for scoring models.
 #[derive(Debug)]
 pub(crate) struct Validation {
     items: Vec<Item>,
@@ -154,16 +154,16 @@ impl Validation {
         self.items.chunks(self.batch_size).map(<[Item]>::to_vec).collect()
     }
 
-    /// A validation of one model, which is given the batches in their order. HD95 is measured where there is a function for it.
+    /// Starts a validation of one model, which then receives the batches in order. HD95 is measured if `hd95` is given.
     pub(crate) fn pass(self: &Arc<Self>, shape: BatchShape, hd95: Option<Hd95>) -> ValidationPass {
         ValidationPass { validation: self.clone(), done: 0, shape, hd95, cases: BTreeMap::new() }
     }
 }
 
-/// A validation under way: the model's arg-max at low resolution against the stored labels.
+/// A validation in progress: compares the model's arg-max at low resolution with the stored labels.
 pub(crate) struct ValidationPass {
     validation: Arc<Validation>,
-    /// Slices that are scored.
+    /// Number of scored slices.
     done: usize,
     shape: BatchShape,
     hd95: Option<Hd95>,
@@ -199,7 +199,7 @@ impl ValidationPass {
         self.done == self.validation.slices.len()
     }
 
-    /// What was found.
+    /// The scores.
     pub(crate) fn scores(self) -> Scores {
         let (low, num_classes) = (self.shape.low_res_size(), self.shape.num_classes);
         let cases: Vec<(String, Seen)> = self.cases.into_iter().collect();
@@ -216,7 +216,7 @@ impl ValidationPass {
     }
 }
 
-/// Distance between the pixels of a slice that was brought to `low` pixels a side, and between slices.
+/// Distance between slices and between the pixels of a slice that was resized to a side of `low` pixels.
 fn low_res_spacing(slice: &SliceRow, low: usize) -> [f64; 3] {
     let [depth, height, width] = slice.spacing_mm;
     let [rows, columns] = slice.size.map(f64::from);

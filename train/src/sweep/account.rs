@@ -1,4 +1,4 @@
-//! What a trial has on record: the epochs of its runs, its failures, and the rows of the sweep's tables that they make.
+//! A trial's records: the epochs of its runs, its failures, and its rows of the sweep's tables.
 
 use super::folder::Folder;
 use super::ranking::{self, Score, mean_and_deviation};
@@ -10,20 +10,20 @@ use serde_json::Value;
 use std::ops::Range;
 use std::path::Path;
 
-/// What a trial has on record.
+/// A trial's records.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Account {
     /// Epochs of each run, seed by seed, fold by fold.
     pub(super) epochs: Vec<Vec<EpochRow>>,
     pub(super) failures: u32,
-    /// An earlier start's error that is not tried again.
+    /// How an earlier start ended it, if it is not tried again.
     pub(super) ended: Option<End>,
     /// The trial's row on disk.
     pub(super) written: Option<TrialRow>,
 }
 
 impl Account {
-    /// What an earlier start left of a trial: its row, and the epochs of its runs.
+    /// From what an earlier start left of a trial: its row, and the epochs of its runs.
     pub(super) fn found(epochs: Vec<Vec<EpochRow>>, row: Option<TrialRow>, retries: u32) -> Self {
         let Some(row) = row else { return Account { epochs, ..Account::default() } };
         let reason = row.reason.clone().unwrap_or_default();
@@ -35,18 +35,18 @@ impl Account {
         Account { epochs, failures: row.failures, ended, written: Some(row) }
     }
 
-    /// Whether a run has fewer epochs on record than these.
+    /// Whether a run has fewer than `epochs` epochs on record.
     pub(super) fn lacks(&self, run: usize, epochs: u32) -> bool {
         self.epochs[run].len() < epochs as usize
     }
 
-    /// Means over the runs after so many epochs.
+    /// Means over the runs after `epochs` epochs.
     pub(super) fn score(&self, epochs: u32) -> Score {
         let mean = |value| mean_and_deviation(&self.values(epochs, value)).0;
         Score { dice: mean(|row| row.val_dice), hd95: mean(|row| row.val_hd95) }
     }
 
-    /// Seconds that some epochs of all runs took, as far as they are on record.
+    /// Recorded seconds of these epochs, over all runs.
     pub(super) fn seconds(&self, epochs: Range<u32>) -> f64 {
         let of_run =
             |rows: &Vec<EpochRow>| rows.iter().filter(|row| epochs.contains(&row.epoch)).map(|row| row.seconds).sum::<f64>();
@@ -91,7 +91,7 @@ impl Account {
         }
     }
 
-    /// The rows of the trial's learning curves; `runs` are the seed and the fold of each run.
+    /// The rows of the trial's learning curves; `runs` gives seed and fold of each run.
     pub(super) fn curves<'a>(&'a self, trial: &'a str, runs: &'a [(u64, u32)]) -> impl Iterator<Item = CurveRow> + 'a {
         runs.iter().zip(&self.epochs).flat_map(move |(&run, rows)| rows.iter().map(move |row| curve_row(trial, run, row)))
     }
@@ -117,11 +117,11 @@ fn curve_row(trial: &str, (seed, fold): (u64, u32), row: &EpochRow) -> CurveRow 
     }
 }
 
-/// The tables of a sweep's folder, made anew from its trials' own records, whichever workers wrote them: trials by number with their ranks, and every epoch
-/// of each of their runs.
+/// The tables of a sweep's folder, made again from the trials' records of all workers: trials by number with their ranks, and every epoch
+/// of each run.
 ///
 /// # Errors
-/// A folder that holds no sweep, or a damaged record.
+/// A folder without a sweep, or a damaged record.
 pub fn gather(out: &Path) -> Result<(Vec<TrialRow>, Vec<CurveRow>)> {
     let folder = Folder::new(out);
     let record = folder.read_record()?;

@@ -1,11 +1,11 @@
-//! Values of a setting's domain: those of a grid, one at random, and the place of a value in its range.
+//! Values of a setting's domain: grid values, random values, and the relative position of a value in its range.
 
 use crate::run::{below, unit};
 use rand_chacha::ChaCha8Rng;
 use sam_ladder_schemas::sweep::{Domain, Scale};
 use serde_json::Value;
 
-/// The values that a grid takes of a domain.
+/// The values of a domain in a grid.
 pub(super) fn grid_values(domain: &Domain) -> Vec<Value> {
     match domain {
         Domain::Fixed(value) => vec![value.clone()],
@@ -19,7 +19,7 @@ pub(super) fn grid_values(domain: &Domain) -> Vec<Value> {
     }
 }
 
-/// A value at random, each equally likely on the domain's scale.
+/// A random value, uniform on the domain's scale.
 pub(super) fn draw(domain: &Domain, rng: &mut ChaCha8Rng) -> Value {
     match domain {
         Domain::Fixed(value) => value.clone(),
@@ -31,7 +31,7 @@ pub(super) fn draw(domain: &Domain, rng: &mut ChaCha8Rng) -> Value {
     }
 }
 
-/// The value at `place` in [0, 1] of a range on its scale, rounded to six digits, or to a whole number.
+/// The value at the relative position `place` in [0, 1] of a range on its scale, rounded to six digits or to a whole number.
 pub(super) fn at(domain: &Domain, place: f64) -> Value {
     let Domain::Range { min, max, scale, integer, .. } = domain else { return Value::Null };
     let value = match scale {
@@ -42,7 +42,7 @@ pub(super) fn at(domain: &Domain, place: f64) -> Value {
     number(value.clamp(*min, *max), *integer)
 }
 
-/// Where in [0, 1] a value lies in its range; 0 for what is no number.
+/// Relative position in [0, 1] of a value in its range; 0 if it is not a number.
 pub(super) fn place(domain: &Domain, value: &Value) -> f64 {
     let (Domain::Range { min, max, scale, .. }, Some(value)) = (domain, value.as_f64()) else { return 0.0 };
     match scale {
@@ -51,7 +51,7 @@ pub(super) fn place(domain: &Domain, value: &Value) -> f64 {
     }
 }
 
-/// A number as JSON, whole where the setting takes whole numbers.
+/// A number as JSON, an integer if the setting takes whole numbers.
 fn number(value: f64, integer: bool) -> Value {
     if integer && value >= 0.0 { Value::from(value as u64) } else { Value::from(value) }
 }

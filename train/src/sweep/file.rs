@@ -5,13 +5,13 @@ use sam_ladder_schemas::setting::{FileError, Problem};
 use sam_ladder_schemas::sweep::{SweepConfig, parse_sweep};
 use std::path::Path;
 
-/// Largest file that is taken for a sweep's.
+/// Largest accepted file.
 const LARGEST_FILE: u64 = 1 << 20;
 
 /// Reads and checks a sweep's file.
 ///
 /// # Errors
-/// The operating system's, and what is wrong with the file, with line, column and key.
+/// The operating system's, and problems of the file with line, column and key.
 pub fn read_config(path: &Path) -> Result<SweepConfig> {
     let name = path.display().to_string();
     let refuse = |problem: Problem| FileError { file: name.clone(), line: 1, column: 1, error: problem.with("") };

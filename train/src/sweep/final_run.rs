@@ -1,4 +1,4 @@
-//! `--final`: the best setting is trained on all training cases, and evaluated on the test cases once.
+//! `--final`: trains the best setting on all training cases, and evaluates it once on the test cases.
 
 use super::folder::{Folder, point_of};
 use super::{SweepArgs, SweepSummary, train_args};
@@ -9,20 +9,20 @@ use sam_ladder_schemas::train::TrainConfig;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// The training of the best setting on all training cases, for `--final`.
+/// The run that trains the best setting on all training cases, for `--final`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FinalRun {
     /// Its run folder.
     pub run: PathBuf,
-    /// What is on record of it.
+    /// Its record.
     pub record: FinalRecord,
 }
 
-/// Trains a trial's setting, from the sweep's first seed, on all training cases; the best one where `trial` names none.
+/// Trains a trial's setting on all training cases, from the sweep's first seed; the best trial's if `trial` is `None`.
 ///
 /// # Errors
-/// A sweep that has no trained trial, several best ones and none named, or another one named before; a sweep whose test cases were evaluated; those of
-/// training.
+/// A sweep without a trained trial; several best trials and no `trial` given; another trial in an earlier call; a sweep whose test cases
+/// were evaluated; those of training.
 pub fn train_final(args: &SweepArgs, summary: &SweepSummary, trial: Option<&str>, stop: &AtomicBool) -> Result<FinalRun> {
     let folder = Folder::new(&args.out);
     let sweep = folder.read_record()?;
@@ -53,7 +53,7 @@ fn choose<'a>(summary: &'a SweepSummary, trial: Option<&str>, front: bool, out: 
     match summary.best().as_slice() {
         [] => Err(TrainError::NoBestTrial(out.into())),
         [best] => Ok(best),
-        // Equal in the one objective: the one that was begun first.
+        // Equal in the only objective: take the trial that was started first.
         [best, ..] if !front => Ok(best),
         several => {
             let trials = several.iter().map(|row| row.trial.clone()).collect();
@@ -62,10 +62,10 @@ fn choose<'a>(summary: &'a SweepSummary, trial: Option<&str>, front: bool, out: 
     }
 }
 
-/// Refuses a sweep whose test cases were evaluated: a second look would select by them.
+/// Refuses a sweep whose test cases were evaluated: a second evaluation would select by them.
 ///
 /// # Errors
-/// Naming what was evaluated.
+/// Names the evaluated trial.
 pub fn refuse_second_final(out: &Path) -> Result<()> {
     match Folder::new(out).read_final()? {
         Some(found) => refuse_second(out, &found),

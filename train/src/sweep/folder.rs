@@ -1,5 +1,5 @@
-//! The sweep's folder. Each trial's own folder holds the truth about it, its record and its runs; the sweep's tables are made of them, and every file is
-//! replaced in one step, so that a kill at any moment leaves a folder that can be resumed.
+//! The sweep's folder. Each trial's folder holds its record and its runs, which are authoritative; the sweep's tables are made from them.
+//! Every file is replaced atomically, so that a sweep killed at any time can be resumed.
 
 use super::space::Point;
 use crate::error::{Result, TrainError, io, unwritable};
@@ -30,15 +30,15 @@ impl Folder {
         &self.0
     }
 
-    /// Whether a sweep was begun here.
+    /// Whether a sweep was started here.
     pub(crate) fn is_begun(&self) -> bool {
         self.0.join(SWEEP_CONFIG).exists()
     }
 
-    /// Makes the folder. The record comes last: a folder that has one can be resumed.
+    /// Makes the folder. The record is written last: a folder that has one can be resumed.
     ///
     /// # Errors
-    /// A folder that holds anything else than a start that was interrupted.
+    /// A folder that holds anything except an interrupted start.
     pub(crate) fn create(&self, record: &SweepRecord, file: &[u8]) -> Result<()> {
         if self.is_begun() {
             return Err(TrainError::SweepExists(self.0.clone()));
@@ -71,7 +71,7 @@ impl Folder {
     }
 
     /// # Errors
-    /// When no sweep was begun here, or its record is of another version of the program.
+    /// If no sweep was started here, or its record was written by another version of the program.
     pub(crate) fn read_record(&self) -> Result<SweepRecord> {
         if !self.is_begun() {
             return Err(TrainError::NotASweep(self.0.clone()));
@@ -107,16 +107,16 @@ impl Folder {
         self.0.join(run_dir(trial, seed, fold))
     }
 
-    /// The records of all trials that were begun, by number.
+    /// The records of all started trials, by number.
     ///
     /// # Errors
-    /// One that is damaged.
+    /// A damaged record.
     pub(crate) fn read_trials(&self) -> Result<Vec<TrialRow>> {
         let folder = self.0.join(TRIALS_DIR);
         let mut rows: Vec<TrialRow> = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(io(&folder))? {
             let path = entry.map_err(io(&folder))?.path().join(TRIAL_RECORD);
-            // A trial that was interrupted before its first record was not begun.
+            // A trial that was interrupted before its first record does not count as started.
             if path.exists() {
                 rows.extend(read_rows(&path)?);
             }
@@ -132,22 +132,22 @@ impl Folder {
         Ok(tidy(&folder)?)
     }
 
-    /// The sweep's tables.
+    /// Writes the sweep's tables.
     pub(crate) fn write_tables(&self, trials: &[TrialRow], curves: &[CurveRow]) -> Result<()> {
         write_rows(&self.0.join(TRIALS_TABLE), trials)?;
         Ok(write_rows(&self.0.join(CURVES_TABLE), curves)?)
     }
 
-    /// The epochs that a run has on record; none where it was not begun.
+    /// A run's recorded epochs; empty if it was not started.
     ///
     /// # Errors
-    /// A table that is damaged.
+    /// A damaged table.
     pub(crate) fn read_run(&self, trial: &str, seed: u64, fold: u32) -> Result<Vec<EpochRow>> {
         let path = self.run(trial, seed, fold).join(EPOCHS_TABLE);
         if path.exists() { Ok(read_rows(&path)?) } else { Ok(Vec::new()) }
     }
 
-    /// Takes away what only a resume needs.
+    /// Removes what only a resume needs.
     pub(crate) fn drop_state(&self, trial: &str, seed: u64, fold: u32) -> Result<()> {
         let path = self.run(trial, seed, fold).join(RESUME_STATE);
         match std::fs::remove_file(&path) {
@@ -157,12 +157,12 @@ impl Folder {
     }
 }
 
-/// Whether a run's folder can be resumed; if not, and something is there, it is a start that was interrupted, or a run whose state is gone.
+/// Whether a run's folder can be resumed. A folder that cannot is an interrupted start, or a run whose state was removed.
 pub(crate) fn can_resume(run: &Path) -> bool {
     run.join(RUN_CONFIG).exists() && run.join(RESUME_STATE).exists()
 }
 
-/// Checks that a sweep is resumed with what it was started with. Budget and retries may change, since they shape no trial.
+/// Checks that a sweep is resumed with the settings with which it was started. Budget and retries may change, since no trial depends on them.
 ///
 /// # Errors
 /// Every difference, with both values.
@@ -182,10 +182,10 @@ pub(crate) fn check_same_sweep(folder: &Folder, stored: &SweepConfig, given: &Sw
     Err(TrainError::SweepMismatch { out: folder.path().into(), differing })
 }
 
-/// The point that a trial's record has.
+/// The point of a trial's record.
 ///
 /// # Errors
-/// Settings that are no JSON object.
+/// Settings that are not a JSON object.
 pub(crate) fn point_of(config: &SweepConfig, row: &TrialRow) -> Result<Point> {
     let searched = serde_json::from_str(&row.settings).map_err(|error| TrainError::TrialSettings {
         trial: row.trial.clone(),

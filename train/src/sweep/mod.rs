@@ -1,9 +1,9 @@
 //! A sweep: many runs on one store, chosen by a search, in one process.
 //!
-//! The scheduler (`scheduler`) decides in rounds: of up to k trials it says how far each is trained next, those are trained (`trials`), and it learns what
-//! they came to. It knows nothing but the config and those results, and a run's results are on disk. To resume a sweep is therefore to begin it anew: what a
-//! run has on record is taken from there and not trained, and what it lacks is trained from its last checkpoint. A sweep that was killed decides as it would
-//! have without that, and ends in the same table.
+//! The scheduler (`scheduler`) works in rounds: it says how far up to k trials are trained next, these are trained (`trials`), and it
+//! receives their results. It knows only the config and these results, and results are on disk. Resuming a sweep therefore means starting
+//! it again: recorded epochs are read instead of trained, and missing ones are trained from the last checkpoint. A sweep that was killed
+//! makes the same decisions as an uninterrupted one, and ends with the same table.
 //!
 //! Validation cases come from [`TrainingSplit`], which cannot read the test cases.
 
@@ -35,8 +35,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use trials::Trials;
 
-/// Trials at a time unless the user says otherwise. Several share the reading of batches, which saves less time than they cost where one step keeps all
-/// cores busy.
+/// Default number of trials at a time. Several trials share the reading of batches, but this saves less time than it costs if one step
+/// keeps all cores busy.
 const DEFAULT_JOBS: u32 = 1;
 
 /// What `sweep` is to do.
@@ -52,19 +52,19 @@ pub struct SweepArgs {
     pub resume: bool,
     /// Trials that are trained at a time; a resume has those of the start.
     pub jobs: Option<u32>,
-    /// Which worker of how many this is, from 1: each takes the trials of its own numbers.
+    /// This worker's number, from 1, and the number of workers: each takes the trials with its numbers.
     pub worker: (u32, u32),
     /// ResNet-18 under torchvision's names, for every run.
     pub cnn_checkpoint: Option<PathBuf>,
     /// A whole model in the published names, for every run.
     pub init: Option<PathBuf>,
-    /// Where the models live.
+    /// The models' device.
     pub device: Device,
     /// Whether the store is read batch by batch or held in memory.
     pub read_mode: ReadMode,
     /// Where copies of the chunks of a store on S3 are kept; `None` keeps none.
     pub cache: Option<CacheOptions>,
-    /// Whether training items live in the GPU's memory.
+    /// Whether training items are kept in the GPU's memory.
     pub device_store: DeviceStore,
     /// Whether the training step is a CUDA graph.
     pub cuda_graph: bool,
@@ -72,11 +72,11 @@ pub struct SweepArgs {
     pub hd95: Hd95,
     /// Name, version and commit of the program, for the records.
     pub program: String,
-    /// Who follows the sweep.
+    /// Receives progress reports.
     pub observer: Arc<dyn Observer>,
 }
 
-/// What a sweep came to.
+/// Result of a sweep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SweepSummary {
     /// Every trial, best first; those without a value last.
@@ -90,7 +90,7 @@ impl SweepSummary {
         SweepSummary { trials }
     }
 
-    /// The best trials: one, or the Pareto front of two objectives. Only those that were trained to their last epoch.
+    /// The best trials among those that were trained to their last epoch: one, or the Pareto front of two objectives.
     pub fn best(&self) -> Vec<&TrialRow> {
         self.trials.iter().filter(|row| row.rank == Some(1) && row.status == TrialStatus::Finished).collect()
     }
@@ -99,7 +99,7 @@ impl SweepSummary {
 /// Makes a sweep's folder without training anything, for workers that continue it.
 ///
 /// # Errors
-/// A bad file, by line and key; a folder that holds something; validation cases that the store's training split has not.
+/// A bad file, by line and key; a folder that is not empty; validation cases that the store's training split lacks.
 pub fn prepare(args: &SweepArgs) -> Result<SweepRecord> {
     let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     start(args, &store)
@@ -108,12 +108,12 @@ pub fn prepare(args: &SweepArgs) -> Result<SweepRecord> {
 /// Starts or resumes a sweep and trains to its end.
 ///
 /// # Errors
-/// A bad file, store or folder; whatever the file system refuses. A trial that fails is recorded and no error.
+/// A bad file, store or folder; those of the file system. A trial that fails is recorded and is not an error.
 pub fn sweep(args: &SweepArgs) -> Result<SweepSummary> {
     sweep_until(args, &AtomicBool::new(false))
 }
 
-/// As [`sweep`], until `stop` is set: the steps in flight are finished and checkpointed.
+/// As [`sweep`], until `stop` is set: then the current steps are finished and checkpointed.
 ///
 /// # Errors
 /// As [`sweep`], and [`TrainError::SweepStopped`].
@@ -177,7 +177,7 @@ fn resume(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     Ok(record)
 }
 
-/// Runs that are still to begin need the file that the sweep was started with.
+/// Checks an input file: runs that have not started yet need the file with which the sweep was started.
 fn same_input(out: &Path, option: &'static str, stored: &Option<InputFile>, given: Option<&Path>) -> Result<()> {
     let given = given.map(input_file).transpose()?;
     let hash = |file: &Option<InputFile>| file.as_ref().map(|file| file.sha256.clone());

@@ -1,10 +1,10 @@
-//! Which of several trials is better: by one objective, or by the Pareto front of two.
+//! Ranks trials: by one objective, or by the Pareto front of two.
 
 use sam_ladder_schemas::sweep::Objective;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// What a trial came to after some epochs: means over its runs.
+/// A trial's scores after some epochs: means over its runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Score {
     /// Validation Dice.
@@ -14,7 +14,7 @@ pub(crate) struct Score {
 }
 
 impl Score {
-    /// What is to be made small, one number an objective; an undefined value is worse than any other.
+    /// Costs to minimise, one per objective; an undefined value is worse than any other.
     pub(crate) fn costs(&self, objectives: &[Objective]) -> Vec<f64> {
         let cost = |objective: &Objective| match objective {
             Objective::Dice => self.dice.map(|dice| -dice),
@@ -24,8 +24,8 @@ impl Score {
     }
 }
 
-/// The front of each: 0 for those that none is better than in one objective without being worse in another, 1 for those that stand so once the
-/// former are taken away, and so on. With one objective, its order.
+/// The Pareto front of each: 0 for those that no other dominates (better in one objective, worse in none), 1 for those that none dominates
+/// once front 0 is removed, and so on. With one objective, its order.
 pub(crate) fn fronts(costs: &[Vec<f64>]) -> Vec<u32> {
     let dominates = |left: &[f64], right: &[f64]| {
         let mut pairs = left.iter().zip(right);
@@ -44,7 +44,7 @@ pub(crate) fn fronts(costs: &[Vec<f64>]) -> Vec<u32> {
     front
 }
 
-/// How far a trial came, and what it came to there.
+/// How far a trial was trained, and its result there.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reached {
     /// Trained to its last epoch.
@@ -54,10 +54,10 @@ pub(crate) struct Reached {
     pub(crate) costs: Vec<f64>,
 }
 
-/// The place of each trial from 1: a trial that was trained to its last epoch stands before others, one that came further before those that did not, and
-/// trials that came equally far are ordered by [`fronts`]. Those that stand equal share their place; those without a result have none.
+/// The rank of each trial, from 1. Trials trained to their last epoch come first, then those trained further; trials trained equally far
+/// are ordered by [`fronts`]. Equal trials share their rank; trials without a result have none.
 pub(crate) fn ranks(results: &[Option<Reached>]) -> Vec<Option<u32>> {
-    // Trials that were trained to their last epoch are compared only by value, however many epochs that was.
+    // Trials trained to their last epoch are compared only by value, whatever their number of epochs.
     let class = |result: &Reached| if result.finished { u32::MAX } else { result.epochs };
     let mut classes: BTreeMap<Reverse<u32>, Vec<(usize, &Reached)>> = BTreeMap::new();
     for (index, result) in results.iter().enumerate() {
@@ -78,7 +78,7 @@ pub(crate) fn ranks(results: &[Option<Reached>]) -> Vec<Option<u32>> {
     ranks
 }
 
-/// Mean and standard deviation (with n - 1) of the values, if all of them are there.
+/// Mean and standard deviation (n - 1) of the values, if all are defined.
 pub(crate) fn mean_and_deviation(values: &[Option<f64>]) -> (Option<f64>, Option<f64>) {
     let Some(values) = values.iter().copied().collect::<Option<Vec<f64>>>().filter(|values| !values.is_empty()) else {
         return (None, None);

@@ -1,6 +1,6 @@
-//! What is trained next. The scheduler is a function of the sweep's config and of the results that it is given, round by round: it sees no clock and
-//! no file, so that a sweep that is begun again and given the recorded results decides as it did before. The hours that training took are among these
-//! results: they are recorded with the epochs.
+//! Decides what is trained next. The scheduler depends only on the sweep's config and the results of each round. It uses no clock and no
+//! file, so a sweep that starts again with the recorded results makes the same decisions. The training time is part of these results: it is
+//! recorded with the epochs.
 
 use super::ranking::{self, Score, fronts, ranks};
 use super::space::{Point, Space};
@@ -15,32 +15,32 @@ use std::collections::HashSet;
 pub(crate) enum End {
     /// Trained to its last epoch.
     Finished,
-    /// Given up, with the reason.
+    /// Stopped early, with the reason.
     Pruned(String),
     /// An error.
     Failed {
         /// Its text.
         reason: String,
-        /// Whether the loss or a weight was not finite: the same seed ends the same way.
+        /// Whether the loss or a weight was not finite: the same seed would end the same way.
         diverged: bool,
     },
 }
 
-/// A trial under way or ended.
+/// A started trial.
 #[derive(Debug, Clone)]
 pub(crate) struct Trial {
     pub(crate) number: u32,
     pub(crate) point: Point,
     pub(crate) config: TrainConfig,
-    /// Epochs after which it is looked at; the last is the whole training.
+    /// Epochs after which it is compared; the last is the whole run.
     pub(crate) rungs: Vec<u32>,
-    /// What it came to at the first of the rungs.
+    /// Its scores at the rungs that it has reached.
     pub(crate) scores: Vec<Score>,
     pub(crate) end: Option<End>,
 }
 
 impl Trial {
-    /// Epochs that each of its runs has behind it.
+    /// Epochs that each of its runs has finished.
     pub(crate) fn epochs(&self) -> u32 {
         self.scores.len().checked_sub(1).map_or(0, |rung| self.rungs[rung])
     }
@@ -54,16 +54,16 @@ impl Trial {
     }
 }
 
-/// A part of a trial: train it on to so many epochs.
+/// A part of a trial: train it up to `until` epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Job {
     /// Index among the scheduler's trials.
     pub(crate) trial: usize,
-    /// Epochs that each run has behind it afterwards.
+    /// Epochs that each run has finished afterwards.
     pub(crate) until: u32,
 }
 
-/// What a job came to.
+/// Result of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome {
     /// The score after the job's last epoch, or why the trial ended.
@@ -72,16 +72,16 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
 }
 
-/// Points that an earlier start of the sweep has chosen, by number.
+/// Points chosen by an earlier start of the sweep, by number.
 pub(crate) type Chosen = std::collections::HashMap<u32, Point>;
 
 pub(crate) struct Scheduler<'a> {
     config: &'a SweepConfig,
     space: Space<'a>,
     chosen: Chosen,
-    /// Which worker of how many this is, from 1: its trials are every so-manieth number.
+    /// This worker's number, from 1, and the number of workers n: its trials are every n-th number.
     worker: (u32, u32),
-    /// This worker's trials; all of them where there is one.
+    /// This worker's trials; all trials if there is only one worker.
     pub(crate) trials: Vec<Trial>,
     taken: HashSet<String>,
     /// Set once the search has no more points.
@@ -97,7 +97,7 @@ impl<'a> Scheduler<'a> {
     /// A grid of too many points.
     pub(crate) fn new(config: &'a SweepConfig, chosen: Chosen, worker: (u32, u32)) -> Result<Self> {
         let space = Space::new(config)?;
-        // What another worker has begun is not begun here.
+        // Trials that another worker has started are not started here.
         let taken = chosen.values().map(|point| point.id.clone()).collect();
         Ok(Scheduler {
             config,
@@ -113,7 +113,7 @@ impl<'a> Scheduler<'a> {
         })
     }
 
-    /// Trials that there will be at most, where that is known.
+    /// Upper limit of the number of trials, if known.
     pub(crate) fn most_trials(&self) -> Option<usize> {
         let budget = self.config.budget.trials.map(|trials| trials as usize);
         let all = budget.into_iter().chain(self.space.known_size()).min()?;
@@ -121,7 +121,7 @@ impl<'a> Scheduler<'a> {
         Some((all + count - index) / count)
     }
 
-    /// Up to `most` jobs that can be done at the same time; none when the sweep is at its end.
+    /// Up to `most` jobs that can run at the same time; empty if the sweep has ended.
     pub(crate) fn next_jobs(&mut self, most: usize) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
         while !self.closed && jobs.len() < most && !self.is_out_of_budget(&jobs) {
@@ -147,7 +147,7 @@ impl<'a> Scheduler<'a> {
         if let Pruning::Asha { reduction, .. } = self.config.pruning {
             let promoted = self.promotable(reduction as usize, &busy);
             let job = promoted.map(|trial| self.job(trial)).or_else(|| self.begin());
-            // At the search's end at least one trial is trained to its last epoch, however few there were.
+            // At the end of the search at least one trial is trained to its last epoch, however few there are.
             return job.or_else(|| if jobs.is_empty() { self.last_promotion() } else { None });
         }
         let open = (0..self.trials.len()).find(|&trial| self.trials[trial].is_open() && !busy(trial));
@@ -159,7 +159,7 @@ impl<'a> Scheduler<'a> {
         Job { trial, until: rungs[scores.len().min(rungs.len() - 1)] }
     }
 
-    /// A new trial.
+    /// Starts a new trial.
     fn begin(&mut self) -> Option<Job> {
         while !self.exhausted {
             let number = self.trials.len() as u32 * self.worker.1 + self.worker.0 - 1;
@@ -195,7 +195,7 @@ impl<'a> Scheduler<'a> {
         self.space.point(number, &self.taken, &observed)
     }
 
-    /// The epochs at which a run of so many is looked at.
+    /// The epochs at which a run of `epochs` epochs is compared.
     fn rungs(&self, epochs: u32) -> Vec<u32> {
         let mut rungs = Vec::new();
         match self.config.pruning {
@@ -215,7 +215,8 @@ impl<'a> Scheduler<'a> {
         rungs
     }
 
-    /// Algorithm 2 of Li et al. 2018: from the highest rung down, a trial among the best 1/η of those that have come to a rung, which was not trained further.
+    /// Algorithm 2 of Li et al. 2018: from the highest rung down, a trial among the best 1/η of those that reached a rung, and not yet trained
+    /// further.
     fn promotable(&self, reduction: usize, busy: &impl Fn(usize) -> bool) -> Option<usize> {
         let highest = self.trials.iter().map(|trial| trial.rungs.len()).max().unwrap_or(0);
         (0..highest).rev().find_map(|rung| {
@@ -242,7 +243,7 @@ impl<'a> Scheduler<'a> {
         order.into_iter().map(|index| there[index]).collect()
     }
 
-    /// Where no trial was trained to its last epoch, the best of the highest rung.
+    /// If no trial was trained to its last epoch: continues the best of the highest rung.
     fn last_promotion(&self) -> Option<Job> {
         if self.trials.iter().any(|trial| trial.end == Some(End::Finished)) {
             return None;
@@ -254,7 +255,7 @@ impl<'a> Scheduler<'a> {
         best.map(|trial| self.job(trial))
     }
 
-    /// Takes in what a round's jobs came to.
+    /// Records the results of a round's jobs.
     pub(crate) fn record(&mut self, outcomes: Vec<(Job, Outcome)>) {
         let runs = self.config.runs_per_trial() as u64;
         for (job, outcome) in &outcomes {
@@ -269,7 +270,7 @@ impl<'a> Scheduler<'a> {
                 trial.end = Some(End::Finished);
             }
         }
-        // Compared once all scores of the round are in, so that no order among its jobs matters.
+        // Compared when all scores of the round are known, so that the order of its jobs does not matter.
         if let Pruning::Median { startup, .. } = self.config.pruning {
             let pruned: Vec<(usize, String)> = outcomes
                 .iter()
@@ -281,7 +282,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Why a trial is given up at its present rung: it is worse than the median of the others there in each objective.
+    /// Why a trial is stopped at its current rung: it is worse than the median of the others there in each objective.
     fn below_median(&self, trial: usize, startup: usize) -> Option<String> {
         let this = &self.trials[trial];
         let (rung, epochs) = (this.scores.len().checked_sub(1)?, this.epochs());
@@ -307,7 +308,7 @@ impl<'a> Scheduler<'a> {
         worse.then(|| format!("worse than the median of {} trials after {epochs} epochs", others.len()))
     }
 
-    /// The sweep is at its end: who still waits for a higher rung waits for nothing.
+    /// Ends the sweep: trials that wait for a higher rung are pruned.
     fn close(&mut self) {
         self.closed = true;
         let places: Vec<(usize, String)> = (0..self.trials.len())
@@ -329,8 +330,8 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// All trials, best first: those that were trained to their last epoch, then those that came further before those that did not; then the objective decides,
-    /// then the number. Those that failed come behind those with a value, those under way for the first time last.
+    /// All trials, best first: first those trained to their last epoch, then by how far they were trained, by objective, and by number. Failed
+    /// trials come after those with a value; trials without a first result come last.
     pub(crate) fn order(&self) -> Vec<usize> {
         let ranks = self.ranks();
         let mut order: Vec<usize> = (0..self.trials.len()).collect();
@@ -344,7 +345,7 @@ impl<'a> Scheduler<'a> {
         order
     }
 
-    /// The place of each trial: see [`ranks`].
+    /// The rank of each trial: see [`ranks`].
     pub(crate) fn ranks(&self) -> Vec<Option<u32>> {
         let result = |trial: &Trial| {
             let score = trial.scores.last().filter(|_| !trial.failed())?;
@@ -368,7 +369,7 @@ mod tests {
         parse_sweep("s.toml", &text).unwrap()
     }
 
-    /// Dice that gets better with the epochs, and best at an lr of 1e-2.
+    /// Dice that improves with the epochs, and is best at an lr of 1e-2.
     fn dice(trial: &Trial, epochs: u32) -> Score {
         let distance = (trial.point.settings["lr"].as_f64().unwrap() / 1e-2).log10().abs();
         Score { dice: Some(1.0 - 0.2 * distance - 0.5 / f64::from(epochs + 1)), hd95: None }
@@ -379,7 +380,7 @@ mod tests {
         Outcome { result: Ok(dice(trial, until)), seconds: f64::from(until - trial.epochs()) * 600.0 }
     }
 
-    /// Runs a sweep to its end; the epochs that it took.
+    /// Runs a sweep to its end; returns the number of epochs.
     fn run(scheduler: &mut Scheduler<'_>, jobs: usize) -> u64 {
         loop {
             let jobs = scheduler.next_jobs(jobs);
@@ -450,7 +451,7 @@ mod tests {
     fn budgets_of_epochs_end_a_sweep() {
         let config = config("", "random", "epochs = 30");
         let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
-        // The fourth trial begins below the budget and is trained to its last epoch.
+        // The fourth trial starts below the budget and is trained to its last epoch.
         assert_eq!(run(&mut scheduler, 1), 36);
         assert_eq!(ends(&scheduler), [4, 0]);
     }
@@ -459,7 +460,7 @@ mod tests {
     fn hours_are_those_on_record() {
         let config = config("", "random", "hours = 5");
         let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
-        // Trials of an hour and a half: the fourth begins before the five hours are over and is trained to its last epoch.
+        // Trials take an hour and a half: the fourth starts before the five hours are over and is trained to its last epoch.
         assert_eq!(run(&mut scheduler, 1), 36);
         assert_eq!(ends(&scheduler), [4, 0]);
     }

@@ -1,4 +1,4 @@
-//! The search space: points of a grid, points at random, and which settings are active in a point.
+//! The search space: grid points, random points, and which settings are active in a point.
 
 use super::domain::{draw, grid_values};
 use super::tpe::{self, Observed};
@@ -13,13 +13,13 @@ use std::collections::HashSet;
 
 /// Most points of a grid without a budget of trials.
 const LARGEST_GRID: usize = 100_000;
-/// Draws after which a search gives up finding a point that it had not before.
+/// Draws after which a search gives up finding a new point.
 const DRAWS: u64 = 200;
 
 /// A point of the search space.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Point {
-    /// Every setting that the file gives and that is active, by name.
+    /// Every active setting of the file, by name.
     pub(crate) settings: Map<String, Value>,
     /// See [`trial_id`].
     pub(crate) id: String,
@@ -49,13 +49,13 @@ impl Point {
         Point::new(settings)
     }
 
-    /// The training's settings; seed and validation cases are those of each run.
+    /// The settings of `train`; each run sets its own seed and validation cases.
     pub(crate) fn config(&self) -> std::result::Result<TrainConfig, SettingError> {
         TrainConfig::with(&self.settings)
     }
 }
 
-/// Whether a setting is active, given those before it: one that is not active itself fulfils no condition.
+/// Whether a setting is active, given the earlier ones. An inactive setting satisfies no condition.
 fn is_active(setting: &Setting, before: &Map<String, Value>) -> bool {
     setting.when.iter().all(|condition| before.get(&condition.setting).is_some_and(|value| condition.values.contains(value)))
 }
@@ -63,13 +63,13 @@ fn is_active(setting: &Setting, before: &Map<String, Value>) -> bool {
 /// The next points of a search.
 pub(crate) struct Space<'a> {
     config: &'a SweepConfig,
-    /// All of them, where the method is a grid.
+    /// All points, if the method is a grid.
     grid: Vec<Point>,
 }
 
 impl<'a> Space<'a> {
     /// # Errors
-    /// A grid of more points than any sweep trains.
+    /// A grid with too many points.
     pub(crate) fn new(config: &'a SweepConfig) -> Result<Self> {
         let most = config.budget.trials.map_or(LARGEST_GRID, |trials| trials as usize);
         let mut grid = Vec::new();
@@ -88,7 +88,7 @@ impl<'a> Space<'a> {
         Ok(Space { config, grid })
     }
 
-    /// Points that there are, where that is known before.
+    /// Number of points, if known in advance.
     pub(crate) fn known_size(&self) -> Option<usize> {
         match self.config.search.method {
             SearchMethod::Grid => Some(self.grid.len()),
@@ -96,19 +96,19 @@ impl<'a> Space<'a> {
         }
     }
 
-    /// Point number `number`, other than those `taken`; `observed` are all trials before it, best first, those without a value last.
-    /// None where no new point is found.
+    /// Point number `number`, not one of those `taken`; `observed` has all earlier trials, best first, those without a value last. `None` if
+    /// no new point is found.
     pub(crate) fn point(&self, number: u32, taken: &HashSet<String>, observed: &[Observed<'_>]) -> Option<Point> {
         let search = &self.config.search;
         if search.method == SearchMethod::Grid {
             return self.grid.get(number as usize).cloned();
         }
         let follow = search.method == SearchMethod::Tpe && observed.len() >= search.startup as usize;
-        // A stream of its own for each number: no point depends on how many draws another one took.
+        // Each number has its own stream, so that no point depends on the number of draws for another one.
         let mut rng = ChaCha8Rng::seed_from_u64(search.seed);
         rng.set_stream(u64::from(number) + 1);
         (0..DRAWS).find_map(|draw| {
-            // Where following the observations brings nothing new, chance may.
+            // If the observations suggest no new point, draw at random.
             let point = if follow && draw < DRAWS / 2 { self.suggested(observed, &mut rng) } else { self.random(&mut rng) };
             (!taken.contains(&point.id)).then_some(point)
         })
@@ -134,7 +134,7 @@ impl<'a> Space<'a> {
     }
 }
 
-/// Calls `visit` with every combination until it says no; whether it went through to the end.
+/// Calls `visit` with every combination until it returns false; returns whether all were visited.
 fn fill_grid(settings: &[Setting], before: &mut Map<String, Value>, visit: &mut impl FnMut(Point) -> bool) -> bool {
     let Some((setting, rest)) = settings.split_first() else { return visit(Point::new(before.clone())) };
     if !is_active(setting, before) {

@@ -1,11 +1,11 @@
 //! Tree-structured Parzen estimators: Bergstra, Bardenet, Bengio and Kégl, "Algorithms for Hyper-Parameter Optimization", NIPS 2011, section 4.
 //!
-//! The best γ of the trials so far and the others each give a density of a setting's values, l and g; of some draws from l, the one with the
-//! highest l/g is the next value, which by the paper's equation (7) has the highest expected improvement. Settings are treated one by one, in the
-//! file's order, a setting that depends on another one by the trials in which it was active: the "tree".
+//! The best fraction γ of the trials so far and the others each give a density of a setting's values, l and g. The next value is the one
+//! with the highest l/g among some draws from l, which by the paper's equation (7) has the highest expected improvement. Settings are
+//! treated one by one, in the file's order; a setting that depends on another one uses only the trials in which it was active (the "tree").
 //!
-//! Written out here and not taken from a crate, because a suggestion must be a function only of the recorded trials and of the seed: the crates at
-//! hand keep a state of their own that takes values one after another, and know neither trials that are under way nor trials that were given up early.
+//! Not taken from a crate, because a suggestion must depend only on the recorded trials and the seed: the available crates keep their own
+//! state, to which values are added one by one, and support neither running nor pruned trials.
 
 use super::domain::{at, place};
 use crate::run::{below, unit};
@@ -14,22 +14,23 @@ use rand_distr::{Distribution, StandardNormal};
 use sam_ladder_schemas::sweep::{Domain, Setting};
 use serde_json::{Map, Value};
 
-/// γ: share of the trials that count as good. The paper has 15 %; a tenth found the bottom of test functions sooner in sweeps of 20 to 40 trials.
+/// γ: share of the trials that count as good. The paper has 15 %; 10 % found the minimum of test functions sooner in sweeps of 20 to 40
+/// trials.
 const GOOD_SHARE: f64 = 0.1;
-/// The narrowest bump of n is this part of the range over n + 1: the paper clips the widths "to remain in a reasonable range".
+/// Smallest width of one of n bumps, times n + 1, as a part of the range: the paper clips the widths "to remain in a reasonable range".
 const NARROWEST: f64 = 0.25;
 /// Draws from l for each suggestion; the paper's experiments take dozens.
 const CANDIDATES: usize = 24;
 
-/// A trial that was begun before, as TPE sees it.
+/// An earlier trial, for TPE.
 pub(crate) struct Observed<'a> {
     /// Its settings.
     pub(crate) settings: &'a Map<String, Value>,
-    /// Whether it has a value. One that is under way has none, and counts among the worse ones, so that its neighbourhood is not drawn again at once.
+    /// Whether it has a value. A running trial has none and counts among the worse ones, so that its neighbourhood is not drawn again at once.
     pub(crate) has_value: bool,
 }
 
-/// The next value of a setting; `observed` best first, those without a value last.
+/// The next value of a setting; `observed` is sorted best first, trials without a value last.
 pub(super) fn suggest(setting: &Setting, observed: &[Observed<'_>], rng: &mut ChaCha8Rng) -> Value {
     let measured = observed.iter().filter(|trial| trial.has_value).count();
     let good = ((GOOD_SHARE * measured as f64).ceil() as usize).max(1).min(observed.len());
@@ -55,7 +56,7 @@ pub(super) fn suggest(setting: &Setting, observed: &[Observed<'_>], rng: &mut Ch
     }
 }
 
-/// The candidate of the highest score, the first of equals.
+/// The candidate with the highest score, the first in a tie.
 fn best<C: Copy>(candidates: impl Iterator<Item = C>, score: impl Fn(C) -> f64) -> Option<C> {
     let mut best: Option<(C, f64)> = None;
     for candidate in candidates {
@@ -67,7 +68,7 @@ fn best<C: Copy>(candidates: impl Iterator<Item = C>, score: impl Fn(C) -> f64) 
     best.map(|(candidate, _)| candidate)
 }
 
-/// Probabilities of a list's values: how often each was seen, and once more.
+/// Probabilities of a list's values: how often each was seen, plus one.
 struct Shares(Vec<f64>);
 
 impl Shares {
@@ -89,8 +90,8 @@ impl Shares {
     }
 }
 
-/// A mixture of normal distributions cut to [0, 1]: one around each place that was seen, as wide as the farther of its neighbours is away, and one over
-/// all of it.
+/// A mixture of normal distributions truncated to [0, 1]: one around each observed place, as wide as the distance to its farther
+/// neighbour, and one over the whole range.
 struct Parzen(Vec<Bump>);
 
 #[derive(Clone, Copy)]
@@ -119,7 +120,7 @@ impl Parzen {
         let narrowest = NARROWEST / (places.len() as f64 + 1.0);
         let bump = |i: usize| {
             let here = places[i];
-            // Those at the ends have one neighbour; a lone one is as wide as the range.
+            // Places at the ends have one neighbour; a single place gets the width of the range.
             let left = i.checked_sub(1).map(|left| here - places[left]);
             let right = places.get(i + 1).map(|right| right - here);
             let width = left.into_iter().chain(right).reduce(f64::max).unwrap_or(1.0);
@@ -136,7 +137,7 @@ impl Parzen {
 
     fn draw(&self, rng: &mut ChaCha8Rng) -> f64 {
         let bump = self.0[below(self.0.len() as u64, rng) as usize];
-        // Means lie within [0, 1] and no bump is wider than it: at least a third of each lies within.
+        // Means lie within [0, 1] and no bump is wider, so at least a third of each lies within.
         loop {
             let normal: f64 = StandardNormal.sample(rng);
             let place = bump.mean + bump.sigma * normal;
@@ -168,7 +169,7 @@ mod tests {
         assert!((below - mass / steps as f64).abs() < 0.02, "{below} {}", mass / steps as f64);
     }
 
-    /// Lowest loss of 40 trials; the loss is a bowl with its bottom at lr 2e-3, lambda 0.7, optimizer adam.
+    /// Lowest loss of 40 trials; the loss is a bowl with its minimum at lr 2e-3, lambda 0.7, optimizer adam.
     fn search(method: &str, seed: u64) -> f64 {
         let text = format!(
             "[settings]\nlr = {{ min = 1e-5, max = 1e-1, scale = \"log\" }}\nlambda = {{ min = 0.0, max = 1.0 }}\n\

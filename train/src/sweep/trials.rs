@@ -1,4 +1,4 @@
-//! The sweep itself: round after round, from the scheduler's jobs to runs, to outcomes, to the tables.
+//! Runs a sweep: in each round, trains the scheduler's jobs, returns their outcomes, and writes the tables.
 
 use super::account::{Account, gather, runs_of_each_trial};
 use super::folder::{Folder, can_resume, point_of};
@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A run's state goes to disk at the end of an epoch when the last one is this old, and whenever its trial waits or ends.
+/// A run's state is written at the end of an epoch if the last one is this old, and whenever its trial waits or ends.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(60);
-/// The tables are written at most this often while trials come and go.
+/// Shortest time between two writes of the tables during a sweep.
 const TABLES_AFTER: Duration = Duration::from_secs(2);
 
 pub(super) struct Trials<'a> {
@@ -32,19 +32,19 @@ pub(super) struct Trials<'a> {
     record: &'a SweepRecord,
     folder: Folder,
     reader: Arc<Reader>,
-    /// What a GPU holds of the store, for all trials.
+    /// The store's items in a GPU's memory, for all trials.
     items: Option<Arc<DeviceItems>>,
     scheduler: Scheduler<'a>,
     /// Seed and fold of each run of a trial, folds from 1.
     runs: Vec<(u64, u32)>,
     accounts: Vec<Account>,
-    /// Rows of earlier starts by number, until the scheduler comes to them.
+    /// Rows of earlier starts by number, until the scheduler reaches them.
     found: HashMap<u32, TrialRow>,
     /// Counts the trials that have ended.
     progress: Box<dyn Progress>,
-    /// Of the round under way.
+    /// Progress of the current round's trials.
     trial_progress: HashMap<usize, Arc<dyn Progress>>,
-    /// Trials that were reported as ended.
+    /// Number of trials reported as ended.
     ended: usize,
     tables_written: Option<Instant>,
 }
@@ -54,7 +54,7 @@ pub(super) struct Trials<'a> {
 struct Group {
     trials: Vec<usize>,
     runs: Vec<Run>,
-    /// Why all of them ended: their batches could not be read.
+    /// Error that ended all of them: their batches could not be read.
     error: Option<TrainError>,
 }
 
@@ -100,7 +100,7 @@ impl<'a> Trials<'a> {
             if jobs.is_empty() {
                 break;
             }
-            // What an earlier start has on record is taken in without a word.
+            // Jobs that an earlier start has on record are not reported.
             let trained: Vec<Job> = jobs.iter().copied().filter(|job| self.is_to_train(job)).collect();
             let outcomes = self.round(&jobs, stop)?;
             self.scheduler.record(outcomes);
@@ -110,18 +110,18 @@ impl<'a> Trials<'a> {
                 self.write_tables()?;
             }
         }
-        // Who was given up at the end has a new record; no run is resumed from here.
+        // Trials that were pruned at the end have a new record; no run is resumed after this.
         self.write_rows()?;
         self.close_runs()
     }
 
-    /// Writes the end of each run for TensorBoard, and takes away what only a resume needs.
+    /// Writes the end of each run for TensorBoard, and removes what only a resume needs.
     fn close_runs(&self) -> Result<()> {
         for (trial, account) in self.scheduler.trials.iter().zip(&self.accounts) {
             let failed = matches!(trial.end, Some(End::Failed { .. }));
             for (&(seed, fold), epochs) in self.runs.iter().zip(&account.epochs) {
                 let run = self.folder.run(&trial.point.id, seed, fold);
-                // An earlier start has written the end of a run whose state is gone.
+                // If the state is gone, an earlier start has written the run's end.
                 if run.join(RESUME_STATE).exists() {
                     let status = if failed { SessionStatus::Failure } else { SessionStatus::Success };
                     session_end(&run.join(EVENTS_DIR), epochs.last().map_or(0, |epoch| epoch.steps), status)?;
@@ -134,7 +134,7 @@ impl<'a> Trials<'a> {
         Ok(())
     }
 
-    /// Accounts of the trials that the scheduler has begun since, with what an earlier start left of them.
+    /// Adds accounts for the trials that the scheduler has started since, with what an earlier start left of them.
     fn take_in_new(&mut self) -> Result<()> {
         for index in self.accounts.len()..self.scheduler.trials.len() {
             let trial = &self.scheduler.trials[index];
@@ -144,14 +144,14 @@ impl<'a> Trials<'a> {
             let is_new = account.written.is_none();
             self.accounts.push(account);
             if is_new {
-                // The record says which point has which number, before anything of it is trained.
+                // The record assigns the point its number before any of it is trained.
                 self.write_row(index)?;
             }
         }
         Ok(())
     }
 
-    /// Whether a run of the job's trial has fewer epochs on record than the job asks for.
+    /// Whether a run of the job's trial has fewer epochs on record than the job needs.
     fn is_to_train(&self, job: &Job) -> bool {
         (0..self.runs.len()).any(|run| self.accounts[job.trial].lacks(run, job.until))
     }
@@ -183,7 +183,7 @@ impl<'a> Trials<'a> {
         Ok(jobs.iter().copied().zip(jobs.iter().map(outcome).collect::<Vec<_>>()).collect())
     }
 
-    /// Trains one run of each job's trial; the errors of those that failed.
+    /// Trains one run of each job's trial; returns the errors of those that failed.
     fn train_run(&mut self, run: usize, jobs: &[Job], stop: &AtomicBool) -> Vec<(usize, TrainError)> {
         let (mut groups, mut errors) = self.open_groups(run, jobs);
         let control = Control::new(stop);
@@ -193,7 +193,7 @@ impl<'a> Trials<'a> {
             group.error = source.and_then(|mut source| train_group(&mut group.runs, &mut source, &mut steps, &control)).err();
         };
         if is_gpu(&self.args.device) {
-            // It does one thing after the other anyway.
+            // The device works on one thing at a time anyway.
             groups.iter_mut().for_each(train);
         } else {
             std::thread::scope(|scope| {
@@ -214,8 +214,8 @@ impl<'a> Trials<'a> {
         errors
     }
 
-    /// Opens one run of each job's trial, and puts those together that draw the same batches; on a GPU each is by itself, since sharing would save nothing
-    /// there. The errors of those that cannot be opened.
+    /// Opens one run of each job's trial, and groups those that draw the same batches; on a GPU each is its own group, since sharing would save
+    /// nothing there. Also returns the errors of those that cannot be opened.
     fn open_groups(&self, run: usize, jobs: &[Job]) -> (Vec<Group>, Vec<(usize, TrainError)>) {
         let opened: Vec<Result<Run>> = jobs.par_iter().map(|job| guarded(|| self.open(job, run))).collect();
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
@@ -234,13 +234,13 @@ impl<'a> Trials<'a> {
         (groups.into_values().collect(), errors)
     }
 
-    /// The run of a job's trial, resumed where it has a state.
+    /// The run of a job's trial, resumed if it has a state.
     fn open(&self, job: &Job, run: usize) -> Result<Run> {
         let (seed, fold) = self.runs[run];
         let Trial { point, config, .. } = &self.scheduler.trials[job.trial];
         let folder = self.folder.run(&point.id, seed, fold);
         if !can_resume(&folder) && folder.exists() {
-            // A start that was interrupted, or a run that had ended and is wanted longer: it begins anew and comes to the same.
+            // An interrupted start, or a finished run that must be trained further: it starts again, with the same result.
             std::fs::remove_dir_all(&folder).map_err(io(&folder))?;
         }
         let config = TrainConfig { seed, val_cases: self.record.folds[fold as usize - 1].clone(), ..config.clone() };
@@ -263,15 +263,15 @@ impl<'a> Trials<'a> {
         self.accounts[trial].row(&self.scheduler.trials[trial], &self.record.config, rank)
     }
 
-    /// Writes the records that have changed.
+    /// Writes the changed records.
     fn write_rows(&mut self) -> Result<()> {
         (0..self.accounts.len()).try_for_each(|trial| self.write_row(trial))
     }
 
-    /// A trial's own record has no rank: that is a matter of all of them.
+    /// Writes a trial's record, without a rank, which depends on all trials.
     fn write_row(&mut self, trial: usize) -> Result<()> {
         let row = self.row(trial, None);
-        // Until the scheduler knows all that an earlier start had on record, its row knows more than this one.
+        // Until the scheduler has all results of an earlier start, the earlier row has more than this one.
         let ahead = |written: &TrialRow| row.status == TrialStatus::Running && written.epochs > row.epochs;
         if self.accounts[trial].written.as_ref().is_some_and(|written| *written == row || ahead(written)) {
             return Ok(());
@@ -292,7 +292,7 @@ impl<'a> Trials<'a> {
         self.folder.write_tables(&self.rows(), &curves)
     }
 
-    /// The rows of this worker's trials, or where there are several workers those of all of them.
+    /// The rows of this worker's trials, or of all workers' trials if there are several.
     fn all_rows(&self) -> Result<Vec<TrialRow>> {
         if self.args.worker.1 > 1 { Ok(gather(&self.args.out)?.0) } else { Ok(self.rows()) }
     }
@@ -313,7 +313,7 @@ impl<'a> Trials<'a> {
         self.trial_progress.insert(job.trial, self.args.observer.begin(phase).into());
     }
 
-    /// Reports what trials came to in a round, and where the sweep stands.
+    /// Reports the trials' results in a round, and the sweep's progress.
     fn report(&mut self, jobs: &[Job]) {
         self.trial_progress.clear();
         for job in jobs {
@@ -343,14 +343,14 @@ impl<'a> Trials<'a> {
     }
 }
 
-/// Everything that a trial may draw, what is drawn most first.
+/// Every item that a trial may draw, the likeliest first.
 fn all_items(store: &TrainingSplit) -> Vec<(u32, u32)> {
     let rows = store.slices().iter().map(|slice| slice.row).collect();
     let draws = VariantDraws::new(store.variants(), None, store.config().rotation_step);
     draws.map_or(Vec::new(), |draws| Sampler::new(rows, draws, SliceOrder::Sequential, 0).items())
 }
 
-/// Runs of one seed and fold with the same key draw the same batches from where they stand.
+/// Runs of one seed and fold with the same key will draw the same batches.
 fn group_key(run: &Run) -> String {
     let TrainConfig { batch_size, order, augment, precision, .. } = &run.setup().config;
     let position = run.position();
