@@ -1,6 +1,6 @@
-//! Times the evaluation of a store's test scans: `bench_eval STORE RUN [ROUNDS]`. A round is network, arg-max, the mask at the scan's resolution, Dice and
-//! HD95 of every organ by the published protocol. Prints the rows, the seconds of each part, and the median of the rounds (3 unless told) in
-//! seconds a slice.
+//! Times the evaluation of a store's test scans: `bench_eval STORE RUN [ROUNDS]`. A round is network, arg-max, the mask at the scan's
+//! resolution, and Dice and HD95 of every organ by the published protocol. Prints the rows, the seconds of each part, and the median over the
+//! rounds (3 by default) in seconds per slice.
 
 use std::path::PathBuf;
 use std::time::Instant;

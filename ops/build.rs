@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-/// The operations with kernels of their own, in `src/<operation>/kernel.cu`, each a module.
+/// The operations with kernels, in `src/<operation>/kernel.cu`; each is a module.
 const OPERATIONS: [&str; 14] = [
     "attention",
     "batch_norm",
@@ -20,7 +20,7 @@ const OPERATIONS: [&str; 14] = [
     "partial_sums",
     "rel_pos_attention",
 ];
-/// What they include.
+/// Headers of the kernels.
 const HEADERS: [&str; 5] =
     ["src/device/common.cuh", "src/device/emulation.h", "src/device/map.cuh", "src/gelu/gelu.cuh", "src/max_pool/windows.cuh"];
 
@@ -37,7 +37,7 @@ fn sources() -> impl Iterator<Item = String> {
     OPERATIONS.iter().map(|operation| format!("src/{operation}/kernel.cu")).chain(HEADERS.map(str::to_owned))
 }
 
-/// For each operation a source with its name, since the compiled modules are named by their files.
+/// A source file per operation with its name, since compiled modules are named after their files.
 #[cfg_attr(
     not(any(feature = "cuda", feature = "emulate-kernels")),
     expect(dead_code, reason = "a build for the CPU compiles none")
@@ -53,7 +53,7 @@ fn named_sources(extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     OPERATIONS.iter().map(name).collect()
 }
 
-/// PTX of compute capability 8.0, which the driver of every GPU from Ampere on compiles for its own.
+/// PTX of compute capability 8.0, which the driver compiles for every GPU since Ampere.
 #[cfg(feature = "cuda")]
 fn ptx() -> Result<(), Box<dyn Error>> {
     cudaforge::KernelBuilder::new()
@@ -82,9 +82,9 @@ fn emulated() -> Result<(), Box<dyn Error>> {
         .flag("-ffp-contract=off")
         .warnings(false)
         .file("src/device/emulation.cpp")
-        // A compiler knows C++ by the file's name.
+        // The compiler recognises C++ by the file's name.
         .files(named_sources("cpp")?)
-        // Kernels register themselves when the program starts: none of them may be left out by the linker.
+        // Kernels register themselves when the program starts, so the linker must not leave any out.
         .link_lib_modifier("+whole-archive")
         .compile("sam_ladder_emulated_kernels");
     Ok(())

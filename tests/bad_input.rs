@@ -1,4 +1,4 @@
-//! Bad input through the command line: one line that names the file and says what to do, exit status not zero, no panic, nothing finished lost.
+//! Bad input through the command line: a message that names the file, a hint, a non-zero exit status, no panic, no finished work lost.
 
 mod cli;
 
@@ -6,7 +6,7 @@ use cli::{assert_refused, nifti, program, succeed, write_pair};
 use std::fs;
 use std::path::Path;
 
-/// `precompute` at the smallest size that the encoder takes, so that what is refused is refused in no time.
+/// `precompute` at the encoder's smallest size, so that bad input is refused quickly.
 fn precompute(scans: &Path, store: &Path) -> std::process::Command {
     let mut command =
         program(&["precompute", "--random-encoder", "0", "--image-size", "16", "--data-size", "16", "--augment", "none"]);
@@ -136,7 +136,7 @@ fn a_damaged_pth() {
 }
 
 #[test]
-fn an_existing_output_is_left_alone() {
+fn an_existing_output_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let scans = folder.path().join("scans");
     let scan = nifti([8, 8, 2], &[0.0; 128]);
@@ -162,7 +162,7 @@ fn a_gpu_in_a_cpu_build() {
     assert!(error.contains("feature `cuda`"), "{error}");
 }
 
-/// A bad scan does not cost the good ones: they are encoded, and the same command finishes once the bad one is mended.
+/// A bad scan does not affect the good ones: they are encoded, and the same command finishes once the bad one is replaced.
 #[test]
 fn a_bad_scan_loses_nothing_finished() {
     let folder = tempfile::tempdir().unwrap();
@@ -194,7 +194,7 @@ fn scan_of_labels() -> Vec<u8> {
     nifti([8, 8, 2], &labels)
 }
 
-/// Writes fail beyond a file size (the nearest thing to a full disk that needs no privileges); then the same command goes on.
+/// Writes fail beyond a file size (the nearest thing to a full disk that needs no privileges); then the same command resumes.
 #[cfg(unix)]
 #[test]
 fn a_full_disk() {

@@ -1,4 +1,4 @@
-//! Runs with what goes beyond the paper: other side networks and gates, trained tokens, averages over reflections and over runs.
+//! Runs that go beyond the paper: other side networks and gates, trained tokens, averages over reflections and over runs.
 
 mod common;
 #[path = "common/store.rs"]
@@ -53,7 +53,7 @@ fn of_run(run: &Path) -> WeightSource {
 
 const CASE: CaseRequest<'static> = CaseRequest { split: Split::Test, case: TEST_CASE.0, batch_size: 2 };
 
-/// Every choice that is not the published one, in as few runs as may be.
+/// Every choice other than the published one, in as few runs as possible.
 fn choices() -> [(&'static str, TrainConfig); 3] {
     let base = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, ..TrainConfig::default() };
     [
@@ -126,7 +126,7 @@ fn only_what_the_published_code_has_is_exported() {
 }
 
 #[test]
-fn a_run_from_before_there_was_a_choice_goes_on() {
+fn a_run_of_an_older_version_resumes() {
     let (_folder, mut args) = workplace(AugmentPolicy::None);
     args.config.max_steps = Some(1);
     train(&args).unwrap();
@@ -175,7 +175,7 @@ fn a_checkpoint_of_the_publisher_starts_its_network() {
     let name = "CNN_encoder.projection.weight";
     assert_eq!(first(&taken[name]), first(&random[name]), "the projection comes of the seed");
 
-    // Another network's checkpoint is refused by its keys.
+    // A checkpoint of another network is refused by its keys.
     let mut other = TrainArgs { run: folder.path().join("other"), cnn_checkpoint: Some(path), ..args };
     other.config.side_network = SideNetwork::Resnet50;
     let error = train(&other).unwrap_err().to_string();
@@ -199,7 +199,7 @@ fn averages_are_those_of_the_reflected_logits_and_of_the_probabilities() {
         ensemble.predict_case(&store, CASE, |_| ()).unwrap()
     };
 
-    // A lone model without reflections: slices that are read from the store, and slices that are in none.
+    // A single model without reflections: slices read from the store, and slices without a store.
     let model = Ensemble::of_one(load_model(&one, &store, &Device::Cpu).unwrap());
     let mut batch = Batch::default();
     let slices: Vec<(u32, u32)> = store.case_rows(Split::Test, TEST_CASE.0).unwrap().map(|row| (row, 0)).collect();
@@ -247,7 +247,7 @@ fn averages_are_those_of_the_reflected_logits_and_of_the_probabilities() {
     }
     let mask = masks_of_logits(&found, IMAGE_SIZE, size).unwrap();
     assert_eq!(ensemble(&[&one, &two], true).mask, mask);
-    // Without reflections each model's logits are its own.
+    // Without reflections each model gives its plain logits.
     let alone = Ensemble::load(&[one.clone(), two.clone()], false, &store, &Device::Cpu).unwrap();
     let alone = alone.mean_logits(&store, Split::Test, &rows).unwrap();
     assert_eq!(ensemble(&[&one, &two], false).mask, masks_of_logits(&alone, IMAGE_SIZE, size).unwrap());

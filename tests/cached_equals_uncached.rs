@@ -1,5 +1,5 @@
-//! Training from a store gives the losses that training with the encoder inside the loop gives: to float32 rounding from a
-//! float32 store, within a measured bound from the two halved formats.
+//! Training from a store gives the same losses as training with the encoder in the loop: up to float32 rounding for a float32 store, within a
+//! measured bound for the two 16-bit formats.
 
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{ReadMode, Store};
@@ -28,13 +28,13 @@ use std::path::Path;
 
 /// Bounds on the relative difference of a loss.
 struct Bounds {
-    /// Of the first step, whose weights are the same: what the number format does to the model's inputs.
+    /// For the first step, whose weights are the same: the effect of the number format on the model's inputs.
     first_step: f64,
-    /// Of any step. AdamW's first updates are nearly the gradients' signs, so they carry the format's rounding on.
+    /// For any step. AdamW's first updates are nearly the gradients' signs, so they propagate the format's rounding.
     any_step: f64,
 }
 
-/// Both runs do the same operations on the same numbers, so nothing but rounding may differ. Measured on AVX2: no bit differs.
+/// Both runs do the same operations on the same numbers, so only rounding may differ. Measured on AVX2: no bit differs.
 const F32: Bounds = Bounds { first_step: 1e-6, any_step: 5e-5 };
 /// Measured: 1.2e-5 and 7.0e-3, the cross-entropy's; of the total loss 5.0e-6 and 3.2e-3.
 const F16: Bounds = Bounds { first_step: 1e-4, any_step: 3e-2 };
@@ -92,8 +92,8 @@ fn cached(store: &Path, run: &Path) -> Vec<StepLosses> {
     rows.iter().map(|row| StepLosses { total: row.loss, ce: row.ce, dice: row.dice }).collect()
 }
 
-/// Losses of the same steps with preprocessing, augmentation and encoder inside the loop. Of the store only its tables and the
-/// decoder are read: which slice a row is, and which image a variant.
+/// Losses of the same steps with preprocessing, augmentation and encoder in the loop. Only the store's tables (which say which slice a row is,
+/// and which image a variant) and the decoder are read.
 fn uncached(scans: &Path, store: &Path) -> Vec<StepLosses> {
     let store = Store::open(store).unwrap();
     let config = train_config();

@@ -1,5 +1,5 @@
-//! Every file of a store in turn cut short, changed by a bit, deleted: `verify` finds it, the repair makes the same bytes again
-//! from the sources and computes nothing else, and training never runs on it unawares.
+//! Each file of a store is truncated, changed by a bit, and deleted: `verify` finds it, the repair restores the same bytes from the sources
+//! and computes nothing else, and training never runs on a damaged file without noticing.
 
 mod cli;
 mod common;
@@ -63,13 +63,13 @@ fn mend(scans: &Path, store: &Path, report: &Report, encoder: Formula<'_>) -> Re
 }
 
 #[test]
-fn every_damage_to_every_file_is_found_and_mended() {
+fn every_damage_to_every_file_is_found_and_repaired() {
     every_damage_is_mended(&config(AugmentPolicy::Flips, 1));
 }
 
-/// Scales and offsets lie in files of their own, and the chunks are compressed.
+/// Scales and offsets have their own files, and the chunks are compressed.
 #[test]
-fn every_damage_to_a_store_of_eight_bits_is_found_and_mended() {
+fn every_damage_to_an_8_bit_store_is_found_and_repaired() {
     let eight_bits =
         PrecomputeConfig { dtype: StoreDtype::Q8, compression: Compression::Zstd, ..config(AugmentPolicy::Flips, 1) };
     every_damage_is_mended(&eight_bits);
@@ -96,7 +96,7 @@ fn every_damage_is_mended(config: &PrecomputeConfig) {
             mend(&scans, &store, &report, Formula { images: Some(&images), ..Formula::default() }).unwrap();
             assert_same_files(&store, &whole, &what);
             assert!(check(&store).damage.is_empty(), "{what}");
-            // Nothing is encoded but the variants that were lost: all of a slice, or the one whose chunk was changed.
+            // Only the lost variants are encoded: all of a slice, or the one whose chunk was changed.
             // A scale goes with its embeddings.
             let name = name.to_str().unwrap();
             let lost = match kind {
@@ -110,7 +110,7 @@ fn every_damage_is_mended(config: &PrecomputeConfig) {
 }
 
 #[test]
-fn much_damage_at_once_is_told_and_mended() {
+fn much_damage_at_once_is_reported_and_repaired() {
     let folder = tempfile::tempdir().unwrap();
     let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
     write_scans(&scans);
@@ -121,9 +121,9 @@ fn much_damage_at_once_is_told_and_mended() {
         harm(&store.join(name), bytes, HARMS[i % 3]);
     }
     let report = check(&store);
-    // A mask whose shape nothing tells any more is told once, for its `zarr.json`.
+    // A mask whose shape is no longer known is reported once, for its `zarr.json`.
     assert!(report.damage.len() >= whole.len() - 2, "{} of {}", report.damage.len(), whole.len());
-    // The power goes in the middle of the repair, twice: it goes on where it was.
+    // Two power losses during the repair: it resumes each time.
     for fails_after in [0, 7] {
         let images = AtomicUsize::new(0);
         let report = if fails_after == 0 { check(&store) } else { Report::of_unfinished(&store).unwrap() };
@@ -137,7 +137,7 @@ fn much_damage_at_once_is_told_and_mended() {
 }
 
 #[test]
-fn damage_is_told_by_array_slice_and_variant() {
+fn damage_is_reported_by_array_slice_and_variant() {
     let folder = tempfile::tempdir().unwrap();
     let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
     write_scans(&scans);
@@ -159,7 +159,7 @@ fn damage_is_told_by_array_slice_and_variant() {
         "test/labels: case 0001, slice 1 of it (row 1), all variants: its file is missing (test/labels/c.1.0.0.0)"
     );
 
-    // What does not belong there is told and left alone; bytes behind a shard's chunks are damage.
+    // Files that do not belong there are reported and kept; surplus bytes after a shard's chunks are damage.
     fs::write(store.join("train/notes.txt"), b"mine").unwrap();
     let appended = [&fs::read(store.join("train/labels/c.0.0.0.0")).unwrap()[..], b"x"].concat();
     fs::write(store.join("train/labels/c.0.0.0.0"), appended).unwrap();
@@ -170,7 +170,7 @@ fn damage_is_told_by_array_slice_and_variant() {
     assert_eq!(fs::read(store.join("train/notes.txt")).unwrap(), b"mine");
     assert!(check(&store).damage.is_empty());
 
-    // A mask that was made of other voxels has right checksums and wrong counts.
+    // A mask made from other voxels has right checksums but wrong counts.
     let other = folder.path().join("other.zarr");
     write_scan(&folder.path().join("others"), 1, 2);
     let labels = folder.path().join("others/RawData/Training/label/label0001.nii.gz");
@@ -255,14 +255,14 @@ fn training_never_runs_unawares_on_a_damaged_file() {
         fs::remove_dir_all(&args.run).ok();
         fs::write(store.join(name), bytes).unwrap();
     }
-    // Training reads nothing of these; whoever does, or verifies, finds the damage.
+    // Training does not read these; what reads them, and `verify`, finds the damage.
     for name in &unread {
         assert!(name == "manifest.json" || name.starts_with("test/"), "{name} was damaged and nobody noticed");
     }
 }
 
 #[test]
-fn the_command_finds_and_mends() {
+fn the_command_finds_and_repairs() {
     let folder = tempfile::tempdir().unwrap();
     let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
     write_scan(&scans, 5, 2);
@@ -298,7 +298,7 @@ fn the_command_finds_and_mends() {
     assert!(error.contains("pass --scans DIR"), "{error}");
     succeed(verify(&["--repair", "--scans", scans.to_str().unwrap()]));
     assert_same_files(&store, &whole, "repaired by the command");
-    // f32 is another number format: the store's and the asked one are told.
+    // f32 is another number format: both the store's and the requested one are reported.
     let error = assert_refused(precompute(&["--dtype", "f32"]));
     assert!(error.contains("config.dtype: store \"f16\", asked \"f32\""), "{error}");
 }

@@ -1,8 +1,8 @@
-//! The fault campaign: precompute and training are killed at random moments and resumed, and writes fail half-way. What is
-//! finished in the end is byte for byte what undisturbed runs make.
+//! The fault campaign: precompute and training are killed at random moments and resumed, and writes fail half-way. The results are byte for
+//! byte those of undisturbed runs.
 //!
-//! `SAM_LADDER_KILLS` sets the number of kills of each kind of work; `make soak` asks for many. A child process is this test
-//! binary itself, which runs one of the two tests that are ignored otherwise.
+//! `SAM_LADDER_KILLS` sets the number of kills of each kind of work; `make soak` sets it high. A child process is this test binary, running
+//! one of the two otherwise ignored tests.
 
 #![cfg(unix)]
 
@@ -29,11 +29,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Kills of precompute unless `SAM_LADDER_KILLS` says otherwise.
+/// Default number of kills of precompute.
 const PRECOMPUTE_KILLS: usize = 20;
-/// Kills of training unless `SAM_LADDER_KILLS` says otherwise; each costs the making of a model.
+/// Default number of kills of training; each costs making a model.
 const TRAIN_KILLS: usize = 6;
-/// Time of the children's encoder for a batch, so that there is something to interrupt.
+/// Time of the children's encoder per batch, so that there is something to interrupt.
 const PAUSE: Duration = Duration::from_millis(4);
 
 fn kills(unless_told: usize) -> usize {
@@ -89,7 +89,7 @@ fn train_args(folder: &Path, run: &Path) -> TrainArgs {
     }
 }
 
-/// Moments at random, other ones in each run: the seed is the time, and is told when something fails.
+/// Random moments, different in each run: the seed is the time, and is printed on failure.
 struct Moments(u64);
 
 impl Moments {
@@ -106,7 +106,7 @@ impl Moments {
     }
 }
 
-/// Kills the children after `after`; whether all of them had succeeded by themselves before, none had failed.
+/// Kills the children after `after`; returns whether all of them had already succeeded. None may have failed.
 fn kill_after(children: &mut [Child], after: Duration) -> bool {
     std::thread::sleep(after);
     let mut all = true;
@@ -121,7 +121,7 @@ fn kill_after(children: &mut [Child], after: Duration) -> bool {
     all
 }
 
-/// Time that a child takes undisturbed.
+/// Time of an undisturbed child.
 fn undisturbed(mut command: Command) -> Duration {
     let start = Instant::now();
     assert!(command.status().unwrap().success());
@@ -161,7 +161,7 @@ fn killed_precompute_ends_in_the_same_bytes() {
                 break;
             }
             killed += 1;
-            // Every so often it is let through, so that each store is finished some time.
+            // Now and then it is not killed, so that each store is finished at some time.
             if moments.next() < 0.15 {
                 let mut children: Vec<Child> =
                     shares.iter().map(|share| child("precompute_child", base.path(), share).spawn().unwrap()).collect();
@@ -205,8 +205,8 @@ fn killed_training_ends_in_the_same_bytes() {
     println!("{killed} kills of training, {runs} runs");
 }
 
-/// `command` with files limited to so many blocks of 512 bytes: a longer write fails, as on a full disk. The signal is ignored,
-/// so that it fails with an error.
+/// `command` with files limited to `blocks` blocks of 512 bytes: a longer write fails with an error (the signal is ignored), as on a full
+/// disk.
 fn limited(command: &Command, blocks: usize) -> Command {
     let mut limited = Command::new("sh");
     limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\""), "sh"]);
@@ -272,7 +272,7 @@ fn interrupt(mut command: Command, once_there: &Path, times: usize) -> (Option<i
 }
 
 #[test]
-fn an_interrupted_program_says_how_to_go_on() {
+fn an_interrupted_program_says_how_to_resume() {
     let folder = tempfile::tempdir().unwrap();
     let (scans, store, run) = (folder.path().join("scans"), folder.path().join("s.zarr"), folder.path().join("run"));
     write_scan(&scans, 5, 12);
@@ -289,7 +289,7 @@ fn an_interrupted_program_says_how_to_go_on() {
         "{told}"
     );
     assert!(!told.contains("error:") && shard(0).exists() && !shard(11).exists(), "{told}");
-    // One that is not there yet: it tells that the program has come to its work.
+    // A file that does not exist yet: it shows that the program has begun its work.
     let next = (1..12).find(|&row| !shard(row).exists()).unwrap();
     let (status, told) = interrupt(precompute(), &shard(next), 2);
     assert_eq!(status, Some(130), "{told}");

@@ -1,6 +1,6 @@
-//! Every parser that takes bytes from outside, on damaged and on hostile files (`tests/fuzz`): no panic, memory bounded by the file's size.
+//! Runs every parser of external bytes on damaged and hostile files (`tests/fuzz`): no panic, memory bounded by the file's size.
 //!
-//! Three seconds for each parser; `make fuzz` takes longer.
+//! Takes three seconds per parser; `make fuzz` takes longer.
 
 mod cli;
 #[path = "fuzz/harness.rs"]
@@ -30,17 +30,17 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-/// Buffers of fixed size that reading a single file takes.
+/// Bytes of fixed-size buffers for reading a single file.
 const FLOOR: usize = 1 << 20;
-/// The same of a zip archive, whose end is looked for in blocks of a mebibyte.
+/// The same for a zip archive, whose end is searched in blocks of a mebibyte.
 const ZIP_FLOOR: usize = 3 << 20;
-/// The same of a whole store, with its tables and the threads that decompress.
+/// The same for a whole store, with its tables and the threads that decompress.
 const STORE_FLOOR: usize = 8 << 20;
-/// The same where a panic within a dependency is caught.
+/// The same if a panic in a dependency is caught.
 const PANIC_FLOOR: usize = 512 << 20;
 /// Zeros in a bomb.
 const BOMB: usize = 128 << 20;
-/// No file claims more honestly.
+/// More than any honest file claims.
 const HUGE: u64 = 1 << 60;
 
 fn words(error: impl std::fmt::Display) -> String {
@@ -171,7 +171,7 @@ fn hdf5() {
     fs::create_dir(folder.path().join("test_vol_h5")).unwrap();
     let path = folder.path().join("test_vol_h5/case0001.npy.h5");
     let parse = || read_scans(folder.path());
-    // Chunks that a file leaves out read as their fill value: as much as a deflated chunk could be, in float64 and float32.
+    // Chunks that a file omits are read as their fill value: as much as a deflated chunk could be, in float64 and float32.
     let target = Target { name: "hdf5", path, floor: FLOOR, per_byte: 1032 * 16, parse: &parse };
     let files = ["contiguous.npy.h5", "chunked.npy.h5", "newer.npy.h5"].map(seed_file);
     target.fuzz(&files.clone().map(Seed::file));
@@ -253,7 +253,7 @@ fn pth_in_both_layouts() {
         let file = pth(pickle);
         target.refuses(what, &file, 512 * file.len());
     }
-    // A pickle that is compressed, as torch.save never does, is read no further than a plain one could be.
+    // A compressed pickle, which torch.save never writes, is read only as far as a plain one could be.
     let dicts = [b"\x80\x02".to_vec(), vec![b'}'; BOMB / 8]].concat();
     let file = zip(&[("zip/data.pkl", &dicts)], CompressionMethod::Deflated);
     target.refuses("a compressed pickle", &file, 512 * file.len());
@@ -292,7 +292,7 @@ fn dataset_json() {
     let published = || PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 0 });
     let parse = || {
         let config = configure(folder.path(), &SourceOptions::default(), published()).map_err(words)?;
-        // What the parser lets through, the config's own check may still refuse; it knows no file.
+        // The config's check, which knows no file, may refuse what the parser accepts.
         drop(config.validate());
         Ok(())
     };
@@ -338,7 +338,7 @@ fn write_store(path: &Path) {
     writer.finish().unwrap();
 }
 
-/// Opens a store and reads all that it holds.
+/// Opens a store and reads all of it.
 fn read_store(path: &Path) -> Result<(), String> {
     let store = Store::open(path).map_err(words)?;
     for split in Split::ALL {
@@ -347,7 +347,7 @@ fn read_store(path: &Path) -> Result<(), String> {
     store.mask("0001").map(drop).map_err(words)
 }
 
-/// The manifest with its `cache_id` made to fit, where it is a manifest still.
+/// The manifest with a matching `cache_id`, if it is still a manifest.
 fn signed(manifest: Vec<u8>) -> Vec<u8> {
     let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(&manifest) else { return manifest };
     let Ok(attributes) = serde_json::from_value::<StoreAttributes>(json["attributes"].clone()) else { return manifest };
@@ -430,13 +430,13 @@ fn arrays_of_a_store() {
     ] {
         let path = store.join(below);
         let good = fs::read(&path).unwrap();
-        // Of a table whose rows read as others, the error may name what the store lacks for them.
+        // If a table's rows are read as other rows, the error may name what the store lacks for them.
         let named = |error: String| match below.strip_suffix(".parquet") {
             Some(_) if error.contains("s.zarr") => format!("{below}: {error}"),
             _ => error.replace("test/masks/0001,", "c.0.0.0,"),
         };
         let parse = || parse().map_err(named);
-        // The Parquet reader's own panics are caught; where RUST_BACKTRACE is set, their messages read the program's debug information.
+        // The Parquet reader's panics are caught; if RUST_BACKTRACE is set, their messages read the program's debug information.
         let floor = if below.ends_with(".parquet") { PANIC_FLOOR } else { STORE_FLOOR };
         let target = Target { name, path: path.clone(), floor, per_byte: 512, parse: &parse };
         target.fuzz(&[Seed::file(good.clone())]);

@@ -9,7 +9,7 @@ use sam_ladder_ops::image::ndimage::{flip, rot90, rotate_nearest, zoom_cubic, zo
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_schemas::variants::{AugmentPolicy, variants};
 
-/// `zoom` agrees to this; everything else bit for bit.
+/// Tolerance of `zoom`; everything else agrees bit for bit.
 const ZOOM_TOLERANCE_F32: f32 = 1e-5;
 
 /// (u + 1) / 2 of a name.

@@ -59,11 +59,11 @@ fn one_step_equals_the_published_model() {
     assert_eq!(state["CNN_encoder.bn1.num_batches_tracked"].to_scalar::<i64>().unwrap(), 1);
 }
 
-/// A ReLU whose input lies within float32 rounding of zero lets a gradient through on one machine and none on the next, and a single
-/// one of them moves the CNN's gradients by up to 4e-3 of their norm (PyTorch 2.15 itself is that far from the golden gradients on
-/// the machine that these tests were written on, in float32 and in float64). There are some thirty in this case. The file lists
-/// changes of at most 1.2e-5 to biases of batch norm and to pixels that bring each of them 1e-5 away from zero, to the side on which
-/// the golden run had it; with them every gradient can be compared at the tolerance of the arithmetic. They were found in float64.
+/// A ReLU whose input is within float32 rounding of zero passes a gradient on one machine and none on another, and a single one changes the
+/// CNN's gradients by up to 4e-3 of their norm (PyTorch 2.15 differs that much from the golden gradients on the machine where these tests were
+/// written, in float32 and in float64). There are about thirty in this case. The file lists changes of at most 1.2e-5 to biases of batch norm
+/// and to pixels that move each of them 1e-5 away from zero, to the side of the golden run. With them every gradient can be compared at the
+/// tolerance of the arithmetic. They were found in float64.
 #[derive(serde::Deserialize)]
 struct Ties {
     /// Name, channel, change.

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 /// Relative, after up to sixteen steps in float32.
 const LOSS_F32: f64 = 2e-4;
 const ALPHA_F32: f64 = 2e-4;
-/// Adam divides by the size of the gradient, so where that is small, rounding decides the way of a parameter; PyTorch 2.15 on another
+/// Adam divides by the size of the gradient, so if that is small, rounding decides the direction of a parameter; PyTorch 2.15 on another
 /// machine than the golden run's is up to 3e-3 off.
 const NORM_F32: f64 = 5e-3;
 

@@ -1,5 +1,4 @@
-//! Stores that are filled by several workers, and finished ones to which scans and variants are added: the bytes of one made at
-//! once.
+//! Stores filled by several workers, and finished stores to which scans and variants are added, have the bytes of a store made in one go.
 
 mod cli;
 #[path = "common/folders.rs"]
@@ -97,12 +96,12 @@ fn reflections_of_test_slices_are_added_to_a_finished_store() {
     assert_ne!(before.attributes().cache_id, after.attributes().cache_id);
     assert_eq!(after.variants(Split::Test), variants(AugmentPolicy::Flips, 1));
     assert_eq!(after.variants(Split::Train), before.variants(Split::Train));
-    // Taken away again is another store.
+    // Without them it would be another store.
     assert!(fill(&scans, &store, &without, "1/1", Formula::default()).is_err());
 }
 
 #[test]
-fn a_stopped_run_keeps_what_is_finished_and_goes_on() {
+fn a_stopped_run_keeps_what_is_finished_and_resumes() {
     let folder = workplace();
     let (scans, config) = (folder.path().join("scans"), config(AugmentPolicy::Flips, 1));
     let whole = folder.path().join("whole.zarr");
@@ -118,7 +117,7 @@ fn a_stopped_run_keeps_what_is_finished_and_goes_on() {
     assert_same_files(&store, &files(&whole), "stopped");
 }
 
-/// Grows a finished store in every way, interrupted after each number of images; returns the images that an uninterrupted growth
+/// Grows a finished store in every way, interrupted after each number of images; returns the number of images that an uninterrupted growth
 /// encodes.
 fn assert_grows(folder: &Path, name: &str, from: &Path, to: (AugmentPolicy, u32)) -> usize {
     let scans = folder.join("scans");

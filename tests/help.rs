@@ -1,11 +1,11 @@
-//! Every example of every command's `--help` runs, in the order of the work, on small phantoms and without SAM's weights.
+//! Runs every example of every command's `--help`, in the order of the work, on small phantoms and without SAM's weights.
 
 mod cli;
 
 use cli::{program, succeed};
 use std::path::Path;
 
-/// The commands in the order in which one needs what another made.
+/// The commands, each after those whose output it needs.
 const ORDER: [&str; 13] = [
     "phantom",
     "precompute",
@@ -25,13 +25,13 @@ const ORDER: [&str; 13] = [
 const SWEEP: &str = "[settings]\nepochs = 1\nlr = [1e-3, 3e-3]\n[search]\nmethod = \"grid\"\n[validation]\nfold = \"1/2\"\n";
 const SLURM: &str = "[job]\ntasks = 2\ntime = \"10\"\n";
 
-/// Options whose values are made small, so that an example takes moments. Those that an example lacks are added where a command is
-/// in the second list.
+/// Options whose values are made small, so that an example is fast. Options that an example lacks are added for the commands in the second
+/// list.
 const SMALL: [(&str, &str); 6] =
     [("--size", "32"), ("--depth", "3"), ("--cases", "5"), ("--image-size", "32"), ("--data-size", "32"), ("--epochs", "1")];
 const ADDED: [(&str, &[&str]); 3] =
     [("phantom", &["--size", "--depth", "--cases"]), ("precompute", &["--image-size", "--data-size"]), ("train", &["--epochs"])];
-/// Options that want files which only a publisher has.
+/// Options that need published files.
 const DROPPED: [&str; 2] = ["--sam-checkpoint", "--cnn-checkpoint"];
 
 /// The examples of a `--help`: lines that start with the program's name below `Examples:`, continued after a backslash.
@@ -50,7 +50,7 @@ fn commands() -> Vec<String> {
     names.filter(|name| name != "help").collect()
 }
 
-/// An example's words as they are run: small, without published weights.
+/// An example's words as run: small, without published weights.
 fn made_small(words: &[String]) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let mut words_left = words.iter();
@@ -97,7 +97,7 @@ fn every_example_runs() {
         let examples = examples(&help);
         assert!(!examples.is_empty(), "{command} --help has no examples");
         if command == "predict" {
-            // What a user has of their own: scans, and a checkpoint of the published code.
+            // The user's own files: scans, and a checkpoint of the published code.
             let image = |case: &str| at.join(format!("scans/RawData/Training/img/img{case}.nii.gz"));
             std::fs::create_dir(at.join("new-scans")).unwrap();
             std::fs::copy(image("0001"), at.join("patient.nii.gz")).unwrap();
@@ -124,7 +124,7 @@ fn every_example_runs() {
 }
 
 #[test]
-fn examples_name_options_that_there_are() {
+fn examples_name_existing_options() {
     for command in commands() {
         let help = succeed(program(&[&command, "--help"]));
         let (options, _) = help.split_once("Examples:\n").unwrap_or((&help, ""));

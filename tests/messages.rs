@@ -1,6 +1,6 @@
-//! The words of every command's `--help`, and of the errors that a user's own mistakes on the command line and in settings files lead to.
+//! Snapshots of every command's `--help`, and of the errors after mistakes on the command line and in settings files.
 //!
-//! `INSTA_UPDATE=always cargo test --release --test messages` writes the snapshots again after a change that is meant.
+//! `INSTA_UPDATE=always cargo test --release --test messages` updates the snapshots after an intended change.
 
 mod cli;
 
@@ -48,13 +48,13 @@ fn typed(folder: &Path, line: &str) -> Command {
     command
 }
 
-/// Each line with what it prints.
+/// Each command line with its output.
 fn refused(folder: &Path, lines: &[&str]) -> String {
     let printed = lines.iter().map(|line| format!("$ sam-ladder {line}\n{}\n", refusal(typed(folder, line), folder)));
     printed.collect::<Vec<_>>().join("\n")
 }
 
-/// A store of two phantoms and a folder that is none.
+/// A store of two phantoms, and a folder that is not a store.
 fn workplace() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for line in [
@@ -100,7 +100,7 @@ fn a_gpu_in_a_cpu_build() {
     insta::assert_snapshot!(refused(folder.path(), &["train --store s.zarr --run r --device cuda:0"]));
 }
 
-/// What clap says of mistyped options: its own words, but with our values.
+/// Clap's errors for mistyped options, with our values.
 #[test]
 fn mistyped_options() {
     let folder = tempfile::tempdir().unwrap();

@@ -31,7 +31,7 @@ fn write(path: &Path, voxels: &[f32]) {
     fs::write(path, encoder.finish().unwrap()).unwrap();
 }
 
-/// A value in each voxel that tells case and channel apart: a box of class 1 and one of class 2 on a slope.
+/// Voxel values that differ between cases and channels: a box of class 1 and one of class 2 on a slope.
 fn voxels(case: usize, channel: usize) -> Vec<f32> {
     let slope = |at: usize| ((at * 31 + case * 7 + channel * 13) % 101) as f32;
     (0..VOXELS).map(|at| slope(at) + 200.0 * labels()[at] * (1.0 + channel as f32)).collect()
@@ -46,7 +46,7 @@ fn labels() -> Vec<f32> {
     (0..VOXELS).map(box_of).collect()
 }
 
-/// Three training cases of these channels; with `labels_ts` a test case besides.
+/// Three training cases with these channels, and with `labels_ts` also a test case.
 fn write_dataset(root: &Path, channels: &[&str], labels_ts: bool) {
     fs::create_dir_all(root).unwrap();
     fs::write(root.join("dataset.json"), dataset_json(channels, r#"{"background": 0, "tumour|core": 1, "edema": 2}"#)).unwrap();
@@ -124,7 +124,7 @@ fn options_choose_channels_window_and_test_cases() {
     assert_eq!(config.test_cases, ["brain_001", "brain_010"]);
     assert_eq!(splits(&scans), [("brain_002", Split::Train), ("brain_001", Split::Test), ("brain_010", Split::Test)]);
     assert_eq!(scans[0].image[360], voxels(1, 0)[0].min(100.0) / 100.0);
-    // Channels that are not taken are not looked at.
+    // Channels that are not chosen are ignored.
     fs::remove_file(root.join("imagesTr/brain_002_0001.nii.gz")).unwrap();
     read_all(root, &options);
 
@@ -196,7 +196,7 @@ fn folders_that_do_not_fit_are_refused() {
     let smaller = |root: &Path| fs::write(root.join("imagesTr/brain_002_0001.nii.gz"), nifti([20, 18, 2], &[0.0; 720])).unwrap();
     refused(&smaller, &["brain_002_0001.nii.gz", "[2, 18, 20]", "[3, 18, 20]"]);
     refused(&|root| fs::create_dir(root.join("train_npz")).unwrap(), &["two layouts"]);
-    // What needs the voxels.
+    // Checks that need the voxels.
     let folder = tempfile::tempdir().unwrap();
     write_dataset(folder.path(), &["T1"], false);
     write(&folder.path().join("labelsTr/brain_001.nii.gz"), &[3.0; VOXELS]);

@@ -1,5 +1,5 @@
-//! Stores in an S3 bucket: the same bytes as in a folder, whatever happens on the way, and training that reads them through a bounded
-//! cache. The server runs in this process on loopback; what talks to it are children, the program or this binary itself.
+//! Stores in an S3 bucket: the same bytes as in a folder, whatever interrupts the work, and training that reads them through a bounded cache.
+//! The server runs in this process on loopback; its clients are child processes, of the program or of this binary.
 
 mod cli;
 mod common;
@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const STORE: &str = "s3://lab/some/s.zarr";
 
-/// Copies a folder's files into the bucket, as any tool for S3 would.
+/// Copies a folder's files into the bucket, as any S3 tool would.
 fn upload(server: &Server, folder: &Path, place: &str) {
     for (name, bytes) in files(folder) {
         let object = server.folder(place).join(name);
@@ -38,7 +38,7 @@ fn upload(server: &Server, folder: &Path, place: &str) {
     }
 }
 
-/// The server keeps a bucket's folders when nothing is in them any more.
+/// Removes empty folders, which the server keeps.
 fn remove_empty_folders(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -105,7 +105,7 @@ fn a_store_in_a_bucket_grows() {
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
     server.run_child("grown_by_two_workers", base.path());
     assert_same_objects(&server, STORE, &whole, "grown by variants and a scan");
-    // By a scan alone, whole shards are taken over.
+    // If only a scan is added, whole shards are taken over.
     write_scan(&scans, 9, 1);
     write_scan(&scans, 2, 1);
     let whole = base.path().join("larger.zarr");
@@ -150,14 +150,14 @@ fn grown_by_scans() {
 }
 
 #[test]
-fn damaged_and_missing_objects_are_found_and_mended() {
+fn damaged_and_missing_objects_are_found_and_repaired() {
     let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
     let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
     write_scans(&scans);
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
     upload(&server, &whole, STORE);
     for (i, (name, bytes)) in files(&whole).iter().filter(|(name, _)| *name != Path::new("manifest.json")).enumerate() {
-        // Two of three objects: a third stays whole.
+        // Two of three objects; every third one stays undamaged.
         let object = server.folder(STORE).join(name);
         match i % 3 {
             0 => fs::remove_file(object).unwrap(),
@@ -190,7 +190,7 @@ fn train(server: &Server, place: &str, run: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Most bytes that the files of a folder had while `work` was done.
+/// Peak size of a folder's files during `work`.
 fn most_bytes<T>(folder: &Path, work: impl FnOnce() -> T) -> (u64, T) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -208,7 +208,7 @@ fn most_bytes<T>(folder: &Path, work: impl FnOnce() -> T) -> (u64, T) {
     })
 }
 
-/// What is removed while it is looked at counts as nothing.
+/// A file that is removed meanwhile counts as 0.
 fn bytes_of(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let bytes = |entry: fs::DirEntry| match entry.metadata() {
@@ -235,7 +235,7 @@ fn training_from_a_bucket_makes_the_bytes_of_training_from_a_folder() {
     let caching = ["--cache-dir", cache.to_str().unwrap(), "--cache-size", "200K"];
     let (run, other) = (base.path().join("run"), base.path().join("other"));
     server.refuse_every.store(23, Ordering::SeqCst);
-    // Two runs share the cache. Copies that were damaged, or left by someone who was killed, harm nobody.
+    // Two runs share the cache. Damaged copies, and those left by a killed process, do no harm.
     let (most, ()) = most_bytes(&cache, || {
         std::thread::scope(|scope| {
             scope.spawn(|| succeed(train(&server, STORE, &other, &caching)));
@@ -248,7 +248,7 @@ fn training_from_a_bucket_makes_the_bytes_of_training_from_a_folder() {
         assert!(fs::read(run.join(CHECKPOINT)).unwrap() == expected, "{}", run.display());
     }
 
-    // A cache that holds everything: the second run asks for the store's metadata and shards' indexes alone.
+    // A cache that holds everything: the second run requests only the store's metadata and the shards' indexes.
     let cache = base.path().join("large");
     let caching = ["--cache-dir", cache.to_str().unwrap(), "--cache-size", "1G"];
     succeed(train(&server, STORE, &base.path().join("cold"), &caching));

@@ -1,5 +1,5 @@
-//! Our pages in headless Chromium: nothing goes wrong in them, and every mark that belongs there is drawn. `make test-pages` runs these tests and
-//! keeps the pictures in `target/pages/`.
+//! Our pages in headless Chromium: they have no errors, and every mark is drawn. `make test-pages` runs these tests and keeps the pictures in
+//! `target/pages/`.
 
 mod browser;
 
@@ -11,7 +11,7 @@ use sam_ladder_eval::{
 use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 use std::path::Path;
 
-/// Keeps a picture where it can be looked at, and checks that it is one.
+/// Keeps a picture, and checks that it is a PNG file.
 fn keep(png: &[u8], name: &str) {
     let decoder = png::Decoder::new(std::io::Cursor::new(png)).read_info().expect("a PNG");
     assert!(decoder.info().width > 100 && decoder.info().height > 100, "{name}: {:?}", decoder.info().size());
@@ -109,7 +109,7 @@ fn the_browser_finds_what_is_wrong_in_a_page() {
         }));
         assert!(opened.is_err(), "{name} was not noticed");
     }
-    // A sound page is one.
+    // A page without errors passes.
     let path = folder.path().join("sound.html");
     std::fs::write(&path, "<!DOCTYPE html><title>sound</title><p>one</p><p>two</p>").unwrap();
     assert_eq!(browser.open(&path, View::default()).texts("p"), ["one", "two"]);

@@ -1,5 +1,5 @@
-//! Stage one end to end on the small golden scans, with an encoder that is a formula: what reaches the store, and what survives
-//! interruptions, damaged scans and failing writes.
+//! Stage one end to end on the small golden scans, with a formula as the encoder: the store's content, and what survives interruptions,
+//! damaged scans and failing writes.
 
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_precompute::error::{Error, Result};
@@ -204,7 +204,7 @@ fn a_damaged_scan_is_named_and_the_others_are_kept() {
     assert!(error.starts_with("1 of 6 scans cannot be used: case 0006: ") && error.contains("img0006.nii.gz"), "{error}");
     assert!(error.contains("put good copies of these files in place and run the same command again"), "{error}");
     assert!(Store::open(&path).unwrap_err().to_string().contains("is incomplete"));
-    // A good copy in place, only that scan is computed, and the store is the one of good scans from the start.
+    // With a good copy, only that scan is computed, and the store equals one made from good scans.
     fs::write(&damaged, &good).unwrap();
     let summary = fill_whole(&scans, &path);
     let layout = Plan::new(&scans, &config(), &Silent).unwrap().layout().clone();
@@ -246,7 +246,7 @@ fn an_encoder_of_another_size_is_refused() {
 }
 
 #[test]
-fn the_plan_tells_the_work_before_it_is_done() {
+fn the_plan_reports_the_work_in_advance() {
     let plan = Plan::new(&Path::new(GOLDEN).join("RawData"), &config(), &Silent).unwrap();
     let text = plan.to_string();
     assert!(text.starts_with("train: ") && text.contains("slices × 5 variants; test: 2 scans, "), "{text}");

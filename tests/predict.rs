@@ -1,4 +1,4 @@
-//! `predict`: a new scan's mask is the one that store and `eval` give, on the scan's own grid; its inputs and outputs are checked.
+//! `predict`: a new scan's mask equals the one from store and `eval`, on the scan's own grid; inputs and outputs are checked.
 
 mod cli;
 
@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-/// Runs a command on paths below a folder: words that start with `@` are such paths.
+/// Runs a command on paths in a folder: words that start with `@` are such paths.
 fn on(folder: &Path, words: &str) -> Command {
     let mut command = program(&[]);
     for word in words.split_whitespace() {
@@ -40,7 +40,7 @@ fn trained(at: &Path, sizes: &str, steps: usize) {
 
 #[test]
 fn a_new_scans_mask_is_the_evaluations() {
-    // Number formats round what the model sees; each way must round alike.
+    // Number formats round the model's input; both ways must round in the same way.
     for (sizes, steps) in [("--image-size 64 --data-size 48", 60), ("--image-size 32 --data-size 40 --dtype q8", 2)] {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
@@ -52,7 +52,7 @@ fn a_new_scans_mask_is_the_evaluations() {
         if steps > 10 {
             assert!(mask[352..].iter().any(|&class| class > 0), "the mask has organs");
         }
-        // The header is the scan's but for the voxels' type.
+        // The header is the scan's except for the voxels' type.
         let image = bytes(&at.join(&scan[1..]));
         for field in [40..56, 76..108, 123..124, 252..328, 344..348] {
             assert_eq!(mask[field.clone()], image[field.clone()], "bytes {field:?} of the header");
@@ -62,7 +62,7 @@ fn a_new_scans_mask_is_the_evaluations() {
             assert!(std::fs::read_to_string(at.join(name)).unwrap().contains("pancreas"), "{name}");
         }
 
-        // By way of a store: the same, and the encoder runs once.
+        // Through a store: the same, and the encoder runs once.
         let kept = |out: &str| {
             let mut command =
                 on(at, &format!("predict --scan @scans/RawData/Training/img --run @run --store @new.zarr --out @{out}"));
@@ -90,7 +90,7 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     succeed(on(at, "precompute --scans @scans --store @s.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none"));
     succeed(on(at, "train --store @s.zarr --run @run --epochs 1 --batch-size 2"));
 
-    // Oblique, by the quaternion alone, of another shape, in both versions of the format; and one that is no scan.
+    // Oblique, with only the quaternion, of another shape, in both versions of the format; and a file that is not a scan.
     let scans = at.join("new");
     std::fs::create_dir(&scans).unwrap();
     let mut geometry = Geometry::aligned([3, 20, 28], [2.5, 0.7, 0.6]);
@@ -110,7 +110,7 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     assert_eq!(plain.geometry.quaternion, read_image(&scans.join("plain.nii")).unwrap().geometry.quaternion);
     assert_eq!(plain.voxels, second.voxels, "the same voxels make the same mask");
 
-    // Masks that are there are left, replaced, or in the way, as asked.
+    // Existing masks are kept, replaced or refused, as requested.
     let refused = assert_refused(command());
     assert!(refused.contains("--force") && refused.contains("--skip-existing"), "{refused}");
     std::fs::write(at.join("masks/plain.nii.gz"), b"mine").unwrap();
@@ -148,7 +148,7 @@ fn what_the_run_was_trained_with_is_asked_for() {
     refuse("@scan.nii --run @run --sam-checkpoint @sam.pth", &["random encoder", "leave --sam-checkpoint out", "run"]);
     refuse("@scan.nii --run @nowhere", &["nowhere", "not a run"]);
     refuse("@gone.nii --run @run", &["gone.nii"]);
-    // A checkpoint alone knows its sizes, and not which encoder it was trained with.
+    // A checkpoint records its sizes, but not the encoder with which it was trained.
     refuse("@scan.nii --checkpoint @run/checkpoint.safetensors", &["checkpoint.safetensors", "--sam-checkpoint"]);
     refuse("@scan.nii --checkpoint @scan.nii", &["scan.nii"]);
     // A run that was trained on a SAM checkpoint says which.

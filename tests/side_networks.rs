@@ -25,7 +25,7 @@ const SIZE: usize = 48;
 
 #[derive(serde::Deserialize)]
 struct Expected {
-    /// By side of the grid: timm's resized table of positions.
+    /// By the grid's side: timm's resized table of positions.
     positions: BTreeMap<usize, Summary>,
     cases: BTreeMap<String, Case>,
 }
@@ -87,12 +87,12 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
     };
     let weights = ModelWeights::expected(&config).into_iter().map(|(name, shape)| {
         let values = match (name.as_str(), choice.gate) {
-            // The rule has one α, 0: a gate of channels needs some that differ.
+            // The rule's only α is 0; a gate per channel needs different values.
             ("sam.alpha", GateKind::Channel) => rule_values("gate.alpha", 256),
             _ => rule_weight(name.strip_prefix("sam.").unwrap_or(&name), &shape),
         };
         let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-        // A bottleneck's last norm, as the rule has a basic block's: a quarter, so that rounding does not grow from block to block.
+        // A bottleneck's last norm, like a basic block's in the rule, is a quarter, so that rounding does not grow from block to block.
         let quartered = name.contains(".bn3.") && (name.ends_with("weight") || name.ends_with("bias"));
         let tensor = if quartered { (tensor / 4.0).unwrap() } else { tensor };
         let tensor = if name.ends_with("num_batches_tracked") { tensor.to_dtype(DType::I64).unwrap() } else { tensor };

@@ -1,4 +1,4 @@
-//! `--slurm` and `status` with stand-ins for Slurm's programs, which note what they are told. `make test-slurm` runs a real Slurm
+//! `--slurm` and `status` with stand-ins for Slurm's programs, which record their arguments. `make test-slurm` runs a real Slurm
 //! (`tests/slurm_cluster.rs`).
 
 #![cfg(unix)]
@@ -16,7 +16,7 @@ struct Place {
     folder: tempfile::TempDir,
 }
 
-/// Notes its arguments, one a line, and answers with the next number from 41.
+/// Records its arguments, one per line, and answers with the next number from 41.
 const SBATCH: &str = "#!/bin/bash\nprintf '%s\\n' \"$@\" -- >> told\nn=$(( $(cat number 2>/dev/null || echo 40) + 1 ))\n\
                       [ -n \"$REFUSE_FROM\" ] && [ \"$n\" -ge \"$REFUSE_FROM\" ] && { echo 'sbatch: error: invalid partition' >&2; exit 1; }\n\
                       echo $n > number; echo \"$n;here\"\n";
@@ -78,7 +78,7 @@ fn workers_and_the_job_that_finishes_are_submitted_in_turn() {
     assert_eq!(place.read("told"), expected);
     let workers = place.read("s.zarr.slurm/precompute.sh");
     let words = "precompute --scans scans --store s.zarr --random-encoder 1 --image-size 32 --data-size 32 --augment none";
-    // A build folder may be a link: the program knows itself by the folder's own name.
+    // A build folder may be a link: the program uses the resolved name.
     let program = std::fs::canonicalize(env!("CARGO_BIN_EXE_sam-ladder")).unwrap();
     let line = format!("{} {words} --worker \"$SLURM_ARRAY_TASK_ID/3\" &", program.display());
     assert!(workers.lines().any(|found| found == line), "{line} is not in\n{workers}");
@@ -88,7 +88,7 @@ fn workers_and_the_job_that_finishes_are_submitted_in_turn() {
     assert!(finish.contains(&format!("{words} &\n")), "{finish}");
     assert!(!place.path("s.zarr").exists(), "nothing is computed here");
 
-    // What is in the queue still is not submitted twice.
+    // Jobs that are still queued are not submitted again.
     place.write(
         "queue",
         "41_1|COMPLETED|0:09|n1|None\n41_2|RUNNING|0:03|n2|None\n41_[3]|PENDING|0:00||Resources\n42|PENDING|0:00||Dependency\n",
@@ -118,7 +118,7 @@ fn workers_and_the_job_that_finishes_are_submitted_in_turn() {
     succeed(place.precompute("--slurm slurm.toml"));
     assert_eq!(place.read("number").trim(), "42", "a complete store needs no job");
 
-    // Jobs that left the queue are not known without accounting, and that is said.
+    // Without accounting, jobs that left the queue are unknown, which is reported.
     place.write("queue", "");
     let text = succeed(place.run("status --store s.zarr"));
     assert!(text.contains("s.zarr is complete: 12 of 12 images (100.0 %)"), "{text}");
@@ -136,7 +136,7 @@ fn scripts_can_be_seen_without_submitting() {
     assert!(!printed.contains("--slurm") && !printed.contains("--dry-run"), "{printed}");
     assert!(!place.path("s.zarr.slurm").exists() && !place.path("told").exists());
 
-    // Without Slurm scripts are written and can be submitted by what is printed.
+    // Without Slurm, scripts are written and can be submitted by the printed commands.
     fs::remove_file(place.path("bin/sbatch")).unwrap();
     let printed = succeed(place.precompute("--slurm slurm.toml --slurm-script-only"));
     assert_eq!(fs::read_dir(place.path("s.zarr.slurm")).unwrap().count(), 2);

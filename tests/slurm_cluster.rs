@@ -1,5 +1,5 @@
-//! `--slurm` on a real Slurm: a cluster of two nodes on this machine. `make test-slurm` starts it (`slurm_cluster/with-slurm.sh`), runs
-//! these tests and stops it again.
+//! `--slurm` with a real Slurm: a cluster of two nodes on this machine. `make test-slurm` starts it (`slurm_cluster/with-slurm.sh`), runs
+//! these tests and stops it.
 
 #![cfg(unix)]
 
@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 /// Longest wait for anything on the cluster.
 const PATIENCE: Duration = Duration::from_secs(420);
 
-/// A folder with a name that a careless script would trip over.
+/// A folder with a name that breaks careless scripts.
 struct Place {
     _folder: tempfile::TempDir,
     path: PathBuf,
 }
 
 impl Place {
-    /// With scans of so many slices, and options for Slurm.
+    /// With scans of the given numbers of slices, and options for Slurm.
     fn new(depth: usize, options: &str) -> Self {
         assert!(std::env::var_os("SLURM_CLUSTER").is_some(), "run it by `make test-slurm`");
         let folder = tempfile::tempdir().unwrap();
@@ -49,7 +49,7 @@ impl Place {
         ))
     }
 
-    /// What a store made by one undisturbed process holds.
+    /// Content of a store made by one undisturbed process.
     fn expected(&self) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
         succeed(self.precompute("alone.zarr", "").tap("--device cpu"));
         files(&self.path.join("alone.zarr"))
@@ -59,7 +59,7 @@ impl Place {
         serde_json::from_str(&succeed(self.run(&format!("status {what} --json")))).unwrap()
     }
 
-    /// Asks for the status until it is as wanted.
+    /// Requests the status until it is as wanted.
     fn wait(&self, what: &str, wanted: &str, is: impl Fn(&Value) -> bool) -> Value {
         let start = Instant::now();
         loop {
@@ -122,7 +122,7 @@ fn restarts(job: u64) -> u32 {
     told.split_whitespace().filter_map(|word| word.strip_prefix("Restarts=")).map(|n| n.parse::<u32>().unwrap()).max().unwrap()
 }
 
-/// The processes of this machine that run a job on a node, with the node's own daemon: what dies with a node.
+/// The processes of this machine that die with a node: those that run its job, and its daemon.
 fn processes_of_node(node: &str) -> Vec<u32> {
     let cluster = PathBuf::from(std::env::var_os("SLURM_CLUSTER").unwrap());
     let daemon: u32 = fs::read_to_string(cluster.join(format!("slurmd-{node}.pid"))).unwrap().trim().parse().unwrap();
@@ -180,7 +180,7 @@ fn is_held(pid: u32) -> bool {
     status_of(pid, "State:").starts_with('T')
 }
 
-/// Holds the programs of the jobs until Slurm has told each to end, then lets them go on: on no machine are they done before.
+/// Stops the programs of the jobs until Slurm has signalled each to end, and then continues them, so that none finishes before.
 fn hold_until_told(programs: &[u32]) {
     const TERM: u64 = 1 << 14;
     assert!(!programs.is_empty(), "no program is at work: {}", slurm("squeue", &[]));
@@ -222,7 +222,7 @@ fn store_folder(place: &Path) -> PathBuf {
 #[ignore = "needs a Slurm cluster: make test-slurm"]
 fn workers_of_an_array_make_the_store_of_one_process() {
     let options = "[job]\ntasks = 3\ntime = \"10\"\ncpus-per-task = 1\nsetup = [\"export SETUP_WAS_RUN=yes\"]\noptions = [\"--comment=it's a test\"]\n";
-    // Another program than the one that submits, as a container's is.
+    // A different program from the one that submits, as in a container.
     let wrapper = r#"echo "by the wrapper, setup: $SETUP_WAS_RUN"; exec "$0" "$@""#;
     let place = Place::new(6, &format!("{options}program = ['sh', '-c', '{wrapper}', '{}']\n", env!("CARGO_BIN_EXE_sam-ladder")));
     let expected = place.expected();
@@ -240,8 +240,8 @@ fn workers_of_an_array_make_the_store_of_one_process() {
 
 #[test]
 #[ignore = "needs a Slurm cluster: make test-slurm"]
-fn a_task_whose_time_is_over_goes_on_after_the_queue() {
-    // Slurm counts time in minutes, and warns up to a minute late; 55 s before the end of a minute is soon after the start.
+fn a_task_whose_time_is_over_resumes_after_the_queue() {
+    // Slurm counts time in minutes, and warns up to a minute late; 55 s before the end of a minute is shortly after the start.
     let place =
         Place::new(60, "[job]\ntasks = 1\ntime = \"1\"\ngrace-seconds = 55\n[finish]\ntime = \"10\"\ngrace-seconds = 60\n");
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
@@ -264,7 +264,7 @@ fn a_task_whose_time_is_over_goes_on_after_the_queue() {
 
 #[test]
 #[ignore = "needs a Slurm cluster: make test-slurm"]
-fn a_task_that_is_preempted_goes_on_afterwards_and_one_that_is_cancelled_does_not() {
+fn a_preempted_task_resumes_and_a_cancelled_one_does_not() {
     let place = Place::new(30, "[job]\ntasks = 2\ntime = \"10\"\npartition = \"low\"\ncpus-per-task = 2\n");
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
     place.wait("--store s.zarr", "both tasks are at work", |status| {
@@ -293,7 +293,7 @@ fn a_task_that_is_preempted_goes_on_afterwards_and_one_that_is_cancelled_does_no
     std::thread::sleep(Duration::from_secs(3));
     assert!(all_are(&place.status("--store s.zarr"), "CANCELLED"), "what was cancelled stays so");
     assert_eq!(status["store"]["complete"], false);
-    // The same command goes on here, from what the jobs have left.
+    // The same command resumes here, from what the jobs have left.
     succeed(place.precompute("s.zarr", ""));
     assert_same_files(&store_folder(&place.path), &place.expected(), "what cancelled jobs have left");
 }
@@ -319,7 +319,7 @@ fn a_sweep_waits_for_its_store_and_survives_the_death_of_a_node() {
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
     let told = succeed(place.run("sweep --store s.zarr --config sweep.toml --out sweep --jobs 1 --slurm slurm.toml"));
     assert!(told.lines().all(|line| line.contains("after job")), "{told}");
-    // A trial is under way on each node, when one of them dies.
+    // A trial is running on each node when one of them dies.
     place.wait("--sweep sweep", "both tasks train", |status| {
         let tasks = jobs(status, "sweep");
         let both = ["n1", "n2"].iter().all(|node| tasks.iter().any(|job| job["nodes"] == *node && job["state"] == "RUNNING"));
@@ -332,14 +332,14 @@ fn a_sweep_waits_for_its_store_and_survives_the_death_of_a_node() {
     assert!(restarts(jobs(&status, "sweep")[0]["job"].as_u64().unwrap()) > 0, "{}", place.logs());
     assert_eq!(status["sweep"]["states"]["finished"], 4, "{status:#}\n{}", place.logs());
     assert!(place.path.join("sweep/sweep.html").is_file());
-    // What one process makes of it, undisturbed.
+    // The result of one undisturbed process.
     succeed(place.run("sweep --store s.zarr --config sweep.toml --out alone --jobs 1"));
     assert_eq!(trials(&place.path.join("sweep")), trials(&place.path.join("alone")));
 }
 
 #[test]
 #[ignore = "needs a Slurm cluster: make test-slurm"]
-fn a_node_that_dies_costs_no_more_than_what_it_had_in_hand() {
+fn a_node_that_dies_costs_only_its_current_work() {
     let place = Place::new(30, "[job]\ntasks = 2\ntime = \"10\"\ncpus-per-task = 2\n");
     succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
     let on = |status: &Value, node: &str| {

@@ -1,4 +1,4 @@
-//! The store's discipline: batches follow their picks, interruptions leave no trace, damage is named, nothing wrong is ever read.
+//! The store's behaviour: batches match their picks, interruptions leave no trace, damage is reported, wrong data are never read.
 
 use sam_ladder_cache::{Batch, CaseLayout, Mask, Opened, ReadMode, Reader, SliceTensors, Store, StoreLayout, StoreWriter};
 use sam_ladder_formats::rows::read_rows;
@@ -100,7 +100,7 @@ fn a_start_that_was_cut_off_at_once_is_no_obstacle() {
 }
 
 #[test]
-fn a_complete_store_is_left_alone() {
+fn a_complete_store_is_not_changed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.zarr");
     write_whole(&path, StoreDtype::F16);
@@ -146,13 +146,13 @@ fn a_replaced_scan_continues_only_while_nothing_of_it_is_stored() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.zarr");
     let changed = || layout_of(config(StoreDtype::F16), "sha of the good copy");
-    // Case 0005 takes the first three slices and its record; nothing of 0006 is there.
+    // Case 0005 takes the first three slices and its record; nothing of 0006 is stored.
     write_steps(&writer(&path, layout(StoreDtype::F16)), 4);
     let resumed = writer(&path, changed());
     assert!(resumed.is_case_done(Split::Train, "0005").unwrap());
     write_steps(&resumed, 1);
     drop(resumed);
-    // Now a slice of 0006 is there: the old copy's hash is not taken back.
+    // Now a slice of 0006 is stored: the old copy's hash is not accepted again.
     let error = StoreWriter::open_or_create(&path, layout(StoreDtype::F16)).unwrap_err().to_string();
     assert!(error.contains("made for another configuration"), "{error}");
     let writer = writer(&path, changed());
@@ -176,7 +176,7 @@ fn an_unfinished_store_is_refused() {
 }
 
 #[test]
-fn what_is_no_store_is_refused_and_untouched() {
+fn anything_but_a_store_is_refused_and_untouched() {
     let folder = tempfile::tempdir().unwrap();
     let open = |path: &Path| Store::open(path).unwrap_err().to_string();
     let create = |path: &Path| StoreWriter::open_or_create(path, layout(StoreDtype::F16)).unwrap_err().hint().unwrap();
@@ -219,12 +219,12 @@ fn a_damaged_chunk_is_named() {
     let shard = path.join("train/images/c.3.0.0.0");
     let bytes = fs::read(&shard).unwrap();
     let read_all = || {
-        // Opened anew: the shards' indexes are read once and kept.
+        // Opened again, since the shards' indexes are read once and kept.
         let store = Store::open(&path).unwrap();
         (0..5).map(|variant| store.read_batch(Split::Train, &[(3, variant)], &mut Batch::default())).collect::<Vec<_>>()
     };
     assert!(read_all().iter().all(Result::is_ok));
-    // Every byte of the file is covered by a checksum.
+    // A checksum covers every byte of the file.
     for at in (0..bytes.len()).step_by(13).chain([bytes.len() - 1]) {
         let mut flipped = bytes.clone();
         flipped[at] ^= 0x10;
@@ -290,7 +290,7 @@ fn damaged_masks_tables_and_metadata_are_named() {
 }
 
 #[test]
-fn tables_tell_what_the_arrays_hold() {
+fn tables_describe_the_arrays() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.zarr");
     let store = write_whole(&path, StoreDtype::F16);

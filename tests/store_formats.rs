@@ -1,4 +1,4 @@
-//! The store's number formats: what is written is read back, compressed or not, and eight bits are as exact as they say.
+//! The store's number formats: what is written is read back, compressed or not, and the 8-bit format is as exact as documented.
 
 use sam_ladder_cache::{Batch, ReadMode, Reader, SliceTensors};
 use sam_ladder_schemas::classes::Split;
@@ -82,12 +82,12 @@ fn eight_bits_are_within_half_a_step_of_each_channels_range() {
     }
 }
 
-/// What `predict` gives the model without a store is what a store would.
+/// Without a store, `predict` gives the model the same values as a store would.
 #[test]
 fn tensors_without_a_store_are_rounded_as_a_store_rounds_them() {
     for dtype in [StoreDtype::F16, StoreDtype::F32, StoreDtype::Bf16, StoreDtype::Q8] {
         let folder = tempfile::tempdir().unwrap();
-        // A third is exact in no format.
+        // One third is not exact in any format.
         let of = |row: usize| {
             let Tensors { embeddings, images, labels } = tensors(&layout(dtype), Split::Test, row);
             let third = |values: Vec<f32>| values.into_iter().map(|value| value / 3.0).collect::<Vec<f32>>();

@@ -1,7 +1,7 @@
-//! Sweeps on a made-up store: trials beside one another equal lone runs, test scans cannot be read, failures are recorded, and a sweep that is killed at
-//! random moments ends in the table of one that was not.
+//! Sweeps on a made-up store: trials trained together equal single runs, test scans cannot be read, failures are recorded, and a sweep that is
+//! killed at random moments ends with the same table as an undisturbed one.
 //!
-//! `SAM_LADDER_KILLS` sets the number of kills; `make soak-sweep` asks for many. The child is this test binary itself.
+//! `SAM_LADDER_KILLS` sets the number of kills; `make soak-sweep` sets it high. The child is this test binary.
 
 mod cli;
 mod common;
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use store::write_store;
 use tempfile::TempDir;
 
-/// Kills unless `SAM_LADDER_KILLS` says otherwise.
+/// Default number of kills.
 const KILLS: usize = 3;
 
 /// Four trials of three epochs on two folds.
@@ -89,7 +89,7 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
         cache: None,
         device_store: Default::default(),
         cuda_graph: false,
-        // As far as the mean of predicted classes is from that of the reference: a stand-in that depends on both.
+        // The distance between the means of predicted and reference classes: a stand-in that depends on both.
         hd95: Arc::new(|volume, class| {
             let count = |voxels: &[u8]| voxels.iter().filter(|&&voxel| voxel == class).count() as f64;
             let (predicted, reference) = (count(volume.predicted), count(volume.reference));
@@ -100,7 +100,7 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
     }
 }
 
-/// What the table says, but for times.
+/// The table's content except times.
 fn table(out: &Path) -> Vec<TrialRow> {
     let mut rows = read_rows::<TrialRow>(&out.join(TRIALS_TABLE)).unwrap();
     for row in &mut rows {
@@ -116,7 +116,7 @@ fn curves(out: &Path) -> Vec<sam_ladder_schemas::sweep::CurveRow> {
 }
 
 #[test]
-fn trials_beside_one_another_equal_lone_runs() {
+fn trials_trained_together_equal_single_runs() {
     let folder = workplace();
     let args = SweepArgs { jobs: Some(3), ..args(folder.path(), "s", GRID) };
     let summary = sweep(&args).unwrap();
@@ -205,7 +205,7 @@ fn a_sweep_cannot_read_the_test_scans() {
 }
 
 #[test]
-fn a_trial_that_diverges_is_recorded_and_the_sweep_goes_on() {
+fn a_trial_that_diverges_is_recorded_and_the_sweep_continues() {
     let folder = workplace();
     let config = GRID.replace("lr = [1e-3, 3e-3]", "optimizer = \"sgd\"\nlr = [1e-3, 1e30]").replace("warmup = 2", "warmup = 0");
     let args = args(folder.path(), "s", &config);
@@ -218,7 +218,7 @@ fn a_trial_that_diverges_is_recorded_and_the_sweep_goes_on() {
         assert!(reason.contains("learning rate 1e30") && reason.contains("step"), "{reason}");
         assert_eq!((row.rank, row.failures), (None, 0));
     }
-    // It is not tried again: the same seed ends the same way.
+    // It is not tried again: the same seed would end the same way.
     let steps =
         |row: &TrialRow| read_rows::<StepRow>(&args.out.join(run_dir(&row.trial, 1234, 1)).join(STEPS_TABLE)).unwrap().len();
     let before = steps(&rows[2]);
@@ -229,7 +229,7 @@ fn a_trial_that_diverges_is_recorded_and_the_sweep_goes_on() {
 #[test]
 fn a_trial_that_fails_is_tried_again_within_the_limit() {
     let folder = workplace();
-    // Case 0006 is read by the trial that trains on it alone: by both folds of each trial, so both trials fail.
+    // Both folds of each trial read case 0006, so both trials fail.
     let shard = folder.path().join("store.zarr/train/embeddings/c.3.0.0.0.0");
     let whole = fs::read(&shard).unwrap();
     fs::write(&shard, vec![0xff; whole.len()]).unwrap();
@@ -261,7 +261,7 @@ fn a_trial_that_fails_is_tried_again_within_the_limit() {
 }
 
 #[test]
-fn a_stopped_sweep_goes_on_where_it_was() {
+fn a_stopped_sweep_resumes_where_it_was() {
     let folder = workplace();
     let straight = args(folder.path(), "straight", TPE);
     sweep(&straight).unwrap();
@@ -270,7 +270,7 @@ fn a_stopped_sweep_goes_on_where_it_was() {
     assert!(matches!(error, TrainError::SweepStopped { .. }) && error.hint().unwrap().contains("--resume"), "{error}");
     sweep(&SweepArgs { resume: true, ..stopped.clone() }).unwrap();
     assert_eq!(table(&straight.out), table(&stopped.out));
-    // A finished one is left as it is; more trials may follow.
+    // A finished sweep is not changed; more trials may follow.
     sweep(&SweepArgs { resume: true, ..stopped.clone() }).unwrap();
     assert_eq!(table(&straight.out), table(&stopped.out));
     fs::write(stopped.config.as_ref().unwrap(), TPE.replace("trials = 6", "trials = 8")).unwrap();
@@ -280,7 +280,8 @@ fn a_stopped_sweep_goes_on_where_it_was() {
     assert_eq!(points(&table(&stopped.out))[..6], points(&table(&straight.out)));
 }
 
-/// Where items lie and how steps are taken is no part of what is searched. (On the CPU a graph is refused. `make test-kernels-whole` and `make gpu-check` record one.)
+/// The place of items and the kind of step do not change a sweep. (On the CPU a graph is refused. `make test-kernels-whole` and `make
+/// gpu-check` record one.)
 #[test]
 fn a_sweep_through_graphs_is_the_sweep() {
     let folder = workplace();
@@ -298,7 +299,7 @@ fn a_sweep_through_graphs_is_the_sweep() {
     assert_eq!((table(&plain.out), curves(&plain.out)), (table(&graphed.out), curves(&graphed.out)));
 }
 
-/// The hours of a budget are those on record, so a resumed sweep ends where it ended.
+/// A budget of hours counts recorded hours, so a resumed sweep ends at the same point.
 #[test]
 fn hours_end_a_sweep_and_a_resume_decides_the_same() {
     let folder = workplace();

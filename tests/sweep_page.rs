@@ -1,5 +1,5 @@
-//! `sweep.html` in headless Chromium: no error in it, and every trial in its charts and its table. `make test-pages` runs these tests and keeps the
-//! pictures in `target/pages/`.
+//! `sweep.html` in headless Chromium: it has no errors, and every trial is in its charts and its table. `make test-pages` runs these tests and
+//! keeps the pictures in `target/pages/`.
 
 mod browser;
 
@@ -54,7 +54,7 @@ fn record(objectives: &[Objective]) -> SweepRecord {
     }
 }
 
-/// A number in [0, 1) by a rule.
+/// A reproducible number in [0, 1).
 fn rule(index: u32, salt: u32) -> f64 {
     let mut mixed = index.wrapping_mul(2_654_435_761) ^ salt.wrapping_mul(0x9e37_79b9);
     for factor in [0x85eb_ca6b, 0xc2b2_ae35] {
@@ -128,7 +128,7 @@ fn records(two_objectives: bool) -> (Vec<TrialRow>, Vec<CurveRow>) {
     (trials, curves)
 }
 
-/// Trials that came further rank before others; of those that came as far, the ones that fewer others beat in both objectives.
+/// Trials trained further rank first; among equals, those that fewer others beat in both objectives.
 fn rank(trials: &mut [TrialRow]) {
     let key = |row: &TrialRow| (row.epochs, row.dice.unwrap_or(f64::NAN), -row.hd95.unwrap_or(0.0));
     let keys: Vec<_> = trials.iter().map(key).collect();
@@ -166,7 +166,7 @@ fn a_sweeps_page_shows_every_trial_in_light_and_dark() {
     let mut browser = Browser::start();
     for (dark, width) in [(false, 1280), (true, 1280), (false, 480)] {
         let mut page = browser.open(&path, View { width, dark });
-        // Dice, loss and gate of each trial that has an epoch; lines where there are two.
+        // Dice, loss and gate of each trial with an epoch; lines for those with two.
         assert_eq!(page.count(".curves"), 3);
         assert_eq!(page.count(".curves .mark-point"), 3 * with_epochs);
         let (trials, _) = records(false);

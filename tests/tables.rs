@@ -1,4 +1,4 @@
-//! The columns of every Parquet table: other programs read them, so that names, types and order change only on purpose.
+//! The columns of every Parquet table. Other programs read them, so names, types and order must change only on purpose.
 
 use sam_ladder_formats::rows::{decode_batch, encode_rows};
 use sam_ladder_schemas::sweep::{CurveRow, TrialRow};
@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
-/// `name type`, with a question mark where a cell may be empty.
+/// `name type`, with a question mark if cells may be empty.
 fn columns<T: Serialize + DeserializeOwned>() -> String {
     let path = Path::new("table.parquet");
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Training runs from a made-up store: start, stop, resume, refuse, export, take up again, predict.
+//! Training runs on a made-up store: start, stop, resume, refuse, export, re-import, predict.
 
 mod common;
 #[path = "common/store.rs"]
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use store::{NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store};
 use tempfile::TempDir;
 
-/// A folder with a store of five variants, and the arguments of a run on it: 8 slices in batches of 3, so 3 steps an epoch.
+/// A folder with a store of five variants, and the arguments of a run on it: 8 slices in batches of 3, so 3 steps per epoch.
 fn workplace() -> (TempDir, TrainArgs) {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store.zarr");
@@ -71,7 +71,7 @@ fn tensors(path: &Path) -> HashMap<String, Vec<u8>> {
     tensors.iter().map(|(name, tensor)| (name.clone(), bytes(tensor))).collect()
 }
 
-/// Two finished runs end in the same bits: model, optimizer, position, tables.
+/// Asserts that two finished runs have the same bits: model, optimizer, position, tables.
 fn assert_same_run(left: &Path, right: &Path) {
     for file in [RESUME_STATE, CHECKPOINT, BEST_CHECKPOINT] {
         let [left, right] = [left, right].map(|run| tensors(&run.join(file)));
@@ -92,8 +92,8 @@ fn assert_same_run(left: &Path, right: &Path) {
     assert_eq!(left, right);
 }
 
-/// Where the items lie is no part of what is trained: all of them in the GPU's memory, some of them, or none. (On the CPU the setting has nothing to
-/// do; `make test-kernels` and `make gpu-check` are where it has.)
+/// Results do not depend on where items are: all of them in the GPU's memory, some of them, or none. (On the CPU the setting has no effect, but
+/// with `make test-kernels` and `make gpu-check` it has.)
 #[test]
 fn a_run_does_not_depend_on_where_its_items_lie() {
     for dtype in [StoreDtype::F32, StoreDtype::F16, StoreDtype::Q8] {
@@ -108,14 +108,14 @@ fn a_run_does_not_depend_on_where_its_items_lie() {
         };
         let streamed = run("streamed", DeviceStore::Off);
         let resident = run("resident", DeviceStore::Bytes(1 << 30));
-        // An item of this store takes 8 to 33 kilobytes, and there are some thirty.
+        // An item of this store takes 8 to 33 kilobytes, and there are about thirty.
         let partly = run("partly", DeviceStore::Bytes(300_000));
         assert_same_run(&streamed, &resident);
         assert_same_run(&streamed, &partly);
     }
 }
 
-/// A step that is recorded and repeated is the step. (On the CPU there is none: it is refused. `make test-kernels-whole` and `make gpu-check` take it.)
+/// A recorded and repeated step equals a plain one. (On the CPU a graph is refused; `make test-kernels-whole` and `make gpu-check` record one.)
 #[test]
 fn a_run_through_a_graph_is_the_run() {
     let (folder, mut plain) = workplace();
@@ -140,7 +140,7 @@ fn a_resumed_run_equals_one_that_never_stopped() {
     straight.config.val_cases = vec!["0007".into()];
     straight.config.epochs = 3;
     let summary = train(&straight).unwrap();
-    // 6 slices are left to train on: 2 steps an epoch.
+    // 6 slices are left for training: 2 steps per epoch.
     assert_eq!((summary.steps, summary.epochs), (6, 3));
 
     // Stopped in the middle of an epoch, then at the end of one.
@@ -174,7 +174,7 @@ fn a_resumed_run_equals_one_that_never_stopped() {
     train(&killed).unwrap();
     assert_same_run(&straight.run, &killed.run);
 
-    // A finished run is left as it is.
+    // A finished run is not changed.
     assert_eq!(train(&killed).unwrap(), summary);
 }
 
@@ -242,8 +242,8 @@ fn an_existing_run_is_refused_and_a_missing_one_cannot_resume() {
     assert!(matches!(error, TrainError::RunExists(_)) && words(&error).contains("--resume"), "{error}");
     assert_eq!(std::fs::read(args.run.join(CHECKPOINT)).unwrap(), before);
 
-    // What a start leaves that was interrupted before its settings were written is no run yet, and a folder of something else
-    // is nobody's to write into.
+    // A start that was interrupted before its settings were written is not a run yet; a folder with other content must not be
+    // written to.
     std::fs::remove_file(args.run.join("config.json")).unwrap();
     std::fs::remove_dir_all(args.run.join("tensorboard")).unwrap();
     train(&args).unwrap();
@@ -275,7 +275,7 @@ fn resuming_with_other_settings_or_another_store_shows_both() {
     let weights = WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::Last };
     let error = predict(&other.store, weights.clone(), 2).unwrap_err().to_string();
     assert!(error.contains("weights.seed: run 1, store 2") && error.contains("other.zarr"), "{error}");
-    // Other variants of the same encoder's tensors are no obstacle.
+    // Other variants of the same encoder's tensors are accepted.
     let more = folder.path().join("more.zarr");
     write_store(&more, StoreDtype::F32, AugmentPolicy::None, 1);
     assert!(predict(&more, weights, 2).is_ok());
@@ -352,7 +352,7 @@ fn damage(folder: &Path) -> usize {
 }
 
 #[test]
-fn folds_part_the_training_cases() {
+fn folds_partition_the_training_cases() {
     let (_folder, args) = workplace();
     let store = TrainingSplit::open(&args.store).unwrap();
     let mut all: Vec<String> = (1..=3).flat_map(|fold| fold_cases(&store, &format!("{fold}/3")).unwrap()).collect();
@@ -421,7 +421,7 @@ fn weights_that_do_not_fit_are_refused_by_name() {
     let error = attempt("shape.safetensors", shaped, false).unwrap_err().to_string();
     assert!(error.contains(key) && error.contains("[7]") && error.contains("[1, 256]"), "{error}");
 
-    // With `module.` in front and the parts that stage two does not use, it is taken.
+    // With the prefix `module.` and the parts that stage two does not use, it is accepted.
     let mut wrapped: Vec<(String, Tensor)> =
         whole.iter().map(|(name, tensor)| (format!("module.{name}"), tensor.clone())).collect();
     for name in
@@ -431,7 +431,7 @@ fn weights_that_do_not_fit_are_refused_by_name() {
     }
     attempt("wrapped.safetensors", wrapped, false).unwrap();
 
-    // torchvision's names, as an older checkpoint without step counters.
+    // torchvision's names, as in an older checkpoint without step counters.
     let cnn = |scale: f64| -> Vec<(String, Tensor)> {
         let parts = whole.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("CNN_encoder.")?.to_string(), tensor)));
         let parts = parts.filter(|(name, _)| !name.ends_with("num_batches_tracked"));

@@ -1,4 +1,4 @@
-//! The whole pipeline through the command line, small: phantom → precompute → train → eval → export, with asserted scores.
+//! The whole pipeline through the command line, at a small size: phantom → precompute → train → eval → export, with asserted scores.
 
 mod cli;
 
@@ -6,7 +6,7 @@ use arrow::array::{Array, Float64Array, StringArray};
 use cli::{assert_refused, program, succeed};
 use std::path::Path;
 
-/// Runs a command on paths below a folder: words that start with `@` are such paths.
+/// Runs a command on paths in a folder: words that start with `@` are such paths.
 fn on(folder: &Path, words: &str) -> std::process::Command {
     let mut command = program(&[]);
     for word in words.split_whitespace() {
@@ -55,7 +55,7 @@ fn training_learns_and_everything_is_written() {
     println!("mean Dice: untrained {untrained:.3}, trained {trained:.3}");
     assert!(trained > untrained + 0.2, "untrained {untrained}, trained {trained}");
 
-    // What export writes evaluates to the same numbers, as a whole model in the published names.
+    // The exported file, a whole model in the published names, evaluates to the same numbers.
     for name in ["model.safetensors", "model.pth"] {
         succeed(on(at, &format!("export --run @run --out @{name}")));
         let evaluation = format!("eval-{name}");
@@ -63,7 +63,7 @@ fn training_learns_and_everything_is_written() {
         assert_eq!(mean_dice(&at.join(&evaluation)), trained);
     }
 
-    // Outputs that are there already are refused, and left alone.
+    // Existing outputs are refused and not changed.
     for words in [
         "phantom --out @scans",
         "train --store @s.zarr --run @run",
@@ -74,12 +74,12 @@ fn training_learns_and_everything_is_written() {
     }
     assert_eq!(mean_dice(&at.join("trained")), trained);
 
-    // A gain that was not reached is an error, after the evaluation was written.
+    // A gain that is not reached is an error, after the evaluation is written.
     let error = assert_refused(on(at, "eval --store @s.zarr --zero-shot --out @again --baseline @trained --min-gain 0.1"));
     assert!(error.contains("gain"), "{error}");
     assert_eq!(mean_dice(&at.join("again")), untrained);
 
-    // Side by side, and in a table beside the published rows.
+    // Compared, and in a table with the published rows.
     succeed(on(at, "eval --store @s.zarr --run @run --out @run/eval --empty leave-out --unit mm"));
     let compared = succeed(on(at, "eval --compare @trained @run --out @compared"));
     assert!(compared.contains("| Mean over organs |"), "{compared}");
@@ -100,7 +100,7 @@ fn training_learns_and_everything_is_written() {
     }
     assert_refused(on(at, &rows));
 
-    // A store made for another size: the run says which size it was trained at.
+    // A store made for another size: the error gives the size at which the run was trained.
     succeed(on(
         at,
         "precompute --scans @scans --store @s32.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none",

@@ -1,5 +1,6 @@
-//! What `make parity` runs of this crate: `parity metrics PAIRS.safetensors OUT.json` measures pairs of masks, `parity statistics SAMPLES.json OUT.json` tests and resamples
-//! numbers. `bench/parity/check_metrics.py` and `check_statistics.py` make the input and compare the output with MedPy, MONAI and SciPy.
+//! This crate's part of `make parity`: `parity metrics PAIRS.safetensors OUT.json` measures pairs of masks; `parity statistics SAMPLES.json
+//! OUT.json` tests and resamples numbers. `bench/parity/check_metrics.py` and `check_statistics.py` make the input and compare the output
+//! with MedPy, MONAI and SciPy.
 
 use safetensors::SafeTensors;
 use sam_ladder_eval::statistics::{Resampling, mean, permutation_test, wilcoxon_signed_rank};

@@ -1,14 +1,14 @@
-//! Times Dice and HD95, and everything that `eval` measures, for eight organs of a 512 × 512 × 150 scan. `bench/time_metrics.py` runs it and MedPy on the same masks;
-//! with a folder as argument it writes them there, uint8 in C order.
+//! Times Dice and HD95, and all metrics of `eval`, for eight organs of a 512 × 512 × 150 scan. `bench/time_metrics.py` runs it and MedPy on
+//! the same masks; with a folder as argument it writes them there, uint8 in C order.
 //!
-//! Three predictions of the same ellipsoids: moved by a few voxels; that with specks of every organ all over the scan, so that every
-//! box is the whole scan; and one in which every organ is somewhere else.
+//! There are three predictions of the same ellipsoids: moved by a few voxels; the same with specks of every organ all over the scan, so that
+//! every box is the whole scan; and with every organ somewhere else.
 
 use sam_ladder_eval::{CaseMasks, EvalError, MaskPair, MaskView, Protocol, dice, evaluate_case, hd95};
 use std::time::Instant;
 
 const SHAPE: [usize; 3] = [150, 512, 512];
-/// Centre and radii along depth, height and width, as shares of the scan: about the sizes of the eight organs.
+/// Centre and radii along depth, height and width, as shares of the scan: about the size of the eight organs.
 const ORGANS: [([f64; 3], [f64; 3]); 8] = [
     ([0.60, 0.62, 0.76], [0.20, 0.10, 0.08]),
     ([0.40, 0.62, 0.34], [0.22, 0.06, 0.06]),

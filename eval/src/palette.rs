@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_are_told_apart() {
+    fn classes_have_different_colours() {
         for a in 0..40u8 {
             for b in 0..a {
                 let distance: u32 = colour(a).iter().zip(colour(b)).map(|(&a, b)| u32::from(a.abs_diff(b))).sum();

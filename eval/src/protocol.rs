@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_back_to_what_they_name() {
+    fn names_parse_to_their_values() {
         assert_eq!("published".parse(), Ok(Protocol::Published));
         assert!("paper".parse::<Protocol>().unwrap_err().contains("published or standard"));
         assert_eq!("leave-out".parse(), Ok(EmptyRule::LeaveOut));

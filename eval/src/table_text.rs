@@ -42,7 +42,7 @@ pub(crate) fn minus(text: &str) -> String {
     text.replace('-', "−")
 }
 
-/// A p value with three decimals, or as below the smallest one.
+/// A p value with three decimals, or `< 0.001`.
 pub(crate) fn p_text(p: Option<f64>) -> String {
     match p {
         None => UNDEFINED.into(),

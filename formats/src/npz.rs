@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_are_none() {
+    fn bad_headers_are_refused() {
         for header in [
             "",
             "{'descr': '<f4', 'fortran_order': Maybe, 'shape': (2, 3), }",
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_the_header_does_not_tell_of() {
+    fn surplus_and_missing_bytes_are_refused() {
         let header = "{'descr': '<i2', 'fortran_order': False, 'shape': (2, 3), }\n";
         let read =
             |bytes| read_npy(Path::new("a.npz"), "label", npy(header, &vec![1; bytes]).as_slice()).map_err(|e| e.to_string());

@@ -1,9 +1,10 @@
-//! Time and rate of the convolutions, batch norms and the pooling of the side network at 224 px, forward and backward.
+//! Measures the convolutions, batch norms and the pooling of the side network at 224 px, forward and backward.
 //!
 //!     cargo run --release -p sam-ladder-ops --example bench_conv [batch] [--cpu-time]
 //!
-//! Rates count the direct sum's operations, whichever algorithm runs; times are the best of several runs. `--cpu-time` takes the processor time of all
-//! threads over their number instead of the time that passed, for a machine that does other work as well (Linux only; idle threads are not seen).
+//! Rates count the direct sum's operations, whatever the algorithm; times are the best of several runs. `--cpu-time` measures the processor
+//! time divided by the number of threads instead of wall time, for a machine that does other work as well (Linux only; idle threads are not
+//! noticed).
 
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use sam_ladder_ops::{
 
 const RUNS: usize = 7;
 
-/// Milliseconds since `start`, or the processor time of the process so far over its threads.
+/// Milliseconds since `start`, or the processor time of the process so far divided by its threads.
 fn now(start: Instant) -> f64 {
     if !std::env::args().any(|arg| arg == "--cpu-time") {
         return start.elapsed().as_secs_f64() * 1e3;
@@ -45,7 +46,7 @@ fn random(shape: &[usize]) -> Result<Tensor> {
     Tensor::randn(0f32, 1f32, shape, &Device::Cpu)
 }
 
-/// The time of a backward from `y` to the variables, candle's own sums of gradients included.
+/// The time of a backward pass from `y` to the variables, including candle's sums of gradients.
 fn backward(y: &Tensor) -> Result<f64> {
     Ok(best(|| y.backward())?.0)
 }

@@ -1,6 +1,6 @@
-//! What the processor can do at most, and what matrix products reach of it: `bench_machine`. Prints `name, threads, rate, unit` lines for one
-//! thread and for all (`RAYON_NUM_THREADS`): fused multiply-adds that touch no memory, the perceptron's first product of ViT-B at 224, batch 4, by
-//! the `gemm` crate and with a packed weight, and copies of a block larger than the caches.
+//! Measures the processor's peak rates, and the rates of matrix products. Prints `name, threads, rate, unit` lines for one thread and for all
+//! (`RAYON_NUM_THREADS`): fused multiply-adds without memory access, the first product of the MLP of ViT-B at 224, batch 4, by the `gemm` crate
+//! and with a packed weight, and copies of a block larger than the caches.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ fn least(mut run: impl FnMut()) -> f64 {
     (0..ROUNDS).map(time).fold(f64::INFINITY, f64::min)
 }
 
-/// Operations of `n` rounds of fused multiply-adds of ten independent vectors, the widest that there are.
+/// Operations of `n` rounds of fused multiply-adds of ten independent vectors of the greatest width.
 #[cfg(target_arch = "x86_64")]
 fn multiply_add(n: usize) -> f64 {
     use std::arch::x86_64::*;

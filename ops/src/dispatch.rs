@@ -1,4 +1,4 @@
-//! Which of its paths an operation takes: the one place that asks where tensors live.
+//! Chooses the path of an operation: the only place that checks where tensors are.
 
 use candle_core::{DType, Tensor};
 
@@ -11,7 +11,7 @@ pub(crate) enum Path {
     Cuda,
     /// By the processor, in float32: the operation's `cpu.rs`.
     Cpu,
-    /// By candle's own operations, for other number formats and devices.
+    /// By candle's operations, for other number formats and devices.
     Composed,
 }
 

@@ -1,4 +1,4 @@
-//! Layers whose weights never change, in the layout that their device computes with.
+//! Layers with constant weights, stored in the layout that their device needs.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct FrozenNorm {
     eps: f64,
 }
 
-/// A matrix that rows are multiplied with, `[out, in]`.
+/// A weight matrix, `[out, in]`.
 #[derive(Debug)]
 pub(crate) enum FrozenWeight {
     /// Packed once, instead of for every product.
@@ -32,7 +32,7 @@ pub(crate) enum FrozenWeight {
     Cuda(Tensor, F32Math),
 }
 
-/// A float32 number for each feature.
+/// One float32 number per feature.
 #[derive(Debug, Clone)]
 pub(crate) enum FrozenVector {
     Cpu(Arc<[f32]>),
@@ -40,10 +40,10 @@ pub(crate) enum FrozenVector {
 }
 
 impl FrozenLinear {
-    /// Of a weight `[out, in]` and a bias `[out]`.
+    /// From a weight `[out, in]` and a bias `[out]`.
     ///
     /// # Errors
-    /// A device that does not compute with these numerics.
+    /// Numerics that the device does not support.
     pub fn new(weight: &Tensor, bias: &Tensor, numerics: Numerics) -> Result<Self> {
         Ok(Self { weight: FrozenWeight::new(weight, numerics)?, bias: FrozenVector::new(bias)? })
     }
@@ -58,7 +58,7 @@ impl FrozenLinear {
 }
 
 impl FrozenNorm {
-    /// Of a scale and a shift, both `[c]`; `eps` is added to the variance.
+    /// From a scale and a shift, both `[c]`; `eps` is added to the variance.
     ///
     /// # Errors
     /// Those of the tensor library.

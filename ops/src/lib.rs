@@ -1,7 +1,7 @@
-//! Tensor operations that candle lacks or does slowly, each with a CPU path and a CUDA path behind one function.
+//! Tensor operations that candle lacks or does slowly, each with a CPU and a CUDA path behind one function.
 //!
-//! An operation is a folder: `mod.rs` says what it computes, of which shapes and after which source, and takes one of its paths; `cpu.rs` is the
-//! processor's, `cuda.rs` launches the GPU's, `kernel.cu` is what it launches. Callers never ask which device they are on.
+//! An operation is a folder: `mod.rs` documents it (definition, shapes, source) and chooses the path, `cpu.rs` is the CPU path, `cuda.rs`
+//! launches the GPU's kernels, which are in `kernel.cu`. Callers never check the device.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -69,7 +69,7 @@ pub use rel_pos_attention::{RelPosAttention, TokenGrid};
 pub use residual_stream::{ResidualStream, Tile};
 pub use token_conv::TokenConv;
 
-/// Operations as compositions of candle's own, for tests to compare with.
+/// Operations composed of candle's, as the tests' references.
 pub mod composed {
     pub use crate::batch_norm::batch_norm_train_composed;
     pub use crate::conv_transpose::conv_transpose2d_2x2_composed;

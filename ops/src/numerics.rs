@@ -4,16 +4,16 @@ use candle_core::{DType, Device};
 
 use crate::device::{F32Math, has_kernels};
 
-/// Number formats of a GPU's activations and products. Statistics, sums, softmax, norms, losses and the optimizer are float32 throughout, and so are the
-/// parameters.
+/// Number formats of a GPU's activations and products. Statistics, sums, softmax, norms, losses, the optimizer and the parameters are always
+/// float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Numerics {
-    /// float32 as on the CPU.
+    /// float32, as on the CPU.
     #[default]
     F32,
-    /// float32 in memory; factors of products are shortened to 10 bits of mantissa.
+    /// float32 in memory; factors of products are rounded to 10 bits of mantissa.
     Tf32,
-    /// Activations and their gradients are bfloat16, and factors with them.
+    /// Activations, their gradients and the factors of products are bfloat16.
     Bf16,
     /// The same with float16; only for the frozen encoder.
     F16,
@@ -34,7 +34,7 @@ impl Numerics {
         if self == Numerics::Tf32 { F32Math::Tf32 } else { F32Math::Exact }
     }
 
-    /// Whether a device computes like this.
+    /// Whether a device supports it.
     pub fn supported_on(self, device: &Device) -> bool {
         self == Numerics::F32 || has_kernels(device)
     }

@@ -452,7 +452,7 @@ fn nan_goes_through() -> Result<()> {
 }
 
 #[test]
-fn wrong_shapes_are_told() -> Result<()> {
+fn wrong_shapes_are_reported() -> Result<()> {
     let x = uniform(&[1, 2, 6, 6], 1)?;
     let message = conv2d(&x, &uniform(&[3, 4, 3, 3], 2)?, 1, 1).unwrap_err().to_string();
     assert!(message.contains("expected a weight of [co, 2, k, k]"), "{message}");

@@ -67,7 +67,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn tells_values_side_by_side() {
+    fn shows_values_side_by_side() {
         let store = json!({ "config": { "image_size": 512, "dtype": "f16" }, "sources": [{ "path": "a", "sha256": "1" }] });
         let asked = json!({ "config": { "image_size": 224, "dtype": "f16" }, "sources": [{ "path": "b", "sha256": "2" }] });
         let text = differences(&store, "store", &asked, "asked");
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_what_it_does_not_tell() {
+    fn counts_what_it_does_not_list() {
         let left: Value = (0..9).map(|i| (format!("k{i}"), json!(i))).collect::<serde_json::Map<_, _>>().into();
         assert!(differences(&left, "l", &json!({}), "r").ends_with("and 3 more"));
     }

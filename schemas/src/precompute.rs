@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_and_channels_that_cannot_be_told_apart_are_refused() {
+    fn indistinguishable_classes_and_channels_are_refused() {
         let refused = |change: fn(&mut PrecomputeConfig)| {
             let mut config = published();
             change(&mut config);

@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_from_before_there_was_a_choice_are_the_published_ones() {
+    fn settings_of_older_versions_are_the_published_ones() {
         let mut json = serde_json::to_value(TrainConfig::default()).unwrap();
         let object = json.as_object_mut().unwrap();
         for (key, published) in [("side_network", "resnet18"), ("gate", "scalar")] {

@@ -1,5 +1,5 @@
-//! Headless Chromium for the tests of our pages: opens a page from a file as a reader would, fails on anything that goes wrong in it, and gives the
-//! test its document and a picture.
+//! Headless Chromium for the tests of our pages: opens a page from a file, fails on any error in it, and gives the test its document and a
+//! picture.
 //!
 //! It speaks the DevTools protocol over two pipes (`--remote-debugging-pipe`: file descriptors 3 and 4, JSON ended by a zero byte), so it
 //! needs no port and no other program.
@@ -13,10 +13,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// Longest wait for an answer: a busy machine takes its time to start a browser.
+/// Longest wait for an answer: a busy machine starts a browser slowly.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Switches without which Chromium wants a screen, a sandbox that containers lack, or its makers' servers.
+/// Switches without which Chromium needs a screen, a sandbox that containers lack, or its makers' servers.
 const SWITCHES: [&str; 13] = [
     "--headless",
     "--no-sandbox",
@@ -43,7 +43,7 @@ pub struct Browser {
     profile: tempfile::TempDir,
 }
 
-/// How a page is looked at.
+/// How a page is viewed.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
     /// Width of the window, in pixels.
@@ -96,7 +96,7 @@ impl Browser {
     /// Opens a page from a file and waits until it is loaded.
     ///
     /// # Panics
-    /// Where the page writes an error to the console, throws an exception, or asks for anything outside itself.
+    /// If the page writes an error to the console, throws an exception, or requests anything outside itself.
     pub fn open(&mut self, path: &Path, view: View) -> Page<'_> {
         let url =
             format!("file://{}", path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display())).display());
@@ -116,7 +116,7 @@ impl Browser {
         let navigated = page.call("Page.navigate", json!({ "url": url }));
         assert!(navigated.get("errorText").is_none(), "{url}: {navigated}");
         page.wait_for("Page.loadEventFired");
-        // What scripts do on load has been done, and its messages have arrived.
+        // The scripts have run on load, and their messages have arrived.
         page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))");
         page.assert_sound();
         page
@@ -192,7 +192,7 @@ impl Page<'_> {
         answer["result"]["value"].clone()
     }
 
-    /// How many elements a CSS selector finds.
+    /// Number of elements that a CSS selector finds.
     pub fn count(&mut self, selector: &str) -> usize {
         self.evaluate(&format!("document.querySelectorAll({}).length", json!(selector))).as_u64().unwrap() as usize
     }
@@ -232,8 +232,8 @@ impl Page<'_> {
         base64(answer["data"].as_str().unwrap())
     }
 
-    /// Fails on what went wrong in the page so far: console errors, exceptions, refused or failed requests, requests beyond the page, and
-    /// anything that sticks out at its side.
+    /// Fails on any problem in the page so far: console errors, exceptions, refused or failed requests, requests outside the page, and content
+    /// that is wider than the page.
     pub fn assert_sound(&mut self) {
         let overflow = self.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth");
         let problems: Vec<String> = self.events.iter().filter_map(|event| problem(event, &self.url)).collect();

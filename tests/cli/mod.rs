@@ -1,4 +1,4 @@
-//! Running the program from tests, and the small inputs that it is run on.
+//! Runs the program from tests, and makes its small inputs.
 
 #![allow(dead_code)] // each test crate uses a part of it
 
@@ -43,7 +43,7 @@ fn starts_line(text: &str, at: usize) -> bool {
     at == 0 || text.as_bytes()[at - 1] == b'\n'
 }
 
-/// What a refused command prints, with `DIR` in place of its folder, for a snapshot.
+/// Output of a refused command, with `DIR` in place of its folder, for a snapshot.
 pub fn refusal(command: Command, folder: &Path) -> String {
     let printed = assert_refused(command);
     let canonical = folder.canonicalize().expect("a folder that is there");

@@ -7,7 +7,7 @@ thread_local! {
     static OPENED: std::cell::OnceCell<Device> = const { std::cell::OnceCell::new() };
 }
 
-/// The device under test. Tests that run at once share a GPU, each with a stream of its own.
+/// The device under test. Tests that run at the same time share a GPU, each with its own stream.
 pub fn device() -> Device {
     OPENED.with(|opened| opened.get_or_init(open).clone())
 }

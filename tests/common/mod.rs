@@ -1,4 +1,4 @@
-//! What the golden tests share: where the golden files lie, and the rule that remakes their inputs and weights
+//! Helpers for the golden tests: the golden files' paths, and the rule that remakes their inputs and weights
 //! (`tests/golden/README.md`).
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 /// Path of a golden file, for example `golden("embed_224.safetensors")`.
 pub fn golden(path: impl AsRef<Path>) -> PathBuf {
-    // Cargo sets it where the test runs; a binary that was carried to another machine is told by whoever starts it.
+    // Cargo sets it at run time; for a test binary on another machine, the caller sets it.
     let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&root).join("tests/golden").join(path)
 }
 
-/// What a user reads of an error: what happened, and what to do.
+/// An error as a user sees it: message and hint.
 pub fn with_hint(error: impl std::fmt::Display, hint: Option<String>) -> String {
     hint.map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"))
 }
@@ -35,8 +35,8 @@ pub fn rule_values(name: &str, n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The weight tensor whose PyTorch state-dict key is `key` (SAM's own keys, torchvision's behind `CNN_encoder.`), by the
-/// rule's table: the first line that matches wins.
+/// The weight tensor with the PyTorch state-dict key `key` (SAM's keys, torchvision's after `CNN_encoder.`), by the rule's table: the first
+/// matching line wins.
 pub fn rule_weight(key: &str, shape: &[usize]) -> Vec<f32> {
     let n = shape.iter().product();
     let map = |scale: f64, offset: f64| -> Vec<f32> {

@@ -17,7 +17,7 @@ pub fn rule_model(arm: Arm) -> LadderSam {
     LadderSam::new(&config(arm), &rule_weights(arm), &device()).unwrap()
 }
 
-/// Weights by the rule; it knows SAM's own keys, without `sam.`.
+/// Weights by the rule, which uses SAM's keys without `sam.`.
 pub fn rule_weights(arm: Arm) -> ModelWeights {
     let weights = ModelWeights::expected(&config(arm))
         .into_iter()
@@ -63,7 +63,7 @@ pub fn norm(x: &Tensor) -> f64 {
     x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }
 
-/// Norm of the difference over the norm of what is expected.
+/// Norm of the difference over the norm of the expected values.
 pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.dims(), expected.dims());
     let [found, expected] = [found, expected].map(|t| t.to_device(&Device::Cpu).unwrap());

@@ -1,4 +1,4 @@
-//! An S3 server on loopback within the test's process, and children of the test binary that find it through the `AWS_*` variables.
+//! An S3 server on loopback in the test's process, and child processes of the test binary that find it through the `AWS_*` variables.
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
 use hyper::server::conn::http1;
@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// The one bucket.
+/// The only bucket.
 pub const BUCKET: &str = "lab";
-/// Who may use it, and by which secret.
+/// The credentials.
 const USER: (&str, &str) = ("AKIDTEST", "a secret of the tests");
 
 /// A server that stops when it is dropped.
@@ -26,7 +26,7 @@ pub struct Server {
     address: String,
     folder: tempfile::TempDir,
     requests: Arc<AtomicUsize>,
-    /// Every so many requests are refused as by a server that is overloaded; 0 for none.
+    /// One request in this many is refused, as by an overloaded server; 0 for none.
     pub refuse_every: Arc<AtomicUsize>,
 }
 
@@ -63,17 +63,17 @@ impl Server {
         Server { _runtime: runtime, address, folder, requests, refuse_every }
     }
 
-    /// Requests so far.
+    /// Number of requests so far.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Where the server keeps the objects below a place, each as a file of its key's name.
+    /// Folder where the server keeps the objects of a place, each as a file with the name of its key.
     pub fn folder(&self, place: &str) -> PathBuf {
         self.folder.path().join(place.strip_prefix("s3://").unwrap())
     }
 
-    /// Gives a child what it needs to use the bucket.
+    /// Sets the variables with which a child uses the bucket.
     pub fn tell(&self, command: &mut Command) {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
             command.env_remove(name);
@@ -82,7 +82,7 @@ impl Server {
         command.env("AWS_ACCESS_KEY_ID", USER.0).env("AWS_SECRET_ACCESS_KEY", USER.1);
     }
 
-    /// Runs `test` of this binary, which is ignored otherwise, as a child that uses the bucket; `folder` is its place to work.
+    /// Runs the otherwise ignored `test` of this binary as a child that uses the bucket; `folder` is its working folder.
     pub fn run_child(&self, test: &str, folder: &Path) {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", test, "--ignored", "--test-threads=1", "--nocapture"]).env("SAM_LADDER_FOLDER", folder);
@@ -93,7 +93,7 @@ impl Server {
     }
 }
 
-/// A child's place to work.
+/// A child's working folder.
 pub fn child_folder() -> PathBuf {
     std::env::var_os("SAM_LADDER_FOLDER").expect("only run as a child").into()
 }

@@ -1,4 +1,4 @@
-//! A store of four cases, written step by step: what the tests of the store's discipline and of its number formats share.
+//! A store of four cases, written step by step, for the tests of the store's behaviour and its number formats.
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
 use sam_ladder_cache::{CaseLayout, Error, Mask, Opened, SliceTensors, Store, StoreLayout, StoreWriter};
@@ -92,7 +92,7 @@ pub fn mask(split: Split, num_slices: usize) -> Option<Mask> {
     (split == Split::Test).then_some(Mask { labels, shape: [num_slices, height, width] })
 }
 
-/// Does what is not done yet, in order, for at most `steps` steps; whether all is done.
+/// Does at most `steps` of the remaining steps, in order; returns whether all are done.
 pub fn write_steps(writer: &StoreWriter, mut steps: usize) -> bool {
     for (case, split, num_slices) in CASES {
         for row in writer.layout().case_rows(split, case).unwrap() {

@@ -1,4 +1,4 @@
-//! Stage one on tiny scans with an encoder that is a formula: what the tests of damage, growth, workers and faults share.
+//! Stage one on tiny scans, with a formula as the encoder, for the tests of damage, growth, workers and faults.
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
 use crate::cli::{nifti, write_pair};
@@ -47,7 +47,7 @@ pub struct Formula<'a> {
     pub fails_after: Option<usize>,
     /// Counts images.
     pub images: Option<&'a AtomicUsize>,
-    /// Takes this long a batch.
+    /// Time per batch.
     pub pause: Duration,
 }
 
@@ -70,7 +70,7 @@ impl Encode for Formula<'_> {
     }
 }
 
-/// The formula with a decoder's file, which is never a decoder.
+/// The formula, with a file in place of the decoder.
 pub fn loaded(encoder: Formula<'_>) -> Result<Loaded<Formula<'_>>> {
     Ok(Loaded { encoder, decoder: b"the decoder's weights".to_vec() })
 }

@@ -23,7 +23,7 @@ pub const SCAN_SIZE: [u32; 2] = [20, 24];
 pub const TRAIN_CASES: [(&str, usize); 3] = [("0005", 3), ("0006", 3), ("0007", 2)];
 /// The test case and its slices.
 pub const TEST_CASE: (&str, usize) = ("0001", 2);
-/// Classes with background.
+/// Classes including background.
 pub const NUM_CLASSES: usize = 3;
 
 /// Writes a store at `path`; `seed` goes into its tensors and its `cache_id`.
@@ -82,7 +82,7 @@ pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2
     writer.finish().unwrap()
 }
 
-/// Two boxes a slice, by its name: `[variants, s/4, s/4]`.
+/// Two boxes per slice, by its name: `[variants, s/4, s/4]`.
 fn labels_of(name: &str, variants: usize) -> Vec<u8> {
     let low = IMAGE_SIZE / 4;
     let mut labels = vec![0; variants * low * low];
@@ -112,7 +112,7 @@ fn paint(images: &mut [f32], labels: &[u8], variants: usize) {
     }
 }
 
-/// SAM's decoder by the rule, with its own 4 mask tokens, as the bytes of a safetensors file.
+/// SAM's decoder by the rule, with SAM's 4 mask tokens, as the bytes of a safetensors file.
 pub fn decoder_bytes(store: &Path) -> Vec<u8> {
     let config = ModelConfig::published(IMAGE_SIZE, 4, Arm::Full);
     let tensors: Vec<(String, Tensor)> = ModelWeights::expected(&config)

@@ -1,5 +1,5 @@
-//! Feeds damaged files to a parser until the time is up, and holds it to what every parser here promises: no panic, memory in proportion to
-//! the file, and an error that names the file.
+//! Feeds damaged files to a parser until the time is up, and checks what every parser here promises: no panic, memory proportional to the
+//! file's size, and an error that names the file.
 
 use crate::meter::peak_growth;
 use crate::mutate::{Random, mutate};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Seconds for each parser unless the environment says otherwise.
+/// Default number of seconds per parser.
 const SECONDS: &str = "SAM_LADDER_FUZZ_SECONDS";
 /// Number of the first input; the same number makes the same input.
 const FIRST: &str = "SAM_LADDER_FUZZ_FIRST";
@@ -28,7 +28,7 @@ impl Seed {
         Self::inside(bytes, |bytes| bytes)
     }
 
-    /// What `pack` makes a file of: damage reaches behind compression and checksums.
+    /// Content from which `pack` makes a file, so that damage reaches behind compression and checksums.
     pub fn inside(bytes: Vec<u8>, pack: impl Fn(Vec<u8>) -> Vec<u8> + 'static) -> Self {
         Seed { bytes, pack: Box::new(pack) }
     }
@@ -39,9 +39,9 @@ pub struct Target<'a> {
     pub name: &'a str,
     /// The file that the parser reads; its name must be in every error.
     pub path: PathBuf,
-    /// Bytes of memory that reading takes whatever the file's size: buffers, and the other files beside it.
+    /// Bytes of memory that reading takes whatever the file's size: for buffers and other files.
     pub floor: usize,
-    /// Bytes of memory that one byte of the file may cost.
+    /// Bytes of memory allowed per byte of the file.
     pub per_byte: usize,
     /// Reads the file at `path`, and all that it holds.
     pub parse: &'a dyn Fn() -> Result<(), String>,
@@ -72,7 +72,7 @@ impl Target<'_> {
         assert!(refused > 0, "{}: nothing was refused in {} inputs", self.name, number - first);
     }
 
-    /// One file that means harm; it must be refused, within `most` bytes of memory besides the floor. Returns the error.
+    /// A hostile file, which must be refused within `most` bytes of memory in addition to the floor. Returns the error.
     pub fn refuses(&self, what: &str, input: &[u8], most: usize) -> String {
         self.bounded(what, input, self.floor + most).expect_err(what)
     }
@@ -97,8 +97,7 @@ impl Target<'_> {
     }
 }
 
-/// A folder for a test's files, and the turn to be the one that runs. Should the process die, the input that did it lies there, below the
-/// build's `tmp`.
+/// A folder for a test's files, in the build's `tmp`, and the turn to run. If the process dies, the input that caused it is there.
 pub struct Scratch {
     folder: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,

@@ -1,9 +1,9 @@
-//! An allocator that counts: how much memory a piece of work had at its peak, beyond what there was before.
+//! A counting allocator: measures the peak memory of some work beyond what was allocated before.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// A request beyond this is refused, which ends the test program: none of the inputs justifies it, and the machine must live on.
+/// A larger request is refused, which ends the test program: no input justifies it, and it could exhaust the machine.
 const LARGEST_REQUEST: usize = 4 << 30;
 
 struct Counting;
@@ -48,7 +48,7 @@ unsafe impl GlobalAlloc for Counting {
         if size > LARGEST_REQUEST {
             return std::ptr::null_mut();
         }
-        // Both may be there while the contents move.
+        // Both may exist while the contents move.
         count(size);
         // SAFETY: as this function's own contract.
         let moved = unsafe { System.realloc(pointer, layout, size) };
@@ -57,7 +57,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What `work` gives, and the bytes that it had at its peak beyond those at its start, on all threads.
+/// The result of `work`, and its peak of allocated bytes beyond those at its start, on all threads.
 pub fn peak_growth<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = CURRENT.load(Relaxed);
     PEAK.store(before, Relaxed);

@@ -4,7 +4,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// A generator of its own for each name and number.
+    /// A generator for a name and a number.
     pub fn new(name: &str, number: u64) -> Self {
         let hash =
             name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
@@ -106,7 +106,7 @@ fn damage(out: &mut Vec<u8>, random: &mut Random) {
             let end = out.len().min(at + 1 + random.below(16));
             out[at..end].fill(random.of(&[0, 0xff]));
         }
-        // A number in a text, or whatever stands there, becomes another.
+        // Replaces a number in a text, or whatever is there.
         _ => {
             let digit = out[at..].iter().position(u8::is_ascii_digit).map_or(at, |found| at + found);
             let end = out[digit..].iter().position(|byte| !byte.is_ascii_digit()).map_or(out.len(), |length| digit + length);

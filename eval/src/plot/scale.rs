@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_becomes_one() {
+    fn an_invalid_range_becomes_valid() {
         for (kind, low, high) in [
             (ScaleKind::Linear, 0.0, 0.0),
             (ScaleKind::Linear, f64::INFINITY, f64::NEG_INFINITY),

@@ -1,26 +1,26 @@
-//! The paired permutation test (Fisher's randomisation test): under the null hypothesis each pair's difference could as well have
-//! the other sign.
+//! The paired permutation test (Fisher's randomisation test): under the null hypothesis each pair's difference has either sign with equal
+//! probability.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Pairs up to which all of the 2ⁿ sign patterns are counted.
+/// Largest number of pairs for which all 2ⁿ sign patterns are counted.
 const EXACT_PAIRS: usize = 18;
-/// Patterns drawn beyond.
+/// Random patterns for more pairs.
 const DRAWS: u64 = 200_000;
 
-/// Two-sided p of the mean of paired differences: the share of sign patterns whose mean is at least as far from 0 as the one found.
-/// It counts all patterns for up to 18 pairs that differ, else 200 000 drawn with a fixed seed and the one found. `None` without
-/// pairs.
+/// Two-sided p of the mean of paired differences: the share of sign patterns whose mean is at least as far from 0 as the observed one. For
+/// up to 18 pairs that differ, all patterns are counted; otherwise 200 000 patterns drawn with a fixed seed, and the observed one. `None`
+/// without pairs.
 ///
-/// `scipy.stats.permutation_test(permutation_type="samples")` of the mean difference. Pairs without a difference change nothing.
+/// `scipy.stats.permutation_test(permutation_type="samples")` of the mean difference. Pairs without a difference have no effect.
 pub fn permutation_test(differences: &[f64]) -> Option<f64> {
     if differences.is_empty() {
         return None;
     }
     let differing: Vec<f64> = differences.iter().copied().filter(|difference| *difference != 0.0).collect();
     let total: f64 = differing.iter().sum();
-    // A sum in another order may differ in its last digits; such a pattern is as far.
+    // A sum in another order may differ in its last digits; such a pattern counts as equally far.
     let scale: f64 = differing.iter().map(|difference| difference.abs()).sum();
     let bound = total.abs() - 1e-12 * scale;
     let signed = |signs: u64| -> f64 {
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn few_pairs_are_counted_exactly() {
-        // All five positive: only all signs equal are as far, 2 of 32.
+        // All five are positive: only patterns with all signs equal are as far, 2 of 32.
         assert_eq!(permutation_test(&[1.0, 2.0, 3.0, 4.0, 5.0]), Some(2.0 / 32.0));
         // Sum 4 of (1, -2, 5): |±1 ±2 ±5| ≥ 4 for 8, 6 and 4, both signs: 6 of 8.
         assert_eq!(permutation_test(&[1.0, -2.0, 5.0]), Some(6.0 / 8.0));

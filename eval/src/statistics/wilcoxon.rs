@@ -1,23 +1,23 @@
 //! Wilcoxon's signed-rank test of paired differences.
 
-/// Pairs up to which the distribution of the rank sum is counted exactly.
+/// Largest number of pairs for which the distribution of the rank sum is exact.
 const EXACT_PAIRS: usize = 50;
 
-/// What the test found.
+/// Result of the test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SignedRank {
     /// The smaller of the rank sums of positive and of negative differences.
     pub statistic: f64,
     /// Two-sided p.
     pub p: f64,
-    /// Pairs that differ; only they count.
+    /// Number of pairs that differ; only these count.
     pub pairs: usize,
 }
 
-/// The two-sided test, as `scipy.stats.wilcoxon` does it: pairs without a difference are left out, equal differences share their
-/// mean rank. Up to 50 pairs that differ, the distribution of the rank sum is exact for the ranks at hand, ties included (SciPy counts
-/// ties exactly up to 13 pairs and takes the normal distribution above). Beyond, it is the normal distribution with the correction
-/// for ties. `None` if no pair differs.
+/// The two-sided test, as in `scipy.stats.wilcoxon`: pairs without a difference are left out, and equal differences share their mean rank.
+/// For up to 50 pairs that differ, the distribution of the rank sum is exact, also with ties (with ties, SciPy is exact only up to 13 pairs
+/// and uses the normal distribution above). For more pairs it is the normal distribution with the correction for ties. `None` if no pair
+/// differs.
 pub fn wilcoxon_signed_rank(differences: &[f64]) -> Option<SignedRank> {
     let differing: Vec<f64> =
         differences.iter().copied().filter(|difference| *difference != 0.0 && !difference.is_nan()).collect();
@@ -43,7 +43,7 @@ pub fn wilcoxon_signed_rank(differences: &[f64]) -> Option<SignedRank> {
     Some(SignedRank { statistic, p, pairs })
 }
 
-/// Twice the rank of each difference's size, and the sum of t³ - t over groups of t equal sizes.
+/// Twice the rank of each absolute difference, and the sum of t³ - t over groups of t ties.
 fn doubled_ranks(differences: &[f64]) -> (Vec<u64>, f64) {
     let mut order: Vec<usize> = (0..differences.len()).collect();
     order.sort_by(|&a, &b| differences[a].abs().total_cmp(&differences[b].abs()));
@@ -59,7 +59,7 @@ fn doubled_ranks(differences: &[f64]) -> (Vec<u64>, f64) {
     (ranks, ties)
 }
 
-/// Twice the probability that a sum of these ranks, each taken or left by the toss of a coin, is at most `smaller`; at most 1.
+/// Twice the probability that a sum of these ranks, each included with probability ½, is at most `smaller`; at most 1.
 fn exact(doubled_ranks: &[u64], smaller: u64) -> f64 {
     let total: u64 = doubled_ranks.iter().sum();
     let mut probability = vec![0.0; total as usize + 1];

@@ -138,7 +138,7 @@ fn values(setting: &Setting, trials: &[Trial]) -> Values {
     let numbers: Option<Vec<f64>> = listed.iter().copied().chain(used()).map(Value::as_f64).collect();
     if let Some(mut numbers) = numbers {
         numbers.sort_by(f64::total_cmp);
-        // If the ratios vary less than the differences, as in 1e-4, 1e-3, 1e-2, the scale is logarithmic.
+        // Positive numbers over a wide range, such as 1e-4, 1e-3, 1e-2, get a logarithmic scale.
         let spread = numbers.first().zip(numbers.last()).map_or(1.0, |(low, high)| high / low);
         let log = numbers.iter().all(|&number| number > 0.0) && spread >= 30.0;
         return Values::Numbers(if log { ScaleKind::Log } else { ScaleKind::Linear });

@@ -7,12 +7,12 @@ use super::softmax::{softmax_rows, softmax_rows_backward};
 use crate::cpu::{contiguous_f32, with_f32};
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
 
-/// As [`super::attention`], but `[b, nq, heads, d]`.
+/// As [`super::attention`], but returns `[b, nq, heads, d]`.
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
     q.apply_op3(k, v, Attention { scale })
 }
 
-/// As [`super::multi_head_attention`], of contiguous tokens.
+/// As [`super::multi_head_attention`], for contiguous tokens.
 pub(super) fn multi_head(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, scale: f32) -> Result<Tensor> {
     q.apply_op3(k, v, MultiHead { heads, scale })
 }
@@ -128,7 +128,7 @@ fn attend(q: Heads, k: Heads, v: Heads, scale: f32) -> Vec<f32> {
     joined
 }
 
-/// [`Attention`] of tokens whose heads lie side by side.
+/// [`Attention`] of tokens with concatenated heads.
 struct MultiHead {
     heads: usize,
     scale: f32,
@@ -214,7 +214,7 @@ fn head_gradients(
 /// Gradients of q, k and v, each as `[b, n, heads, d]`, one after the other in one flat tensor.
 struct AttentionBackward {
     scale: f32,
-    /// How many heads the tokens have that the inputs are; inputs without have an axis of heads.
+    /// Number of heads if the inputs are tokens with concatenated heads; `None` if they have an axis of heads.
     tokens_of_heads: Option<usize>,
     grad: Vec<f32>,
 }

@@ -5,10 +5,10 @@ use candle_core::{DType, Result, Tensor};
 use crate::device::{Arg, Gpu, Gradients, Grid, Input, Node, Output, suffix};
 
 const MODULE: &str = "attention";
-/// Widths of a head that kernels are made for.
+/// Head widths for which there are kernels.
 const WIDTHS: [usize; 3] = [8, 16, 32];
 
-/// Whether there is a kernel for heads of this width: all tensors have one number format.
+/// Whether there is a kernel for this head width and these tensors, which must have the same number format.
 pub(super) fn has_kernel(d: usize, tensors: [&Tensor; 3]) -> bool {
     WIDTHS.contains(&d) && tensors.iter().all(|t| t.dtype() == tensors[0].dtype())
 }
@@ -24,7 +24,7 @@ fn sizes(q: &Tensor, k: &Tensor, scale: f32) -> Result<[Arg<'static>; 5]> {
     Ok([b, heads, queries, keys, Arg::Float(scale)])
 }
 
-/// As [`super::attention`], but `[b, nq, heads, d]`; the last axes must be contiguous.
+/// As [`super::attention`], but returns `[b, nq, heads, d]`; the last axes must be contiguous.
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
     Node::tensor("attention", forward(q, k, v, scale)?, &[q, k, v], move |inputs, _, grad| {
         let &[q, k, v] = inputs else { candle_core::bail!("attention: expected three inputs") };
@@ -32,7 +32,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Resul
     })
 }
 
-/// As [`super::multi_head_attention`], of contiguous tokens.
+/// As [`super::multi_head_attention`], for contiguous tokens.
 pub(super) fn multi_head(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, scale: f32) -> Result<Tensor> {
     let (b, queries, c) = q.dims3()?;
     let split = move |t: &Tensor| t.reshape((b, t.dim(1)?, heads, c / heads))?.transpose(1, 2);

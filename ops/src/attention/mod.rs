@@ -1,4 +1,5 @@
-//! Softmax attention (Vaswani et al. 2017, equation 1), differentiable. The encoder's, with relative positions, is [`crate::rel_pos_attention`].
+//! Softmax attention (Vaswani et al. 2017, equation 1), differentiable. [`crate::rel_pos_attention`] is the encoder's, with relative
+//! positions.
 
 mod cpu;
 mod cuda;
@@ -11,11 +12,10 @@ use crate::dispatch::{Path, path};
 /// Attends from every query to every key, head by head: `softmax(scale·q·kᵀ)·v`.
 ///
 /// # Shapes
-/// q `[b, heads, nq, d]`, k and v `[b, heads, nk, d]` → `[b, heads, nq, d]`. Any strides will do, as long as the last
-/// axis is contiguous (others are copied); the result lies in memory as `[b, nq, heads, d]`, so that joining the heads again
-/// copies nothing.
+/// q `[b, heads, nq, d]`, k and v `[b, heads, nk, d]` → `[b, heads, nq, d]`. Inputs are copied unless their last axis is contiguous. The
+/// result is stored as `[b, nq, heads, d]`, so that joining the heads needs no copy.
 ///
-/// The scores live one head at a time; the backward pass computes them anew.
+/// Only one head's scores exist at a time; the backward pass recomputes them.
 ///
 /// # Errors
 /// If shapes do not match.
@@ -33,7 +33,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
     }
 }
 
-/// As [`attention`], of tokens whose heads lie side by side. It is one node of the graph: on the way back nothing is split or joined.
+/// As [`attention`], for tokens with concatenated heads. It is a single node of the graph: the backward pass splits and joins nothing.
 ///
 /// # Shapes
 /// q `[b, nq, heads·d]`, k and v `[b, nk, heads·d]` → `[b, nq, heads·d]`.
@@ -62,7 +62,7 @@ pub fn multi_head_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, sc
     }
 }
 
-/// [`attention`] made of candle's own operations: the path of other devices and number formats, and the reference of the tests.
+/// [`attention`] composed of candle's operations: for other devices and number formats, and as the tests' reference.
 ///
 /// # Errors
 /// As [`attention`].

@@ -3,7 +3,7 @@
 use crate::cpu::simd::{exp, madd, max, multiversion, sum_by};
 
 multiversion! {
-    /// Softmax of every row of `cols` scores, in place: their largest is subtracted before the exponential.
+    /// Softmax of every row of `cols` scores, in place; the largest is subtracted before the exponential.
     pub(super) fn softmax_rows(scores: &mut [f32], cols: usize) {
         for row in scores.chunks_exact_mut(cols.max(1)) {
             let largest = max(row);
@@ -19,7 +19,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// Backward of [`softmax_rows`]: `grad` holds the probabilities' gradient and takes that of the scores.
+    /// Backward of [`softmax_rows`]: replaces the probabilities' gradient in `grad` by that of the scores.
     pub(super) fn softmax_rows_backward(grad: &mut [f32], probabilities: &[f32], cols: usize) {
         for (grad, probabilities) in grad.chunks_exact_mut(cols.max(1)).zip(probabilities.chunks_exact(cols.max(1))) {
             let mut dot = [0f32; 16];

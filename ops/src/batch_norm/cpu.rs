@@ -1,8 +1,7 @@
 //! Batch normalisation on the CPU.
 //!
-//! A channel of one batch fits the second-level cache for the sizes of this project, so the pass of the statistics and that of the
-//! normalisation read memory once. Sums are taken in float32 over short runs and added up
-//! in float64, in an order that does not depend on the threads.
+//! At this project's sizes, a channel of a batch fits the second-level cache, so statistics and normalisation together read memory once.
+//! Sums are float32 over short runs and float64 over these, in an order that does not depend on the threads.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -104,7 +103,7 @@ pub(super) fn train(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, b
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
 }
 
-/// The op of [`train`]; the statistics belong to it, so that the backward has them.
+/// The op of [`train`]; it keeps the statistics for the backward pass.
 struct BatchNorm {
     statistics: BatchStatistics,
     relu: bool,
@@ -154,14 +153,14 @@ pub(crate) struct Planes {
 }
 
 impl Planes {
-    /// Where the planes of a channel start.
+    /// Start of each plane of a channel.
     pub(crate) fn starts(&self, channel: usize) -> impl Iterator<Item = usize> + use<> {
         let (c, hw) = (self.c, self.hw);
         (0..self.b).map(move |b| (b * c + channel) * hw)
     }
 
-    /// Mean, and the sum of squared differences from it: sums of the differences from the first plane's mean, which is close enough for their
-    /// squares not to cancel.
+    /// Mean, and the sum of squared differences from it. Sums are of the differences from the first plane's mean, which is close enough to avoid
+    /// cancellation.
     fn mean_and_squares(&self, x: &[f32], channel: usize) -> (f64, f64) {
         let plane = |start| &x[start..start + self.hw];
         let count = (self.b * self.hw) as f64;
@@ -176,7 +175,7 @@ impl Planes {
     }
 }
 
-/// Elements whose sum is taken in float32, over 32 accumulators of 8 elements, before it is continued in float64.
+/// Elements that are summed in float32, over 32 accumulators of 8 elements, before the sum continues in float64.
 const RUN: usize = 256;
 /// Independent accumulators.
 const LANES: usize = 32;
@@ -221,7 +220,7 @@ multiversion! {
     }
 }
 
-/// What every channel is normalised with.
+/// The affine map of every channel.
 pub(crate) struct Affines {
     mean: Vec<f32>,
     inv_std: Vec<f32>,
@@ -278,7 +277,7 @@ multiversion! {
     }
 }
 
-/// What the backward reads.
+/// Input of the backward pass.
 struct Backward<'a> {
     planes: &'a Planes,
     x: &'a [f32],
@@ -316,7 +315,8 @@ impl Backward<'_> {
     }
 }
 
-/// `g` where the ReLU after the normalisation let `x` through. The arithmetic is that of [`affine_plane`], so that the two agree to the last bit.
+/// `g` where the ReLU after the normalisation is positive, otherwise 0. Uses the arithmetic of [`affine_plane`], so that both agree to the
+/// last bit.
 #[inline(always)]
 fn masked(x: f32, g: f32, affine: &Affine) -> f32 {
     if (x - affine.mean) * affine.scale + affine.shift <= 0.0 { 0.0 } else { g }

@@ -7,7 +7,7 @@ use crate::device::{Arg, Gpu, Grid, Input, Node, Output, SPLITS, args_of, parame
 
 const MODULE: &str = "batch_norm";
 
-/// The sizes of `[b, c, h, w]`, and how many elements a thread moves as one.
+/// The sizes of `[b, c, h, w]`, and the number of elements that a thread moves together.
 struct Planes {
     b: usize,
     c: usize,
@@ -34,7 +34,7 @@ impl Planes {
         Arg::Int(i32::from(self.run == 4))
     }
 
-    /// A few blocks for every channel.
+    /// [`SPLITS`] blocks per channel.
     fn grid(&self) -> Grid {
         Grid::blocks([SPLITS as u32, self.c as u32, 1])
     }
@@ -80,7 +80,7 @@ pub(super) fn follow(running: (&Tensor, &Tensor), statistics: &BatchStatistics, 
     unsafe { Gpu::of(running.0).launch(MODULE, "batch_norm_follow", Grid::over(c), &args) }
 }
 
-/// Mean, inverse deviation, weight and bias as the kernels take them.
+/// Mean, inverse standard deviation, weight and bias as kernel parameters.
 pub(crate) fn channel_parameters(statistics: &BatchStatistics, weight: &Tensor, bias: &Tensor) -> Result<[Tensor; 4]> {
     Ok([parameters(&statistics.mean)?, parameters(&statistics.inv_std)?, parameters(weight)?, parameters(bias)?])
 }
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn batch_norm_plain_with_relu_and_with_a_shortcut() -> Result<()> {
         for dtype in FORMATS {
-            // Odd planes move element by element, others four at a time.
+            // Planes of odd size move element by element, others four at a time.
             for (b, c, h, w) in [(2, 5, 8, 6), (3, 4, 5, 5), (2, 3, 40, 40)] {
                 let x = ((uniform(&[b, c, h, w], 1)? * 2.0)? + 3.0)?;
                 let inputs = [x, uniform(&[c], 2)?, uniform(&[c], 3)?, uniform(&[b, c, h, w], 4)?];

@@ -1,4 +1,4 @@
-//! Batch normalisation over `[b, c, h, w]` (Ioffe and Szegedy 2015; as `torch.nn.BatchNorm2d`), with what follows it in the same pass over memory.
+//! Batch normalisation over `[b, c, h, w]` (Ioffe and Szegedy 2015; `torch.nn.BatchNorm2d`), fused with the operation after it.
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
@@ -14,11 +14,11 @@ pub struct BatchStatistics {
     pub mean: Tensor,
     /// Variance of each channel with Bessel's correction, `[c]`.
     pub var_unbiased: Tensor,
-    /// One over the root of the biased variance plus epsilon, `[c]`: what the batch is normalised with.
+    /// `1/√(biased variance + eps)`, `[c]`, which normalises the batch.
     pub inv_std: Tensor,
 }
 
-/// What batch normalisation needs in evaluation; every tensor is `[c]`.
+/// Parameters of batch normalisation in evaluation; every tensor is `[c]`.
 #[derive(Debug, Clone)]
 pub struct BatchNormParams<'a> {
     /// Scale.
@@ -33,7 +33,7 @@ pub struct BatchNormParams<'a> {
     pub eps: f64,
 }
 
-/// What follows the normalisation in the same pass over memory.
+/// Operation after the normalisation, in the same pass over memory.
 #[derive(Debug, Clone, Copy)]
 pub enum Tail<'a> {
     /// Nothing.
@@ -44,7 +44,7 @@ pub enum Tail<'a> {
     AddRelu(&'a Tensor),
 }
 
-/// Gradients of [`normalize`], through the statistics too.
+/// Gradients of [`normalize`], including those through the statistics.
 #[derive(Debug, Clone)]
 pub struct BatchNormGradients {
     /// `[b, c, h, w]`
@@ -55,13 +55,13 @@ pub struct BatchNormGradients {
     pub bias: Tensor,
 }
 
-/// The statistics of a batch, which normalise it in training.
+/// The statistics of a batch, for training.
 ///
 /// # Shapes
 /// `x` `[b, c, h, w]`.
 ///
 /// # Errors
-/// One value per channel, whose variance is not defined.
+/// A single value per channel, whose variance is undefined.
 pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     let (b, c, h, w) = x.dims4()?;
     let _span = tracing::trace_span!("batch norm statistics", shape = ?x.dims()).entered();
@@ -82,10 +82,10 @@ pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     }
 }
 
-/// Lets running statistics follow those of a batch: `running ← (1 - momentum)·running + momentum·batch`.
+/// Updates running statistics: `running ← (1 - momentum)·running + momentum·batch`.
 ///
 /// # Shapes
-/// Mean and variance `[c]`, behind a [`Var`], which is updated in place.
+/// Mean and variance `[c]`; each [`Var`] is updated in place.
 ///
 /// # Errors
 /// Other shapes.
@@ -101,7 +101,7 @@ pub fn follow((mean, var): (&Var, &Var), statistics: &BatchStatistics, momentum:
     Ok(())
 }
 
-/// `(x - mean)·inv_std·weight + bias`, then the tail. No graph is kept: see [`normalize_backward`].
+/// `(x - mean)·inv_std·weight + bias`, then the tail. Keeps no graph: see [`normalize_backward`].
 ///
 /// # Shapes
 /// `x` and the shortcut `[b, c, h, w]`, `weight` and `bias` `[c]`; the result is as `x`.
@@ -136,12 +136,12 @@ pub fn normalize(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias
     }
 }
 
-/// The gradients of `x`, `weight` and `bias` from that of [`normalize`]'s result, with [`Tail::None`] or, where `relu`, [`Tail::Relu`]; what the
-/// ReLU let through is found again from `x`. For [`Tail::AddRelu`] give the gradient of the sum before the ReLU
+/// The gradients of `x`, `weight` and `bias`, given that of [`normalize`]'s result with [`Tail::None`] or, if `relu`, [`Tail::Relu`], whose
+/// mask is recomputed from `x`. For [`Tail::AddRelu`], `grad` is the gradient of the sum before the ReLU
 /// ([`relu_backward`](crate::elementwise::relu_backward)).
 ///
 /// # Shapes
-/// As [`normalize`]'s; `grad` as `x`.
+/// As for [`normalize`]; `grad` as `x`.
 ///
 /// # Errors
 /// Other shapes.
@@ -191,14 +191,14 @@ fn normalize_backward_composed(
     Ok(BatchNormGradients { x, weight: dot, bias: sum })
 }
 
-/// [`normalize`] with the statistics of `x` itself, then ReLU where `relu` says so, as an op of candle's graph: differentiable by `x`, `weight`
+/// [`normalize`] with the statistics of `x`, then ReLU if `relu`, as an op of candle's graph: differentiable with respect to `x`, `weight`
 /// and `bias`.
 ///
 /// # Shapes
 /// `x` `[b, c, h, w]`, `weight` and `bias` `[c]`; the result is as `x`.
 ///
 /// # Errors
-/// Other shapes; one value per channel, whose variance is not defined.
+/// Other shapes; a single value per channel, whose variance is undefined.
 pub fn batch_norm_train(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, relu: bool) -> Result<(Tensor, BatchStatistics)> {
     check_channels(x.dim(1)?, &[weight, bias])?;
     let statistics = batch_statistics(x, eps)?;
@@ -210,7 +210,7 @@ pub fn batch_norm_train(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, re
     Ok((y, statistics))
 }
 
-/// Batch normalisation with the running statistics, then ReLU where `relu` says so. Not made for training: the running statistics get no gradient.
+/// Batch normalisation with the running statistics, then ReLU if `relu`. Not for training: the running statistics get no gradient.
 ///
 /// # Shapes
 /// `x` `[b, c, h, w]`; the result is as `x`.
@@ -232,7 +232,7 @@ pub fn batch_norm_inference(x: &Tensor, params: &BatchNormParams, relu: bool) ->
     normalize(x, &statistics, &scale, &shift, if relu { Tail::Relu } else { Tail::None })
 }
 
-/// The result of [`batch_norm_train`] as a composition of candle's ops, for any device and data type; the reference of the tests.
+/// [`batch_norm_train`] composed of candle's operations, for any device and data type; the tests' reference.
 ///
 /// # Errors
 /// Other shapes.

@@ -57,7 +57,7 @@ pub(super) fn normalize_relu_max_pool_backward(
                 filled_vec(x.len(), |out| {
                     sums.par_iter_mut().enumerate().for_each(|(channel, sums)| {
                         let affine = affine.of(channel);
-                        // The gradient before the ReLU stands in the result until the channel's sums are known.
+                        // The result holds the gradient before the ReLU until the channel's sums are known.
                         *sums = input.before_relu(channel, &affine, out);
                         input.finish(channel, &affine, *sums, out);
                     });
@@ -73,7 +73,7 @@ pub(super) fn normalize_relu_max_pool_backward(
     })
 }
 
-/// What the backward reads.
+/// Input of the backward pass.
 struct Backward<'a> {
     planes: &'a Planes,
     split: &'a Split,
@@ -82,7 +82,7 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Writes the gradient before a channel's ReLU; the gradients of bias and weight.
+    /// Writes the gradient before a channel's ReLU; returns the gradients of bias and weight.
     ///
     /// # Safety
     /// `out` is as long as `x`, and no other thread touches this channel's planes.
@@ -107,7 +107,7 @@ impl Backward<'_> {
         (sum as f32, (dot * f64::from(affine.inv_std)) as f32)
     }
 
-    /// The gradient of a channel's input from that before its ReLU, in place.
+    /// Replaces the gradient before a channel's ReLU by that of its input.
     ///
     /// # Safety
     /// As for [`Self::before_relu`], which has written the channel's planes.
@@ -132,7 +132,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// Batch norm's gradient of the input from that of its result, in place.
+    /// Replaces the gradient of batch norm's output by that of its input.
     fn finish(x: &[f32], coefficients: [f32; 4], g: &mut [f32]) {
         let [scale, offset, slope, mean] = coefficients;
         for (g, x) in g.iter_mut().zip(x) {

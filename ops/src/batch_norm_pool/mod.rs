@@ -1,7 +1,7 @@
-//! Batch norm, ReLU and max-pooling in one op: what follows ResNet's first convolution, where activations are largest.
+//! Batch norm, ReLU and max-pooling in one op, for the layers after ResNet's first convolution, where activations are largest.
 //!
-//! The normalised activations are made again in the backward, plane by plane in the caches, so that neither they nor their gradient, the two largest
-//! tensors of a training step, are ever held.
+//! The backward pass recomputes the normalised activations plane by plane in the caches, so that neither they nor their gradient, the two
+//! largest tensors of a training step, are ever held in memory.
 
 mod cpu;
 mod cuda;
@@ -12,7 +12,7 @@ use crate::batch_norm::{BatchNormGradients, BatchStatistics, Tail, check_channel
 use crate::dispatch::{Path, path};
 use crate::max_pool::max_pool2d_3x3_s2_p1;
 
-/// [`normalize`] with [`Tail::Relu`], then [`max_pool2d_3x3_s2_p1`]. No graph is kept: see [`normalize_relu_max_pool_backward`].
+/// [`normalize`] with [`Tail::Relu`], then [`max_pool2d_3x3_s2_p1`]. Keeps no graph: see [`normalize_relu_max_pool_backward`].
 ///
 /// # Shapes
 /// `x` `[b, c, h, w]`, `weight` and `bias` `[c]` → `[b, c, ceil(h/2), ceil(w/2)]`.
@@ -29,10 +29,10 @@ pub fn normalize_relu_max_pool(x: &Tensor, statistics: &BatchStatistics, weight:
     }
 }
 
-/// The gradients of `x`, `weight` and `bias` from that of [`normalize_relu_max_pool`]'s result, through the statistics too.
+/// The gradients of `x`, `weight` and `bias`, given that of [`normalize_relu_max_pool`]'s result; includes those through the statistics.
 ///
 /// # Shapes
-/// As [`normalize_relu_max_pool`]'s; `grad` as its result.
+/// As for [`normalize_relu_max_pool`]; `grad` as its result.
 ///
 /// # Errors
 /// As [`normalize_relu_max_pool`].

@@ -1,13 +1,13 @@
-//! Two-dimensional convolution without bias, forward and both ways back: on a GPU by cuDNN.
+//! Two-dimensional convolution without bias, forward and backward; on a GPU by cuDNN.
 //!
-//! Three ways to compute it on the CPU, of which the first that applies is taken:
+//! On the CPU, the first of three ways that applies is used:
 //!
-//! - `winograd`: 3×3 with stride 1 and padding 1 where both channel counts are multiples of 16, with AVX2;
+//! - `winograd`: 3×3 with stride 1 and padding 1 if both channel counts are multiples of 16, with AVX2;
 //! - `implicit`: any other kernel and stride, with AVX2;
 //! - `im2col`: everything on other processors, through the `gemm` crate.
 //!
-//! Milliseconds at batch 24 on two Zen 3 cores with AVX2, compared with PyTorch 2.15 (oneDNN) with two
-//! threads; processor time over the number of threads, since the machine did other work, both with an allocator that keeps freed memory
+//! Milliseconds at batch 24 on two Zen 3 cores with AVX2, compared with PyTorch 2.15 (oneDNN) with two threads. Times are processor time
+//! divided by the number of threads, since the machine did other work; both used an allocator that keeps freed memory
 //! (`examples/bench_conv.rs`):
 //!
 //! | convolution, input | way | forward | PyTorch | to input | PyTorch | to weight | PyTorch |
@@ -21,7 +21,7 @@
 //! | 256→256 3×3, 14² | winograd | 12.5 | 41.9 | 14.0 | 41.9 | 15.4 | 51.8 |
 //! | 128→256 1×1/2, 28² | implicit | 2.9 | 14.0 | 4.3 | 18.0 | 3.1 | 14.8 |
 //!
-//! Every sum has an order of its own that no thread changes, so that a run repeats bit for bit.
+//! The order of every sum is fixed and does not depend on the threads, so results are reproducible bit for bit.
 
 mod cpu;
 mod cuda;
@@ -49,7 +49,7 @@ pub struct Conv2d {
     pub stride: usize,
     /// Rows and columns of zeros at each side.
     pub padding: usize,
-    /// How a GPU takes float32 factors.
+    /// How a GPU rounds float32 factors.
     pub math: F32Math,
 }
 
@@ -80,7 +80,7 @@ impl Conv2d {
         }
     }
 
-    /// The gradient of the input, `[b, ci, h, w]`, from that of the result, `[b, co, oh, ow]`.
+    /// The gradient of the input, `[b, ci, h, w]`, given that of the output, `[b, co, oh, ow]`.
     ///
     /// # Errors
     /// Shapes that do not go together.
@@ -99,7 +99,7 @@ impl Conv2d {
         }
     }
 
-    /// The gradient of the weight, `[co, ci, kernel, kernel]`, from that of the result, `[b, co, oh, ow]`.
+    /// The gradient of the weight, `[co, ci, kernel, kernel]`, given that of the output, `[b, co, oh, ow]`.
     ///
     /// # Errors
     /// Shapes that do not go together.
@@ -118,7 +118,7 @@ impl Conv2d {
         }
     }
 
-    /// [`Self::forward`] by candle's own op, for any device and data type; the reference of the tests.
+    /// [`Self::forward`] by candle's op, for any device and data type; the tests' reference.
     ///
     /// # Errors
     /// Shapes that do not go together.
@@ -131,7 +131,7 @@ impl Conv2d {
     }
 }
 
-/// The gradient of `x` from that of `f(x)`, by candle's own backward.
+/// The gradient of `x`, given that of `f(x)`, by candle's backward.
 fn gradient_of(x: &Tensor, grad: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let x = Var::from_tensor(x)?;
     let mut grads = (f(&x)? * grad.detach())?.sum_all()?.backward()?;

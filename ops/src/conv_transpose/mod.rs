@@ -1,7 +1,7 @@
 //! Transposed convolution 2×2 with stride 2 (`torch.nn.ConvTranspose2d(ci, co, 2, 2)`, the mask decoder's upscaling), as one matrix product and a reshuffle.
 //!
-//! The windows of stride 2 do not overlap, so each input pixel makes its own 2×2 patch: `[co·4, ci] × [ci, h·w]` holds all of them, and only their
-//! order differs from the result's.
+//! Windows with stride 2 do not overlap, so each input pixel gives its own 2×2 patch: `[co·4, ci] × [ci, h·w]` holds all patches, and only
+//! their order differs from the result's.
 
 mod cpu;
 mod cuda;
@@ -11,7 +11,8 @@ use candle_core::{Result, Tensor, bail};
 use crate::device::F32Math;
 use crate::dispatch::{Path, path};
 
-/// Transposed convolution with a 2×2 kernel and stride 2. Differentiable by all three arguments; `math` says how a GPU takes float32 factors.
+/// Transposed convolution with a 2×2 kernel and stride 2. Differentiable with respect to all three tensors; `math` says how a GPU rounds float32
+/// factors.
 ///
 /// # Shapes
 /// `x` `[b, ci, h, w]`, `weight` `[ci, co, 2, 2]` (PyTorch's layout), `bias` `[co]` → `[b, co, 2h, 2w]`.
@@ -35,7 +36,7 @@ pub fn conv_transpose2d_2x2(x: &Tensor, weight: &Tensor, bias: &Tensor, math: F3
     }
 }
 
-/// [`conv_transpose2d_2x2`] as a composition of candle's ops, for any device and data type; the reference of the tests.
+/// [`conv_transpose2d_2x2`] composed of candle's operations, for any device and data type; the tests' reference.
 ///
 /// # Errors
 /// Other shapes.

@@ -1,4 +1,4 @@
-//! What the CPU paths share: flat views of tensors, fresh buffers that are not cleared first, and pooled scratch.
+//! Common helpers of the CPU paths: flat views of tensors, fresh buffers without clearing, and pooled scratch memory.
 
 pub(crate) mod simd;
 
@@ -12,7 +12,7 @@ pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout, op: &
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// Calls `f` with the elements of a float32 CPU tensor, which is copied first where it is not contiguous.
+/// Calls `f` with the elements of a float32 CPU tensor, which is copied first if it is not contiguous.
 pub(crate) fn with_f32<R>(tensor: &Tensor, op: &str, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -28,7 +28,7 @@ pub(crate) fn tensor_from(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Ten
     Tensor::from_vec(data, shape, &candle_core::Device::Cpu)
 }
 
-/// A pointer that may be handed to several threads which write disjoint elements.
+/// A pointer for several threads that write disjoint elements.
 #[derive(Clone, Copy)]
 pub(crate) struct SendPtr(*mut f32);
 
@@ -43,7 +43,7 @@ impl SendPtr {
         Self(ptr)
     }
 
-    /// The pointer `offset` elements on.
+    /// The pointer, advanced by `offset` elements.
     ///
     /// # Safety
     /// `offset` lies within the buffer.
@@ -52,17 +52,17 @@ impl SendPtr {
         unsafe { self.0.add(offset) }
     }
 
-    /// The elements `offset..offset + len`, to write.
+    /// The elements `offset..offset + len`, for writing.
     ///
     /// # Safety
-    /// The range lies within the buffer, is initialised where it is read, and no other thread touches it meanwhile.
+    /// The range lies within the buffer, is initialised before it is read, and no other thread touches it meanwhile.
     pub(crate) unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), len) }
     }
 }
 
-/// A vector of `len` elements that `fill` writes, every one of them, through the pointer it gets.
+/// A vector of `len` elements, all of which `fill` writes through its pointer.
 ///
 /// # Safety
 /// `fill` writes every element.
@@ -78,9 +78,10 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with a buffer of `len` floats of this thread, of any content. Buffers are kept for the next call, so that their pages are touched once.
+/// Calls `f` with a buffer of `len` floats with unspecified content. Each thread keeps its buffers for later calls, so that their pages are
+/// touched only once.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    // The buffer is taken out while it is in use: a task that rayon runs on this thread meanwhile gets another.
+    // The buffer is taken out while in use, so that a task that rayon runs on this thread meanwhile gets another one.
     let mut buffer = SCRATCH.with(|pool| pool.borrow_mut().pop()).unwrap_or_default();
     // 16 floats of slack: the slice starts on a 64-byte boundary.
     if buffer.len() < len + 16 {
@@ -92,7 +93,7 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     result
 }
 
-/// The sum of the parts of `len` elements each that `parts` holds one after another, in their order.
+/// The sum of the parts in `parts`, in order; each has `len` elements.
 pub(crate) fn sum_parts(parts: &[f32], len: usize) -> Vec<f32> {
     let mut sum = vec![0.0f32; len];
     for part in parts.chunks_exact(len) {

@@ -1,7 +1,7 @@
-//! The GPU: what launches the operations' kernels, and its memory, streams and graphs.
+//! The GPU: launching kernels, memory, streams and graphs.
 //!
-//! The same kernels run on the host under the feature `emulate-kernels` (see `emulation.h`), with the same code around them: what allocates,
-//! shapes, launches and differentiates. Nothing here waits for the device.
+//! The feature `emulate-kernels` runs the same kernels on the host (see `emulation.h`), with the same code for allocation, shapes, launches
+//! and gradients. Nothing here waits for the device.
 //!
 //! Numbers are float32, bfloat16 or float16; statistics, sums, softmax and parameters are float32 throughout.
 #![cfg_attr(
@@ -34,14 +34,14 @@ pub use product::F32Math;
 pub(crate) use product::{matmul, product};
 pub use staging::Staging;
 
-/// Blocks that share the sum over one channel; fixed, so that the order of the sum is.
+/// Blocks that share the sum over one channel; fixed, so that the order of the sum is fixed too.
 pub(crate) const SPLITS: usize = 32;
 
-/// Where kernels run: a GPU, or the host that stands in for one.
+/// Where kernels run: a GPU, or the host that emulates one.
 #[derive(Debug, Clone)]
 pub(crate) struct Gpu(Device);
 
-/// True where kernels run on these tensors: they live on a GPU, or on the CPU while that emulates one.
+/// Whether kernels run on these tensors: they are on a GPU, or on the CPU while it emulates one.
 pub(crate) fn runs_on(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| has_kernels(t.device()))
         && tensors.iter().all(|t| matches!(t.dtype(), DType::F32 | DType::BF16 | DType::F16))
@@ -49,7 +49,7 @@ pub(crate) fn runs_on(tensors: &[&Tensor]) -> bool {
         && tensors.iter().all(|t| t.elem_count() < 1 << 31)
 }
 
-/// Whether the CPU stands in for a GPU.
+/// Whether the CPU emulates a GPU.
 fn emulating() -> bool {
     #[cfg(feature = "emulate-kernels")]
     return emulated::is_on();
@@ -57,7 +57,7 @@ fn emulating() -> bool {
     return false;
 }
 
-/// The kernels' name of a number format.
+/// A number format's suffix in kernel names.
 pub(crate) fn suffix(dtype: DType) -> Result<&'static str> {
     Ok(match dtype {
         DType::F32 => "f32",
@@ -68,21 +68,21 @@ pub(crate) fn suffix(dtype: DType) -> Result<&'static str> {
 }
 
 impl Gpu {
-    /// The one that holds `tensor`.
+    /// The device of `tensor`.
     pub(crate) fn of(tensor: &Tensor) -> Self {
         Self(tensor.device().clone())
     }
 
-    /// Memory of unspecified content; NaN where the host stands in, so that what a kernel leaves out is seen.
+    /// Memory of unspecified content; NaN on an emulating host, so that elements that a kernel does not write are noticed.
     pub(crate) fn output(&self, dtype: DType, shape: impl Into<Shape>) -> Result<Output> {
         Output::unwritten(&self.0, dtype, shape.into())
     }
 
-    /// Starts a kernel of a module, which is named as the operation's folder.
+    /// Starts a kernel of a module, which has the name of the operation's folder.
     ///
     /// # Safety
-    /// `args` are the parameters that the kernel's source declares, in their order and of their types. With the sizes among them and with this grid the
-    /// kernel stays within the memory that the pointers were taken from, and that memory lives until the launch is queued.
+    /// `args` are the parameters that the kernel's source declares, in order and of the right types. With these sizes and this grid the kernel
+    /// stays within the memory behind the pointers, and that memory lives until the launch is queued.
     pub(crate) unsafe fn launch(&self, module: &'static str, kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
         if grid.blocks.contains(&0) {
             return Ok(());
@@ -102,7 +102,7 @@ impl Gpu {
     }
 }
 
-/// The values as float32, which is how kernels take parameters; without a graph, contiguous.
+/// The values in the form in which kernels take parameters: float32, contiguous, without a graph.
 pub(crate) fn parameters(tensor: &Tensor) -> Result<Tensor> {
     tensor.detach().to_dtype(DType::F32)?.contiguous()
 }

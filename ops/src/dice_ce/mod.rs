@@ -1,4 +1,4 @@
-//! Cross-entropy and Dice of the softmax, weighed against each other: the loss of the paper's equation (4) with its gradient.
+//! Weighted sum of cross-entropy and Dice of the softmax: the loss of the paper's equation (4), with its gradient.
 
 mod cpu;
 mod cuda;
@@ -18,20 +18,20 @@ pub struct LossParts {
     pub dice: Tensor,
 }
 
-/// Cross-entropy and Dice loss of logits against labels (the published `DiceLoss`): with p the softmax of the logits and t one-hot labels,
+/// Cross-entropy and Dice loss of logits and labels (the published `DiceLoss`): with p the softmax of the logits and t one-hot labels,
 ///
-/// - CE = -mean over all pixels of log p of the pixel's own class,
+/// - CE = -mean over all pixels of log p of the pixel's class,
 /// - Dice = mean over the classes of 1 - (2·Σ p·t + smooth) / (Σ p² + Σ t² + smooth), sums over the whole batch, background included,
 /// - total = (1 - λ)·CE + λ·Dice.
 ///
-/// On the CPU value and gradient come of one pass over the logits, on a GPU of kernels that the host does not wait for; there a label that is
-/// no class makes the losses NaN.
+/// The CPU computes value and gradient in one pass over the logits. On a GPU the host does not wait, and a label outside the classes makes
+/// the losses NaN.
 ///
 /// # Shapes
 /// logits `[b, C, h, w]`, labels `[b, h, w]` (u8 or u32, below C) → three scalars, float32
 ///
 /// # Errors
-/// Shapes that do not fit, labels of another type, and on the CPU a label that is no class.
+/// Shapes that do not match, labels of another type, and on the CPU a label outside the classes.
 pub fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64) -> Result<LossParts> {
     let (b, classes, h, w) = logits.dims4()?;
     if labels.dims() != [b, h, w] {
@@ -44,7 +44,7 @@ pub fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64) -> Re
     }
 }
 
-/// [`dice_ce`] as a composition of candle's ops: the reference of the tests, and the path of more classes than the GPU's kernel takes.
+/// [`dice_ce`] composed of candle's operations: the tests' reference, and used for more classes than the GPU's kernel supports.
 fn dice_ce_composed(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64) -> Result<LossParts> {
     let classes = logits.dim(1)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?)?; // [b, C, h, w]

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn not_a_number_stays_one() -> Result<()> {
+    fn nan_stays_nan() -> Result<()> {
         let x = Tensor::new(&[f32::NAN, -1.0, 2.0], &Device::Cpu)?;
         on_device(|device| {
             let x = x.to_device(device)?;

@@ -1,4 +1,4 @@
-//! Elementwise sums: the end of a residual block with its way back, and the gate of equation (1).
+//! Elementwise sums: the end of a residual block with its backward pass, and the gate of equation (3).
 
 mod cpu;
 mod cuda;
@@ -7,10 +7,10 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::dispatch::{Path, path};
 
-/// `max(a + b, 0)`, the end of a residual block (He et al. 2016). NaN stays NaN, as in PyTorch. Differentiable by both.
+/// `max(a + b, 0)`, the end of a residual block (He et al. 2016). NaN stays NaN, as in PyTorch. Differentiable with respect to both.
 ///
 /// # Shapes
-/// `a` and `b` of one shape, which is the result's.
+/// `a`, `b` and the result have the same shape.
 ///
 /// # Errors
 /// Other shapes.
@@ -25,10 +25,10 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `cnn + gate·(sam - cnn)`, the sum of the paper's equation (1), differentiable by all three.
+/// `cnn + gate·(sam - cnn)`, the sum of the paper's equation (3), differentiable with respect to all three.
 ///
 /// # Shapes
-/// `sam` and `cnn` of one shape, which is the result's; `gate` of one element, float32.
+/// `sam`, `cnn` and the result have the same shape; `gate` has one element, float32.
 ///
 /// # Errors
 /// Other shapes.
@@ -47,10 +47,10 @@ pub fn mix(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The gradient before a ReLU whose result is `res`: `grad` where `res > 0`, else 0 (and `grad` where `res` is NaN, as in PyTorch).
+/// The gradient before a ReLU with the result `res`: `grad` where `res > 0` or `res` is NaN (as in PyTorch), otherwise 0.
 ///
 /// # Shapes
-/// Both of one shape, which is the result's.
+/// Both and the result have the same shape.
 ///
 /// # Errors
 /// Those of the tensor library.
@@ -63,10 +63,10 @@ pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`relu_backward`] of the sum of two gradients, in one pass.
+/// [`relu_backward`] for the sum of two gradients, in one pass.
 ///
 /// # Shapes
-/// All of one shape, which is the result's.
+/// All and the result have the same shape.
 ///
 /// # Errors
 /// Those of the tensor library.

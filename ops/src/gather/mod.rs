@@ -1,4 +1,4 @@
-//! Batches out of stored numbers that lie in a device's memory, brought to the number format that the network computes in.
+//! Gathers batches from stored numbers in a device's memory, and converts them to the network's number format.
 
 mod cpu;
 mod cuda;
@@ -7,34 +7,34 @@ use candle_core::{DType, Result, Shape, Tensor, bail};
 
 use crate::device::has_kernels;
 
-/// Items in a store's number format, one after the other in a device's memory.
+/// Items in a store's number format, contiguous in a device's memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Stored<'a> {
     /// The items, `[items·item_bytes]` of u8.
     pub bytes: &'a Tensor,
-    /// What they hold: float32, bfloat16 or float16; ignored if there is a quantization.
+    /// Their number format: float32, bfloat16 or float16; ignored if there is a quantization.
     pub dtype: DType,
-    /// Values of an item.
+    /// Values per item.
     pub item_len: usize,
-    /// Of 8-bit codes the scale and the offset of each channel, `[items, channels, 2]`, float32.
+    /// For 8-bit codes: scale and offset of each channel, `[items, channels, 2]`, float32.
     pub quantization: Option<&'a Tensor>,
 }
 
 impl Stored<'_> {
-    /// Bytes of an item; they are padded to pairs.
+    /// Bytes per item, padded to an even number.
     fn item_bytes(&self) -> usize {
         let value = if self.quantization.is_some() { 1 } else { self.dtype.size_in_bytes() };
         (self.item_len * value).next_multiple_of(2)
     }
 }
 
-/// The items that `picks` names, as `dtype`.
+/// The items with the indices `picks`, as `dtype`.
 ///
 /// # Shapes
 /// picks `[n]`, u32, each below the number of items → `[n, item_len]`
 ///
 /// # Errors
-/// Tensors of another kind, or that are not on one device.
+/// Tensors of another type, or on different devices.
 pub fn gather(stored: &Stored<'_>, picks: &Tensor, dtype: DType) -> Result<Tensor> {
     check(stored.bytes, picks)?;
     if let Some(quantization) = stored.quantization {
@@ -46,7 +46,7 @@ pub fn gather(stored: &Stored<'_>, picks: &Tensor, dtype: DType) -> Result<Tenso
     if has_kernels(picks.device()) { cuda::gather(stored, picks, dtype) } else { cpu::gather(stored, picks)?.to_dtype(dtype) }
 }
 
-/// As [`gather`], of items of bytes that stay bytes.
+/// As [`gather`], for items of bytes, which stay bytes.
 ///
 /// # Errors
 /// As [`gather`].
@@ -59,10 +59,10 @@ pub fn gather_bytes(stored: &Tensor, item_len: usize, picks: &Tensor) -> Result<
     }
 }
 
-/// The bytes of float32 numbers as such.
+/// Reinterprets bytes as float32 numbers.
 ///
 /// # Errors
-/// Another number of bytes than the shape has.
+/// A number of bytes that does not match the shape.
 pub fn as_f32(bytes: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     if bytes.dtype() != DType::U8 || bytes.elem_count() != 4 * shape.elem_count() {

@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn equals_candle_and_its_gradient() -> Result<()> {
         let x = (uniform(&[3, 1000], 5)? * 6.0)?;
-        // candle's derivative of gelu_erf is its own; the definition through erf is differentiated here
+        // Differentiates the definition through erf, independently of candle's derivative of gelu_erf.
         let composed = |x: &Tensor| (x * 0.5)? * ((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)?;
         assert_gradients_match(std::slice::from_ref(&x), |t| gelu(&t[0]), |t| composed(&t[0]))?;
         assert_gradients_match(&[x.t()?], |t| gelu(&t[0].t()?), |t| composed(&t[0].t()?))

@@ -1,4 +1,4 @@
-//! Image resampling as SciPy and PyTorch do it.
+//! Image resampling as in SciPy and PyTorch.
 
 pub mod bicubic;
 pub mod ndimage;

@@ -24,8 +24,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     }
 }
 
-/// Layer norm over the channels of an image, at each pixel by itself (SAM's `LayerNorm2d`, `modeling/common.py`),
-/// differentiable.
+/// Layer norm over the channels of each pixel of an image (SAM's `LayerNorm2d`, `modeling/common.py`), differentiable.
 ///
 /// # Shapes
 /// x `[b, c, h, w]`, weight `[c]`, bias `[c]` → `[b, c, h, w]`.
@@ -41,7 +40,7 @@ pub fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Re
     }
 }
 
-/// [`layer_norm`] made of candle's own operations: the reference of the tests.
+/// [`layer_norm`] composed of candle's operations: the tests' reference.
 ///
 /// # Errors
 /// As [`layer_norm`].
@@ -51,7 +50,7 @@ pub fn layer_norm_composed(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64)
     centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
-/// [`layer_norm_2d`] made of candle's own operations: the reference of the tests.
+/// [`layer_norm_2d`] composed of candle's operations: the tests' reference.
 ///
 /// # Errors
 /// As [`layer_norm_2d`].

@@ -8,12 +8,12 @@ use candle_core::{Result, Tensor, bail};
 use crate::device::F32Math;
 use crate::dispatch::{Path, path};
 
-/// Applies a linear layer; `math` says how a GPU takes float32 factors.
+/// Applies a linear layer; `math` says how a GPU rounds float32 factors.
 ///
 /// # Shapes
-/// x `[.., in]`, weight `[out, in]`, bias `[out]` → `[.., out]`. The bias may be another one for each row, `[n, out]` for x `[.., n, in]`.
+/// x `[.., in]`, weight `[out, in]`, bias `[out]` → `[.., out]`. There may be a bias per row, `[n, out]` for x `[.., n, in]`.
 ///
-/// Gradients are computed only for those of the three that are tracked, so that a frozen layer costs only the input's gradient.
+/// Gradients are computed only for tracked tensors, so that a frozen layer costs only the input's gradient.
 ///
 /// # Errors
 /// If shapes do not match.
@@ -36,7 +36,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, math: F32Math)
     }
 }
 
-/// [`linear`] made of candle's own operations: the path of other devices and number formats, and the reference of the tests.
+/// [`linear`] composed of candle's operations: for other devices and number formats, and as the tests' reference.
 ///
 /// # Errors
 /// As [`linear`].
@@ -72,13 +72,13 @@ mod tests {
             |t| linear(&t[0], &t[1], None, F32Math::Exact),
             |t| linear_composed(&t[0], &t[1], None),
         )?;
-        // a bias per row
+        // A bias per row.
         assert_gradients_match(
             &[x.clone(), weight.clone(), uniform(&[3, 7], 5)?],
             |t| linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact),
             |t| linear_composed(&t[0], &t[1], Some(&t[2])),
         )?;
-        // an input that is a view
+        // An input that is a view.
         let x = uniform(&[5, 4], 4)?;
         assert_gradients_match(
             &[x, weight],

@@ -1,4 +1,4 @@
-//! Float32 matrix products on views of row-major memory, by the `gemm` crate.
+//! Float32 matrix products of views of row-major memory, by the `gemm` crate.
 
 pub mod packed;
 #[cfg(target_arch = "x86_64")]
@@ -15,7 +15,7 @@ pub enum Accumulate {
     Yes,
 }
 
-/// A matrix to read: `rows × cols` with any strides.
+/// A matrix for reading: `rows × cols` with any strides.
 #[derive(Clone, Copy, Debug)]
 pub struct MatRef<'a> {
     data: &'a [f32],
@@ -40,13 +40,13 @@ impl<'a> MatRef<'a> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
-    /// The transpose, which moves nothing.
+    /// The transpose, without copying.
     pub fn t(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 }
 
-/// A row-major matrix to write.
+/// A row-major matrix for writing.
 #[derive(Debug)]
 pub struct MatMut<'a> {
     data: &'a mut [f32],

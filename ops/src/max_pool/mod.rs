@@ -1,4 +1,4 @@
-//! Max-pooling 3×3, stride 2, padding 1: the one after ResNet's first convolution (`torch.nn.MaxPool2d(3, 2, 1)`).
+//! Max-pooling 3×3 with stride 2 and padding 1, after ResNet's first convolution (`torch.nn.MaxPool2d(3, 2, 1)`).
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
@@ -7,8 +7,8 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::dispatch::{Path, path};
 
-/// Max-pooling with a 3×3 window, stride 2 and padding 1 of minus infinity. NaN wins, as in PyTorch; the gradient goes to the first maximum in the
-/// window's rows (to the last NaN where there is one).
+/// Max-pooling with a 3×3 window, stride 2 and padding 1 of minus infinity. NaN wins, as in PyTorch. The gradient goes to the first maximum
+/// of the window in row order (to the last NaN if there is one).
 ///
 /// # Shapes
 /// `x` `[b, c, h, w]` → `[b, c, ceil(h/2), ceil(w/2)]`.
@@ -27,7 +27,7 @@ pub fn max_pool2d_3x3_s2_p1(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`max_pool2d_3x3_s2_p1`] as a composition of candle's ops, for any device and data type; the reference of the tests.
+/// [`max_pool2d_3x3_s2_p1`] composed of candle's operations, for any device and data type; the tests' reference.
 ///
 /// # Errors
 /// Another rank.
@@ -55,7 +55,7 @@ pub fn max_pool2d_3x3_s2_p1_composed(x: &Tensor) -> Result<Tensor> {
             best = Some(match best {
                 None => value,
                 Some(best) => {
-                    // Kept where it is not less, or where it is NaN and the new value is not.
+                    // Keep the best where it is not less, or where it is NaN and the new value is not.
                     let keep = (best.ge(&value)? + (best.ne(&best)? * value.eq(&value)?)?)?;
                     keep.where_cond(&best, &value)?
                 }

@@ -20,10 +20,10 @@ pub struct Slot<'a> {
     pub second: Option<&'a Tensor>,
 }
 
-/// The numbers of one update, which every variable of a launch shares: PyTorch's Adam, AdamW and SGD.
+/// The numbers of one update, shared by all variables of a launch: PyTorch's Adam, AdamW and SGD.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UpdateRule {
-    /// SGD with momentum, else Adam.
+    /// SGD with momentum, otherwise Adam or AdamW.
     pub sgd: bool,
     /// Learning rate.
     pub lr: f32,
@@ -48,7 +48,7 @@ pub struct UpdateRule {
 }
 
 impl UpdateRule {
-    /// What changes from one update to the next, as [`update`] reads it from memory: learning rate, `keep`, `step_size`, `correction2_sqrt`.
+    /// The numbers that change between updates, as [`update`] reads them from memory: `lr`, `keep`, `step_size`, `correction2_sqrt`.
     pub fn moving(&self) -> [f32; 4] {
         [self.lr, self.keep, self.step_size, self.correction2_sqrt]
     }
@@ -60,11 +60,11 @@ impl UpdateRule {
 ///   value = keep·value - step_size·first / (√second / correction2_sqrt + eps),
 /// - SGD: first = momentum·first + g; value -= lr·first.
 ///
-/// If one of the float32 numbers of `guard` is not finite, nothing is updated: the losses of a step guard its update without
-/// the host having read them on a GPU. `moving` takes the place of the rule's own [`UpdateRule::moving`], read when the update is made.
+/// If a float32 number of `guard` is not finite, nothing is updated. So the losses of a step can guard its update without the host reading
+/// them from a GPU. `moving` replaces the rule's [`UpdateRule::moving`], and is read when the update runs.
 ///
 /// # Errors
-/// Tensors that are not float32, contiguous and on one device, or that do not go together.
+/// Tensors that are not float32, contiguous and on one device, or whose shapes do not match.
 pub fn update(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>, moving: Option<&Tensor>) -> Result<()> {
     if let Some(moving) = moving
         && (moving.dims() != [4] || moving.dtype() != DType::F32)
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// The update as a composition of tensor operations: (value, first, second).
+    /// The update composed of tensor operations: (value, first, second).
     fn composed(rule: &UpdateRule, slot: &Slot<'_>) -> Result<(Tensor, Tensor, Option<Tensor>)> {
         let of = f64::from;
         let gradient = (slot.gradient + (slot.value * of(rule.l2))?)?;

@@ -1,10 +1,10 @@
-//! Adds up what the blocks of a kernel left.
+//! Adds the partial sums of a kernel's blocks.
 
 use candle_core::{DType, Result, Shape, Tensor};
 
 use crate::device::{Arg, Gpu, Grid, Output};
 
-/// The sums of `partial`, `[sums, splits]` of float64, in the order of the splits; float32 of `shape`, which has as many elements as there are sums.
+/// The sums over `partial`, `[sums, splits]` in float64, in the order of the splits, as float32 in `shape`, which must have `sums` elements.
 pub(crate) fn sum_partials(gpu: &Gpu, partial: &Output, shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     let sums = shape.elem_count();

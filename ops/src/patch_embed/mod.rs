@@ -1,4 +1,5 @@
-//! The patch embedding of a vision transformer with its absolute positions (`image_encoder.py`, `PatchEmbed` and `pos_embed`): a linear map of each patch.
+//! The patch embedding of a vision transformer, with its absolute positions (`image_encoder.py`, `PatchEmbed` and `pos_embed`): a linear map
+//! of each patch.
 
 mod cpu;
 mod cuda;
@@ -10,7 +11,7 @@ use crate::numerics::Numerics;
 use crate::rel_pos_attention::TokenGrid;
 use crate::residual_stream::ResidualStream;
 
-/// A convolution whose stride is its kernel's side, and a table of positions.
+/// A convolution whose stride is its kernel's size, and a table of positions.
 #[derive(Debug)]
 pub struct PatchEmbed {
     /// Pixels along the side of a patch.
@@ -27,10 +28,10 @@ enum Path {
 }
 
 impl PatchEmbed {
-    /// Of a weight `[c, 3, p, p]`, a bias `[c]` and positions `[1, g, g, c]`.
+    /// From a weight `[c, 3, p, p]`, a bias `[c]` and positions `[1, g, g, c]`.
     ///
     /// # Errors
-    /// Other shapes; a device that does not compute with these numerics.
+    /// Other shapes; numerics that the device does not support.
     pub fn new(weight: &Tensor, bias: &Tensor, positions: &Tensor, numerics: Numerics) -> Result<Self> {
         let ((c, colours, patch, _), (_, grid, _, width)) = (weight.dims4()?, positions.dims4()?);
         if (colours, width) != (3, c) || bias.dims() != [c] || positions.dims() != [1, grid, grid, c] {
@@ -46,7 +47,7 @@ impl PatchEmbed {
         Ok(Self { patch, grid, path })
     }
 
-    /// Embeds images. One channel stands for three equal ones.
+    /// Embeds images. A single channel counts as three equal ones.
     ///
     /// # Shapes
     /// images `[b, 1 or 3, g·p, g·p]`, float32 → tokens `[b·g·g, c]`

@@ -1,9 +1,8 @@
 //! The encoder's attention: global or within windows, with decomposed relative positions (`image_encoder.py`, `Attention`,
 //! `window_partition`, `add_decomposed_rel_pos`). Forward only: the encoder is frozen.
 //!
-//! Queries, keys and values are gathered head by head, window by window, so nothing is permuted in memory; a padding token of a window
-//! is zero after the norm, so that its key and value are the biases: it takes part as a key, and costs no matrix product before.
-//! Scores live one tile at a time.
+//! Queries, keys and values are gathered per head and window, so nothing is permuted in memory. A window's padding tokens are zero after the
+//! norm, so their keys and values are the biases: they take part as keys without a matrix product. Only one tile's scores exist at a time.
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
@@ -14,7 +13,7 @@ use crate::cpu::{filled_vec, tensor_from, with_f32};
 use crate::device::has_kernels;
 use crate::numerics::Numerics;
 
-/// One attention layer between its two linear layers: `softmax(q·kᵀ/√d + q·R_h + q·R_w)·v` of each head, within windows of `side × side` tokens.
+/// An attention layer without its two linear layers: `softmax(q·kᵀ/√d + q·R_h + q·R_w)·v` per head, within windows of `side × side` tokens.
 #[derive(Debug)]
 pub struct RelPosAttention {
     side: usize,
@@ -31,28 +30,28 @@ enum Tables {
     Cuda(Tensor),
 }
 
-/// Images of `grid × grid` tokens, one after the other.
+/// Consecutive images of `grid × grid` tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenGrid {
-    /// Images.
+    /// Number of images.
     pub batch: usize,
     /// Tokens along the side of an image.
     pub grid: usize,
 }
 
 impl TokenGrid {
-    /// Tokens of all images.
+    /// Number of tokens of all images.
     pub fn tokens(self) -> usize {
         self.batch * self.grid * self.grid
     }
 }
 
 impl RelPosAttention {
-    /// Of `heads` heads over windows of `side × side` tokens; over whole images if `side` is that of their grid. `rel_pos_h` and `rel_pos_w` are
+    /// With `heads` heads, over windows of `side × side` tokens; over whole images if `side` is the grid's. `rel_pos_h` and `rel_pos_w` are
     /// `[2·side - 1, d]`.
     ///
     /// # Errors
-    /// Tables of another shape; numerics or a width of heads that the device has no kernel for.
+    /// Tables of another shape; numerics or a head width for which the device has no kernel.
     pub fn new(rel_pos_h: &Tensor, rel_pos_w: &Tensor, side: usize, heads: usize, numerics: Numerics) -> Result<Self> {
         let (rows, d) = rel_pos_h.dims2()?;
         if rows != 2 * side - 1 || rel_pos_w.dims() != [rows, d] {
@@ -78,10 +77,10 @@ impl RelPosAttention {
     /// Attends.
     ///
     /// # Shapes
-    /// qkv, the products of the qkv layer without its bias, `[b·grid·grid, 3·heads·d]`, bias `[3·heads·d]` → `[b·grid·grid, heads·d]`
+    /// qkv (output of the qkv layer without bias) `[b·grid·grid, 3·heads·d]`, bias `[3·heads·d]` → `[b·grid·grid, heads·d]`
     ///
     /// # Errors
-    /// Other shapes, or tensors elsewhere than the tables.
+    /// Other shapes, or tensors on another device than the tables.
     pub fn forward(&self, qkv: &Tensor, bias: &Tensor, grid: TokenGrid) -> Result<Tensor> {
         let width = self.heads * self.d;
         if qkv.dims() != [grid.tokens(), 3 * width] || bias.dims() != [3 * width] {

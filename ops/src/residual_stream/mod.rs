@@ -1,7 +1,7 @@
-//! A vision transformer's residual stream: the tokens `x` that every block adds to, and what is computed of them between two attentions.
+//! A vision transformer's residual stream: the tokens `x` to which every block adds, and the computations between two attentions.
 //!
-//! Between two attentions each token is looked at by itself. On the CPU a thread takes a tile of some 70 tokens through all of it while they are in its
-//! caches; on a GPU all tokens are one tile. Forward only: the encoder is frozen.
+//! Between two attentions each token is processed independently. On the CPU a thread takes a tile of about 70 tokens through all steps while
+//! they are in its caches; on a GPU all tokens are one tile. Forward only: the encoder is frozen.
 
 mod cpu;
 mod cuda;
@@ -32,23 +32,23 @@ enum TilePath<'a> {
 }
 
 impl ResidualStream {
-    /// On the CPU, of tokens `[b·grid·grid, c]`.
+    /// On the CPU, from tokens `[b·grid·grid, c]`.
     pub(crate) fn on_cpu(x: Vec<f32>, grid: TokenGrid) -> Self {
         let path = Path::Cpu(cpu::Stream::new(x, grid.tokens()));
         Self { grid, path }
     }
 
-    /// On a GPU, of tokens `[b·grid·grid, c]`, float32, whose memory is the stream's own.
+    /// On a GPU, from tokens `[b·grid·grid, c]`, float32, whose memory belongs to the stream.
     pub(crate) fn on_gpu(x: Tensor, grid: TokenGrid, numerics: Numerics) -> Self {
         Self { grid, path: Path::Cuda(cuda::Stream::new(x, numerics.dtype())) }
     }
 
-    /// Images, and tokens along their side.
+    /// Number of images, and tokens along their side.
     pub fn grid(&self) -> TokenGrid {
         self.grid
     }
 
-    /// Does `steps` with every tile of the tokens. A layer's bias that the last step left waiting is added.
+    /// Calls `steps` with every tile of the tokens, and adds any bias that the last step deferred.
     ///
     /// # Errors
     /// Those of `steps`.
@@ -70,7 +70,7 @@ impl ResidualStream {
         }
     }
 
-    /// Attends with the queries, keys and values that [`Tile::qkv`] made by the layer `qkv`; the next step is [`Tile::add_linear`] of the result.
+    /// Attends with the queries, keys and values that [`Tile::qkv`] computed with the layer `qkv`; the next step is [`Tile::add_linear`].
     ///
     /// # Errors
     /// Layers of other sizes.
@@ -94,7 +94,7 @@ impl ResidualStream {
 }
 
 impl Tile<'_> {
-    /// `x + layer(attended)`, where `attended` is what [`ResidualStream::attend`] gave.
+    /// `x + layer(attended)`, where `attended` is the result of [`ResidualStream::attend`].
     ///
     /// # Errors
     /// A layer of other sizes.
@@ -105,7 +105,7 @@ impl Tile<'_> {
         }
     }
 
-    /// The layer norm of `x`, for the step after it.
+    /// The layer norm of `x`, for the next step.
     ///
     /// # Errors
     /// A layer of other sizes.
@@ -116,7 +116,7 @@ impl Tile<'_> {
         }
     }
 
-    /// `x + lin2(gelu(lin1(normed)))`, where `normed` is what [`Self::norm`] gave.
+    /// `x + lin2(gelu(lin1(normed)))`, where `normed` is the result of [`Self::norm`].
     ///
     /// # Errors
     /// Layers of other sizes.
@@ -127,7 +127,7 @@ impl Tile<'_> {
         }
     }
 
-    /// Queries, keys and values of what [`Self::norm`] gave, for [`ResidualStream::attend`].
+    /// Queries, keys and values from the result of [`Self::norm`], for [`ResidualStream::attend`].
     ///
     /// # Errors
     /// A layer of other sizes.

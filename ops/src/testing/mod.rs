@@ -1,4 +1,4 @@
-//! What the operations' unit tests share: seeded inputs, and the comparison of an operation with its composed reference.
+//! Helpers for the operations' unit tests: seeded inputs, and the comparison of an operation with its composed reference.
 
 #[cfg(any(feature = "emulate-kernels", feature = "cuda"))]
 pub(crate) mod kernels;
@@ -30,9 +30,8 @@ pub(crate) fn relative_difference(got: &Tensor, want: &Tensor) -> Result<f32> {
     Ok(difference / want.iter().fold(1e-30, |m: f32, v| m.max(v.abs())))
 }
 
-/// Asserts that two functions of the same inputs agree, in value and in the gradient with respect to every input, where the
-/// output's gradient is a different number for each element; and that some elements of the gradients equal central differences of the
-/// reference in float64.
+/// Asserts that two functions agree in value and in the gradient of every input, with a different output gradient per element, and that some
+/// elements of the gradients equal central differences of the reference in float64.
 pub(crate) fn assert_gradients_match(
     inputs: &[Tensor],
     operation: impl Fn(&[Tensor]) -> Result<Tensor>,

@@ -1,4 +1,4 @@
-//! A convolution over images of tokens, whose channels come last, with the layer norm over the channels after it (`image_encoder.py`, `neck`).
+//! A convolution over images of tokens (channels last), followed by a layer norm over the channels (`image_encoder.py`, `neck`).
 //! Forward only: the encoder is frozen.
 
 mod cpu;
@@ -11,7 +11,7 @@ use crate::frozen::{FrozenNorm, FrozenWeight};
 use crate::numerics::Numerics;
 use crate::rel_pos_attention::TokenGrid;
 
-/// A convolution without bias, with stride 1 and as much padding as keeps the size, and a norm.
+/// A convolution without bias, with stride 1 and size-preserving padding, and a norm.
 #[derive(Debug)]
 pub struct TokenConv {
     path: Path,
@@ -29,10 +29,10 @@ enum Path {
 }
 
 impl TokenConv {
-    /// Of a weight `[co, ci, k, k]`, k odd, and a norm over `co` channels.
+    /// From a weight `[co, ci, k, k]`, k odd, and a norm over `co` channels.
     ///
     /// # Errors
-    /// Another shape; a device that does not compute with these numerics.
+    /// Another shape; numerics that the device does not support.
     pub fn new(weight: &Tensor, norm: FrozenNorm, numerics: Numerics) -> Result<Self> {
         let (co, ci, kernel, width) = weight.dims4()?;
         if kernel != width || kernel.is_multiple_of(2) {

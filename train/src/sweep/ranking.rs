@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn who_came_further_stands_before() {
+    fn trials_trained_further_rank_first() {
         let result = |finished, epochs, cost| Some(Reached { finished, epochs, costs: vec![cost] });
         let results = [
             result(false, 9, 0.1),

@@ -1,8 +1,8 @@
-//! CUDA graphs: the work that a GPU is given, recorded once and repeated with one launch.
+//! CUDA graphs: a GPU's work, recorded once and repeated with one launch.
 //!
-//! The work must be the same each time: the same kernels with the same arguments in the same memory. What changes from one launch to the next is read
-//! from memory that lives outside; memory that the work makes it must also free. Whoever captures a graph should compare what it does
-//! with what the work does before relying on it.
+//! The work must be the same each time: the same kernels with the same arguments in the same memory. Values that change between launches are
+//! read from memory outside the graph; memory that the work allocates it must also free. Before using a graph, compare its result with the
+//! work's.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -15,13 +15,13 @@ pub struct Graph(Recorded);
 enum Recorded {
     #[cfg(feature = "cuda")]
     Cuda(cuda::Recording),
-    /// Where the host stands in for a GPU the work is done again.
+    /// If the host emulates a GPU, the work is done again.
     #[cfg(feature = "emulate-kernels")]
     Emulated,
 }
 
-/// Does a piece of work that a graph will be made of: what it uploads (the shapes of strided tensors, among others) is kept, since nothing can be uploaded
-/// while a graph is recorded.
+/// Does work that a graph will record later, and keeps its uploads (such as shapes of strided tensors), since nothing can be uploaded while a
+/// graph is recorded.
 ///
 /// # Errors
 /// Those of the work.
@@ -36,10 +36,10 @@ pub fn prepare<T>(device: &Device, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Records what `work` would have the device do, which does none of it. Other threads must not use the device meanwhile.
+/// Records the device's part of `work` without executing it. Other threads must not use the device meanwhile.
 ///
 /// # Errors
-/// A device that is no GPU; work that failed, waited for the device, uploaded what [`prepare`] did not, or freed memory from before.
+/// A device that is not a GPU; work that failed, waited for the device, uploaded what [`prepare`] did not, or freed earlier memory.
 pub fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
     match device {
         #[cfg(feature = "cuda")]
@@ -54,8 +54,7 @@ pub fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Gra
 }
 
 impl Graph {
-    /// Queues what was recorded behind what was queued before. `work` is the work that was captured; only a host that stands in for a GPU
-    /// does it.
+    /// Queues the recorded work. `work` is the captured work; only a host that emulates a GPU calls it.
     ///
     /// # Errors
     /// The driver's.

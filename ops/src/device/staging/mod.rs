@@ -1,11 +1,11 @@
-//! Copies to a GPU that run while it works: through memory that the driver pins, on a stream of their own, into one of two buffers.
+//! Copies to a GPU that overlap with its work: from pinned memory, on a separate stream, into one of two buffers.
 
 #[cfg(feature = "cuda")]
 mod cuda;
 
 use candle_core::{Device, Result, Tensor};
 
-/// Two buffers in turn. What [`Self::upload`] gave is good until the second call after it.
+/// Two alternating buffers. The result of [`Self::upload`] is valid until the second call after it.
 pub struct Staging {
     device: Device,
     #[cfg(feature = "cuda")]
@@ -13,7 +13,7 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// For a device; on the CPU copies are plain ones.
+    /// For a device; on the CPU, copies are plain.
     ///
     /// # Errors
     /// The driver's.
@@ -25,8 +25,8 @@ impl Staging {
         })
     }
 
-    /// Starts copying; each part becomes a tensor of u8 that later work on the device finds whole. Does not wait for the device, unless
-    /// it is two copies behind.
+    /// Starts copying; each part becomes a u8 tensor, which is complete for later work on the device. Waits for the device only if it is two
+    /// copies behind.
     ///
     /// # Errors
     /// The driver's.
@@ -38,7 +38,7 @@ impl Staging {
         parts.iter().map(|part| Tensor::from_slice(part, part.len(), &self.device)).collect()
     }
 
-    /// To be called when all work that reads the last upload was queued: its buffer is filled again only after that work.
+    /// Call this when all work that reads the last upload is queued: its buffer is reused only after that work.
     ///
     /// # Errors
     /// The driver's.

@@ -1,8 +1,8 @@
-//! Matrix products with a factor that is packed once: the encoder's constant weights, and the keys and values of its attention.
+//! Matrix products with a packed factor: the encoder's constant weights, and the keys and values of its attention.
 //!
-//! On processors with AVX2 the factor lies in panels of sixteen columns, in the order in which the register block reads it: one panel with AVX2, two
-//! with AVX-512. Elsewhere it stays as it is, and the `gemm` crate packs it anew for every product. Each row of a
-//! result is summed in an order of its own, whatever rows it is computed with.
+//! On processors with AVX2 the factor is stored in panels of sixteen columns, in the order in which the register block reads it (one panel
+//! with AVX2, two with AVX-512). Elsewhere it is not packed, and the `gemm` crate packs it for every product. The order of the sums of a row
+//! does not depend on the rows that are computed with it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -20,7 +20,7 @@ use crate::matmul::{Accumulate, MatMut, MatRef, matmul, matmul_serial};
 pub(crate) const COLUMNS: usize = 16;
 /// Rows of the register block.
 pub(crate) const ROWS: usize = 6;
-/// Terms for each cache line that is fetched of the panel after.
+/// Terms per cache line prefetched from the next panel.
 #[cfg(target_arch = "x86_64")]
 const FETCH: usize = 4;
 /// Groups of [`ROWS`] rows in a tile: the packed rows of a tile and a panel fit a second-level cache of 512 KiB.
@@ -31,7 +31,7 @@ const TILE_GROUPS: usize = 12;
 #[repr(C, align(64))]
 struct Line([f32; COLUMNS]);
 
-/// True where factors are packed into panels.
+/// Whether factors are packed into panels.
 pub fn packs() -> bool {
     #[cfg(target_arch = "x86_64")]
     return crate::matmul::register_block::available();
@@ -39,8 +39,8 @@ pub fn packs() -> bool {
     false
 }
 
-/// The tiles of `rows` rows that products are computed in, one task each: as even as whole register blocks allow, as many for each
-/// thread. Where factors are not packed there is one tile, whose products use all threads themselves.
+/// The tiles of `rows` rows for products, one task each: as even as whole register blocks allow, the same number per thread. If factors are
+/// not packed there is one tile, whose products use all threads.
 pub fn tiles(rows: usize) -> Vec<Range<usize>> {
     if !packs() {
         return std::iter::once(0..rows).collect();
@@ -61,7 +61,7 @@ pub(crate) fn split_tiles<'a>(mut matrix: &'a mut [f32], tiles: &[Range<usize>],
     tiles.iter().map(part).collect()
 }
 
-/// What a product does with what lies in its destination.
+/// How a product writes to its destination.
 #[derive(Clone, Copy, Debug)]
 pub enum Output<'a> {
     /// `y = x·Wᵀ`
@@ -82,7 +82,7 @@ pub struct PackedWeight {
 
 #[derive(Debug)]
 enum Layout {
-    /// For each block of the inner dimension: `[out / 16][inner of the block][16]`.
+    /// Per block of the inner dimension: `[out / 16][inner of the block][16]`.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "panels are for x86-64"))]
     Panels(Vec<Line>),
     /// `[out, inner]`
@@ -103,17 +103,17 @@ impl PackedWeight {
         Self { out, inner, layout: Layout::Plain(weight) }
     }
 
-    /// Features that come out.
+    /// Number of output features.
     pub fn out(&self) -> usize {
         self.out
     }
 
-    /// Features that go in.
+    /// Number of input features.
     pub fn inner(&self) -> usize {
         self.inner
     }
 
-    /// The product of some rows with the weight, on the calling thread where the weight is packed.
+    /// The product of some rows with the weight; on the calling thread if the weight is packed.
     ///
     /// # Shapes
     /// x `[rows, inner]`, y `[rows, out]`, a bias `[out]`
@@ -148,7 +148,7 @@ impl PackedWeight {
     }
 }
 
-/// The right factor of small products on one thread, `[inner, cols]`, that is packed again and again into the same memory.
+/// The right factor of small products on one thread, `[inner, cols]`; its memory is reused for each packing.
 #[derive(Debug, Clone)]
 pub(crate) struct Factor {
     inner: usize,
@@ -165,12 +165,12 @@ impl Default for Factor {
 }
 
 impl Factor {
-    /// Floats from one row of a product to the next: `cols`, or whole panels.
+    /// Row stride of a product in floats: `cols`, or whole panels.
     pub(crate) fn stride(&self) -> usize {
         if self.packs { self.cols.next_multiple_of(COLUMNS) } else { self.cols }
     }
 
-    /// Rows that a product of `rows` rows has room for.
+    /// Rows of memory that a product of `rows` rows needs.
     pub(crate) fn room(&self, rows: usize) -> usize {
         if self.packs { rows.next_multiple_of(ROWS) } else { rows }
     }
@@ -226,8 +226,8 @@ impl Factor {
     /// `out = left·self`.
     ///
     /// # Shapes
-    /// left `[rows, inner]`, its rows `left_stride` apart; out `[rows, cols]`, its rows [`Self::stride`] apart. Both have room for
-    /// [`Self::room`] rows; what lies beyond the rows and columns is of any value.
+    /// left `[rows, inner]`, with row stride `left_stride`; out `[rows, cols]`, with row stride [`Self::stride`]. Both have room for
+    /// [`Self::room`] rows; the content beyond the rows and columns is unspecified.
     ///
     /// # Panics
     /// If a slice is too short.
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_column_does_not_depend_on_its_neighbours() {
-        // Alone, sixteen columns are computed by the narrow block wherever there is a wider one.
+        // A matrix of only sixteen columns uses the narrow block, even where there is a wider one.
         let (rows, inner, out) = (13, 1540, 72);
         let (x, w) = (values(rows * inner, 1), values(out * inner, 2));
         let mut all = vec![1.0; rows * out];
