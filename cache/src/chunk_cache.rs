@@ -1,4 +1,4 @@
-//! Copies of a bucket's chunks on a local disk: one file a chunk, the least recently used ones removed when there is no more room.
+//! Copies of a bucket's chunks on a local disk: one file per chunk. When there is no more room, the least recently used ones are removed.
 //!
 //! Several programs, and runs of different stores, share one folder. `ledger` holds how many bytes the files take at most; whoever
 //! writes locks it, and enters a file's bytes before the file is made. So the bound holds at every moment, and a program that is killed

@@ -1,10 +1,10 @@
 //! A finished store, opened for reading.
 
+use crate::arrays::{ArrayKind, ArraySpec};
 use crate::batch::{Batch, Item};
 use crate::error::{Error, Result};
-use crate::arrays::{ArrayKind, ArraySpec};
-use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
 use crate::layout::StoreLayout;
+use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
 use crate::remote::{CacheOptions, Remote, Unread};
 use crate::shard;
 use crate::slice_table::decode_slices;
@@ -131,11 +131,12 @@ impl Store {
     /// The rows of a case.
     ///
     /// # Errors
-    /// [`Error::Absent`] that names the case and lists those there are.
+    /// [`Error::Absent`] for a case that is not there.
     pub fn case_rows(&self, split: Split, case: &str) -> Result<Range<u32>> {
         self.split(split).cases.iter().find(|(name, _)| name == case).map(|(_, rows)| rows.clone()).ok_or_else(|| Error::Absent {
             path: self.path().into(),
-            what: format!("{split} case {case:?}; it has {}", self.cases(split).join(", ")),
+            what: format!("{split} case {case:?}"),
+            known: self.cases(split).join(", "),
         })
     }
 
@@ -257,11 +258,8 @@ impl Store {
         if row as usize >= slices.len() || variant as usize >= variants.len() {
             return Err(Error::Absent {
                 path: self.path().into(),
-                what: format!(
-                    "{split} slice {row}, variant {variant}; it has {} slices of {} variants",
-                    slices.len(),
-                    variants.len()
-                ),
+                what: format!("{split} slice {row}, variant {variant}"),
+                known: format!("{} slices of {} variants", slices.len(), variants.len()),
             });
         }
         Ok(())
@@ -278,7 +276,7 @@ impl Store {
         read.map_err(|reason| self.unread(split, kind, pick, reason))
     }
 
-    /// The error of a chunk that cannot be had.
+    /// The error of a chunk that cannot be read.
     fn unread(&self, split: Split, kind: ArrayKind, (row, variant): (u32, u32), reason: Unread) -> Error {
         let (row, variant) = (row as usize, variant as usize);
         let SplitArrays { variants, slices, arrays, .. } = self.split(split);

@@ -1,12 +1,12 @@
 //! Checking a whole finished store: every chunk against its checksum, every file against the manifest.
 
-use crate::error::Result;
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
+use crate::error::Result;
+use crate::layout::StoreLayout;
 use crate::manifest::{
     array_file, check_bytes, check_hash, complete_layout, group_files, hashed_files, manifest_bytes, parse_manifest,
     read_checked, read_manifest, read_mask_shape,
 };
-use crate::layout::StoreLayout;
 use crate::shard::{self, Scratch};
 use crate::storage::Storage;
 use crate::store::{check_variants, mask_shape, read_slices};
@@ -58,7 +58,7 @@ pub struct Damage {
 pub enum Part {
     /// One of the two copies of the manifest.
     Manifest,
-    /// A group's or an array's `zarr.json`, or `variants.parquet`: all that follows from the manifest alone.
+    /// A group's or an array's `zarr.json`, or `variants.parquet`: all that follows only from the manifest.
     Metadata,
     /// A split's slice table.
     Slices(Split),
@@ -123,7 +123,7 @@ enum Check {
     Mask(String),
 }
 
-/// Checks every file of the store at `path`, on all of rayon's threads. `progress` is told files checked and files in all.
+/// Checks every file of the store at `path`, on all of rayon's threads. `progress` gets the number of files checked so far and that of all.
 ///
 /// Each chunk is read, compared with its checksum and decompressed; each shard must hold nothing but its chunks; tables and
 /// weights are compared with the manifest's hashes and with the arrays; metadata with the bytes that the manifest demands; voxel
@@ -135,7 +135,7 @@ enum Check {
 pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
     let store = Storage::at(path)?;
     let report = check_all(&store, progress);
-    // What a server refused looks like damage and is none.
+    // What a server refused looks like damage, but is not.
     store.refusal().map_or(report, Err)
 }
 

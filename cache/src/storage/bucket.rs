@@ -6,7 +6,7 @@
 use super::Entry;
 use super::fault::explain;
 use super::place::parse;
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path as Key;
@@ -45,10 +45,10 @@ pub(crate) struct Bucket {
     /// Where it is given, the arrays and tables of another are not seen.
     generation: Option<Arc<str>>,
     /// The first request that was refused for another reason than that the object is not there.
-    refused: Arc<OnceLock<(PathBuf, String)>>,
+    refused: Arc<OnceLock<(PathBuf, Refusal)>>,
 }
 
-/// Bytes of an object, all or the asked ones, and what is known of the whole.
+/// Bytes of an object, all or those requested, and what is known of the whole.
 #[derive(Debug)]
 pub(crate) struct Object {
     pub(crate) bytes: Vec<u8>,
@@ -57,8 +57,8 @@ pub(crate) struct Object {
 }
 
 impl Bucket {
-    /// Connects by the `AWS_*` environment variables, and asks once for what lies at the place: whoever may not use the bucket is
-    /// told so at once.
+    /// Connects by the `AWS_*` environment variables, and asks once for what lies at the place: a user who may not use the bucket learns it
+    /// at once.
     ///
     /// # Errors
     /// [`Error::File`] that says what to do.
@@ -82,17 +82,17 @@ impl Bucket {
         Bucket { generation: Some(cache_id.into()), ..self }
     }
 
-    /// What the server refused, or why it did not answer, if it ever was so: nothing that was read since the place was opened says
-    /// then that an object is damaged.
+    /// What the server refused, or why it did not answer, if that ever happened: then nothing that was read since the place was opened
+    /// shows that an object is damaged.
     pub(super) fn refusal(&self) -> Option<Error> {
-        let (path, reason) = self.refused.get()?;
-        Some(Error::io("use", path)(io::Error::other(reason.clone())))
+        let (path, refusal) = self.refused.get()?;
+        Some(Error::io("use", path)(io::Error::other(refusal.clone())))
     }
 
     fn fail(&self, path: &Path, error: object_store::Error) -> io::Error {
         let error = explain(&error);
-        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) {
-            self.refused.get_or_init(|| (path.into(), error.to_string()));
+        if let Some(refusal) = error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>()) {
+            self.refused.get_or_init(|| (path.into(), refusal.clone()));
         }
         error
     }
@@ -195,16 +195,16 @@ impl Bucket {
         Ok(folders.chain(files).collect())
     }
 
-    /// A listing does not tell the objects' metadata: each is asked for, many at once.
+    /// A listing lacks the objects' metadata: that of each is requested, many at once.
     fn only_of_generation(&self, folder: &Path, files: Vec<Entry>) -> io::Result<Vec<Entry>> {
-        let asked = files.into_iter().map(|file| async move {
+        let requests = files.into_iter().map(|file| async move {
             match self.head(&folder.join(&file.name)).await {
                 Ok(()) => Ok(Some(file)),
                 Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
                 Err(e) => Err(e),
             }
         });
-        let found: Vec<Option<Entry>> = wait(futures_util::stream::iter(asked).buffered(CONCURRENCY).try_collect())?;
+        let found: Vec<Option<Entry>> = wait(futures_util::stream::iter(requests).buffered(CONCURRENCY).try_collect())?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -247,7 +247,7 @@ fn client(bucket: &str, (max_retries, retry_timeout): (usize, Duration)) -> obje
             builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
         }
     }
-    // An address that is written with http:// is meant so.
+    // A user who writes http:// wants a plain connection.
     let address = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).unwrap_or_default();
     if address.starts_with("http://") {
         builder = builder.with_allow_http(true);

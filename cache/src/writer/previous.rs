@@ -3,17 +3,17 @@
 //!
 //! While a store grows, `previous/` holds the manifest and the arrays that it had; while it is repaired, its manifest and the
 //! damaged shards. `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that
-//! whatever it stands beside can be relied on.
+//! whatever lies next to it can be relied on.
 //!
 //! In a bucket nothing can be moved at once, so that two workers could each take the other's new object for an old one. There the old
 //! arrays are copied, never over an object that is there, and stay in their places until new ones are written over them; every object
 //! of the grown store bears its `cache_id`, and an object that does not is as if it were not there.
 
 use super::StoreWriter;
-use crate::error::{Error, Result};
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
-use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
+use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
+use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
 use crate::shard;
 use crate::storage::{Bucket, Storage};
 use crate::store::{Store, read_slices};
@@ -56,11 +56,11 @@ impl Previous {
         let attributes = parse_manifest(&folder, &path, &bytes)?;
         let grows = attributes.cache_id != layout.attributes().cache_id;
         if grows {
-            let asked = &layout.attributes().cache_id;
+            let requested = &layout.attributes().cache_id;
             for split in Split::ALL {
                 match store.bucket() {
                     None => move_once(&store.join(split.name()), &folder.join(split.name()))?,
-                    Some(bucket) => copy_old(bucket, asked, store, &folder, split)?,
+                    Some(bucket) => copy_old(bucket, requested, store, &folder, split)?,
                 }
             }
             folder.sync_folder(folder.root())?;
@@ -178,11 +178,11 @@ fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Opt
     rows
 }
 
-/// Whether a finished store is contained in what is asked for, so that it has only to grow: more scans, more variants, all else
+/// Whether a finished store is contained in what is requested, so that it has only to grow: more scans, more variants, all else
 /// the same.
 pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
-    let asked = layout.attributes();
-    let PrecomputeConfig { augment, test_augment, rotation_step, .. } = asked.config;
+    let requested = layout.attributes();
+    let PrecomputeConfig { augment, test_augment, rotation_step, .. } = requested.config;
     let same_variants = PrecomputeConfig { augment, test_augment, rotation_step, ..found.config.clone() };
     let Ok(before) = StoreLayout::of(found) else { return false };
     let kinds = |variants: Vec<Variant>| variants.into_iter().map(|variant| variant.kind).collect::<Vec<_>>();
@@ -191,18 +191,18 @@ pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
         kinds(before.variants(split)).iter().all(|kind| now.contains(kind))
     });
     found.complete
-        && same_variants == asked.config
+        && same_variants == requested.config
         && more_variants
-        && found.sources.iter().all(|source| asked.sources.contains(source))
-        && found.cases.iter().all(|case| asked.cases.contains(case))
+        && found.sources.iter().all(|source| requested.sources.contains(source))
+        && found.cases.iter().all(|case| requested.cases.contains(case))
 }
 
 /// Keeps a finished store's manifest in `previous/` and says that the store is not complete any more; its arrays are moved by
 /// [`Previous::open`].
-pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, asked: &StoreAttributes) -> Result<()> {
+pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, requested: &StoreAttributes) -> Result<()> {
     Store::open_at(store.clone(), None)?;
     keep_manifest(store, found)?;
-    write_manifest(store, asked)?;
+    write_manifest(store, requested)?;
     store.sync_folder(store.root())
 }
 
@@ -253,7 +253,7 @@ fn move_once(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Copies a split's objects below `previous/`, but for those that are there and those that are already of the grown store.
-fn copy_old(bucket: &Bucket, asked: &str, store: &Storage, folder: &Storage, split: Split) -> Result<()> {
+fn copy_old(bucket: &Bucket, requested: &str, store: &Storage, folder: &Storage, split: Split) -> Result<()> {
     let copied: HashSet<PathBuf> = folder.files()?.into_iter().collect();
     let objects = bucket.list_all(&store.join(split.name())).map_err(Error::io("list", store.join(split.name())))?;
     objects.par_iter().try_for_each(|from| {
@@ -261,7 +261,7 @@ fn copy_old(bucket: &Bucket, asked: &str, store: &Storage, folder: &Storage, spl
         if copied.contains(below) {
             return Ok(());
         }
-        let copy = || match bucket.read_other(from, asked)? {
+        let copy = || match bucket.read_other(from, requested)? {
             Some(bytes) => bucket.write_new(&folder.join(below), bytes).map(drop),
             None => Ok(()),
         };
