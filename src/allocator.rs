@@ -1,4 +1,4 @@
-//! The allocator of the programs: mimalloc, told to keep the pages that it has.
+//! The allocator of the programs: mimalloc, set to keep the pages that it has.
 
 use std::ffi::{c_int, c_long};
 

@@ -3,9 +3,11 @@
 use sam_ladder_eval::EvalError;
 use sam_ladder_precompute::encoder::EncoderError;
 use sam_ladder_precompute::error::Error as PrecomputeError;
+use sam_ladder_precompute::phantom::PhantomError;
 use sam_ladder_precompute::scans::ScanError;
 use sam_ladder_schemas::setting::{FileError, SettingError};
 use sam_ladder_train::error::TrainError;
+use sam_ladder_train::model::ModelError;
 
 /// What the command line itself refuses: what is wrong, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +45,14 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref().and_then(PrecomputeError::hint))
             .or_else(|| cause.downcast_ref().and_then(ScanError::hint))
             .or_else(|| cause.downcast_ref().and_then(EncoderError::hint))
+            .or_else(|| cause.downcast_ref().and_then(PhantomError::hint))
+            .or_else(|| cause.downcast_ref().and_then(ModelError::hint))
             .or_else(|| cause.downcast_ref().and_then(EvalError::hint))
             .or_else(|| cause.downcast_ref().and_then(sam_ladder_cache::Error::hint))
             .or_else(|| cause.downcast_ref().and_then(sam_ladder_formats::Error::hint))
             .or_else(|| cause.downcast_ref().and_then(SettingError::hint))
             .or_else(|| cause.downcast_ref().and_then(FileError::hint))
+            .or_else(|| cause.downcast_ref().and_then(sam_ladder_formats::io_hint))
     })
 }
 

@@ -10,7 +10,7 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 /// A batch system may signal a job's shell and the program in it, and the shell passes its signal on: signals this close together are one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
-/// A flag that the first Ctrl-C sets. `finishing` tells what is done before the program stops.
+/// A flag that the first Ctrl-C sets. `finishing` says what is done before the program stops.
 ///
 /// # Errors
 /// When the system lets no handler be installed.
@@ -32,7 +32,7 @@ pub fn stop_flag(finishing: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Whether an error says no more than that someone asked to stop.
+/// Whether an error only says that the user stopped the program.
 pub fn is_interruption(error: &anyhow::Error) -> bool {
     use sam_ladder_precompute::error::Error;
     use sam_ladder_train::error::TrainError;

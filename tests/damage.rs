@@ -240,9 +240,8 @@ fn training_never_runs_unawares_on_a_damaged_file() {
         let args = run(format!("{i}"));
         match train(&args) {
             Err(error) => {
-                let error = error.to_string();
                 assert!(
-                    error.contains(name.to_str().unwrap()) && error.contains("verify --repair"),
+                    error.to_string().contains(name.to_str().unwrap()) && error.hint().unwrap().contains("verify --repair"),
                     "{}: {error}",
                     name.display()
                 );
@@ -298,7 +297,7 @@ fn the_command_finds_and_repairs() {
     assert!(error.contains("pass --scans DIR"), "{error}");
     succeed(verify(&["--repair", "--scans", scans.to_str().unwrap()]));
     assert_same_files(&store, &whole, "repaired by the command");
-    // f32 is another number format: both the store's and the requested one are reported.
+    // f32 is another number format: the store's and the requested one are named.
     let error = assert_refused(precompute(&["--dtype", "f32"]));
-    assert!(error.contains("config.dtype: store \"f16\", asked \"f32\""), "{error}");
+    assert!(error.contains("config.dtype: store \"f16\", requested \"f32\""), "{error}");
 }

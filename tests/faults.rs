@@ -307,8 +307,8 @@ fn an_interrupted_program_says_how_to_resume() {
     };
     let (status, told) = interrupt(train(&["--epochs", "10000", "--batch-size", "2"]), &run.join(RUN_CONFIG), 1);
     assert_eq!(status, Some(130), "{told}");
-    let said = told.lines().find_map(|line| line.strip_prefix("stopped as asked after step ")).expect(&told);
-    assert!(said.contains("continue with `sam-ladder train --resume"), "{told}");
+    let said = told.lines().find_map(|line| line.strip_prefix("stopped as requested after step ")).expect(&told);
+    assert!(told.contains("hint: continue with `sam-ladder train --resume"), "{told}");
     let steps: usize = said.split(',').next().unwrap().parse().unwrap();
     cli::succeed(train(&["--resume", "--max-steps", &(steps + 1).to_string()]));
     let rows = sam_ladder_formats::rows::read_rows::<sam_ladder_schemas::tables::StepRow>(&run.join(STEPS_TABLE)).unwrap();

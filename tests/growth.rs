@@ -112,7 +112,7 @@ fn a_stopped_run_keeps_what_is_finished_and_resumes() {
     let options = FillOptions { batch_size: 4, share: Share::ALL, stop: &stop, observer: &Silent };
     let error = fill_part(&plan, &store, &options, || loaded(Formula::default())).unwrap_err();
     assert!(matches!(error, Error::Stopped { done: 0, total: 7, .. }), "{error}");
-    assert!(error.to_string().contains("run the same command again to continue"), "{error}");
+    assert_eq!(error.hint().as_deref(), Some("run the same command again to continue"));
     fill_whole(&scans, &store, &config);
     assert_same_files(&store, &files(&whole), "stopped");
 }
@@ -222,17 +222,20 @@ fn nothing_is_ever_taken_away_from_a_store() {
     let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
     fill_whole(&scans, &store, &config(AugmentPolicy::Flips, 1));
     let before = files(&store);
-    let refused = |config| fill(&scans, &store, &config, "1/1", Formula::default()).unwrap_err().to_string();
+    let refused = |config| {
+        let error = fill(&scans, &store, &config, "1/1", Formula::default()).unwrap_err();
+        format!("{error}\nhint: {}", error.hint().unwrap())
+    };
     let error = refused(config(AugmentPolicy::None, 1));
-    assert!(error.contains("config.augment: store \"flips\", asked \"none\"") && error.contains("can be added"), "{error}");
+    assert!(error.contains("config.augment: store \"flips\", requested \"none\"") && error.contains("can be added"), "{error}");
     let mut other = config(AugmentPolicy::Reference, 1);
     other.data_size = 24;
     let error = refused(other);
-    assert!(error.contains("config.data_size: store 16, asked 24"), "{error}");
+    assert!(error.contains("config.data_size: store 16, requested 24"), "{error}");
     for kind in ["img", "label"] {
         fs::remove_file(scans.join(format!("RawData/Training/{kind}/{kind}0005.nii.gz"))).unwrap();
     }
     let error = refused(config(AugmentPolicy::Reference, 1));
-    assert!(error.contains("img0005.nii.gz: store \"") && error.contains("asked nothing"), "{error}");
+    assert!(error.contains("img0005.nii.gz: store \"") && error.contains("requested nothing"), "{error}");
     assert_same_files(&store, &before, "refused");
 }

@@ -78,10 +78,7 @@ fn interrupted_and_shared() {
         fill(&scans, Path::new(STORE), &config, share, encoder)
     };
     let error = fill("1/1", Some(9)).unwrap_err().to_string();
-    assert!(
-        error.contains("the power went") && error.contains("kept in s3://lab/some/s.zarr: run the same command again"),
-        "{error}"
-    );
+    assert!(error.contains("the power went") && error.contains("kept in s3://lab/some/s.zarr"), "{error}");
     let error = sam_ladder_cache::Store::open(STORE).unwrap_err().to_string();
     assert!(error.contains("s3://lab/some/s.zarr is incomplete"), "{error}");
     for share in ["3/3", "1/3"] {
@@ -283,7 +280,7 @@ fn training_from_a_bucket_makes_the_bytes_of_training_from_a_folder() {
     let error = assert_refused(train(&server, STORE, &base.path().join("stopped"), &caching));
     assert!(error.contains("train/images of slice 2 (case 0005, slice 2 of it, variant "), "{error}");
     assert!(
-        error.contains("in s3://lab/some/s.zarr/train/images/c.2.0.0.0; mend it with `sam-ladder verify --repair`"),
+        error.contains("in s3://lab/some/s.zarr/train/images/c.2.0.0.0\nhint: repair it with `sam-ladder verify --repair`"),
         "{error}"
     );
 }
@@ -341,9 +338,9 @@ fn the_commands_take_a_bucket_and_say_what_is_wrong_with_it() {
     assert!(error.contains("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"), "{error}");
     let error = wrong("s3://nowhere/s.zarr", "AWS_REGION", "us-east-1");
     assert!(error.contains("cannot use s3://nowhere/s.zarr: HTTP status 404 NoSuchBucket"), "{error}");
-    assert!(error.contains("there is no such bucket") && error.contains("AWS_ENDPOINT_URL"), "{error}");
+    assert!(error.contains("hint: make the bucket, or correct --store or AWS_ENDPOINT_URL"), "{error}");
     let error = wrong(STORE, "AWS_ENDPOINT_URL", "http://127.0.0.1:1");
-    assert!(error.contains("the server cannot be reached: check AWS_ENDPOINT_URL"), "{error}");
+    assert!(error.contains("hint: check AWS_ENDPOINT_URL") && error.contains("the server cannot be reached"), "{error}");
     let error = wrong("s3://lab/none.zarr", "AWS_REGION", "us-east-1");
     assert!(error.contains("s3://lab/none.zarr is not a sam-ladder store: there is nothing below that key"), "{error}");
     let error = wrong("s3://lab", "AWS_REGION", "us-east-1");

@@ -2,7 +2,8 @@
 //! damaged scans and failing writes.
 
 use sam_ladder_cache::{Batch, Store};
-use sam_ladder_precompute::error::{Error, Result};
+use sam_ladder_precompute::encoder::EncoderError;
+use sam_ladder_precompute::error::Result;
 use sam_ladder_precompute::pipeline::{Encode, Loaded, Plan, Summary, fill_store};
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_precompute::scans::ScanSource;
@@ -48,7 +49,7 @@ impl Encode for Formula {
         assert_eq!(images.len(), batch * size * size);
         self.calls.set(self.calls.get() + 1);
         if self.calls.get() > self.fails_at {
-            return Err(Error::Config("the power went".into()));
+            return Err(EncoderError::Tensor(candle_core::Error::Msg("the power went".into())).into());
         }
         Ok(images.chunks(size * size).flat_map(|image| formula(image, size)).collect())
     }
@@ -153,8 +154,9 @@ fn an_interrupted_run_continues_to_the_same_bytes() {
     let expected = files(&whole);
     for fails_at in [0, 1, 7, 20, 60] {
         let path = folder.path().join(format!("{fails_at}.zarr"));
-        let error = fill(&scans, &path, 4, Formula::failing_at(fails_at)).unwrap_err().to_string();
-        assert!(error.starts_with("the power went; ") && error.contains("run the same command again to continue"), "{error}");
+        let error = fill(&scans, &path, 4, Formula::failing_at(fails_at)).unwrap_err();
+        assert!(error.to_string().starts_with("the encoder failed: the power went; "), "{error}");
+        assert_eq!(error.hint().as_deref(), Some("run the same command again to continue"));
         assert!(Store::open(&path).unwrap_err().to_string().contains("is incomplete"));
         let summary = fill_whole(&scans, &path);
         assert!(summary.slices_written > 0 && (fails_at < 7 || summary.slices_written < summary.slices_total));
@@ -200,9 +202,11 @@ fn a_damaged_scan_is_named_and_the_others_are_kept() {
     let good = fs::read(&damaged).unwrap();
     fs::write(&damaged, &good[..good.len() * 2 / 3]).unwrap();
     let path = folder.path().join("s.zarr");
-    let error = fill(&scans, &path, 4, Formula::failing_at(usize::MAX)).unwrap_err().to_string();
+    let error = fill(&scans, &path, 4, Formula::failing_at(usize::MAX)).unwrap_err();
+    let hint = error.hint().unwrap();
+    let error = error.to_string();
     assert!(error.starts_with("1 of 6 scans cannot be used: case 0006: ") && error.contains("img0006.nii.gz"), "{error}");
-    assert!(error.contains("put good copies of these files in place and run the same command again"), "{error}");
+    assert_eq!(hint, "put good copies of these files in place, then run the same command again");
     assert!(Store::open(&path).unwrap_err().to_string().contains("is incomplete"));
     // With a good copy, only that scan is computed, and the store equals one made from good scans.
     fs::write(&damaged, &good).unwrap();

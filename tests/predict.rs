@@ -110,7 +110,7 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     assert_eq!(plain.geometry.quaternion, read_image(&scans.join("plain.nii")).unwrap().geometry.quaternion);
     assert_eq!(plain.voxels, second.voxels, "the same voxels make the same mask");
 
-    // Existing masks are kept, replaced or refused, as requested.
+    // Masks that are there are kept, replaced, or refused, as requested.
     let refused = assert_refused(command());
     assert!(refused.contains("--force") && refused.contains("--skip-existing"), "{refused}");
     std::fs::write(at.join("masks/plain.nii.gz"), b"mine").unwrap();
@@ -131,14 +131,14 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
 }
 
 #[test]
-fn what_the_run_was_trained_with_is_asked_for() {
+fn what_the_run_was_trained_with_is_required() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     succeed(on(at, "phantom --out @scans --cases 2 --size 32 --depth 2 --seed 3"));
     succeed(on(at, "precompute --scans @scans --store @s.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none"));
     succeed(on(at, "train --store @s.zarr --run @run --epochs 1 --batch-size 2"));
     std::fs::write(at.join("scan.nii"), nifti([8, 8, 2], &[0.0; 128])).unwrap();
-    std::fs::write(at.join("sam.pth"), b"not looked at").unwrap();
+    std::fs::write(at.join("sam.pth"), b"never read").unwrap();
     let refuse = |words: &str, expected: &[&str]| {
         let refused = assert_refused(on(at, &format!("predict --out @m.nii.gz --scan {words}")));
         for part in expected {
@@ -148,7 +148,7 @@ fn what_the_run_was_trained_with_is_asked_for() {
     refuse("@scan.nii --run @run --sam-checkpoint @sam.pth", &["random encoder", "leave --sam-checkpoint out", "run"]);
     refuse("@scan.nii --run @nowhere", &["nowhere", "not a run"]);
     refuse("@gone.nii --run @run", &["gone.nii"]);
-    // A checkpoint records its sizes, but not the encoder with which it was trained.
+    // A checkpoint without its run knows its sizes, but not which encoder it was trained with.
     refuse("@scan.nii --checkpoint @run/checkpoint.safetensors", &["checkpoint.safetensors", "--sam-checkpoint"]);
     refuse("@scan.nii --checkpoint @scan.nii", &["scan.nii"]);
     // A run that was trained on a SAM checkpoint says which.

@@ -1,4 +1,4 @@
-//! Copies of a bucket's chunks on a local disk: one file per chunk; the least recently used ones are removed when space runs out.
+//! Copies of a bucket's chunks on a local disk: one file per chunk. When there is no more room, the least recently used ones are removed.
 //!
 //! Several programs, and runs on different stores, share one folder. The file `ledger` holds an upper bound of the bytes in the folder. A
 //! writer locks it and adds a file's bytes before it makes the file, so the limit always holds: a program that is killed leaves the ledger

@@ -1,4 +1,4 @@
-//! What can go wrong with a store; every message names the file, or the array, slice and variant.
+//! What can go wrong with a store. Every message names the file, or the array, slice and variant; the hint says what to do.
 
 use std::path::PathBuf;
 
@@ -44,7 +44,7 @@ pub enum Error {
     OtherConfig {
         /// The store.
         path: PathBuf,
-        /// Each differing value, the store's and the asked one.
+        /// Each differing value, the store's and the requested one.
         differences: String,
     },
     /// A manifest or a table does not say what the arrays or the config say.
@@ -75,13 +75,15 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A slice, variant or case that the store has not.
+    /// A slice, variant or case that the store lacks.
     #[error("{} has no {what}", path.display())]
     Absent {
         /// The store.
         path: PathBuf,
-        /// What was asked for.
+        /// What was requested.
         what: String,
+        /// What the store has instead.
+        known: String,
     },
     /// Values that the caller gave have the wrong number or range.
     #[error("cannot store {what}: {reason}")]
@@ -108,7 +110,7 @@ impl Error {
         move |source| error(source).into()
     }
 
-    /// Whether the disk is full or over its quota, so that freeing space and running the same command again continues.
+    /// Whether the disk is full or over its quota, so that the same command continues after space was freed.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Error::File(error) if error.is_disk_full())
     }
@@ -130,19 +132,20 @@ impl Error {
                     .into()
             }
             Error::Manifest { .. } | Error::Damaged { .. } | Error::Missing { .. } => {
-                "mend it with `sam-ladder verify --repair`".into()
+                "repair it with `sam-ladder verify --repair`".into()
             }
-            Error::Absent { .. } | Error::Values { .. } | Error::Zarr { .. } => return None,
+            Error::Absent { known, .. } => format!("it has {known}"),
+            Error::Values { .. } | Error::Zarr { .. } => return None,
         })
     }
 }
 
 /// What a server refused, as the error within an [`std::io::Error`].
-#[derive(Debug, thiserror::Error)]
-#[error("{told}")]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{answer}")]
 pub(crate) struct Refusal {
     /// Status, code and message of the server, or what the library says instead.
-    pub(crate) told: String,
+    pub(crate) answer: String,
     /// What to do.
     pub(crate) advice: String,
 }

@@ -131,11 +131,12 @@ impl Store {
     /// The rows of a case.
     ///
     /// # Errors
-    /// [`Error::Absent`] that names the case and lists the existing ones.
+    /// [`Error::Absent`] for a case that is not there.
     pub fn case_rows(&self, split: Split, case: &str) -> Result<Range<u32>> {
         self.split(split).cases.iter().find(|(name, _)| name == case).map(|(_, rows)| rows.clone()).ok_or_else(|| Error::Absent {
             path: self.path().into(),
-            what: format!("{split} case {case:?}; it has {}", self.cases(split).join(", ")),
+            what: format!("{split} case {case:?}"),
+            known: self.cases(split).join(", "),
         })
     }
 
@@ -256,11 +257,8 @@ impl Store {
         if row as usize >= slices.len() || variant as usize >= variants.len() {
             return Err(Error::Absent {
                 path: self.path().into(),
-                what: format!(
-                    "{split} slice {row}, variant {variant}; it has {} slices of {} variants",
-                    slices.len(),
-                    variants.len()
-                ),
+                what: format!("{split} slice {row}, variant {variant}"),
+                known: format!("{} slices of {} variants", slices.len(), variants.len()),
             });
         }
         Ok(())
@@ -277,7 +275,7 @@ impl Store {
         read.map_err(|reason| self.unread(split, kind, pick, reason))
     }
 
-    /// The error for a chunk that cannot be read.
+    /// The error of a chunk that cannot be read.
     fn unread(&self, split: Split, kind: ArrayKind, (row, variant): (u32, u32), reason: Unread) -> Error {
         let (row, variant) = (row as usize, variant as usize);
         let SplitArrays { variants, slices, arrays, .. } = self.split(split);

@@ -58,7 +58,7 @@ pub struct Damage {
 pub enum Part {
     /// One of the two copies of the manifest.
     Manifest,
-    /// A group's or an array's `zarr.json`, or `variants.parquet`: files that follow from only the manifest.
+    /// A group's or an array's `zarr.json`, or `variants.parquet`: all that follows only from the manifest.
     Metadata,
     /// A split's slice table.
     Slices(Split),
@@ -123,7 +123,7 @@ enum Check {
     Mask(String),
 }
 
-/// Checks every file of the store at `path`, on all of rayon's threads. `progress` receives the number of checked files and the total.
+/// Checks every file of the store at `path`, on all of rayon's threads. `progress` gets the number of files checked so far and that of all.
 ///
 /// Each chunk is read, compared with its checksum and decompressed. Each shard must hold only its chunks. Tables and weights are compared
 /// with the manifest's hashes and with the arrays, metadata with the bytes that follow from the manifest, voxel counts of the test slices
@@ -136,7 +136,7 @@ enum Check {
 pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
     let store = Storage::at(path)?;
     let report = check_all(&store, progress);
-    // A server's refusal would look like damage.
+    // What a server refused looks like damage, but is not.
     store.refusal().map_or(report, Err)
 }
 

@@ -1,36 +1,40 @@
-//! Why stage one stopped.
+//! Why stage one stopped: what happened and where, and what to do about it.
 
+use crate::encoder::EncoderError;
 use crate::scans::ScanError;
 use std::path::PathBuf;
 
 /// Result of stage one.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why stage one stopped; the messages name the file and say what to do.
+/// Why stage one stopped. [`Error::hint`] says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting is out of range, or does not go with another.
     #[error("{0}")]
     Setting(#[from] sam_ladder_schemas::setting::SettingError),
-    /// Settings that do not go together.
-    #[error("{0}")]
-    Config(String),
     /// The folder of scans as a whole cannot be used.
     #[error(transparent)]
     Scan(#[from] ScanError),
     /// A file, such as the checkpoint, cannot be read or written.
     #[error(transparent)]
     File(#[from] sam_ladder_formats::Error),
-    /// The store cannot be written.
+    /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] sam_ladder_cache::Error),
-    /// A tensor operation failed.
-    #[error("the encoder failed: {0}")]
-    Encoder(#[from] candle_core::Error),
     /// The encoder cannot be made of these weights, or cannot take these images.
     #[error(transparent)]
-    Sam(#[from] crate::encoder::EncoderError),
-    /// The encoder answered with the wrong number of values.
+    Encoder(#[from] EncoderError),
+    /// The encoder's weights are a checkpoint's, and no file of them is given.
+    #[error("the encoder's weights come from a SAM checkpoint, but no file is given")]
+    NoCheckpoint,
+    /// Random weights and a checkpoint.
+    #[error("the encoder's weights are random, but the checkpoint {} is given", .0.display())]
+    UnusedCheckpoint(PathBuf),
+    /// The encoder could not be loaded before, and is needed again.
+    #[error("the encoder could not be loaded")]
+    EncoderNotLoaded,
+    /// The encoder gave the wrong number of values.
     #[error("the encoder gave {found} values for {batch} images, expected {expected}")]
     EncoderShape {
         /// Images that it was given.
@@ -40,18 +44,22 @@ pub enum Error {
         /// Values that it gave.
         found: usize,
     },
-    /// A file that is neither a scan nor part of the store.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+    /// The decoder's weights have no form as a safetensors file.
+    #[error("cannot encode the decoder's weights: {0}")]
+    DecoderWeights(#[from] safetensors::SafeTensorError),
+    /// Damage that only the scans can mend.
+    #[error("{}: this damage can be mended only from the scans", .0.display())]
+    NeedsScans(PathBuf),
+    /// A repair with other scans.
+    #[error("{} cannot be repaired from these scans, it was made of others: {differing}", store.display())]
+    OtherScans {
+        /// The store.
+        store: PathBuf,
+        /// Each difference, with both values.
+        differing: String,
     },
     /// Writing stopped half-way.
-    #[error("{source}; {done} of {total} slices are finished and kept in {}: {advice}", store.display())]
+    #[error("{source}; {done} of {total} slices are finished and kept in {}", store.display())]
     Interrupted {
         /// Why.
         source: Box<Error>,
@@ -61,14 +69,9 @@ pub enum Error {
         done: usize,
         /// Slices that the store will have.
         total: usize,
-        /// What to do.
-        advice: &'static str,
     },
-    /// Someone asked to stop.
-    #[error(
-        "stopped as asked; {done} of {total} slices are finished and kept in {}: run the same command again to continue",
-        store.display()
-    )]
+    /// Someone wanted to stop.
+    #[error("stopped as requested; {done} of {total} slices are finished and kept in {}", store.display())]
     Stopped {
         /// The store.
         store: PathBuf,
@@ -79,15 +82,14 @@ pub enum Error {
     },
     /// Some scans cannot be used; the others are in the store.
     #[error(
-        "{} of {total} scans cannot be used: {}; the others are finished and kept in {}, which stays incomplete: \
-         put good copies of these files in place and run the same command again",
+        "{} of {total} scans cannot be used: {}; the others are finished and kept in {}, which stays incomplete",
         bad.len(),
-        bad.iter().map(|(case, reason)| format!("case {case}: {reason}")).collect::<Vec<_>>().join("; "),
+        bad.iter().map(|(case, error)| format!("case {case}: {error}")).collect::<Vec<_>>().join("; "),
         store.display()
     )]
     BadScans {
-        /// Case and reason of each.
-        bad: Vec<(String, String)>,
+        /// Each case, and what is wrong with it.
+        bad: Vec<(String, ScanError)>,
         /// Scans of the source.
         total: usize,
         /// The store.
@@ -95,16 +97,39 @@ pub enum Error {
     },
 }
 
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        EncoderError::from(error).into()
+    }
+}
+
 impl Error {
-    /// What to do about it, from the error that knows.
+    /// What to do about it.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Error::Scan(error) => error.hint(),
-            Error::File(error) => error.hint(),
-            Error::Store(error) => error.hint(),
-            Error::Sam(error) => error.hint(),
-            Error::Interrupted { source, .. } => source.hint(),
-            _ => None,
-        }
+        const AGAIN: &str = "run the same command again to continue";
+        Some(match self {
+            Error::Setting(error) => return error.hint(),
+            Error::Scan(error) => return error.hint(),
+            Error::File(error) => return error.hint(),
+            Error::Store(error) => return error.hint(),
+            Error::Encoder(error) => return error.hint(),
+            Error::NoCheckpoint => "pass --sam-checkpoint FILE".into(),
+            Error::UnusedCheckpoint(_) => "pass only one of --random-encoder and --sam-checkpoint".into(),
+            Error::NeedsScans(_) => "pass --scans DIR, the folder that the store was made of".into(),
+            Error::OtherScans { .. } => "give --scans the original files".into(),
+            Error::Interrupted { source, .. } => match source.hint() {
+                // Its own hint says so already.
+                Some(hint) if source.is_disk_full() => hint,
+                Some(hint) => format!("{hint}; then {AGAIN}"),
+                None => AGAIN.into(),
+            },
+            Error::Stopped { .. } => AGAIN.into(),
+            Error::BadScans { .. } => "put good copies of these files in place, then run the same command again".into(),
+            Error::EncoderNotLoaded | Error::EncoderShape { .. } | Error::DecoderWeights(_) => return None,
+        })
+    }
+
+    fn is_disk_full(&self) -> bool {
+        matches!(self, Error::Store(error) if error.is_disk_full())
     }
 }

@@ -10,9 +10,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
+use sam_ladder_formats::Error as FileError;
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_schemas::classes::SYNAPSE_TEST_CASES;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
+use sam_ladder_schemas::setting::{Problem, SettingError};
 use std::path::PathBuf;
 
 /// Width and depth of the field of view across the patient, in millimetres.
@@ -39,38 +41,29 @@ pub struct PhantomConfig {
     pub seed: u64,
 }
 
-/// What can go wrong while writing phantoms.
+/// What can go wrong while writing phantoms. [`Self::hint`] says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PhantomError {
     /// A setting out of range.
-    #[error("{setting} must lie between {min} and {max}, got {found}")]
-    Config {
-        /// The setting's name.
-        setting: &'static str,
-        /// Smallest value allowed.
-        min: usize,
-        /// Largest value allowed.
-        max: usize,
-        /// Value found.
-        found: usize,
-    },
+    #[error("{0}")]
+    Setting(#[from] SettingError),
     /// A scan that would be written is there already.
-    #[error("{path}: exists already; remove it or choose another folder")]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A folder that cannot be made.
-    #[error("{path}: cannot make this folder: {source}; choose a folder that you may write to")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// A scan that cannot be written.
+    #[error("{} exists", .0.display())]
+    Exists(PathBuf),
+    /// A folder or scan that cannot be written.
     #[error(transparent)]
-    Write(#[from] sam_ladder_formats::Error),
+    File(#[from] FileError),
+}
+
+impl PhantomError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PhantomError::Setting(error) => error.hint(),
+            PhantomError::Exists(_) => Some("remove it, or choose another --out".into()),
+            PhantomError::File(error) => error.hint(),
+        }
+    }
 }
 
 /// Writes the scans, on all threads: `RawData/Training/img/imgNNNN.nii.gz` (int16, Hounsfield units) and
@@ -83,7 +76,7 @@ pub fn write_phantom(config: &PhantomConfig, observer: &dyn Observer) -> Result<
         [("cases", config.cases, 1, 30), ("size", config.size, 16, 2048), ("depth", config.depth, 1, 2048)]
     {
         if !(min..=max).contains(&found) {
-            return Err(PhantomError::Config { setting, min, max, found });
+            return Err(Problem::expected(format!("a whole number from {min} to {max}"), found).with(setting).into());
         }
     }
     let training = config.out.join("RawData/Training");
@@ -92,11 +85,11 @@ pub fn write_phantom(config: &PhantomConfig, observer: &dyn Observer) -> Result<
         .map(|case| (case, ["img", "label"].map(|kind| training.join(kind).join(format!("{kind}{case:04}.nii.gz")))))
         .collect();
     if let Some(path) = scans.iter().flat_map(|(_, files)| files).find(|path| path.exists()) {
-        return Err(PhantomError::Exists { path: path.clone() });
+        return Err(PhantomError::Exists(path.clone()));
     }
     for kind in ["img", "label"] {
         let path = training.join(kind);
-        std::fs::create_dir_all(&path).map_err(|source| PhantomError::Folder { path, source })?;
+        std::fs::create_dir_all(&path).map_err(FileError::io("create", &path))?;
     }
     let progress = observer.begin(Phase::new("drawing scans", Unit::Slices, (config.cases * config.depth) as u64));
     scans.par_iter().try_for_each(|(case, [image_path, label_path])| -> Result<(), PhantomError> {
@@ -231,16 +224,16 @@ mod tests {
         let config = PhantomConfig { cases: 1, size: 16, depth: 2, ..config(dir.path()) };
         write_phantom(&config, &Silent).unwrap();
         let message = write_phantom(&config, &Silent).unwrap_err().to_string();
-        assert!(message.contains("img0005.nii.gz: exists already"), "{message}");
+        assert!(message.contains("img0005.nii.gz exists"), "{message}");
         for bad in [
             PhantomConfig { cases: 0, ..config.clone() },
             PhantomConfig { cases: 31, ..config.clone() },
             PhantomConfig { size: 8, ..config.clone() },
             PhantomConfig { depth: 0, ..config.clone() },
         ] {
-            assert!(write_phantom(&bad, &Silent).unwrap_err().to_string().contains("must lie between"));
+            assert!(write_phantom(&bad, &Silent).unwrap_err().to_string().contains("expected a whole number from"));
         }
         let file = PhantomConfig { out: dir.path().join("RawData/Training/img/img0005.nii.gz"), ..config };
-        assert!(write_phantom(&file, &Silent).unwrap_err().to_string().contains("cannot make this folder"));
+        assert!(write_phantom(&file, &Silent).unwrap_err().to_string().contains("cannot create"));
     }
 }

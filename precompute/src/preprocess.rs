@@ -7,7 +7,7 @@
 //! label [h, w] ──nearest▶ [data, data] ──variant──▶ [data, data] ──nearest▶ [s, s] ──nearest▶ [s/4, s/4]
 //! ```
 //!
-//! Test slices take the same way with the identity as their variant. Each zoom is SciPy's, and skipped where nothing changes;
+//! Test slices take the same way, with the identity as their only variant. Each zoom is SciPy's, and skipped where nothing changes;
 //! its spline may leave [0, 1] a little, and so may the images.
 
 use crate::augment;
@@ -33,8 +33,8 @@ pub struct VariantTensors {
 }
 
 impl DataSlice {
-    /// Brings a slice of a scan, `image` `[c, h, w]` and `label` `[h, w]`, to `[data_size, data_size]`: once a slice, before its variants
-    /// are asked for. Channels are treated alike, each for itself.
+    /// Brings a slice of a scan, `image` `[c, h, w]` and `label` `[h, w]`, to `[data_size, data_size]`: once per slice, before its variants
+    /// are made. Each channel is resampled by itself.
     ///
     /// # Panics
     /// When `label` does not have `h * w` elements, or `image` no multiple of them.
@@ -45,7 +45,7 @@ impl DataSlice {
         DataSlice { size: data_size, image, label: zoom_nearest(label, shape, data) }
     }
 
-    /// A variant of the slice for a network of `image_size`. For a test slice, ask for [`VariantKind::Identity`].
+    /// A variant of the slice for a network of `image_size`. Test slices have only [`VariantKind::Identity`].
     pub fn variant(&self, kind: VariantKind, image_size: usize) -> VariantTensors {
         let data = [self.size, self.size];
         let network = [image_size, image_size];

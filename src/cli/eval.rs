@@ -4,25 +4,26 @@ use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress::Terminal;
-use anyhow::{Context, bail, ensure};
-use sam_ladder_formats::nifti::{Geometry, read_geometry};
-use sam_ladder_formats::rows::read_rows;
+use crate::error::refusal;
+use anyhow::{Context, bail};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
     CaseMasks, CasePrediction, DEFAULT_TOLERANCE_MM, DistanceUnit, EmptyRule, Evaluation, EvaluationConfig, EvaluationFolder,
     GreySlice, Hd95Definition, MEAN, MaskView, Outputs, Palette, Protocol, RunCurves, SUMMARY_TABLE, Scoring,
 };
+use sam_ladder_formats::nifti::{Geometry, read_geometry};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
+use sam_ladder_schemas::tables::SummaryRow;
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::predict::{CaseRequest, Ensemble, identity_variant};
 use sam_ladder_train::trained_model::WeightSource;
-use sam_ladder_schemas::tables::SummaryRow;
 use std::path::{Path, PathBuf};
 
-/// Worst slices of a case that are shown, and as many of the best, besides the fullest.
+/// Worst slices of a case that are shown, as many of the best, and the fullest.
 const EXTREME_SLICES: usize = 2;
 
 /// Arguments of `eval`.
@@ -178,10 +179,10 @@ impl Args {
         }
     }
 
-    /// The run's course, where there is one run; where its tables are not there or not whole, the report goes without, and says so.
+    /// The run's course, if there is one run. If its tables are missing or damaged, the report does without them, and a warning says so.
     fn curves(&self) -> Option<RunCurves> {
         let [run] = &self.run[..] else { return None };
-        RunCurves::read(run).inspect_err(|error| eprintln!("warning: {error}; the report goes without learning curves")).ok()
+        RunCurves::read(run).inspect_err(|error| eprintln!("warning: {error}; the report has no learning curves")).ok()
     }
 
     /// Segments, measures, writes; or compares.
@@ -189,8 +190,10 @@ impl Args {
         if let [first, second] = &self.compare[..] {
             return compare(first, second, self.out.as_deref());
         }
-        let out_dir = self.out.clone().context("--out must name the folder for the tables")?;
-        let store_path = self.store.as_deref().context("--store must name the store")?;
+        let missing =
+            |option: &str| refusal(format!("{option} is missing"), "pass --store STORE.zarr and --out DIR, or --compare A B");
+        let out_dir = self.out.clone().ok_or_else(|| missing("--out"))?;
+        let store_path = self.store.as_deref().ok_or_else(|| missing("--store"))?;
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let cases = test_cases(&store)?;
@@ -234,7 +237,7 @@ impl Args {
         self.compare(&outputs, baseline)
     }
 
-    /// Prints the gain over the baseline, and fails where it is smaller than asked for.
+    /// Prints the gain over the baseline, and fails if it is smaller than requested.
     fn compare(&self, outputs: &Outputs, baseline: Option<f64>) -> anyhow::Result<()> {
         let (Some(folder), Some(before)) = (&self.baseline, baseline) else { return Ok(()) };
         let Some(now) = outputs.summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice) else {
@@ -244,7 +247,7 @@ impl Args {
         eprintln!("mean Dice {now:.4}, baseline {before:.4}, gain {gain:+.4}");
         match self.min_gain {
             Some(least) if gain < least => {
-                bail!("the gain in mean Dice over {} is {gain:+.4}, asked for was at least {least}", folder.display())
+                bail!("the gain in mean Dice over {} is {gain:+.4}, expected at least {least}", folder.display())
             }
             _ => Ok(()),
         }
@@ -254,15 +257,15 @@ impl Args {
 /// The test cases of a store that can be measured.
 fn test_cases(store: &Store) -> anyhow::Result<Vec<String>> {
     let (cases, place) = (store.cases(Split::Test), store.path().display());
-    ensure!(
-        !cases.is_empty(),
-        "{place} holds no test scans: precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38, or, in nnU-Net's layout, \
-         name some with --test-cases"
-    );
-    ensure!(
-        !store.config().unlabelled,
-        "{place} holds scans without a reference: there is nothing to measure by; `sam-ladder predict --store` makes masks of them"
-    );
+    if cases.is_empty() {
+        let hint = "precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38; in nnU-Net's layout, name test cases \
+                    with --test-cases";
+        return Err(refusal(format!("{place} holds no test scans"), hint));
+    }
+    if store.config().unlabelled {
+        let message = format!("{place} holds scans without a reference: there is nothing to compare masks with");
+        return Err(refusal(message, "`sam-ladder predict --store` makes masks of them"));
+    }
     Ok(cases)
 }
 
@@ -304,21 +307,19 @@ fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geomet
     let slice = &store.slices(Split::Test)[rows.start as usize];
     let path = scans.join(&slice.source);
     let found = sha256_of_file(&path, &*Terminal::new())?;
-    ensure!(
-        found == slice.source_sha256,
-        "{} has SHA-256 {found}, {} was made of {}: give --scans the original files",
-        path.display(),
-        store.path().display(),
-        slice.source_sha256
-    );
+    if found != slice.source_sha256 {
+        let (path, store, expected) = (path.display(), store.path().display(), &slice.source_sha256);
+        let message = format!("{path} has SHA-256 {found}, but {store} was made of {expected}");
+        return Err(refusal(message, "give --scans the original files"));
+    }
     Ok(read_geometry(&path)?)
 }
 
 /// Mean Dice of an evaluation's folder.
 fn mean_dice(folder: &Path) -> anyhow::Result<f64> {
     let path = folder.join(SUMMARY_TABLE);
-    let summary: Vec<SummaryRow> = read_rows(&path)
-        .with_context(|| format!("{} is no evaluation to compare with", folder.display()))?;
+    let summary: Vec<SummaryRow> =
+        read_rows(&path).with_context(|| format!("{} is not an evaluation to compare with", folder.display()))?;
     let mean = summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice);
     mean.with_context(|| format!("{}: the mean Dice is undefined", path.display()))
 }

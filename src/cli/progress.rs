@@ -26,7 +26,7 @@ impl Terminal {
 impl Observer for Terminal {
     fn message(&self, text: &str) {
         if self.is_terminal {
-            // Above the bars. A terminal that is gone is no reason to stop.
+            // Above the bars. If the terminal is gone, the work continues.
             let _ = self.bars.println(text);
         } else {
             eprintln!("{text}");

@@ -108,12 +108,8 @@ impl Args {
         }
         let observer = Terminal::new();
         let plan = || {
-            let scans = self.scans.as_deref().ok_or_else(|| {
-                sam_ladder_precompute::error::Error::Config(
-                    "this damage can only be mended from the scans: pass --scans DIR, the folder that the store was made of"
-                        .into(),
-                )
-            })?;
+            let scans =
+                self.scans.as_deref().ok_or_else(|| sam_ladder_precompute::error::Error::NeedsScans(self.store.clone()))?;
             Plan::new(scans, config, &*observer)
         };
         let device = self.device.open()?;

@@ -32,7 +32,7 @@ pub(super) fn sbatch(script: &Path, dependency: Option<&str>) -> anyhow::Result<
         // A job whose turn can never come would stay in the queue for ever.
         arguments.extend([format!("--dependency={dependency}"), "--kill-on-invalid-dep=yes".into()]);
     }
-    arguments.push(script.to_str().with_context(|| format!("{}: Slurm takes paths in UTF-8 only", script.display()))?.into());
+    arguments.push(script.to_str().with_context(|| format!("{}: Slurm takes only paths in UTF-8", script.display()))?.into());
     let Some(output) = run("sbatch", &arguments)? else {
         let hint = "submit from a machine of the cluster that has Slurm's programs, or write the scripts with --slurm-script-only and submit them there";
         return Err(refusal("there is no `sbatch` on the PATH", hint));

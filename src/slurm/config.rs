@@ -1,6 +1,6 @@
 //! The file of `--slurm`.
 
-use anyhow::Context;
+use sam_ladder_formats::Error;
 use sam_ladder_schemas::setting::FileError;
 use sam_ladder_schemas::slurm::SlurmConfig;
 use sam_ladder_schemas::toml_file::TomlFile;
@@ -11,7 +11,7 @@ use std::path::Path;
 /// # Errors
 /// A file that cannot be read, and an unknown key or a value that `sbatch` would not take, with line and column.
 pub fn read_config(path: &Path) -> anyhow::Result<SlurmConfig> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}, the file of --slurm", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     Ok(parse(&path.display().to_string(), &text)?)
 }
 

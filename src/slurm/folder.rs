@@ -47,10 +47,10 @@ impl JobsFolder {
         Ok(JobsFolder { path: path.into() })
     }
 
-    /// The jobs that were submitted; none where there is no record.
+    /// The jobs that were submitted; none if there is no record.
     ///
     /// # Errors
-    /// When the record cannot be read, or is none.
+    /// When the record cannot be read.
     pub fn jobs(&self) -> anyhow::Result<Vec<JobRecord>> {
         let path = self.path.join(JOBS_RECORD);
         let bytes = match std::fs::read(&path) {

@@ -5,7 +5,7 @@ use sam_ladder_schemas::slurm::JobRecord;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// A task of a job's array, or a job that is none, as Slurm tells it.
+/// A task of a job's array, or a job without an array, as Slurm reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TaskState {
     /// Slurm's number of the job.

@@ -2,7 +2,7 @@
 //!
 //! The shell of a job outlives the program in it, so that it can send the job back to the queue. Slurm warns it with USR1 before
 //! the time is over; the shell passes that on as TERM, at which the program finishes its step, writes a checkpoint and ends with
-//! 130. A TERM from Slurm itself (cancelled, or preempted) reaches the shell alone where processes are tracked by cgroups, and the
+//! 130. A TERM from Slurm itself (cancelled, or preempted) reaches only the shell where processes are tracked by cgroups, and the
 //! program too where they are not: the shell passes it on in any case, and the program takes two in quick succession for one. After a
 //! preemption Slurm requeues by itself, after `scancel` nobody does.
 
@@ -197,7 +197,7 @@ fn directive(text: &str) -> anyhow::Result<String> {
 }
 
 fn path_text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().with_context(|| format!("{}: Slurm takes paths in UTF-8 only; rename it", path.display()))
+    path.to_str().ok_or_else(|| refusal(format!("{}: Slurm takes only paths in UTF-8", path.display()), "rename it"))
 }
 
 /// A path in the pattern of a log's name, where `%` stands for something.

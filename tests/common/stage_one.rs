@@ -2,7 +2,8 @@
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
 use crate::cli::{nifti, write_pair};
-use sam_ladder_precompute::error::{Error, Result};
+use sam_ladder_precompute::encoder::EncoderError;
+use sam_ladder_precompute::error::Result;
 use sam_ladder_precompute::pipeline::{Encode, FillOptions, Loaded, Plan, Share, Summary, fill_part};
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::observer::Silent;
@@ -56,7 +57,7 @@ impl Encode for Formula<'_> {
         std::thread::sleep(self.pause);
         let before = self.images.map_or(0, |images| images.fetch_add(batch, Ordering::SeqCst));
         if self.fails_after.is_some_and(|most| before + batch > most) {
-            return Err(Error::Config("the power went".into()));
+            return Err(EncoderError::Tensor(candle_core::Error::Msg("the power went".into())).into());
         }
         let grid = size / 16;
         let patch = |image: &[f32], y: usize, x: usize| {

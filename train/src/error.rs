@@ -349,6 +349,7 @@ impl TrainError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             TrainError::File(error) => return error.hint(),
+            TrainError::Model(error) => return error.hint(),
             TrainError::Setting(error) => return error.hint(),
             TrainError::SweepFile(error) => return error.hint(),
             TrainError::Store(error) => return error.hint(),

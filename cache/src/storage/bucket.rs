@@ -5,7 +5,7 @@
 use super::Entry;
 use super::fault::explain;
 use super::place::parse;
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path as Key;
@@ -43,11 +43,11 @@ pub(crate) struct Bucket {
     client: Arc<AmazonS3>,
     /// If given, arrays and tables of other generations are ignored.
     generation: Option<Arc<str>>,
-    /// The first request that failed for another reason than a missing object.
-    refused: Arc<OnceLock<(PathBuf, String)>>,
+    /// The first request that was refused for another reason than that the object is not there.
+    refused: Arc<OnceLock<(PathBuf, Refusal)>>,
 }
 
-/// Bytes of an object, all or a range, and properties of the whole object.
+/// Bytes of an object, all or those requested, and what is known of the whole.
 #[derive(Debug)]
 pub(crate) struct Object {
     pub(crate) bytes: Vec<u8>,
@@ -56,7 +56,8 @@ pub(crate) struct Object {
 }
 
 impl Bucket {
-    /// Connects by the `AWS_*` environment variables, and makes one request, so that a bucket that cannot be used is reported at once.
+    /// Connects by the `AWS_*` environment variables, and asks once for what lies at the place: a user who may not use the bucket learns it
+    /// at once.
     ///
     /// # Errors
     /// [`Error::File`] that says what to do.
@@ -80,17 +81,17 @@ impl Bucket {
         Bucket { generation: Some(cache_id.into()), ..self }
     }
 
-    /// The first refusal or failed request since the place was opened, if any. After one, what was read does not show whether an object
-    /// is damaged.
+    /// What the server refused, or why it did not answer, if that ever happened: then nothing that was read since the place was opened
+    /// shows that an object is damaged.
     pub(super) fn refusal(&self) -> Option<Error> {
-        let (path, reason) = self.refused.get()?;
-        Some(Error::io("use", path)(io::Error::other(reason.clone())))
+        let (path, refusal) = self.refused.get()?;
+        Some(Error::io("use", path)(io::Error::other(refusal.clone())))
     }
 
     fn fail(&self, path: &Path, error: object_store::Error) -> io::Error {
         let error = explain(&error);
-        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) {
-            self.refused.get_or_init(|| (path.into(), error.to_string()));
+        if let Some(refusal) = error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>()) {
+            self.refused.get_or_init(|| (path.into(), refusal.clone()));
         }
         error
     }
@@ -193,16 +194,16 @@ impl Bucket {
         Ok(folders.chain(files).collect())
     }
 
-    /// A listing lacks the objects' metadata, which are requested one by one, many at the same time.
+    /// A listing lacks the objects' metadata: that of each is requested, many at once.
     fn only_of_generation(&self, folder: &Path, files: Vec<Entry>) -> io::Result<Vec<Entry>> {
-        let asked = files.into_iter().map(|file| async move {
+        let requests = files.into_iter().map(|file| async move {
             match self.head(&folder.join(&file.name)).await {
                 Ok(()) => Ok(Some(file)),
                 Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
                 Err(e) => Err(e),
             }
         });
-        let found: Vec<Option<Entry>> = wait(futures_util::stream::iter(asked).buffered(CONCURRENCY).try_collect())?;
+        let found: Vec<Option<Entry>> = wait(futures_util::stream::iter(requests).buffered(CONCURRENCY).try_collect())?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -245,7 +246,7 @@ fn client(bucket: &str, (max_retries, retry_timeout): (usize, Duration)) -> obje
             builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
         }
     }
-    // An address written with http:// is intended.
+    // A user who writes http:// wants a plain connection.
     let address = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).unwrap_or_default();
     if address.starts_with("http://") {
         builder = builder.with_allow_http(true);

@@ -5,7 +5,7 @@ use object_store::Error;
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 
-/// Variables with the credentials.
+/// Variables that identify the user.
 const CREDENTIALS: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, where there is one)";
 /// Variables with the server's address.
 const ADDRESS: &str = "AWS_ENDPOINT_URL (of a server other than Amazon's) and AWS_REGION";
@@ -16,11 +16,9 @@ pub(super) fn explain(error: &Error) -> io::Error {
     let status = status_of(&text);
     let code = between(&text, "<Code>", "</Code>");
     let (kind, advice) = match (error, status, code) {
-        (_, _, Some("NoSuchBucket")) => {
-            (ErrorKind::Other, format!("there is no such bucket: make it, or correct --store or {ADDRESS}"))
-        }
+        (_, _, Some("NoSuchBucket")) => (ErrorKind::Other, format!("make the bucket, or correct --store or {ADDRESS}")),
         (_, _, Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException")) => {
-            (ErrorKind::Other, "the bucket is in another region: set AWS_REGION".into())
+            (ErrorKind::Other, "set AWS_REGION: the bucket is in another region".into())
         }
         (
             _,
@@ -30,40 +28,39 @@ pub(super) fn explain(error: &Error) -> io::Error {
         (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }, ..) | (_, Some(401 | 403), _) => {
             (ErrorKind::PermissionDenied, format!("check {CREDENTIALS}, and what they may do in this bucket"))
         }
-        (Error::NotFound { .. }, ..) => return io::Error::new(ErrorKind::NotFound, told(status, code, &text)),
+        (Error::NotFound { .. }, ..) => return io::Error::new(ErrorKind::NotFound, answer(status, code, &text)),
         (Error::AlreadyExists { .. } | Error::Precondition { .. }, ..) => {
-            return io::Error::new(ErrorKind::AlreadyExists, told(status, code, &text));
+            return io::Error::new(ErrorKind::AlreadyExists, answer(status, code, &text));
         }
-        (_, Some(301 | 307), _) => (ErrorKind::Other, "the bucket is in another region: set AWS_REGION".into()),
-        (_, Some(500..=599 | 429), _) => {
-            (ErrorKind::Other, "the server fails, several attempts did not help: run the same command again later".into())
-        }
+        (_, Some(301 | 307), _) => (ErrorKind::Other, "set AWS_REGION: the bucket is in another region".into()),
+        (_, Some(500..=599 | 429), _) => (ErrorKind::Other, "several attempts failed: run the same command again later".into()),
         (_, Some(_), _) => (ErrorKind::Other, format!("check {ADDRESS}")),
+        // The library has no type for this: a machine without credentials looks for those of an Amazon machine, and only the text says so.
         _ if text.contains("InstanceCredentialProvider")
             || text.contains("instance metadata")
             || text.contains("/latest/api/token") =>
         {
-            (ErrorKind::PermissionDenied, format!("there are no credentials: set {CREDENTIALS}"))
+            (ErrorKind::PermissionDenied, format!("set {CREDENTIALS}: none are set"))
         }
-        _ => (ErrorKind::Other, format!("the server cannot be reached: check {ADDRESS}, and the network")),
+        _ => (ErrorKind::Other, format!("check {ADDRESS}, and the network: the server cannot be reached")),
     };
-    io::Error::new(kind, Refusal { told: told(status, code, &text), advice })
+    io::Error::new(kind, Refusal { answer: answer(status, code, &text), advice })
 }
 
-/// Status, code and message of the server, or else the library's message.
-fn told(status: Option<u16>, code: Option<&str>, text: &str) -> String {
+/// Status, code and message of the server, or what the library says instead.
+fn answer(status: Option<u16>, code: Option<&str>, text: &str) -> String {
     let Some(status) = status else { return shortened(text) };
-    let mut told = format!("HTTP status {status}");
+    let mut answer = format!("HTTP status {status}");
     if let Some(code) = code {
-        told = format!("{told} {code}");
+        answer = format!("{answer} {code}");
     }
     match between(text, "<Message>", "</Message>") {
-        Some(message) if !message.is_empty() => format!("{told}: {}", shortened(message)),
-        _ => told,
+        Some(message) if !message.is_empty() => format!("{answer}: {}", shortened(message)),
+        _ => answer,
     }
 }
 
-/// Shortened to one line.
+/// In one line of limited length.
 fn shortened(text: &str) -> String {
     const LONGEST: usize = 240;
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -112,7 +109,7 @@ mod tests {
         let advice = |error: &io::Error| error.get_ref().unwrap().downcast_ref::<Refusal>().unwrap().advice.clone();
         let error = explained(&format!("Server returned non-2xx status code: 404 Not Found: {body}"));
         assert_eq!(error.to_string(), "HTTP status 404 NoSuchBucket: The bucket does not exist");
-        assert_eq!(advice(&error), format!("there is no such bucket: make it, or correct --store or {ADDRESS}"));
+        assert_eq!(advice(&error), format!("make the bucket, or correct --store or {ADDRESS}"));
         // A missing bucket is not a missing file.
         assert_eq!(error.kind(), ErrorKind::Other);
         let error = explained("Server returned non-2xx status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>");
@@ -124,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn any_text_is_borne() {
+    fn any_text_is_accepted() {
         for text in
             ["", "status code: ", "status code: 4é", "status code: 99999", "<Code>", "</Code><Code>", "<Message></Message>"]
         {

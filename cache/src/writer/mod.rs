@@ -69,12 +69,12 @@ impl std::fmt::Debug for StoreWriter {
 }
 
 impl StoreWriter {
-    /// Creates a store at `path` (a folder or `s3://bucket/key`), or resumes an existing one: an unfinished store of the same config, a store
-    /// that lacks some files, or a finished store to which the layout only adds scans or variants.
+    /// Creates a store at `path`, a folder or `s3://bucket/key`, or continues what is there: an unfinished store of the same config, one of whose files some
+    /// are missing, or a finished store to which the layout adds scans or variants and changes nothing else.
     ///
     /// # Errors
-    /// [`Error::OtherConfig`] lists the differences between the existing store's config and the requested one; [`Error::NotAStore`] for
-    /// anything else at the path, which is left untouched; [`Error::File`].
+    /// [`Error::OtherConfig`] lists, side by side, what an existing store was made with and what is requested;
+    /// [`Error::NotAStore`] for anything else that is there, which stays untouched; [`Error::File`].
     pub fn open_or_create(path: impl AsRef<Path>, layout: StoreLayout) -> Result<Opened> {
         let storage = Storage::at(path.as_ref())?;
         let opened = Self::open_at(&storage, layout);
@@ -83,10 +83,10 @@ impl StoreWriter {
     }
 
     fn open_at(storage: &Storage, layout: StoreLayout) -> Result<Opened> {
-        let asked = layout.attributes();
+        let requested = layout.attributes();
         if is_new(storage)? {
             storage.create_folder(storage.root())?;
-            write_manifest(storage, asked)?;
+            write_manifest(storage, requested)?;
         } else {
             let found = read_manifest(storage).map_err(|error| match error {
                 Error::NotAStore { path, reason, .. } => {
@@ -94,11 +94,11 @@ impl StoreWriter {
                 }
                 other => other,
             })?;
-            if found.cache_id == asked.cache_id && found.cases == asked.cases {
+            if found.cache_id == requested.cache_id && found.cases == requested.cases {
                 if found.complete {
                     match Store::open_at(storage.clone(), None) {
-                        // Files were lost, or deleted because they were damaged: they are made again.
-                        Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(storage, asked)?,
+                        // Files were lost or, being damaged, deleted: they are made anew.
+                        Err(Error::Damaged { .. } | Error::Missing { .. }) => write_manifest(storage, requested)?,
                         opened => {
                             let opened = opened?;
                             // A worker may have been killed while it finished a store that another had finished before.
@@ -108,16 +108,19 @@ impl StoreWriter {
                     }
                 }
             } else if previous::grows(&found, &layout) {
-                previous::begin_to_grow(storage, &found, asked)?;
+                previous::begin_to_grow(storage, &found, requested)?;
             } else if only_untouched_cases_differ(storage, &found, &layout)? {
-                write_manifest(storage, asked)?;
+                write_manifest(storage, requested)?;
             } else {
-                return Err(Error::OtherConfig { path: storage.root().into(), differences: told_differences(&found, asked) });
+                return Err(Error::OtherConfig {
+                    path: storage.root().into(),
+                    differences: differences_between(&found, requested),
+                });
             }
         }
         let previous = Previous::open(storage, &layout)?;
         let storage = match &previous {
-            Some(previous) if previous.grows() => storage.of_generation(&asked.cache_id),
+            Some(previous) if previous.grows() => storage.of_generation(&requested.cache_id),
             _ => storage.clone(),
         };
         for (name, bytes) in group_files() {
@@ -255,29 +258,29 @@ impl StoreWriter {
 }
 
 /// Each differing value of two stores' configs and sources.
-fn told_differences(found: &StoreAttributes, asked: &StoreAttributes) -> String {
-    let told = |a: &StoreAttributes| json!({ "config": a.config, "sources": a.sources });
-    let differing = differences(&told(found), "store", &told(asked), "asked");
+fn differences_between(found: &StoreAttributes, requested: &StoreAttributes) -> String {
+    let named = |a: &StoreAttributes| json!({ "config": a.config, "sources": a.sources });
+    let differing = differences(&named(found), "store", &named(requested), "requested");
     if !differing.is_empty() {
         return differing;
     }
-    differences(&json!({ "cases": found.cases }), "store", &json!({ "cases": asked.cases }), "asked")
+    differences(&json!({ "cases": found.cases }), "store", &json!({ "cases": requested.cases }), "requested")
 }
 
 /// Whether the sources of an unfinished store differ only in scans of which the store holds nothing yet, as when a damaged scan was
 /// replaced by a good copy. The store's content is then right for the new sources too.
 fn only_untouched_cases_differ(store: &Storage, found: &StoreAttributes, layout: &StoreLayout) -> Result<bool> {
-    let asked = layout.attributes();
+    let requested = layout.attributes();
     let paths = |attributes: &StoreAttributes| attributes.sources.iter().map(|source| source.path.clone()).collect::<Vec<_>>();
-    if found.complete || found.config != asked.config || paths(found) != paths(asked) || previous::is_there(store)? {
+    if found.complete || found.config != requested.config || paths(found) != paths(requested) || previous::is_there(store)? {
         return Ok(false);
     }
     let changed: HashSet<&str> =
-        found.sources.iter().zip(&asked.sources).filter(|(a, b)| a != b).map(|(source, _)| source.path.as_str()).collect();
+        found.sources.iter().zip(&requested.sources).filter(|(a, b)| a != b).map(|(source, _)| source.path.as_str()).collect();
     for split in Split::ALL {
         let touched: Vec<_> =
             layout.cases_of(split).filter(|(case, _)| case.sources.iter().any(|path| changed.contains(path.as_str()))).collect();
-        for &kind in ArrayKind::all(&asked.config) {
+        for &kind in ArrayKind::all(&requested.config) {
             let spec = layout.array(split, kind);
             let there = shards_in(store, &spec)?;
             if check_array_metadata(store, &spec).is_err()

@@ -1,9 +1,9 @@
 //! What a store takes over instead of computing it again: the content of the finished store before scans or variants were added, or the
 //! good chunks of damaged shards.
 //!
-//! While a store grows, `previous/` holds its earlier manifest and arrays; while it is repaired, its manifest and the damaged shards.
-//! `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that whatever is next to it can be
-//! relied on.
+//! While a store grows, `previous/` holds the manifest and the arrays that it had; while it is repaired, its manifest and the
+//! damaged shards. `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that
+//! whatever lies next to it can be relied on.
 //!
 //! A bucket has no atomic move, so two workers could take each other's new objects for old ones. There the old arrays are copied, never
 //! over an existing object, and stay in their places until new ones replace them. Every object of the grown store bears its `cache_id`;
@@ -56,11 +56,11 @@ impl Previous {
         let attributes = parse_manifest(&folder, &path, &bytes)?;
         let grows = attributes.cache_id != layout.attributes().cache_id;
         if grows {
-            let asked = &layout.attributes().cache_id;
+            let requested = &layout.attributes().cache_id;
             for split in Split::ALL {
                 match store.bucket() {
                     None => move_once(&store.join(split.name()), &folder.join(split.name()))?,
-                    Some(bucket) => copy_old(bucket, asked, store, &folder, split)?,
+                    Some(bucket) => copy_old(bucket, requested, store, &folder, split)?,
                 }
             }
             folder.sync_folder(folder.root())?;
@@ -178,10 +178,11 @@ fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Opt
     rows
 }
 
-/// Whether the requested store contains a finished one, which then only has to grow: more scans or variants, all else the same.
+/// Whether a finished store is contained in what is requested, so that it has only to grow: more scans, more variants, all else
+/// the same.
 pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
-    let asked = layout.attributes();
-    let PrecomputeConfig { augment, test_augment, rotation_step, .. } = asked.config;
+    let requested = layout.attributes();
+    let PrecomputeConfig { augment, test_augment, rotation_step, .. } = requested.config;
     let same_variants = PrecomputeConfig { augment, test_augment, rotation_step, ..found.config.clone() };
     let Ok(before) = StoreLayout::of(found) else { return false };
     let kinds = |variants: Vec<Variant>| variants.into_iter().map(|variant| variant.kind).collect::<Vec<_>>();
@@ -190,17 +191,18 @@ pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
         kinds(before.variants(split)).iter().all(|kind| now.contains(kind))
     });
     found.complete
-        && same_variants == asked.config
+        && same_variants == requested.config
         && more_variants
-        && found.sources.iter().all(|source| asked.sources.contains(source))
-        && found.cases.iter().all(|case| asked.cases.contains(case))
+        && found.sources.iter().all(|source| requested.sources.contains(source))
+        && found.cases.iter().all(|case| requested.cases.contains(case))
 }
 
-/// Keeps a finished store's manifest in `previous/` and marks the store as not complete; [`Previous::open`] moves its arrays.
-pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, asked: &StoreAttributes) -> Result<()> {
+/// Keeps a finished store's manifest in `previous/` and says that the store is not complete any more; its arrays are moved by
+/// [`Previous::open`].
+pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, requested: &StoreAttributes) -> Result<()> {
     Store::open_at(store.clone(), None)?;
     keep_manifest(store, found)?;
-    write_manifest(store, asked)?;
+    write_manifest(store, requested)?;
     store.sync_folder(store.root())
 }
 
@@ -250,8 +252,8 @@ fn move_once(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Copies a split's objects to `previous/`, except those that are already there and those of the grown store.
-fn copy_old(bucket: &Bucket, asked: &str, store: &Storage, folder: &Storage, split: Split) -> Result<()> {
+/// Copies a split's objects below `previous/`, but for those that are there and those that are already of the grown store.
+fn copy_old(bucket: &Bucket, requested: &str, store: &Storage, folder: &Storage, split: Split) -> Result<()> {
     let copied: HashSet<PathBuf> = folder.files()?.into_iter().collect();
     let objects = bucket.list_all(&store.join(split.name())).map_err(Error::io("list", store.join(split.name())))?;
     objects.par_iter().try_for_each(|from| {
@@ -259,7 +261,7 @@ fn copy_old(bucket: &Bucket, asked: &str, store: &Storage, folder: &Storage, spl
         if copied.contains(below) {
             return Ok(());
         }
-        let copy = || match bucket.read_other(from, asked)? {
+        let copy = || match bucket.read_other(from, requested)? {
             Some(bytes) => bucket.write_new(&folder.join(below), bytes).map(drop),
             None => Ok(()),
         };

@@ -1,6 +1,6 @@
 //! Reports what a writer would find, without changing anything.
 
-use super::{is_new, previous, told_differences};
+use super::{differences_between, is_new, previous};
 use crate::arrays::ArrayKind;
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
@@ -19,17 +19,17 @@ pub fn images_stored(path: &Path, layout: &StoreLayout) -> Result<usize> {
     if is_new(&store)? {
         return Ok(0);
     }
-    let (found, asked) = (read_manifest(&store)?, layout.attributes());
-    if found.cache_id != asked.cache_id || found.cases != asked.cases {
+    let (found, requested) = (read_manifest(&store)?, layout.attributes());
+    if found.cache_id != requested.cache_id || found.cases != requested.cases {
         if previous::grows(&found, layout) {
             return Ok(StoreLayout::of(&found)?.num_items());
         }
-        return Err(Error::OtherConfig { path: path.into(), differences: told_differences(&found, asked) });
+        return Err(Error::OtherConfig { path: path.into(), differences: differences_between(&found, requested) });
     }
     let mut images = 0;
     for split in Split::ALL {
         let there = |kind| shards_in(&store, &layout.array(split, kind));
-        let arrays = ArrayKind::all(&asked.config).iter().map(|&kind| there(kind)).collect::<Result<Vec<_>>>()?;
+        let arrays = ArrayKind::all(&requested.config).iter().map(|&kind| there(kind)).collect::<Result<Vec<_>>>()?;
         let whole = |row: &usize| arrays.iter().all(|rows| rows.contains(row));
         images += (0..layout.num_slices(split)).filter(whole).count() * layout.num_variants(split);
     }

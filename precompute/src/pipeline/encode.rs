@@ -1,4 +1,4 @@
-//! What the pipeline asks of an encoder.
+//! What the pipeline needs of an encoder.
 
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
@@ -32,8 +32,8 @@ impl Encode for SamEncoder {
     fn encode(&self, images: &[f32], batch: usize, size: usize) -> Result<Vec<f32>> {
         let channels = images.len() / (batch * size * size).max(1);
         // Where weights are not packed (`ops::packed`), an image of one token takes another path through the matrix products than several
-        // do, with other last bits. Alone, it has the same embedding whatever it is batched with; larger images have so in any batch
-        // (measured, and held by a test).
+        // do, with other last bits. Encoded one by one, it has the same embedding whatever else is in the batch; larger images have it in any
+        // batch (a test checks both).
         if size == PATCH_SIZE && batch > 1 && self.device.is_cpu() {
             return images
                 .chunks(channels * size * size)

@@ -1,4 +1,4 @@
-//! What stage one would cost, found out without writing anything.
+//! How long stage one would take, measured without writing anything.
 
 use super::encode::Encode;
 use super::plan::Plan;
@@ -54,6 +54,6 @@ impl fmt::Display for Estimate {
         let total = Duration::from_secs_f64(seconds_per_image * *images_left as f64).as_secs();
         let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
         write!(f, "{images_left} images to encode take about {hours} h {minutes:02} min {seconds:02} s on this machine ")?;
-        write!(f, "({seconds_per_image:.3} s an image, measured over {MEASURED_BATCHES} batches of {batch_size})")
+        write!(f, "({seconds_per_image:.3} s per image, measured over {MEASURED_BATCHES} batches of {batch_size})")
     }
 }

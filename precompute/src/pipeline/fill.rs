@@ -1,14 +1,16 @@
-//! Filling a store: what the reading thread prepares is encoded and written, until nothing is missing or someone asks to stop.
+//! Filling a store: what the reading thread prepares is encoded and written, until nothing is missing or the user stops it.
 
 use super::encode::Encode;
 use super::plan::Plan;
 use super::prepare::{CaseEnd, Group, Prepared, Work};
 use super::share::{GroupRange, Share, groups_of};
 use crate::error::{Error, Result};
+use crate::scans::ScanError;
 use sam_ladder_cache::{Opened, SliceTensors, StoreWriter};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent, Unit};
+use sam_ladder_schemas::setting::Problem;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +25,9 @@ const WRITE_BEHIND: usize = 1;
 /// What stage one did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
-    /// Whether the store was complete before, so that nothing was to be done.
+    /// Whether the store was complete before, so that there was nothing to do.
     pub already_complete: bool,
-    /// Whether the store is complete now; where not, other workers have something left to do.
+    /// Whether the store is complete now; if not, other workers have something left to do.
     pub complete: bool,
     /// Slices that this run wrote.
     pub slices_written: usize,
@@ -54,7 +56,7 @@ pub struct FillOptions<'a> {
     pub share: Share,
     /// Once it is set, the shards in flight are finished and the run stops.
     pub stop: &'a AtomicBool,
-    /// Who follows the work.
+    /// Gets progress and messages.
     pub observer: &'a dyn Observer,
 }
 
@@ -66,7 +68,7 @@ impl<'a> FillOptions<'a> {
     }
 }
 
-/// Makes, continues or grows the store of a plan in silence, with any encoder; that is loaded when there is something to encode or the
+/// Makes, continues or grows the store of a plan in silence, with any encoder. The encoder is loaded when there is something to encode or the
 /// decoder is not stored yet.
 ///
 /// # Errors
@@ -80,7 +82,7 @@ pub fn fill_store<E: Encode>(
     fill_part(&plan, store, &FillOptions::whole(batch_size, &Silent), load)
 }
 
-/// As [`fill_store`], one worker's part of it, and until it is asked to stop. The worker that finds nothing missing any more
+/// As [`fill_store`], but only one worker's part, and until it is stopped. The worker that finds nothing missing any more
 /// finishes the store.
 ///
 /// # Errors
@@ -92,7 +94,7 @@ pub fn fill_part<E: Encode>(
     load: impl FnOnce() -> Result<Loaded<E>>,
 ) -> Result<Summary> {
     if options.batch_size == 0 {
-        return Err(Error::Config("batch-size must be at least 1, got 0".into()));
+        return Err(Problem::expected("a whole number of at least 1", 0).with("batch-size").into());
     }
     let total = Split::ALL.into_iter().map(|split| plan.layout.num_slices(split)).sum();
     let mut summary = Summary {
@@ -117,11 +119,7 @@ pub fn fill_part<E: Encode>(
     let bad = std::mem::take(&mut run.bad);
     drop(run);
     let done = num_done(&writer);
-    let interrupted = |source: Error| {
-        let full = matches!(&source, Error::Store(e) if e.is_disk_full());
-        let advice = if full { "free space and run the same command again" } else { "run the same command again to continue" };
-        Error::Interrupted { source: Box::new(source), store: store.into(), done, total, advice }
-    };
+    let interrupted = |source: Error| Error::Interrupted { source: Box::new(source), store: store.into(), done, total };
     let Some(images_encoded) = outcome.map_err(interrupted)? else {
         return Err(Error::Stopped { store: store.into(), done, total });
     };
@@ -151,7 +149,7 @@ impl<E, F: FnOnce() -> Result<Loaded<E>>> Lazy<E, F> {
         if let Some(load) = self.load.take() {
             self.loaded = Some(load()?);
         }
-        self.loaded.as_ref().ok_or_else(|| Error::Config("the encoder could not be loaded".into()))
+        self.loaded.as_ref().ok_or(Error::EncoderNotLoaded)
     }
 }
 
@@ -163,7 +161,7 @@ struct Run<'a, E, F> {
     options: &'a FillOptions<'a>,
     groups: &'a [GroupRange],
     progress: Arc<dyn Progress>,
-    bad: Vec<(String, String)>,
+    bad: Vec<(String, ScanError)>,
 }
 
 impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
@@ -180,8 +178,8 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
             let (store, progress) = (self.writer, self.progress.clone());
             let writer = scope.spawn(move || write_all(store, &*progress, &encoded));
             let outcome = self.encode_all(receiver, to_write);
-            // All that was encoded is written, whatever came after it. A writer that failed says why; what it did not take, the encoder could not
-            // give.
+            // All that was encoded is written, whatever came after it. If the writer failed, its error is the reason and the encoder's
+            // only a consequence.
             match writer.join() {
                 Ok(written) => written?,
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -195,7 +193,7 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         })
     }
 
-    /// Encodes what comes and hands it on; the number of images, or `None` when it was stopped before.
+    /// Encodes what comes and passes it on; the number of images, or `None` when it was stopped before.
     fn encode_all(&mut self, prepared: Receiver<Prepared>, to_write: SyncSender<Encoded>) -> Result<Option<usize>> {
         let mut images_encoded = 0;
         for prepared in prepared {
@@ -209,9 +207,9 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
                     Encoded::Group(group, embeddings)
                 }
                 Prepared::CaseEnd(end) => Encoded::CaseEnd(end),
-                Prepared::Bad { case, reason } => {
-                    self.options.observer.message(&format!("warning: case {case} is left out: {reason}"));
-                    self.bad.push((case, reason));
+                Prepared::Bad { case, error } => {
+                    self.options.observer.message(&format!("warning: case {case} is left out: {error}"));
+                    self.bad.push((case, error));
                     continue;
                 }
             };

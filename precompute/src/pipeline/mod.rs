@@ -1,8 +1,7 @@
 //! Stage one, end to end: read scans, make variants, encode them, write the store.
 //!
 //! A thread reads and preprocesses ahead of the encoder, another writes what is encoded. Memory is bounded by one scan and a few slices with
-//! their variants,
-//! however many scans there are. What was interrupted is continued by the same call.
+//! their variants, however many scans there are. The same call continues what was interrupted.
 
 mod encode;
 mod estimate;
@@ -50,7 +49,7 @@ pub struct PrecomputeArgs {
     pub batch_size: usize,
     /// Where the encoder runs.
     pub device: Device,
-    /// Who follows the work.
+    /// Gets progress and messages.
     pub observer: Arc<dyn Observer>,
 }
 
@@ -66,13 +65,13 @@ pub fn identify_weights(checkpoint: &Path, observer: &dyn Observer) -> Result<(E
 /// Runs stage one: plans, creates or continues the store, encodes what is missing, finishes.
 ///
 /// # Errors
-/// The messages of [`Error`]: settings that do not go together, a store of another config, a checkpoint or scan that cannot be
-/// read, a full disk. What is finished stays, and the same call continues.
+/// Settings that do not go together, a store of another config, a checkpoint or scan that cannot be
+/// read, a full disk. What is finished stays, and the same call resumes.
 pub fn run(args: &PrecomputeArgs) -> Result<Summary> {
     run_part(&Plan::new(&args.scans, &args.config, &*args.observer)?, args, Share::ALL, &AtomicBool::new(false))
 }
 
-/// As [`run`], one worker's part of a plan that was made before from the same arguments, until `stop` is set.
+/// As [`run`], but only one worker's part of a plan that was made before from the same arguments, and until `stop` is set.
 ///
 /// # Errors
 /// As [`run`], and [`Error::Stopped`].
@@ -82,7 +81,7 @@ pub fn run_part(plan: &Plan, args: &PrecomputeArgs, share: Share, stop: &AtomicB
     })
 }
 
-/// The encoder that the arguments ask for, on their device, and the decoder that goes with it.
+/// The encoder that the arguments name, on their device, and the decoder that goes with it.
 ///
 /// # Errors
 /// When the checkpoint cannot be read, is missing, or is not the one of the config.
@@ -98,22 +97,13 @@ pub fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
         (EncoderWeights::Random { seed }, None) => {
             (ImageEncoder::random(arch, image_size, *seed, placement)?, random_decoder_weights(*seed)?)
         }
-        (EncoderWeights::Checkpoint { .. }, None) => {
-            return Err(Error::Config(
-                "the config's weights are a checkpoint's, but no checkpoint file was given: pass --sam-checkpoint".into(),
-            ));
-        }
-        (EncoderWeights::Random { .. }, Some(path)) => {
-            return Err(Error::Config(format!(
-                "both random weights and the checkpoint {} were given; choose one",
-                path.display()
-            )));
-        }
+        (EncoderWeights::Checkpoint { .. }, None) => return Err(Error::NoCheckpoint),
+        (EncoderWeights::Random { .. }, Some(path)) => return Err(Error::UnusedCheckpoint(path.clone())),
     };
     Ok(Loaded { encoder: SamEncoder::new(encoder, args.device.clone()), decoder: to_safetensors(&decoder)? })
 }
 
 fn to_safetensors(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    safetensors::serialize(views, None).map_err(|e| Error::Config(format!("cannot encode the decoder's weights: {e}")))
+    Ok(safetensors::serialize(views, None)?)
 }

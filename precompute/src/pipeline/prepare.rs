@@ -2,7 +2,7 @@
 
 use super::share::GroupRange;
 use crate::preprocess::DataSlice;
-use crate::scans::{CaseEntry, Scan, ScanSource};
+use crate::scans::{CaseEntry, Scan, ScanError, ScanSource};
 use rayon::prelude::*;
 use sam_ladder_cache::{Mask, StoreWriter, Wanted};
 use sam_ladder_schemas::classes::Split;
@@ -17,7 +17,7 @@ pub(super) enum Prepared {
     /// All slices of a case were handed over before this.
     CaseEnd(CaseEnd),
     /// A case that cannot be read, and why.
-    Bad { case: String, reason: String },
+    Bad { case: String, error: ScanError },
 }
 
 /// Neighbouring slices with the variants that are wanted of each.
@@ -68,7 +68,7 @@ struct Missing<'a> {
 }
 
 impl Work<'_> {
-    /// Reads every case of which something is missing and sends that, until all is sent or the receiver hangs up.
+    /// Reads every case of which something is missing and sends what is missing, until all is sent or the receiver hangs up.
     pub(super) fn send_all(&self, out: &SyncSender<Prepared>) -> Result<(), sam_ladder_cache::Error> {
         for entry in self.source.cases() {
             let missing = self.missing(entry)?;
@@ -77,7 +77,7 @@ impl Work<'_> {
             }
             let alive = match read(self.source, entry) {
                 Ok(scan) => self.send_case(scan, &missing, out)?,
-                Err(reason) => out.send(Prepared::Bad { case: entry.case.clone(), reason }).is_ok(),
+                Err(error) => out.send(Prepared::Bad { case: entry.case.clone(), error }).is_ok(),
             };
             if !alive {
                 break;
@@ -147,11 +147,12 @@ impl Work<'_> {
     }
 }
 
-fn read(source: &ScanSource, entry: &CaseEntry) -> Result<Scan, String> {
+fn read(source: &ScanSource, entry: &CaseEntry) -> Result<Scan, ScanError> {
     let _span = tracing::trace_span!("read scan", case = entry.case).entered();
-    let scan = source.read(entry).map_err(|e| e.to_string())?;
+    let scan = source.read(entry)?;
     if scan.shape[0] != entry.num_slices {
-        return Err(format!("it has {} slices, its header said {}", scan.shape[0], entry.num_slices));
+        let path = entry.files.first().cloned().unwrap_or_default();
+        return Err(ScanError::Changed { path, found: scan.shape[0], expected: entry.num_slices });
     }
     Ok(scan)
 }

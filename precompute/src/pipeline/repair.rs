@@ -14,8 +14,8 @@ use std::path::Path;
 /// `None` when all that was damaged follows from the manifest.
 ///
 /// # Errors
-/// When scans have changed since the store was made (nothing is touched then), and as [`super::run`]. An interrupted repair goes
-/// on with the same call, or by `precompute` with the store's settings.
+/// When scans have changed since the store was made (nothing is touched then), and as [`super::run`]. The same call resumes an interrupted
+/// repair, and so does `precompute` with the store's settings.
 pub fn repair<E: Encode>(
     store: &Path,
     report: &Report,
@@ -43,8 +43,5 @@ fn check_sources(store: &Path, report: &Report, plan: &Plan) -> Result<()> {
     if differing.is_empty() {
         return Ok(());
     }
-    Err(Error::Config(format!(
-        "{} cannot be repaired from these scans, they are not those that it was made of: {differing}; give --scans the original files",
-        store.display()
-    )))
+    Err(Error::OtherScans { store: store.into(), differing })
 }

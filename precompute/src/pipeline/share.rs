@@ -1,4 +1,4 @@
-//! How several workers part the slices of a store among themselves, without a word to each other.
+//! How several workers divide the slices of a store among themselves, without communicating.
 
 use sam_ladder_cache::StoreLayout;
 use sam_ladder_schemas::classes::Split;

@@ -1,4 +1,4 @@
-//! The channels of one image, a file each, brought to [0, 1] and put side by side slice by slice.
+//! The channels of one image, one file each, scaled to [0, 1] and interleaved slice by slice.
 
 use super::error::ScanError;
 use super::intensity;
@@ -21,7 +21,7 @@ pub(super) struct Image {
     pub(super) source: SourceFile,
 }
 
-/// Reads the files, one a channel of `preprocessing`, in its order.
+/// Reads the files, one per channel of `preprocessing`, in its order.
 pub(super) fn read(root: &Path, paths: &[PathBuf], preprocessing: &Preprocessing) -> Result<Image, ScanError> {
     let mut planes = Vec::with_capacity(paths.len());
     let mut first = None;

@@ -1,5 +1,6 @@
 //! `dataset.json` of nnU-Net's raw layout, in the form of version 2 and in the older one that the Medical Segmentation Decathlon shares.
 
+use super::dataset_problem::{DatasetProblem, MAX_CLASSES};
 use super::error::ScanError;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -8,8 +9,6 @@ use std::path::Path;
 
 /// Name of the file.
 pub(super) const DATASET_JSON: &str = "dataset.json";
-/// Classes without background that a store can tell apart from what was never written.
-const MAX_CLASSES: usize = 254;
 /// What nnU-Net calls voxels that no loss may look at.
 const IGNORE: &str = "ignore";
 
@@ -24,7 +23,7 @@ pub(super) struct Dataset {
     pub(super) file_ending: String,
 }
 
-/// The keys that are read; others are passed over.
+/// The keys that are read; others are ignored.
 #[derive(Deserialize)]
 struct Keys {
     channel_names: Option<BTreeMap<String, String>>,
@@ -55,21 +54,18 @@ impl Dataset {
 
     /// Parses its bytes; `path` is for messages.
     pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ScanError> {
-        let bad = |problem: String| ScanError::Dataset { path: path.into(), problem };
-        let keys: Keys = serde_json::from_slice(bytes)
-            .map_err(|error| bad(format!("not a dataset.json of nnU-Net: {error}; correct it, or copy it again")))?;
-        let channels = keys.channel_names.or(keys.modality).ok_or_else(|| {
-            bad("it has neither channel_names nor modality; add \"channel_names\": {\"0\": \"CT\"} or what the scans are".into())
-        })?;
+        Self::of_json(bytes).map_err(|problem| ScanError::Dataset { path: path.into(), problem })
+    }
+
+    fn of_json(bytes: &[u8]) -> Result<Self, DatasetProblem> {
+        let keys: Keys = serde_json::from_slice(bytes).map_err(DatasetProblem::Json)?;
+        let channels = keys.channel_names.or(keys.modality).ok_or(DatasetProblem::NoChannelNames)?;
         let file_ending = keys.file_ending.unwrap_or_else(|| ".nii.gz".into());
         if ![".nii.gz", ".nii"].contains(&file_ending.as_str()) {
-            return Err(bad(format!("its file_ending is {file_ending:?}, expected .nii.gz or .nii; convert the scans to NIfTI")));
+            return Err(DatasetProblem::FileEnding(file_ending));
         }
-        Ok(Dataset {
-            channels: in_a_row("channel", by_number(channels.into_iter()).map_err(bad)?).map_err(bad)?,
-            class_names: class_names(keys.labels).map_err(bad)?,
-            file_ending,
-        })
+        let channels = in_a_row("channel", by_number(channels)?)?;
+        Ok(Dataset { channels, class_names: class_names(keys.labels)?, file_ending })
     }
 
     /// Number and name of each channel, for messages.
@@ -80,60 +76,49 @@ impl Dataset {
 }
 
 /// Names of the classes from 1, from `labels` in either form.
-fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<Vec<String>, String> {
+fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<Vec<String>, DatasetProblem> {
     let mut names = BTreeMap::new();
     for (key, value) in labels {
         let (number, name) = match value {
             LabelValue::Number(number) => (number, key),
             LabelValue::Name(name) => match key.parse() {
                 Ok(number) => (number, name),
-                Err(_) => return Err(format!("its label {key:?} is {name:?}, expected a whole number")),
+                Err(_) => return Err(DatasetProblem::LabelNumber { key, name }),
             },
-            LabelValue::Region(_) => {
-                return Err(format!(
-                    "its label {key:?} is a list: classes of regions overlap, and every voxel has one class here; \
-                     give each label a whole number of its own"
-                ));
-            }
-            LabelValue::Other(_) => return Err(format!("its label {key:?} is neither a whole number nor a name")),
+            LabelValue::Region(_) => return Err(DatasetProblem::Region(key)),
+            LabelValue::Other(_) => return Err(DatasetProblem::LabelValue(key)),
         };
         if name.eq_ignore_ascii_case(IGNORE) {
-            return Err(format!(
-                "its label {number} is {name:?}: voxels without a class are not supported; give them to a class or to the \
-                 background, and take that label out"
-            ));
+            return Err(DatasetProblem::Ignore { number, name });
         }
-        if let Some(other) = names.insert(number, name.clone()) {
-            return Err(format!("its labels {other:?} and {name:?} are both {number}; give each a number of its own"));
+        if let Some(first) = names.insert(number, name.clone()) {
+            return Err(DatasetProblem::Repeated { what: "label", first, second: name, number });
         }
     }
     let mut names = in_a_row("label", names)?;
     if names.len() < 2 || names.len() > MAX_CLASSES + 1 {
-        let found = names.len().saturating_sub(1);
-        return Err(format!("it has {found} labels beside the background, expected 1 to {MAX_CLASSES}"));
+        return Err(DatasetProblem::Classes(names.len().saturating_sub(1)));
     }
     names.remove(0);
     Ok(names)
 }
 
 /// Names by their numbers, which are the keys.
-fn by_number(names: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<u64, String>, String> {
+fn by_number(names: BTreeMap<String, String>) -> Result<BTreeMap<u64, String>, DatasetProblem> {
     let mut numbered = BTreeMap::new();
     for (key, name) in names {
-        let number = key.parse().map_err(|_| format!("its channel {key:?} ({name}) is no whole number"))?;
-        if let Some(other) = numbered.insert(number, name.clone()) {
-            return Err(format!("its channels {other:?} and {name:?} are both {number}; give each a number of its own"));
+        let Ok(number) = key.parse() else { return Err(DatasetProblem::ChannelNumber { key, name }) };
+        if let Some(first) = numbered.insert(number, name.clone()) {
+            return Err(DatasetProblem::Repeated { what: "channel", first, second: name, number });
         }
     }
     Ok(numbered)
 }
 
 /// The names of 0, 1, 2, … without a gap.
-fn in_a_row(what: &str, names: BTreeMap<u64, String>) -> Result<Vec<String>, String> {
+fn in_a_row(what: &'static str, names: BTreeMap<u64, String>) -> Result<Vec<String>, DatasetProblem> {
     match names.keys().zip(0..).find(|&(&number, expected)| number != expected) {
-        Some((number, expected)) => {
-            Err(format!("its {what}s go from 0 without a gap in nnU-Net's format, and it has {what} {number} but no {expected}"))
-        }
+        Some((&found, missing)) => Err(DatasetProblem::Gap { what, found, missing }),
         None => Ok(names.into_values().collect()),
     }
 }
@@ -145,6 +130,7 @@ mod tests {
     fn parse(json: &str) -> Result<Dataset, String> {
         Dataset::parse(Path::new("Dataset027_ACDC/dataset.json"), json.as_bytes()).map_err(|error| {
             let message = error.to_string();
+            assert!(error.hint().is_some(), "{message}");
             assert!(message.starts_with("Dataset027_ACDC/dataset.json: ") && !message.contains('\n'), "{message}");
             message
         })
@@ -188,8 +174,8 @@ mod tests {
             (r#"{"background": 0, "liver": "1"}"#, "\"liver\" is \"1\", expected a whole number"),
             (r#"{"background": 0, "liver": 1.5}"#, "\"liver\" is neither"),
             (r#"{"background": 0, "liver": -1}"#, "\"liver\" is neither"),
-            (r#"{"background": 0}"#, "0 labels beside the background"),
-            ("{}", "0 labels beside the background"),
+            (r#"{"background": 0}"#, "0 labels in addition to the background"),
+            ("{}", "0 labels in addition to the background"),
         ] {
             let message = labels(json).unwrap_err();
             assert!(message.contains(part), "{json}: {message}");
@@ -209,7 +195,7 @@ mod tests {
             (r#"{"labels": {"background": 0, "a": 1}}"#, "neither channel_names nor modality"),
             (r#"{"channel_names": {"1": "CT"}, "labels": {"background": 0, "a": 1}}"#, "channel 1 but no 0"),
             (r#"{"channel_names": {"0": "a", "00": "b"}, "labels": {"background": 0, "a": 1}}"#, "are both 0"),
-            (r#"{"channel_names": {"CT": "0"}, "labels": {"background": 0, "a": 1}}"#, "\"CT\" (0) is no whole number"),
+            (r#"{"channel_names": {"CT": "0"}, "labels": {"background": 0, "a": 1}}"#, "\"CT\" (0) is not a whole number"),
             (r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".png"}"#, ".png"),
         ] {
             let message = parse(json).unwrap_err();

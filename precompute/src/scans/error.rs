@@ -1,38 +1,28 @@
 //! What can be wrong with scans.
 
+use super::dataset_problem::DatasetProblem;
 use std::path::{Path, PathBuf};
 
-/// What can be wrong with scans: each a line that names the file, what was expected and found, and what to do.
+/// What can be wrong with scans. Each message names the file, what was expected and what was found; [`Self::hint`] says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// A scan's file cannot be read.
+    /// A file or folder cannot be read.
     #[error(transparent)]
     File(#[from] sam_ladder_formats::Error),
-    /// A file or folder cannot be opened, read or written.
-    #[error("{path}: {source}; check that it exists and that you may access it")]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
     /// A folder without scans in any layout that is known.
-    #[error(
-        "{path}: no scans found; expected RawData/Training/{{img,label}} with imgNNNN.nii.gz and labelNNNN.nii.gz, \
-         train_npz/*.npz and test_vol_h5/*.npy.h5, or imagesTr, labelsTr and dataset.json"
-    )]
+    #[error("{path}: no scans found")]
     NoScans {
         /// The folder that was searched.
         path: PathBuf,
     },
     /// A folder without NIfTI files, where scans to predict on were expected.
-    #[error("{path}: no .nii or .nii.gz file in this folder; name the folder that the scans lie in, or the files")]
+    #[error("{path}: no .nii or .nii.gz file in this folder")]
     NoVolumes {
         /// The folder.
         path: PathBuf,
     },
     /// A folder in which more than one layout is found.
-    #[error("{path}: holds scans in two layouts, {first} and {second}; name the folder of one of them, or move the other away")]
+    #[error("{path}: holds scans in two layouts, {first} and {second}")]
     Ambiguous {
         /// The folder that was searched.
         path: PathBuf,
@@ -41,8 +31,8 @@ pub enum ScanError {
         /// Where another was found.
         second: PathBuf,
     },
-    /// A setting that the layout leaves no room for.
-    #[error("{path} is {layout}, to which {option} does not apply; leave it out")]
+    /// An option that does not apply to the layout.
+    #[error("{path} holds {layout}, to which {option} does not apply")]
     NotForLayout {
         /// The folder of scans.
         path: PathBuf,
@@ -51,8 +41,8 @@ pub enum ScanError {
         /// The layout's name.
         layout: &'static str,
     },
-    /// A case that was named and is not there.
-    #[error("{path}: --test-cases names {case:?}, expected some of its cases {}", known.join(", "))]
+    /// A requested test case that is not there.
+    #[error("{path}: there is no case {case:?}, which --test-cases names")]
     NoSuchCase {
         /// The folder of scans.
         path: PathBuf,
@@ -61,16 +51,26 @@ pub enum ScanError {
         /// The cases there are.
         known: Vec<String>,
     },
-    /// nnU-Net's `dataset.json`, or a file that does not agree with it.
+    /// nnU-Net's `dataset.json`.
     #[error("{path}: {problem}")]
     Dataset {
         /// The file.
         path: PathBuf,
-        /// What was expected, what was found, what to do.
-        problem: String,
+        /// What is wrong with it.
+        problem: DatasetProblem,
     },
-    /// A file name that does not tell its case.
-    #[error("{path}: expected a name like {expected}; rename it, or move it out of the folder")]
+    /// An image of a channel that `dataset.json` lacks.
+    #[error("{path}: is an image of channel {channel}, but dataset.json has only {known}")]
+    UnknownChannel {
+        /// The file.
+        path: PathBuf,
+        /// The channel's number.
+        channel: u32,
+        /// Number and name of each channel.
+        known: String,
+    },
+    /// A file name that lacks its case.
+    #[error("{path}: expected a name like {expected}")]
     Name {
         /// The file.
         path: PathBuf,
@@ -78,17 +78,17 @@ pub enum ScanError {
         expected: &'static str,
     },
     /// An image without its label, or a label without its image.
-    #[error("{path}: has no partner {missing}; add that file, or move this one out of the folder")]
+    #[error("{path}: its partner {missing} is missing")]
     Unpaired {
         /// The file that is there.
         path: PathBuf,
         /// The file that is not.
         missing: PathBuf,
     },
-    /// Two files that claim the same case, or the same slice of it.
-    #[error("{second}: same {what} as {first}; keep one of the two")]
+    /// Two files of the same case, slice or channel.
+    #[error("{second}: same {what} as {first}")]
     Duplicate {
-        /// `case` or `slice`.
+        /// `case`, `slice`, `channel` or `scan's name`.
         what: &'static str,
         /// The file that came first.
         first: PathBuf,
@@ -96,7 +96,7 @@ pub enum ScanError {
         second: PathBuf,
     },
     /// Slices of a case are missing.
-    #[error("{folder}: case {case} has {found} slices but none numbered {missing}; preprocess that case again")]
+    #[error("{folder}: case {case} has {found} slices but none with number {missing}")]
     MissingSlice {
         /// The folder of slices.
         folder: PathBuf,
@@ -107,8 +107,8 @@ pub enum ScanError {
         /// The first number that is missing, from 0.
         missing: usize,
     },
-    /// Image and label, or two slices of a case, do not have the same shape.
-    #[error("{path}: shape {found:?} differs from {expected:?} of {other}; both must come from the same scan")]
+    /// Image and label, two channels, or two slices of a case, do not have the same shape.
+    #[error("{path}: shape {found:?} differs from {expected:?} of {other}")]
     Shape {
         /// The file.
         path: PathBuf,
@@ -119,8 +119,18 @@ pub enum ScanError {
         /// The shape of that file.
         expected: Vec<usize>,
     },
-    /// An image value that is no number.
-    #[error("{path}: NaN in slice {slice}, row {row}, column {column}; repair the scan or leave it out")]
+    /// A file that changed while the program ran.
+    #[error("{path}: has {found} slices, its header had {expected} when the program started")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Slices now.
+        found: usize,
+        /// Slices before.
+        expected: usize,
+    },
+    /// An image value that is not a number.
+    #[error("{path}: NaN in slice {slice}, row {row}, column {column}")]
     NotANumber {
         /// The file.
         path: PathBuf,
@@ -131,8 +141,8 @@ pub enum ScanError {
         /// Column, from 0.
         column: usize,
     },
-    /// Values that no percentile makes finite.
-    #[error("{path}: most of its values lie between {low} and {high}, expected finite numbers; repair the scan or leave it out")]
+    /// So many infinite values that a percentile is infinite.
+    #[error("{path}: most of its values lie between {low} and {high}, expected finite numbers")]
     Infinite {
         /// The file.
         path: PathBuf,
@@ -142,9 +152,7 @@ pub enum ScanError {
         high: f32,
     },
     /// A label outside the map, or not a whole number.
-    #[error(
-        "{path}: label {value} in slice {slice}; expected whole numbers from 0 to {largest}; correct the labels or the label map"
-    )]
+    #[error("{path}: label {value} in slice {slice}, expected whole numbers from 0 to {largest}")]
     Label {
         /// The file.
         path: PathBuf,
@@ -158,16 +166,36 @@ pub enum ScanError {
 }
 
 impl ScanError {
-    /// What to do about it, from the error that knows.
+    /// What to do about it.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            ScanError::File(error) => error.hint(),
-            _ => None,
-        }
+        use ScanError::*;
+        Some(match self {
+            File(error) => return error.hint(),
+            NoScans { .. } => {
+                "expected RawData/Training/{img,label} with imgNNNN.nii.gz and labelNNNN.nii.gz, or train_npz/*.npz and \
+                               test_vol_h5/*.npy.h5, or imagesTr, labelsTr and dataset.json"
+                    .into()
+            }
+            NoVolumes { .. } => "give the folder that holds the scans, or the files".into(),
+            Ambiguous { .. } => "give the folder of one of them, or move the other away".into(),
+            NotForLayout { option, .. } => format!("remove {option}"),
+            NoSuchCase { known, .. } => format!("the cases are {}", known.join(", ")),
+            Dataset { problem, .. } => problem.hint(),
+            UnknownChannel { .. } => "add the channel to dataset.json, or move the file away".into(),
+            Name { .. } => "rename it, or move it out of the folder".into(),
+            Unpaired { .. } => "add that file, or move this one out of the folder".into(),
+            Duplicate { .. } => "keep only one of the two".into(),
+            MissingSlice { .. } => "preprocess that case again".into(),
+            Shape { .. } => "check that both come from the same scan".into(),
+            Changed { .. } => "run the same command again when nothing writes to it".into(),
+            NotANumber { .. } | Infinite { .. } => "repair the scan, or remove it from the folder".into(),
+            Label { .. } => "correct the labels, or the classes in nnU-Net's dataset.json".into(),
+        })
     }
 
     /// A system error, with the path it happened at.
-    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ScanError + '_ {
-        move |source| ScanError::Io { path: path.into(), source }
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ScanError {
+        let error = sam_ladder_formats::Error::io("read", path);
+        move |source| error(source).into()
     }
 }

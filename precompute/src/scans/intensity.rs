@@ -21,7 +21,7 @@ pub(super) fn apply(
                 return Err(ScanError::Infinite { path: path.into(), low, high });
             }
             if low == high {
-                // A scan, or nearly all of it, of one value tells nothing.
+                // A scan, or nearly all of it, of one value holds no information.
                 image.fill(0.0);
             } else {
                 clip_and_scale(image, [low, high]);

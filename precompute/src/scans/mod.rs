@@ -2,6 +2,7 @@
 
 mod channels;
 mod dataset_json;
+mod dataset_problem;
 mod error;
 mod intensity;
 mod nnunet;
@@ -10,6 +11,7 @@ mod raw_synapse;
 mod settings;
 mod unlabelled;
 
+pub use dataset_problem::DatasetProblem;
 pub use error::ScanError;
 pub use intensity::apply_window;
 pub use settings::{SourceOptions, configure};
@@ -38,7 +40,7 @@ pub struct Scan {
     pub image: Vec<f32>,
     /// `[d, h, w]`, classes.
     pub label: Vec<u8>,
-    /// The file that each slice's image was read from, one a slice.
+    /// The file that each slice's image was read from, one per slice.
     pub slice_sources: Vec<SourceFile>,
 }
 
@@ -51,7 +53,7 @@ pub struct CaseEntry {
     pub split: Split,
     /// Slices of the scan.
     pub num_slices: usize,
-    /// Its files: image and label in the raw layout; one a slice (train) or one in all (test) in the published layout; the channels that
+    /// Its files: image and label in the raw layout; one per slice (train) or one (test) in the published layout; the channels that
     /// are taken and the label in nnU-Net's.
     pub files: Vec<PathBuf>,
 }
@@ -70,25 +72,25 @@ enum Layout {
     RawSynapse,
     Published,
     NnUnet,
-    /// Files that are no folder's layout, without labels.
+    /// NIfTI files in no fixed layout, without labels.
     Unlabelled,
 }
 
 impl Layout {
-    /// As messages call it.
+    /// Its name in messages.
     fn name(self) -> &'static str {
         match self {
             Layout::RawSynapse => "the raw Synapse layout",
-            Layout::Published => "the published preprocessed layout, whose images are windowed and whose split is made",
+            Layout::Published => "the published preprocessed layout",
             Layout::NnUnet => "nnU-Net's layout",
-            Layout::Unlabelled => "no layout but scans without labels",
+            Layout::Unlabelled => "scans without labels",
         }
     }
 }
 
 /// The layout of a folder, and the folder below it (or itself) that holds it.
 fn find_layout(dir: &Path) -> Result<(Layout, PathBuf), ScanError> {
-    // A folder that is not there gets the system's own words.
+    // The system says what is wrong with a folder that cannot be read.
     std::fs::read_dir(dir).map_err(ScanError::io(dir))?;
     let found = [
         (Layout::RawSynapse, raw_synapse::find(dir)),
@@ -121,7 +123,7 @@ impl ScanSource {
     /// the channels of `preprocessing` are taken.
     ///
     /// # Errors
-    /// When there are no scans, when more than one layout is there, when a name does not tell its case, a case appears twice, lacks a
+    /// When there are no scans, when more than one layout is there, when a name lacks its case, a case appears twice, lacks a
     /// slice, a channel, its image or its label, when the files of a case differ in shape, or when a header is not readable.
     pub fn open(dir: &Path, preprocessing: &Preprocessing) -> Result<Self, ScanError> {
         let (layout, root) = find_layout(dir)?;
@@ -141,7 +143,7 @@ impl ScanSource {
     /// Makes the named cases `test`.
     ///
     /// # Errors
-    /// When a name is no case's, or the layout is one whose split is settled.
+    /// When there is no such case, or when the layout itself decides the split.
     pub fn with_test_cases(mut self, test_cases: &[String]) -> Result<Self, ScanError> {
         if !test_cases.is_empty() && self.layout != Layout::NnUnet {
             return Err(ScanError::NotForLayout { path: self.root, option: "--test-cases", layout: self.layout.name() });
@@ -180,7 +182,7 @@ impl ScanSource {
         Ok(sources)
     }
 
-    /// A file of the source as the store names it: its path below the folder, or its name alone where there is no folder.
+    /// A file of the source as the store names it: its path below the folder, or only its name if there is no folder.
     pub(crate) fn source_name(&self, file: &Path) -> String {
         match self.layout {
             Layout::Unlabelled => relative(unlabelled::folder(file), file),

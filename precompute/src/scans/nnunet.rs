@@ -1,5 +1,5 @@
-//! nnU-Net's raw layout: `imagesTr/CASE_0000.nii.gz` (`_0001`, … for further channels) beside `labelsTr/CASE.nii.gz`, described by
-//! `dataset.json`; `imagesTs` and `labelsTs` alike, where test scans have labels.
+//! nnU-Net's raw layout: `imagesTr/CASE_0000.nii.gz` (`_0001`, … for further channels) and `labelsTr/CASE.nii.gz`, described by
+//! `dataset.json`; `imagesTs` and `labelsTs` likewise, if the test scans have labels.
 
 use super::dataset_json::{DATASET_JSON, Dataset};
 use super::error::ScanError;
@@ -24,8 +24,8 @@ pub(super) fn dataset(root: &Path) -> Result<Dataset, ScanError> {
     Dataset::read(&root.join(DATASET_JSON))
 }
 
-/// The cases of both halves, with the files of the channels that are asked for: every one is there, and their shapes agree. The test half
-/// counts where it has labels.
+/// The cases of both halves, with the files of the requested channels: every one is there, and their shapes agree. The test half
+/// counts if it has labels.
 pub(super) fn cases(root: &Path, preprocessing: &Preprocessing) -> Result<Vec<CaseEntry>, ScanError> {
     let dataset = dataset(root)?;
     let mut cases: BTreeMap<String, CaseEntry> = BTreeMap::new();
@@ -90,11 +90,10 @@ fn scans(dataset: &Dataset, images: &Path) -> Result<BTreeMap<String, BTreeMap<u
             .rsplit_once('_')
             .filter(|(case, digits)| !case.is_empty() && digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit()));
         let Some((case, Ok(index))) = parsed.map(|(case, digits)| (case, digits.parse::<u32>())) else {
-            return Err(ScanError::Name { path, expected: "CASE_0000.nii.gz, whose last part is the channel" });
+            return Err(ScanError::Name { path, expected: "CASE_0000.nii.gz (0000 is the channel)" });
         };
         if index as usize >= dataset.channels.len() {
-            let problem = format!("is of channel {index}, and {DATASET_JSON} has only {}", dataset.list_channels());
-            return Err(ScanError::Dataset { path, problem: problem + "; add the channel there, or move the file away" });
+            return Err(ScanError::UnknownChannel { path, channel: index, known: dataset.list_channels() });
         }
         cases.entry(case.into()).or_default().insert(index, path);
     }

@@ -1,6 +1,6 @@
 //! The published preprocessed layout: `train_npz/caseNNNN_sliceDDD.npz` and `test_vol_h5/caseNNNN.npy.h5`.
 //!
-//! Images are windowed and labels are classes already. The layout keeps no voxel spacing: it is given as 1.
+//! Images are windowed and labels are classes already. The layout keeps no voxel spacing: 1 is used.
 
 use super::error::ScanError;
 use super::intensity::refuse_nan;

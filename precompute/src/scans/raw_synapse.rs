@@ -1,4 +1,4 @@
-//! The raw layout of the Synapse multi-organ set: `img/imgNNNN.nii.gz` beside `label/labelNNNN.nii.gz`, prepared as the
+//! The raw layout of the Synapse multi-organ set: `img/imgNNNN.nii.gz` and `label/labelNNNN.nii.gz`, prepared as the
 //! published `preprocess_data.py` does.
 
 use super::error::ScanError;

@@ -1,5 +1,6 @@
-//! What a folder's layout settles of the config, and what the user settles of it.
+//! What a folder's layout decides in the config, and what the user decides.
 
+use super::dataset_problem::DatasetProblem;
 use super::error::ScanError;
 use super::{Layout, find_layout, nnunet};
 use sam_ladder_schemas::precompute::{Channel, Intensity, MAX_CHANNELS, PrecomputeConfig, Preprocessing};
@@ -8,7 +9,7 @@ use std::path::Path;
 /// Range of a scan's values that becomes [0, 1] where nothing fixed does: what lies beyond is mostly noise.
 const PERCENTILES: Intensity = Intensity::Percentiles { low: 0.5, high: 99.5 };
 
-/// What the user may settle of a folder of scans.
+/// What the user may choose for a folder of scans.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SourceOptions {
     /// The window of the CT channels; where no channel is CT, of all channels.
@@ -22,11 +23,11 @@ pub struct SourceOptions {
 /// The config for a folder of scans: its classes, labels and channels as the layout has them, and the options.
 ///
 /// The raw and the published layout have the published classes and one CT channel. In nnU-Net's, `dataset.json` names both: a channel called
-/// CT is windowed, any other scaled between percentiles of each scan unless a window is given.
+/// CT is windowed, any other is scaled between percentiles of each scan unless a window is given.
 ///
 /// # Errors
-/// When there are no scans or layouts to choose from, when `dataset.json` cannot be used, has more channels than the network takes or lacks one
-/// that is asked for, or when an option does not apply to the layout.
+/// When there are no scans, or scans in two layouts; when `dataset.json` cannot be used, has more channels than the network takes or lacks one
+/// that was requested, or when an option does not apply to the layout.
 pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) -> Result<PrecomputeConfig, ScanError> {
     let (layout, root) = find_layout(dir)?;
     let refuse = |option, layout| Err(ScanError::NotForLayout { path: dir.into(), option, layout });
@@ -48,19 +49,17 @@ pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) 
 
 fn configure_nnunet(root: &Path, options: &SourceOptions, config: PrecomputeConfig) -> Result<PrecomputeConfig, ScanError> {
     let dataset = nnunet::dataset(root)?;
-    let bad = |problem: String| Err(ScanError::Dataset { path: root.join(super::dataset_json::DATASET_JSON), problem });
+    let bad = |problem| Err(ScanError::Dataset { path: root.join(super::dataset_json::DATASET_JSON), problem });
     let chosen = options.channels.clone().unwrap_or_else(|| (0..).take(dataset.channels.len()).collect());
     if chosen.len() > MAX_CHANNELS {
-        let (found, names) = (chosen.len(), dataset.list_channels());
-        return bad(format!(
-            "{found} channels are more than the network's {MAX_CHANNELS}; choose of {names} with --channels 0,1,2"
-        ));
+        let (found, known) = (chosen.len(), dataset.list_channels());
+        return bad(DatasetProblem::TooManyChannels { found, limit: MAX_CHANNELS, known });
     }
     let mut channels = Vec::with_capacity(chosen.len());
     for index in chosen {
         match dataset.channels.get(index as usize) {
             Some(name) => channels.push(Channel { index, name: name.clone(), intensity: PERCENTILES }),
-            None => return bad(format!("it has no channel {index}; choose of {} with --channels", dataset.list_channels())),
+            None => return bad(DatasetProblem::NoSuchChannel { channel: index, known: dataset.list_channels() }),
         }
     }
     // nnU-Net, too, knows CT by its name, in any case.

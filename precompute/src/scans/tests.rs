@@ -1,4 +1,4 @@
-//! Bad input of every kind: each is refused with a line that names the file, and nothing panics.
+//! Bad input of every kind: each is refused with a line that names the file and a hint, and nothing panics.
 
 use super::*;
 use rand::{RngExt, SeedableRng};
@@ -58,7 +58,9 @@ fn int16_file() -> Vec<u8> {
 }
 
 fn message(result: Result<impl std::fmt::Debug, ScanError>) -> String {
-    let message = result.expect_err("this input is bad").to_string();
+    let error = result.expect_err("this input is bad");
+    let message = error.to_string();
+    assert!(error.hint().is_some(), "no hint: {message}");
     assert!(!message.contains('\n'), "one line: {message}");
     message
 }
@@ -241,7 +243,7 @@ fn folders_without_scans_or_with_both_layouts_are_refused() {
     std::fs::create_dir(dir.path().join("label")).unwrap();
     assert!(message(open(&dir)).contains("no scans found"));
     std::fs::create_dir(dir.path().join("test_vol_h5")).unwrap();
-    assert!(message(open(&dir)).contains("name the folder of one of them"));
+    assert!(message(open(&dir)).contains("in two layouts"));
     let missing = ScanSource::open(&dir.path().join("nowhere"), &Preprocessing::default());
     assert!(message(missing).contains("nowhere"));
 }
@@ -250,10 +252,10 @@ fn folders_without_scans_or_with_both_layouts_are_refused() {
 fn pairs_must_be_complete_and_unique() {
     let dir = raw_folder();
     write_raw(&dir, "img/img0007.nii", &int16_file());
-    assert!(message(open(&dir)).contains("img0007.nii: has no partner"));
+    assert!(message(open(&dir)).contains("img0007.nii: its partner"));
     std::fs::remove_file(dir.path().join("RawData/Training/img/img0007.nii")).unwrap();
     write_raw(&dir, "label/label0009.nii", &int16_file());
-    assert!(message(open(&dir)).contains("label0009.nii: has no partner"));
+    assert!(message(open(&dir)).contains("label0009.nii: its partner"));
     std::fs::remove_file(dir.path().join("RawData/Training/label/label0009.nii")).unwrap();
     write_raw(&dir, "img/img0005.nii.gz", &gzip(&int16_file()));
     assert!(message(open(&dir)).contains("same case as"));
@@ -394,7 +396,7 @@ fn bad_slices_are_named() {
     assert!(with(npz(&[nan, ("label", "|u1", [2, 3], vec![0; 6])])).contains("NaN in slice 0, row 1, column 1"));
     std::fs::write(path("case0005_slice001.npz"), good_npz()).unwrap();
     std::fs::write(path("case0005_slice003.npz"), good_npz()).unwrap();
-    assert!(message(open(&dir)).contains("case 0005 has 3 slices but none numbered 2"));
+    assert!(message(open(&dir)).contains("case 0005 has 3 slices but none with number 2"));
     std::fs::rename(path("case0005_slice003.npz"), path("case0005_slice01.npz")).unwrap();
     assert!(message(open(&dir)).contains("same slice as"));
     std::fs::rename(path("case0005_slice01.npz"), path("slice5.npz")).unwrap();
@@ -446,5 +448,5 @@ fn damaged_volumes_are_named() {
     builder.write(&path).unwrap();
     assert!(message(open(&dir)).contains("[24]"));
     std::fs::rename(&path, dir.path().join("test_vol_h5/first.npy.h5")).unwrap();
-    assert!(message(open(&dir)).contains("case0001.npy.h5; rename it"));
+    assert!(message(open(&dir)).contains("expected a name like case0001.npy.h5"));
 }

@@ -1,4 +1,4 @@
-//! New scans, which have no reference segmentation: NIfTI files anywhere, one a channel.
+//! New scans, which have no reference segmentation: NIfTI files anywhere, one per channel.
 
 use super::error::ScanError;
 use super::raw_synapse::same_shape;
@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 /// A scan to predict on, before its voxels are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewScan {
-    /// Its name: the file's without `.nii.gz`, and without `_0000` where there is more than one channel.
+    /// Its name: the file's without `.nii.gz`, and without `_0000` if there is more than one channel.
     pub case: String,
     /// The file of each channel, in the order of the settings' channels.
     pub files: Vec<PathBuf>,
 }
 
-/// The scans among files and folders, sorted by name. Of a folder every `.nii` and `.nii.gz` directly in it is taken.
+/// The scans among files and folders, sorted by name. From a folder, every `.nii` and `.nii.gz` directly in it is taken.
 ///
-/// Of images with one channel every file is a scan. With more, files are called as nnU-Net's, `CASE_0000.nii.gz` and so on, of which those
+/// If images have one channel, every file is a scan. If they have more, files are named as nnU-Net's, `CASE_0000.nii.gz` and so on, and those
 /// of the settings' channels are taken.
 ///
 /// # Errors
-/// When a path is not there, a folder holds no NIfTI file, a name does not tell its channel, a channel is missing, or two scans have the
+/// When a path is not there, a folder holds no NIfTI file, a name lacks its channel's number, a channel is missing, or two scans have the
 /// same name.
 pub fn find_new_scans(paths: &[PathBuf], preprocessing: &Preprocessing) -> Result<Vec<NewScan>, ScanError> {
     let mut files = Vec::new();
@@ -50,7 +50,7 @@ pub fn find_new_scans(paths: &[PathBuf], preprocessing: &Preprocessing) -> Resul
             .rsplit_once('_')
             .filter(|(case, digits)| !case.is_empty() && digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit()));
         let Some((case, Ok(channel))) = parsed.map(|(case, digits)| (case, digits.parse::<u32>())) else {
-            return Err(ScanError::Name { path, expected: "CASE_0000.nii.gz, whose last part is the channel" });
+            return Err(ScanError::Name { path, expected: "CASE_0000.nii.gz (0000 is the channel)" });
         };
         if let Some(first) = cases.entry(case.into()).or_default().insert(channel, path.clone()) {
             return Err(ScanError::Duplicate { what: "channel", first, second: path });
@@ -58,12 +58,12 @@ pub fn find_new_scans(paths: &[PathBuf], preprocessing: &Preprocessing) -> Resul
     }
     let mut scans = Vec::with_capacity(cases.len());
     for (case, mut of_case) in cases {
-        let beside = of_case.values().next().cloned().unwrap_or_default();
+        let other = of_case.values().next().cloned().unwrap_or_default();
         let mut files = Vec::with_capacity(preprocessing.channels.len());
         for channel in &preprocessing.channels {
-            let missing = || beside.with_file_name(format!("{case}_{:04}.nii.gz", channel.index));
+            let missing = || other.with_file_name(format!("{case}_{:04}.nii.gz", channel.index));
             files.push(
-                of_case.remove(&channel.index).ok_or_else(|| ScanError::Unpaired { path: beside.clone(), missing: missing() })?,
+                of_case.remove(&channel.index).ok_or_else(|| ScanError::Unpaired { path: other.clone(), missing: missing() })?,
             );
         }
         scans.push(NewScan { case, files });
@@ -126,7 +126,7 @@ impl NewScan {
     }
 }
 
-/// The folder that a file lies in: new scans come from anywhere, and are told apart by their names.
+/// The folder that a file lies in: new scans come from anywhere, and their names distinguish them.
 pub(super) fn folder(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new(""))
 }

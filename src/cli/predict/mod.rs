@@ -5,12 +5,12 @@ mod settings;
 
 use super::device::DeviceChoice;
 use super::progress::{self, Terminal};
+use crate::error::refusal;
 use crate::interrupt;
-use anyhow::{bail, ensure};
 use candle_core::Device;
 use outputs::{Existing, Outputs};
-use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_cache::{Batch, Store};
+use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
 use sam_ladder_precompute::scans::{NewScan, ScanSource, find_new_scans};
 use sam_ladder_schemas::classes::Split;
@@ -110,7 +110,12 @@ impl Args {
         }
         if !bad.is_empty() {
             let listed: Vec<String> = bad.iter().map(|(case, reason)| format!("scan {case}: {reason}")).collect();
-            bail!("{} of {found} scans cannot be used, the others are segmented: {}", bad.len(), listed.join("; "));
+            let message =
+                format!("{} of {found} scans cannot be used, the others are segmented: {}", bad.len(), listed.join("; "));
+            return Err(refusal(
+                message,
+                "put good copies of these files in place, then run the same command again with --skip-existing",
+            ));
         }
         Ok(())
     }
@@ -122,10 +127,10 @@ impl Args {
             checkpoint: self.checkpoint.as_deref(),
             sam_checkpoint: self.sam_checkpoint.as_deref(),
         })?;
-        ensure!(
-            self.store.is_none() || !matches!(settings.encoder, EncoderFile::Published(_)),
-            "--store keeps SAM's decoder too: pass --sam-checkpoint beside --checkpoint, or leave --store out"
-        );
+        if self.store.is_some() && matches!(settings.encoder, EncoderFile::Published(_)) {
+            let hint = "pass --sam-checkpoint in addition to --checkpoint, or remove --store";
+            return Err(refusal("--store needs SAM's own checkpoint, since a store keeps SAM's decoder too", hint));
+        }
         Ok(settings)
     }
 
@@ -182,10 +187,7 @@ impl Args {
             let stop = interrupt::stop_flag("the slices in flight are finished")?;
             let options =
                 FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop, observer: &*observer };
-            let load = || {
-                settings.load_encoder(device).map_err(|error| sam_ladder_precompute::error::Error::Config(format!("{error:#}")))
-            };
-            fill_part(&plan, store, &options, load)?.images_encoded
+            fill_part(&plan, store, &options, || settings.load_encoder(device))?.images_encoded
         };
         eprintln!("{encoded} slices encoded, the embeddings are in {}", store.display());
         let store = Store::open(store)?;

@@ -1,8 +1,9 @@
 //! Where masks go, and what must not be overwritten on the way.
 
-use anyhow::{Context, bail, ensure};
-use sam_ladder_formats::atomic::write_atomic;
+use crate::error::refusal;
+use anyhow::Context;
 use sam_ladder_eval::label_tables::{ITK_SNAP_ENDING, SLICER_ENDING, itk_snap, slicer};
+use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_precompute::scans::NewScan;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ pub enum Existing {
     Refuse,
     /// Write them anew.
     Replace,
-    /// Leave them and go on with the others.
+    /// Keep them and make the others.
     Skip,
 }
 
@@ -37,7 +38,8 @@ impl Outputs {
         let stem = name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii"));
         let is_file = stem.is_some() && !out.is_dir();
         if is_file && scans.len() > 1 {
-            bail!("{} scans do not go into the one file {}: give --out a folder", scans.len(), out.display());
+            let message = format!("{} scans do not go into one file, {}", scans.len(), out.display());
+            return Err(refusal(message, "give --out a folder"));
         }
         let tables = match stem.filter(|_| is_file) {
             Some(stem) => out.with_file_name(stem),
@@ -48,15 +50,15 @@ impl Outputs {
             scans.into_iter().map(|scan| (place(&scan), scan)).map(|(a, b)| (b, a)).collect();
         for (scan, mask) in &masks {
             let same = |file: &PathBuf| mask.canonicalize().is_ok_and(|mask| file.canonicalize().is_ok_and(|file| file == mask));
-            ensure!(!scan.files.iter().any(same), "{} is the scan itself: give --out another place", mask.display());
+            if scan.files.iter().any(same) {
+                return Err(refusal(format!("{} is the scan itself", mask.display()), "give --out another place"));
+            }
         }
         match existing {
             Existing::Refuse => {
                 if let Some((_, mask)) = masks.iter().find(|(_, mask)| mask.exists()) {
-                    bail!(
-                        "{} exists: replace it with --force, leave it and make the others with --skip-existing, or give another --out",
-                        mask.display()
-                    );
+                    let hint = "replace it with --force, keep it and make the others with --skip-existing, or give another --out";
+                    return Err(refusal(format!("{} exists", mask.display()), hint));
                 }
             }
             Existing::Skip => masks.retain(|(_, mask)| !mask.exists()),
@@ -82,7 +84,8 @@ impl Outputs {
             *path = name.into();
             let other = std::fs::read(&*path).is_ok_and(|found| found != text.as_bytes());
             if other && self.existing != Existing::Replace {
-                bail!("{} is the label table of other classes: replace it with --force, or give another --out", path.display());
+                let message = format!("{} is the label table of other classes", path.display());
+                return Err(refusal(message, "replace it with --force, or give another --out"));
             }
             write_atomic(path, text.as_bytes())?;
         }

@@ -1,12 +1,12 @@
-//! What a prediction needs to know beside the scan: the run's own settings, or the published ones for a checkpoint without a run.
+//! What a prediction needs to know in addition to the scan: the run's own settings, or the published ones for a checkpoint without a run.
 
 use crate::cli::export::run_checkpoint;
 use crate::cli::progress::Terminal;
 use crate::cli::sam_checkpoint::ensure_same;
-use anyhow::{Context, bail};
+use crate::error::refusal;
 use candle_core::Device;
 use sam_ladder_formats::state_dict::StateDict;
-use sam_ladder_precompute::encoder::published_encoder;
+use sam_ladder_precompute::encoder::{EncoderError, published_encoder};
 use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -14,9 +14,9 @@ use sam_ladder_train::run::{read_info, read_record};
 use sam_ladder_train::trained_model::WeightSource;
 use std::path::{Path, PathBuf};
 
-/// Where the mask tokens stand in the published state dict: one a class.
+/// Key of the mask tokens in the published state dict: one per class.
 const MASK_TOKENS: &str = "sam.mask_decoder.mask_tokens.weight";
-/// The table of positions of its image encoder: one row a patch.
+/// Key of the table of positions of its image encoder: one row per patch.
 const POS_EMBED: &str = "sam.image_encoder.pos_embed";
 
 /// The files that were typed.
@@ -63,7 +63,7 @@ impl Settings {
         match (typed.run, typed.checkpoint) {
             (Some(run), checkpoint) => Self::of_run(run, checkpoint, typed),
             (None, Some(checkpoint)) => Self::of_checkpoint(checkpoint, typed.sam_checkpoint),
-            (None, None) => bail!("a model is needed: pass --run DIR or --checkpoint FILE"),
+            (None, None) => Err(refusal("no model is given", "pass --run DIR or --checkpoint FILE")),
         }
     }
 
@@ -71,10 +71,10 @@ impl Settings {
         let record = read_record(run)?;
         let encoder = match (&record.store.weights, typed.sam_checkpoint) {
             (EncoderWeights::Random { .. }, None) => EncoderFile::Random,
-            (EncoderWeights::Checkpoint { sha256 }, None) => bail!(
-                "{} was trained on embeddings of a SAM checkpoint (SHA-256 {sha256}): pass that file with --sam-checkpoint",
-                run.display()
-            ),
+            (EncoderWeights::Checkpoint { sha256 }, None) => {
+                let message = format!("{} was trained on embeddings of a SAM checkpoint (SHA-256 {sha256})", run.display());
+                return Err(refusal(message, "pass that file with --sam-checkpoint"));
+            }
             (weights, Some(path)) => {
                 ensure_same(path, weights, run)?;
                 EncoderFile::Sam(path.into())
@@ -87,28 +87,31 @@ impl Settings {
         Ok(Settings { config: of_new_scans(record.store), weights, encoder })
     }
 
-    /// The published preprocessing, and what the file tells of sizes and classes.
+    /// The published preprocessing, and what the file says of sizes and classes.
     fn of_checkpoint(path: &Path, sam_checkpoint: Option<&Path>) -> anyhow::Result<Self> {
         let state = StateDict::open(path)?;
         let info = read_info(path)?;
-        let classes = state.shape(MASK_TOKENS).and_then(|shape| shape.first().copied()).with_context(|| {
-            format!("{}: the key {MASK_TOKENS} is missing, expected a whole model in the published names", path.display())
+        let classes = state.shape(MASK_TOKENS).and_then(|shape| shape.first().copied()).ok_or_else(|| {
+            let message = format!("{}: the key {MASK_TOKENS} is missing", path.display());
+            refusal(message, "pass a whole model in the published code's names")
         })?;
         if let Some(info) = info.as_ref().filter(|info| info.channels != 1) {
-            bail!("{} is a model of {} channels: pass --run too, whose record names them", path.display(), info.channels);
+            let message =
+                format!("{} is a model of images with {} channels, which the file does not name", path.display(), info.channels);
+            return Err(refusal(message, "pass --run too: its record names them"));
         }
         let own_size = state.shape(POS_EMBED).and_then(|shape| shape.get(1).copied()).map(|grid| grid * 16);
         let encoder = match (sam_checkpoint, own_size) {
             (Some(path), _) => EncoderFile::Sam(path.into()),
             (None, Some(_)) => EncoderFile::Published(path.into()),
-            (None, None) => bail!(
-                "{} holds no image encoder: pass --sam-checkpoint, the SAM checkpoint that it was trained with",
-                path.display()
-            ),
+            (None, None) => {
+                let hint = "pass --sam-checkpoint, the SAM checkpoint that it was trained with";
+                return Err(refusal(format!("{} holds no image encoder", path.display()), hint));
+            }
         };
         let (arch, weights) = match &encoder {
             EncoderFile::Sam(path) => identify_weights(path, &*Terminal::new())?,
-            // Named by its architecture alone: no store is made of it.
+            // Named only by its architecture: no store is made of it.
             _ => (arch_of(&state)?, EncoderWeights::Checkpoint { sha256: String::new() }),
         };
         let mut config = of_new_scans(PrecomputeConfig::published(arch, weights));
@@ -124,11 +127,12 @@ impl Settings {
     ///
     /// # Errors
     /// Weights that cannot be read or do not fit.
-    pub fn load_encoder(&self, device: &Device) -> anyhow::Result<Loaded<SamEncoder>> {
+    pub fn load_encoder(&self, device: &Device) -> sam_ladder_precompute::error::Result<Loaded<SamEncoder>> {
         let checkpoint = match &self.encoder {
             EncoderFile::Published(path) => {
                 let encoder = published_encoder(&StateDict::open(path)?, device)?;
-                let encoder = encoder.with_context(|| format!("{}: the key {POS_EMBED} is missing", path.display()))?;
+                let missing = || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into() };
+                let encoder = encoder.ok_or_else(missing)?;
                 return Ok(Loaded { encoder: SamEncoder::new(encoder, device.clone()), decoder: Vec::new() });
             }
             EncoderFile::Sam(path) => Some(path.clone()),
@@ -143,7 +147,7 @@ impl Settings {
             device: device.clone(),
             observer: Terminal::new(),
         };
-        Ok(load(&args)?)
+        load(&args)
     }
 }
 
@@ -163,5 +167,8 @@ fn arch_of(state: &StateDict) -> anyhow::Result<sam_ladder_schemas::encoder::Enc
     use sam_ladder_schemas::encoder::EncoderArch;
     let width = state.shape(POS_EMBED).and_then(|shape| shape.last().copied());
     let arch = EncoderArch::ALL.into_iter().find(|arch| Some(arch.embed_dim()) == width);
-    arch.with_context(|| format!("{}: {POS_EMBED} has the width of none of SAM's encoders", state.source()))
+    arch.ok_or_else(|| {
+        let message = format!("{}: {POS_EMBED} has the width of none of SAM's encoders", state.source());
+        refusal(message, "pass a model of the published code, or --sam-checkpoint too")
+    })
 }
