@@ -38,6 +38,10 @@ pub fn one_line(error: &anyhow::Error) -> String {
 
 /// What to do, from the first error of the chain that knows.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
+    // As a context a refusal is hidden from the chain, but not from the error.
+    if let Some(refusal) = error.downcast_ref::<Refusal>() {
+        return Some(refusal.hint.clone());
+    }
     error.chain().find_map(|cause| {
         // Each crate's error passes on the hint of the error that it wraps.
         None.or_else(|| cause.downcast_ref::<Refusal>().map(|refusal| refusal.hint.clone()))

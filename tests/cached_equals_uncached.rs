@@ -3,19 +3,19 @@
 
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{ReadMode, Store};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_precompute::encoder::ImageEncoder;
 use sam_ladder_precompute::phantom::{PhantomConfig, write_phantom};
 use sam_ladder_precompute::pipeline::{PrecomputeArgs, run};
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_precompute::scans::{Scan, ScanSource};
-use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::observer::{Silent, silent};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_train::init::{InitSources, initial_weights};
 use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::optimizer::Optimizer;

@@ -163,9 +163,12 @@ fn mistakes_in_files() {
     insta::assert_snapshot!(printed);
 }
 
-/// Each line in a new folder that `change` has prepared.
-fn refused_after(mistakes: &[(&str, &dyn Fn(&Path))], line: &str, prepare: fn(&Path)) -> String {
-    let print = |(mistake, change): &(&str, &dyn Fn(&Path))| {
+/// What is wrong, and what makes it so in a folder.
+type Mistake<'a> = (&'a str, &'a dyn Fn(&Path));
+
+/// The line's error after each mistake, in a new folder.
+fn refused_after(mistakes: &[Mistake<'_>], line: &str, prepare: fn(&Path)) -> String {
+    let print = |(mistake, change): &Mistake<'_>| {
         let folder = tempfile::tempdir().unwrap();
         prepare(folder.path());
         change(folder.path());
@@ -187,7 +190,7 @@ fn mistakes_in_scans() {
     let prepare = |folder: &Path| write_pair(&folder.join("scans"), 5, &with_voxel(100.0), &with_voxel(6.0));
     let pair = |folder: &Path, image: &[u8], label: &[u8]| write_pair(&folder.join("scans"), 5, image, label);
     let good = with_voxel(6.0);
-    let mistakes: [(&str, &dyn Fn(&Path)); 16] = [
+    let mistakes: [Mistake<'_>; 16] = [
         ("the folder is missing", &|folder| fs::rename(folder.join("scans"), folder.join("elsewhere")).unwrap()),
         ("no scans", &|folder| fs::remove_dir_all(folder.join("scans/RawData")).unwrap()),
         ("a file instead of a folder", &|folder| {
@@ -246,7 +249,7 @@ fn mistakes_in_nnunets_layout() {
     let write =
         |name: &'static str, bytes: Vec<u8>| move |folder: &Path| fs::write(folder.join("scans").join(name), &bytes).unwrap();
     let remove = |name: &'static str| move |folder: &Path| fs::remove_file(folder.join("scans").join(name)).unwrap();
-    let mistakes: [(&str, &dyn Fn(&Path)); 16] = [
+    let mistakes: [Mistake<'_>; 16] = [
         ("no dataset.json", &remove("dataset.json")),
         ("not JSON", &dataset("}", "")),
         ("no channels", &dataset("channel_names", "channels")),

@@ -68,7 +68,8 @@ fn a_circle_through_a_re_export_is_found() {
 fn crates_know_only_what_the_map_says() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     for name in crates() {
-        let row = map.lines().find(|line| line.starts_with(&format!("| `{name}/`"))).unwrap_or_else(|| panic!("{name} has no row"));
+        let row =
+            map.lines().find(|line| line.starts_with(&format!("| `{name}/`"))).unwrap_or_else(|| panic!("{name} has no row"));
         let knows = row.trim_end_matches('|').rsplit('|').next().unwrap();
         let mut knows: Vec<&str> = knows.split('`').skip(1).step_by(2).collect();
         let manifest: toml::Table = fs::read_to_string(root().join(&name).join("Cargo.toml")).unwrap().parse().unwrap();

@@ -4,8 +4,8 @@
 mod browser;
 
 use browser::{Browser, View};
-use sam_ladder_formats::rows::write_rows;
 use sam_ladder_eval::write_sweep_page;
+use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::sweep::{
     Budget, CURVES_TABLE, Condition, CurveRow, Domain, Objective, Pruning, SWEEP_CONFIG, Scale, Search, SearchMethod, Setting,
     SweepConfig, SweepRecord, TRIALS_TABLE, TrialRow, TrialStatus, Validation, trial_id,

@@ -7,16 +7,16 @@ mod store;
 use candle_core::safetensors::load;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{ReadMode, Store, TrainingSplit};
-use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
 use sam_ladder_formats::rows::read_rows;
+use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{
     BEST_CHECKPOINT, CHECKPOINT, EPOCHS_TABLE, OptimizerKind, RESUME_STATE, STEPS_TABLE, TrainConfig,
 };
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_train::error::TrainError;
 use sam_ladder_train::export::{ExportArgs, export};
 use sam_ladder_train::predict::{CasePrediction, CaseRequest, Ensemble};

@@ -90,8 +90,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         write_rows(&dir.path().join(STEPS_TABLE), &[step(0, 1.0)]).unwrap();
-        let older =
-            Older { epoch: 0, steps: 1, loss: 1.0, ce: 1.0, dice: 1.0, val_dice: Some(0.5), gate: 0.5, seconds: 1.0 };
+        let older = Older { epoch: 0, steps: 1, loss: 1.0, ce: 1.0, dice: 1.0, val_dice: Some(0.5), gate: 0.5, seconds: 1.0 };
         write_rows(&dir.path().join(EPOCHS_TABLE), &[older]).unwrap();
         assert_eq!(RunCurves::read(dir.path()).unwrap().val_dice, [[1.0, 0.5]]);
     }

@@ -102,7 +102,8 @@ fn other_files_say_what_they_are_not() {
     let message = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        StateDict::open(&path).unwrap_err().to_string()
+        let error = StateDict::open(&path).unwrap_err();
+        format!("{error}\nhint: {}", error.hint().unwrap_or_default())
     };
     assert!(message("a.pth", b"hello, this is text").contains("neither a PyTorch checkpoint nor a .safetensors file"));
     assert!(message("empty.pth", b"").contains("neither"));

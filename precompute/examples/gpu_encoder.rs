@@ -29,8 +29,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: gpu_encoder ARCH SIZE BATCH f32|tf32|bf16|f16 DEVICE [ROUNDS]".into());
     };
     let arch = EncoderArch::ALL.into_iter().find(|known| known.name() == arch).ok_or("ARCH is vit_b, vit_l or vit_h")?;
-    let precision =
-        [GpuPrecision::F32, GpuPrecision::Tf32, GpuPrecision::Bf16, GpuPrecision::F16].into_iter().find(|known| known.name() == precision);
+    let precision = [GpuPrecision::F32, GpuPrecision::Tf32, GpuPrecision::Bf16, GpuPrecision::F16]
+        .into_iter()
+        .find(|known| known.name() == precision);
     let precision = precision.ok_or("the precision is f32, tf32, bf16 or f16")?;
     let (size, batch): (usize, usize) = (size.parse()?, batch.parse()?);
     let rounds: usize = rest.first().map_or(Ok(20), |rounds| rounds.parse())?;

@@ -3,8 +3,8 @@
 use crate::error::refusal;
 use crate::slurm::{JobsFolder, TaskState, tasks_of};
 use anyhow::Context;
-use sam_ladder_formats::rows::read_rows;
 use sam_ladder_cache::{Error, Report, StoreLayout, images_stored};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::slurm::{JobKind, JobRecord};
 use sam_ladder_schemas::sweep::{SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialRow, TrialStatus};
 use serde::Serialize;

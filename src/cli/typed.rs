@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn nothing_typed_is_the_default_and_changes_nothing() {
         assert_eq!(train(&[]).config, TrainConfig::default());
-        assert_eq!(Line::<PrecomputeConfig>::parse_from(["precompute"]).settings.config, PrecomputeConfig::default());
+        let precompute = Line::<PrecomputeConfig>::parse_from(["precompute"]).settings;
+        assert_eq!(precompute.over(PrecomputeConfig::default()).unwrap(), PrecomputeConfig::default());
         let base = TrainConfig { lr: 0.1 + 0.2, precision: GpuPrecision::Bf16, max_steps: Some(7), ..TrainConfig::default() };
         assert_eq!(train(&[]).over(base.clone()).unwrap(), base);
     }

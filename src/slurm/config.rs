@@ -49,7 +49,7 @@ mod tests {
                 "[job]\n\n[sweep]\noptions = [\n  \"--exclusive\",\n  \"--array=1-9\",\n]\n",
                 "s.toml:6:3: sweep.options[1]: --array is set by the program, leave it out",
             ),
-            ("[job]\ntime = 1:00\n", "s.toml:2:9: not TOML"),
+            ("[job]\ntime = 1:00\n", "s.toml:2:8: not TOML"),
         ] {
             let error = parse("s.toml", text).unwrap_err();
             let both = format!("{error}{}", error.hint().map_or_else(String::new, |hint| format!(", {hint}")));

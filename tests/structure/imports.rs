@@ -175,7 +175,9 @@ impl Imports {
         }
         let inside = |glob: &&Vec<String>| {
             let first = glob.first().map_or("", String::as_str);
-            ["crate", "self", "super"].contains(&first) || module.items.contains(first) || self.modules.contains_key(&[from, &glob[..1]].concat())
+            ["crate", "self", "super"].contains(&first)
+                || module.items.contains(first)
+                || self.modules.contains_key(&[from, &glob[..1]].concat())
         };
         module.globs.iter().filter(inside).find_map(|glob| self.resolve(from, &[glob.as_slice(), segments].concat(), tried))
     }

@@ -75,9 +75,7 @@ impl ImageEncoder {
     /// Makes an encoder of tensors by their names without `image_encoder.`, of the shapes of [`VitConfig::tensors`].
     fn from_tensors(config: VitConfig, placement: Placement<'_>, mut get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
         let numerics = placement.numerics()?;
-        let vit = ImageEncoderVit::new(&config, numerics, |name| {
-            Ok(get(name)?.to_device(placement.device)?)
-        })?;
+        let vit = ImageEncoderVit::new(&config, numerics, |name| Ok(get(name)?.to_device(placement.device)?))?;
         Ok(Self { config, device: placement.device.clone(), vit })
     }
 

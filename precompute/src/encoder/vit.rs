@@ -43,6 +43,7 @@ impl ImageEncoderVit {
         let mut x = self.patch_embed.forward(images)?; // [b·g·g, c]
         let grid = x.grid();
         if let Some(first) = self.blocks.first() {
+            let _span = tracing::trace_span!("norm, qkv").entered();
             x.each_tile(|tile| {
                 tile.norm(&first.norm1)?;
                 tile.qkv(&first.qkv) // [b·g·g, 3·c]
