@@ -1,7 +1,7 @@
 //! A batch from a store, in the stored number format; it becomes float32 where it is used.
 
-use crate::error::{Error, Result};
 use crate::arrays::ArrayKind;
+use crate::error::{Error, Result};
 use crate::number;
 use rayon::prelude::*;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
