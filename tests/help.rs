@@ -107,7 +107,7 @@ fn every_example_runs() {
         for example in examples {
             assert_eq!(example[0], command);
             let mut words = made_small(&example);
-            // Without SAM's weights the exported file has no image encoder, and names it beside the run that knows its encoder.
+            // Without SAM's weights the exported file has no image encoder, so `predict` also needs the run that knows it.
             if let Some(at_name) = words.iter().position(|word| word == "epoch_194.pth") {
                 words[at_name] = "model.pth".into();
                 if command == "predict" {

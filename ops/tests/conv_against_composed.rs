@@ -1,5 +1,5 @@
-//! Values and gradients of convolution, batch norm, pooling and transposed convolution against compositions of candle's ops and finite differences in float64, and
-//! properties that those do not show: nothing computed for what is not tracked, the same bits on every run, NaN as PyTorch has it.
+//! Values and gradients of convolution, batch norm, pooling and transposed convolution against compositions of candle's operations and finite
+//! differences in float64. Also checks other properties: no gradient of untracked tensors, the same bits in every run, NaN as in PyTorch.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use sam_ladder_ops::composed::{batch_norm_train_composed, conv_transpose2d_2x2_composed, max_pool2d_3x3_s2_p1_composed};
@@ -35,9 +35,9 @@ fn conv_transpose2d_2x2(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Te
     sam_ladder_ops::conv_transpose2d_2x2(x, weight, bias, F32Math::Exact)
 }
 
-/// Largest difference over the largest value, of a result.
+/// Tolerance of a result: largest difference over the largest value.
 const VALUE: f64 = 2e-6;
-/// The same, of a gradient.
+/// The same for a gradient.
 const GRADIENT: f64 = 1e-5;
 
 /// Values in [-1, 1) that depend only on `seed`.
@@ -85,7 +85,7 @@ fn check(
         assert!(error < GRADIENT, "{what}: gradients of input {i} differ by {error:e}");
     }
     let weights = uniform(got.dims(), 99)?;
-    // Where maxima tie, a maximum has no derivative.
+    // A maximum has no derivative at ties.
     if !what.starts_with("ties") {
         assert_finite_differences(what, inputs, &got_grads, &weights, &reference)?;
     }
@@ -207,7 +207,7 @@ fn batch_norm_agrees() -> Result<()> {
             |t| batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, relu),
         )?;
         let got = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-5, relu)?.1;
-        // Other data types take the path of other devices.
+        // Other data types use the path of other devices.
         let want = batch_statistics(&inputs[0].to_dtype(DType::F64)?, 1e-5)?;
         assert!(difference(&got.mean, &want.mean)? < VALUE && difference(&got.var_unbiased, &want.var_unbiased)? < VALUE);
         assert!(difference(&got.inv_std, &want.inv_std)? < VALUE);
@@ -269,8 +269,8 @@ fn batch_norm_with_pooling_is_the_two_after_each_other() -> Result<()> {
     Ok(())
 }
 
-/// The end of a residual block as the side network runs it: normalise, add the shortcut, ReLU; and the same on other data types, which take
-/// the path of other devices.
+/// The end of a residual block as in the side network (normalise, add the shortcut, ReLU), also for other data types, which use the path of
+/// other devices.
 #[test]
 fn a_residual_blocks_end_agrees() -> Result<()> {
     let shape = [3, 5, 7, 9];
@@ -309,7 +309,7 @@ fn a_residual_blocks_end_agrees() -> Result<()> {
 
 #[test]
 fn a_convolutions_explicit_gradients_agree() -> Result<()> {
-    // Square: candle's own backward, the path of other devices, knows no other strided convolutions.
+    // Square, because candle's backward (the path of other devices) supports no other strided convolutions.
     for (stride, padding, kernel) in [(1, 1, 3), (2, 3, 7), (2, 0, 1)] {
         let inputs = [uniform(&[2, 3, 8, 8], 1)?, uniform(&[4, 3, kernel, kernel], 2)?];
         for dtype in [DType::F32, DType::F64] {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::{Conv2d, F32Math, batch_norm_train, conv_transpose2d_2x2, max_pool2d_3x3_s2_p1};
 
-/// Norm of the difference over the norm, of a result and of a gradient.
+/// Tolerance of results and gradients: norm of the difference over the norm.
 const TOLERANCE: f32 = 3e-6;
 
 fn golden() -> Result<HashMap<String, Tensor>> {

@@ -8,7 +8,7 @@ use sam_ladder_ops::{
     linear, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward,
 };
 
-/// Norm of the difference over the norm, of a result and of a gradient.
+/// Tolerance of results and gradients: norm of the difference over the norm.
 const TOLERANCE: f32 = 3e-6;
 
 struct Case {
@@ -100,7 +100,7 @@ fn a_residual_blocks_end_is_pytorchs() -> Result<()> {
     case.assert_close("grad_bias", &grads.bias)
 }
 
-/// The encoder's attention, forward only, over windows of which some reach beyond the image.
+/// The encoder's attention, forward only, over windows, some of which reach beyond the image.
 #[test]
 fn attention_with_relative_positions_is_pytorchs() -> Result<()> {
     let case = Case::open("rel_pos")?;

@@ -8,8 +8,9 @@
 //! ε² = 1 - (SSW / (N - k)) / (SST / (N - 1))        (Kelley, "An unbiased correlation ratio measure", 1935)
 //! ```
 //!
-//! is the share of the variance that the groups explain, corrected for what random groups would explain; a negative share is reported as
-//! 0. Trials are compared at the last epoch that all of them reached, so that pruned trials are not worse only because they ended early.
+//! is the share of the variance that the groups explain, corrected for what random groups would explain; a negative share is
+//! reported as 0. Trials are compared at the last epoch that all of them reached, so that pruned trials are not worse only because they
+//! ended early.
 
 use super::curves::mean_curve;
 use super::space::{Parameter, Trial, Values, is_measured};

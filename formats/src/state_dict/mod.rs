@@ -104,8 +104,8 @@ impl std::fmt::Debug for StateDict {
 }
 
 impl StateDict {
-    /// Opens a PyTorch file (`torch.save` of a state dict; the zip layout or the older one) or a `.safetensors` file, told apart by
-    /// content, not by name. A state dict may also be nested under the key `state_dict` or `model`.
+    /// Opens a PyTorch file (`torch.save` of a state dict; the zip layout or the older one) or a `.safetensors` file; the content
+    /// decides, not the name. A state dict may also be nested under the key `state_dict` or `model`.
     ///
     /// # Errors
     /// If the file cannot be read, has another format, or is truncated or damaged.

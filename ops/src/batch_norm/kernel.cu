@@ -1,6 +1,6 @@
-// Batch normalisation over [b, c, h·w], with ReLU and the residual sum in the same pass; the reference is batch_norm.rs.
+// Batch normalisation over [b, c, h·w], with ReLU and the residual sum in the same pass; the reference is cpu.rs.
 //
-// Sums over a channel are taken by gridDim.x blocks side by side and added up by a second kernel, in float64 and in a fixed order.
+// gridDim.x blocks sum over a channel in parallel, and a second kernel adds their sums, in float64 and in a fixed order.
 #include "device/common.cuh"
 
 // N neighbouring elements of one channel.
@@ -97,7 +97,7 @@ KERNEL(batch_norm_follow, (float* mean, float* var, const float* batch_mean, con
     var[channel] = (1.0f - momentum) * var[channel] + momentum * batch_var[channel];
 }
 
-// y = (x - mean)·inv_std·weight + bias, plus the shortcut where there is one, then ReLU where relu says so. NaN stays NaN.
+// y = (x - mean)·inv_std·weight + bias, plus the shortcut if there is one, then ReLU if relu. NaN stays NaN.
 template <int N, typename T>
 __device__ void apply(const T* x, const float* mean, const float* inv_std, const float* weight, const float* bias, const T* shortcut,
                       T* y, int c, int hw, unsigned runs, int relu) {
@@ -128,7 +128,7 @@ __device__ void apply(const T* x, const float* mean, const float* inv_std, const
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE
 
-// The gradient before the ReLU, from that after it: what the ReLU let through is found again from x.
+// The gradient before the ReLU, from that after it; the ReLU's mask is recomputed from x.
 __device__ __forceinline__ float before_relu(float x, float g, float centre, float scale, float offset, int relu) {
     return relu && (x - centre) * scale + offset <= 0.0f ? 0.0f : g;
 }

@@ -1,4 +1,4 @@
-//! Convolution on the CPU, in the first of the ways that applies (see [`super`]).
+//! Convolution on the CPU, by the first way that applies (see [`super`]).
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -93,7 +93,7 @@ mod tests {
         assert!(error < 3e-6, "{what} differs by {error:e}");
     }
 
-    /// The paths that this processor would not take are held to those that it does.
+    /// Compares the ways that this processor would not use with those that it does.
     #[test]
     fn all_ways_to_compute_a_convolution_agree() {
         for (ci, co, h, w, k, stride, padding) in [

@@ -1,4 +1,4 @@
-//! Convolutions by cuDNN. Where the host stands in for the GPU, by the CPU's own.
+//! Convolutions by cuDNN, or by the CPU's if the host emulates a GPU.
 #![cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only cuDNN asks how float32 factors are taken"))]
 
 use candle_core::{DType, Result, Tensor, bail};
@@ -9,7 +9,7 @@ use super::shape::ConvShape;
 use super::{Conv2d, cpu};
 use crate::device::{Node, Output};
 
-/// As [`Conv2d::forward`]. The weight is brought to the input's number format, its gradient is float32.
+/// As [`Conv2d::forward`]. The weight is converted to the input's number format; its gradient is float32.
 pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
     let y = convolve(op, &x.detach().contiguous()?, &weight.detach().to_dtype(x.dtype())?.contiguous()?, g)?;
     Node::tensor("conv2d", y, &[x, weight], move |inputs, _, grad| {
@@ -50,7 +50,7 @@ pub(super) fn backward_weight(op: Conv2d, x: &Tensor, grad: &Tensor, g: &ConvSha
     emulated(x.dtype(), &[&x, &grad], |t| cpu::backward_weight(&t[0], &t[1], g))?.tensor().to_dtype(DType::F32)
 }
 
-/// The CPU's float32 result, in the format of the GPU's.
+/// The CPU's float32 result, in the GPU's number format.
 fn emulated(dtype: DType, inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Output> {
     let inputs = inputs.iter().map(|t| t.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
     Output::copy_of(&f(&inputs)?.to_dtype(dtype)?)

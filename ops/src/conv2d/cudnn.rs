@@ -1,4 +1,4 @@
-//! cuDNN's convolutions. Handles, descriptors, algorithms and the need of scratch memory are found once for each shape.
+//! cuDNN's convolutions. Handles, descriptors, algorithms and the size of scratch memory are determined once per shape.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use sys::cudnnTensorFormat_t as Format;
 use super::shape::ConvShape;
 use crate::device::{F32Math, Output};
 
-/// How the tensors of a convolution lie in memory. The program's are [`MemoryFormat::Nchw`]; cuDNN takes the other as well, with weights
+/// Memory format of a convolution's tensors. The program uses [`MemoryFormat::Nchw`]; cuDNN also supports the other one, with weights
 /// `[co, k, k, ci]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum MemoryFormat {
@@ -36,10 +36,10 @@ impl MemoryFormat {
     }
 }
 
-/// What the plans of the program's convolutions are made for.
+/// The program's memory format.
 const MEMORY_FORMAT: MemoryFormat = MemoryFormat::Nchw;
 
-/// What a plan depends on.
+/// Key of a plan: everything that it depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     shape: ConvShape,
@@ -56,7 +56,7 @@ enum DType2 {
     F16,
 }
 
-/// Everything that cuDNN wants to know of a convolution, and the algorithms chosen for it.
+/// cuDNN's descriptors of a convolution, and the algorithms chosen for it.
 struct Plan<T> {
     conv: ConvDescriptor<f32>,
     x: TensorDescriptor<T>,
@@ -67,7 +67,7 @@ struct Plan<T> {
     filter: RefCell<Option<(sys::cudnnConvolutionBwdFilterAlgo_t, usize)>>,
 }
 
-/// What a thread knows of a device. cuDNN's handles belong to a thread.
+/// A thread's state for a device, since cuDNN's handles belong to a thread.
 struct Library {
     handle: Arc<Cudnn>,
     f32: HashMap<Key, Rc<Plan<f32>>>,
@@ -79,7 +79,7 @@ thread_local! {
     static LIBRARIES: RefCell<HashMap<DeviceId, Library>> = RefCell::new(HashMap::new());
 }
 
-/// A number format that cuDNN convolves.
+/// A number format that cuDNN supports.
 trait Element: CudnnDataType + DeviceRepr + CudaDType + 'static {
     const DTYPE: DType2;
     const ONE: Self;
@@ -136,7 +136,7 @@ fn make_plan<T: Element>(handle: &Arc<Cudnn>, key: &Key) -> std::result::Result<
         sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION,
     )?;
     conv.set_math_type(match (T::DTYPE, key.math) {
-        // The default would shorten float32.
+        // The default would round float32.
         (DType2::F32, F32Math::Exact) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
         (DType2::F32, F32Math::Tf32) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
         (DType2::Bf16 | DType2::F16, _) => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
@@ -152,7 +152,7 @@ fn make_plan<T: Element>(handle: &Arc<Cudnn>, key: &Key) -> std::result::Result<
     })
 }
 
-/// What `find` says, found once.
+/// The result of `find`, which is called only once.
 fn once<A: Copy>(
     cell: &RefCell<Option<(A, usize)>>,
     find: impl FnOnce() -> std::result::Result<(A, usize), CudnnError>,

@@ -1,4 +1,4 @@
-//! Convolution of any size as matrix products: the windows of an image become the columns of a matrix.
+//! Convolution of any size as matrix products: an image's windows become the columns of a matrix.
 
 use rayon::prelude::*;
 
@@ -6,7 +6,7 @@ use super::shape::ConvShape;
 use crate::cpu::{filled_vec, with_scratch};
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
 
-/// Most parts that the images are dealt to for the weights' gradient; fixed, so that the sum's order does not depend on the threads.
+/// Maximal number of groups of images for the weight's gradient; fixed, so that the sum's order does not depend on the threads.
 const PARTS: usize = 8;
 
 impl ConvShape {
@@ -57,7 +57,7 @@ impl ConvShape {
         });
     }
 
-    /// The transpose of [`Self::im2col`]: adds each column's elements to the pixels they come from.
+    /// The transpose of [`Self::im2col`]: adds each column's elements to their pixels.
     fn col2im(&self, columns: &[f32], image: &mut [f32]) {
         image.fill(0.0);
         self.for_each_run(|tap, oy, valid, to| {

@@ -1,11 +1,11 @@
-//! Convolution of any kernel and stride as matrix products that read the pixels where they are, for x86-64 with AVX2.
+//! Convolution with any kernel and stride as matrix products that read the pixels in place, for x86-64 with AVX2.
 //!
-//! An image is copied once, padded, and split by stride: for stride 2 into four planes per channel of every second row and column. In these planes, the
-//! pixels that one tap meets along a row of outputs follow one another, so that row `k = (channel, tap)` of the im2col matrix is the memory from an
-//! offset on, and the matrix itself is never made. Rows of outputs are counted at the planes' width; the few columns in between are computed and dropped.
+//! An image is copied once, padded, and split by stride: for stride 2 into four planes per channel, of every second row and column. In these
+//! planes, the pixels that a tap reads along a row of outputs are contiguous. So row `k = (channel, tap)` of the im2col matrix is the memory
+//! from an offset on, and the matrix is never made. Rows of outputs have the planes' width; the few surplus columns are computed and dropped.
 //!
 //! - Forward: `out[co][pixel] = Σ_k W[co][k]·plane[offset(k) + pixel]`.
-//! - Backward to the input: the input's pixels of one residue modulo the stride are such a product of the padded gradient, with the taps that meet them.
+//! - Backward to the input: the input's pixels of one residue modulo the stride are such a product of the padded gradient with their taps.
 //! - Backward to the weight: `dW[k][co] = Σ_pixel plane[offset(k) + pixel]·grad[pixel][co]`, with the gradient transposed in groups of sixteen channels.
 
 use std::ops::Range;
@@ -20,14 +20,14 @@ use crate::matmul::register_block::{COLUMNS, ROWS, Target, available, block_from
 
 /// Terms of one product: a panel of both factors fits the first-level cache.
 const TERMS: usize = 192;
-/// Most pixels of a strip, some rows of outputs that are computed together.
+/// Maximal number of pixels in a strip (rows of outputs that are computed together).
 const STRIP: usize = 256;
 /// Floats past the end of the planes that a block of columns may read.
 const SLACK: usize = 2 * COLUMNS;
-/// Most parts that the images are dealt to for the weights' gradient; fixed, so that the sum's order does not depend on the threads.
+/// Maximal number of groups of images for the weight's gradient; fixed, so that the sum's order does not depend on the threads.
 const PARTS: usize = 8;
 
-/// True where this path computes convolutions.
+/// Whether this path computes the convolution.
 pub(super) fn applies(g: &ConvShape) -> bool {
     (g.k - 1) / g.stride <= SLACK && available()
 }
@@ -54,7 +54,7 @@ impl ConvShape {
     /// The planes of one padded image, split by stride: plane `(c·s + y mod s)·s + x mod s`.
     fn split_planes(&self) -> Planes {
         let s = self.stride;
-        // At least the rows and columns of outputs that a tap meets, whatever the input's size.
+        // At least the rows and columns that a tap reads, whatever the input's size.
         let extent = |n: usize, on: usize| (n + 2 * self.padding).div_ceil(s).max(on + (self.k - 1) / s);
         Planes { channels: self.ci * s * s, height: extent(self.h, self.oh), width: extent(self.w, self.ow) }
     }
@@ -75,7 +75,7 @@ impl ConvShape {
         }
     }
 
-    /// Where in the planes the first output meets each tap `(channel, dy, dx)`.
+    /// Offset in the planes of the pixel that each tap `(channel, dy, dx)` of the first output reads.
     fn tap_offsets(&self, planes: &Planes) -> Vec<usize> {
         let (s, k) = (self.stride, self.k);
         (0..self.ci * k * k)
@@ -134,7 +134,7 @@ impl Product {
         Self { left: packed, rows, offsets }
     }
 
-    /// Rows of the result, with those of zeros.
+    /// Rows of the result, including those of zeros.
     fn padded_rows(&self) -> usize {
         self.rows.next_multiple_of(ROWS)
     }
@@ -164,7 +164,7 @@ impl Product {
     }
 }
 
-/// Rows of outputs in a strip: as many as fit, with the least waste in whole blocks.
+/// Rows of outputs per strip: as many as fit, with the least waste in whole blocks.
 fn strip_rows(rows: usize, columns: usize, width: usize) -> usize {
     let blocks = |n: usize| ((n - 1) * width + columns).div_ceil(COLUMNS);
     (1..=rows.max(1))
@@ -173,7 +173,7 @@ fn strip_rows(rows: usize, columns: usize, width: usize) -> usize {
         .unwrap_or(1)
 }
 
-/// Calls `f` for each of `0..n`, on several threads where the caller is not one of enough tasks already.
+/// Calls `f` for each of `0..n`, on several threads unless there are already enough tasks.
 fn for_each_strip(n: usize, images: usize, f: impl Fn(usize) + Sync + Send) {
     if images >= rayon::current_num_threads() { (0..n).for_each(f) } else { (0..n).into_par_iter().for_each(f) }
 }
@@ -212,12 +212,12 @@ pub(super) fn forward(g: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
     }
 }
 
-/// The pixels of the input of one residue modulo the stride, along one axis.
+/// The input's pixels of one residue modulo the stride, along one axis.
 struct Residue {
-    /// Taps that meet these pixels: `tap, tap + stride, …`, `taps` of them.
+    /// Taps that read these pixels: `tap, tap + stride, …`, `taps` of them.
     tap: usize,
     taps: usize,
-    /// The output that the first tap takes to the first pixel.
+    /// The output whose first tap reads the first pixel.
     first: usize,
     /// The pixels.
     pixels: Range<usize>,
@@ -231,13 +231,13 @@ impl Residue {
         Self { tap, taps: g.k.saturating_sub(tap).div_ceil(g.stride), first, pixels: start.min(n)..n }
     }
 
-    /// How many pixels.
+    /// Number of pixels.
     fn len(&self, stride: usize) -> usize {
         self.pixels.len().div_ceil(stride)
     }
 }
 
-/// The products that give the input's gradient, for the pixels of each pair of residues; none where no tap meets them.
+/// The products that give the input's gradient, for the pixels of each pair of residues that a tap reads.
 fn phases(g: &ConvShape, weight: &[f32], planes: &Planes, margin: usize) -> Vec<(Residue, Residue, Option<Product>)> {
     let s = g.stride;
     let phase = |phase: usize| {
@@ -264,7 +264,7 @@ fn phases(g: &ConvShape, weight: &[f32], planes: &Planes, margin: usize) -> Vec<
 pub(super) fn backward_data(g: &ConvShape, grad: &[f32], weight: &[f32]) -> Vec<f32> {
     assert!(applies(g) && grad.len() == g.output_len() && weight.len() == g.weight_len());
     let s = g.stride;
-    // The gradient with `margin` rows and columns of zeros before it, and enough behind it for the last pixels.
+    // The gradient with `margin` rows and columns of zeros before it, and enough after it for the last pixels.
     let margin = (g.k - 1) / s;
     let extent = |n: usize, on: usize| margin + on.max((n + g.padding).div_ceil(s) + 1);
     let planes = Planes { channels: g.co, height: extent(g.h, g.oh), width: extent(g.w, g.ow) };

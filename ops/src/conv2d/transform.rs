@@ -1,6 +1,6 @@
-//! The transforms of Winograd's F(4×4, 3×3) on vectors of eight channels, and the way between rows of pixels and such vectors.
+//! The transforms of Winograd's F(4×4, 3×3) on vectors of eight channels, and the conversion between rows of pixels and such vectors.
 //!
-//! The interpolation points are 0, ±a, ±b and infinity with a = 3/4 and b = 3/2. Against the usual ±1, ±2 they halve the rounding error.
+//! The interpolation points are 0, ±a, ±b and infinity with a = 3/4 and b = 3/2, which halves the rounding error of the usual ±1, ±2.
 
 use std::arch::x86_64::*;
 
@@ -133,7 +133,7 @@ fn transpose(r: [Vector; 8]) -> [Vector; 8] {
     ]
 }
 
-/// Where groups of eight pixels start that cover `0..n`; the last one may overlap the one before it.
+/// Starts of groups of eight pixels that cover `0..n`; the last group may overlap the one before it.
 fn groups(n: usize) -> impl Iterator<Item = usize> {
     (0..n.div_ceil(LANES)).map(move |i| (i * LANES).min(n - LANES))
 }

@@ -1,16 +1,16 @@
 //! Convolution 3×3 with stride 1 and padding 1 by Winograd's F(4×4, 3×3) (Lavin and Gray 2015, "Fast algorithms for convolutional neural networks"),
 //! forward and both backwards, for x86-64 with AVX2.
 //!
-//! The output is cut into tiles of 4×4 pixels. Each comes from 6×6 pixels of the input: both are transformed to 36 points, where the convolution is
-//! a product, so that 36 matrix products over the channels take a quarter of the direct sum's multiplications.
+//! The output is cut into tiles of 4×4 pixels, each of which depends on 6×6 pixels of the input. These and the kernel are transformed to 36
+//! points, where the convolution is a product, so that 36 matrix products over the channels take a quarter of the direct sum's multiplications.
 //!
-//! - Forward: transform a block of tiles `V[point][tile][ci]`, `M[point] = V[point]·U[point]`, transform back. A block is some rows of tiles, so that
-//!   `V` and `M` stay in the caches of the thread that works on it.
+//! - Forward: transform a block of tiles `V[point][tile][ci]`, `M[point] = V[point]·U[point]`, transform back. A block is a few rows of tiles,
+//!   so that `V` and `M` stay in the thread's caches.
 //! - Backward to the input: the same with the kernel turned by 180° and its axes swapped.
 //! - Backward to the weight: `dU[point] = Σ_tiles dM[point]ᵀ·V[point]`, with `dM` from the gradient's 4×4 pixels, then the kernel's transform transposed.
 //!
-//! Transforms work on eight channels at a time. Against float64 the error is about 1e-6 of the result's norm at 64 to 256 channels (the direct sum: 3e-7),
-//! one tenth of what the golden data allow.
+//! Transforms work on eight channels at a time. Compared with float64 the error is about 1e-6 of the result's norm at 64 to 256 channels (3e-7
+//! for the direct sum), one tenth of the golden tests' tolerance.
 
 use std::arch::x86_64::*;
 
@@ -27,18 +27,18 @@ const TILE: usize = 4;
 const WINDOW: usize = 6;
 /// Transformed points of a tile.
 const POINTS: usize = WINDOW * WINDOW;
-/// Tiles in a block of the forward pass, about.
+/// Approximate number of tiles in a block of the forward pass.
 const BLOCK_TILES: usize = 42;
 /// Rows of the register block of the weights' gradient.
 const WEIGHT_ROWS: usize = 4;
-/// Floats of transformed tiles that the weights' gradient holds at once: 12 MiB, to stay in a third-level cache.
+/// Floats of transformed tiles that the weight's gradient holds at a time: 12 MiB, to stay in a third-level cache.
 const WEIGHT_FLOATS: usize = 3 << 20;
 /// Tiles that one product of the weights' gradient sums over: a panel of both factors fits the first-level cache.
 const WEIGHT_TILES: usize = 256;
-/// Floats between the matrices of two points beyond their size, so that they do not fall on the same cache sets.
+/// Extra floats between the matrices of two points, so that they do not share cache sets.
 const SKEW: usize = 16;
 
-/// True where this path computes the convolution.
+/// Whether this path computes the convolution.
 pub(super) fn applies(g: &ConvShape) -> bool {
     (g.k, g.stride, g.padding) == (3, 1, 1) && g.ci.is_multiple_of(COLUMNS) && g.co.is_multiple_of(COLUMNS) && available()
 }
@@ -80,7 +80,7 @@ struct Pass {
     w: usize,
 }
 
-/// Where a row of tiles lies, and where its transformed points go or come from.
+/// Memory of the transformed points of a row of tiles.
 #[derive(Clone, Copy)]
 struct Points {
     /// The first point of the first tile, for eight channels.
@@ -112,7 +112,7 @@ impl Pass {
         (row / rows, row % rows * TILE)
     }
 
-    /// Floats that a row of tiles needs while it is transformed.
+    /// Scratch floats for transforming a row of tiles.
     fn row_scratch(&self) -> usize {
         2 * WINDOW * (TILE * self.columns() + 2) * LANES
     }

@@ -124,7 +124,7 @@ impl CustomOp3 for ConvTranspose {
     }
 }
 
-/// What the backward reads.
+/// Input of the backward pass.
 struct Backward<'a> {
     sizes: &'a Sizes,
     x: &'a [f32],
@@ -133,7 +133,7 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Those of the two gradients that are wanted, in one pass over the result's.
+    /// The wanted ones of the two gradients, in one pass over the output's gradient.
     fn of_input_and_weight(&self, of_x: bool, of_weight: bool) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
         let Sizes { b, ci, co, h, w } = *self.sizes;
         let mut partial = vec![0.0f32; if of_weight { b * ci * co * 4 } else { 0 }];

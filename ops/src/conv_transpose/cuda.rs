@@ -55,7 +55,7 @@ fn fold_patches(grad: &Tensor, (b, co, h, w): (usize, usize, usize, usize)) -> R
     Ok(out.tensor())
 }
 
-/// Sums of `[b, c, h, w]` over all but the channels, `[c]` of float32.
+/// Sums of `[b, c, h, w]` over all axes except the channels, `[c]` of float32.
 fn channel_sums(x: &Tensor) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     let gpu = Gpu::of(x);

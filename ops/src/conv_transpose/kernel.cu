@@ -1,4 +1,4 @@
-// What stands around the matrix product of a 2×2 transposed convolution of stride 2; the reference is conv_transpose.rs.
+// The steps around the matrix product of a 2×2 transposed convolution with stride 2; the reference is cpu.rs.
 #include "device/common.cuh"
 
 #define DEFINE(T, suffix)                                                                                                           \

@@ -1,5 +1,5 @@
-//! Vector code without intrinsics: a body of plain loops is compiled once for each instruction set, and the best one that the
-//! machine has is chosen when it runs.
+//! Vector code without intrinsics: a body of plain loops is compiled per instruction set, and the best one for the machine is chosen at run
+//! time.
 
 /// Defines a function whose body is compiled for AVX-512, for AVX2 with FMA and for the target's baseline, with a choice at run
 /// time. Inside the body the constant `FMA` says whether fused multiply-add is one instruction; see [`madd`].
@@ -67,7 +67,7 @@ pub(crate) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes[0] + chunks.remainder().iter().map(|&value| f(value)).sum::<f32>()
 }
 
-/// Largest value of a slice, negative infinity if it is empty. A NaN may be passed over.
+/// Largest value of a slice, negative infinity if it is empty. NaN may be ignored.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
@@ -100,7 +100,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
         p = madd::<FMA>(p, r, coefficient);
     }
     let p = madd::<FMA>(p * r, r, r) + 1.0;
-    // 2^n in two factors: n reaches 128, one more than an exponent field can say
+    // 2^n in two factors, since n can be 128, one more than an exponent field can represent.
     let n = (rounded.to_bits() as i32) - (ROUND.to_bits() as i32);
     let half = n >> 1;
     let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
@@ -127,7 +127,7 @@ pub(crate) fn erf<const FMA: bool>(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    /// erf in float64: its Taylor series, summed until nothing is added.
+    /// erf in float64 by its Taylor series, summed until it does not change.
     pub(crate) fn erf_f64(x: f64) -> f64 {
         let (mut term, mut sum, mut n) = (x, x, 0.0);
         while term.abs() > 1e-18 * sum.abs() {

@@ -1,4 +1,4 @@
-//! A result of kernels as a node of candle's graph.
+//! Adds a kernel's result as a node to candle's graph.
 
 use std::sync::Mutex;
 
@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layo
 
 use super::memory::Output;
 
-/// A result that is there already, and the way back from it: `backward(inputs, result, gradient)` gives the inputs' gradients.
+/// A computed result and its backward function: `backward(inputs, result, gradient)` gives the inputs' gradients.
 pub(crate) struct Node<F> {
     name: &'static str,
     result: Mutex<Option<(Storage, Shape)>>,
@@ -20,7 +20,7 @@ impl<F> Node<F>
 where
     F: Fn(&[&Tensor], &Tensor, &Tensor) -> Result<Gradients> + Send + Sync + 'static,
 {
-    /// The tensor of `output`, with a graph to those of one to three `inputs` that are tracked.
+    /// The tensor of `output`, with a graph to the tracked ones of one to three `inputs`.
     pub(crate) fn tensor(name: &'static str, output: Output, inputs: &[&Tensor], backward: F) -> Result<Tensor> {
         if !inputs.iter().any(|t| t.track_op()) {
             return Ok(output.tensor());

@@ -1,6 +1,6 @@
-// What the kernels share: number formats, reductions, and the words that differ between nvcc and the host's compiler (see emulation.h).
+// Shared by the kernels: number formats, reductions, and the words that differ between nvcc and the host's compiler (see emulation.h).
 //
-// Every reduction has a fixed order, so that a kernel gives the same bits each time: no atomics.
+// Every reduction has a fixed order, without atomics, so that a kernel gives the same bits each time.
 #pragma once
 
 #ifdef __CUDACC__
@@ -76,7 +76,7 @@ __device__ __forceinline__ float warp_max(float v) {
     return v;
 }
 
-// The sum over a block of up to 1024 threads, in every thread. Ends with a barrier: it can be called again at once.
+// The sum over a block of up to 1024 threads, in every thread. Ends with a barrier, so it can be called again directly.
 template <typename T>
 __device__ T block_sum(T v) {
     __shared__ T parts[32];

@@ -12,7 +12,7 @@ mod ptx {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
 
-/// Shared memory that a block has without asking.
+/// Shared memory that a block has by default.
 const SHARED_BYTES: u32 = 48 << 10;
 
 /// The compiled code of a module.
@@ -36,8 +36,7 @@ fn code(module: &str) -> Result<&'static str> {
     })
 }
 
-/// The address of a storage's first element. All of candle's work on a device is on one stream, and so is what is launched here: there is
-/// nothing to wait for.
+/// The address of a storage's first element. Candle's work on a device and our launches are on the same stream, so nothing needs to wait.
 pub(super) fn address(storage: &CudaStorage) -> Result<u64> {
     use candle_core::backend::BackendStorage;
     let stream = storage.device().cuda_stream();
@@ -95,7 +94,7 @@ pub(super) unsafe fn launch(device: &CudaDevice, module: &'static str, kernel: &
             Arg::Unsigned(v) => builder.arg(v),
             Arg::Float(v) => builder.arg(v),
             Arg::Double(v) => builder.arg(v),
-            // The driver reads as many bytes from here on as the kernel's parameter has.
+            // From here on the driver reads as many bytes as the kernel's parameter has.
             Arg::Words(v) => builder.arg(&v[0]),
             Arg::LongWords(v) => builder.arg(&v[0]),
         };
@@ -118,7 +117,7 @@ pub(super) fn open(index: usize) -> Result<Device> {
     Ok(device)
 }
 
-/// Without this the driver gives freed memory back at each synchronisation, and asks for it again in the next step.
+/// Lets the driver keep freed memory, which it would otherwise return at each synchronisation and allocate again in the next step.
 fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     let context = device.cuda_stream().context().clone();
     if !context.has_async_alloc() {
@@ -135,7 +134,7 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     }
 }
 
-/// Bytes that are free, and all of them.
+/// Free bytes and total bytes.
 pub(super) fn memory(device: &CudaDevice) -> Result<(u64, u64)> {
     let (free, total) = device.cuda_stream().context().mem_get_info().w()?;
     Ok((free as u64, total as u64))

@@ -25,16 +25,16 @@ thread_local! {
     static ON: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Set to 1: everything on the CPU goes through the emulated kernels.
+/// If set to 1, all operations on the CPU use the emulated kernels.
 const SWITCH: &str = "SAM_LADDER_EMULATE_KERNELS";
 
-/// Whether the operations of this thread go through the kernels.
+/// Whether the operations of this thread use the kernels.
 pub(super) fn is_on() -> bool {
     static EVERYWHERE: OnceLock<bool> = OnceLock::new();
     ON.get() || *EVERYWHERE.get_or_init(|| std::env::var(SWITCH).is_ok_and(|value| value == "1"))
 }
 
-/// Calls `f` with the operations of this thread going through the kernels.
+/// Calls `f` while the operations of this thread use the kernels.
 #[cfg(test)]
 pub(crate) fn with<R>(f: impl FnOnce() -> R) -> R {
     let before = ON.replace(true);
@@ -92,7 +92,7 @@ pub(super) unsafe fn launch(kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Resul
     }
 }
 
-/// Calls `f` with the operations of this thread on their CPU paths.
+/// Calls `f` while the operations of this thread use their CPU paths.
 #[cfg(test)]
 pub(crate) fn without<R>(f: impl FnOnce() -> R) -> R {
     let before = ON.replace(false);

@@ -1,6 +1,6 @@
-//! What a launch takes: the kernel's arguments, and how many blocks and threads run it.
+//! Parameters of a launch: the kernel's arguments, and the number of blocks and threads.
 
-/// Threads of a block where nothing speaks for another number.
+/// Default number of threads per block.
 pub(crate) const THREADS: u32 = 256;
 
 /// An argument of a kernel, of the type that its source declares.
@@ -19,7 +19,7 @@ pub(crate) enum Arg<'a> {
     LongWords(&'a [u64]),
 }
 
-/// How many blocks and threads a kernel is launched with.
+/// Number of blocks and threads of a launch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grid {
     pub(crate) blocks: [u32; 3],
@@ -28,12 +28,12 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// A thread for each of `n`.
+    /// One thread per item, for `n` items.
     pub(crate) fn over(n: usize) -> Self {
         Self::blocks([n.div_ceil(THREADS as usize).max(1) as u32, 1, 1])
     }
 
-    /// A warp for each of `n`.
+    /// One warp per item, for `n` items.
     pub(crate) fn warps(n: usize) -> Self {
         Self::blocks([n.div_ceil(THREADS as usize / 32).max(1) as u32, 1, 1])
     }

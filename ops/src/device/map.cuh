@@ -1,4 +1,4 @@
-// Kernels that look at each element by itself, four at a time where memory allows.
+// Elementwise kernels, which move four elements at a time if the alignment allows.
 #pragma once
 #include "device/common.cuh"
 
@@ -26,7 +26,7 @@ __device__ void map_run(const T* a, const T* b, const T* c, T* out, size_t at, F
     }
 }
 
-// A thread takes four elements, the last one what is left.
+// A thread takes four elements, the last one the rest.
 template <typename T, typename F>
 __device__ void map(const T* a, const T* b, const T* c, T* out, size_t n, int fours, F f) {
     size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 4;

@@ -1,12 +1,12 @@
-//! Kernels that look at each element by itself (see `map.cuh`).
+//! Elementwise kernels (see `map.cuh`).
 
 use super::launch_args::{Arg, Grid};
 use super::memory::{Input, Output};
 use super::{Gpu, suffix};
 use candle_core::{Result, Tensor, bail};
 
-/// Launches a kernel of up to three inputs of one shape and format whose result is of that shape and format too. Its parameters are the inputs, the
-/// `scalar` (float32, of one element) where there is one, the result, the number of elements, and whether four of them may be moved as one.
+/// Launches a kernel with up to three inputs; inputs and result have the same shape and number format. Its parameters are the inputs, the
+/// `scalar` (float32, one element) if there is one, the result, the number of elements, and whether four of them may be moved together.
 ///
 /// # Safety
 /// The module's kernel has these parameters.

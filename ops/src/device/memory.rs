@@ -1,4 +1,4 @@
-//! A GPU's memory as kernels see it: tensors that they read, and fresh memory that they fill.
+//! A GPU's memory for kernels: tensors that they read, and fresh memory that they fill.
 
 #[cfg(feature = "cuda")]
 use super::cuda;
@@ -22,7 +22,7 @@ impl<'a> Input<'a> {
         Self::strided(tensor)
     }
 
-    /// As [`Self::new`], of any strides: the address of the first element.
+    /// As [`Self::new`], for any strides.
     pub(crate) fn strided(tensor: &'a Tensor) -> Result<Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let pointer = address(&storage)? + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64;
@@ -38,7 +38,7 @@ impl<'a> Input<'a> {
         self.pointer
     }
 
-    /// Whether four elements of `dtype` can be moved as one.
+    /// Whether four elements of `dtype` can be moved together.
     pub(crate) fn is_aligned(&self, dtype: DType) -> bool {
         self.pointer.is_multiple_of(4 * dtype.size_in_bytes() as u64)
     }
@@ -90,7 +90,7 @@ impl Output {
         Self::of_storage(storage, shape)
     }
 
-    /// A storage that was made elsewhere.
+    /// From a storage made elsewhere.
     pub(crate) fn of_storage(storage: Storage, shape: Shape) -> Result<Self> {
         let pointer = address(&storage)?;
         Ok(Self { storage, shape, pointer })
@@ -120,7 +120,7 @@ impl Output {
         Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), false)
     }
 
-    /// Elements.
+    /// Number of elements.
     pub(crate) fn len(&self) -> usize {
         self.shape.elem_count()
     }

@@ -1,20 +1,20 @@
-//! Opening a GPU, and what the rest of the program wants to know of it.
+//! Opens a GPU, and reports its properties.
 
 use candle_core::{Device, Result};
 
 /// Memory of a GPU, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceMemory {
-    /// What can be had now.
+    /// Currently free.
     pub free: u64,
-    /// All of it.
+    /// Total.
     pub total: u64,
 }
 
-/// Opens the GPU of an index with a stream of its own, which every thread shares, and lets it keep memory that is freed.
+/// Opens the GPU with an index, with one stream that all threads share, and lets it keep freed memory.
 ///
 /// # Errors
-/// If there is no such GPU, its driver is too old, or this build knows none.
+/// If there is no such GPU, its driver is too old, or this build does not support GPUs.
 pub fn open(index: usize) -> Result<Device> {
     #[cfg(feature = "cuda")]
     return super::cuda::open(index);
@@ -22,7 +22,7 @@ pub fn open(index: usize) -> Result<Device> {
     return Device::new_cuda_with_stream(index);
 }
 
-/// Whether the program's kernels run on a device: a GPU, or the host while it stands in for one.
+/// Whether the program's kernels run on a device: a GPU, or the host while it emulates one.
 pub fn has_kernels(device: &Device) -> bool {
     device.is_cuda() || (device.is_cpu() && super::emulating())
 }
@@ -39,10 +39,10 @@ pub fn memory(device: &Device) -> Result<Option<DeviceMemory>> {
     }
 }
 
-/// Waits until a GPU has done all work that was queued; for clocks.
+/// Waits until a GPU has done all queued work; for timing.
 ///
 /// # Errors
-/// Whatever went wrong on it since.
+/// Any error on the device since the last wait.
 pub fn synchronize(device: &Device) -> Result<()> {
     device.synchronize()
 }

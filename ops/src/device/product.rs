@@ -4,13 +4,13 @@ use super::memory::Output;
 use candle_core::backend::BackendStorage;
 use candle_core::{Result, Shape, Storage, Tensor, bail};
 
-/// How float32 factors enter a product of matrices or a convolution on a GPU. The CPU computes exactly, and so do products of 16-bit numbers.
+/// How a GPU rounds the float32 factors of matrix products and convolutions. Products on the CPU, and of 16-bit numbers, do not round them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum F32Math {
-    /// With all their bits.
+    /// Not at all.
     #[default]
     Exact,
-    /// Shortened to 10 bits of mantissa, for the matrix units (TF32).
+    /// To 10 bits of mantissa, for the matrix units (TF32).
     Tf32,
 }
 
@@ -35,8 +35,8 @@ pub(crate) fn matmul(lhs: &Tensor, rhs: &Tensor, math: F32Math) -> Result<Tensor
     with_math(math, || lhs.matmul(rhs))
 }
 
-/// Calls `f` while candle's products on a GPU take float32 factors as `math` says. candle has one switch for the whole process: it stays locked for the
-/// time of the call and is exact before and after.
+/// Calls `f` while candle's products on a GPU round float32 factors as `math` says. Candle has one switch per process, which stays locked
+/// during the call and is exact before and after.
 #[cfg(feature = "cuda")]
 fn with_math<R>(math: F32Math, f: impl FnOnce() -> R) -> R {
     static SWITCH: std::sync::Mutex<()> = std::sync::Mutex::new(());

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::LossParts;
 use crate::cpu::with_f32;
 
-/// Pixels that are brought through the softmax together.
+/// Pixels per block of the softmax.
 const BLOCK: usize = 64;
 
 /// As [`super::dice_ce`]: the loss and, if the logits carry a graph, its gradient.
@@ -54,10 +54,10 @@ fn label_bytes(labels: &Tensor, classes: usize) -> Result<Vec<u8>> {
     }
 }
 
-/// What the loss needs to know of all pixels together.
+/// The sums over all pixels that the loss needs.
 #[derive(Clone)]
 struct Sums {
-    /// Σ log p of each pixel's own class.
+    /// Σ log p of each pixel's class.
     log_likelihood: f64,
     /// Σ p·t, by class.
     intersection: Vec<f64>,

@@ -1,4 +1,4 @@
-//! The loss of equation (4) and its gradient on a GPU, without a number that the host waits for.
+//! The loss of equation (4) and its gradient on a GPU, without waiting on the host.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -6,7 +6,7 @@ use super::LossParts;
 use crate::device::{Arg, Gpu, Grid, Input, Node, args_of, parameters, suffix};
 
 const MODULE: &str = "dice_ce";
-/// Classes that a kernel takes.
+/// Maximal number of classes of the kernels.
 pub(super) const CLASSES: usize = 32;
 /// Blocks that share the sums.
 const BLOCKS: usize = 264;

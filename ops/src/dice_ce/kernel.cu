@@ -1,10 +1,10 @@
-// The loss of the paper's equation (4), value and gradient, without a number that the host would have to wait for; the reference is cpu.rs.
+// The loss of the paper's equation (4), value and gradient, without waiting on the host; the reference is cpu.rs.
 #include "device/common.cuh"
 
-// Classes that a thread's registers hold.
+// Maximal number of classes, which a thread holds in registers.
 constexpr int CLASSES = 32;
 
-// Probabilities of one pixel, and the logarithm of its own class's.
+// Probabilities of one pixel, and the logarithm of that of its class.
 template <typename T>
 __device__ __forceinline__ float softmax(const T* logits, size_t start, int classes, int hw, int own, float (&p)[CLASSES]) {
     float largest = -INFINITY, total = 0.0f, own_logit = 0.0f;
@@ -30,8 +30,8 @@ __device__ __forceinline__ float softmax(const T* logits, size_t start, int clas
     return own_logit - largest - logf(total);
 }
 
-// partial [gridDim.x, 1 + 3·classes]: Σ log p of the own class, then Σ p·t, Σ p² and Σ t of each class. A label that is no class makes the
-// first sum NaN, so that the step's losses say that they are not finite.
+// partial [gridDim.x, 1 + 3·classes]: Σ log p of the pixel's class, then Σ p·t, Σ p² and Σ t of each class. A label outside the classes makes
+// the first sum NaN, and so the step's losses.
 template <typename T>
 __device__ void sums(const T* logits, const uint8_t* labels, double* partial, int b, int classes, int hw) {
     float p[CLASSES], intersection[CLASSES] = {}, squares[CLASSES] = {}, count[CLASSES] = {}, likelihood = 0.0f;
@@ -66,8 +66,8 @@ __device__ void sums(const T* logits, const uint8_t* labels, double* partial, in
     }
 }
 
-// out [4 + 2·classes]: total, cross-entropy and Dice losses, the weight of cross-entropy a pixel, then of each class what dDice/dp is made
-// of, toward·t + away·p; and the total once more to `loss`, which has a tensor of its own. One block.
+// out [4 + 2·classes]: total, cross-entropy and Dice losses, the weight of cross-entropy per pixel, then toward and away of each class, where
+// dDice/dp = toward·t + away·p. Also writes the total to `loss`, a separate tensor. One block.
 KERNEL(dice_ce_losses, (const double* partial, float* out, float* loss, int splits, int classes, double pixels, double lambda, double smooth)) {
     DYNAMIC_SHARED(double, totals);
     int values = 1 + 3 * classes;
@@ -93,7 +93,7 @@ KERNEL(dice_ce_losses, (const double* partial, float* out, float* loss, int spli
     out[3] = static_cast<float>((1.0 - lambda) / pixels);
 }
 
-// The gradient of the logits; `losses` is what dice_ce_losses wrote, `upstream` the gradient of the loss itself.
+// The gradient of the logits; `losses` is the output of dice_ce_losses, `upstream` the gradient of the loss.
 template <typename T>
 __device__ void gradient(const T* logits, const uint8_t* labels, const float* losses, const float* upstream, T* grad, int b, int classes, int hw) {
     unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;

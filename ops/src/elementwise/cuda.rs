@@ -6,7 +6,7 @@ use crate::device::{Arg, Gpu, Grid, Input, Node, map, parameters, suffix};
 use crate::partial_sums::sum_partials;
 
 const MODULE: &str = "elementwise";
-/// Blocks that share a sum over everything.
+/// Blocks that share a sum over all elements.
 const SUM_BLOCKS: usize = 256;
 
 /// As [`super::add_relu`].
@@ -78,7 +78,7 @@ mod tests {
             for n in [1, 5, 4096, 3 * 1023] {
                 let inputs = [(uniform(&[n], 1)? * 4.0)?, uniform(&[n], 2)?, uniform(&[n], 3)?, uniform(&[1], 4)?];
                 let (one, two) = (&inputs[..1], &inputs[..2]);
-                // Beside a value of 4: GELU's error is one of the input's size, not of the result's, which may be near zero.
+                // With a value of 4, because GELU's error is relative to the input, not to the result, which may be near zero.
                 let one = &[Tensor::cat(&[&one[0], &Tensor::new(&[4.0f32], &Device::Cpu)?], 0)?];
                 compare("gelu", one, &[0], dtype, |t| Ok(vec![crate::gelu(&t[0])?]))?;
                 compare("add-relu", two, &[0, 1], dtype, |t| Ok(vec![crate::add_relu(&t[0], &t[1])?]))?;

@@ -1,4 +1,4 @@
-// Sums with an activation and the gate's, in one pass over memory; the reference is cpu.rs.
+// Sums with an activation, and the gate's sum, in one pass over memory; the reference is cpu.rs.
 #include "device/map.cuh"
 
 // NaN stays NaN.

@@ -1,4 +1,4 @@
-//! Batches out of stored numbers in the processor's memory.
+//! Gathers batches from stored numbers in the host's memory.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use half::{bf16, f16};

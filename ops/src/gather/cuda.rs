@@ -1,4 +1,4 @@
-//! Batches out of stored numbers in a GPU's memory.
+//! Gathers batches from stored numbers in a GPU's memory.
 
 use candle_core::{DType, Result, Tensor};
 

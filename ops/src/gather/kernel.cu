@@ -1,4 +1,4 @@
-// A batch out of a store that lies in the device's memory, or of stored numbers that were just copied there; see gather.rs.
+// Gathers a batch from stored numbers in the device's memory; the reference is cpu.rs.
 #include "device/common.cuh"
 
 // 8-bit codes with a scale and an offset for each channel, [item, channels, 2].

@@ -31,7 +31,7 @@ multiversion! {
     }
 }
 
-/// The body of [`bias_gelu_in_place`], for functions that are compiled for an instruction set themselves.
+/// The body of [`bias_gelu_in_place`], for callers that are compiled for an instruction set.
 #[inline(always)]
 pub(crate) fn bias_gelu_rows<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
     for row in x.chunks_exact_mut(bias.len()) {

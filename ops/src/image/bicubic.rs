@@ -1,8 +1,8 @@
-//! Bicubic resizing with antialiasing, as PyTorch has it: what timm brings tables of positions to other image sizes with.
+//! Bicubic resizing with antialiasing, as in PyTorch; timm uses it to resize tables of positions to other image sizes.
 
 /// Resizes planes `[.., h, w]` to `[.., oh, ow]` as `torch.nn.functional.interpolate(mode="bicubic", antialias=True)` does
-/// (`_upsample_bicubic2d_aa`, `align_corners=False`): Keys' kernel with a = -0.5, stretched by the factor where the result is smaller, its
-/// weights brought to a sum of 1 at the border. Sums are taken in float64 and rounded once an axis.
+/// (`_upsample_bicubic2d_aa`, `align_corners=False`): Keys' kernel with a = -0.5, stretched by the factor if the result is smaller, with
+/// weights normalised to a sum of 1 at the border. Sums are in float64 and rounded once per axis.
 ///
 /// # Panics
 /// When `planes` is not a whole number of planes, or a side is 0.
@@ -22,7 +22,7 @@ pub fn resize_bicubic_antialiased(planes: &[f32], [h, w]: [usize; 2], [oh, ow]: 
     out
 }
 
-/// What one element of the result is made of.
+/// The inputs of one element of the result, with their weights.
 struct Window {
     first: usize,
     weights: Vec<f64>,
@@ -34,7 +34,7 @@ impl Window {
     }
 }
 
-/// The windows of each element of an axis that goes from `from` to `to` elements.
+/// The windows of an axis that is resized from `from` to `to` elements.
 fn windows(from: usize, to: usize) -> Vec<Window> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);

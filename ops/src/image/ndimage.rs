@@ -1,13 +1,13 @@
-//! Resizing, rotating and flipping of slices exactly as SciPy and NumPy do it: the published augmentation calls
+//! Resizing, rotating and flipping of slices exactly as in SciPy and NumPy: the published augmentation calls
 //! `scipy.ndimage.zoom`, `scipy.ndimage.rotate`, `numpy.rot90` and `numpy.flip`.
 //!
 //! A slice is `[h, w]` in row-major order, passed with its shape. All arithmetic is in f64 as in SciPy; these functions run on
 //! one thread each, callers spread slices over threads.
 //!
-//! Two traits of SciPy's default `mode="constant"` are kept on purpose. A coordinate outside `[0, n - 1]`, by however little,
-//! takes the fill value 0, not its nearest neighbour: rotated slices lose half a pixel at the border, and a zoom whose last
-//! grid point rounds to just above `n - 1` has a last row or column of zeros. And the spline of order 3 continues the slice by
-//! reflection about the centres of its outermost pixels.
+//! Two properties of SciPy's default `mode="constant"` are kept on purpose. A coordinate outside `[0, n - 1]`, even slightly, gets the fill
+//! value 0, not its nearest neighbour: rotated slices lose half a pixel at the border, and a zoom whose last grid point rounds to just above
+//! `n - 1` has a last row or column of zeros. And the spline of order 3 extends the slice by reflection about the centres of its outermost
+//! pixels.
 
 /// Pole of the cubic B-spline's recursive prefilter, `sqrt(3) - 2` (Unser, Aldroubi and Eden 1991).
 const CUBIC_POLE: f64 = -0.267_949_192_431_122_7;
@@ -38,8 +38,7 @@ pub fn flip<T: Copy>(slice: &[T], [h, w]: [usize; 2], axis: usize) -> Vec<T> {
     }
 }
 
-/// `scipy.ndimage.rotate(slice, angle_degrees, order=0, reshape=False)`: the shape stays, what comes from outside is
-/// `T::default()`.
+/// `scipy.ndimage.rotate(slice, angle_degrees, order=0, reshape=False)`: keeps the shape; pixels from outside are `T::default()`.
 ///
 /// Equal to SciPy's bit for bit at the whole degrees from -20 to 19 of the published augmentation. At the few angles whose sine
 /// and cosine are rational multiples of each other or of 1 (30, 45, 60, ...), pixels may lie exactly between two others; the last
@@ -82,7 +81,7 @@ pub fn zoom_nearest<T: Copy + Default>(slice: &[T], [h, w]: [usize; 2], [oh, ow]
 }
 
 /// `scipy.ndimage.zoom(slice, (oh / h, ow / w), order=3)`: cubic B-spline interpolation on the endpoint grid, after the spline
-/// prefilter. The result may leave the range of the slice a little, as SciPy's does.
+/// prefilter. The result may slightly exceed the range of the slice, as in SciPy.
 ///
 /// # Panics
 /// When `slice` does not have `h * w` elements.
@@ -177,7 +176,7 @@ fn prefilter_columns(c: &mut [f64], [n, width]: [usize; 2]) {
     }
     let mut z_i = z;
     for i in 1..n - 1 {
-        // What is left of the series is below the smallest f32.
+        // The rest of the series is below the smallest f32.
         if z_i.abs() < 1e-50 {
             break;
         }
@@ -206,7 +205,7 @@ fn prefilter_columns(c: &mut [f64], [n, width]: [usize; 2]) {
     }
 }
 
-/// The coordinates in an axis of `n` pixels of the `out_n` pixels of a zoom: both ends coincide.
+/// The coordinates, on an axis of `n` pixels, of the `out_n` pixels of a zoom; both ends coincide.
 fn endpoint_grid(n: usize, out_n: usize) -> impl Iterator<Item = f64> {
     let step = if out_n > 1 { (n as f64 - 1.0) / (out_n as f64 - 1.0) } else { 1.0 };
     (0..out_n).map(move |index| index as f64 * step)

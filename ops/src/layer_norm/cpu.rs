@@ -52,7 +52,7 @@ fn row_statistics(x: &[f32], eps: f32) -> (f32, f32) {
 }
 
 multiversion! {
-    /// Gradient of [`layer_norm_rows`] with respect to its input: `grad` holds the output's gradient and takes the input's.
+    /// Backward of [`layer_norm_rows`]: replaces the output's gradient in `grad` by the input's.
     fn layer_norm_rows_backward(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32]) {
         let channels = weight.len();
         let n = channels as f32;

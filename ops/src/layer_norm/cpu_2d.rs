@@ -11,7 +11,7 @@ pub(super) fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm2d { eps: eps as f32 })
 }
 
-/// Pixels that are normalised side by side: their sums stay in cache while the channels go by.
+/// Pixels that are normalised together: their sums stay in cache during the loop over channels.
 const PIXELS: usize = 256;
 
 multiversion! {
@@ -59,8 +59,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// Backward of [`normalise_image`]: `grad` holds the output's gradient and takes the input's; the gradients of weight and
-    /// bias are added to `parameters`, `[2c]`.
+    /// Backward of [`normalise_image`]: replaces the output's gradient in `grad` by the input's; adds the gradients of weight and bias to
+    /// `parameters`, `[2c]`.
     fn normalise_image_backward(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], parameters: &mut [f32]) {
         let (channels, plane) = (weight.len(), x.len() / weight.len());
         let mut buffers = [[0f32; PIXELS]; 4];
@@ -173,7 +173,7 @@ impl CustomOp3 for LayerNorm2dBackward {
         let weight = contiguous_f32(s2, l2, "layer norm 2d backward")?;
         let mut all = contiguous_f32(s3, l3, "layer norm 2d backward")?.to_vec();
         let image = (c * h * w).max(1);
-        let mut parameters = vec![0f32; b * 2 * c]; // one row an image, so that the sum's order is fixed
+        let mut parameters = vec![0f32; b * 2 * c]; // one row per image, so that the sum's order is fixed
         all.par_chunks_mut(image)
             .zip(x.par_chunks(image))
             .zip(parameters.par_chunks_mut(2 * c))

@@ -7,7 +7,7 @@ use crate::partial_sums::sum_partials;
 
 const MODULE: &str = "layer_norm";
 
-/// As [`super::layer_norm`]; the parameters' gradients are a composition, as on the CPU.
+/// As [`super::layer_norm`]; the parameters' gradients are composed of candle's operations, as on the CPU.
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let eps = eps as f32;
     let x = x.contiguous()?;
@@ -67,8 +67,8 @@ fn layer_norm_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f32) -> 
     Ok(out.tensor())
 }
 
-/// Adds `delta` and `added` to the rows of `x`, in place, then norms them: a linear layer's product and bias, the residual sum and the norm in one pass.
-/// `x` is float32, so that sums over many layers lose nothing; delta and the result are of type `dtype`.
+/// Adds `delta` and `added` to the rows of `x`, in place, then norms them: a linear layer's product and bias, the residual sum and the norm in
+/// one pass. `x` is float32, so that sums over many layers stay exact; delta and the result are of type `dtype`.
 ///
 /// # Shapes
 /// x and delta `[rows, c]`, added, weight and bias `[c]` of float32 → `[rows, c]`

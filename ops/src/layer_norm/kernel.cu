@@ -1,4 +1,4 @@
-// Layer norm over the last axis and over the channels of an image; the reference is norm.rs.
+// Layer norm over the last axis and over the channels of an image; the references are cpu.rs and cpu_2d.rs.
 #include "device/common.cuh"
 
 // Mean and 1/sqrt(variance + eps) of a row that a warp reads together.
@@ -15,10 +15,10 @@ __device__ __forceinline__ void row_statistics(int c, float eps, Get get, float&
     inverse = 1.0f / sqrtf(warp_sum(squares) / c + eps);
 }
 
-// The row of this warp: blockDim.x/32 rows a block.
+// The row of this warp: blockDim.x/32 rows per block.
 __device__ __forceinline__ int row_index() { return blockIdx.x * (blockDim.x >> 5) + warp_index(); }
 
-// Thread (channel blockIdx.y) sums over this block's share of b·hw pixels: what the gradients of layer_norm_2d's weight and bias need.
+// Thread (channel blockIdx.y) sums over this block's share of b·hw pixels, for the gradients of layer_norm_2d's weight and bias.
 template <typename T>
 __device__ void channel_gradient_sums(const T* x, const T* g, const float* statistics, double* partial, int b, int c, int hw) {
     int pixels = b * hw;

@@ -6,11 +6,11 @@ use crate::device::{Arg, F32Math, Gpu, Gradients, Grid, Input, Node, Output, mat
 
 const MODULE: &str = "linear";
 
-/// As [`super::linear`]. The weight is brought to the input's number format, its gradient is of its own.
+/// As [`super::linear`]. The weight is converted to the input's number format; its gradient has the weight's format.
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, math: F32Math) -> Result<Tensor> {
     let backward = move |inputs: &[&Tensor], _: &Tensor, grad: &Tensor| gradients(inputs, grad, math);
     match bias {
-        // Another bias for each row.
+        // A bias per row.
         Some(table) if table.rank() == 2 => {
             let y = Node::tensor("linear", product(x, weight, None, Activation::None, math)?, &[x, weight], backward)?;
             y.broadcast_add(&table.to_dtype(x.dtype())?)
@@ -23,7 +23,7 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, math: F
     }
 }
 
-/// What follows the bias.
+/// Activation after the bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activation {
     None,

@@ -1,4 +1,4 @@
-// What follows a linear layer's matrix product.
+// The bias and activation after a linear layer's matrix product.
 #include "gelu/gelu.cuh"
 
 #define DEFINE(T, suffix)                                                                                                            \

@@ -7,7 +7,7 @@ pub(crate) const COLUMNS: usize = 16;
 /// Rows of a block that fills the registers.
 pub(crate) const ROWS: usize = 6;
 
-/// True where these kernels run.
+/// Whether the processor supports these kernels.
 pub(crate) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
@@ -20,7 +20,7 @@ pub(crate) struct Left {
     pub(crate) k_stride: usize,
 }
 
-/// Where a block's result goes: rows `stride` apart, replaced or added to.
+/// Destination of a block: rows `stride` apart, replaced or added to.
 #[derive(Clone, Copy)]
 pub(crate) struct Target {
     pub(crate) data: *mut f32,

@@ -1,7 +1,7 @@
 //! Max-pooling on the CPU.
 //!
-//! A plane is split into its even and odd columns, so that a row of windows is made of runs of memory. The backward finds each window's
-//! maximum again, which is cheaper than to keep its place.
+//! A plane is split into even and odd columns, so that a row of windows reads contiguous memory. The backward pass finds each window's maximum
+//! again, which is cheaper than storing its position.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -135,7 +135,7 @@ impl Split {
     }
 }
 
-/// True where `v` takes the place of the maximum so far: only where it is larger, so that the first stays, or not a number.
+/// Whether `v` replaces the maximum so far: if it is larger (so the first of equal values stays) or NaN.
 #[inline(always)]
 fn replaces(v: f32, best: f32) -> bool {
     (v > best) | v.is_nan()
@@ -168,7 +168,7 @@ multiversion! {
         for (row, g) in g.chunks_exact(columns).enumerate() {
             let taps = split.taps(values, row);
             for (i, place) in place.iter_mut().enumerate() {
-                // A window of nothing but minus infinity gives its gradient to the centre.
+                // A window with only minus infinity gives its gradient to the centre.
                 let (mut best, mut at) = (f32::NEG_INFINITY, 4.0);
                 for (tap, values) in taps.iter().enumerate() {
                     let v = values[i];

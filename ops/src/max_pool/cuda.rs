@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::device::{Arg, Gpu, Grid, Input, Node, Output, THREADS, suffix};
 
 const MODULE: &str = "max_pool";
-/// Planes of one launch: a grid's second axis takes no more.
+/// Planes per launch: the limit of a grid's second axis.
 const PLANES: usize = 65_535;
 
 /// Launches a kernel over the planes of `[b, c, h, w]`, as many as fit a grid at a time; `points` threads per plane. `args` gives the arguments from an
@@ -32,7 +32,7 @@ pub(crate) unsafe fn over_planes(
     Ok(())
 }
 
-/// `pointer` moved on by `elements` of the type of `like`.
+/// `arg`, a pointer, advanced by `elements` of the type of `like`.
 pub(crate) fn moved(arg: Arg<'static>, elements: usize, like: &Tensor) -> Arg<'static> {
     match arg {
         Arg::Pointer(pointer) => Arg::Pointer(pointer + (elements * like.dtype().size_in_bytes()) as u64),
@@ -46,7 +46,7 @@ pub(crate) fn image_lens(x: &Tensor) -> Result<(usize, usize)> {
     Ok((c * h * w, c * h.div_ceil(2) * w.div_ceil(2)))
 }
 
-/// Room for the pooled planes of `x`.
+/// Memory for the pooled planes of `x`.
 pub(crate) fn pooled(x: &Tensor) -> Result<Output> {
     let (b, c, h, w) = x.dims4()?;
     Gpu::of(x).output(x.dtype(), (b, c, h.div_ceil(2), w.div_ceil(2)))

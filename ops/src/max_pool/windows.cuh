@@ -1,11 +1,11 @@
-// Windows of 3×3 with stride 2 and padding 1, over a plane as it is or through batch norm and ReLU.
+// Windows of 3×3 with stride 2 and padding 1, over a plane, either plain or after batch norm and ReLU.
 //
-// The backward finds each window's maximum again, as the CPU's does, and every input gathers from the windows that hold it: no atomics, and
-// the normalised activations are never in memory.
+// The backward pass finds each window's maximum again, as on the CPU, and every input gathers from its windows: no atomics are needed, and the
+// normalised activations are never in memory.
 #pragma once
 #include "device/common.cuh"
 
-// What a window sees: the elements of a plane, through batch norm and ReLU where `normalise` says so.
+// A window's input: the elements of a plane, after batch norm and ReLU if NORMALISE.
 template <bool NORMALISE, typename T>
 struct Plane {
     const T* x;
@@ -65,7 +65,7 @@ __device__ void forward(const T* x, const float* mean, const float* inv_std, con
     y[plane * oh * ow + at] = from_float<T>(best);
 }
 
-// One thread per input; the gradient before the ReLU where there is one.
+// One thread per input; the gradient before the ReLU if there is one.
 template <bool NORMALISE, typename T>
 __device__ void backward(const T* x, const T* g, const float* mean, const float* inv_std, const float* weight, const float* bias, T* grad, int c,
                          int h, int w) {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Slot, UpdateRule};
 use crate::cpu::with_f32;
 
-/// Elements that one thread updates in a run.
+/// Elements per task.
 const CHUNK: usize = 1 << 15;
 
 /// As [`super::update`].
@@ -67,7 +67,7 @@ fn sgd(rule: &UpdateRule, value: &mut [f32], gradient: &[f32], first: &mut [f32]
     });
 }
 
-/// Calls `f` with the elements of a contiguous float32 tensor on the CPU, to change.
+/// Calls `f` with the mutable elements of a contiguous float32 tensor on the CPU.
 fn with_mut(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
     tensor.inplace_op1(&InPlace(Cell::new(Some(f))))
 }

@@ -24,8 +24,8 @@ struct Rule {
     float lr, keep, l2, step_size, correction2_sqrt, rest1, beta2, rest2, eps, momentum;
 };
 
-// Does nothing if one of the `guarded` numbers at `guard` is not finite: a step whose loss is not a number leaves the variables as they are.
-// What changes from step to step is read at `moving` where that is given: a launch in a CUDA graph keeps its arguments.
+// Does nothing if one of the `guarded` numbers at `guard` is not finite: a step whose loss is NaN does not change the variables. The numbers that
+// change between steps are read from `moving` if given, since a launch in a CUDA graph keeps its arguments.
 KERNEL(optimizer_step, (Table table, Rule rule, const float* guard, int guarded, const float* moving)) {
     for (int i = 0; i < guarded; ++i) {
         if (!isfinite(guard[i])) return;

@@ -9,9 +9,9 @@ use crate::cpu::SendPtr;
 use crate::cpu::simd::{exp, madd, max, multiversion, sum_by};
 use crate::matmul::packed::Factor;
 
-/// Queries of one tile of scores, whole register blocks: with 1024 keys the tile fits a core's second-level cache.
+/// Queries per tile of scores, a multiple of the register block: with 1024 keys the tile fits a core's second-level cache.
 const TILE_QUERIES: usize = 66;
-/// Queries of one task: its keys and values are packed once.
+/// Queries per task, which packs its keys and values once.
 const TASK_QUERIES: usize = 4 * TILE_QUERIES;
 
 /// Tables of relative positions along both axes, laid out for [`Layer`].
@@ -37,9 +37,9 @@ impl Tables {
     }
 }
 
-/// What one layer reads.
+/// Input of one layer.
 pub(super) struct Layer<'a> {
-    /// Products of the qkv layer without its bias, `[b, grid, grid, 3, heads, d]`.
+    /// Output of the qkv layer without its bias, `[b, grid, grid, 3, heads, d]`.
     pub(super) qkv: &'a [f32],
     /// Bias of the qkv layer, `[3, heads, d]`.
     pub(super) bias: &'a [f32],
@@ -48,9 +48,9 @@ pub(super) struct Layer<'a> {
     pub(super) grid: TokenGrid,
 }
 
-/// What one task does: some queries of one head of one window.
+/// A task: some queries of one head of one window.
 struct Task {
-    /// The window's first token, its real height and its real width.
+    /// The window's first token, and its height and width without padding.
     first: (usize, usize, usize),
     real: (usize, usize),
     head: usize,
@@ -113,7 +113,7 @@ impl Layer<'_> {
         (image * self.grid.grid + first_y + y) * self.grid.grid + first_x + x
     }
 
-    /// Keys and values of the whole window, biases where it is padded; then the queries, a tile at a time.
+    /// Packs keys and values of the whole window (biases in the padding); then processes the queries, a tile at a time.
     fn run(&self, task: &Task, d: usize, scratch: &mut Scratch, out: SendPtr) {
         let keys = self.tables.side * self.tables.side;
         scratch.k.pack_columns(d, keys, |key, to| self.gather(task, d, 1, key, to));

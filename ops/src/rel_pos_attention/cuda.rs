@@ -8,12 +8,12 @@ use crate::device::{Arg, Gpu, Grid, Input, parameters, suffix};
 const MODULE: &str = "rel_pos_attention";
 /// Queries of a block, as in the source.
 const QUERIES: usize = 64;
-/// Widths of a head that the 16-bit kernels are made for.
+/// Head widths of the 16-bit kernels.
 const WIDTHS: [usize; 4] = [16, 32, 64, 80];
 /// Sixteens of columns that a thread of the float32 kernel holds.
 const COLUMNS: [usize; 4] = [1, 2, 4, 5];
 
-/// Whether there is a kernel for heads of this width.
+/// Whether there is a kernel for this head width.
 pub(crate) fn has_kernel(d: usize, dtype: DType) -> bool {
     if dtype == DType::F32 { COLUMNS.contains(&d.div_ceil(16)) } else { WIDTHS.contains(&d) }
 }

@@ -16,7 +16,7 @@ use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
 const ROWS: usize = 128;
 
 thread_local! {
-    /// The perceptron's hidden layer of a tile, kept so that its pages are touched once.
+    /// The MLP's hidden layer of a tile, kept so that its pages are touched only once.
     static HIDDEN: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Tile<'a> {
     x: &'a mut [f32],
     rows: &'a mut [f32],
     qkv: &'a mut [f32],
-    /// The bias of the layer before, not yet added to x.
+    /// The previous layer's bias, not yet added to x.
     pending: Option<Arc<[f32]>>,
 }
 
@@ -100,7 +100,7 @@ impl Tile<'_> {
         Ok(())
     }
 
-    /// Adds the bias that is still waiting.
+    /// Adds the pending bias.
     pub(super) fn finish(self) {
         if let Some(pending) = self.pending {
             let add = |row: &mut [f32]| row.iter_mut().zip(pending.iter()).for_each(|(x, bias)| *x += bias);

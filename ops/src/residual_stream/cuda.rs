@@ -1,4 +1,4 @@
-//! The residual stream on a GPU. The sum is float32 in every precision; what the matrix products take in is of the precision's format.
+//! The residual stream on a GPU. The sum is float32 at every precision; inputs of matrix products have the precision's format.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -12,7 +12,7 @@ pub(super) struct Stream {
     /// `[tokens, c]`, float32, changed in place.
     x: Tensor,
     dtype: DType,
-    /// What the next step takes: the attention's result, a norm, or queries, keys and values.
+    /// Input of the next step: the attention's result, a norm, or queries, keys and values.
     rows: Option<Tensor>,
     /// A product and its bias, not yet added to x.
     pending: Option<(Tensor, Tensor)>,
@@ -58,7 +58,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Adds what is still waiting.
+    /// Adds the pending product and bias.
     pub(super) fn finish(&mut self) -> Result<()> {
         if let Some((delta, bias)) = self.pending.take() {
             self.x = (&self.x + delta.to_dtype(DType::F32)?)?.broadcast_add(&bias)?;

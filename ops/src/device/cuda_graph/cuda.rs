@@ -11,14 +11,14 @@ pub(crate) struct Recording(CudaGraph);
 pub(crate) fn record(device: &CudaDevice, work: impl FnOnce() -> Result<()>) -> Result<Recording> {
     let stream = device.cuda_stream();
     let _kept = device.enable_cuda_graph_htod_cache();
-    // What went wrong before is not the recording's.
+    // Earlier errors must not count as the recording's.
     stream.synchronize().w()?;
-    // Copies of other threads, on streams of their own, continue.
+    // Copies of other threads, on other streams, continue.
     stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
     let worked = work();
-    // Ends the recording whatever became of the work. Results that are not freed when the graph is launched again are freed by the launch.
+    // Ends the recording even if the work failed. A launch frees any result of the previous launch that is not yet freed.
     let recorded = stream.end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
-    // cudarc keeps the errors of freeing for later: memory from before the recording that was freed within it is among them.
+    // cudarc defers errors of freeing, among them those for earlier memory that was freed during the recording.
     let freed = stream.context().check_err();
     worked?;
     let Some(graph) = recorded.w()? else { bail!("the driver recorded no CUDA graph") };

@@ -24,14 +24,14 @@ struct Slot {
     /// `[capacity]`, of which the parts are views.
     memory: Tensor,
     address: u64,
-    /// The copy is done: the pinned side may be written.
+    /// Recorded when the copy is done: then the pinned side may be written.
     copied: CudaEvent,
-    /// Whoever reads the device's side was queued before: once it has passed, that side may be written.
+    /// Recorded after all work that reads the device's side: then that side may be written.
     consumed: CudaEvent,
 }
 
 impl Copier {
-    /// `None` where the device is no GPU.
+    /// `None` if the device is not a GPU.
     pub(crate) fn new(device: &Device) -> Result<Option<Self>> {
         let Device::Cuda(device) = device else { return Ok(None) };
         let stream = device.cuda_stream().context().new_stream().w()?;
@@ -57,7 +57,7 @@ impl Copier {
             *slot = Some(Slot::new(&self.device, &compute, total.max(1))?);
         }
         let Some(slot) = slot else { candle_core::bail!("no buffer for a copy") };
-        // The pinned side is written by this thread: wait until the copy before, two uploads ago, has left it.
+        // This thread writes the pinned side: wait until the copy from two uploads ago is done.
         slot.copied.synchronize().w()?;
         let pinned = slot.pinned.as_mut_slice().w()?;
         for (part, &start) in parts.iter().zip(&starts) {
@@ -83,7 +83,7 @@ impl Copier {
 
 impl Drop for Copier {
     fn drop(&mut self) {
-        // The pinned memory must outlive the copies from it; there is no one left to tell of an error.
+        // The pinned memory must outlive the copies from it; an error cannot be reported here.
         let _ = self.stream.synchronize();
     }
 }
@@ -98,7 +98,7 @@ impl Slot {
         // SAFETY: the bytes of a copy are written before it starts; what lies between the parts is never looked at.
         let pinned = unsafe { context.alloc_pinned::<u8>(capacity) }.w()?;
         let (copied, consumed) = (context.new_event(None).w()?, context.new_event(None).w()?);
-        // The memory was allocated in the order of the compute stream: copies into it come after that.
+        // The memory was allocated on the compute stream, so copies to it must come after that.
         consumed.record(compute).w()?;
         copied.record(compute).w()?;
         Ok(Self { pinned, memory, address, copied, consumed })

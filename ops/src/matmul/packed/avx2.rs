@@ -1,4 +1,4 @@
-//! Packing and products of [`super`] with AVX2 and FMA, and the wider register block where there is one.
+//! Packing and products of [`super`] with AVX2 and FMA, and the wider register block if available.
 
 use std::arch::x86_64::*;
 
@@ -9,7 +9,7 @@ use crate::cpu::with_scratch;
 use crate::gelu::cpu::bias_gelu_rows;
 use crate::matmul::register_block::{Left, Target, block};
 
-/// Most terms of one pass over the destination.
+/// Maximal number of terms per pass over the destination.
 const DEPTH: usize = 768;
 /// Panels after which an activation is applied, while their results are in the second-level cache.
 const STRIP: usize = 8;
@@ -39,7 +39,7 @@ pub(super) fn pack_weight(weight: &[f32], out: usize, inner: usize) -> Vec<Line>
     panels
 }
 
-/// `y = x·Wᵀ` and what `output` says.
+/// `y = x·Wᵀ`, written as `output` says.
 ///
 /// # Safety
 /// The processor has AVX2 and FMA; `panels` are those of a weight `[out, inner]`; `x` is `[rows, inner]`, `y` `[rows, out]`, a bias `[out]`.
@@ -181,7 +181,7 @@ unsafe fn store_part(sums: &Sums, y: *mut f32, stride: usize, (rows, columns): (
     }
 }
 
-/// Packs `depth` columns of up to six rows, `[k][6]`; rows that are not there are zero.
+/// Packs `depth` columns of up to six rows, `[k][6]`; missing rows are zero.
 ///
 /// # Safety
 /// The processor has AVX2; the rows' elements are there, `stride` apart, and `packed` has `depth·6 + 2` floats.
@@ -254,7 +254,7 @@ pub(super) unsafe fn pack_panel(columns: &[f32], inner: usize, panel: &mut [Line
     }
 }
 
-/// `out = left·factor` with all rows of the register block, those beyond `rows` too.
+/// `out = left·factor` with all rows of the register block, including those beyond `rows`.
 ///
 /// # Safety
 /// The processor has AVX2 and FMA; `panels` hold `inner` rows each and as many columns as a row of `out`, whose rows are `stride` apart; left

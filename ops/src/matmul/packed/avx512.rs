@@ -1,5 +1,5 @@
-//! The register block of [`super`] where the processor has AVX-512: six rows of two panels. An element's terms are added in the order of
-//! the AVX2 block, so its bits are the same.
+//! The register block of [`super`] for AVX-512: six rows of two panels. An element's terms are added in the order of the AVX2 block, so its
+//! bits are the same.
 
 use std::arch::x86_64::*;
 
@@ -9,13 +9,13 @@ use crate::matmul::register_block::{Left, Target};
 /// Columns of a block.
 pub(super) const WIDTH: usize = 2 * COLUMNS;
 
-/// True where this block runs.
+/// Whether the processor supports this block.
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
 }
 
-/// The first `rows × columns` of six rows times two panels, whose `depth` lines follow one another; rows of `a` are packed, `[k][6]`. `ahead` is where
-/// the panels that come next are fetched from.
+/// The first `rows × columns` of six rows times two panels, whose `depth` lines are contiguous; rows of `a` are packed, `[k][6]`. `ahead` is the
+/// address from which the next panels are prefetched.
 ///
 /// # Safety
 /// The processor has AVX-512; `depth` terms of both factors are there, and the block's elements of the target, which belong to this thread.
@@ -32,7 +32,7 @@ pub(super) unsafe fn packed_rows(
     unsafe { block(depth, Left { data: a, row_stride: 1, k_stride: ROWS }, panels, ahead, target, size) };
 }
 
-/// [`packed_rows`] of rows `stride` apart, all of the block.
+/// [`packed_rows`] for rows `stride` apart and the whole block.
 ///
 /// # Safety
 /// As for [`packed_rows`].
