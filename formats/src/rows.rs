@@ -67,18 +67,32 @@ pub fn read_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     decode_rows(path, File::open(path).map_err(Error::io("read", path))?)
 }
 
+/// As [`read_rows`], but ignores columns that only older versions wrote.
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn read_rows_without<T: DeserializeOwned>(path: &Path, retired: &[&str]) -> Result<Vec<T>> {
+    let batch = decode_batch(path, File::open(path).map_err(Error::io("read", path))?)?;
+    let kept = |(at, field): (usize, &FieldRef)| (!retired.contains(&field.name().as_str())).then_some(at);
+    let kept: Vec<usize> = batch.schema().fields().iter().enumerate().filter_map(kept).collect();
+    from_batch(path, &batch.project(&kept).map_err(|error| failed("read", path, error))?)
+}
+
 /// As [`read_rows`], for an open Parquet file or its bytes; `path` is for messages.
 ///
 /// # Errors
 /// As [`read_rows`].
 pub fn decode_rows<T: DeserializeOwned>(path: &Path, file: impl ChunkReader + 'static) -> Result<Vec<T>> {
-    let batch = decode_batch(path, file)?;
+    from_batch(path, &decode_batch(path, file)?)
+}
+
+fn from_batch<T: DeserializeOwned>(path: &Path, batch: &RecordBatch) -> Result<Vec<T>> {
     let expected = columns::<T>().map_err(|error| failed("read", path, error))?;
-    let (missing, wrong) = differences(&expected, &batch);
+    let (missing, wrong) = differences(&expected, batch);
     if !wrong.is_empty() || (batch.num_rows() == 0 && !missing.is_empty()) {
         return Err(Error::Columns { path: path.into(), problems: [missing, wrong].concat() });
     }
-    serde_arrow::from_record_batch(&batch).map_err(|error| match missing.is_empty() {
+    serde_arrow::from_record_batch(batch).map_err(|error| match missing.is_empty() {
         true => failed("read", path, error),
         // Columns whose fields have no serde default.
         false => Error::Columns { path: path.into(), problems: missing },
@@ -277,6 +291,22 @@ mod tests {
         let typed = RecordBatch::try_from_iter([("loss", batch["count"].clone())]).unwrap();
         let typed = read(&typed).unwrap_err();
         assert!(typed.contains("has a column loss of type UInt32, expected Float32"), "{typed}");
+    }
+
+    #[test]
+    fn retired_columns_are_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.parquet");
+        write_rows(&path, &rows()).unwrap();
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Newer {
+            name: String,
+            status: Status,
+        }
+        let retired = ["count", "large", "angle", "k", "loss", "dice", "reason", "volume", "never there"];
+        let newer: Vec<Newer> = read_rows_without(&path, &retired).unwrap();
+        assert_eq!(newer[1], Newer { name: "a".into(), status: Status::Running });
+        assert!(read_rows_without::<Newer>(&path, &retired[1..]).unwrap_err().to_string().contains("unknown column count"));
     }
 
     fn bytes(rows: &[Row]) -> bytes::Bytes {

@@ -4,9 +4,9 @@ use crate::error::refusal;
 use crate::slurm::{JobsFolder, TaskState, tasks_of};
 use anyhow::Context;
 use sam_ladder_cache::{Error, Report, StoreLayout, images_stored};
-use sam_ladder_formats::rows::read_rows;
+use sam_ladder_formats::rows::read_rows_without;
 use sam_ladder_schemas::slurm::{JobKind, JobRecord};
-use sam_ladder_schemas::sweep::{SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialRow, TrialStatus};
+use sam_ladder_schemas::sweep::{RETIRED_TRIAL_COLUMNS, SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialRow, TrialStatus};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -203,7 +203,7 @@ fn sweep_status(path: &Path) -> anyhow::Result<SweepStatus> {
         if !record.is_file() {
             continue;
         }
-        let rows: Vec<TrialRow> = read_rows(&record)?;
+        let rows: Vec<TrialRow> = read_rows_without(&record, &RETIRED_TRIAL_COLUMNS)?;
         for row in rows {
             status.trials += 1;
             *status.states.entry(row.status.name()).or_default() += 1;

@@ -24,10 +24,10 @@ use curves::Quantity;
 use importance::{Importance, importance};
 use maud::{Markup, html};
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::rows::read_rows;
+use sam_ladder_formats::rows::{read_rows, read_rows_without};
 use sam_ladder_schemas::sweep::{
-    CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RECORD, FinalRecord, Objective, SWEEP_CONFIG, SWEEP_PAGE, SweepRecord,
-    TRIALS_TABLE, TrialRow,
+    CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RECORD, FinalRecord, Objective, RETIRED_TRIAL_COLUMNS, SWEEP_CONFIG, SWEEP_PAGE,
+    SweepRecord, TRIALS_TABLE, TrialRow,
 };
 use sam_ladder_schemas::tables::SummaryRow;
 use serde::de::DeserializeOwned;
@@ -62,7 +62,7 @@ pub fn write_sweep_page(sweep: &Path) -> Result<PathBuf> {
 
 /// The rows of a table; empty if it does not exist yet.
 fn table<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    if path.exists() { Ok(read_rows(path)?) } else { Ok(Vec::new()) }
+    if path.exists() { Ok(read_rows_without(path, &RETIRED_TRIAL_COLUMNS)?) } else { Ok(Vec::new()) }
 }
 
 impl SweepPage {

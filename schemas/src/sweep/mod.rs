@@ -8,7 +8,7 @@ mod settings_table;
 mod tables;
 
 pub use file::{SweepFile, parse_sweep};
-pub use tables::{CurveRow, TrialRow, TrialStatus};
+pub use tables::{CurveRow, RETIRED_TRIAL_COLUMNS, TrialRow, TrialStatus};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

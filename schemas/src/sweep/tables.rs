@@ -35,6 +35,9 @@ impl TrialStatus {
     }
 }
 
+/// Columns that older versions wrote in `trials.parquet`.
+pub const RETIRED_TRIAL_COLUMNS: [&str; 1] = ["lone_seconds"];
+
 /// One row of `trials.parquet`: a trial. Scores are means and standard deviations over its seeds and folds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrialRow {

@@ -4,11 +4,11 @@
 use super::space::Point;
 use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
-use sam_ladder_formats::rows::{read_rows, write_rows};
+use sam_ladder_formats::rows::{read_rows, read_rows_without, write_rows};
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::sweep::{
-    CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, SWEEP_CONFIG, SWEEP_FILE, SweepConfig, SweepRecord, TRIAL_RECORD,
-    TRIALS_DIR, TRIALS_TABLE, TrialRow, run_dir,
+    CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, RETIRED_TRIAL_COLUMNS, SWEEP_CONFIG, SWEEP_FILE, SweepConfig, SweepRecord,
+    TRIAL_RECORD, TRIALS_DIR, TRIALS_TABLE, TrialRow, run_dir,
 };
 use sam_ladder_schemas::tables::EpochRow;
 use sam_ladder_schemas::train::{EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG};
@@ -118,7 +118,7 @@ impl Folder {
             let path = entry.map_err(io(&folder))?.path().join(TRIAL_RECORD);
             // A trial that was interrupted before its first record does not count as started.
             if path.exists() {
-                rows.extend(read_rows(&path)?);
+                rows.extend(read_rows_without(&path, &RETIRED_TRIAL_COLUMNS)?);
             }
         }
         rows.sort_by_key(|row| row.number);
