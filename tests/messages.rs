@@ -299,7 +299,7 @@ fn mistakes_with_checkpoints() {
         format!("{precompute} empty.safetensors"),
         format!("{precompute} resnet.safetensors"),
         format!("{precompute} odd.safetensors"),
-        format!("{precompute} large.safetensors --encoder vit-b"),
+        format!("{precompute} large.safetensors --encoder vit_b"),
         format!("{precompute} base.safetensors"),
         format!("{train} --cnn-checkpoint missing.pth"),
         format!("{train} --cnn-checkpoint base.safetensors"),
@@ -368,7 +368,7 @@ fn mistakes_with_runs() {
     let lines = [
         train.to_string(),
         format!("{train} --resume --lr 0.5"),
-        format!("{train} --resume --epochs 0"),
+        "train --store s.zarr --run r --batch-size 2 --resume --epochs 0".into(),
         "train --store o.zarr --run r --epochs 1 --batch-size 2 --resume".into(),
         "train --store s.zarr --run empty --resume".into(),
         format!("{new} --val-cases 0001"),
@@ -424,7 +424,6 @@ fn mistakes_in_sweeps() {
             "sweep --store missing.zarr --config sweep.toml --out p",
             "sweep --store s.zarr --config sweep.toml --out scans",
             "sweep --store s.zarr --out o --resume --final --trial 99",
-            "status --sweep empty --store missing.zarr",
         ],
     );
     let text = fs::read_to_string(folder.path().join("sweep.toml")).unwrap();
