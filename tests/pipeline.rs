@@ -177,7 +177,7 @@ fn the_batch_size_does_not_matter() {
         assert_same_files(&path, &expected, &format!("batch size {batch_size}"));
     }
     let error = fill(&scans, &folder.path().join("0.zarr"), 0, Formula::failing_at(0)).unwrap_err().to_string();
-    assert_eq!(error, "batch-size must be at least 1, got 0");
+    assert_eq!(error, "batch-size: expected a whole number of at least 1, found 0");
 }
 
 #[test]

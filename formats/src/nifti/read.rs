@@ -260,8 +260,7 @@ impl RawHeader {
         }
     }
 
-    fn geometry(&self) -> Result<Geometry, String> {
-        let shape = volume_shape(self.dim)?;
+    fn geometry(&self, shape: [usize; 3]) -> Result<Geometry, String> {
         let spacing_mm = [self.pixdim[3], self.pixdim[2], self.pixdim[1]].map(f64::abs);
         if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
             return Err(format!("its voxel spacing {spacing_mm:?} is not positive"));
@@ -288,15 +287,15 @@ impl Header {
         let (raw, big_endian) = RawHeader::read(head).map_err(|problem| problem.in_file(path, FORMAT))?;
         let number_type = NumericType::from_nifti_code(raw.data_type)
             .ok_or_else(|| Error::NumberType { path: path.into(), found: format!("code {}", raw.data_type) })?;
-        let geometry = raw.geometry().map_err(bad)?;
-        let voxel_bytes = geometry
-            .shape
+        let shape = volume_shape(raw.dim).map_err(bad)?;
+        let voxel_bytes = shape
             .iter()
             .try_fold(number_type.bytes() as u64, |bytes, &n| bytes.checked_mul(n as u64))
             .filter(|bytes| bytes.checked_add(1 << 53).is_some())
-            .ok_or_else(|| bad(format!("its shape {:?} is beyond any file", geometry.shape)))?;
+            .ok_or_else(|| bad(format!("its shape {shape:?} is beyond any file")))?;
         let voxel_offset = raw.voxel_offset().map_err(bad)?;
         let (slope, intercept) = raw.scaling().map_err(bad)?;
+        let geometry = raw.geometry(shape).map_err(bad)?;
         Ok(Header { geometry, number_type, big_endian, slope, intercept, voxel_offset, voxel_bytes })
     }
 
