@@ -74,6 +74,8 @@ impl SideNetwork {
 }
 
 /// The gate g of equation (3), x = g·x_sam + (1 - g)·x_cnn. Each starts at ½ everywhere
+// Help texts write `g[c]`, which is no link.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]

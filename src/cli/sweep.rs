@@ -21,6 +21,8 @@ use std::sync::atomic::AtomicBool;
 const PRINTED: usize = 10;
 
 /// Arguments of `sweep`.
+// Help texts name tables of TOML, `[budget]`, which are no links.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
