@@ -9,8 +9,7 @@ use candle_core::Device;
 use sam_ladder_cache::Store;
 use sam_ladder_eval::{CaseMasks, MaskView, Protocol, evaluate_case};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_train::predict::{CaseRequest, Ensemble};
-use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource};
+use sam_ladder_train::{CaseRequest, Ensemble, RunCheckpoint, WeightSource};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

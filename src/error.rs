@@ -6,7 +6,7 @@ use sam_ladder_precompute::error::Error as PrecomputeError;
 use sam_ladder_precompute::phantom::PhantomError;
 use sam_ladder_precompute::scans::ScanError;
 use sam_ladder_schemas::setting::{FileError, SettingError};
-use sam_ladder_train::error::TrainError;
+use sam_ladder_train::TrainError;
 use sam_ladder_train::model::ModelError;
 
 /// What the command line itself refuses: what is wrong, and what to do about it.

@@ -35,7 +35,7 @@ pub fn stop_flag(finishing: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
 /// Whether an error only says that the user stopped the program.
 pub fn is_interruption(error: &anyhow::Error) -> bool {
     use sam_ladder_precompute::error::Error;
-    use sam_ladder_train::error::TrainError;
+    use sam_ladder_train::TrainError;
     error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(Error::Stopped { .. }))
             || matches!(cause.downcast_ref(), Some(TrainError::Stopped { .. } | TrainError::SweepStopped { .. }))

@@ -3,47 +3,32 @@
 mod common;
 #[path = "common/store.rs"]
 mod store;
+#[path = "common/train_args.rs"]
+mod train_args;
 
 use candle_core::safetensors::load;
 use candle_core::{DType, Device, Tensor};
-use sam_ladder_cache::{Batch, ReadMode, Store};
+use sam_ladder_cache::{Batch, Store};
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::tables::StepRow;
-use sam_ladder_schemas::train::{CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetwork, TrainConfig};
+use sam_ladder_schemas::train::{CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetworkKind, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::export::{ExportArgs, export};
-use sam_ladder_train::predict::{CaseRequest, Ensemble};
 use sam_ladder_train::run::{TrainArgs, read_record, train};
-use sam_ladder_train::segment::masks_of_logits;
-use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource, load_model};
+use sam_ladder_train::{CaseRequest, Ensemble, ExportArgs, RunCheckpoint, WeightSource, export, load_model, masks_of_logits};
 use std::path::Path;
 use store::{IMAGE_SIZE, NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store_of};
 use tempfile::TempDir;
+use train_args::train_args;
 
 fn workplace(test_augment: AugmentPolicy) -> (TempDir, TrainArgs) {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store.zarr");
     write_store_of(&store, StoreDtype::F32, [AugmentPolicy::Flips, test_augment], 1);
-    let args = TrainArgs {
-        run: folder.path().join("run"),
-        store,
-        config: TrainConfig { epochs: 1, batch_size: 3, warmup: 0, ..TrainConfig::default() },
-        cnn_checkpoint: None,
-        init: None,
-        resume: false,
-        device: Device::Cpu,
-        read_mode: ReadMode::Stream,
-        cache: None,
-        device_store: Default::default(),
-        cuda_graph: false,
-        checkpoint_every: None,
-        program: "test".into(),
-        observer: silent(),
-    };
+    let config = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, ..TrainConfig::default() };
+    let args = train_args(store, folder.path().join("run"), config);
     (folder, args)
 }
 
@@ -57,12 +42,12 @@ const CASE: CaseRequest<'static> = CaseRequest { split: Split::Test, case: TEST_
 fn choices() -> [(&'static str, TrainConfig); 3] {
     let base = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, ..TrainConfig::default() };
     [
-        ("vit", TrainConfig { side_network: SideNetwork::VitTiny, gate: GateKind::Pixel, ..base.clone() }),
-        ("resnet50", TrainConfig { side_network: SideNetwork::Resnet50, train_mask_tokens: true, ..base.clone() }),
+        ("vit", TrainConfig { side_network: SideNetworkKind::VitTiny, gate: GateKind::Pixel, ..base.clone() }),
+        ("resnet50", TrainConfig { side_network: SideNetworkKind::Resnet50, train_mask_tokens: true, ..base.clone() }),
         (
             "resnet34",
             TrainConfig {
-                side_network: SideNetwork::Resnet34,
+                side_network: SideNetworkKind::Resnet34,
                 gate: GateKind::Channel,
                 train_hypernetworks: true,
                 train_mask_tokens: true,
@@ -120,7 +105,7 @@ fn only_what_the_published_code_has_is_exported() {
     let error = attempt("gate", |config| config.gate = GateKind::Channel).unwrap_err();
     let error = common::with_hint(&error, error.hint());
     assert!(error.contains("gate channel") && error.contains(CHECKPOINT), "{error}");
-    let error = attempt("network", |config| config.side_network = SideNetwork::Resnet34).unwrap_err().to_string();
+    let error = attempt("network", |config| config.side_network = SideNetworkKind::Resnet34).unwrap_err().to_string();
     assert!(error.contains("resnet34") && !error.contains('\n'), "{error}");
     assert!(!folder.path().join("network.pth").exists());
 }
@@ -147,7 +132,7 @@ fn a_run_of_an_older_version_resumes() {
 fn a_checkpoint_of_the_publisher_starts_its_network() {
     let (folder, mut args) = workplace(AugmentPolicy::None);
     args.config.max_steps = Some(0);
-    args.config.side_network = SideNetwork::VitTiny;
+    args.config.side_network = SideNetworkKind::VitTiny;
     train(&args).unwrap();
     let random = load(args.run.join(CHECKPOINT), &Device::Cpu).unwrap();
     // timm's at 224 pixels: a table of 14×14 positions, a classifier and no projection.
@@ -177,7 +162,7 @@ fn a_checkpoint_of_the_publisher_starts_its_network() {
 
     // A checkpoint of another network is refused by its keys.
     let mut other = TrainArgs { run: folder.path().join("other"), cnn_checkpoint: Some(path), ..args };
-    other.config.side_network = SideNetwork::Resnet50;
+    other.config.side_network = SideNetworkKind::Resnet50;
     let error = train(&other).unwrap_err().to_string();
     assert!(error.contains("vit_tiny.safetensors") && error.contains("blocks.0"), "{error}");
 }

@@ -1,8 +1,11 @@
 //! Training from a store gives the same losses as training with the encoder in the loop: up to float32 rounding for a float32 store, within a
 //! measured bound for the two 16-bit formats.
 
+#[path = "common/train_args.rs"]
+mod train_args;
+
 use candle_core::{Device, Tensor};
-use sam_ladder_cache::{ReadMode, Store};
+use sam_ladder_cache::Store;
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_precompute::encoder::ImageEncoder;
 use sam_ladder_precompute::phantom::{PhantomConfig, write_phantom};
@@ -16,15 +19,14 @@ use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtyp
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::init::{InitSources, initial_weights};
 use sam_ladder_train::model::{LadderSam, ModelConfig};
-use sam_ladder_train::optimizer::Optimizer;
+use sam_ladder_train::run::train;
 use sam_ladder_train::run::{BatchTensors, StepLosses, StepSettings, train_step};
 use sam_ladder_train::run::{Sampler, VariantDraws};
-use sam_ladder_train::run::{TrainArgs, train};
-use sam_ladder_train::schedule::learning_rate;
+use sam_ladder_train::{InitSources, Optimizer, initial_weights, learning_rate};
 use std::collections::BTreeMap;
 use std::path::Path;
+use train_args::train_args;
 
 /// Bounds on the relative difference of a loss.
 struct Bounds {
@@ -71,23 +73,7 @@ fn precompute(scans: &Path, store: &Path, dtype: StoreDtype) {
 
 /// Losses of each step of a run from a store.
 fn cached(store: &Path, run: &Path) -> Vec<StepLosses> {
-    let args = TrainArgs {
-        store: store.into(),
-        run: run.into(),
-        config: train_config(),
-        cnn_checkpoint: None,
-        init: None,
-        resume: false,
-        device: Device::Cpu,
-        read_mode: ReadMode::Stream,
-        cache: None,
-        device_store: Default::default(),
-        cuda_graph: false,
-        checkpoint_every: None,
-        program: "test".into(),
-        observer: silent(),
-    };
-    train(&args).unwrap();
+    train(&train_args(store, run, train_config())).unwrap();
     let rows = read_rows::<StepRow>(&run.join("steps.parquet")).unwrap();
     rows.iter().map(|row| StepLosses { total: row.loss, ce: row.ce, dice: row.dice }).collect()
 }

@@ -9,22 +9,24 @@ mod folders;
 mod stage_one;
 #[path = "common/store.rs"]
 mod store;
+#[path = "common/train_args.rs"]
+mod train_args;
 
-use candle_core::Device;
 use cli::{assert_refused, program, succeed};
 use folders::{assert_same_files, files};
-use sam_ladder_cache::{Part, ReadMode, Report, verify};
+use sam_ladder_cache::{Part, VerifyReport, verify};
 use sam_ladder_precompute::error::Result;
 use sam_ladder_precompute::pipeline::{FillOptions, Loaded, Plan, Summary, repair};
-use sam_ladder_schemas::observer::{Silent, silent};
+use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::train::{CHECKPOINT, SliceOrder, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::run::{TrainArgs, train};
+use sam_ladder_train::run::train;
 use stage_one::{Formula, config, fill_whole, loaded, write_scan, write_scans};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use train_args::train_args;
 
 /// What happens to a file.
 #[derive(Debug, Clone, Copy)]
@@ -48,11 +50,11 @@ fn harm(path: &Path, bytes: &[u8], harm: Harm) {
     }
 }
 
-fn check(store: &Path) -> Report {
+fn check(store: &Path) -> VerifyReport {
     verify(store, &|_, _| {}).unwrap()
 }
 
-fn mend(scans: &Path, store: &Path, report: &Report, encoder: Formula<'_>) -> Result<Option<Summary>> {
+fn mend(scans: &Path, store: &Path, report: &VerifyReport, encoder: Formula<'_>) -> Result<Option<Summary>> {
     repair(
         store,
         report,
@@ -126,13 +128,13 @@ fn much_damage_at_once_is_reported_and_repaired() {
     // Two power losses during the repair: it resumes each time.
     for fails_after in [0, 7] {
         let images = AtomicUsize::new(0);
-        let report = if fails_after == 0 { check(&store) } else { Report::of_unfinished(&store).unwrap() };
+        let report = if fails_after == 0 { check(&store) } else { VerifyReport::of_unfinished(&store).unwrap() };
         let encoder = Formula { fails_after: Some(fails_after), images: Some(&images), ..Formula::default() };
         let error = mend(&scans, &store, &report, encoder).unwrap_err().to_string();
         assert!(error.contains("the power went"), "{error}");
         assert!(verify(&store, &|_, _| {}).unwrap_err().to_string().contains("is incomplete"));
     }
-    mend(&scans, &store, &Report::of_unfinished(&store).unwrap(), Formula::default()).unwrap();
+    mend(&scans, &store, &VerifyReport::of_unfinished(&store).unwrap(), Formula::default()).unwrap();
     assert_same_files(&store, &whole, "all but one file damaged");
 }
 
@@ -216,28 +218,16 @@ fn training_never_runs_unawares_on_a_damaged_file() {
     let config = config(AugmentPolicy::None, 1);
     let load = || Ok(Loaded { encoder: Formula::default(), decoder });
     sam_ladder_precompute::pipeline::fill_store(Plan::new(&scans, &config, &Silent).unwrap(), &store, 4, load).unwrap();
-    let run = |name: String| TrainArgs {
-        store: store.clone(),
-        run: folder.path().join(name),
-        config: TrainConfig { epochs: 1, batch_size: 2, warmup: 0, order: SliceOrder::Sequential, ..TrainConfig::default() },
-        cnn_checkpoint: None,
-        init: None,
-        resume: false,
-        device: Device::Cpu,
-        read_mode: ReadMode::Stream,
-        cache: None,
-        device_store: Default::default(),
-        cuda_graph: false,
-        checkpoint_every: None,
-        program: "test".into(),
-        observer: silent(),
+    let run = |name: &str| {
+        let config = TrainConfig { epochs: 1, batch_size: 2, warmup: 0, order: SliceOrder::Sequential, ..TrainConfig::default() };
+        train_args(&store, folder.path().join(name), config)
     };
-    train(&run("undamaged".into())).unwrap();
+    train(&run("undamaged")).unwrap();
     let expected = fs::read(folder.path().join("undamaged").join(CHECKPOINT)).unwrap();
     let mut unread = Vec::new();
     for (i, (name, bytes)) in files(&store).iter().enumerate() {
         harm(&store.join(name), bytes, HARMS[i % 3]);
-        let args = run(format!("{i}"));
+        let args = run(&format!("{i}"));
         match train(&args) {
             Err(error) => {
                 assert!(

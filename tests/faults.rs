@@ -14,11 +14,11 @@ mod folders;
 mod stage_one;
 #[path = "common/store.rs"]
 mod store;
+#[path = "common/train_args.rs"]
+mod train_args;
 
-use candle_core::Device;
 use folders::{assert_same_files, files};
-use sam_ladder_cache::{ReadMode, verify};
-use sam_ladder_schemas::observer::silent;
+use sam_ladder_cache::verify;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -28,6 +28,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use train_args::train_args;
 
 /// Default number of kills of precompute.
 const PRECOMPUTE_KILLS: usize = 20;
@@ -67,26 +68,14 @@ fn precompute_child() {
 fn train_child() {
     let folder = child_folder();
     let run = folder.join("run");
-    train(&train_args(&folder, &run)).unwrap();
+    train(&resumed(&folder, &run)).unwrap();
 }
 
-fn train_args(folder: &Path, run: &Path) -> TrainArgs {
-    TrainArgs {
-        store: folder.join("train.zarr"),
-        run: run.into(),
-        config: TrainConfig { epochs: 1, batch_size: 2, warmup: 2, ..TrainConfig::default() },
-        cnn_checkpoint: None,
-        init: None,
-        resume: run.join(RUN_CONFIG).exists(),
-        device: Device::Cpu,
-        read_mode: ReadMode::Stream,
-        cache: None,
-        device_store: Default::default(),
-        cuda_graph: false,
-        checkpoint_every: Some(1),
-        program: "test".into(),
-        observer: silent(),
-    }
+/// Starts the run, or resumes it.
+fn resumed(folder: &Path, run: &Path) -> TrainArgs {
+    let config = TrainConfig { epochs: 1, batch_size: 2, warmup: 2, ..TrainConfig::default() };
+    let resume = run.join(RUN_CONFIG).exists();
+    TrainArgs { resume, checkpoint_every: Some(1), ..train_args(folder.join("train.zarr"), run, config) }
 }
 
 /// Random moments, different in each run: the seed is the time, and is printed on failure.
@@ -183,7 +172,7 @@ fn killed_training_ends_in_the_same_bytes() {
     store::write_store(&base.path().join("train.zarr"), StoreDtype::F32, AugmentPolicy::Flips, 1);
     let run = base.path().join("run");
     let straight = base.path().join("straight");
-    train(&train_args(base.path(), &straight)).unwrap();
+    train(&resumed(base.path(), &straight)).unwrap();
     let time = undisturbed(child("train_child", base.path(), ""));
     let (mut killed, mut runs) = (0, 0);
     while killed < kills(TRAIN_KILLS) {
@@ -241,7 +230,7 @@ fn failed_writes_leave_what_resumes() {
 
     store::write_store(&base.path().join("train.zarr"), StoreDtype::F32, AugmentPolicy::Flips, 1);
     let (run, straight) = (base.path().join("run"), base.path().join("straight"));
-    train(&train_args(base.path(), &straight)).unwrap();
+    train(&resumed(base.path(), &straight)).unwrap();
     let sizes: Vec<usize> =
         [CHECKPOINT, RESUME_STATE].iter().map(|file| fs::metadata(straight.join(file)).unwrap().len() as usize / 512).collect();
     // Too small for the state, for the model, and for any file.

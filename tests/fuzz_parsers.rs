@@ -13,7 +13,7 @@ mod mutate;
 use candle_core::Device;
 use cli::nifti;
 use harness::{Scratch, Seed, Target};
-use sam_ladder_cache::{Batch, CaseLayout, Mask, Opened, SliceTensors, Store, StoreLayout, StoreWriter};
+use sam_ladder_cache::{Batch, CaseLayout, Opened, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter};
 use sam_ladder_formats::nifti::read_image;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::scans::{ScanSource, SourceOptions, configure};
@@ -331,7 +331,7 @@ fn write_store(path: &Path) {
             source: source.path.clone(),
             source_sha256: source.sha256.clone(),
         };
-        let mask = Mask { labels: vec![1; 35], shape: [1, 5, 7] };
+        let mask = ReferenceMask { labels: vec![1; 35], shape: [1, 5, 7] };
         writer.write_case(split, case, &[row], (split == Split::Test).then_some(&mask)).unwrap();
     }
     writer.write_decoder(b"no weights").unwrap();

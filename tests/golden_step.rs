@@ -13,7 +13,7 @@ use candle_core::{Device, IndexOp, Tensor};
 use common::golden;
 use model::{config, norm, nudge, relative_error, rule_batch, rule_model, rule_weights};
 use sam_ladder_schemas::train::Arm;
-use sam_ladder_train::loss::ladder_loss;
+use sam_ladder_train::ladder_loss;
 use sam_ladder_train::model::{LadderSam, upsample_masks};
 
 /// Norm of the difference over the norm, float32 against PyTorch's float32.

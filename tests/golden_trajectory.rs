@@ -10,9 +10,7 @@ mod model;
 use common::golden;
 use model::{norm, rule_batch, rule_model};
 use sam_ladder_schemas::train::{Arm, OptimizerKind};
-use sam_ladder_train::loss::ladder_loss;
-use sam_ladder_train::optimizer::Optimizer;
-use sam_ladder_train::schedule::learning_rate;
+use sam_ladder_train::{Optimizer, ladder_loss, learning_rate};
 use serde::Deserialize;
 use std::collections::HashMap;
 

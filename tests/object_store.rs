@@ -344,5 +344,5 @@ fn the_commands_take_a_bucket_and_say_what_is_wrong_with_it() {
     let error = wrong("s3://lab/none.zarr", "AWS_REGION", "us-east-1");
     assert!(error.contains("s3://lab/none.zarr is not a sam-ladder store: there is nothing below that key"), "{error}");
     let error = wrong("s3://lab", "AWS_REGION", "us-east-1");
-    assert!(error.contains("expected s3://BUCKET/KEY, as s3://lab/synapse.zarr, got s3://lab"), "{error}");
+    assert!(error.contains("expected s3://BUCKET/KEY, such as s3://lab/synapse.zarr, found s3://lab"), "{error}");
 }

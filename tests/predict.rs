@@ -2,24 +2,11 @@
 
 mod cli;
 
-use cli::{assert_refused, nifti, program, succeed};
+use cli::{assert_refused, nifti, on, succeed};
 use flate2::read::GzDecoder;
 use sam_ladder_formats::nifti::{Geometry, NiftiVersion, read_image, write_nifti};
 use std::io::Read;
 use std::path::Path;
-use std::process::Command;
-
-/// Runs a command on paths in a folder: words that start with `@` are such paths.
-fn on(folder: &Path, words: &str) -> Command {
-    let mut command = program(&[]);
-    for word in words.split_whitespace() {
-        match word.strip_prefix('@') {
-            Some(name) => command.arg(folder.join(name)),
-            None => command.arg(word),
-        };
-    }
-    command
-}
 
 fn bytes(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();

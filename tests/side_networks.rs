@@ -14,8 +14,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use common::{rule_values, rule_weight};
 use model::norm;
 use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
-use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork};
-use sam_ladder_train::loss::ladder_loss;
+use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
+use sam_ladder_train::ladder_loss;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
 
 /// Norm of the difference over the norm, float32 against PyTorch's float64.
@@ -48,7 +48,7 @@ struct Case {
 #[derive(serde::Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 struct Choice {
-    side_network: SideNetwork,
+    side_network: SideNetworkKind,
     gate: GateKind,
     tokens: bool,
     hypernetworks: bool,

@@ -1,6 +1,8 @@
 //! The store's behaviour: batches match their picks, interruptions leave no trace, damage is reported, wrong data are never read.
 
-use sam_ladder_cache::{Batch, CaseLayout, Mask, Opened, ReadMode, Reader, SliceTensors, Store, StoreLayout, StoreWriter};
+use sam_ladder_cache::{
+    Batch, CaseLayout, Opened, ReadMode, Reader, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter,
+};
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
@@ -188,7 +190,7 @@ fn anything_but_a_store_is_refused_and_untouched() {
     fs::create_dir(&path).unwrap();
     fs::write(path.join("thesis.txt"), b"years of work").unwrap();
     assert!(open(&path).contains("full is not a sam-ladder store: it has no zarr.json"));
-    assert!(create(&path).contains("give --store a folder that does not exist"));
+    assert!(create(&path).contains("pass --store a folder that does not exist yet"));
     assert_eq!(files(&path).len(), 1);
     fs::write(path.join("zarr.json"), br#"{"zarr_format": 3, "node_type": "group", "attributes": {}}"#).unwrap();
     assert!(create(&path).contains("has no format_version and cache_id"));
@@ -207,7 +209,7 @@ fn another_format_version_and_an_edited_manifest_are_refused() {
         Store::open(&path).unwrap_err().to_string()
     };
     let error = edit("\"format_version\": 1", "\"format_version\": 2");
-    assert!(error.contains("format version 2, this program reads version 1"), "{error}");
+    assert!(error.contains("format version 2, but this program reads version 1"), "{error}");
     let error = edit("\"seed\": 7", "\"seed\": 8");
     assert!(error.contains("hash to") && error.contains("zarr.json"), "{error}");
     let error = edit("{", "[");
@@ -327,7 +329,7 @@ fn wrong_tensors_are_not_stored() {
     assert!(error.contains("label 9 is not below the number of classes 9"), "{error}");
     assert!(!writer.is_slice_done(Split::Train, 0));
     let rows = rows_of(writer.layout(), Split::Train, "0005");
-    let no_class = Mask { labels: vec![9; 35], shape: [1, 5, 7] };
+    let no_class = ReferenceMask { labels: vec![9; 35], shape: [1, 5, 7] };
     let test_rows = rows_of(writer.layout(), Split::Test, "0002");
     write_slice(&writer, Split::Test, 2).unwrap();
     let error = writer.write_case(Split::Test, "0002", &test_rows, Some(&no_class)).unwrap_err().to_string();

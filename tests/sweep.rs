@@ -7,6 +7,8 @@ mod cli;
 mod common;
 #[path = "common/store.rs"]
 mod store;
+#[path = "common/train_args.rs"]
+mod train_args;
 
 use candle_core::Device;
 use sam_ladder_cache::ReadMode;
@@ -17,8 +19,8 @@ use sam_ladder_schemas::sweep::{CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RUN, T
 use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::error::TrainError;
-use sam_ladder_train::run::{DeviceStore, TrainArgs, train};
+use sam_ladder_train::TrainError;
+use sam_ladder_train::run::{DeviceStore, train};
 use sam_ladder_train::sweep::{SweepArgs, gather, sweep, sweep_until};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use store::write_store;
 use tempfile::TempDir;
+use train_args::train_args;
 
 /// Default number of kills.
 const KILLS: usize = 3;
@@ -129,30 +132,16 @@ fn trials_trained_together_equal_single_runs() {
         let settings: serde_json::Value = serde_json::from_str(&row.settings).unwrap();
         let mut dice = Vec::new();
         for (fold, cases) in [(1, vec!["0005", "0007"]), (2, vec!["0006"])] {
-            let lone = TrainArgs {
-                store: args.store.clone(),
-                run: folder.path().join(format!("lone-{}-{fold}", row.trial)),
-                config: TrainConfig {
-                    epochs: 3,
-                    batch_size: 3,
-                    warmup: 2,
-                    lr: settings["lr"].as_f64().unwrap(),
-                    lambda: settings["lambda"].as_f64().unwrap(),
-                    val_cases: cases.into_iter().map(String::from).collect(),
-                    ..TrainConfig::default()
-                },
-                cnn_checkpoint: None,
-                init: None,
-                resume: false,
-                device: Device::Cpu,
-                read_mode: ReadMode::Stream,
-                cache: None,
-                device_store: Default::default(),
-                cuda_graph: false,
-                checkpoint_every: None,
-                program: "test".into(),
-                observer: silent(),
+            let config = TrainConfig {
+                epochs: 3,
+                batch_size: 3,
+                warmup: 2,
+                lr: settings["lr"].as_f64().unwrap(),
+                lambda: settings["lambda"].as_f64().unwrap(),
+                val_cases: cases.into_iter().map(String::from).collect(),
+                ..TrainConfig::default()
             };
+            let lone = train_args(&args.store, folder.path().join(format!("lone-{}-{fold}", row.trial)), config);
             train(&lone).unwrap();
             let beside = args.out.join(run_dir(&row.trial, 1234, fold));
             let [lone_bytes, bytes] = [&lone.run, &beside].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
@@ -200,7 +189,7 @@ fn a_sweep_cannot_read_the_test_scans() {
     assert_eq!(curves(&folder.path().join("whole")), curves(&folder.path().join("blind")));
     let named = GRID.replace("folds = 2", "cases = [\"0001\"]");
     let error = sweep(&args(folder.path(), "test-case", &named)).unwrap_err().to_string();
-    assert!(error.contains("case 0001 is a test case and cannot validate"), "{error}");
+    assert!(error.contains("case 0001 is a test case and cannot be used for validation"), "{error}");
     assert!(!folder.path().join("test-case").exists());
 }
 
@@ -377,7 +366,7 @@ fn the_program_searches_and_evaluates_the_best_once() {
     assert_eq!(settings["lambda"].as_f64(), Some(run.config.lambda));
     let result = fs::read(out.join(FINAL_EVAL).join("summary.parquet")).unwrap();
     let error = cli::assert_refused(program(folder.path(), &["--final"]));
-    assert!(error.contains("evaluated once") && error.contains(&best.trial), "{error}");
+    assert!(error.contains("evaluated only once") && error.contains(&best.trial), "{error}");
     assert_eq!(fs::read(out.join(FINAL_EVAL).join("summary.parquet")).unwrap(), result);
 }
 

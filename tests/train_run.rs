@@ -3,29 +3,28 @@
 mod common;
 #[path = "common/store.rs"]
 mod store;
+#[path = "common/train_args.rs"]
+mod train_args;
 
 use candle_core::safetensors::load;
 use candle_core::{Device, Tensor};
-use sam_ladder_cache::{ReadMode, Store, TrainingSplit};
+use sam_ladder_cache::{Store, TrainingSplit};
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_formats::state_dict::{save_pth, save_safetensors};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{
     BEST_CHECKPOINT, CHECKPOINT, EPOCHS_TABLE, OptimizerKind, RESUME_STATE, STEPS_TABLE, TrainConfig,
 };
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::error::TrainError;
-use sam_ladder_train::export::{ExportArgs, export};
-use sam_ladder_train::predict::{CasePrediction, CaseRequest, Ensemble};
 use sam_ladder_train::run::{DeviceStore, TrainArgs, fold_cases, read_record, train};
-use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource};
+use sam_ladder_train::{CaseRequest, Ensemble, ExportArgs, PredictedMask, RunCheckpoint, TrainError, WeightSource, export};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use store::{NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store};
 use tempfile::TempDir;
+use train_args::train_args;
 
 /// A folder with a store of five variants, and the arguments of a run on it: 8 slices in batches of 3, so 3 steps per epoch.
 fn workplace() -> (TempDir, TrainArgs) {
@@ -37,22 +36,8 @@ fn workplace() -> (TempDir, TrainArgs) {
 }
 
 fn args(folder: &TempDir, run: &str) -> TrainArgs {
-    TrainArgs {
-        store: folder.path().join("store.zarr"),
-        run: folder.path().join(run),
-        config: TrainConfig { epochs: 2, batch_size: 3, warmup: 2, ..TrainConfig::default() },
-        cnn_checkpoint: None,
-        init: None,
-        resume: false,
-        device: Device::Cpu,
-        read_mode: ReadMode::Stream,
-        cache: None,
-        device_store: Default::default(),
-        cuda_graph: false,
-        checkpoint_every: None,
-        program: "test".into(),
-        observer: silent(),
-    }
+    let config = TrainConfig { epochs: 2, batch_size: 3, warmup: 2, ..TrainConfig::default() };
+    train_args(folder.path().join("store.zarr"), folder.path().join(run), config)
 }
 
 fn words(error: &TrainError) -> String {
@@ -467,7 +452,7 @@ fn augmentation_that_the_store_lacks_is_refused() {
     assert!(error.contains("rotate-20") && error.contains("precompute"), "{error}");
 }
 
-fn predict(store: &Path, weights: WeightSource, batch_size: usize) -> Result<Vec<CasePrediction>, TrainError> {
+fn predict(store: &Path, weights: WeightSource, batch_size: usize) -> Result<Vec<PredictedMask>, TrainError> {
     let store = Store::open(store)?;
     let ensemble = Ensemble::load(&[weights], false, &store, &Device::Cpu)?;
     let request = |case| CaseRequest { split: Split::Test, case, batch_size };
@@ -483,7 +468,7 @@ fn predictions_have_the_scans_shape_and_do_not_depend_on_the_batch() {
     let run = || WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::BestOrLast };
     let masks = predict(&args.store, run(), 1).unwrap();
     assert_eq!(masks.len(), 1);
-    let CasePrediction { case, mask, shape, spacing_mm } = &masks[0];
+    let PredictedMask { case, mask, shape, spacing_mm } = &masks[0];
     assert_eq!(*spacing_mm, [3.0, 0.8, 0.7]);
     assert_eq!(case, TEST_CASE.0);
     assert_eq!(*shape, [TEST_CASE.1, SCAN_SIZE[0] as usize, SCAN_SIZE[1] as usize]);

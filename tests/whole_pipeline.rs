@@ -3,20 +3,8 @@
 mod cli;
 
 use arrow::array::{Array, Float64Array, StringArray};
-use cli::{assert_refused, program, succeed};
+use cli::{assert_refused, on, succeed};
 use std::path::Path;
-
-/// Runs a command on paths in a folder: words that start with `@` are such paths.
-fn on(folder: &Path, words: &str) -> std::process::Command {
-    let mut command = program(&[]);
-    for word in words.split_whitespace() {
-        match word.strip_prefix('@') {
-            Some(name) => command.arg(folder.join(name)),
-            None => command.arg(word),
-        };
-    }
-    command
-}
 
 /// Mean Dice of an evaluation, from its `summary.parquet`.
 fn mean_dice(evaluation: &Path) -> f64 {

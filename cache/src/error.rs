@@ -22,7 +22,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// The store was written by another version of the layout.
-    #[error("{} has format version {found}, this program reads version {expected}", path.display())]
+    #[error("{} has format version {found}, but this program reads version {expected}", path.display())]
     FormatVersion {
         /// The store.
         path: PathBuf,

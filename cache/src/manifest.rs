@@ -65,11 +65,11 @@ pub(crate) fn parse_manifest(store: &Storage, path: &Path, bytes: &[u8]) -> Resu
     attributes.config.validate().map_err(|error| damaged(error.to_string()))?;
     let expected = cache_id(&attributes.config, &attributes.sources);
     if attributes.cache_id != expected {
-        return Err(damaged(format!("its config and sources hash to {expected}, its cache_id is {}", attributes.cache_id)));
+        return Err(damaged(format!("its config and sources hash to {expected}, but its cache_id is {}", attributes.cache_id)));
     }
     let expected = attributes.expected_checksum();
     if attributes.checksum != expected {
-        return Err(damaged(format!("its attributes hash to {expected}, its checksum is {}", attributes.checksum)));
+        return Err(damaged(format!("its attributes hash to {expected}, but its checksum is {}", attributes.checksum)));
     }
     Ok(attributes)
 }

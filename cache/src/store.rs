@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 /// The reference segmentation of a test scan, at the scan's own resolution.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Mask {
+pub struct ReferenceMask {
     /// Classes, `[d, h, w]`.
     pub labels: Vec<u8>,
     /// Depth, height and width.
@@ -150,7 +150,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Absent`] for a case that is not in `test`, [`Error::Damaged`] when it cannot be read back as written.
-    pub fn mask(&self, case: &str) -> Result<Mask> {
+    pub fn mask(&self, case: &str) -> Result<ReferenceMask> {
         let rows = self.case_rows(Split::Test, case)?;
         let shape = mask_shape(&self.slices(Split::Test)[rows.start as usize..rows.end as usize]);
         let [depth, height, width] = shape;
@@ -170,7 +170,7 @@ impl Store {
                 path: array.shard_path(0),
             })
         })?;
-        Ok(Mask { labels, shape })
+        Ok(ReferenceMask { labels, shape })
     }
 
     /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads.

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Result of [`verify`].
 #[derive(Debug)]
-pub struct Report {
+pub struct VerifyReport {
     /// The store's manifest, from an undamaged copy.
     pub attributes: StoreAttributes,
     /// The damaged parts: manifest and metadata first, then tables and weights, then arrays.
@@ -32,13 +32,13 @@ pub struct Report {
     pub files: u64,
 }
 
-impl Report {
+impl VerifyReport {
     /// The report for a store whose repair was interrupted: nothing can be checked until the repair is resumed.
     ///
     /// # Errors
     /// Those of reading the manifest.
     pub fn of_unfinished(store: &Path) -> Result<Self> {
-        Ok(Report { attributes: read_manifest(&Storage::at(store)?)?, damage: vec![], unexpected: vec![], files: 0 })
+        Ok(VerifyReport { attributes: read_manifest(&Storage::at(store)?)?, damage: vec![], unexpected: vec![], files: 0 })
     }
 }
 
@@ -133,14 +133,14 @@ enum Check {
 /// [`crate::Error::NotAStore`], [`crate::Error::FormatVersion`], [`crate::Error::Incomplete`] for a store that is still being made,
 /// [`crate::Error::File`] for a bucket that does not answer, and [`crate::Error::Manifest`] if both copies of the manifest are damaged. All
 /// other damage is in the report.
-pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
+pub fn verify(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<VerifyReport> {
     let store = Storage::at(path)?;
     let report = check_all(&store, progress);
     // What a server refused looks like damage, but is not.
     store.refusal().map_or(report, Err)
 }
 
-fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Report> {
+fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<VerifyReport> {
     let (attributes, mut damage) = trusted_manifest(store)?;
     let layout = complete_layout(store, &attributes)?;
     // A damaged table is reported by its own check; its content is then not used.
@@ -160,7 +160,7 @@ fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Re
     });
     let found: Vec<Vec<Damage>> = found.collect::<Result<_>>()?;
     damage.extend(found.into_iter().flatten());
-    Ok(Report {
+    Ok(VerifyReport {
         damage,
         unexpected: unexpected(store, &layout)?,
         files: total + layout.cases_of(Split::Test).count() as u64,

@@ -3,9 +3,10 @@
 use crate::error::{EvalError, Result};
 use crate::hd95;
 use crate::masks::{MaskPair, MaskView};
-use crate::protocol::{DistanceUnit, Hd95Definition, Scoring};
+use crate::protocol::{Scoring, dice_and_hd95};
 use crate::surface_dice::surface_dice;
 use crate::surface_distances::Surfaces;
+use sam_ladder_schemas::eval::{DistanceUnit, Hd95Definition};
 use sam_ladder_schemas::tables::CaseRow;
 
 /// One case's masks.
@@ -63,7 +64,7 @@ fn evaluate_organ(pair: &MaskPair, class: u8, organ: &str, masks: &CaseMasks, sc
         Hd95Definition::Pooled => hd95::pooled,
         Hd95Definition::Larger => hd95::larger,
     });
-    let (dice, hd95) = scoring.empty.apply(&region, measured, diagonal(scoring.unit, masks));
+    let (dice, hd95) = dice_and_hd95(scoring.empty, &region, measured, diagonal(scoring.unit, masks));
     // A surface without a counterpart is nowhere near one; where neither mask has a surface, the value is undefined.
     let absent = || (!region.both_empty()).then_some(0.0);
     let voxel_ml = spacing_mm.iter().product::<f64>() / 1000.0;
@@ -104,7 +105,7 @@ pub(crate) fn check_class_names(class_names: &[String]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{EmptyRule, Protocol};
+    use sam_ladder_schemas::eval::{EmptyRule, Protocol};
 
     /// Class 1 in both, 2 missed, 3 invented, 4 in neither.
     fn rows(scoring: impl Into<Scoring>) -> Vec<CaseRow> {

@@ -158,7 +158,8 @@ pub fn write(folder: &Path, rows: &[ComparisonRow], sides: &Sides) -> Result<Pat
 mod tests {
     use super::*;
     use crate::folder::EvaluationInfo;
-    use crate::protocol::{Protocol, Scoring};
+    use crate::protocol::Scoring;
+    use sam_ladder_schemas::eval::{EmptyRule, Protocol};
     use sam_ladder_schemas::tables::CaseRow;
 
     fn evaluation(name: &str, dice: [[Option<f64>; 2]; 3]) -> EvaluationFolder {
@@ -213,7 +214,7 @@ mod tests {
     fn what_cannot_be_compared_is_refused() {
         let [first, second] = half_and_more();
         let mut other = second.clone();
-        other.info.scoring.empty = crate::protocol::EmptyRule::Penalise;
+        other.info.scoring.empty = EmptyRule::Penalise;
         let error = compare(std::slice::from_ref(&first), &[other]).unwrap_err().to_string();
         assert!(error.contains("leave-out") && error.contains("penalise"), "{error}");
         let mut other = second;

@@ -130,7 +130,7 @@ pub enum EvalError {
         source: png::EncodingError,
     },
     /// A folder without an evaluation.
-    #[error("{} holds no evaluation: {missing} is missing, also below eval/", path.display())]
+    #[error("{} holds no evaluation: {missing} is missing, also in eval/", path.display())]
     NoEvaluation {
         /// The folder.
         path: PathBuf,
@@ -203,7 +203,7 @@ impl EvalError {
             VoxelCount { .. } => "the mask is damaged; make it again".into(),
             Axis { limit, .. } => format!("evaluate only scans whose axes are 1 to {limit} voxels long"),
             Class { classes, .. } => format!("name every class; they run from 0 (background) to {classes} here"),
-            Spacing { .. } => "every axis needs a positive number of millimetres; mend the scan's header".into(),
+            Spacing { .. } => "every axis needs a positive number of millimetres; correct the scan's header".into(),
             Tolerance { .. } => "choose a tolerance of 0 mm or more".into(),
             ClassNames { .. } => "give the evaluation the names of the store's classes".into(),
             RepeatedCase { .. } => "add each case once".into(),

@@ -6,7 +6,6 @@ use crate::folder::{
     CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN, create_dir,
 };
 use crate::overlay::{GreySlice, Panels, draw, encode_png};
-use crate::palette::Palette;
 use crate::picture_choice::choose_slices;
 use crate::protocol::Scoring;
 use crate::report::{ReportPage, SlicePicture};
@@ -17,6 +16,7 @@ use sam_ladder_formats::Error;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_formats::rows::write_rows;
+use sam_ladder_schemas::eval::Palette;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::{Path, PathBuf};
 
@@ -63,7 +63,7 @@ pub struct CasePrediction<'a> {
 
 /// Results of an evaluation.
 #[derive(Debug, Clone)]
-pub struct Outputs {
+pub struct EvaluationOutputs {
     /// One row per case and organ.
     pub cases: Vec<CaseRow>,
     /// One row per organ, and the mean.
@@ -165,7 +165,7 @@ impl Evaluation {
     ///
     /// # Errors
     /// If no case was evaluated, or a file cannot be written.
-    pub fn finish(self) -> Result<Outputs> {
+    pub fn finish(self) -> Result<EvaluationOutputs> {
         if self.evaluated.is_empty() {
             // It contains only empty folders, so leaving it does no harm.
             let _ = std::fs::remove_dir_all(&self.unfinished);
@@ -174,7 +174,7 @@ impl Evaluation {
         let summary = summarise(&self.cases, &self.config.class_names);
         let table = self.write_files(&summary)?;
         self.move_into_place()?;
-        Ok(Outputs { cases: self.cases, summary, table, report: self.config.out_dir.join(REPORT) })
+        Ok(EvaluationOutputs { cases: self.cases, summary, table, report: self.config.out_dir.join(REPORT) })
     }
 
     /// Writes all files except pictures and masks, which are already written; returns the text of `table.md`.

@@ -1,6 +1,7 @@
 //! Names and colours of a mask's classes, as files for viewers of medical images.
 
 use crate::palette::colour;
+use sam_ladder_schemas::eval::Palette;
 use std::fmt::Write;
 
 /// Extension of ITK-SNAP's file.
@@ -20,7 +21,7 @@ pub fn itk_snap(class_names: &[String]) -> String {
          ################################################\n",
     );
     for (class, name) in classes(class_names) {
-        let [red, green, blue] = colour(class);
+        let [red, green, blue] = colour(Palette::Distinct, class);
         let shown = u8::from(class > 0);
         // The name is in quotes, and so must not contain any.
         let name = if class == 0 { "Clear Label".into() } else { name.replace('"', "'") };
@@ -35,7 +36,7 @@ pub fn itk_snap(class_names: &[String]) -> String {
 pub fn slicer(class_names: &[String]) -> String {
     let mut text = format!("# Color table file, written by sam-ladder\n# {} values\n", class_names.len() + 1);
     for (class, name) in classes(class_names) {
-        let [red, green, blue] = colour(class);
+        let [red, green, blue] = colour(Palette::Distinct, class);
         let opacity = if class > 0 { 255 } else { 0 };
         let name: String = name.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
         let _ = writeln!(text, "{class} {name} {red} {green} {blue} {opacity}");
@@ -55,7 +56,7 @@ mod tests {
     #[test]
     fn both_list_every_class_with_its_colour() {
         let names = ["spleen", "right kidney"].map(String::from);
-        let [red, green, blue] = colour(2);
+        let [red, green, blue] = colour(Palette::Distinct, 2);
         let snap = itk_snap(&names);
         let lines: Vec<Vec<&str>> =
             snap.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_whitespace().collect()).collect();

@@ -65,16 +65,16 @@ mod table_text;
 pub use case_scores::{CaseMasks, evaluate_case};
 pub use dice::dice;
 pub use error::{EvalError, Result};
-pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, GreySlices, Outputs};
+pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, EvaluationOutputs, GreySlices};
 pub use folder::{
     CASES_TABLE, EVALUATION_JSON, EvaluationFolder, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN,
 };
 pub use hd95::hd95;
 pub use masks::{MaskPair, MaskView, Region};
 pub use overlay::GreySlice;
-pub use palette::Palette;
-pub use protocol::{DEFAULT_TOLERANCE_MM, DistanceUnit, EmptyRule, Hd95Definition, Protocol, Scoring};
+pub use protocol::Scoring;
 pub use results::{Method, MethodComparison, ResultsTable, tabulate};
 pub use run_curves::{Curve, RunCurves};
+pub use sam_ladder_schemas::eval::{DistanceUnit, EmptyRule, EvalSettings, Hd95Definition, Palette, Protocol};
 pub use summary::{MEAN, summarise};
 pub use sweep_page::write_sweep_page;

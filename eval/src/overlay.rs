@@ -1,6 +1,7 @@
 //! Pictures of a slice: scan, reference and prediction side by side.
 
-use crate::palette::Palette;
+use crate::palette::colour;
+use sam_ladder_schemas::eval::Palette;
 
 /// Pixels along the longer side of a panel.
 const PANEL: usize = 320;
@@ -90,8 +91,7 @@ fn sample(grey: &GreySlice, y: usize, x: usize, panel: [usize; 2]) -> f32 {
 /// Grey with an organ's colour over it.
 fn blend(grey: f32, palette: Palette, class: u8) -> [u8; 3] {
     let opacity = if class == 0 { 0.0 } else { OPACITY };
-    palette
-        .colour(class)
+    colour(palette, class)
         .map(|channel| (255.0 * grey.clamp(0.0, 1.0) * (1.0 - opacity) + f32::from(channel) * opacity).round() as u8)
 }
 

@@ -5,7 +5,7 @@ mod charts;
 use crate::error::Result;
 use crate::organ_columns::{OrganColumn, organ_columns, with_mean};
 use crate::page::{Document, facts, png_url, scrolling, section};
-use crate::palette::{Palette, hex};
+use crate::palette::{colour, hex};
 use crate::picture_choice::ChosenSlice;
 use crate::run_curves::RunCurves;
 use crate::summary::MEAN;
@@ -13,6 +13,7 @@ use crate::table_md::{OTHER_METRICS, TableContext, caption};
 use crate::table_text::{UNDEFINED, interval, number, percent};
 use maud::{Markup, html};
 use sam_ladder_formats::Error;
+use sam_ladder_schemas::eval::Palette;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ impl ReportPage<'_> {
             script: "",
         };
         let protocol = self.context.scoring.protocol();
-        let rules = protocol.map_or("rules of its own".into(), |protocol| format!("{protocol} protocol"));
+        let rules = protocol.map_or("rules set by options".into(), |protocol| format!("{} protocol", protocol.name()));
         let header = html! {
             p.lead { "Organ segmentation scored by sam-ladder, " (rules) "." }
             dl.tiles { @for (name, value, note) in self.tiles() {
@@ -87,7 +88,7 @@ impl ReportPage<'_> {
         let surface = format!("Surface Dice at {} mm, percent", scoring.tolerance_mm);
         vec![
             ("Mean DSC, percent".into(), percent(of(|row| row.dice)), dice_interval),
-            (format!("Mean HD95, {}", scoring.unit_name()), number(of(|row| row.hd95)), hd95_interval),
+            (format!("Mean HD95, {}", scoring.unit.name()), number(of(|row| row.hd95)), hd95_interval),
             (surface, percent(of(|row| row.surface_dice)), None),
             ("Cases".into(), cases.to_string(), None),
             ("Organs missed".into(), count(|row| row.missed), None),
@@ -101,7 +102,7 @@ impl ReportPage<'_> {
 
     fn scores_section(&self, columns: &[OrganColumn]) -> Markup {
         let scoring = &self.context.scoring;
-        let unit = scoring.unit_name();
+        let unit = scoring.unit.name();
         let line = |name: &str, value: fn(&SummaryRow) -> String| {
             let cells = with_mean(columns, "All organs").map(|(_, organ)| self.row(organ).map_or(UNDEFINED.into(), value));
             html! { tr { th scope="row" { (name) } @for cell in cells { td { (cell) } } } }
@@ -156,16 +157,16 @@ impl ReportPage<'_> {
         let body = html! {
             (self.case_map(columns))
             (table("DSC, percent", |row| percent(row.dice)))
-            (table(&format!("HD95, {}", self.context.scoring.unit_name()), |row| number(row.hd95)))
+            (table(&format!("HD95, {}", self.context.scoring.unit.name()), |row| number(row.hd95)))
         };
         section("cases", "Cases", body)
     }
 
     /// The organs' colours, then each case's pictures.
     fn pictures_section(&self, columns: &[OrganColumn]) -> Result<Markup> {
-        let colour = |column: &OrganColumn| {
+        let colour_of = |column: &OrganColumn| {
             let index = self.context.class_names.iter().position(|name| *name == column.organ);
-            hex(self.palette.colour(index.map_or(0, |index| index as u8 + 1)))
+            hex(colour(self.palette, index.map_or(0, |index| index as u8 + 1)))
         };
         let mut cases = Vec::new();
         for pictures in self.pictures.chunk_by(|a, b| a.case == b.case) {
@@ -174,7 +175,7 @@ impl ReportPage<'_> {
         }
         let body = html! {
             ul.legend aria-label="Colours of the organs" {
-                @for column in columns { li { span style={ "background:" (colour(column)) } {} (column.heading) } }
+                @for column in columns { li { span style={ "background:" (colour_of(column)) } {} (column.heading) } }
             }
             p.note {
                 "Of each case the slices with the lowest and the highest DSC, and the one with the most organ voxels. The DSC of a slice is the \

@@ -91,7 +91,7 @@ pub(crate) const OTHER_METRICS: &str = "Means over the cases in which both masks
 /// One paragraph that explains the numbers.
 pub(crate) fn caption(context: &TableContext) -> String {
     let TableContext { scoring, cases, .. } = context;
-    let protocol = scoring.protocol().map_or(String::new(), |protocol| format!(" ({protocol} protocol)"));
+    let protocol = scoring.protocol().map_or(String::new(), |protocol| format!(" ({} protocol)", protocol.name()));
     let plural = if *cases == 1 { "" } else { "s" };
     format!(
         "Mean over {cases} case{plural}{protocol}: {}. Missed: only in the reference. Invented: only in the prediction. Intervals are \
@@ -103,8 +103,8 @@ pub(crate) fn caption(context: &TableContext) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Protocol;
     use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
+    use sam_ladder_schemas::eval::Protocol;
 
     fn row(organ: &str, dice: Option<f64>, hd95: Option<f64>) -> SummaryRow {
         SummaryRow {

@@ -48,7 +48,7 @@ fn grey(slice: usize) -> Result<GreySlice, Box<dyn std::error::Error + Send + Sy
     Ok(GreySlice { size: [8, 8], values: vec![slice as f32 / SHAPE[0] as f32; 64] })
 }
 
-fn evaluate(config: EvaluationConfig) -> sam_ladder_eval::Outputs {
+fn evaluate(config: EvaluationConfig) -> sam_ladder_eval::EvaluationOutputs {
     let (prediction, reference) = masks();
     let mut evaluation = Evaluation::new(config).unwrap();
     for name in ["0001", "0002"] {

@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn show(path: &Path) -> Result<(), Box<dyn Error>> {
-    // Names and shapes are read now, a tensor's data when it is asked for.
+    // Names and shapes are read now, a tensor's data only by `tensor`.
     let state = StateDict::open(path)?;
     for name in state.names() {
         println!("{name}: {:?}", state.shape(name).unwrap_or_default());

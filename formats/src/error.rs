@@ -139,7 +139,7 @@ impl Error {
             Error::Voxels { .. } | Error::Rows { action: "write", .. } => "this is a bug in the program; please report it".into(),
             Error::Columns { .. } | Error::Rows { .. } => "put back the table that this program wrote, or make it again".into(),
             #[cfg(feature = "state-dict")]
-            Error::MissingTensor { .. } | Error::TensorShape { .. } => "give a checkpoint of the model that is asked for".into(),
+            Error::MissingTensor { .. } | Error::TensorShape { .. } => "pass a checkpoint of the requested model".into(),
             #[cfg(feature = "state-dict")]
             Error::Tensor { .. } => return None,
         })
@@ -187,6 +187,7 @@ impl Problem {
     }
 
     /// The same of one part of the file.
+    #[cfg(feature = "state-dict")]
     pub(crate) fn of(self, part: &str) -> Self {
         Problem { what: format!("{part}: {}", self.what), ..self }
     }

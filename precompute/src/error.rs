@@ -48,10 +48,10 @@ pub enum Error {
     #[error("cannot encode the decoder's weights: {0}")]
     DecoderWeights(#[from] safetensors::SafeTensorError),
     /// Damage that only the scans can mend.
-    #[error("{}: this damage can be mended only from the scans", .0.display())]
+    #[error("{}: this damage can be repaired only from the scans", .0.display())]
     NeedsScans(PathBuf),
     /// A repair with other scans.
-    #[error("{} cannot be repaired from these scans, it was made of others: {differing}", store.display())]
+    #[error("{} cannot be repaired from these scans, since it was made from others: {differing}", store.display())]
     OtherScans {
         /// The store.
         store: PathBuf,
@@ -115,8 +115,8 @@ impl Error {
             Error::Encoder(error) => return error.hint(),
             Error::NoCheckpoint => "pass --sam-checkpoint FILE".into(),
             Error::UnusedCheckpoint(_) => "pass only one of --random-encoder and --sam-checkpoint".into(),
-            Error::NeedsScans(_) => "pass --scans DIR, the folder that the store was made of".into(),
-            Error::OtherScans { .. } => "give --scans the original files".into(),
+            Error::NeedsScans(_) => "pass --scans DIR, the folder that the store was made from".into(),
+            Error::OtherScans { .. } => "pass the folder of the original scans with --scans".into(),
             Error::Interrupted { source, .. } => match source.hint() {
                 // Its own hint says so already.
                 Some(hint) if source.is_disk_full() => hint,

@@ -92,9 +92,9 @@ fn kind_words(form: &Value) -> &'static str {
     match (kind_of(form), kind_of(&form["items"])) {
         ("integer", _) => "a whole number",
         ("number", _) => "a number",
-        ("string", _) => "a text",
+        ("string", _) => "a string",
         ("boolean", _) => "true or false",
-        ("array", "string") if form["items"]["enum"].is_null() => "a list of texts",
+        ("array", "string") if form["items"]["enum"].is_null() => "a list of strings",
         ("array", "integer") => "a list of whole numbers",
         ("array", "number") => "a list of numbers",
         ("array", _) => "a list",
@@ -167,7 +167,7 @@ fn in_range(form: &Value, number: &Value) -> bool {
 /// A value in a few words.
 fn short(value: &Value) -> String {
     match value {
-        Value::Null => "no finite number".into(),
+        Value::Null => "a number that is not finite".into(),
         Value::Array(values) => format!("a list of {}", values.len()),
         Value::Object(_) => "a table".into(),
         scalar => scalar.to_string(),

@@ -3,8 +3,10 @@
 //! It has no I/O and no tensors, so that every stage and tool can share these types at no cost.
 
 pub mod classes;
+pub mod device_store;
 pub mod differences;
 pub mod encoder;
+pub mod eval;
 pub mod gpu_precision;
 pub mod json_schema;
 pub mod observer;

@@ -142,7 +142,7 @@ fn is_one_ct_channel(channels: &[Channel]) -> bool {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
 pub struct PrecomputeConfig {
-    /// SAM's image encoder. A checkpoint decides it by itself; it is refused if it holds another
+    /// SAM's image encoder. The checkpoint determines it; a checkpoint of another one is refused
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub encoder: EncoderArch,
     /// Weights of the encoder
@@ -152,7 +152,7 @@ pub struct PrecomputeConfig {
     #[cfg_attr(feature = "cli", arg(long, value_name = "PIXELS"))]
     #[schemars(range(min = 16, max = MAX_SIDE), extend("multipleOf" = PATCH_SIZE))]
     pub image_size: usize,
-    /// Side of the data in pixels: slices are brought to it and augmented there, before they are brought to the network's size
+    /// Side of the data in pixels: slices are resized to it and augmented, before they are resized to the network's size
     #[cfg_attr(feature = "cli", arg(long, value_name = "PIXELS"))]
     #[schemars(range(min = 1, max = MAX_SIDE))]
     pub data_size: usize,
@@ -162,7 +162,7 @@ pub struct PrecomputeConfig {
     /// Variants (augmented images) of each training slice to store
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub augment: AugmentPolicy,
-    /// Variants of each test slice to store: none but the slice, or its reflections too, for `eval --average-reflections`
+    /// Variants of each test slice to store: only the slice (none), or also its reflections (flips), for `eval --average-reflections`
     // Left out of the JSON if only the slice is stored.
     #[cfg_attr(feature = "cli", arg(long, value_name = "none|flips", value_parser = test_augment, default_value = "none"))]
     #[serde(default = "only_the_slice", skip_serializing_if = "is_only_the_slice")]

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum ReadMode {
-    /// In memory if it takes at most half of what is available, otherwise from disk
+    /// From memory if half of the available memory is enough, otherwise from disk
     #[default]
     Auto,
     /// From disk at each step; memory holds two batches and the shards' indexes, however large the store

@@ -29,7 +29,7 @@ pub struct JobOptions {
     /// Tasks of the job array: workers that share the work (4 unless given)
     #[schemars(range(min = 1))]
     pub tasks: Option<u32>,
-    /// Most tasks that run at a time (all unless given)
+    /// Maximum number of tasks that run at a time (all unless given)
     #[schemars(range(min = 1))]
     pub max_running: Option<u32>,
     /// sbatch's --partition

@@ -98,7 +98,7 @@ impl<'a> TomlFile<'a> {
         };
         scalar.ok_or_else(|| {
             let found = self.text.get(value.span()).unwrap_or_default();
-            self.locate(Problem::expected("a finite number, a text, true, false, a list or a table", found).with(path))
+            self.locate(Problem::expected("a finite number, a string, true, false, a list or a table", found).with(path))
         })
     }
 }

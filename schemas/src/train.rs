@@ -45,11 +45,11 @@ pub enum Arm {
     SamOnly,
 }
 
-/// The side network: the small network that is trained beside the frozen encoder. Each turns 16×16 pixels into one embedding
+/// The side network: the small network that is trained alongside the frozen encoder. Each turns 16×16 pixels into one embedding
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
-pub enum SideNetwork {
+pub enum SideNetworkKind {
     /// torchvision's ResNet-18 up to layer3: the published one
     #[default]
     Resnet18,
@@ -61,14 +61,14 @@ pub enum SideNetwork {
     VitTiny,
 }
 
-impl SideNetwork {
+impl SideNetworkKind {
     /// As it is typed and stored: `resnet18`.
     pub fn name(self) -> &'static str {
         match self {
-            SideNetwork::Resnet18 => "resnet18",
-            SideNetwork::Resnet34 => "resnet34",
-            SideNetwork::Resnet50 => "resnet50",
-            SideNetwork::VitTiny => "vit-tiny",
+            SideNetworkKind::Resnet18 => "resnet18",
+            SideNetworkKind::Resnet34 => "resnet34",
+            SideNetworkKind::Resnet50 => "resnet50",
+            SideNetworkKind::VitTiny => "vit-tiny",
         }
     }
 }
@@ -141,7 +141,7 @@ pub struct TrainConfig {
     /// Seed of the initial weights, the order of the slices and the draw of variants
     #[cfg_attr(feature = "cli", arg(long, value_name = "SEED"))]
     pub seed: u64,
-    /// Draw only among these of the stored variants (augmented images of a slice); all unless given
+    /// Draw only from these stored variants (augmented images of a slice); all unless given
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub augment: Option<AugmentPolicy>,
     /// Order of the slices within an epoch
@@ -153,9 +153,9 @@ pub struct TrainConfig {
     /// Training cases to hold out for validation
     #[cfg_attr(feature = "cli", arg(long, value_name = "CASE,CASE", value_delimiter = ','))]
     pub val_cases: Vec<String>,
-    /// Side network: the small network that is trained beside the frozen encoder
+    /// Side network: the small network that is trained alongside the frozen encoder
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
-    pub side_network: SideNetwork,
+    pub side_network: SideNetworkKind,
     /// Gate: the weight with which SAM's embeddings and the side network's are mixed
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub gate: GateKind,
@@ -190,7 +190,7 @@ impl Default for TrainConfig {
             order: SliceOrder::Shuffled,
             arm: Arm::Full,
             val_cases: Vec::new(),
-            side_network: SideNetwork::default(),
+            side_network: SideNetworkKind::default(),
             gate: GateKind::default(),
             train_mask_tokens: false,
             train_hypernetworks: false,
@@ -302,18 +302,23 @@ mod tests {
         same::<OptimizerKind>();
         same::<SliceOrder>();
         same::<Arm>();
-        same::<SideNetwork>();
+        same::<SideNetworkKind>();
         same::<GateKind>();
         same::<GpuPrecision>();
         same::<AugmentPolicy>();
         same::<crate::encoder::EncoderArch>();
         same::<crate::precompute::StoreDtype>();
         same::<crate::precompute::Compression>();
+        same::<crate::eval::Protocol>();
+        same::<crate::eval::EmptyRule>();
+        same::<crate::eval::Hd95Definition>();
+        same::<crate::eval::Palette>();
     }
 
     #[test]
     fn networks_and_gates_are_stored_as_they_are_typed() {
-        for network in [SideNetwork::Resnet18, SideNetwork::Resnet34, SideNetwork::Resnet50, SideNetwork::VitTiny] {
+        for network in [SideNetworkKind::Resnet18, SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny]
+        {
             assert_eq!(serde_json::to_value(network).unwrap(), network.name());
         }
         for gate in [GateKind::Scalar, GateKind::Channel, GateKind::Pixel] {

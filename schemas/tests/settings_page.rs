@@ -2,6 +2,7 @@
 //!
 //! `make settings-page` writes it again, by this test with `SAM_LADDER_WRITE_DOCS` set.
 
+use sam_ladder_schemas::eval::EvalSettings;
 use sam_ladder_schemas::json_schema::{schema_of, words};
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::slurm::SlurmConfig;
@@ -30,10 +31,15 @@ const PRECOMPUTE: &str = "
 
 The settings that shape a store. Those without a default come from the scans and the checkpoint.
 ";
+const EVAL: &str = "
+## `eval`
+
+The settings that change scores or pictures. `--unit` also takes `mm` for `millimetres`.
+";
 const SWEEP: &str = "
 ## A sweep's file
 
-`sweep --config FILE.toml`. `[settings]` takes every setting of `train` but `seed`, `val_cases` and
+`sweep --config FILE.toml`. `[settings]` takes every setting of `train` except `seed`, `val_cases` and
 `max_steps`: as a value, as a list of values, or as a table with these keys (the values are those of `lr`).
 ";
 const SLURM: &str = "
@@ -60,6 +66,8 @@ fn settings_page() -> String {
     table(&mut page, &schema_of::<TrainConfig>());
     page += PRECOMPUTE;
     table(&mut page, &with_defaults(schema_of::<PrecomputeConfig>(), &json!(PrecomputeConfig::default())));
+    page += EVAL;
+    table(&mut page, &schema_of::<EvalSettings>());
     page += SWEEP;
     let sweep = schema_of::<SweepFile>();
     table(&mut page, setting_table(&sweep));

@@ -12,7 +12,7 @@ pub struct Cache {
     /// For a store on S3: local folder for copies of what was read; several runs may share it [default: ~/.cache/sam-ladder]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// For a store on S3: most bytes to keep in --cache-dir; K, M, G and T are powers of 1024 [default: 20G]
+    /// For a store on S3: maximum size of --cache-dir in bytes; K, M, G and T are powers of 1024 [default: 20G]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     cache_size: Option<u64>,
 }

@@ -4,13 +4,14 @@ use super::cache::Cache;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress::Terminal;
+use super::typed::Typed;
 use crate::error::refusal;
 use anyhow::{Context, bail};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
-    CaseMasks, CasePrediction, DEFAULT_TOLERANCE_MM, DistanceUnit, EmptyRule, Evaluation, EvaluationConfig, EvaluationFolder,
-    GreySlice, Hd95Definition, MEAN, MaskView, Outputs, Palette, Protocol, RunCurves, SUMMARY_TABLE, Scoring,
+    CaseMasks, CasePrediction, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs, GreySlice, MEAN,
+    MaskView, RunCurves, SUMMARY_TABLE, Scoring,
 };
 use sam_ladder_formats::nifti::{Geometry, read_geometry};
 use sam_ladder_formats::rows::read_rows;
@@ -19,12 +20,13 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::tables::SummaryRow;
 use sam_ladder_schemas::train::Arm;
-use sam_ladder_train::predict::{CaseRequest, Ensemble, identity_variant};
-use sam_ladder_train::trained_model::WeightSource;
+use sam_ladder_train::{CaseRequest, Ensemble, WeightSource, identity_variant};
 use std::path::{Path, PathBuf};
 
 /// Worst slices of a case that are shown, as many of the best, and the fullest.
 const EXTREME_SLICES: usize = 2;
+/// Slices per pass of the network unless typed.
+const BATCH_SIZE: u32 = 8;
 
 /// Arguments of `eval`.
 #[derive(Debug, clap::Args)]
@@ -69,27 +71,8 @@ pub struct Args {
     /// Folder for the tables, pictures and the report
     #[arg(long, value_name = "DIR", required_unless_present = "compare")]
     out: Option<PathBuf>,
-    /// How masks are scored. published: distances in voxels, empty masks as in the published code; standard: distances in millimetres, undefined
-    /// values left out of the means and counted
-    #[arg(long, value_name = "published|standard", default_value = "published")]
-    protocol: Protocol,
-    /// Score of an organ that a mask lacks, if not the protocol's: published (as in the published code), leave-out (undefined, left out of the
-    /// means) or penalise (Dice 0, HD95 the scan's diagonal)
-    #[arg(long, value_name = "published|leave-out|penalise")]
-    empty: Option<EmptyRule>,
-    /// HD95 (95th percentile of the distances between two surfaces): pooled, of both directions' distances together as in MedPy; or larger, the
-    /// larger of the two directions' percentiles as in MONAI
-    #[arg(long, value_name = "pooled|larger", default_value = "pooled")]
-    hd95: Hd95Definition,
-    /// Unit of HD95, if not the protocol's
-    #[arg(long, value_name = "voxels|mm")]
-    unit: Option<DistanceUnit>,
-    /// Distance in millimetres up to which two surfaces agree, for the surface Dice
-    #[arg(long, value_name = "MM", default_value_t = DEFAULT_TOLERANCE_MM, value_parser = tolerance)]
-    tolerance_mm: f64,
-    /// Colours of the organs in pictures: distinct (also for colour-blind readers) or itk-snap (that program's labels 1 to 8)
-    #[arg(long, value_name = "distinct|itk-snap", default_value = "distinct")]
-    colours: Palette,
+    #[command(flatten)]
+    settings: Typed<EvalSettings>,
     /// Write the predicted masks as NIfTI files
     #[arg(long)]
     save_nifti: bool,
@@ -106,7 +89,7 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     /// Slices per pass of the network
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = BATCH_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
     /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
     #[arg(long, default_value = "auto")]
@@ -116,7 +99,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The evaluation of a run in the published protocol, whatever an interrupted one left in `out`.
+    /// The evaluation of a run by the default settings, whatever an interrupted one left in `out`.
     pub fn of_run(store: &Path, run: &Path, out: &Path, device: DeviceChoice) -> Self {
         Args {
             store: Some(store.into()),
@@ -129,18 +112,13 @@ impl Args {
             average_reflections: false,
             compare: Vec::new(),
             out: Some(out.into()),
-            protocol: Protocol::Published,
-            empty: None,
-            hd95: Hd95Definition::Pooled,
-            unit: None,
-            tolerance_mm: DEFAULT_TOLERANCE_MM,
-            colours: Palette::Distinct,
+            settings: Typed::default(),
             save_nifti: false,
             scans: None,
             baseline: None,
             min_gain: None,
             force: true,
-            batch_size: 8,
+            batch_size: BATCH_SIZE,
             device,
             cache: Cache::default(),
         }
@@ -169,16 +147,6 @@ impl Args {
         (method.into(), info.map(|(name, value)| (name.to_string(), value)).to_vec())
     }
 
-    fn scoring(&self) -> Scoring {
-        let protocol = Scoring::of(self.protocol);
-        Scoring {
-            unit: self.unit.unwrap_or(protocol.unit),
-            hd95: self.hd95,
-            empty: self.empty.unwrap_or(protocol.empty),
-            tolerance_mm: self.tolerance_mm,
-        }
-    }
-
     /// The run's course, if there is one run. If its tables are missing or damaged, the report does without them, and a warning says so.
     fn curves(&self) -> Option<RunCurves> {
         let [run] = &self.run[..] else { return None };
@@ -194,6 +162,7 @@ impl Args {
             |option: &str| refusal(format!("{option} is missing"), "pass --store STORE.zarr and --out DIR, or --compare A B");
         let out_dir = self.out.clone().ok_or_else(|| missing("--out"))?;
         let store_path = self.store.as_deref().ok_or_else(|| missing("--store"))?;
+        let settings = self.settings.over(EvalSettings::default())?;
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let cases = test_cases(&store)?;
@@ -203,12 +172,12 @@ impl Args {
         let mut evaluation = Evaluation::new(EvaluationConfig {
             out_dir,
             class_names: store.config().class_names.clone(),
-            scoring: self.scoring(),
+            scoring: Scoring::from(&settings),
             method,
             run_info,
             curves: self.curves(),
             extreme_slices: EXTREME_SLICES,
-            palette: self.colours,
+            palette: settings.colours,
             save_nifti: self.save_nifti,
             overwrite: self.force,
         })?;
@@ -238,7 +207,7 @@ impl Args {
     }
 
     /// Prints the gain over the baseline, and fails if it is smaller than requested.
-    fn compare(&self, outputs: &Outputs, baseline: Option<f64>) -> anyhow::Result<()> {
+    fn compare(&self, outputs: &EvaluationOutputs, baseline: Option<f64>) -> anyhow::Result<()> {
         let (Some(folder), Some(before)) = (&self.baseline, baseline) else { return Ok(()) };
         let Some(now) = outputs.summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice) else {
             bail!("the mean Dice is undefined here: no case has any of the organs");
@@ -269,19 +238,13 @@ fn test_cases(store: &Store) -> anyhow::Result<Vec<String>> {
     Ok(cases)
 }
 
-/// A tolerance as typed.
-fn tolerance(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "not a number of millimetres".to_string())?;
-    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("must be 0 mm or more".into()) }
-}
-
 /// Prints two evaluations side by side, and writes the table into a folder where one is given.
 fn compare(first: &Path, second: &Path, out: Option<&Path>) -> anyhow::Result<()> {
     let (a, b) = (EvaluationFolder::open(first)?, EvaluationFolder::open(second)?);
     let rows = comparison::compare(std::slice::from_ref(&a), std::slice::from_ref(&b))?;
     let [first_name, second_name] = [first, second].map(|path| path.display().to_string());
     let sides =
-        Sides { first: &first_name, second: &second_name, class_names: &a.info.class_names, unit: a.info.scoring.unit_name() };
+        Sides { first: &first_name, second: &second_name, class_names: &a.info.class_names, unit: a.info.scoring.unit.name() };
     println!("{}", comparison::markdown(&rows, &sides).trim_end());
     if let Some(out) = out {
         eprintln!("comparison: {}", comparison::write(out, &rows, &sides)?.display());
@@ -309,8 +272,8 @@ fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geomet
     let found = sha256_of_file(&path, &*Terminal::new())?;
     if found != slice.source_sha256 {
         let (path, store, expected) = (path.display(), store.path().display(), &slice.source_sha256);
-        let message = format!("{path} has SHA-256 {found}, but {store} was made of {expected}");
-        return Err(refusal(message, "give --scans the original files"));
+        let message = format!("{path} has SHA-256 {found}, but {store} was made from {expected}");
+        return Err(refusal(message, "pass the folder of the original scans with --scans"));
     }
     Ok(read_geometry(&path)?)
 }

@@ -3,8 +3,7 @@
 use super::sam_checkpoint::ensure_same;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::sized_encoder_tensors;
-use sam_ladder_train::export::{ExportArgs, export};
-use sam_ladder_train::trained_model::RunCheckpoint;
+use sam_ladder_train::{ExportArgs, RunCheckpoint, export};
 use std::path::PathBuf;
 
 /// Arguments of `export`.

@@ -5,6 +5,7 @@ mod completions;
 mod device;
 mod eval;
 mod export;
+mod machine;
 mod phantom;
 mod precompute;
 mod predict;
@@ -39,7 +40,7 @@ enum Command {
     Precompute(precompute::Args),
     /// Check every chunk and table of a store, and repair what is damaged
     Verify(verify::Args),
-    /// Stage two: train on a store the side network (a small CNN), the gate (which mixes it with SAM) and the decoder's output upscaling
+    /// Stage two: train the side network (a small CNN), the gate (which mixes it with SAM) and the decoder's output upscaling on a store
     Train(train::Args),
     /// Search for the best settings: many training runs on one store, in one process
     Sweep(sweep::Args),

@@ -15,7 +15,7 @@ pub fn ensure_same(path: &Path, weights: &EncoderWeights, of: &Path) -> anyhow::
         EncoderWeights::Checkpoint { sha256 } => sha256,
         EncoderWeights::Random { seed } => {
             return Err(refusal(
-                format!("{} comes from a random encoder (seed {seed})", of.display()),
+                format!("{} was made with a random encoder (seed {seed})", of.display()),
                 "leave --sam-checkpoint out",
             ));
         }

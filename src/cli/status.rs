@@ -3,7 +3,7 @@
 use crate::error::refusal;
 use crate::slurm::{JobsFolder, TaskState, tasks_of};
 use anyhow::Context;
-use sam_ladder_cache::{Error, Report, StoreLayout, images_stored};
+use sam_ladder_cache::{Error, StoreLayout, VerifyReport, images_stored};
 use sam_ladder_formats::rows::read_rows_without;
 use sam_ladder_schemas::slurm::{JobKind, JobRecord};
 use sam_ladder_schemas::sweep::{RETIRED_TRIAL_COLUMNS, SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialRow, TrialStatus};
@@ -219,7 +219,7 @@ fn sweep_status(path: &Path) -> anyhow::Result<SweepStatus> {
 /// How far a store is, from its manifest and the shards that are there.
 fn store_status(path: &Path) -> anyhow::Result<StoreStatus> {
     let mut status = StoreStatus { path: path.into(), begun: false, complete: false, images_stored: 0, images_total: 0 };
-    let attributes = match Report::of_unfinished(path) {
+    let attributes = match VerifyReport::of_unfinished(path) {
         Ok(report) => report.attributes,
         Err(Error::NotAStore { .. }) if !path.exists() => return Ok(status),
         Err(error) => return Err(error.into()),

@@ -1,16 +1,15 @@
 //! `sam-ladder sweep`.
 
 use super::cache::Cache;
-use super::device::DeviceChoice;
+use super::machine::Machine;
 use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use super::sweep_slurm;
 use crate::interrupt;
 use anyhow::ensure;
-use sam_ladder_cache::ReadMode;
 use sam_ladder_eval::{MaskPair, MaskView, SUMMARY_TABLE};
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
-use sam_ladder_train::run::{DeviceStore, Hd95};
+use sam_ladder_train::run::Hd95;
 use sam_ladder_train::sweep::{self, SweepArgs, SweepSummary};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -54,7 +53,7 @@ pub struct Args {
     /// Trials to train at the same time [default: 1]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
-    /// Be worker I of N that share one folder: train every N-th trial, from the I-th
+    /// Work as worker I of N that share one folder: train every N-th trial, starting with the I-th
     #[arg(long, value_name = "I/N", default_value = "1/1", conflicts_with_all = ["final_run", "slurm"])]
     worker: Worker,
     /// Initial weights of the side network, as torchvision or timm publish them, .pth or .safetensors [default: random]
@@ -63,18 +62,8 @@ pub struct Args {
     /// Initial weights of the whole model, in the published code's names
     #[arg(long, value_name = "FILE", conflicts_with = "cnn_checkpoint")]
     init: Option<PathBuf>,
-    /// Where batches are read from
-    #[arg(long, value_enum, default_value_t)]
-    read: ReadMode,
-    /// Training data to keep in the GPU's memory: auto (as much as fits), off, or a number of bytes such as 20G
-    #[arg(long, value_name = "auto|off|BYTES", default_value = "auto")]
-    device_store: DeviceStore,
-    /// On a GPU: run the training step as one CUDA graph, after comparing it with a plain step
-    #[arg(long)]
-    cuda_graph: bool,
-    /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    machine: Machine,
     #[command(flatten)]
     slurm: SlurmArgs,
     /// With --slurm: print the jobs' scripts without submitting them
@@ -121,7 +110,7 @@ impl Args {
             }
             return sweep_slurm::submit(&self.slurm, &self.store, &self.out, self.dry_run);
         }
-        let device = self.device.open()?;
+        let device = self.machine.device.open()?;
         let Worker(index, count) = self.worker;
         let args = SweepArgs {
             store: self.store.clone(),
@@ -133,10 +122,10 @@ impl Args {
             cnn_checkpoint: self.cnn_checkpoint.clone(),
             init: self.init.clone(),
             device,
-            read_mode: self.read,
+            read_mode: self.machine.read,
             cache: Some(self.cache.options()),
-            device_store: self.device_store,
-            cuda_graph: self.cuda_graph,
+            device_store: self.machine.device_store,
+            cuda_graph: self.machine.cuda_graph,
             hd95: hd95(),
             program: super::program(),
             observer: Terminal::new(),
@@ -161,7 +150,7 @@ impl Args {
         let out = self.out.join(FINAL_EVAL);
         // An evaluation that was finished and not recorded, since the program was killed between the two, is not done again.
         if !out.join(SUMMARY_TABLE).exists() {
-            super::eval::Args::of_run(&self.store, &best.run, &out, self.device).run()?;
+            super::eval::Args::of_run(&self.store, &best.run, &out, self.machine.device).run()?;
         }
         sweep::mark_evaluated(&self.out, &best.record)?;
         sam_ladder_eval::write_sweep_page(&self.out)?;

@@ -1,14 +1,14 @@
 //! `sam-ladder train`.
 
 use super::cache::Cache;
-use super::device::DeviceChoice;
+use super::machine::Machine;
 use super::profile::Profile;
 use super::progress::Terminal;
 use super::typed::Typed;
 use crate::interrupt;
-use sam_ladder_cache::{ReadMode, TrainingSplit};
+use sam_ladder_cache::TrainingSplit;
 use sam_ladder_schemas::train::TrainConfig;
-use sam_ladder_train::run::{self, DeviceStore, TrainArgs};
+use sam_ladder_train::run::{self, TrainArgs};
 use std::path::PathBuf;
 
 /// Arguments of `train`.
@@ -28,7 +28,7 @@ pub struct Args {
     /// Run folder: a new one, or with --resume the one to continue
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// Continue the run in --run from its last checkpoint. It keeps its own settings; typing another value is refused, except of --max-steps
+    /// Continue the run in --run from its last checkpoint. It keeps its own settings; a different value is refused, except for --max-steps
     #[arg(long)]
     resume: bool,
     /// Initial weights of the side network, as torchvision or timm publish them, .pth or .safetensors [default: random]
@@ -42,21 +42,11 @@ pub struct Args {
     /// Hold out one fold of the training cases for validation, instead of naming cases: the I-th of N
     #[arg(long, value_name = "I/N", conflicts_with = "val_cases")]
     fold: Option<String>,
-    /// Write a checkpoint every so many steps, in addition to the one at the end of each epoch
+    /// Write a checkpoint every STEPS steps, in addition to the one at the end of each epoch
     #[arg(long, value_name = "STEPS")]
     checkpoint_every: Option<usize>,
-    /// Where batches are read from
-    #[arg(long, value_enum, default_value_t)]
-    read: ReadMode,
-    /// Training data to keep in the GPU's memory: auto (as much as fits), off, or a number of bytes such as 20G
-    #[arg(long, value_name = "auto|off|BYTES", default_value = "auto")]
-    device_store: DeviceStore,
-    /// On a GPU: run the training step as one CUDA graph, after comparing it with a plain step
-    #[arg(long)]
-    cuda_graph: bool,
-    /// Where to compute: auto (the first GPU if this build can use one), cpu or cuda:INDEX
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    machine: Machine,
     #[command(flatten)]
     cache: Cache,
     #[command(flatten)]
@@ -85,11 +75,11 @@ impl Args {
             cnn_checkpoint: self.cnn_checkpoint,
             init: self.init,
             resume: self.resume,
-            device: self.device.open()?,
-            read_mode: self.read,
+            device: self.machine.device.open()?,
+            read_mode: self.machine.read,
             cache: Some(self.cache.options()),
-            device_store: self.device_store,
-            cuda_graph: self.cuda_graph,
+            device_store: self.machine.device_store,
+            cuda_graph: self.machine.cuda_graph,
             checkpoint_every: self.checkpoint_every,
             program: super::program(),
             observer: Terminal::new(),

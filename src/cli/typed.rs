@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 /// Options for the settings of `C`, as `C` defines them: names, types, help, and the defaults of [`Default`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Typed<C> {
     config: C,
     /// Names of the settings that were typed.

@@ -5,7 +5,7 @@ use super::progress::Terminal;
 use super::sam_checkpoint::ensure_same;
 use crate::error::refusal;
 use anyhow::Context;
-use sam_ladder_cache::{Error, Report, verify};
+use sam_ladder_cache::{Error, VerifyReport, verify};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, PrecomputeArgs, load, repair};
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ impl Args {
         let report = match self.check() {
             Err(error) if self.repair && matches!(error.downcast_ref(), Some(Error::Incomplete { .. })) => {
                 eprintln!("{} is unfinished: what is missing is computed first", self.store.display());
-                self.mend(&Report::of_unfinished(&self.store)?)?;
+                self.mend(&VerifyReport::of_unfinished(&self.store)?)?;
                 self.check()?
             }
             checked => checked?,
@@ -61,13 +61,16 @@ impl Args {
             eprintln!("{} is undamaged: {} files checked", self.store.display(), report.files);
             return Ok(());
         }
-        let damaged = report.damage.len();
+        let damaged = match report.damage.len() {
+            1 => "1 damaged part".to_owned(),
+            several => format!("{several} damaged parts"),
+        };
         if !self.repair {
             let hint = format!(
                 "run `sam-ladder verify --store {} --repair` with --scans DIR and, unless the encoder is random, --sam-checkpoint FILE",
                 self.store.display()
             );
-            return Err(refusal(format!("{} has {damaged} damaged parts", self.store.display()), hint));
+            return Err(refusal(format!("{} has {damaged}", self.store.display()), hint));
         }
         self.mend(&report)?;
         let after = self.check()?;
@@ -75,11 +78,11 @@ impl Args {
             let message = format!("{} is still damaged after the repair: {damage}", self.store.display());
             return Err(refusal(message, "the disk may be failing: check it, and repair again"));
         }
-        eprintln!("{}: {damaged} damaged parts are repaired", self.store.display());
+        eprintln!("{}: repaired {damaged}", self.store.display());
         Ok(())
     }
 
-    fn check(&self) -> anyhow::Result<Report> {
+    fn check(&self) -> anyhow::Result<VerifyReport> {
         let (terminal, progress) = (Terminal::new(), Mutex::new(None));
         let report = verify(&self.store, &|done, total| {
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +104,7 @@ impl Args {
         })
     }
 
-    fn mend(&self, report: &Report) -> anyhow::Result<()> {
+    fn mend(&self, report: &VerifyReport) -> anyhow::Result<()> {
         let config = &report.attributes.config;
         if let Some(path) = &self.sam_checkpoint {
             ensure_same(path, &config.weights, &self.store)?;

@@ -43,7 +43,7 @@ mod tests {
                 "s.toml:3:1: job.partitions: unknown key, did you mean `partition`?",
             ),
             ("[job]\ntasks = \"four\"\n", "s.toml:2:1: job.tasks: expected a whole number from 1, found \"four\""),
-            ("[job]\ngpus = true\n", "s.toml:2:1: job.gpus: expected a whole number from 0 or a text, found true"),
+            ("[job]\ngpus = true\n", "s.toml:2:1: job.gpus: expected a whole number from 0 or a string, found true"),
             ("[train]\n", "s.toml:1:2: train: unknown key, the keys here are job, precompute, finish, sweep, final"),
             (
                 "[job]\n\n[sweep]\noptions = [\n  \"--exclusive\",\n  \"--array=1-9\",\n]\n",

@@ -1,7 +1,7 @@
 //! Slurm: scripts of jobs, submitted with `sbatch`, and the queue as `squeue` and `sacct` tell it.
 //!
 //! A job is the program itself with the arguments that were typed, so what a worker on the cluster does is what the same command
-//! does here. Its folder, beside the store or the sweep, holds scripts, logs and `jobs.json`.
+//! does here. Its folder, next to the store or the sweep, holds scripts, logs and `jobs.json`.
 
 mod client;
 mod config;

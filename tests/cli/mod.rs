@@ -13,6 +13,18 @@ pub fn program(arguments: &[&str]) -> Command {
     command
 }
 
+/// The program with words for arguments, of which those that start with `@` are paths in a folder.
+pub fn on(folder: &Path, words: &str) -> Command {
+    let mut command = program(&[]);
+    for word in words.split_whitespace() {
+        match word.strip_prefix('@') {
+            Some(name) => command.arg(folder.join(name)),
+            None => command.arg(word),
+        };
+    }
+    command
+}
+
 fn run(command: &mut Command) -> (Output, String) {
     let output = command.output().expect("the program starts");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

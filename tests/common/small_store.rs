@@ -1,7 +1,7 @@
 //! A store of four cases, written step by step, for the tests of the store's behaviour and its number formats.
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
-use sam_ladder_cache::{CaseLayout, Error, Mask, Opened, SliceTensors, Store, StoreLayout, StoreWriter};
+use sam_ladder_cache::{CaseLayout, Error, Opened, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
@@ -86,10 +86,10 @@ pub fn rows_of(layout: &StoreLayout, split: Split, case: &str) -> Vec<SliceRow> 
         .collect()
 }
 
-pub fn mask(split: Split, num_slices: usize) -> Option<Mask> {
+pub fn mask(split: Split, num_slices: usize) -> Option<ReferenceMask> {
     let [height, width] = MASK_SIZE;
     let labels = (0..num_slices * height * width).map(|i| (i % 9) as u8).collect();
-    (split == Split::Test).then_some(Mask { labels, shape: [num_slices, height, width] })
+    (split == Split::Test).then_some(ReferenceMask { labels, shape: [num_slices, height, width] })
 }
 
 /// Does at most `steps` of the remaining steps, in order; returns whether all are done.

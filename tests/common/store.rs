@@ -3,7 +3,7 @@
 
 use crate::common::{rule_values, rule_weight};
 use candle_core::{Device, Tensor};
-use sam_ladder_cache::{CaseLayout, Mask, Opened, SliceTensors, Store, StoreLayout, StoreWriter};
+use sam_ladder_cache::{CaseLayout, Opened, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter};
 use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
@@ -75,7 +75,7 @@ pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2
             });
         }
         let shape = [num_slices, SCAN_SIZE[0] as usize, SCAN_SIZE[1] as usize];
-        let mask = Mask { labels: vec![1; shape.iter().product()], shape };
+        let mask = ReferenceMask { labels: vec![1; shape.iter().product()], shape };
         writer.write_case(split, case, &table, (split == Split::Test).then_some(&mask)).unwrap();
     }
     writer.write_decoder(&decoder_bytes(path)).unwrap();

@@ -6,43 +6,15 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
-use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetwork};
-use sam_ladder_train::loss::ladder_loss;
-use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
-use sam_ladder_train::optimizer::Optimizer;
+use candle_core::{Device, Tensor};
+use made_up::{noise, weights};
+use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetworkKind};
+use sam_ladder_train::model::{LadderSam, ModelConfig};
+use sam_ladder_train::{Optimizer, ladder_loss};
 
 #[path = "../../src/allocator.rs"]
 mod allocator;
-
-/// Values in [-1, 1) from a linear congruential generator.
-fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-/// Weights of a sane scale: unit norm weights and variances, small biases, He-like matrices.
-fn weights(config: &ModelConfig) -> candle_core::Result<ModelWeights> {
-    let mut weights = ModelWeights::default();
-    for (i, (name, shape)) in ModelWeights::expected(config).into_iter().enumerate() {
-        let count = shape.iter().product();
-        let values = noise(count, i as u64 + 1);
-        let fan_in: usize = shape.iter().skip(1).product::<usize>().max(1);
-        let values: Vec<f32> = match () {
-            () if name.ends_with("running_var") || (shape.len() == 1 && name.ends_with("weight")) => vec![1.0; count],
-            () if shape.len() < 2 => values.iter().map(|x| x / 16.0).collect(),
-            () => values.iter().map(|x| x * (3.0 / fan_in as f32).sqrt()).collect(),
-        };
-        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
-        let tensor = if name.ends_with("num_batches_tracked") { tensor.to_dtype(DType::I64)? } else { tensor };
-        weights.0.insert(name, tensor);
-    }
-    Ok(weights)
-}
+mod made_up;
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -59,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let steps = number(2)?.unwrap_or(5).max(1);
     let mut config = ModelConfig::published(size, 9, Arm::Full);
     if let Some(name) = arguments.get(3) {
-        let all = [SideNetwork::Resnet18, SideNetwork::Resnet34, SideNetwork::Resnet50, SideNetwork::VitTiny];
+        let all = [SideNetworkKind::Resnet18, SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny];
         config.side_network = all.into_iter().find(|network| network.name() == name).ok_or("no such side network")?;
     }
     if let Some(name) = arguments.get(4) {

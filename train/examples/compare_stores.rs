@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_train::trained_model::{RunCheckpoint, WeightSource, load_model};
+use sam_ladder_train::{RunCheckpoint, WeightSource, load_model};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 

@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use made_up::{noise, weights};
 use sam_ladder_ops::device::{has_kernels, memory, open, synchronize};
 use sam_ladder_ops::{Numerics, Stored, gather, gather_bytes};
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent};
 use sam_ladder_schemas::train::{Arm, OptimizerKind};
-use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
-use sam_ladder_train::optimizer::Optimizer;
-use sam_ladder_train::run::{BatchTensors, StepGraph, StepLosses, StepNumbers, StepSettings, start_step};
+use sam_ladder_train::Optimizer;
+use sam_ladder_train::model::{LadderSam, ModelConfig};
+use sam_ladder_train::run::{BatchTensors, StepGraph, StepLosses, StepSettings, start_step};
+
+mod made_up;
 
 /// Prints what became of the graph.
 #[derive(Debug)]
@@ -29,32 +32,6 @@ impl Observer for Printed {
     fn begin(&self, _: Phase<'_>) -> Box<dyn Progress> {
         Box::new(Silent)
     }
-}
-
-/// Values in [-1, 1) from a linear congruential generator.
-fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-/// Weights of a sane scale.
-fn weights(config: &ModelConfig) -> candle_core::Result<ModelWeights> {
-    let mut weights = ModelWeights::default();
-    for (i, (name, shape)) in ModelWeights::expected(config).into_iter().enumerate() {
-        let count = shape.iter().product();
-        let fan_in: usize = shape.iter().skip(1).product::<usize>().max(1);
-        let scale = if shape.len() < 2 { 1.0 / 16.0 } else { (3.0 / fan_in as f32).sqrt() };
-        let one = name.ends_with("running_var") || (shape.len() == 1 && name.ends_with("weight"));
-        let values = if one { vec![1.0; count] } else { noise(count, i as u64 + 1).iter().map(|x| x * scale).collect() };
-        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
-        let tensor = if name.ends_with("num_batches_tracked") { tensor.to_dtype(DType::I64)? } else { tensor };
-        weights.0.insert(name, tensor);
-    }
-    Ok(weights)
 }
 
 /// Items in a store's float16, as bytes on the device.
@@ -118,7 +95,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let settings = StepSettings { lambda: 0.8, lr: 1e-3 };
     let mut step_graph = graph.then(|| StepGraph::new(Arc::new(Printed)));
-    let mut step = |step: usize| -> Result<StepNumbers, Box<dyn std::error::Error>> {
+    let mut step = |step: usize| -> Result<Tensor, Box<dyn std::error::Error>> {
         let batch = match &fixed {
             Some(batch) => batch.clone(),
             None => make(step)?,
@@ -130,10 +107,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     if show_losses {
         for index in 0..steps {
-            let losses = match step(index)? {
-                StepNumbers::Read(losses) => losses,
-                StepNumbers::OnDevice(numbers) => StepLosses::read(&numbers)?,
-            };
+            let losses = StepLosses::read(&step(index)?)?;
             println!("{index},{},{},{}", losses.total, losses.ce, losses.dice);
         }
         return Ok(());

@@ -5,9 +5,8 @@ use candle_core::{Device, Tensor};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_train::predict::identity_variant;
 use sam_ladder_train::run::{BatchShape, input_tensors};
-use sam_ladder_train::trained_model::{WeightSource, load_model};
+use sam_ladder_train::{WeightSource, identity_variant, load_model};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

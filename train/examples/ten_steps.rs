@@ -4,6 +4,7 @@
 //! numbers for SAM's decoder and embeddings.
 
 use candle_core::{Device, Tensor};
+use made_up::noise;
 use sam_ladder_cache::{CaseLayout, Opened, ReadMode, SliceTensors, StoreLayout, StoreWriter};
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_formats::state_dict::save_safetensors;
@@ -19,6 +20,8 @@ use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::model::{ModelConfig, ModelWeights};
 use sam_ladder_train::run::{TrainArgs, train};
 use std::path::Path;
+
+mod made_up;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -109,16 +112,6 @@ fn random_decoder() -> candle_core::Result<Vec<(String, Tensor)>> {
         Ok((name, Tensor::from_vec(values, shape, &Device::Cpu)?))
     };
     names.enumerate().map(tensor).collect()
-}
-
-/// Values in [-1, 1) from a linear congruential generator.
-fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 #[cfg(test)]

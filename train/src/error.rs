@@ -35,10 +35,10 @@ pub enum TrainError {
     #[error("{0}")]
     SweepFile(#[from] sam_ladder_schemas::setting::FileError),
     /// The interval of checkpoints is 0.
-    #[error("checkpoint-every must be at least 1 step, got 0")]
+    #[error("checkpoint-every must be at least 1 step, found 0")]
     CheckpointEvery,
     /// An option that needs a GPU.
-    #[error("{option} needs a GPU, this device is the CPU")]
+    #[error("{option} needs a GPU, but this device is the CPU")]
     NeedsGpu {
         /// The option, as typed.
         option: String,
@@ -46,13 +46,13 @@ pub enum TrainError {
         instead: &'static str,
     },
     /// A precision that training does not support.
-    #[error("--precision f16 is for the frozen encoder: gradients do not fit float16")]
+    #[error("--precision f16 is for the frozen encoder: gradients leave the range of float16")]
     EncoderPrecision,
     /// A precision that the side network does not support.
-    #[error("--precision bf16 knows the side networks resnet18, resnet34 and resnet50, not vit-tiny")]
+    #[error("--precision bf16 supports the side networks resnet18, resnet34 and resnet50, not vit-tiny")]
     NetworkPrecision,
     /// `--fold` is not a pair of numbers.
-    #[error("--fold must be i/n with n at least 2 and i from 1 to n, as 1/5, got {0:?}")]
+    #[error("--fold must be i/n with n at least 2 and i from 1 to n, such as 1/5, found {0:?}")]
     FoldSyntax(String),
     /// More folds than training cases.
     #[error("{wanted}: the store has {cases} training cases, fewer than {folds} folds")]
@@ -65,7 +65,7 @@ pub enum TrainError {
         folds: usize,
     },
     /// A test case among the validation cases.
-    #[error("case {case} is a test case and cannot validate")]
+    #[error("case {case} is a test case and cannot be used for validation")]
     TestCase {
         /// The case.
         case: String,
@@ -90,7 +90,7 @@ pub enum TrainError {
     #[error("{0} holds scans without labels: there is nothing to train on")]
     Unlabelled(PathBuf),
     /// A variant that the store lacks.
-    #[error("the store has no variant {variant:?}, it holds {stored} variants")]
+    #[error("the store lacks the variant {variant:?}; it holds {stored} in all")]
     NoVariant {
         /// The variant's name.
         variant: String,
@@ -120,7 +120,7 @@ pub enum TrainError {
     #[error("{0} is not a run: it has no config.json")]
     NotARun(PathBuf),
     /// A setting or an input differs from those that the run was started with.
-    #[error("{run}: cannot resume, {what} differs: the run has {stored}, this call has {given}")]
+    #[error("{run}: cannot resume, {what} differs: the run has {stored}, this command has {given}")]
     ResumeMismatch {
         /// The run folder.
         run: PathBuf,
@@ -158,7 +158,7 @@ pub enum TrainError {
         steps: u64,
     },
     /// A stop of a sweep was requested.
-    #[error("stopped as requested, the trials under way are saved")]
+    #[error("stopped as requested; the trials in progress are saved")]
     SweepStopped {
         /// The sweep's folder.
         out: PathBuf,
@@ -188,7 +188,7 @@ pub enum TrainError {
     #[error("{0}")]
     BatchUnread(String),
     /// A part of the program panicked.
-    #[error("the program stumbled: {0}")]
+    #[error("internal error: {0}")]
     Panicked(String),
     /// An untrained model without a store.
     #[error("an untrained model needs a store for SAM's decoder")]
@@ -197,7 +197,7 @@ pub enum TrainError {
     #[error("no model was given, expected at least one")]
     NoModel,
     /// A model for images of another kind.
-    #[error("{path}: trained for {what} {trained}, the images have {found}")]
+    #[error("{path}: trained for {what} {trained}, but the images have {found}")]
     OtherImages {
         /// The model's file.
         path: PathBuf,
@@ -244,7 +244,7 @@ pub enum TrainError {
     #[error("{0}: the name must end in .safetensors or .pth")]
     Ending(PathBuf),
     /// A model for which the published code has no names.
-    #[error("{run}: its side network is {side_network} and its gate {gate}, the published code has only resnet18 and scalar")]
+    #[error("{run}: its side network is {side_network} and its gate {gate}, but the published code has only resnet18 and scalar")]
     NoPublishedNames {
         /// The run folder.
         run: PathBuf,
@@ -271,7 +271,7 @@ pub enum TrainError {
     #[error("{0} exists and is not empty")]
     SweepFolderTaken(PathBuf),
     /// A folder that is not a sweep.
-    #[error("{0} is no sweep: it has no sweep.json")]
+    #[error("{0} is not a sweep: it has no sweep.json")]
     NotASweep(PathBuf),
     /// A sweep's settings are not those with which it was started.
     #[error("{out}: cannot resume, the settings differ: {differing}")]
@@ -282,7 +282,7 @@ pub enum TrainError {
         differing: String,
     },
     /// A sweep's inputs are not those with which it was started.
-    #[error("{out}: cannot resume, {what} differs: the sweep has {stored}, this call has {given}")]
+    #[error("{out}: cannot resume, {what} differs: the sweep has {stored}, this command has {given}")]
     SweepInputMismatch {
         /// The sweep's folder.
         out: PathBuf,
@@ -304,7 +304,7 @@ pub enum TrainError {
         reason: String,
     },
     /// `--final` was begun with another trial.
-    #[error("{out}: --final was begun with trial {begun}, and the best is {best} now")]
+    #[error("{out}: --final was started with trial {begun}, but the best trial is now {best}")]
     FinalMismatch {
         /// The sweep's folder.
         out: PathBuf,
@@ -325,7 +325,7 @@ pub enum TrainError {
     #[error("{0}: no trial was trained to its last epoch, so there is no best one")]
     NoBestTrial(PathBuf),
     /// A sweep with several best trials.
-    #[error("{out}: {} trials stand first: {}", trials.len(), trials.join(", "))]
+    #[error("{out}: {} trials are equally good: {}", trials.len(), trials.join(", "))]
     SeveralBestTrials {
         /// The sweep's folder.
         out: PathBuf,
@@ -333,7 +333,9 @@ pub enum TrainError {
         trials: Vec<String>,
     },
     /// A second evaluation on the test cases.
-    #[error("{out}: the test cases were evaluated with trial {trial} already, and are evaluated once: the result is in {result}")]
+    #[error(
+        "{out}: the test cases are evaluated only once, and were already evaluated with trial {trial}: the result is in {result}"
+    )]
     AlreadyEvaluated {
         /// The sweep's folder.
         out: PathBuf,
@@ -362,7 +364,7 @@ impl TrainError {
             TrainError::NoSuchCase { training, .. } => format!("the training cases are {}", training.join(", ")),
             TrainError::NoTrainingCases => "run precompute on scans that have some".into(),
             TrainError::AllHeldOut(_) => "leave some to train on".into(),
-            TrainError::NoVariant { .. } => "run precompute with a wider --augment or train with a narrower one".into(),
+            TrainError::NoVariant { .. } => "run precompute with more variants (--augment), or train with fewer".into(),
             TrainError::NoIdentity(_) | TrainError::Probabilities(_) => "run precompute again".into(),
             TrainError::UnknownKey { .. } => {
                 "--init takes the published names, --cnn-checkpoint those of the side network's publisher (torchvision's \
@@ -372,13 +374,13 @@ impl TrainError {
             TrainError::RunExists(_) => "continue it with --resume, or choose another --run".into(),
             TrainError::NotARun(_) => "start one with `sam-ladder train --run` and without --resume".into(),
             TrainError::ResumeMismatch { advice, .. } => (*advice).into(),
-            TrainError::RunDamaged { .. } => "put the file back from a copy, or start the run or the sweep anew".into(),
+            TrainError::RunDamaged { .. } => "put the file back from a copy, or start the run or the sweep again".into(),
             TrainError::Stopped { run, .. } => format!("continue with `sam-ladder train --resume --run {}`", run.display()),
             TrainError::SweepStopped { out } => format!("continue with `sam-ladder sweep --resume --out {}`", out.display()),
-            TrainError::Diverged { .. } => "start anew with a lower --lr".into(),
+            TrainError::Diverged { .. } => "start again with a lower --lr".into(),
             TrainError::OtherImages { .. } => "use a store of that kind".into(),
             TrainError::OtherEncoder { store, .. } => format!(
-                "give --store a store of the run's settings, or run `sam-ladder train --store {} --run ANOTHER` and evaluate that",
+                "pass --store a store with the run's settings, or run `sam-ladder train --store {} --run ANOTHER` and evaluate that run",
                 store.display()
             ),
             TrainError::NoReflections { .. } => {
@@ -388,19 +390,16 @@ impl TrainError {
             }
             TrainError::OutputExists(_) => "replace it with --force, or choose another --out".into(),
             TrainError::NoPublishedNames { checkpoint, .. } => {
-                format!(
-                    "there are no published names to export to; {} holds the model under names of its own",
-                    checkpoint.display()
-                )
+                format!("there are no published names to export to; {} holds the model under its own names", checkpoint.display())
             }
-            TrainError::NoSweepFile => "give --config sweep.toml, or --resume with --out".into(),
+            TrainError::NoSweepFile => "pass --config sweep.toml, or --resume with --out".into(),
             TrainError::GridTooLarge(_) => "give the ranges fewer points, or set [budget] trials".into(),
             TrainError::SweepExists(_) => "continue it with --resume, or choose another --out".into(),
             TrainError::SweepFolderTaken(_) => "choose another --out".into(),
             TrainError::NotASweep(_) => "start one with --config and without --resume".into(),
             TrainError::SweepMismatch { .. } => "leave --config out to resume as before, or choose another --out".into(),
             TrainError::FinalMismatch { begun, .. } => {
-                format!("give --trial {begun} to resume it, or remove final/run and final.json")
+                format!("pass --trial {begun} to resume it, or remove final/run and final.json")
             }
             TrainError::SeveralBestTrials { .. } => "choose one with --trial".into(),
             _ => return None,
@@ -440,6 +439,6 @@ pub(crate) fn internal(reason: String) -> TrainError {
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-        Err(TrainError::Panicked(text.unwrap_or_else(|| "a panic without a text".into())))
+        Err(TrainError::Panicked(text.unwrap_or_else(|| "a panic without a message".into())))
     })
 }

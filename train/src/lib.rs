@@ -1,14 +1,33 @@
 //! Stage two: the side network, the gate, the mask decoder, losses, optimizers, the training loop and sweeps.
+//!
+//! | file | what it defines |
+//! | --- | --- |
+//! | [`model`] | the side network, the gate, the mask decoder |
+//! | `loss`, `optimizer`, `schedule`, `init` | equation (4), the updates, the learning rate, the initial weights |
+//! | [`run`] | a training run: batches, steps, validation, checkpoints |
+//! | [`sweep`] | many runs, and which of them continue |
+//! | `trained_model`, `predict`, `segment` | a trained model, and masks from it |
+//! | `export` | a model as one file in the published names |
 
-pub mod error;
-pub mod export;
-pub mod init;
-pub mod loss;
+mod error;
+mod export;
+mod init;
+mod loss;
 pub mod model;
-pub mod optimizer;
-pub mod predict;
+mod optimizer;
+mod predict;
 pub mod run;
-pub mod schedule;
-pub mod segment;
+mod schedule;
+mod segment;
 pub mod sweep;
-pub mod trained_model;
+mod trained_model;
+
+pub use error::{Result, TrainError};
+pub use export::{ExportArgs, export};
+pub use init::{InitSources, initial_weights};
+pub use loss::ladder_loss;
+pub use optimizer::Optimizer;
+pub use predict::{CaseRequest, Ensemble, PredictedMask, identity_variant};
+pub use schedule::learning_rate;
+pub use segment::masks_of_logits;
+pub use trained_model::{RunCheckpoint, WeightSource, load_model, load_trained};

@@ -27,7 +27,7 @@ pub struct CaseRequest<'a> {
 
 /// The mask of one case.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CasePrediction {
+pub struct PredictedMask {
     /// Case, as in the store.
     pub case: String,
     /// Classes, `[d, h, w]` in C order.
@@ -69,7 +69,7 @@ impl Ensemble {
     ///
     /// # Errors
     /// A case that is not in the split, or a damaged store.
-    pub fn predict_case(&self, store: &Store, request: CaseRequest, mut done: impl FnMut(usize)) -> Result<CasePrediction> {
+    pub fn predict_case(&self, store: &Store, request: CaseRequest, mut done: impl FnMut(usize)) -> Result<PredictedMask> {
         let CaseRequest { split, case, batch_size } = request;
         let rows: Vec<u32> = store.case_rows(split, case)?.collect();
         let Some(slice) = rows.first().map(|&row| &store.slices(split)[row as usize]) else {
@@ -81,7 +81,7 @@ impl Ensemble {
             mask.extend(masks_of_logits(&self.mean_logits(store, split, rows)?, store.config().image_size, [h, w])?);
             done(rows.len());
         }
-        Ok(CasePrediction { case: case.to_string(), mask, shape: [rows.len(), h, w], spacing_mm: slice.spacing_mm })
+        Ok(PredictedMask { case: case.to_string(), mask, shape: [rows.len(), h, w], spacing_mm: slice.spacing_mm })
     }
 
     /// Predicts `count` slices without a store: `[count, h, w]` classes for the size `[h, w]`. Never averages over reflections.

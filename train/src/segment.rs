@@ -11,6 +11,7 @@
 use crate::error::{Result, TrainError};
 use crate::model::upsample_masks;
 use candle_core::{DType, Tensor};
+use candle_nn::ops::softmax;
 use rayon::prelude::*;
 use sam_ladder_ops::image::ndimage::zoom_nearest;
 use sam_ladder_schemas::variants::VariantKind;
@@ -29,9 +30,9 @@ pub fn masks_of_logits(low_res_logits: &[Tensor], image_size: usize, size: [usiz
         let scores = match low_res_logits {
             [logits] => upsampled(logits)?,
             several => {
-                let mut sum = softmax(&upsampled(&several[0])?)?;
+                let mut sum = softmax(&upsampled(&several[0])?, 1)?;
                 for logits in &several[1..] {
-                    sum = (sum + softmax(&upsampled(logits)?)?)?;
+                    sum = (sum + softmax(&upsampled(logits)?, 1)?)?;
                 }
                 sum
             }
@@ -40,12 +41,6 @@ pub fn masks_of_logits(low_res_logits: &[Tensor], image_size: usize, size: [usiz
         out.extend(zoom_nearest(&classes, [image_size, image_size], size));
     }
     Ok(out)
-}
-
-/// Over the classes: `[b, C, h, w]` → the same.
-fn softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
-    let exp = logits.broadcast_sub(&logits.max_keepdim(1)?)?.exp()?;
-    exp.broadcast_div(&exp.sum_keepdim(1)?)
 }
 
 /// The class with the highest logit per pixel, the first in a tie, as in `torch.argmax`: `[b, C, h, w]` → `[b, h, w]`.

@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 
 use candle_core::{DType, Device, Result, Tensor};
-use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetwork};
-use sam_ladder_train::loss::ladder_loss;
+use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetworkKind};
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelError, ModelWeights, upsample_masks};
-use sam_ladder_train::optimizer::Optimizer;
+use sam_ladder_train::{Optimizer, ladder_loss};
+
+#[path = "../examples/made_up/mod.rs"]
+mod made_up;
+
+use made_up::noise;
 
 const SIZE: usize = 32;
 
@@ -14,33 +18,8 @@ fn config(arm: Arm) -> ModelConfig {
     ModelConfig::published(SIZE, 9, arm)
 }
 
-/// Deterministic values in [-1, 1).
-fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
 fn weights(config: &ModelConfig) -> ModelWeights {
-    let weights = ModelWeights::expected(config).into_iter().enumerate().map(|(i, (name, shape))| {
-        let fan_in: usize = shape.iter().skip(1).product::<usize>().max(1);
-        let positive = name.ends_with("running_var") || (shape.len() == 1 && name.ends_with("weight"));
-        let values = noise(shape.iter().product(), i as u64)
-            .iter()
-            .map(|x| if positive { 1.0 } else { x * (3.0 / fan_in as f32).sqrt() })
-            .collect();
-        let tensor = Tensor::from_vec::<_, f32>(values, shape, &Device::Cpu).unwrap();
-        let tensor = if name.ends_with("num_batches_tracked") {
-            tensor.zeros_like().unwrap().to_dtype(DType::I64).unwrap()
-        } else {
-            tensor
-        };
-        (name, tensor)
-    });
-    ModelWeights(weights.collect())
+    made_up::weights(config).unwrap()
 }
 
 fn model(arm: Arm) -> LadderSam {
@@ -143,7 +122,7 @@ fn each_option_trains_what_it_says_in_addition() {
     assert_eq!(hypernetworks.len(), 9 * 3 * 2);
     assert!(hypernetworks.iter().all(|name| name.starts_with("sam.mask_decoder.output_hypernetworks_mlps.")));
     // Every tensor of a side network is trained except the statistics of its batch norms.
-    for side_network in [SideNetwork::Resnet34, SideNetwork::Resnet50, SideNetwork::VitTiny] {
+    for side_network in [SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny] {
         let config = ModelConfig { side_network, ..published };
         let all = ModelWeights::expected(&config).into_iter().map(|(name, _)| name);
         let buffer = |name: &str| name.contains(".running_") || name.ends_with("num_batches_tracked");
@@ -151,7 +130,7 @@ fn each_option_trains_what_it_says_in_addition() {
         let found: HashSet<String> = trained(&config).into_iter().filter(|name| name.starts_with("CNN_encoder.")).collect();
         assert_eq!(found, expected);
         let projected = found.contains("CNN_encoder.projection.weight");
-        assert_eq!(projected, side_network != SideNetwork::Resnet34);
+        assert_eq!(projected, side_network != SideNetworkKind::Resnet34);
     }
 }
 

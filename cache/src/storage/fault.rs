@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::io::{self, ErrorKind};
 
 /// Variables that identify the user.
-const CREDENTIALS: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, where there is one)";
+const CREDENTIALS: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, if you have one)";
 /// Variables with the server's address.
 const ADDRESS: &str = "AWS_ENDPOINT_URL (of a server other than Amazon's) and AWS_REGION";
 

@@ -17,7 +17,7 @@ pub(super) fn parse(path: &Path) -> Result<(String, String), String> {
     let key = key.trim_end_matches('/');
     let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control);
     if !plain(bucket) || !key.split('/').all(plain) {
-        return Err(format!("expected s3://BUCKET/KEY, as s3://lab/synapse.zarr, got {text}"));
+        return Err(format!("expected s3://BUCKET/KEY, such as s3://lab/synapse.zarr, found {text}"));
     }
     Ok((bucket.into(), key.into()))
 }

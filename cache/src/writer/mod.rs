@@ -21,7 +21,7 @@ use crate::layout::StoreLayout;
 use crate::manifest::{array_file, check_array_metadata, group_files, read_manifest, write_manifest};
 use crate::shard;
 use crate::storage::Storage;
-use crate::store::{Mask, Store, mask_shard, shards_in};
+use crate::store::{ReferenceMask, Store, mask_shard, shards_in};
 use previous::Previous;
 use rayon::prelude::*;
 use sam_ladder_formats::atomic::is_temporary_of;
@@ -90,7 +90,7 @@ impl StoreWriter {
         } else {
             let found = read_manifest(storage).map_err(|error| match error {
                 Error::NotAStore { path, reason, .. } => {
-                    Error::NotAStore { path, reason, advice: "give --store a folder that does not exist" }
+                    Error::NotAStore { path, reason, advice: "pass --store a folder that does not exist yet" }
                 }
                 other => other,
             })?;
@@ -199,7 +199,7 @@ impl StoreWriter {
     ///
     /// # Errors
     /// [`Error::Values`] if rows or mask do not match the case's layout, [`Error::File`].
-    pub fn write_case(&self, split: Split, case: &str, rows: &[SliceRow], mask: Option<&Mask>) -> Result<()> {
+    pub fn write_case(&self, split: Split, case: &str, rows: &[SliceRow], mask: Option<&ReferenceMask>) -> Result<()> {
         let refuse = |reason: String| Error::Values { what: format!("{split} case {case}"), reason };
         let expected = self.layout.case_rows(split, case)?;
         let num_organs = self.layout.attributes().config.class_names.len();
@@ -231,7 +231,7 @@ impl StoreWriter {
         self.storage.write(&self.progress_path(split, case), to_json(&json!(rows)))
     }
 
-    fn write_mask(&self, case: &str, mask: &Mask) -> Result<()> {
+    fn write_mask(&self, case: &str, mask: &ReferenceMask) -> Result<()> {
         let encoder = ArraySpec::of_mask(case, mask.shape).encoder()?;
         let spec = encoder.spec();
         create_array(&self.storage, spec)?;

@@ -8,7 +8,7 @@ use crate::layout::StoreLayout;
 use crate::manifest::{array_file, group_files, write_manifest};
 use crate::storage::Storage;
 use crate::store::mask_shard;
-use crate::verify::{Part, Report};
+use crate::verify::{Part, VerifyReport};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::store::VARIANTS_TABLE;
 use std::path::Path;
@@ -20,7 +20,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn begin_repair(store: &Path, report: &Report) -> Result<bool> {
+pub fn begin_repair(store: &Path, report: &VerifyReport) -> Result<bool> {
     let store = &Storage::at(store)?;
     let attributes = &report.attributes;
     let layout = StoreLayout::of(attributes)?;

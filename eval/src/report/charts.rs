@@ -20,7 +20,7 @@ impl ReportPage<'_> {
     pub(super) fn organs_section(&self, columns: &[OrganColumn]) -> Markup {
         let scoring = &self.context.scoring;
         let percent = |label| Axis { label, limits: Some([0.0, 100.0]), ..Axis::default() };
-        let distance = format!("HD95, {}", scoring.unit_name());
+        let distance = format!("HD95, {}", scoring.unit.name());
         let surface = format!("Surface Dice at {} mm of each organ", scoring.tolerance_mm);
         let ml = Axis { label: "ml", ..Axis::default() };
         let body = html! {

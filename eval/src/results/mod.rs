@@ -78,7 +78,7 @@ pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> R
         }
     }
     let scoring = &reference.info.scoring;
-    Ok(ResultsTable { class_names, unit: scoring.unit_name(), rules: scoring.describe(), rows, comparisons })
+    Ok(ResultsTable { class_names, unit: scoring.unit.name(), rules: scoring.describe(), rows, comparisons })
 }
 
 /// A metric of a method: mean over seeds of means over cases, its deviation over seeds, its interval over cases.
@@ -179,8 +179,9 @@ impl ResultsTable {
 mod tests {
     use super::*;
     use crate::folder::EvaluationInfo;
-    use crate::protocol::{Protocol, Scoring};
+    use crate::protocol::Scoring;
     use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
+    use sam_ladder_schemas::eval::Protocol;
 
     /// An evaluation of three cases whose Dice is `base` and a little, organ by organ; the aorta of case 2 is missed.
     fn evaluation(path: &str, base: f64) -> EvaluationFolder {

@@ -215,7 +215,7 @@ impl RawHeader {
 
     /// Reads the fields of a header whose size and magic code are right.
     fn read(head: &[u8]) -> Result<(Self, bool), Problem> {
-        let too_short = |bytes: usize| format!("{} bytes are too few for a header of {bytes}", head.len());
+        let too_short = |bytes: usize| format!("{} bytes are too few for a header of {bytes} bytes", head.len());
         if head.len() < NIFTI_1_HEADER_BYTES {
             return Err(too_short(NIFTI_1_HEADER_BYTES).into());
         }

@@ -25,11 +25,11 @@ mod staging;
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 
 pub(crate) use autograd::{Gradients, Node};
-pub use cuda_graph::{Graph, capture, prepare};
+pub use cuda_graph::{Graph, can_capture, capture, prepare};
 pub(crate) use launch_args::{Arg, Grid, THREADS};
 pub(crate) use map::map;
 pub(crate) use memory::{Input, Output, args_of};
-pub use open::{DeviceMemory, has_kernels, memory, open, synchronize};
+pub use open::{DeviceMemory, has_kernels, memory, open, queues_work, synchronize};
 pub use product::F32Math;
 pub(crate) use product::{matmul, product};
 pub use staging::Staging;

@@ -63,7 +63,7 @@ pub enum EncoderError {
         size: usize,
     },
     /// The device does not compute in this precision.
-    #[error("--precision {asked} needs a GPU, the device is {device}")]
+    #[error("--precision {asked} needs a GPU, but the device is {device}")]
     Precision {
         /// The requested precision.
         asked: &'static str,

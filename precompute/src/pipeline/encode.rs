@@ -34,7 +34,7 @@ impl Encode for SamEncoder {
         // Where weights are not packed (`ops::packed`), an image of one token takes another path through the matrix products than several
         // do, with other last bits. Encoded one by one, it has the same embedding whatever else is in the batch; larger images have it in any
         // batch (a test checks both).
-        if size == PATCH_SIZE && batch > 1 && self.device.is_cpu() {
+        if size == PATCH_SIZE && batch > 1 {
             return images
                 .chunks(channels * size * size)
                 .map(|image| self.encode(image, 1, size))

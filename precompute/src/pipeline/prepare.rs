@@ -1,10 +1,10 @@
-//! The reading half of the pipeline: scans to variants, ahead of the encoder, in a thread of its own.
+//! The reading half of the pipeline: scans to variants, ahead of the encoder, in another thread.
 
 use super::share::GroupRange;
 use crate::preprocess::DataSlice;
 use crate::scans::{CaseEntry, Scan, ScanError, ScanSource};
 use rayon::prelude::*;
-use sam_ladder_cache::{Mask, StoreWriter, Wanted};
+use sam_ladder_cache::{ReferenceMask, StoreWriter, Wanted};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::tables::SliceRow;
 use std::borrow::Cow;
@@ -49,7 +49,7 @@ pub(super) struct CaseEnd {
     pub(super) case: String,
     pub(super) rows: Vec<SliceRow>,
     /// For test cases.
-    pub(super) mask: Option<Mask>,
+    pub(super) mask: Option<ReferenceMask>,
 }
 
 /// What one worker is to read.
@@ -111,7 +111,7 @@ impl Work<'_> {
         }
         let rows = slice_rows(&scan, first_row, config.class_names.len());
         let Scan { case, split, shape, label, .. } = scan;
-        let mask = (split == Split::Test).then_some(Mask { labels: label, shape });
+        let mask = (split == Split::Test).then_some(ReferenceMask { labels: label, shape });
         Ok(out.send(Prepared::CaseEnd(CaseEnd { split, case, rows, mask })).is_ok())
     }
 

@@ -4,7 +4,7 @@ use super::encode::Encode;
 use super::fill::{FillOptions, Loaded, Summary, fill_part};
 use super::plan::Plan;
 use crate::error::{Error, Result};
-use sam_ladder_cache::{Report, begin_repair};
+use sam_ladder_cache::{VerifyReport, begin_repair};
 use sam_ladder_schemas::differences::differences;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use std::path::Path;
 /// repair, and so does `precompute` with the store's settings.
 pub fn repair<E: Encode>(
     store: &Path,
-    report: &Report,
+    report: &VerifyReport,
     options: &FillOptions,
     plan: impl FnOnce() -> Result<Plan>,
     load: impl FnOnce() -> Result<Loaded<E>>,
@@ -36,7 +36,7 @@ pub fn repair<E: Encode>(
 }
 
 /// The scans must be those that the store was made of.
-fn check_sources(store: &Path, report: &Report, plan: &Plan) -> Result<()> {
+fn check_sources(store: &Path, report: &VerifyReport, plan: &Plan) -> Result<()> {
     let (found, wanted) = (&report.attributes, plan.layout().attributes());
     let identity = |a: &sam_ladder_schemas::store::StoreAttributes| serde_json::json!({ "config": a.config, "sources": a.sources, "cases": a.cases });
     let differing = differences(&identity(found), "store", &identity(wanted), "scans");

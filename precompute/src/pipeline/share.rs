@@ -35,7 +35,7 @@ impl FromStr for Share {
         let parts = text.split_once('/').and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
         match parts {
             Some((index, of)) if (1..=of).contains(&index) => Ok(Share { index, of }),
-            _ => Err(format!("expected i/n with i from 1 to n, like 2/4, got {text:?}")),
+            _ => Err(format!("expected i/n with i from 1 to n, such as 2/4, found {text:?}")),
         }
     }
 }
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!("2/3".parse(), Ok(Share { index: 2, of: 3 }));
         assert_eq!("2/3".parse::<Share>().unwrap().to_string(), "2/3");
         for wrong in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
-            assert!(wrong.parse::<Share>().unwrap_err().contains("like 2/4"), "{wrong}");
+            assert!(wrong.parse::<Share>().unwrap_err().contains("such as 2/4"), "{wrong}");
         }
     }
 }

@@ -71,7 +71,7 @@ pub enum DatasetProblem {
     #[error("it has {0} labels in addition to the background, expected 1 to {MAX_CLASSES}")]
     Classes(usize),
     /// More channels than the network takes.
-    #[error("it has {found} channels, the network takes at most {limit}")]
+    #[error("it has {found} channels, but the network takes at most {limit}")]
     TooManyChannels {
         /// Channels of the file, or those that were requested.
         found: usize,
@@ -99,8 +99,8 @@ impl DatasetProblem {
             NoChannelNames => "add \"channel_names\": {\"0\": \"CT\"}, with the names of your channels".into(),
             FileEnding(_) => "convert the scans to NIfTI".into(),
             ChannelNumber { .. } => "number the channels from 0: {\"0\": \"CT\"}".into(),
-            LabelNumber { .. } | Region(_) | LabelValue(_) | Repeated { .. } => "give each a whole number of its own".into(),
-            Ignore { .. } => "give these voxels to a class or to the background, and remove the label".into(),
+            LabelNumber { .. } | Region(_) | LabelValue(_) | Repeated { .. } => "give each a different whole number".into(),
+            Ignore { .. } => "assign these voxels to a class or to the background, and remove the label".into(),
             Gap { what, .. } => format!("number the {what}s from 0 without a gap, as nnU-Net does"),
             Classes(_) => format!("name 1 to {MAX_CLASSES} classes, and \"background\": 0"),
             TooManyChannels { known, .. } => format!("choose some of {known} with --channels 0,1,2"),

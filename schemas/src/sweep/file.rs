@@ -51,7 +51,7 @@ pub struct SearchTable {
     pub method: SearchMethod,
     /// Seed of the draws
     pub seed: u64,
-    /// With method "tpe": trials drawn at random before TPE follows what it has seen (10 unless given)
+    /// With method "tpe": trials drawn at random before TPE uses earlier results (10 unless given)
     #[schemars(range(min = 1))]
     pub startup: Option<u32>,
 }
@@ -81,11 +81,10 @@ pub enum PruningMethod {
 pub struct PruningTable {
     /// Which trials are stopped early
     pub method: PruningMethod,
-    /// Epochs of the lowest rung; with "median", the first epoch at which trials are compared (1 unless given)
+    /// With "asha": epochs of the lowest rung (a number of epochs at which trials are compared); with "median": the first epoch at which trials are compared (1 unless given)
     #[schemars(range(min = 1))]
     pub min_epochs: Option<u32>,
-    /// With "asha", η: the best 1/η of the trials of a rung (a number of epochs at which trials are compared) continue to the next, which has
-    /// η times the epochs (3 unless given)
+    /// With "asha", η: the best 1/η of the trials of a rung continue to the next, which has η times the epochs (3 unless given)
     #[schemars(range(min = 2))]
     pub reduction: Option<u32>,
     /// With "median": epochs between comparisons (1 unless given)
@@ -124,7 +123,7 @@ pub enum Metric {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationTable {
-    /// Divide the training cases into this many folds, and train each setting once for each, without it
+    /// Divide the training cases into this many folds, and train each setting once for each fold, which is held out
     #[schemars(range(min = 2))]
     pub folds: Option<u32>,
     /// Hold out one fold, "I/N": the I-th of N
@@ -155,7 +154,7 @@ pub enum Seeds {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FailuresTable {
-    /// Times that a failed trial is tried again
+    /// How often a failed trial is tried again
     pub retries: u32,
 }
 
@@ -348,7 +347,7 @@ trials = 20
             (
                 "epochs = 9",
                 "seed = 9",
-                "s.toml:3:1: settings.seed: is not set here, write the seeds of the runs as seeds = [1, 2]",
+                "s.toml:3:1: settings.seed: cannot be set here, write the seeds of the runs as seeds = [1, 2]",
             ),
             ("epochs = 9", "epochs = 9\nepochs = 8", "s.toml:4:1: not TOML: duplicate key"),
             ("warmup", "weight_decay = 0.0\nwarmup", "s.toml:8:1: settings.weight_decay: is there twice"),

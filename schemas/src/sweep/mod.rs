@@ -197,7 +197,7 @@ pub struct Budget {
     /// Epochs, over all runs of all trials
     #[schemars(range(min = 1))]
     pub epochs: Option<u64>,
-    /// Hours that the training of all trials took, over all starts and resumes: the sum of what their epochs have on record
+    /// Hours of training of all trials, over all starts and resumes: the sum of the recorded times of their epochs
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub hours: Option<f64>,
 }

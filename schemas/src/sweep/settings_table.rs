@@ -66,19 +66,19 @@ fn setting_forms(schema: &Value, scale: &Schema) -> Value {
     });
     let mut table = json!({
         "value": value,
-        "values": { "type": "array", "items": value, "description": "One of these, without an order among them" },
+        "values": { "type": "array", "items": value, "description": "One of these, in no order" },
     });
     if value["type"] == "integer" || value["type"] == "number" {
         table["min"] = value.clone();
         table["max"] = value.clone();
         table["scale"] = json!(scale);
-        table["points"] = json!({ "type": "integer", "minimum": 2, "description": "Values that a grid takes of the range, both ends included" });
+        table["points"] = json!({ "type": "integer", "minimum": 2, "description": "Number of values that a grid takes from the range, both ends included" });
     }
     let scalar = json!({ "type": ["string", "number", "boolean"] });
     table["when"] = json!({
         "type": "object",
         "additionalProperties": { "anyOf": [scalar, { "type": "array", "items": scalar }] },
-        "description": "Search this setting only where settings that stand before it have these values",
+        "description": "Search this setting only if settings above it in the file have these values",
     });
     json!({
         "description": description,
@@ -98,7 +98,7 @@ impl SettingsTable {
     pub(super) fn refuse_elsewhere(file: &Value) -> Result<(), SettingError> {
         for key in file["settings"].as_object().into_iter().flat_map(Map::keys) {
             if let Some((_, place)) = ELSEWHERE.iter().find(|(name, _)| *name == name_of(key)) {
-                return Err(Problem::conflict("is not set here", place).with(format!("settings.{key}")));
+                return Err(Problem::conflict("cannot be set here", place).with(format!("settings.{key}")));
             }
         }
         Ok(())

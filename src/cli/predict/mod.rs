@@ -15,10 +15,9 @@ use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, enco
 use sam_ladder_precompute::scans::{NewScan, ScanSource, find_new_scans};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
-use sam_ladder_train::predict::{CaseRequest, Ensemble};
 use sam_ladder_train::run::BatchShape;
-use sam_ladder_train::trained_model::load_trained;
-use settings::{EncoderFile, Settings, Typed};
+use sam_ladder_train::{CaseRequest, Ensemble, load_trained};
+use settings::{EncoderFile, Settings, TypedFiles};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -75,7 +74,7 @@ pub struct Args {
 }
 
 /// A scan whose header could be read, and where its mask goes.
-struct Job {
+struct MaskJob {
     scan: NewScan,
     geometry: Geometry,
     mask: PathBuf,
@@ -111,7 +110,7 @@ impl Args {
         if !bad.is_empty() {
             let listed: Vec<String> = bad.iter().map(|(case, reason)| format!("scan {case}: {reason}")).collect();
             let message =
-                format!("{} of {found} scans cannot be used, the others are segmented: {}", bad.len(), listed.join("; "));
+                format!("{} of {found} scans cannot be used; the others are segmented: {}", bad.len(), listed.join("; "));
             return Err(refusal(
                 message,
                 "put good copies of these files in place, then run the same command again with --skip-existing",
@@ -121,7 +120,7 @@ impl Args {
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
-        let settings = Settings::new(Typed {
+        let settings = Settings::new(TypedFiles {
             run: self.run.as_deref(),
             last: self.last,
             checkpoint: self.checkpoint.as_deref(),
@@ -137,7 +136,7 @@ impl Args {
     /// Scan by scan, with nothing on disk but the masks.
     fn predict_all(
         &self,
-        jobs: &[Job],
+        jobs: &[MaskJob],
         settings: &Settings,
         device: &Device,
         bad: &mut Vec<(String, String)>,
@@ -176,11 +175,11 @@ impl Args {
     }
 
     /// Through a store, which is made, continued or grown where it lacks a scan.
-    fn predict_stored(&self, store: &Path, jobs: &[Job], settings: &Settings, device: &Device) -> anyhow::Result<()> {
+    fn predict_stored(&self, store: &Path, jobs: &[MaskJob], settings: &Settings, device: &Device) -> anyhow::Result<()> {
         let scans: Vec<NewScan> = jobs.iter().map(|job| job.scan.clone()).collect();
         let observer = Terminal::new();
         let plan = Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, &*observer)?;
-        // Hashes, encoding: each has a bar of its own.
+        // Hashes, encoding: each has its own bar.
         let encoded = if holds(store, &plan) {
             0
         } else {
@@ -204,17 +203,17 @@ impl Args {
     }
 }
 
-fn begin_slices(observer: &dyn Observer, jobs: &[Job]) -> Box<dyn Progress> {
+fn begin_slices(observer: &dyn Observer, jobs: &[MaskJob]) -> Box<dyn Progress> {
     let slices = jobs.iter().map(|job| job.geometry.shape[0] as u64).sum();
     observer.begin(Phase::new("", Unit::Slices, slices))
 }
 
 /// The scans whose headers can be read; the others with the reason.
-fn readable(outputs: &Outputs, bad: &mut Vec<(String, String)>) -> Vec<Job> {
+fn readable(outputs: &Outputs, bad: &mut Vec<(String, String)>) -> Vec<MaskJob> {
     let mut jobs = Vec::with_capacity(outputs.masks.len());
     for (scan, mask) in &outputs.masks {
         match scan.geometry() {
-            Ok(geometry) => jobs.push(Job { scan: scan.clone(), geometry, mask: mask.clone() }),
+            Ok(geometry) => jobs.push(MaskJob { scan: scan.clone(), geometry, mask: mask.clone() }),
             Err(error) => {
                 eprintln!("warning: scan {} is left out: {error}", scan.case);
                 bad.push((scan.case.clone(), error.to_string()));
@@ -254,7 +253,7 @@ struct Pace<'a> {
 }
 
 impl<'a> Pace<'a> {
-    fn new(observer: &'a dyn Observer, jobs: &[Job]) -> Self {
+    fn new(observer: &'a dyn Observer, jobs: &[MaskJob]) -> Self {
         let scans = jobs.iter().map(|job| job.geometry.shape[0]).collect();
         Pace { observer, progress: begin_slices(observer, jobs), scans, batches: 0, slices: 0, since: None }
     }

@@ -38,8 +38,8 @@ impl Outputs {
         let stem = name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii"));
         let is_file = stem.is_some() && !out.is_dir();
         if is_file && scans.len() > 1 {
-            let message = format!("{} scans do not go into one file, {}", scans.len(), out.display());
-            return Err(refusal(message, "give --out a folder"));
+            let message = format!("{} scans cannot be written to one file, {}", scans.len(), out.display());
+            return Err(refusal(message, "pass a folder with --out"));
         }
         let tables = match stem.filter(|_| is_file) {
             Some(stem) => out.with_file_name(stem),
@@ -51,13 +51,14 @@ impl Outputs {
         for (scan, mask) in &masks {
             let same = |file: &PathBuf| mask.canonicalize().is_ok_and(|mask| file.canonicalize().is_ok_and(|file| file == mask));
             if scan.files.iter().any(same) {
-                return Err(refusal(format!("{} is the scan itself", mask.display()), "give --out another place"));
+                return Err(refusal(format!("{} is the scan itself", mask.display()), "choose another --out"));
             }
         }
         match existing {
             Existing::Refuse => {
                 if let Some((_, mask)) = masks.iter().find(|(_, mask)| mask.exists()) {
-                    let hint = "replace it with --force, keep it and make the others with --skip-existing, or give another --out";
+                    let hint =
+                        "replace it with --force, keep it and make the others with --skip-existing, or choose another --out";
                     return Err(refusal(format!("{} exists", mask.display()), hint));
                 }
             }
@@ -85,7 +86,7 @@ impl Outputs {
             let other = std::fs::read(&*path).is_ok_and(|found| found != text.as_bytes());
             if other && self.existing != Existing::Replace {
                 let message = format!("{} is the label table of other classes", path.display());
-                return Err(refusal(message, "replace it with --force, or give another --out"));
+                return Err(refusal(message, "replace it with --force, or choose another --out"));
             }
             write_atomic(path, text.as_bytes())?;
         }

@@ -10,8 +10,8 @@ use sam_ladder_precompute::encoder::{EncoderError, published_encoder};
 use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
+use sam_ladder_train::WeightSource;
 use sam_ladder_train::run::{read_info, read_record};
-use sam_ladder_train::trained_model::WeightSource;
 use std::path::{Path, PathBuf};
 
 /// Key of the mask tokens in the published state dict: one per class.
@@ -21,7 +21,7 @@ const POS_EMBED: &str = "sam.image_encoder.pos_embed";
 
 /// The files that were typed.
 #[derive(Debug, Clone, Copy)]
-pub struct Typed<'a> {
+pub struct TypedFiles<'a> {
     /// `--run`.
     pub run: Option<&'a Path>,
     /// `--last`.
@@ -59,7 +59,7 @@ impl Settings {
     ///
     /// # Errors
     /// A run or checkpoint that cannot be read, or a SAM checkpoint that is missing, superfluous or another one.
-    pub fn new(typed: Typed) -> anyhow::Result<Self> {
+    pub fn new(typed: TypedFiles) -> anyhow::Result<Self> {
         match (typed.run, typed.checkpoint) {
             (Some(run), checkpoint) => Self::of_run(run, checkpoint, typed),
             (None, Some(checkpoint)) => Self::of_checkpoint(checkpoint, typed.sam_checkpoint),
@@ -67,7 +67,7 @@ impl Settings {
         }
     }
 
-    fn of_run(run: &Path, checkpoint: Option<&Path>, typed: Typed) -> anyhow::Result<Self> {
+    fn of_run(run: &Path, checkpoint: Option<&Path>, typed: TypedFiles) -> anyhow::Result<Self> {
         let record = read_record(run)?;
         let encoder = match (&record.store.weights, typed.sam_checkpoint) {
             (EncoderWeights::Random { .. }, None) => EncoderFile::Random,
@@ -168,7 +168,7 @@ fn arch_of(state: &StateDict) -> anyhow::Result<sam_ladder_schemas::encoder::Enc
     let width = state.shape(POS_EMBED).and_then(|shape| shape.last().copied());
     let arch = EncoderArch::ALL.into_iter().find(|arch| Some(arch.embed_dim()) == width);
     arch.ok_or_else(|| {
-        let message = format!("{}: {POS_EMBED} has the width of none of SAM's encoders", state.source());
+        let message = format!("{}: {POS_EMBED} does not have the width of any of SAM's encoders", state.source());
         refusal(message, "pass a model of the published code, or --sam-checkpoint too")
     })
 }

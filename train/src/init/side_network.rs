@@ -8,7 +8,7 @@ use rand::distr::Distribution;
 use rand_distr::StandardNormal;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
-use sam_ladder_schemas::train::SideNetwork;
+use sam_ladder_schemas::train::SideNetworkKind;
 use std::path::Path;
 
 /// Prefix of our addition: see `model::projection`.
@@ -51,7 +51,7 @@ pub(super) fn weight(
             let fan_in = ModelWeights::expected(config).into_iter().find(|(name, _)| *name == weight).map(|(_, shape)| shape[1]);
             uniform_by_fan_in(&whole_name, shape, fan_in.unwrap_or(1), seed)
         }
-        _ if config.side_network == SideNetwork::VitTiny => vit_default(&whole_name, shape, seed),
+        _ if config.side_network == SideNetworkKind::VitTiny => vit_default(&whole_name, shape, seed),
         _ => resnet_default(&whole_name, shape, seed),
     }
 }

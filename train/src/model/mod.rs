@@ -30,7 +30,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::F32Math;
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
-use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork as SideNetworkChoice, TrainConfig};
+use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind, TrainConfig};
 
 pub use error::ModelError;
 pub use weights::ModelWeights;
@@ -54,7 +54,7 @@ pub struct ModelConfig {
     /// What the mask decoder sees.
     pub arm: Arm,
     /// The side network.
-    pub side_network: SideNetworkChoice,
+    pub side_network: SideNetworkKind,
     /// The gate.
     pub gate: GateKind,
     /// Whether the mask tokens are trained.
@@ -72,7 +72,7 @@ impl ModelConfig {
             image_size,
             num_classes,
             arm,
-            side_network: SideNetworkChoice::Resnet18,
+            side_network: SideNetworkKind::Resnet18,
             gate: GateKind::Scalar,
             train_mask_tokens: false,
             train_hypernetworks: false,
@@ -96,7 +96,7 @@ impl ModelConfig {
 
     /// Whether the published model has the same tensors.
     pub fn has_published_names(&self) -> bool {
-        self.side_network == SideNetworkChoice::Resnet18 && self.gate == GateKind::Scalar
+        self.side_network == SideNetworkKind::Resnet18 && self.gate == GateKind::Scalar
     }
 }
 

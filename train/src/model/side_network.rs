@@ -2,7 +2,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
-use sam_ladder_schemas::train::SideNetwork as Choice;
+use sam_ladder_schemas::train::SideNetworkKind;
 
 use super::Mode;
 use super::error::ModelError;
@@ -26,8 +26,8 @@ pub(super) enum SideTape {
 }
 
 impl SideNetwork {
-    pub(super) fn new(choice: Choice, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
-        Ok(match resnet_kind(choice) {
+    pub(super) fn new(kind: SideNetworkKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(match resnet_kind(kind) {
             Some(kind) => SideNetwork::ResNet(ResNet::new(kind, parameters)?),
             None => {
                 let before = parameters.trainable().len();
@@ -88,18 +88,18 @@ fn check_channels(images: &Tensor) -> Result<()> {
     }
 }
 
-fn resnet_kind(choice: Choice) -> Option<ResNetKind> {
-    match choice {
-        Choice::Resnet18 => Some(ResNetKind::ResNet18),
-        Choice::Resnet34 => Some(ResNetKind::ResNet34),
-        Choice::Resnet50 => Some(ResNetKind::ResNet50),
-        Choice::VitTiny => None,
+fn resnet_kind(kind: SideNetworkKind) -> Option<ResNetKind> {
+    match kind {
+        SideNetworkKind::Resnet18 => Some(ResNetKind::ResNet18),
+        SideNetworkKind::Resnet34 => Some(ResNetKind::ResNet34),
+        SideNetworkKind::Resnet50 => Some(ResNetKind::ResNet50),
+        SideNetworkKind::VitTiny => None,
     }
 }
 
 /// Names and shapes of the network's tensors for a grid of `grid`×`grid` embeddings.
-pub(super) fn side_network_names(list: &mut Names, choice: Choice, grid: usize) {
-    match resnet_kind(choice) {
+pub(super) fn side_network_names(list: &mut Names, kind: SideNetworkKind, grid: usize) {
+    match resnet_kind(kind) {
         Some(kind) => kind.names(list),
         None => vit_names(list, grid),
     }

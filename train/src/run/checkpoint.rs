@@ -7,7 +7,7 @@ use crate::error::{Result, TrainError, io, unwritable};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use sam_ladder_formats::atomic::{sync_folder, write_atomic};
-use sam_ladder_schemas::train::{Arm, GateKind, SideNetwork};
+use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -34,7 +34,7 @@ pub struct CheckpointInfo {
     pub arm: Arm,
     /// Side network; like the gate, the published one in checkpoints of older versions, which lack the entry.
     #[serde(default)]
-    pub side_network: SideNetwork,
+    pub side_network: SideNetworkKind,
     /// Gate.
     #[serde(default)]
     pub gate: GateKind,

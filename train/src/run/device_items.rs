@@ -2,13 +2,13 @@
 //!
 //! Items that do not fit are copied with each batch, also in the stored format (half the bytes of float32), while the previous step runs.
 
-use super::gpu::{DeviceStore, budget, is_gpu};
+use super::gpu::{DeviceStore, budget};
 use super::sampler::Item;
 use super::tensors::{BatchShape, BatchTensors};
 use crate::error::{Result, internal};
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, Reader, Values};
-use sam_ladder_ops::device::Staging;
+use sam_ladder_ops::device::{Staging, memory};
 use sam_ladder_ops::{Stored, as_f32, gather, gather_bytes};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::observer::Observer;
@@ -38,7 +38,7 @@ struct Resident {
 }
 
 impl DeviceItems {
-    /// Loads as many of `items` as fit, the likeliest first. `None` on the CPU.
+    /// Loads as many of `items` as fit, the likeliest first. `None` if the device has no memory apart from the host's.
     ///
     /// # Errors
     /// A part of the store that cannot be read.
@@ -48,9 +48,7 @@ impl DeviceItems {
         (device, wanted): (&Device, DeviceStore),
         observer: &dyn Observer,
     ) -> Result<Option<Arc<Self>>> {
-        if !is_gpu(device) {
-            return Ok(None);
-        }
+        let Some(memory) = memory(device)? else { return Ok(None) };
         let items = items();
         let mut on_device = DeviceItems { device: device.clone(), places: HashMap::new(), resident: None };
         let Some(&first) = items.first() else { return Ok(Some(Arc::new(on_device))) };
@@ -58,7 +56,7 @@ impl DeviceItems {
         reader.read_batch(&[first], &mut batch)?;
         let item_bytes = [&batch.embeddings, &batch.images].map(|v| v.bytes().len() + 4 * v.quantization().len());
         let item_bytes = (item_bytes.iter().sum::<usize>() + batch.labels.len()) as u64;
-        let room = budget(device, wanted)?;
+        let room = budget(memory, wanted);
         let count = items.len().min((room / item_bytes) as usize).min(u32::MAX as usize);
         observer.message(&report(items.len(), count, item_bytes, room, wanted));
         if count > 0 {

@@ -9,7 +9,7 @@ use super::sampler::{Sampler, VariantDraws, identity_index};
 use super::state::RunState;
 use super::tensors::BatchShape;
 use super::training_run::{Checkpoints, Run, RunSetup};
-use super::validation::{Hd95, Validation, check_cases};
+use super::validation::{Hd95, HeldOutSlices, check_cases};
 use crate::error::{Result, TrainError, io};
 use crate::init::{InitSources, initial_weights};
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
@@ -33,7 +33,7 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     let rows = store.slices().iter().filter(|slice| !held_out(&slice.case)).map(|slice| slice.row).collect();
     let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed);
     let identity = identity_index(store.variants(), store.path())?;
-    let validation = Validation::new(store, &args.config.val_cases, identity, args.config.batch_size);
+    let validation = HeldOutSlices::new(store, &args.config.val_cases, identity, args.config.batch_size);
     let state =
         if args.resume { resume_run(args, store, shape, checkpoints)? } else { start_run(args, store, shape, checkpoints)? };
     let setup = RunSetup { folder: args.run.clone(), config: args.config.clone(), shape, sampler, validation, hd95, checkpoints };

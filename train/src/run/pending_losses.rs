@@ -1,10 +1,11 @@
-//! Steps whose losses are still on the GPU. The host reads them some steps later, all together, so that it never waits within a step. The
+//! Steps whose losses are still on the device. The host reads a GPU's some steps later, all together, so that it never waits within a step. The
 //! records are still exact, and a step whose loss is not finite changes no variable (see [`sam_ladder_ops::update`]).
 
-use super::step::{StepLosses, StepNumbers};
+use super::step::StepLosses;
 use crate::error::{Result, internal};
 use crate::model::LadderSam;
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
+use sam_ladder_ops::device::queues_work;
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::Arm;
 
@@ -32,22 +33,17 @@ enum Numbers {
 }
 
 impl PendingLosses {
-    /// Adds a step that was just taken.
-    pub(super) fn push(&mut self, taken: TakenStep, numbers: StepNumbers, model: &LadderSam) -> Result<()> {
-        let numbers = match numbers {
-            StepNumbers::Read(losses) => Numbers::Known(losses, model.alpha()?, model.gate()?),
-            StepNumbers::OnDevice(losses) => {
-                let alpha = model.trainable().iter().find(|(name, var)| name == "sam.alpha" && var.elem_count() == 1);
-                match alpha {
-                    // `cat` copies, which is needed because the variable will change.
-                    Some((_, alpha)) => {
-                        let alpha = alpha.as_detached_tensor().flatten_all()?.to_dtype(losses.dtype())?;
-                        Numbers::OnDevice(Tensor::cat(&[&losses, &alpha], 0)?)
-                    }
-                    // For another kind of gate, the model computes the value.
-                    None => Numbers::Known(StepLosses::read(&losses)?, model.alpha()?, model.gate()?),
-                }
+    /// Adds a step that was just taken, with its losses `[3]`.
+    pub(super) fn push(&mut self, taken: TakenStep, losses: Tensor, model: &LadderSam) -> Result<()> {
+        let scalar = |(name, var): &&(String, Var)| name == "sam.alpha" && var.elem_count() == 1;
+        let numbers = match model.trainable().iter().find(scalar) {
+            // `cat` copies, which is needed because the variable will change.
+            Some((_, alpha)) if queues_work(losses.device()) => {
+                let alpha = alpha.as_detached_tensor().flatten_all()?.to_dtype(losses.dtype())?;
+                Numbers::OnDevice(Tensor::cat(&[&losses, &alpha], 0)?)
             }
+            // For another kind of gate, the model computes the value.
+            _ => Numbers::Known(StepLosses::read(&losses)?, model.alpha()?, model.gate()?),
         };
         self.0.push((taken, numbers));
         Ok(())

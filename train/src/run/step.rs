@@ -1,6 +1,5 @@
 //! One optimizer step: forward, loss, backward, update.
 
-use super::gpu::is_gpu;
 use super::tensors::BatchTensors;
 use crate::error::{Result, internal};
 use crate::loss::ladder_loss;
@@ -19,17 +18,8 @@ pub struct StepLosses {
     pub dice: f32,
 }
 
-/// The losses of a step, on the host or still on the GPU.
-#[derive(Debug)]
-pub enum StepNumbers {
-    /// On the host.
-    Read(StepLosses),
-    /// `[3]`: total, cross-entropy, Dice.
-    OnDevice(Tensor),
-}
-
 impl StepLosses {
-    /// Reads the losses of [`StepNumbers::OnDevice`]; waits for the device.
+    /// Reads the losses of [`start_step`]; waits for the device.
     ///
     /// # Errors
     /// Any error on the device since the last wait.
@@ -67,38 +57,22 @@ pub fn train_step(
     batch: &BatchTensors,
     settings: StepSettings,
 ) -> Result<StepLosses> {
-    match start_step(model, optimizer, batch, settings)? {
-        StepNumbers::Read(losses) => Ok(losses),
-        StepNumbers::OnDevice(numbers) => StepLosses::read(&numbers),
-    }
+    StepLosses::read(&start_step(model, optimizer, batch, settings)?)
 }
 
-/// As [`train_step`], but without waiting for a GPU. There the update itself checks the losses, and changes no variable if one is not
-/// finite.
+/// As [`train_step`], but without waiting for the device: the losses `[3]` (total, cross-entropy, Dice) stay there. The update itself checks
+/// them, and changes no variable if one is not finite.
 ///
 /// # Errors
 /// Those of the tensor operations.
-pub fn start_step(
-    model: &LadderSam,
-    optimizer: &mut Optimizer,
-    batch: &BatchTensors,
-    settings: StepSettings,
-) -> Result<StepNumbers> {
+pub fn start_step(model: &LadderSam, optimizer: &mut Optimizer, batch: &BatchTensors, settings: StepSettings) -> Result<Tensor> {
     let num_classes = model.config().num_classes;
     let _step = tracing::trace_span!("step").entered();
     let pass = tracing::trace_span!("forward").in_scope(|| model.forward_train(&batch.images, &batch.embeddings))?;
     let loss = tracing::trace_span!("loss")
         .in_scope(|| ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda))?;
-    if is_gpu(pass.low_res_logits.device()) {
-        let numbers = Tensor::stack(&[&loss.total.detach(), &loss.ce, &loss.dice], 0)?;
-        let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.total))?;
-        tracing::trace_span!("optimizer").in_scope(|| optimizer.step_unless_diverged(&gradients, settings.lr, Some(&numbers)))?;
-        return Ok(StepNumbers::OnDevice(numbers));
-    }
-    let losses = StepLosses { total: loss.total.to_scalar()?, ce: loss.ce.to_scalar()?, dice: loss.dice.to_scalar()? };
-    if losses.not_finite().is_none() {
-        let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.total))?;
-        tracing::trace_span!("optimizer").in_scope(|| optimizer.step(&gradients, settings.lr))?;
-    }
-    Ok(StepNumbers::Read(losses))
+    let losses = Tensor::stack(&[&loss.total.detach(), &loss.ce, &loss.dice], 0)?;
+    let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.total))?;
+    tracing::trace_span!("optimizer").in_scope(|| optimizer.step_unless_diverged(&gradients, settings.lr, Some(&losses)))?;
+    Ok(losses)
 }

@@ -3,7 +3,7 @@
 //! Batches of the first batch's size use the graph; others (an epoch's last) run without it. Before the graph is used, one step is taken
 //! both ways from the same state and on the same batch; if the results differ, the run continues without the graph.
 
-use super::step::{StepNumbers, StepSettings, start_step};
+use super::step::{StepSettings, start_step};
 use super::tensors::BatchTensors;
 use crate::error::Result;
 use crate::loss::ladder_loss;
@@ -62,7 +62,7 @@ impl StepGraph {
         optimizer: &mut Optimizer,
         batch: &BatchTensors,
         settings: StepSettings,
-    ) -> Result<StepNumbers> {
+    ) -> Result<Tensor> {
         let count = batch.images.dim(0)?;
         match &mut self.state {
             State::Captured(captured) if captured.fits(batch) => {
@@ -77,7 +77,7 @@ impl StepGraph {
                 prepare(&batch.images.device().clone(), || start_step(model, optimizer, batch, settings))
             }
             State::Warming(_, first) if count == *first => {
-                let (numbers, tried) = Captured::compared(model, optimizer, batch, settings)?;
+                let (losses, tried) = Captured::compared(model, optimizer, batch, settings)?;
                 self.state = match tried {
                     Ok(captured) => {
                         self.observer.message("the training step is a CUDA graph; one step taken both ways agrees");
@@ -88,7 +88,7 @@ impl StepGraph {
                         State::GivenUp
                     }
                 };
-                Ok(numbers)
+                Ok(losses)
             }
             _ => start_step(model, optimizer, batch, settings),
         }
@@ -103,28 +103,24 @@ impl Captured {
         optimizer: &mut Optimizer,
         batch: &BatchTensors,
         settings: StepSettings,
-    ) -> Result<(StepNumbers, std::result::Result<Self, String>)> {
+    ) -> Result<(Tensor, std::result::Result<Self, String>)> {
         let before = Copies::of(model, optimizer)?;
-        let numbers = start_step(model, optimizer, batch, settings)?;
+        let losses = start_step(model, optimizer, batch, settings)?;
         let after = Copies::of(model, optimizer)?;
-        let StepNumbers::OnDevice(losses) = &numbers else {
-            return Ok((numbers, Err("the device's steps are read one by one".into())));
-        };
         before.restore(model, optimizer)?;
         let through_graph = Self::record(model, optimizer, batch, settings)
             .and_then(|captured| Ok((captured.launch(model, optimizer, batch, settings)?, captured)))
-            .and_then(|(numbers, captured)| Ok((numbers, Copies::of(model, optimizer)?, captured)));
+            .and_then(|(losses, captured)| Ok((losses, Copies::of(model, optimizer)?, captured)));
         after.restore(model, optimizer)?;
         let tried = match through_graph {
             Err(error) => Err(error.to_string()),
-            Ok((StepNumbers::OnDevice(by_graph), state, captured)) => {
-                let [plain, other] = [losses, &by_graph].map(Tensor::to_vec1::<f32>);
+            Ok((by_graph, state, captured)) => {
+                let [plain, other] = [&losses, &by_graph].map(Tensor::to_vec1::<f32>);
                 let updates = after.differences(&before, &state)?;
                 agree(&plain?, &other?, &updates).map(|()| captured)
             }
-            Ok(_) => Err("the graph's losses are not on the device".into()),
         };
-        Ok((numbers, tried))
+        Ok((losses, tried))
     }
 
     /// Records a step without executing it.
@@ -149,13 +145,7 @@ impl Captured {
     }
 
     /// Runs the device's part of the step that the optimizer counted last.
-    fn launch(
-        &self,
-        model: &LadderSam,
-        optimizer: &Optimizer,
-        batch: &BatchTensors,
-        settings: StepSettings,
-    ) -> Result<StepNumbers> {
+    fn launch(&self, model: &LadderSam, optimizer: &Optimizer, batch: &BatchTensors, settings: StepSettings) -> Result<Tensor> {
         let _step = tracing::trace_span!("step").entered();
         let device = self.losses.device();
         for (to, from) in [
@@ -168,7 +158,7 @@ impl Captured {
         self.moving.slice_set(&Tensor::new(&optimizer.moving(settings.lr)?, device)?, 0, 0)?;
         self.graph.launch(|| device_step(model, optimizer, &self.inputs, settings.lambda, &self.moving, &self.losses))?;
         // Copied, because they are read later and the next launch overwrites them.
-        Ok(StepNumbers::OnDevice(self.losses.copy()?))
+        Ok(self.losses.copy()?)
     }
 }
 

@@ -7,15 +7,15 @@ use super::pending_losses::{PendingLosses, TakenStep};
 use super::records::Records;
 use super::sampler::{Item, Sampler};
 use super::state::RunState;
-use super::step::{StepLosses, StepNumbers, StepSettings};
+use super::step::{StepLosses, StepSettings};
 use super::tensorboard::EventWriter;
 use super::tensors::{BatchShape, BatchTensors};
-use super::validation::{Hd95, Scores, Validation, ValidationPass};
+use super::validation::{Hd95, HeldOutSlices, Scores, ValidationPass};
 use crate::error::{Result, TrainError, guarded};
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use crate::schedule::learning_rate;
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use sam_ladder_schemas::observer::Progress;
 use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{BEST_CHECKPOINT, CHECKPOINT, EVENTS_DIR, TrainConfig};
@@ -41,7 +41,7 @@ pub(crate) struct RunSetup {
     pub(crate) config: TrainConfig,
     pub(crate) shape: BatchShape,
     pub(crate) sampler: Sampler,
-    pub(crate) validation: Option<Arc<Validation>>,
+    pub(crate) validation: Option<Arc<HeldOutSlices>>,
     pub(crate) hd95: Option<Hd95>,
     pub(crate) checkpoints: Checkpoints,
 }
@@ -215,14 +215,14 @@ impl Run {
     pub(crate) fn step(
         &mut self,
         batch: &BatchTensors,
-        take: impl FnOnce(&LadderSam, &mut Optimizer, &BatchTensors, StepSettings) -> Result<StepNumbers>,
+        take: impl FnOnce(&LadderSam, &mut Optimizer, &BatchTensors, StepSettings) -> Result<Tensor>,
     ) -> Result<()> {
         let config = &self.setup.config;
         let state = &mut self.state;
         let step = state.position.steps;
         let lr = learning_rate(step as usize, config.lr, config.warmup, config.epochs * self.epoch_batches);
-        let numbers = take(&state.model, &mut state.optimizer, batch, StepSettings { lambda: config.lambda, lr })?;
-        self.pending.push(TakenStep { step, epoch: state.position.epoch, lr }, numbers, &state.model)?;
+        let losses = take(&state.model, &mut state.optimizer, batch, StepSettings { lambda: config.lambda, lr })?;
+        self.pending.push(TakenStep { step, epoch: state.position.epoch, lr }, losses, &state.model)?;
         state.position.steps += 1;
         state.position.batch += 1;
         if self.pending.is_due() {

@@ -134,19 +134,19 @@ struct Seen {
 
 /// The held-out slices, for scoring models.
 #[derive(Debug)]
-pub(crate) struct Validation {
+pub(crate) struct HeldOutSlices {
     items: Vec<Item>,
     slices: Vec<SliceRow>,
     batch_size: usize,
 }
 
-impl Validation {
+impl HeldOutSlices {
     /// The identity variants of `val_cases`' slices in the training split; `None` without such cases.
     pub(crate) fn new(store: &TrainingSplit, val_cases: &[String], identity: u32, batch_size: usize) -> Option<Arc<Self>> {
         let held_out = store.slices().iter().filter(|slice| val_cases.contains(&slice.case));
         let slices: Vec<SliceRow> = held_out.cloned().collect();
         let items = slices.iter().map(|slice| (slice.row, identity)).collect();
-        (!slices.is_empty()).then(|| Arc::new(Validation { items, slices, batch_size }))
+        (!slices.is_empty()).then(|| Arc::new(HeldOutSlices { items, slices, batch_size }))
     }
 
     /// The held-out slices, batch by batch.
@@ -162,7 +162,7 @@ impl Validation {
 
 /// A validation in progress: compares the model's arg-max at low resolution with the stored labels.
 pub(crate) struct ValidationPass {
-    validation: Arc<Validation>,
+    validation: Arc<HeldOutSlices>,
     /// Number of scored slices.
     done: usize,
     shape: BatchShape,

@@ -7,11 +7,12 @@ use super::scheduler::{Chosen, End, Job, Outcome, Scheduler, Trial};
 use super::{SweepArgs, SweepSummary, train_args};
 use crate::error::{Result, TrainError, guarded, io};
 use crate::run::{
-    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, SessionStatus, StepKind, VariantDraws, is_gpu,
-    open_run, session_end, train_group,
+    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, SessionStatus, StepKind, VariantDraws, open_run,
+    session_end, train_group,
 };
 use rayon::prelude::*;
 use sam_ladder_cache::{ReadMode, Reader, TrainingSplit};
+use sam_ladder_ops::device::queues_work;
 use sam_ladder_schemas::observer::{Phase, Progress, Unit};
 use sam_ladder_schemas::sweep::{Objective, SweepRecord, TrialRow, TrialStatus};
 use sam_ladder_schemas::train::{EVENTS_DIR, RESUME_STATE, SliceOrder, TrainConfig};
@@ -192,8 +193,8 @@ impl<'a> Trials<'a> {
             let source = BatchSource::new(self.reader.clone(), &self.args.device, self.items.clone());
             group.error = source.and_then(|mut source| train_group(&mut group.runs, &mut source, &mut steps, &control)).err();
         };
-        if is_gpu(&self.args.device) {
-            // The device works on one thing at a time anyway.
+        if queues_work(&self.args.device) {
+            // It works on one thing at a time anyway.
             groups.iter_mut().for_each(train);
         } else {
             std::thread::scope(|scope| {
@@ -214,8 +215,8 @@ impl<'a> Trials<'a> {
         errors
     }
 
-    /// Opens one run of each job's trial, and groups those that draw the same batches; on a GPU each is its own group, since sharing would save
-    /// nothing there. Also returns the errors of those that cannot be opened.
+    /// Opens one run of each job's trial, and groups those that draw the same batches; on a device that queues work each is its own group, since
+    /// sharing would save nothing there. Also returns the errors of those that cannot be opened.
     fn open_groups(&self, run: usize, jobs: &[Job]) -> (Vec<Group>, Vec<(usize, TrainError)>) {
         let opened: Vec<Result<Run>> = jobs.par_iter().map(|job| guarded(|| self.open(job, run))).collect();
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
@@ -224,7 +225,7 @@ impl<'a> Trials<'a> {
             match opened {
                 Err(error) => errors.push((job.trial, error)),
                 Ok(opened) => {
-                    let apart = if is_gpu(&self.args.device) { format!(" {:09}", job.trial) } else { String::new() };
+                    let apart = if queues_work(&self.args.device) { format!(" {:09}", job.trial) } else { String::new() };
                     let group = groups.entry(group_key(&opened) + &apart).or_default();
                     group.trials.push(job.trial);
                     group.runs.push(opened);

@@ -36,6 +36,11 @@ pub fn prepare<T>(device: &Device, work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Whether [`capture`] works on a device: a GPU, or the host while it emulates one.
+pub fn can_capture(device: &Device) -> bool {
+    super::has_kernels(device)
+}
+
 /// Records the device's part of `work` without executing it. Other threads must not use the device meanwhile.
 ///
 /// # Errors

@@ -1,0 +1,28 @@
+//! Arguments of training runs.
+
+use candle_core::Device;
+use sam_ladder_cache::ReadMode;
+use sam_ladder_schemas::observer::silent;
+use sam_ladder_schemas::train::TrainConfig;
+use sam_ladder_train::run::TrainArgs;
+use std::path::PathBuf;
+
+/// A new run on the CPU from random weights, which prints nothing.
+pub fn train_args(store: impl Into<PathBuf>, run: impl Into<PathBuf>, config: TrainConfig) -> TrainArgs {
+    TrainArgs {
+        store: store.into(),
+        run: run.into(),
+        config,
+        cnn_checkpoint: None,
+        init: None,
+        resume: false,
+        device: Device::Cpu,
+        read_mode: ReadMode::Stream,
+        cache: None,
+        device_store: Default::default(),
+        cuda_graph: false,
+        checkpoint_every: None,
+        program: "test".into(),
+        observer: silent(),
+    }
+}
