@@ -426,6 +426,7 @@ fn arrays_of_a_store() {
         ("embeddings", "train/embeddings/c.0.0.0.0.0"),
         ("slices", "test/slices.parquet"),
         ("variants", "variants.parquet"),
+        ("checksums", "checksums.parquet"),
         ("mask", "test/masks/0001/zarr.json"),
     ] {
         let path = store.join(below);

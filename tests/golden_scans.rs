@@ -64,6 +64,15 @@ fn every_slice_names_its_file_and_hash() {
         for scan in &scans {
             assert_eq!(scan.slice_sources.len(), scan.shape[0]);
             assert!(scan.slice_sources.iter().all(|slice| sources.contains(slice)), "case {}", scan.case);
+            assert!(
+                scan.files.iter().all(|(_, sha256)| sources.iter().any(|source| source.sha256 == *sha256)),
+                "case {}",
+                scan.case
+            );
+        }
+        for (entry, scan) in source.cases().iter().zip(&scans) {
+            let read: Vec<_> = scan.files.iter().map(|(path, _)| path.clone()).collect();
+            assert_eq!(read, entry.files, "every file of the case is hashed as it is read");
         }
     }
     let (_, scans) = read_all("Synapse");

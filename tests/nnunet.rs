@@ -94,6 +94,8 @@ fn ct_is_windowed_and_other_channels_are_scaled_by_their_percentiles() {
     let scan = &scans[1];
     assert_eq!((scan.shape, scan.spacing_mm), ([3, 18, 20], [3.0, 1.0, 1.0]));
     assert_eq!(scan.slice_sources[2].path, "imagesTr/brain_002_0000.nii.gz");
+    let read: Vec<String> = scan.files.iter().map(|(path, _)| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    assert_eq!(read, ["brain_002_0000.nii.gz", "brain_002_0001.nii.gz", "brain_002.nii.gz"], "hashed as they are read");
     let [ct, mut pet] = [0, 1].map(|channel| voxels(1, channel));
     pet.sort_by(f32::total_cmp);
     // Position 0.005·1079 = 5.395 and its mirror, between neighbours.

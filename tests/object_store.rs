@@ -7,21 +7,24 @@ mod common;
 mod folders;
 #[path = "common/s3.rs"]
 mod s3;
+#[path = "common/same_stores.rs"]
+mod same_stores;
 #[path = "common/stage_one.rs"]
 mod stage_one;
 #[path = "common/store.rs"]
 mod store;
 
 use cli::{assert_refused, program, succeed};
-use folders::{assert_same_files, files};
+use folders::{assert_same_files, copy_folder, files};
 use s3::{Server, child_folder};
-use sam_ladder_cache::verify;
+use sam_ladder_cache::{Error as StoreError, Store, verify};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, repair};
 use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::CHECKPOINT;
 use sam_ladder_schemas::variants::AugmentPolicy;
-use stage_one::{Formula, config, fill, fill_whole, loaded, write_scan, write_scans};
+use same_stores::read_all;
+use stage_one::{Formula, config, fill, fill_failing, fill_whole, loaded, write_scan, write_scans};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -93,19 +96,18 @@ fn interrupted_and_shared() {
 fn a_store_in_a_bucket_grows() {
     let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
     let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
-    // Case 6 goes between 5 and 7: rows of case 7 become others.
     write_scans(&scans);
     let small = base.path().join("small.zarr");
     fill_whole(&scans, &small, &config(AugmentPolicy::None, 1));
     upload(&server, &small, STORE);
     write_scan(&scans, 6, 2);
+    copy_folder(&small, &whole);
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
     server.run_child("grown_by_two_workers", base.path());
     assert_same_objects(&server, STORE, &whole, "grown by variants and a scan");
     // If only a scan is added, whole shards are taken over.
     write_scan(&scans, 9, 1);
     write_scan(&scans, 2, 1);
-    let whole = base.path().join("larger.zarr");
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
     server.run_child("grown_by_scans", base.path());
     assert_same_objects(&server, STORE, &whole, "grown by scans");
@@ -144,6 +146,41 @@ fn grown_by_scans() {
     assert!(fill(&scans, Path::new(STORE), &config(AugmentPolicy::Flips, 1), "1/1", encoder).unwrap().complete);
     // Case 2 is a test case, whose only variant is the identity.
     assert_eq!(images.load(Ordering::SeqCst), 5 + 1);
+}
+
+#[test]
+fn a_reader_reads_on_or_stops_while_a_store_in_a_bucket_grows() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    write_scans(&base.path().join("scans"));
+    server.run_child("read_while_it_grows", base.path());
+}
+
+#[test]
+#[ignore = "a child on a server"]
+fn read_while_it_grows() {
+    let (scans, place) = (child_folder().join("scans"), Path::new(STORE));
+    let (small, more) = (config(AugmentPolicy::Flips, 1), config(AugmentPolicy::Reference, 10));
+    fill_whole(&scans, place, &small);
+    let [before, unread] = [(); 2].map(|()| Store::open(place).unwrap());
+    let expected = read_all(&before).unwrap();
+    write_scan(&scans, 6, 2);
+    fill_failing(&scans, place, &small, 4);
+    assert!(read_all(&before).unwrap() == expected, "while scans are added");
+    fill_whole(&scans, place, &small);
+    assert!(read_all(&before).unwrap() == expected && read_all(&unread).unwrap() == expected, "when scans were added");
+    let [before, unread] = [(); 2].map(|()| Store::open(place).unwrap());
+    let expected = read_all(&before).unwrap();
+    fill_failing(&scans, place, &more, 9);
+    for when in ["while", "after"] {
+        for store in [&before, &unread] {
+            match read_all(store) {
+                Ok(found) => assert!(found == expected, "{when} variants are added"),
+                Err(error) => assert!(matches!(error, StoreError::Changed { .. }), "{when} variants are added: {error}"),
+            }
+        }
+        fill_whole(&scans, place, &more);
+    }
+    assert!(matches!(read_all(&unread), Err(StoreError::Changed { .. })));
 }
 
 #[test]

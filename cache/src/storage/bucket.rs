@@ -6,14 +6,12 @@ use super::Entry;
 use super::fault::explain;
 use super::place::parse;
 use crate::error::{Error, Refusal, Result};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path as Key;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientConfigKey, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, RetryConfig,
+    BackoffConfig, ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
 };
-use sam_ladder_schemas::classes::Split;
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -21,8 +19,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// Metadata of every object: the `cache_id` of the store that it was written for.
-const GENERATION: &str = "sam-ladder-cache-id";
 /// Number of retries of a request, and for how long. Work that takes hours must survive a server's restart.
 const RETRIES: (usize, Duration) = (12, Duration::from_secs(120));
 /// The same for the first request to a bucket: a mistyped address should fail quickly.
@@ -39,10 +35,7 @@ pub(crate) const CONCURRENCY: usize = 32;
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     name: String,
-    root: PathBuf,
     client: Arc<AmazonS3>,
-    /// If given, arrays and tables of other generations are ignored.
-    generation: Option<Arc<str>>,
     /// The first request that was refused for another reason than that the object is not there.
     refused: Arc<OnceLock<(PathBuf, Refusal)>>,
 }
@@ -65,20 +58,9 @@ impl Bucket {
         let wrong = |reason: String| Error::io("use", place)(io::Error::new(ErrorKind::InvalidInput, reason));
         let (name, _) = parse(place).map_err(wrong)?;
         let connect = |retries| client(&name, retries).map_err(|e| Error::io("use", place)(explain(&e)));
-        let bucket = |client| Bucket {
-            name: name.clone(),
-            root: place.into(),
-            client: Arc::new(client),
-            generation: None,
-            refused: Arc::default(),
-        };
+        let bucket = |client| Bucket { name: name.clone(), client: Arc::new(client), refused: Arc::default() };
         bucket(connect(FIRST_RETRIES)?).list(place).map_err(Error::io("use", place))?;
         Ok(bucket(connect(RETRIES)?))
-    }
-
-    /// The same bucket, ignoring arrays and tables of any other `cache_id`.
-    pub(crate) fn of_generation(self, cache_id: &str) -> Self {
-        Bucket { generation: Some(cache_id.into()), ..self }
     }
 
     /// What the server refused, or why it did not answer, if that ever happened: then nothing that was read since the place was opened
@@ -115,26 +97,9 @@ impl Bucket {
         let key = self.key(path)?;
         let options = GetOptions { range, ..GetOptions::default() };
         let answer = self.client.get_opts(&key, options).await.map_err(|e| self.fail(path, e))?;
-        self.check_generation(path, &answer)?;
         let len = answer.meta.size;
         let bytes = answer.bytes().await.map_err(|e| self.fail(path, e))?;
         Ok(Object { bytes: bytes.into(), len })
-    }
-
-    /// The bytes of an object of another `cache_id` than the given one; `None` if it has the given one or does not exist.
-    pub(crate) fn read_other(&self, path: &Path, cache_id: &str) -> io::Result<Option<Vec<u8>>> {
-        let read = async {
-            let answer = self.client.get_opts(&self.key(path)?, GetOptions::default()).await.map_err(|e| self.fail(path, e))?;
-            if answer.attributes.get(&Attribute::Metadata(GENERATION.into())).is_some_and(|found| found.as_ref() == cache_id) {
-                return io::Result::Ok(None);
-            }
-            let bytes = answer.bytes().await.map_err(|e| self.fail(path, e))?;
-            Ok(Some(Vec::from(bytes)))
-        };
-        match wait(read) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            read => read,
-        }
     }
 
     /// Writes an object, replacing an existing one.
@@ -152,32 +117,15 @@ impl Bucket {
 
     fn put(&self, path: &Path, bytes: Vec<u8>, mode: PutMode) -> io::Result<()> {
         let key = self.key(path)?;
-        let mut attributes = Attributes::new();
-        if let Some(generation) = &self.generation {
-            attributes.insert(Attribute::Metadata(GENERATION.into()), generation.to_string().into());
-        }
-        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        let options = PutOptions { mode, ..PutOptions::default() };
         wait(self.client.put_opts(&key, bytes.into(), options)).map(drop).map_err(|e| self.fail(path, e))
     }
 
     pub(super) fn is_object(&self, path: &Path) -> io::Result<bool> {
-        match wait(self.head(path)) {
+        match wait(self.client.head(&self.key(path)?)).map_err(|e| self.fail(path, e)) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-            other => other.map(|()| true),
+            other => other.map(|_| true),
         }
-    }
-
-    async fn head(&self, path: &Path) -> io::Result<()> {
-        let key = self.key(path)?;
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        let answer = self.client.get_opts(&key, options).await.map_err(|e| self.fail(path, e))?;
-        self.check_generation(path, &answer)
-    }
-
-    fn check_generation(&self, path: &Path, answer: &GetResult) -> io::Result<()> {
-        let Some(generation) = self.generation.as_deref().filter(|_| self.is_of_a_generation(path)) else { return Ok(()) };
-        let found = answer.attributes.get(&Attribute::Metadata(GENERATION.into()));
-        if found.is_some_and(|found| found.as_ref() == generation) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
     }
 
     /// Entries directly under a key.
@@ -186,25 +134,7 @@ impl Bucket {
         let found = wait(self.client.list_with_delimiter(Some(&key))).map_err(|e| self.fail(folder, e))?;
         let entry = |path: &Key, is_folder| path.filename().map(|name| Entry { name: name.into(), is_folder });
         let folders = found.common_prefixes.iter().filter_map(|path| entry(path, true));
-        let files: Vec<Entry> = found.objects.iter().filter_map(|object| entry(&object.location, false)).collect();
-        let files = match &self.generation {
-            Some(_) if self.is_of_a_generation(folder) => self.only_of_generation(folder, files)?,
-            _ => files,
-        };
-        Ok(folders.chain(files).collect())
-    }
-
-    /// A listing lacks the objects' metadata: that of each is requested, many at once.
-    fn only_of_generation(&self, folder: &Path, files: Vec<Entry>) -> io::Result<Vec<Entry>> {
-        let requests = files.into_iter().map(|file| async move {
-            match self.head(&folder.join(&file.name)).await {
-                Ok(()) => Ok(Some(file)),
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(e),
-            }
-        });
-        let found: Vec<Option<Entry>> = wait(futures_util::stream::iter(requests).buffered(CONCURRENCY).try_collect())?;
-        Ok(found.into_iter().flatten().collect())
+        Ok(folders.chain(found.objects.iter().filter_map(|object| entry(&object.location, false))).collect())
     }
 
     /// All objects under a key.
@@ -216,12 +146,6 @@ impl Bucket {
 
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
         wait(self.client.delete(&self.key(path)?)).map_err(|e| self.fail(path, e))
-    }
-
-    /// Whether an object may differ between a store and the grown one: all objects of the splits may.
-    fn is_of_a_generation(&self, path: &Path) -> bool {
-        let below = path.strip_prefix(&self.root).unwrap_or(path);
-        Split::ALL.iter().any(|split| below.starts_with(split.name()))
     }
 
     fn key(&self, path: &Path) -> io::Result<Key> {

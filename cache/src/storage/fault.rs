@@ -32,6 +32,8 @@ pub(super) fn explain(error: &Error) -> io::Error {
         (Error::AlreadyExists { .. } | Error::Precondition { .. }, ..) => {
             return io::Error::new(ErrorKind::AlreadyExists, answer(status, code, &text));
         }
+        // A range beyond the end of an object.
+        (_, Some(416), _) => return io::Error::new(ErrorKind::UnexpectedEof, answer(status, code, &text)),
         (_, Some(301 | 307), _) => (ErrorKind::Other, "set AWS_REGION: the bucket is in another region".into()),
         (_, Some(500..=599 | 429), _) => (ErrorKind::Other, "several attempts failed: run the same command again later".into()),
         (_, Some(_), _) => (ErrorKind::Other, format!("check {ADDRESS}")),

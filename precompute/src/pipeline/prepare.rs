@@ -4,7 +4,7 @@ use super::share::GroupRange;
 use crate::preprocess::DataSlice;
 use crate::scans::{CaseEntry, Scan, ScanError, ScanSource};
 use rayon::prelude::*;
-use sam_ladder_cache::{ReferenceMask, StoreWriter, Wanted};
+use sam_ladder_cache::{ReferenceMask, StoreLayout, StoreWriter, Wanted};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::tables::SliceRow;
 use std::borrow::Cow;
@@ -75,7 +75,7 @@ impl Work<'_> {
             if missing.groups.is_empty() && !missing.record {
                 continue;
             }
-            let alive = match read(self.source, entry) {
+            let alive = match read(self.source, entry, self.writer.layout()) {
                 Ok(scan) => self.send_case(scan, &missing, out)?,
                 Err(error) => out.send(Prepared::Bad { case: entry.case.clone(), error }).is_ok(),
             };
@@ -147,9 +147,10 @@ impl Work<'_> {
     }
 }
 
-fn read(source: &ScanSource, entry: &CaseEntry) -> Result<Scan, ScanError> {
+/// Reads a case: the very bytes of which the layout has the hashes.
+pub(super) fn read(source: &ScanSource, entry: &CaseEntry, layout: &StoreLayout) -> Result<Scan, ScanError> {
     let _span = tracing::trace_span!("read scan", case = entry.case).entered();
-    let scan = source.read(entry)?;
+    let scan = source.read_checked(entry, &layout.attributes().sources)?;
     if scan.shape[0] != entry.num_slices {
         let path = entry.files.first().cloned().unwrap_or_default();
         return Err(ScanError::Changed { path, found: scan.shape[0], expected: entry.num_slices });

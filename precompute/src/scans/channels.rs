@@ -3,7 +3,7 @@
 use super::error::ScanError;
 use super::intensity;
 use super::raw_synapse::same_shape;
-use super::source_file;
+use super::{ReadFile, read_file, source_file};
 use sam_ladder_formats::nifti::decode_image;
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
@@ -21,15 +21,20 @@ pub(super) struct Image {
     pub(super) source: SourceFile,
 }
 
-/// Reads the files, one per channel of `preprocessing`, in its order.
-pub(super) fn read(root: &Path, paths: &[PathBuf], preprocessing: &Preprocessing) -> Result<Image, ScanError> {
+/// Reads the files, one per channel of `preprocessing`, in its order, and notes them in `files`.
+pub(super) fn read(
+    root: &Path,
+    paths: &[PathBuf],
+    preprocessing: &Preprocessing,
+    files: &mut Vec<ReadFile>,
+) -> Result<Image, ScanError> {
     let mut planes = Vec::with_capacity(paths.len());
     let mut first = None;
     for (path, channel) in paths.iter().zip(&preprocessing.channels) {
-        let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
+        let bytes = read_file(path, files)?;
         let mut image = decode_image(path, &bytes)?;
         let (shape, _, _) =
-            first.get_or_insert_with(|| (image.geometry.shape, image.geometry.spacing_mm(), source_file(root, path, &bytes)));
+            first.get_or_insert_with(|| (image.geometry.shape, image.geometry.spacing_mm(), source_file(root, files)));
         same_shape(path, image.geometry.shape, &paths[0], *shape)?;
         intensity::apply(path, &mut image.voxels, *shape, channel.intensity, preprocessing)?;
         planes.push(image.voxels);

@@ -129,6 +129,16 @@ pub enum ScanError {
         /// Slices before.
         expected: usize,
     },
+    /// A file whose content changed while the program ran.
+    #[error("{path}: has changed since the program started: its SHA-256 is {found}, it was {expected}")]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+        /// SHA-256 of the bytes that were read.
+        found: String,
+        /// SHA-256 when the program started.
+        expected: String,
+    },
     /// An image value that is not a number.
     #[error("{path}: NaN in slice {slice}, row {row}, column {column}")]
     NotANumber {
@@ -187,7 +197,7 @@ impl ScanError {
             Duplicate { .. } => "keep only one of the two".into(),
             MissingSlice { .. } => "preprocess that case again".into(),
             Shape { .. } => "check that both come from the same scan".into(),
-            Changed { .. } => "run the same command again when nothing writes to it".into(),
+            Changed { .. } | Replaced { .. } => "run the same command again when nothing writes to it".into(),
             NotANumber { .. } | Infinite { .. } => "repair the scan, or remove it from the folder".into(),
             Label { .. } => "correct the labels, or the classes in nnU-Net's dataset.json".into(),
         })

@@ -42,7 +42,12 @@ pub struct Scan {
     pub label: Vec<u8>,
     /// The file that each slice's image was read from, one per slice.
     pub slice_sources: Vec<SourceFile>,
+    /// Every file that was read, with the SHA-256 of the bytes that were parsed.
+    pub files: Vec<ReadFile>,
 }
+
+/// A file that was read, and the SHA-256 of its bytes.
+pub type ReadFile = (PathBuf, String);
 
 /// A case that a folder holds, before its voxels are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,6 +195,31 @@ impl ScanSource {
         }
     }
 
+    /// As [`Self::read`], and checks that the files that were read are those that were hashed: a store never holds what other bytes made.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and [`ScanError::Replaced`] for a file whose SHA-256 is not the one in `sources`.
+    pub fn read_checked(&self, case: &CaseEntry, sources: &[SourceFile]) -> Result<Scan, ScanError> {
+        let read = self.read(case);
+        let files: Vec<ReadFile> = match &read {
+            Ok(scan) => scan.files.clone(),
+            // A file that is no scan any more has changed, too.
+            Err(_) => {
+                case.files.iter().filter_map(|path| Some((path.clone(), hash::sha256_hex(&std::fs::read(path).ok()?)))).collect()
+            }
+        };
+        for (path, found) in files {
+            let name = self.source_name(&path);
+            match sources.iter().find(|source| source.path == name) {
+                Some(source) if source.sha256 != found => {
+                    return Err(ScanError::Replaced { path, found, expected: source.sha256.clone() });
+                }
+                _ => {}
+            }
+        }
+        read
+    }
+
     /// Reads a case of this source: clip, scale, transpose, map labels, as published.
     ///
     /// # Errors
@@ -233,8 +263,17 @@ fn relative(root: &Path, path: &Path) -> String {
     below.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-fn source_file(root: &Path, path: &Path, bytes: &[u8]) -> SourceFile {
-    SourceFile { path: relative(root, path), sha256: hash::sha256_hex(bytes) }
+/// The file that was read last, as the store names it.
+fn source_file(root: &Path, files: &[ReadFile]) -> SourceFile {
+    let (path, sha256) = files.last().cloned().unwrap_or_default();
+    SourceFile { path: relative(root, &path), sha256 }
+}
+
+/// Reads a file of a scan and notes it in `files`.
+fn read_file(path: &Path, files: &mut Vec<ReadFile>) -> Result<Vec<u8>, ScanError> {
+    let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
+    files.push((path.into(), hash::sha256_hex(&bytes)));
+    Ok(bytes)
 }
 
 /// SHA-256 of a file, in hexadecimal, without holding it in memory.

@@ -4,7 +4,7 @@
 use super::dataset_json::{DATASET_JSON, Dataset};
 use super::error::ScanError;
 use super::raw_synapse::{map_labels, same_shape};
-use super::{CaseEntry, Scan, channels, file_name, list_files};
+use super::{CaseEntry, Scan, channels, file_name, list_files, read_file};
 use sam_ladder_formats::nifti::{decode_image, read_geometry};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
@@ -105,9 +105,10 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
     let Some((label_path, image_paths)) = entry.files.split_last() else {
         return Err(ScanError::NoScans { path: root.into() });
     };
-    let image = channels::read(root, image_paths, preprocessing)?;
+    let mut files = Vec::new();
+    let image = channels::read(root, image_paths, preprocessing, &mut files)?;
     let shape = image.shape;
-    let label = decode_image(label_path, &std::fs::read(label_path).map_err(ScanError::io(label_path))?)?;
+    let label = decode_image(label_path, &read_file(label_path, &mut files)?)?;
     same_shape(label_path, label.geometry.shape, &image_paths[0], shape)?;
     let label = map_labels(label_path, &label.voxels, shape, &preprocessing.label_map)?;
     Ok(Scan {
@@ -118,5 +119,6 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
         image: image.values,
         label,
         slice_sources: vec![image.source; shape[0]],
+        files,
     })
 }

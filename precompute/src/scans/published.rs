@@ -5,7 +5,7 @@
 use super::error::ScanError;
 use super::intensity::refuse_nan;
 use super::raw_synapse::{map_labels, same_shape};
-use super::{CaseEntry, Scan, file_name, list_files, source_file};
+use super::{CaseEntry, Scan, file_name, list_files, read_file, source_file};
 use sam_ladder_formats::{hdf5, npz};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
@@ -90,10 +90,11 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
         image: Vec::new(),
         label: Vec::new(),
         slice_sources: Vec::new(),
+        files: Vec::new(),
     };
     for path in &entry.files {
-        let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
-        let source = source_file(root, path, &bytes);
+        let bytes = read_file(path, &mut scan.files)?;
+        let source = source_file(root, &scan.files);
         let [image, label] = match entry.split {
             Split::Train => npz::read_arrays(path, bytes, ARRAYS)?,
             Split::Test => hdf5::read_arrays(path, bytes, ARRAYS)?,

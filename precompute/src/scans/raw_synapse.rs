@@ -3,7 +3,7 @@
 
 use super::error::ScanError;
 use super::intensity::apply_window;
-use super::{CaseEntry, Scan, file_name, list_files, source_file};
+use super::{CaseEntry, Scan, file_name, list_files, read_file, source_file};
 use sam_ladder_formats::nifti::{decode_image, read_geometry};
 use sam_ladder_schemas::classes::{SYNAPSE_TEST_CASES, Split};
 use sam_ladder_schemas::precompute::Preprocessing;
@@ -44,11 +44,12 @@ pub(super) fn cases(training: &Path) -> Result<Vec<CaseEntry>, ScanError> {
 /// Reads a case: window, scale, map the labels. Slices stay in the order of the file.
 pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing) -> Result<Scan, ScanError> {
     let [image_path, label_path] = [&entry.files[0], &entry.files[1]];
-    let bytes = std::fs::read(image_path).map_err(ScanError::io(image_path))?;
-    let source = source_file(root, image_path, &bytes);
+    let mut files = Vec::new();
+    let bytes = read_file(image_path, &mut files)?;
+    let source = source_file(root, &files);
     let mut image = decode_image(image_path, &bytes)?;
     drop(bytes);
-    let label = decode_image(label_path, &std::fs::read(label_path).map_err(ScanError::io(label_path))?)?;
+    let label = decode_image(label_path, &read_file(label_path, &mut files)?)?;
     let shape = image.geometry.shape;
     same_shape(label_path, label.geometry.shape, image_path, shape)?;
     apply_window(image_path, &mut image.voxels, shape, preprocessing.window_hu)?;
@@ -61,6 +62,7 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
         image: image.voxels,
         label,
         slice_sources: vec![source; shape[0]],
+        files,
     })
 }
 

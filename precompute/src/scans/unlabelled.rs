@@ -108,7 +108,8 @@ impl NewScan {
     /// # Errors
     /// When a file is damaged, the channels differ in shape, or an image holds NaN.
     pub fn read(&self, preprocessing: &Preprocessing) -> Result<Scan, ScanError> {
-        let image = channels::read(folder(&self.files[0]), &self.files, preprocessing)?;
+        let mut files = Vec::new();
+        let image = channels::read(folder(&self.files[0]), &self.files, preprocessing, &mut files)?;
         Ok(Scan {
             case: self.case.clone(),
             split: Split::Test,
@@ -117,6 +118,7 @@ impl NewScan {
             image: image.values,
             label: vec![0; image.shape.iter().product()],
             slice_sources: vec![image.source; image.shape[0]],
+            files,
         })
     }
 

@@ -102,7 +102,7 @@ impl Args {
         if !jobs.is_empty() {
             let tables = outputs.write_label_tables(&settings.config.class_names)?;
             match &self.store {
-                Some(store) => self.predict_stored(store, &jobs, &settings, &device)?,
+                Some(store) => self.predict_stored(store, jobs, &settings, &device, &mut bad)?,
                 None => self.predict_all(&jobs, &settings, &device, &mut bad)?,
             }
             eprintln!("names and colours of the classes: {}, {}", tables[0].display(), tables[1].display());
@@ -175,10 +175,27 @@ impl Args {
     }
 
     /// Through a store, which is made, continued or grown where it lacks a scan.
-    fn predict_stored(&self, store: &Path, jobs: &[MaskJob], settings: &Settings, device: &Device) -> anyhow::Result<()> {
-        let scans: Vec<NewScan> = jobs.iter().map(|job| job.scan.clone()).collect();
+    fn predict_stored(
+        &self,
+        store: &Path,
+        mut jobs: Vec<MaskJob>,
+        settings: &Settings,
+        device: &Device,
+        bad: &mut Vec<(String, String)>,
+    ) -> anyhow::Result<()> {
         let observer = Terminal::new();
-        let plan = Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, &*observer)?;
+        let mut plan = plan_of(&jobs, settings, &*observer)?;
+        if !holds(store, &plan) {
+            // A bad scan must not cost the masks of the others.
+            let before = jobs.len();
+            jobs.retain(|job| is_readable(job, settings, &*observer, bad));
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            if jobs.len() < before {
+                plan = plan_of(&jobs, settings, &*observer)?;
+            }
+        }
         // Hashes, encoding: each has its own bar.
         let encoded = if holds(store, &plan) {
             0
@@ -191,8 +208,8 @@ impl Args {
         eprintln!("{encoded} slices encoded, the embeddings are in {}", store.display());
         let store = Store::open(store)?;
         let model = load_model(settings, device)?;
-        let progress = begin_slices(&*observer, jobs);
-        for job in jobs {
+        let progress = begin_slices(&*observer, &jobs);
+        for job in &jobs {
             progress.describe(&format!("scan {}", job.scan.case));
             let request = CaseRequest { split: Split::Test, case: &job.scan.case, batch_size: self.batch_size as usize };
             let predicted = model.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
@@ -201,6 +218,20 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// The store that the scans become.
+fn plan_of(jobs: &[MaskJob], settings: &Settings, observer: &dyn Observer) -> anyhow::Result<Plan> {
+    let scans: Vec<NewScan> = jobs.iter().map(|job| job.scan.clone()).collect();
+    Ok(Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, observer)?)
+}
+
+/// Whether a scan's voxels can be read; if not, it is noted in `bad`.
+fn is_readable(job: &MaskJob, settings: &Settings, observer: &dyn Observer, bad: &mut Vec<(String, String)>) -> bool {
+    let Err(error) = job.scan.read(&settings.config.preprocessing) else { return true };
+    observer.message(&format!("warning: scan {} is left out: {error}", job.scan.case));
+    bad.push((job.scan.case.clone(), error.to_string()));
+    false
 }
 
 fn begin_slices(observer: &dyn Observer, jobs: &[MaskJob]) -> Box<dyn Progress> {
