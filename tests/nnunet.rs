@@ -92,7 +92,7 @@ fn ct_is_windowed_and_other_channels_are_scaled_by_their_percentiles() {
     assert_eq!(splits(&scans), [("brain_001", train), ("brain_002", train), ("brain_010", train), ("brain_003", test)]);
 
     let scan = &scans[1];
-    assert_eq!((scan.shape, scan.spacing_mm), ([3, 18, 20], [3.0, 1.0, 1.0]));
+    assert_eq!((scan.shape, scan.spacing_mm), ([3, 18, 20], Some([3.0, 1.0, 1.0])));
     assert_eq!(scan.slice_sources[2].path, "imagesTr/brain_002_0000.nii.gz");
     let [ct, mut pet] = [0, 1].map(|channel| voxels(1, channel));
     pet.sort_by(f32::total_cmp);
@@ -118,7 +118,8 @@ fn options_choose_channels_window_and_test_cases() {
     assert!(error.contains("0 T1, 1 T1ce, 2 T2, 3 FLAIR") && error.contains("--channels"), "{error}");
 
     let test_cases = ["brain_010", "brain_001"].map(String::from).to_vec();
-    let options = SourceOptions { window: Some([0.0, 100.0]), channels: Some(vec![3, 0]), test_cases };
+    let options =
+        SourceOptions { window: Some([0.0, 100.0]), channels: Some(vec![3, 0]), test_cases, ..SourceOptions::default() };
     let (config, scans) = read_all(root, &options);
     let channels: Vec<_> = config.preprocessing.channels.iter().map(|c| (c.index, c.name.as_str(), c.intensity)).collect();
     assert_eq!(channels, [(3, "FLAIR", Intensity::Window), (0, "T1", Intensity::Window)]);

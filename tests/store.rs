@@ -332,9 +332,9 @@ fn wrong_tensors_are_not_stored() {
     let no_class = ReferenceMask { labels: vec![9; 35], shape: [1, 5, 7] };
     let test_rows = rows_of(writer.layout(), Split::Test, "0002");
     write_slice(&writer, Split::Test, 2).unwrap();
-    let error = writer.write_case(Split::Test, "0002", &test_rows, Some(&no_class)).unwrap_err().to_string();
+    let error = writer.write_case(Split::Test, &scan_of("0002", 1), &test_rows, Some(&no_class)).unwrap_err().to_string();
     assert!(error.contains("class 9 in its mask is not below the number of classes 9"), "{error}");
-    let error = writer.write_case(Split::Train, "0005", &rows[1..], None).unwrap_err().to_string();
+    let error = writer.write_case(Split::Train, &scan_of("0005", 3), &rows[1..], None).unwrap_err().to_string();
     assert!(error.contains("expected rows 0..3"), "{error}");
 }
 
@@ -360,7 +360,7 @@ fn a_store_of_one_split_is_whole() {
         write_slice(&writer, Split::Test, row).unwrap();
     }
     let rows = rows_of(writer.layout(), Split::Test, "0001");
-    writer.write_case(Split::Test, "0001", &rows, mask(Split::Test, 2).as_ref()).unwrap();
+    writer.write_case(Split::Test, &scan_of("0001", 2), &rows, mask(Split::Test, 2).as_ref()).unwrap();
     writer.write_decoder(DECODER).unwrap();
     let store = writer.finish().unwrap();
     assert!(store.slices(Split::Train).is_empty());

@@ -50,7 +50,7 @@ fn every_table_has_the_columns_that_it_always_had() {
         columns::<CaseRow>(),
         "case Utf8, organ Utf8, dice Float64?, hd95 Float64?, reference_voxels UInt64, predicted_voxels UInt64, \
          hd95_voxels Float64?, hd95_mm Float64?, hd95_larger_voxels Float64?, hd95_larger_mm Float64?, \
-         surface_dice Float64?, volume_difference_ml Float64"
+         surface_dice Float64?, volume_difference_ml Float64?"
     );
     assert_eq!(
         columns::<SummaryRow>(),

@@ -9,7 +9,8 @@ use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::store::{
-    DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, slices_table,
+    DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, scans_table,
+    slices_table,
 };
 use serde_json::{Value, json};
 use std::io::ErrorKind;
@@ -111,8 +112,16 @@ pub(crate) fn check_array_metadata(store: &Storage, spec: &ArraySpec) -> Result<
 }
 
 /// Paths within the store of the files whose hashes the manifest records.
-pub(crate) fn hashed_files() -> [String; 4] {
-    [VARIANTS_TABLE.into(), slices_table(Split::Train), slices_table(Split::Test), DECODER_WEIGHTS.into()]
+pub(crate) fn hashed_files() -> [String; 6] {
+    let [train, test] = Split::ALL;
+    [
+        VARIANTS_TABLE.into(),
+        slices_table(train),
+        slices_table(test),
+        scans_table(train),
+        scans_table(test),
+        DECODER_WEIGHTS.into(),
+    ]
 }
 
 /// The hashes that a finished store's manifest records.

@@ -16,8 +16,8 @@ use rayon::prelude::*;
 use sam_ladder_formats::rows::decode_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
-use sam_ladder_schemas::tables::{SliceRow, VariantRow};
+use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, scans_table, slices_table};
+use sam_ladder_schemas::tables::{ScanRow, SliceRow, VariantRow};
 use sam_ladder_schemas::variants::Variant;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -46,6 +46,8 @@ pub struct Store {
 struct SplitArrays {
     variants: Vec<Variant>,
     slices: Vec<SliceRow>,
+    /// In the order of `cases`.
+    scans: Vec<ScanRow>,
     cases: Vec<(String, Range<u32>)>,
     /// In the order of `ArrayKind::all`.
     arrays: Vec<StoredArray>,
@@ -121,6 +123,11 @@ impl Store {
     /// The slices of a split, by row: grouped by case, in the cases' order, slices ascending.
     pub fn slices(&self, split: Split) -> &[SliceRow] {
         &self.split(split).slices
+    }
+
+    /// The scans of a split, in the order of its cases: where their voxels lie in space, and what their values are like.
+    pub fn scans(&self, split: Split) -> &[ScanRow] {
+        &self.split(split).scans
     }
 
     /// The cases of a split, in the order of their rows.
@@ -396,8 +403,49 @@ pub(crate) fn read_slices(store: &Storage, layout: &StoreLayout, split: Split) -
     Ok(slices)
 }
 
+/// Reads a split's table of scans and checks it against the layout's cases; the shapes are checked against the slices, if they are given.
+pub(crate) fn read_scans(
+    store: &Storage,
+    layout: &StoreLayout,
+    split: Split,
+    slices: Option<&[SliceRow]>,
+) -> Result<Vec<ScanRow>> {
+    let path = store.join(scans_table(split));
+    let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
+    let scans: Vec<ScanRow> = decode_rows(&path, read_bytes(store, &path)?)?;
+    let cases: Vec<_> = layout.cases_of(split).collect();
+    if scans.len() != cases.len() {
+        return Err(damaged(format!("expected {} rows, found {}", cases.len(), scans.len())));
+    }
+    for (scan, (case, rows)) in scans.iter().zip(cases) {
+        check_scan(scan, &case.case, rows.len()).map_err(damaged)?;
+        let Some(slices) = slices else { continue };
+        let (found, expected) = (scan.turned_shape(), mask_shape(&slices[rows.clone()]));
+        if found != Some(expected) {
+            return Err(damaged(format!("its case {} has the shape {found:?}, its slices {expected:?}", scan.case)));
+        }
+    }
+    Ok(scans)
+}
+
+/// Checks that a row describes a scan of this name and so many slices; the error is in words.
+pub(crate) fn check_scan(scan: &ScanRow, case: &str, slices: usize) -> Result<(), String> {
+    if scan.case != case {
+        return Err(format!("expected case {case}, found {}", scan.case));
+    }
+    if scan.turned_shape().is_none_or(|[depth, ..]| depth != slices) {
+        let (shape, axes) = (&scan.shape, &scan.axes);
+        return Err(format!("case {case}: its shape {shape:?} with the axes {axes:?} does not have its {slices} slices"));
+    }
+    if scan.affine.is_some() && scan.affine_rows().is_none() {
+        return Err(format!("case {case}: its affine does not have 16 numbers"));
+    }
+    Ok(())
+}
+
 fn open_split(store: &Storage, layout: &StoreLayout, split: Split) -> Result<SplitArrays> {
     let slices = read_slices(store, layout, split)?;
+    let scans = read_scans(store, layout, split, Some(&slices))?;
     let cases = layout.cases_of(split).map(|(case, rows)| (case.case.clone(), rows.start as u32..rows.end as u32)).collect();
     let variants = layout.variants(split);
     let arrays = ArrayKind::all(&layout.attributes().config).iter().map(|&kind| {
@@ -406,5 +454,5 @@ fn open_split(store: &Storage, layout: &StoreLayout, split: Split) -> Result<Spl
         Ok(StoredArray::new(store, spec, slices.len()))
     });
     let arrays = arrays.collect::<Result<Vec<_>>>()?;
-    Ok(SplitArrays { variants, slices, cases, arrays })
+    Ok(SplitArrays { variants, slices, scans, cases, arrays })
 }

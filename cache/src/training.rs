@@ -7,7 +7,7 @@ use crate::store::Store;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::store::StoreAttributes;
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::variants::Variant;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +57,11 @@ impl TrainingSplit {
     /// The training slices, by row: grouped by case, slices ascending.
     pub fn slices(&self) -> &[SliceRow] {
         self.0.slices(Split::Train)
+    }
+
+    /// The training scans, in the order of their rows.
+    pub fn scans(&self) -> &[ScanRow] {
+        self.0.scans(Split::Train)
     }
 
     /// The training cases, sorted.

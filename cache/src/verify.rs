@@ -9,10 +9,10 @@ use crate::manifest::{
 };
 use crate::shard::{self, Scratch};
 use crate::storage::Storage;
-use crate::store::{check_variants, mask_shape, read_slices};
+use crate::store::{check_variants, mask_shape, read_scans, read_slices};
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, VARIANTS_TABLE, slices_table};
+use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, VARIANTS_TABLE, scans_table, slices_table};
 use sam_ladder_schemas::tables::SliceRow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -62,6 +62,8 @@ pub enum Part {
     Metadata,
     /// A split's slice table.
     Slices(Split),
+    /// A split's table of scans.
+    Scans(Split),
     /// The decoder's weights.
     Decoder,
     /// One slice of an array.
@@ -99,6 +101,7 @@ impl fmt::Display for Damage {
             Part::Manifest => f.write_str("manifest")?,
             Part::Metadata => f.write_str("metadata")?,
             Part::Slices(split) => write!(f, "table of the {split} slices")?,
+            Part::Scans(split) => write!(f, "table of the {split} scans")?,
             Part::Decoder => f.write_str("the decoder's weights")?,
             Part::Mask { case } => write!(f, "mask of test case {case}")?,
             Part::Shard { array, row, case, slice_index, variants, .. } => {
@@ -237,11 +240,14 @@ impl Context<'_> {
             VARIANTS_TABLE => Part::Metadata,
             DECODER_WEIGHTS => Part::Decoder,
             _ if name == slices_table(Split::Train) => Part::Slices(Split::Train),
-            _ => Part::Slices(Split::Test),
+            _ if name == slices_table(Split::Test) => Part::Slices(Split::Test),
+            _ if name == scans_table(Split::Train) => Part::Scans(Split::Train),
+            _ => Part::Scans(Split::Test),
         };
         let content = || match &part {
             Part::Metadata => check_variants(self.store, self.layout),
             Part::Slices(split) => read_slices(self.store, self.layout, *split).map(drop),
+            Part::Scans(split) => read_scans(self.store, self.layout, *split, None).map(drop),
             _ => Ok(()),
         };
         let checked = check_hash(self.store, self.attributes, name).and_then(|()| content().map_err(|e| e.to_string()));

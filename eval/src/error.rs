@@ -63,6 +63,12 @@ pub enum EvalError {
         /// Spacing along depth, height and width, in millimetres.
         spacing_mm: [f64; 3],
     },
+    /// Millimetres without a spacing.
+    #[error("case {case}: its voxel spacing is unknown, so nothing can be measured in millimetres")]
+    NoSpacing {
+        /// Case, as in the store.
+        case: String,
+    },
     /// A tolerance that is negative or not finite.
     #[error("the surface Dice cannot have a tolerance of {found} mm")]
     Tolerance {
@@ -204,6 +210,7 @@ impl EvalError {
             Axis { limit, .. } => format!("evaluate only scans whose axes are 1 to {limit} voxels long"),
             Class { classes, .. } => format!("name every class; they run from 0 (background) to {classes} here"),
             Spacing { .. } => "every axis needs a positive number of millimetres; correct the scan's header".into(),
+            NoSpacing { .. } => "state it with --spacing DEPTH,HEIGHT,WIDTH, or measure in voxels with --unit voxels".into(),
             Tolerance { .. } => "choose a tolerance of 0 mm or more".into(),
             ClassNames { .. } => "give the evaluation the names of the store's classes".into(),
             RepeatedCase { .. } => "add each case once".into(),

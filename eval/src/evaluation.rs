@@ -17,6 +17,7 @@ use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::eval::Palette;
+use sam_ladder_schemas::orientation::Turn;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::{Path, PathBuf};
 
@@ -57,8 +58,10 @@ pub struct CasePrediction<'a> {
     pub masks: CaseMasks<'a>,
     /// The scan's slices, read only for pictures. Without them, pictures are black.
     pub images: Option<&'a GreySlices<'a>>,
-    /// Where the scan's voxels lie in space, for the mask's file. Without it, the affine is the diagonal of the spacing.
+    /// Where the scan's voxels lie in space, as its file has them, for the mask's file. Without it, the affine is the diagonal of the spacing.
     pub geometry: Option<&'a Geometry>,
+    /// From the file's array to the masks; it is turned back for the mask's file.
+    pub turn: Turn,
 }
 
 /// Results of an evaluation.
@@ -122,9 +125,15 @@ impl Evaluation {
         let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.scoring)?;
         let drawn = self.draw_case(prediction)?;
         if self.config.save_nifti {
-            let aligned = Geometry::aligned(mask.shape, spacing_mm);
+            let back = prediction.turn.inverse();
+            let shape = back.of_reversed(mask.shape);
+            let aligned = match spacing_mm {
+                Some(spacing_mm) => Geometry::aligned(shape, back.of_reversed(spacing_mm)),
+                None => Geometry::of_affine(shape, None),
+            };
             let path = self.unfinished.join(MASKS).join(format!("{case}.nii.gz"));
-            write_nifti(&path, prediction.geometry.unwrap_or(&aligned), mask.voxels)?;
+            let voxels = back.voxels(mask.voxels.to_vec(), mask.shape);
+            write_nifti(&path, prediction.geometry.unwrap_or(&aligned), &voxels)?;
         }
         for (picture, png) in drawn {
             write_atomic(&picture.path, &png)?;
@@ -150,7 +159,7 @@ impl Evaluation {
                 reference: &reference.voxels[plane.clone()],
                 prediction: &mask.voxels[plane],
                 size: [height, width],
-                spacing_mm: [spacing_mm[1], spacing_mm[2]],
+                spacing_mm: spacing_mm.map_or([1.0; 2], |[_, height, width]| [height, width]),
                 palette: self.config.palette,
             });
             let path = self.unfinished.join(OVERLAYS).join(format!("{case}_slice{slice:03}.png"));

@@ -14,7 +14,7 @@
 //!     case: "0001",
 //!     prediction: MaskView { voxels: &prediction, shape },
 //!     reference: MaskView { voxels: &reference, shape },
-//!     spacing_mm: [5.0, 0.8, 0.8],
+//!     spacing_mm: Some([5.0, 0.8, 0.8]),
 //! };
 //! let rows = evaluate_case(&masks, &["liver".to_string()], Protocol::Standard)?;
 //! assert_eq!(rows[0].dice, Some(0.75));

@@ -148,7 +148,8 @@ pub fn check_columns(path: &Path, batch: &RecordBatch, expected: &Schema) -> Res
 
 /// The columns of a row's struct. Enums are plain strings, where serde_arrow would use dictionaries.
 fn columns<T: DeserializeOwned>() -> serde_arrow::Result<Fields> {
-    let options = TracingOptions::default().strings_as_large_utf8(false).enums_without_data_as_strings(true);
+    let options =
+        TracingOptions::default().strings_as_large_utf8(false).sequence_as_large_list(false).enums_without_data_as_strings(true);
     let plain = |field: FieldRef| match field.data_type() {
         DataType::Dictionary(_, words) => Arc::new(field.as_ref().clone().with_data_type(words.as_ref().clone())),
         _ => field,

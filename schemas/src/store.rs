@@ -29,6 +29,11 @@ pub fn slices_table(split: Split) -> String {
     format!("{split}/slices.parquet")
 }
 
+/// Path of a split's table of scans within the store.
+pub fn scans_table(split: Split) -> String {
+    format!("{split}/scans.parquet")
+}
+
 /// A file from which the store was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {

@@ -272,6 +272,9 @@ pub struct RunRecord {
     pub config: TrainConfig,
     /// Hashes of the files with the initial weights.
     pub inputs: RunInputs,
+    /// What the values of the store's training scans were like, for each channel; empty if nothing is known of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training_values: Vec<crate::tables::ValueRange>,
 }
 
 #[cfg(test)]

@@ -10,15 +10,16 @@ use anyhow::{Context, bail};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
-    CaseMasks, CasePrediction, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs, GreySlice, MEAN,
-    MaskView, RunCurves, SUMMARY_TABLE, Scoring,
+    CaseMasks, CasePrediction, DistanceUnit, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs,
+    GreySlice, MEAN, MaskView, RunCurves, SUMMARY_TABLE, Scoring,
 };
 use sam_ladder_formats::nifti::{Geometry, read_geometry};
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
-use sam_ladder_schemas::tables::SummaryRow;
+use sam_ladder_schemas::orientation::Turn;
+use sam_ladder_schemas::tables::{ScanRow, SummaryRow};
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::{CaseRequest, Ensemble, WeightSource, identity_variant};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ const BATCH_SIZE: u32 = 8;
 Examples:
   sam-ladder eval --store synapse.zarr --run runs/first --out runs/first/eval
   sam-ladder eval --store synapse.zarr --run runs/first --out in-mm \\
-      --protocol standard --save-nifti --scans /data/RawData
+      --protocol standard --save-nifti
   sam-ladder eval --store synapse.zarr --zero-shot --out untrained
   sam-ladder eval --store synapse.zarr --checkpoint epoch_194.pth --out published
   sam-ladder eval --compare untrained runs/first/eval --out compared
@@ -76,7 +77,8 @@ pub struct Args {
     /// Write the predicted masks as NIfTI files
     #[arg(long)]
     save_nifti: bool,
-    /// With --save-nifti: folder of the scans that the store was made from; masks get the affine and header of their scans
+    /// With --save-nifti: folder of the scans that the store was made from; masks get the scans' whole header, in addition to the affine, which
+    /// the store keeps
     #[arg(long, value_name = "DIR", requires = "save_nifti")]
     scans: Option<PathBuf>,
     /// Folder of another evaluation to compare the mean Dice with
@@ -166,6 +168,7 @@ impl Args {
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let cases = test_cases(&store)?;
+        check_spacing(&store, &settings)?;
         let device = self.device.open()?;
         let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
         let (method, run_info) = self.method(store_path);
@@ -187,16 +190,21 @@ impl Args {
             let request = CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize };
             let predicted = ensemble.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
             let reference = store.mask(case)?;
-            let geometry = self.scans.as_deref().map(|scans| geometry_of(&store, case, scans)).transpose()?;
+            let scan = scan_of(&store, case)?;
+            let geometry = match self.scans.as_deref() {
+                Some(scans) => Some(geometry_of(&store, case, scans)?),
+                None => geometry_in_store(scan),
+            };
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {
                     case,
                     prediction: MaskView { voxels: &predicted.mask, shape: predicted.shape },
                     reference: MaskView { voxels: &reference.labels, shape: reference.shape },
-                    spacing_mm: predicted.spacing_mm,
+                    spacing_mm: predicted.spacing_mm.or(settings.spacing),
                 },
                 images: Some(&|slice| Ok(test_slice(&store, case, slice)?)),
                 geometry: geometry.as_ref(),
+                turn: scan.turn().unwrap_or(Turn::NONE),
             })?;
         }
         drop(progress);
@@ -238,6 +246,29 @@ fn test_cases(store: &Store) -> anyhow::Result<Vec<String>> {
     Ok(cases)
 }
 
+/// Millimetres need a spacing, and a scan that has one needs no other.
+fn check_spacing(store: &Store, settings: &EvalSettings) -> anyhow::Result<()> {
+    let place = store.path().display();
+    let slices = store.slices(Split::Test);
+    if let (Some(_), Some(slice)) = (settings.spacing, slices.iter().find(|slice| slice.spacing_mm.is_some())) {
+        let message = format!("{place}: case {} has a spacing of its own, to which --spacing does not apply", slice.case);
+        return Err(refusal(message, "remove --spacing"));
+    }
+    let in_mm = Scoring::from(settings).unit == DistanceUnit::Millimetres;
+    match slices.iter().find(|slice| slice.spacing_mm.is_none()).filter(|_| settings.spacing.is_none()) {
+        Some(slice) if in_mm => {
+            let message =
+                format!("{place}: the voxel spacing of case {} is unknown, so HD95 cannot be in millimetres", slice.case);
+            Err(refusal(message, "state it with --spacing DEPTH,HEIGHT,WIDTH, or measure in voxels with --unit voxels"))
+        }
+        Some(_) => {
+            eprintln!("the voxel spacing of the scans is unknown: nothing is measured in millimetres; --spacing states it");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
 /// Prints two evaluations side by side, and writes the table into a folder where one is given.
 fn compare(first: &Path, second: &Path, out: Option<&Path>) -> anyhow::Result<()> {
     let (a, b) = (EvaluationFolder::open(first)?, EvaluationFolder::open(second)?);
@@ -264,7 +295,18 @@ fn test_slice(store: &Store, case: &str, slice: usize) -> anyhow::Result<GreySli
     Ok(GreySlice { size: [size, size], values })
 }
 
-/// Where a test case lies in space, from the scan that the store was made of: the store itself keeps no affine.
+/// What the store says of a test scan.
+fn scan_of<'a>(store: &'a Store, case: &str) -> anyhow::Result<&'a ScanRow> {
+    let missing = || format!("{}: no scan of case {case}", store.path().display());
+    store.scans(Split::Test).iter().find(|scan| scan.case == case).with_context(missing)
+}
+
+/// Where a test case lies in space, as the store says it; `None` if its file had no affine.
+fn geometry_in_store(scan: &ScanRow) -> Option<Geometry> {
+    Some(Geometry::of_affine(scan.file_shape()?, Some(scan.affine_rows()?)))
+}
+
+/// As [`geometry_in_store`], but with the whole header of the scan that the store was made of.
 fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geometry> {
     let rows = store.case_rows(Split::Test, case)?;
     let slice = &store.slices(Split::Test)[rows.start as usize];

@@ -12,7 +12,8 @@ use sam_ladder_cache::{Store, images_stored};
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::encoder::EncoderArch;
-use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
+use sam_ladder_schemas::orientation::Orientation;
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, parse_spacing};
 use sam_ladder_schemas::slurm::JobKind;
 use std::path::PathBuf;
 
@@ -52,6 +53,17 @@ pub struct Args {
     /// In nnU-Net's layout: numbers of the channels to use, at most three, in the order in which the network sees them [default: all]
     #[arg(long, value_name = "0,1,2", value_delimiter = ',')]
     channels: Option<Vec<u32>>,
+    /// Orientation whose third axis gives the slices, as nibabel's axis codes: in nnU-Net's layout scans stored otherwise are turned to it
+    /// [default: the first training scan's]. In the published layout, whose files do not say it, how its arrays lie, which `predict` then
+    /// turns scans to
+    #[arg(long, value_name = "LPS")]
+    orientation: Option<Orientation>,
+    /// In the published layout, whose files do not say it: distance between voxel centres along depth, height and width, in millimetres
+    #[arg(long, value_name = "MM,MM,MM", value_parser = parse_spacing)]
+    spacing: Option<[f64; 3]>,
+    /// In the published layout, whose files do not say them: names of the labels from 1 [default: the eight organs of Synapse]
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+    classes: Option<Vec<String>>,
     /// Images per pass of the encoder
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
@@ -135,7 +147,14 @@ impl Args {
         let _profile = self.profile.start()?;
         let mut config = self.config()?;
         let test_cases = std::mem::take(&mut config.test_cases);
-        let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases };
+        let options = SourceOptions {
+            window: self.window,
+            channels: self.channels.clone(),
+            test_cases,
+            orientation: self.orientation,
+            spacing_mm: self.spacing,
+            class_names: self.classes.clone(),
+        };
         let config = configure(&self.scans, &options, config)?;
         let observer = Terminal::new();
         let plan = Plan::new(&self.scans, &config, &*observer)?;

@@ -258,6 +258,14 @@ pub enum TrainError {
     /// A tensor that does not belong to the image encoder.
     #[error("tensor {0} is not one of SAM's image encoder, expected image_encoder.…")]
     NotOfTheEncoder(String),
+    /// HD95 in millimetres without a spacing.
+    #[error("{store}: the voxel spacing of case {case} is unknown, so its HD95 cannot be measured in millimetres")]
+    NoSpacing {
+        /// The store.
+        store: PathBuf,
+        /// The case.
+        case: String,
+    },
     /// A sweep without a file.
     #[error("a sweep starts from a file")]
     NoSweepFile,
@@ -392,6 +400,7 @@ impl TrainError {
             TrainError::NoPublishedNames { checkpoint, .. } => {
                 format!("there are no published names to export to; {} holds the model under its own names", checkpoint.display())
             }
+            TrainError::NoSpacing { .. } => "search by dice, or state the spacing with precompute --spacing".into(),
             TrainError::NoSweepFile => "pass --config sweep.toml, or --resume with --out".into(),
             TrainError::GridTooLarge(_) => "give the ranges fewer points, or set [budget] trials".into(),
             TrainError::SweepExists(_) => "continue it with --resume, or choose another --out".into(),

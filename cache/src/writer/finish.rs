@@ -1,16 +1,15 @@
 //! Finishes a store: writes the tables from the recorded rows, the hashes, and `complete: true`.
 
-use super::{PROGRESS, StoreWriter, previous};
+use super::{CaseRecord, PROGRESS, StoreWriter, previous};
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::manifest::{hash_files, write_manifest};
 use crate::slice_table::encode_slices;
 use crate::storage::Storage;
-use crate::store::{Store, read_slices};
+use crate::store::{Store, read_scans, read_slices};
 use sam_ladder_formats::rows::encode_rows;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::store::{DECODER_WEIGHTS, VARIANTS_TABLE, slices_table};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::store::{DECODER_WEIGHTS, VARIANTS_TABLE, scans_table, slices_table};
 
 impl StoreWriter {
     /// What is still missing, in words; `None` if [`Self::finish`] can be called. Looks at the folder again.
@@ -49,10 +48,13 @@ impl StoreWriter {
         }
         write_variants(store, &self.layout)?;
         for split in Split::ALL {
-            match self.recorded_rows(split)? {
-                Some(rows) => write_slices(store, &self.layout, split, &rows)?,
+            match self.recorded(split)? {
+                Some(records) => write_tables(store, &self.layout, split, records)?,
                 // An earlier run or another process came this far and removed the recorded rows.
-                None => drop(read_slices(store, &self.layout, split)?),
+                None => {
+                    let slices = read_slices(store, &self.layout, split)?;
+                    read_scans(store, &self.layout, split, Some(&slices))?;
+                }
             }
         }
         let files = hash_files(store)?;
@@ -64,18 +66,18 @@ impl StoreWriter {
         Store::open_at(self.storage, None)
     }
 
-    /// The rows of a split; `None` if some are no longer recorded.
-    fn recorded_rows(&self, split: Split) -> Result<Option<Vec<SliceRow>>> {
-        let mut all = Vec::with_capacity(self.layout.num_slices(split));
+    /// What is recorded of a split's cases; `None` if some are no longer recorded.
+    fn recorded(&self, split: Split) -> Result<Option<Vec<CaseRecord>>> {
+        let mut all = Vec::new();
         for (case, _) in self.layout.cases_of(split) {
             let path = self.progress_path(split, &case.case);
             let bytes = match self.storage.read(&path) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
                 other => other.map_err(Error::io("read", &path))?,
             };
-            let rows: Vec<SliceRow> =
+            let record: CaseRecord =
                 serde_json::from_slice(&bytes).map_err(|e| Error::Manifest { path: path.clone(), reason: e.to_string() })?;
-            all.extend(rows);
+            all.push(record);
         }
         Ok(Some(all))
     }
@@ -87,7 +89,15 @@ pub(super) fn write_variants(store: &Storage, layout: &StoreLayout) -> Result<()
     store.write(&path, encode_rows(&path, &layout.variant_rows())?)
 }
 
-fn write_slices(store: &Storage, layout: &StoreLayout, split: Split, rows: &[SliceRow]) -> Result<()> {
+/// Writes a split's tables of slices and of scans.
+fn write_tables(store: &Storage, layout: &StoreLayout, split: Split, records: Vec<CaseRecord>) -> Result<()> {
+    let (mut scans, mut slices) = (Vec::with_capacity(records.len()), Vec::new());
+    for record in records {
+        scans.push(record.scan);
+        slices.extend(record.slices);
+    }
     let path = store.join(slices_table(split));
-    store.write(&path, encode_slices(&path, rows, &layout.attributes().config.class_names)?)
+    store.write(&path, encode_slices(&path, &slices, &layout.attributes().config.class_names)?)?;
+    let path = store.join(scans_table(split));
+    store.write(&path, encode_rows(&path, &scans)?)
 }

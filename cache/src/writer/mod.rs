@@ -21,14 +21,15 @@ use crate::layout::StoreLayout;
 use crate::manifest::{array_file, check_array_metadata, group_files, read_manifest, write_manifest};
 use crate::shard;
 use crate::storage::Storage;
-use crate::store::{ReferenceMask, Store, mask_shard, shards_in};
+use crate::store::{ReferenceMask, Store, check_scan, mask_shard, shards_in};
 use previous::Previous;
 use rayon::prelude::*;
 use sam_ladder_formats::atomic::is_temporary_of;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
-use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, slices_table};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, scans_table, slices_table};
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,13 @@ use std::sync::Mutex;
 
 /// Folder of the cases' rows in an unfinished store.
 const PROGRESS: &str = "progress";
+
+/// What is recorded of a case until the store is finished: its rows of both tables.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct CaseRecord {
+    scan: ScanRow,
+    slices: Vec<SliceRow>,
+}
 
 /// What [`StoreWriter::open_or_create`] found.
 #[derive(Debug)]
@@ -174,7 +182,9 @@ impl StoreWriter {
     /// [`Error::File`] for a bucket that does not answer.
     pub fn is_case_recorded(&self, split: Split, case: &str) -> Result<bool> {
         let there = |path: PathBuf| self.storage.is_file(&path);
-        let recorded = there(self.progress_path(split, case))? || there(self.storage.join(slices_table(split)))?;
+        let in_table = |table: String| there(self.storage.join(table));
+        let recorded =
+            there(self.progress_path(split, case))? || (in_table(slices_table(split))? && in_table(scans_table(split))?);
         Ok(recorded && (split == Split::Train || there(mask_shard(&self.storage, case))?))
     }
 
@@ -195,11 +205,12 @@ impl StoreWriter {
         self.storage.is_file(&self.storage.join(DECODER_WEIGHTS))
     }
 
-    /// Records a case: its rows and, for a test case, its reference segmentation.
+    /// Records a case: its scan, its slices and, for a test case, its reference segmentation.
     ///
     /// # Errors
-    /// [`Error::Values`] if rows or mask do not match the case's layout, [`Error::File`].
-    pub fn write_case(&self, split: Split, case: &str, rows: &[SliceRow], mask: Option<&ReferenceMask>) -> Result<()> {
+    /// [`Error::Values`] if they do not match the case's layout, [`Error::File`].
+    pub fn write_case(&self, split: Split, scan: &ScanRow, rows: &[SliceRow], mask: Option<&ReferenceMask>) -> Result<()> {
+        let case = scan.case.as_str();
         let refuse = |reason: String| Error::Values { what: format!("{split} case {case}"), reason };
         let expected = self.layout.case_rows(split, case)?;
         let num_organs = self.layout.attributes().config.class_names.len();
@@ -210,6 +221,10 @@ impl StoreWriter {
         if rows.len() != expected.len() || !rows.iter().enumerate().all(right) {
             let range = format!("{}..{}", expected.start, expected.end);
             return Err(refuse(format!("expected rows {range} with {num_organs} voxel counts each, got {rows:?}")));
+        }
+        check_scan(scan, case, rows.len()).map_err(refuse)?;
+        if scan.turned_shape().is_none_or(|[_, height, width]| rows[0].size != [height as u32, width as u32]) {
+            return Err(refuse(format!("its shape {:?} is not that of its slices, {:?}", scan.shape, rows[0].size)));
         }
         if let Some(class) = mask.iter().flat_map(|mask| &mask.labels).find(|&&class| usize::from(class) > num_organs) {
             return Err(refuse(format!("class {class} in its mask is not below the number of classes {}", num_organs + 1)));
@@ -223,12 +238,12 @@ impl StoreWriter {
             }
             _ => return Err(refuse("a test case needs a mask of its shape, a training case has none".into())),
         }
-        self.write_record(split, case, rows)
+        self.write_record(split, &CaseRecord { scan: scan.clone(), slices: rows.to_vec() })
     }
 
-    fn write_record(&self, split: Split, case: &str, rows: &[SliceRow]) -> Result<()> {
+    fn write_record(&self, split: Split, record: &CaseRecord) -> Result<()> {
         self.storage.create_folder(&self.storage.join(PROGRESS))?;
-        self.storage.write(&self.progress_path(split, case), to_json(&json!(rows)))
+        self.storage.write(&self.progress_path(split, &record.scan.case), to_json(&json!(record)))
     }
 
     fn write_mask(&self, case: &str, mask: &ReferenceMask) -> Result<()> {

@@ -9,19 +9,19 @@
 //! over an existing object, and stay in their places until new ones replace them. Every object of the grown store bears its `cache_id`;
 //! other objects are ignored.
 
-use super::StoreWriter;
+use super::{CaseRecord, StoreWriter};
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
 use crate::shard;
 use crate::storage::{Bucket, Storage};
-use crate::store::{Store, read_slices};
+use crate::store::{Store, read_scans, read_slices};
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
-use sam_ladder_schemas::store::{MASKS, StoreAttributes, slices_table};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::store::{MASKS, StoreAttributes, scans_table, slices_table};
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::variants::Variant;
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -107,11 +107,8 @@ impl Previous {
 
     fn adopt_cases(&self, writer: &StoreWriter, split: Split) -> Result<()> {
         // A damaged table is not taken over: its cases are recorded again from their scans.
-        let whole = check_hash(&self.folder, self.layout.attributes(), &slices_table(split));
-        let Ok(rows) = whole.map_err(drop).and_then(|()| read_slices(&self.folder, &self.layout, split).map_err(drop)) else {
-            return Ok(());
-        };
-        for (case, before) in self.layout.cases_of(split) {
+        let Some((rows, scans)) = self.tables(split) else { return Ok(()) };
+        for ((case, before), scan) in self.layout.cases_of(split).zip(scans) {
             let Ok(now) = writer.layout.case_rows(split, &case.case) else { continue };
             if split == Split::Test {
                 let mask = Path::new(split.name()).join(MASKS).join(&case.case);
@@ -119,10 +116,20 @@ impl Previous {
             }
             if !writer.storage.is_file(&writer.progress_path(split, &case.case))? {
                 let renumbered = now.zip(&rows[before.clone()]).map(|(row, slice)| SliceRow { row: row as u32, ..slice.clone() });
-                writer.write_record(split, &case.case, &renumbered.collect::<Vec<_>>())?;
+                writer.write_record(split, &CaseRecord { scan, slices: renumbered.collect() })?;
             }
         }
         Ok(())
+    }
+
+    /// A split's tables, if both are whole.
+    fn tables(&self, split: Split) -> Option<(Vec<SliceRow>, Vec<ScanRow>)> {
+        for table in [slices_table(split), scans_table(split)] {
+            check_hash(&self.folder, self.layout.attributes(), &table).ok()?;
+        }
+        let slices = read_slices(&self.folder, &self.layout, split).ok()?;
+        let scans = read_scans(&self.folder, &self.layout, split, Some(&slices)).ok()?;
+        Some((slices, scans))
     }
 
     fn adopt_mask(&self, writer: &StoreWriter, mask: &Path, shard: &str) -> Result<()> {

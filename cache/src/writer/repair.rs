@@ -52,7 +52,7 @@ pub fn begin_repair(store: &Path, report: &VerifyReport) -> Result<bool> {
         let path = store.join(&damage.path);
         match &damage.part {
             Part::Manifest | Part::Metadata => {}
-            Part::Slices(_) | Part::Decoder => store.remove(&path)?,
+            Part::Slices(_) | Part::Scans(_) | Part::Decoder => store.remove(&path)?,
             Part::Mask { case } => {
                 let shard = mask_shard(store, case);
                 store.remove(&shard.with_file_name(crate::arrays::METADATA))?;

@@ -26,6 +26,8 @@ pub struct NiftiImage {
     pub geometry: Geometry,
     /// `[d, h, w]`: Hounsfield units for CT, raw labels for a segmentation.
     pub voxels: Vec<f32>,
+    /// Slope and intercept that the stored values were scaled by; `None` for values as they are stored.
+    pub scaling: Option<(f64, f64)>,
 }
 
 /// What the reader needs of a header.
@@ -115,7 +117,8 @@ pub fn decode_image(path: &Path, file: &[u8]) -> Result<NiftiImage> {
         (header, std::borrow::Cow::Borrowed(voxels))
     };
     let voxels = header.number_type.decode(&voxels, header.big_endian, header.slope, header.intercept);
-    Ok(NiftiImage { geometry: header.geometry, voxels })
+    let scaling = Some((header.slope, header.intercept)).filter(|scaling| *scaling != (1.0, 0.0));
+    Ok(NiftiImage { geometry: header.geometry, voxels, scaling })
 }
 
 /// Whether a file's first bytes are a NIfTI-2 header's, in either byte order.
@@ -261,11 +264,7 @@ impl RawHeader {
     }
 
     fn geometry(&self, shape: [usize; 3]) -> Result<Geometry, String> {
-        let spacing_mm = [self.pixdim[3], self.pixdim[2], self.pixdim[1]].map(f64::abs);
-        if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
-            return Err(format!("its voxel spacing {spacing_mm:?} is not positive"));
-        }
-        Ok(Geometry {
+        let geometry = Geometry {
             version: self.version,
             shape,
             rank: self.dim[0] as u8, // 3 to 7, as `volume_shape` made sure
@@ -276,7 +275,12 @@ impl RawHeader {
             translation: self.translation,
             sform_code: self.sform_code,
             affine: self.srow,
-        })
+        };
+        let spacing_mm = geometry.spacing_mm();
+        if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
+            return Err(format!("its voxel spacing {spacing_mm:?} is not positive"));
+        }
+        Ok(geometry)
     }
 }
 

@@ -207,6 +207,10 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
                     Encoded::Group(group, embeddings)
                 }
                 Prepared::CaseEnd(end) => Encoded::CaseEnd(end),
+                Prepared::Note(note) => {
+                    self.options.observer.message(&note);
+                    continue;
+                }
                 Prepared::Bad { case, error } => {
                     self.options.observer.message(&format!("warning: case {case} is left out: {error}"));
                     self.bad.push((case, error));
@@ -264,7 +268,7 @@ fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: &Receiver<E
                 write_group(writer, &group, &embeddings)?;
                 progress.describe(&format!("{} slices", num_done(writer)));
             }
-            Encoded::CaseEnd(CaseEnd { split, case, rows, mask }) => writer.write_case(split, &case, &rows, mask.as_ref())?,
+            Encoded::CaseEnd(CaseEnd { split, scan, rows, mask }) => writer.write_case(split, &scan, &rows, mask.as_ref())?,
         }
     }
     Ok(())

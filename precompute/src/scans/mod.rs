@@ -4,7 +4,11 @@ mod channels;
 mod dataset_json;
 mod dataset_problem;
 mod error;
+mod grid;
 mod intensity;
+mod label_check;
+mod label_map;
+mod nifti_case;
 mod nnunet;
 mod published;
 mod raw_synapse;
@@ -13,7 +17,7 @@ mod unlabelled;
 
 pub use dataset_problem::DatasetProblem;
 pub use error::ScanError;
-pub use intensity::apply_window;
+pub use grid::{Grid, grid_notes};
 pub use settings::{SourceOptions, configure};
 pub use unlabelled::{NewScan, find_new_scans};
 
@@ -23,6 +27,8 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
+use sam_ladder_schemas::tables::ScanRow;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// A scan ready for the network: in [0, 1], transposed, labels mapped to classes.
@@ -32,20 +38,24 @@ pub struct Scan {
     pub case: String,
     /// Which half of the data it belongs to.
     pub split: Split,
-    /// Depth, height, width: `[axis 2, axis 1, axis 0]` of the NIfTI array.
+    /// Depth, height, width: `[axis 2, axis 1, axis 0]` of the NIfTI array, turned to the settings' orientation.
     pub shape: [usize; 3],
-    /// Distance between voxel centres along depth, height and width, in millimetres. The published layout has none: 1.
-    pub spacing_mm: [f64; 3],
+    /// Distance between voxel centres along depth, height and width, in millimetres; `None` if neither file nor user says it.
+    pub spacing_mm: Option<[f64; 3]>,
     /// `[d, c, h, w]`, c channels, each slice's together: what their intensities say as [0, 1].
     pub image: Vec<f32>,
     /// `[d, h, w]`, classes.
     pub label: Vec<u8>,
     /// The file that each slice's image was read from, one per slice.
     pub slice_sources: Vec<SourceFile>,
+    /// What the store records of the scan as a whole.
+    pub row: ScanRow,
+    /// What the user should know of its values, one line each.
+    pub notes: Vec<String>,
 }
 
 /// A case that a folder holds, before its voxels are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CaseEntry {
     /// Case, as in the source file's name: `0005`.
     pub case: String,
@@ -56,6 +66,8 @@ pub struct CaseEntry {
     /// Its files: image and label in the raw layout; one per slice (train) or one (test) in the published layout; the channels that
     /// are taken and the label in nnU-Net's.
     pub files: Vec<PathBuf>,
+    /// Where its voxels lie, by the first file's header; the published layout does not say it.
+    pub grid: Option<Grid>,
 }
 
 /// A folder of scans in any of the layouts.
@@ -65,6 +77,8 @@ pub struct ScanSource {
     layout: Layout,
     preprocessing: Preprocessing,
     cases: Vec<CaseEntry>,
+    /// What the user should know of the folder.
+    notes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +125,10 @@ impl ScanSource {
     /// # Errors
     /// When a header cannot be read, or the channels of a scan differ in shape.
     pub fn unlabelled(scans: &[NewScan], preprocessing: &Preprocessing) -> Result<Self, ScanError> {
-        let mut cases = scans.iter().map(NewScan::entry).collect::<Result<Vec<_>, _>>()?;
+        let mut cases = scans.iter().map(|scan| scan.entry(preprocessing)).collect::<Result<Vec<_>, _>>()?;
         sort(&mut cases);
-        Ok(ScanSource { root: PathBuf::new(), layout: Layout::Unlabelled, preprocessing: preprocessing.clone(), cases })
+        let (root, preprocessing) = (PathBuf::new(), preprocessing.clone());
+        Ok(ScanSource { root, layout: Layout::Unlabelled, preprocessing, cases, notes: Vec::new() })
     }
 
     /// Finds out the layout of a folder and its cases. Reads names and headers, no voxels.
@@ -137,7 +152,8 @@ impl ScanSource {
             return Err(ScanError::NoScans { path: dir.into() });
         }
         sort(&mut cases);
-        Ok(ScanSource { root: dir.into(), layout, preprocessing: preprocessing.clone(), cases })
+        let notes = if layout == Layout::NnUnet { nnunet::notes(&root, &cases)? } else { Vec::new() };
+        Ok(ScanSource { root: dir.into(), layout, preprocessing: preprocessing.clone(), cases, notes })
     }
 
     /// Makes the named cases `test`.
@@ -164,6 +180,39 @@ impl ScanSource {
     /// The cases: train before test, each sorted by case.
     pub fn cases(&self) -> &[CaseEntry] {
         &self.cases
+    }
+
+    /// What the user should know before the scans are read: how many are turned, headers that contradict themselves, what the labels of the
+    /// published layout are taken for.
+    pub fn notes(&self, class_names: &[String]) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        if self.layout == Layout::Published {
+            let (count, names) = (class_names.len(), class_names.join(", "));
+            notes.push(format!("labels 1 to {count} are taken as {names}; another order can be stated with --classes"));
+        }
+        let grids = self.cases.iter().filter_map(|case| Some((case.case.as_str(), case.files[0].as_path(), case.grid.as_ref()?)));
+        notes.extend(grid_notes(grids, self.preprocessing.orientation, self.layout == Layout::RawSynapse));
+        notes
+    }
+
+    /// Pairs of a training and a test case whose images have the same bytes, by the hashes of the `sources`.
+    pub fn repeated(&self, sources: &[SourceFile]) -> Vec<String> {
+        let hash = |case: &CaseEntry| {
+            let name = self.source_name(case.files.first()?);
+            sources.iter().find(|source| source.path == name).map(|source| source.sha256.clone())
+        };
+        let of = |split| self.cases.iter().filter(move |case| case.split == split);
+        let trained: HashMap<String, &CaseEntry> = of(Split::Train).filter_map(|case| Some((hash(case)?, case))).collect();
+        let pairs = of(Split::Test).filter_map(|test| Some((*trained.get(&hash(test)?)?, test)));
+        pairs
+            .map(|(train, test)| {
+                let [first, second] = [train, test].map(|case| case.files[0].display());
+                format!(
+                    "warning: training case {} and test case {} are the same scan, byte for byte: {first}, {second}",
+                    train.case, test.case
+                )
+            })
+            .collect()
     }
 
     /// Every file of every case with its SHA-256, sorted by path; reads them all, on all threads.
@@ -196,9 +245,10 @@ impl ScanSource {
     /// When a file is damaged or has changed its shape, when an image holds NaN, or a label lies outside the label map.
     pub fn read(&self, case: &CaseEntry) -> Result<Scan, ScanError> {
         match self.layout {
-            Layout::RawSynapse => raw_synapse::read(&self.root, case, &self.preprocessing),
+            // As published, scans are taken as they lie.
+            Layout::RawSynapse => nifti_case::read(&self.root, case, &self.preprocessing, None),
             Layout::Published => published::read(&self.root, case, &self.preprocessing),
-            Layout::NnUnet => nnunet::read(&self.root, case, &self.preprocessing),
+            Layout::NnUnet => nifti_case::read(&self.root, case, &self.preprocessing, self.preprocessing.orientation),
             Layout::Unlabelled => NewScan { case: case.case.clone(), files: case.files.clone() }.read(&self.preprocessing),
         }
     }
@@ -255,5 +305,7 @@ fn hash_file(path: &Path, progress: &dyn Progress) -> Result<String, ScanError> 
     Ok(hash::sha256_of_file(path, |bytes| progress.advance(bytes))?)
 }
 
+#[cfg(test)]
+mod geometry_tests;
 #[cfg(test)]
 mod tests;

@@ -5,9 +5,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sam_ladder_formats::nifti::{Geometry, NiftiImage, NiftiVersion, decode_image, read_image, write_nifti};
 use sam_ladder_formats::{Error as FileError, hdf5, npz as formats_npz};
+use sam_ladder_schemas::precompute::Intensity;
 use std::io::Write;
-
-const WINDOW: [f32; 2] = [-125.0, 275.0];
 
 /// An uncompressed NIfTI-1 file of `[x, y, z]` voxels.
 fn nifti_1(code: i16, dims: [i16; 3], slope: f32, intercept: f32, voxels: &[u8]) -> Vec<u8> {
@@ -98,7 +97,7 @@ fn read_first(dir: &tempfile::TempDir) -> Result<Scan, ScanError> {
 fn a_pair_is_windowed_transposed_and_mapped() {
     let scan = read_first(&raw_folder()).unwrap();
     assert_eq!((scan.shape, scan.split, scan.case.as_str()), ([5, 4, 3], Split::Train, "0005"));
-    assert_eq!(scan.spacing_mm, [2.5, 0.75, 0.5]);
+    assert_eq!(scan.spacing_mm, Some([2.5, 0.75, 0.5]));
     let hu = |at: i32| (at * 10 - 300) as f32;
     assert_eq!(scan.image[0], 0.0);
     assert_eq!(scan.image[59], ((hu(59).min(275.0)) + 125.0) / 400.0);
@@ -300,7 +299,7 @@ fn labels_outside_the_map_and_nan_are_named() {
 #[test]
 fn infinities_are_clipped_like_any_value() {
     let mut image = [f32::INFINITY, f32::NEG_INFINITY, 75.0];
-    apply_window(Path::new("x"), &mut image, [1, 1, 3], WINDOW).unwrap();
+    intensity::apply(Path::new("x"), &mut image, [1, 1, 3], Intensity::Window, &Preprocessing::default()).unwrap();
     assert_eq!(image, [1.0, 0.0, 0.5]);
 }
 
@@ -366,7 +365,7 @@ fn published_folder() -> tempfile::TempDir {
 fn slices_of_a_case_are_gathered() {
     let dir = published_folder();
     let scan = read_first(&dir).unwrap();
-    assert_eq!((scan.shape, scan.case.as_str(), scan.spacing_mm), ([2, 2, 3], "0005", [1.0; 3]));
+    assert_eq!((scan.shape, scan.case.as_str(), scan.spacing_mm), ([2, 2, 3], "0005", None));
     assert_eq!(scan.label, [[0, 1, 8, 3, 0, 0]; 2].concat());
     assert_eq!(scan.slice_sources[1].path, "train_npz/case0005_slice001.npz");
     assert_eq!(open(&dir).unwrap().sources(&sam_ladder_schemas::observer::Silent).unwrap().len(), 2);

@@ -16,6 +16,7 @@ use crate::model::{LadderSam, ModelConfig, ModelWeights};
 use crate::optimizer::Optimizer;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_formats::atomic::{is_temporary_of, tidy};
+use sam_ladder_schemas::tables::ValueRange;
 use sam_ladder_schemas::train::{CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE};
 use std::path::Path;
 
@@ -71,6 +72,7 @@ fn start_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpo
         num_classes: shape.num_classes,
         config: args.config.clone(),
         inputs,
+        training_values: ValueRange::of(store.scans()),
     };
     std::fs::create_dir_all(&args.run).map_err(io(&args.run))?;
     tidy(&args.run)?;

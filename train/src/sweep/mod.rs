@@ -28,7 +28,7 @@ use candle_core::Device;
 use folder::{Folder, check_same_sweep};
 use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::observer::Observer;
-use sam_ladder_schemas::sweep::{SweepRecord, TrialRow, TrialStatus, Validation};
+use sam_ladder_schemas::sweep::{Objective, SweepRecord, TrialRow, TrialStatus, Validation};
 use sam_ladder_schemas::train::{InputFile, RunInputs, TrainConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,6 +129,9 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
         return Err(TrainError::NoSweepFile);
     };
     let config = read_config(path)?;
+    if config.objectives.contains(&Objective::Hd95) {
+        check_spacing(store)?;
+    }
     let folds = validation_cases(store, &config.validation)?;
     let record = SweepRecord {
         program: args.program.clone(),
@@ -187,6 +190,14 @@ fn same_input(out: &Path, option: &'static str, stored: &Option<InputFile>, give
     let words =
         |file: &Option<InputFile>| file.as_ref().map_or("none".into(), |file| format!("{} (SHA-256 {})", file.name, file.sha256));
     Err(TrainError::SweepInputMismatch { out: out.into(), what: option, stored: words(stored), given: words(&given) })
+}
+
+/// HD95 is measured in millimetres, which needs the scans' spacing.
+fn check_spacing(store: &TrainingSplit) -> Result<()> {
+    match store.slices().iter().find(|slice| slice.spacing_mm.is_none()) {
+        Some(slice) => Err(TrainError::NoSpacing { store: store.path().into(), case: slice.case.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// The validation cases of each fold, all of them training cases of the store.
