@@ -180,6 +180,24 @@ fn a_mixed_set_is_brought_to_the_first_training_case() {
 }
 
 #[test]
+fn raw_synapse_scans_are_taken_as_they_lie() {
+    // Three of them lie in RAS, three in LAS.
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/synapse_mini/RawData"));
+    let config = configure(root, &SourceOptions::default(), PrecomputeConfig::default()).unwrap();
+    assert_eq!(config.preprocessing.orientation.unwrap().to_string(), "RAS");
+    let source = ScanSource::open(root, &config.preprocessing).unwrap();
+    let published = ScanSource::open(root, &Preprocessing::default()).unwrap();
+    for (case, as_published) in source.cases().iter().zip(published.cases()) {
+        assert_eq!(source.read(case).unwrap(), published.read(as_published).unwrap());
+    }
+    let notes = source.notes(&[]).join("\n");
+    assert!(notes.contains("3 of 6 scans do not have the orientation RAS") && notes.contains("0002, 0006, 0009"), "{notes}");
+    // A new scan is turned as the model needs it.
+    let new = NewScan { case: "0006".into(), files: vec![source.cases()[1].files[0].clone()] };
+    assert_eq!(new.grid(&config.preprocessing).unwrap().turn.axes(), [-1, 2, 3]);
+}
+
+#[test]
 fn files_of_a_case_on_different_grids_are_refused() {
     let (grid, same) = stored_as("LPS");
     let voxels = |of: fn(usize) -> f32| same.iter().map(|&at| of(at)).collect::<Vec<f32>>();

@@ -449,3 +449,79 @@ fn damaged_volumes_are_named() {
     std::fs::rename(&path, dir.path().join("test_vol_h5/first.npy.h5")).unwrap();
     assert!(message(open(&dir)).contains("expected a name like case0001.npy.h5"));
 }
+
+/// A volume of the published layout.
+fn volume(dir: &tempfile::TempDir, shape: [usize; 3], value: impl Fn(usize) -> f32) {
+    std::fs::create_dir_all(dir.path().join("test_vol_h5")).unwrap();
+    let (voxels, shape) = (shape.iter().product(), shape.map(|side| side as u64));
+    let mut builder = hdf5_pure::FileBuilder::new();
+    builder.create_dataset("image").with_f32_data(&(0..voxels).map(value).collect::<Vec<_>>()).with_shape(&shape);
+    builder.create_dataset("label").with_f32_data(&vec![1.0; voxels]).with_shape(&shape);
+    builder.write(&dir.path().join("test_vol_h5/case0001.npy.h5")).unwrap();
+}
+
+#[test]
+fn a_volume_whose_slices_lie_along_its_last_axis_is_refused() {
+    let check = |dir: &tempfile::TempDir| open(dir).unwrap().check_labels(&sam_ladder_schemas::observer::Silent);
+    // The training slices are 2x3.
+    let dir = published_folder();
+    volume(&dir, [2, 3, 4], |_| 0.5);
+    let text = message(check(&dir));
+    assert!(text.contains("case0001.npy.h5: shape [2, 3, 4] has slices of 3x4, but the training slices have 2x3"), "{text}");
+    volume(&dir, [4, 2, 3], |_| 0.5);
+    check(&dir).unwrap();
+    // Without training slices, equal sides say which axes are a slice's.
+    let alone = tempfile::tempdir().unwrap();
+    volume(&alone, [6, 6, 4], |_| 0.5);
+    assert!(message(check(&alone)).contains("first two axes are equal"));
+    volume(&alone, [4, 6, 6], |_| 0.5);
+    check(&alone).unwrap();
+}
+
+#[test]
+fn images_far_from_0_to_1_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = |value: fn(usize) -> f32| {
+        volume(&dir, [4, 6, 6], value);
+        read_first(&dir).unwrap().notes
+    };
+    // As far as splines leave [0, 1] in real sets.
+    assert_eq!(notes(|at| at as f32 / 143.0 * 1.34 - 0.15), [""; 0]);
+    let hu = notes(|at| at as f32 * 10.0 - 1000.0);
+    assert!(hu[0].contains("case0001.npy.h5: expected values in [0, 1]") && hu[0].contains("from -1000 to 430"), "{hu:?}");
+    assert!(notes(|_| 0.0)[0].contains("from 0 to 0"));
+}
+
+#[test]
+fn what_the_published_layout_lacks_can_be_stated() {
+    let dir = published_folder();
+    let stated = SourceOptions {
+        orientation: Some("LAS".parse().unwrap()),
+        spacing_mm: Some([3.0, 0.8, 0.7]),
+        class_names: Some(["a", "b", "c", "d", "e", "f", "g", "h"].map(String::from).to_vec()),
+        ..SourceOptions::default()
+    };
+    let config = |dir: &tempfile::TempDir, options: &SourceOptions| configure(dir.path(), options, Default::default());
+    let config_of = config(&dir, &stated).unwrap();
+    let source = ScanSource::open(dir.path(), &config_of.preprocessing).unwrap();
+    let scan = source.read(&source.cases()[0]).unwrap();
+    assert_eq!((scan.spacing_mm, scan.row.axis_codes.as_deref()), (Some([3.0, 0.8, 0.7]), Some("LAS")));
+    assert_eq!(scan.label[..3], [0, 1, 8]);
+    assert_eq!(
+        source.notes(&config_of.class_names)[0].split(';').next().unwrap(),
+        "labels 1 to 8 are taken as a, b, c, d, e, f, g, h"
+    );
+    let fewer = SourceOptions { class_names: Some(vec!["a".into()]), ..SourceOptions::default() };
+    let source = ScanSource::open(dir.path(), &config(&dir, &fewer).unwrap().preprocessing).unwrap();
+    let text = message(source.check_labels(&sam_ladder_schemas::observer::Silent));
+    assert!(text.contains("case0005_slice000.npz: label 8 in slice 0, expected whole numbers from 0 to 1"), "{text}");
+    let raw = raw_folder();
+    for (options, option) in [
+        (SourceOptions { orientation: stated.orientation, ..SourceOptions::default() }, "--orientation"),
+        (SourceOptions { spacing_mm: stated.spacing_mm, ..SourceOptions::default() }, "--spacing"),
+        (fewer, "--classes"),
+    ] {
+        let text = message(config(&raw, &options));
+        assert!(text.contains(&format!("to which {option} does not apply")), "{text}");
+    }
+}
