@@ -82,7 +82,8 @@ fn an_interruption_while_finishing_leaves_no_trace() {
         if let Some(name) = recorded {
             fs::create_dir(path.join("progress")).unwrap();
             let rows = rows_of(&layout(StoreDtype::F16), Split::Train, "0005");
-            fs::write(path.join("progress").join(name), serde_json::to_vec(&rows).unwrap()).unwrap();
+            let record = serde_json::json!({ "scan": scan_of("0005", 3), "slices": rows });
+            fs::write(path.join("progress").join(name), record.to_string()).unwrap();
         }
         let writer = writer(&path, layout(StoreDtype::F16));
         assert!(write_steps(&writer, 0), "nothing is left to write");

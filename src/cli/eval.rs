@@ -301,9 +301,17 @@ fn scan_of<'a>(store: &'a Store, case: &str) -> anyhow::Result<&'a ScanRow> {
     store.scans(Split::Test).iter().find(|scan| scan.case == case).with_context(missing)
 }
 
-/// Where a test case lies in space, as the store says it; `None` if its file had no affine.
+/// Where a test case lies in space, as the store says it: with its file's affine or, as its file, without one.
 fn geometry_in_store(scan: &ScanRow) -> Option<Geometry> {
-    Some(Geometry::of_affine(scan.file_shape()?, Some(scan.affine_rows()?)))
+    let (shape, affine) = (scan.file_shape()?, scan.affine_rows());
+    let unplaced = Geometry::of_affine(shape, affine);
+    match scan.spacing_mm.as_deref() {
+        Some(&[x, y, z]) if affine.is_none() => {
+            let Geometry { pixdim, xyzt_units, .. } = Geometry::aligned(shape, [z, y, x]);
+            Some(Geometry { pixdim, xyzt_units, ..unplaced })
+        }
+        _ => Some(unplaced),
+    }
 }
 
 /// As [`geometry_in_store`], but with the whole header of the scan that the store was made of.

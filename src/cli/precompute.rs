@@ -53,9 +53,9 @@ pub struct Args {
     /// In nnU-Net's layout: numbers of the channels to use, at most three, in the order in which the network sees them [default: all]
     #[arg(long, value_name = "0,1,2", value_delimiter = ',')]
     channels: Option<Vec<u32>>,
-    /// Orientation whose third axis gives the slices, as nibabel's axis codes: in nnU-Net's layout scans stored otherwise are turned to it
-    /// [default: the first training scan's]. In the published layout, whose files do not say it, how its arrays lie, which `predict` then
-    /// turns scans to
+    /// Orientation whose third axis gives the slices, as nibabel's axis codes [default: the first training scan's]. In nnU-Net's layout, scans
+    /// stored otherwise are turned to it. In the raw Synapse and the published layout nothing is turned, as published: it says how the
+    /// arrays lie, and `predict` turns new scans to it
     #[arg(long, value_name = "LPS")]
     orientation: Option<Orientation>,
     /// In the published layout, whose files do not say it: distance between voxel centres along depth, height and width, in millimetres

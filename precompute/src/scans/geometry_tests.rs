@@ -191,7 +191,7 @@ fn raw_synapse_scans_are_taken_as_they_lie() {
         assert_eq!(source.read(case).unwrap(), published.read(as_published).unwrap());
     }
     let notes = source.notes(&[]).join("\n");
-    assert!(notes.contains("3 of 6 scans do not have the orientation RAS") && notes.contains("0002, 0006, 0009"), "{notes}");
+    assert!(notes.contains("3 of 6 scans do not have the orientation RAS") && notes.contains("0006, 0009, 0002"), "{notes}");
     // A new scan is turned as the model needs it.
     let new = NewScan { case: "0006".into(), files: vec![source.cases()[1].files[0].clone()] };
     assert_eq!(new.grid(&config.preprocessing).unwrap().turn.axes(), [-1, 2, 3]);
@@ -226,6 +226,12 @@ fn files_of_a_case_on_different_grids_are_refused() {
     // A thousandth of the shortest side is 0.0007 mm.
     assert!(with_label(&moved(|moved| moved.affine[1][3] += 0.0005)).is_ok());
     assert!(with_label(&moved(|moved| moved.affine[1][3] += 0.001)).is_err());
+
+    // Without an affine, the spacings are compared.
+    let unplaced = |spacing: [f64; 3]| Geometry { sform_code: 0, qform_code: 0, ..Geometry::aligned(grid.shape, spacing) };
+    assert!(with_label(&unplaced(grid.spacing_mm())).is_ok());
+    let text = refusal(with_label(&unplaced(grid.spacing_mm().map(|side| side * 2.0))));
+    assert!(text.contains("mm apart"), "{text}");
 
     let dir = dataset(&[("a", "LPS")], 2);
     put(&dir, "imagesTr/a_0001", &flipped, &voxels(hu));

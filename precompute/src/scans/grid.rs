@@ -72,20 +72,26 @@ fn orientation_of(geometry: &Geometry) -> Option<Orientation> {
     Orientation::new(axes, positive)
 }
 
-/// An error unless two files of a case have the same shape and lie in the same place. Where a file has no affine, nothing can be said of its
-/// place.
+/// An error unless two files of a case have the same shape and lie in the same place. Where a file has no affine, only the spacings are
+/// compared.
 pub(super) fn same_grid(path: &Path, found: &Geometry, other: &Path, expected: &Geometry) -> Result<(), ScanError> {
     if found.shape != expected.shape {
         let (found, expected) = (found.shape.to_vec(), expected.shape.to_vec());
         return Err(ScanError::Shape { path: path.into(), found, other: other.into(), expected });
     }
     let shortest = expected.spacing_mm().into_iter().fold(f64::INFINITY, f64::min);
-    match found.corner_distance_mm(expected) {
-        Some(distance_mm) if distance_mm > SAME_GRID * shortest => {
-            Err(ScanError::Grid { path: path.into(), other: other.into(), distance_mm })
-        }
-        _ => Ok(()),
+    let distance_mm = found.corner_distance_mm(expected).unwrap_or_else(|| corner_distance_by_spacing(found, expected));
+    if distance_mm > SAME_GRID * shortest {
+        return Err(ScanError::Grid { path: path.into(), other: other.into(), distance_mm });
     }
+    Ok(())
+}
+
+/// How far apart the last voxels of two grids are whose first voxels and directions are the same.
+fn corner_distance_by_spacing(found: &Geometry, expected: &Geometry) -> f64 {
+    let (a, b) = (found.spacing_mm(), expected.spacing_mm());
+    let along = |axis: usize| (a[axis] - b[axis]) * (expected.shape[axis] - 1) as f64;
+    (0..3).map(|axis| along(axis).powi(2)).sum::<f64>().sqrt()
 }
 
 /// What the user should know of where scans lie: `scans` are the case, its first file and its grid. `wanted` is the orientation that scans

@@ -20,7 +20,7 @@ pub struct SourceOptions {
     pub channels: Option<Vec<u32>>,
     /// Training cases to hold out as `test`.
     pub test_cases: Vec<String>,
-    /// The orientation in which slices are taken; in the published layout, whose files do not say it, the one in which they lie.
+    /// The orientation in which slices are taken. Scans of the raw and the published layout are never turned: there it says how they lie.
     pub orientation: Option<Orientation>,
     /// Distance between voxel centres along depth, height and width, for the published layout, whose files do not say it.
     pub spacing_mm: Option<[f64; 3]>,
@@ -44,7 +44,6 @@ pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) 
         ("--channels", options.channels.is_none() || layout == Layout::NnUnet),
         ("--test-cases", options.test_cases.is_empty() || layout == Layout::NnUnet),
         ("--window", options.window.is_none() || !preprocessed),
-        ("--orientation", options.orientation.is_none() || layout != Layout::RawSynapse),
         ("--spacing", options.spacing_mm.is_none() || preprocessed),
         ("--classes", options.class_names.is_none() || preprocessed),
     ];
@@ -58,7 +57,7 @@ pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) 
     config.preprocessing.window_hu = options.window.unwrap_or(config.preprocessing.window_hu);
     config.preprocessing.spacing_mm = options.spacing_mm;
     config.preprocessing.orientation = match layout {
-        Layout::RawSynapse => training_orientation(raw_synapse::cases(&root), &[]),
+        Layout::RawSynapse => options.orientation.or_else(|| training_orientation(raw_synapse::cases(&root), &[])),
         _ => options.orientation,
     };
     if let Some(class_names) = &options.class_names {

@@ -517,7 +517,6 @@ fn what_the_published_layout_lacks_can_be_stated() {
     assert!(text.contains("case0005_slice000.npz: label 8 in slice 0, expected whole numbers from 0 to 1"), "{text}");
     let raw = raw_folder();
     for (options, option) in [
-        (SourceOptions { orientation: stated.orientation, ..SourceOptions::default() }, "--orientation"),
         (SourceOptions { spacing_mm: stated.spacing_mm, ..SourceOptions::default() }, "--spacing"),
         (fewer, "--classes"),
     ] {
