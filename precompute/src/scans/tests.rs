@@ -516,10 +516,9 @@ fn what_the_published_layout_lacks_can_be_stated() {
     let text = message(source.check_labels(&sam_ladder_schemas::observer::Silent));
     assert!(text.contains("case0005_slice000.npz: label 8 in slice 0, expected whole numbers from 0 to 1"), "{text}");
     let raw = raw_folder();
-    for (options, option) in [
-        (SourceOptions { spacing_mm: stated.spacing_mm, ..SourceOptions::default() }, "--spacing"),
-        (fewer, "--classes"),
-    ] {
+    for (options, option) in
+        [(SourceOptions { spacing_mm: stated.spacing_mm, ..SourceOptions::default() }, "--spacing"), (fewer, "--classes")]
+    {
         let text = message(config(&raw, &options));
         assert!(text.contains(&format!("to which {option} does not apply")), "{text}");
     }
