@@ -5,6 +5,7 @@ use super::queue::{TaskState, tasks_of};
 use super::script::Job;
 use crate::error::refusal;
 use anyhow::Context;
+use sam_ladder_cache::is_remote;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_schemas::slurm::{JOBS_RECORD, JOBS_SUFFIX, JobKind, JobRecord, JobsRecord};
 use std::path::{Path, PathBuf, absolute};
@@ -37,12 +38,13 @@ enum Condition {
 }
 
 impl JobsFolder {
-    /// The folder for the jobs of a store or a sweep, next to it.
+    /// The folder for the jobs of a store or a sweep, next to it; for a store in a bucket, in the working directory.
     ///
     /// # Errors
     /// When the working directory is not known.
     pub fn beside(subject: &Path) -> anyhow::Result<Self> {
-        let mut path = absolute(subject)?.components().as_path().as_os_str().to_owned();
+        let here = if is_remote(subject) { Path::new(subject.file_name().unwrap_or(subject.as_os_str())) } else { subject };
+        let mut path = absolute(here)?.components().as_path().as_os_str().to_owned();
         path.push(JOBS_SUFFIX);
         Ok(JobsFolder { path: path.into() })
     }
@@ -161,5 +163,19 @@ fn dependency(before: &JobRecord, kind: JobKind) -> String {
     match condition {
         Condition::Success => format!("afterok:{}", before.id),
         Condition::End => format!("afterany:{}", before.id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_of_a_bucket_have_a_folder_of_a_plain_name_here() {
+        let here = std::env::current_dir().unwrap();
+        let folder = |subject: &str| JobsFolder::beside(Path::new(subject)).unwrap().path;
+        assert_eq!(folder("s3://bucket/a/b.zarr"), here.join("b.zarr.slurm"));
+        assert_eq!(folder("s3://bucket/a/b.zarr/"), here.join("b.zarr.slurm"));
+        assert_eq!(folder("a/b.zarr"), here.join("a/b.zarr.slurm"));
     }
 }
