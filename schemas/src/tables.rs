@@ -76,7 +76,7 @@ pub struct StepRow {
     pub loss: f32,
     /// Cross-entropy.
     pub ce: f32,
-    /// Dice loss.
+    /// Dice loss of the step's batch, as the progress bar shows it: 1 minus a soft Dice.
     pub dice: f32,
     /// Gate parameter after the step.
     pub alpha: f32,

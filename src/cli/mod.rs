@@ -5,6 +5,7 @@ mod completions;
 mod device;
 mod eval;
 mod export;
+mod lines;
 mod machine;
 mod phantom;
 mod precompute;
