@@ -113,6 +113,17 @@ fn libraries_do_not_print() {
     }
 }
 
+/// `println!` panics when its reader has gone.
+#[test]
+fn the_binary_prints_in_one_place() {
+    for file in rust_files(&root().join("src")).iter().filter(|file| !file.ends_with("print.rs")) {
+        let text = fs::read_to_string(file).unwrap();
+        let prints = ["println!", "print!(", "stdout().", "stderr().lock", "dbg!"];
+        let line = text.lines().find(|line| !line.trim_start().starts_with("//") && prints.iter().any(|p| line.contains(p)));
+        assert!(line.is_none(), "{}: {}", file.display(), line.unwrap_or_default());
+    }
+}
+
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     let (folders, files): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());

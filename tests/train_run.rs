@@ -232,6 +232,24 @@ fn an_existing_run_is_refused_and_a_missing_one_cannot_resume() {
     std::fs::remove_file(args.run.join("config.json")).unwrap();
     std::fs::remove_dir_all(args.run.join("tensorboard")).unwrap();
     train(&args).unwrap();
+
+    // Models of another origin, or of a run that trained, are somebody's.
+    let model = std::fs::read(args.run.join(CHECKPOINT)).unwrap();
+    let whole = args.run.clone();
+    for (name, file) in [(CHECKPOINT, model), ("steps.parquet", b"mine".to_vec()), ("state.safetensors", b"mine".to_vec())] {
+        args.run = folder.path().join(format!("only-{name}"));
+        std::fs::create_dir(&args.run).unwrap();
+        std::fs::write(args.run.join(name), &file).unwrap();
+        assert!(matches!(train(&args).unwrap_err(), TrainError::RunExists(_)), "{name}");
+        assert_eq!(std::fs::read(args.run.join(name)).unwrap(), file);
+    }
+    args.run = whole;
+    std::fs::remove_dir_all(&args.run).unwrap();
+    args.config.max_steps = Some(1);
+    train(&args).unwrap();
+    std::fs::remove_file(args.run.join("config.json")).unwrap();
+    std::fs::remove_dir_all(args.run.join("tensorboard")).unwrap();
+    assert!(matches!(train(&args).unwrap_err(), TrainError::RunExists(_)), "a run that trained a step");
     args.run = folder.path().join("notes");
     std::fs::create_dir(&args.run).unwrap();
     std::fs::write(args.run.join("notes.txt"), "keep").unwrap();

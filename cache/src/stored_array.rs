@@ -45,9 +45,11 @@ impl StoredArray {
         self.decode(shard, index[chunk], out)
     }
 
-    /// As [`Self::read_chunk`], from a bucket. A damaged copy on the local disk is fetched again.
+    /// As [`Self::read_chunk`], from a bucket. A damaged copy on the local disk is fetched again, and so is, once, a chunk that arrives
+    /// damaged.
     pub(crate) fn fetch_chunk(&self, remote: &Remote, row: usize, chunk: usize, out: &mut [u8]) -> Result<(), Unread> {
         let name = self.chunk_name(row, chunk);
+        let mut is_first = true;
         loop {
             let fetched = match remote.cached(&name) {
                 Some(file) => Fetched { blob: Blob::File(file), is_copy: true },
@@ -55,7 +57,7 @@ impl StoredArray {
             };
             let len = fetched.blob.len().map_err(|e| Unread::Damaged(e.to_string()))?;
             match self.decode(&fetched.blob, ChunkRange::whole(len), out) {
-                Err(_) if fetched.is_copy => remote.forget(&name),
+                Err(_) if fetched.is_copy || std::mem::take(&mut is_first) => remote.forget(&name),
                 decoded => return decoded.map_err(Unread::Damaged),
             }
         }
@@ -79,8 +81,16 @@ impl StoredArray {
             Some(index) => index,
             None => {
                 let len = shard::index_len(self.spec.chunks_per_shard());
-                let end = remote.fetch_end(&path, len).await.map_err(damaged_if_missing)?;
-                let index = shard::parse_index(&end.bytes, end.len).map_err(Unread::Damaged)?;
+                let mut index = Err(String::new());
+                // It may arrive damaged, too.
+                for _ in 0..2 {
+                    let end = remote.fetch_end(&path, len).await.map_err(damaged_if_missing)?;
+                    index = shard::parse_index(&end.bytes, end.len);
+                    if index.is_ok() {
+                        break;
+                    }
+                }
+                let index = index.map_err(Unread::Damaged)?;
                 self.indexes[row].get_or_init(|| index)
             }
         };

@@ -18,6 +18,7 @@ pub mod hdf5;
 pub mod nifti;
 pub mod npz;
 mod numeric;
+pub mod outputs;
 pub mod rows;
 #[cfg(feature = "state-dict")]
 pub mod state_dict;

@@ -6,6 +6,7 @@ use super::export::run_checkpoint;
 use super::progress::Terminal;
 use super::typed::Typed;
 use crate::error::refusal;
+use crate::print::{print_line, print_note};
 use anyhow::{Context, bail};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
@@ -85,7 +86,7 @@ pub struct Args {
     /// Fail unless the mean Dice exceeds the baseline's by at least this (0.1 is ten points)
     #[arg(long, value_name = "DICE", requires = "baseline")]
     min_gain: Option<f64>,
-    /// Replace an existing evaluation in --out
+    /// Replace an existing evaluation or comparison in --out
     #[arg(long)]
     force: bool,
     /// Slices per pass of the network
@@ -150,13 +151,13 @@ impl Args {
     /// The run's course, if there is one run. If its tables are missing or damaged, the report does without them, and a warning says so.
     fn curves(&self) -> Option<RunCurves> {
         let [run] = &self.run[..] else { return None };
-        RunCurves::read(run).inspect_err(|error| eprintln!("warning: {error}; the report has no learning curves")).ok()
+        RunCurves::read(run).inspect_err(|error| print_note!("warning: {error}; the report has no learning curves")).ok()
     }
 
     /// Segments, measures, writes; or compares.
     pub fn run(self) -> anyhow::Result<()> {
         if let [first, second] = &self.compare[..] {
-            return compare(first, second, self.out.as_deref());
+            return compare(first, second, self.out.as_deref(), self.force);
         }
         let missing =
             |option: &str| refusal(format!("{option} is missing"), "pass --store STORE.zarr and --out DIR, or --compare A B");
@@ -201,8 +202,8 @@ impl Args {
         }
         drop(progress);
         let outputs = evaluation.finish()?;
-        println!("{}", outputs.table.trim_end());
-        eprintln!("report: {}", outputs.report.display());
+        print_line!("{}", outputs.table.trim_end());
+        print_note!("report: {}", outputs.report.display());
         self.compare(&outputs, baseline)
     }
 
@@ -213,7 +214,7 @@ impl Args {
             bail!("the mean Dice is undefined here: no case has any of the organs");
         };
         let gain = now - before;
-        eprintln!("mean Dice {now:.4}, baseline {before:.4}, gain {gain:+.4}");
+        print_note!("mean Dice {now:.4}, baseline {before:.4}, gain {gain:+.4}");
         match self.min_gain {
             Some(least) if gain < least => {
                 bail!("the gain in mean Dice over {} is {gain:+.4}, expected at least {least}", folder.display())
@@ -239,15 +240,19 @@ fn test_cases(store: &Store) -> anyhow::Result<Vec<String>> {
 }
 
 /// Prints two evaluations side by side, and writes the table into a folder where one is given.
-fn compare(first: &Path, second: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+fn compare(first: &Path, second: &Path, out: Option<&Path>, force: bool) -> anyhow::Result<()> {
+    if let Some(out) = out {
+        comparison::may_write(out, force)?;
+    }
     let (a, b) = (EvaluationFolder::open(first)?, EvaluationFolder::open(second)?);
     let rows = comparison::compare(std::slice::from_ref(&a), std::slice::from_ref(&b))?;
     let [first_name, second_name] = [first, second].map(|path| path.display().to_string());
     let sides =
         Sides { first: &first_name, second: &second_name, class_names: &a.info.class_names, unit: a.info.scoring.unit.name() };
-    println!("{}", comparison::markdown(&rows, &sides).trim_end());
-    if let Some(out) = out {
-        eprintln!("comparison: {}", comparison::write(out, &rows, &sides)?.display());
+    let written = out.map(|out| comparison::write(out, &rows, &sides)).transpose()?;
+    print_line!("{}", comparison::markdown(&rows, &sides).trim_end());
+    if let Some(path) = written {
+        print_note!("comparison: {}", path.display());
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use super::slurm::SlurmArgs;
 use super::typed::Typed;
 use crate::error::refusal;
 use crate::interrupt;
+use crate::print::{print_line, print_note};
 use crate::slurm::{Job, JobsFolder, Word};
 use sam_ladder_cache::{Store, images_stored};
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Summary, estimate, identify_weights, load, run_part};
@@ -116,10 +117,10 @@ impl Args {
 
     /// Sends workers to Slurm, and after them a job that finishes the store.
     fn submit(&self, plan: &Plan) -> anyhow::Result<()> {
-        eprintln!("{plan}");
+        print_note!("{plan}");
         let stored = images_stored(&self.store, plan.layout())?;
         if stored == plan.layout().num_items() && Store::open(&self.store).is_ok() {
-            eprintln!("{} is complete already: nothing to do", self.store.display());
+            print_note!("{} is complete already: nothing to do", self.store.display());
             return Ok(());
         }
         let Some(session) = self.slurm.session(&self.store, self.dry_run)? else { return Ok(()) };
@@ -153,24 +154,24 @@ impl Args {
         };
         if self.dry_run {
             let estimate = estimate(&plan, &args.store, args.batch_size, || Ok(load(&args)?.encoder))?;
-            println!("{plan}\n{estimate}");
+            print_line!("{plan}\n{estimate}");
             return Ok(());
         }
-        eprintln!("{plan}");
+        print_note!("{plan}");
         let stop = interrupt::stop_flag("the shards in flight are finished")?;
         let summary = run_part(&plan, &args, self.worker, &stop)?;
         let store = args.store.display();
         if !summary.complete {
             let Summary { slices_written, images_encoded, seconds, .. } = summary;
             let worker = self.worker;
-            eprintln!(
+            print_note!(
                 "worker {worker} is done: {slices_written} slices, {images_encoded} images in {seconds:.1} s; other workers are not"
             );
         } else if summary.already_complete {
-            eprintln!("{store} is complete already: nothing to do");
+            print_note!("{store} is complete already: nothing to do");
         } else {
             let Summary { slices_written, slices_total, images_encoded, seconds, .. } = summary;
-            eprintln!("{slices_written} of {slices_total} slices, {images_encoded} images in {seconds:.1} s: {store}");
+            print_note!("{slices_written} of {slices_total} slices, {images_encoded} images in {seconds:.1} s: {store}");
         }
         Ok(())
     }

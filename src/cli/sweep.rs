@@ -6,6 +6,7 @@ use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use super::sweep_slurm;
 use crate::interrupt;
+use crate::print::{print_line, print_note};
 use anyhow::ensure;
 use sam_ladder_eval::{MaskPair, MaskView, SUMMARY_TABLE};
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
@@ -136,9 +137,9 @@ impl Args {
         // The page shows a sweep that was stopped, too; the sweep's own error matters more than the page's.
         let page = sam_ladder_eval::write_sweep_page(&self.out);
         let summary = outcome?;
-        eprintln!("page: {}", page?.display());
+        print_note!("page: {}", page?.display());
         print(&summary);
-        eprintln!("{} trials: {}", summary.trials.len(), self.out.display());
+        print_note!("{} trials: {}", summary.trials.len(), self.out.display());
         if self.final_run {
             self.evaluate_best(&args, &summary, &stop)?;
         }
@@ -161,10 +162,10 @@ impl Args {
 
 /// The best trials as a table.
 fn print(summary: &SweepSummary) {
-    println!("| rank | trial | settings | status | epochs | Dice | HD95, mm |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    print_line!("| rank | trial | settings | status | epochs | Dice | HD95, mm |");
+    print_line!("| --- | --- | --- | --- | --- | --- | --- |");
     for row in summary.trials.iter().take(PRINTED) {
-        println!("{}", table_row(row));
+        print_line!("{}", table_row(row));
     }
 }
 

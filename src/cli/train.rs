@@ -6,6 +6,7 @@ use super::profile::Profile;
 use super::progress::Terminal;
 use super::typed::Typed;
 use crate::interrupt;
+use crate::print::print_note;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_schemas::train::TrainConfig;
 use sam_ladder_train::run::{self, TrainArgs};
@@ -90,7 +91,7 @@ impl Args {
             Some(row) => format!(", loss {:.4}, gate {:.3}", row.loss, row.gate),
             None => String::new(),
         };
-        eprintln!("{} steps{at}: {}", summary.steps, self.run.display());
+        print_note!("{} steps{at}: {}", summary.steps, self.run.display());
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use super::client;
 use super::queue::{TaskState, tasks_of};
 use super::script::Job;
 use crate::error::refusal;
+use crate::print::{print_line, print_note};
 use anyhow::Context;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_schemas::slurm::{JOBS_RECORD, JOBS_SUFFIX, JobKind, JobRecord, JobsRecord};
@@ -70,7 +71,7 @@ impl JobsFolder {
         let scripts = jobs.iter().map(|job| job.script(&self.path)).collect::<anyhow::Result<Vec<_>>>()?;
         if how == Submission::DryRun {
             for (job, script) in jobs.iter().zip(&scripts) {
-                println!("==> {}\n{script}", self.path.join(script_name(job.kind)).display());
+                print_line!("==> {}\n{script}", self.path.join(script_name(job.kind)).display());
             }
             return Ok(());
         }
@@ -83,7 +84,7 @@ impl JobsFolder {
             write_atomic(&self.path.join(script_name(job.kind)), script.as_bytes())?;
         }
         if how == Submission::ScriptsOnly {
-            println!("{}", self.by_hand(jobs, after));
+            print_line!("{}", self.by_hand(jobs, after));
             return Ok(());
         }
         let mut before = after.cloned();
@@ -102,12 +103,12 @@ impl JobsFolder {
             let submitted = JobRecord { kind: job.kind, id, tasks: job.tasks(), after, submitted, script };
             let tasks = submitted.tasks.map_or_else(String::new, |tasks| format!(", {tasks} tasks"));
             let waits = after.map_or_else(String::new, |after| format!(", after job {after}"));
-            println!("{} is job {id}{tasks}{waits}", job.kind.name());
+            print_line!("{} is job {id}{tasks}{waits}", job.kind.name());
             record.jobs.push(submitted.clone());
             before = Some(submitted);
             write_atomic(&self.path.join(JOBS_RECORD), &serde_json::to_vec_pretty(&record)?)?;
         }
-        eprintln!("scripts and logs: {}", self.path.display());
+        print_note!("scripts and logs: {}", self.path.display());
         Ok(())
     }
 

@@ -237,9 +237,6 @@ pub enum TrainError {
     /// Logits of a variant that cannot be mapped back to the slice.
     #[error("logits cannot be brought back from the variant {0:?}")]
     NotAReflection(VariantKind),
-    /// An output that already exists.
-    #[error("{0} exists")]
-    OutputExists(PathBuf),
     /// An export's file of no known format.
     #[error("{0}: the name must end in .safetensors or .pth")]
     Ending(PathBuf),
@@ -388,7 +385,6 @@ impl TrainError {
                                                  --average-reflections out"
                     .into()
             }
-            TrainError::OutputExists(_) => "replace it with --force, or choose another --out".into(),
             TrainError::NoPublishedNames { checkpoint, .. } => {
                 format!("there are no published names to export to; {} holds the model under its own names", checkpoint.display())
             }

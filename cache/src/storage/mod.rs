@@ -6,6 +6,8 @@
 mod bucket;
 mod fault;
 mod place;
+mod retry;
+mod settings;
 
 pub(crate) use bucket::{Bucket, CONCURRENCY, Object, wait};
 pub use place::is_remote;

@@ -7,7 +7,7 @@ mod read;
 mod write;
 
 pub use read::{NiftiImage, decode_image, read_geometry, read_image};
-pub use write::{NiftiElement, write_nifti};
+pub use write::{NiftiElement, is_ours, write_nifti};
 
 /// Bytes of a NIfTI-1 header.
 pub const NIFTI_1_HEADER_BYTES: usize = 348;

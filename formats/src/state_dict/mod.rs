@@ -15,7 +15,7 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Problem, Result};
 
-pub use save::{save_pth, save_safetensors};
+pub use save::{is_ours, save_pth, save_safetensors};
 
 /// The formats' name in messages.
 const FORMAT: &str = "PyTorch or .safetensors";

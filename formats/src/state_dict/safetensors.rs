@@ -8,7 +8,7 @@ use super::{ElementType, Opened, SAVE_AS_FLOAT32, TensorFile};
 use crate::error::Problem;
 
 /// Longest accepted header, as in the format's own library.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 struct SafetensorsFile<F> {
     file: Mutex<F>,

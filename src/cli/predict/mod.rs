@@ -7,6 +7,7 @@ use super::device::DeviceChoice;
 use super::progress::{self, Terminal};
 use crate::error::refusal;
 use crate::interrupt;
+use crate::print::print_note;
 use candle_core::Device;
 use outputs::{Existing, Outputs};
 use sam_ladder_cache::{Batch, Store};
@@ -98,14 +99,14 @@ impl Args {
         let slices: usize = jobs.iter().map(|job| job.geometry.shape[0]).sum();
         let there = found - outputs.masks.len();
         let skipped = if there > 0 { format!(", {there} masks are there already") } else { String::new() };
-        eprintln!("{} scans, {slices} slices to segment at {} pixels{skipped}", jobs.len(), settings.config.image_size);
+        print_note!("{} scans, {slices} slices to segment at {} pixels{skipped}", jobs.len(), settings.config.image_size);
         if !jobs.is_empty() {
             let tables = outputs.write_label_tables(&settings.config.class_names)?;
             match &self.store {
                 Some(store) => self.predict_stored(store, &jobs, &settings, &device)?,
                 None => self.predict_all(&jobs, &settings, &device, &mut bad)?,
             }
-            eprintln!("names and colours of the classes: {}, {}", tables[0].display(), tables[1].display());
+            print_note!("names and colours of the classes: {}, {}", tables[0].display(), tables[1].display());
         }
         if !bad.is_empty() {
             let listed: Vec<String> = bad.iter().map(|(case, reason)| format!("scan {case}: {reason}")).collect();
@@ -188,7 +189,7 @@ impl Args {
                 FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop, observer: &*observer };
             fill_part(&plan, store, &options, || settings.load_encoder(device))?.images_encoded
         };
-        eprintln!("{encoded} slices encoded, the embeddings are in {}", store.display());
+        print_note!("{encoded} slices encoded, the embeddings are in {}", store.display());
         let store = Store::open(store)?;
         let model = load_model(settings, device)?;
         let progress = begin_slices(&*observer, jobs);
@@ -215,7 +216,7 @@ fn readable(outputs: &Outputs, bad: &mut Vec<(String, String)>) -> Vec<MaskJob> 
         match scan.geometry() {
             Ok(geometry) => jobs.push(MaskJob { scan: scan.clone(), geometry, mask: mask.clone() }),
             Err(error) => {
-                eprintln!("warning: scan {} is left out: {error}", scan.case);
+                print_note!("warning: scan {} is left out: {error}", scan.case);
                 bad.push((scan.case.clone(), error.to_string()));
             }
         }

@@ -16,6 +16,9 @@ use crate::model::{LadderSam, ModelConfig, ModelWeights};
 use crate::optimizer::Optimizer;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_formats::atomic::{is_temporary_of, tidy};
+use sam_ladder_formats::outputs::is_regular_file;
+use sam_ladder_formats::rows::read_rows;
+use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE};
 use std::path::Path;
 
@@ -119,20 +122,35 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
     Ok(state)
 }
 
-/// Refuses a directory that exists, unless it is empty or holds only what a start that was interrupted before its `config.json` leaves.
+/// Refuses a directory that exists, unless it is empty or holds only what a start that was interrupted before its `config.json` leaves: the
+/// first checkpoint, of no step, or its beginning.
 fn refuse_existing(run: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(run) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(io(run))?,
     };
+    let mut names = Vec::new();
     for entry in entries {
-        let name = entry.map_err(io(run))?.file_name();
-        let name = name.to_string_lossy();
+        let name = entry.map_err(io(run))?.file_name().to_string_lossy().into_owned();
         let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT];
         let aside = |of: &&str| is_temporary_of(&name, of);
-        if !begun.contains(&&*name) && !begun.iter().any(aside) && !aside(&RUN_CONFIG) {
+        let is_known = begun.contains(&&*name) && is_regular_file(&run.join(&name));
+        if !is_known && !begun.iter().any(aside) && !aside(&RUN_CONFIG) {
             return Err(TrainError::RunExists(run.to_path_buf()));
         }
+        names.push(name);
     }
-    Ok(())
+    let has = |name: &str| names.iter().any(|found| found == name);
+    let of_no_step = |name: &str| match name {
+        STEPS_TABLE => read_rows::<StepRow>(&run.join(name)).is_ok_and(|rows| rows.is_empty()),
+        EPOCHS_TABLE => read_rows::<EpochRow>(&run.join(name)).is_ok_and(|rows| rows.is_empty()),
+        RESUME_STATE => ResumeState::load(&run.join(name)).is_ok_and(|state| state.position.steps == 0),
+        // It is written after the state.
+        _ => has(RESUME_STATE) && read_info(&run.join(name)).ok().flatten().is_some_and(|info| info.steps == 0),
+    };
+    let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT];
+    if begun.into_iter().all(|name| !has(name) || of_no_step(name)) {
+        return Ok(());
+    }
+    Err(TrainError::RunExists(run.to_path_buf()))
 }

@@ -4,6 +4,7 @@
 use super::space::Point;
 use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
+use sam_ladder_formats::outputs::{is_real_folder, is_regular_file};
 use sam_ladder_formats::rows::{read_rows, read_rows_without, write_rows};
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::sweep::{
@@ -49,11 +50,16 @@ impl Folder {
                 for entry in other.map_err(io(&self.0))? {
                     let name = entry.map_err(io(&self.0))?.file_name();
                     let name = name.to_string_lossy();
-                    if name != SWEEP_FILE
-                        && name != TRIALS_DIR
-                        && !is_temporary_of(&name, SWEEP_FILE)
-                        && !is_temporary_of(&name, SWEEP_CONFIG)
-                    {
+                    let path = self.0.join(&*name);
+                    // What an interrupted start leaves: the same file, and a folder without a trial.
+                    let is_begun = match &*name {
+                        SWEEP_FILE => is_regular_file(&path) && std::fs::read(&path).is_ok_and(|found| found == file),
+                        TRIALS_DIR => {
+                            is_real_folder(&path) && std::fs::read_dir(&path).is_ok_and(|mut trials| trials.next().is_none())
+                        }
+                        _ => is_temporary_of(&name, SWEEP_FILE) || is_temporary_of(&name, SWEEP_CONFIG),
+                    };
+                    if !is_begun {
                         return Err(TrainError::SweepFolderTaken(self.0.clone()));
                     }
                 }
