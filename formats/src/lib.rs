@@ -13,6 +13,7 @@
 
 pub mod atomic;
 mod error;
+mod gzip;
 pub mod hash;
 pub mod hdf5;
 pub mod nifti;

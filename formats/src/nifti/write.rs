@@ -3,7 +3,7 @@
 use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use crate::atomic::write_atomic;
 use crate::error::{Error, Result};
-use flate2::bufread::MultiGzDecoder;
+use crate::gzip::Gunzip;
 use flate2::{Compression, GzBuilder};
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
@@ -63,7 +63,7 @@ pub fn is_ours(path: &Path) -> bool {
         let file = BufReader::new(File::open(path).ok()?);
         let mut file: Box<dyn Read> = match path.extension() {
             Some(ending) if ending == "nii" => Box::new(file),
-            _ => Box::new(MultiGzDecoder::new(file)),
+            _ => Box::new(Gunzip::new(file)),
         };
         file.by_ref().take(NIFTI_2_HEADER_BYTES as u64).read_to_end(&mut head).ok()?;
         Some(head)
