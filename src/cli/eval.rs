@@ -1,6 +1,7 @@
 //! `sam-ladder eval`: predict from the store, then measure; or compare two evaluations. The two stages know nothing of each other; they are composed here.
 
 use super::cache::Cache;
+use super::checkpoint_names::note_prefix;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress::Terminal;
@@ -168,6 +169,7 @@ impl Args {
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let cases = test_cases(&store)?;
         let device = self.device.open()?;
+        self.checkpoint.iter().for_each(|path| note_prefix(path));
         let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
         let (method, run_info) = self.method(store_path);
         let mut evaluation = Evaluation::new(EvaluationConfig {

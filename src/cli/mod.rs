@@ -1,6 +1,7 @@
 //! What can be typed: one module per command, each with clap's arguments and how they become a validated config.
 
 mod cache;
+mod checkpoint_names;
 mod completions;
 mod device;
 mod eval;

@@ -1,6 +1,7 @@
 //! `sam-ladder train`.
 
 use super::cache::Cache;
+use super::checkpoint_names::note_prefix;
 use super::machine::Machine;
 use super::profile::Profile;
 use super::progress::Terminal;
@@ -69,6 +70,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
         let config = self.config()?;
+        [&self.cnn_checkpoint, &self.init].into_iter().flatten().for_each(|path| note_prefix(path));
         let args = TrainArgs {
             config,
             store: self.store,

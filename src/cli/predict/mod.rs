@@ -3,6 +3,7 @@
 mod outputs;
 mod settings;
 
+use super::checkpoint_names::note_prefix;
 use super::device::DeviceChoice;
 use super::progress::{self, Terminal};
 use crate::error::refusal;
@@ -86,6 +87,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
         let settings = self.settings()?;
+        self.checkpoint.iter().for_each(|path| note_prefix(path));
         let scans = find_new_scans(&self.scan, &settings.config.preprocessing)?;
         let found = scans.len();
         let existing = match (self.force, self.skip_existing) {
