@@ -24,6 +24,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FIRST   ?= 0
 KILLS  ?= 200
 SWEEP_KILLS ?= 50
+MODEL_SECONDS ?= 300
 CONFIG ?= docs/sweep.toml
 SWEEP  ?= $(DEMO)/sweep
 # On a machine with an NVIDIA GPU: make precompute FEATURES=cuda
@@ -113,8 +114,10 @@ fuzz: ## Give damaged and hostile files to every parser, for a minute each (FUZZ
 	SAM_LADDER_FUZZ_SECONDS=$(FUZZ_SECONDS) SAM_LADDER_FUZZ_FIRST=$(FUZZ_FIRST) $(CARGO) test --release --workspace --test fuzz_parsers -- --nocapture
 
 .PHONY: soak
-soak: ## Kill precompute and train many times (KILLS=200 each) and check that all resume to the same bytes
+soak: ## Kill precompute and train many times (KILLS=200 each) and check that all resume to the same bytes; then drive stores and a sweep's folder by random commands (MODEL_SECONDS each)
+	SAM_LADDER_MODEL_SECONDS=$(MODEL_SECONDS) $(CARGO) test --release --workspace --lib -- sweep::model_test --nocapture
 	SAM_LADDER_KILLS=$(KILLS) $(CARGO) test --release --workspace --test faults -- --nocapture --test-threads=1
+	SAM_LADDER_MODEL_SECONDS=$(MODEL_SECONDS) $(CARGO) test --release --workspace --test store_model -- --nocapture --test-threads=1
 
 .PHONY: soak-sweep
 soak-sweep: ## Kill a sweep fifty times (SWEEP_KILLS) at random moments and check that it resumes to the same table

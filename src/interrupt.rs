@@ -1,5 +1,6 @@
 //! Ctrl-C (and SIGTERM): the first time work stops at its next safe point, the second time at once.
 
+use crate::print::print_note;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub fn stop_flag(finishing: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
         }
         first = Some(Instant::now());
         flag.store(true, Ordering::Relaxed);
-        eprintln!("stopping: {finishing} first; interrupt once more to stop at once");
+        print_note!("stopping: {finishing} first; interrupt once more to stop at once");
     })?;
     Ok(stop)
 }

@@ -22,6 +22,11 @@ fn an_empty_folder() {
     assert!(!folder.path().join("s.zarr").exists(), "a refused input must leave no store behind");
 }
 
+/// Labels of a scan of 8 × 8 × 2 voxels, all of the first class.
+fn labels() -> Vec<u8> {
+    nifti([8, 8, 2], &[1.0; 128])
+}
+
 #[test]
 fn a_folder_that_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
@@ -42,7 +47,7 @@ fn a_file_that_is_not_nifti() {
 fn a_truncated_scan() {
     let folder = tempfile::tempdir().unwrap();
     let whole = nifti([8, 8, 2], &[0.0; 128]);
-    write_pair(folder.path(), 5, &whole[..whole.len() - 100], &whole);
+    write_pair(folder.path(), 5, &whole[..whole.len() - 100], &labels());
     let error = assert_refused(precompute(folder.path(), &folder.path().join("s.zarr")));
     assert!(error.contains("img0005.nii.gz"), "{error}");
 }
@@ -82,7 +87,7 @@ fn nan_in_a_scan() {
     let folder = tempfile::tempdir().unwrap();
     let mut voxels = [0.0; 128];
     voxels[100] = f32::NAN;
-    write_pair(folder.path(), 5, &nifti([8, 8, 2], &voxels), &nifti([8, 8, 2], &[0.0; 128]));
+    write_pair(folder.path(), 5, &nifti([8, 8, 2], &voxels), &labels());
     let error = assert_refused(precompute(folder.path(), &folder.path().join("s.zarr")));
     assert!(error.contains("img0005.nii.gz"), "{error}");
 }
@@ -91,7 +96,7 @@ fn nan_in_a_scan() {
 fn an_image_without_a_label() {
     let folder = tempfile::tempdir().unwrap();
     let scan = nifti([8, 8, 2], &[0.0; 128]);
-    write_pair(folder.path(), 5, &scan, &scan);
+    write_pair(folder.path(), 5, &scan, &labels());
     write_pair(folder.path(), 6, &scan, &scan);
     fs::remove_file(folder.path().join("RawData/Training/label/label0006.nii.gz")).unwrap();
     let error = assert_refused(precompute(folder.path(), &folder.path().join("s.zarr")));
@@ -102,7 +107,7 @@ fn an_image_without_a_label() {
 fn a_checkpoint_of_another_kind() {
     let folder = tempfile::tempdir().unwrap();
     let scan = nifti([8, 8, 2], &[0.0; 128]);
-    write_pair(folder.path(), 5, &scan, &scan);
+    write_pair(folder.path(), 5, &scan, &labels());
     let checkpoint = folder.path().join("resnet.safetensors");
     let values = [0u8; 16];
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![4], &values).unwrap();
@@ -123,7 +128,7 @@ fn a_checkpoint_of_another_kind() {
 fn a_damaged_pth() {
     let folder = tempfile::tempdir().unwrap();
     let scan = nifti([8, 8, 2], &[0.0; 128]);
-    write_pair(folder.path(), 5, &scan, &scan);
+    write_pair(folder.path(), 5, &scan, &labels());
     let checkpoint = folder.path().join("sam_vit_b.pth");
     for damaged in [&b""[..], b"PK\x03\x04 and then nothing that a zip file has", b"\x80\x02}q\x00."] {
         fs::write(&checkpoint, damaged).unwrap();
@@ -140,7 +145,7 @@ fn an_existing_output_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let scans = folder.path().join("scans");
     let scan = nifti([8, 8, 2], &[0.0; 128]);
-    write_pair(&scans, 5, &scan, &scan);
+    write_pair(&scans, 5, &scan, &labels());
     let taken = folder.path().join("thesis");
     fs::create_dir(&taken).unwrap();
     fs::write(taken.join("chapter1.tex"), "years of work").unwrap();
@@ -155,7 +160,7 @@ fn an_existing_output_is_kept() {
 fn a_gpu_in_a_cpu_build() {
     let folder = tempfile::tempdir().unwrap();
     let scan = nifti([8, 8, 2], &[0.0; 128]);
-    write_pair(folder.path(), 5, &scan, &scan);
+    write_pair(folder.path(), 5, &scan, &labels());
     let mut command = precompute(folder.path(), &folder.path().join("s.zarr"));
     command.args(["--device", "cuda:0"]);
     let error = assert_refused(command);

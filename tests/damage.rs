@@ -172,7 +172,7 @@ fn damage_is_reported_by_array_slice_and_variant() {
     assert_eq!(fs::read(store.join("train/notes.txt")).unwrap(), b"mine");
     assert!(check(&store).damage.is_empty());
 
-    // A mask made from other voxels has right checksums but wrong counts.
+    // A mask made from other voxels, whose own checksums are right.
     let other = folder.path().join("other.zarr");
     write_scan(&folder.path().join("others"), 1, 2);
     let labels = folder.path().join("others/RawData/Training/label/label0001.nii.gz");
@@ -183,7 +183,7 @@ fn damage_is_reported_by_array_slice_and_variant() {
     fs::copy(other.join("test/masks/0001/c.0.0.0"), store.join("test/masks/0001/c.0.0.0")).unwrap();
     let damage = check(&store).damage;
     assert!(
-        damage[0].part == Part::Mask { case: "0001".into() } && damage[0].reason.contains("voxels of class"),
+        damage[0].part == Part::Mask { case: "0001".into() } && damage[0].reason.contains("another chunk's values"),
         "{}",
         damage[0]
     );
@@ -290,4 +290,115 @@ fn the_command_finds_and_repairs() {
     // f32 is another number format: the store's and the requested one are named.
     let error = assert_refused(precompute(&["--dtype", "f32"]));
     assert!(error.contains("config.dtype: store \"f16\", requested \"f32\""), "{error}");
+}
+
+/// Where a chunk's bytes lie in a shard that is not compressed: `len` values bytes and their checksum.
+fn chunk(index: usize, len: usize) -> std::ops::Range<usize> {
+    index * (len + 4)..(index + 1) * (len + 4)
+}
+
+#[test]
+fn values_in_anothers_place_are_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
+    let config = config(AugmentPolicy::Flips, 1);
+    write_scans(&scans);
+    write_scan(&scans, 2, 2);
+    fill_whole(&scans, &store, &config);
+    let whole = files(&store);
+    // A store of the same shape, of other scans.
+    let (others, foreign) = (folder.path().join("others"), folder.path().join("foreign.zarr"));
+    write_scans(&others);
+    write_scan(&others, 2, 2);
+    for case in [5, 7, 1, 2] {
+        let from = if case == 7 { 7 } else { 3 };
+        let depth = if case == 7 { 3 } else { 2 };
+        write_scan(&others.join("aside"), from + 10, depth);
+        for kind in ["img", "label"] {
+            let path = |folder: &Path, case: u32| folder.join(format!("RawData/Training/{kind}/{kind}{case:04}.nii.gz"));
+            fs::copy(path(&others.join("aside"), from + 10), path(&others, case)).unwrap();
+        }
+    }
+    fs::remove_dir_all(others.join("aside")).unwrap();
+    fill_whole(&others, &foreign, &config);
+
+    let read = |path: &Path, name: &str| fs::read(path.join(name)).unwrap();
+    let swap = |a: &str, b: &str| vec![(a.to_string(), read(&store, b)), (b.to_string(), read(&store, a))];
+    let take = |name: &str| vec![(name.to_string(), read(&foreign, name))];
+    let swap_variants = |name: &str, len: usize| {
+        let bytes = read(&store, name);
+        let mut swapped = bytes.clone();
+        swapped[chunk(0, len)].copy_from_slice(&bytes[chunk(3, len)]);
+        swapped[chunk(3, len)].copy_from_slice(&bytes[chunk(0, len)]);
+        vec![(name.to_string(), swapped)]
+    };
+    let harms = [
+        ("shards", swap("train/embeddings/c.0.0.0.0.0", "train/embeddings/c.3.0.0.0.0"), "train/embeddings: case 0005, slice 0"),
+        ("images", swap("train/images/c.1.0.0.0", "train/images/c.4.0.0.0"), "train/images: case 0005, slice 1"),
+        ("test slices", swap("test/labels/c.0.0.0.0", "test/labels/c.2.0.0.0"), "test/labels: case 0001, slice 0"),
+        ("masks", swap("test/masks/0001/c.0.0.0", "test/masks/0002/c.0.0.0"), "mask of test case 0001: slice 0"),
+        (
+            "variants",
+            swap_variants("train/embeddings/c.2.0.0.0.0", 256 * 4 * 2),
+            "case 0007, slice 0 of it (row 2), variant identity",
+        ),
+        ("variants of images", swap_variants("train/images/c.0.0.0.0", 32 * 32 * 2), "train/images: case 0005, slice 0"),
+        ("foreign embeddings", take("train/embeddings/c.1.0.0.0.0"), "train/embeddings: case 0005, slice 1"),
+        ("foreign labels", take("train/labels/c.2.0.0.0"), "train/labels: case 0007, slice 0"),
+        ("foreign masks", take("test/masks/0002/c.0.0.0"), "mask of test case 0002: slice 0"),
+        ("a foreign table", take("checksums.parquet"), "table of checksums"),
+    ];
+    for (what, harmed, place) in harms {
+        for (name, bytes) in &harmed {
+            assert!(*bytes != whole[Path::new(name)], "{what}: the harm changes {name}");
+            fs::write(store.join(name), bytes).unwrap();
+        }
+        let report = check(&store);
+        let told: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|damage| damage.contains(place)), "{what}: {told:#?}");
+        if what != "a foreign table" {
+            assert!(told.iter().all(|damage| damage.contains("it holds another chunk's values (checksum ")), "{what}: {told:#?}");
+        }
+        let error = read_whole(&store).unwrap_err();
+        assert!(error.hint().unwrap().contains("verify --repair"), "{what}: {error}");
+        mend(&scans, &store, &report, Formula::default()).unwrap();
+        assert_same_files(&store, &whole, what);
+    }
+}
+
+/// Reads every slice, variant and mask.
+fn read_whole(path: &Path) -> std::result::Result<(), sam_ladder_cache::Error> {
+    let store = sam_ladder_cache::Store::open(path)?;
+    for split in sam_ladder_schemas::classes::Split::ALL {
+        for row in 0..store.slices(split).len() as u32 {
+            for variant in 0..store.variants(split).len() as u32 {
+                store.read_batch(split, &[(row, variant)], &mut sam_ladder_cache::Batch::default())?;
+            }
+        }
+    }
+    store.cases(sam_ladder_schemas::classes::Split::Test).iter().try_for_each(|case| store.mask(case).map(drop))
+}
+
+/// The table is made again of the chunks, if they prove what it held; if not, everything is computed again.
+#[test]
+fn a_damaged_table_of_checksums_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &store, &config(AugmentPolicy::Flips, 1));
+    let whole = files(&store);
+    for harmed_too in [None, Some("train/images/c.0.0.0.0")] {
+        fs::write(store.join("checksums.parquet"), b"PAR1").unwrap();
+        if let Some(name) = harmed_too {
+            // Another's values: without the table nothing tells.
+            fs::copy(store.join("train/images/c.1.0.0.0"), store.join(name)).unwrap();
+        }
+        let report = check(&store);
+        assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+        assert_eq!(report.damage[0].part, Part::Checksums { proven: harmed_too.is_none() });
+        let images = AtomicUsize::new(0);
+        mend(&scans, &store, &report, Formula { images: Some(&images), ..Formula::default() }).unwrap();
+        assert_eq!(images.load(Ordering::SeqCst), if harmed_too.is_none() { 0 } else { 5 * 5 + 2 });
+        assert_same_files(&store, &whole, "the table of checksums");
+    }
 }

@@ -17,7 +17,7 @@ mod store;
 #[path = "common/train_args.rs"]
 mod train_args;
 
-use folders::{assert_same_files, files};
+use folders::{assert_same_files, copy_folder, files};
 use sam_ladder_cache::verify;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::{CHECKPOINT, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, TrainConfig};
@@ -129,6 +129,11 @@ fn killed_precompute_ends_in_the_same_bytes() {
     let whole = base.path().join("whole.zarr");
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
     let expected = files(&whole);
+    let grown = base.path().join("grown.zarr");
+    copy_folder(&small, &grown);
+    fill_whole(&scans, &grown, &config(AugmentPolicy::Flips, 1));
+    // The case that was added has the last rows.
+    let expected_grown = files(&grown);
     let time = undisturbed(child("precompute_child", base.path(), "1/1"));
     let store = base.path().join("s.zarr");
     let (mut killed, mut stores) = (0, 0);
@@ -136,11 +141,7 @@ fn killed_precompute_ends_in_the_same_bytes() {
         fs::remove_dir_all(&store).ok();
         // In turn: from nothing, a finished store that grows, two workers at once.
         if stores % 3 == 1 {
-            for (name, bytes) in files(&small) {
-                let path = store.join(name);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, bytes).unwrap();
-            }
+            copy_folder(&small, &store);
         }
         let shares: &[&str] = if stores % 3 == 2 { &["1/2", "2/2"] } else { &["1/1"] };
         loop {
@@ -158,7 +159,8 @@ fn killed_precompute_ends_in_the_same_bytes() {
                 break;
             }
         }
-        assert_same_files(&store, &expected, &format!("store {stores} after {killed} kills"));
+        let expected = if stores % 3 == 1 { &expected_grown } else { &expected };
+        assert_same_files(&store, expected, &format!("store {stores} after {killed} kills"));
         stores += 1;
     }
     assert!(verify(&whole, &|_, _| {}).unwrap().damage.is_empty());

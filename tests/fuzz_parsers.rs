@@ -21,7 +21,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, Preprocessing};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes, cache_id};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::run::read_info;
 use std::fs;
@@ -74,6 +74,8 @@ fn nifti_2(dims: [i64; 3], voxels: &[u8]) -> Vec<u8> {
         put(16 + 8 * i, &n.to_le_bytes());
         put(104 + 8 * i, &1f64.to_le_bytes());
     }
+    // The spacing of `nifti`: image and label must lie on one grid.
+    put(104 + 8 * 3, &3f64.to_le_bytes());
     put(168, &544i64.to_le_bytes());
     file.extend_from_slice(voxels);
     file
@@ -325,14 +327,15 @@ fn write_store(path: &Path) {
             row: 0,
             case: case.into(),
             slice_index: 0,
-            spacing_mm: [1.0; 3],
+            spacing_mm: Some([1.0; 3]),
             size: [5, 7],
             voxels: vec![35],
             source: source.path.clone(),
             source_sha256: source.sha256.clone(),
         };
         let mask = ReferenceMask { labels: vec![1; 35], shape: [1, 5, 7] };
-        writer.write_case(split, case, &[row], (split == Split::Test).then_some(&mask)).unwrap();
+        let scan = ScanRow::of_array(case, [1, 5, 7], Some([1.0; 3]));
+        writer.write_case(split, &scan, &[row], (split == Split::Test).then_some(&mask)).unwrap();
     }
     writer.write_decoder(b"no weights").unwrap();
     writer.finish().unwrap();
@@ -426,6 +429,7 @@ fn arrays_of_a_store() {
         ("embeddings", "train/embeddings/c.0.0.0.0.0"),
         ("slices", "test/slices.parquet"),
         ("variants", "variants.parquet"),
+        ("checksums", "checksums.parquet"),
         ("mask", "test/masks/0001/zarr.json"),
     ] {
         let path = store.join(below);

@@ -48,7 +48,7 @@ fn metrics_equal_medpy() {
             case: "golden",
             prediction: MaskView { voxels: prediction.data(), shape },
             reference: MaskView { voxels: reference.data(), shape },
-            spacing_mm,
+            spacing_mm: Some(spacing_mm),
         };
 
         let pair = MaskPair::new("golden", masks.prediction, masks.reference, 1).unwrap();

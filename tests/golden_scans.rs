@@ -47,11 +47,11 @@ fn cases_split_and_spacing_are_those_of_the_files() {
             ("0002", test, 12)
         ]
     );
-    assert_eq!(raw[0].spacing_mm, [3.0, f64::from(0.6f32), f64::from(0.6f32)]);
+    assert_eq!(raw[0].spacing_mm, Some([3.0, f64::from(0.6f32), f64::from(0.6f32)]));
     assert!(raw.iter().all(|scan| scan.label.iter().all(|&class| class <= 8)));
     assert!(raw.iter().all(|scan| scan.image.iter().all(|value| (0.0..=1.0).contains(value))));
     let (_, published) = read_all("Synapse");
-    assert!(published.iter().all(|scan| scan.spacing_mm == [1.0; 3]));
+    assert!(published.iter().all(|scan| scan.spacing_mm.is_none()));
 }
 
 #[test]
@@ -64,6 +64,15 @@ fn every_slice_names_its_file_and_hash() {
         for scan in &scans {
             assert_eq!(scan.slice_sources.len(), scan.shape[0]);
             assert!(scan.slice_sources.iter().all(|slice| sources.contains(slice)), "case {}", scan.case);
+            assert!(
+                scan.files.iter().all(|(_, sha256)| sources.iter().any(|source| source.sha256 == *sha256)),
+                "case {}",
+                scan.case
+            );
+        }
+        for (entry, scan) in source.cases().iter().zip(&scans) {
+            let read: Vec<_> = scan.files.iter().map(|(path, _)| path.clone()).collect();
+            assert_eq!(read, entry.files, "every file of the case is hashed as it is read");
         }
     }
     let (_, scans) = read_all("Synapse");

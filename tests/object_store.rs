@@ -7,25 +7,30 @@ mod common;
 mod folders;
 #[path = "common/s3.rs"]
 mod s3;
+#[path = "common/same_stores.rs"]
+mod same_stores;
 #[path = "common/stage_one.rs"]
 mod stage_one;
 #[path = "common/store.rs"]
 mod store;
 
 use cli::{assert_refused, program, succeed};
-use folders::{assert_same_files, files};
-use s3::{Server, child_folder};
-use sam_ladder_cache::verify;
+use folders::{assert_same_files, copy_folder, files};
+use s3::{Asked, Fault, Server, child_folder};
+use sam_ladder_cache::{Error as StoreError, Store, verify};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, repair};
 use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::train::CHECKPOINT;
 use sam_ladder_schemas::variants::AugmentPolicy;
-use stage_one::{Formula, config, fill, fill_whole, loaded, write_scan, write_scans};
+use same_stores::read_all;
+use stage_one::{Formula, config, fill, fill_failing, fill_whole, loaded, write_scan, write_scans};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 const STORE: &str = "s3://lab/some/s.zarr";
 
@@ -93,19 +98,18 @@ fn interrupted_and_shared() {
 fn a_store_in_a_bucket_grows() {
     let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
     let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
-    // Case 6 goes between 5 and 7: rows of case 7 become others.
     write_scans(&scans);
     let small = base.path().join("small.zarr");
     fill_whole(&scans, &small, &config(AugmentPolicy::None, 1));
     upload(&server, &small, STORE);
     write_scan(&scans, 6, 2);
+    copy_folder(&small, &whole);
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
     server.run_child("grown_by_two_workers", base.path());
     assert_same_objects(&server, STORE, &whole, "grown by variants and a scan");
     // If only a scan is added, whole shards are taken over.
     write_scan(&scans, 9, 1);
     write_scan(&scans, 2, 1);
-    let whole = base.path().join("larger.zarr");
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
     server.run_child("grown_by_scans", base.path());
     assert_same_objects(&server, STORE, &whole, "grown by scans");
@@ -144,6 +148,41 @@ fn grown_by_scans() {
     assert!(fill(&scans, Path::new(STORE), &config(AugmentPolicy::Flips, 1), "1/1", encoder).unwrap().complete);
     // Case 2 is a test case, whose only variant is the identity.
     assert_eq!(images.load(Ordering::SeqCst), 5 + 1);
+}
+
+#[test]
+fn a_reader_reads_on_or_stops_while_a_store_in_a_bucket_grows() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    write_scans(&base.path().join("scans"));
+    server.run_child("read_while_it_grows", base.path());
+}
+
+#[test]
+#[ignore = "a child on a server"]
+fn read_while_it_grows() {
+    let (scans, place) = (child_folder().join("scans"), Path::new(STORE));
+    let (small, more) = (config(AugmentPolicy::Flips, 1), config(AugmentPolicy::Reference, 10));
+    fill_whole(&scans, place, &small);
+    let [before, unread] = [(); 2].map(|()| Store::open(place).unwrap());
+    let expected = read_all(&before).unwrap();
+    write_scan(&scans, 6, 2);
+    fill_failing(&scans, place, &small, 4);
+    assert!(read_all(&before).unwrap() == expected, "while scans are added");
+    fill_whole(&scans, place, &small);
+    assert!(read_all(&before).unwrap() == expected && read_all(&unread).unwrap() == expected, "when scans were added");
+    let [before, unread] = [(); 2].map(|()| Store::open(place).unwrap());
+    let expected = read_all(&before).unwrap();
+    fill_failing(&scans, place, &more, 9);
+    for when in ["while", "after"] {
+        for store in [&before, &unread] {
+            match read_all(store) {
+                Ok(found) => assert!(found == expected, "{when} variants are added"),
+                Err(error) => assert!(matches!(error, StoreError::Changed { .. }), "{when} variants are added: {error}"),
+            }
+        }
+        fill_whole(&scans, place, &more);
+    }
+    assert!(matches!(read_all(&unread), Err(StoreError::Changed { .. })));
 }
 
 #[test]
@@ -323,7 +362,7 @@ fn the_commands_take_a_bucket_and_say_what_is_wrong_with_it() {
     assert_same_objects(&server, STORE, &local, "repaired by the command");
     let out = base.path().join("eval");
     succeed(command(
-        &["eval", "--zero-shot", "--out", out.to_str().unwrap(), "--cache-dir", base.path().to_str().unwrap()],
+        &["eval", "--zero-shot", "--out", out.to_str().unwrap(), "--cache-dir", base.path().join("cache").to_str().unwrap()],
         STORE,
     ));
     assert!(out.join("table.md").is_file());
@@ -345,4 +384,205 @@ fn the_commands_take_a_bucket_and_say_what_is_wrong_with_it() {
     assert!(error.contains("s3://lab/none.zarr is not a sam-ladder store: there is nothing below that key"), "{error}");
     let error = wrong("s3://lab", "AWS_REGION", "us-east-1");
     assert!(error.contains("expected s3://BUCKET/KEY, such as s3://lab/synapse.zarr, found s3://lab"), "{error}");
+}
+
+/// Whether this is one of every `every` requests for which it is asked.
+fn one_in(count: &AtomicUsize, every: usize) -> bool {
+    count.fetch_add(1, Ordering::SeqCst) % every == every - 1
+}
+
+/// Listings and objects are cut and connections reset: the store is the same.
+#[test]
+fn faults_on_the_way_change_no_byte() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
+    write_scans(&scans);
+    let small = base.path().join("small.zarr");
+    fill_whole(&scans, &small, &config(AugmentPolicy::None, 1));
+    upload(&server, &small, STORE);
+    write_scan(&scans, 6, 2);
+    copy_folder(&small, &whole);
+    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    let counts: [AtomicUsize; 3] = Default::default();
+    let met = std::sync::Arc::new(Mutex::new(std::collections::BTreeMap::<String, usize>::new()));
+    let seen = met.clone();
+    // What failed succeeds the next time: the first request to a bucket is tried for a few seconds only.
+    let failed = Mutex::new(std::collections::HashSet::new());
+    server.break_by(move |asked: &Asked| {
+        let request = (asked.method.clone(), asked.target.clone());
+        if failed.lock().unwrap().remove(&request) {
+            return None;
+        }
+        let fault = match asked.method.as_str() {
+            "GET" if asked.is_listing() && one_in(&counts[0], 3) => Some(Fault::Cut),
+            "GET" if !asked.is_listing() && one_in(&counts[1], 4) => Some(Fault::Cut),
+            _ if one_in(&counts[2], 13) => Some(Fault::Reset),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            failed.lock().unwrap().insert(request);
+            *seen.lock().unwrap().entry(format!("{fault:?} {}", asked.method)).or_default() += 1;
+        }
+        fault
+    });
+    server.run_child("grown_by_two_workers", base.path());
+    let met = met.lock().unwrap().clone();
+    assert!(met.contains_key("Cut GET") && met.contains_key("Reset PUT"), "{met:?}");
+    assert_same_objects(&server, STORE, &whole, "grown over a bad line");
+}
+
+#[test]
+#[ignore = "a child on a server"]
+fn made() {
+    let (scans, config) = (child_folder().join("scans"), config(AugmentPolicy::None, 1));
+    assert!(fill(&scans, Path::new(STORE), &config, "1/1", Formula::default()).unwrap().complete);
+}
+
+/// The server creates the manifest and its answer is lost: the object that the next attempt finds is the process's own.
+#[test]
+fn a_lost_answer_to_a_conditional_put_is_no_other_process() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &whole, &config(AugmentPolicy::None, 1));
+    let lost = std::sync::Arc::new(AtomicUsize::new(0));
+    let count = lost.clone();
+    server.break_by(move |asked: &Asked| {
+        let first = asked.method == "PUT" && asked.is_conditional && count.fetch_add(1, Ordering::SeqCst) == 0;
+        first.then_some(Fault::AnswerLost)
+    });
+    server.run_child("made", base.path());
+    assert!(lost.load(Ordering::SeqCst) > 1, "a second attempt was made");
+    assert_same_objects(&server, STORE, &whole, "made over a bad line");
+}
+
+/// Every fifth chunk or index arrives torn, and the server is away for longer than a few quick attempts: training ends with the same bytes.
+#[test]
+fn training_outlasts_torn_chunks_and_an_outage() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let local = base.path().join("train.zarr");
+    store::write_store(&local, StoreDtype::F16, AugmentPolicy::Flips, 1);
+    upload(&server, &local, STORE);
+    let expected = base.path().join("expected");
+    succeed(train(&server, local.to_str().unwrap(), &expected, &[]));
+    let (ranges, torn, begun) = (AtomicUsize::new(0), std::sync::Arc::new(AtomicUsize::new(0)), Mutex::new(None::<Instant>));
+    let asked_before = Mutex::new(std::collections::HashSet::new());
+    let count = torn.clone();
+    server.break_by(move |asked: &Asked| {
+        let range = asked.range.clone()?;
+        let number = ranges.fetch_add(1, Ordering::SeqCst);
+        let away = number > 20 && begun.lock().unwrap().get_or_insert_with(Instant::now).elapsed() < Duration::from_secs(25);
+        if away {
+            return Some(if number % 2 == 0 { Fault::Reset } else { Fault::Refused });
+        }
+        // What is torn once arrives whole the next time.
+        let is_first = asked_before.lock().unwrap().insert((asked.target.clone(), range));
+        (is_first && number % 5 == 4).then(|| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Fault::Torn
+        })
+    });
+    let cache = base.path().join("cache");
+    let run = base.path().join("run");
+    let started = Instant::now();
+    succeed(train(&server, STORE, &run, &["--cache-dir", cache.to_str().unwrap()]));
+    assert!(started.elapsed() > Duration::from_secs(25) && torn.load(Ordering::SeqCst) > 5);
+    assert!(fs::read(run.join(CHECKPOINT)).unwrap() == fs::read(expected.join(CHECKPOINT)).unwrap());
+}
+
+#[test]
+fn a_server_that_hangs_is_reported_soon() {
+    let server = Server::start();
+    server.break_by(|_| Some(Fault::Hangs));
+    let mut command = program(&["verify", "--store", STORE]);
+    server.tell(&mut command);
+    let started = Instant::now();
+    let error = assert_refused(command);
+    assert!(started.elapsed() < Duration::from_secs(30), "after {:?}", started.elapsed());
+    assert!(error.contains("cannot use s3://lab/some/s.zarr") && error.contains("timed out"), "{error}");
+}
+
+#[test]
+fn variables_are_taken_as_they_are_meant() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let local = base.path().join("train.zarr");
+    store::write_store(&local, StoreDtype::F16, AugmentPolicy::None, 1);
+    upload(&server, &local, STORE);
+    let with = |variables: &[(&str, &str)]| {
+        let mut command = program(&["status", "--store", STORE]);
+        server.tell(&mut command);
+        command.envs(variables.iter().copied());
+        command
+    };
+    succeed(with(&[("AWS_REGION", "us-east-1\n"), ("AWS_SECRET_ACCESS_KEY", "a secret of the tests\r\n")]));
+    succeed(with(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ("AWS_ENDPOINT_URL_S3", server.address())]));
+    let mut only_s3 = with(&[("AWS_ENDPOINT_URL_S3", &format!("{}/\n", server.address()))]);
+    only_s3.env_remove("AWS_ENDPOINT_URL");
+    succeed(only_s3);
+    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        let error = assert_refused(with(&[(name, "http://someone:hunter2@127.0.0.1:1")]));
+        assert!(error.contains(name) && !error.contains("hunter2") && !error.contains("someone"), "{error}");
+    }
+    let error = assert_refused(with(&[("AWS_REGION", "us-\neast-1")]));
+    assert!(error.contains("AWS_REGION holds a character that it cannot have"), "{error}");
+}
+
+/// Folders, keys and cases of names that must be escaped somewhere, from precompute to eval.
+#[test]
+fn names_of_any_letters_work_in_folders_and_buckets() {
+    const NAME: &str = "über (2) a+b 100%25 #1 @c:d ∂";
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let folder = base.path().join(NAME);
+    let scans = folder.join("scans");
+    for (number, case) in [(0, format!("{NAME} 1")), (1, format!("{NAME} 2"))] {
+        let voxels: Vec<f32> = (0..512).map(|at| ((at * 7 + number * 5) % 50) as f32).collect();
+        let labels: Vec<f32> = (0..512).map(|at| f32::from(u8::from(at % 16 > 9))).collect();
+        for (kind, name, values) in [("images", format!("{case}_0000"), &voxels), ("labels", case, &labels)] {
+            let half = if number == 0 { "Tr" } else { "Ts" };
+            fs::create_dir_all(scans.join(format!("{kind}{half}"))).unwrap();
+            fs::write(scans.join(format!("{kind}{half}/{name}.nii")), cli::nifti([16, 16, 2], values)).unwrap();
+        }
+    }
+    let json =
+        r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 1, "file_ending": ".nii"}"#;
+    fs::write(scans.join("dataset.json"), json).unwrap();
+    let local = folder.join("s.zarr");
+    for (place, kind) in [(local.to_str().unwrap().to_string(), "folder"), (format!("s3://lab/{NAME}/s.zarr"), "bucket")] {
+        let run = |words: &[&str], paths: &[(&str, &Path)]| {
+            let mut command = program(words);
+            command.args(["--store", &place]);
+            for (option, path) in paths {
+                command.arg(option).arg(path);
+            }
+            server.tell(&mut command);
+            succeed(command)
+        };
+        let sizes = ["--random-encoder", "0", "--image-size", "32", "--data-size", "32", "--augment", "none"];
+        run(&[&["precompute"], &sizes[..]].concat(), &[("--scans", &scans)]);
+        run(&["verify"], &[]);
+        let (trained, evaluated) = (folder.join(format!("run {kind}")), folder.join(format!("eval {kind}")));
+        let cache = folder.join("cache");
+        run(&["train", "--max-steps", "1", "--batch-size", "2"], &[("--run", &trained), ("--cache-dir", &cache)]);
+        run(&["eval", "--save-nifti"], &[("--run", &trained), ("--out", &evaluated), ("--cache-dir", &cache)]);
+        assert!(evaluated.join(format!("masks/{NAME} 2.nii.gz")).is_file(), "{kind}");
+    }
+    assert_same_objects(&server, &format!("s3://lab/{NAME}/s.zarr"), &local, "names");
+}
+
+#[test]
+fn a_cache_folder_of_another_origin_is_refused() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let local = base.path().join("train.zarr");
+    store::write_store(&local, StoreDtype::F16, AugmentPolicy::None, 1);
+    upload(&server, &local, STORE);
+    let photos = base.path().join("photos");
+    fs::create_dir_all(photos.join("2024")).unwrap();
+    fs::write(photos.join("2024/1.jpg"), vec![1; 4000]).unwrap();
+    fs::write(photos.join("ledger"), "of an accountant").unwrap();
+    let command =
+        train(&server, STORE, &base.path().join("run"), &["--cache-dir", photos.to_str().unwrap(), "--cache-size", "1K"]);
+    let error = assert_refused(command);
+    assert!(error.contains("photos") && error.contains("hint: pass --cache-dir a folder of its own"), "{error}");
+    assert_eq!(fs::read(photos.join("ledger")).unwrap(), b"of an accountant");
+    assert_eq!(fs::read(photos.join("2024/1.jpg")).unwrap().len(), 4000);
 }

@@ -9,6 +9,7 @@ use sam_ladder_eval::{
     CaseMasks, CasePrediction, Evaluation, EvaluationConfig, GreySlice, MaskView, Palette, Protocol, RunCurves, Scoring,
 };
 use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
+use sam_ladder_schemas::orientation::Turn;
 use std::path::Path;
 
 /// Keeps a picture, and checks that it is a PNG file.
@@ -172,9 +173,13 @@ fn the_report_shows_every_case_organ_and_curve() {
         let (prediction, reference) = (balls(case, if case == 2 { &[4] } else { &[] }), balls(0, &[]));
         let mask = |voxels| MaskView { voxels, shape: SCAN };
         let name = format!("{case:04}");
-        let masks =
-            CaseMasks { case: &name, prediction: mask(&prediction), reference: mask(&reference), spacing_mm: [3.0, 0.8, 0.8] };
-        evaluation.add_case(&CasePrediction { masks, images: Some(&grey), geometry: None }).unwrap();
+        let masks = CaseMasks {
+            case: &name,
+            prediction: mask(&prediction),
+            reference: mask(&reference),
+            spacing_mm: Some([3.0, 0.8, 0.8]),
+        };
+        evaluation.add_case(&CasePrediction { masks, images: Some(&grey), geometry: None, turn: Turn::NONE }).unwrap();
     }
     let report = evaluation.finish().unwrap().report;
     let mut browser = Browser::start();

@@ -97,13 +97,25 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     assert_eq!(plain.geometry.quaternion, read_image(&scans.join("plain.nii")).unwrap().geometry.quaternion);
     assert_eq!(plain.voxels, second.voxels, "the same voxels make the same mask");
 
+    // The same through a store: a scan whose voxels are bad does not cost the others' masks.
+    std::fs::write(scans.join("text.nii.gz"), nifti([8, 8, 2], &[f32::NAN; 128])).unwrap();
+    for _ in 0..2 {
+        let refused = assert_refused(on(at, "predict --scan @new --run @run --store @new.zarr --out @stored --force"));
+        assert!(refused.contains("1 of 3") && refused.contains("NaN in slice 0"), "{refused}");
+        assert_eq!(read_image(&at.join("stored/second.nii.gz")).unwrap(), second);
+        succeed(on(at, "verify --store @new.zarr"));
+    }
+
     // Masks that are there are kept, replaced, or refused, as requested.
     let refused = assert_refused(command());
     assert!(refused.contains("--force") && refused.contains("--skip-existing"), "{refused}");
     std::fs::write(at.join("masks/plain.nii.gz"), b"mine").unwrap();
     std::fs::remove_file(scans.join("text.nii.gz")).unwrap();
     succeed(on(at, "predict --scan @new --run @run --out @masks --skip-existing"));
+    let refused = assert_refused(on(at, "predict --scan @new --run @run --out @masks --force"));
+    assert!(refused.contains("plain.nii.gz is not a mask by sam-ladder"), "{refused}");
     assert_eq!(std::fs::read(at.join("masks/plain.nii.gz")).unwrap(), b"mine");
+    std::fs::remove_file(at.join("masks/plain.nii.gz")).unwrap();
     succeed(on(at, "predict --scan @new --run @run --out @masks --force"));
     assert_eq!(read_image(&at.join("masks/plain.nii.gz")).unwrap(), plain);
 

@@ -74,21 +74,23 @@ fn an_interruption_while_finishing_leaves_no_trace() {
     let path = folder.path().join("s.zarr");
     write_whole(&path, StoreDtype::F16);
     let expected = files(&path);
-    // The tables were written and the recorded rows removed, some or all; the manifest was not written yet.
-    for recorded in [None, Some("train.0005.json")] {
-        let unfinished = Store::open(&path).unwrap().attributes().unfinished();
-        let manifest = serde_json::json!({ "zarr_format": 3, "node_type": "group", "attributes": unfinished });
-        fs::write(path.join("zarr.json"), manifest.to_string()).unwrap();
-        if let Some(name) = recorded {
-            fs::create_dir(path.join("progress")).unwrap();
-            let rows = rows_of(&layout(StoreDtype::F16), Split::Train, "0005");
-            fs::write(path.join("progress").join(name), serde_json::to_vec(&rows).unwrap()).unwrap();
-        }
-        let writer = writer(&path, layout(StoreDtype::F16));
-        assert!(write_steps(&writer, 0), "nothing is left to write");
-        writer.finish().unwrap();
-        assert_same_files(&path, &expected, "interrupted while finishing");
+    let begun = folder.path().join("begun.zarr");
+    write_steps(&writer(&begun, layout(StoreDtype::F16)), usize::MAX);
+    let recorded = files(&begun.join("progress"));
+    // Killed after the manifest said complete, before all records were removed.
+    fs::create_dir(path.join("progress")).unwrap();
+    let (name, bytes) = recorded.first_key_value().unwrap();
+    fs::write(path.join("progress").join(name), bytes).unwrap();
+    assert!(matches!(StoreWriter::open_or_create(&path, layout(StoreDtype::F16)).unwrap(), Opened::Complete(_)));
+    assert_same_files(&path, &expected, "killed after the manifest");
+    // Killed before the manifest said so: all tables are there, and all records.
+    for name in ["checksums.parquet", "variants.parquet", "train/slices.parquet"] {
+        fs::copy(path.join(name), begun.join(name)).unwrap();
     }
+    let writer = writer(&begun, layout(StoreDtype::F16));
+    assert!(write_steps(&writer, 0), "nothing is left to write");
+    writer.finish().unwrap();
+    assert_same_files(&begun, &expected, "killed before the manifest");
 }
 
 #[test]
@@ -144,7 +146,7 @@ fn a_store_of_another_config_is_refused_with_both_values() {
 }
 
 #[test]
-fn a_replaced_scan_continues_only_while_nothing_of_it_is_stored() {
+fn a_replaced_scan_of_an_unfinished_store_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.zarr");
     let changed = || layout_of(config(StoreDtype::F16), "sha of the good copy");
@@ -154,14 +156,19 @@ fn a_replaced_scan_continues_only_while_nothing_of_it_is_stored() {
     assert!(resumed.is_case_done(Split::Train, "0005").unwrap());
     write_steps(&resumed, 1);
     drop(resumed);
-    // Now a slice of 0006 is stored: the old copy's hash is not accepted again.
-    let error = StoreWriter::open_or_create(&path, layout(StoreDtype::F16)).unwrap_err().to_string();
-    assert!(error.contains("made for another configuration"), "{error}");
-    let writer = writer(&path, changed());
-    write_steps(&writer, usize::MAX);
-    let store = writer.finish().unwrap();
+    // Now a slice of 0006 is stored. It is not taken for a slice of the next copy.
+    let again = || layout_of(config(StoreDtype::F16), "sha of the last copy");
+    let last = writer(&path, again());
+    assert!(last.is_case_done(Split::Train, "0005").unwrap());
+    assert!(!last.is_slice_done(Split::Train, 3));
+    assert!(!path.join("train/images/c.3.0.0.0").exists());
+    write_steps(&last, usize::MAX);
+    let store = last.finish().unwrap();
     assert!(store.attributes().complete);
-    assert_eq!(store.attributes().cache_id, changed().attributes().cache_id);
+    assert_eq!(store.attributes().cache_id, again().attributes().cache_id);
+    // A finished store keeps to its sources.
+    let error = StoreWriter::open_or_create(&path, changed()).unwrap_err().to_string();
+    assert!(error.contains("made for another configuration"), "{error}");
 }
 
 #[test]
@@ -208,8 +215,12 @@ fn another_format_version_and_an_edited_manifest_are_refused() {
         fs::write(path.join("zarr.json"), manifest.replacen(from, to, 1)).unwrap();
         Store::open(&path).unwrap_err().to_string()
     };
-    let error = edit("\"format_version\": 1", "\"format_version\": 2");
-    assert!(error.contains("format version 2, but this program reads version 1"), "{error}");
+    let error = edit("\"format_version\": 2", "\"format_version\": 1");
+    assert!(error.contains("format version 1, but this program reads version 2"), "{error}");
+    let hint = Store::open(&path).unwrap_err().hint().unwrap();
+    assert!(hint.contains("make the store again: run `sam-ladder precompute`") && hint.contains("new folder"), "{hint}");
+    edit("\"format_version\": 2", "\"format_version\": 3");
+    assert!(Store::open(&path).unwrap_err().hint().unwrap().contains("newer version of sam-ladder"));
     let error = edit("\"seed\": 7", "\"seed\": 8");
     assert!(error.contains("hash to") && error.contains("zarr.json"), "{error}");
     let error = edit("{", "[");
@@ -332,9 +343,9 @@ fn wrong_tensors_are_not_stored() {
     let no_class = ReferenceMask { labels: vec![9; 35], shape: [1, 5, 7] };
     let test_rows = rows_of(writer.layout(), Split::Test, "0002");
     write_slice(&writer, Split::Test, 2).unwrap();
-    let error = writer.write_case(Split::Test, "0002", &test_rows, Some(&no_class)).unwrap_err().to_string();
+    let error = writer.write_case(Split::Test, &scan_of("0002", 1), &test_rows, Some(&no_class)).unwrap_err().to_string();
     assert!(error.contains("class 9 in its mask is not below the number of classes 9"), "{error}");
-    let error = writer.write_case(Split::Train, "0005", &rows[1..], None).unwrap_err().to_string();
+    let error = writer.write_case(Split::Train, &scan_of("0005", 3), &rows[1..], None).unwrap_err().to_string();
     assert!(error.contains("expected rows 0..3"), "{error}");
 }
 
@@ -360,9 +371,180 @@ fn a_store_of_one_split_is_whole() {
         write_slice(&writer, Split::Test, row).unwrap();
     }
     let rows = rows_of(writer.layout(), Split::Test, "0001");
-    writer.write_case(Split::Test, "0001", &rows, mask(Split::Test, 2).as_ref()).unwrap();
+    writer.write_case(Split::Test, &scan_of("0001", 2), &rows, mask(Split::Test, 2).as_ref()).unwrap();
     writer.write_decoder(DECODER).unwrap();
     let store = writer.finish().unwrap();
     assert!(store.slices(Split::Train).is_empty());
     assert_eq!(store.cases(Split::Test), ["0001"]);
+}
+
+/// A writer's view of an unfinished store after its files were harmed: no slice is taken for done that is not as it was written.
+#[test]
+fn a_harmed_shard_of_an_unfinished_store_is_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole.zarr");
+    write_whole(&whole, StoreDtype::F16);
+    let expected = files(&whole);
+    let foreign = folder.path().join("foreign.zarr");
+    let other = PrecomputeConfig { data_size: 16, ..config(StoreDtype::F16) };
+    write_foreign(&foreign, layout_of(other, "sha of 0006"));
+    for name in ["train/embeddings/c.2.0.0.0.0", "train/images/c.0.0.0.0", "train/labels/c.2.0.0.0", "test/masks/0001/c.0.0.0"] {
+        let other = name.replace("c.2.", "c.3.").replace("c.0.0.0.0", "c.3.0.0.0");
+        let bytes = fs::read(whole.join(name)).unwrap();
+        let half = bytes.len() / 2;
+        let harms = [
+            bytes[..half].to_vec(),
+            vec![],
+            vec![0; bytes.len()],
+            [&bytes[..half], &vec![0; bytes.len() - half][..]].concat(),
+            [&vec![0; half][..], &bytes[half..]].concat(),
+            fs::read(whole.join(&other)).unwrap(),
+            fs::read(foreign.join(name)).unwrap(),
+        ];
+        for (i, harmed) in harms.into_iter().enumerate().filter(|(_, harmed)| *harmed != bytes) {
+            let path = folder.path().join("s.zarr");
+            write_steps(&writer(&path, layout(StoreDtype::F16)), usize::MAX);
+            fs::write(path.join(name), harmed).unwrap();
+            let writer = writer(&path, layout(StoreDtype::F16));
+            for row in 0..5 {
+                writer.check_slice(Split::Train, row);
+            }
+            assert!(writer.missing().unwrap().is_some() || writer.finish().is_err(), "{name}, harm {i}");
+            write_steps(&writer, usize::MAX);
+            writer.finish().unwrap();
+            assert_same_files(&path, &expected, &format!("{name}, harm {i}"));
+            fs::remove_dir_all(&path).unwrap();
+        }
+    }
+}
+
+/// A store of the same shape with other values.
+fn write_foreign(path: &Path, layout: StoreLayout) {
+    let writer = writer(path, layout);
+    for (case, split, num_slices) in CASES {
+        for row in writer.layout().case_rows(split, case).unwrap() {
+            let Tensors { embeddings, images, labels } = tensors(writer.layout(), split, row + 40);
+            writer.write_slice(split, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels }).unwrap();
+        }
+        let mut mask = mask(split, num_slices);
+        mask.iter_mut().for_each(|mask| mask.labels.rotate_left(3));
+        writer.write_case(split, &scan_of(case, num_slices), &rows_of(writer.layout(), split, case), mask.as_ref()).unwrap();
+    }
+    writer.write_decoder(DECODER).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn a_harmed_decoder_or_record_of_an_unfinished_store_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole.zarr");
+    write_whole(&whole, StoreDtype::F16);
+    let expected = files(&whole);
+    let path = folder.path().join("s.zarr");
+    let begin = || {
+        fs::remove_dir_all(&path).ok();
+        write_steps(&writer(&path, layout(StoreDtype::F16)), usize::MAX);
+    };
+    begin();
+    let names: Vec<_> = files(&path).into_keys().filter(|name| !name.to_str().unwrap().contains("/c.")).collect();
+    assert!(names.iter().any(|name| name.starts_with("progress")) && names.len() > 15, "{names:?}");
+    for name in names.iter().filter(|name| *name != Path::new("manifest.json")) {
+        for harm in 0..2 {
+            begin();
+            let name = files(&path).into_keys().find(|found| same_record(found, name)).unwrap();
+            let mut bytes = fs::read(path.join(&name)).unwrap();
+            let middle = bytes.len() / 2;
+            match harm {
+                0 => bytes.truncate(middle),
+                _ => bytes[middle] ^= 2,
+            }
+            fs::write(path.join(&name), bytes).unwrap();
+            let writer = writer(&path, layout(StoreDtype::F16));
+            write_steps(&writer, usize::MAX);
+            writer.finish().unwrap();
+            assert_same_files(&path, &expected, &format!("{} harmed, {harm}", name.display()));
+        }
+    }
+    // With both copies of the manifest gone, nothing tells what there is.
+    begin();
+    for name in ["zarr.json", "manifest.json"] {
+        fs::write(path.join(name), b"{").unwrap();
+    }
+    let error = StoreWriter::open_or_create(&path, layout(StoreDtype::F16)).unwrap_err();
+    assert!(error.to_string().contains("so is the copy of the manifest"), "{error}");
+    assert!(error.hint().unwrap().contains("into a new folder"));
+}
+
+/// Names of records end with a random number.
+fn same_record(a: &Path, b: &Path) -> bool {
+    let stem = |path: &Path| path.to_str().unwrap().rsplitn(3, '.').skip(2).collect::<String>();
+    a == b
+        || (a.starts_with("progress") && b.starts_with("progress") && !a.ends_with("decoder.json") && stem(a) == stem(b) && {
+            let rows = |path: &Path| path.to_str().unwrap().ends_with("rows.json");
+            rows(a) == rows(b)
+        })
+}
+
+#[test]
+fn a_scan_may_be_left_out_of_an_unfinished_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    // All of 0005 and 0006, and a slice of the test case 0001.
+    write_steps(&writer(&path, layout(StoreDtype::F16)), 4 + 3 + 1);
+    let without = |left_out: &str| {
+        let whole = layout(StoreDtype::F16);
+        let cases = whole.attributes().cases.iter().filter(|case| case.case != left_out).cloned().collect();
+        let sources = whole.attributes().sources.iter().filter(|source| !source.path.contains(left_out)).cloned().collect();
+        StoreLayout::new(StoreAttributes::new(config(StoreDtype::F16), sources), cases).unwrap()
+    };
+    let writer = writer(&path, without("0005"));
+    // 0006 has moved to the first rows, with what is stored of it.
+    assert_eq!(writer.layout().case_rows(Split::Train, "0006").unwrap(), 0..2);
+    assert!(writer.is_case_done(Split::Train, "0006").unwrap());
+    assert!(writer.is_slice_done(Split::Test, 0) && !writer.is_slice_done(Split::Test, 1));
+    drop(writer);
+    // Added again, it comes last.
+    let writer = small_store::writer(&path, layout(StoreDtype::F16));
+    assert_eq!(writer.layout().case_rows(Split::Train, "0005").unwrap(), 2..5);
+    assert!(writer.is_case_done(Split::Train, "0006").unwrap() && !writer.is_slice_done(Split::Train, 2));
+    // Other scans altogether are refused.
+    let other = StoreLayout::new(
+        StoreAttributes::new(config(StoreDtype::F16), vec![SourceFile { path: "b".into(), sha256: "b".into() }]),
+        vec![CaseLayout { case: "0009".into(), split: Split::Train, num_slices: 1, sources: vec!["b".into()] }],
+    );
+    let error = StoreWriter::open_or_create(&path, other.unwrap()).unwrap_err().to_string();
+    assert!(error.contains("made for another configuration"), "{error}");
+}
+
+#[test]
+fn a_manifest_that_claims_too_many_slices_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    let whole = write_whole(&path, StoreDtype::F16);
+    for claimed in [1usize << 63, usize::MAX, 1 << 40] {
+        for complete in [true, false] {
+            let mut cases = whole.attributes().cases.clone();
+            cases[0].num_slices = claimed;
+            let mut attributes = whole.attributes().clone().with_cases(cases);
+            if !complete {
+                attributes = attributes.unfinished();
+            }
+            let manifest = serde_json::json!({ "zarr_format": 3, "node_type": "group", "attributes": attributes }).to_string();
+            for name in ["zarr.json", "manifest.json"] {
+                fs::write(path.join(name), &manifest).unwrap();
+            }
+            let unfinished = sam_ladder_cache::VerifyReport::of_unfinished(&path).map(drop);
+            let errors = [
+                Store::open(&path).map(drop),
+                sam_ladder_cache::verify(&path, &|_, _| {}).map(drop),
+                sam_ladder_cache::images_stored(&path, &layout(StoreDtype::F16)).map(drop),
+                StoreWriter::open_or_create(&path, layout(StoreDtype::F16)).map(drop),
+                unfinished,
+            ];
+            for error in errors {
+                let error = error.unwrap_err().to_string();
+                assert!(error.contains("damaged") && error.contains("slices, and a store at most"), "{error}");
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ mod train_args;
 use candle_core::Device;
 use sam_ladder_cache::ReadMode;
 use sam_ladder_formats::rows::read_rows;
-use sam_ladder_schemas::observer::silent;
+use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent, silent};
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::sweep::{CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, run_dir};
 use sam_ladder_schemas::tables::{EpochRow, StepRow};
@@ -21,12 +21,12 @@ use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::TrainError;
 use sam_ladder_train::run::{DeviceStore, train};
-use sam_ladder_train::sweep::{SweepArgs, gather, sweep, sweep_until};
+use sam_ladder_train::sweep::{SweepArgs, sweep, sweep_until};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use store::write_store;
 use tempfile::TempDir;
@@ -296,8 +296,11 @@ fn hours_end_a_sweep_and_a_resume_decides_the_same() {
     let args = args(folder.path(), "s", &config);
     assert_eq!(sweep(&args).unwrap().trials.len(), 1);
     let before = (table(&args.out), curves(&args.out));
-    sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap();
-    assert_eq!((table(&args.out), curves(&args.out)), before);
+    for _ in 0..2 {
+        let again = sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap();
+        assert_eq!((table(&args.out), curves(&args.out)), before);
+        assert_eq!(again.best().len(), 1, "--final has a trial to train");
+    }
     // With more hours the search continues.
     fs::write(args.config.as_ref().unwrap(), config.replace("1e-9", "9")).unwrap();
     assert_eq!(sweep(&SweepArgs { resume: true, ..args.clone() }).unwrap().trials.len(), 4);
@@ -317,9 +320,141 @@ fn workers_share_a_folder() {
             scope.spawn(move || sweep(&worker).unwrap());
         }
     });
-    let (mut rows, _) = gather(&worker.out).unwrap();
-    rows.iter_mut().for_each(|row| row.seconds = 0.0);
-    assert_eq!(rows, table(&alone.out));
+    assert_eq!((table(&worker.out), curves(&worker.out)), (table(&alone.out), curves(&alone.out)));
+    let place = sweep(&SweepArgs { worker: (2, 2), config: None, ..worker.clone() });
+    assert_eq!(place.unwrap().trials.len(), 4, "a place is free again");
+}
+
+/// The lines of a sweep.
+#[derive(Debug, Default)]
+struct Said(Mutex<String>);
+
+impl Observer for Said {
+    fn message(&self, text: &str) {
+        *self.0.lock().unwrap() += &format!("{text}\n");
+    }
+
+    fn begin(&self, _: Phase<'_>) -> Box<dyn Progress> {
+        Box::new(Silent)
+    }
+}
+
+#[test]
+fn a_damaged_trial_is_named_kept_aside_and_run_again() {
+    let folder = workplace();
+    let args = args(folder.path(), "s", &format!("{GRID}[budget]\ntrials = 3\n"));
+    sweep(&args).unwrap();
+    let before = (table(&args.out), curves(&args.out));
+    let path = |row: usize, fold| args.out.join(run_dir(&before.0[row].trial, 1234, fold)).join(EPOCHS_TABLE);
+    let bytes = fs::read(path(0, 1)).unwrap();
+    fs::write(path(0, 1), &bytes[..bytes.len() / 2]).unwrap();
+    let rows = read_rows::<EpochRow>(&path(1, 2)).unwrap();
+    sam_ladder_formats::rows::write_rows(&path(1, 2), &rows[..1]).unwrap();
+    fs::write(args.out.join("trials").join(&before.0[2].trial).join("trial.parquet"), "").unwrap();
+    let said = Arc::new(Said::default());
+    // Also with a budget that would not have reached them.
+    fs::write(args.config.as_ref().unwrap(), format!("{GRID}[budget]\ntrials = 1\n")).unwrap();
+    let summary = sweep(&SweepArgs { resume: true, observer: said.clone(), ..args.clone() }).unwrap();
+    assert_eq!(summary.trials.len(), 3);
+    assert_eq!((table(&args.out), curves(&args.out)), before);
+    assert_eq!(fs::read_dir(args.out.join("set-aside")).unwrap().count(), 2);
+    let said = said.0.lock().unwrap().clone();
+    for part in
+        ["trial 0, ", "seed-1234-fold-1", "not a readable Parquet file", "trial 1, ", "has 1 epochs, its trial's record says 3"]
+    {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    assert!(said.contains("trial.parquet") && said.contains("is written again from the sweep's table"), "{said}");
+}
+
+#[test]
+fn a_resumed_sweep_takes_its_files_from_its_record() {
+    let folder = workplace();
+    let config = TrainConfig { max_steps: Some(0), ..TrainConfig::default() };
+    let base = train_args(folder.path().join("store.zarr"), folder.path().join("base"), config);
+    train(&base).unwrap();
+    let grid = GRID.replace("lambda = [0.2, 0.8]", "").replace("folds = 2", "fold = \"1/2\"");
+    let init = base.run.join("checkpoint.safetensors");
+    let args = SweepArgs { init: Some(init.clone()), ..args(folder.path(), "s", &grid) };
+    sweep_until(&args, &AtomicBool::new(true)).unwrap_err();
+    let resumed = SweepArgs { init: None, resume: true, config: None, ..args.clone() };
+    sweep(&resumed).unwrap();
+    let run = sam_ladder_train::run::read_record(&args.out.join(run_dir(&table(&args.out)[1].trial, 1234, 1))).unwrap();
+    assert_eq!(run.inputs.init.unwrap().path.as_ref(), Some(&init));
+    fs::remove_file(init).unwrap();
+    let error = sweep(&resumed).unwrap_err().to_string();
+    assert!(error.contains("checkpoint.safetensors"), "{error}");
+}
+
+#[test]
+fn a_place_among_workers_is_taken_once() {
+    let folder = workplace();
+    let args = args(folder.path(), "s", GRID);
+    sam_ladder_train::sweep::prepare(&args).unwrap();
+    let place = args.out.join("workers/1-of-1");
+    let file = fs::File::create(&place).unwrap();
+    file.lock().unwrap();
+    let resumed = SweepArgs { resume: true, config: None, ..args.clone() };
+    let error = sweep(&resumed).unwrap_err();
+    assert!(matches!(error, TrainError::WorkerBusy { .. }) && error.hint().unwrap().contains("--worker 2/2"), "{error}");
+    drop(file);
+    assert_eq!(sweep(&resumed).unwrap().trials.len(), 4);
+}
+
+/// Interrupts a program once `begun` is there; returns the command that it prints for resuming.
+#[cfg(unix)]
+fn printed_command(mut command: Command, begun: &Path) -> String {
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    while !begun.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    text.rsplit('`').nth(1).unwrap_or_else(|| panic!("no command in\n{text}")).to_string()
+}
+
+/// Runs a printed command in a shell, in another working directory.
+#[cfg(unix)]
+fn run_printed(printed: &str, more: &str) {
+    let program = cli::program(&[]).get_program().to_str().unwrap().to_string();
+    let line = format!("{} {more}", printed.replacen("sam-ladder", &program, 1));
+    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_command_printed_for_resuming_works_as_it_is() {
+    let folder = workplace();
+    let at = |name: &str| folder.path().join(name);
+    let mut start = cli::program(&["train", "--epochs", "9999", "--batch-size", "2"]);
+    start.arg("--store").arg("store.zarr").arg("--run").arg(at("a run")).current_dir(folder.path());
+    let printed = printed_command(start, &at("a run/config.json"));
+    assert!(printed.contains("train --resume --run '") && !printed.contains("--store"), "{printed}");
+    run_printed(&printed, "--max-steps 1");
+    let config = GRID
+        .replace("epochs = 3", "epochs = 10")
+        .replace("lr = [1e-3, 3e-3]", "lr = 1e-3")
+        .replace("folds = 2", "fold = \"1/2\"");
+    fs::write(at("sweep.toml"), config).unwrap();
+    let mut start = cli::program(&["sweep", "--config", "sweep.toml", "--store", "store.zarr"]);
+    start.arg("--out").arg(at("a sweep")).current_dir(folder.path());
+    let printed = printed_command(start, &at("a sweep/workers/1-of-1.json"));
+    run_printed(&printed, "");
+    assert!(table(&at("a sweep")).iter().all(|row| row.status == TrialStatus::Finished));
+    // The store has moved.
+    fs::rename(at("store.zarr"), at("moved.zarr")).unwrap();
+    let mut resumed = cli::program(&["sweep", "--resume", "--out"]);
+    resumed.arg(at("a sweep"));
+    let error = cli::assert_refused(resumed);
+    assert!(error.contains("store.zarr, which is not there now") && error.contains("pass --store"), "{error}");
+    let mut moved = cli::program(&["sweep", "--resume", "--out"]);
+    moved.arg(at("a sweep")).arg("--store").arg(at("moved.zarr"));
+    cli::succeed(moved);
+    assert_eq!(sam_ladder_train::sweep::store_of(&at("a sweep")).unwrap(), Some(at("moved.zarr")));
 }
 
 #[test]

@@ -47,10 +47,11 @@ fn record(objectives: &[Objective]) -> SweepRecord {
         jobs: 2,
         folds: vec![vec!["0005".into(), "0006".into()], vec!["0007".into()]],
         inputs: RunInputs {
-            sam_decoder: InputFile { name: "sam_decoder.safetensors".into(), sha256: "0".repeat(64) },
+            sam_decoder: InputFile { name: "sam_decoder.safetensors".into(), sha256: "0".repeat(64), path: None },
             cnn_checkpoint: None,
             init: None,
         },
+        store_path: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use sam_ladder_formats::rows::{decode_batch, encode_rows};
 use sam_ladder_schemas::sweep::{CurveRow, TrialRow};
-use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, EpochRow, ResultRow, StepRow, SummaryRow, VariantRow};
+use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, EpochRow, ResultRow, ScanRow, StepRow, SummaryRow, VariantRow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -25,6 +25,12 @@ fn every_table_has_the_columns_that_it_always_had() {
     assert_eq!(
         columns::<VariantRow>(),
         "variant UInt32, name Utf8, kind Utf8, k UInt8?, axis UInt8?, angle_degrees Int32?, probability Float64"
+    );
+    assert_eq!(
+        columns::<ScanRow>(),
+        "case Utf8, shape List(non-null UInt32, field: 'element'), affine List(non-null Float64, field: 'element')?, axis_codes Utf8?, axes List(non-null Int8, field: 'element'), \
+         spacing_mm List(non-null Float64, field: 'element')?, spacing_source Utf8, percentiles List(non-null Float64, field: 'element'), \
+         in_window List(non-null Float64, field: 'element')"
     );
     assert_eq!(
         columns::<StepRow>(),
@@ -50,7 +56,7 @@ fn every_table_has_the_columns_that_it_always_had() {
         columns::<CaseRow>(),
         "case Utf8, organ Utf8, dice Float64?, hd95 Float64?, reference_voxels UInt64, predicted_voxels UInt64, \
          hd95_voxels Float64?, hd95_mm Float64?, hd95_larger_voxels Float64?, hd95_larger_mm Float64?, \
-         surface_dice Float64?, volume_difference_ml Float64"
+         surface_dice Float64?, volume_difference_ml Float64?"
     );
     assert_eq!(
         columns::<SummaryRow>(),

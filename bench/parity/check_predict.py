@@ -3,8 +3,8 @@
     python bench/parity/check_predict.py PROGRAM RUN SCAN FOLDER
 
 RUN is a run on a random encoder with one channel, SCAN a scan in which it finds organs. nibabel writes its voxels again in many ways: number types,
-byte orders, NIfTI-1 and -2, orientations, oblique affines; with only a quaternion, only an affine, or neither. The voxels are the same, so all masks
-must be the same.
+byte orders, NIfTI-1 and -2, orientations, oblique affines; with only a quaternion, only an affine, or neither. The anatomy is the same, so all masks,
+brought to one orientation by nibabel, must be the same.
 """
 
 import itertools
@@ -30,9 +30,16 @@ def rotation(*degrees):
 
 
 def affine(turn=np.eye(3), spacing=(0.75, 0.8, 2.5), origin=(-31.5, 12.25, 101.125)):
+    """Of an array that lies in LPS, as SCAN does, turned by less than 45 degrees."""
     matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turn @ np.diag(spacing), origin
+    matrix[:3, :3], matrix[:3, 3] = turn @ np.diag((-1, -1, 1)) @ np.diag(spacing), origin
     return matrix
+
+
+def in_orientation(image, codes):
+    """The same anatomy, stored in another orientation."""
+    wanted = nibabel.orientations.axcodes2ornt(codes)
+    return image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), wanted))
 
 
 def volume(path):
@@ -60,10 +67,9 @@ def scans(voxels):
     with_time = nibabel.Nifti1Image(voxels[..., None], affine(rotation(0, 0, 5)))
     with_time.header.set_xyzt_units("mm", "sec")
     yield "fourth_axis.nii.gz", saved(with_time)
-    for order, signs in itertools.product(itertools.permutations(range(3)), ((1, 1, 1), (-1, -1, 1), (1, -1, -1), (-1, 1, 1))):
-        turn = np.eye(3)[:, order] * signs
-        name = "axes_" + "".join(nibabel.aff2axcodes(affine(turn)))
-        yield f"{name}.nii.gz", saved(nibabel.Nifti1Image(voxels, affine(turn)))
+    for order in itertools.permutations(("LR", "PA", "IS")):
+        for codes in itertools.product(*order):
+            yield f"axes_{''.join(codes)}.nii.gz", saved(in_orientation(nibabel.Nifti1Image(voxels, affine(rotation(4, -3, 8))), codes))
     for name, sform, qform in (("quaternion_alone", 0, 1), ("affine_alone", 2, 0), ("both_differ", 4, 2), ("neither", 0, 0)):
         image = nibabel.Nifti1Image(voxels, affine(rotation(5, 40, -20)))
         image.set_sform(affine(rotation(5, 40, -20), origin=(1, 2, 3)) if sform else None, sform)
@@ -119,11 +125,13 @@ def main():
             refused.append(name)
         elif of_scan != of_mask:
             problems.append(f"SimpleITK: {of_scan} against {of_mask}")
+        if b.header["sform_code"] or b.header["qform_code"]:
+            b = in_orientation(b, "LPS")
         voxels = np.asarray(b.dataobj).reshape(voxels_of.shape)
         first = voxels if first is None else first
         organs = max(organs, np.unique(voxels).size)
         if not np.array_equal(voxels, first):
-            problems.append("voxels: another file of the same values had another mask")
+            problems.append("voxels: another file of the same anatomy had another mask")
         if problems:
             sys.exit(f"parity: predict: {name}: the mask differs in {', '.join(problems)}")
     if organs < 2:

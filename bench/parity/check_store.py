@@ -12,13 +12,14 @@ import json
 import sys
 from pathlib import Path
 
+import google_crc32c
 import nibabel
 import numpy as np
 import pyarrow.parquet
 import zarr
 from scipy import ndimage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ARRAYS = ("embeddings", "images", "labels")
 STORED_AS = {"f16": "float16", "f32": "float32", "bf16": "uint16", "q8": "uint8"}
 ONE_CT_CHANNEL = [{"index": 0, "name": "CT", "intensity": {"kind": "window"}}]
@@ -45,6 +46,27 @@ def to_float32(group, name, row, variant):
         scale, offset = channels.T[..., None, None]
         return (offset + scale * values.astype(np.float32)).reshape(values.shape)
     return values.astype(np.float32)
+
+
+def check_checksums(root, store):
+    """Every chunk has the checksum that the table records of its place, and the table has every chunk."""
+    table = pyarrow.parquet.read_table(store / "checksums.parquet").to_pylist()
+    shards = {}
+    for row in table:
+        chunks = shards.setdefault((row["array"], row["shard"]), [])
+        expect("checksums.parquet chunk", row["chunk"], len(chunks))
+        chunks.append(row["crc32c"])
+    for (path, shard), expected in shards.items():
+        content = (store / path / f"c.{shard}{'.0' * (root[path].ndim - 1)}").read_bytes()
+        index = np.frombuffer(content[-4 - 16 * len(expected) : -4], "<u8").reshape(-1, 2)
+        for chunk, ((offset, length), checksum) in enumerate(zip(index.tolist(), expected)):
+            where = f"{path} shard {shard} chunk {chunk}"
+            expect(f"{where} stored", int.from_bytes(content[offset + length - 4 : offset + length], "little"), checksum)
+            expect(f"{where} computed", google_crc32c.value(content[offset : offset + length - 4]), checksum)
+    arrays = [root[split][name] for split in ("train", "test") for name in root[split].array_keys()]
+    masks = [root["test/masks"][case] for case in root["test/masks"].array_keys()]
+    chunks = [(a.shape[0] * a.shape[1]) for a in arrays] + [mask.shape[0] for mask in masks]
+    expect("rows of checksums.parquet", len(table), sum(chunks))
 
 
 def check_attributes(attributes):
@@ -199,6 +221,7 @@ def main():
     check_attributes(attributes)
     variants = pyarrow.parquet.read_table(args.store / "variants.parquet")
     check_variants(variants)
+    check_checksums(root, args.store)
     for split in ("train", "test"):
         slices = pyarrow.parquet.read_table(args.store / split / "slices.parquet")
         check_arrays(split, root[split], config, slices, variants.num_rows if split == "train" else 1)

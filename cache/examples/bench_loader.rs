@@ -14,7 +14,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{Compression, EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -63,14 +63,15 @@ fn make(path: &Path, dtype: StoreDtype, compression: Compression) -> Outcome<()>
             row,
             case: "0001".into(),
             slice_index: row,
-            spacing_mm: [3.0, 0.7, 0.7],
+            spacing_mm: Some([3.0, 0.7, 0.7]),
             size: [512, 512],
             voxels: vec![0; organs],
             source: "noise".into(),
             source_sha256: "none".into(),
         })
         .collect();
-    writer.write_case(Split::Train, "0001", &rows, None)?;
+    let scan = ScanRow::of_array("0001", [SLICES, 512, 512], Some([3.0, 0.7, 0.7]));
+    writer.write_case(Split::Train, &scan, &rows, None)?;
     writer.write_decoder(b"none")?;
     writer.finish()?;
     Ok(())

@@ -6,7 +6,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, EncoderArch};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use std::path::Path;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -62,13 +62,14 @@ fn write(path: &Path) -> Outcome<()> {
         row: 0,
         case: "0005".into(),
         slice_index: 0,
-        spacing_mm: [3.0, 0.7, 0.7],
+        spacing_mm: Some([3.0, 0.7, 0.7]),
         size: [SIDE as u32; 2],
         voxels: vec![0; organs],
         source: source.path,
         source_sha256: source.sha256,
     };
-    writer.write_case(Split::Train, "0005", &[row], None)?;
+    let scan = ScanRow::of_array("0005", [1, SIDE, SIDE], Some([3.0, 0.7, 0.7]));
+    writer.write_case(Split::Train, &scan, &[row], None)?;
     writer.write_decoder(b"SAM's decoder, as the bytes of a safetensors file")?;
     writer.finish()?;
     Ok(())

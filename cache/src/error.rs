@@ -69,6 +69,20 @@ pub enum Error {
         /// The shard's file.
         path: PathBuf,
     },
+    /// Both copies of the manifest are damaged, so that nothing tells what the store holds.
+    #[error("{} is damaged: {reason}; so is the copy of the manifest", path.display())]
+    ManifestLost {
+        /// The root group's `zarr.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another process extended or repaired the store after it was opened.
+    #[error("{} has changed since it was opened: another process extends, repairs or replaces it", path.display())]
+    Changed {
+        /// The store.
+        path: PathBuf,
+    },
     /// A file of a store that says it is complete is not there.
     #[error("{} is missing", path.display())]
     Missing {
@@ -124,7 +138,18 @@ impl Error {
             }
             Error::File(error) => return error.hint(),
             Error::NotAStore { advice, .. } => (*advice).into(),
-            Error::FormatVersion { .. } => "run `sam-ladder precompute` into a new folder".into(),
+            Error::FormatVersion { found, expected, .. } => match found.parse::<u64>() {
+                Ok(newer) if newer > u64::from(*expected) => "use a newer version of sam-ladder".into(),
+                _ => {
+                    "make the store again: run `sam-ladder precompute` with the same scans and settings into a new folder".into()
+                }
+            },
+            Error::ManifestLost { .. } => "run `sam-ladder precompute` into a new folder".into(),
+            Error::Changed { .. } => {
+                "once the store is complete, resume with the same command; a store with more scans or variants than a run was \
+                 started with is another store to that run: start another --run"
+                    .into()
+            }
             Error::Incomplete { .. } => "run the same `sam-ladder precompute` command again to continue it".into(),
             Error::OtherConfig { .. } => {
                 "run `sam-ladder precompute` with another --store, or with the store's settings; to a finished \

@@ -7,7 +7,11 @@ use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::store::{CaseLayout, StoreAttributes};
 use sam_ladder_schemas::tables::VariantRow;
 use sam_ladder_schemas::variants::{Variant, variants};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+
+/// Most slices of a store. A manifest that claims more is damaged, and nothing is allocated for it.
+const MAX_SLICES: usize = 1 << 22;
 
 /// Everything that determines a store's shape.
 #[derive(Debug, Clone)]
@@ -17,21 +21,27 @@ pub struct StoreLayout {
 }
 
 impl StoreLayout {
-    /// Orders the rows: within each split by case name, then by slice.
+    /// The layout of a new store: orders the rows within each split by case name, then by slice.
     ///
     /// # Errors
-    /// [`Error::Values`] for a case that occurs twice, has no slices, or has a name that cannot be a folder's.
+    /// [`Error::Values`] for a case that occurs twice, has no slices, or has a name that cannot be a folder's, and for more slices than any
+    /// store has.
     pub fn new(attributes: StoreAttributes, mut cases: Vec<CaseLayout>) -> Result<Self> {
         cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
+        Self::in_order(attributes, cases)
+    }
+
+    /// The layout whose rows have the order of `cases`.
+    fn in_order(attributes: StoreAttributes, cases: Vec<CaseLayout>) -> Result<Self> {
         let refuse = |case: &CaseLayout, reason: &str| Error::Values {
             what: format!("{} case {:?}", case.split, case.case),
             reason: reason.into(),
         };
-        let same = |pair: &&[CaseLayout]| pair[0].split == pair[1].split && pair[0].case == pair[1].case;
-        if let Some(pair) = cases.windows(2).find(same) {
-            return Err(refuse(&pair[0], "there are two scans of that name"));
+        let mut names = HashSet::new();
+        if let Some(case) = cases.iter().find(|case| !names.insert((case.split as usize, &case.case))) {
+            return Err(refuse(case, "there are two scans of that name"));
         }
-        let mut next = [0; 2];
+        let mut next = [0usize; 2];
         let mut laid_out = Vec::with_capacity(cases.len());
         for case in cases {
             if case.num_slices == 0 {
@@ -41,7 +51,11 @@ impl StoreLayout {
                 return Err(refuse(&case, "its name cannot be that of a folder"));
             }
             let first = &mut next[case.split as usize];
-            let rows = *first..*first + case.num_slices;
+            let Some(end) = first.checked_add(case.num_slices).filter(|&end| end <= MAX_SLICES) else {
+                let reason = format!("it has {} slices, and a store at most {MAX_SLICES}", case.num_slices);
+                return Err(refuse(&case, &reason));
+            };
+            let rows = *first..end;
             *first = rows.end;
             laid_out.push((case, rows));
         }
@@ -49,12 +63,27 @@ impl StoreLayout {
         Ok(StoreLayout { attributes: attributes.with_cases(cases), cases: laid_out })
     }
 
-    /// The layout of a store with these attributes.
+    /// The layout of a store with these attributes, whose cases are in the order of its rows.
     ///
     /// # Errors
     /// As [`Self::new`].
     pub fn of(attributes: &StoreAttributes) -> Result<Self> {
-        Self::new(attributes.unfinished(), attributes.cases.clone())
+        Self::in_order(attributes.unfinished(), attributes.cases.clone())
+    }
+
+    /// The same cases in the order that a store has them in: what `found` has comes first, in its order, then what it lacks, by name. A case
+    /// whose number of slices differs counts as another.
+    ///
+    /// # Errors
+    /// None in practice; as [`Self::new`].
+    pub(crate) fn arranged_as(&self, found: &[CaseLayout]) -> Result<Self> {
+        let size = |case: &CaseLayout| (case.split as usize, case.case.clone(), case.num_slices);
+        let mut left: HashMap<_, CaseLayout> = self.attributes.cases.iter().map(|case| (size(case), case.clone())).collect();
+        let mut cases: Vec<CaseLayout> = found.iter().filter_map(|case| left.remove(&size(case))).collect();
+        cases.extend(self.attributes.cases.iter().filter_map(|case| left.remove(&size(case))));
+        // Stable: keeps the order within each split.
+        cases.sort_by_key(|case| case.split);
+        Self::in_order(self.attributes.clone(), cases)
     }
 
     /// The store's attributes, with `complete: false`.

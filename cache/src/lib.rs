@@ -6,6 +6,7 @@
 
 mod arrays;
 mod batch;
+mod checksums;
 mod chunk_cache;
 mod error;
 mod layout;
@@ -32,4 +33,4 @@ pub use storage::{is_remote, read_file};
 pub use store::{ReferenceMask, Store};
 pub use training::TrainingSplit;
 pub use verify::{Damage, Part, VerifyReport, verify};
-pub use writer::{Opened, SliceTensors, StoreWriter, Wanted, begin_repair, images_stored};
+pub use writer::{Opened, SliceTensors, StoreWriter, Survey, Wanted, begin_repair, images_stored, survey};

@@ -1,6 +1,7 @@
 //! The store's manifest, its second copy, and the metadata that is derived from it.
 
 use crate::arrays::{ArraySpec, METADATA, group_metadata, groups, root_metadata, to_json};
+use crate::checksums::{Checksums, decode_checksums};
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::shard::unreadable;
@@ -9,7 +10,8 @@ use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::store::{
-    DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, SourceFile, StoreAttributes, VARIANTS_TABLE, cache_id, slices_table,
+    CHECKSUMS_TABLE, DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, StoreAttributes, VARIANTS_TABLE, cache_id,
+    scans_table, slices_table,
 };
 use serde_json::{Value, json};
 use std::io::ErrorKind;
@@ -71,6 +73,7 @@ pub(crate) fn parse_manifest(store: &Storage, path: &Path, bytes: &[u8]) -> Resu
     if attributes.checksum != expected {
         return Err(damaged(format!("its attributes hash to {expected}, but its checksum is {}", attributes.checksum)));
     }
+    StoreLayout::of(&attributes).map_err(|error| damaged(error.to_string()))?;
     Ok(attributes)
 }
 
@@ -111,28 +114,37 @@ pub(crate) fn check_array_metadata(store: &Storage, spec: &ArraySpec) -> Result<
 }
 
 /// Paths within the store of the files whose hashes the manifest records.
-pub(crate) fn hashed_files() -> [String; 4] {
-    [VARIANTS_TABLE.into(), slices_table(Split::Train), slices_table(Split::Test), DECODER_WEIGHTS.into()]
+pub(crate) fn hashed_files() -> [String; 7] {
+    let [train, test] = Split::ALL;
+    [
+        VARIANTS_TABLE.into(),
+        CHECKSUMS_TABLE.into(),
+        slices_table(train),
+        slices_table(test),
+        scans_table(train),
+        scans_table(test),
+        DECODER_WEIGHTS.into(),
+    ]
 }
 
-/// The hashes that a finished store's manifest records.
-pub(crate) fn hash_files(store: &Storage) -> Result<Vec<SourceFile>> {
-    hashed_files()
-        .into_iter()
-        .map(|name| {
-            let path = store.join(&name);
-            let bytes = store.read(&path).map_err(Error::io("read", &path))?;
-            Ok(SourceFile { path: name, sha256: sha256_hex(&bytes) })
-        })
-        .collect()
+/// The hash that the manifest records of a file.
+pub(crate) fn recorded_hash<'a>(attributes: &'a StoreAttributes, name: &str) -> Option<&'a str> {
+    attributes.files.iter().find(|file| file.path == name).map(|file| file.sha256.as_str())
+}
+
+/// The checksums of a store's chunks, from its table.
+pub(crate) fn read_checksums(store: &Storage, layout: &StoreLayout) -> Result<Checksums> {
+    let path = store.join(CHECKSUMS_TABLE);
+    let bytes = store.read(&path).map_err(Error::io("read", &path))?;
+    decode_checksums(&path, bytes.into(), layout)
 }
 
 /// Checks that a file of the store has the hash that the manifest records; the error is in words.
 pub(crate) fn check_hash(store: &Storage, attributes: &StoreAttributes, name: &str) -> Result<(), String> {
     let found = sha256_hex(&read_checked(store, &store.join(name))?);
-    match attributes.files.iter().find(|file| file.path == name) {
-        Some(file) if file.sha256 == found => Ok(()),
-        Some(file) => Err(format!("its SHA-256 is {found}, the manifest records {}", file.sha256)),
+    match recorded_hash(attributes, name) {
+        Some(recorded) if recorded == found => Ok(()),
+        Some(recorded) => Err(format!("its SHA-256 is {found}, the manifest records {recorded}")),
         None => Err("the manifest records no SHA-256 of it".into()),
     }
 }

@@ -3,7 +3,7 @@
 //! A shard holds all (44) variants of its slice, and an epoch draws one of them, so fetching whole shards would read 44 times too much.
 //! Chunks are therefore fetched by range, after the shard's index, which takes a kilobyte and stays in memory.
 
-use crate::chunk_cache::ChunkCache;
+use crate::chunk_cache::{ChunkCache, STORE_NAME_LEN};
 use crate::error::Result;
 use crate::storage::{Blob, Bucket, CONCURRENCY, Object};
 use object_store::GetRange;
@@ -16,13 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, Semaphore};
 
-/// Length of a store's name in the cache, in characters.
-const ID_LEN: usize = 16;
-
 /// Where copies of a remote store's chunks are kept, and how many. Depends on the machine, not on the store or the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheOptions {
-    /// A folder on a local disk; any number of stores and programs may share it.
+    /// A folder on a local disk, new or made for this purpose; any number of stores and programs may share it.
     pub folder: PathBuf,
     /// Limit of the bytes in the folder.
     pub max_bytes: u64,
@@ -63,8 +60,8 @@ impl Remote {
     pub(crate) fn new(bucket: Bucket, place: &Path, options: Option<&CacheOptions>) -> Result<Self> {
         let version = bucket.version(&place.join(crate::arrays::METADATA))?;
         let mut id = sha256_hex(format!("{} {version}", place.display()).as_bytes());
-        id.truncate(ID_LEN);
-        let cache = options.map(|options| ChunkCache::new(options.folder.clone(), options.max_bytes, id));
+        id.truncate(STORE_NAME_LEN);
+        let cache = options.map(|options| ChunkCache::open(options.folder.clone(), options.max_bytes, &id)).transpose()?;
         Ok(Remote { bucket, cache, permits: Semaphore::new(CONCURRENCY), under_way: Mutex::default() })
     }
 

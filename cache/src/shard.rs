@@ -118,8 +118,9 @@ fn cut_short(index_len: u64, file_len: u64) -> String {
     format!("the file is cut short: an index of {index_len} bytes was expected at its end, it has {file_len} bytes")
 }
 
-/// Reads one uncompressed chunk directly into `out`, which must have the chunk's length, and checks it.
-pub(crate) fn read_plain_chunk(file: &Blob, range: ChunkRange, out: &mut [u8]) -> Result<(), String> {
+/// Reads one uncompressed chunk directly into `out`, which must have the chunk's length, and checks it; `expected` is the checksum that
+/// belongs in this place.
+pub(crate) fn read_plain_chunk(file: &Blob, range: ChunkRange, expected: Option<u32>, out: &mut [u8]) -> Result<(), String> {
     let len = out.len() as u64;
     if range.len != len + CHECKSUM_LEN as u64 {
         let held = range.len.saturating_sub(CHECKSUM_LEN as u64);
@@ -129,11 +130,58 @@ pub(crate) fn read_plain_chunk(file: &Blob, range: ChunkRange, out: &mut [u8]) -
     file.read_exact_at(out, range.offset)
         .and_then(|()| file.read_exact_at(&mut stored, range.offset + len))
         .map_err(|e| format!("cannot read the chunk: {e}"))?;
-    compare_checksum(out, stored).map_err(|reason| format!("the chunk has {reason}"))
+    compare_checksum(out, stored).map_err(|reason| format!("the chunk has {reason}"))?;
+    in_its_place(u32::from_le_bytes(stored), expected)
+}
+
+/// The checksum at the end of a chunk as stored.
+pub(crate) fn checksum_of(encoded: &[u8]) -> u32 {
+    let at = encoded.len().saturating_sub(CHECKSUM_LEN);
+    u32::from_le_bytes(std::array::from_fn(|i| encoded.get(at + i).copied().unwrap_or_default()))
+}
+
+/// Whether a chunk with the checksum `stored` is the one that belongs in this place.
+fn in_its_place(stored: u32, expected: Option<u32>) -> Result<(), String> {
+    match expected.filter(|&expected| expected != stored) {
+        None => Ok(()),
+        Some(expected) => Err(format!("it holds another chunk's values (checksum {stored:08x}, expected {expected:08x})")),
+    }
+}
+
+/// Bytes at the end of a shard of `chunks` chunks that [`last_checksum`] needs.
+pub(crate) fn end_len(chunks: usize) -> u64 {
+    index_len(chunks).saturating_add(CHECKSUM_LEN as u64)
+}
+
+/// The checksum of the last chunk of a shard of `chunks` chunks, from `end`, the last [`end_len`] bytes of its `file_len` bytes. Checks the
+/// index, and that the chunks fill the file.
+pub(crate) fn last_checksum(end: &[u8], file_len: u64, chunks: usize) -> Result<u32, String> {
+    let at = end.len().checked_sub(index_len(chunks) as usize).filter(|&at| at >= CHECKSUM_LEN);
+    let at = at.ok_or_else(|| cut_short(end_len(chunks), file_len))?;
+    check_filled(&parse_index(&end[at..], file_len)?, file_len)?;
+    Ok(checksum_of(&end[..at]))
+}
+
+/// The checksum at the end of each chunk, none of which is compared with its chunk.
+pub(crate) fn checksums(file: &Blob, chunks: usize) -> Result<Vec<u32>, String> {
+    let read = |range: &ChunkRange| {
+        let mut stored = [0; CHECKSUM_LEN];
+        file.read_exact_at(&mut stored, range.bytes().end - CHECKSUM_LEN as u64)
+            .map_err(|e| format!("cannot read the chunk: {e}"))?;
+        Ok(u32::from_le_bytes(stored))
+    };
+    read_index(file, chunks)?.iter().map(read).collect()
+}
+
+/// Checks every chunk of a shard: that its bytes have its checksum, and that this is the one that belongs there.
+pub(crate) fn check_whole(file: &Blob, expected: &[u32]) -> Result<(), String> {
+    let index = read_index(file, expected.len())?;
+    check_filled(&index, file.len().map_err(|e| format!("cannot read its size: {e}"))?)?;
+    index.iter().zip(expected).try_for_each(|(&range, &expected)| read_encoded(file, range, Some(expected)).map(drop))
 }
 
 /// Checks that the chunks are contiguous and fill the file up to its index, so that a checksum covers every byte.
-pub(crate) fn check_filled(file: &Blob, index: &[ChunkRange]) -> Result<(), String> {
+pub(crate) fn check_filled(index: &[ChunkRange], file_len: u64) -> Result<(), String> {
     let mut end = 0;
     for (i, range) in index.iter().enumerate() {
         if range.offset != end {
@@ -142,23 +190,30 @@ pub(crate) fn check_filled(file: &Blob, index: &[ChunkRange]) -> Result<(), Stri
         end += range.len;
     }
     let expected = end + (index.len() * INDEX_ENTRY_LEN + CHECKSUM_LEN) as u64;
-    let found = file.len().map_err(|e| format!("cannot read its size: {e}"))?;
-    if found == expected { Ok(()) } else { Err(format!("the file has {found} bytes, expected {expected}")) }
+    if file_len == expected { Ok(()) } else { Err(format!("the file has {file_len} bytes, expected {expected}")) }
 }
 
-/// One chunk as stored, with its checksum checked.
-pub(crate) fn read_encoded(file: &Blob, range: ChunkRange) -> Result<Vec<u8>, String> {
+/// One chunk as stored, checked; `expected` is the checksum that belongs in this place.
+pub(crate) fn read_encoded(file: &Blob, range: ChunkRange, expected: Option<u32>) -> Result<Vec<u8>, String> {
     let mut encoded = vec![0; range.len as usize];
     file.read_exact_at(&mut encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
     checked(&encoded).map_err(|reason| format!("the chunk has {reason}"))?;
+    in_its_place(checksum_of(&encoded), expected)?;
     Ok(encoded)
 }
 
-/// Reads one chunk, checks it, and decompresses it into `out`, which must have the chunk's length.
-pub(crate) fn read_compressed_chunk(file: &Blob, range: ChunkRange, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), String> {
+/// As [`read_plain_chunk`], for a compressed chunk.
+pub(crate) fn read_compressed_chunk(
+    file: &Blob,
+    range: ChunkRange,
+    expected: Option<u32>,
+    scratch: &mut Scratch,
+    out: &mut [u8],
+) -> Result<(), String> {
     scratch.encoded.resize(range.len as usize, 0);
     file.read_exact_at(&mut scratch.encoded, range.offset).map_err(|e| format!("cannot read the chunk: {e}"))?;
     let frame = checked(&scratch.encoded).map_err(|reason| format!("the chunk has {reason}"))?;
+    in_its_place(checksum_of(&scratch.encoded), expected)?;
     let len = scratch.decompressor.decompress_to_buffer(frame, out).map_err(|e| format!("cannot decompress the chunk: {e}"))?;
     if len != out.len() {
         return Err(format!("the chunk holds {len} bytes, expected {}", out.len()));

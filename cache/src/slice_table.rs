@@ -1,7 +1,7 @@
 //! `slices.parquet`. The table has a column per class, so no struct can describe its columns.
 
 use crate::error::Result;
-use arrow::array::{ArrayRef, AsArray, Float64Array, StringArray, UInt32Array, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{Float64Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -37,7 +37,7 @@ pub(crate) fn decode_slices(path: &Path, bytes: Bytes, class_names: &[String]) -
         row: count("row").value(i),
         case: text("case").value(i).into(),
         slice_index: count("slice_index").value(i),
-        spacing_mm: spacing.map(|axis| axis.value(i)),
+        spacing_mm: spacing.iter().all(|axis| axis.is_valid(i)).then(|| spacing.map(|axis| axis.value(i))),
         size: size.map(|axis| axis.value(i)),
         voxels: voxels.iter().map(|class| class.value(i)).collect(),
         source: text("source").value(i).into(),
@@ -56,7 +56,10 @@ fn batch(path: &Path, rows: &[SliceRow], class_names: &[String]) -> Result<Recor
         ("slice_index".into(), count(&|row| row.slice_index)),
     ];
     for (axis, name) in SPACING.into_iter().enumerate() {
-        columns.push((name.into(), Arc::new(rows.iter().map(|row| row.spacing_mm[axis]).collect::<Float64Array>())));
+        columns.push((
+            name.into(),
+            Arc::new(rows.iter().map(|row| row.spacing_mm.map(|spacing| spacing[axis])).collect::<Float64Array>()),
+        ));
     }
     columns.extend(SIZE.into_iter().enumerate().map(|(axis, name)| (name.into(), count(&|row| row.size[axis]))));
     for (class, name) in class_names.iter().enumerate() {
@@ -66,7 +69,11 @@ fn batch(path: &Path, rows: &[SliceRow], class_names: &[String]) -> Result<Recor
     }
     columns.push(("source".into(), text(|row| &row.source)));
     columns.push(("source_sha256".into(), text(|row| &row.source_sha256)));
-    let columns = columns.into_iter().map(|(name, column)| (name, column, false));
+    // Only the spacing may be unknown.
+    let columns = columns.into_iter().map(|(name, column)| {
+        let nullable = SPACING.contains(&name.as_str());
+        (name, column, nullable)
+    });
     RecordBatch::try_from_iter_with_nullable(columns)
         .map_err(|error| sam_ladder_formats::Error::Rows { action: "write", path: path.into(), reason: error.to_string() }.into())
 }
@@ -80,7 +87,7 @@ mod tests {
             row: index,
             case: "0005".into(),
             slice_index: index,
-            spacing_mm: [3.0, 0.75, 0.8],
+            spacing_mm: (index != 1).then_some([3.0, 0.75, 0.8]),
             size: [40, 48],
             voxels,
             source: "img/img0005.nii.gz".into(),
@@ -117,7 +124,7 @@ mod tests {
                 "source_sha256"
             ]
         );
-        assert!(schema.fields().iter().all(|field| !field.is_nullable()));
+        assert!(schema.fields().iter().all(|field| field.is_nullable() == SPACING.contains(&field.name().as_str())));
     }
 
     #[test]

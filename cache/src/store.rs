@@ -2,9 +2,12 @@
 
 use crate::arrays::{ArrayKind, ArraySpec};
 use crate::batch::{Batch, Item};
+use crate::checksums::Checksums;
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
-use crate::manifest::{check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_manifest};
+use crate::manifest::{
+    check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_checksums, read_manifest,
+};
 use crate::remote::{CacheOptions, Remote, Unread};
 use crate::shard;
 use crate::slice_table::decode_slices;
@@ -16,8 +19,8 @@ use rayon::prelude::*;
 use sam_ladder_formats::rows::decode_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, slices_table};
-use sam_ladder_schemas::tables::{SliceRow, VariantRow};
+use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, scans_table, slices_table};
+use sam_ladder_schemas::tables::{ScanRow, SliceRow, VariantRow};
 use sam_ladder_schemas::variants::Variant;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -38,6 +41,8 @@ pub struct Store {
     storage: Storage,
     attributes: StoreAttributes,
     splits: [SplitArrays; 2],
+    /// Checksums of the masks' chunks.
+    masks: Checksums,
     /// For a store in a bucket: fetches its chunks and keeps them on a local disk.
     remote: Option<Remote>,
 }
@@ -46,6 +51,8 @@ pub struct Store {
 struct SplitArrays {
     variants: Vec<Variant>,
     slices: Vec<SliceRow>,
+    /// In the order of `cases`.
+    scans: Vec<ScanRow>,
     cases: Vec<(String, Range<u32>)>,
     /// In the order of `ArrayKind::all`.
     arrays: Vec<StoredArray>,
@@ -91,9 +98,12 @@ impl Store {
             check_hash(&storage, &attributes, &name).map_err(|reason| Error::Manifest { path: file, reason })?;
         }
         check_variants(&storage, &layout)?;
-        let splits = [open_split(&storage, &layout, Split::Train)?, open_split(&storage, &layout, Split::Test)?];
+        let mut checksums = read_checksums(&storage, &layout)?;
+        let [train, test] = Split::ALL;
+        let splits =
+            [open_split(&storage, &layout, train, &mut checksums)?, open_split(&storage, &layout, test, &mut checksums)?];
         let remote = storage.bucket().map(|bucket| Remote::new(bucket.clone(), storage.root(), cache)).transpose()?;
-        let store = Store { storage, splits, attributes, remote };
+        let store = Store { storage, splits, masks: checksums, attributes, remote };
         store.check_files()?;
         Ok(store)
     }
@@ -118,14 +128,21 @@ impl Store {
         &self.split(split).variants
     }
 
-    /// The slices of a split, by row: grouped by case, in the cases' order, slices ascending.
+    /// The slices of a split, by row: grouped by case, slices ascending. The order of the cases is that in which they came into the store.
     pub fn slices(&self, split: Split) -> &[SliceRow] {
         &self.split(split).slices
     }
 
-    /// The cases of a split, in the order of their rows.
+    /// The scans of a split, in the order of its cases in the store: where their voxels lie in space, and what their values are like.
+    pub fn scans(&self, split: Split) -> &[ScanRow] {
+        &self.split(split).scans
+    }
+
+    /// The cases of a split, sorted.
     pub fn cases(&self, split: Split) -> Vec<String> {
-        self.split(split).cases.iter().map(|(case, _)| case.clone()).collect()
+        let mut cases: Vec<String> = self.split(split).cases.iter().map(|(case, _)| case.clone()).collect();
+        cases.sort_unstable();
+        cases
     }
 
     /// The rows of a case.
@@ -149,25 +166,29 @@ impl Store {
     /// The reference segmentation of a test case.
     ///
     /// # Errors
-    /// [`Error::Absent`] for a case that is not in `test`, [`Error::Damaged`] when it cannot be read back as written.
+    /// [`Error::Absent`] for a case that is not in `test`, [`Error::Damaged`] when it cannot be read back as written, [`Error::Changed`]
+    /// for a store that has changed since it was opened.
     pub fn mask(&self, case: &str) -> Result<ReferenceMask> {
         let rows = self.case_rows(Split::Test, case)?;
         let shape = mask_shape(&self.slices(Split::Test)[rows.start as usize..rows.end as usize]);
         let [depth, height, width] = shape;
         let spec = ArraySpec::of_mask(case, shape);
-        check_array_metadata(&self.storage, &spec)?;
-        let array = StoredArray::new(&self.storage, spec, 1);
+        check_array_metadata(&self.storage, &spec).map_err(|error| self.changed().unwrap_or(error))?;
+        let checksums = self.masks.of_shard(&spec.path, 0, depth).map(<[u32]>::to_vec).unwrap_or_default();
+        let array = StoredArray::new(&self.storage, spec, 1, checksums);
         let mut labels = vec![0; depth * height * width];
         // A mask is read once, as a whole.
         let shard = self.storage.open(&array.shard_path(0));
         labels.par_chunks_mut(height * width).enumerate().try_for_each(|(slice, out)| {
             let shard = shard.as_ref().map_err(shard::unreadable);
-            shard.and_then(|shard| array.read_chunk_of(shard, 0, slice, out)).map_err(|reason| Error::Damaged {
-                array: array.spec.path.clone(),
-                row: slice,
-                place: format!("case {case}"),
-                reason,
-                path: array.shard_path(0),
+            shard.and_then(|shard| array.read_chunk_of(shard, 0, slice, out)).map_err(|reason| {
+                self.changed().unwrap_or_else(|| Error::Damaged {
+                    array: array.spec.path.clone(),
+                    row: slice,
+                    place: format!("case {case}"),
+                    reason,
+                    path: array.shard_path(0),
+                })
             })
         })?;
         Ok(ReferenceMask { labels, shape })
@@ -178,7 +199,8 @@ impl Store {
     /// `batch` is resized and overwritten; its memory is reused. After an error its content is unspecified.
     ///
     /// # Errors
-    /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] with array, slice, case and variant;
+    /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] with array, slice, case and variant; [`Error::Changed`] for a
+    /// store that has changed since it was opened, so that the pair can no longer be read;
     /// [`Error::File`] for a bucket that does not answer.
     pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
         if self.fits_cache(picks.len()) {
@@ -275,6 +297,12 @@ impl Store {
         read.map_err(|reason| self.unread(split, kind, pick, reason))
     }
 
+    /// [`Error::Changed`] if the store is no longer the one that was opened. What cannot be read is then not damaged.
+    fn changed(&self) -> Option<Error> {
+        let now = read_manifest(&self.storage).ok()?;
+        (now.checksum != self.attributes.checksum).then(|| Error::Changed { path: self.path().into() })
+    }
+
     /// The error of a chunk that cannot be read.
     fn unread(&self, split: Split, kind: ArrayKind, (row, variant): (u32, u32), reason: Unread) -> Error {
         let (row, variant) = (row as usize, variant as usize);
@@ -282,7 +310,7 @@ impl Store {
         let array = &arrays[kind as usize];
         match reason {
             Unread::Io(path, source) => Error::io("read", path)(source),
-            Unread::Damaged(reason) => Error::Damaged {
+            Unread::Damaged(reason) => self.changed().unwrap_or_else(|| Error::Damaged {
                 array: array.spec.path.clone(),
                 row,
                 place: format!(
@@ -293,7 +321,7 @@ impl Store {
                 ),
                 reason,
                 path: array.shard_path(row),
-            },
+            }),
         }
     }
 
@@ -396,15 +424,57 @@ pub(crate) fn read_slices(store: &Storage, layout: &StoreLayout, split: Split) -
     Ok(slices)
 }
 
-fn open_split(store: &Storage, layout: &StoreLayout, split: Split) -> Result<SplitArrays> {
+/// Reads a split's table of scans and checks it against the layout's cases; the shapes are checked against the slices, if they are given.
+pub(crate) fn read_scans(
+    store: &Storage,
+    layout: &StoreLayout,
+    split: Split,
+    slices: Option<&[SliceRow]>,
+) -> Result<Vec<ScanRow>> {
+    let path = store.join(scans_table(split));
+    let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
+    let scans: Vec<ScanRow> = decode_rows(&path, read_bytes(store, &path)?)?;
+    let cases: Vec<_> = layout.cases_of(split).collect();
+    if scans.len() != cases.len() {
+        return Err(damaged(format!("expected {} rows, found {}", cases.len(), scans.len())));
+    }
+    for (scan, (case, rows)) in scans.iter().zip(cases) {
+        check_scan(scan, &case.case, rows.len()).map_err(damaged)?;
+        let Some(slices) = slices else { continue };
+        let (found, expected) = (scan.turned_shape(), mask_shape(&slices[rows.clone()]));
+        if found != Some(expected) {
+            return Err(damaged(format!("its case {} has the shape {found:?}, its slices {expected:?}", scan.case)));
+        }
+    }
+    Ok(scans)
+}
+
+/// Checks that a row describes a scan of this name and so many slices; the error is in words.
+pub(crate) fn check_scan(scan: &ScanRow, case: &str, slices: usize) -> Result<(), String> {
+    if scan.case != case {
+        return Err(format!("expected case {case}, found {}", scan.case));
+    }
+    if scan.turned_shape().is_none_or(|[depth, ..]| depth != slices) {
+        let (shape, axes) = (&scan.shape, &scan.axes);
+        return Err(format!("case {case}: its shape {shape:?} with the axes {axes:?} does not have its {slices} slices"));
+    }
+    if scan.affine.is_some() && scan.affine_rows().is_none() {
+        return Err(format!("case {case}: its affine does not have 16 numbers"));
+    }
+    Ok(())
+}
+
+fn open_split(store: &Storage, layout: &StoreLayout, split: Split, checksums: &mut Checksums) -> Result<SplitArrays> {
     let slices = read_slices(store, layout, split)?;
+    let scans = read_scans(store, layout, split, Some(&slices))?;
     let cases = layout.cases_of(split).map(|(case, rows)| (case.case.clone(), rows.start as u32..rows.end as u32)).collect();
     let variants = layout.variants(split);
     let arrays = ArrayKind::all(&layout.attributes().config).iter().map(|&kind| {
         let spec = layout.array(split, kind);
         check_array_metadata(store, &spec)?;
-        Ok(StoredArray::new(store, spec, slices.len()))
+        let of_array = checksums.take(&spec.path);
+        Ok(StoredArray::new(store, spec, slices.len(), of_array))
     });
     let arrays = arrays.collect::<Result<Vec<_>>>()?;
-    Ok(SplitArrays { variants, slices, cases, arrays })
+    Ok(SplitArrays { variants, slices, scans, cases, arrays })
 }

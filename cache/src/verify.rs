@@ -1,18 +1,22 @@
 //! Checks a whole finished store: every chunk against its checksum, every file against the manifest.
 
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
+use crate::checksums::{self, Checksums, encode_checksums};
 use crate::error::Result;
 use crate::layout::StoreLayout;
 use crate::manifest::{
     array_file, check_bytes, check_hash, complete_layout, group_files, hashed_files, manifest_bytes, parse_manifest,
-    read_checked, read_manifest, read_mask_shape,
+    read_checked, read_checksums, read_manifest, read_mask_shape, recorded_hash,
 };
 use crate::shard::{self, Scratch};
 use crate::storage::Storage;
-use crate::store::{check_variants, mask_shape, read_slices};
+use crate::store::{check_variants, mask_shape, read_scans, read_slices};
 use rayon::prelude::*;
+use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::store::{DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, VARIANTS_TABLE, slices_table};
+use sam_ladder_schemas::store::{
+    CHECKSUMS_TABLE, DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, VARIANTS_TABLE, scans_table, slices_table,
+};
 use sam_ladder_schemas::tables::SliceRow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -38,7 +42,8 @@ impl VerifyReport {
     /// # Errors
     /// Those of reading the manifest.
     pub fn of_unfinished(store: &Path) -> Result<Self> {
-        Ok(VerifyReport { attributes: read_manifest(&Storage::at(store)?)?, damage: vec![], unexpected: vec![], files: 0 })
+        let (attributes, _) = trusted_manifest(&Storage::at(store)?)?;
+        Ok(VerifyReport { attributes, damage: vec![], unexpected: vec![], files: 0 })
     }
 }
 
@@ -62,6 +67,14 @@ pub enum Part {
     Metadata,
     /// A split's slice table.
     Slices(Split),
+    /// The table of the chunks' checksums.
+    Checksums {
+        /// Whether the chunks themselves prove what it held: the table made of them has the hash that the manifest records. If not, no
+        /// chunk can be trusted.
+        proven: bool,
+    },
+    /// A split's table of scans.
+    Scans(Split),
     /// The decoder's weights.
     Decoder,
     /// One slice of an array.
@@ -89,7 +102,7 @@ pub enum Part {
 impl Part {
     /// Whether repairing it needs the scans or the encoder's weights.
     pub fn needs_sources(&self) -> bool {
-        !matches!(self, Part::Manifest | Part::Metadata)
+        !matches!(self, Part::Manifest | Part::Metadata | Part::Checksums { proven: true })
     }
 }
 
@@ -99,6 +112,8 @@ impl fmt::Display for Damage {
             Part::Manifest => f.write_str("manifest")?,
             Part::Metadata => f.write_str("metadata")?,
             Part::Slices(split) => write!(f, "table of the {split} slices")?,
+            Part::Checksums { .. } => f.write_str("table of checksums")?,
+            Part::Scans(split) => write!(f, "table of the {split} scans")?,
             Part::Decoder => f.write_str("the decoder's weights")?,
             Part::Mask { case } => write!(f, "mask of test case {case}")?,
             Part::Shard { array, row, case, slice_index, variants, .. } => {
@@ -145,11 +160,14 @@ fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Ve
     let layout = complete_layout(store, &attributes)?;
     // A damaged table is reported by its own check; its content is then not used.
     let rows = Split::ALL.map(|split| read_slices(store, &layout, split).ok());
+    let (checksums, of_table) = trusted_checksums(store, &attributes, &layout);
+    damage.extend(of_table);
     let test_rows = check_hash(store, &attributes, &slices_table(Split::Test)).ok().and(rows[Split::Test as usize].as_deref());
     let checks = checks(&layout)?;
-    let total = checks.len() as u64 + 2;
-    let done = AtomicU64::new(2);
-    let context = Context { store, attributes: &attributes, layout: &layout, test_rows };
+    // The manifest's two copies and the table of checksums are checked already.
+    let total = checks.len() as u64 + 3;
+    let done = AtomicU64::new(3);
+    let context = Context { store, attributes: &attributes, layout: &layout, test_rows, checksums: checksums.as_ref() };
     let found = checks.par_iter().map(|check| {
         let found = match store.refusal() {
             Some(refusal) => Err(refusal),
@@ -191,7 +209,40 @@ fn trusted_manifest(store: &Storage) -> Result<(StoreAttributes, Vec<Damage>)> {
     }
 }
 
-/// All files of a store except the manifest; an array's `zarr.json` before its shards, a mask's with the mask.
+/// The checksums of a store's chunks, and what is wrong with their table. Where it is damaged, it is made again of the chunks' own checksums,
+/// which are right if the table then has the hash that the manifest records.
+fn trusted_checksums(store: &Storage, attributes: &StoreAttributes, layout: &StoreLayout) -> (Option<Checksums>, Option<Damage>) {
+    let read = check_hash(store, attributes, CHECKSUMS_TABLE)
+        .and_then(|()| read_checksums(store, layout).map_err(|error| error.to_string()));
+    let reason = match read {
+        Ok(checksums) => return (Some(checksums), None),
+        Err(reason) => reason,
+    };
+    let proven = proven_checksums(store, attributes, layout);
+    let part = Part::Checksums { proven: proven.is_some() };
+    (proven.map(|(checksums, _)| checksums), Some(Damage { path: CHECKSUMS_TABLE.into(), part, reason }))
+}
+
+/// The table of checksums made of the chunks' own, and its bytes; `None` unless they have the hash that the manifest records.
+pub(crate) fn proven_checksums(
+    store: &Storage,
+    attributes: &StoreAttributes,
+    layout: &StoreLayout,
+) -> Option<(Checksums, Vec<u8>)> {
+    let mut all = Checksums::default();
+    for (spec, shards) in checksums::arrays(layout) {
+        let of_shard = |shard| {
+            let file = store.open(&store.join(spec.shard_path(shard))).ok()?;
+            shard::checksums(&file, spec.chunks_per_shard()).ok()
+        };
+        let of_array: Option<Vec<Vec<u32>>> = (0..shards).into_par_iter().map(of_shard).collect();
+        all.insert(spec.path, of_array?.concat());
+    }
+    let bytes = encode_checksums(Path::new(CHECKSUMS_TABLE), layout, &all).ok()?;
+    (recorded_hash(attributes, CHECKSUMS_TABLE)? == sha256_hex(&bytes)).then_some((all, bytes))
+}
+
+/// All files of a store except the manifest and the table of checksums; an array's `zarr.json` before its shards, a mask's with the mask.
 fn checks(layout: &StoreLayout) -> Result<Vec<Check>> {
     let mut all: Vec<Check> = group_files().map(|(path, bytes)| Check::Metadata(path, bytes)).collect();
     let arrays: Vec<_> = {
@@ -202,7 +253,7 @@ fn checks(layout: &StoreLayout) -> Result<Vec<Check>> {
         let (path, bytes) = array_file(&layout.array(split, kind))?;
         all.push(Check::Metadata(path, bytes));
     }
-    all.extend(hashed_files().map(Check::Hashed));
+    all.extend(hashed_files().into_iter().filter(|name| name != CHECKSUMS_TABLE).map(Check::Hashed));
     for (split, kind) in arrays {
         all.extend((0..layout.num_slices(split)).map(|row| Check::Shard(split, kind, row)));
     }
@@ -216,6 +267,8 @@ struct Context<'a> {
     layout: &'a StoreLayout,
     /// The test table's rows, if they can be trusted.
     test_rows: Option<&'a [SliceRow]>,
+    /// The checksums of the chunks, if they can be trusted.
+    checksums: Option<&'a Checksums>,
 }
 
 impl Context<'_> {
@@ -237,11 +290,14 @@ impl Context<'_> {
             VARIANTS_TABLE => Part::Metadata,
             DECODER_WEIGHTS => Part::Decoder,
             _ if name == slices_table(Split::Train) => Part::Slices(Split::Train),
-            _ => Part::Slices(Split::Test),
+            _ if name == slices_table(Split::Test) => Part::Slices(Split::Test),
+            _ if name == scans_table(Split::Train) => Part::Scans(Split::Train),
+            _ => Part::Scans(Split::Test),
         };
         let content = || match &part {
             Part::Metadata => check_variants(self.store, self.layout),
             Part::Slices(split) => read_slices(self.store, self.layout, *split).map(drop),
+            Part::Scans(split) => read_scans(self.store, self.layout, *split, None).map(drop),
             _ => Ok(()),
         };
         let checked = check_hash(self.store, self.attributes, name).and_then(|()| content().map_err(|e| e.to_string()));
@@ -260,10 +316,15 @@ impl Context<'_> {
             let part = Part::Shard { array: spec.path.clone(), split, row, case: case.clone(), slice_index, variants };
             Damage { path: path.clone(), part, reason }
         };
-        match check_shard(self.store, &path, &spec, |_, _| Ok(())) {
+        let expected = self.expected(&spec, row);
+        match check_shard(self.store, &path, &spec, expected, |_, _| Ok(())) {
             Err(reason) => vec![damage(vec![], reason)],
             Ok(bad) => bad.into_iter().map(|(chunk, reason)| damage(vec![variants[chunk].name()], reason)).collect(),
         }
+    }
+
+    fn expected(&self, spec: &ArraySpec, shard: usize) -> Option<&[u32]> {
+        self.checksums?.of_shard(&spec.path, shard, spec.chunks_per_shard())
     }
 
     /// Checks a mask's shard and `zarr.json`. Its shape comes from the slice table, or from the `zarr.json` if the table is damaged.
@@ -293,7 +354,7 @@ impl Context<'_> {
             Some(rows) => same_voxels(&rows[slice], classes),
             None => Ok(()),
         };
-        match check_shard(self.store, &path, &spec, counted) {
+        match check_shard(self.store, &path, &spec, self.expected(&spec, 0), counted) {
             Err(reason) => all.push(damage(reason)),
             Ok(bad) => all.extend(bad.into_iter().map(|(slice, reason)| damage(format!("slice {slice}: {reason}")))),
         }
@@ -313,24 +374,27 @@ fn same_voxels(row: &SliceRow, classes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The damaged chunks of a shard at a path within the store, each with the reason; an error concerns the whole file.
+/// The damaged chunks of a shard at a path within the store, each with the reason; an error concerns the whole file. `expected` are the
+/// checksums that belong there, if they are known.
 fn check_shard(
     store: &Storage,
     path: &Path,
     spec: &ArraySpec,
+    expected: Option<&[u32]>,
     also: impl Fn(usize, &[u8]) -> Result<(), String>,
 ) -> Result<Vec<(usize, String)>, String> {
     let file = store.open(&store.join(path)).map_err(|e| shard::unreadable(&e))?;
     let index = shard::read_index(&file, spec.chunks_per_shard())?;
-    shard::check_filled(&file, &index)?;
+    shard::check_filled(&index, file.len().map_err(|e| format!("cannot read its size: {e}"))?)?;
     let mut scratch = Scratch::new().map_err(|e| e.to_string())?;
     let mut values = vec![0; spec.chunk_bytes()];
     let mut bad = Vec::new();
     for (chunk, &range) in index.iter().enumerate() {
+        let expected = expected.and_then(|all| all.get(chunk).copied());
         let read = if spec.is_compressed() {
-            shard::read_compressed_chunk(&file, range, &mut scratch, &mut values)
+            shard::read_compressed_chunk(&file, range, expected, &mut scratch, &mut values)
         } else {
-            shard::read_plain_chunk(&file, range, &mut values)
+            shard::read_plain_chunk(&file, range, expected, &mut values)
         };
         let read = read.and_then(|()| also(chunk, &values));
         bad.extend(read.err().map(|reason| (chunk, reason)));
@@ -340,7 +404,7 @@ fn check_shard(
 
 /// Files in the store that do not belong there according to its manifest.
 fn unexpected(store: &Storage, layout: &StoreLayout) -> Result<Vec<PathBuf>> {
-    let mut expected: BTreeSet<PathBuf> = [METADATA, MANIFEST_COPY].map(PathBuf::from).into();
+    let mut expected: BTreeSet<PathBuf> = [METADATA, MANIFEST_COPY, CHECKSUMS_TABLE].map(PathBuf::from).into();
     for check in checks(layout)? {
         match check {
             Check::Metadata(path, _) => {

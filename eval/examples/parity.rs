@@ -27,7 +27,7 @@ fn metrics(input: &str) -> Result<Value, Box<dyn Error>> {
             case: "pair",
             prediction: MaskView { voxels: prediction.data(), shape },
             reference: MaskView { voxels: reference.data(), shape },
-            spacing_mm: [spacing[0], spacing[1], spacing[2]],
+            spacing_mm: Some([spacing[0], spacing[1], spacing[2]]),
         };
         MaskPair::new("pair", masks.prediction, masks.reference, 1)?;
         let mut rules = serde_json::Map::new();

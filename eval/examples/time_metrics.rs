@@ -64,7 +64,7 @@ fn main() -> Result<(), EvalError> {
             case: name,
             prediction: MaskView { voxels: prediction, shape: SHAPE },
             reference: MaskView { voxels: &reference, shape: SHAPE },
-            spacing_mm: [3.0, 0.75, 0.75],
+            spacing_mm: Some([3.0, 0.75, 0.75]),
         };
         let start = Instant::now();
         let pair = MaskPair::new(name, masks.prediction, masks.reference, 8)?;

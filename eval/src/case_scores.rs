@@ -18,21 +18,25 @@ pub struct CaseMasks<'a> {
     pub prediction: MaskView<'a>,
     /// Reference classes.
     pub reference: MaskView<'a>,
-    /// Distance between voxel centres along depth, height and width, in millimetres.
-    pub spacing_mm: [f64; 3],
+    /// Distance between voxel centres along depth, height and width, in millimetres; `None` if it is unknown.
+    pub spacing_mm: Option<[f64; 3]>,
 }
 
 /// Scores of one case: one row per organ, in the order of `class_names`, which names the classes from 1.
 ///
 /// # Errors
-/// Names the case if the masks' shapes differ, a mask holds a class without a name, or the spacing is not positive. Refuses a
-/// tolerance that is negative or not finite.
+/// Names the case if the masks' shapes differ, a mask holds a class without a name, the spacing is not positive, or it is unknown and HD95 is
+/// to be in millimetres. Refuses a tolerance that is negative or not finite.
 pub fn evaluate_case(masks: &CaseMasks, class_names: &[String], scoring: impl Into<Scoring>) -> Result<Vec<CaseRow>> {
     let &CaseMasks { case, prediction, reference, spacing_mm } = masks;
     let scoring = scoring.into();
     check_class_names(class_names)?;
-    if spacing_mm.iter().any(|spacing| !spacing.is_finite() || *spacing <= 0.0) {
-        return Err(EvalError::Spacing { case: case.into(), spacing_mm });
+    match spacing_mm {
+        Some(spacing_mm) if spacing_mm.iter().any(|spacing| !spacing.is_finite() || *spacing <= 0.0) => {
+            return Err(EvalError::Spacing { case: case.into(), spacing_mm });
+        }
+        None if scoring.unit == DistanceUnit::Millimetres => return Err(EvalError::NoSpacing { case: case.into() }),
+        _ => {}
     }
     if !scoring.tolerance_mm.is_finite() || scoring.tolerance_mm < 0.0 {
         return Err(EvalError::Tolerance { found: scoring.tolerance_mm });
@@ -49,10 +53,13 @@ fn evaluate_organ(pair: &MaskPair, class: u8, organ: &str, masks: &CaseMasks, sc
     let surfaces = Surfaces::of(pair, class);
     let (voxels, mm) = match &surfaces {
         Some(surfaces) => {
-            let mm = surfaces.distances(spacing_mm);
+            let mm = spacing_mm.map(|spacing| surfaces.distances(spacing));
             // If voxels are 1 mm in every direction, both are equal.
-            let voxels = if spacing_mm == [1.0; 3] { mm.clone() } else { surfaces.distances([1.0; 3]) };
-            (Some(voxels), Some(mm))
+            let voxels = match &mm {
+                Some(mm) if spacing_mm == Some([1.0; 3]) => mm.clone(),
+                _ => surfaces.distances([1.0; 3]),
+            };
+            (Some(voxels), mm)
         }
         None => (None, None),
     };
@@ -66,8 +73,9 @@ fn evaluate_organ(pair: &MaskPair, class: u8, organ: &str, masks: &CaseMasks, sc
     });
     let (dice, hd95) = dice_and_hd95(scoring.empty, &region, measured, diagonal(scoring.unit, masks));
     // A surface without a counterpart is nowhere near one; where neither mask has a surface, the value is undefined.
-    let absent = || (!region.both_empty()).then_some(0.0);
-    let voxel_ml = spacing_mm.iter().product::<f64>() / 1000.0;
+    let absent = || (surfaces.is_none() && spacing_mm.is_some() && !region.both_empty()).then_some(0.0);
+    let voxel_ml = spacing_mm.map(|spacing| spacing.iter().product::<f64>() / 1000.0);
+    let difference = region.predicted_voxels as f64 - region.reference_voxels as f64;
     CaseRow {
         case: masks.case.into(),
         organ: organ.into(),
@@ -80,7 +88,7 @@ fn evaluate_organ(pair: &MaskPair, class: u8, organ: &str, masks: &CaseMasks, sc
         hd95_larger_voxels: voxels.as_ref().map(hd95::larger),
         hd95_larger_mm: mm.as_ref().map(hd95::larger),
         surface_dice: mm.as_ref().map(|distances| surface_dice(distances, scoring.tolerance_mm)).or_else(absent),
-        volume_difference_ml: (region.predicted_voxels as f64 - region.reference_voxels as f64) * voxel_ml,
+        volume_difference_ml: voxel_ml.map(|ml| difference * ml),
     }
 }
 
@@ -88,7 +96,8 @@ fn evaluate_organ(pair: &MaskPair, class: u8, organ: &str, masks: &CaseMasks, sc
 fn diagonal(unit: DistanceUnit, masks: &CaseMasks) -> f64 {
     let spacing = match unit {
         DistanceUnit::Voxels => [1.0; 3],
-        DistanceUnit::Millimetres => masks.spacing_mm,
+        // Without a spacing, millimetres are refused.
+        DistanceUnit::Millimetres => masks.spacing_mm.unwrap_or([1.0; 3]),
     };
     let steps = masks.reference.shape.map(|length| (length - 1) as f64);
     steps.iter().zip(spacing).map(|(steps, spacing)| (steps * spacing).powi(2)).sum::<f64>().sqrt()
@@ -116,7 +125,7 @@ mod tests {
             case: "0008",
             prediction: mask(&[1, 0, 0, 3, 0, 0, 0, 0]),
             reference: mask(&[0, 0, 2, 0, 1, 0, 0, 0]),
-            spacing_mm: [5.0, 0.5, 0.5],
+            spacing_mm: Some([5.0, 0.5, 0.5]),
         };
         evaluate_case(&masks, &names, scoring).unwrap()
     }
@@ -158,8 +167,24 @@ mod tests {
             assert_eq!(rows.iter().map(|row| row.surface_dice).collect::<Vec<_>>(), [Some(0.0), Some(0.0), Some(0.0), None]);
             // One voxel is 1.25 cubic millimetres.
             let ml = 0.00125;
-            assert_eq!(rows.iter().map(|row| row.volume_difference_ml).collect::<Vec<_>>(), [0.0, -ml, ml, 0.0]);
+            assert_eq!(rows.iter().map(|row| row.volume_difference_ml).collect::<Vec<_>>(), [0.0, -ml, ml, 0.0].map(Some));
         }
+    }
+
+    #[test]
+    fn nothing_is_measured_in_millimetres_without_a_spacing() {
+        let mask = MaskView { voxels: &[0, 1, 1], shape: [1, 1, 3] };
+        let other = MaskView { voxels: &[1, 1, 2], shape: [1, 1, 3] };
+        let masks = CaseMasks { case: "0001", prediction: mask, reference: other, spacing_mm: None };
+        let names = ["liver", "spleen"].map(String::from);
+        let rows = evaluate_case(&masks, &names, Protocol::Published).unwrap();
+        assert_eq!((rows[0].dice, rows[0].hd95, rows[0].hd95_voxels), (Some(0.5), Some(1.0), Some(1.0)));
+        for row in &rows {
+            let mm = (row.hd95_mm, row.hd95_larger_mm, row.surface_dice, row.volume_difference_ml);
+            assert_eq!(mm, (None, None, None, None), "{}", row.organ);
+        }
+        let error = evaluate_case(&masks, &names, Protocol::Standard).unwrap_err();
+        assert!(error.to_string().contains("case 0001") && error.hint().unwrap().contains("--spacing"), "{error}");
     }
 
     #[test]
@@ -175,11 +200,11 @@ mod tests {
     fn bad_spacing_names_and_tolerances_are_refused() {
         let mask = MaskView { voxels: &[0], shape: [1, 1, 1] };
         for spacing in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let masks = CaseMasks { case: "0001", prediction: mask, reference: mask, spacing_mm: [1.0, spacing, 1.0] };
+            let masks = CaseMasks { case: "0001", prediction: mask, reference: mask, spacing_mm: Some([1.0, spacing, 1.0]) };
             let error = evaluate_case(&masks, &["liver".into()], Protocol::Standard).unwrap_err().to_string();
             assert!(error.contains("case 0001") && error.contains("spacing"), "{error}");
         }
-        let masks = CaseMasks { case: "0001", prediction: mask, reference: mask, spacing_mm: [1.0; 3] };
+        let masks = CaseMasks { case: "0001", prediction: mask, reference: mask, spacing_mm: Some([1.0; 3]) };
         assert!(evaluate_case(&masks, &[], Protocol::Standard).unwrap_err().to_string().contains("0 organ names"));
         for tolerance_mm in [-1.0, f64::NAN] {
             let scoring = Scoring { tolerance_mm, ..Scoring::of(Protocol::Standard) };

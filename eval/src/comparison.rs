@@ -8,7 +8,8 @@ use crate::statistics::{Resampling, mean, permutation_test, wilcoxon_signed_rank
 use crate::summary::MEAN;
 use crate::table_text::{cell, interval, markdown_table, minus, number, p_text, percent, signed};
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::rows::write_rows;
+use sam_ladder_formats::outputs::{self, is_regular_file};
+use sam_ladder_formats::rows::{read_rows, write_rows};
 use sam_ladder_schemas::tables::ComparisonRow;
 use std::path::{Path, PathBuf};
 
@@ -140,6 +141,16 @@ fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
         ])
     });
     markdown_table(&headings, rows)
+}
+
+/// Refuses to write into a folder whose files of these names are not to be replaced.
+///
+/// # Errors
+/// [`sam_ladder_formats::Error::Exists`] unless `force` is set; [`sam_ladder_formats::Error::Foreign`] for files of another origin.
+pub fn may_write(folder: &Path, force: bool) -> Result<()> {
+    let [table, text] = [COMPARISON_TABLE, COMPARISON_MARKDOWN].map(|name| folder.join(name));
+    let is_ours = || is_regular_file(&table) && read_rows::<ComparisonRow>(&table).is_ok();
+    Ok(outputs::may_write(&[text, table.clone()], force, "a comparison by sam-ladder", is_ours)?)
 }
 
 /// Writes a comparison's two files into a folder, which is created if necessary; returns the path of the Markdown file.

@@ -63,6 +63,12 @@ pub enum EvalError {
         /// Spacing along depth, height and width, in millimetres.
         spacing_mm: [f64; 3],
     },
+    /// Millimetres without a spacing.
+    #[error("case {case}: its voxel spacing is unknown, so nothing can be measured in millimetres")]
+    NoSpacing {
+        /// Case, as in the store.
+        case: String,
+    },
     /// A tolerance that is negative or not finite.
     #[error("the surface Dice cannot have a tolerance of {found} mm")]
     Tolerance {
@@ -204,14 +210,15 @@ impl EvalError {
             Axis { limit, .. } => format!("evaluate only scans whose axes are 1 to {limit} voxels long"),
             Class { classes, .. } => format!("name every class; they run from 0 (background) to {classes} here"),
             Spacing { .. } => "every axis needs a positive number of millimetres; correct the scan's header".into(),
+            NoSpacing { .. } => "state it with --spacing DEPTH,HEIGHT,WIDTH, or measure in voxels with --unit voxels".into(),
             Tolerance { .. } => "choose a tolerance of 0 mm or more".into(),
             ClassNames { .. } => "give the evaluation the names of the store's classes".into(),
             RepeatedCase { .. } => "add each case once".into(),
-            CaseName { .. } => "use only letters, digits, '.', '_' and '-', and no '.' at the beginning".into(),
+            CaseName { .. } => "use at most 200 bytes, no '/', '\\' or line breaks, and no '.' at the beginning".into(),
             NoCases { .. } => "check that the store's test split has cases".into(),
             Exists { .. } => "choose another folder, or replace the evaluation with --force".into(),
             NoEvaluation { .. } => "make one with sam-ladder eval --out".into(),
-            NoScoring { .. } => "evaluate again with --force".into(),
+            NoScoring { .. } => "evaluate again, into another folder".into(),
             OtherOrgans { .. } | OtherCases { .. } => "compare evaluations of the same store's test scans".into(),
             OtherRules { .. } => "evaluate one of them again, with the options of the other".into(),
             Json { .. } => "make it again with the command that wrote it, and --force".into(),

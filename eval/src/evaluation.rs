@@ -8,20 +8,18 @@ use crate::folder::{
 use crate::overlay::{GreySlice, Panels, draw, encode_png};
 use crate::picture_choice::choose_slices;
 use crate::protocol::Scoring;
+use crate::publish::{OutputFolder, Recorded, files_below};
 use crate::report::{ReportPage, SlicePicture};
 use crate::run_curves::RunCurves;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
-use sam_ladder_formats::Error;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::eval::Palette;
+use sam_ladder_schemas::orientation::Turn;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
-use std::path::{Path, PathBuf};
-
-/// Folder of an evaluation in progress, within the output folder.
-const UNFINISHED: &str = ".unfinished";
+use std::path::PathBuf;
 
 /// Settings of an evaluation.
 #[derive(Debug, Clone)]
@@ -57,8 +55,10 @@ pub struct CasePrediction<'a> {
     pub masks: CaseMasks<'a>,
     /// The scan's slices, read only for pictures. Without them, pictures are black.
     pub images: Option<&'a GreySlices<'a>>,
-    /// Where the scan's voxels lie in space, for the mask's file. Without it, the affine is the diagonal of the spacing.
+    /// Where the scan's voxels lie in space, as its file has them, for the mask's file. Without it, the affine is the diagonal of the spacing.
     pub geometry: Option<&'a Geometry>,
+    /// From the file's array to the masks; it is turned back for the mask's file.
+    pub turn: Turn,
 }
 
 /// Results of an evaluation.
@@ -81,6 +81,7 @@ pub struct EvaluationOutputs {
 #[derive(Debug)]
 pub struct Evaluation {
     config: EvaluationConfig,
+    folder: OutputFolder,
     unfinished: PathBuf,
     cases: Vec<CaseRow>,
     evaluated: Vec<String>,
@@ -91,21 +92,17 @@ impl Evaluation {
     /// Starts an evaluation.
     ///
     /// # Errors
-    /// If the folder holds an evaluation and `overwrite` is not set, the folder cannot be made, or the organs have no names.
+    /// If the folder holds an evaluation and `overwrite` is not set, or something else that has the name of one of an evaluation's files; if
+    /// another process evaluates into it, it cannot be made, or the organs have no names.
     pub fn new(config: EvaluationConfig) -> Result<Self> {
         check_class_names(&config.class_names)?;
-        if config.out_dir.join(CASES_TABLE).exists() && !config.overwrite {
-            return Err(EvalError::Exists { path: config.out_dir });
-        }
-        let unfinished = config.out_dir.join(UNFINISHED);
-        if unfinished.exists() {
-            std::fs::remove_dir_all(&unfinished).map_err(Error::io("remove", &unfinished))?;
-        }
+        let folder = OutputFolder::begin(&config.out_dir, config.overwrite)?;
+        let unfinished = folder.unfinished();
         create_dir(&unfinished.join(OVERLAYS))?;
         if config.save_nifti {
             create_dir(&unfinished.join(MASKS))?;
         }
-        Ok(Evaluation { config, unfinished, cases: Vec::new(), evaluated: Vec::new(), pictures: Vec::new() })
+        Ok(Evaluation { config, folder, unfinished, cases: Vec::new(), evaluated: Vec::new(), pictures: Vec::new() })
     }
 
     /// Scores a case, writes its mask and pictures, and returns its rows.
@@ -122,9 +119,15 @@ impl Evaluation {
         let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.scoring)?;
         let drawn = self.draw_case(prediction)?;
         if self.config.save_nifti {
-            let aligned = Geometry::aligned(mask.shape, spacing_mm);
+            let back = prediction.turn.inverse();
+            let shape = back.of_reversed(mask.shape);
+            let aligned = match spacing_mm {
+                Some(spacing_mm) => Geometry::aligned(shape, back.of_reversed(spacing_mm)),
+                None => Geometry::of_affine(shape, None),
+            };
             let path = self.unfinished.join(MASKS).join(format!("{case}.nii.gz"));
-            write_nifti(&path, prediction.geometry.unwrap_or(&aligned), mask.voxels)?;
+            let voxels = back.voxels(mask.voxels.to_vec(), mask.shape);
+            write_nifti(&path, prediction.geometry.unwrap_or(&aligned), &voxels)?;
         }
         for (picture, png) in drawn {
             write_atomic(&picture.path, &png)?;
@@ -150,7 +153,7 @@ impl Evaluation {
                 reference: &reference.voxels[plane.clone()],
                 prediction: &mask.voxels[plane],
                 size: [height, width],
-                spacing_mm: [spacing_mm[1], spacing_mm[2]],
+                spacing_mm: spacing_mm.map_or([1.0; 2], |[_, height, width]| [height, width]),
                 palette: self.config.palette,
             });
             let path = self.unfinished.join(OVERLAYS).join(format!("{case}_slice{slice:03}.png"));
@@ -168,18 +171,18 @@ impl Evaluation {
     pub fn finish(self) -> Result<EvaluationOutputs> {
         if self.evaluated.is_empty() {
             // It contains only empty folders, so leaving it does no harm.
-            let _ = std::fs::remove_dir_all(&self.unfinished);
+            let _ = self.folder.remove_unfinished();
             return Err(EvalError::NoCases { path: self.config.out_dir });
         }
         let summary = summarise(&self.cases, &self.config.class_names);
         let table = self.write_files(&summary)?;
-        self.move_into_place()?;
+        self.folder.publish()?;
         Ok(EvaluationOutputs { cases: self.cases, summary, table, report: self.config.out_dir.join(REPORT) })
     }
 
     /// Writes all files except pictures and masks, which are already written; returns the text of `table.md`.
     fn write_files(&self, summary: &[SummaryRow]) -> Result<String> {
-        let Evaluation { config, unfinished, cases, evaluated, pictures } = self;
+        let Evaluation { config, unfinished, cases, evaluated, pictures, .. } = self;
         let context = TableContext {
             method: &config.method,
             class_names: &config.class_names,
@@ -205,25 +208,12 @@ impl Evaluation {
             run_info: config.run_info.clone(),
         };
         let path = unfinished.join(EVALUATION_JSON);
-        let json = serde_json::to_vec_pretty(&info).map_err(|source| EvalError::Json { path: path.clone(), source })?;
-        write_atomic(&path, &json)?;
         write_rows(&unfinished.join(SUMMARY_TABLE), summary)?;
         write_rows(&unfinished.join(CASES_TABLE), cases)?;
+        let files = files_below(unfinished)?.into_iter().chain([EVALUATION_JSON.to_string()]).collect();
+        let json = serde_json::to_vec_pretty(&Recorded { info, files });
+        write_atomic(&path, &json.map_err(|source| EvalError::Json { path: path.clone(), source })?)?;
         Ok(table)
-    }
-
-    /// Moves the finished files into the output folder, the cases' table last; replaces those of an earlier evaluation.
-    fn move_into_place(&self) -> Result<()> {
-        let (out_dir, unfinished) = (&self.config.out_dir, &self.unfinished);
-        remove_if_there(&out_dir.join(CASES_TABLE))?;
-        for name in [MASKS, OVERLAYS, TABLE_MARKDOWN, REPORT, EVALUATION_JSON, SUMMARY_TABLE, CASES_TABLE] {
-            let (made, place) = (unfinished.join(name), out_dir.join(name));
-            remove_if_there(&place)?;
-            if made.exists() {
-                std::fs::rename(&made, &place).map_err(Error::io("write", &place))?;
-            }
-        }
-        Ok(std::fs::remove_dir_all(unfinished).map_err(Error::io("remove", unfinished))?)
     }
 }
 
@@ -241,17 +231,9 @@ fn grey_slice(prediction: &CasePrediction, slice: usize) -> Result<Option<GreySl
 
 /// Refuses a case whose name is not a plain file name, or would leave the folder.
 fn check_file_name(case: &str) -> Result<()> {
-    let plain = |character: char| character.is_alphanumeric() || "._-".contains(character);
+    let plain = |character: char| !character.is_control() && !"/\\".contains(character);
     if case.is_empty() || case.starts_with('.') || case.len() > 200 || !case.chars().all(plain) {
         return Err(EvalError::CaseName { case: case.into() });
     }
     Ok(())
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error).into()),
-        _ => Ok(()),
-    }
 }

@@ -1,6 +1,7 @@
 //! The folder of a finished evaluation: the names of its files, and reading it back.
 
 use crate::error::{EvalError, Result};
+use crate::moves::finish_interrupted;
 use crate::protocol::Scoring;
 use sam_ladder_formats::Error;
 use sam_ladder_formats::rows::read_rows;
@@ -55,7 +56,9 @@ impl EvaluationFolder {
     /// # Errors
     /// If there is none, or its files cannot be read.
     pub fn open(path: &Path) -> Result<EvaluationFolder> {
-        let found = [path.to_path_buf(), path.join(BELOW_RUN)].into_iter().find(|folder| folder.join(CASES_TABLE).exists());
+        let places = [path.to_path_buf(), path.join(BELOW_RUN)];
+        places.iter().for_each(|folder| finish_interrupted(folder));
+        let found = places.into_iter().find(|folder| folder.join(CASES_TABLE).exists());
         let path = found.ok_or_else(|| EvalError::NoEvaluation { path: path.into(), missing: CASES_TABLE })?;
         let info = path.join(EVALUATION_JSON);
         if !info.exists() {

@@ -44,6 +44,17 @@ pub fn slicer(class_names: &[String]) -> String {
     text
 }
 
+/// Whether a file's text is one of the two tables as this program writes them, of whatever classes.
+pub fn is_ours(text: &str) -> bool {
+    let lines = || text.lines().filter(|line| !line.starts_with('#')).skip(1);
+    let quoted = |line: &str| line.split_once('"')?.1.strip_suffix('"').map(String::from);
+    let second = |line: &str| line.split(' ').nth(1).map(String::from);
+    let same = |names: Option<Vec<String>>, table: fn(&[String]) -> String| {
+        names.is_some_and(|names| names.len() <= usize::from(u8::MAX) && table(&names) == text)
+    };
+    same(lines().map(quoted).collect(), itk_snap) || same(lines().map(second).collect(), slicer)
+}
+
 /// Every class with its name, the background first; a mask has at most 255 others.
 fn classes(class_names: &[String]) -> impl Iterator<Item = (u8, &str)> {
     (0..=u8::MAX).zip(std::iter::once("background").chain(class_names.iter().map(String::as_str)))
@@ -66,5 +77,9 @@ mod tests {
         let slicer = slicer(&names);
         assert!(slicer.contains("# 3 values\n0 background 0 0 0 0\n1 spleen "), "{slicer}");
         assert!(slicer.ends_with(&format!("2 right_kidney {red} {green} {blue} 255\n")), "{slicer}");
+        // Ours are known from those in which a user has changed a colour or a name.
+        assert!(is_ours(&snap) && is_ours(&slicer));
+        assert!(!is_ours(&snap.replacen(" 1  1    ", " 0  1    ", 1)) && !is_ours(&slicer.replacen("255", "254", 1)));
+        assert!(!is_ours("") && !is_ours("# ITK-SnAP Label Description File\n"));
     }
 }

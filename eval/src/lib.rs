@@ -14,7 +14,7 @@
 //!     case: "0001",
 //!     prediction: MaskView { voxels: &prediction, shape },
 //!     reference: MaskView { voxels: &reference, shape },
-//!     spacing_mm: [5.0, 0.8, 0.8],
+//!     spacing_mm: Some([5.0, 0.8, 0.8]),
 //! };
 //! let rows = evaluate_case(&masks, &["liver".to_string()], Protocol::Standard)?;
 //! assert_eq!(rows[0].dice, Some(0.75));
@@ -42,6 +42,7 @@ mod folder;
 mod hd95;
 pub mod label_tables;
 mod masks;
+mod moves;
 mod organ_columns;
 mod overlay;
 mod page;
@@ -49,6 +50,7 @@ mod palette;
 mod picture_choice;
 pub mod plot;
 mod protocol;
+mod publish;
 mod report;
 mod results;
 mod run_curves;

@@ -9,7 +9,8 @@ use crate::palette::{colour, hex};
 use crate::picture_choice::ChosenSlice;
 use crate::run_curves::RunCurves;
 use crate::summary::MEAN;
-use crate::table_md::{OTHER_METRICS, TableContext, caption};
+use crate::summary::has_spacing;
+use crate::table_md::{TableContext, caption, other_metrics};
 use crate::table_text::{UNDEFINED, interval, number, percent};
 use maud::{Markup, html};
 use sam_ladder_formats::Error;
@@ -86,14 +87,19 @@ impl ReportPage<'_> {
         let dice_interval = between(of(|row| row.dice_low), of(|row| row.dice_high), percent);
         let hd95_interval = between(of(|row| row.hd95_low), of(|row| row.hd95_high), number);
         let surface = format!("Surface Dice at {} mm, percent", scoring.tolerance_mm);
-        vec![
+        let surface = has_spacing(self.summary).then(|| (surface, percent(of(|row| row.surface_dice)), None));
+        [
             ("Mean DSC, percent".into(), percent(of(|row| row.dice)), dice_interval),
             (format!("Mean HD95, {}", scoring.unit.name()), number(of(|row| row.hd95)), hd95_interval),
-            (surface, percent(of(|row| row.surface_dice)), None),
+        ]
+        .into_iter()
+        .chain(surface)
+        .chain([
             ("Cases".into(), cases.to_string(), None),
             ("Organs missed".into(), count(|row| row.missed), None),
             ("Organs invented".into(), count(|row| row.invented), None),
-        ]
+        ])
+        .collect()
     }
 
     fn row(&self, organ: &str) -> Option<&SummaryRow> {
@@ -123,19 +129,23 @@ impl ReportPage<'_> {
             line("Missed", |row| row.missed.to_string()),
             line("Invented", |row| row.invented.to_string()),
         ];
-        let others = [
+        let mut others = vec![
             line("HD95, voxels ↓", |row| number(row.hd95_voxels)),
-            line("HD95, mm ↓", |row| number(row.hd95_mm)),
             line("Larger HD95, voxels ↓", |row| number(row.hd95_larger_voxels)),
-            line("Larger HD95, mm ↓", |row| number(row.hd95_larger_mm)),
-            line(&format!("Surface Dice at {} mm, percent ↑", scoring.tolerance_mm), |row| percent(row.surface_dice)),
-            line("Volume difference, ml", |row| number(row.volume_difference_ml)),
         ];
+        if has_spacing(self.summary) {
+            others.insert(1, line("HD95, mm ↓", |row| number(row.hd95_mm)));
+            others.extend([
+                line("Larger HD95, mm ↓", |row| number(row.hd95_larger_mm)),
+                line(&format!("Surface Dice at {} mm, percent ↑", scoring.tolerance_mm), |row| percent(row.surface_dice)),
+                line("Volume difference, ml", |row| number(row.volume_difference_ml)),
+            ]);
+        }
         let body = html! {
             (table("Scores of each organ", &main))
             p.note { (caption(&self.context)) }
             (table("Other metrics of each organ", &others))
-            p.note { (OTHER_METRICS) }
+            p.note { (other_metrics(self.summary)) }
         };
         section("scores", "Scores", body)
     }

@@ -19,7 +19,7 @@ pub fn summarise(rows: &[CaseRow], class_names: &[String]) -> Vec<SummaryRow> {
         scores(|row| row.hd95_larger_voxels),
         scores(|row| row.hd95_larger_mm),
         scores(|row| row.surface_dice),
-        scores(|row| Some(row.volume_difference_ml)),
+        scores(|row| row.volume_difference_ml),
     ];
     let all = dice.all();
     let resampling = Resampling::new(dice.cases.len());
@@ -56,6 +56,11 @@ pub fn summarise(rows: &[CaseRow], class_names: &[String]) -> Vec<SummaryRow> {
         }
     };
     (0..class_names.len()).map(Some).chain([None]).map(row).collect()
+}
+
+/// Whether anything was measured in millimetres, which needs the scans' spacing; volumes then are, whatever the masks hold.
+pub(crate) fn has_spacing(summary: &[SummaryRow]) -> bool {
+    summary.iter().any(|row| row.volume_difference_ml.or(row.surface_dice).or(row.hd95_mm).is_some())
 }
 
 #[cfg(test)]

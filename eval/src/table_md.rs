@@ -2,7 +2,7 @@
 
 use crate::organ_columns::{OrganColumn, organ_columns, with_mean};
 use crate::protocol::Scoring;
-use crate::summary::MEAN;
+use crate::summary::{MEAN, has_spacing};
 use crate::table_text::{cell, interval, markdown_table, number, percent};
 use sam_ladder_schemas::tables::SummaryRow;
 
@@ -25,7 +25,7 @@ pub(crate) fn markdown(summary: &[SummaryRow], context: &TableContext) -> String
     let papers = papers_table(summary, &columns, context.method);
     let (counts, others) =
         (counts_table(summary, &columns), other_metrics_table(summary, &columns, context.scoring.tolerance_mm));
-    format!("{papers}\n{}\n\n{counts}\n{others}\n{OTHER_METRICS}\n", caption(context))
+    format!("{papers}\n{}\n\n{counts}\n{others}\n{}\n", caption(context), other_metrics(summary))
 }
 
 fn row_of<'a>(summary: &'a [SummaryRow], organ: &str) -> Option<&'a SummaryRow> {
@@ -62,29 +62,43 @@ fn counts_table(summary: &[SummaryRow], columns: &[OrganColumn]) -> String {
     markdown_table(&headings, rows)
 }
 
-/// One row per organ and one for all: the metrics that do not depend on the protocol.
+/// One row per organ and one for all: the metrics that do not depend on the protocol. What needs the voxel spacing is left out where it is
+/// unknown.
 fn other_metrics_table(summary: &[SummaryRow], columns: &[OrganColumn], tolerance_mm: f64) -> String {
-    let headings = [
-        "Organ",
-        "HD95, voxels",
-        "HD95, mm",
-        "larger HD95, voxels",
-        "larger HD95, mm",
-        &format!("surface Dice at {tolerance_mm} mm"),
-        "volume difference, ml",
+    let in_mm = has_spacing(summary);
+    let surface = format!("surface Dice at {tolerance_mm} mm");
+    let all: [(&str, bool); 7] = [
+        ("Organ", true),
+        ("HD95, voxels", true),
+        ("HD95, mm", in_mm),
+        ("larger HD95, voxels", true),
+        ("larger HD95, mm", in_mm),
+        (&surface, in_mm),
+        ("volume difference, ml", in_mm),
     ];
+    let headings: Vec<&str> = all.into_iter().filter_map(|(heading, shown)| shown.then_some(heading)).collect();
     let rows = with_mean(columns, "All organs").filter_map(|(heading, organ)| {
         let row = row_of(summary, organ)?;
         let mut cells = vec![cell(heading)];
         cells.extend([row.hd95_voxels, row.hd95_mm, row.hd95_larger_voxels, row.hd95_larger_mm].map(number));
         cells.extend([percent(row.surface_dice), number(row.volume_difference_ml)]);
-        Some(cells)
+        Some(cells.into_iter().zip(all).filter_map(|(cell, (_, shown))| shown.then_some(cell)).collect())
     });
     markdown_table(&headings, rows)
 }
 
 /// Explains the other metrics.
-pub(crate) const OTHER_METRICS: &str = "Means over the cases in which both masks have the organ, the same in every protocol: HD95 of both \
+pub(crate) fn other_metrics(summary: &[SummaryRow]) -> &'static str {
+    if has_spacing(summary) { OTHER_METRICS } else { OTHER_METRICS_IN_VOXELS }
+}
+
+/// Of scans without a spacing.
+const OTHER_METRICS_IN_VOXELS: &str = "Means over the cases in which both masks have the organ, the same in every protocol: HD95 of both \
+    directions in one list (MedPy), the larger of the two directions' HD95 (MONAI). The scans' voxel spacing is unknown, so nothing is \
+    measured in millimetres; eval --spacing states it.";
+
+/// Of scans whose spacing is known.
+const OTHER_METRICS: &str = "Means over the cases in which both masks have the organ, the same in every protocol: HD95 of both \
     directions in one list (MedPy), the larger of the two directions' HD95 (MONAI), surface Dice in percent (0 if only one mask has the \
     organ), and predicted minus reference volume (over all cases).";
 

@@ -5,6 +5,7 @@ use sam_ladder_eval::{
     MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, SUMMARY_TABLE, TABLE_MARKDOWN,
 };
 use sam_ladder_formats::rows::read_rows;
+use sam_ladder_schemas::orientation::Turn;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -41,7 +42,7 @@ fn masks() -> (Vec<u8>, Vec<u8>) {
 
 fn case<'a>(case: &'a str, prediction: &'a [u8], reference: &'a [u8]) -> CaseMasks<'a> {
     let mask = |voxels| MaskView { voxels, shape: SHAPE };
-    CaseMasks { case, prediction: mask(prediction), reference: mask(reference), spacing_mm: [5.0, 0.5, 2.0] }
+    CaseMasks { case, prediction: mask(prediction), reference: mask(reference), spacing_mm: Some([5.0, 0.5, 2.0]) }
 }
 
 fn grey(slice: usize) -> Result<GreySlice, Box<dyn std::error::Error + Send + Sync>> {
@@ -53,7 +54,12 @@ fn evaluate(config: EvaluationConfig) -> sam_ladder_eval::EvaluationOutputs {
     let mut evaluation = Evaluation::new(config).unwrap();
     for name in ["0001", "0002"] {
         let rows = evaluation
-            .add_case(&CasePrediction { masks: case(name, &prediction, &reference), images: Some(&grey), geometry: None })
+            .add_case(&CasePrediction {
+                masks: case(name, &prediction, &reference),
+                images: Some(&grey),
+                geometry: None,
+                turn: Turn::NONE,
+            })
             .unwrap();
         assert_eq!(rows.len(), 2);
     }
@@ -183,7 +189,14 @@ fn a_finished_evaluation_is_replaced_only_on_request() {
     let mut evaluation = Evaluation::new(again).unwrap();
     // Until the new evaluation is finished, the old one stays.
     assert!(dir.path().join(CASES_TABLE).exists() && dir.path().join(MASKS).exists());
-    evaluation.add_case(&CasePrediction { masks: case("0003", &prediction, &reference), images: None, geometry: None }).unwrap();
+    evaluation
+        .add_case(&CasePrediction {
+            masks: case("0003", &prediction, &reference),
+            images: None,
+            geometry: None,
+            turn: Turn::NONE,
+        })
+        .unwrap();
     evaluation.finish().unwrap();
     assert_eq!(names(dir.path()), set(&[CASES_TABLE, SUMMARY_TABLE, TABLE_MARKDOWN, EVALUATION_JSON, REPORT, OVERLAYS]));
     assert_eq!(names(&dir.path().join(OVERLAYS)), set(&["0003_slice002.png"]));
@@ -195,7 +208,7 @@ fn a_bad_case_is_named_and_the_others_are_evaluated() {
     let (prediction, reference) = masks();
     let mut evaluation = Evaluation::new(config(dir.path())).unwrap();
     let mut refused = |masks: CaseMasks| {
-        let prediction = CasePrediction { masks, images: Some(&grey), geometry: None };
+        let prediction = CasePrediction { masks, images: Some(&grey), geometry: None, turn: Turn::NONE };
         evaluation.add_case(&prediction).unwrap_err().to_string()
     };
     let mut different = case("0007", &prediction, &reference);
@@ -205,18 +218,29 @@ fn a_bad_case_is_named_and_the_others_are_evaluated() {
 
     let no_picture = |slice: usize| Err(format!("chunk {slice} is damaged").into());
     let error = evaluation
-        .add_case(&CasePrediction { masks: case("0008", &prediction, &reference), images: Some(&no_picture), geometry: None })
+        .add_case(&CasePrediction {
+            masks: case("0008", &prediction, &reference),
+            images: Some(&no_picture),
+            geometry: None,
+            turn: Turn::NONE,
+        })
         .unwrap_err()
         .to_string();
     assert!(error.contains("case 0008, slice 1") && error.contains("chunk 1 is damaged"), "{error}");
     let short = |_: usize| Ok(GreySlice { size: [8, 8], values: vec![0.0; 3] });
     assert!(
         evaluation
-            .add_case(&CasePrediction { masks: case("0008", &prediction, &reference), images: Some(&short), geometry: None })
+            .add_case(&CasePrediction {
+                masks: case("0008", &prediction, &reference),
+                images: Some(&short),
+                geometry: None,
+                turn: Turn::NONE
+            })
             .is_err()
     );
 
-    let good = CasePrediction { masks: case("0009", &prediction, &reference), images: Some(&grey), geometry: None };
+    let good =
+        CasePrediction { masks: case("0009", &prediction, &reference), images: Some(&grey), geometry: None, turn: Turn::NONE };
     evaluation.add_case(&good).unwrap();
     assert!(evaluation.add_case(&good).unwrap_err().to_string().contains("case 0009 was evaluated already"));
     let outputs = evaluation.finish().unwrap();

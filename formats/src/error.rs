@@ -62,6 +62,26 @@ pub enum Error {
         /// Voxels given.
         found: usize,
     },
+    /// Something is in the way of an output.
+    #[error("{} exists", path.display())]
+    Exists {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// What is in the way of an output was not made by the same command.
+    #[error("{} is not {what}, and is not replaced", path.display())]
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the command replaces.
+        what: &'static str,
+    },
+    /// Another process writes the folder.
+    #[error("{} is being written by another process", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The columns of a table are not those of its rows.
     #[error("the table {} {}", path.display(), problems.join(", "))]
     Columns {
@@ -135,6 +155,9 @@ impl Error {
             Error::Io { source, .. } => return io_hint(source),
             Error::Format { advice, .. } => (*advice).into(),
             Error::Truncated { .. } => COPY_AGAIN.into(),
+            Error::Exists { .. } => "replace it with --force, or choose another --out".into(),
+            Error::Foreign { .. } => "move it away, or choose another --out".into(),
+            Error::InUse { .. } => "wait until that process has ended, or choose another --out".into(),
             Error::NumberType { .. } => "convert them to an integer or floating-point type".into(),
             Error::Voxels { .. } | Error::Rows { action: "write", .. } => "this is a bug in the program; please report it".into(),
             Error::Columns { .. } | Error::Rows { .. } => "put back the table that this program wrote, or make it again".into(),

@@ -13,11 +13,13 @@
 
 pub mod atomic;
 mod error;
+mod gzip;
 pub mod hash;
 pub mod hdf5;
 pub mod nifti;
 pub mod npz;
 mod numeric;
+pub mod outputs;
 pub mod rows;
 #[cfg(feature = "state-dict")]
 pub mod state_dict;

@@ -12,6 +12,9 @@ use zip::ZipArchive;
 /// Longest header that is read; NumPy's own limit is 10000 bytes.
 const MAX_HEADER_BYTES: usize = 1 << 16;
 
+/// No deflate stream expands by more than this factor.
+const MAX_DEFLATE_RATIO: u64 = 1032;
+
 /// Content of an `.npy` header.
 #[derive(Debug, PartialEq)]
 struct NpyHeader<'a> {
@@ -40,11 +43,13 @@ fn bad(path: &Path, problem: String) -> Error {
 
 fn read_array(path: &Path, archive: &mut ZipArchive<Cursor<Vec<u8>>>, name: &str) -> Result<Array> {
     let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| bad(path, format!("array {name}: {error}")))?;
-    read_npy(path, name, entry)
+    let most = entry.size().min(entry.compressed_size().saturating_mul(MAX_DEFLATE_RATIO));
+    read_npy(path, name, most, entry)
 }
 
-/// Reads a 2-D array in NumPy's `.npy` format; at most as many bytes as its header gives, even if the entry expands to more.
-fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array> {
+/// Reads a 2-D array in NumPy's `.npy` format of at most `most` bytes; only as many bytes as its header gives, even if the entry expands to
+/// more.
+fn read_npy(path: &Path, name: &str, most: u64, mut npy: impl Read) -> Result<Array> {
     let failed = |error: std::io::Error| bad(path, format!("array {name}: {error}"));
     let no_header = || bad(path, format!("array {name} has no readable .npy header"));
     let header = read_header(&mut npy).map_err(failed)?.ok_or_else(no_header)?;
@@ -60,6 +65,9 @@ fn read_npy(path: &Path, name: &str, mut npy: impl Read) -> Result<Array> {
     let Some(expected) = expected else {
         return Err(bad(path, format!("array {name} has the impossible shape {rows}x{columns}")));
     };
+    if expected > most {
+        return Err(bad(path, format!("array {name} of shape {rows}x{columns} comes with at most {most} bytes")));
+    }
     let mut data = Vec::new();
     // One byte more, to notice surplus bytes and to reach the end, where the entry's checksum is checked.
     npy.take(expected.saturating_add(1)).read_to_end(&mut data).map_err(failed)?;
@@ -120,9 +128,9 @@ mod tests {
     fn both_orders_and_byte_orders() {
         let path = Path::new("case0005_slice000.npz");
         let rows = npy("{'descr': '<i2', 'fortran_order': False, 'shape': (2, 3), }   \n", &[1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0]);
-        assert_eq!(read_npy(path, "image", rows.as_slice()).unwrap().values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(read_npy(path, "image", 99, rows.as_slice()).unwrap().values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let columns = npy("{'descr': '>i2', 'fortran_order': True, 'shape': (2, 3), }\n", &[0, 1, 0, 4, 0, 2, 0, 5, 0, 3, 0, 6]);
-        assert_eq!(read_npy(path, "image", columns.as_slice()).unwrap().values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(read_npy(path, "image", 99, columns.as_slice()).unwrap().values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     }
 
     #[test]
@@ -134,7 +142,7 @@ mod tests {
             "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2, 3), }",
             "{'fortran_order': False, 'shape': (2, 3), }",
         ] {
-            assert!(read_npy(Path::new("a.npz"), "image", npy(header, &[]).as_slice()).is_err(), "{header}");
+            assert!(read_npy(Path::new("a.npz"), "image", 99, npy(header, &[]).as_slice()).is_err(), "{header}");
             assert_eq!(parse_header(header), None, "{header}");
         }
         assert!(read_header(&mut &b"\x93NUMPY\x01\x00\xff\xff{}"[..]).is_err());
@@ -145,9 +153,12 @@ mod tests {
     fn surplus_and_missing_bytes_are_refused() {
         let header = "{'descr': '<i2', 'fortran_order': False, 'shape': (2, 3), }\n";
         let read =
-            |bytes| read_npy(Path::new("a.npz"), "label", npy(header, &vec![1; bytes]).as_slice()).map_err(|e| e.to_string());
+            |bytes| read_npy(Path::new("a.npz"), "label", 99, npy(header, &vec![1; bytes]).as_slice()).map_err(|e| e.to_string());
         assert_eq!(read(12).unwrap().shape, [1, 2, 3]);
         assert!(read(11).map(|_| ()).unwrap_err().contains("comes with 11 bytes"));
         assert!(read(13).map(|_| ()).unwrap_err().contains("comes with more than 12 bytes"));
+        let header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776, 1), }\n";
+        let huge = read_npy(Path::new("a.npz"), "label", 99, npy(header, &[0; 99]).as_slice()).unwrap_err().to_string();
+        assert!(huge.contains("array label of shape 1099511627776x1 comes with at most 99 bytes"), "{huge}");
     }
 }

@@ -26,7 +26,8 @@ use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Type, ZstdLevel};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::ChunkReader;
 use serde::Serialize;
@@ -39,6 +40,12 @@ use std::sync::Arc;
 
 /// The writer's name in every table; it has no version, so that the bytes depend only on the rows.
 const CREATED_BY: &str = "sam-ladder";
+/// Memory that a table's rows may take whatever its size.
+const MEMORY_FLOOR: u64 = 64 << 20;
+/// Memory that they may take for each byte of the file: tables of many equal cells are small files.
+const MEMORY_PER_BYTE: u64 = 256;
+/// Most rows that are decoded at once.
+const BATCH_ROWS: u64 = 1024;
 
 /// Writes rows to the Parquet file `path`; an existing file is replaced atomically.
 ///
@@ -124,16 +131,57 @@ pub fn encode_batch(path: &Path, batch: &RecordBatch) -> Result<Vec<u8>> {
 /// [`Error::Format`] when it is damaged or not Parquet.
 pub fn decode_batch(path: &Path, file: impl ChunkReader + 'static) -> Result<RecordBatch> {
     let read = || {
+        let memory = file.len().saturating_mul(MEMORY_PER_BYTE).max(MEMORY_FLOOR);
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
         let schema = builder.schema().clone();
-        let reader = builder.build().map_err(|e| e.to_string())?;
-        let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+        let batch_rows = rows_at_once(builder.metadata(), memory)?;
+        let reader = builder.with_batch_size(batch_rows).build().map_err(|e| e.to_string())?;
+        let (mut batches, mut taken) = (Vec::new(), 0);
+        for batch in reader {
+            let batch = batch.map_err(|e| e.to_string())?;
+            taken += batch.get_array_memory_size() as u64;
+            if taken > memory {
+                return Err(format!("its rows take more than {memory} bytes of memory"));
+            }
+            batches.push(batch);
+        }
         concat_batches(&schema, &batches).map_err(|e| e.to_string())
     };
     // The Parquet reader panics on some damaged pages (such as a missing dictionary). It owns its data, so a panic leaves nothing
     // half-changed.
     let outcome = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged beyond what can be read".into()));
     outcome.map_err(|reason| Problem::from(reason).in_file(path, "Parquet"))
+}
+
+/// How many rows to decode at once, so that they fit `memory` bytes; the error is in words. The footer says how much the whole table
+/// takes, and is compared with that before anything is read.
+fn rows_at_once(footer: &ParquetMetaData, memory: u64) -> Result<usize, String> {
+    fn sum(mut numbers: impl Iterator<Item = i64>) -> Result<u64, &'static str> {
+        let sum = numbers.try_fold(0u64, |sum, number| sum.checked_add(u64::try_from(number).ok()?));
+        sum.ok_or("its footer is damaged")
+    }
+    let columns = || footer.row_groups().iter().flat_map(|group| group.columns());
+    let rows = sum(footer.row_groups().iter().map(|group| group.num_rows()))?;
+    let cells = sum(columns().map(|column| column.num_values().saturating_mul(bytes_of_cell(column.column_type()))))?;
+    let content = sum(columns().map(|column| column.uncompressed_size()))?;
+    if rows > memory || cells > memory || content > memory {
+        let found = format!("{rows} rows of {} columns and {content} bytes", footer.file_metadata().schema_descr().num_columns());
+        return Err(format!("its footer promises {found}, more than such a file can hold"));
+    }
+    // Each row may hold the longest text, which is no longer than all texts of a column.
+    let is_text = |column: &&ColumnChunkMetaData| column.column_type() == Type::BYTE_ARRAY;
+    let texts = sum(columns().filter(is_text).map(|column| column.uncompressed_size()))?;
+    let fitting = memory / 4 / texts.max(1);
+    Ok(fitting.clamp(1, BATCH_ROWS) as usize)
+}
+
+/// Bytes of a cell in memory, without a text's letters.
+fn bytes_of_cell(kind: Type) -> i64 {
+    match kind {
+        Type::BOOLEAN => 1,
+        Type::INT32 | Type::FLOAT | Type::BYTE_ARRAY => 4,
+        _ => 8,
+    }
 }
 
 /// Checks that a table has exactly the columns of `expected`.
@@ -148,7 +196,8 @@ pub fn check_columns(path: &Path, batch: &RecordBatch, expected: &Schema) -> Res
 
 /// The columns of a row's struct. Enums are plain strings, where serde_arrow would use dictionaries.
 fn columns<T: DeserializeOwned>() -> serde_arrow::Result<Fields> {
-    let options = TracingOptions::default().strings_as_large_utf8(false).enums_without_data_as_strings(true);
+    let options =
+        TracingOptions::default().strings_as_large_utf8(false).sequence_as_large_list(false).enums_without_data_as_strings(true);
     let plain = |field: FieldRef| match field.data_type() {
         DataType::Dictionary(_, words) => Arc::new(field.as_ref().clone().with_data_type(words.as_ref().clone())),
         _ => field,

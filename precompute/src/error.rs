@@ -80,6 +80,21 @@ pub enum Error {
         /// Slices that the store will have.
         total: usize,
     },
+    /// Some of the scans by which a finished store should grow cannot be used.
+    #[error(
+        "{} of {total} new scans cannot be used: {}; {} is unchanged",
+        bad.len(),
+        bad.iter().map(|(case, error)| format!("case {case}: {error}")).collect::<Vec<_>>().join("; "),
+        store.display()
+    )]
+    BadNewScans {
+        /// Each case, and what is wrong with it.
+        bad: Vec<(String, ScanError)>,
+        /// Scans that the store lacks.
+        total: usize,
+        /// The store.
+        store: PathBuf,
+    },
     /// Some scans cannot be used; the others are in the store.
     #[error(
         "{} of {total} scans cannot be used: {}; the others are finished and kept in {}, which stays incomplete",
@@ -124,7 +139,10 @@ impl Error {
                 None => AGAIN.into(),
             },
             Error::Stopped { .. } => AGAIN.into(),
-            Error::BadScans { .. } => "put good copies of these files in place, then run the same command again".into(),
+            Error::BadScans { .. } | Error::BadNewScans { .. } => {
+                "put good copies of these files in place, or move these scans out of the folder; then run the same command again"
+                    .into()
+            }
             Error::EncoderNotLoaded | Error::EncoderShape { .. } | Error::DecoderWeights(_) => return None,
         })
     }

@@ -136,6 +136,10 @@ pub struct EvalSettings {
     #[cfg_attr(feature = "cli", arg(long, value_name = "MM"))]
     #[schemars(range(min = 0))]
     pub tolerance_mm: f64,
+    /// Distance between voxel centres along depth, height and width, for scans whose files do not say it. Without it, nothing of them is
+    /// measured in millimetres
+    #[cfg_attr(feature = "cli", arg(long, value_name = "MM,MM,MM", value_parser = crate::precompute::parse_spacing))]
+    pub spacing: Option<[f64; 3]>,
     /// Colours of the organs in pictures
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub colours: Palette,
@@ -150,6 +154,7 @@ impl Default for EvalSettings {
             hd95: Hd95Definition::Pooled,
             unit: None,
             tolerance_mm: 2.0,
+            spacing: None,
             colours: Palette::default(),
         }
     }

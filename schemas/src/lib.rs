@@ -10,6 +10,7 @@ pub mod eval;
 pub mod gpu_precision;
 pub mod json_schema;
 pub mod observer;
+pub mod orientation;
 pub mod precompute;
 pub mod read_mode;
 pub mod sam_names;

@@ -19,6 +19,9 @@ pub trait Progress: Debug + Send + Sync {
 
     /// The phase's state, such as the case or the loss; replaces the last description.
     fn describe(&self, text: &str);
+
+    /// A line for a log, such as an epoch's result. A bar need not show it, since it describes the same.
+    fn note(&self, _text: &str) {}
 }
 
 /// What a phase does and how its progress is counted.

@@ -3,6 +3,7 @@
 use crate::encoder::{EncoderArch, PATCH_SIZE};
 use crate::gpu_precision::GpuPrecision;
 use crate::json_schema;
+use crate::orientation::Orientation;
 use crate::setting::{Problem, SettingError};
 use crate::tables::voxels_column;
 use crate::variants::AugmentPolicy;
@@ -75,6 +76,15 @@ pub struct Preprocessing {
     /// The image's channels, 1 to [`MAX_CHANNELS`]. The published case, one windowed CT channel, is left out of the JSON.
     #[serde(default = "one_ct_channel", skip_serializing_if = "is_one_ct_channel")]
     pub channels: Vec<Channel>,
+    /// Orientation of the array whose third axis gives the slices: a scan stored otherwise is turned to it, by its affine. `None` takes every scan
+    /// as it lies in its file, and is left out of the JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub orientation: Option<Orientation>,
+    /// Distance between voxel centres along depth, height and width in millimetres, of scans whose files do not say it. Left out of the JSON
+    /// if it is not stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spacing_mm: Option<[f64; 3]>,
 }
 
 impl Default for Preprocessing {
@@ -84,6 +94,8 @@ impl Default for Preprocessing {
             window_hu: [-125.0, 275.0],
             label_map: crate::classes::SYNAPSE_LABEL_MAP.to_vec(),
             channels: one_ct_channel(),
+            orientation: None,
+            spacing_mm: None,
         }
     }
 }
@@ -288,6 +300,10 @@ impl PrecomputeConfig {
             let found = format!("{low} and {high}");
             return Err(Problem::expected("two ascending numbers", found).with("preprocessing.window_hu"));
         }
+        if let Some(spacing) = self.preprocessing.spacing_mm.filter(|spacing| !is_spacing(*spacing)) {
+            let found = format!("{spacing:?}");
+            return Err(Problem::expected("three positive numbers", found).with("preprocessing.spacing_mm"));
+        }
         self.preprocessing.check_channels()
     }
 
@@ -306,6 +322,22 @@ impl PrecomputeConfig {
         }
         Ok(())
     }
+}
+
+/// Whether three numbers can be distances between voxel centres.
+pub fn is_spacing(spacing_mm: [f64; 3]) -> bool {
+    spacing_mm.iter().all(|side| side.is_finite() && *side > 0.0)
+}
+
+/// `--spacing`: three positive numbers.
+///
+/// # Errors
+/// In words, for anything else.
+#[cfg(feature = "cli")]
+pub fn parse_spacing(typed: &str) -> Result<[f64; 3], String> {
+    let numbers: Option<Vec<f64>> = typed.split(',').map(|number| number.trim().parse().ok()).collect();
+    let spacing = numbers.and_then(|numbers| <[f64; 3]>::try_from(numbers).ok()).filter(|spacing| is_spacing(*spacing));
+    spacing.ok_or_else(|| "expected three positive numbers such as 3,0.8,0.8: depth, height, width".into())
 }
 
 impl Preprocessing {
@@ -345,6 +377,19 @@ mod tests {
         assert_eq!(json["preprocessing"].as_object().unwrap().keys().collect::<Vec<_>>(), ["window_hu", "label_map"]);
         assert!(json.get("test_cases").is_none() && json.get("unlabelled").is_none());
         assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), published());
+    }
+
+    #[test]
+    fn an_orientation_and_a_spacing_come_back_from_json() {
+        let mut config = published();
+        config.preprocessing.orientation = Some("LPS".parse().unwrap());
+        config.preprocessing.spacing_mm = Some([3.0, 0.8, 0.8]);
+        assert!(config.validate().is_ok());
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(json["preprocessing"]["orientation"], "LPS");
+        assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), config);
+        config.preprocessing.spacing_mm = Some([3.0, 0.0, 0.8]);
+        assert!(config.validate().unwrap_err().to_string().contains("preprocessing.spacing_mm"));
     }
 
     #[test]

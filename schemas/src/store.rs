@@ -5,9 +5,11 @@ use crate::precompute::PrecomputeConfig;
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout; a reader refuses a store of another version.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Table with one row per variant.
 pub const VARIANTS_TABLE: &str = "variants.parquet";
+/// Table with the checksum of every chunk of every array, one row per chunk.
+pub const CHECKSUMS_TABLE: &str = "checksums.parquet";
 /// Second copy of the root group's `zarr.json`, which restores a damaged one.
 pub const MANIFEST_COPY: &str = "manifest.json";
 /// SAM's frozen prompt encoder and mask decoder (`prompt_encoder.…`, `mask_decoder.…`), so that training needs only the store.
@@ -27,6 +29,11 @@ pub const MASKS: &str = "masks";
 /// Path of a split's slice table within the store.
 pub fn slices_table(split: Split) -> String {
     format!("{split}/slices.parquet")
+}
+
+/// Path of a split's table of scans within the store.
+pub fn scans_table(split: Split) -> String {
+    format!("{split}/scans.parquet")
 }
 
 /// A file from which the store was made.
@@ -64,7 +71,8 @@ pub struct StoreAttributes {
     pub config: PrecomputeConfig,
     /// Every source file, sorted by path.
     pub sources: Vec<SourceFile>,
-    /// Every case, sorted by split and name; this gives the rows of the arrays.
+    /// Every case, `train` before `test`, in the order of the arrays' rows: sorted by name when the store was begun, then those that were
+    /// added, each time sorted by name.
     pub cases: Vec<CaseLayout>,
     /// Files that are neither arrays nor metadata (tables and the decoder's weights), with their hashes; empty while incomplete.
     pub files: Vec<SourceFile>,
@@ -82,7 +90,7 @@ impl StoreAttributes {
             .sealed()
     }
 
-    /// The same store with these cases.
+    /// The same store with these cases, in the order of the rows.
     pub fn with_cases(self, cases: Vec<CaseLayout>) -> Self {
         StoreAttributes { cases, ..self }.sealed()
     }

@@ -1,6 +1,8 @@
 //! Rows of every Parquet table. A struct's fields are the columns, in the same order; an `Option` is a column that may have empty cells.
 
+use crate::orientation::Turn;
 use crate::variants::{Variant, VariantKind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One row of `{train,test}/slices.parquet`: row `i` describes index `i` of the arrays' `slice` axis. The table has one column for each
@@ -13,8 +15,8 @@ pub struct SliceRow {
     pub case: String,
     /// Slice within the case, from 0.
     pub slice_index: u32,
-    /// Distance between voxel centres along depth, height and width, in millimetres.
-    pub spacing_mm: [f64; 3],
+    /// Distance between voxel centres along depth, height and width, in millimetres; `None` if nothing says it.
+    pub spacing_mm: Option<[f64; 3]>,
     /// Size of the slice in the scan, in pixels: height and width.
     pub size: [u32; 2],
     /// Voxels of each class from index 1, at the scan's own resolution.
@@ -23,6 +25,125 @@ pub struct SliceRow {
     pub source: String,
     /// SHA-256 of that file, in hexadecimal.
     pub source_sha256: String,
+}
+
+/// One row of `{train,test}/scans.parquet`: where a scan's voxels lie in space, and what its values are like.
+///
+/// The file's axes are those of the array that nibabel shows; a file of the published layout, which keeps such arrays transposed, counts as
+/// `[width, height, depth]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScanRow {
+    /// Case, as in `slices.parquet`.
+    pub case: String,
+    /// Voxels along the file's three axes.
+    pub shape: Vec<u32>,
+    /// From voxel indices of the file to millimetres in RAS+: four rows of four numbers; `None` if the file has no affine.
+    pub affine: Option<Vec<f64>>,
+    /// The side of the body towards which each of the file's axes runs, as `nibabel.aff2axcodes` gives it: `LPS`.
+    pub axis_codes: Option<String>,
+    /// For width, height and depth of the store's slices and masks: the number of the file's axis, from 1, negative if it is reversed. `1, 2,
+    /// 3` for a scan that is taken as it lies in the file.
+    pub axes: Vec<i8>,
+    /// Distance between voxel centres along the file's axes, in millimetres; `None` if nothing says it.
+    pub spacing_mm: Option<Vec<f64>>,
+    /// Where the spacing comes from.
+    pub spacing_source: SpacingSource,
+    /// [`PERCENTILES`] of each channel's values as the file has them, channel after channel.
+    pub percentiles: Vec<f64>,
+    /// For each channel, the share of voxels that the window, or the range between its percentiles, does not clip.
+    pub in_window: Vec<f64>,
+}
+
+/// The percentiles that [`ScanRow`] keeps.
+pub const PERCENTILES: [f64; 5] = [0.5, 5.0, 50.0, 95.0, 99.5];
+
+/// The least and the largest of each of the [`PERCENTILES`] over some scans, of one channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ValueRange {
+    /// The least.
+    pub low: [f64; 5],
+    /// The largest.
+    pub high: [f64; 5],
+}
+
+impl ValueRange {
+    /// Of each channel of the scans; empty if one of them says nothing of its values.
+    pub fn of(scans: &[ScanRow]) -> Vec<Self> {
+        let channels = scans.iter().map(|scan| scan.percentiles.len() / PERCENTILES.len()).min().unwrap_or(0);
+        let over =
+            |at: usize, pick: fn(f64, f64) -> f64| scans.iter().map(|scan| scan.percentiles[at]).reduce(pick).unwrap_or(f64::NAN);
+        let range = |channel: usize| {
+            let at = [0, 1, 2, 3, 4].map(|percentile| channel * PERCENTILES.len() + percentile);
+            ValueRange { low: at.map(|at| over(at, f64::min)), high: at.map(|at| over(at, f64::max)) }
+        };
+        (0..channels).map(range).collect()
+    }
+
+    /// From the least of all to the largest.
+    pub fn spread(&self) -> f64 {
+        self.high[4] - self.low[0]
+    }
+
+    /// Whether a scan's percentiles of this channel lie farther from the range than a quarter of its spread.
+    pub fn is_far_from(&self, percentiles: &[f64]) -> bool {
+        let margin = 0.25 * self.spread();
+        let far = |(at, value): (usize, &f64)| *value < self.low[at] - margin || *value > self.high[at] + margin;
+        percentiles.iter().enumerate().take(PERCENTILES.len()).any(far)
+    }
+}
+
+/// Where the spacing of a scan comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpacingSource {
+    /// The file's header.
+    Header,
+    /// The user.
+    Stated,
+    /// Nothing: it is unknown.
+    None,
+}
+
+impl ScanRow {
+    /// A scan of this depth, height and width that is taken as it lies, with this spacing along the same axes. Nothing is known of its place
+    /// in space and of its values.
+    pub fn of_array(case: &str, shape: [usize; 3], spacing_mm: Option<[f64; 3]>) -> Self {
+        let reversed = |[z, y, x]: [f64; 3]| vec![x, y, z];
+        ScanRow {
+            case: case.into(),
+            shape: shape.iter().rev().map(|&side| side as u32).collect(),
+            affine: None,
+            axis_codes: None,
+            axes: Turn::NONE.axes().to_vec(),
+            spacing_mm: spacing_mm.map(reversed),
+            spacing_source: if spacing_mm.is_some() { SpacingSource::Stated } else { SpacingSource::None },
+            percentiles: Vec::new(),
+            in_window: Vec::new(),
+        }
+    }
+
+    /// The turn from the file's array to the store's slices; `None` for axes that are none.
+    pub fn turn(&self) -> Option<Turn> {
+        Turn::new(self.axes.as_slice().try_into().ok()?)
+    }
+
+    /// Depth, height and width of the file's array.
+    pub fn file_shape(&self) -> Option<[usize; 3]> {
+        let [width, height, depth] = self.shape.as_slice().try_into().ok()?;
+        Some([depth, height, width].map(|side: u32| side as usize))
+    }
+
+    /// Depth, height and width of the store's slices.
+    pub fn turned_shape(&self) -> Option<[usize; 3]> {
+        Some(self.turn()?.of_reversed(self.file_shape()?))
+    }
+
+    /// The affine's first three rows.
+    pub fn affine_rows(&self) -> Option<[[f64; 4]; 3]> {
+        let affine = self.affine.as_deref().filter(|affine| affine.len() == 16)?;
+        Some(std::array::from_fn(|row| std::array::from_fn(|column| affine[4 * row + column])))
+    }
 }
 
 /// Column of `slices.parquet` with an organ's voxel count; spaces in the organ's name become underscores.
@@ -76,7 +197,7 @@ pub struct StepRow {
     pub loss: f32,
     /// Cross-entropy.
     pub ce: f32,
-    /// Dice loss.
+    /// Dice loss of the step's batch, as the progress bar shows it: 1 minus a soft Dice.
     pub dice: f32,
     /// Gate parameter after the step.
     pub alpha: f32,
@@ -131,11 +252,12 @@ pub struct CaseRow {
     pub hd95_larger_voxels: Option<f64>,
     /// The same in millimetres.
     pub hd95_larger_mm: Option<f64>,
-    /// Share of both surfaces within the tolerance of each other; 0 if one mask lacks the organ, `None` if both lack it.
+    /// Share of both surfaces within the tolerance of each other; 0 if one mask lacks the organ, `None` if both lack it or the spacing is
+    /// unknown.
     pub surface_dice: Option<f64>,
-    /// Predicted minus reference volume, in millilitres; 0 in tables of older versions, which lack the column.
-    #[serde(default)]
-    pub volume_difference_ml: f64,
+    /// Predicted minus reference volume, in millilitres; `None` if the scan's spacing is unknown, as are all columns in millimetres, and in
+    /// tables of older versions, which lack the column.
+    pub volume_difference_ml: Option<f64>,
 }
 
 /// One row of an evaluation's `summary.parquet`: an organ, or `mean` over the organs.
@@ -239,4 +361,32 @@ pub struct ComparisonRow {
     pub wilcoxon_p: Option<f64>,
     /// Two-sided p of the paired permutation test of the mean difference.
     pub permutation_p: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_far_from_the_training_scans_are_found() {
+        let scan = |shift: f64| ScanRow {
+            percentiles: [-1024.0, -1000.0, -50.0, 200.0, 976.0].map(|value| value + shift).to_vec(),
+            ..ScanRow::of_array("a", [1; 3], None)
+        };
+        let [range] = &ValueRange::of(&[scan(0.0), scan(40.0), scan(-20.0)])[..] else { panic!("one channel") };
+        assert_eq!((range.low[0], range.high[0], range.low[4], range.high[4]), (-1044.0, -984.0, 956.0, 1016.0));
+        for (shift, far) in [(0.0, false), (400.0, false), (-400.0, false), (1024.0, true), (-1024.0, true)] {
+            assert_eq!(range.is_far_from(&scan(shift).percentiles), far, "{shift}");
+        }
+        assert!(ValueRange::of(&[ScanRow::of_array("a", [1; 3], None)]).is_empty() && ValueRange::of(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_row_says_how_its_slices_lie() {
+        let row = ScanRow { axes: vec![-2, 3, 1], ..ScanRow::of_array("a", [4, 3, 2], Some([3.0, 0.8, 0.7])) };
+        assert_eq!((row.shape.as_slice(), row.spacing_mm.as_deref()), (&[2, 3, 4][..], Some(&[0.7, 0.8, 3.0][..])));
+        assert_eq!((row.file_shape(), row.turned_shape()), (Some([4, 3, 2]), Some([2, 4, 3])));
+        let damaged = ScanRow { axes: vec![1, 1, 2], shape: vec![2, 3], affine: Some(vec![0.0; 15]), ..row };
+        assert_eq!((damaged.turn(), damaged.file_shape(), damaged.affine_rows()), (None, None, None));
+    }
 }

@@ -229,6 +229,10 @@ pub const CHECKPOINT: &str = "checkpoint.safetensors";
 pub const BEST_CHECKPOINT: &str = "best.safetensors";
 /// All that `--resume` needs (model, optimizer, position in the epoch), in one file so that they cannot disagree.
 pub const RESUME_STATE: &str = "state.safetensors";
+/// Held locked by the process that trains; empty.
+pub const RUN_LOCK: &str = ".lock";
+/// All that the training has said, with times.
+pub const RUN_LOG: &str = "log.txt";
 /// Folder of the TensorBoard event files.
 pub const EVENTS_DIR: &str = "tensorboard";
 
@@ -240,6 +244,9 @@ pub struct InputFile {
     pub name: String,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
+    /// Its whole path at the start; older versions did not record it.
+    #[serde(default)]
+    pub path: Option<std::path::PathBuf>,
 }
 
 /// The files that gave a run its initial weights.
@@ -272,6 +279,12 @@ pub struct RunRecord {
     pub config: TrainConfig,
     /// Hashes of the files with the initial weights.
     pub inputs: RunInputs,
+    /// What the values of the store's training scans were like, for each channel; empty if nothing is known of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training_values: Vec<crate::tables::ValueRange>,
+    /// Where the store was: a folder's whole path, or `s3://bucket/key`. Older versions did not record it.
+    #[serde(default)]
+    pub store_path: Option<std::path::PathBuf>,
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! `sam-ladder completions` and `sam-ladder man`: what shells and `man` know of the command line, from its own definition.
 
+use crate::print::{self, print_note};
 use anyhow::Context;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use sam_ladder_formats::atomic::write_atomic;
-use std::io::Write;
-use std::path::PathBuf;
+use sam_ladder_formats::outputs::{self, is_regular_file, is_there};
+use std::path::{Path, PathBuf};
 
 /// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
@@ -29,7 +30,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut super::Cli::command(), env!("CARGO_PKG_NAME"), &mut text);
-        std::io::stdout().write_all(&text).context("cannot write to standard output")
+        print::raw(&text);
+        Ok(())
     }
 }
 
@@ -56,12 +58,24 @@ impl ManArgs {
         let pages: Vec<(String, clap::Command)> = std::iter::once((name.clone(), program.clone()))
             .chain(shown.map(|command| (format!("{name}-{}", command.get_name()), command.clone())))
             .collect();
-        for (title, command) in &pages {
+        let files = pages.iter().map(|(title, _)| self.out.join(format!("{title}.1"))).collect::<Vec<_>>();
+        // Installing replaces the pages of an earlier version without asking, and no other file.
+        for path in files.iter().filter(|path| is_there(path)) {
+            outputs::may_write(std::slice::from_ref(path), true, "a manual page of sam-ladder", || is_our_page(path))?;
+        }
+        for ((title, command), path) in pages.iter().zip(&files) {
             let mut page = Vec::new();
             clap_mangen::Man::new(command.clone()).title(title.to_uppercase()).render(&mut page)?;
-            write_atomic(&self.out.join(format!("{title}.1")), &page)?;
+            write_atomic(path, &page)?;
         }
-        eprintln!("{} pages: {}", pages.len(), self.out.display());
+        print_note!("{} pages: {}", pages.len(), self.out.display());
         Ok(())
     }
+}
+
+/// Whether a file is a manual page with the program's name in its title.
+fn is_our_page(path: &Path) -> bool {
+    let title = concat!(".TH ", env!("CARGO_PKG_NAME")).replace('-', "").to_lowercase();
+    let is_title = |line: &str| line.replace(['-', '\\'], "").to_lowercase().starts_with(&title);
+    is_regular_file(path) && std::fs::read_to_string(path).is_ok_and(|page| page.lines().any(is_title))
 }

@@ -1,6 +1,7 @@
 //! `--device auto|cpu|cuda:N`.
 
 use crate::error::refusal;
+use crate::print::print_note;
 use candle_core::Device;
 use sam_ladder_ops::device as gpu;
 use std::str::FromStr;
@@ -42,7 +43,7 @@ impl DeviceChoice {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
             DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(gpu::open(0).unwrap_or_else(|cause| {
-                eprintln!("warning: computing on the CPU, since cuda:0 cannot be opened: {cause}; --device cpu does so without this warning");
+                print_note!("warning: computing on the CPU, since cuda:0 cannot be opened: {cause}; --device cpu does so without this warning");
                 Device::Cpu
             })),
             DeviceChoice::Auto => Ok(Device::Cpu),

@@ -1,24 +1,27 @@
 //! `sam-ladder eval`: predict from the store, then measure; or compare two evaluations. The two stages know nothing of each other; they are composed here.
 
 use super::cache::Cache;
+use super::checkpoint_names::note_prefix;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress::Terminal;
 use super::typed::Typed;
 use crate::error::refusal;
+use crate::print::{print_line, print_note};
 use anyhow::{Context, bail};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
-    CaseMasks, CasePrediction, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs, GreySlice, MEAN,
-    MaskView, RunCurves, SUMMARY_TABLE, Scoring,
+    CaseMasks, CasePrediction, DistanceUnit, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs,
+    GreySlice, MEAN, MaskView, RunCurves, SUMMARY_TABLE, Scoring,
 };
 use sam_ladder_formats::nifti::{Geometry, read_geometry};
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
-use sam_ladder_schemas::tables::SummaryRow;
+use sam_ladder_schemas::orientation::Turn;
+use sam_ladder_schemas::tables::{ScanRow, SummaryRow};
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::{CaseRequest, Ensemble, WeightSource, identity_variant};
 use std::path::{Path, PathBuf};
@@ -35,7 +38,7 @@ const BATCH_SIZE: u32 = 8;
 Examples:
   sam-ladder eval --store synapse.zarr --run runs/first --out runs/first/eval
   sam-ladder eval --store synapse.zarr --run runs/first --out in-mm \\
-      --protocol standard --save-nifti --scans /data/RawData
+      --protocol standard --save-nifti
   sam-ladder eval --store synapse.zarr --zero-shot --out untrained
   sam-ladder eval --store synapse.zarr --checkpoint epoch_194.pth --out published
   sam-ladder eval --compare untrained runs/first/eval --out compared
@@ -76,7 +79,8 @@ pub struct Args {
     /// Write the predicted masks as NIfTI files
     #[arg(long)]
     save_nifti: bool,
-    /// With --save-nifti: folder of the scans that the store was made from; masks get the affine and header of their scans
+    /// With --save-nifti: folder of the scans that the store was made from; masks get the scans' whole header, in addition to the affine, which
+    /// the store keeps
     #[arg(long, value_name = "DIR", requires = "save_nifti")]
     scans: Option<PathBuf>,
     /// Folder of another evaluation to compare the mean Dice with
@@ -85,7 +89,7 @@ pub struct Args {
     /// Fail unless the mean Dice exceeds the baseline's by at least this (0.1 is ten points)
     #[arg(long, value_name = "DICE", requires = "baseline")]
     min_gain: Option<f64>,
-    /// Replace an existing evaluation in --out
+    /// Replace an existing evaluation or comparison in --out
     #[arg(long)]
     force: bool,
     /// Slices per pass of the network
@@ -150,13 +154,13 @@ impl Args {
     /// The run's course, if there is one run. If its tables are missing or damaged, the report does without them, and a warning says so.
     fn curves(&self) -> Option<RunCurves> {
         let [run] = &self.run[..] else { return None };
-        RunCurves::read(run).inspect_err(|error| eprintln!("warning: {error}; the report has no learning curves")).ok()
+        RunCurves::read(run).inspect_err(|error| print_note!("warning: {error}; the report has no learning curves")).ok()
     }
 
     /// Segments, measures, writes; or compares.
     pub fn run(self) -> anyhow::Result<()> {
         if let [first, second] = &self.compare[..] {
-            return compare(first, second, self.out.as_deref());
+            return compare(first, second, self.out.as_deref(), self.force);
         }
         let missing =
             |option: &str| refusal(format!("{option} is missing"), "pass --store STORE.zarr and --out DIR, or --compare A B");
@@ -166,7 +170,9 @@ impl Args {
         let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let cases = test_cases(&store)?;
+        check_spacing(&store, &settings)?;
         let device = self.device.open()?;
+        self.checkpoint.iter().for_each(|path| note_prefix(path));
         let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
         let (method, run_info) = self.method(store_path);
         let mut evaluation = Evaluation::new(EvaluationConfig {
@@ -187,22 +193,27 @@ impl Args {
             let request = CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize };
             let predicted = ensemble.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
             let reference = store.mask(case)?;
-            let geometry = self.scans.as_deref().map(|scans| geometry_of(&store, case, scans)).transpose()?;
+            let scan = scan_of(&store, case)?;
+            let geometry = match self.scans.as_deref() {
+                Some(scans) => Some(geometry_of(&store, case, scans)?),
+                None => geometry_in_store(scan),
+            };
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {
                     case,
                     prediction: MaskView { voxels: &predicted.mask, shape: predicted.shape },
                     reference: MaskView { voxels: &reference.labels, shape: reference.shape },
-                    spacing_mm: predicted.spacing_mm,
+                    spacing_mm: predicted.spacing_mm.or(settings.spacing),
                 },
                 images: Some(&|slice| Ok(test_slice(&store, case, slice)?)),
                 geometry: geometry.as_ref(),
+                turn: scan.turn().unwrap_or(Turn::NONE),
             })?;
         }
         drop(progress);
         let outputs = evaluation.finish()?;
-        println!("{}", outputs.table.trim_end());
-        eprintln!("report: {}", outputs.report.display());
+        print_line!("{}", outputs.table.trim_end());
+        print_note!("report: {}", outputs.report.display());
         self.compare(&outputs, baseline)
     }
 
@@ -213,7 +224,7 @@ impl Args {
             bail!("the mean Dice is undefined here: no case has any of the organs");
         };
         let gain = now - before;
-        eprintln!("mean Dice {now:.4}, baseline {before:.4}, gain {gain:+.4}");
+        print_note!("mean Dice {now:.4}, baseline {before:.4}, gain {gain:+.4}");
         match self.min_gain {
             Some(least) if gain < least => {
                 bail!("the gain in mean Dice over {} is {gain:+.4}, expected at least {least}", folder.display())
@@ -238,16 +249,43 @@ fn test_cases(store: &Store) -> anyhow::Result<Vec<String>> {
     Ok(cases)
 }
 
+/// Millimetres need a spacing, and a scan that has one needs no other.
+fn check_spacing(store: &Store, settings: &EvalSettings) -> anyhow::Result<()> {
+    let place = store.path().display();
+    let slices = store.slices(Split::Test);
+    if let (Some(_), Some(slice)) = (settings.spacing, slices.iter().find(|slice| slice.spacing_mm.is_some())) {
+        let message = format!("{place}: case {} has a voxel spacing already, so --spacing does not apply", slice.case);
+        return Err(refusal(message, "remove --spacing"));
+    }
+    let in_mm = Scoring::from(settings).unit == DistanceUnit::Millimetres;
+    match slices.iter().find(|slice| slice.spacing_mm.is_none()).filter(|_| settings.spacing.is_none()) {
+        Some(slice) if in_mm => {
+            let message =
+                format!("{place}: the voxel spacing of case {} is unknown, so HD95 cannot be in millimetres", slice.case);
+            Err(refusal(message, "state it with --spacing DEPTH,HEIGHT,WIDTH, or measure in voxels with --unit voxels"))
+        }
+        Some(_) => {
+            print_note!("the voxel spacing of the scans is unknown: nothing is measured in millimetres; --spacing states it");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
 /// Prints two evaluations side by side, and writes the table into a folder where one is given.
-fn compare(first: &Path, second: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+fn compare(first: &Path, second: &Path, out: Option<&Path>, force: bool) -> anyhow::Result<()> {
+    if let Some(out) = out {
+        comparison::may_write(out, force)?;
+    }
     let (a, b) = (EvaluationFolder::open(first)?, EvaluationFolder::open(second)?);
     let rows = comparison::compare(std::slice::from_ref(&a), std::slice::from_ref(&b))?;
     let [first_name, second_name] = [first, second].map(|path| path.display().to_string());
     let sides =
         Sides { first: &first_name, second: &second_name, class_names: &a.info.class_names, unit: a.info.scoring.unit.name() };
-    println!("{}", comparison::markdown(&rows, &sides).trim_end());
-    if let Some(out) = out {
-        eprintln!("comparison: {}", comparison::write(out, &rows, &sides)?.display());
+    let written = out.map(|out| comparison::write(out, &rows, &sides)).transpose()?;
+    print_line!("{}", comparison::markdown(&rows, &sides).trim_end());
+    if let Some(path) = written {
+        print_note!("comparison: {}", path.display());
     }
     Ok(())
 }
@@ -264,7 +302,26 @@ fn test_slice(store: &Store, case: &str, slice: usize) -> anyhow::Result<GreySli
     Ok(GreySlice { size: [size, size], values })
 }
 
-/// Where a test case lies in space, from the scan that the store was made of: the store itself keeps no affine.
+/// What the store says of a test scan.
+fn scan_of<'a>(store: &'a Store, case: &str) -> anyhow::Result<&'a ScanRow> {
+    let missing = || format!("{}: no scan of case {case}", store.path().display());
+    store.scans(Split::Test).iter().find(|scan| scan.case == case).with_context(missing)
+}
+
+/// Where a test case lies in space, as the store says it: with its file's affine or, as its file, without one.
+fn geometry_in_store(scan: &ScanRow) -> Option<Geometry> {
+    let (shape, affine) = (scan.file_shape()?, scan.affine_rows());
+    let unplaced = Geometry::of_affine(shape, affine);
+    match scan.spacing_mm.as_deref() {
+        Some(&[x, y, z]) if affine.is_none() => {
+            let Geometry { pixdim, xyzt_units, .. } = Geometry::aligned(shape, [z, y, x]);
+            Some(Geometry { pixdim, xyzt_units, ..unplaced })
+        }
+        _ => Some(unplaced),
+    }
+}
+
+/// As [`geometry_in_store`], but with the whole header of the scan that the store was made of.
 fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geometry> {
     let rows = store.case_rows(Split::Test, case)?;
     let slice = &store.slices(Split::Test)[rows.start as usize];

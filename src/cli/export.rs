@@ -1,6 +1,7 @@
 //! `sam-ladder export`.
 
 use super::sam_checkpoint::ensure_same;
+use crate::print::print_note;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::sized_encoder_tensors;
 use sam_ladder_train::{ExportArgs, RunCheckpoint, export};
@@ -51,7 +52,7 @@ impl Args {
         let args =
             ExportArgs { run: self.run, checkpoint: run_checkpoint(self.last), out: self.out, force: self.force, image_encoder };
         let tensors = export(&args)?;
-        eprintln!("{tensors} tensors: {}", args.out.display());
+        print_note!("{tensors} tensors: {}", args.out.display());
         Ok(())
     }
 }

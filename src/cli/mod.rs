@@ -1,10 +1,12 @@
 //! What can be typed: one module per command, each with clap's arguments and how they become a validated config.
 
 mod cache;
+mod checkpoint_names;
 mod completions;
 mod device;
 mod eval;
 mod export;
+mod lines;
 mod machine;
 mod phantom;
 mod precompute;
@@ -33,6 +35,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "a process has one")]
 enum Command {
     /// Write synthetic CT scans with organs, in the layout of the Synapse multi-organ set
     Phantom(phantom::Args),

@@ -1,6 +1,7 @@
 //! `sam-ladder phantom`.
 
 use super::progress::Terminal;
+use crate::print::print_note;
 use sam_ladder_precompute::phantom::{PhantomConfig, write_phantom};
 use std::path::PathBuf;
 
@@ -34,7 +35,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let Args { out, cases, size, depth, seed } = self;
         write_phantom(&PhantomConfig { out: out.clone(), cases, size, depth, seed }, &*Terminal::new())?;
-        eprintln!("{cases} scans of {depth} slices of {size}×{size} are in {}", out.display());
+        print_note!("{cases} scans of {depth} slices of {size}×{size} are in {}", out.display());
         Ok(())
     }
 }

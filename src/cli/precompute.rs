@@ -7,12 +7,14 @@ use super::slurm::SlurmArgs;
 use super::typed::Typed;
 use crate::error::refusal;
 use crate::interrupt;
+use crate::print::{print_line, print_note};
 use crate::slurm::{Job, JobsFolder, Word};
 use sam_ladder_cache::{Store, images_stored};
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::encoder::EncoderArch;
-use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
+use sam_ladder_schemas::orientation::Orientation;
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, parse_spacing};
 use sam_ladder_schemas::slurm::JobKind;
 use std::path::PathBuf;
 
@@ -52,6 +54,17 @@ pub struct Args {
     /// In nnU-Net's layout: numbers of the channels to use, at most three, in the order in which the network sees them [default: all]
     #[arg(long, value_name = "0,1,2", value_delimiter = ',')]
     channels: Option<Vec<u32>>,
+    /// Orientation whose third axis gives the slices, as nibabel's axis codes [default: the first training scan's]. In nnU-Net's layout, scans
+    /// stored otherwise are turned to it. In the raw Synapse and the published layout nothing is turned, as published: it says how the
+    /// arrays lie, and `predict` turns new scans to it
+    #[arg(long, value_name = "LPS")]
+    orientation: Option<Orientation>,
+    /// In the published layout, whose files do not say it: distance between voxel centres along depth, height and width, in millimetres
+    #[arg(long, value_name = "MM,MM,MM", value_parser = parse_spacing)]
+    spacing: Option<[f64; 3]>,
+    /// In the published layout, whose files do not say them: names of the labels from 1 [default: the eight organs of Synapse]
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+    classes: Option<Vec<String>>,
     /// Images per pass of the encoder
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
@@ -116,10 +129,10 @@ impl Args {
 
     /// Sends workers to Slurm, and after them a job that finishes the store.
     fn submit(&self, plan: &Plan) -> anyhow::Result<()> {
-        eprintln!("{plan}");
+        print_note!("{plan}");
         let stored = images_stored(&self.store, plan.layout())?;
         if stored == plan.layout().num_items() && Store::open(&self.store).is_ok() {
-            eprintln!("{} is complete already: nothing to do", self.store.display());
+            print_note!("{} is complete already: nothing to do", self.store.display());
             return Ok(());
         }
         let Some(session) = self.slurm.session(&self.store, self.dry_run)? else { return Ok(()) };
@@ -135,7 +148,14 @@ impl Args {
         let _profile = self.profile.start()?;
         let mut config = self.config()?;
         let test_cases = std::mem::take(&mut config.test_cases);
-        let options = SourceOptions { window: self.window, channels: self.channels.clone(), test_cases };
+        let options = SourceOptions {
+            window: self.window,
+            channels: self.channels.clone(),
+            test_cases,
+            orientation: self.orientation,
+            spacing_mm: self.spacing,
+            class_names: self.classes.clone(),
+        };
         let config = configure(&self.scans, &options, config)?;
         let observer = Terminal::new();
         let plan = Plan::new(&self.scans, &config, &*observer)?;
@@ -153,24 +173,24 @@ impl Args {
         };
         if self.dry_run {
             let estimate = estimate(&plan, &args.store, args.batch_size, || Ok(load(&args)?.encoder))?;
-            println!("{plan}\n{estimate}");
+            print_line!("{plan}\n{estimate}");
             return Ok(());
         }
-        eprintln!("{plan}");
+        print_note!("{plan}");
         let stop = interrupt::stop_flag("the shards in flight are finished")?;
         let summary = run_part(&plan, &args, self.worker, &stop)?;
         let store = args.store.display();
         if !summary.complete {
             let Summary { slices_written, images_encoded, seconds, .. } = summary;
             let worker = self.worker;
-            eprintln!(
+            print_note!(
                 "worker {worker} is done: {slices_written} slices, {images_encoded} images in {seconds:.1} s; other workers are not"
             );
         } else if summary.already_complete {
-            eprintln!("{store} is complete already: nothing to do");
+            print_note!("{store} is complete already: nothing to do");
         } else {
             let Summary { slices_written, slices_total, images_encoded, seconds, .. } = summary;
-            eprintln!("{slices_written} of {slices_total} slices, {images_encoded} images in {seconds:.1} s: {store}");
+            print_note!("{slices_written} of {slices_total} slices, {images_encoded} images in {seconds:.1} s: {store}");
         }
         Ok(())
     }

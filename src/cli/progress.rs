@@ -1,5 +1,6 @@
 //! What the commands show of their work: bars on standard error where that is a terminal, and lines in any case.
 
+use crate::print::print_note;
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use std::io::IsTerminal;
@@ -29,7 +30,7 @@ impl Observer for Terminal {
             // Above the bars. If the terminal is gone, the work continues.
             let _ = self.bars.println(text);
         } else {
-            eprintln!("{text}");
+            print_note!("{text}");
         }
     }
 

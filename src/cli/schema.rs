@@ -1,12 +1,11 @@
 //! `sam-ladder schema`.
 
-use anyhow::Context;
+use crate::print;
 use clap::ValueEnum;
 use sam_ladder_schemas::json_schema::schema_of;
 use sam_ladder_schemas::slurm::SlurmConfig;
 use sam_ladder_schemas::sweep::SweepFile;
 use sam_ladder_schemas::train::RunRecord;
-use std::io::Write;
 
 /// Arguments of `schema`.
 #[derive(Debug, clap::Args)]
@@ -44,6 +43,7 @@ impl Args {
             SettingsFile::Config => schema_of::<RunRecord>(),
         };
         let text = serde_json::to_string_pretty(&schema)? + "\n";
-        std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+        print::raw(text.as_bytes());
+        Ok(())
     }
 }

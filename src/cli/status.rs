@@ -1,6 +1,7 @@
 //! `sam-ladder status`.
 
 use crate::error::refusal;
+use crate::print::{self, print_line};
 use crate::slurm::{JobsFolder, TaskState, tasks_of};
 use anyhow::Context;
 use sam_ladder_cache::{Error, StoreLayout, VerifyReport, images_stored};
@@ -93,9 +94,9 @@ impl Args {
             status.add_jobs(&JobsFolder::beside(sweep)?)?;
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&status)?);
+            print_line!("{}", serde_json::to_string_pretty(&status)?);
         } else {
-            print!("{}", status.text());
+            print::raw(status.text().as_bytes());
         }
         Ok(())
     }

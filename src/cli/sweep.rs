@@ -5,13 +5,15 @@ use super::machine::Machine;
 use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use super::sweep_slurm;
+use super::train::recorded_store;
 use crate::interrupt;
+use crate::print::{print_line, print_note};
 use anyhow::ensure;
 use sam_ladder_eval::{MaskPair, MaskView, SUMMARY_TABLE};
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
 use sam_ladder_train::run::Hd95;
 use sam_ladder_train::sweep::{self, SweepArgs, SweepSummary};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -26,15 +28,15 @@ const PRINTED: usize = 10;
 #[command(after_help = "\
 Examples:
   sam-ladder sweep --store synapse.zarr --config sweep.toml --out sweeps/first
-  sam-ladder sweep --store synapse.zarr --out sweeps/first --resume
-  sam-ladder sweep --store synapse.zarr --out sweeps/first --final
+  sam-ladder sweep --out sweeps/first --resume
+  sam-ladder sweep --out sweeps/first --final
   sam-ladder sweep --store synapse.zarr --config sweep.toml --out sweeps/cluster \\
       --slurm slurm.toml --dry-run
 ")]
 pub struct Args {
-    /// Store to train on: a folder, or s3://bucket/key. Only --final reads its test scans
-    #[arg(long, value_name = "STORE.zarr")]
-    store: PathBuf,
+    /// Store to train on: a folder, or s3://bucket/key. Only --final reads its test scans. A sweep that is continued has its store unless given
+    #[arg(long, value_name = "STORE.zarr", required_unless_present_any = ["resume", "final_run"])]
+    store: Option<PathBuf>,
     /// What is searched and how (the keys: docs/reference/settings.md). With --resume, only [budget] and [failures] may change
     #[arg(long, value_name = "SWEEP.toml", required_unless_present_any = ["resume", "final_run"])]
     config: Option<PathBuf>,
@@ -53,7 +55,7 @@ pub struct Args {
     /// Trials to train at the same time [default: 1]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
-    /// Work as worker I of N that share one folder: train every N-th trial, starting with the I-th
+    /// Work as worker I of N that share one folder: they take the next trial in turn, and decide by the results of all
     #[arg(long, value_name = "I/N", default_value = "1/1", conflicts_with_all = ["final_run", "slurm"])]
     worker: Worker,
     /// Initial weights of the side network, as torchvision or timm publish them, .pth or .safetensors [default: random]
@@ -108,12 +110,13 @@ impl Args {
             if let Some(config) = &self.config {
                 sweep::read_config(config)?;
             }
-            return sweep_slurm::submit(&self.slurm, &self.store, &self.out, self.dry_run);
+            return sweep_slurm::submit(&self.slurm, &self.store()?, self.store.is_some(), &self.out, self.dry_run);
         }
+        let store = self.store()?;
         let device = self.machine.device.open()?;
         let Worker(index, count) = self.worker;
         let args = SweepArgs {
-            store: self.store.clone(),
+            store: store.clone(),
             out: self.out.clone(),
             config: self.config.clone(),
             resume: self.resume || self.config.is_none(),
@@ -136,21 +139,29 @@ impl Args {
         // The page shows a sweep that was stopped, too; the sweep's own error matters more than the page's.
         let page = sam_ladder_eval::write_sweep_page(&self.out);
         let summary = outcome?;
-        eprintln!("page: {}", page?.display());
+        print_note!("page: {}", page?.display());
         print(&summary);
-        eprintln!("{} trials: {}", summary.trials.len(), self.out.display());
+        print_note!("{} trials: {}", summary.trials.len(), self.out.display());
         if self.final_run {
-            self.evaluate_best(&args, &summary, &stop)?;
+            self.evaluate_best(&store, &args, &summary, &stop)?;
         }
         Ok(())
     }
 
-    fn evaluate_best(&self, args: &SweepArgs, summary: &SweepSummary, stop: &AtomicBool) -> anyhow::Result<()> {
+    /// The store that was typed, or the sweep's.
+    fn store(&self) -> anyhow::Result<PathBuf> {
+        match &self.store {
+            Some(store) => Ok(store.clone()),
+            None => recorded_store(sweep::store_of(&self.out)?, &self.out),
+        }
+    }
+
+    fn evaluate_best(&self, store: &Path, args: &SweepArgs, summary: &SweepSummary, stop: &AtomicBool) -> anyhow::Result<()> {
         let best = sweep::train_final(args, summary, self.trial.as_deref(), stop)?;
         let out = self.out.join(FINAL_EVAL);
         // An evaluation that was finished and not recorded, since the program was killed between the two, is not done again.
         if !out.join(SUMMARY_TABLE).exists() {
-            super::eval::Args::of_run(&self.store, &best.run, &out, self.machine.device).run()?;
+            super::eval::Args::of_run(store, &best.run, &out, self.machine.device).run()?;
         }
         sweep::mark_evaluated(&self.out, &best.record)?;
         sam_ladder_eval::write_sweep_page(&self.out)?;
@@ -161,10 +172,10 @@ impl Args {
 
 /// The best trials as a table.
 fn print(summary: &SweepSummary) {
-    println!("| rank | trial | settings | status | epochs | Dice | HD95, mm |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    print_line!("| rank | trial | settings | status | epochs | Dice | HD95, mm |");
+    print_line!("| --- | --- | --- | --- | --- | --- | --- |");
     for row in summary.trials.iter().take(PRINTED) {
-        println!("{}", table_row(row));
+        print_line!("{}", table_row(row));
     }
 }
 

@@ -14,7 +14,9 @@ const FINAL: ([&str; 1], [&str; 1]) = (["--final"], ["--trial"]);
 
 /// Sends workers to Slurm, after the jobs of the store if those are still in the queue; and after the workers a job that trains what they left, writes
 /// the sweep's tables and page, and does what `--final` says.
-pub fn submit(slurm: &SlurmArgs, store: &Path, out: &Path, dry_run: bool) -> anyhow::Result<()> {
+///
+/// `store_typed`: whether the store is among the arguments; otherwise jobs get it as another one.
+pub fn submit(slurm: &SlurmArgs, store: &Path, store_typed: bool, out: &Path, dry_run: bool) -> anyhow::Result<()> {
     let Some(session) = slurm.session(out, dry_run)? else { return Ok(()) };
     let after = JobsFolder::beside(store)?.waiting(JobKind::Finish)?;
     if after.is_none()
@@ -23,8 +25,12 @@ pub fn submit(slurm: &SlurmArgs, store: &Path, out: &Path, dry_run: bool) -> any
         return Err(refusal(error.to_string(), "submit `precompute --slurm` first, and the sweep will wait for it"));
     }
     let mut workers = session.typed(&[&["--dry-run", "--resume"], &FINAL.0[..]].concat(), &FINAL.1)?;
-    workers.extend([Word::Literal("--worker".into()), Word::Share]);
     let mut rest = session.typed(&["--dry-run", "--resume"], &[])?;
+    if !store_typed {
+        let words = ["--store".to_string(), store.to_string_lossy().into_owned()].map(Word::Literal);
+        [&mut workers, &mut rest].into_iter().for_each(|command| command.extend(words.clone()));
+    }
+    workers.extend([Word::Literal("--worker".into()), Word::Share]);
     rest.push(Word::Literal("--resume".into()));
     let jobs = [session.job(JobKind::Sweep, workers), session.job(JobKind::Final, rest)];
     JobsFolder::beside(out)?.submit(&jobs, after.as_ref(), session.how)

@@ -1,7 +1,8 @@
 //! `sam-ladder table`: several evaluations as one table, in Markdown, LaTeX and Parquet.
 
 use crate::error::refusal;
-use sam_ladder_eval::{EvaluationFolder, Method, tabulate};
+use crate::print::{print_line, print_note};
+use sam_ladder_eval::{EvaluationFolder, Method, ResultsTable, tabulate};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `table`.
@@ -42,11 +43,7 @@ impl Args {
                 "choose the folder with --out",
             ));
         }
-        let target = self.out.join(format!("{}.md", self.name));
-        if !self.force && target.exists() {
-            let hint = "choose another --out or --name, or replace it with --force";
-            return Err(refusal(format!("{} exists", target.display()), hint));
-        }
+        ResultsTable::may_write(&self.out, &self.name, self.force)?;
         let methods = self.rows.iter().map(|row| method(row)).collect::<anyhow::Result<Vec<Method>>>()?;
         for (index, method) in methods.iter().enumerate() {
             if methods[..index].iter().any(|earlier| earlier.name == method.name) {
@@ -62,8 +59,9 @@ impl Args {
             }
         }
         let table = tabulate(&methods, self.published, self.against.as_deref())?;
-        println!("{}", table.markdown().trim_end());
-        eprintln!("table: {}", table.write(&self.out, &self.name)?.display());
+        let written = table.write(&self.out, &self.name)?;
+        print_line!("{}", table.markdown().trim_end());
+        print_note!("table: {}", written.display());
         Ok(())
     }
 }

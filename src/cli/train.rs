@@ -1,15 +1,19 @@
 //! `sam-ladder train`.
 
 use super::cache::Cache;
+use super::checkpoint_names::note_prefix;
+use super::lines::with_lines;
 use super::machine::Machine;
 use super::profile::Profile;
 use super::progress::Terminal;
 use super::typed::Typed;
+use crate::error::refusal;
 use crate::interrupt;
-use sam_ladder_cache::TrainingSplit;
+use crate::print::print_note;
+use sam_ladder_cache::{TrainingSplit, is_remote};
 use sam_ladder_schemas::train::TrainConfig;
 use sam_ladder_train::run::{self, TrainArgs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
@@ -17,14 +21,14 @@ use std::path::PathBuf;
 Examples:
   sam-ladder train --store synapse.zarr --run runs/first \\
       --cnn-checkpoint weights/resnet18-f37072fd.pth
-  sam-ladder train --store synapse.zarr --run runs/first --resume
+  sam-ladder train --run runs/first --resume
   sam-ladder train --store synapse.zarr --run runs/lower --lr 5e-4 --lambda 0.9 \\
       --val-cases 0005,0006
 ")]
 pub struct Args {
-    /// Store to train on: a folder, or s3://bucket/key
-    #[arg(long, value_name = "STORE.zarr")]
-    store: PathBuf,
+    /// Store to train on: a folder, or s3://bucket/key. With --resume, the run's store unless given
+    #[arg(long, value_name = "STORE.zarr", required_unless_present = "resume")]
+    store: Option<PathBuf>,
     /// Run folder: a new one, or with --resume the one to continue
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
@@ -54,12 +58,20 @@ pub struct Args {
 }
 
 impl Args {
+    /// The store that was typed, or with `--resume` the run's.
+    fn store(&self) -> anyhow::Result<PathBuf> {
+        match &self.store {
+            Some(store) => Ok(store.clone()),
+            None => recorded_store(run::read_record(&self.run)?.store_path, &self.run),
+        }
+    }
+
     /// The run's settings: what was typed over the run's own with `--resume`, otherwise over the published ones.
-    fn config(&self) -> anyhow::Result<TrainConfig> {
+    fn config(&self, store: &Path) -> anyhow::Result<TrainConfig> {
         let base = if self.resume { run::read_record(&self.run)?.config } else { TrainConfig::default() };
         let mut config = self.settings.over(base)?;
         if let Some(fold) = &self.fold {
-            config.val_cases = run::fold_cases(&TrainingSplit::open(&self.store)?, fold)?;
+            config.val_cases = run::fold_cases(&TrainingSplit::open(store)?, fold)?;
         }
         Ok(config)
     }
@@ -67,10 +79,12 @@ impl Args {
     /// Trains.
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
-        let config = self.config()?;
+        let store = self.store()?;
+        let config = self.config(&store)?;
+        [&self.cnn_checkpoint, &self.init].into_iter().flatten().for_each(|path| note_prefix(path));
         let args = TrainArgs {
             config,
-            store: self.store,
+            store,
             run: self.run.clone(),
             cnn_checkpoint: self.cnn_checkpoint,
             init: self.init,
@@ -82,7 +96,7 @@ impl Args {
             cuda_graph: self.machine.cuda_graph,
             checkpoint_every: self.checkpoint_every,
             program: super::program(),
-            observer: Terminal::new(),
+            observer: with_lines(Terminal::new()),
         };
         let stop = interrupt::stop_flag("the step in flight is finished and saved")?;
         let summary = run::train_until(&args, &stop)?;
@@ -90,7 +104,27 @@ impl Args {
             Some(row) => format!(", loss {:.4}, gate {:.3}", row.loss, row.gate),
             None => String::new(),
         };
-        eprintln!("{} steps{at}: {}", summary.steps, self.run.display());
+        let best = match summary.best_val_dice.zip(summary.best_epoch) {
+            Some((dice, epoch)) => format!("; the best epoch is {epoch}, with a validation Dice of {dice:.4}"),
+            None => String::new(),
+        };
+        print_note!("{} steps{at}{best}: {}", summary.steps, self.run.display());
         Ok(())
     }
+}
+
+/// The store that the record of a run or a sweep in `folder` names.
+///
+/// # Errors
+/// If it names none, or one that is not there any more.
+pub fn recorded_store(recorded: Option<PathBuf>, folder: &Path) -> anyhow::Result<PathBuf> {
+    let Some(store) = recorded else {
+        let message = format!("{} does not record where its store is: an older version started it", folder.display());
+        return Err(refusal(message, "pass --store"));
+    };
+    if !is_remote(&store) && !store.exists() {
+        let message = format!("the store of {} was {}, which is not there now", folder.display(), store.display());
+        return Err(refusal(message, "pass --store with its new place"));
+    }
+    Ok(store)
 }

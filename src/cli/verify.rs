@@ -4,6 +4,7 @@ use super::device::DeviceChoice;
 use super::progress::Terminal;
 use super::sam_checkpoint::ensure_same;
 use crate::error::refusal;
+use crate::print::{print_line, print_note};
 use anyhow::Context;
 use sam_ladder_cache::{Error, VerifyReport, verify};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, PrecomputeArgs, load, repair};
@@ -45,20 +46,20 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let report = match self.check() {
             Err(error) if self.repair && matches!(error.downcast_ref(), Some(Error::Incomplete { .. })) => {
-                eprintln!("{} is unfinished: what is missing is computed first", self.store.display());
+                print_note!("{} is unfinished: what is missing is computed first", self.store.display());
                 self.mend(&VerifyReport::of_unfinished(&self.store)?)?;
                 self.check()?
             }
             checked => checked?,
         };
         for path in &report.unexpected {
-            eprintln!("unexpected: {} is not part of the store, and is left in place", path.display());
+            print_note!("unexpected: {} is not part of the store, and is left in place", path.display());
         }
         for damage in &report.damage {
-            println!("damaged: {damage}");
+            print_line!("damaged: {damage}");
         }
         if report.damage.is_empty() {
-            eprintln!("{} is undamaged: {} files checked", self.store.display(), report.files);
+            print_note!("{} is undamaged: {} files checked", self.store.display(), report.files);
             return Ok(());
         }
         let damaged = match report.damage.len() {
@@ -78,7 +79,7 @@ impl Args {
             let message = format!("{} is still damaged after the repair: {damage}", self.store.display());
             return Err(refusal(message, "the disk may be failing: check it, and repair again"));
         }
-        eprintln!("{}: repaired {damaged}", self.store.display());
+        print_note!("{}: repaired {damaged}", self.store.display());
         Ok(())
     }
 
@@ -128,7 +129,7 @@ impl Args {
         let options = FillOptions::whole(args.batch_size, &*args.observer);
         let summary = repair(&self.store, report, &options, plan, || load(&args)).context("the repair stopped")?;
         if let Some(summary) = summary {
-            eprintln!("{} slices written, {} images encoded", summary.slices_written, summary.images_encoded);
+            print_note!("{} slices written, {} images encoded", summary.slices_written, summary.images_encoded);
         }
         Ok(())
     }

@@ -4,7 +4,9 @@ use super::client;
 use super::queue::{TaskState, tasks_of};
 use super::script::Job;
 use crate::error::refusal;
+use crate::print::{print_line, print_note};
 use anyhow::Context;
+use sam_ladder_cache::is_remote;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_schemas::slurm::{JOBS_RECORD, JOBS_SUFFIX, JobKind, JobRecord, JobsRecord};
 use std::path::{Path, PathBuf, absolute};
@@ -37,12 +39,13 @@ enum Condition {
 }
 
 impl JobsFolder {
-    /// The folder for the jobs of a store or a sweep, next to it.
+    /// The folder for the jobs of a store or a sweep, next to it; for a store in a bucket, in the working directory.
     ///
     /// # Errors
     /// When the working directory is not known.
     pub fn beside(subject: &Path) -> anyhow::Result<Self> {
-        let mut path = absolute(subject)?.components().as_path().as_os_str().to_owned();
+        let here = if is_remote(subject) { Path::new(subject.file_name().unwrap_or(subject.as_os_str())) } else { subject };
+        let mut path = absolute(here)?.components().as_path().as_os_str().to_owned();
         path.push(JOBS_SUFFIX);
         Ok(JobsFolder { path: path.into() })
     }
@@ -70,7 +73,7 @@ impl JobsFolder {
         let scripts = jobs.iter().map(|job| job.script(&self.path)).collect::<anyhow::Result<Vec<_>>>()?;
         if how == Submission::DryRun {
             for (job, script) in jobs.iter().zip(&scripts) {
-                println!("==> {}\n{script}", self.path.join(script_name(job.kind)).display());
+                print_line!("==> {}\n{script}", self.path.join(script_name(job.kind)).display());
             }
             return Ok(());
         }
@@ -83,7 +86,7 @@ impl JobsFolder {
             write_atomic(&self.path.join(script_name(job.kind)), script.as_bytes())?;
         }
         if how == Submission::ScriptsOnly {
-            println!("{}", self.by_hand(jobs, after));
+            print_line!("{}", self.by_hand(jobs, after));
             return Ok(());
         }
         let mut before = after.cloned();
@@ -102,12 +105,12 @@ impl JobsFolder {
             let submitted = JobRecord { kind: job.kind, id, tasks: job.tasks(), after, submitted, script };
             let tasks = submitted.tasks.map_or_else(String::new, |tasks| format!(", {tasks} tasks"));
             let waits = after.map_or_else(String::new, |after| format!(", after job {after}"));
-            println!("{} is job {id}{tasks}{waits}", job.kind.name());
+            print_line!("{} is job {id}{tasks}{waits}", job.kind.name());
             record.jobs.push(submitted.clone());
             before = Some(submitted);
             write_atomic(&self.path.join(JOBS_RECORD), &serde_json::to_vec_pretty(&record)?)?;
         }
-        eprintln!("scripts and logs: {}", self.path.display());
+        print_note!("scripts and logs: {}", self.path.display());
         Ok(())
     }
 
@@ -161,5 +164,19 @@ fn dependency(before: &JobRecord, kind: JobKind) -> String {
     match condition {
         Condition::Success => format!("afterok:{}", before.id),
         Condition::End => format!("afterany:{}", before.id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_of_a_bucket_have_a_folder_of_a_plain_name_here() {
+        let here = std::env::current_dir().unwrap();
+        let folder = |subject: &str| JobsFolder::beside(Path::new(subject)).unwrap().path;
+        assert_eq!(folder("s3://bucket/a/b.zarr"), here.join("b.zarr.slurm"));
+        assert_eq!(folder("s3://bucket/a/b.zarr/"), here.join("b.zarr.slurm"));
+        assert_eq!(folder("a/b.zarr"), here.join("a/b.zarr.slurm"));
     }
 }

@@ -80,10 +80,13 @@ impl Job<'_> {
             out,
             "if [ \"$status\" -eq 137 ] && [ \"${{SLURM_RESTART_COUNT:-0}}\" -lt {RETRIES_AFTER_KILL} ]; then again=yes; fi  # killed"
         );
-        out.push_str(
+        // The number of an array is that of one of its tasks, too: requeued by its number, every task of it would go back.
+        let this = if self.tasks().is_some() { "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" } else { "$SLURM_JOB_ID" };
+        let _ = write!(
+            out,
             "if [ \"$status\" -ne 0 ] && [ \"$again\" = yes ]; then\n\
              \x20   echo \"sam-ladder ended with $status: back to the queue\" >&2\n\
-             \x20   scontrol requeue \"$SLURM_JOB_ID\" && sleep 60  # Slurm ends this shell\n\
+             \x20   scontrol requeue \"{this}\" && sleep 60  # Slurm ends this shell\n\
              fi\n\
              exit \"$status\"\n",
         );
@@ -274,7 +277,7 @@ mod tests {
     }
 
     /// The script under a shell, with a program that takes its time, and a `scontrol` that notes what it is told.
-    fn run_script(program: &str, signal: Option<&str>) -> (i32, String) {
+    fn run_script(kind: JobKind, program: &str, signal: Option<&str>) -> (i32, String) {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
@@ -283,8 +286,7 @@ mod tests {
             std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let command = vec![Word::Literal(path("program").to_str().unwrap().into())];
-        let job =
-            Job { kind: JobKind::Finish, subject: "x".into(), options: JobOptions::default(), folder: folder.path(), command };
+        let job = Job { kind, subject: "x".into(), options: JobOptions::default(), folder: folder.path(), command };
         std::fs::write(path("job.sh"), job.script(folder.path()).unwrap()).unwrap();
         let search = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
         let mut shell = std::process::Command::new("bash")
@@ -293,6 +295,8 @@ mod tests {
             .env("NOTES", path("notes"))
             .env("READY", path("ready"))
             .env("SLURM_JOB_ID", "7")
+            .env("SLURM_ARRAY_JOB_ID", "7")
+            .env("SLURM_ARRAY_TASK_ID", "2")
             .env_remove("SLURM_RESTART_COUNT")
             .stderr(std::process::Stdio::null())
             .spawn()
@@ -310,10 +314,16 @@ mod tests {
     #[test]
     fn a_job_goes_back_to_the_queue_when_its_time_is_over_and_when_it_was_killed() {
         let patient = "#!/bin/bash\ntrap 'sleep 0.1; exit 130' TERM\n: > \"$READY\"\nwhile :; do sleep 0.02; done\n";
-        assert_eq!(run_script(patient, Some("-USR1")), (130, "requeue 7\n".into()), "the end of the time");
-        assert_eq!(run_script(patient, Some("-TERM")), (130, String::new()), "cancelled");
-        assert_eq!(run_script("#!/bin/bash\nkill -KILL $$\n", None), (137, "requeue 7\n".into()), "killed");
-        assert_eq!(run_script("#!/bin/bash\nexit 0\n", None), (0, String::new()));
-        assert_eq!(run_script("#!/bin/bash\nexit 1\n", None), (1, String::new()), "an error is no reason to try again");
+        assert_eq!(run_script(JobKind::Finish, patient, Some("-USR1")), (130, "requeue 7\n".into()), "the end of the time");
+        assert_eq!(run_script(JobKind::Finish, patient, Some("-TERM")), (130, String::new()), "cancelled");
+        assert_eq!(run_script(JobKind::Finish, "#!/bin/bash\nkill -KILL $$\n", None), (137, "requeue 7\n".into()), "killed");
+        // The last task of an array has the number of the array.
+        assert_eq!(run_script(JobKind::Sweep, patient, Some("-USR1")), (130, "requeue 7_2\n".into()), "only this task");
+        assert_eq!(run_script(JobKind::Finish, "#!/bin/bash\nexit 0\n", None), (0, String::new()));
+        assert_eq!(
+            run_script(JobKind::Finish, "#!/bin/bash\nexit 1\n", None),
+            (1, String::new()),
+            "an error is no reason to try again"
+        );
     }
 }

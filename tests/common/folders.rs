@@ -1,4 +1,5 @@
 //! Folders compared file by file.
+#![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,5 +28,14 @@ pub fn assert_same_files(found: &Path, expected: &BTreeMap<PathBuf, Vec<u8>>, wh
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
     for (name, bytes) in &found {
         assert!(bytes == &expected[name], "{what}: {} differs", name.display());
+    }
+}
+
+/// Copies a folder.
+pub fn copy_folder(from: &Path, to: &Path) {
+    for (name, bytes) in files(from) {
+        let path = to.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
 }

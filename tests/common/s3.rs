@@ -1,17 +1,20 @@
 //! An S3 server on loopback in the test's process, and child processes of the test binary that find it through the `AWS_*` variables.
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
-use std::convert::Infallible;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -19,6 +22,110 @@ use tokio::runtime::Runtime;
 pub const BUCKET: &str = "lab";
 /// The credentials.
 const USER: (&str, &str) = ("AKIDTEST", "a secret of the tests");
+
+/// What goes wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is refused, as by an overloaded server.
+    Refused,
+    /// It is never answered.
+    Hangs,
+    /// The connection breaks before the server sees it.
+    Reset,
+    /// The server does what is asked, and the connection breaks before it answers.
+    AnswerLost,
+    /// The connection breaks in the middle of the answer.
+    Cut,
+    /// A byte of the answer is another one.
+    Torn,
+}
+
+/// A request, as far as a fault depends on it.
+pub struct Asked {
+    /// From 1.
+    pub number: usize,
+    pub method: hyper::Method,
+    /// Path and query.
+    pub target: String,
+    pub range: Option<String>,
+    /// Whether it writes an object unless it exists.
+    pub is_conditional: bool,
+}
+
+impl Asked {
+    fn new(number: usize, request: &hyper::Request<hyper::body::Incoming>) -> Self {
+        let has = |name: &str| request.headers().contains_key(name);
+        Asked {
+            number,
+            method: request.method().clone(),
+            target: request.uri().to_string(),
+            range: request.headers().get("range").map(|range| range.to_str().unwrap().to_string()),
+            is_conditional: has("if-none-match"),
+        }
+    }
+
+    pub fn is_listing(&self) -> bool {
+        self.method == hyper::Method::GET && self.target.contains("list-type=2")
+    }
+}
+
+/// Decides what goes wrong with each request.
+pub type Faults = Box<dyn Fn(&Asked) -> Option<Fault> + Send + Sync>;
+
+/// An answer's bytes, all or half of them.
+struct Answer {
+    bytes: Option<Bytes>,
+    is_cut: bool,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(match self.bytes.take() {
+            Some(bytes) => Some(Ok(Frame::data(bytes))),
+            None if self.is_cut => Some(Err(io::ErrorKind::BrokenPipe.into())),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none() && !self.is_cut
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if self.is_cut { SizeHint::default() } else { SizeHint::with_exact(left) }
+    }
+}
+
+/// All bytes of a body.
+async fn whole(mut body: s3s::Body) -> Bytes {
+    let mut bytes = Vec::new();
+    while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        bytes.extend_from_slice(&frame.unwrap().into_data().unwrap_or_default());
+    }
+    bytes.into()
+}
+
+/// An answer as the client gets it.
+async fn send(answer: hyper::Response<s3s::Body>, fault: Option<Fault>) -> hyper::Response<Answer> {
+    let (mut parts, body) = answer.into_parts();
+    let mut bytes = whole(body).await;
+    let is_cut = fault == Some(Fault::Cut) && !bytes.is_empty();
+    if is_cut {
+        parts.headers.insert("content-length", bytes.len().into());
+        bytes = bytes.slice(..bytes.len() / 2);
+    }
+    if fault == Some(Fault::Torn) && !bytes.is_empty() {
+        let mut torn = bytes.to_vec();
+        let middle = torn.len() / 2;
+        torn[middle] ^= 1;
+        bytes = torn.into();
+    }
+    hyper::Response::from_parts(parts, Answer { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), is_cut })
+}
 
 /// A server that stops when it is dropped.
 pub struct Server {
@@ -28,6 +135,7 @@ pub struct Server {
     requests: Arc<AtomicUsize>,
     /// One request in this many is refused, as by an overloaded server; 0 for none.
     pub refuse_every: Arc<AtomicUsize>,
+    faults: Arc<Mutex<Option<Faults>>>,
 }
 
 impl Server {
@@ -41,26 +149,48 @@ impl Server {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (requests, refuse_every) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (counter, every) = (requests.clone(), refuse_every.clone());
+        let faults: Arc<Mutex<Option<Faults>>> = Arc::default();
+        let (counter, every, chosen) = (requests.clone(), refuse_every.clone(), faults.clone());
         runtime.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let (s3, counter, every) = (s3.clone(), counter.clone(), every.clone());
+                let (s3, counter, every, chosen) = (s3.clone(), counter.clone(), every.clone(), chosen.clone());
                 let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
+                    let asked = Asked::new(counter.fetch_add(1, Ordering::SeqCst) + 1, &request);
                     let every = every.load(Ordering::SeqCst);
+                    let refused = (every > 0 && asked.number.is_multiple_of(every)).then_some(Fault::Refused);
+                    let fault = refused.or_else(|| chosen.lock().unwrap().as_ref().and_then(|faults| faults(&asked)));
                     let s3 = s3.clone();
                     async move {
-                        if every > 0 && number % every == 0 {
-                            let refusal = hyper::Response::builder().status(503).body(s3s::Body::empty()).unwrap();
-                            return Ok::<_, Infallible>(refusal);
+                        match fault {
+                            Some(Fault::Refused) => {
+                                let refusal = hyper::Response::builder().status(503).body(s3s::Body::empty()).unwrap();
+                                return Ok(send(refusal, None).await);
+                            }
+                            Some(Fault::Hangs) => std::future::pending().await,
+                            Some(Fault::Reset) => return Err(io::Error::from(io::ErrorKind::ConnectionReset)),
+                            _ => {}
                         }
-                        Ok(Service::call(&s3, request).await.unwrap())
+                        let answer = Service::call(&s3, request).await.unwrap();
+                        if fault == Some(Fault::AnswerLost) {
+                            return Err(io::ErrorKind::ConnectionReset.into());
+                        }
+                        Ok(send(answer, fault).await)
                     }
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), answer));
             }
         });
-        Server { _runtime: runtime, address, folder, requests, refuse_every }
+        Server { _runtime: runtime, address, folder, requests, refuse_every, faults }
+    }
+
+    /// From now on `faults` decides what goes wrong.
+    pub fn break_by(&self, faults: impl Fn(&Asked) -> Option<Fault> + Send + Sync + 'static) {
+        *self.faults.lock().unwrap() = Some(Box::new(faults));
+    }
+
+    /// The server's address.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Number of requests so far.

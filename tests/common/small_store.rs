@@ -6,7 +6,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use std::path::Path;
 
@@ -77,13 +77,21 @@ pub fn rows_of(layout: &StoreLayout, split: Split, case: &str) -> Vec<SliceRow> 
             row: row as u32,
             case: case.into(),
             slice_index: (row - rows.start) as u32,
-            spacing_mm: [3.0, 0.7, 0.8],
+            spacing_mm: Some([3.0, 0.7, 0.8]),
             size: MASK_SIZE.map(|n| n as u32),
             voxels: (0..8).map(|organ| row as u64 * 10 + organ).collect(),
             source: format!("img/img{case}.nii.gz"),
             source_sha256: sha256_of(layout, case),
         })
         .collect()
+}
+
+pub fn scan_of(case: &str, num_slices: usize) -> ScanRow {
+    let [height, width] = MASK_SIZE;
+    ScanRow {
+        percentiles: vec![-1.0, 0.0, 0.5, 0.75, 1.0],
+        ..ScanRow::of_array(case, [num_slices, height, width], Some([3.0, 0.7, 0.8]))
+    }
 }
 
 pub fn mask(split: Split, num_slices: usize) -> Option<ReferenceMask> {
@@ -111,7 +119,7 @@ pub fn write_steps(writer: &StoreWriter, mut steps: usize) -> bool {
             }
             steps -= 1;
             let rows = rows_of(writer.layout(), split, case);
-            writer.write_case(split, case, &rows, mask(split, num_slices).as_ref()).unwrap();
+            writer.write_case(split, &scan_of(case, num_slices), &rows, mask(split, num_slices).as_ref()).unwrap();
         }
     }
     writer.write_decoder(DECODER).unwrap();

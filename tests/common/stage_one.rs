@@ -88,3 +88,10 @@ pub fn fill(scans: &Path, store: &Path, config: &PrecomputeConfig, share: &str, 
 pub fn fill_whole(scans: &Path, store: &Path, config: &PrecomputeConfig) {
     assert!(fill(scans, store, config, "1/1", Formula::default()).unwrap().complete);
 }
+
+/// As [`fill_whole`], but the encoder fails after some images, of which the store needs more.
+pub fn fill_failing(scans: &Path, store: &Path, config: &PrecomputeConfig, fails_after: usize) {
+    let images = AtomicUsize::new(0);
+    let encoder = Formula { fails_after: Some(fails_after), images: Some(&images), ..Formula::default() };
+    fill(scans, store, config, "1/1", encoder).unwrap_err();
+}

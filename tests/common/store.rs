@@ -9,7 +9,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::model::{ModelConfig, ModelWeights};
@@ -67,7 +67,7 @@ pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2
                 row: row as u32,
                 case: case.into(),
                 slice_index: slice_index as u32,
-                spacing_mm: [3.0, 0.8, 0.7],
+                spacing_mm: Some([3.0, 0.8, 0.7]),
                 size: SCAN_SIZE,
                 voxels: vec![1; NUM_CLASSES - 1],
                 source: source.path.clone(),
@@ -76,7 +76,8 @@ pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2
         }
         let shape = [num_slices, SCAN_SIZE[0] as usize, SCAN_SIZE[1] as usize];
         let mask = ReferenceMask { labels: vec![1; shape.iter().product()], shape };
-        writer.write_case(split, case, &table, (split == Split::Test).then_some(&mask)).unwrap();
+        let scan = ScanRow::of_array(case, shape, Some([3.0, 0.8, 0.7]));
+        writer.write_case(split, &scan, &table, (split == Split::Test).then_some(&mask)).unwrap();
     }
     writer.write_decoder(&decoder_bytes(path)).unwrap();
     writer.finish().unwrap()

@@ -13,8 +13,8 @@ use sam_ladder_schemas::encoder::{EMBED_CHANNELS, EncoderArch};
 use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
-use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::tables::StepRow;
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::train::{Arm, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::model::{ModelConfig, ModelWeights};
@@ -86,14 +86,15 @@ fn write_store(path: &Path) -> Outcome<()> {
             row: row as u32,
             case: "0005".into(),
             slice_index: row as u32,
-            spacing_mm: [3.0, 1.0, 1.0],
+            spacing_mm: Some([3.0, 1.0, 1.0]),
             size: [SIDE as u32; 2],
             voxels: vec![64],
             source: source.path.clone(),
             source_sha256: source.sha256.clone(),
         });
     }
-    writer.write_case(Split::Train, "0005", &rows, None)?;
+    let scan = ScanRow::of_array("0005", [rows.len(), SIDE, SIDE], Some([3.0, 1.0, 1.0]));
+    writer.write_case(Split::Train, &scan, &rows, None)?;
     let decoder = path.with_extension("decoder");
     save_safetensors(&decoder, &random_decoder()?)?;
     writer.write_decoder(&std::fs::read(&decoder)?)?;

@@ -116,6 +116,9 @@ pub enum TrainError {
     /// The run folder exists already.
     #[error("{0} exists and is not empty")]
     RunExists(PathBuf),
+    /// Another process trains into the run folder.
+    #[error("{0}: another process is training into this folder")]
+    RunBusy(PathBuf),
     /// A folder that is not a run.
     #[error("{0} is not a run: it has no config.json")]
     NotARun(PathBuf),
@@ -162,6 +165,8 @@ pub enum TrainError {
     SweepStopped {
         /// The sweep's folder.
         out: PathBuf,
+        /// Further options of the command that continues it, each after a space.
+        more: String,
     },
     /// The loss or a weight is not finite.
     #[error(
@@ -237,9 +242,6 @@ pub enum TrainError {
     /// Logits of a variant that cannot be mapped back to the slice.
     #[error("logits cannot be brought back from the variant {0:?}")]
     NotAReflection(VariantKind),
-    /// An output that already exists.
-    #[error("{0} exists")]
-    OutputExists(PathBuf),
     /// An export's file of no known format.
     #[error("{0}: the name must end in .safetensors or .pth")]
     Ending(PathBuf),
@@ -258,6 +260,14 @@ pub enum TrainError {
     /// A tensor that does not belong to the image encoder.
     #[error("tensor {0} is not one of SAM's image encoder, expected image_encoder.…")]
     NotOfTheEncoder(String),
+    /// HD95 in millimetres without a spacing.
+    #[error("{store}: the voxel spacing of case {case} is unknown, so its HD95 cannot be measured in millimetres")]
+    NoSpacing {
+        /// The store.
+        store: PathBuf,
+        /// The case.
+        case: String,
+    },
     /// A sweep without a file.
     #[error("a sweep starts from a file")]
     NoSweepFile,
@@ -273,6 +283,14 @@ pub enum TrainError {
     /// A folder that is not a sweep.
     #[error("{0} is not a sweep: it has no sweep.json")]
     NotASweep(PathBuf),
+    /// Another process is this worker of the sweep.
+    #[error("{out}: another process is worker {worker} of this sweep")]
+    WorkerBusy {
+        /// The sweep's folder.
+        out: PathBuf,
+        /// `I/N`.
+        worker: String,
+    },
     /// A sweep's settings are not those with which it was started.
     #[error("{out}: cannot resume, the settings differ: {differing}")]
     SweepMismatch {
@@ -372,11 +390,15 @@ impl TrainError {
                     .into()
             }
             TrainError::RunExists(_) => "continue it with --resume, or choose another --run".into(),
+            TrainError::RunBusy(_) => "wait until it has ended, or choose another --run".into(),
+            TrainError::WorkerBusy { .. } => "wait until it has ended, or join it as another worker, such as --worker 2/2".into(),
             TrainError::NotARun(_) => "start one with `sam-ladder train --run` and without --resume".into(),
             TrainError::ResumeMismatch { advice, .. } => (*advice).into(),
             TrainError::RunDamaged { .. } => "put the file back from a copy, or start the run or the sweep again".into(),
-            TrainError::Stopped { run, .. } => format!("continue with `sam-ladder train --resume --run {}`", run.display()),
-            TrainError::SweepStopped { out } => format!("continue with `sam-ladder sweep --resume --out {}`", out.display()),
+            TrainError::Stopped { run, .. } => format!("continue with `sam-ladder train --resume --run {}`", typed(run)),
+            TrainError::SweepStopped { out, more } => {
+                format!("continue with `sam-ladder sweep --resume --out {}{more}`", typed(out))
+            }
             TrainError::Diverged { .. } => "start again with a lower --lr".into(),
             TrainError::OtherImages { .. } => "use a store of that kind".into(),
             TrainError::OtherEncoder { store, .. } => format!(
@@ -388,10 +410,10 @@ impl TrainError {
                                                  --average-reflections out"
                     .into()
             }
-            TrainError::OutputExists(_) => "replace it with --force, or choose another --out".into(),
             TrainError::NoPublishedNames { checkpoint, .. } => {
                 format!("there are no published names to export to; {} holds the model under its own names", checkpoint.display())
             }
+            TrainError::NoSpacing { .. } => "search by dice, or state the spacing with precompute --spacing".into(),
             TrainError::NoSweepFile => "pass --config sweep.toml, or --resume with --out".into(),
             TrainError::GridTooLarge(_) => "give the ranges fewer points, or set [budget] trials".into(),
             TrainError::SweepExists(_) => "continue it with --resume, or choose another --out".into(),
@@ -404,6 +426,35 @@ impl TrainError {
             TrainError::SeveralBestTrials { .. } => "choose one with --trial".into(),
             _ => return None,
         })
+    }
+
+    /// Whether the machine is at fault and not the work: a full disk, a file system that became read-only, too many open files, no memory.
+    /// Any other work would fail in the same way.
+    pub(crate) fn is_of_the_machine(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let of_candle = match error.downcast_ref() {
+                Some(candle_core::Error::Io(error)) => Some(error),
+                _ => None,
+            };
+            if error.downcast_ref().or(of_candle).is_some_and(is_of_the_machine) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
+    /// Whether a file of a run or a sweep is damaged: not one that cannot be read just now.
+    pub(crate) fn is_damage(&self) -> bool {
+        use sam_ladder_formats::Error as File;
+        match self {
+            TrainError::RunDamaged { .. } => true,
+            TrainError::File(error) => {
+                matches!(error, File::Format { .. } | File::Truncated { .. } | File::Columns { .. } | File::Rows { .. })
+            }
+            _ => false,
+        }
     }
 
     /// A short form, for a table.
@@ -425,6 +476,22 @@ pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError + '_ 
     move |source| TrainError::Io { path: path.to_path_buf(), source }
 }
 
+/// A path as it is typed in a shell.
+fn typed(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "-_./=,:+@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Numbers of the operating system's errors that no [`std::io::ErrorKind`] stands for: too many open files in all, and in this process.
+const TOO_MANY_FILES: [i32; 2] = [23, 24];
+
+fn is_of_the_machine(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | OutOfMemory)
+        || cfg!(unix) && error.raw_os_error().is_some_and(|number| TOO_MANY_FILES.contains(&number))
+}
+
 /// Turns an encoder's error into a [`TrainError`] that names the data.
 pub(crate) fn unwritable<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> TrainError {
     move |error| TrainError::Unwritable { what, reason: error.to_string() }
@@ -441,4 +508,39 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
         Err(TrainError::Panicked(text.unwrap_or_else(|| "a panic without a message".into())))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn the_command_for_resuming_is_one_that_a_shell_takes() {
+        let stopped = TrainError::Stopped { run: "my runs/it's".into(), steps: 3 };
+        assert_eq!(stopped.hint().unwrap(), r"continue with `sam-ladder train --resume --run 'my runs/it'\''s'`");
+        let stopped = TrainError::SweepStopped { out: "s".into(), more: " --worker 2/8".into() };
+        assert_eq!(stopped.hint().unwrap(), "continue with `sam-ladder sweep --resume --out s --worker 2/8`");
+    }
+
+    #[test]
+    fn the_machines_faults_are_known_however_they_are_wrapped() {
+        let wrapped = |error: fn() -> Error| -> [TrainError; 4] {
+            let file = || sam_ladder_formats::Error::io("write", "a")(error());
+            let store = TrainError::Store(file().into());
+            let tensor = TrainError::Tensor(error().into());
+            [TrainError::File(file()), store, tensor, io(Path::new("a"))(error())]
+        };
+        let faults: [fn() -> Error; 4] = [
+            || ErrorKind::StorageFull.into(),
+            || ErrorKind::QuotaExceeded.into(),
+            || ErrorKind::ReadOnlyFilesystem.into(),
+            || Error::from_raw_os_error(24),
+        ];
+        for fault in faults {
+            assert!(wrapped(fault).iter().all(TrainError::is_of_the_machine), "{}", fault());
+        }
+        assert!(!wrapped(|| ErrorKind::NotFound.into()).iter().any(TrainError::is_of_the_machine));
+        assert!(!TrainError::RunBusy("a".into()).is_of_the_machine());
+    }
 }

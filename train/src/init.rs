@@ -2,6 +2,7 @@
 
 mod side_network;
 
+use crate::checksum;
 use crate::error::{Result, TrainError, internal};
 use crate::model::{ModelConfig, ModelWeights};
 use candle_core::{DType, Device, Tensor};
@@ -57,8 +58,9 @@ pub fn initial_weights(config: &ModelConfig, sources: &InitSources) -> Result<Mo
 /// beyond layer3 are ignored.
 ///
 /// # Errors
-/// A file that cannot be read; a key that is missing, unknown or of another shape, naming file and key.
+/// A file that cannot be read, or whose checksum is another; a key that is missing, unknown or of another shape, naming file and key.
 pub fn whole_model(config: &ModelConfig, path: &Path) -> Result<ModelWeights> {
+    checksum::check_file(path)?;
     let file = StateDict::open(path)?;
     let expected = ModelWeights::expected(config);
     refuse_unknown(path, &file, |name| {

@@ -9,9 +9,11 @@
 //! | `trained_model`, `predict`, `segment` | a trained model, and masks from it |
 //! | `export` | a model as one file in the published names |
 
+mod checksum;
 mod error;
 mod export;
 mod init;
+mod lock;
 mod loss;
 pub mod model;
 mod optimizer;

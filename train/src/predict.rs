@@ -34,8 +34,8 @@ pub struct PredictedMask {
     pub mask: Vec<u8>,
     /// Depth, height and width.
     pub shape: [usize; 3],
-    /// Distance between voxel centres along depth, height and width.
-    pub spacing_mm: [f64; 3],
+    /// Distance between voxel centres along depth, height and width, in millimetres; `None` if it is unknown.
+    pub spacing_mm: Option<[f64; 3]>,
 }
 
 /// Models that segment together.

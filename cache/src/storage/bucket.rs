@@ -1,19 +1,19 @@
 //! A store's part of an S3 bucket: the few calls that the rest of the crate needs, each of which waits for its answer.
 //!
-//! The library retries after transient failures (broken connections, 5xx, 429) with growing pauses; errors returned here are final.
+//! Transient failures (broken connections, cut answers, 5xx, 429) are tried again with growing pauses; errors returned here are final.
 
 use super::Entry;
 use super::fault::explain;
 use super::place::parse;
+use super::retry::{FIRST_PATIENCE, PATIENCE, patiently, policy, random_word};
+use super::settings;
 use crate::error::{Error, Refusal, Result};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path as Key;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientConfigKey, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, RetryConfig,
+    Attribute, Attributes, ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
-use sam_ladder_schemas::classes::Split;
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -21,15 +21,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// Metadata of every object: the `cache_id` of the store that it was written for.
-const GENERATION: &str = "sam-ladder-cache-id";
-/// Number of retries of a request, and for how long. Work that takes hours must survive a server's restart.
-const RETRIES: (usize, Duration) = (12, Duration::from_secs(120));
-/// The same for the first request to a bucket: a mistyped address should fail quickly.
-const FIRST_RETRIES: (usize, Duration) = (2, Duration::from_secs(5));
+/// Metadata of an object that was written on condition that it did not exist: which attempt wrote it.
+const ATTEMPT: &str = "sam-ladder-attempt";
 /// Time limit of one request, unless `AWS_TIMEOUT` is set: a shard may have a few hundred megabytes.
 const TIMEOUT: &str = "300 seconds";
 const CONNECT_TIMEOUT: &str = "5 seconds";
+/// How long a server may be silent, unless `AWS_READ_TIMEOUT` is set. While it receives a large object it is silent, too.
+const SILENCE: &str = "20 seconds";
+/// The same for the first request.
+const FIRST_SILENCE: &str = "8 seconds";
+/// Objects up to this many bytes are received so soon that silence means what it means elsewhere.
+const SMALL: usize = 1 << 20;
 /// Threads that wait for sockets; the calling threads do the work.
 const RUNTIME_THREADS: usize = 2;
 /// Requests that one call makes at the same time.
@@ -39,10 +41,11 @@ pub(crate) const CONCURRENCY: usize = 32;
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     name: String,
-    root: PathBuf,
     client: Arc<AmazonS3>,
-    /// If given, arrays and tables of other generations are ignored.
-    generation: Option<Arc<str>>,
+    /// For large objects, which a server may receive in silence.
+    patient: Arc<AmazonS3>,
+    /// How long a request is tried again.
+    patience: Duration,
     /// The first request that was refused for another reason than that the object is not there.
     refused: Arc<OnceLock<(PathBuf, Refusal)>>,
 }
@@ -64,21 +67,18 @@ impl Bucket {
     pub(crate) fn open(place: &Path) -> Result<Self> {
         let wrong = |reason: String| Error::io("use", place)(io::Error::new(ErrorKind::InvalidInput, reason));
         let (name, _) = parse(place).map_err(wrong)?;
-        let connect = |retries| client(&name, retries).map_err(|e| Error::io("use", place)(explain(&e)));
-        let bucket = |client| Bucket {
-            name: name.clone(),
-            root: place.into(),
-            client: Arc::new(client),
-            generation: None,
-            refused: Arc::default(),
+        let connect = |silence, patience| client(&name, silence, patience).map_err(Error::io("use", place));
+        let bucket = |silence, patience| {
+            Ok(Bucket {
+                name: name.clone(),
+                client: connect(Some(silence), patience)?.into(),
+                patient: connect(None, patience)?.into(),
+                patience,
+                refused: Arc::default(),
+            })
         };
-        bucket(connect(FIRST_RETRIES)?).list(place).map_err(Error::io("use", place))?;
-        Ok(bucket(connect(RETRIES)?))
-    }
-
-    /// The same bucket, ignoring arrays and tables of any other `cache_id`.
-    pub(crate) fn of_generation(self, cache_id: &str) -> Self {
-        Bucket { generation: Some(cache_id.into()), ..self }
+        bucket(FIRST_SILENCE, FIRST_PATIENCE)?.list(place).map_err(Error::io("use", place))?;
+        bucket(SILENCE, PATIENCE)
     }
 
     /// What the server refused, or why it did not answer, if that ever happened: then nothing that was read since the place was opened
@@ -99,7 +99,8 @@ impl Bucket {
     /// An object's version, which changes with each write.
     pub(crate) fn version(&self, path: &Path) -> Result<String> {
         let head = || {
-            let meta = wait(self.client.head(&self.key(path)?)).map_err(|e| self.fail(path, e))?;
+            let key = self.key(path)?;
+            let meta = wait(patiently(self.patience, || self.client.head(&key))).map_err(|e| self.fail(path, e))?;
             Ok(format!("{} {}", meta.last_modified.to_rfc3339(), meta.e_tag.unwrap_or_default()))
         };
         head().map_err(Error::io("look for", path))
@@ -114,114 +115,81 @@ impl Bucket {
     pub(crate) async fn get(&self, path: &Path, range: Option<GetRange>) -> io::Result<Object> {
         let key = self.key(path)?;
         let options = GetOptions { range, ..GetOptions::default() };
-        let answer = self.client.get_opts(&key, options).await.map_err(|e| self.fail(path, e))?;
-        self.check_generation(path, &answer)?;
-        let len = answer.meta.size;
-        let bytes = answer.bytes().await.map_err(|e| self.fail(path, e))?;
-        Ok(Object { bytes: bytes.into(), len })
+        let request = || async {
+            let answer = self.client.get_opts(&key, options.clone()).await?;
+            let len = answer.meta.size;
+            Ok(Object { bytes: answer.bytes().await?.into(), len })
+        };
+        patiently(self.patience, request).await.map_err(|e| self.fail(path, e))
     }
 
-    /// The bytes of an object of another `cache_id` than the given one; `None` if it has the given one or does not exist.
-    pub(crate) fn read_other(&self, path: &Path, cache_id: &str) -> io::Result<Option<Vec<u8>>> {
-        let read = async {
-            let answer = self.client.get_opts(&self.key(path)?, GetOptions::default()).await.map_err(|e| self.fail(path, e))?;
-            if answer.attributes.get(&Attribute::Metadata(GENERATION.into())).is_some_and(|found| found.as_ref() == cache_id) {
-                return io::Result::Ok(None);
-            }
-            let bytes = answer.bytes().await.map_err(|e| self.fail(path, e))?;
-            Ok(Some(Vec::from(bytes)))
-        };
-        match wait(read) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            read => read,
-        }
+    /// The attempt that wrote an object.
+    fn attempt(&self, path: &Path) -> io::Result<Option<String>> {
+        let key = self.key(path)?;
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let request = || self.client.get_opts(&key, options.clone());
+        let answer = wait(patiently(self.patience, request)).map_err(|e| self.fail(path, e))?;
+        Ok(answer.attributes.get(&Attribute::Metadata(ATTEMPT.into())).map(|attempt| attempt.as_ref().to_owned()))
     }
 
     /// Writes an object, replacing an existing one.
     pub(super) fn write(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
-        self.put(path, bytes, PutMode::Overwrite)
+        self.put(path, bytes, PutMode::Overwrite, None)
     }
 
     /// Writes an object unless it exists; returns whether it was written.
     pub(crate) fn write_new(&self, path: &Path, bytes: Vec<u8>) -> io::Result<bool> {
-        match self.put(path, bytes, PutMode::Create) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        let attempt = format!("{:016x}", random_word());
+        match self.put(path, bytes, PutMode::Create, Some(&attempt)) {
+            // If only the answer to an attempt was lost, the next attempt finds its object.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(self.attempt(path)?.as_deref() == Some(&attempt)),
             other => other.map(|()| true),
         }
     }
 
-    fn put(&self, path: &Path, bytes: Vec<u8>, mode: PutMode) -> io::Result<()> {
+    fn put(&self, path: &Path, bytes: Vec<u8>, mode: PutMode, attempt: Option<&str>) -> io::Result<()> {
         let key = self.key(path)?;
         let mut attributes = Attributes::new();
-        if let Some(generation) = &self.generation {
-            attributes.insert(Attribute::Metadata(GENERATION.into()), generation.to_string().into());
+        if let Some(attempt) = attempt {
+            attributes.insert(Attribute::Metadata(ATTEMPT.into()), attempt.to_string().into());
         }
         let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        wait(self.client.put_opts(&key, bytes.into(), options)).map(drop).map_err(|e| self.fail(path, e))
+        let client = if bytes.len() <= SMALL { &self.client } else { &self.patient };
+        // Its clones share the bytes.
+        let payload = PutPayload::from(bytes);
+        let request = || client.put_opts(&key, payload.clone(), options.clone());
+        wait(patiently(self.patience, request)).map(drop).map_err(|e| self.fail(path, e))
     }
 
     pub(super) fn is_object(&self, path: &Path) -> io::Result<bool> {
-        match wait(self.head(path)) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-            other => other.map(|()| true),
-        }
-    }
-
-    async fn head(&self, path: &Path) -> io::Result<()> {
         let key = self.key(path)?;
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        let answer = self.client.get_opts(&key, options).await.map_err(|e| self.fail(path, e))?;
-        self.check_generation(path, &answer)
-    }
-
-    fn check_generation(&self, path: &Path, answer: &GetResult) -> io::Result<()> {
-        let Some(generation) = self.generation.as_deref().filter(|_| self.is_of_a_generation(path)) else { return Ok(()) };
-        let found = answer.attributes.get(&Attribute::Metadata(GENERATION.into()));
-        if found.is_some_and(|found| found.as_ref() == generation) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+        match wait(patiently(self.patience, || self.client.head(&key))).map_err(|e| self.fail(path, e)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            other => other.map(|_| true),
+        }
     }
 
     /// Entries directly under a key.
     pub(super) fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
         let key = self.key(folder)?;
-        let found = wait(self.client.list_with_delimiter(Some(&key))).map_err(|e| self.fail(folder, e))?;
+        let found =
+            wait(patiently(self.patience, || self.client.list_with_delimiter(Some(&key)))).map_err(|e| self.fail(folder, e))?;
         let entry = |path: &Key, is_folder| path.filename().map(|name| Entry { name: name.into(), is_folder });
         let folders = found.common_prefixes.iter().filter_map(|path| entry(path, true));
-        let files: Vec<Entry> = found.objects.iter().filter_map(|object| entry(&object.location, false)).collect();
-        let files = match &self.generation {
-            Some(_) if self.is_of_a_generation(folder) => self.only_of_generation(folder, files)?,
-            _ => files,
-        };
-        Ok(folders.chain(files).collect())
-    }
-
-    /// A listing lacks the objects' metadata: that of each is requested, many at once.
-    fn only_of_generation(&self, folder: &Path, files: Vec<Entry>) -> io::Result<Vec<Entry>> {
-        let requests = files.into_iter().map(|file| async move {
-            match self.head(&folder.join(&file.name)).await {
-                Ok(()) => Ok(Some(file)),
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(e),
-            }
-        });
-        let found: Vec<Option<Entry>> = wait(futures_util::stream::iter(requests).buffered(CONCURRENCY).try_collect())?;
-        Ok(found.into_iter().flatten().collect())
+        Ok(folders.chain(found.objects.iter().filter_map(|object| entry(&object.location, false))).collect())
     }
 
     /// All objects under a key.
     pub(crate) fn list_all(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         let key = self.key(folder)?;
-        let found: Vec<_> = wait(self.client.list(Some(&key)).try_collect()).map_err(|e| self.fail(folder, e))?;
+        let request = || self.client.list(Some(&key)).try_collect();
+        let found: Vec<_> = wait(patiently(self.patience, request)).map_err(|e| self.fail(folder, e))?;
         Ok(found.iter().map(|object| PathBuf::from(format!("s3://{}/{}", self.name, object.location))).collect())
     }
 
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
-        wait(self.client.delete(&self.key(path)?)).map_err(|e| self.fail(path, e))
-    }
-
-    /// Whether an object may differ between a store and the grown one: all objects of the splits may.
-    fn is_of_a_generation(&self, path: &Path) -> bool {
-        let below = path.strip_prefix(&self.root).unwrap_or(path);
-        Split::ALL.iter().any(|split| below.starts_with(split.name()))
+        let key = self.key(path)?;
+        wait(patiently(self.patience, || self.client.delete(&key))).map_err(|e| self.fail(path, e))
     }
 
     fn key(&self, path: &Path) -> io::Result<Key> {
@@ -231,27 +199,29 @@ impl Bucket {
     }
 }
 
-fn client(bucket: &str, (max_retries, retry_timeout): (usize, Duration)) -> object_store::Result<AmazonS3> {
+/// A client that takes a server that is silent for longer than `silence` for one that hangs.
+fn client(bucket: &str, silence: Option<&str>, patience: Duration) -> io::Result<AmazonS3> {
     // Fails if another TLS provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(15), base: 2.0 };
-    let mut builder =
-        AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig { backoff, max_retries, retry_timeout });
+    let settings = settings::read(std::env::vars_os()).map_err(|refusal| io::Error::new(ErrorKind::InvalidInput, refusal))?;
+    let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(policy(patience));
     let timeouts = [
-        ("AWS_TIMEOUT", ClientConfigKey::Timeout, TIMEOUT),
-        ("AWS_CONNECT_TIMEOUT", ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
+        (ClientConfigKey::Timeout, Some(TIMEOUT)),
+        (ClientConfigKey::ConnectTimeout, Some(CONNECT_TIMEOUT)),
+        (ClientConfigKey::ReadTimeout, silence),
     ];
-    for (variable, key, value) in timeouts {
-        if std::env::var_os(variable).is_none() {
-            builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
-        }
+    for (key, value) in timeouts.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
-    // A user who writes http:// wants a plain connection.
-    let address = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).unwrap_or_default();
-    if address.starts_with("http://") {
+    for (key, value) in settings.values {
+        builder = builder.with_config(key, value);
+    }
+    // The bucket is the place's, whatever a variable says.
+    builder = builder.with_bucket_name(bucket);
+    if settings.is_plain {
         builder = builder.with_allow_http(true);
     }
-    builder.build()
+    builder.build().map_err(|error| explain(&error))
 }
 
 /// Waits for an answer. Any number of threads may wait at the same time, but no thread of the runtime.

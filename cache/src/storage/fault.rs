@@ -1,5 +1,6 @@
 //! Explains a server's refusal in one line: HTTP status, the server's message, and what to do.
 
+use super::retry::is_about_credentials;
 use crate::error::Refusal;
 use object_store::Error;
 use std::error::Error as _;
@@ -10,9 +11,14 @@ const CREDENTIALS: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_
 /// Variables with the server's address.
 const ADDRESS: &str = "AWS_ENDPOINT_URL (of a server other than Amazon's) and AWS_REGION";
 
+/// What the library's text of a request that took too long ends with.
+const TIMED_OUT: &str = "operation timed out";
+/// What is said instead.
+const SILENT: &str = "the server does not answer (the request timed out)";
+
 /// The error as an I/O error.
 pub(super) fn explain(error: &Error) -> io::Error {
-    let text = whole_text(error);
+    let text = without_passwords(&whole_text(error));
     let status = status_of(&text);
     let code = between(&text, "<Code>", "</Code>");
     let (kind, advice) = match (error, status, code) {
@@ -32,16 +38,13 @@ pub(super) fn explain(error: &Error) -> io::Error {
         (Error::AlreadyExists { .. } | Error::Precondition { .. }, ..) => {
             return io::Error::new(ErrorKind::AlreadyExists, answer(status, code, &text));
         }
+        // A range beyond the end of an object.
+        (_, Some(416), _) => return io::Error::new(ErrorKind::UnexpectedEof, answer(status, code, &text)),
         (_, Some(301 | 307), _) => (ErrorKind::Other, "set AWS_REGION: the bucket is in another region".into()),
         (_, Some(500..=599 | 429), _) => (ErrorKind::Other, "several attempts failed: run the same command again later".into()),
         (_, Some(_), _) => (ErrorKind::Other, format!("check {ADDRESS}")),
         // The library has no type for this: a machine without credentials looks for those of an Amazon machine, and only the text says so.
-        _ if text.contains("InstanceCredentialProvider")
-            || text.contains("instance metadata")
-            || text.contains("/latest/api/token") =>
-        {
-            (ErrorKind::PermissionDenied, format!("set {CREDENTIALS}: none are set"))
-        }
+        _ if is_about_credentials(&text) => (ErrorKind::PermissionDenied, format!("set {CREDENTIALS}: none are set")),
         _ => (ErrorKind::Other, format!("check {ADDRESS}, and the network: the server cannot be reached")),
     };
     io::Error::new(kind, Refusal { answer: answer(status, code, &text), advice })
@@ -49,7 +52,8 @@ pub(super) fn explain(error: &Error) -> io::Error {
 
 /// Status, code and message of the server, or what the library says instead.
 fn answer(status: Option<u16>, code: Option<&str>, text: &str) -> String {
-    let Some(status) = status else { return shortened(text) };
+    // The library's text begins with the address and its own settings.
+    let Some(status) = status else { return if text.contains(TIMED_OUT) { SILENT.into() } else { shortened(text) } };
     let mut answer = format!("HTTP status {status}");
     if let Some(code) = code {
         answer = format!("{answer} {code}");
@@ -58,6 +62,19 @@ fn answer(status: Option<u16>, code: Option<&str>, text: &str) -> String {
         Some(message) if !message.is_empty() => format!("{answer}: {}", shortened(message)),
         _ => answer,
     }
+}
+
+/// A text without the user names and passwords of the addresses in it, such as that of a proxy.
+fn without_passwords(text: &str) -> String {
+    let mut clean = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        clean.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || "/\"'()<>,".contains(c)).unwrap_or(after.len());
+        rest = after[..end].rfind('@').map_or(after, |user| &after[user + 1..]);
+    }
+    clean + rest
 }
 
 /// In one line of limited length.
@@ -116,8 +133,17 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         assert!(advice(&error).contains("AWS_ACCESS_KEY_ID") && error.to_string().contains("403"), "{error}");
         assert!(advice(&explained("Server returned non-2xx status code: 503 Slow Down: ")).contains("several attempts"));
+        let error = explained("error sending request for url (http://10.0.0.1/lab?list-type=2): operation timed out");
+        assert_eq!(error.to_string(), SILENT);
         let error = explained("error sending request: tcp connect error: Connection refused (os error 111)");
         assert!(advice(&error).contains("AWS_ENDPOINT_URL") && error.to_string().contains("Connection refused"), "{error}");
+    }
+
+    #[test]
+    fn addresses_lose_their_passwords() {
+        let text = "GET https://me:hunter2@minio.org:9000/a@b (via http://u@proxy) and s3://lab/é@x";
+        assert_eq!(without_passwords(text), "GET https://minio.org:9000/a@b (via http://proxy) and s3://lab/é@x");
+        assert_eq!(without_passwords("://@"), "://");
     }
 
     #[test]

@@ -6,11 +6,14 @@
 mod bucket;
 mod fault;
 mod place;
+mod retry;
+mod settings;
 
 pub(crate) use bucket::{Bucket, CONCURRENCY, Object, wait};
 pub use place::is_remote;
 
 use crate::error::{Error, Result};
+use object_store::GetRange;
 use sam_ladder_formats::atomic;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -78,13 +81,6 @@ impl Storage {
         Storage { root: self.root.join(folder), bucket: self.bucket.clone() }
     }
 
-    /// The same place, ignoring arrays and tables of any other `cache_id`: in a bucket, the old objects of a growing store stay in their
-    /// places.
-    pub(crate) fn of_generation(&self, cache_id: &str) -> Self {
-        let bucket = self.bucket.clone().map(|bucket| bucket.of_generation(cache_id));
-        Storage { bucket, ..self.clone() }
-    }
-
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -117,6 +113,28 @@ impl Storage {
             None => File::open(path).map(Blob::File),
             Some(bucket) => bucket.read(path).map(|bytes| Blob::Bytes(Arc::new(bytes))),
         }
+    }
+
+    /// At most the last `len` bytes of a file, and the number of all its bytes.
+    pub(crate) fn read_end(&self, path: &Path, len: u64) -> io::Result<(Vec<u8>, u64)> {
+        match &self.bucket {
+            None => {
+                let file = File::open(path)?;
+                let file_len = file.metadata()?.len();
+                let mut bytes = vec![0; len.min(file_len) as usize];
+                let offset = file_len - bytes.len() as u64;
+                file.read_exact_at(&mut bytes, offset)?;
+                Ok((bytes, file_len))
+            }
+            Some(bucket) => wait(bucket.get(path, Some(GetRange::Suffix(len)))).map(|object| (object.bytes, object.len)),
+        }
+    }
+
+    /// Waits until no other process holds the lock of the store's folder, and holds it until the file is dropped or the process ends. `None`
+    /// where there are no locks: in a bucket, and on some file systems.
+    pub(crate) fn lock(&self) -> Option<File> {
+        let folder = self.bucket.is_none().then(|| File::open(&self.root).ok()).flatten()?;
+        folder.lock().is_ok().then_some(folder)
     }
 
     /// Writes a file atomically; see [`atomic::write_atomic`].

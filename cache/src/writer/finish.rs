@@ -1,24 +1,35 @@
-//! Finishes a store: writes the tables from the recorded rows, the hashes, and `complete: true`.
+//! Finishes a store: checks what is there, writes the tables from what is recorded, the hashes, and `complete: true`.
 
-use super::{PROGRESS, StoreWriter, previous};
+use super::{StoreWriter, open};
+use crate::arrays::{ArrayKind, ArraySpec};
+use crate::checksums::{Checksums, encode_checksums};
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
-use crate::manifest::{hash_files, write_manifest};
+use crate::manifest::{read_manifest, write_manifest};
 use crate::slice_table::encode_slices;
 use crate::storage::Storage;
-use crate::store::{Store, read_slices};
+use crate::store::Store;
+use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::rows::encode_rows;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::store::{DECODER_WEIGHTS, VARIANTS_TABLE, slices_table};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::store::{CHECKSUMS_TABLE, DECODER_WEIGHTS, SourceFile, VARIANTS_TABLE, scans_table, slices_table};
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 
 impl StoreWriter {
-    /// What is still missing, in words; `None` if [`Self::finish`] can be called. Looks at the folder again.
+    /// What is still missing, in words; `None` if [`Self::finish`] can be called. Looks at the store again.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn missing(&self) -> Result<Option<String>> {
+        // First, so that of several processes the last to look sees the others' work.
+        self.save(true)?;
         self.refresh()?;
+        let missing = self.missing_parts()?;
+        // If another process has just finished the store, its records are gone.
+        Ok(if missing.is_empty() || self.is_finished() { None } else { Some(missing.join("; ")) })
+    }
+
+    fn missing_parts(&self) -> Result<Vec<String>> {
         let mut missing = Vec::new();
         for split in Split::ALL {
             let total = self.layout.num_slices(split);
@@ -35,59 +46,112 @@ impl StoreWriter {
         if !self.has_decoder()? {
             missing.push(format!("{DECODER_WEIGHTS} is missing"));
         }
-        Ok((!missing.is_empty()).then(|| missing.join("; ")))
+        Ok(missing)
     }
 
-    /// Writes the tables, marks the store complete and opens it. Several processes may do so at once: they write the same bytes.
+    /// Whether the store is finished, by this or another process.
+    pub(super) fn is_finished(&self) -> bool {
+        let wanted = self.layout.attributes();
+        read_manifest(&self.storage).is_ok_and(|now| now.complete && now.cache_id == wanted.cache_id && now.cases == wanted.cases)
+    }
+
+    /// Checks once more that every shard is the one that is recorded, writes the tables, marks the store complete and opens it. Several
+    /// processes may do so at once: they write the same bytes.
     ///
     /// # Errors
-    /// [`Error::Incomplete`] that counts what is missing, [`Error::File`], and those of [`Store::open`].
-    pub fn finish(self) -> Result<Store> {
-        let store = &self.storage;
-        if let Some(detail) = self.missing()? {
-            return Err(Error::Incomplete { path: store.root().into(), detail });
+    /// [`Error::Incomplete`] that counts what is missing, [`Error::Changed`] if another process laid the store out anew, [`Error::File`], and
+    /// those of [`Store::open`].
+    pub fn finish(&self) -> Result<Store> {
+        let _lock = self.storage.lock();
+        match self.finish_tables() {
+            // Another process finished the store, and removed what this one was reading.
+            Err(_) if self.is_finished() => {}
+            done => done?,
         }
-        write_variants(store, &self.layout)?;
-        for split in Split::ALL {
-            match self.recorded_rows(split)? {
-                Some(rows) => write_slices(store, &self.layout, split, &rows)?,
-                // An earlier run or another process came this far and removed the recorded rows.
-                None => drop(read_slices(store, &self.layout, split)?),
-            }
-        }
-        let files = hash_files(store)?;
-        previous::remove(store)?;
-        store.remove_folder(&store.join(PROGRESS))?;
-        store.tidy_and_sync()?;
-        write_manifest(store, &self.layout.attributes().finished(files))?;
-        store.sync_folder(store.root())?;
-        Store::open_at(self.storage, None)
+        Store::open_at(self.storage.clone(), None)
     }
 
-    /// The rows of a split; `None` if some are no longer recorded.
-    fn recorded_rows(&self, split: Split) -> Result<Option<Vec<SliceRow>>> {
-        let mut all = Vec::with_capacity(self.layout.num_slices(split));
-        for (case, _) in self.layout.cases_of(split) {
-            let path = self.progress_path(split, &case.case);
-            let bytes = match self.storage.read(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                other => other.map_err(Error::io("read", &path))?,
-            };
-            let rows: Vec<SliceRow> =
-                serde_json::from_slice(&bytes).map_err(|e| Error::Manifest { path: path.clone(), reason: e.to_string() })?;
-            all.extend(rows);
+    fn finish_tables(&self) -> Result<()> {
+        let store = &self.storage;
+        if self.is_finished() {
+            return open::tidy(store);
         }
-        Ok(Some(all))
+        self.save(true)?;
+        self.check_again()?;
+        let missing = self.missing_parts()?;
+        if !missing.is_empty() {
+            return Err(Error::Incomplete { path: store.root().into(), detail: missing.join("; ") });
+        }
+        let files = self.write_tables()?;
+        store.tidy_and_sync()?;
+        self.check_layout()?;
+        write_manifest(store, &self.layout.attributes().finished(files))?;
+        store.sync_folder(store.root())?;
+        open::tidy(store)
     }
+
+    /// Writes the tables; the hashes of all hashed files, in the manifest's order.
+    fn write_tables(&self) -> Result<Vec<SourceFile>> {
+        let mut files = vec![write_variants(&self.storage, &self.layout)?];
+        let Recorded { scans, rows, checksums } = self.recorded()?;
+        let path = self.storage.join(CHECKSUMS_TABLE);
+        files.push(written(&self.storage, CHECKSUMS_TABLE, encode_checksums(&path, &self.layout, &checksums)?)?);
+        for (split, rows) in Split::ALL.into_iter().zip(rows) {
+            let name = slices_table(split);
+            let bytes = encode_slices(&self.storage.join(&name), &rows, &self.layout.attributes().config.class_names)?;
+            files.push(written(&self.storage, &name, bytes)?);
+        }
+        for (split, scans) in Split::ALL.into_iter().zip(scans) {
+            let name = scans_table(split);
+            files.push(written(&self.storage, &name, encode_rows(&self.storage.join(&name), &scans)?)?);
+        }
+        let sha256 = self.decoder_hash()?.unwrap_or_default();
+        files.push(SourceFile { path: DECODER_WEIGHTS.into(), sha256 });
+        Ok(files)
+    }
+
+    fn recorded(&self) -> Result<Recorded> {
+        let mut checksums = Checksums::default();
+        let (mut scans, mut rows) = ([vec![], vec![]], [vec![], vec![]]);
+        let lost =
+            |what: String| Error::Incomplete { path: self.storage.root().into(), detail: format!("{what} is not recorded") };
+        for split in Split::ALL {
+            for &kind in ArrayKind::all(&self.layout.attributes().config) {
+                let path = self.layout.array(split, kind).path;
+                let of_array = self.checksums_of(split, kind).ok_or_else(|| lost(path.clone()))?;
+                checksums.insert(path, of_array);
+            }
+            for (case, _) in self.layout.cases_of(split) {
+                let record = self.case_record(split, &case.case)?.ok_or_else(|| lost(format!("{split} case {}", case.case)))?;
+                scans[split as usize].push(record.scan);
+                rows[split as usize].extend(record.rows);
+                if split == Split::Test {
+                    checksums.insert(ArraySpec::of_mask(&case.case, [1; 3]).path, record.mask);
+                }
+            }
+        }
+        Ok(Recorded { scans, rows, checksums })
+    }
+}
+
+/// What the writers have recorded.
+struct Recorded {
+    /// The scans of both splits, in the order of their cases.
+    scans: [Vec<ScanRow>; 2],
+    /// The slices of both splits.
+    rows: [Vec<SliceRow>; 2],
+    /// The checksums of all chunks.
+    checksums: Checksums,
 }
 
 /// Writes `variants.parquet`.
-pub(super) fn write_variants(store: &Storage, layout: &StoreLayout) -> Result<()> {
-    let path = store.join(VARIANTS_TABLE);
-    store.write(&path, encode_rows(&path, &layout.variant_rows())?)
+pub(super) fn write_variants(store: &Storage, layout: &StoreLayout) -> Result<SourceFile> {
+    written(store, VARIANTS_TABLE, encode_rows(&store.join(VARIANTS_TABLE), &layout.variant_rows())?)
 }
 
-fn write_slices(store: &Storage, layout: &StoreLayout, split: Split, rows: &[SliceRow]) -> Result<()> {
-    let path = store.join(slices_table(split));
-    store.write(&path, encode_slices(&path, rows, &layout.attributes().config.class_names)?)
+/// Writes a file of the store; its name and hash.
+fn written(store: &Storage, name: &str, bytes: Vec<u8>) -> Result<SourceFile> {
+    let sha256 = sha256_hex(&bytes);
+    store.write(&store.join(name), bytes)?;
+    Ok(SourceFile { path: name.into(), sha256 })
 }

@@ -1,43 +1,46 @@
-//! What a store takes over instead of computing it again: the content of the finished store before scans or variants were added, or the
-//! good chunks of damaged shards.
+//! What an unfinished store knows of the finished one that it was, before scans or variants were added or damage was found: the folder
+//! `previous/`.
 //!
-//! While a store grows, `previous/` holds the manifest and the arrays that it had; while it is repaired, its manifest and the
-//! damaged shards. `previous/zarr.json` is written before anything is moved and removed before anything is deleted, so that
-//! whatever lies next to it can be relied on.
+//! It holds the finished store's manifest and tables and, if the store is repaired, its damaged shards. Other shards and the masks stay in
+//! their places: rows keep their numbers when a store grows, and a shard that gets more variants is replaced in one step. A chunk is taken over
+//! if it has the checksum that the finished store's table records.
 //!
-//! A bucket has no atomic move, so two workers could take each other's new objects for old ones. There the old arrays are copied, never
-//! over an existing object, and stay in their places until new ones replace them. Every object of the grown store bears its `cache_id`;
-//! other objects are ignored.
+//! `previous/zarr.json` is written last and removed first, so that whatever lies next to it can be relied on.
 
-use super::StoreWriter;
+use super::progress::CaseRecord;
 use crate::arrays::{ArrayKind, ArraySpec, METADATA};
+use crate::checksums::Checksums;
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
-use crate::manifest::{check_array_metadata, check_hash, manifest_bytes, parse_manifest, write_manifest};
+use crate::manifest::{check_hash, manifest_bytes, parse_manifest, read_checksums, recorded_hash};
 use crate::shard;
-use crate::storage::{Bucket, Storage};
-use crate::store::{Store, read_slices};
-use rayon::prelude::*;
+use crate::storage::Storage;
+use crate::store::{read_scans, read_slices};
+use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
-use sam_ladder_schemas::store::{MASKS, StoreAttributes, slices_table};
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::store::{CHECKSUMS_TABLE, DECODER_WEIGHTS, StoreAttributes, scans_table, slices_table};
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::variants::Variant;
-use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Folder, in an unfinished store, of what it takes over.
+/// Folder, in an unfinished store, of what it was.
 const PREVIOUS: &str = "previous";
 
-/// The store, or the shards, that an unfinished store takes over.
+/// The finished store that an unfinished one was.
 pub(super) struct Previous {
+    store: Storage,
     folder: Storage,
     layout: StoreLayout,
-    /// Whether these are the arrays of a smaller store, or else damaged shards of the same store.
-    grows: bool,
-    /// By split and kind, whether its array is the one that its manifest describes.
-    usable: [Vec<bool>; 2],
+    /// The checksums of its chunks; `None` if their table is damaged: then nothing is taken over.
+    checksums: Option<Checksums>,
+    /// Its slices; `None` if their table is damaged.
+    slices: [Option<Vec<SliceRow>>; 2],
+    /// Its scans; `None` if their table is damaged.
+    scans: [Option<Vec<ScanRow>>; 2],
+    /// SHA-256 of the decoder's file.
+    decoder: Option<String>,
     /// Its rows, by row of the new store.
     rows: [Vec<Option<usize>>; 2],
     /// Its indices of variants, by index in the new store.
@@ -45,127 +48,83 @@ pub(super) struct Previous {
 }
 
 impl Previous {
-    /// Completes the moves of an interrupted start; `None` if there is nothing to take over.
+    /// What `store` was before it was laid out as `layout`; `None` if it is new.
     pub(super) fn open(store: &Storage, layout: &StoreLayout) -> Result<Option<Self>> {
         let folder = store.below(PREVIOUS);
-        let path = folder.join(METADATA);
-        let bytes = match folder.read(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(Error::io("read", &path))?,
-        };
-        let attributes = parse_manifest(&folder, &path, &bytes)?;
-        let grows = attributes.cache_id != layout.attributes().cache_id;
-        if grows {
-            let requested = &layout.attributes().cache_id;
-            for split in Split::ALL {
-                match store.bucket() {
-                    None => move_once(&store.join(split.name()), &folder.join(split.name()))?,
-                    Some(bucket) => copy_old(bucket, requested, store, &folder, split)?,
-                }
-            }
-            folder.sync_folder(folder.root())?;
-            store.sync_folder(store.root())?;
-        }
+        let Some(attributes) = manifest(store)? else { return Ok(None) };
         let before = StoreLayout::of(&attributes)?;
+        let whole = |name: &str| check_hash(&folder, &attributes, name).is_ok();
+        let checksums = if whole(CHECKSUMS_TABLE) { read_checksums(&folder, &before).ok() } else { None };
+        let slices = Split::ALL.map(|split| {
+            let whole = whole(&slices_table(split));
+            whole.then(|| read_slices(&folder, &before, split).ok()).flatten()
+        });
+        let scans = Split::ALL.map(|split| {
+            let whole = whole(&scans_table(split));
+            whole.then(|| read_scans(&folder, &before, split, None).ok()).flatten()
+        });
         let rows = Split::ALL.map(|split| rows_before(&before, layout, split));
         let variants = Split::ALL.map(|split| {
             let there = before.variants(split);
             layout.variants(split).iter().map(|variant| there.iter().position(|v| v.kind == variant.kind)).collect()
         });
-        let usable = Split::ALL.map(|split| {
-            let whole = |&kind: &ArrayKind| !grows || check_array_metadata(&folder, &before.array(split, kind)).is_ok();
-            ArrayKind::all(&attributes.config).iter().map(whole).collect()
-        });
-        Ok(Some(Previous { folder, layout: before, grows, usable, rows, variants }))
+        let decoder = recorded_hash(&attributes, DECODER_WEIGHTS).map(str::to_owned);
+        Ok(Some(Previous { store: store.clone(), folder, layout: before, checksums, slices, scans, decoder, rows, variants }))
     }
 
-    /// Whether a smaller store grows, or else a damaged one is repaired.
-    pub(super) fn grows(&self) -> bool {
-        self.grows
-    }
-
-    /// Moves what the grown store has unchanged: whole shards, masks, rows.
-    pub(super) fn adopt(&self, writer: &StoreWriter) -> Result<()> {
-        if !self.grows {
-            return Ok(());
-        }
-        for split in Split::ALL {
-            let same = self.variants[split as usize].iter().enumerate().all(|(i, variant)| *variant == Some(i))
-                && self.layout.num_variants(split) == self.variants[split as usize].len();
-            for (row, before) in self.rows[split as usize].iter().enumerate() {
-                let Some(before) = before.filter(|_| same) else { continue };
-                for &kind in ArrayKind::all(&self.layout.attributes().config) {
-                    let Some(from) = self.shard(split, kind, before) else { continue };
-                    let spec = writer.layout.array(split, kind);
-                    take_over(&writer.storage, &from, &writer.storage.join(spec.shard_path(row)))?;
-                }
-            }
-            self.adopt_cases(writer, split)?;
-        }
-        Ok(())
-    }
-
-    fn adopt_cases(&self, writer: &StoreWriter, split: Split) -> Result<()> {
-        // A damaged table is not taken over: its cases are recorded again from their scans.
-        let whole = check_hash(&self.folder, self.layout.attributes(), &slices_table(split));
-        let Ok(rows) = whole.map_err(drop).and_then(|()| read_slices(&self.folder, &self.layout, split).map_err(drop)) else {
-            return Ok(());
-        };
-        for (case, before) in self.layout.cases_of(split) {
-            let Ok(now) = writer.layout.case_rows(split, &case.case) else { continue };
-            if split == Split::Test {
-                let mask = Path::new(split.name()).join(MASKS).join(&case.case);
-                self.adopt_mask(writer, &mask, &ArraySpec::of_mask(&case.case, [1; 3]).shard_name(0))?;
-            }
-            if !writer.storage.is_file(&writer.progress_path(split, &case.case))? {
-                let renumbered = now.zip(&rows[before.clone()]).map(|(row, slice)| SliceRow { row: row as u32, ..slice.clone() });
-                writer.write_record(split, &case.case, &renumbered.collect::<Vec<_>>())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn adopt_mask(&self, writer: &StoreWriter, mask: &Path, shard: &str) -> Result<()> {
-        let [from, to] = [&self.folder, &writer.storage].map(|place| place.join(mask));
-        if writer.storage.bucket().is_none() {
-            return move_once(&from, &to);
-        }
-        for name in [METADATA, shard] {
-            take_over(&writer.storage, &from.join(name), &to.join(name))?;
-        }
-        Ok(())
+    /// The checksums of a slice's shard, if it has the same variants now.
+    pub(super) fn checksums(&self, split: Split, kind: ArrayKind, row: usize) -> Option<Vec<u32>> {
+        let variants = &self.variants[split as usize];
+        let same = variants.len() == self.layout.num_variants(split)
+            && variants.iter().enumerate().all(|(i, variant)| *variant == Some(i));
+        same.then(|| self.shard(split, kind, row)).flatten().map(|(_, checksums)| checksums.to_vec())
     }
 
     /// The undamaged chunks of a slice, as stored, by variant.
     pub(super) fn chunks(&self, split: Split, kind: ArrayKind, row: usize) -> Vec<Option<Vec<u8>>> {
         let read = || {
-            let path = self.shard(split, kind, self.rows[split as usize][row]?)?;
-            let file = self.folder.open(&path).ok()?;
-            let index = shard::read_index(&file, self.layout.array(split, kind).chunks_per_shard()).ok()?;
-            let chunk = |variant: &Option<usize>| shard::read_encoded(&file, index[(*variant)?]).ok();
+            let (below, checksums) = self.shard(split, kind, row)?;
+            let aside = self.folder.open(&self.folder.join(&below));
+            let file = aside.or_else(|_| self.store.open(&self.store.join(&below))).ok()?;
+            let index = shard::read_index(&file, checksums.len()).ok()?;
+            let chunk = |variant: &Option<usize>| {
+                let variant = (*variant)?;
+                shard::read_encoded(&file, index[variant], Some(checksums[variant])).ok()
+            };
             Some(self.variants[split as usize].iter().map(chunk).collect())
         };
         read().unwrap_or_default()
     }
 
-    /// Deletes the shard that a slice was taken from, so that a growing store is not held twice.
-    pub(super) fn forget(&self, split: Split, kind: ArrayKind, row: usize) -> Result<()> {
-        // In a bucket, another worker may still copy it there again.
-        if self.folder.bucket().is_some() {
-            return Ok(());
-        }
-        let Some(path) = self.rows[split as usize][row].and_then(|row| self.shard(split, kind, row)) else { return Ok(()) };
-        self.folder.remove(&path)
+    /// Path within the store of the shard that a slice had, and its checksums.
+    fn shard(&self, split: Split, kind: ArrayKind, row: usize) -> Option<(PathBuf, &[u32])> {
+        let before = (*self.rows[split as usize].get(row)?)?;
+        let spec = self.layout.array(split, kind);
+        let checksums = self.checksums.as_ref()?.of_shard(&spec.path, before, spec.chunks_per_shard())?;
+        Some((spec.shard_path(before), checksums))
     }
 
-    /// File of a shard in `previous/`; `None` if the array is not the one that the manifest there describes.
-    fn shard(&self, split: Split, kind: ArrayKind, row: usize) -> Option<PathBuf> {
-        let spec = self.layout.array(split, kind);
-        self.usable[split as usize][kind as usize].then(|| self.folder.join(spec.shard_path(row)))
+    /// What it recorded of a case.
+    pub(super) fn case(&self, split: Split, case: &str) -> Option<CaseRecord> {
+        let rows = self.layout.case_rows(split, case).ok()?;
+        let mask = match split {
+            Split::Train => vec![],
+            Split::Test => {
+                let path = ArraySpec::of_mask(case, [rows.len(), 1, 1]).path;
+                self.checksums.as_ref()?.of_shard(&path, 0, rows.len())?.to_vec()
+            }
+        };
+        let scan = self.scans[split as usize].as_ref()?.iter().find(|scan| scan.case == case)?.clone();
+        Some(CaseRecord { scan, rows: self.slices[split as usize].as_ref()?.get(rows)?.to_vec(), mask })
+    }
+
+    /// SHA-256 of the decoder's file.
+    pub(super) fn decoder(&self) -> Option<&str> {
+        self.decoder.as_deref()
     }
 }
 
-/// For each row of a split, the earlier row of the same slice.
+/// For each row of a split, the earlier row of the same slice of the same scan.
 fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Option<usize>> {
     let mut rows = vec![None; now.num_slices(split)];
     for (case, there) in before.cases_of(split) {
@@ -178,8 +137,7 @@ fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Opt
     rows
 }
 
-/// Whether a finished store is contained in what is requested, so that it has only to grow: more scans, more variants, all else
-/// the same.
+/// Whether a store is contained in what is requested, so that it has only to grow: more scans, more variants, all else the same.
 pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
     let requested = layout.attributes();
     let PrecomputeConfig { augment, test_augment, rotation_step, .. } = requested.config;
@@ -190,24 +148,24 @@ pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
         let now = kinds(layout.variants(split));
         kinds(before.variants(split)).iter().all(|kind| now.contains(kind))
     });
-    found.complete
-        && same_variants == requested.config
+    same_variants == requested.config
         && more_variants
         && found.sources.iter().all(|source| requested.sources.contains(source))
         && found.cases.iter().all(|case| requested.cases.contains(case))
 }
 
-/// Keeps a finished store's manifest in `previous/` and says that the store is not complete any more; its arrays are moved by
-/// [`Previous::open`].
-pub(super) fn begin_to_grow(store: &Storage, found: &StoreAttributes, requested: &StoreAttributes) -> Result<()> {
-    Store::open_at(store.clone(), None)?;
-    keep_manifest(store, found)?;
-    write_manifest(store, requested)?;
-    store.sync_folder(store.root())
+/// The manifest of the finished store that an unfinished one was; `None` if there is none that can be read.
+pub(super) fn manifest(store: &Storage) -> Result<Option<StoreAttributes>> {
+    let folder = store.below(PREVIOUS);
+    let path = folder.join(METADATA);
+    match folder.read(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        bytes => Ok(parse_manifest(&folder, &path, &bytes.map_err(Error::io("read", &path))?).ok()),
+    }
 }
 
-/// Writes `previous/zarr.json`.
-pub(super) fn keep_manifest(store: &Storage, attributes: &StoreAttributes) -> Result<()> {
+/// Keeps a finished store's manifest and undamaged tables in `previous/`.
+pub(super) fn keep(store: &Storage, attributes: &StoreAttributes) -> Result<()> {
     let folder = store.below(PREVIOUS);
     let bytes = manifest_bytes(attributes);
     // The same bytes mean that another process has begun, or that an earlier run was interrupted.
@@ -216,14 +174,19 @@ pub(super) fn keep_manifest(store: &Storage, attributes: &StoreAttributes) -> Re
     }
     remove(store)?;
     folder.create_folder(folder.root())?;
+    let tables = Split::ALL.into_iter().flat_map(|split| [slices_table(split), scans_table(split)]);
+    for name in tables.chain([CHECKSUMS_TABLE.to_string()]) {
+        let path = folder.join(&name);
+        folder.create_folder(path.parent().unwrap_or(folder.root()))?;
+        match store.read(&store.join(&name)) {
+            // A damaged table is of no use.
+            Ok(bytes) if recorded_hash(attributes, &name) == Some(&sha256_hex(&bytes)) => folder.write(&path, bytes)?,
+            _ => {}
+        }
+    }
     folder.write(&folder.join(METADATA), bytes)?;
     folder.sync_folder(folder.root())?;
     store.sync_folder(store.root())
-}
-
-/// Whether there is anything to take over.
-pub(super) fn is_there(store: &Storage) -> Result<bool> {
-    store.is_file(&store.join(PREVIOUS).join(METADATA))
 }
 
 /// Where a file of the store is kept.
@@ -234,51 +197,9 @@ pub(super) fn kept(store: &Storage, below: &Path) -> PathBuf {
 /// Removes `previous/`, its manifest first, so that the rest of an interrupted removal is never taken for a store.
 pub(super) fn remove(store: &Storage) -> Result<()> {
     let folder = store.join(PREVIOUS);
-    if is_there(store)? {
+    if store.is_file(&folder.join(METADATA))? {
         store.remove(&folder.join(METADATA))?;
         store.sync_folder(&folder)?;
     }
     store.remove_folder(&folder)
-}
-
-/// Renames, unless an interrupted run or another process already did.
-fn move_once(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        return Ok(());
-    }
-    match std::fs::rename(from, to) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(()),
-        other => other.map_err(Error::io("move", from)),
-    }
-}
-
-/// Copies a split's objects below `previous/`, but for those that are there and those that are already of the grown store.
-fn copy_old(bucket: &Bucket, requested: &str, store: &Storage, folder: &Storage, split: Split) -> Result<()> {
-    let copied: HashSet<PathBuf> = folder.files()?.into_iter().collect();
-    let objects = bucket.list_all(&store.join(split.name())).map_err(Error::io("list", store.join(split.name())))?;
-    objects.par_iter().try_for_each(|from| {
-        let below = from.strip_prefix(store.root()).unwrap_or(from);
-        if copied.contains(below) {
-            return Ok(());
-        }
-        let copy = || match bucket.read_other(from, requested)? {
-            Some(bytes) => bucket.write_new(&folder.join(below), bytes).map(drop),
-            None => Ok(()),
-        };
-        copy().map_err(Error::io("copy", from))
-    })
-}
-
-/// Moves a file of the earlier store to the grown one unless it has the file; in a bucket, copies it.
-fn take_over(store: &Storage, from: &Path, to: &Path) -> Result<()> {
-    if store.bucket().is_none() {
-        return move_once(from, to);
-    }
-    if store.is_file(to)? {
-        return Ok(());
-    }
-    match store.read(from) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        bytes => store.write(to, bytes.map_err(Error::io("read", from))?),
-    }
 }

@@ -1,4 +1,5 @@
-//! Begins a repair: files that follow from the manifest are written again; other damaged files are moved out of the way.
+//! Begins a repair: files that follow from the manifest or from undamaged shards are written again; other damaged files are moved out of the
+//! way.
 
 use super::finish::write_variants;
 use super::previous;
@@ -8,9 +9,9 @@ use crate::layout::StoreLayout;
 use crate::manifest::{array_file, group_files, write_manifest};
 use crate::storage::Storage;
 use crate::store::mask_shard;
-use crate::verify::{Part, VerifyReport};
+use crate::verify::{Part, VerifyReport, proven_checksums};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::store::VARIANTS_TABLE;
+use sam_ladder_schemas::store::{CHECKSUMS_TABLE, VARIANTS_TABLE};
 use std::path::Path;
 
 /// Repairs what needs no sources, and prepares the rest: damaged shards are kept for their good chunks, other damaged files are deleted,
@@ -22,6 +23,7 @@ use std::path::Path;
 /// [`Error::File`].
 pub fn begin_repair(store: &Path, report: &VerifyReport) -> Result<bool> {
     let store = &Storage::at(store)?;
+    let _lock = store.lock();
     let attributes = &report.attributes;
     let layout = StoreLayout::of(attributes)?;
     if report.damage.iter().any(|damage| damage.part == Part::Manifest) {
@@ -43,16 +45,21 @@ pub fn begin_repair(store: &Path, report: &VerifyReport) -> Result<bool> {
             store.write(&path, bytes.clone())?;
         }
     }
+    if report.damage.iter().any(|damage| damage.part == Part::Checksums { proven: true })
+        && let Some((_, bytes)) = proven_checksums(store, attributes, &layout)
+    {
+        store.write(&store.join(CHECKSUMS_TABLE), bytes)?;
+    }
     store.sync_folder(store.root())?;
     if !report.damage.iter().any(|damage| damage.part.needs_sources()) {
         return Ok(false);
     }
-    previous::keep_manifest(store, attributes)?;
+    previous::keep(store, attributes)?;
     for damage in &report.damage {
         let path = store.join(&damage.path);
         match &damage.part {
-            Part::Manifest | Part::Metadata => {}
-            Part::Slices(_) | Part::Decoder => store.remove(&path)?,
+            Part::Manifest | Part::Metadata | Part::Checksums { proven: true } => {}
+            Part::Slices(_) | Part::Scans(_) | Part::Decoder | Part::Checksums { proven: false } => store.remove(&path)?,
             Part::Mask { case } => {
                 let shard = mask_shard(store, case);
                 store.remove(&shard.with_file_name(crate::arrays::METADATA))?;
@@ -61,7 +68,7 @@ pub fn begin_repair(store: &Path, report: &VerifyReport) -> Result<bool> {
             Part::Shard { .. } => {
                 let kept = previous::kept(store, &damage.path);
                 store.create_folder(kept.parent().unwrap_or(store.root()))?;
-                // Unlike a growing store's, files there from an earlier repair are no longer of use.
+                // Files there from an earlier repair are no longer of use.
                 match store.rename(&path, &kept) {
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                     other => other.map_err(Error::io("move", &path))?,

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// The tensors of one slice, with all its variants or only the wanted ones.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +56,7 @@ impl StoreWriter {
         let mut variants = BTreeSet::new();
         let mut embeddings = BTreeSet::new();
         for (i, &kind) in ArrayKind::all(&self.layout.attributes().config).iter().enumerate() {
-            if lock(&self.split(split).done)[i].contains(&row) {
+            if self.is_shard_done(split, i, row) {
                 continue;
             }
             let stored = self.stored_chunks(split, kind, row);
@@ -94,10 +95,10 @@ impl StoreWriter {
         let images = self.to_stored(ArrayKind::Images, &wanted.variants, tensors.images, named)?;
         let mut shards = Vec::new();
         for (i, &kind) in ArrayKind::all(&self.layout.attributes().config).iter().enumerate() {
-            if lock(&self.split(split).done)[i].contains(&row) {
+            if self.is_shard_done(split, i, row) {
                 continue;
             }
-            let encoder = &self.split(split).arrays[i];
+            let encoder = &self.arrays[split as usize][i];
             let made = self.encode(encoder, kind, wanted, tensors.labels, (&embeddings, &images))?;
             let mut chunks = self.stored_chunks(split, kind, row);
             chunks.resize(self.layout.num_variants(split), None);
@@ -110,17 +111,20 @@ impl StoreWriter {
                     format!("{} variants of it are neither given nor stored", self.layout.num_variants(split) - chunks.len());
                 return Err(Error::Values { what: named(kind), reason });
             }
-            shards.push((i, kind, encoder.spec().shard_path(row), shard::assemble(&chunks)));
+            let checksums = chunks.iter().map(|chunk| shard::checksum_of(chunk)).collect::<Vec<u32>>();
+            shards.push((i, checksums, encoder.spec().shard_path(row), shard::assemble(&chunks)));
         }
         // In parallel: a disk syncs them together, a server accepts them at the same time.
-        shards.into_par_iter().try_for_each(|(i, kind, path, bytes)| {
+        let write = |(i, checksums, path, bytes): (usize, Vec<u32>, PathBuf, Vec<u8>)| {
             self.storage.write(&self.storage.join(path), bytes)?;
-            lock(&self.split(split).done)[i].insert(row);
-            match &self.previous {
-                Some(previous) => previous.forget(split, kind, row),
-                None => Ok(()),
-            }
-        })
+            Ok((i, checksums))
+        };
+        let written: Vec<(usize, Vec<u32>)> = shards.into_par_iter().map(write).collect::<Result<_>>()?;
+        self.note(split, row, written)
+    }
+
+    fn is_shard_done(&self, split: Split, array: usize, row: usize) -> bool {
+        lock(&self.state).done[split as usize][array].contains_key(&row)
     }
 
     /// Checks a slice's tensors: that there is such a slice, their sizes, and the labels' classes.

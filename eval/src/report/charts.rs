@@ -6,6 +6,7 @@ use crate::page::section;
 use crate::plot::{self, Axis, BoxPlot, BoxSeries, HeatMap, Line, LineChart, Paint, Size};
 use crate::run_curves::Curve;
 use crate::scores::Scores;
+use crate::summary::has_spacing;
 use maud::{Markup, html};
 use sam_ladder_schemas::tables::CaseRow;
 
@@ -27,8 +28,10 @@ impl ReportPage<'_> {
             div.charts {
                 (self.organ_boxes(columns, "DSC of each organ", percent("DSC, percent"), |row| row.dice.map(|dice| 100.0 * dice)))
                 (self.organ_boxes(columns, "HD95 of each organ", Axis { label: &distance, ..Axis::default() }, |row| row.hd95))
-                (self.organ_boxes(columns, &surface, percent("surface Dice, percent"), |row| row.surface_dice.map(|dice| 100.0 * dice)))
-                (self.organ_boxes(columns, "Volume difference of each organ", ml, |row| Some(row.volume_difference_ml)))
+                @if has_spacing(self.summary) {
+                    (self.organ_boxes(columns, &surface, percent("surface Dice, percent"), |row| row.surface_dice.map(|dice| 100.0 * dice)))
+                    (self.organ_boxes(columns, "Volume difference of each organ", ml, |row| row.volume_difference_ml))
+                }
             }
             p.note {
                 "A dot is a case. Boxes are quartiles, the thick line is the median, the diamond the mean; whiskers end at the farthest case \

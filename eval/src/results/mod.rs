@@ -11,7 +11,8 @@ use crate::scores::Scores;
 use crate::statistics::{Interval, Resampling, mean, standard_deviation};
 use crate::summary::MEAN;
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::rows::write_rows;
+use sam_ladder_formats::outputs::{self, is_regular_file};
+use sam_ladder_formats::rows::{read_rows, write_rows};
 use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, ResultRow};
 use std::path::{Path, PathBuf};
 
@@ -161,6 +162,16 @@ impl ResultsTable {
         latex::write(self)
     }
 
+    /// Refuses to write the files of [`Self::write`] where they are not to be replaced.
+    ///
+    /// # Errors
+    /// [`sam_ladder_formats::Error::Exists`] unless `force` is set; [`sam_ladder_formats::Error::Foreign`] for files of another origin.
+    pub fn may_write(folder: &Path, name: &str, force: bool) -> Result<()> {
+        let files = ["md", "tex", "parquet"].map(|ending| folder.join(format!("{name}.{ending}")));
+        let is_ours = || is_regular_file(&files[2]) && read_rows::<ResultRow>(&files[2]).is_ok();
+        Ok(outputs::may_write(&files, force, "a table by sam-ladder", is_ours)?)
+    }
+
     /// Writes `<name>.md`, `<name>.tex` and `<name>.parquet` into a folder, which is created if necessary; returns the path of the first.
     ///
     /// # Errors
@@ -265,5 +276,10 @@ mod tests {
         assert!(path.ends_with("table1.md"));
         let read: Vec<ResultRow> = sam_ladder_formats::rows::read_rows(&dir.path().join("new/table1.parquet")).unwrap();
         assert_eq!(read, table(true).rows);
+        // Its own files are replaced on request, and no others.
+        let may = |name: &str, force| ResultsTable::may_write(&dir.path().join("new"), name, force).is_ok();
+        assert_eq!([may("table1", false), may("table1", true), may("table2", false)], [false, true, true]);
+        std::fs::write(dir.path().join("new/table2.tex"), "mine").unwrap();
+        assert_eq!([may("table2", false), may("table2", true)], [false, false]);
     }
 }

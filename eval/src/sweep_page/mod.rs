@@ -192,7 +192,7 @@ mod tests {
     use sam_ladder_schemas::train::{InputFile, RunInputs};
 
     fn page(trials: Vec<TrialRow>, curves: Vec<CurveRow>) -> SweepPage {
-        let file = InputFile { name: "sam_decoder.safetensors".into(), sha256: "0".into() };
+        let file = InputFile { name: "sam_decoder.safetensors".into(), sha256: "0".into(), path: None };
         let record = SweepRecord {
             program: "test".into(),
             cache_id: "abc".into(),
@@ -200,6 +200,7 @@ mod tests {
             jobs: 2,
             folds: vec![vec!["0005".into()]],
             inputs: RunInputs { sam_decoder: file, cnn_checkpoint: None, init: None },
+            store_path: None,
         };
         SweepPage { name: "a <sweep>".into(), record, trials, curves, test: None }
     }

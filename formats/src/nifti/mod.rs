@@ -3,11 +3,13 @@
 //! A NIfTI array is stored with its first axis fastest, so voxels `[d, h, w]` in C order, where depth is the file's third axis, lie
 //! in the file as they lie in memory.
 
+mod affine;
 mod read;
 mod write;
 
+pub use affine::{Affine, spacing_of};
 pub use read::{NiftiImage, decode_image, read_geometry, read_image};
-pub use write::{NiftiElement, write_nifti};
+pub use write::{NiftiElement, is_ours, write_nifti};
 
 /// Bytes of a NIfTI-1 header.
 pub const NIFTI_1_HEADER_BYTES: usize = 348;
@@ -65,9 +67,13 @@ impl Geometry {
         }
     }
 
-    /// Distance between voxel centres along depth, height and width, in units of `xyzt_units` (millimetres in practice).
-    pub fn spacing_mm(&self) -> [f64; 3] {
-        [self.pixdim[3], self.pixdim[2], self.pixdim[1]].map(f64::abs)
+    /// A scan whose voxels an affine maps to millimetres in RAS+, or of which nobody knows where they lie.
+    pub fn of_affine(shape: [usize; 3], affine: Option<Affine>) -> Self {
+        let Some(affine) = affine else {
+            return Geometry { xyzt_units: 0, qform_code: 0, sform_code: 0, ..Geometry::aligned(shape, [1.0; 3]) };
+        };
+        let [dx, dy, dz] = spacing_of(&affine);
+        Geometry { qform_code: 0, affine, ..Geometry::aligned(shape, [dz, dy, dx]) }
     }
 
     /// The version whose header can hold the numbers.

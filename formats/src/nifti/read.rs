@@ -8,8 +8,8 @@
 
 use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use crate::error::{Error, Problem, Result};
+use crate::gzip::Gunzip;
 use crate::numeric::NumericType;
-use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
@@ -26,6 +26,8 @@ pub struct NiftiImage {
     pub geometry: Geometry,
     /// `[d, h, w]`: Hounsfield units for CT, raw labels for a segmentation.
     pub voxels: Vec<f32>,
+    /// Slope and intercept that the stored values were scaled by; `None` for values as they are stored.
+    pub scaling: Option<(f64, f64)>,
 }
 
 /// What the reader needs of a header.
@@ -52,24 +54,28 @@ pub fn read_image(path: &Path) -> Result<NiftiImage> {
 /// Reads only the geometry, from the header.
 ///
 /// # Errors
-/// When the file cannot be read or is not a NIfTI file; not when its voxels are damaged.
+/// When the file cannot be read, is not a NIfTI file, or is too small for its voxels; not when they are damaged.
 pub fn read_geometry(path: &Path) -> Result<Geometry> {
     let mut head = Vec::new();
-    let mut file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut file = BufReader::new(file);
     let is_gzip = std::io::BufRead::fill_buf(&mut file).map_err(Error::io("read", path))?.starts_with(&[0x1f, 0x8b]);
     let limit = NIFTI_2_HEADER_BYTES as u64;
-    let read = if is_gzip {
-        MultiGzDecoder::new(file).take(limit).read_to_end(&mut head)
-    } else {
-        file.take(limit).read_to_end(&mut head)
-    };
+    let read =
+        if is_gzip { Gunzip::new(file).take(limit).read_to_end(&mut head) } else { file.take(limit).read_to_end(&mut head) };
     // A damaged stream may still give the whole header; otherwise parsing reports what is missing.
     if let Err(error) = read
         && head.len() < NIFTI_1_HEADER_BYTES
     {
         return Err(Problem::from(error.to_string()).in_file(path, FORMAT));
     }
-    Ok(Header::parse(path, &head)?.geometry)
+    let header = Header::parse(path, &head)?;
+    let most = if is_gzip { file_bytes.saturating_mul(MAX_DEFLATE_RATIO) } else { file_bytes };
+    if header.voxel_offset + header.voxel_bytes > most {
+        return Err(header.truncated(path, most));
+    }
+    Ok(header.geometry)
 }
 
 /// Decodes the bytes of a file; `path` is for messages.
@@ -78,7 +84,7 @@ pub fn read_geometry(path: &Path) -> Result<Geometry> {
 /// As [`read_image`], except those of reading the file.
 pub fn decode_image(path: &Path, file: &[u8]) -> Result<NiftiImage> {
     let (header, voxels) = if file.starts_with(&[0x1f, 0x8b]) {
-        let mut stream = MultiGzDecoder::new(Cursor::new(file));
+        let mut stream = Gunzip::new(Cursor::new(file));
         let damaged = |error: std::io::Error| Problem::from(format!("damaged gzip data: {error}")).in_file(path, FORMAT);
         let mut head = Vec::new();
         (&mut stream).take(NIFTI_1_HEADER_BYTES as u64).read_to_end(&mut head).map_err(damaged)?;
@@ -115,7 +121,8 @@ pub fn decode_image(path: &Path, file: &[u8]) -> Result<NiftiImage> {
         (header, std::borrow::Cow::Borrowed(voxels))
     };
     let voxels = header.number_type.decode(&voxels, header.big_endian, header.slope, header.intercept);
-    Ok(NiftiImage { geometry: header.geometry, voxels })
+    let scaling = Some((header.slope, header.intercept)).filter(|scaling| *scaling != (1.0, 0.0));
+    Ok(NiftiImage { geometry: header.geometry, voxels, scaling })
 }
 
 /// Whether a file's first bytes are a NIfTI-2 header's, in either byte order.
@@ -261,11 +268,7 @@ impl RawHeader {
     }
 
     fn geometry(&self, shape: [usize; 3]) -> Result<Geometry, String> {
-        let spacing_mm = [self.pixdim[3], self.pixdim[2], self.pixdim[1]].map(f64::abs);
-        if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
-            return Err(format!("its voxel spacing {spacing_mm:?} is not positive"));
-        }
-        Ok(Geometry {
+        let geometry = Geometry {
             version: self.version,
             shape,
             rank: self.dim[0] as u8, // 3 to 7, as `volume_shape` made sure
@@ -276,7 +279,12 @@ impl RawHeader {
             translation: self.translation,
             sform_code: self.sform_code,
             affine: self.srow,
-        })
+        };
+        let spacing_mm = geometry.spacing_mm();
+        if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
+            return Err(format!("its voxel spacing {spacing_mm:?} is not positive"));
+        }
+        Ok(geometry)
     }
 }
 

@@ -3,8 +3,10 @@
 use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use crate::atomic::write_atomic;
 use crate::error::{Error, Result};
+use crate::gzip::Gunzip;
 use flate2::{Compression, GzBuilder};
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
 /// The header's description field.
@@ -52,6 +54,30 @@ pub fn write_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[
     let mut stream = GzBuilder::new().write(Vec::new(), Compression::default());
     let compressed = stream.write_all(&contents).and_then(|()| stream.finish());
     write_atomic(path, &compressed.map_err(Error::io("write", path))?)
+}
+
+/// Whether the file was written by [`write_nifti`], by its header's description; false for what cannot be read.
+pub fn is_ours(path: &Path) -> bool {
+    let head = || {
+        let mut head = Vec::new();
+        let file = BufReader::new(File::open(path).ok()?);
+        let mut file: Box<dyn Read> = match path.extension() {
+            Some(ending) if ending == "nii" => Box::new(file),
+            _ => Box::new(Gunzip::new(file)),
+        };
+        file.by_ref().take(NIFTI_2_HEADER_BYTES as u64).read_to_end(&mut head).ok()?;
+        Some(head)
+    };
+    // An 80-byte field, which differs in place between the versions.
+    let described = |head: &[u8], at: usize| {
+        let field = head.get(at..at + 80);
+        field.is_some_and(|field| field.starts_with(DESCRIPTION) && field[DESCRIPTION.len()..].iter().all(|&byte| byte == 0))
+    };
+    head().is_some_and(|head| match head.get(..4) {
+        Some([0x5c, 1, 0, 0]) => described(&head, 148),
+        Some([0x1c, 2, 0, 0]) => described(&head, 240),
+        _ => false,
+    })
 }
 
 /// The header and the four bytes that say that no extension follows, little-endian.
@@ -128,7 +154,27 @@ fn header_2(geometry: &Geometry, dim: [usize; 8], code: i16, element_bytes: usiz
 mod tests {
     use super::*;
     use flate2::read::GzDecoder;
-    use std::io::Read;
+
+    #[test]
+    fn our_files_are_known_from_others() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.nii", "a.nii.gz"] {
+            let path = dir.path().join(name);
+            let mut geometry = Geometry::aligned([1, 1, 2], [1.0; 3]);
+            for version in [NiftiVersion::One, NiftiVersion::Two] {
+                geometry.version = version;
+                write_nifti(&path, &geometry, &[1u8, 2]).unwrap();
+                assert!(is_ours(&path), "{name} {version:?}");
+            }
+        }
+        let mut other = std::fs::read(dir.path().join("a.nii")).unwrap();
+        other[240] = b'S';
+        std::fs::write(dir.path().join("b.nii"), other).unwrap();
+        std::fs::write(dir.path().join("c.nii"), "text").unwrap();
+        assert!(
+            !is_ours(&dir.path().join("b.nii")) && !is_ours(&dir.path().join("c.nii")) && !is_ours(&dir.path().join("d.nii"))
+        );
+    }
 
     #[test]
     fn fields_are_where_nifti_has_them() {

@@ -15,7 +15,7 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Problem, Result};
 
-pub use save::{save_pth, save_safetensors};
+pub use save::{is_ours, save_pth, save_safetensors};
 
 /// The formats' name in messages.
 const FORMAT: &str = "PyTorch or .safetensors";
@@ -23,8 +23,12 @@ const FORMAT: &str = "PyTorch or .safetensors";
 const SAVE_AGAIN: &str = "save it as torch.save(model.state_dict(), file)";
 /// Hint for unsupported number types.
 const SAVE_AS_FLOAT32: &str = "save its tensors as float32";
+/// Hint for weights that are no numbers.
+const NOT_FINITE: &str = "the training that wrote it diverged: use an earlier checkpoint of it";
+/// What training wraps a model in, and puts before its names: `DataParallel`, `torch.compile`, Lightning, a head on a backbone.
+const PREFIXES: [&str; 4] = ["module.", "_orig_mod.", "model.", "backbone."];
 
-/// Element types that a checkpoint may hold; all are read as float32.
+/// Element types that a checkpoint may hold; all but the last are read as float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ElementType {
     F64,
@@ -35,17 +39,34 @@ enum ElementType {
     I32,
     I16,
     I8,
+    U64,
+    U32,
+    U16,
     U8,
     Bool,
+    /// A type of this many bytes that is not read: complex, quantised, 8-bit floats.
+    Opaque(usize),
 }
 
 impl ElementType {
     fn size(self) -> usize {
         match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::BF16 | Self::I16 => 2,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
+            Self::Opaque(size) => size,
+        }
+    }
+
+    /// Refuses a type that is not read, before its bytes are.
+    fn check(self) -> Result<(), Problem> {
+        match self {
+            Self::Opaque(_) => Err(Problem::with_advice(
+                "its values are complex, quantised or 8-bit floats, which are not read",
+                SAVE_AS_FLOAT32,
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -63,10 +84,22 @@ impl ElementType {
             Self::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
             Self::I16 => each(bytes, |b| f32::from(i16::from_le_bytes(b))),
             Self::I8 => each(bytes, |b: [u8; 1]| f32::from(b[0] as i8)),
+            Self::U64 => each(bytes, |b| u64::from_le_bytes(b) as f32),
+            Self::U32 => each(bytes, |b| u32::from_le_bytes(b) as f32),
+            Self::U16 => each(bytes, |b| f32::from(u16::from_le_bytes(b))),
             Self::U8 => each(bytes, |b: [u8; 1]| f32::from(b[0])),
             Self::Bool => each(bytes, |b: [u8; 1]| f32::from(u8::from(b[0] != 0))),
+            Self::Opaque(_) => Vec::new(),
         }
     }
+}
+
+/// A name without what wrappers put before it.
+fn without_prefixes(mut name: &str) -> &str {
+    while let Some(rest) = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).filter(|rest| !rest.is_empty()) {
+        name = rest;
+    }
+    name
 }
 
 /// A file's tensors, which are read on request.
@@ -88,9 +121,11 @@ enum Source {
 
 /// Named tensors of a checkpoint. Opening reads names and shapes; a tensor's data is read on request.
 ///
-/// A prefix `module.` (of PyTorch's `DataParallel`) is removed from the names.
+/// What a wrapper of the model puts before its names (`module.`, `_orig_mod.`, `model.`, `backbone.`) is removed from them;
+/// [`StateDict::removed_prefix`] says so.
 pub struct StateDict {
     path: String,
+    removed_prefix: Option<String>,
     shapes: BTreeMap<String, Vec<usize>>,
     /// The file's names, if they differ.
     original: HashMap<String, String>,
@@ -105,7 +140,8 @@ impl std::fmt::Debug for StateDict {
 
 impl StateDict {
     /// Opens a PyTorch file (`torch.save` of a state dict; the zip layout or the older one) or a `.safetensors` file; the content
-    /// decides, not the name. A state dict may also be nested under the key `state_dict` or `model`.
+    /// decides, not the name. A state dict may also be nested under the key `state_dict`, `model_state_dict`, `model`, `model_state`, `net`
+    /// or `ema`, next to whatever else training saves.
     ///
     /// # Errors
     /// If the file cannot be read, has another format, or is truncated or damaged.
@@ -148,25 +184,32 @@ impl StateDict {
     /// A state dict of tensors in memory; `source` names them in messages.
     ///
     /// # Errors
-    /// If two names are the same without `module.`.
+    /// If two names are the same without what a wrapper puts before them.
     pub fn from_tensors(source: impl Into<String>, tensors: HashMap<String, Tensor>) -> Result<Self> {
         let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
         Self::new(source.into(), shapes, Source::Memory(tensors))
     }
 
     fn new(path: String, original_shapes: BTreeMap<String, Vec<usize>>, source: Source) -> Result<Self> {
-        let (mut shapes, mut original) = (BTreeMap::new(), HashMap::new());
+        let (mut shapes, mut original, mut removed_prefix) = (BTreeMap::new(), HashMap::new(), None);
         for (name, shape) in original_shapes {
-            let short = name.strip_prefix("module.").unwrap_or(&name).to_owned();
+            let short = without_prefixes(&name).to_owned();
             if shapes.insert(short.clone(), shape).is_some() {
-                let problem = Problem::with_advice(format!("{short} is there with and without `module.`"), SAVE_AGAIN);
+                let problem =
+                    Problem::with_advice(format!("{short} is there with and without a prefix such as `module.`"), SAVE_AGAIN);
                 return Err(problem.in_file(Path::new(&path), FORMAT));
             }
             if short != name {
+                removed_prefix.get_or_insert_with(|| name[..name.len() - short.len()].to_owned());
                 original.insert(short, name);
             }
         }
-        Ok(Self { path, shapes, original, source })
+        Ok(Self { path, removed_prefix, shapes, original, source })
+    }
+
+    /// What was removed from the beginning of names, if anything was.
+    pub fn removed_prefix(&self) -> Option<&str> {
+        self.removed_prefix.as_deref()
     }
 
     /// The file's path, or the name given to [`StateDict::from_tensors`].
@@ -207,13 +250,28 @@ impl StateDict {
         tensor.map_err(|source| Error::Tensor { path: self.file(), key: name.to_owned(), source })
     }
 
-    /// Reads a tensor as float32 and checks that it has the shape `expected`.
+    /// Reads a weight as float32 and checks that it has the shape `expected` and holds only numbers.
     ///
     /// # Errors
-    /// If it is missing, has another shape (the message names file, key and both shapes), or its data is damaged.
+    /// If it is missing, has another shape (the message names file, key and both shapes), is not finite, or its data is damaged.
     pub fn expect(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
         self.check(name, expected)?;
-        self.tensor(name, device)
+        self.finite(name, device)
+    }
+
+    /// As [`Self::tensor`], for a weight, which must be finite.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`]; if a value is NaN or infinite.
+    pub fn finite(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let tensor = self.tensor(name, &Device::Cpu)?;
+        let failed = |source| Error::Tensor { path: self.file(), key: name.to_owned(), source };
+        let values = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(failed)?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let what = format!("{name} holds {} (value {at} of {})", values[at], values.len());
+            return Err(Problem::with_advice(what, NOT_FINITE).in_file(Path::new(&self.path), FORMAT));
+        }
+        tensor.to_device(device).map_err(failed)
     }
 
     /// Checks that a tensor exists and has the shape `expected`, without reading its data.

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{ElementType, SAVE_AS_FLOAT32};
+use super::ElementType;
 use crate::error::Problem;
 
 /// A value of a pickle. Containers lie in the machine's arena, so that dropping a long chain of them does not recurse.
@@ -47,6 +47,8 @@ pub(super) struct TensorRef {
 /// Result of a pickle: its value, and the containers that values point to.
 pub(super) struct Pickle {
     pub(super) root: Value,
+    /// Every storage that it names, also those of no tensor that is read.
+    pub(super) storages: HashMap<Arc<str>, Rc<StorageRef>>,
     sequences: Vec<Vec<Value>>,
     dicts: Vec<Vec<(Value, Value)>>,
 }
@@ -68,7 +70,7 @@ impl Pickle {
     }
 }
 
-/// Longest accepted string: names of tensors and classes are far shorter.
+/// Longest string that is kept: names of tensors and classes are far shorter.
 const MAX_STRING_BYTES: usize = 1 << 16;
 /// Most axes of a tensor, as in PyTorch. A limit is needed because many tensors can share one tuple as their shape, and each copies it.
 const MAX_AXES: usize = 64;
@@ -78,10 +80,18 @@ const MAX_AXES: usize = 64;
 /// # Errors
 /// If the bytes end early, or hold anything that `torch.save` does not write for a state dict.
 pub(super) fn read(input: &mut impl Read) -> Result<Pickle, Problem> {
-    let mut machine = Machine { input, stack: vec![], marks: vec![], memo: HashMap::new(), sequences: vec![], dicts: vec![] };
+    let mut machine = Machine {
+        input,
+        stack: vec![],
+        marks: vec![],
+        memo: HashMap::new(),
+        sequences: vec![],
+        dicts: vec![],
+        storages: HashMap::new(),
+    };
     while machine.step()? {}
     let root = machine.pop()?;
-    Ok(Pickle { root, sequences: machine.sequences, dicts: machine.dicts })
+    Ok(Pickle { root, sequences: machine.sequences, dicts: machine.dicts, storages: machine.storages })
 }
 
 struct Machine<'a, R> {
@@ -91,6 +101,7 @@ struct Machine<'a, R> {
     memo: HashMap<u32, Value>,
     sequences: Vec<Vec<Value>>,
     dicts: Vec<Vec<(Value, Value)>>,
+    storages: HashMap<Arc<str>, Rc<StorageRef>>,
 }
 
 impl<R: Read> Machine<'_, R> {
@@ -102,11 +113,21 @@ impl<R: Read> Machine<'_, R> {
 
     fn string(&mut self, len: usize) -> Result<Value, Problem> {
         if len > MAX_STRING_BYTES {
-            return Err(format!("its pickle holds a string of {len} bytes").into());
+            self.skip(len as u64)?;
+            return Ok(Value::Other);
         }
         let mut bytes = vec![0; len];
         self.input.read_exact(&mut bytes).map_err(|e| format!("its pickle ends early ({e})"))?;
         Ok(Value::Str(String::from_utf8_lossy(&bytes).into()))
+    }
+
+    /// Passes over bytes that nothing needs.
+    fn skip(&mut self, len: u64) -> Result<(), Problem> {
+        let skipped = std::io::copy(&mut self.input.by_ref().take(len), &mut std::io::sink());
+        match skipped.map_err(|e| format!("its pickle ends early ({e})"))? {
+            found if found == len => Ok(()),
+            found => Err(format!("its pickle ends early (a text of {len} bytes has {found})").into()),
+        }
     }
 
     /// Text up to the end of the line.
@@ -229,6 +250,31 @@ impl<R: Read> Machine<'_, R> {
                 self.bytes::<8>()?;
                 Value::Other
             }
+            0x8b => {
+                // LONG4: beyond 64 bits, or written as if it were
+                let len = u32::from_le_bytes(self.bytes()?);
+                self.skip(len.into())?;
+                Value::Other
+            }
+            b'B' => {
+                let len = u32::from_le_bytes(self.bytes()?);
+                self.skip(len.into())?;
+                Value::Other
+            }
+            b'C' => {
+                let [len] = self.bytes()?;
+                self.skip(len.into())?;
+                Value::Other
+            }
+            0x8e | 0x96 => {
+                let len = u64::from_le_bytes(self.bytes()?);
+                self.skip(len)?;
+                Value::Other
+            }
+            0x8d => {
+                let len = u64::from_le_bytes(self.bytes()?);
+                self.string(usize::try_from(len).unwrap_or(usize::MAX))?
+            }
             b'X' => {
                 let len = u32::from_le_bytes(self.bytes()?) as usize;
                 self.string(len)?
@@ -269,9 +315,9 @@ impl<R: Read> Machine<'_, R> {
     /// Instructions that make tuples, lists and dicts, or add to them.
     fn container_step(&mut self, opcode: u8) -> Result<bool, Problem> {
         match opcode {
-            b')' | b']' => self.push_sequence(vec![]),
+            b')' | b']' | 0x8f => self.push_sequence(vec![]),
             b'}' => self.push_dict(vec![])?,
-            b't' | b'l' => {
+            b't' | b'l' | 0x91 => {
                 let items = self.pop_to_mark()?;
                 self.push_sequence(items);
             }
@@ -298,7 +344,7 @@ impl<R: Read> Machine<'_, R> {
                 let item = self.pop()?;
                 self.append(vec![item]);
             }
-            b'e' => {
+            b'e' | 0x90 => {
                 let items = self.pop_to_mark()?;
                 self.append(items);
             }
@@ -355,7 +401,7 @@ impl<R: Read> Machine<'_, R> {
     }
 
     /// A persistent id: ("storage", class, key, location, number of elements, ..).
-    fn storage(&self, id: &Value) -> Result<Value, Problem> {
+    fn storage(&mut self, id: &Value) -> Result<Value, Problem> {
         let [Value::Str(kind), Value::Global(_, class), Value::Str(key), _, Value::Int(len), ..] = self.items(id) else {
             return Err("its pickle has a storage that is not described as torch.save does".into());
         };
@@ -368,14 +414,20 @@ impl<R: Read> Machine<'_, R> {
             "IntStorage" => ElementType::I32,
             "ShortStorage" => ElementType::I16,
             "CharStorage" => ElementType::I8,
-            "ByteStorage" => ElementType::U8,
+            // Of this one a tensor says itself what its elements are; the length is in bytes.
+            "ByteStorage" | "UntypedStorage" => ElementType::U8,
             "BoolStorage" => ElementType::Bool,
-            other => return Err(Problem::with_advice(format!("it holds a {other}, which is not read"), SAVE_AS_FLOAT32)),
+            "ComplexDoubleStorage" => ElementType::Opaque(16),
+            "ComplexFloatStorage" => ElementType::Opaque(8),
+            "QInt32Storage" => ElementType::Opaque(4),
+            _ => ElementType::Opaque(1),
         };
-        match usize::try_from(*len) {
-            Ok(len) if &**kind == "storage" => Ok(Value::Storage(Rc::new(StorageRef { key: key.clone(), element, len }))),
-            _ => Err("its pickle has a storage that is not described as torch.save does".into()),
-        }
+        let Some(len) = usize::try_from(*len).ok().filter(|_| &**kind == "storage") else {
+            return Err("its pickle has a storage that is not described as torch.save does".into());
+        };
+        let storage = Rc::new(StorageRef { key: key.clone(), element, len });
+        self.storages.insert(storage.key.clone(), storage.clone());
+        Ok(Value::Storage(storage))
     }
 
     fn call(&mut self, callable: &Value, arguments: &Value) -> Result<(), Problem> {
@@ -389,6 +441,11 @@ impl<R: Read> Machine<'_, R> {
                 let tensor = self.tensor(arguments).ok_or("its pickle has a tensor that is not described as torch.save does")?;
                 self.stack.push(Value::Tensor(Rc::new(tensor)));
             }
+            ("torch._utils", "_rebuild_tensor_v3") => {
+                // Its elements have a type that no class of storages has.
+                let tensor = self.tensor_of_type(arguments);
+                self.stack.push(tensor.map_or(Value::Other, |tensor| Value::Tensor(Rc::new(tensor))));
+            }
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
                 let tensor = self.items(arguments).first().cloned().unwrap_or(Value::Other);
                 self.stack.push(tensor);
@@ -398,9 +455,28 @@ impl<R: Read> Machine<'_, R> {
         Ok(())
     }
 
+    /// As [`Self::tensor`], with the type of the elements among the arguments, which are in a storage of bytes.
+    fn tensor_of_type(&self, arguments: &Value) -> Option<TensorRef> {
+        let [Value::Storage(storage), _, _, _, _, _, Value::Global(_, name), ..] = self.items(arguments) else { return None };
+        let element = match &**name {
+            "uint16" => ElementType::U16,
+            "uint32" => ElementType::U32,
+            "uint64" => ElementType::U64,
+            "complex32" => ElementType::Opaque(4),
+            _ => ElementType::Opaque(1),
+        };
+        let storage = StorageRef { key: storage.key.clone(), element, len: storage.len / element.size() };
+        self.view(&Rc::new(storage), arguments)
+    }
+
     /// Arguments (storage, offset, size, stride, ..) as a view that lies within its storage.
     fn tensor(&self, arguments: &Value) -> Option<TensorRef> {
-        let [Value::Storage(storage), Value::Int(offset), size, stride, ..] = self.items(arguments) else { return None };
+        let [Value::Storage(storage), ..] = self.items(arguments) else { return None };
+        self.view(storage, arguments)
+    }
+
+    fn view(&self, storage: &Rc<StorageRef>, arguments: &Value) -> Option<TensorRef> {
+        let [_, Value::Int(offset), size, stride, ..] = self.items(arguments) else { return None };
         let numbers = |value: &Value| -> Option<Vec<usize>> {
             let Value::Sequence(index) = value else { return None };
             if self.sequences[*index].len() > MAX_AXES {
@@ -413,14 +489,14 @@ impl<R: Read> Machine<'_, R> {
         if shape.len() != strides.len() {
             return None;
         }
-        // The last element's offset and the count, without overflow. A view cannot have more elements than its storage.
+        // The last element's offset and the count, without overflow. An expanded view may have more elements than its storage.
         let mut last = offset;
         let mut count = 1usize;
         for (&n, &stride) in shape.iter().zip(&strides) {
             last = last.checked_add(n.saturating_sub(1).checked_mul(stride)?)?;
             count = count.checked_mul(n)?;
         }
-        let fits = count == 0 || (last < storage.len && count <= storage.len);
+        let fits = count == 0 || last < storage.len;
         fits.then(|| TensorRef { storage: storage.clone(), offset, shape, strides })
     }
 }

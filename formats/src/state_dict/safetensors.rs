@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Mutex, PoisonError};
 
-use super::{ElementType, Opened, SAVE_AS_FLOAT32, TensorFile};
+use super::{ElementType, Opened, TensorFile};
 use crate::error::Problem;
 
 /// Longest accepted header, as in the format's own library.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 struct SafetensorsFile<F> {
     file: Mutex<F>,
@@ -48,10 +48,11 @@ pub(super) fn open<F: Read + Seek + Send + 'static>(mut file: F, file_bytes: u64
             safetensors::Dtype::I8 => ElementType::I8,
             safetensors::Dtype::U8 => ElementType::U8,
             safetensors::Dtype::BOOL => ElementType::Bool,
-            other => {
-                let what = format!("{name} has the element type {other:?}, which is not read");
-                return Err(Problem::with_advice(what, SAVE_AS_FLOAT32));
-            }
+            safetensors::Dtype::U64 => ElementType::U64,
+            safetensors::Dtype::U32 => ElementType::U32,
+            safetensors::Dtype::U16 => ElementType::U16,
+            // It may be one that nobody needs.
+            _ => ElementType::Opaque(1),
         };
         let (start, end) = info.data_offsets;
         shapes.insert(name.clone(), info.shape.clone());
@@ -63,6 +64,7 @@ pub(super) fn open<F: Read + Seek + Send + 'static>(mut file: F, file_bytes: u64
 impl<F: Read + Seek + Send> TensorFile for SafetensorsFile<F> {
     fn read(&self, name: &str) -> Result<Vec<f32>, Problem> {
         let (element, start, bytes) = self.places.get(name).ok_or("is not in the file")?;
+        element.check()?;
         let mut buffer = vec![0u8; *bytes];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(*start))

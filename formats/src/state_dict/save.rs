@@ -1,13 +1,44 @@
 //! Writing checkpoints.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use zip::write::SimpleFileOptions;
 
+use super::safetensors::MAX_HEADER_BYTES;
 use crate::atomic::{write_atomic, write_atomic_with};
 use crate::error::{Error, Result};
+
+/// Name of the entry that says which program wrote a file.
+const MARK: &str = "written_by";
+/// Its content.
+const PROGRAM: &str = "sam-ladder";
+
+/// Whether a file was written by [`save_safetensors`] or [`save_pth`]; false for what cannot be read.
+pub fn is_ours(path: &Path) -> bool {
+    let Ok(mut file) = std::fs::File::open(path) else { return false };
+    let mut start = [0; 8];
+    if file.read_exact(&mut start).is_err() {
+        return false;
+    }
+    if start.starts_with(b"PK") {
+        let Ok(mut archive) = zip::ZipArchive::new(std::io::BufReader::new(file)) else { return false };
+        let ending = format!("/{MARK}");
+        let marked = |name: &std::borrow::Cow<'_, str>| name.ends_with(&ending);
+        let name = archive.file_names().filter_map(|name| name.ok().map(|name| name.into_owned().into())).find(marked);
+        let mut text = String::new();
+        let entry = name.and_then(|name| archive.by_name(&name).ok());
+        return entry.is_some_and(|entry| entry.take(64).read_to_string(&mut text).is_ok()) && text == PROGRAM;
+    }
+    let length = u64::from_le_bytes(start);
+    let mut header = Vec::new();
+    if length > MAX_HEADER_BYTES || file.take(length).read_to_end(&mut header).is_err() {
+        return false;
+    }
+    let header: std::result::Result<serde_json::Value, _> = serde_json::from_slice(&header);
+    header.is_ok_and(|header| header["__metadata__"][MARK] == PROGRAM)
+}
 
 /// Writes tensors as float32 in `.safetensors`, replacing an existing file.
 ///
@@ -22,7 +53,8 @@ pub fn save_safetensors(path: impl AsRef<Path>, tensors: &[(String, Tensor)]) ->
     });
     let format = |e: safetensors::SafeTensorError| Error::io("write", path)(std::io::Error::other(e));
     let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(format)?;
-    let bytes = safetensors::serialize(views, None).map_err(format)?;
+    let mark = std::collections::HashMap::from([(MARK.to_owned(), PROGRAM.to_owned())]);
+    let bytes = safetensors::serialize(views, Some(mark)).map_err(format)?;
     write_atomic(path, &bytes)
 }
 
@@ -52,6 +84,7 @@ pub fn save_pth(path: impl AsRef<Path>, tensors: &[(String, Tensor)]) -> Result<
             entry(format!("data/{i}"), data)?;
         }
         entry("version".to_owned(), b"3\n")?;
+        entry(MARK.to_owned(), PROGRAM.as_bytes())?;
         zip.finish()?.flush()
     })
 }

@@ -67,15 +67,26 @@ impl View {
     }
 }
 
-/// Named tensors of the pickle's dict, or of the dict under its key `state_dict` or `model`.
-fn tensors(pickle: &Pickle) -> Result<HashMap<String, View>, Problem> {
-    let is_tensor = |(_, value): &(Value, Value)| matches!(value, Value::Tensor(_));
-    let nested = || ["state_dict", "model"].iter().find_map(|key| pickle.get(&pickle.root, key));
+/// Keys under which people save a state dict next to other things, in the order in which they count.
+const NESTED_KEYS: [&str; 6] = ["state_dict", "model_state_dict", "model", "model_state", "net", "ema"];
+/// Elements that an expanded view may have for each byte of the file: memory stays a multiple of the file's size.
+const MAX_EXPANSION: u64 = 32;
+/// The same for the bytes of a compressed pickle: names, which repeat one another.
+const MAX_DEFLATED_PICKLE: u64 = 32;
+/// No deflate stream expands by more than this factor.
+const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// The dict of weights: the pickle's own, or the one under one of [`NESTED_KEYS`] if that has more tensors.
+fn weights(pickle: &Pickle) -> Result<&[(Value, Value)], Problem> {
+    let count = |entries: &[(Value, Value)]| entries.iter().filter(|(_, value)| matches!(value, Value::Tensor(_))).count();
     let top = pickle.dict(&pickle.root).ok_or(Problem::with_advice("it holds no dict of tensors", SAVE_AGAIN))?;
-    let entries = match nested().and_then(|value| pickle.dict(value)) {
-        Some(nested) if !top.iter().any(is_tensor) => nested,
-        _ => top,
-    };
+    let nested = NESTED_KEYS.iter().filter_map(|key| pickle.dict(pickle.get(&pickle.root, key)?));
+    Ok(nested.into_iter().find(|nested| count(nested) > 0 && count(nested) >= count(top)).unwrap_or(top))
+}
+
+/// Named tensors of a file of `file_bytes` bytes.
+fn tensors(pickle: &Pickle, file_bytes: u64) -> Result<HashMap<String, View>, Problem> {
+    let entries = weights(pickle)?;
     let named = entries.iter().filter_map(|(key, value)| match (key, value) {
         (Value::Str(key), Value::Tensor(tensor)) => Some((key.to_string(), View::new(tensor))),
         _ => None,
@@ -83,6 +94,13 @@ fn tensors(pickle: &Pickle) -> Result<HashMap<String, View>, Problem> {
     let named: HashMap<_, _> = named.collect();
     if named.is_empty() {
         return Err(Problem::with_advice("it holds no tensors", SAVE_AGAIN));
+    }
+    let beyond = |view: &View| {
+        let count = view.shape.iter().try_fold(1u64, |count, &n| count.checked_mul(n as u64));
+        count.is_none_or(|count| count > view.storage_len as u64 && count > file_bytes.saturating_mul(MAX_EXPANSION))
+    };
+    if let Some((name, view)) = named.iter().find(|(_, view)| beyond(view)) {
+        return Err(format!("{name}: its shape {:?} is larger than the file can hold", view.shape).into());
     }
     Ok(named)
 }
@@ -101,7 +119,10 @@ struct ZipFile {
 /// Opens the zip layout.
 pub(super) fn open_zip(file: File, file_bytes: u64) -> Result<Opened, Problem> {
     let damaged = |e: zip::result::ZipError| format!("it is not a whole PyTorch file ({e})");
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(damaged)?;
+    // Without this the library guesses where the directory begins, and is wrong if the first entry has as many bytes there (76) as the
+    // records that PyTorch writes behind it: if a file's name has 21 letters before its extension.
+    let config = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
+    let mut archive = ZipArchive::with_config(config, BufReader::new(file)).map_err(damaged)?;
     let names: Vec<String> = archive.file_names().filter_map(|name| name.ok().map(|name| name.into_owned())).collect();
     let pickle_name = names
         .iter()
@@ -115,20 +136,32 @@ pub(super) fn open_zip(file: File, file_bytes: u64) -> Result<Opened, Problem> {
         }
     }
     let pickle = {
-        // Read to the end, where its checksum is checked.
         let mut bytes = Vec::new();
         let entry = archive.by_name(pickle_name).map_err(damaged)?;
-        entry.take(file_bytes).read_to_end(&mut bytes).map_err(|e| damaged(e.into()))?;
+        let most = if entry.compression() == zip::CompressionMethod::Stored { 1 } else { MAX_DEFLATED_PICKLE };
+        let size = entry.size();
+        if size > entry.compressed_size().min(file_bytes).saturating_mul(most) {
+            return Err(format!("its {pickle_name} says that it has {size} bytes, more than the file can hold").into());
+        }
+        // Read to the end, where its checksum is checked; one byte more, to notice surplus bytes before they are parsed.
+        entry.take(size.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| damaged(e.into()))?;
+        if bytes.len() as u64 != size {
+            return Err(format!("its {pickle_name} has another size than the {size} bytes that the archive says").into());
+        }
         pickle::read(&mut bytes.as_slice())?
     };
-    let views = tensors(&pickle)?;
+    let views = tensors(&pickle, file_bytes)?;
     for (name, view) in &views {
         let entry_name = format!("{folder}data/{}", view.key);
         let Ok(entry) = archive.by_name(&entry_name) else {
             return Err(format!("{name}: its data ({entry_name}) is not in the file").into());
         };
         let expected = view.storage_len.checked_mul(view.element.size()).map(|bytes| bytes as u64);
-        if Some(entry.size()) != expected || entry.size() > file_bytes || entry.compression() != zip::CompressionMethod::Stored {
+        let most = match entry.compression() {
+            zip::CompressionMethod::Stored => file_bytes,
+            _ => entry.compressed_size().min(file_bytes).saturating_mul(MAX_DEFLATE_RATIO),
+        };
+        if Some(entry.size()) != expected || entry.size() > most {
             return Err(format!(
                 "{name}: its data has {} bytes, expected {} elements of {} bytes",
                 entry.size(),
@@ -144,12 +177,16 @@ pub(super) fn open_zip(file: File, file_bytes: u64) -> Result<Opened, Problem> {
 impl TensorFile for ZipFile {
     fn read(&self, name: &str) -> Result<Vec<f32>, Problem> {
         let view = self.views.get(name).ok_or("is not in the file")?;
+        view.element.check()?;
         let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
         let damaged = |e: &dyn std::fmt::Display| format!("its data is damaged ({e})");
-        let mut entry = archive.by_name(&format!("{}data/{}", self.folder, view.key)).map_err(|e| damaged(&e))?;
-        // Sizes were compared with the file's at opening; the checksum is checked when the last byte is read.
-        let mut bytes = Vec::with_capacity(view.storage_len * view.element.size());
-        entry.read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
+        let entry = archive.by_name(&format!("{}data/{}", self.folder, view.key)).map_err(|e| damaged(&e))?;
+        let expected = view.storage_len * view.element.size();
+        // Sizes were compared with the file's at opening. What is compressed takes memory as it comes. One byte more, to notice surplus bytes
+        // and to reach the end, where the checksum is checked.
+        let is_stored = entry.compression() == zip::CompressionMethod::Stored;
+        let mut bytes = Vec::with_capacity(if is_stored { expected + 1 } else { 0 });
+        entry.take(expected as u64 + 1).read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
         if bytes.len() != view.storage_len * view.element.size() {
             return Err(damaged(&"it ends early").into());
         }
@@ -192,16 +229,15 @@ pub(super) fn open_legacy(mut file: File, file_bytes: u64) -> Result<Opened, Pro
     }
     let object = pickle::read(&mut input)?;
     let keys = pickle::read(&mut input)?;
-    let views = tensors(&object)?;
-    let sizes: HashMap<&str, (usize, usize)> =
-        views.values().map(|view| (&*view.key, (view.storage_len, view.element.size()))).collect();
+    let views = tensors(&object, file_bytes)?;
     let mut at = input.count;
     let mut starts = HashMap::new();
     for key in keys.sequence(&keys.root).unwrap_or_default() {
         let Value::Str(key) = key else { return Err("its list of storages is damaged".into()) };
-        let Some(&(len, size)) = sizes.get(&**key) else {
+        let Some(storage) = object.storages.get(&**key) else {
             return Err(Problem::with_advice(format!("storage {key} belongs to no tensor"), SAVE_AGAIN));
         };
+        let (len, size) = (storage.len, storage.element.size());
         let mut stored = [0u8; 8];
         input.inner.seek(SeekFrom::Start(at)).and_then(|_| input.inner.read_exact(&mut stored)).map_err(io)?;
         let end = (len as u64).checked_mul(size as u64).and_then(|bytes| bytes.checked_add(at + 8));
@@ -220,6 +256,7 @@ pub(super) fn open_legacy(mut file: File, file_bytes: u64) -> Result<Opened, Pro
 impl TensorFile for LegacyFile {
     fn read(&self, name: &str) -> Result<Vec<f32>, Problem> {
         let view = self.views.get(name).ok_or("is not in the file")?;
+        view.element.check()?;
         let start = self.starts.get(&*view.key).ok_or("is not in the file")?;
         let mut bytes = vec![0u8; view.storage_len * view.element.size()];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

@@ -121,7 +121,7 @@ impl<'a> SizedState<'a> {
 
     /// One of the encoder's tensors, named without `image_encoder.`, on the CPU.
     fn tensor(&self, name: &str) -> Result<Tensor> {
-        let tensor = self.state.tensor(&format!("{PREFIX}{name}"), &Device::Cpu)?;
+        let tensor = self.state.finite(&format!("{PREFIX}{name}"), &Device::Cpu)?;
         let shape = &self.shapes[name];
         if tensor.dims() == shape {
             return Ok(tensor);
@@ -196,6 +196,35 @@ mod tests {
             assert_eq!(detect_arch(&state).unwrap(), arch);
             assert!(check(&state, arch).is_ok());
         }
+    }
+
+    /// Files that were trained further, at another image size, under SAM's names or below a wrapper's, as MedSAM and SAM-Med2D publish them.
+    #[test]
+    fn checkpoints_trained_further_are_taken() {
+        let arch = EncoderArch::VitB;
+        let zero = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap();
+        for (image_size, prefix) in [(1024, ""), (1024, "module."), (256, ""), (256, "module.")] {
+            let encoder =
+                VitConfig::new(arch, image_size).tensors().into_iter().map(|(name, shape)| (format!("{PREFIX}{name}"), shape));
+            let tensors = encoder.chain(sam_decoder_tensors());
+            let named = tensors.map(|(name, shape)| (format!("{prefix}{name}"), zero.broadcast_as(shape).unwrap())).collect();
+            let state = StateDict::from_tensors("medsam.pth", named).unwrap();
+            assert_eq!(detect_arch(&state).unwrap(), arch);
+            let sized = SizedState::new(&state, arch, 512).unwrap();
+            assert_eq!(sized.stored.grid(), image_size / 16);
+            for name in ["pos_embed", "blocks.2.attn.rel_pos_h", "blocks.0.attn.rel_pos_h"] {
+                assert_eq!(sized.tensor(name).unwrap().dims(), sized.shapes[name], "{name} at {image_size}");
+            }
+        }
+        // SAM-Med2D's adapters are layers that the encoder does not have.
+        let mut tensors = hollow(arch);
+        tensors.insert(
+            "image_encoder.blocks.0.Adapter.channel.0.weight".to_owned(),
+            Tensor::zeros((192, 768), candle_core::DType::F32, &Device::Cpu).unwrap(),
+        );
+        assert!(
+            message(tensors, arch).contains("the key image_encoder.blocks.0.Adapter.channel.0.weight is not one of SAM's vit_b")
+        );
     }
 
     #[test]

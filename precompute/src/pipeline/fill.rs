@@ -2,11 +2,12 @@
 
 use super::encode::Encode;
 use super::plan::Plan;
-use super::prepare::{CaseEnd, Group, Prepared, Work};
+use super::prepare::{CaseEnd, Group, Prepared, Work, read};
 use super::share::{GroupRange, Share, groups_of};
 use crate::error::{Error, Result};
-use crate::scans::ScanError;
-use sam_ladder_cache::{Opened, SliceTensors, StoreWriter};
+use crate::scans::{CaseEntry, ScanError};
+use rayon::prelude::*;
+use sam_ladder_cache::{CaseLayout, Opened, SliceTensors, StoreWriter, Survey, survey};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent, Unit};
@@ -19,6 +20,8 @@ use std::time::Instant;
 
 /// Groups of slices that may wait for the encoder.
 const READ_AHEAD: usize = 1;
+/// Passes over what is missing, if finished slices are found harmed at the end.
+const PASSES: usize = 3;
 /// Encoded groups that may wait to be written.
 const WRITE_BEHIND: usize = 1;
 
@@ -96,12 +99,13 @@ pub fn fill_part<E: Encode>(
     if options.batch_size == 0 {
         return Err(Problem::expected("a whole number of at least 1", 0).with("batch-size").into());
     }
-    let total = Split::ALL.into_iter().map(|split| plan.layout.num_slices(split)).sum();
+    let mut lazy = Lazy { load: Some(load), loaded: None };
+    let resumed = look_before(plan, store, &mut lazy)?;
     let mut summary = Summary {
         already_complete: true,
         complete: true,
         slices_written: 0,
-        slices_total: total,
+        slices_total: Split::ALL.into_iter().map(|split| plan.layout.num_slices(split)).sum(),
         images_encoded: 0,
         seconds: 0.0,
     };
@@ -110,32 +114,57 @@ pub fn fill_part<E: Encode>(
         Opened::Complete(_) => return Ok(summary),
     };
     let start = Instant::now();
-    let groups = groups_of(&plan.layout, options.batch_size, options.share);
+    // The store's rows may have another order than the plan's.
+    let groups = groups_of(writer.layout(), options.batch_size, options.share);
+    if resumed {
+        check_stored(options.observer, &writer, &groups);
+    }
     let progress = begin(options.observer, &writer, &groups);
-    let lazy = Lazy { load: Some(load), loaded: None };
-    let mut run = Run { plan, writer: &writer, lazy, options, groups: &groups, progress, bad: Vec::new() };
-    let done_before = num_done(&writer);
-    let outcome = run.all();
-    let bad = std::mem::take(&mut run.bad);
-    drop(run);
-    let done = num_done(&writer);
-    let interrupted = |source: Error| Error::Interrupted { source: Box::new(source), store: store.into(), done, total };
-    let Some(images_encoded) = outcome.map_err(interrupted)? else {
-        return Err(Error::Stopped { store: store.into(), done, total });
-    };
-    if !bad.is_empty() {
-        return Err(Error::BadScans { bad, total: plan.source.cases().len(), store: store.into() });
-    }
-    let others_work = options.share.is_part() && writer.missing()?.is_some();
-    if !others_work {
-        writer.finish().map_err(|e| interrupted(e.into()))?;
-    }
     summary.already_complete = false;
-    summary.complete = !others_work;
-    summary.slices_written = done - done_before;
-    summary.images_encoded = images_encoded;
+    Run { plan, writer: &writer, lazy, options, groups: &groups, progress, bad: Vec::new() }
+        .fill_and_finish(store, &mut summary)?;
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+/// Looks for what would stop the work, before anything is written: a checkpoint that is refused leaves no empty store, and no finished one
+/// incomplete; nor does a scan that cannot be read. Returns whether there is an unfinished store.
+fn look_before<E, F>(plan: &Plan, store: &Path, lazy: &mut Lazy<E, F>) -> Result<bool>
+where
+    F: FnOnce() -> Result<Loaded<E>>,
+{
+    match survey(store, &plan.layout)? {
+        Survey::New => lazy.get().map(|_| false),
+        Survey::Grows(new) => {
+            check_new_scans(plan, store, &new)?;
+            lazy.get().map(|_| false)
+        }
+        Survey::Complete => Ok(false),
+        Survey::Begun => Ok(true),
+    }
+}
+
+/// Reads the scans by which a finished store would grow, as they will be read again later, before anything of the store is touched.
+fn check_new_scans(plan: &Plan, store: &Path, new: &[CaseLayout]) -> Result<()> {
+    let is_new = |entry: &&CaseEntry| new.iter().any(|case| (case.split, &case.case) == (entry.split, &entry.case));
+    let bad = plan.source.cases().iter().filter(is_new);
+    let bad: Vec<(String, ScanError)> =
+        bad.filter_map(|entry| Some((entry.case.clone(), read(&plan.source, entry, &plan.layout).err()?))).collect();
+    if bad.is_empty() { Ok(()) } else { Err(Error::BadNewScans { bad, total: new.len(), store: store.into() }) }
+}
+
+/// Reads a worker's slices that an earlier run has stored; what is damaged is made again.
+fn check_stored(observer: &dyn Observer, writer: &StoreWriter, groups: &[GroupRange]) {
+    let slices = groups.iter().flat_map(|group| group.rows.clone().map(|row| (group.split, row)));
+    let stored: Vec<(Split, usize)> = slices.filter(|&(split, row)| writer.is_slice_done(split, row)).collect();
+    if stored.is_empty() {
+        return;
+    }
+    let progress = observer.begin(Phase::new("checking what is stored", Unit::Slices, stored.len() as u64));
+    stored.par_iter().for_each(|&(split, row)| {
+        writer.check_slice(split, row);
+        progress.advance(1);
+    });
 }
 
 /// An encoder that is loaded when it is first needed.
@@ -165,6 +194,35 @@ struct Run<'a, E, F> {
 }
 
 impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
+    /// Makes all that is missing and finishes the store, unless other workers have something left to do.
+    fn fill_and_finish(&mut self, store: &Path, summary: &mut Summary) -> Result<()> {
+        let (total, done_before) = (summary.slices_total, num_done(self.writer));
+        for pass in 1.. {
+            let outcome = self.all();
+            let bad = std::mem::take(&mut self.bad);
+            let done = num_done(self.writer);
+            let interrupted = |source: Error| Error::Interrupted { source: Box::new(source), store: store.into(), done, total };
+            let Some(images_encoded) = outcome.map_err(interrupted)? else {
+                return Err(Error::Stopped { store: store.into(), done, total });
+            };
+            if !bad.is_empty() {
+                return Err(Error::BadScans { bad, total: self.plan.source.cases().len(), store: store.into() });
+            }
+            summary.images_encoded += images_encoded;
+            summary.slices_written = done.saturating_sub(done_before);
+            summary.complete = !self.options.share.is_part() || self.writer.missing()?.is_none();
+            if !summary.complete {
+                break;
+            }
+            match self.writer.finish() {
+                // What was harmed since it was written is written again.
+                Err(sam_ladder_cache::Error::Incomplete { .. }) if pass < PASSES => {}
+                finished => return finished.map(drop).map_err(|e| interrupted(e.into())),
+            }
+        }
+        Ok(())
+    }
+
     /// Encodes and writes all that is missing; the number of images encoded, or `None` when it was stopped before.
     fn all(&mut self) -> Result<Option<usize>> {
         if !self.writer.has_decoder()? {
@@ -207,6 +265,10 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
                     Encoded::Group(group, embeddings)
                 }
                 Prepared::CaseEnd(end) => Encoded::CaseEnd(end),
+                Prepared::Note(note) => {
+                    self.options.observer.message(&note);
+                    continue;
+                }
                 Prepared::Bad { case, error } => {
                     self.options.observer.message(&format!("warning: case {case} is left out: {error}"));
                     self.bad.push((case, error));
@@ -264,7 +326,7 @@ fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: &Receiver<E
                 write_group(writer, &group, &embeddings)?;
                 progress.describe(&format!("{} slices", num_done(writer)));
             }
-            Encoded::CaseEnd(CaseEnd { split, case, rows, mask }) => writer.write_case(split, &case, &rows, mask.as_ref())?,
+            Encoded::CaseEnd(CaseEnd { split, scan, rows, mask }) => writer.write_case(split, &scan, &rows, mask.as_ref())?,
         }
     }
     Ok(())

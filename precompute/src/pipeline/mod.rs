@@ -58,7 +58,11 @@ pub struct PrecomputeArgs {
 /// # Errors
 /// When the file cannot be read or holds no SAM encoder.
 pub fn identify_weights(checkpoint: &Path, observer: &dyn Observer) -> Result<(EncoderArch, EncoderWeights)> {
-    let arch = detect_arch(&StateDict::open(checkpoint)?)?;
+    let state = StateDict::open(checkpoint)?;
+    let arch = detect_arch(&state)?;
+    if let Some(prefix) = state.removed_prefix() {
+        observer.message(&format!("{}: {prefix} is removed from the names of its tensors", checkpoint.display()));
+    }
     Ok((arch, EncoderWeights::Checkpoint { sha256: sha256_of_file(checkpoint, observer)? }))
 }
 

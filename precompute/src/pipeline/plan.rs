@@ -18,10 +18,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Opens the folder of scans, hashes every file and lays the store out.
+    /// Opens the folder of scans, checks the labels, hashes every file and lays the store out. The observer gets what the user should know of
+    /// the scans.
     ///
     /// # Errors
-    /// When the settings do not go together, or a scan's file cannot be read.
+    /// When the settings do not go together, a scan's file cannot be read, or the labels cannot be used.
     pub fn new(scans: &Path, config: &PrecomputeConfig, observer: &dyn Observer) -> Result<Self> {
         config.validate()?;
         let source = if config.unlabelled {
@@ -38,7 +39,15 @@ impl Plan {
     /// As [`Self::new`].
     pub fn of(source: ScanSource, config: &PrecomputeConfig, observer: &dyn Observer) -> Result<Self> {
         config.validate()?;
-        let attributes = StoreAttributes::new(config.clone(), source.sources(observer)?);
+        for note in source.notes(&config.class_names) {
+            observer.message(&note);
+        }
+        source.check_labels(observer)?;
+        let sources = source.sources(observer)?;
+        for note in source.repeated(&sources) {
+            observer.message(&note);
+        }
+        let attributes = StoreAttributes::new(config.clone(), sources);
         let cases = source
             .cases()
             .iter()

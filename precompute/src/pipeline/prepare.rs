@@ -4,9 +4,9 @@ use super::share::GroupRange;
 use crate::preprocess::DataSlice;
 use crate::scans::{CaseEntry, Scan, ScanError, ScanSource};
 use rayon::prelude::*;
-use sam_ladder_cache::{ReferenceMask, StoreWriter, Wanted};
+use sam_ladder_cache::{ReferenceMask, StoreLayout, StoreWriter, Wanted};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use std::borrow::Cow;
 use std::sync::mpsc::SyncSender;
 
@@ -16,6 +16,8 @@ pub(super) enum Prepared {
     Group(Group),
     /// All slices of a case were handed over before this.
     CaseEnd(CaseEnd),
+    /// What the user should know of a case.
+    Note(String),
     /// A case that cannot be read, and why.
     Bad { case: String, error: ScanError },
 }
@@ -46,7 +48,7 @@ impl Group {
 /// What the store records of a case in addition to its tensors.
 pub(super) struct CaseEnd {
     pub(super) split: Split,
-    pub(super) case: String,
+    pub(super) scan: ScanRow,
     pub(super) rows: Vec<SliceRow>,
     /// For test cases.
     pub(super) mask: Option<ReferenceMask>,
@@ -75,7 +77,7 @@ impl Work<'_> {
             if missing.groups.is_empty() && !missing.record {
                 continue;
             }
-            let alive = match read(self.source, entry) {
+            let alive = match read(self.source, entry, self.writer.layout()) {
                 Ok(scan) => self.send_case(scan, &missing, out)?,
                 Err(error) => out.send(Prepared::Bad { case: entry.case.clone(), error }).is_ok(),
             };
@@ -96,9 +98,14 @@ impl Work<'_> {
     }
 
     /// Sends what is missing of a case; whether the receiver still listens.
-    fn send_case(&self, scan: Scan, missing: &Missing, out: &SyncSender<Prepared>) -> Result<bool, sam_ladder_cache::Error> {
+    fn send_case(&self, mut scan: Scan, missing: &Missing, out: &SyncSender<Prepared>) -> Result<bool, sam_ladder_cache::Error> {
         let config = &self.writer.layout().attributes().config;
         let first_row = self.writer.layout().case_rows(scan.split, &scan.case)?.start;
+        for note in std::mem::take(&mut scan.notes) {
+            if out.send(Prepared::Note(note)).is_err() {
+                return Ok(false);
+            }
+        }
         for group in &missing.groups {
             let rows: Vec<(usize, Wanted)> = group.rows.clone().map(|row| (row, self.writer.wanted(scan.split, row))).collect();
             let (images, labels) = self.make_variants(&scan, first_row, &rows);
@@ -110,9 +117,9 @@ impl Work<'_> {
             return Ok(true);
         }
         let rows = slice_rows(&scan, first_row, config.class_names.len());
-        let Scan { case, split, shape, label, .. } = scan;
+        let Scan { split, shape, label, row: scan, .. } = scan;
         let mask = (split == Split::Test).then_some(ReferenceMask { labels: label, shape });
-        Ok(out.send(Prepared::CaseEnd(CaseEnd { split, case, rows, mask })).is_ok())
+        Ok(out.send(Prepared::CaseEnd(CaseEnd { split, scan, rows, mask })).is_ok())
     }
 
     /// The wanted variants of some slices: images `[variant, c, s, s]`, labels `[variant, s/4, s/4]`.
@@ -147,9 +154,10 @@ impl Work<'_> {
     }
 }
 
-fn read(source: &ScanSource, entry: &CaseEntry) -> Result<Scan, ScanError> {
+/// Reads a case: the very bytes of which the layout has the hashes.
+pub(super) fn read(source: &ScanSource, entry: &CaseEntry, layout: &StoreLayout) -> Result<Scan, ScanError> {
     let _span = tracing::trace_span!("read scan", case = entry.case).entered();
-    let scan = source.read(entry)?;
+    let scan = source.read_checked(entry, &layout.attributes().sources)?;
     if scan.shape[0] != entry.num_slices {
         let path = entry.files.first().cloned().unwrap_or_default();
         return Err(ScanError::Changed { path, found: scan.shape[0], expected: entry.num_slices });

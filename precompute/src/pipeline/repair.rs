@@ -4,8 +4,9 @@ use super::encode::Encode;
 use super::fill::{FillOptions, Loaded, Summary, fill_part};
 use super::plan::Plan;
 use crate::error::{Error, Result};
-use sam_ladder_cache::{VerifyReport, begin_repair};
+use sam_ladder_cache::{CaseLayout, VerifyReport, begin_repair};
 use sam_ladder_schemas::differences::differences;
+use sam_ladder_schemas::store::StoreAttributes;
 use std::path::Path;
 
 /// Recomputes what a report says is damaged, and nothing else. `plan` is called when something has to be made from the scans,
@@ -38,7 +39,12 @@ pub fn repair<E: Encode>(
 /// The scans must be those that the store was made of.
 fn check_sources(store: &Path, report: &VerifyReport, plan: &Plan) -> Result<()> {
     let (found, wanted) = (&report.attributes, plan.layout().attributes());
-    let identity = |a: &sam_ladder_schemas::store::StoreAttributes| serde_json::json!({ "config": a.config, "sources": a.sources, "cases": a.cases });
+    let identity = |a: &StoreAttributes| {
+        // The rows of a store that grew have another order than those of a new one.
+        let mut cases: Vec<&CaseLayout> = a.cases.iter().collect();
+        cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
+        serde_json::json!({ "config": a.config, "sources": a.sources, "cases": cases })
+    };
     let differing = differences(&identity(found), "store", &identity(wanted), "scans");
     if differing.is_empty() {
         return Ok(());

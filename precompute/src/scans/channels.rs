@@ -1,41 +1,83 @@
-//! The channels of one image, one file each, scaled to [0, 1] and interleaved slice by slice.
+//! The channels of one image, one file each, scaled to [0, 1], turned and interleaved slice by slice.
 
 use super::error::ScanError;
-use super::intensity;
-use super::raw_synapse::same_shape;
-use super::source_file;
+use super::grid::{Grid, same_grid};
+use super::intensity::{self, ChannelValues};
+use super::{ReadFile, Scan, read_file, source_file};
 use sam_ladder_formats::nifti::decode_image;
+use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
+use sam_ladder_schemas::tables::ScanRow;
 use std::path::{Path, PathBuf};
 
 /// An image of one or more channels.
 pub(super) struct Image {
-    /// Depth, height, width.
-    pub(super) shape: [usize; 3],
-    /// Distance between voxel centres along depth, height and width.
-    pub(super) spacing_mm: [f64; 3],
-    /// `[d, c, h, w]`, in [0, 1].
-    pub(super) values: Vec<f32>,
+    /// Where it lies, and how it was turned.
+    pub(super) grid: Grid,
+    /// `[d, c, h, w]`, turned, in [0, 1].
+    values: Vec<f32>,
+    /// What each channel's values were like.
+    channels: Vec<ChannelValues>,
+    /// What the user should know of them.
+    notes: Vec<String>,
     /// The file of the first channel.
-    pub(super) source: SourceFile,
+    source: SourceFile,
+    /// The files that were read.
+    pub(super) files: Vec<ReadFile>,
 }
 
 /// Reads the files, one per channel of `preprocessing`, in its order.
-pub(super) fn read(root: &Path, paths: &[PathBuf], preprocessing: &Preprocessing) -> Result<Image, ScanError> {
-    let mut planes = Vec::with_capacity(paths.len());
-    let mut first = None;
+pub(super) fn read(
+    root: &Path,
+    paths: &[PathBuf],
+    preprocessing: &Preprocessing,
+    wanted: Option<Orientation>,
+) -> Result<Image, ScanError> {
+    let (mut planes, mut channels, mut notes) = (Vec::with_capacity(paths.len()), Vec::new(), Vec::new());
+    let mut files = Vec::new();
+    let mut first: Option<(Grid, SourceFile)> = None;
     for (path, channel) in paths.iter().zip(&preprocessing.channels) {
-        let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
+        let bytes = read_file(path, &mut files)?;
         let mut image = decode_image(path, &bytes)?;
-        let (shape, _, _) =
-            first.get_or_insert_with(|| (image.geometry.shape, image.geometry.spacing_mm(), source_file(root, path, &bytes)));
-        same_shape(path, image.geometry.shape, &paths[0], *shape)?;
-        intensity::apply(path, &mut image.voxels, *shape, channel.intensity, preprocessing)?;
-        planes.push(image.voxels);
+        let geometry = image.geometry.clone();
+        let (grid, _) = first.get_or_insert_with(|| (Grid::new(geometry, wanted), source_file(root, &files)));
+        drop(bytes);
+        same_grid(path, &image.geometry, &paths[0], &grid.geometry)?;
+        let shape = grid.geometry.shape;
+        let values = intensity::apply(path, &mut image.voxels, shape, channel.intensity, preprocessing)?;
+        notes.extend(values.strange_for(channel).map(|strange| format!("warning: {}: {strange}", path.display())));
+        channels.push(values);
+        planes.push(grid.turn.voxels(image.voxels, shape));
     }
-    let Some((shape, spacing_mm, source)) = first else { return Err(ScanError::NoScans { path: root.into() }) };
-    Ok(Image { shape, spacing_mm, values: slice_by_slice(planes, shape[1] * shape[2]), source })
+    let Some((grid, source)) = first else { return Err(ScanError::NoScans { path: root.into() }) };
+    let [_, height, width] = grid.shape();
+    Ok(Image { values: slice_by_slice(planes, height * width), grid, channels, notes, source, files })
+}
+
+impl Image {
+    /// The image with its labels `[d, h, w]`, turned as the grid says.
+    pub(super) fn into_scan(self, case: &str, split: Split, label: impl FnOnce(&Grid) -> Vec<u8>) -> Scan {
+        let (shape, label) = (self.grid.shape(), label(&self.grid));
+        let row = ScanRow {
+            percentiles: self.channels.iter().flat_map(|values| values.percentiles).collect(),
+            in_window: self.channels.iter().map(|values| values.in_window).collect(),
+            ..self.grid.row(case)
+        };
+        Scan {
+            case: case.into(),
+            split,
+            shape,
+            spacing_mm: Some(self.grid.spacing_mm()),
+            image: self.values,
+            label,
+            slice_sources: vec![self.source; shape[0]],
+            row,
+            notes: self.notes,
+            files: self.files,
+        }
+    }
 }
 
 /// Channels `[d, h, w]` each → `[d, c, h, w]`.

@@ -9,6 +9,8 @@ use std::path::Path;
 
 /// Name of the file.
 pub(super) const DATASET_JSON: &str = "dataset.json";
+/// What nnU-Net calls label 0.
+const BACKGROUND: &str = "background";
 /// What nnU-Net calls voxels that no loss may look at.
 const IGNORE: &str = "ignore";
 
@@ -21,6 +23,8 @@ pub(super) struct Dataset {
     pub(super) class_names: Vec<String>,
     /// What the names of scans end with: `.nii.gz` or `.nii`.
     pub(super) file_ending: String,
+    /// Number of training cases, if it says one.
+    pub(super) num_training: Option<u64>,
 }
 
 /// The keys that are read; others are ignored.
@@ -30,6 +34,8 @@ struct Keys {
     modality: Option<BTreeMap<String, String>>,
     labels: BTreeMap<String, LabelValue>,
     file_ending: Option<String>,
+    #[serde(rename = "numTraining", default)]
+    num_training: Option<serde_json::Value>,
 }
 
 /// The right-hand side of an entry of `labels`.
@@ -58,6 +64,8 @@ impl Dataset {
     }
 
     fn of_json(bytes: &[u8]) -> Result<Self, DatasetProblem> {
+        // Some editors begin a file with a byte-order mark, which JSON does not know.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let keys: Keys = serde_json::from_slice(bytes).map_err(DatasetProblem::Json)?;
         let channels = keys.channel_names.or(keys.modality).ok_or(DatasetProblem::NoChannelNames)?;
         let file_ending = keys.file_ending.unwrap_or_else(|| ".nii.gz".into());
@@ -65,7 +73,8 @@ impl Dataset {
             return Err(DatasetProblem::FileEnding(file_ending));
         }
         let channels = in_a_row("channel", by_number(channels)?)?;
-        Ok(Dataset { channels, class_names: class_names(keys.labels)?, file_ending })
+        let num_training = keys.num_training.and_then(|number| number.as_u64());
+        Ok(Dataset { channels, class_names: class_names(keys.labels)?, file_ending, num_training })
     }
 
     /// Number and name of each channel, for messages.
@@ -99,7 +108,14 @@ fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<Vec<String>, Data
     if names.len() < 2 || names.len() > MAX_CLASSES + 1 {
         return Err(DatasetProblem::Classes(names.len().saturating_sub(1)));
     }
-    names.remove(0);
+    let is_background = |name: &String| name.trim().eq_ignore_ascii_case(BACKGROUND);
+    if let Some(number) = names.iter().position(is_background).filter(|number| *number != 0) {
+        return Err(DatasetProblem::Background { number, first: names.swap_remove(0) });
+    }
+    let first = names.remove(0);
+    if !is_background(&first) {
+        return Err(DatasetProblem::NoBackground(first));
+    }
     Ok(names)
 }
 
@@ -150,16 +166,18 @@ mod tests {
             channels: vec!["T2".into(), "ADC".into()],
             class_names: vec!["PZ".into(), "TZ".into()],
             file_ending: ".nii.gz".into(),
+            num_training: Some(32),
         };
         assert_eq!(parse(new).as_ref(), Ok(&expected));
-        assert_eq!(parse(old).as_ref(), Ok(&expected));
+        assert_eq!(parse(&format!("\u{feff}{new}")).as_ref(), Ok(&expected), "a byte-order mark");
+        assert_eq!(parse(old).as_ref(), Ok(&Dataset { num_training: None, ..expected.clone() }));
         assert_eq!(expected.list_channels(), "0 T2, 1 ADC");
     }
 
     #[test]
     fn ten_labels_are_in_the_order_of_their_numbers() {
-        let entries: Vec<String> = (0..12).map(|i| format!(r#""{i}": "organ {i}""#)).collect();
-        let names = labels(&format!("{{{}}}", entries.join(","))).unwrap().class_names;
+        let entries: Vec<String> = (1..12).map(|i| format!(r#""{i}": "organ {i}""#)).collect();
+        let names = labels(&format!(r#"{{"0": "Background", {}}}"#, entries.join(","))).unwrap().class_names;
         assert_eq!((names.len(), names[0].as_str(), names[9].as_str()), (11, "organ 1", "organ 10"));
     }
 
@@ -176,14 +194,16 @@ mod tests {
             (r#"{"background": 0, "liver": -1}"#, "\"liver\" is neither"),
             (r#"{"background": 0}"#, "0 labels in addition to the background"),
             ("{}", "0 labels in addition to the background"),
+            (r#"{"liver": 0, "spleen": 1}"#, "its label 0 is \"liver\", expected the background"),
+            (r#"{"liver": 0, "spleen": 1, "background": 2}"#, "its background is label 2, and label 0 is \"liver\""),
         ] {
             let message = labels(json).unwrap_err();
             assert!(message.contains(part), "{json}: {message}");
         }
         let many: Vec<String> = (0..256).map(|i| format!(r#""c{i}": {i}"#)).collect();
         assert!(labels(&format!("{{{}}}", many.join(","))).unwrap_err().contains("255 labels"));
-        let most: Vec<String> = (0..255).map(|i| format!(r#""c{i}": {i}"#)).collect();
-        assert_eq!(labels(&format!("{{{}}}", most.join(","))).unwrap().class_names.len(), 254);
+        let most: Vec<String> = (1..255).map(|i| format!(r#""c{i}": {i}"#)).collect();
+        assert_eq!(labels(&format!(r#"{{"background": 0, {}}}"#, most.join(","))).unwrap().class_names.len(), 254);
     }
 
     #[test]

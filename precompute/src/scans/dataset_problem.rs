@@ -45,6 +45,17 @@ pub enum DatasetProblem {
         /// Its name.
         name: String,
     },
+    /// The background has another number.
+    #[error("its background is label {number}, and label 0 is {first:?}")]
+    Background {
+        /// The background's label.
+        number: usize,
+        /// What label 0 is.
+        first: String,
+    },
+    /// Label 0 is a class.
+    #[error("its label 0 is {0:?}, expected the background")]
+    NoBackground(String),
     /// Two names of one number.
     #[error("its {what}s {first:?} and {second:?} are both {number}")]
     Repeated {
@@ -101,6 +112,9 @@ impl DatasetProblem {
             ChannelNumber { .. } => "number the channels from 0: {\"0\": \"CT\"}".into(),
             LabelNumber { .. } | Region(_) | LabelValue(_) | Repeated { .. } => "give each a different whole number".into(),
             Ignore { .. } => "assign these voxels to a class or to the background, and remove the label".into(),
+            Background { .. } | NoBackground(_) => {
+                "give \"background\" the label 0 in dataset.json and in the label files".into()
+            }
             Gap { what, .. } => format!("number the {what}s from 0 without a gap, as nnU-Net does"),
             Classes(_) => format!("name 1 to {MAX_CLASSES} classes, and \"background\": 0"),
             TooManyChannels { known, .. } => format!("choose some of {known} with --channels 0,1,2"),

@@ -119,6 +119,34 @@ pub enum ScanError {
         /// The shape of that file.
         expected: Vec<usize>,
     },
+    /// Image and label, or two channels, that do not lie in the same place.
+    #[error("{path}: lies on another grid than {other}: their corners are up to {distance_mm:.3} mm apart")]
+    Grid {
+        /// The file.
+        path: PathBuf,
+        /// The file that it must agree with.
+        other: PathBuf,
+        /// Largest distance between the same corner of both.
+        distance_mm: f64,
+    },
+    /// A volume of the published layout whose first axis is not the depth.
+    #[error("{path}: shape {found:?} has slices of {}x{}, but {reason}", found[1], found[2])]
+    SliceAxis {
+        /// The file.
+        path: PathBuf,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What says that its slices lie along another axis.
+        reason: String,
+    },
+    /// Nothing to learn.
+    #[error("{path}: the labels of all {scans} training scans are background everywhere")]
+    NoForeground {
+        /// The folder of scans.
+        path: PathBuf,
+        /// Training scans.
+        scans: usize,
+    },
     /// A file that changed while the program ran.
     #[error("{path}: has {found} slices, its header had {expected} when the program started")]
     Changed {
@@ -128,6 +156,16 @@ pub enum ScanError {
         found: usize,
         /// Slices before.
         expected: usize,
+    },
+    /// A file whose content changed while the program ran.
+    #[error("{path}: has changed since the program started: its SHA-256 is {found}, it was {expected}")]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+        /// SHA-256 of the bytes that were read.
+        found: String,
+        /// SHA-256 when the program started.
+        expected: String,
     },
     /// An image value that is not a number.
     #[error("{path}: NaN in slice {slice}, row {row}, column {column}")]
@@ -152,7 +190,7 @@ pub enum ScanError {
         high: f32,
     },
     /// A label outside the map, or not a whole number.
-    #[error("{path}: label {value} in slice {slice}, expected whole numbers from 0 to {largest}")]
+    #[error("{path}: label {value} in slice {slice}, expected whole numbers from 0 to {largest}{}", scaled(*scaling))]
     Label {
         /// The file.
         path: PathBuf,
@@ -162,7 +200,16 @@ pub enum ScanError {
         slice: usize,
         /// Largest label that is allowed.
         largest: usize,
+        /// Slope and intercept by which the header scales the stored values, if it does.
+        scaling: Option<(f64, f64)>,
     },
+}
+
+/// The header's scaling in words; nothing without one.
+fn scaled(scaling: Option<(f64, f64)>) -> String {
+    scaling.map_or_else(String::new, |(slope, intercept)| {
+        format!("; its header scales the stored values by scl_slope {slope} and scl_inter {intercept}")
+    })
 }
 
 impl ScanError {
@@ -187,8 +234,17 @@ impl ScanError {
             Duplicate { .. } => "keep only one of the two".into(),
             MissingSlice { .. } => "preprocess that case again".into(),
             Shape { .. } => "check that both come from the same scan".into(),
-            Changed { .. } => "run the same command again when nothing writes to it".into(),
+            Grid { .. } => "resample it to that file's grid; if only its header is wrong, copy that file's affine".into(),
+            SliceAxis { .. } => "store its arrays as [depth, height, width]: np.transpose(array, (2, 0, 1))".into(),
+            NoForeground { .. } => {
+                "check that the label files are those of the scans, and that they were saved with their values".into()
+            }
+            Changed { .. } | Replaced { .. } => "run the same command again when nothing writes to it".into(),
             NotANumber { .. } | Infinite { .. } => "repair the scan, or remove it from the folder".into(),
+            Label { scaling: Some(_), .. } => {
+                "save the labels as whole numbers without scaling (scl_slope 1), or correct the classes in nnU-Net's dataset.json"
+                    .into()
+            }
             Label { .. } => "correct the labels, or the classes in nnU-Net's dataset.json".into(),
         })
     }

@@ -1,46 +1,113 @@
 //! From a scan's stored values to [0, 1].
 
 use super::error::ScanError;
-use sam_ladder_schemas::precompute::{Intensity, Preprocessing};
+use sam_ladder_schemas::precompute::{Channel, Intensity, Preprocessing};
+use sam_ladder_schemas::tables::PERCENTILES;
 use std::path::Path;
 
-/// Brings a channel `[d, h, w]` to [0, 1] in the way that its intensity says.
+/// What a scan's values must spread over at least, as part of the window's width: (HU + 1024) / 4095 spreads over a four-hundredth of the
+/// published one.
+const SMALLEST_SPREAD: f64 = 0.02;
+/// Where the values of a preprocessed image may lie: resampling by splines leaves [0, 1], in real sets to -0.15 and 1.19.
+const UNIT_RANGE: [f32; 2] = [-0.5, 1.5];
+
+/// What a channel's values are like, before they become [0, 1].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct ChannelValues {
+    /// The least and the largest.
+    pub(super) range: [f32; 2],
+    /// [`PERCENTILES`] of them; an infinite value counts as the largest number there is.
+    pub(super) percentiles: [f64; 5],
+    /// The values that become 0 and 1.
+    pub(super) window: [f32; 2],
+    /// Share of the voxels that the window does not clip.
+    pub(super) in_window: f64,
+}
+
+impl ChannelValues {
+    /// Of `values`, at least one and none of them NaN.
+    pub(super) fn of(values: &[f32], window: [f32; 2]) -> Self {
+        let range = values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[least, most], &v| [least.min(v), most.max(v)]);
+        let within = values.iter().filter(|value| (window[0]..=window[1]).contains(*value)).count();
+        let finite = |value: f32| f64::from(value.clamp(f32::MIN, f32::MAX));
+        ChannelValues {
+            range,
+            percentiles: percentiles(values, PERCENTILES).map(finite),
+            window,
+            in_window: within as f64 / values.len() as f64,
+        }
+    }
+
+    /// What is strange about the values of a channel, in words, if anything is. Only a window promises something: scans that are scaled between
+    /// their own percentiles may have any values.
+    pub(super) fn strange_for(&self, channel: &Channel) -> Option<String> {
+        if channel.intensity != Intensity::Window {
+            return None;
+        }
+        let ([least, most], [low, high]) = (self.range, self.window);
+        let spread = self.percentiles[4] - self.percentiles[0];
+        let is_ct = channel.name.eq_ignore_ascii_case("CT");
+        let why = if self.in_window == 0.0 || most <= low || least >= high {
+            "no voxel lies within the window"
+        } else if is_ct && low < 0.0 && least >= 0.0 {
+            "no value is below 0, but in Hounsfield units air is -1000 and fat about -100"
+        } else if spread < SMALLEST_SPREAD * f64::from(high - low) {
+            "its values hardly differ"
+        } else {
+            return None;
+        };
+        let expected = if is_ct { "a CT in Hounsfield units" } else { "values in the window's unit" };
+        Some(format!("expected {expected}, but {why}: {}", self.described()))
+    }
+
+    /// What is strange about an image that should be in [0, 1] already.
+    pub(super) fn strange_in_unit_range(&self) -> Option<String> {
+        let [least, most] = self.range;
+        let [low, high] = UNIT_RANGE;
+        let inside = least >= low && most <= high && most > 0.0 && least < 1.0;
+        (!inside).then(|| format!("expected values in [0, 1], as the published layout has them: {}", self.described()))
+    }
+
+    fn described(&self) -> String {
+        let ([least, most], [low, high]) = (self.range, self.window);
+        let share = 100.0 * self.in_window;
+        format!("values from {least} to {most}, {share:.1} % of the voxels in the window from {low} to {high}")
+    }
+}
+
+/// Brings a channel `[d, h, w]` to [0, 1] in the way that its intensity says; what its values were like.
 pub(super) fn apply(
     path: &Path,
     image: &mut [f32],
     shape: [usize; 3],
     intensity: Intensity,
     preprocessing: &Preprocessing,
-) -> Result<(), ScanError> {
+) -> Result<ChannelValues, ScanError> {
+    refuse_nan(path, image, shape)?;
     match intensity {
-        Intensity::Window => apply_window(path, image, shape, preprocessing.window_hu),
+        Intensity::Window => {
+            let values = ChannelValues::of(image, preprocessing.window_hu);
+            clip_and_scale(image, preprocessing.window_hu);
+            Ok(values)
+        }
         Intensity::Percentiles { low, high } => {
-            refuse_nan(path, image, shape)?;
             let [low, high] = percentiles(image, [low, high]);
             if !(low.is_finite() && high.is_finite()) {
                 return Err(ScanError::Infinite { path: path.into(), low, high });
             }
+            let values = ChannelValues::of(image, [low, high]);
             if low == high {
                 // A scan, or nearly all of it, of one value holds no information.
                 image.fill(0.0);
             } else {
                 clip_and_scale(image, [low, high]);
             }
-            Ok(())
+            Ok(values)
         }
     }
 }
 
-/// Clips `[d, h, w]` to the window and scales the window to [0, 1], in float32 as NumPy does.
-///
-/// # Errors
-/// When a value is NaN; `path` is for the message.
-pub fn apply_window(path: &Path, image: &mut [f32], shape: [usize; 3], window: [f32; 2]) -> Result<(), ScanError> {
-    refuse_nan(path, image, shape)?;
-    clip_and_scale(image, window);
-    Ok(())
-}
-
+/// Clips to the window and scales the window to [0, 1], in float32 as NumPy does.
 fn clip_and_scale(image: &mut [f32], [low, high]: [f32; 2]) {
     for value in image.iter_mut() {
         *value = (value.max(low).min(high) - low) / (high - low);
@@ -55,8 +122,8 @@ pub(super) fn refuse_nan(path: &Path, image: &[f32], [_, h, w]: [usize; 3]) -> R
     }
 }
 
-/// Two percentiles of all values, linear between neighbours: `np.percentile(image.astype(np.float64), percents)`, as float32.
-fn percentiles(image: &[f32], percents: [f64; 2]) -> [f32; 2] {
+/// Percentiles of all values, linear between neighbours: `np.percentile(image.astype(np.float64), percents)`, as float32.
+fn percentiles<const N: usize>(image: &[f32], percents: [f64; N]) -> [f32; N] {
     let mut sorted = image.to_vec();
     percents.map(|percent| {
         let position = percent / 100.0 * (sorted.len() - 1) as f64;

@@ -4,7 +4,11 @@ mod channels;
 mod dataset_json;
 mod dataset_problem;
 mod error;
+mod grid;
 mod intensity;
+mod label_check;
+mod label_map;
+mod nifti_case;
 mod nnunet;
 mod published;
 mod raw_synapse;
@@ -13,7 +17,7 @@ mod unlabelled;
 
 pub use dataset_problem::DatasetProblem;
 pub use error::ScanError;
-pub use intensity::apply_window;
+pub use grid::{Grid, grid_notes};
 pub use settings::{SourceOptions, configure};
 pub use unlabelled::{NewScan, find_new_scans};
 
@@ -23,6 +27,8 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
+use sam_ladder_schemas::tables::ScanRow;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// A scan ready for the network: in [0, 1], transposed, labels mapped to classes.
@@ -32,20 +38,29 @@ pub struct Scan {
     pub case: String,
     /// Which half of the data it belongs to.
     pub split: Split,
-    /// Depth, height, width: `[axis 2, axis 1, axis 0]` of the NIfTI array.
+    /// Depth, height, width: `[axis 2, axis 1, axis 0]` of the NIfTI array, turned to the settings' orientation.
     pub shape: [usize; 3],
-    /// Distance between voxel centres along depth, height and width, in millimetres. The published layout has none: 1.
-    pub spacing_mm: [f64; 3],
+    /// Distance between voxel centres along depth, height and width, in millimetres; `None` if neither file nor user says it.
+    pub spacing_mm: Option<[f64; 3]>,
     /// `[d, c, h, w]`, c channels, each slice's together: what their intensities say as [0, 1].
     pub image: Vec<f32>,
     /// `[d, h, w]`, classes.
     pub label: Vec<u8>,
     /// The file that each slice's image was read from, one per slice.
     pub slice_sources: Vec<SourceFile>,
+    /// Every file that was read, with the SHA-256 of the bytes that were parsed.
+    pub files: Vec<ReadFile>,
+    /// What the store records of the scan as a whole.
+    pub row: ScanRow,
+    /// What the user should know of its values, one line each.
+    pub notes: Vec<String>,
 }
 
+/// A file that was read, and the SHA-256 of its bytes.
+pub type ReadFile = (PathBuf, String);
+
 /// A case that a folder holds, before its voxels are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CaseEntry {
     /// Case, as in the source file's name: `0005`.
     pub case: String,
@@ -56,6 +71,8 @@ pub struct CaseEntry {
     /// Its files: image and label in the raw layout; one per slice (train) or one (test) in the published layout; the channels that
     /// are taken and the label in nnU-Net's.
     pub files: Vec<PathBuf>,
+    /// Where its voxels lie, by the first file's header; the published layout does not say it.
+    pub grid: Option<Grid>,
 }
 
 /// A folder of scans in any of the layouts.
@@ -65,6 +82,8 @@ pub struct ScanSource {
     layout: Layout,
     preprocessing: Preprocessing,
     cases: Vec<CaseEntry>,
+    /// What the user should know of the folder.
+    notes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +130,10 @@ impl ScanSource {
     /// # Errors
     /// When a header cannot be read, or the channels of a scan differ in shape.
     pub fn unlabelled(scans: &[NewScan], preprocessing: &Preprocessing) -> Result<Self, ScanError> {
-        let mut cases = scans.iter().map(NewScan::entry).collect::<Result<Vec<_>, _>>()?;
+        let mut cases = scans.iter().map(|scan| scan.entry(preprocessing)).collect::<Result<Vec<_>, _>>()?;
         sort(&mut cases);
-        Ok(ScanSource { root: PathBuf::new(), layout: Layout::Unlabelled, preprocessing: preprocessing.clone(), cases })
+        let (root, preprocessing) = (PathBuf::new(), preprocessing.clone());
+        Ok(ScanSource { root, layout: Layout::Unlabelled, preprocessing, cases, notes: Vec::new() })
     }
 
     /// Finds out the layout of a folder and its cases. Reads names and headers, no voxels.
@@ -137,7 +157,8 @@ impl ScanSource {
             return Err(ScanError::NoScans { path: dir.into() });
         }
         sort(&mut cases);
-        Ok(ScanSource { root: dir.into(), layout, preprocessing: preprocessing.clone(), cases })
+        let notes = if layout == Layout::NnUnet { nnunet::notes(&root, &cases)? } else { Vec::new() };
+        Ok(ScanSource { root: dir.into(), layout, preprocessing: preprocessing.clone(), cases, notes })
     }
 
     /// Makes the named cases `test`.
@@ -166,6 +187,39 @@ impl ScanSource {
         &self.cases
     }
 
+    /// What the user should know before the scans are read: how many are turned, headers that contradict themselves, what the labels of the
+    /// published layout are taken for.
+    pub fn notes(&self, class_names: &[String]) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        if self.layout == Layout::Published {
+            let (count, names) = (class_names.len(), class_names.join(", "));
+            notes.push(format!("labels 1 to {count} are taken as {names}; another order can be stated with --classes"));
+        }
+        let grids = self.cases.iter().filter_map(|case| Some((case.case.as_str(), case.files[0].as_path(), case.grid.as_ref()?)));
+        notes.extend(grid_notes(grids, self.preprocessing.orientation, self.layout == Layout::RawSynapse));
+        notes
+    }
+
+    /// Pairs of a training and a test case whose images have the same bytes, by the hashes of the `sources`.
+    pub fn repeated(&self, sources: &[SourceFile]) -> Vec<String> {
+        let hash = |case: &CaseEntry| {
+            let name = self.source_name(case.files.first()?);
+            sources.iter().find(|source| source.path == name).map(|source| source.sha256.clone())
+        };
+        let of = |split| self.cases.iter().filter(move |case| case.split == split);
+        let trained: HashMap<String, &CaseEntry> = of(Split::Train).filter_map(|case| Some((hash(case)?, case))).collect();
+        let pairs = of(Split::Test).filter_map(|test| Some((*trained.get(&hash(test)?)?, test)));
+        pairs
+            .map(|(train, test)| {
+                let [first, second] = [train, test].map(|case| case.files[0].display());
+                format!(
+                    "warning: training case {} and test case {} are the same scan, byte for byte: {first}, {second}",
+                    train.case, test.case
+                )
+            })
+            .collect()
+    }
+
     /// Every file of every case with its SHA-256, sorted by path; reads them all, on all threads.
     ///
     /// # Errors
@@ -190,15 +244,41 @@ impl ScanSource {
         }
     }
 
+    /// As [`Self::read`], and checks that the files that were read are those that were hashed: a store never holds what other bytes made.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and [`ScanError::Replaced`] for a file whose SHA-256 is not the one in `sources`.
+    pub fn read_checked(&self, case: &CaseEntry, sources: &[SourceFile]) -> Result<Scan, ScanError> {
+        let read = self.read(case);
+        let files: Vec<ReadFile> = match &read {
+            Ok(scan) => scan.files.clone(),
+            // A file that is no scan any more has changed, too.
+            Err(_) => {
+                case.files.iter().filter_map(|path| Some((path.clone(), hash::sha256_hex(&std::fs::read(path).ok()?)))).collect()
+            }
+        };
+        for (path, found) in files {
+            let name = self.source_name(&path);
+            match sources.iter().find(|source| source.path == name) {
+                Some(source) if source.sha256 != found => {
+                    return Err(ScanError::Replaced { path, found, expected: source.sha256.clone() });
+                }
+                _ => {}
+            }
+        }
+        read
+    }
+
     /// Reads a case of this source: clip, scale, transpose, map labels, as published.
     ///
     /// # Errors
     /// When a file is damaged or has changed its shape, when an image holds NaN, or a label lies outside the label map.
     pub fn read(&self, case: &CaseEntry) -> Result<Scan, ScanError> {
         match self.layout {
-            Layout::RawSynapse => raw_synapse::read(&self.root, case, &self.preprocessing),
+            // As published, scans are taken as they lie.
+            Layout::RawSynapse => nifti_case::read(&self.root, case, &self.preprocessing, None),
             Layout::Published => published::read(&self.root, case, &self.preprocessing),
-            Layout::NnUnet => nnunet::read(&self.root, case, &self.preprocessing),
+            Layout::NnUnet => nifti_case::read(&self.root, case, &self.preprocessing, self.preprocessing.orientation),
             Layout::Unlabelled => NewScan { case: case.case.clone(), files: case.files.clone() }.read(&self.preprocessing),
         }
     }
@@ -233,8 +313,17 @@ fn relative(root: &Path, path: &Path) -> String {
     below.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-fn source_file(root: &Path, path: &Path, bytes: &[u8]) -> SourceFile {
-    SourceFile { path: relative(root, path), sha256: hash::sha256_hex(bytes) }
+/// The file that was read last, as the store names it.
+fn source_file(root: &Path, files: &[ReadFile]) -> SourceFile {
+    let (path, sha256) = files.last().cloned().unwrap_or_default();
+    SourceFile { path: relative(root, &path), sha256 }
+}
+
+/// Reads a file of a scan and notes it in `files`.
+fn read_file(path: &Path, files: &mut Vec<ReadFile>) -> Result<Vec<u8>, ScanError> {
+    let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
+    files.push((path.into(), hash::sha256_hex(&bytes)));
+    Ok(bytes)
 }
 
 /// SHA-256 of a file, in hexadecimal, without holding it in memory.
@@ -255,5 +344,7 @@ fn hash_file(path: &Path, progress: &dyn Progress) -> Result<String, ScanError> 
     Ok(hash::sha256_of_file(path, |bytes| progress.advance(bytes))?)
 }
 
+#[cfg(test)]
+mod geometry_tests;
 #[cfg(test)]
 mod tests;

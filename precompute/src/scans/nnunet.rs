@@ -3,9 +3,9 @@
 
 use super::dataset_json::{DATASET_JSON, Dataset};
 use super::error::ScanError;
-use super::raw_synapse::{map_labels, same_shape};
-use super::{CaseEntry, Scan, channels, file_name, list_files};
-use sam_ladder_formats::nifti::{decode_image, read_geometry};
+use super::grid::{Grid, same_grid};
+use super::{CaseEntry, file_name, list_files};
+use sam_ladder_formats::nifti::read_geometry;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub(super) fn dataset(root: &Path) -> Result<Dataset, ScanError> {
     Dataset::read(&root.join(DATASET_JSON))
 }
 
-/// The cases of both halves, with the files of the requested channels: every one is there, and their shapes agree. The test half
+/// The cases of both halves, with the files of the requested channels: every one is there, and their grids agree. The test half
 /// counts if it has labels.
 pub(super) fn cases(root: &Path, preprocessing: &Preprocessing) -> Result<Vec<CaseEntry>, ScanError> {
     let dataset = dataset(root)?;
@@ -42,6 +42,23 @@ pub(super) fn cases(root: &Path, preprocessing: &Preprocessing) -> Result<Vec<Ca
         }
     }
     Ok(cases.into_values().collect())
+}
+
+/// What the user should know: fewer training cases than `dataset.json` promises.
+pub(super) fn notes(root: &Path, cases: &[CaseEntry]) -> Result<Vec<String>, ScanError> {
+    let promised = dataset(root)?.num_training;
+    let images = root.join(HALVES[0].1);
+    let found = cases.iter().filter(|case| case.files[0].starts_with(&images)).count() as u64;
+    Ok(match promised {
+        Some(promised) if promised > found => {
+            let path = root.join(DATASET_JSON);
+            vec![format!(
+                "warning: {}: numTraining is {promised}, but {found} training scans with labels are found",
+                path.display()
+            )]
+        }
+        _ => Vec::new(),
+    })
 }
 
 fn half(
@@ -68,11 +85,11 @@ fn half(
             }
         }
         files.push(label);
-        let shape = read_geometry(&files[0])?.shape;
+        let grid = Grid::read(&files[0], preprocessing.orientation)?;
         for other in &files[1..] {
-            same_shape(other, read_geometry(other)?.shape, &files[0], shape)?;
+            same_grid(other, &read_geometry(other)?, &files[0], &grid.geometry)?;
         }
-        entries.push(CaseEntry { case: case.into(), split, num_slices: shape[0], files });
+        entries.push(CaseEntry { case: case.into(), split, num_slices: grid.shape()[0], files, grid: Some(grid) });
     }
     match scans.pop_first().and_then(|(case, mut channels)| Some((case, channels.pop_first()?.1))) {
         Some((case, path)) => Err(ScanError::Unpaired { path, missing: labels.join(case + &dataset.file_ending) }),
@@ -98,25 +115,4 @@ fn scans(dataset: &Dataset, images: &Path) -> Result<BTreeMap<String, BTreeMap<u
         cases.entry(case.into()).or_default().insert(index, path);
     }
     Ok(cases)
-}
-
-/// Reads a case: every channel brought to [0, 1] by its intensity, labels mapped to classes. Slices stay in the order of the file.
-pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing) -> Result<Scan, ScanError> {
-    let Some((label_path, image_paths)) = entry.files.split_last() else {
-        return Err(ScanError::NoScans { path: root.into() });
-    };
-    let image = channels::read(root, image_paths, preprocessing)?;
-    let shape = image.shape;
-    let label = decode_image(label_path, &std::fs::read(label_path).map_err(ScanError::io(label_path))?)?;
-    same_shape(label_path, label.geometry.shape, &image_paths[0], shape)?;
-    let label = map_labels(label_path, &label.voxels, shape, &preprocessing.label_map)?;
-    Ok(Scan {
-        case: entry.case.clone(),
-        split: entry.split,
-        shape,
-        spacing_mm: image.spacing_mm,
-        image: image.values,
-        label,
-        slice_sources: vec![image.source; shape[0]],
-    })
 }

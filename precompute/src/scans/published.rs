@@ -1,14 +1,15 @@
 //! The published preprocessed layout: `train_npz/caseNNNN_sliceDDD.npz` and `test_vol_h5/caseNNNN.npy.h5`.
 //!
-//! Images are windowed and labels are classes already. The layout keeps no voxel spacing: 1 is used.
+//! Images are windowed and labels are classes already. The layout keeps neither voxel spacing nor orientation.
 
 use super::error::ScanError;
-use super::intensity::refuse_nan;
-use super::raw_synapse::{map_labels, same_shape};
-use super::{CaseEntry, Scan, file_name, list_files, source_file};
-use sam_ladder_formats::{hdf5, npz};
+use super::intensity::{ChannelValues, refuse_nan};
+use super::label_map::map_labels;
+use super::{CaseEntry, Scan, file_name, list_files, read_file, source_file};
+use sam_ladder_formats::{Array, hdf5, npz};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::tables::ScanRow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -45,7 +46,7 @@ pub(super) fn cases(root: &Path) -> Result<Vec<CaseEntry>, ScanError> {
                 return Err(ScanError::Duplicate { what: "case", first, second: path });
             }
             let num_slices = hdf5::read_shape(&path, ARRAYS[0])?[0];
-            cases.push(CaseEntry { case, split: Split::Test, num_slices, files: vec![path] });
+            cases.push(CaseEntry { case, split: Split::Test, num_slices, files: vec![path], grid: None });
         }
     }
     Ok(cases)
@@ -73,43 +74,100 @@ fn train_cases(folder: &Path) -> Result<Vec<CaseEntry>, ScanError> {
             return Err(ScanError::MissingSlice { folder: folder.into(), case, found, missing });
         }
         let files: Vec<PathBuf> = slices.into_values().collect();
-        entries.push(CaseEntry { case, split: Split::Train, num_slices: found, files });
+        entries.push(CaseEntry { case, split: Split::Train, num_slices: found, files, grid: None });
     }
     Ok(entries)
 }
 
+/// The classes that labels may have: up to the largest one that the map of raw labels gives.
+pub(super) fn classes(label_map: &[u8]) -> Vec<u8> {
+    (0..=label_map.iter().copied().max().unwrap_or(0)).collect()
+}
+
+/// Only the labels of a file, `[d, h, w]`.
+pub(super) fn read_label(path: &Path, split: Split) -> Result<Array, ScanError> {
+    let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
+    let [label] = match split {
+        Split::Train => npz::read_arrays(path, bytes, [ARRAYS[1]])?,
+        Split::Test => hdf5::read_arrays(path, bytes, [ARRAYS[1]])?,
+    };
+    Ok(label)
+}
+
+/// An error for a test volume `[height, width, depth]`, of the files of both halves with their shapes.
+pub(super) fn check_axes(files: &[(Split, PathBuf, [usize; 3])]) -> Result<(), ScanError> {
+    let is_training = |height: usize, width: usize| {
+        files.iter().any(|(split, _, [_, h, w])| *split == Split::Train && (*h, *w) == (height, width))
+    };
+    for (_, path, shape) in files.iter().filter(|(split, ..)| *split == Split::Test) {
+        let [first, second, third] = *shape;
+        let reason = if is_training(second, third) {
+            continue;
+        } else if is_training(first, second) {
+            format!("the training slices have {first}x{second}")
+        } else if first == second && second != third {
+            format!("its first two axes are equal, as those of slices of {first}x{second} are")
+        } else {
+            continue;
+        };
+        return Err(ScanError::SliceAxis { path: path.clone(), found: shape.to_vec(), reason });
+    }
+    Ok(())
+}
+
 /// Reads a case of either half.
 pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing) -> Result<Scan, ScanError> {
-    let largest = preprocessing.label_map.iter().copied().max().unwrap_or(0);
-    let classes: Vec<u8> = (0..=largest).collect();
-    let mut scan = Scan {
-        case: entry.case.clone(),
-        split: entry.split,
-        shape: [0; 3],
-        spacing_mm: [1.0; 3],
-        image: Vec::new(),
-        label: Vec::new(),
-        slice_sources: Vec::new(),
-    };
+    let classes = classes(&preprocessing.label_map);
+    let (mut image, mut label, mut slice_sources) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut files, mut shape) = (Vec::new(), [0; 3]);
     for path in &entry.files {
-        let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
-        let source = source_file(root, path, &bytes);
-        let [image, label] = match entry.split {
+        let bytes = read_file(path, &mut files)?;
+        let source = source_file(root, &files);
+        let [values, labels] = match entry.split {
             Split::Train => npz::read_arrays(path, bytes, ARRAYS)?,
             Split::Test => hdf5::read_arrays(path, bytes, ARRAYS)?,
         };
-        let [d, h, w] = image.shape;
-        same_shape(path, label.shape, path, image.shape)?;
-        if let Some(first) = entry.files.first().filter(|_| !scan.image.is_empty()) {
-            same_shape(path, image.shape, first, [d, scan.shape[1], scan.shape[2]])?;
+        let [d, h, w] = values.shape;
+        same_shape(path, labels.shape, path, values.shape)?;
+        if let Some(first) = entry.files.first().filter(|_| !image.is_empty()) {
+            same_shape(path, values.shape, first, [d, shape[1], shape[2]])?;
         }
-        refuse_nan(path, &image.values, image.shape)?;
-        scan.label.extend(map_labels(path, &label.values, label.shape, &classes)?);
-        scan.shape = [scan.shape[0] + d, h, w];
-        scan.image.extend(image.values);
-        scan.slice_sources.extend(std::iter::repeat_n(source, d));
+        refuse_nan(path, &values.values, values.shape)?;
+        label.extend(map_labels(path, &labels.values, labels.shape, &classes, None)?);
+        shape = [shape[0] + d, h, w];
+        image.extend(values.values);
+        slice_sources.extend(std::iter::repeat_n(source, d));
     }
-    Ok(scan)
+    let values = ChannelValues::of(&image, [0.0, 1.0]);
+    let first = entry.files.first().map(|path| path.display().to_string()).unwrap_or_default();
+    let notes = values.strange_in_unit_range().map(|strange| format!("warning: {first}: {strange}"));
+    let row = ScanRow {
+        axis_codes: preprocessing.orientation.map(|codes| codes.to_string()),
+        percentiles: values.percentiles.to_vec(),
+        in_window: vec![values.in_window],
+        ..ScanRow::of_array(&entry.case, shape, preprocessing.spacing_mm)
+    };
+    Ok(Scan {
+        case: entry.case.clone(),
+        split: entry.split,
+        shape,
+        spacing_mm: preprocessing.spacing_mm,
+        image,
+        label,
+        slice_sources,
+        row,
+        notes: notes.into_iter().collect(),
+        files,
+    })
+}
+
+/// An error unless two arrays of a case have the same shape.
+fn same_shape(path: &Path, found: [usize; 3], other: &Path, expected: [usize; 3]) -> Result<(), ScanError> {
+    if found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.to_vec(), expected.to_vec());
+    Err(ScanError::Shape { path: path.into(), found, other: other.into(), expected })
 }
 
 /// A run of digits, as written and as a number.

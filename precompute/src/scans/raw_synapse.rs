@@ -2,11 +2,10 @@
 //! published `preprocess_data.py` does.
 
 use super::error::ScanError;
-use super::intensity::apply_window;
-use super::{CaseEntry, Scan, file_name, list_files, source_file};
-use sam_ladder_formats::nifti::{decode_image, read_geometry};
+use super::grid::{Grid, same_grid};
+use super::{CaseEntry, file_name, list_files};
+use sam_ladder_formats::nifti::read_geometry;
 use sam_ladder_schemas::classes::{SYNAPSE_TEST_CASES, Split};
-use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +20,7 @@ pub(super) fn find(dir: &Path) -> Option<PathBuf> {
         .find(|training| training.join("img").is_dir() || training.join("label").is_dir())
 }
 
-/// The cases of a folder that holds `img` and `label`: pairs are complete and their shapes agree.
+/// The cases of a folder that holds `img` and `label`: pairs are complete and their grids agree.
 pub(super) fn cases(training: &Path) -> Result<Vec<CaseEntry>, ScanError> {
     let images = numbered(&training.join("img"), "img", "img0001.nii.gz")?;
     let mut labels = numbered(&training.join("label"), "label", "label0001.nii.gz")?;
@@ -30,64 +29,16 @@ pub(super) fn cases(training: &Path) -> Result<Vec<CaseEntry>, ScanError> {
         let Some((_, label)) = labels.remove(&number) else {
             return Err(unpaired(image, training.join("label"), format!("label{case}.nii.gz")));
         };
-        let shape = read_geometry(&image)?.shape;
-        same_shape(&label, read_geometry(&label)?.shape, &image, shape)?;
+        // As published, scans are taken as they lie.
+        let grid = Grid::read(&image, None)?;
+        same_grid(&label, &read_geometry(&label)?, &image, &grid.geometry)?;
         let split = if SYNAPSE_TEST_CASES.contains(&number) { Split::Test } else { Split::Train };
-        cases.push(CaseEntry { case, split, num_slices: shape[0], files: vec![image, label] });
+        cases.push(CaseEntry { case, split, num_slices: grid.shape()[0], files: vec![image, label], grid: Some(grid) });
     }
     if let Some((_, (case, label))) = labels.pop_first() {
         return Err(unpaired(label, training.join("img"), format!("img{case}.nii.gz")));
     }
     Ok(cases)
-}
-
-/// Reads a case: window, scale, map the labels. Slices stay in the order of the file.
-pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing) -> Result<Scan, ScanError> {
-    let [image_path, label_path] = [&entry.files[0], &entry.files[1]];
-    let bytes = std::fs::read(image_path).map_err(ScanError::io(image_path))?;
-    let source = source_file(root, image_path, &bytes);
-    let mut image = decode_image(image_path, &bytes)?;
-    drop(bytes);
-    let label = decode_image(label_path, &std::fs::read(label_path).map_err(ScanError::io(label_path))?)?;
-    let shape = image.geometry.shape;
-    same_shape(label_path, label.geometry.shape, image_path, shape)?;
-    apply_window(image_path, &mut image.voxels, shape, preprocessing.window_hu)?;
-    let label = map_labels(label_path, &label.voxels, shape, &preprocessing.label_map)?;
-    Ok(Scan {
-        case: entry.case.clone(),
-        split: entry.split,
-        shape,
-        spacing_mm: image.geometry.spacing_mm(),
-        image: image.voxels,
-        label,
-        slice_sources: vec![source; shape[0]],
-    })
-}
-
-/// Classes of raw labels `[d, h, w]`.
-pub(super) fn map_labels(path: &Path, labels: &[f32], [_, h, w]: [usize; 3], map: &[u8]) -> Result<Vec<u8>, ScanError> {
-    labels
-        .iter()
-        .enumerate()
-        .map(|(at, &value)| {
-            let index = value as usize;
-            match map.get(index) {
-                Some(&class) if index as f32 == value => Ok(class),
-                _ => {
-                    Err(ScanError::Label { path: path.into(), value, slice: at / (h * w), largest: map.len().saturating_sub(1) })
-                }
-            }
-        })
-        .collect()
-}
-
-/// An error unless two files of a case have the same shape.
-pub(super) fn same_shape(path: &Path, found: [usize; 3], other: &Path, expected: [usize; 3]) -> Result<(), ScanError> {
-    if found == expected {
-        return Ok(());
-    }
-    let (found, expected) = (found.to_vec(), expected.to_vec());
-    Err(ScanError::Shape { path: path.into(), found, other: other.into(), expected })
 }
 
 fn unpaired(path: PathBuf, folder: PathBuf, name: String) -> ScanError {

@@ -5,9 +5,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sam_ladder_formats::nifti::{Geometry, NiftiImage, NiftiVersion, decode_image, read_image, write_nifti};
 use sam_ladder_formats::{Error as FileError, hdf5, npz as formats_npz};
+use sam_ladder_schemas::precompute::Intensity;
 use std::io::Write;
-
-const WINDOW: [f32; 2] = [-125.0, 275.0];
 
 /// An uncompressed NIfTI-1 file of `[x, y, z]` voxels.
 fn nifti_1(code: i16, dims: [i16; 3], slope: f32, intercept: f32, voxels: &[u8]) -> Vec<u8> {
@@ -98,7 +97,7 @@ fn read_first(dir: &tempfile::TempDir) -> Result<Scan, ScanError> {
 fn a_pair_is_windowed_transposed_and_mapped() {
     let scan = read_first(&raw_folder()).unwrap();
     assert_eq!((scan.shape, scan.split, scan.case.as_str()), ([5, 4, 3], Split::Train, "0005"));
-    assert_eq!(scan.spacing_mm, [2.5, 0.75, 0.5]);
+    assert_eq!(scan.spacing_mm, Some([2.5, 0.75, 0.5]));
     let hu = |at: i32| (at * 10 - 300) as f32;
     assert_eq!(scan.image[0], 0.0);
     assert_eq!(scan.image[59], ((hu(59).min(275.0)) + 125.0) / 400.0);
@@ -300,7 +299,7 @@ fn labels_outside_the_map_and_nan_are_named() {
 #[test]
 fn infinities_are_clipped_like_any_value() {
     let mut image = [f32::INFINITY, f32::NEG_INFINITY, 75.0];
-    apply_window(Path::new("x"), &mut image, [1, 1, 3], WINDOW).unwrap();
+    intensity::apply(Path::new("x"), &mut image, [1, 1, 3], Intensity::Window, &Preprocessing::default()).unwrap();
     assert_eq!(image, [1.0, 0.0, 0.5]);
 }
 
@@ -366,7 +365,7 @@ fn published_folder() -> tempfile::TempDir {
 fn slices_of_a_case_are_gathered() {
     let dir = published_folder();
     let scan = read_first(&dir).unwrap();
-    assert_eq!((scan.shape, scan.case.as_str(), scan.spacing_mm), ([2, 2, 3], "0005", [1.0; 3]));
+    assert_eq!((scan.shape, scan.case.as_str(), scan.spacing_mm), ([2, 2, 3], "0005", None));
     assert_eq!(scan.label, [[0, 1, 8, 3, 0, 0]; 2].concat());
     assert_eq!(scan.slice_sources[1].path, "train_npz/case0005_slice001.npz");
     assert_eq!(open(&dir).unwrap().sources(&sam_ladder_schemas::observer::Silent).unwrap().len(), 2);
@@ -449,4 +448,78 @@ fn damaged_volumes_are_named() {
     assert!(message(open(&dir)).contains("[24]"));
     std::fs::rename(&path, dir.path().join("test_vol_h5/first.npy.h5")).unwrap();
     assert!(message(open(&dir)).contains("expected a name like case0001.npy.h5"));
+}
+
+/// A volume of the published layout.
+fn volume(dir: &tempfile::TempDir, shape: [usize; 3], value: impl Fn(usize) -> f32) {
+    std::fs::create_dir_all(dir.path().join("test_vol_h5")).unwrap();
+    let (voxels, shape) = (shape.iter().product(), shape.map(|side| side as u64));
+    let mut builder = hdf5_pure::FileBuilder::new();
+    builder.create_dataset("image").with_f32_data(&(0..voxels).map(value).collect::<Vec<_>>()).with_shape(&shape);
+    builder.create_dataset("label").with_f32_data(&vec![1.0; voxels]).with_shape(&shape);
+    builder.write(dir.path().join("test_vol_h5/case0001.npy.h5")).unwrap();
+}
+
+#[test]
+fn a_volume_whose_slices_lie_along_its_last_axis_is_refused() {
+    let check = |dir: &tempfile::TempDir| open(dir).unwrap().check_labels(&sam_ladder_schemas::observer::Silent);
+    // The training slices are 2x3.
+    let dir = published_folder();
+    volume(&dir, [2, 3, 4], |_| 0.5);
+    let text = message(check(&dir));
+    assert!(text.contains("case0001.npy.h5: shape [2, 3, 4] has slices of 3x4, but the training slices have 2x3"), "{text}");
+    volume(&dir, [4, 2, 3], |_| 0.5);
+    check(&dir).unwrap();
+    // Without training slices, equal sides say which axes are a slice's.
+    let alone = tempfile::tempdir().unwrap();
+    volume(&alone, [6, 6, 4], |_| 0.5);
+    assert!(message(check(&alone)).contains("first two axes are equal"));
+    volume(&alone, [4, 6, 6], |_| 0.5);
+    check(&alone).unwrap();
+}
+
+#[test]
+fn images_far_from_0_to_1_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = |value: fn(usize) -> f32| {
+        volume(&dir, [4, 6, 6], value);
+        read_first(&dir).unwrap().notes
+    };
+    // As far as splines leave [0, 1] in real sets.
+    assert_eq!(notes(|at| at as f32 / 143.0 * 1.34 - 0.15), [""; 0]);
+    let hu = notes(|at| at as f32 * 10.0 - 1000.0);
+    assert!(hu[0].contains("case0001.npy.h5: expected values in [0, 1]") && hu[0].contains("from -1000 to 430"), "{hu:?}");
+    assert!(notes(|_| 0.0)[0].contains("from 0 to 0"));
+}
+
+#[test]
+fn what_the_published_layout_lacks_can_be_stated() {
+    let dir = published_folder();
+    let stated = SourceOptions {
+        orientation: Some("LAS".parse().unwrap()),
+        spacing_mm: Some([3.0, 0.8, 0.7]),
+        class_names: Some(["a", "b", "c", "d", "e", "f", "g", "h"].map(String::from).to_vec()),
+        ..SourceOptions::default()
+    };
+    let config = |dir: &tempfile::TempDir, options: &SourceOptions| configure(dir.path(), options, Default::default());
+    let config_of = config(&dir, &stated).unwrap();
+    let source = ScanSource::open(dir.path(), &config_of.preprocessing).unwrap();
+    let scan = source.read(&source.cases()[0]).unwrap();
+    assert_eq!((scan.spacing_mm, scan.row.axis_codes.as_deref()), (Some([3.0, 0.8, 0.7]), Some("LAS")));
+    assert_eq!(scan.label[..3], [0, 1, 8]);
+    assert_eq!(
+        source.notes(&config_of.class_names)[0].split(';').next().unwrap(),
+        "labels 1 to 8 are taken as a, b, c, d, e, f, g, h"
+    );
+    let fewer = SourceOptions { class_names: Some(vec!["a".into()]), ..SourceOptions::default() };
+    let source = ScanSource::open(dir.path(), &config(&dir, &fewer).unwrap().preprocessing).unwrap();
+    let text = message(source.check_labels(&sam_ladder_schemas::observer::Silent));
+    assert!(text.contains("case0005_slice000.npz: label 8 in slice 0, expected whole numbers from 0 to 1"), "{text}");
+    let raw = raw_folder();
+    for (options, option) in
+        [(SourceOptions { spacing_mm: stated.spacing_mm, ..SourceOptions::default() }, "--spacing"), (fewer, "--classes")]
+    {
+        let text = message(config(&raw, &options));
+        assert!(text.contains(&format!("to which {option} does not apply")), "{text}");
+    }
 }

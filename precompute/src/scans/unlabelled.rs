@@ -1,9 +1,9 @@
 //! New scans, which have no reference segmentation: NIfTI files anywhere, one per channel.
 
 use super::error::ScanError;
-use super::raw_synapse::same_shape;
+use super::grid::{Grid, same_grid};
 use super::{CaseEntry, Scan, channels, file_name, list_files};
-use sam_ladder_formats::nifti::{Geometry, read_geometry};
+use sam_ladder_formats::nifti::read_geometry;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
@@ -91,38 +91,32 @@ fn stem(path: &Path) -> String {
 }
 
 impl NewScan {
-    /// Where its voxels lie, from the first file's header; the other channels must have its shape.
+    /// Where its voxels lie and how they are turned to the settings' orientation, from the first file's header; the other channels must lie in
+    /// the same place.
     ///
     /// # Errors
-    /// When a header cannot be read, or the shapes differ.
-    pub fn geometry(&self) -> Result<Geometry, ScanError> {
-        let geometry = read_geometry(&self.files[0])?;
+    /// When a header cannot be read, or the grids differ.
+    pub fn grid(&self, preprocessing: &Preprocessing) -> Result<Grid, ScanError> {
+        let grid = Grid::read(&self.files[0], preprocessing.orientation)?;
         for other in &self.files[1..] {
-            same_shape(other, read_geometry(other)?.shape, &self.files[0], geometry.shape)?;
+            same_grid(other, &read_geometry(other)?, &self.files[0], &grid.geometry)?;
         }
-        Ok(geometry)
+        Ok(grid)
     }
 
     /// Its voxels as the network's images, of the split `test`; every label is the background.
     ///
     /// # Errors
-    /// When a file is damaged, the channels differ in shape, or an image holds NaN.
+    /// When a file is damaged, the channels differ in shape or place, or an image holds NaN.
     pub fn read(&self, preprocessing: &Preprocessing) -> Result<Scan, ScanError> {
-        let image = channels::read(folder(&self.files[0]), &self.files, preprocessing)?;
-        Ok(Scan {
-            case: self.case.clone(),
-            split: Split::Test,
-            shape: image.shape,
-            spacing_mm: image.spacing_mm,
-            image: image.values,
-            label: vec![0; image.shape.iter().product()],
-            slice_sources: vec![image.source; image.shape[0]],
-        })
+        let image = channels::read(folder(&self.files[0]), &self.files, preprocessing, preprocessing.orientation)?;
+        Ok(image.into_scan(&self.case, Split::Test, |grid| vec![0; grid.shape().iter().product()]))
     }
 
-    pub(super) fn entry(&self) -> Result<CaseEntry, ScanError> {
-        let num_slices = self.geometry()?.shape[0];
-        Ok(CaseEntry { case: self.case.clone(), split: Split::Test, num_slices, files: self.files.clone() })
+    pub(super) fn entry(&self, preprocessing: &Preprocessing) -> Result<CaseEntry, ScanError> {
+        let grid = self.grid(preprocessing)?;
+        let (case, num_slices, files) = (self.case.clone(), grid.shape()[0], self.files.clone());
+        Ok(CaseEntry { case, split: Split::Test, num_slices, files, grid: Some(grid) })
     }
 }
 

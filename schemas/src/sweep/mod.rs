@@ -29,6 +29,10 @@ pub const SWEEP_PAGE: &str = "sweep.html";
 pub const TRIALS_DIR: &str = "trials";
 /// A trial's record in its folder: one [`TrialRow`]. The sweep's tables are made from these.
 pub const TRIAL_RECORD: &str = "trial.parquet";
+/// Locks of the workers that share the folder, and what each is training.
+pub const WORKERS_DIR: &str = "workers";
+/// Where damaged parts of trials are kept.
+pub const SET_ASIDE_DIR: &str = "set-aside";
 /// What `--final` did: a [`FinalRecord`]. Once it says that the test cases were evaluated, they are not evaluated again.
 pub const FINAL_RECORD: &str = "final.json";
 /// Run folder of the best setting, trained on all training cases.
@@ -256,6 +260,9 @@ pub struct SweepRecord {
     pub folds: Vec<Vec<String>>,
     /// SHA-256 of the files that runs start from.
     pub inputs: crate::train::RunInputs,
+    /// Where the store was: a folder's whole path, or `s3://bucket/key`. Older versions did not record it.
+    #[serde(default)]
+    pub store_path: Option<std::path::PathBuf>,
 }
 
 /// What `--final` did.

@@ -2,19 +2,25 @@
 
 mod outputs;
 mod settings;
+mod values;
 
+use super::checkpoint_names::note_prefix;
 use super::device::DeviceChoice;
 use super::progress::{self, Terminal};
 use crate::error::refusal;
 use crate::interrupt;
+use crate::print::print_note;
 use candle_core::Device;
 use outputs::{Existing, Outputs};
 use sam_ladder_cache::{Batch, Store};
-use sam_ladder_formats::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::nifti::write_nifti;
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
-use sam_ladder_precompute::scans::{NewScan, ScanSource, find_new_scans};
+use sam_ladder_precompute::scans::{Grid, NewScan, ScanSource, find_new_scans, grid_notes};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
+use sam_ladder_schemas::orientation::Orientation;
+use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::tables::ScanRow;
 use sam_ladder_train::run::BatchShape;
 use sam_ladder_train::{CaseRequest, Ensemble, load_trained};
 use settings::{EncoderFile, Settings, TypedFiles};
@@ -56,6 +62,10 @@ pub struct Args {
     /// Mask to write, or folder for the masks of several scans. Label tables for ITK-SNAP and 3D Slicer are written next to it
     #[arg(long, value_name = "MASK.nii.gz|DIR")]
     out: PathBuf,
+    /// Orientation in which the model's training scans lie, as nibabel's axis codes, if the run does not know it: scans are turned to it, and
+    /// masks back
+    #[arg(long, value_name = "LPS")]
+    orientation: Option<Orientation>,
     /// Keep the scans' embeddings in this store and use those that it has, so that the next model needs no encoder
     #[arg(long, value_name = "STORE.zarr")]
     store: Option<PathBuf>,
@@ -76,8 +86,16 @@ pub struct Args {
 /// A scan whose header could be read, and where its mask goes.
 struct MaskJob {
     scan: NewScan,
-    geometry: Geometry,
+    grid: Grid,
     mask: PathBuf,
+}
+
+impl MaskJob {
+    /// Writes its mask `[d, h, w]`, turned back to the scan's own grid.
+    fn write(&self, mask: Vec<u8>) -> anyhow::Result<()> {
+        let mask = self.grid.turn.inverse().voxels(mask, self.grid.shape());
+        Ok(write_nifti(&self.mask, &self.grid.geometry, &mask)?)
+    }
 }
 
 impl Args {
@@ -85,6 +103,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
         let settings = self.settings()?;
+        self.checkpoint.iter().for_each(|path| note_prefix(path));
         let scans = find_new_scans(&self.scan, &settings.config.preprocessing)?;
         let found = scans.len();
         let existing = match (self.force, self.skip_existing) {
@@ -94,18 +113,19 @@ impl Args {
         };
         let outputs = Outputs::plan(scans, &self.out, existing)?;
         let mut bad = Vec::new();
-        let jobs = readable(&outputs, &mut bad);
-        let slices: usize = jobs.iter().map(|job| job.geometry.shape[0]).sum();
+        let jobs = readable(&outputs, &settings.config.preprocessing, &mut bad);
+        say_how_they_lie(&jobs, &settings.config.preprocessing, self.store.is_some());
+        let slices: usize = jobs.iter().map(|job| job.grid.shape()[0]).sum();
         let there = found - outputs.masks.len();
         let skipped = if there > 0 { format!(", {there} masks are there already") } else { String::new() };
-        eprintln!("{} scans, {slices} slices to segment at {} pixels{skipped}", jobs.len(), settings.config.image_size);
+        print_note!("{} scans, {slices} slices to segment at {} pixels{skipped}", jobs.len(), settings.config.image_size);
         if !jobs.is_empty() {
             let tables = outputs.write_label_tables(&settings.config.class_names)?;
             match &self.store {
-                Some(store) => self.predict_stored(store, &jobs, &settings, &device)?,
+                Some(store) => self.predict_stored(store, jobs, &settings, &device, &mut bad)?,
                 None => self.predict_all(&jobs, &settings, &device, &mut bad)?,
             }
-            eprintln!("names and colours of the classes: {}, {}", tables[0].display(), tables[1].display());
+            print_note!("names and colours of the classes: {}, {}", tables[0].display(), tables[1].display());
         }
         if !bad.is_empty() {
             let listed: Vec<String> = bad.iter().map(|(case, reason)| format!("scan {case}: {reason}")).collect();
@@ -120,12 +140,15 @@ impl Args {
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
-        let settings = Settings::new(TypedFiles {
+        let mut settings = Settings::new(TypedFiles {
             run: self.run.as_deref(),
             last: self.last,
             checkpoint: self.checkpoint.as_deref(),
             sam_checkpoint: self.sam_checkpoint.as_deref(),
         })?;
+        if let Some(orientation) = self.orientation {
+            settings.config.preprocessing.orientation = Some(orientation);
+        }
         if self.store.is_some() && matches!(settings.encoder, EncoderFile::Published(_)) {
             let hint = "pass --sam-checkpoint in addition to --checkpoint, or remove --store";
             return Err(refusal("--store needs SAM's own checkpoint, since a store keeps SAM's decoder too", hint));
@@ -153,10 +176,11 @@ impl Args {
                 Err(error) => {
                     observer.message(&format!("warning: scan {} is left out: {error}", job.scan.case));
                     bad.push((job.scan.case.clone(), error.to_string()));
-                    pace.progress.advance(job.geometry.shape[0] as u64);
+                    pace.progress.advance(job.grid.shape()[0] as u64);
                     continue;
                 }
             };
+            scan.notes.iter().chain(&values::strange(&scan.row, settings)).for_each(|note| observer.message(note));
             let [depth, height, width] = scan.shape;
             let mut mask = Vec::with_capacity(depth * height * width);
             for first in (0..depth).step_by(self.batch_size as usize) {
@@ -167,7 +191,7 @@ impl Args {
                 mask.extend(model.predict_slices(&batch, count, [height, width])?);
                 pace.done(count);
             }
-            write_nifti(&job.mask, &job.geometry, &mask)?;
+            job.write(mask)?;
             let seconds = started.elapsed().as_secs_f64();
             observer.message(&format!("scan {}: {depth} slices in {seconds:.1} s: {}", job.scan.case, job.mask.display()));
         }
@@ -175,10 +199,27 @@ impl Args {
     }
 
     /// Through a store, which is made, continued or grown where it lacks a scan.
-    fn predict_stored(&self, store: &Path, jobs: &[MaskJob], settings: &Settings, device: &Device) -> anyhow::Result<()> {
-        let scans: Vec<NewScan> = jobs.iter().map(|job| job.scan.clone()).collect();
+    fn predict_stored(
+        &self,
+        store: &Path,
+        mut jobs: Vec<MaskJob>,
+        settings: &Settings,
+        device: &Device,
+        bad: &mut Vec<(String, String)>,
+    ) -> anyhow::Result<()> {
         let observer = Terminal::new();
-        let plan = Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, &*observer)?;
+        let mut plan = plan_of(&jobs, settings, &*observer)?;
+        if !holds(store, &plan) {
+            // A bad scan must not cost the masks of the others.
+            let before = jobs.len();
+            jobs.retain(|job| is_readable(job, settings, &*observer, bad));
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            if jobs.len() < before {
+                plan = plan_of(&jobs, settings, &*observer)?;
+            }
+        }
         // Hashes, encoding: each has its own bar.
         let encoded = if holds(store, &plan) {
             0
@@ -188,39 +229,72 @@ impl Args {
                 FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop, observer: &*observer };
             fill_part(&plan, store, &options, || settings.load_encoder(device))?.images_encoded
         };
-        eprintln!("{encoded} slices encoded, the embeddings are in {}", store.display());
+        print_note!("{encoded} slices encoded, the embeddings are in {}", store.display());
         let store = Store::open(store)?;
         let model = load_model(settings, device)?;
-        let progress = begin_slices(&*observer, jobs);
-        for job in jobs {
+        let of_jobs = |scan: &&ScanRow| jobs.iter().any(|job| job.scan.case == scan.case);
+        for scan in store.scans(Split::Test).iter().filter(of_jobs) {
+            values::strange(scan, settings).iter().for_each(|note| observer.message(note));
+        }
+        let progress = begin_slices(&*observer, &jobs);
+        for job in &jobs {
             progress.describe(&format!("scan {}", job.scan.case));
             let request = CaseRequest { split: Split::Test, case: &job.scan.case, batch_size: self.batch_size as usize };
             let predicted = model.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
-            write_nifti(&job.mask, &job.geometry, &predicted.mask)?;
+            job.write(predicted.mask)?;
             observer.message(&format!("scan {}: {}", job.scan.case, job.mask.display()));
         }
         Ok(())
     }
 }
 
+/// The store that the scans become.
+fn plan_of(jobs: &[MaskJob], settings: &Settings, observer: &dyn Observer) -> anyhow::Result<Plan> {
+    let scans: Vec<NewScan> = jobs.iter().map(|job| job.scan.clone()).collect();
+    Ok(Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, observer)?)
+}
+
+/// Whether a scan's voxels can be read; if not, it is noted in `bad`.
+fn is_readable(job: &MaskJob, settings: &Settings, observer: &dyn Observer, bad: &mut Vec<(String, String)>) -> bool {
+    let Err(error) = job.scan.read(&settings.config.preprocessing) else { return true };
+    observer.message(&format!("warning: scan {} is left out: {error}", job.scan.case));
+    bad.push((job.scan.case.clone(), error.to_string()));
+    false
+}
+
 fn begin_slices(observer: &dyn Observer, jobs: &[MaskJob]) -> Box<dyn Progress> {
-    let slices = jobs.iter().map(|job| job.geometry.shape[0] as u64).sum();
+    let slices = jobs.iter().map(|job| job.grid.shape()[0] as u64).sum();
     observer.begin(Phase::new("", Unit::Slices, slices))
 }
 
 /// The scans whose headers can be read; the others with the reason.
-fn readable(outputs: &Outputs, bad: &mut Vec<(String, String)>) -> Vec<MaskJob> {
+fn readable(outputs: &Outputs, preprocessing: &Preprocessing, bad: &mut Vec<(String, String)>) -> Vec<MaskJob> {
     let mut jobs = Vec::with_capacity(outputs.masks.len());
     for (scan, mask) in &outputs.masks {
-        match scan.geometry() {
-            Ok(geometry) => jobs.push(MaskJob { scan: scan.clone(), geometry, mask: mask.clone() }),
+        match scan.grid(preprocessing) {
+            Ok(grid) => jobs.push(MaskJob { scan: scan.clone(), grid, mask: mask.clone() }),
             Err(error) => {
-                eprintln!("warning: scan {} is left out: {error}", scan.case);
+                print_note!("warning: scan {} is left out: {error}", scan.case);
                 bad.push((scan.case.clone(), error.to_string()));
             }
         }
     }
     jobs
+}
+
+/// Which scans are turned, and what is wrong with their headers; the plan of a store says it itself.
+fn say_how_they_lie(jobs: &[MaskJob], preprocessing: &Preprocessing, has_store: bool) {
+    if preprocessing.orientation.is_none() && !jobs.is_empty() {
+        print_note!(
+            "warning: the orientation of the scans that the model was trained on is unknown: scans are taken as they lie; --orientation \
+             states it"
+        );
+    }
+    if has_store {
+        return;
+    }
+    let scans = jobs.iter().map(|job| (job.scan.case.as_str(), job.scan.files[0].as_path(), &job.grid));
+    grid_notes(scans, preprocessing.orientation, false).iter().for_each(|note| print_note!("{note}"));
 }
 
 fn load_model(settings: &Settings, device: &Device) -> anyhow::Result<Ensemble> {
@@ -254,7 +328,7 @@ struct Pace<'a> {
 
 impl<'a> Pace<'a> {
     fn new(observer: &'a dyn Observer, jobs: &[MaskJob]) -> Self {
-        let scans = jobs.iter().map(|job| job.geometry.shape[0]).collect();
+        let scans = jobs.iter().map(|job| job.grid.shape()[0]).collect();
         Pace { observer, progress: begin_slices(observer, jobs), scans, batches: 0, slices: 0, since: None }
     }
 

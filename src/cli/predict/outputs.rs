@@ -2,8 +2,11 @@
 
 use crate::error::refusal;
 use anyhow::Context;
-use sam_ladder_eval::label_tables::{ITK_SNAP_ENDING, SLICER_ENDING, itk_snap, slicer};
+use sam_ladder_eval::label_tables::{self, ITK_SNAP_ENDING, SLICER_ENDING, itk_snap, slicer};
+use sam_ladder_formats::Error;
 use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::nifti::is_ours;
+use sam_ladder_formats::outputs::{is_regular_file, is_there};
 use sam_ladder_precompute::scans::NewScan;
 use std::path::{Path, PathBuf};
 
@@ -56,14 +59,20 @@ impl Outputs {
         }
         match existing {
             Existing::Refuse => {
-                if let Some((_, mask)) = masks.iter().find(|(_, mask)| mask.exists()) {
+                if let Some((_, mask)) = masks.iter().find(|(_, mask)| is_there(mask)) {
                     let hint =
                         "replace it with --force, keep it and make the others with --skip-existing, or choose another --out";
                     return Err(refusal(format!("{} exists", mask.display()), hint));
                 }
             }
-            Existing::Skip => masks.retain(|(_, mask)| !mask.exists()),
-            Existing::Replace => {}
+            Existing::Skip => masks.retain(|(_, mask)| !is_there(mask)),
+            Existing::Replace => {
+                if let Some((_, mask)) =
+                    masks.iter().find(|(_, mask)| is_there(mask) && !(is_regular_file(mask) && is_ours(mask)))
+                {
+                    return Err(Error::Foreign { path: mask.clone(), what: "a mask by sam-ladder" }.into());
+                }
+            }
         }
         Ok(Outputs { masks, tables, existing })
     }
@@ -83,10 +92,19 @@ impl Outputs {
             let mut name = self.tables.as_os_str().to_owned();
             name.push(format!(".{ending}"));
             *path = name.into();
-            let other = std::fs::read(&*path).is_ok_and(|found| found != text.as_bytes());
-            if other && self.existing != Existing::Replace {
-                let message = format!("{} is the label table of other classes", path.display());
-                return Err(refusal(message, "replace it with --force, or choose another --out"));
+            match std::fs::read(&*path) {
+                Ok(found) if found == text.as_bytes() => continue,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_there(path) => {}
+                found => {
+                    let ours = found.is_ok_and(|found| label_tables::is_ours(&String::from_utf8_lossy(&found)));
+                    if !ours || !is_regular_file(path) {
+                        return Err(Error::Foreign { path: path.clone(), what: "a label table by sam-ladder" }.into());
+                    }
+                    if self.existing != Existing::Replace {
+                        let message = format!("{} is the label table of other classes", path.display());
+                        return Err(refusal(message, "replace it with --force, or choose another --out"));
+                    }
+                }
             }
             write_atomic(path, text.as_bytes())?;
         }

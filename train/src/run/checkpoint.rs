@@ -1,8 +1,9 @@
-//! Model checkpoints and the resume state, as safetensors files with one line of JSON in their metadata.
+//! Model checkpoints and the resume state, as safetensors files with one line of JSON in their metadata, which has their checksum, too.
 //!
 //! The resume state is one file, written atomically, so that model, optimizer and position in the epoch always belong together, whatever
 //! interrupts a run. The model's file is for the run's users; resuming never reads it.
 
+use crate::checksum;
 use crate::error::{Result, TrainError, io, unwritable};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
@@ -128,6 +129,7 @@ impl ResumeState {
     /// [`TrainError::RunDamaged`] if it is not such a file.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(io(path))?;
+        checksum::check(path, &bytes)?;
         let (tensors, position) =
             decode::<Position>(&bytes).map_err(|reason| TrainError::RunDamaged { path: path.to_path_buf(), reason })?;
         let mut model = BTreeMap::new();
@@ -155,9 +157,13 @@ fn encode(tensors: &[(String, Tensor)], metadata: &impl Serialize) -> Result<Vec
         .iter()
         .map(|(name, tensor)| Ok((name.clone(), tensor.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<_>>()?;
-    let metadata = serde_json::to_string(metadata).map_err(unwritable("a checkpoint's metadata"))?;
-    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
-    safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name, tensor)), Some(metadata)).map_err(unwritable("a checkpoint"))
+    let mut metadata = serde_json::to_value(metadata).map_err(unwritable("a checkpoint's metadata"))?;
+    metadata[checksum::KEY] = checksum::ZEROS.into();
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata.to_string())]);
+    let tensors = on_cpu.iter().map(|(name, tensor)| (name, tensor));
+    let mut bytes = safetensors::serialize(tensors, Some(metadata)).map_err(unwritable("a checkpoint"))?;
+    checksum::seal(&mut bytes);
+    Ok(bytes)
 }
 
 /// Inverse of [`encode`]; the error is in words.
@@ -165,7 +171,12 @@ fn decode<M: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(HashMap<Str
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| format!("not a whole safetensors file ({error})"))?;
     let metadata =
         header.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY)).ok_or("it was not written by this program")?;
-    let metadata = serde_json::from_str(metadata).map_err(|error| format!("metadata of another version ({error})"))?;
+    let other = |error| format!("metadata of another version ({error})");
+    let mut metadata: serde_json::Value = serde_json::from_str(metadata).map_err(other)?;
+    if let Some(entries) = metadata.as_object_mut() {
+        entries.remove(checksum::KEY);
+    }
+    let metadata = serde_json::from_value(metadata).map_err(other)?;
     let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| format!("damaged ({error})"))?;
     Ok((tensors, metadata))
 }
@@ -194,5 +205,36 @@ mod tests {
         let error = ResumeState::load(&path).err().unwrap();
         assert!(error.to_string().contains("state.safetensors"), "{error}");
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// The length and the JSON of a header of safetensors, and its data.
+    fn file(metadata: &str) -> Vec<u8> {
+        let header = format!(r#"{{"__metadata__":{{{metadata}}},"a":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#);
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &1f32.to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_and_files_of_others_are_not_checked() {
+        let path = Path::new("m.safetensors");
+        let position = Position { cache_id: "x".into(), steps: 3, epoch: 1, batch: 2, epoch_seconds: 0.1 };
+        let bytes = encode(&[("a".into(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())], &position).unwrap();
+        checksum::check(path, &bytes).unwrap();
+        let key = bytes.windows(6).position(|window| window == b"crc32c").unwrap();
+        for at in 0..bytes.len() {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            let whole = checksum::check(path, &other).is_ok() && decode::<Position>(&other).is_ok();
+            assert!(!whole, "byte {at} of {}, the checksum's key is at {key}", bytes.len());
+        }
+        let mut other = bytes.clone();
+        *other.last_mut().unwrap() ^= 1;
+        let error = checksum::check(path, &other).unwrap_err().to_string();
+        assert!(error.starts_with("m.safetensors: is damaged: its CRC-32C is ") && error.contains(", expected "), "{error}");
+        for metadata in ["", r#""format":"pt""#, r#""sam_ladder":"{}""#] {
+            checksum::check(path, &file(metadata)).unwrap();
+        }
+        // The known sum of "123456789" (RFC 3720 has CRC-32C's; this one is in the catalogue of parametrised CRC algorithms).
+        assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+        checksum::check(path, b"short").unwrap();
     }
 }

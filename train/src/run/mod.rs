@@ -7,13 +7,17 @@
 //! | `checkpoint.safetensors` | the model in the published names, as of the last checkpoint |
 //! | `best.safetensors` | the model of the epoch with the highest validation Dice |
 //! | `state.safetensors` | all that `--resume` needs |
+//! | `log.txt` | what the training has said, with times |
+//! | `.lock` | locked by the process that trains |
 //! | `tensorboard/` | the steps' scalars as TensorBoard events |
 
+mod announce;
 mod batches;
 mod checkpoint;
 mod device_items;
 mod gpu;
 mod hparams;
+mod log;
 mod open;
 mod pending_losses;
 mod read_ahead;
@@ -29,15 +33,17 @@ mod training_loop;
 mod training_run;
 mod validation;
 
+use announce::announce;
 pub(crate) use batches::BatchSource;
 pub use checkpoint::{CheckpointInfo, read_info};
 pub(crate) use device_items::DeviceItems;
 pub use gpu::DeviceStore;
 pub(crate) use gpu::check_cuda_graph;
 pub(crate) use hparams::{SessionStatus, session_end};
+use log::Log;
 pub(crate) use open::open_run;
 pub use resume::read_record;
-pub(crate) use resume::{check_same_encoder, input_file};
+pub(crate) use resume::{check_same_encoder, input_file, whole_path};
 pub use sampler::{Item, Sampler, VariantDraws};
 pub(crate) use sampler::{below, identity_index, unit};
 pub use step::{StepLosses, StepSettings, start_step, train_step};
@@ -53,7 +59,7 @@ use candle_core::Device;
 use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::tables::StepRow;
-use sam_ladder_schemas::train::TrainConfig;
+use sam_ladder_schemas::train::{RUN_LOG, TrainConfig};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -103,6 +109,8 @@ pub struct RunSummary {
     pub last: Option<StepRow>,
     /// Highest validation Dice; `None` without validation cases.
     pub best_val_dice: Option<f64>,
+    /// Number of the first epoch with it, from 1.
+    pub best_epoch: Option<u32>,
 }
 
 /// Starts or resumes a run and trains to its end.
@@ -133,10 +141,17 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     let resident = (&args.device, args.device_store);
     let items = DeviceItems::load(&once, || run.setup().sampler.items(), resident, &*args.observer)?;
     let mut source = BatchSource::new(Arc::new(store.reader(args.read_mode)), &args.device, items)?;
-    let mut steps = StepKind::new(args.cuda_graph, &args.observer);
+    let file = Log::new(&args.run.join(RUN_LOG), args.observer.clone());
+    let log: Arc<dyn Observer> = Arc::new(file.clone());
+    announce(&*log, args, &store, &run);
+    let mut steps = StepKind::new(args.cuda_graph, &log);
     let phase = Phase { done: run.position().steps, ..Phase::new("first step", Unit::Steps, run.last_step()) };
-    let mut group = [run.reporting(Report::Steps(args.observer.begin(phase)))];
+    let mut group = [run.reporting(Report::Steps(log.begin(phase)))];
     train_group(&mut group, &mut source, &mut steps, &Control::new(stop))?;
     let [run] = group;
-    run.summary()
+    let summary = run.summary();
+    if let Err(error) = &summary {
+        file.write(&error.to_string());
+    }
+    summary
 }

@@ -4,7 +4,7 @@ use super::TrainArgs;
 use super::checkpoint::{Position, ResumeState, read_info};
 use super::gpu::set_up;
 use super::records::Records;
-use super::resume::{Wanted, check_same_run, input_file, read_record, write_record};
+use super::resume::{Wanted, check_same_run, input_file, read_record, whole_path, write_record};
 use super::sampler::{Sampler, VariantDraws, identity_index};
 use super::state::RunState;
 use super::tensors::BatchShape;
@@ -12,11 +12,17 @@ use super::training_run::{Checkpoints, Run, RunSetup};
 use super::validation::{Hd95, HeldOutSlices, check_cases};
 use crate::error::{Result, TrainError, io};
 use crate::init::{InitSources, initial_weights};
+use crate::lock::Lock;
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
 use crate::optimizer::Optimizer;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_formats::atomic::{is_temporary_of, tidy};
-use sam_ladder_schemas::train::{CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RunInputs, RunRecord, STEPS_TABLE};
+use sam_ladder_formats::outputs::is_regular_file;
+use sam_ladder_formats::rows::read_rows;
+use sam_ladder_schemas::tables::{EpochRow, StepRow, ValueRange};
+use sam_ladder_schemas::train::{
+    CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RUN_LOCK, RUN_LOG, RunInputs, RunRecord, STEPS_TABLE,
+};
 use std::path::Path;
 
 /// Opens a run that starts or resumes, ready for its next step.
@@ -71,11 +77,17 @@ fn start_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpo
         num_classes: shape.num_classes,
         config: args.config.clone(),
         inputs,
+        training_values: ValueRange::of(store.scans()),
+        store_path: Some(whole_path(&args.store)),
     };
     std::fs::create_dir_all(&args.run).map_err(io(&args.run))?;
+    let lock = lock_run(args)?;
+    // Another process may have started it since.
+    refuse_existing(&args.run)?;
     tidy(&args.run)?;
     let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
-    let state = RunState { model, optimizer, records: Records::new(&args.run), position, channels: shape.channels };
+    let records = Records::new(&args.run);
+    let state = RunState { model, optimizer, records, position, channels: shape.channels, _lock: lock };
     if checkpoints.models {
         state.save(&args.run, true)?;
     }
@@ -85,6 +97,8 @@ fn start_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpo
 
 /// Reads back a run's state, after checking that its settings and inputs are the same.
 fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpoints: Checkpoints) -> Result<RunState> {
+    read_record(&args.run)?;
+    let lock = lock_run(args)?;
     let mut record = read_record(&args.run)?;
     let wanted = Wanted {
         config: &args.config,
@@ -105,11 +119,12 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
     let model = LadderSam::new(&model_config(args, shape), &ModelWeights(model), &args.device)?;
     let mut optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
     optimizer.load_state(&optimizer_state)?;
-    if record.config.max_steps != args.config.max_steps {
-        record.config.max_steps = args.config.max_steps;
+    let store_path = Some(whole_path(&args.store));
+    if record.config.max_steps != args.config.max_steps || record.store_path != store_path {
+        (record.config.max_steps, record.store_path) = (args.config.max_steps, store_path);
         write_record(&args.run, &record)?;
     }
-    let state = RunState { model, optimizer, records, position, channels: shape.channels };
+    let state = RunState { model, optimizer, records, position, channels: shape.channels, _lock: lock };
     // A run that was killed between the two files of its checkpoint has a model older than its state, and may have no step left that
     // would write another.
     let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();
@@ -119,20 +134,44 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
     Ok(state)
 }
 
-/// Refuses a directory that exists, unless it is empty or holds only what a start that was interrupted before its `config.json` leaves.
+/// Locks the run directory for this process.
+fn lock_run(args: &TrainArgs) -> Result<Lock> {
+    let Some(lock) = Lock::attempt(&args.run.join(RUN_LOCK))? else {
+        return Err(TrainError::RunBusy(args.run.clone()));
+    };
+    lock.say_if_lacking(&args.run, &*args.observer);
+    Ok(lock)
+}
+
+/// Refuses a directory that exists, unless it is empty or holds only what a start that was interrupted before its `config.json` leaves: the
+/// first checkpoint, of no step, or its beginning.
 fn refuse_existing(run: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(run) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(io(run))?,
     };
+    let mut names = Vec::new();
     for entry in entries {
-        let name = entry.map_err(io(run))?.file_name();
-        let name = name.to_string_lossy();
-        let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT];
+        let name = entry.map_err(io(run))?.file_name().to_string_lossy().into_owned();
+        let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT, RUN_LOCK, RUN_LOG];
         let aside = |of: &&str| is_temporary_of(&name, of);
-        if !begun.contains(&&*name) && !begun.iter().any(aside) && !aside(&RUN_CONFIG) {
+        let is_known = begun.contains(&&*name) && is_regular_file(&run.join(&name));
+        if !is_known && !begun.iter().any(aside) && !aside(&RUN_CONFIG) {
             return Err(TrainError::RunExists(run.to_path_buf()));
         }
+        names.push(name);
     }
-    Ok(())
+    let has = |name: &str| names.iter().any(|found| found == name);
+    let of_no_step = |name: &str| match name {
+        STEPS_TABLE => read_rows::<StepRow>(&run.join(name)).is_ok_and(|rows| rows.is_empty()),
+        EPOCHS_TABLE => read_rows::<EpochRow>(&run.join(name)).is_ok_and(|rows| rows.is_empty()),
+        RESUME_STATE => ResumeState::load(&run.join(name)).is_ok_and(|state| state.position.steps == 0),
+        // It is written after the state.
+        _ => has(RESUME_STATE) && read_info(&run.join(name)).ok().flatten().is_some_and(|info| info.steps == 0),
+    };
+    let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT];
+    if begun.into_iter().all(|name| !has(name) || of_no_step(name)) {
+        return Ok(());
+    }
+    Err(TrainError::RunExists(run.to_path_buf()))
 }

@@ -81,6 +81,12 @@ impl Records {
     pub fn best_val_dice(&self) -> Option<f64> {
         self.epochs.iter().filter_map(|row| row.val_dice).max_by(f64::total_cmp)
     }
+
+    /// Number of the first epoch with that Dice, from 1: the one that the best model is of.
+    pub fn best_epoch(&self) -> Option<u32> {
+        let best = self.best_val_dice()?;
+        self.epochs.iter().find(|row| row.val_dice == Some(best)).map(|row| row.epoch + 1)
+    }
 }
 
 fn check_length(path: &Path, found: usize, needed: usize) -> Result<()> {

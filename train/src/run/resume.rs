@@ -8,7 +8,7 @@ use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Settings that may change on a resume, since no step depends on them.
 const FREE_SETTINGS: [&str; 1] = ["max_steps"];
@@ -112,14 +112,17 @@ pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) 
     Err(TrainError::OtherEncoder { run: run.into(), store: store.path().into(), differing })
 }
 
-/// Name and SHA-256 of an input file.
+/// Name, SHA-256 and whole path of an input file.
 ///
 /// # Errors
 /// The operating system's, naming the file.
 pub(crate) fn input_file(path: &Path) -> Result<InputFile> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if is_remote(path) {
-        return Ok(InputFile { name, sha256: sha256_hex(&read_file(path)?) });
-    }
-    Ok(InputFile { name, sha256: sha256_of_file(path, |_| ())? })
+    let sha256 = if is_remote(path) { sha256_hex(&read_file(path)?) } else { sha256_of_file(path, |_| ())? };
+    Ok(InputFile { name, sha256, path: Some(whole_path(path)) })
+}
+
+/// A path that means the same from every working directory; one of a bucket does already.
+pub(crate) fn whole_path(path: &Path) -> PathBuf {
+    if is_remote(path) { path.into() } else { std::path::absolute(path).unwrap_or_else(|_| path.into()) }
 }

@@ -3,6 +3,7 @@
 use super::checkpoint::{CheckpointInfo, Position, ResumeState, save_model};
 use super::records::Records;
 use crate::error::Result;
+use crate::lock::Lock;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use sam_ladder_schemas::train::{CHECKPOINT, RESUME_STATE};
@@ -16,6 +17,8 @@ pub(super) struct RunState {
     pub(super) position: Position,
     /// Channels of the images, for the checkpoint's metadata.
     pub(super) channels: usize,
+    /// Keeps other processes out of the run folder.
+    pub(super) _lock: Lock,
 }
 
 impl RunState {

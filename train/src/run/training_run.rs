@@ -4,7 +4,6 @@ use super::RunSummary;
 use super::checkpoint::Position;
 use super::hparams::session_start;
 use super::pending_losses::{PendingLosses, TakenStep};
-use super::records::Records;
 use super::sampler::{Item, Sampler};
 use super::state::RunState;
 use super::step::{StepLosses, StepSettings};
@@ -136,10 +135,6 @@ impl Run {
         &self.state.position
     }
 
-    pub(crate) fn records(&self) -> &Records {
-        &self.state.records
-    }
-
     /// Steps after which the run ends.
     pub(crate) fn last_step(&self) -> u64 {
         self.last_step
@@ -156,6 +151,7 @@ impl Run {
             epochs: position.epoch,
             last: records.steps.last().copied(),
             best_val_dice: records.best_val_dice(),
+            best_epoch: records.best_epoch(),
         };
         match self.error {
             Some(error) => Err(error),
@@ -263,12 +259,36 @@ impl Run {
     }
 
     fn report_step(&self) {
-        let Report::Steps(progress) = &self.report else { return };
-        progress.advance(1);
-        if let Some(StepRow { epoch, loss, dice, gate, .. }) = self.state.records.steps.last() {
-            let (epoch, epochs, dice) = (epoch + 1, self.setup.config.epochs, 1.0 - dice);
-            progress.describe(&format!("epoch {epoch}/{epochs}  loss {loss:.4}  dice {dice:.4}  gate {gate:.4}"));
+        if let Report::Steps(progress) = &self.report {
+            progress.advance(1);
+            self.report_step_of(&**progress);
         }
+    }
+
+    /// Describes the last step, and the last validation.
+    fn report_step_of(&self, progress: &dyn Progress) {
+        if let Some(StepRow { epoch, loss, dice, gate, .. }) = self.state.records.steps.last() {
+            let (epoch, epochs) = (epoch + 1, self.setup.config.epochs);
+            let validation = match self.state.records.epochs.last().and_then(|row| row.val_dice) {
+                Some(dice) => format!("  val dice {dice:.4}"),
+                None => String::new(),
+            };
+            progress
+                .describe(&format!("epoch {epoch}/{epochs}  loss {loss:.4}  dice loss {dice:.4}{validation}  gate {gate:.4}"));
+        }
+    }
+
+    /// `epoch 3/20: loss 0.1234, dice loss 0.0987, val dice 0.8123 (best 0.8200, epoch 2), gate 0.513, 12.3 s`.
+    fn epoch_text(&self, row: &EpochRow) -> String {
+        let records = &self.state.records;
+        let best = records.best_val_dice().zip(records.best_epoch());
+        let validation = match row.val_dice.zip(best) {
+            Some((dice, (best, epoch))) => format!(", val dice {dice:.4} (best {best:.4}, epoch {epoch})"),
+            None => String::new(),
+        };
+        let (epoch, epochs) = (row.epoch + 1, self.setup.config.epochs);
+        let EpochRow { loss, dice, gate, seconds, .. } = row;
+        format!("epoch {epoch}/{epochs}: loss {loss:.4}, dice loss {dice:.4}{validation}, gate {gate:.3}, {seconds:.1} s")
     }
 
     /// Whether the last step of the current epoch is done, so that it can be validated and closed.
@@ -297,10 +317,17 @@ impl Run {
             return Ok(());
         }
         let row = self.close_epoch(scoring.map(ValidationPass::scores).unwrap_or_default())?;
-        if let Report::Epochs(progress) = &self.report {
-            let dice = row.val_dice.map_or("–".into(), |dice| format!("{dice:.4}"));
-            progress.describe(&format!("loss {:.4}  val dice {dice}  gate {:.3}", row.loss, row.gate));
-            progress.advance(1);
+        match &self.report {
+            Report::Nothing => {}
+            Report::Steps(progress) => {
+                self.report_step_of(&**progress);
+                progress.note(&self.epoch_text(&row));
+            }
+            Report::Epochs(progress) => {
+                let dice = row.val_dice.map_or("–".into(), |dice| format!("{dice:.4}"));
+                progress.describe(&format!("loss {:.4}  val dice {dice}  gate {:.3}", row.loss, row.gate));
+                progress.advance(1);
+            }
         }
         if self.is_finished() { self.save() } else { Ok(()) }
     }

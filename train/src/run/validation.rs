@@ -126,7 +126,8 @@ fn bounded_hd95(volume: &CaseVolume<'_>, class: u8, counts: Counts, hd95: &Hd95)
 
 /// Counts and classes of one case.
 struct Seen {
-    spacing_mm: [f64; 3],
+    /// `None` if it is unknown: then no HD95 is measured.
+    spacing_mm: Option<[f64; 3]>,
     counts: Vec<Counts>,
     /// Predicted and reference classes, kept if HD95 is measured.
     volumes: [Vec<u8>; 2],
@@ -208,7 +209,7 @@ impl ValidationPass {
             mean_over_organs(&cases, num_classes, |(case, seen), class| {
                 let [predicted, reference] = [0, 1].map(|of| seen.volumes[of].as_slice());
                 let shape = [predicted.len() / low.pow(2), low, low];
-                let volume = CaseVolume { case, predicted, reference, shape, spacing_mm: seen.spacing_mm };
+                let volume = CaseVolume { case, predicted, reference, shape, spacing_mm: seen.spacing_mm? };
                 bounded_hd95(&volume, class as u8, seen.counts[class], &hd95)
             })
         });
@@ -217,10 +218,10 @@ impl ValidationPass {
 }
 
 /// Distance between slices and between the pixels of a slice that was resized to a side of `low` pixels.
-fn low_res_spacing(slice: &SliceRow, low: usize) -> [f64; 3] {
-    let [depth, height, width] = slice.spacing_mm;
+fn low_res_spacing(slice: &SliceRow, low: usize) -> Option<[f64; 3]> {
+    let [depth, height, width] = slice.spacing_mm?;
     let [rows, columns] = slice.size.map(f64::from);
-    [depth, height * rows / low as f64, width * columns / low as f64]
+    Some([depth, height * rows / low as f64, width * columns / low as f64])
 }
 
 #[cfg(test)]

@@ -1,56 +1,45 @@
 //! A trial's records: the epochs of its runs, its failures, and its rows of the sweep's tables.
 
-use super::folder::Folder;
-use super::ranking::{self, Score, mean_and_deviation};
-use super::scheduler::{End, Trial};
-use crate::error::Result;
+use super::ranking::{Score, mean_and_deviation};
+use super::scheduler::{End, Spent, Trial};
 use sam_ladder_schemas::sweep::{CurveRow, Pruning, SweepConfig, SweepRecord, TrialRow, TrialStatus};
 use sam_ladder_schemas::tables::EpochRow;
 use serde_json::Value;
-use std::ops::Range;
-use std::path::Path;
 
-/// A trial's records.
+/// A trial's records, as they are on disk.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Account {
     /// Epochs of each run, seed by seed, fold by fold.
     pub(super) epochs: Vec<Vec<EpochRow>>,
     pub(super) failures: u32,
-    /// How an earlier start ended it, if it is not tried again.
-    pub(super) ended: Option<End>,
-    /// The trial's row on disk.
+    /// The trial's row.
     pub(super) written: Option<TrialRow>,
+    /// Whether another worker was training it when its records were read.
+    pub(super) in_flux: bool,
 }
 
 impl Account {
-    /// From what an earlier start left of a trial: its row, and the epochs of its runs.
-    pub(super) fn found(epochs: Vec<Vec<EpochRow>>, row: Option<TrialRow>, retries: u32) -> Self {
-        let Some(row) = row else { return Account { epochs, ..Account::default() } };
-        let reason = row.reason.clone().unwrap_or_default();
-        let ended = match row.status {
-            TrialStatus::Diverged => Some(End::Failed { reason, diverged: true }),
-            TrialStatus::Failed if row.failures > retries => Some(End::Failed { reason, diverged: false }),
-            _ => None,
-        };
-        Account { epochs, failures: row.failures, ended, written: Some(row) }
-    }
-
     /// Whether a run has fewer than `epochs` epochs on record.
     pub(super) fn lacks(&self, run: usize, epochs: u32) -> bool {
         self.epochs[run].len() < epochs as usize
     }
 
+    /// The scores at the rungs up to `until` epochs that every run has on record.
+    pub(super) fn scores(&self, rungs: &[u32], until: u32) -> Vec<Score> {
+        let reached = |&&rung: &&u32| rung <= until && (0..self.epochs.len()).all(|run| !self.lacks(run, rung));
+        rungs.iter().take_while(reached).map(|&rung| self.score(rung)).collect()
+    }
+
     /// Means over the runs after `epochs` epochs.
-    pub(super) fn score(&self, epochs: u32) -> Score {
+    fn score(&self, epochs: u32) -> Score {
         let mean = |value| mean_and_deviation(&self.values(epochs, value)).0;
         Score { dice: mean(|row| row.val_dice), hd95: mean(|row| row.val_hd95) }
     }
 
-    /// Recorded seconds of these epochs, over all runs.
-    pub(super) fn seconds(&self, epochs: Range<u32>) -> f64 {
-        let of_run =
-            |rows: &Vec<EpochRow>| rows.iter().filter(|row| epochs.contains(&row.epoch)).map(|row| row.seconds).sum::<f64>();
-        self.epochs.iter().map(of_run).sum()
+    /// What the recorded epochs have cost.
+    pub(super) fn spent(&self) -> Spent {
+        let rows = self.epochs.iter().flatten();
+        Spent { epochs: rows.clone().count() as u64, seconds: rows.map(|row| row.seconds).sum() }
     }
 
     fn values(&self, epochs: u32, value: fn(&EpochRow) -> Option<f64>) -> Vec<Option<f64>> {
@@ -58,8 +47,8 @@ impl Account {
         self.epochs.iter().map(|rows| rows.get(last?).and_then(value)).collect()
     }
 
-    /// The trial's row.
-    pub(super) fn row(&self, trial: &Trial, config: &SweepConfig, rank: Option<u32>) -> TrialRow {
+    /// The trial's row, without a rank, which depends on all trials.
+    pub(super) fn row(&self, trial: &Trial, config: &SweepConfig) -> TrialRow {
         let epochs = trial.epochs();
         let (status, reason) = match &trial.end {
             None => (TrialStatus::Running, None),
@@ -77,7 +66,7 @@ impl Account {
             settings: Value::Object(trial.point.searched(config)).to_string(),
             status,
             reason,
-            rank,
+            rank: None,
             dice,
             dice_std,
             hd95,
@@ -87,7 +76,7 @@ impl Account {
             max_epochs: trial.config.epochs as u32,
             rung: if asha { trial.scores.len().checked_sub(1).map(|rung| rung as u32) } else { None },
             failures: self.failures,
-            seconds: self.epochs.iter().flatten().map(|row| row.seconds).sum(),
+            seconds: self.spent().seconds,
         }
     }
 
@@ -115,35 +104,4 @@ fn curve_row(trial: &str, (seed, fold): (u64, u32), row: &EpochRow) -> CurveRow 
         gate: row.gate,
         seconds: row.seconds,
     }
-}
-
-/// The tables of a sweep's folder, made again from the trials' records of all workers: trials by number with their ranks, and every epoch
-/// of each run.
-///
-/// # Errors
-/// A folder without a sweep, or a damaged record.
-pub fn gather(out: &Path) -> Result<(Vec<TrialRow>, Vec<CurveRow>)> {
-    let folder = Folder::new(out);
-    let record = folder.read_record()?;
-    let mut rows = folder.read_trials()?;
-    let result = |row: &TrialRow| {
-        let failed = matches!(row.status, TrialStatus::Failed | TrialStatus::Diverged);
-        let costs = Score { dice: row.dice, hd95: row.hd95 }.costs(&record.config.objectives);
-        (!failed && row.epochs > 0).then(|| ranking::Reached {
-            finished: row.status == TrialStatus::Finished,
-            epochs: row.epochs,
-            costs,
-        })
-    };
-    let runs = runs_of_each_trial(&record);
-    let ranks = ranking::ranks(&rows.iter().map(result).collect::<Vec<_>>());
-    let mut curves = Vec::new();
-    for (row, rank) in rows.iter_mut().zip(ranks) {
-        row.rank = rank;
-        for &(seed, fold) in &runs {
-            let epochs = folder.read_run(&row.trial, seed, fold)?;
-            curves.extend(epochs.iter().map(|epoch| curve_row(&row.trial, (seed, fold), epoch)));
-        }
-    }
-    Ok((rows, curves))
 }

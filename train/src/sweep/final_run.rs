@@ -1,7 +1,7 @@
 //! `--final`: trains the best setting on all training cases, and evaluates it once on the test cases.
 
 use super::folder::{Folder, point_of};
-use super::{SweepArgs, SweepSummary, train_args};
+use super::{SweepArgs, SweepSummary, train_args, with_inputs_of};
 use crate::error::{Result, TrainError};
 use crate::run::train_until;
 use sam_ladder_schemas::sweep::{FINAL_EVAL, FINAL_RUN, FinalRecord, TrialRow, TrialStatus};
@@ -39,13 +39,17 @@ pub fn train_final(args: &SweepArgs, summary: &SweepSummary, trial: Option<&str>
     let record = FinalRecord { trial: chosen.trial.clone(), settings: point.settings.clone(), evaluated: false };
     folder.write_final(&record)?;
     let run = args.out.join(FINAL_RUN);
+    let args = &with_inputs_of(args, &sweep);
     let config = point.config()?;
     let config = TrainConfig { seed: sweep.config.seeds[0], val_cases: Vec::new(), ..config };
-    train_until(&train_args(args, &run, config), stop)?;
+    train_until(&train_args(args, &run, config), stop).map_err(|error| match error {
+        TrainError::Stopped { .. } => TrainError::SweepStopped { out: args.out.clone(), more: " --final".into() },
+        other => other,
+    })?;
     Ok(FinalRun { run, record })
 }
 
-fn choose<'a>(summary: &'a SweepSummary, trial: Option<&str>, front: bool, out: &Path) -> Result<&'a TrialRow> {
+pub(super) fn choose<'a>(summary: &'a SweepSummary, trial: Option<&str>, front: bool, out: &Path) -> Result<&'a TrialRow> {
     if let Some(id) = trial {
         let found = summary.trials.iter().find(|row| row.trial == id && row.status == TrialStatus::Finished);
         return found.ok_or_else(|| TrainError::NoSuchTrial { out: out.into(), trial: id.into() });

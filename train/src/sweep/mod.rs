@@ -1,9 +1,9 @@
 //! A sweep: many runs on one store, chosen by a search, in one process.
 //!
-//! The scheduler (`scheduler`) works in rounds: it says how far up to k trials are trained next, these are trained (`trials`), and it
-//! receives their results. It knows only the config and these results, and results are on disk. Resuming a sweep therefore means starting
-//! it again: recorded epochs are read instead of trained, and missing ones are trained from the last checkpoint. A sweep that was killed
-//! makes the same decisions as an uninterrupted one, and ends with the same table.
+//! A sweep works in rounds (`trials`). A worker reads what all workers have recorded in the folder (`ledger`), decides how far up to k trials
+//! are trained next (`scheduler`), writes its decision down (`workers`), trains (`trainer`), and records the results. The records are the
+//! sweep: tables and decisions are made from them, and nothing that is recorded leaves the tables. With one worker, a sweep that was killed
+//! finishes the interrupted round, makes the same decisions as an uninterrupted one, and ends with the same table.
 //!
 //! Validation cases come from [`TrainingSplit`], which cannot read the test cases.
 
@@ -12,28 +12,37 @@ mod domain;
 mod file;
 mod final_run;
 mod folder;
+mod ledger;
+#[cfg(test)]
+mod model_test;
 mod ranking;
 mod scheduler;
 mod space;
 mod tpe;
+mod trainer;
 mod trials;
+mod workers;
+#[cfg(test)]
+mod writes;
 
-pub use account::gather;
 pub use file::read_config;
 pub use final_run::{FinalRun, mark_evaluated, refuse_second_final, train_final};
 
 use crate::error::{Result, TrainError};
-use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, check_cuda_graph, input_file, numbered_fold};
+use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, check_cuda_graph, input_file, numbered_fold, whole_path};
 use candle_core::Device;
 use folder::{Folder, check_same_sweep};
+use ledger::Ledger;
 use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::observer::Observer;
-use sam_ladder_schemas::sweep::{SweepRecord, TrialRow, TrialStatus, Validation};
+use sam_ladder_schemas::sweep::{Objective, SweepRecord, TrialRow, TrialStatus, Validation};
 use sam_ladder_schemas::train::{InputFile, RunInputs, TrainConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use trainer::StoreTrainer;
 use trials::Trials;
+use workers::Workers;
 
 /// Default number of trials at a time. Several trials share the reading of batches, but this saves less time than it costs if one step
 /// keeps all cores busy.
@@ -52,7 +61,7 @@ pub struct SweepArgs {
     pub resume: bool,
     /// Trials that are trained at a time; a resume has those of the start.
     pub jobs: Option<u32>,
-    /// This worker's number, from 1, and the number of workers: each takes the trials with its numbers.
+    /// This worker's number, from 1, and the number of workers. Each number is one process's place in the sweep's folder.
     pub worker: (u32, u32),
     /// ResNet-18 under torchvision's names, for every run.
     pub cnn_checkpoint: Option<PathBuf>,
@@ -121,7 +130,13 @@ pub fn sweep_until(args: &SweepArgs, stop: &AtomicBool) -> Result<SweepSummary> 
     check_cuda_graph(&args.device, args.cuda_graph)?;
     let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     let record = if args.resume { resume(args, &store)? } else { start(args, &store)? };
-    Trials::new(args, &store, &record)?.run(stop)
+    let folder = Folder::new(&args.out);
+    let workers = Workers::join(&folder, args.worker, &*args.observer)?;
+    let args = &with_inputs_of(args, &record);
+    let trainer = StoreTrainer::new(args, &store, &record)?;
+    let ledger = Ledger::new(folder, &record, args.observer.clone())?;
+    let rows = Trials::new(&record, ledger, workers, trainer, args.observer.clone()).run(stop)?;
+    Ok(SweepSummary::new(rows))
 }
 
 fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
@@ -129,7 +144,13 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
         return Err(TrainError::NoSweepFile);
     };
     let config = read_config(path)?;
+    if config.objectives.contains(&Objective::Hd95) {
+        check_spacing(store)?;
+    }
     let folds = validation_cases(store, &config.validation)?;
+    let folder = Folder::new(&args.out);
+    let text = std::fs::read(path).map_err(crate::error::io(path))?;
+    folder.refuse_taken(&text)?;
     let record = SweepRecord {
         program: args.program.clone(),
         cache_id: store.attributes().cache_id.clone(),
@@ -141,9 +162,11 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
             init: args.init.as_deref().map(input_file).transpose()?,
         },
         config,
+        store_path: Some(whole_path(&args.store)),
     };
-    let text = std::fs::read(path).map_err(crate::error::io(path))?;
-    Folder::new(&args.out).create(&record, &text)?;
+    // Of several that start it at once, one does.
+    let _turn = workers::turn(&folder)?;
+    folder.create(&record, &text)?;
     Ok(record)
 }
 
@@ -169,24 +192,63 @@ fn resume(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     if let Some(jobs) = args.jobs.filter(|&jobs| jobs != record.jobs) {
         (record.jobs, changed) = (jobs.max(1), true);
     }
-    same_input(&args.out, "--cnn-checkpoint", &record.inputs.cnn_checkpoint, args.cnn_checkpoint.as_deref())?;
-    same_input(&args.out, "--init", &record.inputs.init, args.init.as_deref())?;
+    same_input(&args.out, "--cnn-checkpoint", &mut record.inputs.cnn_checkpoint, args.cnn_checkpoint.as_deref(), &mut changed)?;
+    same_input(&args.out, "--init", &mut record.inputs.init, args.init.as_deref(), &mut changed)?;
+    let store_path = Some(whole_path(&args.store));
+    if record.store_path != store_path {
+        (record.store_path, changed) = (store_path, true);
+    }
     if changed {
         folder.write_record(&record)?;
     }
     Ok(record)
 }
 
-/// Checks an input file: runs that have not started yet need the file with which the sweep was started.
-fn same_input(out: &Path, option: &'static str, stored: &Option<InputFile>, given: Option<&Path>) -> Result<()> {
-    let given = given.map(input_file).transpose()?;
+/// Checks an input file, which runs that have not started yet need: the one that is given, or the one with which the sweep was started.
+fn same_input(
+    out: &Path,
+    option: &'static str,
+    stored: &mut Option<InputFile>,
+    given: Option<&Path>,
+    changed: &mut bool,
+) -> Result<()> {
+    let of_start = stored.as_ref().and_then(|file| file.path.as_deref());
+    let given = given.or(of_start).map(input_file).transpose()?;
     let hash = |file: &Option<InputFile>| file.as_ref().map(|file| file.sha256.clone());
     if hash(stored) == hash(&given) {
+        *changed |= *stored != given;
+        *stored = given;
         return Ok(());
     }
     let words =
         |file: &Option<InputFile>| file.as_ref().map_or("none".into(), |file| format!("{} (SHA-256 {})", file.name, file.sha256));
     Err(TrainError::SweepInputMismatch { out: out.into(), what: option, stored: words(stored), given: words(&given) })
+}
+
+/// HD95 is measured in millimetres, which needs the scans' spacing.
+fn check_spacing(store: &TrainingSplit) -> Result<()> {
+    match store.slices().iter().find(|slice| slice.spacing_mm.is_none()) {
+        Some(slice) => Err(TrainError::NoSpacing { store: store.path().into(), case: slice.case.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The arguments with the files that runs start from, which a resume need not name.
+fn with_inputs_of(args: &SweepArgs, record: &SweepRecord) -> SweepArgs {
+    let path = |file: &Option<InputFile>| file.as_ref().and_then(|file| file.path.clone());
+    SweepArgs {
+        cnn_checkpoint: args.cnn_checkpoint.clone().or(path(&record.inputs.cnn_checkpoint)),
+        init: args.init.clone().or(path(&record.inputs.init)),
+        ..args.clone()
+    }
+}
+
+/// Where the store of the sweep in `out` was; `None` for a sweep of an older version, which did not record it.
+///
+/// # Errors
+/// If there is no sweep, or its record was written by another version of the program.
+pub fn store_of(out: &Path) -> Result<Option<PathBuf>> {
+    Ok(Folder::new(out).read_record()?.store_path)
 }
 
 /// The validation cases of each fold, all of them training cases of the store.

@@ -1,6 +1,6 @@
-//! Decides what is trained next. The scheduler depends only on the sweep's config and the results of each round. It uses no clock and no
-//! file, so a sweep that starts again with the recorded results makes the same decisions. The training time is part of these results: it is
-//! recorded with the epochs.
+//! Decides what is trained next. The scheduler depends only on the sweep's config and on the trials that it is given, with their recorded
+//! results. It uses no clock and no file, so a sweep that starts again from its records makes the same decisions. The training time is part
+//! of these results: it is recorded with the epochs.
 
 use super::ranking::{self, Score, fronts, ranks};
 use super::space::{Point, Space};
@@ -9,6 +9,9 @@ use crate::error::Result;
 use sam_ladder_schemas::sweep::{Pruning, SweepConfig};
 use sam_ladder_schemas::train::TrainConfig;
 use std::collections::HashSet;
+
+/// Start of the reason of a trial that the median has ended; other pruned trials wait, and a larger budget may continue them.
+const BELOW_MEDIAN: &str = "worse than the median";
 
 /// How a trial ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +29,15 @@ pub(crate) enum End {
     },
 }
 
+/// What a trial has cost, as recorded with its epochs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Spent {
+    /// Epochs of all its runs.
+    pub(crate) epochs: u64,
+    /// Their seconds.
+    pub(crate) seconds: f64,
+}
+
 /// A started trial.
 #[derive(Debug, Clone)]
 pub(crate) struct Trial {
@@ -36,6 +48,9 @@ pub(crate) struct Trial {
     pub(crate) rungs: Vec<u32>,
     /// Its scores at the rungs that it has reached.
     pub(crate) scores: Vec<Score>,
+    /// Epochs that its record has. If they are more than its scores show, its runs' records were damaged, and it is trained again.
+    pub(crate) recorded: u32,
+    pub(crate) spent: Spent,
     pub(crate) end: Option<End>,
 }
 
@@ -45,13 +60,23 @@ impl Trial {
         self.scores.len().checked_sub(1).map_or(0, |rung| self.rungs[rung])
     }
 
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.end.is_none()
     }
 
     fn failed(&self) -> bool {
         matches!(self.end, Some(End::Failed { .. }))
     }
+
+    /// Whether a part of its records is lost.
+    fn is_damaged(&self) -> bool {
+        self.is_open() && self.recorded > self.epochs()
+    }
+}
+
+/// Whether a pruned trial with this reason stays pruned, whatever the budget.
+pub(crate) fn is_final_reason(reason: &str) -> bool {
+    reason.starts_with(BELOW_MEDIAN)
 }
 
 /// A part of a trial: train it up to `until` epochs.
@@ -66,92 +91,100 @@ pub(crate) struct Job {
 /// Result of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome {
-    /// The score after the job's last epoch, or why the trial ended.
-    pub(crate) result: std::result::Result<Score, End>,
-    /// Recorded seconds of the job's epochs.
-    pub(crate) seconds: f64,
+    /// The scores at all rungs up to the job's last epoch, or why the trial ended.
+    pub(crate) result: std::result::Result<Vec<Score>, End>,
+    /// What the trial has cost so far.
+    pub(crate) spent: Spent,
 }
-
-/// Points chosen by an earlier start of the sweep, by number.
-pub(crate) type Chosen = std::collections::HashMap<u32, Point>;
 
 pub(crate) struct Scheduler<'a> {
     config: &'a SweepConfig,
     space: Space<'a>,
-    chosen: Chosen,
-    /// This worker's number, from 1, and the number of workers n: its trials are every n-th number.
-    worker: (u32, u32),
-    /// This worker's trials; all trials if there is only one worker.
+    /// All trials of the sweep, whoever trains them. A trial keeps its index.
     pub(crate) trials: Vec<Trial>,
-    taken: HashSet<String>,
-    /// Set once the search has no more points.
-    exhausted: bool,
-    /// Set at the sweep's end.
-    closed: bool,
-    epochs_spent: u64,
-    seconds_spent: f64,
 }
 
 impl<'a> Scheduler<'a> {
     /// # Errors
     /// A grid of too many points.
-    pub(crate) fn new(config: &'a SweepConfig, chosen: Chosen, worker: (u32, u32)) -> Result<Self> {
-        let space = Space::new(config)?;
-        // Trials that another worker has started are not started here.
-        let taken = chosen.values().map(|point| point.id.clone()).collect();
-        Ok(Scheduler {
-            config,
-            space,
-            chosen,
-            worker,
-            trials: Vec::new(),
-            taken,
-            exhausted: false,
-            closed: false,
-            epochs_spent: 0,
-            seconds_spent: 0.0,
-        })
+    pub(crate) fn new(config: &'a SweepConfig) -> Result<Self> {
+        Ok(Scheduler { config, space: Space::new(config)?, trials: Vec::new() })
+    }
+
+    /// A trial of which nothing was trained.
+    pub(crate) fn trial(&self, number: u32, point: Point) -> Trial {
+        let (config, end) = match point.config() {
+            Ok(config) => (config, None),
+            Err(reason) => (TrainConfig::default(), Some(End::Failed { reason: reason.to_string(), diverged: true })),
+        };
+        let rungs = self.rungs(config.epochs as u32);
+        Trial { number, point, config, rungs, scores: Vec::new(), recorded: 0, spent: Spent::default(), end }
+    }
+
+    /// Index of the trial with this id.
+    pub(crate) fn index(&self, id: &str) -> Option<usize> {
+        self.trials.iter().position(|trial| trial.point.id == id)
     }
 
     /// Upper limit of the number of trials, if known.
     pub(crate) fn most_trials(&self) -> Option<usize> {
         let budget = self.config.budget.trials.map(|trials| trials as usize);
         let all = budget.into_iter().chain(self.space.known_size()).min()?;
-        let (index, count) = (self.worker.0 as usize, self.worker.1 as usize);
-        Some((all + count - index) / count)
+        Some(all.max(self.trials.len()))
     }
 
-    /// Up to `most` jobs that can run at the same time; empty if the sweep has ended.
-    pub(crate) fn next_jobs(&mut self, most: usize) -> Vec<Job> {
+    /// Up to `most` jobs that can run at the same time, in addition to those that other workers do; empty if there is nothing to do.
+    pub(crate) fn next_jobs(&mut self, most: usize, others: &[Job]) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
-        while !self.closed && jobs.len() < most && !self.is_out_of_budget(&jobs) {
-            let Some(job) = self.next_job(&jobs) else { break };
+        while jobs.len() < most
+            && let Some(job) = self.next_job(&jobs, others)
+        {
             jobs.push(job);
-        }
-        if jobs.is_empty() {
-            self.close();
         }
         jobs
     }
 
-    fn is_out_of_budget(&self, jobs: &[Job]) -> bool {
-        let runs = self.config.runs_per_trial() as u64;
-        let planned: u64 = jobs.iter().map(|job| u64::from(job.until - self.trials[job.trial].epochs()) * runs).sum();
-        let budget = &self.config.budget;
-        budget.epochs.is_some_and(|most| self.epochs_spent + planned >= most)
-            || budget.hours.is_some_and(|hours| self.seconds_spent >= hours * 3600.0)
+    /// Whether results of the other workers may lead to further jobs.
+    pub(crate) fn may_follow(&self, others: &[Job]) -> bool {
+        !others.is_empty() && matches!(self.config.pruning, Pruning::Asha { .. }) && !self.is_out_of_budget(others)
     }
 
-    fn next_job(&mut self, jobs: &[Job]) -> Option<Job> {
-        let busy = |trial: usize| jobs.iter().any(|job| job.trial == trial);
-        if let Pruning::Asha { reduction, .. } = self.config.pruning {
-            let promoted = self.promotable(reduction as usize, &busy);
-            let job = promoted.map(|trial| self.job(trial)).or_else(|| self.begin());
-            // At the end of the search at least one trial is trained to its last epoch, however few there are.
-            return job.or_else(|| if jobs.is_empty() { self.last_promotion() } else { None });
+    /// Whether the budget is spent once these jobs are done.
+    fn is_out_of_budget(&self, planned: &[Job]) -> bool {
+        let runs = self.config.runs_per_trial() as u64;
+        let cost = |job: &Job| u64::from(job.until.saturating_sub(self.trials[job.trial].epochs())) * runs;
+        let epochs = || self.trials.iter().map(|trial| trial.spent.epochs).sum::<u64>() + planned.iter().map(cost).sum::<u64>();
+        let seconds = || self.trials.iter().map(|trial| trial.spent.seconds).sum::<f64>();
+        let budget = &self.config.budget;
+        budget.epochs.is_some_and(|most| epochs() >= most) || budget.hours.is_some_and(|hours| seconds() >= hours * 3600.0)
+    }
+
+    fn next_job(&mut self, jobs: &[Job], others: &[Job]) -> Option<Job> {
+        let planned = [jobs, others].concat();
+        let busy = |trial: usize| planned.iter().any(|job| job.trial == trial);
+        // What a damaged record had was paid for before.
+        if let Some(damaged) = self.first(|trial| trial.is_damaged(), &busy) {
+            return Some(self.job(damaged));
         }
-        let open = (0..self.trials.len()).find(|&trial| self.trials[trial].is_open() && !busy(trial));
-        open.map(|trial| self.job(trial)).or_else(|| self.begin())
+        if self.is_out_of_budget(&planned) {
+            return None;
+        }
+        let Pruning::Asha { reduction, .. } = self.config.pruning else {
+            let open = self.first(Trial::is_open, &busy);
+            return open.map(|trial| self.job(trial)).or_else(|| self.begin());
+        };
+        // A trial that was interrupted or failed before its first rung is not one that waits.
+        let next = self.first(|trial| trial.is_open() && trial.scores.is_empty(), &busy);
+        let next = next.or_else(|| self.promotable(reduction as usize, &busy));
+        let job = next.map(|trial| self.job(trial)).or_else(|| self.begin());
+        // At the end of the search at least one trial is trained to its last epoch, however few there are.
+        job.or_else(|| if planned.is_empty() { self.last_promotion() } else { None })
+    }
+
+    /// The trial with the lowest number among those that are `wanted` and not busy.
+    fn first(&self, wanted: impl Fn(&Trial) -> bool, busy: &impl Fn(usize) -> bool) -> Option<usize> {
+        let found = (0..self.trials.len()).filter(|&trial| wanted(&self.trials[trial]) && !busy(trial));
+        found.min_by_key(|&trial| self.trials[trial].number)
     }
 
     fn job(&self, trial: usize) -> Job {
@@ -159,40 +192,38 @@ impl<'a> Scheduler<'a> {
         Job { trial, until: rungs[scores.len().min(rungs.len() - 1)] }
     }
 
-    /// Starts a new trial.
+    /// Starts a new trial, with the lowest number that is free.
     fn begin(&mut self) -> Option<Job> {
-        while !self.exhausted {
-            let number = self.trials.len() as u32 * self.worker.1 + self.worker.0 - 1;
-            let over = self.config.budget.trials.is_some_and(|most| number >= most);
-            let point = if over { None } else { self.chosen.remove(&number).or_else(|| self.choose(number)) };
-            let Some(point) = point else {
-                self.exhausted = true;
+        let mut numbers: HashSet<u32> = self.trials.iter().map(|trial| trial.number).collect();
+        let taken: HashSet<String> = self.trials.iter().map(|trial| trial.point.id.clone()).collect();
+        loop {
+            let number = (0..).find(|number| !numbers.contains(number))?;
+            if self.config.budget.trials.is_some_and(|most| number >= most) {
                 return None;
-            };
-            self.taken.insert(point.id.clone());
-            let config = point.config();
-            let (config, end) = match config {
-                Ok(config) => (config, None),
-                Err(reason) => (TrainConfig::default(), Some(End::Failed { reason: reason.to_string(), diverged: true })),
-            };
-            let open = end.is_none();
-            let rungs = self.rungs(config.epochs as u32);
-            self.trials.push(Trial { number, point, config, rungs, scores: Vec::new(), end });
+            }
+            let point = self.choose(number, &taken)?;
+            numbers.insert(number);
+            // A point of a grid that has another number already.
+            if taken.contains(&point.id) {
+                continue;
+            }
+            let trial = self.trial(number, point);
+            let open = trial.is_open();
+            self.trials.push(trial);
             if open {
                 return Some(self.job(self.trials.len() - 1));
             }
         }
-        None
     }
 
-    fn choose(&self, number: u32) -> Option<Point> {
+    fn choose(&self, number: u32, taken: &HashSet<String>) -> Option<Point> {
         let order = self.order();
         let observed: Vec<Observed<'_>> = order
             .iter()
             .map(|&trial| &self.trials[trial])
             .map(|trial| Observed { settings: &trial.point.settings, has_value: !trial.scores.is_empty() || trial.failed() })
             .collect();
-        self.space.point(number, &self.taken, &observed)
+        self.space.point(number, taken, &observed)
     }
 
     /// The epochs at which a run of `epochs` epochs is compared.
@@ -236,9 +267,11 @@ impl<'a> Scheduler<'a> {
         let costs: Vec<Vec<f64>> =
             there.iter().map(|&trial| self.trials[trial].scores[rung].costs(&self.config.objectives)).collect();
         let fronts = fronts(&costs);
+        let number = |index: usize| self.trials[there[index]].number;
         let mut order: Vec<usize> = (0..there.len()).collect();
         order.sort_by(|&left, &right| {
-            fronts[left].cmp(&fronts[right]).then(costs[left][0].total_cmp(&costs[right][0])).then(left.cmp(&right))
+            let by_value = fronts[left].cmp(&fronts[right]).then(costs[left][0].total_cmp(&costs[right][0]));
+            by_value.then_with(|| number(left).cmp(&number(right)))
         });
         order.into_iter().map(|index| there[index]).collect()
     }
@@ -251,19 +284,17 @@ impl<'a> Scheduler<'a> {
         let highest = self.trials.iter().map(|trial| trial.scores.len()).max().filter(|&rungs| rungs > 0)?;
         let best = self.best_at(highest - 1).into_iter().find(|&trial| self.trials[trial].is_open());
         // Failed trials may hold the highest rung.
-        let best = best.or_else(|| (0..self.trials.len()).find(|&trial| self.trials[trial].is_open()));
+        let best = best.or_else(|| self.first(Trial::is_open, &|_| false));
         best.map(|trial| self.job(trial))
     }
 
     /// Records the results of a round's jobs.
     pub(crate) fn record(&mut self, outcomes: Vec<(Job, Outcome)>) {
-        let runs = self.config.runs_per_trial() as u64;
         for (job, outcome) in &outcomes {
-            self.epochs_spent += u64::from(job.until - self.trials[job.trial].epochs()) * runs;
-            self.seconds_spent += outcome.seconds;
             let trial = &mut self.trials[job.trial];
+            trial.spent = outcome.spent;
             match &outcome.result {
-                Ok(score) => trial.scores.push(*score),
+                Ok(scores) => trial.scores = scores.clone(),
                 Err(end) => trial.end = Some(end.clone()),
             }
             if trial.is_open() && trial.scores.len() == trial.rungs.len() {
@@ -305,12 +336,11 @@ impl<'a> Scheduler<'a> {
         };
         let own = this.scores[rung].costs(&self.config.objectives);
         let worse = own.iter().enumerate().all(|(objective, &cost)| cost > median(objective));
-        worse.then(|| format!("worse than the median of {} trials after {epochs} epochs", others.len()))
+        worse.then(|| format!("{BELOW_MEDIAN} of {} trials after {epochs} epochs", others.len()))
     }
 
-    /// Ends the sweep: trials that wait for a higher rung are pruned.
-    fn close(&mut self) {
-        self.closed = true;
+    /// Ends the sweep: trials that wait are pruned.
+    pub(crate) fn close(&mut self) {
         let places: Vec<(usize, String)> = (0..self.trials.len())
             .filter(|&trial| self.trials[trial].is_open())
             .map(|trial| {
@@ -338,9 +368,10 @@ impl<'a> Scheduler<'a> {
         let first_cost = |trial: usize| {
             self.trials[trial].scores.last().map_or(f64::INFINITY, |score| score.costs(&self.config.objectives)[0])
         };
+        let number = |trial: usize| self.trials[trial].number;
         let key = |trial: usize| (ranks[trial].unwrap_or(u32::MAX), !self.trials[trial].failed());
         order.sort_by(|&left, &right| {
-            key(left).cmp(&key(right)).then(first_cost(left).total_cmp(&first_cost(right))).then(left.cmp(&right))
+            key(left).cmp(&key(right)).then(first_cost(left).total_cmp(&first_cost(right))).then(number(left).cmp(&number(right)))
         });
         order
     }
@@ -377,15 +408,18 @@ mod tests {
 
     /// An epoch takes ten minutes.
     fn outcome(trial: &Trial, until: u32) -> Outcome {
-        Outcome { result: Ok(dice(trial, until)), seconds: f64::from(until - trial.epochs()) * 600.0 }
+        let scores = trial.rungs.iter().filter(|&&rung| rung <= until).map(|&rung| dice(trial, rung)).collect();
+        let spent = Spent { epochs: until.into(), seconds: f64::from(until) * 600.0 };
+        Outcome { result: Ok(scores), spent }
     }
 
     /// Runs a sweep to its end; returns the number of epochs.
     fn run(scheduler: &mut Scheduler<'_>, jobs: usize) -> u64 {
         loop {
-            let jobs = scheduler.next_jobs(jobs);
+            let jobs = scheduler.next_jobs(jobs, &[]);
             if jobs.is_empty() {
-                return scheduler.epochs_spent;
+                scheduler.close();
+                return scheduler.trials.iter().map(|trial| trial.spent.epochs).sum();
             }
             let outcomes = jobs.iter().map(|&job| (job, outcome(&scheduler.trials[job.trial], job.until))).collect();
             scheduler.record(outcomes);
@@ -400,7 +434,7 @@ mod tests {
     #[test]
     fn without_pruning_every_trial_is_trained_out() {
         let config = config("", "grid", "");
-        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        let mut scheduler = Scheduler::new(&config).unwrap();
         assert_eq!(run(&mut scheduler, 2), 81);
         assert_eq!(ends(&scheduler), [9, 0]);
         let ranks = scheduler.ranks();
@@ -414,13 +448,13 @@ mod tests {
     fn successive_halving_trains_a_third_on_and_finds_the_same_best() {
         for jobs in [1, 2, 4] {
             let asha = config("method = \"asha\"", "grid", "");
-            let mut scheduler = Scheduler::new(&asha, Chosen::new(), (1, 1)).unwrap();
+            let mut scheduler = Scheduler::new(&asha).unwrap();
             let spent = run(&mut scheduler, jobs);
             assert!(spent <= 9 + 3 * 2 + 6 + 12, "{jobs} jobs: {spent} epochs");
             let [finished, pruned] = ends(&scheduler);
             assert!(finished >= 1 && finished + pruned == 9, "{finished} {pruned}");
             let whole = config("", "grid", "");
-            let mut all = Scheduler::new(&whole, Chosen::new(), (1, 1)).unwrap();
+            let mut all = Scheduler::new(&whole).unwrap();
             run(&mut all, 1);
             assert_eq!(scheduler.trials[scheduler.order()[0]].point, all.trials[all.order()[0]].point);
         }
@@ -429,7 +463,7 @@ mod tests {
     #[test]
     fn two_trials_under_successive_halving_end_with_one_that_is_trained_out() {
         let config = config("method = \"asha\"", "random", "trials = 2");
-        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        let mut scheduler = Scheduler::new(&config).unwrap();
         run(&mut scheduler, 1);
         assert_eq!(ends(&scheduler), [1, 1]);
     }
@@ -437,7 +471,7 @@ mod tests {
     #[test]
     fn the_median_gives_up_the_worse_half() {
         let config = config("method = \"median\"\nstartup = 3", "random", "trials = 20");
-        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        let mut scheduler = Scheduler::new(&config).unwrap();
         let spent = run(&mut scheduler, 2);
         let [finished, pruned] = ends(&scheduler);
         assert!(finished >= 5 && pruned >= 5 && finished + pruned == 20, "{finished} {pruned}");
@@ -450,7 +484,7 @@ mod tests {
     #[test]
     fn budgets_of_epochs_end_a_sweep() {
         let config = config("", "random", "epochs = 30");
-        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        let mut scheduler = Scheduler::new(&config).unwrap();
         // The fourth trial starts below the budget and is trained to its last epoch.
         assert_eq!(run(&mut scheduler, 1), 36);
         assert_eq!(ends(&scheduler), [4, 0]);
@@ -459,19 +493,26 @@ mod tests {
     #[test]
     fn hours_are_those_on_record() {
         let config = config("", "random", "hours = 5");
-        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        let mut scheduler = Scheduler::new(&config).unwrap();
         // Trials take an hour and a half: the fourth starts before the five hours are over and is trained to its last epoch.
         assert_eq!(run(&mut scheduler, 1), 36);
         assert_eq!(ends(&scheduler), [4, 0]);
     }
 
+    /// The trials of a sweep that was interrupted after some rounds, given to a new scheduler: it ends as the first one.
     #[test]
     fn given_the_same_results_it_decides_the_same() {
         let config = config("method = \"asha\"", "tpe", "trials = 30");
-        let mut first = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        let mut first = Scheduler::new(&config).unwrap();
+        let mut second = Scheduler::new(&config).unwrap();
+        for _ in 0..17 {
+            let jobs = first.next_jobs(2, &[]);
+            let outcomes = jobs.iter().map(|&job| (job, outcome(&first.trials[job.trial], job.until))).collect();
+            first.record(outcomes);
+        }
+        second.trials = first.trials.clone();
+        second.trials.sort_by_key(|trial| trial.number);
         run(&mut first, 2);
-        let chosen = first.trials[..17].iter().map(|trial| (trial.number, trial.point.clone())).collect();
-        let mut second = Scheduler::new(&config, chosen, (1, 1)).unwrap();
         run(&mut second, 2);
         let points =
             |scheduler: &Scheduler<'_>| -> Vec<Point> { scheduler.trials.iter().map(|trial| trial.point.clone()).collect() };
@@ -479,16 +520,32 @@ mod tests {
         assert_eq!(first.ranks(), second.ranks());
     }
 
+    /// What other workers do counts: their points are not drawn again, their numbers are not given twice, and their epochs are spent.
+    #[test]
+    fn jobs_of_other_workers_count() {
+        let config = config("", "random", "epochs = 27");
+        let mut scheduler = Scheduler::new(&config).unwrap();
+        let theirs = scheduler.next_jobs(2, &[]);
+        assert_eq!(scheduler.next_jobs(9, &theirs), [Job { trial: 2, until: 9 }]);
+        assert_eq!(scheduler.trials.iter().map(|trial| trial.number).collect::<Vec<_>>(), [0, 1, 2]);
+        // A gap in the numbers is filled.
+        scheduler.trials.remove(1);
+        assert_eq!(scheduler.next_jobs(9, &[Job { trial: 0, until: 9 }]).len(), 2);
+        let mut numbers: Vec<u32> = scheduler.trials.iter().map(|trial| trial.number).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [0, 1, 2]);
+    }
+
     #[test]
     fn failures_rank_behind_and_do_not_stop_the_rest() {
         let config = config("", "grid", "");
-        let mut scheduler = Scheduler::new(&config, Chosen::new(), (1, 1)).unwrap();
+        let mut scheduler = Scheduler::new(&config).unwrap();
         loop {
-            let jobs = scheduler.next_jobs(1);
+            let jobs = scheduler.next_jobs(1, &[]);
             let Some(&job) = jobs.first() else { break };
             let trial = &scheduler.trials[job.trial];
             let outcome = if trial.number == 4 {
-                Outcome { result: Err(End::Failed { reason: "out of memory".into(), diverged: false }), seconds: 1.0 }
+                Outcome { result: Err(End::Failed { reason: "out of memory".into(), diverged: false }), spent: Spent::default() }
             } else {
                 outcome(trial, job.until)
             };

@@ -1,0 +1,352 @@
+//! Scans as real folders hold them: in other orientations, on other grids, with other units, in other values. Each input was taken for
+//! something else by an earlier version.
+
+use super::*;
+use sam_ladder_formats::nifti::{Geometry, read_image, write_nifti};
+use sam_ladder_schemas::observer::Silent;
+use sam_ladder_schemas::orientation::Orientation;
+use sam_ladder_schemas::precompute::{PrecomputeConfig, Preprocessing};
+use sam_ladder_schemas::tables::SpacingSource;
+use std::fs;
+
+/// Width, height and depth of the scan as it lies in LPS.
+const SIDES: [usize; 3] = [5, 4, 3];
+
+/// The affine of that scan: rotated by about ten degrees, so that no axis lies along the body's.
+const OBLIQUE: [[f64; 4]; 3] = [[-0.69, 0.12, 0.2, 31.0], [-0.11, -0.78, 0.45, -12.0], [0.08, 0.1, 2.95, 7.0]];
+
+/// A scan that lies otherwise: its geometry, and for each of its voxels, first axis fastest, the index of the same voxel in LPS.
+fn stored_as(codes: &str) -> (Geometry, Vec<usize>) {
+    // For each axis of the file: the axis of LPS, and whether it runs the other way.
+    let axes: Vec<(usize, bool)> = codes
+        .chars()
+        .map(|letter| {
+            let axis = ["LR", "PA", "SI"].iter().position(|sides| sides.contains(letter)).unwrap();
+            (axis, !"LPS".contains(letter))
+        })
+        .collect();
+    let mut affine = [[0.0; 4]; 3];
+    for (row, base) in affine.iter_mut().zip(OBLIQUE) {
+        row[3] = base[3];
+        for (column, &(axis, reversed)) in axes.iter().enumerate() {
+            row[column] = if reversed { -base[axis] } else { base[axis] };
+            row[3] += if reversed { base[axis] * (SIDES[axis] - 1) as f64 } else { 0.0 };
+        }
+    }
+    let sides: Vec<usize> = axes.iter().map(|&(axis, _)| SIDES[axis]).collect();
+    let mut same = Vec::new();
+    for k in 0..sides[2] {
+        for j in 0..sides[1] {
+            for i in 0..sides[0] {
+                let mut at = [0; 3];
+                for (index, &(axis, reversed)) in [i, j, k].into_iter().zip(&axes) {
+                    at[axis] = if reversed { SIDES[axis] - 1 - index } else { index };
+                }
+                same.push(at[0] + SIDES[0] * (at[1] + SIDES[1] * at[2]));
+            }
+        }
+    }
+    (Geometry::of_affine([sides[2], sides[1], sides[0]], Some(affine)), same)
+}
+
+/// Hounsfield units of the voxel with this index in LPS: each has its own.
+fn hu(at: usize) -> f32 {
+    at as f32 * 6.0 - 110.0
+}
+
+fn in_lps() -> Preprocessing {
+    Preprocessing { orientation: Some("LPS".parse().unwrap()), ..Preprocessing::default() }
+}
+
+/// Writes a scan stored in this orientation as `folder/codes.nii.gz`.
+fn write_scan(folder: &Path, codes: &str) -> NewScan {
+    let (geometry, same) = stored_as(codes);
+    let path = folder.join(format!("{codes}.nii.gz"));
+    write_nifti(&path, &geometry, &same.iter().map(|&at| hu(at)).collect::<Vec<f32>>()).unwrap();
+    NewScan { case: codes.into(), files: vec![path] }
+}
+
+/// What a model could say of each voxel of the slices: it depends on the plane and the place in it, as a network's answer does.
+fn answer(shape: [usize; 3], image: &[f32]) -> Vec<u8> {
+    let [_, height, width] = shape;
+    (0..image.len())
+        .map(|at| ((at % width) * 31 + at / width % height * 7 + at / width / height + (image[at] * 50.0) as usize) as u8)
+        .collect()
+}
+
+#[test]
+fn the_same_anatomy_in_all_48_orientations_gives_the_same_mask() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |codes: &str| {
+        let scan = write_scan(folder.path(), codes);
+        (scan.read(&in_lps()).unwrap(), scan.grid(&in_lps()).unwrap())
+    };
+    let (lps, _) = read("LPS");
+    assert_eq!(lps.shape, [3, 4, 5]);
+    assert_eq!(lps.row.axes, [1, 2, 3]);
+    let expected = answer(lps.shape, &lps.image);
+    let mut seen = 0;
+    for orientation in Orientation::all() {
+        let codes = orientation.to_string();
+        let (scan, grid) = read(&codes);
+        assert_eq!((scan.shape, &scan.image), (lps.shape, &lps.image), "{codes}");
+        assert_eq!(scan.row.axis_codes.as_deref(), Some(codes.as_str()));
+        let apart = (0..3).map(|axis| (scan.spacing_mm.unwrap()[axis] - lps.spacing_mm.unwrap()[axis]).abs());
+        assert!(apart.fold(0.0, f64::max) < 1e-6, "{codes}: {:?}", scan.spacing_mm);
+        // The mask on the scan's own grid says of each voxel what it says of the same voxel in LPS.
+        let mask = grid.turn.inverse().voxels(answer(scan.shape, &scan.image), scan.shape);
+        let (geometry, same) = stored_as(&codes);
+        assert_eq!(grid.geometry.shape, geometry.shape);
+        assert!(mask.iter().zip(&same).all(|(class, &at)| *class == expected[at]), "{codes}");
+        assert_eq!((scan.row.file_shape(), scan.row.turned_shape()), (Some(geometry.shape), Some(scan.shape)));
+        seen += 1;
+    }
+    assert_eq!(seen, 48);
+}
+
+#[test]
+fn a_scan_without_an_affine_is_taken_as_it_lies_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nowhere.nii");
+    let geometry = Geometry { sform_code: 0, qform_code: 0, ..Geometry::aligned([3, 4, 5], [3.0, 0.8, 0.7]) };
+    write_nifti(&path, &geometry, &(0..60).map(hu).collect::<Vec<f32>>()).unwrap();
+    let scan = NewScan { case: "nowhere".into(), files: vec![path.clone()] };
+    let read = scan.read(&in_lps()).unwrap();
+    assert_eq!(read.image[7], (hu(7) + 125.0) / 400.0);
+    assert_eq!((read.row.affine, read.row.axis_codes, read.row.axes), (None, None, vec![1, 2, 3]));
+    assert_eq!(read.spacing_mm, Some([3.0, 0.8, 0.7].map(|side: f64| f64::from(side as f32))));
+    let grid = scan.grid(&in_lps()).unwrap();
+    let notes = grid_notes([("nowhere", path.as_path(), &grid)], in_lps().orientation, false);
+    assert!(notes.len() == 1 && notes[0].contains("1 of 1 scans have no affine") && notes[0].ends_with(": nowhere"), "{notes:?}");
+}
+
+/// An nnU-Net folder of training cases in these orientations, with one CT channel, or two with `second`; labels are 1 in one half.
+fn dataset(cases: &[(&str, &str)], channels: usize) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["imagesTr", "labelsTr"] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    let names: Vec<String> = (0..channels).map(|index| format!(r#""{index}": "{}""#, ["CT", "PET"][index])).collect();
+    let labels = r#""labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz""#;
+    let json = format!(r#"{{"channel_names": {{{}}}, {labels}}}"#, names.join(", "));
+    fs::write(dir.path().join("dataset.json"), json).unwrap();
+    for (case, codes) in cases {
+        let (geometry, same) = stored_as(codes);
+        for channel in 0..channels {
+            put(&dir, &format!("imagesTr/{case}_{channel:04}"), &geometry, &same.iter().map(|&at| hu(at)).collect::<Vec<_>>());
+        }
+        put(&dir, &format!("labelsTr/{case}"), &geometry, &same.iter().map(|&at| label(at)).collect::<Vec<_>>());
+    }
+    dir
+}
+
+fn label(at: usize) -> f32 {
+    if at > 30 { 2.0 } else { f32::from(u8::from(at > 20)) }
+}
+
+fn put(dir: &tempfile::TempDir, below: &str, geometry: &Geometry, voxels: &[f32]) {
+    write_nifti(&dir.path().join(format!("{below}.nii.gz")), geometry, voxels).unwrap();
+}
+
+fn config_of(dir: &tempfile::TempDir) -> Result<PrecomputeConfig, ScanError> {
+    configure(dir.path(), &SourceOptions::default(), PrecomputeConfig::default())
+}
+
+fn open(dir: &tempfile::TempDir) -> Result<ScanSource, ScanError> {
+    ScanSource::open(dir.path(), &config_of(dir)?.preprocessing)
+}
+
+fn refusal(result: Result<impl std::fmt::Debug, ScanError>) -> String {
+    let error = result.expect_err("this input is bad");
+    assert!(error.hint().is_some(), "no hint: {error}");
+    error.to_string()
+}
+
+#[test]
+fn a_mixed_set_is_brought_to_the_first_training_case() {
+    let dir = dataset(&[("a", "RAS"), ("b", "LPS"), ("c", "ASR")], 1);
+    let source = open(&dir).unwrap();
+    assert_eq!(source.preprocessing.orientation.unwrap().to_string(), "RAS");
+    let scans: Vec<Scan> = source.cases().iter().map(|case| source.read(case).unwrap()).collect();
+    assert!(scans.iter().all(|scan| (&scan.image, &scan.label) == (&scans[0].image, &scans[0].label)));
+    let notes = source.notes(&[]);
+    assert_eq!(notes, ["2 of 3 scans are turned to the orientation RAS: b, c"]);
+    let typed = SourceOptions { orientation: Some("SAR".parse().unwrap()), ..SourceOptions::default() };
+    let config = configure(dir.path(), &typed, PrecomputeConfig::default()).unwrap();
+    let source = ScanSource::open(dir.path(), &config.preprocessing).unwrap();
+    // Width is the axis towards the head, depth the one towards the right.
+    assert_eq!((source.cases()[0].num_slices, source.read(&source.cases()[0]).unwrap().shape), (5, [5, 4, 3]));
+    assert!(source.notes(&[])[0].contains("3 of 3 scans are turned to the orientation SAR"));
+}
+
+#[test]
+fn raw_synapse_scans_are_taken_as_they_lie() {
+    // Three of them lie in RAS, three in LAS.
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/synapse_mini/RawData"));
+    let config = configure(root, &SourceOptions::default(), PrecomputeConfig::default()).unwrap();
+    assert_eq!(config.preprocessing.orientation.unwrap().to_string(), "RAS");
+    let source = ScanSource::open(root, &config.preprocessing).unwrap();
+    let published = ScanSource::open(root, &Preprocessing::default()).unwrap();
+    for (case, as_published) in source.cases().iter().zip(published.cases()) {
+        assert_eq!(source.read(case).unwrap(), published.read(as_published).unwrap());
+    }
+    let notes = source.notes(&[]).join("\n");
+    assert!(notes.contains("3 of 6 scans do not have the orientation RAS") && notes.contains("0006, 0009, 0002"), "{notes}");
+    // A new scan is turned as the model needs it.
+    let new = NewScan { case: "0006".into(), files: vec![source.cases()[1].files[0].clone()] };
+    assert_eq!(new.grid(&config.preprocessing).unwrap().turn.axes(), [-1, 2, 3]);
+}
+
+#[test]
+fn files_of_a_case_on_different_grids_are_refused() {
+    let (grid, same) = stored_as("LPS");
+    let voxels = |of: fn(usize) -> f32| same.iter().map(|&at| of(at)).collect::<Vec<f32>>();
+    let moved = |change: fn(&mut Geometry)| {
+        let mut moved = grid.clone();
+        change(&mut moved);
+        moved
+    };
+    let with_label = |geometry: &Geometry| {
+        let dir = dataset(&[("a", "LPS")], 1);
+        put(&dir, "labelsTr/a", geometry, &voxels(label));
+        open(&dir).map(|source| source.read(&source.cases()[0]).unwrap().label)
+    };
+    // Flipped with its affine: in nibabel, the corners of `img` and of `nib.Nifti1Image(data[::-1], flipped)` are 4 * 0.7034 mm apart.
+    let (flipped, _) = stored_as("RPS");
+    let text = refusal(with_label(&flipped));
+    assert!(
+        text.contains("labelsTr/a.nii.gz") && text.contains("imagesTr/a_0000.nii.gz") && text.contains("up to 2.813 mm"),
+        "{text}"
+    );
+    let text = refusal(with_label(&moved(|moved| moved.affine[1][3] += 30.0)));
+    assert!(text.contains("up to 30.000 mm"), "{text}");
+    let text = refusal(with_label(&moved(|moved| moved.affine.iter_mut().for_each(|row| row[2] *= 2.0))));
+    // Twice the spacing of 2.991 mm, over two steps.
+    assert!(text.contains("up to 5.982 mm"), "{text}");
+    // A thousandth of the shortest side is 0.0007 mm.
+    assert!(with_label(&moved(|moved| moved.affine[1][3] += 0.0005)).is_ok());
+    assert!(with_label(&moved(|moved| moved.affine[1][3] += 0.001)).is_err());
+
+    // Without an affine, the spacings are compared.
+    let unplaced = |spacing: [f64; 3]| Geometry { sform_code: 0, qform_code: 0, ..Geometry::aligned(grid.shape, spacing) };
+    assert!(with_label(&unplaced(grid.spacing_mm())).is_ok());
+    let text = refusal(with_label(&unplaced(grid.spacing_mm().map(|side| side * 2.0))));
+    assert!(text.contains("mm apart"), "{text}");
+
+    let dir = dataset(&[("a", "LPS")], 2);
+    put(&dir, "imagesTr/a_0001", &flipped, &voxels(hu));
+    let text = refusal(open(&dir));
+    assert!(text.contains("imagesTr/a_0001.nii.gz") && text.contains("mm apart"), "{text}");
+    let preprocessing = config_of(&dataset(&[("a", "LPS")], 2)).unwrap().preprocessing;
+    let scan = NewScan {
+        case: "a".into(),
+        files: ["a_0000", "a_0001"].map(|name| dir.path().join(format!("imagesTr/{name}.nii.gz"))).into(),
+    };
+    assert!(refusal(scan.grid(&preprocessing)).contains("mm apart"));
+    assert!(refusal(scan.read(&preprocessing)).contains("mm apart"));
+}
+
+#[test]
+fn a_contradicting_pixdim_is_said_and_the_affine_counts() {
+    let dir = dataset(&[("a", "LPS")], 1);
+    let path = dir.path().join("imagesTr/a_0000.nii.gz");
+    let image = read_image(&path).unwrap();
+    let mut geometry = Geometry::of_affine([3, 4, 5], Some([[-0.8, 0.0, 0.0, 0.0], [0.0, -0.8, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0]]));
+    geometry.pixdim[1..3].fill(0.6);
+    write_nifti(&path, &geometry, &image.voxels).unwrap();
+    put(&dir, "labelsTr/a", &geometry, &vec![1.0; 60]);
+    let source = open(&dir).unwrap();
+    let scan = source.read(&source.cases()[0]).unwrap();
+    let rounded = scan.spacing_mm.unwrap().map(|side| (side * 1e6).round() / 1e6);
+    assert_eq!((rounded, scan.row.spacing_source), ([3.0, 0.8, 0.8], SpacingSource::Header));
+    let notes = source.notes(&[]).join("\n");
+    assert!(notes.contains("a_0000.nii.gz: its pixdim says voxels of 0.6") && notes.contains("its affine of 0.8"), "{notes}");
+}
+
+#[test]
+fn labels_a_little_off_are_rounded_and_others_name_the_slope() {
+    let map = [0, 1, 2];
+    let mapped = |value: f32, scaling| label_map::map_labels(Path::new("a.nii"), &[value], [1, 1, 1], &map, scaling);
+    for (value, class) in [(2.000009, 2), (1.9995, 2), (0.0009, 0), (-0.0005, 0)] {
+        assert_eq!(mapped(value, None).unwrap(), [class], "{value}");
+    }
+    let text = refusal(mapped(0.9882, Some((0.0038, 0.0))));
+    assert!(text.contains("label 0.9882 in slice 0") && text.contains("scl_slope 0.0038"), "{text}");
+    assert!(!refusal(mapped(1.5, None)).contains("scl_slope"));
+    for value in [3.0, -1.0, f32::NAN, f32::INFINITY, 1e30] {
+        assert!(mapped(value, None).is_err(), "{value}");
+    }
+}
+
+#[test]
+fn all_labels_are_checked_before_anything_is_encoded() {
+    let dir = dataset(&[("a", "LPS"), ("b", "LPS"), ("z", "LPS")], 1);
+    open(&dir).unwrap().check_labels(&Silent).unwrap();
+    let (grid, same) = stored_as("LPS");
+    put(&dir, "labelsTr/z", &grid, &same.iter().map(|&at| if at == 59 { 99.0 } else { label(at) }).collect::<Vec<_>>());
+    let text = refusal(open(&dir).unwrap().check_labels(&Silent));
+    assert!(text.contains("labelsTr/z.nii.gz: label 99 in slice 2, expected whole numbers from 0 to 2"), "{text}");
+    for case in ["a", "b", "z"] {
+        put(&dir, &format!("labelsTr/{case}"), &grid, &[0.0; 60]);
+    }
+    let text = refusal(open(&dir).unwrap().check_labels(&Silent));
+    assert!(text.contains("all 3 training scans are background"), "{text}");
+}
+
+#[test]
+fn the_same_scan_in_training_and_test_is_named() {
+    let dir = dataset(&[("a", "LPS"), ("b", "LPS"), ("c", "RAS")], 1);
+    let source = open(&dir).unwrap().with_test_cases(&["b".into(), "c".into()]).unwrap();
+    let notes = source.repeated(&source.sources(&Silent).unwrap());
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].contains("training case a and test case b are the same scan"), "{notes:?}");
+}
+
+#[test]
+fn fewer_scans_than_dataset_json_promises_are_said() {
+    let dir = dataset(&[("a", "LPS"), ("b", "LPS")], 1);
+    let path = dir.path().join("dataset.json");
+    let json = fs::read_to_string(&path).unwrap();
+    for (promised, said) in [(2, false), (3, true)] {
+        fs::write(&path, json.replacen('{', &format!(r#"{{"numTraining": {promised}, "#), 1)).unwrap();
+        let notes = open(&dir).unwrap().notes(&[]).join("\n");
+        assert_eq!(notes.contains("numTraining is 3, but 2 training scans"), said, "{notes}");
+    }
+}
+
+#[test]
+fn values_that_are_no_hounsfield_units_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (geometry, _) = stored_as("LPS");
+    let notes = |values: &dyn Fn(f32) -> f32| {
+        let path = dir.path().join("a.nii.gz");
+        // A slope of values from air to bone.
+        let voxels: Vec<f32> = (0..60).map(|at| values(at as f32 * 30.0 - 1000.0)).collect();
+        write_nifti(&path, &geometry, &voxels).unwrap();
+        NewScan { case: "a".into(), files: vec![path] }.read(&Preprocessing::default()).unwrap().notes
+    };
+    assert_eq!(notes(&|hu| hu), [""; 0]);
+    assert_eq!(notes(&|hu| hu.clamp(-125.0, 275.0)), [""; 0], "windowed, but in Hounsfield units");
+    let shifted = notes(&|hu| hu + 1024.0);
+    assert!(shifted[0].contains("no value is below 0") && shifted[0].contains("from 24 to 1794"), "{shifted:?}");
+    let unit = notes(&|hu| (hu + 1024.0) / 4095.0);
+    assert!(
+        unit[0].contains("a.nii.gz: expected a CT in Hounsfield units") && unit[0].contains("100.0 % of the voxels"),
+        "{unit:?}"
+    );
+    let outside = notes(&|hu| hu - 2000.0);
+    assert!(outside[0].contains("no voxel lies within the window") && outside[0].contains("0.0 % of the voxels"), "{outside:?}");
+    let flat = notes(&|hu| hu / 1000.0);
+    assert!(flat[0].contains("hardly differ"), "{flat:?}");
+}
+
+#[test]
+fn percentiles_of_the_values_are_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let scan = write_scan(dir.path(), "ASR").read(&in_lps()).unwrap();
+    // np.percentile(np.arange(60) * 6.0 - 110, [0.5, 5, 50, 95, 99.5]), NumPy 2.4; -110 to 244 lies in the window.
+    let expected = [-108.23, -92.3, 67.0, 226.3, 242.23];
+    let apart = scan.row.percentiles.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(scan.row.percentiles.len() == 5 && apart < 1e-5, "{:?}", scan.row.percentiles);
+    assert_eq!(scan.row.in_window, [1.0]);
+}

@@ -1,0 +1,30 @@
+//! A labelled case in NIfTI files: one image per channel and the labels, on the same grid.
+
+use super::channels;
+use super::error::ScanError;
+use super::grid::same_grid;
+use super::label_map::map_labels;
+use super::{CaseEntry, Scan, read_file};
+use sam_ladder_formats::nifti::decode_image;
+use sam_ladder_schemas::orientation::Orientation;
+use sam_ladder_schemas::precompute::Preprocessing;
+use std::path::Path;
+
+/// Reads a case whose last file holds the labels: every channel brought to [0, 1] by its intensity, labels mapped to classes, both turned to
+/// the orientation that is wanted.
+pub(super) fn read(
+    root: &Path,
+    entry: &CaseEntry,
+    preprocessing: &Preprocessing,
+    wanted: Option<Orientation>,
+) -> Result<Scan, ScanError> {
+    let Some((label_path, image_paths)) = entry.files.split_last() else {
+        return Err(ScanError::NoScans { path: root.into() });
+    };
+    let mut image = channels::read(root, image_paths, preprocessing, wanted)?;
+    let label = decode_image(label_path, &read_file(label_path, &mut image.files)?)?;
+    let file_shape = image.grid.geometry.shape;
+    same_grid(label_path, &label.geometry, &image_paths[0], &image.grid.geometry)?;
+    let label = map_labels(label_path, &label.voxels, file_shape, &preprocessing.label_map, label.scaling)?;
+    Ok(image.into_scan(&entry.case, entry.split, |grid| grid.turn.voxels(label, file_shape)))
+}

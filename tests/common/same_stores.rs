@@ -1,0 +1,51 @@
+//! Stores compared by what they say of each case, whatever the order of their rows.
+#![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
+
+use sam_ladder_cache::{Batch, Error, ReferenceMask, Store};
+use sam_ladder_schemas::classes::Split;
+use std::path::Path;
+
+/// Asserts that two stores hold the same slices, tensors and masks of the same cases.
+pub fn assert_same_content(found: &Path, expected: &Path, what: &str) {
+    let [found, expected] = [found, expected].map(|path| Store::open(path).unwrap());
+    assert_eq!(found.attributes().cache_id, expected.attributes().cache_id, "{what}");
+    for split in Split::ALL {
+        assert_eq!(found.cases(split), expected.cases(split), "{what}");
+        assert_eq!(found.variants(split), expected.variants(split), "{what}");
+        for case in expected.cases(split) {
+            let rows = [&found, &expected].map(|store| store.case_rows(split, &case).unwrap());
+            assert_eq!(rows[0].len(), rows[1].len(), "{what}: {case}");
+            for (here, there) in rows[0].clone().zip(rows[1].clone()) {
+                let mut slice = found.slices(split)[here as usize].clone();
+                slice.row = there;
+                assert_eq!(slice, expected.slices(split)[there as usize], "{what}");
+                for variant in 0..expected.variants(split).len() as u32 {
+                    let [a, b] = [(&found, here), (&expected, there)].map(|(store, row)| {
+                        let mut batch = Batch::default();
+                        store.read_batch(split, &[(row, variant)], &mut batch).unwrap();
+                        batch
+                    });
+                    assert!(a == b, "{what}: {split} case {case}, row {here}, variant {variant}");
+                }
+            }
+            if split == Split::Test {
+                assert_eq!(found.mask(&case).unwrap(), expected.mask(&case).unwrap(), "{what}: {case}");
+            }
+        }
+    }
+}
+
+/// Every item, by split and variant, and the masks.
+pub fn read_all(store: &Store) -> Result<(Vec<Batch>, Vec<ReferenceMask>), Error> {
+    let mut batches = Vec::new();
+    for split in Split::ALL {
+        for variant in 0..store.variants(split).len() as u32 {
+            let picks: Vec<(u32, u32)> = (0..store.slices(split).len() as u32).map(|row| (row, variant)).collect();
+            let mut batch = Batch::default();
+            store.read_batch(split, &picks, &mut batch)?;
+            batches.push(batch);
+        }
+    }
+    let masks = store.cases(Split::Test).iter().map(|case| store.mask(case)).collect::<Result<_, _>>()?;
+    Ok((batches, masks))
+}

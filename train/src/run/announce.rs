@@ -1,0 +1,56 @@
+//! What a training says before its first step: what it will do, on what, and from which weights.
+
+use super::TrainArgs;
+use super::training_run::Run;
+use candle_core::DeviceLocation;
+use sam_ladder_cache::TrainingSplit;
+use sam_ladder_schemas::observer::Observer;
+use sam_ladder_schemas::train::Arm;
+use std::path::Path;
+
+/// Says what the run will do.
+pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &TrainingSplit, run: &Run) {
+    observer.message(&cases(args, store));
+    let device = match args.device.location() {
+        DeviceLocation::Cpu => "the CPU".to_string(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    };
+    let (precision, steps) = (args.config.precision.name(), run.last_step());
+    observer.message(&format!("on {device} in {precision}, {} epochs, up to step {steps}", args.config.epochs));
+    if args.resume {
+        let position = run.position();
+        observer.message(&format!("resumes after step {}, {} epochs are done", position.steps, position.epoch));
+        return;
+    }
+    observer.message(&weights(args));
+    if args.init.is_none() && args.cnn_checkpoint.is_none() && args.config.arm != Arm::SamOnly {
+        observer.message(
+            "warning: the side network starts from random weights; the published model starts from ImageNet's: pass --cnn-checkpoint",
+        );
+    }
+}
+
+/// `trains on 17 cases (2051 slices); holds out 1 case (160 slices) for validation: 0005`.
+fn cases(args: &TrainArgs, store: &TrainingSplit) -> String {
+    let held_out = &args.config.val_cases;
+    let slices = |of: bool| store.slices().iter().filter(|slice| held_out.contains(&slice.case) == of).count();
+    let count = |cases: usize| format!("{cases} {}", if cases == 1 { "case" } else { "cases" });
+    let trained = count(store.cases().len() - held_out.len());
+    let validation = match held_out.len() {
+        0 => "; holds out none, so there is no validation (--fold 1/5 holds out a fifth)".to_string(),
+        cases => format!("; holds out {} ({} slices) for validation: {}", count(cases), slices(true), held_out.join(", ")),
+    };
+    format!("trains on {trained} ({} slices){validation}", slices(false))
+}
+
+fn weights(args: &TrainArgs) -> String {
+    let name = |path: &Path| path.display().to_string();
+    match (&args.init, &args.cnn_checkpoint) {
+        (Some(init), _) => format!("initial weights: {}", name(init)),
+        (None, Some(cnn)) => format!("initial weights: SAM's decoder from the store, the side network from {}", name(cnn)),
+        (None, None) => {
+            format!("initial weights: SAM's decoder from the store, the rest random by the seed {}", args.config.seed)
+        }
+    }
+}
