@@ -26,7 +26,7 @@ use sam_ladder_schemas::variants::AugmentPolicy;
 use same_stores::read_all;
 use stage_one::{Formula, config, fill, fill_failing, fill_whole, loaded, write_scan, write_scans};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -94,17 +94,22 @@ fn interrupted_and_shared() {
     assert!(verify(Path::new(STORE), &|_, _| {}).unwrap().damage.is_empty());
 }
 
-#[test]
-fn a_store_in_a_bucket_grows() {
-    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
-    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
+/// Puts a small store on the server, and grows a copy of it on disk by variants and a scan; the scans, and the grown store.
+fn small_and_grown(server: &Server, base: &Path) -> (PathBuf, PathBuf) {
+    let [scans, small, whole] = ["scans", "small.zarr", "whole.zarr"].map(|name| base.join(name));
     write_scans(&scans);
-    let small = base.path().join("small.zarr");
     fill_whole(&scans, &small, &config(AugmentPolicy::None, 1));
-    upload(&server, &small, STORE);
+    upload(server, &small, STORE);
     write_scan(&scans, 6, 2);
     copy_folder(&small, &whole);
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    (scans, whole)
+}
+
+#[test]
+fn a_store_in_a_bucket_grows() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let (scans, whole) = small_and_grown(&server, base.path());
     server.run_child("grown_by_two_workers", base.path());
     assert_same_objects(&server, STORE, &whole, "grown by variants and a scan");
     // If only a scan is added, whole shards are taken over.
@@ -395,14 +400,7 @@ fn one_in(count: &AtomicUsize, every: usize) -> bool {
 #[test]
 fn faults_on_the_way_change_no_byte() {
     let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
-    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
-    write_scans(&scans);
-    let small = base.path().join("small.zarr");
-    fill_whole(&scans, &small, &config(AugmentPolicy::None, 1));
-    upload(&server, &small, STORE);
-    write_scan(&scans, 6, 2);
-    copy_folder(&small, &whole);
-    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    let (_, whole) = small_and_grown(&server, base.path());
     let counts: [AtomicUsize; 3] = Default::default();
     let met = std::sync::Arc::new(Mutex::new(std::collections::BTreeMap::<String, usize>::new()));
     let seen = met.clone();

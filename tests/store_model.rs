@@ -383,7 +383,7 @@ impl Both {
         }
     }
 
-    /// Who opened the store before it was extended, repaired or made anew reads what it was, or stops.
+    /// A reader that opened the store before it was extended, repaired or made again reads what it was, or stops.
     fn read_on(&mut self) {
         let Some((store, model, harmed)) = self.held.take() else { return };
         self.log.push("read on".into());

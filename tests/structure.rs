@@ -106,7 +106,7 @@ fn libraries_do_not_print() {
             // Tests may, and documentation shows how.
             let code = text.split("#[cfg(test)]").next().unwrap();
             let prints = ["println!", "eprintln!", "print!(", "dbg!", "indicatif"];
-            let testing = file.components().any(|part| part.as_os_str() == "testing") || file.ends_with("model_test.rs");
+            let testing = file.components().any(|part| part.as_os_str() == "testing") || is_tests(&file);
             let line = code.lines().find(|line| !line.trim_start().starts_with("//") && prints.iter().any(|p| line.contains(p)));
             assert!(testing || line.is_none(), "{}: {}", file.display(), line.unwrap_or_default());
         }
@@ -122,6 +122,11 @@ fn the_binary_prints_in_one_place() {
         let line = text.lines().find(|line| !line.trim_start().starts_with("//") && prints.iter().any(|p| line.contains(p)));
         assert!(line.is_none(), "{}: {}", file.display(), line.unwrap_or_default());
     }
+}
+
+/// Whether a file is a module of unit tests: `tests.rs`, `geometry_tests.rs`, `model_test.rs`.
+fn is_tests(file: &Path) -> bool {
+    file.file_stem().is_some_and(|stem| ["test", "tests"].iter().any(|end| stem.to_string_lossy().ends_with(end)))
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {

@@ -323,7 +323,7 @@ fn a_damaged_model_is_refused_with_both_checksums() {
     predict(&args.store, WeightSource::Checkpoint(foreign), 2).unwrap();
 }
 
-/// The lines of a training.
+/// The lines of a run.
 #[derive(Debug, Default)]
 struct Said(Mutex<Vec<String>>);
 

@@ -1,6 +1,6 @@
 //! How a complete evaluation comes to its place among whatever else its folder holds.
 //!
-//! Its files lie in a folder of a name of its own, which says what they replace and which they are. Each step is a rename and can be taken
+//! Its files lie in a folder whose name says what they replace and which they are. Each step is a rename and can be taken
 //! again, so a start that finds such a folder finishes what another had begun.
 
 use crate::error::{EvalError, Result};

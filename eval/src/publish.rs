@@ -32,7 +32,7 @@ pub(crate) struct Recorded {
     pub(crate) files: BTreeSet<String>,
 }
 
-/// An output folder that this process alone writes.
+/// An output folder that only this process writes.
 #[derive(Debug)]
 pub(crate) struct OutputFolder {
     path: PathBuf,

@@ -24,7 +24,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Also who reads only the header learns it: plans are made of its depth.
+/// Reading only the header is enough to refuse it: plans are made from its depth.
 #[test]
 fn a_depth_of_two_to_the_forty_is_refused_from_the_header() {
     let folder = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Shortest time between two lines.
 const LINE_AFTER: Duration = Duration::from_secs(60);
 
-/// The observer for a training: a terminal shows bars, anything else gets lines.
+/// The observer for a training run: a terminal shows bars, anything else gets lines.
 pub fn with_lines(observer: Arc<dyn Observer>) -> Arc<dyn Observer> {
     if std::io::stderr().is_terminal() { observer } else { Arc::new(Lines { observer, after: LINE_AFTER }) }
 }

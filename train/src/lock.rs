@@ -62,7 +62,7 @@ impl Lock {
         {
             let folder = folder.display();
             observer.message(&format!(
-                "{folder}: this file system has no locks ({reason}), so nothing refuses a second training here; start only one"
+                "{folder}: this file system has no locks ({reason}), so nothing stops a second process from writing here; start only one"
             ));
         }
     }

@@ -61,7 +61,7 @@ impl StoreWriter {
     /// Records a case: its scan, its rows and, for a test case, its reference segmentation.
     ///
     /// # Errors
-    /// [`Error::Values`] if scan, rows or mask do not match the case's layout, [`Error::Changed`] if another process laid the store out anew,
+    /// [`Error::Values`] if scan, rows or mask do not match the case's layout, [`Error::Changed`] if another process has changed the store's layout,
     /// [`Error::File`].
     pub fn write_case(&self, split: Split, scan: &ScanRow, rows: &[SliceRow], mask: Option<&ReferenceMask>) -> Result<()> {
         let case = scan.case.as_str();

@@ -59,7 +59,7 @@ impl StoreWriter {
     /// processes may do so at once: they write the same bytes.
     ///
     /// # Errors
-    /// [`Error::Incomplete`] that counts what is missing, [`Error::Changed`] if another process laid the store out anew, [`Error::File`], and
+    /// [`Error::Incomplete`] that counts what is missing, [`Error::Changed`] if another process has changed the store's layout, [`Error::File`], and
     /// those of [`Store::open`].
     pub fn finish(&self) -> Result<Store> {
         let _lock = self.storage.lock();

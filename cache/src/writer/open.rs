@@ -152,7 +152,7 @@ fn leave_finished(storage: &Storage, found: &StoreAttributes, layout: StoreLayou
     Ok(Some(Ready::Unfinished(Box::new(layout))))
 }
 
-/// Lays an unfinished store out anew if only its scans differ: some are left out, added, or replaced by other files. What is stored of the
+/// Changes an unfinished store's layout if only its scans differ: some are left out, added, or replaced by other files. What is stored of the
 /// others is kept. Returns whether it is; not if nothing would be left of what is stored.
 fn rearrange(storage: &Storage, found: &StoreAttributes, layout: &StoreLayout) -> Result<bool> {
     let wanted = layout.attributes();

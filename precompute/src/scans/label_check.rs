@@ -22,7 +22,7 @@ struct CaseLabels {
 
 impl ScanSource {
     /// Reads all labels and checks what would otherwise be found only when a case is encoded, perhaps hours later. Files that cannot be read are
-    /// left to the encoding, which reports them and goes on with the other cases.
+    /// left to the encoding, which reports them and continues with the other cases.
     ///
     /// # Errors
     /// The first label without a class; training labels that are all background; a test volume of the published layout whose slices lie along

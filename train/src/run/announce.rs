@@ -1,4 +1,4 @@
-//! What a training says before its first step: what it will do, on what, and from which weights.
+//! What a run says before its first step: what it will do, on what, and from which weights.
 
 use super::TrainArgs;
 use super::training_run::Run;

@@ -1,4 +1,4 @@
-//! `log.txt`: what a training says, with times, in its run folder.
+//! `log.txt`: what a run says, with times, in its folder.
 
 use sam_ladder_schemas::observer::{Observer, Phase, Progress};
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 #[derive(Debug, Clone)]
 pub(super) struct Log {
     observer: Arc<dyn Observer>,
-    /// `None` if it could not be opened: a training does not end for want of its log.
+    /// `None` if it could not be opened: a run does not end if it has no log.
     file: Option<Arc<Mutex<File>>>,
 }
 

@@ -207,7 +207,7 @@ impl Folder {
         Ok(write_atomic(path, text.as_bytes())?)
     }
 
-    /// Moves a damaged file or folder of the sweep to a place of its own, whose path is returned.
+    /// Moves a damaged file or folder of the sweep to a folder set aside for it, whose path is returned.
     ///
     /// # Errors
     /// The operating system's, naming the file.
