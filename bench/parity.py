@@ -12,6 +12,7 @@
 8. `make weights` resumes, refuses and advises, against a server on this machine.
 9. Dice and HD95 equal MedPy's on the masks that `eval` writes and nibabel reads.
 10. Every metric and every rule for empty masks equals MedPy's, MONAI's and SciPy's on random and degenerate masks; tests and intervals equal SciPy's.
+11. NRRD, MetaImage and .hdr/.img have the values and places that SimpleITK and nibabel read.
 """
 
 import collections
@@ -158,6 +159,7 @@ def main():
         run(sys.executable, BENCH / "parity/check_published.py", program, folder / "published", checkpoint)
         run(sys.executable, BENCH / "parity/check_metrics.py")
         run(sys.executable, BENCH / "parity/check_statistics.py")
+        run(sys.executable, BENCH / "parity/check_formats.py", ROOT / "target/release/examples/read_volume", folder / "formats")
 
         scans = GOLDEN / "synapse_mini/RawData"
         for dtype, augment in {"f32": ("--rotation-step", 10), "q8": ("--augment", "none"), "bf16": ("--augment", "none")}.items():

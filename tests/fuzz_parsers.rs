@@ -9,13 +9,17 @@ mod harness;
 mod meter;
 #[path = "fuzz/mutate.rs"]
 mod mutate;
+#[path = "../formats/tests/common/nifti_2.rs"]
+mod nifti_2;
 
 use candle_core::Device;
 use cli::nifti;
 use harness::{Scratch, Seed, Target};
+use nifti_2::nifti_2 as nifti_2_header;
 use sam_ladder_cache::{Batch, CaseLayout, Opened, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter};
 use sam_ladder_formats::nifti::read_image;
 use sam_ladder_formats::state_dict::StateDict;
+use sam_ladder_formats::volume::{read_geometry, read_volume};
 use sam_ladder_precompute::scans::{ScanSource, SourceOptions, configure};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
@@ -63,22 +67,9 @@ fn read_scans(folder: &Path) -> Result<(), String> {
     source.cases().iter().try_for_each(|case| source.read(case).map(drop).map_err(words))
 }
 
-/// A NIfTI-2 header of `[x, y, z]` voxels of uint8.
+/// A NIfTI-2 file of `[x, y, z]` voxels of uint8, with the spacing of [`nifti`]: image and label must lie on one grid.
 fn nifti_2(dims: [i64; 3], voxels: &[u8]) -> Vec<u8> {
-    let mut file = vec![0u8; 544];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &540i32.to_le_bytes());
-    put(4, b"n+2\0\r\n\x1a\n");
-    put(12, &2i16.to_le_bytes());
-    for (i, n) in [3, dims[0], dims[1], dims[2], 1, 1, 1, 1].into_iter().enumerate() {
-        put(16 + 8 * i, &n.to_le_bytes());
-        put(104 + 8 * i, &1f64.to_le_bytes());
-    }
-    // The spacing of `nifti`: image and label must lie on one grid.
-    put(104 + 8 * 3, &3f64.to_le_bytes());
-    put(168, &544i64.to_le_bytes());
-    file.extend_from_slice(voxels);
-    file
+    [&nifti_2_header(dims), voxels].concat()
 }
 
 #[test]
@@ -114,6 +105,79 @@ fn nifti_and_gzip() {
     let end = bomb.len() - 5;
     bomb[end] ^= 1;
     target.refuses("a gzip bomb", &bomb, bomb.len());
+}
+
+fn zlib(bytes: Vec<u8>) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Headers of text with voxels of 4 × 3 × 2 int16 behind them: read as volumes, header and all.
+#[test]
+fn nrrd_and_metaimage() {
+    let folder = Scratch::new();
+    let voxels = vec![7; 48];
+    for (name, header, packed, words) in [
+        (
+            "a.nrrd",
+            "NRRD0004\n# a comment\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 4 3 2\n\
+             space directions: (0.5,0,0) (0,0.75,0) (0,0,3)\nspace units: \"mm\" \"mm\" \"mm\"\nkinds: domain domain domain\n\
+             endian: little\nbyte skip: 0\nencoding: raw\nspace origin: (1,2,3)\n\n",
+            ("encoding: raw", "encoding: gzip"),
+            ("encoding: raw", "encoding: ascii"),
+        ),
+        (
+            "a.mha",
+            "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n\
+             TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 1 2 3\nElementSpacing = 0.5 0.75 3\nDimSize = 4 3 2\nElementType = MET_SHORT\n\
+             HeaderSize = 0\nElementDataFile = LOCAL\n",
+            ("CompressedData = False", "CompressedData = True"),
+            ("BinaryData = True", "BinaryData = False"),
+        ),
+    ] {
+        let path = folder.path().join(name);
+        let parse = || read_geometry(&path).map(drop).and_then(|()| read_volume(&path).map(drop)).map_err(words_of(name));
+        let target = Target { name, path: path.clone(), floor: FLOOR, per_byte: 64, parse: &parse };
+        let (packed, in_words) = (header.replace(packed.0, packed.1), header.replace(words.0, words.1));
+        let compress = if name.ends_with("nrrd") { gzip } else { zlib };
+        let stream = [packed.as_bytes(), &compress(voxels.clone())].concat();
+        target.fuzz(&[
+            Seed::file([header.as_bytes(), &voxels].concat()),
+            Seed::file(stream),
+            Seed::file([in_words.as_bytes(), "12 ".repeat(24).as_bytes()].concat()),
+            // Damage only to the header.
+            Seed::inside(packed.clone().into_bytes(), move |header| [&header[..], &compress(vec![7; 48])].concat()),
+        ]);
+        for sizes in [format!("{HUGE} 1 1"), format!("{side} {side} {side}", side = 1 << 20), format!("{} 3 2", u64::MAX)] {
+            for header in [header, &packed, &in_words] {
+                let huge = [header.replace("4 3 2", &sizes).as_bytes(), &voxels].concat();
+                target.refuses("a header of 2^60 voxels", &huge, 0);
+            }
+        }
+        let bomb = [packed.replace("4 3 2", "1024 1024 64").as_bytes(), &compress(vec![0; BOMB - 1])].concat();
+        target.refuses("a bomb that ends early", &bomb, 3 * BOMB);
+        target.refuses("a megabyte of lines", "a: b\n".repeat(1 << 20).as_bytes(), 64 << 20);
+    }
+}
+
+/// Errors that name a volume's other file name both.
+fn words_of(name: &'static str) -> impl Fn(sam_ladder_formats::Error) -> String {
+    move |error| format!("{name}: {error}")
+}
+
+#[test]
+fn pairs_of_header_and_voxels() {
+    let folder = Scratch::new();
+    let path = folder.path().join("a.hdr");
+    let parse = || read_geometry(&path).map(drop).and_then(|()| read_volume(&path).map(drop)).map_err(words_of("a.hdr"));
+    let target = Target { name: "pair", path: path.clone(), floor: FLOOR, per_byte: 64, parse: &parse };
+    let mut header = nifti([4, 3, 2], &[0.0; 24])[..348].to_vec();
+    header[108..112].fill(0); // The voxels begin with their file.
+    let analyze = header.clone();
+    header[344..348].copy_from_slice(b"ni1\0");
+    fs::write(folder.path().join("a.img"), [0; 96]).unwrap();
+    target.fuzz(&[Seed::file(header.clone()), Seed::file(gzip(header.clone())), Seed::file(analyze), Seed::inside(header, gzip)]);
 }
 
 /// An `.npy` file of float32.

@@ -25,7 +25,7 @@ pub enum Error {
     Format {
         /// The file.
         path: PathBuf,
-        /// NIfTI, npz, HDF5, Parquet, PyTorch, safetensors, or several of them.
+        /// NIfTI, NRRD, MetaImage, npz, HDF5, Parquet, PyTorch, safetensors, or several of them.
         format: &'static str,
         /// What is wrong with it.
         problem: String,
@@ -41,6 +41,24 @@ pub enum Error {
         expected: u64,
         /// Bytes that are there, at most.
         found: u64,
+    },
+    /// A link or pointer file of git-annex or Git LFS whose content is not on this machine.
+    #[error("{}: only {manager}'s pointer is here, not the file's content", path.display())]
+    NotFetched {
+        /// The file.
+        path: PathBuf,
+        /// DataLad, git-annex or Git LFS.
+        manager: &'static str,
+        /// The command that fetches the content.
+        command: String,
+    },
+    /// A link to something that is not there.
+    #[error("{} is a link to {}, which is not there", path.display(), target.display())]
+    Dangling {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
     },
     /// A number type that is not real, or not supported.
     #[error("{}: values of type {found} are not supported", path.display())]
@@ -155,6 +173,8 @@ impl Error {
             Error::Io { source, .. } => return io_hint(source),
             Error::Format { advice, .. } => (*advice).into(),
             Error::Truncated { .. } => COPY_AGAIN.into(),
+            Error::NotFetched { command, .. } => format!("fetch it with `{command}`"),
+            Error::Dangling { .. } => "put the file there, or correct the link".into(),
             Error::Exists { .. } => "replace it with --force, or choose another --out".into(),
             Error::Foreign { .. } => "move it away, or choose another --out".into(),
             Error::InUse { .. } => "wait until that process has ended, or choose another --out".into(),

@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | [`atomic`] | any file: written under a temporary name, synced and renamed, so that no half-written file is ever seen |
 //! | [`rows`] | Parquet tables, whose rows are structs with serde |
-//! | [`nifti`] | NIfTI-1 and NIfTI-2 volumes, `.nii` and `.nii.gz` |
+//! | [`volume`] | volumes of any format that is read: NIfTI, `.hdr`/`.img` pairs, NRRD, MetaImage |
+//! | [`nifti`] | NIfTI-1 and NIfTI-2, where voxels lie in space, and writing `.nii` and `.nii.gz` |
 //! | [`npz`], [`hdf5`] | arrays of numbers in `.npz` and HDF5 files (read only) |
 //! | [`state_dict`] | checkpoints: `.pth` and `.safetensors` (feature `state-dict`) |
+//! | [`placeholder`] | links and pointer files of git-annex and Git LFS, whose content was not fetched |
 //! | [`hash`] | SHA-256 of bytes and files |
 //!
 //! Readers do not trust headers: the file's size bounds what they allocate.
@@ -20,9 +22,12 @@ pub mod nifti;
 pub mod npz;
 mod numeric;
 pub mod outputs;
+mod packed;
+pub mod placeholder;
 pub mod rows;
 #[cfg(feature = "state-dict")]
 pub mod state_dict;
+pub mod volume;
 
 pub use error::{Error, Result, io_hint};
 

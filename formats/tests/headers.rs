@@ -1,22 +1,11 @@
 //! Headers that promise more than the file holds, and what may follow a gzip stream.
 
+#[path = "common/nifti_2.rs"]
+mod nifti_2;
+
+use nifti_2::nifti_2;
 use sam_ladder_formats::nifti::{Geometry, read_geometry, read_image, write_nifti};
 use std::path::Path;
-
-/// A NIfTI-2 file of `[x, y, z]` voxels of uint8, as far as its header goes.
-fn nifti_2(dims: [i64; 3]) -> Vec<u8> {
-    let mut file = vec![0u8; 600];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &540i32.to_le_bytes());
-    put(4, b"n+2\0\r\n\x1a\n");
-    put(12, &2i16.to_le_bytes());
-    for (i, n) in [3, dims[0], dims[1], dims[2], 1, 1, 1, 1].into_iter().enumerate() {
-        put(16 + 8 * i, &n.to_le_bytes());
-        put(104 + 8 * i, &1f64.to_le_bytes());
-    }
-    put(168, &544i64.to_le_bytes());
-    file
-}
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -36,7 +25,7 @@ fn a_depth_of_two_to_the_forty_is_refused_from_the_header() {
         }
     }
     let small = folder.path().join("b.nii");
-    std::fs::write(&small, nifti_2([4, 4, 3])).unwrap();
+    std::fs::write(&small, [nifti_2([4, 4, 3]), vec![0; 48]].concat()).unwrap();
     assert_eq!(read_geometry(&small).unwrap().shape, [3, 4, 4]);
 }
 

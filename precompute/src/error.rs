@@ -2,6 +2,7 @@
 
 use crate::encoder::EncoderError;
 use crate::scans::ScanError;
+use crate::size::in_words;
 use std::path::PathBuf;
 
 /// Result of stage one.
@@ -57,6 +58,16 @@ pub enum Error {
         store: PathBuf,
         /// Each difference, with both values.
         differing: String,
+    },
+    /// What is left to write does not fit on the disk.
+    #[error("{}: {} are left to write, but only {} are free there", store.display(), in_words(*needed), in_words(*free))]
+    NoSpace {
+        /// The store.
+        store: PathBuf,
+        /// Bytes that it will take in addition to those that it has.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// Writing stopped half-way.
     #[error("{source}; {done} of {total} slices are finished and kept in {}", store.display())]
@@ -130,6 +141,9 @@ impl Error {
             Error::Encoder(error) => return error.hint(),
             Error::NoCheckpoint => "pass --sam-checkpoint FILE".into(),
             Error::UnusedCheckpoint(_) => "pass only one of --random-encoder and --sam-checkpoint".into(),
+            Error::NoSpace { .. } => {
+                "free space, choose another --store, or store less: --augment flips, --dtype q8, --preset native224".into()
+            }
             Error::NeedsScans(_) => "pass --scans DIR, the folder that the store was made from".into(),
             Error::OtherScans { .. } => "pass the folder of the original scans with --scans".into(),
             Error::Interrupted { source, .. } => match source.hint() {

@@ -7,3 +7,4 @@ pub mod phantom;
 pub mod pipeline;
 pub mod preprocess;
 pub mod scans;
+mod size;

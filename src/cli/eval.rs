@@ -15,8 +15,9 @@ use sam_ladder_eval::{
     CaseMasks, CasePrediction, DistanceUnit, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs,
     GreySlice, MEAN, MaskView, RunCurves, SUMMARY_TABLE, Scoring,
 };
-use sam_ladder_formats::nifti::{Geometry, read_geometry};
+use sam_ladder_formats::nifti::Geometry;
 use sam_ladder_formats::rows::read_rows;
+use sam_ladder_formats::volume::read_geometry;
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};

@@ -23,6 +23,7 @@ mod table;
 mod train;
 mod typed;
 mod verify;
+mod weights;
 
 use clap::{Parser, Subcommand};
 

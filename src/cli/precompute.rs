@@ -5,12 +5,13 @@ use super::profile::Profile;
 use super::progress::Terminal;
 use super::slurm::SlurmArgs;
 use super::typed::Typed;
+use super::weights;
 use crate::error::refusal;
 use crate::interrupt;
 use crate::print::{print_line, print_note};
 use crate::slurm::{Job, JobsFolder, Word};
 use sam_ladder_cache::{Store, images_stored};
-use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Summary, estimate, identify_weights, load, run_part};
+use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Space, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::orientation::Orientation;
@@ -30,14 +31,15 @@ Examples:
 ")]
 pub struct Args {
     /// Folder of the scans: the raw Synapse layout (RawData/Training/{img,label}), the published preprocessed one (train_npz, test_vol_h5), or
-    /// nnU-Net's (imagesTr, labelsTr, dataset.json)
+    /// nnU-Net's (imagesTr, labelsTr, dataset.json). Volumes are NIfTI, NRRD, MetaImage or .hdr/.img; what looks like a scan and is not used is
+    /// listed
     #[arg(long, value_name = "DIR")]
     scans: PathBuf,
     /// Store to write: a folder, or s3://bucket/key. An unfinished store is continued; a finished one takes new scans and variants
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
-    /// SAM checkpoint (Segment Anything's published weights), .pth or .safetensors
-    #[arg(long, value_name = "FILE", required_unless_present = "random_encoder", conflicts_with = "random_encoder")]
+    /// SAM checkpoint (Segment Anything's published weights, which `make weights` downloads), .pth or .safetensors; or --random-encoder
+    #[arg(long, value_name = "FILE", conflicts_with = "random_encoder")]
     sam_checkpoint: Option<PathBuf>,
     /// Random weights from this seed instead of a checkpoint, to try things out
     #[arg(long, value_name = "SEED")]
@@ -113,11 +115,10 @@ impl Args {
     /// Architecture and weights: of the checkpoint, or random.
     fn weights(&self, typed: &PrecomputeConfig) -> anyhow::Result<(EncoderArch, EncoderWeights)> {
         let Some(path) = &self.sam_checkpoint else {
-            let seed = self.random_encoder.ok_or_else(|| {
-                refusal("the encoder needs weights", "pass --sam-checkpoint FILE, or --random-encoder SEED to try things out")
-            })?;
+            let seed = self.random_encoder.ok_or_else(weights::none_given)?;
             return Ok((typed.encoder, EncoderWeights::Random { seed }));
         };
+        weights::ensure_there(path, weights::RANDOM_ENCODER)?;
         let (found, weights) = identify_weights(path, &*Terminal::new())?;
         if self.settings.has("encoder") && found != typed.encoder {
             let (path, found, typed) = (path.display(), found.name(), typed.encoder.name());
@@ -173,7 +174,9 @@ impl Args {
         };
         if self.dry_run {
             let estimate = estimate(&plan, &args.store, args.batch_size, || Ok(load(&args)?.encoder))?;
-            print_line!("{plan}\n{estimate}");
+            plan.check_values(&*args.observer);
+            let space = Space::of(&plan, &args.store).map(|space| format!("\n{space}")).unwrap_or_default();
+            print_line!("{plan}{space}\n{estimate}");
             return Ok(());
         }
         print_note!("{plan}");

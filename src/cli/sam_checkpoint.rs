@@ -1,6 +1,7 @@
 //! Whether a SAM checkpoint is the one that embeddings were made with.
 
 use super::progress::Terminal;
+use super::weights;
 use crate::error::refusal;
 use sam_ladder_precompute::pipeline::identify_weights;
 use sam_ladder_schemas::precompute::EncoderWeights;
@@ -10,8 +11,8 @@ use std::path::Path;
 ///
 /// # Errors
 /// Another file, or settings of a random encoder, which no file has.
-pub fn ensure_same(path: &Path, weights: &EncoderWeights, of: &Path) -> anyhow::Result<()> {
-    let expected = match weights {
+pub fn ensure_same(path: &Path, expected: &EncoderWeights, of: &Path) -> anyhow::Result<()> {
+    let expected = match expected {
         EncoderWeights::Checkpoint { sha256 } => sha256,
         EncoderWeights::Random { seed } => {
             return Err(refusal(
@@ -20,6 +21,7 @@ pub fn ensure_same(path: &Path, weights: &EncoderWeights, of: &Path) -> anyhow::
             ));
         }
     };
+    weights::ensure_there(path, "")?;
     let (_, found) = identify_weights(path, &*Terminal::new())?;
     match found {
         EncoderWeights::Checkpoint { sha256 } if sha256 != *expected => Err(refusal(

@@ -7,6 +7,7 @@ use super::machine::Machine;
 use super::profile::Profile;
 use super::progress::Terminal;
 use super::typed::Typed;
+use super::weights;
 use crate::error::refusal;
 use crate::interrupt;
 use crate::print::print_note;
@@ -79,6 +80,9 @@ impl Args {
     /// Trains.
     pub fn run(self) -> anyhow::Result<()> {
         let _profile = self.profile.start()?;
+        if let Some(path) = self.cnn_checkpoint.as_deref().filter(|_| !self.resume) {
+            weights::ensure_there(path, weights::RANDOM_SIDE_NETWORK)?;
+        }
         let store = self.store()?;
         let config = self.config(&store)?;
         [&self.cnn_checkpoint, &self.init].into_iter().flatten().for_each(|path| note_prefix(path));

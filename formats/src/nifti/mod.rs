@@ -1,14 +1,17 @@
-//! NIfTI-1 and NIfTI-2 single files (`.nii`, `.nii.gz`; `nifti1.h`, `nifti2.h`).
+//! NIfTI-1 and NIfTI-2 (`nifti1.h`, `nifti2.h`): single files (`.nii`, `.nii.gz`), which are written too, and pairs (`.hdr`, `.img`), of
+//! which those of the older Analyze 7.5 are read as far as it says what NIfTI does.
 //!
 //! A NIfTI array is stored with its first axis fastest, so voxels `[d, h, w]` in C order, where depth is the file's third axis, lie
 //! in the file as they lie in memory.
 
 mod affine;
+mod fields;
 mod read;
 mod write;
 
 pub use affine::{Affine, spacing_of};
 pub use read::{NiftiImage, decode_image, read_geometry, read_image};
+pub(crate) use read::{decode_pair, read_pair_geometry};
 pub use write::{NiftiElement, is_ours, write_nifti};
 
 /// Bytes of a NIfTI-1 header.

@@ -1,4 +1,4 @@
-//! Reads NIfTI-1 and NIfTI-2 single files (`.nii`, `.nii.gz`) of every real number type and either byte order.
+//! Reads NIfTI-1 and NIfTI-2, single files (`.nii`, `.nii.gz`) and pairs (`.hdr`, `.img`), of every real number type and either byte order.
 //!
 //! Voxel values follow nibabel's `get_fdata()`: a slope that is 0 or not finite means unscaled, anything else applies slope
 //! and intercept in float64. A NIfTI array is stored with its first axis fastest, so its voxels in file order are already the row-major
@@ -6,20 +6,21 @@
 //!
 //! Headers are not trusted: at most as many bytes are allocated as the file can hold.
 
+use super::fields::{Field, Fields};
 use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use crate::error::{Error, Problem, Result};
 use crate::gzip::Gunzip;
 use crate::numeric::NumericType;
+use crate::packed::{Packing, Section};
+use crate::placeholder;
 use std::fs::File;
-use std::io::{BufReader, Cursor, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// The format's name in messages.
 const FORMAT: &str = "NIfTI";
-/// No deflate stream expands by more than this factor.
-const MAX_DEFLATE_RATIO: u64 = 1032;
 
-/// A NIfTI image: values as stored after slope and intercept.
+/// An image of any format that is read: values as stored after slope and intercept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NiftiImage {
     /// Where its voxels lie.
@@ -43,12 +44,21 @@ struct Header {
     voxel_bytes: u64,
 }
 
+/// Where a header's voxels are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Behind it, in the same file.
+    Single,
+    /// In the other file of a pair.
+    Pair,
+}
+
 /// Reads an image with its geometry.
 ///
 /// # Errors
 /// When the file cannot be read, is not a NIfTI file, is truncated, or has an unsupported number type.
 pub fn read_image(path: &Path) -> Result<NiftiImage> {
-    decode_image(path, &std::fs::read(path).map_err(Error::io("read", path))?)
+    decode_image(path, &placeholder::read(path)?)
 }
 
 /// Reads only the geometry, from the header.
@@ -56,26 +66,43 @@ pub fn read_image(path: &Path) -> Result<NiftiImage> {
 /// # Errors
 /// When the file cannot be read, is not a NIfTI file, or is too small for its voxels; not when they are damaged.
 pub fn read_geometry(path: &Path) -> Result<Geometry> {
-    let mut head = Vec::new();
+    let (head, packing, file_bytes) = read_head(path)?;
+    let header = Header::parse(path, &head, Form::Single)?;
+    header.section(packing).fits(path, file_bytes)?;
+    Ok(header.geometry)
+}
+
+/// As [`read_geometry`], of a pair: a header, and the file of its voxels.
+pub(crate) fn read_pair_geometry(path: &Path, voxels: &Path) -> Result<Geometry> {
+    let header = Header::parse(path, &read_head(path)?.0, Form::Pair)?;
+    let (_, packing, file_bytes) = read_head(voxels)?;
+    header.section(packing).fits(voxels, file_bytes)?;
+    Ok(header.geometry)
+}
+
+/// The first bytes of a file, unpacked, as many as a header may have; how they were packed; the file's size.
+fn read_head(path: &Path) -> Result<(Vec<u8>, Packing, u64)> {
+    placeholder::refuse(path)?;
     let file = File::open(path).map_err(Error::io("read", path))?;
     let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
     let mut file = BufReader::new(file);
-    let is_gzip = std::io::BufRead::fill_buf(&mut file).map_err(Error::io("read", path))?.starts_with(&[0x1f, 0x8b]);
+    let packing = Packing::of(file.fill_buf().map_err(Error::io("read", path))?);
+    Ok((head(path, file, packing)?, packing, file_bytes))
+}
+
+/// As many unpacked bytes as a header may have.
+fn head(path: &Path, file: impl BufRead, packing: Packing) -> Result<Vec<u8>> {
+    let mut head = Vec::new();
     let limit = NIFTI_2_HEADER_BYTES as u64;
-    let read =
-        if is_gzip { Gunzip::new(file).take(limit).read_to_end(&mut head) } else { file.take(limit).read_to_end(&mut head) };
-    // A damaged stream may still give the whole header; otherwise parsing reports what is missing.
-    if let Err(error) = read
-        && head.len() < NIFTI_1_HEADER_BYTES
-    {
-        return Err(Problem::from(error.to_string()).in_file(path, FORMAT));
+    let read = match packing {
+        Packing::Plain => file.take(limit).read_to_end(&mut head),
+        _ => Gunzip::new(file).take(limit).read_to_end(&mut head),
+    };
+    match read {
+        // A damaged stream may still give the whole header; otherwise parsing reports what is missing.
+        Err(error) if head.len() < NIFTI_1_HEADER_BYTES => Err(Problem::from(error.to_string()).in_file(path, FORMAT)),
+        _ => Ok(head),
     }
-    let header = Header::parse(path, &head)?;
-    let most = if is_gzip { file_bytes.saturating_mul(MAX_DEFLATE_RATIO) } else { file_bytes };
-    if header.voxel_offset + header.voxel_bytes > most {
-        return Err(header.truncated(path, most));
-    }
-    Ok(header.geometry)
 }
 
 /// Decodes the bytes of a file; `path` is for messages.
@@ -83,46 +110,17 @@ pub fn read_geometry(path: &Path) -> Result<Geometry> {
 /// # Errors
 /// As [`read_image`], except those of reading the file.
 pub fn decode_image(path: &Path, file: &[u8]) -> Result<NiftiImage> {
-    let (header, voxels) = if file.starts_with(&[0x1f, 0x8b]) {
-        let mut stream = Gunzip::new(Cursor::new(file));
-        let damaged = |error: std::io::Error| Problem::from(format!("damaged gzip data: {error}")).in_file(path, FORMAT);
-        let mut head = Vec::new();
-        (&mut stream).take(NIFTI_1_HEADER_BYTES as u64).read_to_end(&mut head).map_err(damaged)?;
-        if is_nifti_2(&head) {
-            let more = (NIFTI_2_HEADER_BYTES - NIFTI_1_HEADER_BYTES) as u64;
-            (&mut stream).take(more).read_to_end(&mut head).map_err(damaged)?;
-        }
-        let header = Header::parse(path, &head)?;
-        let promised = header.voxel_offset + header.voxel_bytes;
-        let most = (file.len() as u64).saturating_mul(MAX_DEFLATE_RATIO);
-        if promised > most {
-            return Err(header.truncated(path, most));
-        }
-        let gap = header.voxel_offset - head.len() as u64;
-        std::io::copy(&mut (&mut stream).take(gap), &mut std::io::sink()).map_err(damaged)?;
-        let mut voxels = Vec::new();
-        (&mut stream).take(header.voxel_bytes).read_to_end(&mut voxels).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => header.truncated(path, header.voxel_offset),
-            _ => damaged(error),
-        })?;
-        if (voxels.len() as u64) < header.voxel_bytes {
-            return Err(header.truncated(path, header.voxel_offset + voxels.len() as u64));
-        }
-        // Read to the end, where gzip checks the checksum.
-        std::io::copy(&mut stream, &mut std::io::sink()).map_err(damaged)?;
-        (header, std::borrow::Cow::Owned(voxels))
-    } else {
-        let header = Header::parse(path, file)?;
-        let promised = header.voxel_offset + header.voxel_bytes;
-        if (file.len() as u64) < promised {
-            return Err(header.truncated(path, file.len() as u64));
-        }
-        let voxels = &file[header.voxel_offset as usize..promised as usize];
-        (header, std::borrow::Cow::Borrowed(voxels))
-    };
-    let voxels = header.number_type.decode(&voxels, header.big_endian, header.slope, header.intercept);
-    let scaling = Some((header.slope, header.intercept)).filter(|scaling| *scaling != (1.0, 0.0));
-    Ok(NiftiImage { geometry: header.geometry, voxels, scaling })
+    let packing = Packing::of(file);
+    let header = Header::parse(path, &head(path, file, packing)?, Form::Single)?;
+    let voxels = header.section(packing).of(path, FORMAT, file)?;
+    Ok(header.image(&voxels))
+}
+
+/// Decodes the bytes of a pair of files, the header's first.
+pub(crate) fn decode_pair([path, voxels_path]: [&Path; 2], [file, voxels]: [&[u8]; 2]) -> Result<NiftiImage> {
+    let header = Header::parse(path, &head(path, file, Packing::of(file))?, Form::Pair)?;
+    let voxels = header.section(Packing::of(voxels)).of(voxels_path, FORMAT, voxels)?;
+    Ok(header.image(&voxels))
 }
 
 /// Whether a file's first bytes are a NIfTI-2 header's, in either byte order.
@@ -130,43 +128,10 @@ fn is_nifti_2(head: &[u8]) -> bool {
     head.len() >= 4 && [540i32.to_le_bytes(), 540i32.to_be_bytes()].iter().any(|size| head.starts_with(size))
 }
 
-/// Reads numbers at fixed offsets of a header; its length must have been checked.
-struct Fields<'a> {
-    bytes: &'a [u8],
-    big_endian: bool,
-}
-
-macro_rules! field_reader {
-    ($name:ident, $type:ty) => {
-        fn $name(&self, offset: usize) -> $type {
-            let mut raw = [0; size_of::<$type>()];
-            raw.copy_from_slice(&self.bytes[offset..offset + size_of::<$type>()]);
-            if self.big_endian { <$type>::from_be_bytes(raw) } else { <$type>::from_le_bytes(raw) }
-        }
-    };
-}
-
-impl Fields<'_> {
-    field_reader!(i16, i16);
-    field_reader!(i32, i32);
-    field_reader!(i64, i64);
-    field_reader!(f32, f32);
-    field_reader!(f64, f64);
-
-    /// `N` numbers in a row.
-    fn array<T, const N: usize>(&self, offset: usize, read: impl Fn(&Self, usize) -> T) -> [T; N] {
-        std::array::from_fn(|index| read(self, offset + index * size_of::<T>()))
-    }
-
-    /// `N` float32 in a row, widened.
-    fn f32s<const N: usize>(&self, offset: usize) -> [f64; N] {
-        self.array::<f32, N>(offset, Self::f32).map(f64::from)
-    }
-}
-
 /// The fields of a header, of either version, before they are checked.
 struct RawHeader {
     version: NiftiVersion,
+    form: Form,
     data_type: i16,
     dim: [i64; 8],
     pixdim: [f64; 8],
@@ -182,46 +147,34 @@ struct RawHeader {
 }
 
 impl RawHeader {
-    /// `nifti1.h`
-    fn version_1(fields: &Fields) -> Self {
+    fn of_fields(head: &[u8], version: NiftiVersion, form: Form, big_endian: bool) -> Self {
+        let fields = Fields::of(version);
+        let number = |field: Field| field.read::<1>(head, big_endian)[0];
         RawHeader {
-            version: NiftiVersion::One,
-            data_type: fields.i16(70),
-            dim: fields.array::<i16, 8>(40, Fields::i16).map(i64::from),
-            pixdim: fields.f32s(76),
-            vox_offset: f64::from(fields.f32(108)),
-            scl_slope: f64::from(fields.f32(112)),
-            scl_inter: f64::from(fields.f32(116)),
-            xyzt_units: fields.bytes[123],
-            qform_code: fields.i16(252),
-            quaternion: fields.f32s(256),
-            translation: fields.f32s(268),
-            sform_code: fields.i16(254),
-            srow: [280, 296, 312].map(|row| fields.f32s(row)),
+            version,
+            form,
+            data_type: number(fields.data_type) as i16,
+            dim: fields.dim.read(head, big_endian).map(|n| n as i64),
+            pixdim: fields.pixdim.read(head, big_endian),
+            vox_offset: number(fields.voxel_offset),
+            scl_slope: number(fields.slope),
+            scl_inter: number(fields.intercept),
+            xyzt_units: (number(fields.units) as i64 & 0xff) as u8,
+            qform_code: number(fields.qform_code) as i16,
+            quaternion: fields.quaternion.read(head, big_endian),
+            translation: fields.translation.read(head, big_endian),
+            sform_code: number(fields.sform_code) as i16,
+            srow: fields.rows.map(|row| row.read(head, big_endian)),
         }
     }
 
-    /// `nifti2.h`
-    fn version_2(fields: &Fields) -> Self {
-        RawHeader {
-            version: NiftiVersion::Two,
-            data_type: fields.i16(12),
-            dim: fields.array(16, Fields::i64),
-            pixdim: fields.array(104, Fields::f64),
-            vox_offset: fields.i64(168) as f64,
-            scl_slope: fields.f64(176),
-            scl_inter: fields.f64(184),
-            xyzt_units: (fields.i32(500) & 0x3f) as u8,
-            qform_code: fields.i32(344) as i16,
-            quaternion: fields.array(352, Fields::f64),
-            translation: fields.array(376, Fields::f64),
-            sform_code: fields.i32(348) as i16,
-            srow: [400, 432, 464].map(|row| fields.array(row, Fields::f64)),
-        }
+    /// The same of Analyze 7.5, which has other fields where NIfTI has units and affines.
+    fn of_analyze(self) -> Self {
+        RawHeader { xyzt_units: 0, qform_code: 0, sform_code: 0, srow: [[0.0; 4]; 3], ..self }
     }
 
-    /// Reads the fields of a header whose size and magic code are right.
-    fn read(head: &[u8]) -> Result<(Self, bool), Problem> {
+    /// Reads the fields of a header whose size and magic code are right, and whether its bytes are big-endian.
+    fn read(head: &[u8], form: Form) -> Result<(Self, bool), Problem> {
         let too_short = |bytes: usize| format!("{} bytes are too few for a header of {bytes} bytes", head.len());
         if head.len() < NIFTI_1_HEADER_BYTES {
             return Err(too_short(NIFTI_1_HEADER_BYTES).into());
@@ -231,27 +184,35 @@ impl RawHeader {
             [0, 0, 1, 0x5c] | [0, 0, 2, 0x1c] => true,
             _ => return Err("its first four bytes are not the size of a NIfTI header".into()),
         };
-        let version_2 = is_nifti_2(head);
-        if version_2 && head.len() < NIFTI_2_HEADER_BYTES {
-            return Err(too_short(NIFTI_2_HEADER_BYTES).into());
+        let version = if is_nifti_2(head) { NiftiVersion::Two } else { NiftiVersion::One };
+        let fields = Fields::of(version);
+        if head.len() < fields.header_bytes {
+            return Err(too_short(fields.header_bytes).into());
         }
-        let magic = if version_2 { &head[4..8] } else { &head[344..348] };
-        match magic {
-            b"n+1\0" | b"n+2\0" => {}
-            b"ni1\0" | b"ni2\0" => {
-                return Err(Problem::with_advice("it is the header of a .hdr/.img pair", "convert the pair to one .nii file"));
+        let raw = Self::of_fields(head, version, form, big_endian);
+        let magic = &head[fields.magic.0..][..4];
+        match (magic, form) {
+            (b"n+1\0" | b"n+2\0", Form::Single) | (b"ni1\0" | b"ni2\0", Form::Pair) => Ok((raw, big_endian)),
+            (b"ni1\0" | b"ni2\0", Form::Single) => Err(Problem::with_advice(
+                "it is the header of a .hdr/.img pair",
+                "give both files of the pair one name, with the endings .hdr and .img",
+            )),
+            (b"n+1\0" | b"n+2\0", Form::Pair) => {
+                Err(Problem::with_advice("it is a single file, not the header of a pair", "rename it so that it ends in .nii"))
             }
-            _ => return Err(format!("its magic code is {}, not n+1 or n+2", magic.escape_ascii()).into()),
+            (_, Form::Pair) if version == NiftiVersion::One => Ok((raw.of_analyze(), big_endian)),
+            _ => Err(format!("its magic code is {}, not n+1 or n+2", magic.escape_ascii()).into()),
         }
-        let fields = Fields { bytes: head, big_endian };
-        Ok((if version_2 { Self::version_2(&fields) } else { Self::version_1(&fields) }, big_endian))
     }
 
     /// The first byte of the voxels.
     fn voxel_offset(&self) -> Result<u64, String> {
-        let header_bytes = if self.version == NiftiVersion::Two { NIFTI_2_HEADER_BYTES } else { NIFTI_1_HEADER_BYTES } as f64;
+        let first = match self.form {
+            Form::Single => Fields::of(self.version).header_bytes as f64 + 4.0,
+            Form::Pair => 0.0,
+        };
         let offset = self.vox_offset;
-        if !(offset >= header_bytes + 4.0 && offset < 9e15) {
+        if !(offset >= first && offset < 9e15) {
             return Err(format!("its voxels start at byte {offset}, within the header or beyond any file"));
         }
         // The offset is a whole number in a float; nibabel, too, drops what follows the point.
@@ -290,9 +251,9 @@ impl RawHeader {
 
 impl Header {
     /// Parses and checks a header (`nifti1.h`, `nifti2.h`).
-    fn parse(path: &Path, head: &[u8]) -> Result<Self> {
+    fn parse(path: &Path, head: &[u8], form: Form) -> Result<Self> {
         let bad = |problem: String| Problem::from(problem).in_file(path, FORMAT);
-        let (raw, big_endian) = RawHeader::read(head).map_err(|problem| problem.in_file(path, FORMAT))?;
+        let (raw, big_endian) = RawHeader::read(head, form).map_err(|problem| problem.in_file(path, FORMAT))?;
         let number_type = NumericType::from_nifti_code(raw.data_type)
             .ok_or_else(|| Error::NumberType { path: path.into(), found: format!("code {}", raw.data_type) })?;
         let shape = volume_shape(raw.dim).map_err(bad)?;
@@ -307,9 +268,16 @@ impl Header {
         Ok(Header { geometry, number_type, big_endian, slope, intercept, voxel_offset, voxel_bytes })
     }
 
-    fn truncated(&self, path: &Path, file_bytes: u64) -> Error {
-        let found = file_bytes.saturating_sub(self.voxel_offset);
-        Error::Truncated { path: path.into(), expected: self.voxel_bytes, found }
+    /// Where its voxels lie in a file that is packed in this way.
+    fn section(&self, packing: Packing) -> Section {
+        Section { before: 0, packing, skip: self.voxel_offset, len: self.voxel_bytes }
+    }
+
+    /// The image of the voxels' bytes.
+    fn image(self, voxels: &[u8]) -> NiftiImage {
+        let voxels = self.number_type.decode(voxels, self.big_endian, self.slope, self.intercept);
+        let scaling = Some((self.slope, self.intercept)).filter(|scaling| *scaling != (1.0, 0.0));
+        NiftiImage { geometry: self.geometry, voxels, scaling }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Writes NIfTI single files, `.nii` and `.nii.gz`.
 
+use super::fields::Fields;
 use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use crate::atomic::write_atomic;
 use crate::error::{Error, Result};
@@ -11,6 +12,8 @@ use std::path::Path;
 
 /// The header's description field.
 const DESCRIPTION: &[u8] = b"sam-ladder";
+/// Offset of NIfTI-1's field `regular`, which Analyze's readers want to be `r`.
+const REGULAR: usize = 38;
 
 /// A number type that can be written as voxels.
 pub trait NiftiElement: Copy {
@@ -47,7 +50,7 @@ pub fn write_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[
     let mut contents = header(geometry, T::CODE, size_of::<T>());
     contents.reserve(size_of_val(voxels));
     voxels.iter().for_each(|voxel| voxel.write(&mut contents));
-    if path.extension().is_some_and(|ending| ending == "nii") {
+    if is_plain(path) {
         return write_atomic(path, &contents);
     }
     // No name and no time stamp in the stream.
@@ -56,97 +59,67 @@ pub fn write_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[
     write_atomic(path, &compressed.map_err(Error::io("write", path))?)
 }
 
+/// Whether a file of this name is not compressed: `.nii`, in either case.
+fn is_plain(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("nii"))
+}
+
 /// Whether the file was written by [`write_nifti`], by its header's description; false for what cannot be read.
 pub fn is_ours(path: &Path) -> bool {
     let head = || {
         let mut head = Vec::new();
         let file = BufReader::new(File::open(path).ok()?);
-        let mut file: Box<dyn Read> = match path.extension() {
-            Some(ending) if ending == "nii" => Box::new(file),
-            _ => Box::new(Gunzip::new(file)),
-        };
+        let mut file: Box<dyn Read> = if is_plain(path) { Box::new(file) } else { Box::new(Gunzip::new(file)) };
         file.by_ref().take(NIFTI_2_HEADER_BYTES as u64).read_to_end(&mut head).ok()?;
         Some(head)
     };
     // An 80-byte field, which differs in place between the versions.
-    let described = |head: &[u8], at: usize| {
+    let described = |head: &[u8], version: NiftiVersion| {
+        let at = Fields::of(version).description;
         let field = head.get(at..at + 80);
         field.is_some_and(|field| field.starts_with(DESCRIPTION) && field[DESCRIPTION.len()..].iter().all(|&byte| byte == 0))
     };
     head().is_some_and(|head| match head.get(..4) {
-        Some([0x5c, 1, 0, 0]) => described(&head, 148),
-        Some([0x1c, 2, 0, 0]) => described(&head, 240),
+        Some([0x5c, 1, 0, 0]) => described(&head, NiftiVersion::One),
+        Some([0x1c, 2, 0, 0]) => described(&head, NiftiVersion::Two),
         _ => false,
     })
 }
 
 /// The header and the four bytes that say that no extension follows, little-endian.
 fn header(geometry: &Geometry, code: i16, element_bytes: usize) -> Vec<u8> {
+    let fields = Fields::of(geometry.version_needed());
     let [depth, height, width] = geometry.shape;
-    let mut dim = [1; 8];
-    dim[..4].copy_from_slice(&[usize::from(geometry.rank.clamp(3, 7)), width, height, depth]);
-    match geometry.version_needed() {
-        NiftiVersion::One => header_1(geometry, dim, code, element_bytes),
-        NiftiVersion::Two => header_2(geometry, dim, code, element_bytes),
+    let mut dim = [1.0; 8];
+    dim[..4].copy_from_slice(&[usize::from(geometry.rank.clamp(3, 7)), width, height, depth].map(|n| n as f64));
+    let mut head = vec![0u8; fields.header_bytes + 4];
+    let numbers: [(_, &[f64]); 14] = [
+        (fields.size, &[fields.header_bytes as f64]),
+        (fields.data_type, &[f64::from(code)]),
+        (fields.bits, &[8.0 * element_bytes as f64]),
+        (fields.dim, &dim),
+        (fields.pixdim, &geometry.pixdim),
+        (fields.voxel_offset, &[(fields.header_bytes + 4) as f64]),
+        // For unscaled voxels.
+        (fields.slope, &[1.0]),
+        (fields.units, &[f64::from(geometry.xyzt_units)]),
+        (fields.qform_code, &[f64::from(geometry.qform_code)]),
+        (fields.sform_code, &[f64::from(geometry.sform_code)]),
+        (fields.quaternion, &geometry.quaternion),
+        (fields.translation, &geometry.translation),
+        (fields.rows[0], &geometry.affine[0]),
+        (fields.rows[1], &geometry.affine[1]),
+    ];
+    for (field, values) in numbers {
+        field.write(&mut head, values);
     }
-}
-
-/// Fields at the offsets of `nifti1.h`.
-fn header_1(geometry: &Geometry, dim: [usize; 8], code: i16, element_bytes: usize) -> Vec<u8> {
-    let mut head = vec![0u8; NIFTI_1_HEADER_BYTES + 4];
-    let mut put = |offset: usize, bytes: &[u8]| head[offset..offset + bytes.len()].copy_from_slice(bytes);
-    put(0, &(NIFTI_1_HEADER_BYTES as i32).to_le_bytes());
-    put(38, b"r");
-    dim.iter().enumerate().for_each(|(i, &n)| put(40 + 2 * i, &(n as i16).to_le_bytes()));
-    put(70, &code.to_le_bytes());
-    put(72, &(8 * element_bytes as i16).to_le_bytes());
-    let mut floats = |offset: usize, values: &[f64]| {
-        for (i, &value) in values.iter().enumerate() {
-            put(offset + 4 * i, &(value as f32).to_le_bytes());
-        }
-    };
-    floats(76, &geometry.pixdim);
-    // Offset of the first voxel; slope 1 and intercept 0, for unscaled voxels.
-    floats(108, &[(NIFTI_1_HEADER_BYTES + 4) as f64, 1.0, 0.0]);
-    floats(256, &geometry.quaternion);
-    floats(268, &geometry.translation);
-    for (row, offset) in geometry.affine.iter().zip([280, 296, 312]) {
-        floats(offset, row);
+    fields.rows[2].write(&mut head, &geometry.affine[2]);
+    if fields.header_bytes == NIFTI_1_HEADER_BYTES {
+        head[REGULAR] = b'r';
     }
-    put(123, &[geometry.xyzt_units]);
-    put(148, DESCRIPTION);
-    put(252, &geometry.qform_code.to_le_bytes());
-    put(254, &geometry.sform_code.to_le_bytes());
-    put(344, b"n+1\0");
-    head
-}
-
-/// Fields at the offsets of `nifti2.h`.
-fn header_2(geometry: &Geometry, dim: [usize; 8], code: i16, element_bytes: usize) -> Vec<u8> {
-    let mut head = vec![0u8; NIFTI_2_HEADER_BYTES + 4];
-    let mut put = |offset: usize, bytes: &[u8]| head[offset..offset + bytes.len()].copy_from_slice(bytes);
-    put(0, &(NIFTI_2_HEADER_BYTES as i32).to_le_bytes());
-    put(4, b"n+2\0\r\n\x1a\n");
-    put(12, &code.to_le_bytes());
-    put(14, &(8 * element_bytes as i16).to_le_bytes());
-    dim.iter().enumerate().for_each(|(i, &n)| put(16 + 8 * i, &(n as i64).to_le_bytes()));
-    put(168, &(NIFTI_2_HEADER_BYTES as i64 + 4).to_le_bytes());
-    let mut floats = |offset: usize, values: &[f64]| {
-        for (i, &value) in values.iter().enumerate() {
-            put(offset + 8 * i, &value.to_le_bytes());
-        }
-    };
-    floats(104, &geometry.pixdim);
-    floats(176, &[1.0, 0.0]);
-    floats(352, &geometry.quaternion);
-    floats(376, &geometry.translation);
-    for (row, offset) in geometry.affine.iter().zip([400, 432, 464]) {
-        floats(offset, row);
-    }
-    put(240, DESCRIPTION);
-    put(344, &i32::from(geometry.qform_code).to_le_bytes());
-    put(348, &i32::from(geometry.sform_code).to_le_bytes());
-    put(500, &i32::from(geometry.xyzt_units).to_le_bytes());
+    let (at, magic) = fields.magic;
+    head[at..at + magic.len()].copy_from_slice(magic);
+    head[fields.description..][..DESCRIPTION.len()].copy_from_slice(DESCRIPTION);
     head
 }
 

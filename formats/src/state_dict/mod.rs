@@ -14,6 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use crate::error::{Error, Problem, Result};
+use crate::placeholder;
 
 pub use save::{is_ours, save_pth, save_safetensors};
 
@@ -148,6 +149,7 @@ impl StateDict {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let format = |problem: Problem| problem.in_file(path, FORMAT);
+        placeholder::refuse(path)?;
         let mut file = File::open(path).map_err(Error::io("read", path))?;
         let metadata = file.metadata().map_err(Error::io("read", path))?;
         if metadata.is_dir() {
@@ -162,9 +164,7 @@ impl StateDict {
         } else if magic.get(8) == Some(&b'{') {
             safetensors::open(file, metadata.len()).map_err(format)?
         } else {
-            return Err(format(
-                "it is neither a PyTorch checkpoint nor a .safetensors file, or it is damaged at its start".into(),
-            ));
+            return Err(format("its first bytes are those of another kind of file, or damaged".into()));
         };
         Self::new(path.display().to_string(), shapes, Source::File(source))
     }

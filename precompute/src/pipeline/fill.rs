@@ -4,6 +4,7 @@ use super::encode::Encode;
 use super::plan::Plan;
 use super::prepare::{CaseEnd, Group, Prepared, Work, read};
 use super::share::{GroupRange, Share, groups_of};
+use super::space;
 use crate::error::{Error, Result};
 use crate::scans::{CaseEntry, ScanError};
 use rayon::prelude::*;
@@ -100,6 +101,9 @@ pub fn fill_part<E: Encode>(
         return Err(Problem::expected("a whole number of at least 1", 0).with("batch-size").into());
     }
     let mut lazy = Lazy { load: Some(load), loaded: None };
+    if let Some(warning) = space::check(plan, store)? {
+        options.observer.message(&warning);
+    }
     let resumed = look_before(plan, store, &mut lazy)?;
     let mut summary = Summary {
         already_complete: true,

@@ -11,6 +11,7 @@ mod prepare;
 mod repair;
 mod share;
 mod slices;
+mod space;
 
 pub use encode::{Encode, SamEncoder};
 pub use estimate::{Estimate, estimate};
@@ -19,6 +20,7 @@ pub use plan::Plan;
 pub use repair::repair;
 pub use share::Share;
 pub use slices::{EncodedSlices, encode_slices};
+pub use space::Space;
 
 use crate::encoder::{EncoderArch, ImageEncoder, Placement, decoder_weights, detect_arch, random_decoder_weights};
 use crate::error::{Error, Result};

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::scans::{ScanSource, find_new_scans};
+use crate::size::in_words;
 use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::Observer;
@@ -26,7 +27,9 @@ impl Plan {
     pub fn new(scans: &Path, config: &PrecomputeConfig, observer: &dyn Observer) -> Result<Self> {
         config.validate()?;
         let source = if config.unlabelled {
-            ScanSource::unlabelled(&find_new_scans(&[scans.into()], &config.preprocessing)?, &config.preprocessing)?
+            let found = find_new_scans(&[scans.into()], &config.preprocessing)?;
+            found.notes.iter().for_each(|note| observer.message(note));
+            ScanSource::unlabelled(&found.scans, &config.preprocessing)?
         } else {
             ScanSource::open(scans, &config.preprocessing)?.with_test_cases(&config.test_cases)?
         };
@@ -55,10 +58,15 @@ impl Plan {
                 case: case.case.clone(),
                 split: case.split,
                 num_slices: case.num_slices,
-                sources: case.files.iter().map(|file| source.source_name(file)).collect(),
+                sources: case.all_files().map(|file| source.source_name(file)).collect(),
             })
             .collect();
         Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source })
+    }
+
+    /// Reads every scan, without encoding it, and reports what the encoding would: strange values, cases that cannot be used.
+    pub fn check_values(&self, observer: &dyn Observer) {
+        self.source.check_values(observer);
     }
 
     /// The layout of the store.
@@ -75,8 +83,7 @@ impl fmt::Display for Plan {
             let (slices, variants) = (self.layout.num_slices(split), self.layout.num_variants(split));
             write!(f, "{split}: {} scans, {slices} slices × {variants} variants; ", cases(split))?;
         }
-        let bytes = self.layout.num_bytes() as f64;
-        let (size, unit) = if bytes < 1e9 { (bytes / 1e6, "MB") } else { (bytes / 1e9, "GB") };
-        write!(f, "{} images to encode, at most {size:.1} {unit} of tensors on disk", self.layout.num_items())
+        let size = in_words(self.layout.num_bytes());
+        write!(f, "{} images to encode, at most {size} of tensors on disk", self.layout.num_items())
     }
 }

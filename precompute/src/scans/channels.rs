@@ -3,8 +3,7 @@
 use super::error::ScanError;
 use super::grid::{Grid, same_grid};
 use super::intensity::{self, ChannelValues};
-use super::{ReadFile, Scan, read_file, source_file};
-use sam_ladder_formats::nifti::decode_image;
+use super::{ReadFile, Scan, read_volume, source_file};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::Preprocessing;
@@ -39,11 +38,10 @@ pub(super) fn read(
     let mut files = Vec::new();
     let mut first: Option<(Grid, SourceFile)> = None;
     for (path, channel) in paths.iter().zip(&preprocessing.channels) {
-        let bytes = read_file(path, &mut files)?;
-        let mut image = decode_image(path, &bytes)?;
+        let at = files.len();
+        let mut image = read_volume(path, &mut files)?;
         let geometry = image.geometry.clone();
-        let (grid, _) = first.get_or_insert_with(|| (Grid::new(geometry, wanted), source_file(root, &files)));
-        drop(bytes);
+        let (grid, _) = first.get_or_insert_with(|| (Grid::new(geometry, wanted), source_file(root, &files[at])));
         same_grid(path, &image.geometry, &paths[0], &grid.geometry)?;
         let shape = grid.geometry.shape;
         let values = intensity::apply(path, &mut image.voxels, shape, channel.intensity, preprocessing)?;

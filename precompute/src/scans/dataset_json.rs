@@ -2,6 +2,8 @@
 
 use super::dataset_problem::{DatasetProblem, MAX_CLASSES};
 use super::error::ScanError;
+use sam_ladder_formats::placeholder;
+use sam_ladder_formats::volume::ENDINGS;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
@@ -21,7 +23,7 @@ pub(super) struct Dataset {
     pub(super) channels: Vec<String>,
     /// Names of the classes from 1; background is 0.
     pub(super) class_names: Vec<String>,
-    /// What the names of scans end with: `.nii.gz` or `.nii`.
+    /// What the names of scans end with, in either case: `.nii.gz` or the ending of another volume.
     pub(super) file_ending: String,
     /// Number of training cases, if it says one.
     pub(super) num_training: Option<u64>,
@@ -55,7 +57,7 @@ enum LabelValue {
 impl Dataset {
     /// Reads the file.
     pub(super) fn read(path: &Path) -> Result<Self, ScanError> {
-        Self::parse(path, &std::fs::read(path).map_err(ScanError::io(path))?)
+        Self::parse(path, &placeholder::read(path)?)
     }
 
     /// Parses its bytes; `path` is for messages.
@@ -69,7 +71,7 @@ impl Dataset {
         let keys: Keys = serde_json::from_slice(bytes).map_err(DatasetProblem::Json)?;
         let channels = keys.channel_names.or(keys.modality).ok_or(DatasetProblem::NoChannelNames)?;
         let file_ending = keys.file_ending.unwrap_or_else(|| ".nii.gz".into());
-        if ![".nii.gz", ".nii"].contains(&file_ending.as_str()) {
+        if !ENDINGS.iter().any(|(ending, _)| file_ending.eq_ignore_ascii_case(ending)) {
             return Err(DatasetProblem::FileEnding(file_ending));
         }
         let channels = in_a_row("channel", by_number(channels)?)?;

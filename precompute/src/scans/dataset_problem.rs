@@ -12,8 +12,8 @@ pub enum DatasetProblem {
     /// It does not name the channels.
     #[error("it has neither channel_names nor modality")]
     NoChannelNames,
-    /// The scans are not NIfTI files.
-    #[error("its file_ending is {0:?}, expected .nii.gz or .nii")]
+    /// The scans are of no format that is read.
+    #[error("its file_ending is {0:?}, expected one of .nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, .hdr")]
     FileEnding(String),
     /// A channel without a number.
     #[error("its channel {key:?} ({name}) is not a whole number")]

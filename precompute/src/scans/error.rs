@@ -1,6 +1,7 @@
 //! What can be wrong with scans.
 
 use super::dataset_problem::DatasetProblem;
+use sam_ladder_formats::volume::split_name;
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with scans. Each message names the file, what was expected and what was found; [`Self::hint`] says what to do.
@@ -15,8 +16,14 @@ pub enum ScanError {
         /// The folder that was searched.
         path: PathBuf,
     },
-    /// A folder without NIfTI files, where scans to predict on were expected.
-    #[error("{path}: no .nii or .nii.gz file in this folder")]
+    /// DICOM files, and no scans in a layout that is known.
+    #[error("{path}: holds DICOM files, which are not read")]
+    Dicom {
+        /// The folder or file.
+        path: PathBuf,
+    },
+    /// A folder without volumes, where scans to predict on were expected.
+    #[error("{path}: no volume in this folder (.nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, .hdr)")]
     NoVolumes {
         /// The folder.
         path: PathBuf,
@@ -76,6 +83,26 @@ pub enum ScanError {
         path: PathBuf,
         /// A name of the right form.
         expected: &'static str,
+    },
+    /// An image whose name lacks its channel.
+    #[error("{path}: its name lacks the number of its channel, _0000 for the first")]
+    ChannelNumber {
+        /// The file.
+        path: PathBuf,
+        /// A name that it could have.
+        renamed: String,
+    },
+    /// A new scan without a channel that the model takes.
+    #[error("{path}: the model takes channel {channel}, and {missing} is missing")]
+    MissingChannel {
+        /// A file of the scan.
+        path: PathBuf,
+        /// Number and name of the channel.
+        channel: String,
+        /// The file that is not there.
+        missing: PathBuf,
+        /// The name that this file could have, if the number in its name is the case's.
+        renamed: String,
     },
     /// An image without its label, or a label without its image.
     #[error("{path}: its partner {missing} is missing")]
@@ -223,13 +250,25 @@ impl ScanError {
                                test_vol_h5/*.npy.h5, or imagesTr, labelsTr and dataset.json"
                     .into()
             }
+            Dicom { path } => format!("convert them first: dcm2niix -z y -o FOLDER {}", path.display()),
             NoVolumes { .. } => "give the folder that holds the scans, or the files".into(),
             Ambiguous { .. } => "give the folder of one of them, or move the other away".into(),
             NotForLayout { option, .. } => format!("remove {option}"),
             NoSuchCase { known, .. } => format!("the cases are {}", known.join(", ")),
             Dataset { problem, .. } => problem.hint(),
-            UnknownChannel { .. } => "add the channel to dataset.json, or move the file away".into(),
+            UnknownChannel { path, .. } => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let (stem, ending) = split_name(&name).unwrap_or((&name, ""));
+                format!(
+                    "add the channel to dataset.json, or move the file away; or, if the number in its name is the case's, add the channel's to it: \
+                     {stem}_0000{ending}"
+                )
+            }
             Name { .. } => "rename it, or move it out of the folder".into(),
+            ChannelNumber { renamed, .. } => format!("rename it: {renamed}"),
+            MissingChannel { renamed, .. } => {
+                format!("add that file; or, if the number in this name is the case's, add the channel's to it: {renamed}")
+            }
             Unpaired { .. } => "add that file, or move this one out of the folder".into(),
             Duplicate { .. } => "keep only one of the two".into(),
             MissingSlice { .. } => "preprocess that case again".into(),

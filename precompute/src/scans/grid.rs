@@ -1,7 +1,8 @@
 //! Where a scan's voxels lie in space, and how they are turned so that slices are taken as they were for training.
 
 use super::error::ScanError;
-use sam_ladder_formats::nifti::{Geometry, read_geometry};
+use sam_ladder_formats::nifti::Geometry;
+use sam_ladder_formats::volume::read_geometry;
 use sam_ladder_schemas::orientation::{Orientation, Turn};
 use sam_ladder_schemas::tables::{ScanRow, SpacingSource};
 use std::path::Path;

@@ -4,7 +4,8 @@ use super::error::ScanError;
 use super::label_map::map_labels;
 use super::{CaseEntry, Layout, ScanSource, published};
 use rayon::prelude::*;
-use sam_ladder_formats::nifti::decode_image;
+use sam_ladder_formats::Error as FileError;
+use sam_ladder_formats::volume::read_volume;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ impl ScanSource {
     /// left to the encoding, which reports them and continues with the other cases.
     ///
     /// # Errors
-    /// The first label without a class; training labels that are all background; a test volume of the published layout whose slices lie along
+    /// The first label without a class, or whose file was not fetched; training labels that are all background; a test volume of the published layout whose slices lie along
     /// another axis than the training slices.
     pub fn check_labels(&self, observer: &dyn Observer) -> Result<(), ScanError> {
         if self.layout == Layout::Unlabelled {
@@ -42,7 +43,7 @@ impl ScanSource {
                         foreground |= labels.foreground && case.split == Split::Train;
                         shapes.extend(labels.shapes.into_iter().map(|(path, shape)| (case.split, path, shape)));
                     }
-                    Err(error @ ScanError::Label { .. }) => return Err(error),
+                    Err(error @ (ScanError::Label { .. } | ScanError::File(FileError::NotFetched { .. }))) => return Err(error),
                     // Nobody knows what it holds.
                     Err(_) => foreground = true,
                 }
@@ -61,7 +62,7 @@ impl ScanSource {
             return self.published_labels_of(case, &published::classes(map));
         }
         let Some(path) = case.files.last() else { return Err(ScanError::NoScans { path: self.root.clone() }) };
-        let label = decode_image(path, &std::fs::read(path).map_err(ScanError::io(path))?)?;
+        let label = read_volume(path)?;
         let classes = map_labels(path, &label.voxels, label.geometry.shape, map, label.scaling)?;
         Ok(CaseLabels { foreground: classes.iter().any(|&class| class > 0), shapes: Vec::new() })
     }

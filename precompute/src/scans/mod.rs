@@ -4,6 +4,7 @@ mod channels;
 mod dataset_json;
 mod dataset_problem;
 mod error;
+mod folder;
 mod grid;
 mod intensity;
 mod label_check;
@@ -14,16 +15,19 @@ mod published;
 mod raw_synapse;
 mod settings;
 mod unlabelled;
+mod value_check;
 
 pub use dataset_problem::DatasetProblem;
 pub use error::ScanError;
 pub use grid::{Grid, grid_notes};
 pub use settings::{SourceOptions, configure};
-pub use unlabelled::{NewScan, find_new_scans};
+pub use unlabelled::{FoundScans, NewScan, find_new_scans};
 
+use folder::Unused;
 use rayon::prelude::*;
-use sam_ladder_formats::hash;
-use sam_ladder_schemas::classes::Split;
+use sam_ladder_formats::nifti::NiftiImage;
+use sam_ladder_formats::{hash, placeholder, volume};
+use sam_ladder_schemas::classes::{SYNAPSE_TEST_CASES, Split};
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
@@ -71,8 +75,17 @@ pub struct CaseEntry {
     /// Its files: image and label in the raw layout; one per slice (train) or one (test) in the published layout; the channels that
     /// are taken and the label in nnU-Net's.
     pub files: Vec<PathBuf>,
+    /// The files of the voxels of those that are only headers (`.img` of `.hdr`, `.raw` of `.mhd`).
+    pub voxel_files: Vec<PathBuf>,
     /// Where its voxels lie, by the first file's header; the published layout does not say it.
     pub grid: Option<Grid>,
+}
+
+impl CaseEntry {
+    /// All of its files.
+    pub fn all_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter().chain(&self.voxel_files)
+    }
 }
 
 /// A folder of scans in any of the layouts.
@@ -91,7 +104,7 @@ enum Layout {
     RawSynapse,
     Published,
     NnUnet,
-    /// NIfTI files in no fixed layout, without labels.
+    /// Volumes in no fixed layout, without labels.
     Unlabelled,
 }
 
@@ -118,6 +131,7 @@ fn find_layout(dir: &Path) -> Result<(Layout, PathBuf), ScanError> {
     ];
     let mut found = found.into_iter().filter_map(|(layout, root)| Some((layout, root?)));
     match (found.next(), found.next()) {
+        (None, _) if folder::holds_dicom(dir) => Err(ScanError::Dicom { path: dir.into() }),
         (None, _) => Err(ScanError::NoScans { path: dir.into() }),
         (Some(only), None) => Ok(only),
         (Some((_, first)), Some((_, second))) => Err(ScanError::Ambiguous { path: dir.into(), first, second }),
@@ -139,7 +153,7 @@ impl ScanSource {
     /// Finds out the layout of a folder and its cases. Reads names and headers, no voxels.
     ///
     /// The raw layout is `RawData/Training/{img,label}` below `dir`, `Training/{img,label}`, or `{img,label}`; the published one
-    /// is `train_npz` and `test_vol_h5`, of which either may be missing; nnU-Net's is `imagesTr`, `labelsTr` and `dataset.json`, of which
+    /// is `train_npz` and `test_vol_h5`, of which either may be missing, and either may have a suffix (`train_npz_new_224`); nnU-Net's is `imagesTr`, `labelsTr` and `dataset.json`, of which
     /// the channels of `preprocessing` are taken.
     ///
     /// # Errors
@@ -147,17 +161,26 @@ impl ScanSource {
     /// slice, a channel, its image or its label, when the files of a case differ in shape, or when a header is not readable.
     pub fn open(dir: &Path, preprocessing: &Preprocessing) -> Result<Self, ScanError> {
         let (layout, root) = find_layout(dir)?;
+        let mut unused = Unused::default();
         let mut cases = match layout {
-            Layout::RawSynapse => raw_synapse::cases(&root)?,
-            Layout::Published => published::cases(&root)?,
-            Layout::NnUnet => nnunet::cases(&root, preprocessing)?,
+            Layout::RawSynapse => raw_synapse::cases(&root, &mut unused)?,
+            Layout::Published => published::cases(&root, &mut unused)?,
+            Layout::NnUnet => nnunet::cases(&root, preprocessing, &mut unused)?,
             Layout::Unlabelled => Vec::new(), // is no folder's
         };
         if cases.is_empty() {
-            return Err(ScanError::NoScans { path: dir.into() });
+            let none = if folder::holds_dicom(&root) {
+                ScanError::Dicom { path: root }
+            } else {
+                ScanError::NoScans { path: dir.into() }
+            };
+            return Err(unused.not_fetched().unwrap_or(none));
         }
         sort(&mut cases);
-        let notes = if layout == Layout::NnUnet { nnunet::notes(&root, &cases)? } else { Vec::new() };
+        let mut notes = unused.notes();
+        if layout == Layout::NnUnet {
+            notes.extend(nnunet::notes(&root, &cases)?);
+        }
         Ok(ScanSource { root: dir.into(), layout, preprocessing: preprocessing.clone(), cases, notes })
     }
 
@@ -196,8 +219,24 @@ impl ScanSource {
             notes.push(format!("labels 1 to {count} are taken as {names}; another order can be stated with --classes"));
         }
         let grids = self.cases.iter().filter_map(|case| Some((case.case.as_str(), case.files[0].as_path(), case.grid.as_ref()?)));
+        if self.layout != Layout::Unlabelled && self.cases.iter().all(|case| case.split == Split::Train) {
+            notes.push(self.no_test_scans());
+        }
         notes.extend(grid_notes(grids, self.preprocessing.orientation, self.layout == Layout::RawSynapse));
         notes
+    }
+
+    /// What is impossible without test scans, and what to do.
+    fn no_test_scans(&self) -> String {
+        let how = match self.layout {
+            Layout::NnUnet => "--test-cases names some, and labelsTs holds them".into(),
+            Layout::Published => "they are those in test_vol_h5".into(),
+            _ => format!("they are the cases {}", SYNAPSE_TEST_CASES.map(|case| case.to_string()).join(" ")),
+        };
+        format!(
+            "warning: 0 test scans found ({how}): `eval` has nothing to evaluate; `eval --split validation` measures a run on the training cases \
+             that it held out"
+        )
     }
 
     /// Pairs of a training and a test case whose images have the same bytes, by the hashes of the `sources`.
@@ -225,7 +264,7 @@ impl ScanSource {
     /// # Errors
     /// When a file cannot be read.
     pub fn sources(&self, observer: &dyn Observer) -> Result<Vec<SourceFile>, ScanError> {
-        let files: Vec<&PathBuf> = self.cases.iter().flat_map(|case| &case.files).collect();
+        let files: Vec<&PathBuf> = self.cases.iter().flat_map(CaseEntry::all_files).collect();
         let bytes = files.iter().map(|file| size_of_file(file)).sum();
         let progress = observer.begin(Phase::new("hashing the scans", Unit::Bytes, bytes));
         let mut sources = files
@@ -254,16 +293,16 @@ impl ScanSource {
             Ok(scan) => scan.files.clone(),
             // A file that is no scan any more has changed, too.
             Err(_) => {
-                case.files.iter().filter_map(|path| Some((path.clone(), hash::sha256_hex(&std::fs::read(path).ok()?)))).collect()
+                let hashed = |path: &PathBuf| Some((path.clone(), hash::sha256_hex(&std::fs::read(path).ok()?)));
+                case.all_files().filter_map(hashed).collect()
             }
         };
         for (path, found) in files {
             let name = self.source_name(&path);
-            match sources.iter().find(|source| source.path == name) {
-                Some(source) if source.sha256 != found => {
-                    return Err(ScanError::Replaced { path, found, expected: source.sha256.clone() });
-                }
-                _ => {}
+            // New scans of several folders may have files of voxels of one name.
+            let named: Vec<&SourceFile> = sources.iter().filter(|source| source.path == name).collect();
+            if let Some(first) = named.first().filter(|_| named.iter().all(|source| source.sha256 != found)) {
+                return Err(ScanError::Replaced { path, found, expected: first.sha256.clone() });
             }
         }
         read
@@ -289,19 +328,6 @@ fn sort(cases: &mut [CaseEntry]) {
     cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
 }
 
-/// The plain files of a folder, sorted by name, hidden ones left out.
-fn list_files(folder: &Path) -> Result<Vec<PathBuf>, ScanError> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(ScanError::io(folder))? {
-        let path = entry.map_err(ScanError::io(folder))?.path();
-        if !file_name(&path).starts_with('.') && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 /// A path's last part; what is not Unicode in it is replaced.
 fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
@@ -313,17 +339,23 @@ fn relative(root: &Path, path: &Path) -> String {
     below.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-/// The file that was read last, as the store names it.
-fn source_file(root: &Path, files: &[ReadFile]) -> SourceFile {
-    let (path, sha256) = files.last().cloned().unwrap_or_default();
-    SourceFile { path: relative(root, &path), sha256 }
+/// A file that was read, as the store names it.
+fn source_file(root: &Path, (path, sha256): &ReadFile) -> SourceFile {
+    SourceFile { path: relative(root, path), sha256: sha256.clone() }
 }
 
 /// Reads a file of a scan and notes it in `files`.
 fn read_file(path: &Path, files: &mut Vec<ReadFile>) -> Result<Vec<u8>, ScanError> {
-    let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
+    let bytes = placeholder::read(path)?;
     files.push((path.into(), hash::sha256_hex(&bytes)));
     Ok(bytes)
+}
+
+/// Reads a volume and notes its files in `files`, the named one first.
+fn read_volume(path: &Path, files: &mut Vec<ReadFile>) -> Result<NiftiImage, ScanError> {
+    let parts = volume::read_files(path)?;
+    files.extend(parts.iter().map(|part| (part.path.clone(), hash::sha256_hex(&part.bytes))));
+    Ok(volume::decode(&parts)?)
 }
 
 /// SHA-256 of a file, in hexadecimal, without holding it in memory.
@@ -341,6 +373,7 @@ fn size_of_file(path: &Path) -> u64 {
 }
 
 fn hash_file(path: &Path, progress: &dyn Progress) -> Result<String, ScanError> {
+    placeholder::refuse(path)?;
     Ok(hash::sha256_of_file(path, |bytes| progress.advance(bytes))?)
 }
 

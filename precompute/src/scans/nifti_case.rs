@@ -1,11 +1,10 @@
-//! A labelled case in NIfTI files: one image per channel and the labels, on the same grid.
+//! A labelled case in volumes: one image per channel and the labels, on the same grid.
 
 use super::channels;
 use super::error::ScanError;
 use super::grid::same_grid;
 use super::label_map::map_labels;
-use super::{CaseEntry, Scan, read_file};
-use sam_ladder_formats::nifti::decode_image;
+use super::{CaseEntry, Scan, read_volume};
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::path::Path;
@@ -22,7 +21,7 @@ pub(super) fn read(
         return Err(ScanError::NoScans { path: root.into() });
     };
     let mut image = channels::read(root, image_paths, preprocessing, wanted)?;
-    let label = decode_image(label_path, &read_file(label_path, &mut image.files)?)?;
+    let label = read_volume(label_path, &mut image.files)?;
     let file_shape = image.grid.geometry.shape;
     same_grid(label_path, &label.geometry, &image_paths[0], &image.grid.geometry)?;
     let label = map_labels(label_path, &label.voxels, file_shape, &preprocessing.label_map, label.scaling)?;

@@ -3,9 +3,10 @@
 
 use super::dataset_json::{DATASET_JSON, Dataset};
 use super::error::ScanError;
+use super::folder::{Unused, list_files, unpaired, voxel_files};
 use super::grid::{Grid, same_grid};
-use super::{CaseEntry, file_name, list_files};
-use sam_ladder_formats::nifti::read_geometry;
+use super::{CaseEntry, file_name};
+use sam_ladder_formats::volume::{read_geometry, without_ending};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
@@ -26,14 +27,15 @@ pub(super) fn dataset(root: &Path) -> Result<Dataset, ScanError> {
 
 /// The cases of both halves, with the files of the requested channels: every one is there, and their grids agree. The test half
 /// counts if it has labels.
-pub(super) fn cases(root: &Path, preprocessing: &Preprocessing) -> Result<Vec<CaseEntry>, ScanError> {
+pub(super) fn cases(root: &Path, preprocessing: &Preprocessing, unused: &mut Unused) -> Result<Vec<CaseEntry>, ScanError> {
     let dataset = dataset(root)?;
     let mut cases: BTreeMap<String, CaseEntry> = BTreeMap::new();
     for (split, images, labels) in HALVES {
         if split == Split::Test && !root.join(labels).is_dir() {
             continue;
         }
-        for entry in half(&dataset, split, &root.join(images), &root.join(labels), preprocessing)? {
+        let folders = [images, labels].map(|name| root.join(name));
+        for entry in half(&dataset, split, &folders, preprocessing, unused)? {
             if let Some(first) = cases.get(&entry.case) {
                 let [first, second] = [first, &entry].map(|entry| entry.files[0].clone());
                 return Err(ScanError::Duplicate { what: "case", first, second });
@@ -64,24 +66,27 @@ pub(super) fn notes(root: &Path, cases: &[CaseEntry]) -> Result<Vec<String>, Sca
 fn half(
     dataset: &Dataset,
     split: Split,
-    images: &Path,
-    labels: &Path,
+    [images, labels]: &[PathBuf; 2],
     preprocessing: &Preprocessing,
+    unused: &mut Unused,
 ) -> Result<Vec<CaseEntry>, ScanError> {
-    let mut scans = scans(dataset, images)?;
+    let mut scans = scans(dataset, images, labels, unused)?;
     let mut entries = Vec::with_capacity(scans.len());
-    for label in list_files(labels)? {
+    for label in list_files(labels, unused)? {
         let name = file_name(&label);
-        let Some(case) = name.strip_suffix(&dataset.file_ending) else { continue };
+        let Some(case) = without_ending(&name, &dataset.file_ending) else {
+            unused.add_if_scan(&label, &dataset.file_ending);
+            continue;
+        };
         let channel_name = |index: u32| format!("{case}_{index:04}{}", dataset.file_ending);
         let Some(mut channels) = scans.remove(case) else {
-            return Err(ScanError::Unpaired { path: label, missing: images.join(channel_name(0)) });
+            return Err(unpaired(label, images.join(channel_name(0))));
         };
         let mut files = Vec::with_capacity(preprocessing.channels.len() + 1);
         for channel in &preprocessing.channels {
             match channels.remove(&channel.index) {
                 Some(path) => files.push(path),
-                None => return Err(ScanError::Unpaired { path: label, missing: images.join(channel_name(channel.index)) }),
+                None => return Err(unpaired(label, images.join(channel_name(channel.index)))),
             }
         }
         files.push(label);
@@ -89,30 +94,48 @@ fn half(
         for other in &files[1..] {
             same_grid(other, &read_geometry(other)?, &files[0], &grid.geometry)?;
         }
-        entries.push(CaseEntry { case: case.into(), split, num_slices: grid.shape()[0], files, grid: Some(grid) });
+        let (voxel_files, num_slices) = (voxel_files(&files)?, grid.shape()[0]);
+        entries.push(CaseEntry { case: case.into(), split, num_slices, files, voxel_files, grid: Some(grid) });
     }
     match scans.pop_first().and_then(|(case, mut channels)| Some((case, channels.pop_first()?.1))) {
-        Some((case, path)) => Err(ScanError::Unpaired { path, missing: labels.join(case + &dataset.file_ending) }),
+        Some((case, path)) => Err(unpaired(path, labels.join(case + &dataset.file_ending))),
         None => Ok(entries),
     }
 }
 
-/// The scans of a folder: by case, the file of each channel.
-fn scans(dataset: &Dataset, images: &Path) -> Result<BTreeMap<String, BTreeMap<u32, PathBuf>>, ScanError> {
+/// The scans of a folder: by case, the file of each channel. A case's label is in `labels`.
+fn scans(
+    dataset: &Dataset,
+    images: &Path,
+    labels: &Path,
+    unused: &mut Unused,
+) -> Result<BTreeMap<String, BTreeMap<u32, PathBuf>>, ScanError> {
     let mut cases: BTreeMap<String, BTreeMap<u32, PathBuf>> = BTreeMap::new();
-    for path in list_files(images)? {
+    for path in list_files(images, unused)? {
         let name = file_name(&path);
-        let Some(stem) = name.strip_suffix(&dataset.file_ending) else { continue };
-        let parsed = stem
-            .rsplit_once('_')
-            .filter(|(case, digits)| !case.is_empty() && digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit()));
-        let Some((case, Ok(index))) = parsed.map(|(case, digits)| (case, digits.parse::<u32>())) else {
-            return Err(ScanError::Name { path, expected: "CASE_0000.nii.gz (0000 is the channel)" });
+        let Some(stem) = without_ending(&name, &dataset.file_ending) else {
+            unused.add_if_scan(&path, &dataset.file_ending);
+            continue;
+        };
+        let has_label = |case: &str| labels.join(format!("{case}{}", dataset.file_ending)).exists();
+        // A label of the whole name says that the number at its end is the case's.
+        let Some((case, index)) = case_and_channel(stem).filter(|(case, _)| has_label(case) || !has_label(stem)) else {
+            let renamed = format!("{stem}_0000{}", dataset.file_ending);
+            return Err(ScanError::ChannelNumber { path, renamed });
         };
         if index as usize >= dataset.channels.len() {
             return Err(ScanError::UnknownChannel { path, channel: index, known: dataset.list_channels() });
         }
-        cases.entry(case.into()).or_default().insert(index, path);
+        if let Some(first) = cases.entry(case.into()).or_default().insert(index, path.clone()) {
+            return Err(ScanError::Duplicate { what: "channel", first, second: path });
+        }
     }
     Ok(cases)
+}
+
+/// `CASE_0000` as the case and its channel; `None` without four digits at the end.
+pub(super) fn case_and_channel(stem: &str) -> Option<(&str, u32)> {
+    let (case, digits) = stem.rsplit_once('_')?;
+    let is_channel = !case.is_empty() && digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    Some((case, digits.parse().ok().filter(|_| is_channel)?))
 }

@@ -3,10 +3,12 @@
 //! Images are windowed and labels are classes already. The layout keeps neither voxel spacing nor orientation.
 
 use super::error::ScanError;
+use super::folder::{Reason, Unused, list_files};
 use super::intensity::{ChannelValues, refuse_nan};
 use super::label_map::map_labels;
-use super::{CaseEntry, Scan, file_name, list_files, read_file, source_file};
-use sam_ladder_formats::{Array, hdf5, npz};
+use super::{CaseEntry, Scan, file_name, read_file, source_file};
+use sam_ladder_formats::volume::without_ending;
+use sam_ladder_formats::{Array, hdf5, npz, placeholder};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::tables::ScanRow;
@@ -20,44 +22,77 @@ const ARRAYS: [&str; 2] = ["image", "label"];
 
 /// The folder `dir` if it holds either half of the layout.
 pub(super) fn find(dir: &Path) -> Option<PathBuf> {
-    [TRAIN, TEST].iter().any(|half| dir.join(half).is_dir()).then(|| dir.into())
+    [TRAIN, TEST].iter().any(|half| !folders(dir, half).is_empty()).then(|| dir.into())
+}
+
+/// The folders of a half: of its name, or with a suffix that other preprocessing gave it (`train_npz_new_224`).
+fn folders(dir: &Path, half: &str) -> Vec<PathBuf> {
+    let is_half = |path: &PathBuf| {
+        file_name(path).strip_prefix(half).is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(['_', '-']))
+            && path.is_dir()
+    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_half).collect();
+    found.sort();
+    found
+}
+
+/// The folder of a half, if there is one: of several, that of the plain name.
+fn half(dir: &Path, half: &str, unused: &mut Unused) -> Result<Option<PathBuf>, ScanError> {
+    let found = folders(dir, half);
+    match &found[..] {
+        [first, second, ..] if file_name(first) != half => {
+            Err(ScanError::Ambiguous { path: dir.into(), first: first.clone(), second: second.clone() })
+        }
+        [first, others @ ..] => {
+            others.iter().for_each(|other| unused.add(other, Reason::Folder { taken: half.into() }));
+            Ok(Some(first.clone()))
+        }
+        [] => Ok(None),
+    }
 }
 
 /// The cases of both halves: no slice is missing, no case appears twice.
-pub(super) fn cases(root: &Path) -> Result<Vec<CaseEntry>, ScanError> {
+pub(super) fn cases(root: &Path, unused: &mut Unused) -> Result<Vec<CaseEntry>, ScanError> {
     let mut cases = Vec::new();
     let mut seen: BTreeMap<u32, PathBuf> = BTreeMap::new();
-    if root.join(TRAIN).is_dir() {
-        cases.extend(train_cases(&root.join(TRAIN))?);
+    if let Some(train) = half(root, TRAIN, unused)? {
+        cases.extend(train_cases(&train, unused)?);
         for entry in &cases {
             // The number was parsed once already.
             seen.extend(entry.case.parse().ok().zip(entry.files.first().cloned()));
         }
     }
-    if root.join(TEST).is_dir() {
-        for path in list_files(&root.join(TEST))? {
-            let name = file_name(&path);
-            let Some(stem) = name.strip_suffix(".h5") else { continue };
-            let parsed = stem.strip_suffix(".npy").unwrap_or(stem).strip_prefix("case").and_then(number);
-            let Some((case, number)) = parsed else {
-                return Err(ScanError::Name { path, expected: "case0001.npy.h5" });
-            };
-            if let Some(first) = seen.insert(number, path.clone()) {
-                return Err(ScanError::Duplicate { what: "case", first, second: path });
-            }
-            let num_slices = hdf5::read_shape(&path, ARRAYS[0])?[0];
-            cases.push(CaseEntry { case, split: Split::Test, num_slices, files: vec![path], grid: None });
+    let Some(test) = half(root, TEST, unused)? else { return Ok(cases) };
+    for path in list_files(&test, unused)? {
+        let name = file_name(&path);
+        let Some(stem) = without_ending(&name, ".h5") else {
+            unused.add_if_scan(&path, ".npy.h5");
+            continue;
+        };
+        let parsed = without_ending(stem, ".npy").unwrap_or(stem).strip_prefix("case").and_then(number);
+        let Some((case, number)) = parsed else {
+            return Err(ScanError::Name { path, expected: "case0001.npy.h5" });
+        };
+        if let Some(first) = seen.insert(number, path.clone()) {
+            return Err(ScanError::Duplicate { what: "case", first, second: path });
         }
+        placeholder::refuse(&path)?;
+        let num_slices = hdf5::read_shape(&path, ARRAYS[0])?[0];
+        cases.push(CaseEntry { case, split: Split::Test, num_slices, files: vec![path], voxel_files: Vec::new(), grid: None });
     }
     Ok(cases)
 }
 
 /// Slices of `train_npz`, gathered into cases.
-fn train_cases(folder: &Path) -> Result<Vec<CaseEntry>, ScanError> {
+fn train_cases(folder: &Path, unused: &mut Unused) -> Result<Vec<CaseEntry>, ScanError> {
     let mut cases: BTreeMap<u32, (String, BTreeMap<u32, PathBuf>)> = BTreeMap::new();
-    for path in list_files(folder)? {
+    for path in list_files(folder, unused)? {
         let name = file_name(&path);
-        let Some(stem) = name.strip_suffix(".npz") else { continue };
+        let Some(stem) = without_ending(&name, ".npz") else {
+            unused.add_if_scan(&path, ".npz");
+            continue;
+        };
         let parsed = stem.strip_prefix("case").and_then(|rest| rest.split_once("_slice"));
         let Some(((case, case_number), (_, slice))) = parsed.and_then(|(case, slice)| number(case).zip(number(slice))) else {
             return Err(ScanError::Name { path, expected: "case0005_slice000.npz" });
@@ -74,7 +109,7 @@ fn train_cases(folder: &Path) -> Result<Vec<CaseEntry>, ScanError> {
             return Err(ScanError::MissingSlice { folder: folder.into(), case, found, missing });
         }
         let files: Vec<PathBuf> = slices.into_values().collect();
-        entries.push(CaseEntry { case, split: Split::Train, num_slices: found, files, grid: None });
+        entries.push(CaseEntry { case, split: Split::Train, num_slices: found, files, voxel_files: Vec::new(), grid: None });
     }
     Ok(entries)
 }
@@ -86,7 +121,7 @@ pub(super) fn classes(label_map: &[u8]) -> Vec<u8> {
 
 /// Only the labels of a file, `[d, h, w]`.
 pub(super) fn read_label(path: &Path, split: Split) -> Result<Array, ScanError> {
-    let bytes = std::fs::read(path).map_err(ScanError::io(path))?;
+    let bytes = placeholder::read(path)?;
     let [label] = match split {
         Split::Train => npz::read_arrays(path, bytes, [ARRAYS[1]])?,
         Split::Test => hdf5::read_arrays(path, bytes, [ARRAYS[1]])?,
@@ -122,7 +157,7 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
     let (mut files, mut shape) = (Vec::new(), [0; 3]);
     for path in &entry.files {
         let bytes = read_file(path, &mut files)?;
-        let source = source_file(root, &files);
+        let source = source_file(root, &files[files.len() - 1]);
         let [values, labels] = match entry.split {
             Split::Train => npz::read_arrays(path, bytes, ARRAYS)?,
             Split::Test => hdf5::read_arrays(path, bytes, ARRAYS)?,

@@ -1,10 +1,11 @@
-//! The raw layout of the Synapse multi-organ set: `img/imgNNNN.nii.gz` and `label/labelNNNN.nii.gz`, prepared as the
+//! The raw layout of the Synapse multi-organ set: `img/imgNNNN.nii.gz` and `label/labelNNNN.nii.gz` (or another volume), prepared as the
 //! published `preprocess_data.py` does.
 
 use super::error::ScanError;
+use super::folder::{Unused, list_files, unpaired, voxel_files};
 use super::grid::{Grid, same_grid};
-use super::{CaseEntry, file_name, list_files};
-use sam_ladder_formats::nifti::read_geometry;
+use super::{CaseEntry, file_name};
+use sam_ladder_formats::volume::{read_geometry, split_name};
 use sam_ladder_schemas::classes::{SYNAPSE_TEST_CASES, Split};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,36 +22,36 @@ pub(super) fn find(dir: &Path) -> Option<PathBuf> {
 }
 
 /// The cases of a folder that holds `img` and `label`: pairs are complete and their grids agree.
-pub(super) fn cases(training: &Path) -> Result<Vec<CaseEntry>, ScanError> {
-    let images = numbered(&training.join("img"), "img", "img0001.nii.gz")?;
-    let mut labels = numbered(&training.join("label"), "label", "label0001.nii.gz")?;
+pub(super) fn cases(training: &Path, unused: &mut Unused) -> Result<Vec<CaseEntry>, ScanError> {
+    let images = numbered(&training.join("img"), "img", "img0001.nii.gz", unused)?;
+    let mut labels = numbered(&training.join("label"), "label", "label0001.nii.gz", unused)?;
     let mut cases = Vec::with_capacity(images.len());
     for (number, (case, image)) in images {
         let Some((_, label)) = labels.remove(&number) else {
-            return Err(unpaired(image, training.join("label"), format!("label{case}.nii.gz")));
+            return Err(unpaired(image, training.join("label").join(format!("label{case}.nii.gz"))));
         };
         // As published, scans are taken as they lie.
         let grid = Grid::read(&image, None)?;
         same_grid(&label, &read_geometry(&label)?, &image, &grid.geometry)?;
         let split = if SYNAPSE_TEST_CASES.contains(&number) { Split::Test } else { Split::Train };
-        cases.push(CaseEntry { case, split, num_slices: grid.shape()[0], files: vec![image, label], grid: Some(grid) });
+        let (files, num_slices) = (vec![image, label], grid.shape()[0]);
+        cases.push(CaseEntry { case, split, num_slices, voxel_files: voxel_files(&files)?, files, grid: Some(grid) });
     }
     if let Some((_, (case, label))) = labels.pop_first() {
-        return Err(unpaired(label, training.join("img"), format!("img{case}.nii.gz")));
+        return Err(unpaired(label, training.join("img").join(format!("img{case}.nii.gz"))));
     }
     Ok(cases)
 }
 
-fn unpaired(path: PathBuf, folder: PathBuf, name: String) -> ScanError {
-    ScanError::Unpaired { path, missing: folder.join(name) }
-}
-
-/// The NIfTI files of a folder by the number in their names; other files are passed over.
-fn numbered(folder: &Path, prefix: &str, expected: &'static str) -> Result<Numbered, ScanError> {
+/// The volumes of a folder by the number in their names; what else looks like a scan is noted.
+fn numbered(folder: &Path, prefix: &str, expected: &'static str, unused: &mut Unused) -> Result<Numbered, ScanError> {
     let mut files = Numbered::new();
-    for path in list_files(folder)? {
+    for path in list_files(folder, unused)? {
         let name = file_name(&path);
-        let Some(stem) = name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii")) else { continue };
+        let Some((stem, _)) = split_name(&name) else {
+            unused.add_if_scan(&path, ".nii.gz");
+            continue;
+        };
         let digits = stem.strip_prefix(prefix).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
         let Some((digits, number)) = digits.and_then(|digits| Some((digits.to_owned(), digits.parse().ok()?))) else {
             return Err(ScanError::Name { path, expected });

@@ -2,6 +2,7 @@
 
 use super::dataset_problem::DatasetProblem;
 use super::error::ScanError;
+use super::folder::Unused;
 use super::{CaseEntry, Layout, find_layout, nnunet, raw_synapse};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::orientation::Orientation;
@@ -57,7 +58,9 @@ pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) 
     config.preprocessing.window_hu = options.window.unwrap_or(config.preprocessing.window_hu);
     config.preprocessing.spacing_mm = options.spacing_mm;
     config.preprocessing.orientation = match layout {
-        Layout::RawSynapse => options.orientation.or_else(|| training_orientation(raw_synapse::cases(&root), &[])),
+        Layout::RawSynapse => {
+            options.orientation.or_else(|| training_orientation(raw_synapse::cases(&root, &mut Unused::default()), &[]))
+        }
         _ => options.orientation,
     };
     if let Some(class_names) = &options.class_names {
@@ -111,7 +114,8 @@ fn configure_nnunet(root: &Path, options: &SourceOptions, config: PrecomputeConf
         spacing_mm: None,
     };
     if options.orientation.is_none() {
-        preprocessing.orientation = training_orientation(nnunet::cases(root, &preprocessing), &test_cases);
+        preprocessing.orientation =
+            training_orientation(nnunet::cases(root, &preprocessing, &mut Unused::default()), &test_cases);
     }
     Ok(PrecomputeConfig { preprocessing, class_names: dataset.class_names, test_cases, ..config })
 }

@@ -11,11 +11,11 @@ use crate::error::refusal;
 use crate::interrupt;
 use crate::print::print_note;
 use candle_core::Device;
-use outputs::{Existing, Outputs};
+use outputs::{Existing, Outputs, ensure_mask_name};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_formats::nifti::write_nifti;
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
-use sam_ladder_precompute::scans::{Grid, NewScan, ScanSource, find_new_scans, grid_notes};
+use sam_ladder_precompute::scans::{FoundScans, Grid, NewScan, ScanSource, find_new_scans, grid_notes};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::orientation::Orientation;
@@ -42,8 +42,8 @@ Examples:
   sam-ladder predict --scan patient.nii.gz --checkpoint epoch_194.pth --out published.nii.gz
 ")]
 pub struct Args {
-    /// Scans to segment: NIfTI files of any number type and orientation, or folders of them. For models of several channels:
-    /// CASE_0000.nii.gz, CASE_0001.nii.gz …
+    /// Scans to segment: volumes of any number type and orientation, or folders of them: .nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, or a
+    /// .hdr with its .img. Channels are numbered as nnU-Net's: CASE_0000.nii.gz, CASE_0001.nii.gz …
     #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
     scan: Vec<PathBuf>,
     /// Run folder; its best model if it was validated, otherwise its last, with its window, sizes, channels and classes
@@ -59,7 +59,7 @@ pub struct Args {
     /// encoder
     #[arg(long, value_name = "FILE")]
     sam_checkpoint: Option<PathBuf>,
-    /// Mask to write, or folder for the masks of several scans. Label tables for ITK-SNAP and 3D Slicer are written next to it
+    /// Mask to write, or folder for the masks of several scans, CASE.nii.gz each. Label tables for ITK-SNAP and 3D Slicer are written next to it
     #[arg(long, value_name = "MASK.nii.gz|DIR")]
     out: PathBuf,
     /// Orientation in which the model's training scans lie, as nibabel's axis codes, if the run does not know it: scans are turned to it, and
@@ -101,10 +101,12 @@ impl MaskJob {
 impl Args {
     /// Segments.
     pub fn run(self) -> anyhow::Result<()> {
+        ensure_mask_name(&self.out)?;
         let device = self.device.open()?;
         let settings = self.settings()?;
         self.checkpoint.iter().for_each(|path| note_prefix(path));
-        let scans = find_new_scans(&self.scan, &settings.config.preprocessing)?;
+        let FoundScans { scans, notes } = find_new_scans(&self.scan, &settings.config.preprocessing)?;
+        notes.iter().for_each(|note| print_note!("{note}"));
         let found = scans.len();
         let existing = match (self.force, self.skip_existing) {
             (true, _) => Existing::Replace,

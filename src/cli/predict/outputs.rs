@@ -7,6 +7,7 @@ use sam_ladder_formats::Error;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::nifti::is_ours;
 use sam_ladder_formats::outputs::{is_regular_file, is_there};
+use sam_ladder_formats::volume::{VOXEL_ENDINGS, split_name, without_ending};
 use sam_ladder_precompute::scans::NewScan;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,38 @@ pub enum Existing {
     Replace,
     /// Keep them and make the others.
     Skip,
+}
+
+/// Endings of files that are no folders' names: images of other formats, and tables.
+const OTHER_FILES: [&str; 12] =
+    [".nrrd.gz", ".mgz", ".npy", ".npz", ".h5", ".dcm", ".tif", ".tiff", ".png", ".jpg", ".json", ".gz"];
+
+/// An error for a mask's name with the ending of another format, before any work.
+///
+/// # Errors
+/// Such a name, unless it is a folder's that is there.
+pub fn ensure_mask_name(out: &Path) -> anyhow::Result<()> {
+    let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if mask_stem(&name).is_some() || out.is_dir() {
+        return Ok(());
+    }
+    let other = OTHER_FILES.iter().chain(&VOXEL_ENDINGS).find_map(|ending| without_ending(&name, ending));
+    match split_name(&name).map(|(stem, _)| stem).or(other) {
+        None => Ok(()),
+        Some(stem) => {
+            let nifti = format!("{}.nii.gz", mask_stem(stem).unwrap_or(stem));
+            let message = format!("{} is not the name of a NIfTI file", out.display());
+            Err(refusal(
+                message,
+                format!("masks are written as NIfTI: pass --out {}, or a folder", out.with_file_name(nifti).display()),
+            ))
+        }
+    }
+}
+
+/// The name of a mask's file without its ending.
+fn mask_stem(name: &str) -> Option<&str> {
+    [".nii.gz", ".nii"].iter().find_map(|ending| without_ending(name, ending))
 }
 
 /// The files of a call.
@@ -38,7 +71,7 @@ impl Outputs {
     /// Several scans for one file, a mask that would replace a scan, and what is there already if that is to be refused. Nothing is written.
     pub fn plan(scans: Vec<NewScan>, out: &Path, existing: Existing) -> anyhow::Result<Self> {
         let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let stem = name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii"));
+        let stem = mask_stem(&name);
         let is_file = stem.is_some() && !out.is_dir();
         if is_file && scans.len() > 1 {
             let message = format!("{} scans cannot be written to one file, {}", scans.len(), out.display());

@@ -3,6 +3,7 @@
 use crate::cli::export::run_checkpoint;
 use crate::cli::progress::Terminal;
 use crate::cli::sam_checkpoint::ensure_same;
+use crate::cli::weights::ensure_there;
 use crate::error::refusal;
 use candle_core::Device;
 use sam_ladder_formats::state_dict::StateDict;
@@ -105,7 +106,10 @@ impl Settings {
         }
         let own_size = state.shape(POS_EMBED).and_then(|shape| shape.get(1).copied()).map(|grid| grid * 16);
         let encoder = match (sam_checkpoint, own_size) {
-            (Some(path), _) => EncoderFile::Sam(path.into()),
+            (Some(path), _) => {
+                ensure_there(path, "")?;
+                EncoderFile::Sam(path.into())
+            }
             (None, Some(_)) => EncoderFile::Published(path.into()),
             (None, None) => {
                 let hint = "pass --sam-checkpoint, the SAM checkpoint that it was trained with";

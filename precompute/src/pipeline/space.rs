@@ -1,0 +1,73 @@
+//! Whether what is left to write fits on the disk: found out before anything is encoded, not hours later.
+
+use super::plan::Plan;
+use crate::error::{Error, Result};
+use crate::size::in_words;
+use sam_ladder_cache::{images_stored, is_remote};
+use sam_ladder_schemas::precompute::Compression;
+use std::fmt;
+use std::path::Path;
+
+/// What a store needs in addition to its tensors, as a part of them: checksums, tables, reference masks.
+const OVERHEAD: f64 = 0.01;
+
+/// What is left to write, and what is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that the store will take in addition to those that it has, without compression.
+    pub needed: u64,
+    /// Bytes that are free where it lies.
+    pub free: u64,
+}
+
+impl Space {
+    /// Of the store of a plan; `None` for a bucket, which has no end, and where the system does not say what is free or what is there is refused
+    /// for another reason.
+    pub fn of(plan: &Plan, store: &Path) -> Option<Self> {
+        if is_remote(store) {
+            return None;
+        }
+        let (all, stored) = (plan.layout.num_items() as u64, images_stored(store, &plan.layout).ok()? as u64);
+        let per_image = plan.layout.num_bytes() as f64 / all.max(1) as f64;
+        let needed = (all.saturating_sub(stored) as f64 * per_image * (1.0 + OVERHEAD)) as u64;
+        Some(Space { needed, free: free_bytes(store)? })
+    }
+
+    fn is_enough(self) -> bool {
+        self.needed <= self.free
+    }
+}
+
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.is_enough() { "" } else { "warning: not enough space: " };
+        write!(f, "{what}{} left to write, {} free", in_words(self.needed), in_words(self.free))
+    }
+}
+
+/// Compares what is left to write with what is free.
+///
+/// # Errors
+/// [`Error::NoSpace`] where it does not fit. Compressed tensors may: then there is a warning, which is returned.
+pub(super) fn check(plan: &Plan, store: &Path) -> Result<Option<String>> {
+    let Some(space) = Space::of(plan, store).filter(|space| !space.is_enough()) else { return Ok(None) };
+    let error = Error::NoSpace { store: store.into(), needed: space.needed, free: space.free };
+    match plan.layout.attributes().config.compression {
+        Compression::None => Err(error),
+        _ => Ok(Some(format!("warning: {error}, unless compression saves as much"))),
+    }
+}
+
+/// Bytes that are free for us in the file system of the nearest folder that is there.
+#[cfg(unix)]
+fn free_bytes(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let folder = absolute.ancestors().find(|folder| folder.exists())?;
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &Path) -> Option<u64> {
+    None
+}

@@ -1,0 +1,231 @@
+//! What a folder of scans holds: the files that may be scans, and those that look like scans and are not used, each with the reason.
+
+use super::error::ScanError;
+use super::file_name;
+use sam_ladder_formats::placeholder;
+use sam_ladder_formats::volume::{self, VOXEL_ENDINGS, split_name, without_ending};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// Endings of images that are not read.
+const OTHER_IMAGES: [&str; 18] = [
+    ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".mgz", ".mgh", ".mnc", ".gipl", ".gipl.gz", ".npy", ".npz", ".h5", ".hdf5",
+    ".tif", ".tiff", ".vtk", ".vti", ".zarr",
+];
+/// Endings of files that are still being downloaded or copied.
+const PARTIAL: [&str; 8] = [".part", ".partial", ".crdownload", ".download", ".filepart", ".aria2", ".tmp", ".opdownload"];
+/// Endings of DICOM files.
+const DICOM: [&str; 3] = [".dcm", ".dicom", ".ima"];
+/// Names in a line.
+const SHOWN: usize = 6;
+
+/// Why a file is not used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reason {
+    /// macOS's `._` file next to another.
+    AppleDouble,
+    /// It is not whole yet.
+    Partial,
+    /// A link to something that is not there.
+    Dangling,
+    /// DICOM.
+    Dicom,
+    /// Voxels whose header is not there.
+    NoHeader,
+    /// Its ending is not the one that is taken.
+    Ending {
+        /// What is taken.
+        expected: String,
+    },
+    /// A channel that the model does not take.
+    Channel {
+        /// What it takes, by number and name.
+        taken: String,
+    },
+    /// Another folder of the same kind.
+    Folder {
+        /// The one that is taken.
+        taken: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::AppleDouble => f.write_str("macOS's ._ files hold no voxels"),
+            Reason::Partial => f.write_str("their names are those of unfinished downloads"),
+            Reason::Dangling => f.write_str("links to files that are not there"),
+            Reason::Dicom => f.write_str("DICOM is not read; dcm2niix converts it"),
+            Reason::NoHeader => f.write_str("voxels without the header that belongs to them"),
+            Reason::Ending { expected } => write!(f, "expected the ending {expected}"),
+            Reason::Channel { taken } => write!(f, "other channels than {taken}"),
+            Reason::Folder { taken } => write!(f, "{taken} is taken"),
+        }
+    }
+}
+
+/// What looks like scans and is not used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Unused(BTreeMap<(PathBuf, Reason), BTreeSet<PathBuf>>);
+
+impl Unused {
+    /// Notes a file or folder.
+    pub(super) fn add(&mut self, path: &Path, reason: Reason) {
+        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        self.0.entry((folder, reason)).or_default().insert(path.into());
+    }
+
+    /// Notes a file that is not taken, if it looks like a scan; `expected` is the ending of those that are.
+    pub(super) fn add_if_scan(&mut self, path: &Path, expected: &str) {
+        let name = file_name(path);
+        let has = |endings: &[&str]| endings.iter().any(|ending| without_ending(&name, ending).is_some());
+        if is_dicom(path) {
+            self.add(path, Reason::Dicom);
+        } else if has(&VOXEL_ENDINGS) {
+            if !has_header(path) {
+                self.add(path, Reason::NoHeader);
+            }
+        } else if split_name(&name).is_some() || has(&OTHER_IMAGES) {
+            self.add(path, Reason::Ending { expected: expected.into() });
+        }
+    }
+
+    /// Takes up what was noted elsewhere.
+    pub(super) fn append(&mut self, other: Unused) {
+        for (key, paths) in other.0 {
+            self.0.entry(key).or_default().extend(paths);
+        }
+    }
+
+    /// One line for each folder and reason.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let line = |((folder, reason), paths): (&(PathBuf, Reason), &BTreeSet<PathBuf>)| {
+            let names: Vec<String> = paths.iter().take(SHOWN).map(|path| file_name(path)).collect();
+            let more = if paths.len() > SHOWN { ", …" } else { "" };
+            let (what, fetch) = (if paths.len() == 1 { "file is" } else { "files are" }, fetch_command(reason, paths));
+            format!(
+                "warning: {}: {} {what} not used ({reason}{fetch}): {}{more}",
+                folder.display(),
+                paths.len(),
+                names.join(", ")
+            )
+        };
+        self.0.iter().map(line).collect()
+    }
+
+    /// The error for a link that was not fetched, where nothing else is there.
+    pub(super) fn not_fetched(&self) -> Option<ScanError> {
+        let dangling = self.0.iter().filter(|((_, reason), _)| *reason == Reason::Dangling).flat_map(|(_, paths)| paths);
+        dangling.into_iter().find_map(|path| Some(placeholder::refuse(path).err()?.into()))
+    }
+}
+
+/// For links of git-annex, how to fetch them.
+fn fetch_command(reason: &Reason, paths: &BTreeSet<PathBuf>) -> String {
+    let first = paths.first().filter(|_| *reason == Reason::Dangling);
+    match first.map(|path| placeholder::refuse(path)) {
+        Some(Err(sam_ladder_formats::Error::NotFetched { command, .. })) => format!("; fetch them as with `{command}`"),
+        _ => String::new(),
+    }
+}
+
+/// The files of a folder that are there, sorted by name, without hidden ones; what was not fetched or not finished is noted.
+pub(super) fn list_files(folder: &Path, unused: &mut Unused) -> Result<Vec<PathBuf>, ScanError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(ScanError::io(folder))? {
+        let path = entry.map_err(ScanError::io(folder))?.path();
+        let name = file_name(&path);
+        let partial = PARTIAL.iter().find_map(|ending| without_ending(&name, ending)).unwrap_or(&name);
+        if let Some(shadowed) = name.strip_prefix("._") {
+            if looks_like_scan(shadowed) && path.is_file() {
+                unused.add(&path, Reason::AppleDouble);
+            }
+        } else if partial.len() < name.len() {
+            if looks_like_scan(partial.trim_start_matches('.')) && path.is_file() {
+                unused.add(&path, Reason::Partial);
+            }
+        } else if name.starts_with('.') {
+            continue;
+        } else if path.is_file() {
+            files.push(path);
+        } else if placeholder::is_dangling(&path) && looks_like_scan(&name) {
+            unused.add(&path, Reason::Dangling);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a file's name is that of an image, of a format that is read or of another.
+fn looks_like_scan(name: &str) -> bool {
+    let others = OTHER_IMAGES.iter().chain(&VOXEL_ENDINGS).chain(&DICOM);
+    split_name(name).is_some() || others.into_iter().any(|ending| without_ending(name, ending).is_some())
+}
+
+/// Whether a header next to a file of voxels is of its name, or names it.
+fn has_header(voxels: &Path) -> bool {
+    const HEADERS: [&str; 4] = [".hdr", ".hdr.gz", ".nhdr", ".mhd"];
+    let names = |header: &Path| volume::voxel_file(header).is_ok_and(|named| named.as_deref() == Some(voxels));
+    let name = file_name(voxels);
+    let stem = VOXEL_ENDINGS.iter().find_map(|ending| without_ending(&name, ending)).unwrap_or(&name);
+    // Mostly the header has the same name.
+    if HEADERS.iter().any(|ending| names(&voxels.with_file_name(format!("{stem}{ending}")))) {
+        return true;
+    }
+    let Ok(entries) = std::fs::read_dir(voxels.parent().unwrap_or(Path::new(""))) else { return false };
+    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.any(|path| HEADERS.iter().any(|ending| without_ending(&file_name(&path), ending).is_some()) && names(&path))
+}
+
+/// The files of voxels that belong to some of these headers.
+pub(super) fn voxel_files(files: &[PathBuf]) -> Result<Vec<PathBuf>, ScanError> {
+    files.iter().filter_map(|file| volume::voxel_file(file).transpose()).map(|file| Ok(file?)).collect()
+}
+
+/// An error for a file whose partner is missing; one that was not fetched is named as such.
+pub(super) fn unpaired(path: PathBuf, missing: PathBuf) -> ScanError {
+    match placeholder::refuse(&missing) {
+        Err(error) => error.into(),
+        Ok(()) => ScanError::Unpaired { path, missing },
+    }
+}
+
+/// Whether a file is DICOM, by its ending or, if it has none, by its content.
+pub(super) fn is_dicom(path: &Path) -> bool {
+    let name = file_name(path);
+    if DICOM.iter().any(|ending| without_ending(&name, ending).is_some()) || name.eq_ignore_ascii_case("DICOMDIR") {
+        return true;
+    }
+    // Names such as IM000001 and 1.2.840.113619.2.
+    let may_be =
+        !name.contains('.') || name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    may_be && path.is_file() && has_dicom_magic(path).unwrap_or(false)
+}
+
+fn has_dicom_magic(path: &Path) -> std::io::Result<bool> {
+    let (mut file, mut magic) = (File::open(path)?, [0; 4]);
+    file.seek(SeekFrom::Start(128))?;
+    file.read_exact(&mut magic)?;
+    Ok(magic == *b"DICM")
+}
+
+/// Whether a folder holds DICOM files, in it or in the folders below; looks at no more than a few hundred files.
+pub(super) fn holds_dicom(folder: &Path) -> bool {
+    let (mut folders, mut left) = (vec![(folder.to_path_buf(), 0)], 300);
+    while let Some((next, depth)) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(next) else { continue };
+        for entry in entries.flatten().take(left) {
+            left -= 1;
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && depth < 4 => folders.push((path, depth + 1)),
+                Ok(kind) if kind.is_file() && is_dicom(&path) => return true,
+                _ => {}
+            }
+        }
+    }
+    false
+}
