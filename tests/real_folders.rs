@@ -188,7 +188,7 @@ fn a_scan_in_another_format_has_the_same_mask() {
             let name = if name.starts_with('.') { format!("new/scan_0000{name}") } else { format!("new/{name}") };
             write(at, &[(&name, &bytes)]);
         }
-        let told = said(on(at, &format!("predict --scan @new --run @run --out @masks{ending}")));
+        let told = said(on(at, &format!("predict --scan @new --run @run --out @masks-{}", &ending[1..])));
         assert!(!told.contains("not used"), "{told}");
         fs::remove_dir_all(at.join("new")).unwrap();
     }
@@ -196,7 +196,7 @@ fn a_scan_in_another_format_has_the_same_mask() {
     let expected = read_image(&at.join("mask.nii.gz")).unwrap();
     assert!(expected.voxels.iter().any(|&class| class > 0.0), "the mask has organs");
     for ending in [".nrrd", ".mhd"] {
-        let mask = read_image(&at.join(format!("masks{ending}/scan.nii.gz"))).unwrap();
+        let mask = read_image(&at.join(format!("masks-{}/scan.nii.gz", &ending[1..]))).unwrap();
         assert_eq!(mask.voxels, expected.voxels, "{ending}");
         assert_eq!(mask.geometry.corner_distance_mm(&original.geometry).map(|mm| mm < 1e-4), Some(true), "{ending}");
     }
@@ -352,7 +352,7 @@ fn what_is_left_to_write_is_compared_with_what_is_free() {
     let needed = || Space::of(&plan(), &store).unwrap().needed;
     let of = |bytes: u64| (bytes as f64 * 1.01) as u64;
     let all = plan().layout().num_bytes();
-    assert_eq!(needed(), of(all));
+    assert!(needed().abs_diff(of(all)) <= 1);
     stage_one::fill_failing(&scans, &store, &config, 8);
     let begun = needed();
     assert!(begun < of(all) && begun > 0, "{begun} of {all}");
@@ -422,7 +422,7 @@ fn masks_are_called_as_their_cases() {
     }
     succeed(on(
         at,
-        "precompute --scans @. --store @s.zarr --random-encoder 0 --image-size 16 --data-size 16 --augment none --channels 1",
+        "precompute --scans @. --store @s.zarr --random-encoder 0 --image-size 32 --data-size 32 --augment none --channels 1",
     ));
     succeed(on(at, "train --store @s.zarr --run @run --epochs 1 --batch-size 4"));
     let told = said(on(at, "predict --scan @imagesTr --run @run --out @masks"));
@@ -432,7 +432,10 @@ fn masks_are_called_as_their_cases() {
     assert_eq!(masks, ["a.nii.gz", "b.nii.gz", "labels.ctbl", "labels.label"]);
     // The other channel is never taken for it.
     let refused = assert_refused(on(at, "predict --scan @imagesTr/a_0000.nii.gz --run @run --out @m.nii.gz"));
-    assert!(refused.contains("takes channel 0001 (ADC)") && refused.contains("a_0001.nii.gz is missing"), "{refused}");
+    assert!(
+        refused.contains("takes channel 0001 (ADC)") && refused.contains("a_0001.nii.gz is not among the scans"),
+        "{refused}"
+    );
     assert_eq!(
         read_image(&at.join("masks/a.nii.gz")).unwrap().geometry.shape,
         Geometry::aligned([2, 3, 4], [3.0, 1.0, 1.0]).shape

@@ -58,7 +58,8 @@ impl Section {
     }
 
     fn unpack(&self, path: &Path, format: &'static str, mut stream: impl Read) -> Result<Vec<u8>> {
-        let damaged = |error: std::io::Error| Problem::from(format!("damaged compressed data: {error}")).in_file(path, format);
+        let what = if self.packing == Packing::Zlib { "zlib" } else { "gzip" };
+        let damaged = |error: std::io::Error| Problem::from(format!("damaged {what} data: {error}")).in_file(path, format);
         std::io::copy(&mut (&mut stream).take(self.skip), &mut std::io::sink()).map_err(damaged)?;
         let mut voxels = Vec::new();
         match (&mut stream).take(self.len).read_to_end(&mut voxels) {

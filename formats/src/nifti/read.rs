@@ -100,7 +100,9 @@ fn head(path: &Path, file: impl BufRead, packing: Packing) -> Result<Vec<u8>> {
     };
     match read {
         // A damaged stream may still give the whole header; otherwise parsing reports what is missing.
-        Err(error) if head.len() < NIFTI_1_HEADER_BYTES => Err(Problem::from(error.to_string()).in_file(path, FORMAT)),
+        Err(error) if head.len() < NIFTI_1_HEADER_BYTES => {
+            Err(Problem::from(format!("damaged gzip data: {error}")).in_file(path, FORMAT))
+        }
         _ => Ok(head),
     }
 }

@@ -274,7 +274,7 @@ fn what_is_no_volume_of_numbers_is_refused() {
     let compressed = META.replace("CompressedData = False", "CompressedData = True");
     let mut damaged = bytes_of(ZLIB);
     damaged[40] ^= 1;
-    assert!(folder.refused("c.mha", &[compressed.as_bytes(), &damaged]).contains("damaged compressed data"));
+    assert!(folder.refused("c.mha", &[compressed.as_bytes(), &damaged]).contains("damaged zlib data"));
     folder.write("gone.mhd", &[META.replace("LOCAL", "gone.raw").as_bytes()]);
     let gone = read_volume(&folder.0.path().join("gone.mhd")).unwrap_err().to_string();
     assert!(gone.contains("gone.raw"), "{gone}");

@@ -93,13 +93,13 @@ pub enum ScanError {
         renamed: String,
     },
     /// A new scan without a channel that the model takes.
-    #[error("{path}: the model takes channel {channel}, and {missing} is missing")]
+    #[error("{path}: the model takes channel {channel}, and {missing} is not among the scans")]
     MissingChannel {
         /// A file of the scan.
         path: PathBuf,
         /// Number and name of the channel.
         channel: String,
-        /// The file that is not there.
+        /// The file of that channel.
         missing: PathBuf,
         /// The name that this file could have, if the number in its name is the case's.
         renamed: String,

@@ -168,7 +168,8 @@ fn looks_like_scan(name: &str) -> bool {
 /// Whether a header next to a file of voxels is of its name, or names it.
 fn has_header(voxels: &Path) -> bool {
     const HEADERS: [&str; 4] = [".hdr", ".hdr.gz", ".nhdr", ".mhd"];
-    let names = |header: &Path| volume::voxel_file(header).is_ok_and(|named| named.as_deref() == Some(voxels));
+    let names =
+        |header: &Path| header.is_file() && volume::voxel_file(header).is_ok_and(|named| named.as_deref() == Some(voxels));
     let name = file_name(voxels);
     let stem = VOXEL_ENDINGS.iter().find_map(|ending| without_ending(&name, ending)).unwrap_or(&name);
     // Mostly the header has the same name.

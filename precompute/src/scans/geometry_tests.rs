@@ -170,13 +170,14 @@ fn a_mixed_set_is_brought_to_the_first_training_case() {
     let scans: Vec<Scan> = source.cases().iter().map(|case| source.read(case).unwrap()).collect();
     assert!(scans.iter().all(|scan| (&scan.image, &scan.label) == (&scans[0].image, &scans[0].label)));
     let notes = source.notes(&[]);
-    assert_eq!(notes, ["2 of 3 scans are turned to the orientation RAS: b, c"]);
+    assert!(notes[0].contains("0 test scans found"));
+    assert_eq!(notes[1..], ["2 of 3 scans are turned to the orientation RAS: b, c"]);
     let typed = SourceOptions { orientation: Some("SAR".parse().unwrap()), ..SourceOptions::default() };
     let config = configure(dir.path(), &typed, PrecomputeConfig::default()).unwrap();
     let source = ScanSource::open(dir.path(), &config.preprocessing).unwrap();
     // Width is the axis towards the head, depth the one towards the right.
     assert_eq!((source.cases()[0].num_slices, source.read(&source.cases()[0]).unwrap().shape), (5, [5, 4, 3]));
-    assert!(source.notes(&[])[0].contains("3 of 3 scans are turned to the orientation SAR"));
+    assert!(source.notes(&[])[1].contains("3 of 3 scans are turned to the orientation SAR"));
 }
 
 #[test]

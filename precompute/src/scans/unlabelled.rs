@@ -291,7 +291,7 @@ mod tests {
             [(&["a_0000.nii.gz"][..], &second), (&["a_0000.nii.gz", "b_0001.nii.gz"], &Preprocessing::default())]
         {
             let text = message(find_new_scans(&[folder_of(names).path().into()], model).unwrap_err());
-            assert!(text.contains("is missing") && text.contains("add the channel's"), "{text}");
+            assert!(text.contains("is not among the scans") && text.contains("add the channel's"), "{text}");
         }
     }
 
