@@ -174,6 +174,7 @@ fn pairs_of_header_and_voxels() {
     let target = Target { name: "pair", path: path.clone(), floor: FLOOR, per_byte: 64, parse: &parse };
     let mut header = nifti([4, 3, 2], &[0.0; 24])[..348].to_vec();
     header[108..112].fill(0); // The voxels begin with their file.
+    header[344..348].fill(0);
     let analyze = header.clone();
     header[344..348].copy_from_slice(b"ni1\0");
     fs::write(folder.path().join("a.img"), [0; 96]).unwrap();

@@ -264,7 +264,7 @@ fn what_is_no_volume_of_numbers_is_refused() {
         ("= LOCAL", "= LIST", "several files"),
         ("Offset = 1 2 3", "Offset = 1 2", "3 numbers"),
         ("ElementSpacing = 0.5", "ElementSpacing = 0", "do not span space"),
-        ("ElementDataFile = LOCAL\n", "", "ElementDataFile"),
+        ("ElementDataFile = LOCAL\n", "", "is no field of a header"),
     ] {
         let text = meta(from, to);
         assert!(text.contains(part), "{to}: {text}");
