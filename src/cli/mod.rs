@@ -50,7 +50,7 @@ enum Command {
     Sweep(sweep::Args),
     /// Segment the test scans of a store and measure Dice and HD95
     Eval(eval::Args),
-    /// Segment new scans: NIfTI in, masks on the scans' own grids out
+    /// Segment new scans: volumes in, NIfTI masks on the scans' own grids out
     Predict(predict::Args),
     /// Make a results table of evaluations, with published rows and tests between the rows
     Table(table::Args),
