@@ -186,7 +186,10 @@ fn folders_that_do_not_fit_are_refused() {
         &|root| write(&root.join("imagesTr/brain_001_0002.nii.gz"), &[0.0; VOXELS]),
         &["0002.nii.gz", "channel 2", "0 T1, 1 T2"],
     );
-    refused(&|root| write(&root.join("imagesTr/brain_001.nii.gz"), &[0.0; VOXELS]), &["brain_001.nii.gz", "lacks the number of its channel"]);
+    refused(
+        &|root| write(&root.join("imagesTr/brain_001.nii.gz"), &[0.0; VOXELS]),
+        &["brain_001.nii.gz", "lacks the number of its channel"],
+    );
     let twice = |root: &Path| {
         for channel in 0..2 {
             write(&root.join(format!("imagesTs/brain_001_{channel:04}.nii.gz")), &[0.0; VOXELS]);

@@ -105,7 +105,10 @@ fn other_files_say_what_they_are_not() {
         let error = StateDict::open(&path).unwrap_err();
         format!("{error}\nhint: {}", error.hint().unwrap_or_default())
     };
-    assert!(message("a.pth", b"hello, this is text").contains("PyTorch or .safetensors file: its first bytes are those of another kind"));
+    assert!(
+        message("a.pth", b"hello, this is text")
+            .contains("PyTorch or .safetensors file: its first bytes are those of another kind")
+    );
     assert!(message("empty.pth", b"").contains("another kind"));
     // A header that claims more bytes than any machine has.
     let mut huge = u64::MAX.to_le_bytes().to_vec();
