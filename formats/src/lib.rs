@@ -6,12 +6,14 @@
 //! | [`rows`] | Parquet tables, whose rows are structs with serde |
 //! | [`nifti`] | NIfTI-1 and NIfTI-2 volumes, `.nii` and `.nii.gz` |
 //! | [`npz`], [`hdf5`] | arrays of numbers in `.npz` and HDF5 files (read only) |
+//! | [`csv`] | a column of a table (read only) |
 //! | [`state_dict`] | checkpoints: `.pth` and `.safetensors` (feature `state-dict`) |
 //! | [`hash`] | SHA-256 of bytes and files |
 //!
 //! Readers do not trust headers: the file's size bounds what they allocate.
 
 pub mod atomic;
+pub mod csv;
 mod error;
 mod gzip;
 pub mod hash;
