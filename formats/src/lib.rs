@@ -22,6 +22,7 @@ pub mod nifti;
 pub mod npz;
 mod numeric;
 pub mod outputs;
+mod pages;
 pub mod rows;
 #[cfg(feature = "state-dict")]
 pub mod state_dict;

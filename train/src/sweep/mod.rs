@@ -21,6 +21,7 @@ mod space;
 mod tpe;
 mod trainer;
 mod trials;
+mod words;
 mod workers;
 #[cfg(test)]
 mod writes;
