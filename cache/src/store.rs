@@ -177,9 +177,14 @@ impl Store {
         let checksums = self.masks.of_shard(&spec.path, 0, depth).map(<[u32]>::to_vec).unwrap_or_default();
         let array = StoredArray::new(&self.storage, spec, 1, checksums);
         let mut labels = vec![0; depth * height * width];
-        // A mask is read once, as a whole.
+        self.storage.twice(|| self.read_mask(&array, case, height * width, &mut labels))?;
+        Ok(ReferenceMask { labels, shape })
+    }
+
+    /// Reads the mask of a case from its only shard, which is opened once.
+    fn read_mask(&self, array: &StoredArray, case: &str, slice_len: usize, labels: &mut [u8]) -> Result<()> {
         let shard = self.storage.open(&array.shard_path(0));
-        labels.par_chunks_mut(height * width).enumerate().try_for_each(|(slice, out)| {
+        labels.par_chunks_mut(slice_len).enumerate().try_for_each(|(slice, out)| {
             let shard = shard.as_ref().map_err(shard::unreadable);
             shard.and_then(|shard| array.read_chunk_of(shard, 0, slice, out)).map_err(|reason| {
                 self.changed().unwrap_or_else(|| Error::Damaged {
@@ -190,8 +195,7 @@ impl Store {
                     path: array.shard_path(0),
                 })
             })
-        })?;
-        Ok(ReferenceMask { labels, shape })
+        })
     }
 
     /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads.
@@ -387,7 +391,7 @@ fn read_bytes(store: &Storage, path: &Path) -> Result<Bytes> {
 pub(crate) fn check_variants(store: &Storage, layout: &StoreLayout) -> Result<()> {
     let path = store.join(VARIANTS_TABLE);
     let expected = layout.variant_rows();
-    if decode_rows::<VariantRow>(&path, read_bytes(store, &path)?)? == expected {
+    if store.twice(|| decode_rows::<VariantRow>(&path, read_bytes(store, &path)?))? == expected {
         return Ok(());
     }
     let reason = format!("its rows are not the {} variants of the store's config", expected.len());
@@ -399,7 +403,7 @@ pub(crate) fn read_slices(store: &Storage, layout: &StoreLayout, split: Split) -
     let path = store.join(slices_table(split));
     let attributes = layout.attributes();
     let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
-    let slices = decode_slices(&path, read_bytes(store, &path)?, &attributes.config.class_names)?;
+    let slices = store.twice(|| decode_slices(&path, read_bytes(store, &path)?, &attributes.config.class_names))?;
     if slices.len() != layout.num_slices(split) {
         return Err(damaged(format!("expected {} rows, found {}", layout.num_slices(split), slices.len())));
     }
@@ -433,7 +437,7 @@ pub(crate) fn read_scans(
 ) -> Result<Vec<ScanRow>> {
     let path = store.join(scans_table(split));
     let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
-    let scans: Vec<ScanRow> = decode_rows(&path, read_bytes(store, &path)?)?;
+    let scans: Vec<ScanRow> = store.twice(|| decode_rows(&path, read_bytes(store, &path)?))?;
     let cases: Vec<_> = layout.cases_of(split).collect();
     if scans.len() != cases.len() {
         return Err(damaged(format!("expected {} rows, found {}", cases.len(), scans.len())));

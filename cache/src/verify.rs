@@ -189,7 +189,7 @@ fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Ve
 /// The manifest from an undamaged copy, and what is wrong with the other.
 fn trusted_manifest(store: &Storage) -> Result<(StoreAttributes, Vec<Damage>)> {
     let damage = |name: &str, reason: String| Damage { path: name.into(), part: Part::Manifest, reason };
-    let copy = |path: &Path| parse_manifest(store, path, &read_checked(store, path).unwrap_or_default());
+    let copy = |path: &Path| store.twice(|| parse_manifest(store, path, &read_checked(store, path).unwrap_or_default()));
     match read_manifest(store) {
         Ok(attributes) => {
             let expected = manifest_bytes(&attributes);
@@ -377,6 +377,21 @@ fn same_voxels(row: &SliceRow, classes: &[u8]) -> Result<(), String> {
 /// The damaged chunks of a shard at a path within the store, each with the reason; an error concerns the whole file. `expected` are the
 /// checksums that belong there, if they are known.
 fn check_shard(
+    store: &Storage,
+    path: &Path,
+    spec: &ArraySpec,
+    expected: Option<&[u32]>,
+    also: impl Fn(usize, &[u8]) -> Result<(), String>,
+) -> Result<Vec<(usize, String)>, String> {
+    // In a bucket, one that arrives damaged is read once more.
+    let read = store.twice(|| match check_shard_once(store, path, spec, expected, &also) {
+        Ok(bad) if bad.is_empty() => Ok(bad),
+        harmed => Err(harmed),
+    });
+    read.or_else(|harmed| harmed)
+}
+
+fn check_shard_once(
     store: &Storage,
     path: &Path,
     spec: &ArraySpec,
