@@ -31,18 +31,18 @@ impl Groups {
     /// # Errors
     /// An expression that is none or does not match a case, a table that cannot be read or lacks a case; each names the case.
     pub fn resolve(by: &GroupBy, cases: &[String]) -> Result<Self> {
-        let patient: Box<dyn Fn(&String) -> Result<String>> = match by {
+        let patient: Box<dyn Fn(&String) -> Result<String> + '_> = match by {
             GroupBy::Regex(text) => {
                 let invalid = |error: regex::Error| TrainError::GroupExpression { expression: text.clone(), reason: reason(&error) };
                 let expression = Regex::new(text).map_err(invalid)?;
-                Box::new(move |case| {
+                Box::new(move |case: &String| {
                     let unmatched = || TrainError::NotMatched { case: case.clone(), expression: text.clone() };
                     group_in(&expression, case).ok_or_else(unmatched)
                 })
             }
             GroupBy::Csv { file, column } => {
                 let table = read_column(file, CASE_COLUMN, column)?;
-                Box::new(move |case| {
+                Box::new(move |case: &String| {
                     let missing = || TrainError::NotInTable { case: case.clone(), table: file.clone() };
                     table.get(case).cloned().ok_or_else(missing)
                 })

@@ -66,6 +66,7 @@ where
         }
         match outcome {
             Err(error) if is_cut(&error) && started.elapsed() < patience.total => {
+                silent = None;
                 tokio::time::sleep(longest.mul_f64(0.5 + random() / 2.0)).await;
                 longest = longest.mul_f64(1.5).min(PAUSES.max_backoff);
             }
