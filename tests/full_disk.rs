@@ -19,7 +19,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PRECOMPUTE: &str = "precompute --scans @scans --random-encoder 0 --image-size 32 --data-size 32 --augment flips --device cpu";
+const PRECOMPUTE: &str =
+    "precompute --scans @scans --random-encoder 0 --image-size 32 --data-size 32 --augment flips --device cpu";
 const TRAIN: &str = "train --store @store.zarr --epochs 2 --batch-size 4 --warmup 0 --fold 1/2 --checkpoint-every 1 --device cpu";
 const SWEEP: &str = "[settings]\nepochs = 2\nbatch_size = 4\nwarmup = 0\nlr = [1e-3, 3e-3]\n[search]\nmethod = \"grid\"\n[validation]\nfold = \"1/2\"\n";
 const SWEEP_WORDS: &str = "sweep --store @store.zarr --config @sweep.toml --device cpu";

@@ -152,7 +152,9 @@ fn tree(at: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 fn a_store_is_made_only_where_nothing_is() {
     let folder = workplace();
     let at = folder.path();
-    for (name, file) in [("photos", "1.jpg"), ("web", "manifest.json"), ("dataset", "zarr.json"), ("slices", "train/slices.parquet")] {
+    for (name, file) in
+        [("photos", "1.jpg"), ("web", "manifest.json"), ("dataset", "zarr.json"), ("slices", "train/slices.parquet")]
+    {
         let path = at.join(name).join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "{\"mine\": 1}").unwrap();
@@ -184,11 +186,17 @@ fn scripts_of_jobs_replace_only_their_like() {
     let folder = workplace();
     let at = folder.path();
     fs::write(at.join("slurm.toml"), "[job]\ntasks = 2\n").unwrap();
-    fs::write(at.join("sweep.toml"), "[settings]\nlr = [1e-3]\nepochs = 1\n[search]\nmethod = \"grid\"\n[validation]\nfold = \"1/2\"\n").unwrap();
+    fs::write(
+        at.join("sweep.toml"),
+        "[settings]\nlr = [1e-3]\nepochs = 1\n[search]\nmethod = \"grid\"\n[validation]\nfold = \"1/2\"\n",
+    )
+    .unwrap();
     let sweep = "sweep --store @s.zarr --config @sweep.toml --out @w --slurm @slurm.toml --slurm-script-only";
     let precompute = "precompute --scans @scans --random-encoder 0 --image-size 32 --data-size 32 --augment flips --store @n.zarr \
                       --slurm @slurm.toml --slurm-script-only";
-    for (words, jobs, first, second) in [(sweep, "w.slurm", "sweep.sh", "final.sh"), (precompute, "n.zarr.slurm", "precompute.sh", "finish.sh")] {
+    for (words, jobs, first, second) in
+        [(sweep, "w.slurm", "sweep.sh", "final.sh"), (precompute, "n.zarr.slurm", "precompute.sh", "finish.sh")]
+    {
         // A user's file is in the way of the second script: the first one is not written either.
         fs::create_dir(at.join(jobs)).unwrap();
         fs::write(at.join(jobs).join(second), "#!/bin/bash\necho mine\n").unwrap();

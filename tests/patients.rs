@@ -84,7 +84,10 @@ fn what_is_wrong_with_the_patients_is_named() {
         (&["--fold", "1/2", "--group-by", "csv:patients.csv:sex"], "it has no column sex, its columns are case, age, patient"),
         (&["--fold", "1/2", "--group-by", "csv:none.csv:sex"], "cannot read none.csv"),
         (&["--fold", "1/2", "--group-by", "regex:("], "( is not a regular expression: unclosed group"),
-        (&["--val-cases", "0005", "--group-by", "csv:patients.csv:patient"], "0005 is held out for validation and 0006 is trained on"),
+        (
+            &["--val-cases", "0005", "--group-by", "csv:patients.csv:patient"],
+            "0005 is held out for validation and 0006 is trained on",
+        ),
         (&["--fold", "1/2", "--group-by", "patient"], "expected regex:EXPR or csv:FILE:COLUMN, found patient"),
     ] {
         let output = train(base, "run", words).output().unwrap();
@@ -147,7 +150,8 @@ fn names_of_one_patient_on_both_sides_are_said() {
     for below in ["imagesTr", "labelsTr"] {
         fs::create_dir_all(scans.join(below)).unwrap();
     }
-    let json = r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 3, "file_ending": ".nii"}"#;
+    let json =
+        r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 3, "file_ending": ".nii"}"#;
     fs::write(scans.join("dataset.json"), json).unwrap();
     for (case, value) in [("p1_frame01", 10.0), ("p1_frame02", 20.0), ("p2_frame01", 30.0)] {
         let voxels: Vec<f32> = (0..32).map(|i| value + i as f32).collect();

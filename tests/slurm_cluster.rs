@@ -307,7 +307,8 @@ fn of_an_array_only_the_task_whose_time_is_over_goes_back_to_the_queue() {
         let jobs = status["jobs"].as_array().unwrap();
         jobs.iter().all(|job| job["state"] == "COMPLETED" || job["state"] == "CANCELLED")
     });
-    let state_of = |number: u64| jobs(&status, "precompute").into_iter().find(|job| job["task"] == number).unwrap()["state"].clone();
+    let state_of =
+        |number: u64| jobs(&status, "precompute").into_iter().find(|job| job["task"] == number).unwrap()["state"].clone();
     assert_eq!([1, 2, 3].map(state_of), ["COMPLETED", "COMPLETED", "CANCELLED"], "{status:#}");
     assert_eq!(place.logs().matches("back to the queue").count(), 1, "{}", place.logs());
     // The job after the array makes what the cancelled task has left.

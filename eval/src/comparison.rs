@@ -159,7 +159,18 @@ fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
     let text_of = if dice { percent } else { number };
     let metric_heading = if dice { "DSC, percent".into() } else { format!("HD95, {}", sides.unit) };
     let (first, second) = (cell(sides.first), cell(sides.second));
-    let headings = [&*metric_heading, &first, &second, "Difference", "95 % interval", "Pairs", "p, Wilcoxon", "p, permutation", "Missed", "Invented"];
+    let headings = [
+        &*metric_heading,
+        &first,
+        &second,
+        "Difference",
+        "95 % interval",
+        "Pairs",
+        "p, Wilcoxon",
+        "p, permutation",
+        "Missed",
+        "Invented",
+    ];
     let columns = organ_columns(sides.class_names);
     let rows = with_mean(&columns, "Mean over organs").filter_map(|(heading, organ)| {
         let row = rows.iter().find(|row| row.metric == metric && row.organ == organ)?;
@@ -274,7 +285,10 @@ mod tests {
         let [first, second] = half_and_more();
         let names = first.info.class_names.clone();
         let rows = compare(&[first], &[second]).unwrap();
-        let text = markdown(&rows, &Sides { first: "CNN|only", second: "full", class_names: &names, unit: "mm", empty: EmptyRule::LeaveOut });
+        let text = markdown(
+            &rows,
+            &Sides { first: "CNN|only", second: "full", class_names: &names, unit: "mm", empty: EmptyRule::LeaveOut },
+        );
         assert!(text.contains("| DSC, percent | CNN\\|only | full |") && text.contains("| HD95, mm |"), "{text}");
         assert!(
             text.contains("| liver | 50.00 | 83.33 | +33.33 |") && text.contains("| liver | 5.00 | 1.67 | −3.33 |"),
@@ -290,9 +304,14 @@ mod tests {
         second.cases[3].predicted_voxels = 4;
         let names = first.info.class_names.clone();
         let rows = compare(&[first], &[second]).unwrap();
-        let counts: Vec<_> = rows.iter().map(|row| [row.first_missed, row.first_invented, row.second_missed, row.second_invented]).collect();
+        let counts: Vec<_> =
+            rows.iter().map(|row| [row.first_missed, row.first_invented, row.second_missed, row.second_invented]).collect();
         assert_eq!(counts, [[0; 4], [1, 0, 0, 1], [1, 0, 0, 1], [0; 4], [1, 0, 0, 1], [1, 0, 0, 1]]);
-        for (empty, said) in [(EmptyRule::Published, "an HD of 0 was counted"), (EmptyRule::Penalise, "diagonal"), (EmptyRule::LeaveOut, "left out")] {
+        for (empty, said) in [
+            (EmptyRule::Published, "an HD of 0 was counted"),
+            (EmptyRule::Penalise, "diagonal"),
+            (EmptyRule::LeaveOut, "left out"),
+        ] {
             let text = markdown(&rows, &Sides { first: "a", second: "b", class_names: &names, unit: "mm", empty });
             assert_eq!(text.matches("| 1, 0 | 0, 1 |\n").count(), 4, "{text}");
             assert!(text.lines().last().unwrap().contains(said), "{text}");

@@ -109,7 +109,10 @@ mod tests {
         let names: Vec<String> = ["liver", "spleen"].map(String::from).to_vec();
         let cases = (0..6).flat_map(|case| {
             let spleen = (case < 5).then_some(0.1 * f64::from(case));
-            [row(&case.to_string(), "liver", Some(0.1 * f64::from(case)), None, [9, 9]), row(&case.to_string(), "spleen", spleen, None, [9, 9])]
+            [
+                row(&case.to_string(), "liver", Some(0.1 * f64::from(case)), None, [9, 9]),
+                row(&case.to_string(), "spleen", spleen, None, [9, 9]),
+            ]
         });
         let summary = summarise(&cases.collect::<Vec<_>>(), &names);
         assert_eq!(summary.iter().map(|row| row.dice_cases).collect::<Vec<_>>(), [6, 5, 6]);

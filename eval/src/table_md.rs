@@ -164,7 +164,10 @@ mod tests {
         );
         assert_eq!(lines[2], "| a\\|b | 79.46 | 35.34 | 70.00 | 40.00 | 30.00 | 20.00 | 50.00 | 80.00 | 10.00 | 60.00 |");
         assert!(lines[4].contains("12 cases (published protocol)") && lines[4].contains("voxels"));
-        assert!(lines[4].ends_with("Missed organs: 1, invented: 0. For each missed one an HD of 0 was counted, the best value there is."));
+        assert!(
+            lines[4]
+                .ends_with("Missed organs: 1, invented: 0. For each missed one an HD of 0 was counted, the best value there is.")
+        );
         assert!(text.trim_end().ends_with("The 1 missed and 0 invented organs count in none of these HD95."), "{text}");
         assert_eq!(lines[8], "| Aorta | 70.00 | 60.00 to 70.00 | 1.00 | – | 12 | 11 | 1 | 0 |");
         assert!(lines.contains(&"| All organs | 79.46 | 69.46 to 79.46 | 35.34 | – | 12 | 11 | 1 | 0 |"), "{text}");

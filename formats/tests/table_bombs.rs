@@ -2,11 +2,11 @@
 
 use arrow::array::{Float64Array, StringArray};
 use arrow::record_batch::RecordBatch;
-use sam_ladder_formats::rows::{decode_batch, encode_batch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::{ParquetMetaDataBuilder, ParquetMetaDataWriter, RowGroupMetaDataBuilder};
 use parquet::file::properties::WriterProperties;
+use sam_ladder_formats::rows::{decode_batch, encode_batch};
 use std::path::Path;
 use std::sync::Arc;
 

@@ -83,8 +83,7 @@ impl JobsFolder {
         if how == Submission::Submit {
             self.refuse_running(&record.jobs)?;
         }
-        let files: Vec<(PathBuf, &String)> =
-            jobs.iter().map(|job| self.path.join(script_name(job.kind))).zip(&scripts).collect();
+        let files: Vec<(PathBuf, &String)> = jobs.iter().map(|job| self.path.join(script_name(job.kind))).zip(&scripts).collect();
         files.iter().try_for_each(|(path, _)| may_replace(path))?;
         std::fs::create_dir_all(&self.path).with_context(|| format!("cannot create {}", self.path.display()))?;
         for (path, script) in &files {
@@ -205,7 +204,12 @@ mod tests {
         let script = sealed("#!/bin/bash\nexit 0\n");
         std::fs::write(&path, &script).unwrap();
         may_replace(&path).unwrap();
-        let others = ["#!/bin/bash\nrm -rf mine\n".to_string(), script.replace("exit 0", "exit 1"), format!("{script}# more\n"), String::new()];
+        let others = [
+            "#!/bin/bash\nrm -rf mine\n".to_string(),
+            script.replace("exit 0", "exit 1"),
+            format!("{script}# more\n"),
+            String::new(),
+        ];
         for other in others {
             std::fs::write(&path, &other).unwrap();
             assert!(may_replace(&path).unwrap_err().to_string().contains("sweep.sh is not as sam-ladder writes it"), "{other}");

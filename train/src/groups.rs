@@ -33,7 +33,8 @@ impl Groups {
     pub fn resolve(by: &GroupBy, cases: &[String]) -> Result<Self> {
         let patient: Box<dyn Fn(&String) -> Result<String> + '_> = match by {
             GroupBy::Regex(text) => {
-                let invalid = |error: regex::Error| TrainError::GroupExpression { expression: text.clone(), reason: reason(&error) };
+                let invalid =
+                    |error: regex::Error| TrainError::GroupExpression { expression: text.clone(), reason: reason(&error) };
                 let expression = Regex::new(text).map_err(invalid)?;
                 Box::new(move |case: &String| {
                     let unmatched = || TrainError::NotMatched { case: case.clone(), expression: text.clone() };
@@ -73,7 +74,9 @@ impl Groups {
         if groups.len() < count {
             return Err(match self.0.is_empty() {
                 true => TrainError::TooManyFolds { wanted: wanted.into(), cases: cases.len(), folds: count },
-                false => TrainError::TooFewGroups { wanted: wanted.into(), groups: groups.len(), cases: cases.len(), folds: count },
+                false => {
+                    TrainError::TooFewGroups { wanted: wanted.into(), groups: groups.len(), cases: cases.len(), folds: count }
+                }
             });
         }
         groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
@@ -93,9 +96,11 @@ impl Groups {
     /// Names the patient and a case of each kind.
     pub(crate) fn check_whole(&self, cases: &[String], held_out: &[String]) -> Result<()> {
         match divided(&self.divide(cases), held_out) {
-            Some((held_out, trained)) => {
-                Err(TrainError::GroupDivided { group: self.of(held_out).into(), held_out: held_out.clone(), trained: trained.clone() })
-            }
+            Some((held_out, trained)) => Err(TrainError::GroupDivided {
+                group: self.of(held_out).into(),
+                held_out: held_out.clone(),
+                trained: trained.clone(),
+            }),
             None => Ok(()),
         }
     }
@@ -191,7 +196,8 @@ mod tests {
     #[test]
     fn folds_are_balanced_whatever_the_patients_are() {
         for seed in 1u64..200 {
-            let mut cases: Vec<String> = (0..40u64).map(|i| format!("{:02}_{i:02}", i.wrapping_mul(seed * 7 + 1) * 31 % (3 + seed % 17))).collect();
+            let mut cases: Vec<String> =
+                (0..40u64).map(|i| format!("{:02}_{i:02}", i.wrapping_mul(seed * 7 + 1) * 31 % (3 + seed % 17))).collect();
             cases.sort();
             let groups = by_regex("^(..)", &cases).unwrap();
             let largest = groups.divide(&cases).iter().map(Vec::len).max().unwrap();
@@ -216,7 +222,10 @@ mod tests {
         let option = |expression: &str| format!("--group-by {expression}");
         let acdc = names(&["patient001_frame01", "patient001_frame12", "patient002_frame01", "control"]);
         let warned = warning(&acdc, &[names(&["patient001_frame01"])], option).unwrap();
-        assert!(warned.contains("patient001_frame01 is held out") && warned.contains("patient001_frame12 is trained on"), "{warned}");
+        assert!(
+            warned.contains("patient001_frame01 is held out") && warned.contains("patient001_frame12 is trained on"),
+            "{warned}"
+        );
         let advised = warned.split_once("--group-by 'regex:").unwrap().1.trim_end_matches('\'');
         let groups = by_regex(advised, &acdc).unwrap();
         let patients: Vec<&str> = acdc.iter().map(|case| groups.of(case)).collect();

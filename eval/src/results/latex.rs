@@ -42,7 +42,14 @@ pub(super) fn write(table: &ResultsTable) -> String {
         let organs: String = (columns.iter())
             .map(|column| format!(" & {}", table.row(method, &column.organ).map_or("--".into(), |row| escape(&dice(row)))))
             .collect();
-        let _ = writeln!(text, "{} & {} & {}{organs} & {} \\\\", escape(method), escape(&dice(overall)), escape(&hd95(overall)), absent);
+        let _ = writeln!(
+            text,
+            "{} & {} & {}{organs} & {} \\\\",
+            escape(method),
+            escape(&dice(overall)),
+            escape(&hd95(overall)),
+            absent
+        );
     }
     text + "\\bottomrule\n\\end{tabular}\n"
 }

@@ -264,11 +264,16 @@ mod tests {
         assert!(text.contains("| full & more | "), "{text}");
         assert!(text.contains(" ± 7.07"), "{text}");
         assert!(lines[0].ends_with("| Stomach | Missed | Invented |"), "{}", lines[0]);
-        let last = |method: &str| lines.iter().filter(|line| line.starts_with(method)).map(|line| line.ends_with(" | 2 | 0 |")).collect::<Vec<_>>();
+        let last = |method: &str| {
+            lines.iter().filter(|line| line.starts_with(method)).map(|line| line.ends_with(" | 2 | 0 |")).collect::<Vec<_>>()
+        };
         // Scores, distances and counts.
         assert_eq!(last("| full & more |"), [true; 3], "{text}");
         assert!(text.contains("| TransUNet | 77.48 | 31.69 |") && text.contains(" | – | – |\n"), "{text}");
-        assert!(text.contains("For each organ that was missed or invented an HD of 0 was counted, the best value there is."), "{text}");
+        assert!(
+            text.contains("For each organ that was missed or invented an HD of 0 was counted, the best value there is."),
+            "{text}"
+        );
         for part in ["95 % interval", "Missed", "Invented", "Wilcoxon", "Sources"] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }

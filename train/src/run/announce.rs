@@ -26,7 +26,8 @@ pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &Traini
     }
     observer.message(&weights(args));
     if args.config.group_by.is_none()
-        && let Some(warning) = warning(&store.cases(), std::slice::from_ref(&args.config.val_cases), |by| format!("--group-by {by}"))
+        && let Some(warning) =
+            warning(&store.cases(), std::slice::from_ref(&args.config.val_cases), |by| format!("--group-by {by}"))
     {
         observer.message(&warning);
     }

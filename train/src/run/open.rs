@@ -44,8 +44,11 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed);
     let identity = identity_index(store.variants(), store.path())?;
     let validation = HeldOutSlices::new(store, &args.config.val_cases, identity, args.config.batch_size);
-    let state =
-        if args.resume { resume_run(args, store, shape, checkpoints)? } else { start_run(args, store, shape, checkpoints, &groups)? };
+    let state = if args.resume {
+        resume_run(args, store, shape, checkpoints)?
+    } else {
+        start_run(args, store, shape, checkpoints, &groups)?
+    };
     let setup = RunSetup { folder: args.run.clone(), config: args.config.clone(), shape, sampler, validation, hd95, checkpoints };
     Run::new(setup, state)
 }

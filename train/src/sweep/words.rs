@@ -168,7 +168,11 @@ trials = 20
             ),
             ("max = 20 }\n", "max = 20 }\nlambda = 0.5\n", "settings.lambda is not set in the sweep and 0.5 in the file"),
             ("startup = 4", "startup = 5", "search.startup is 4 in the sweep and 5 in the file"),
-            ("\"tpe\"\nstartup = 4", "\"random\"", "search.method is tpe in the sweep and random in the file; search.startup is 4"),
+            (
+                "\"tpe\"\nstartup = 4",
+                "\"random\"",
+                "search.method is tpe in the sweep and random in the file; search.startup is 4",
+            ),
             ("reduction = 2", "reduction = 4", "pruning.reduction is 2 in the sweep and 4 in the file"),
             ("\"asha\"\nreduction = 2", "\"median\"", "pruning.method is asha in the sweep and median in the file"),
             ("folds = 3", "fold = \"1/3\"", "validation.folds is 3 in the sweep and not set in the file"),
@@ -193,7 +197,10 @@ trials = 20
         }
         let moved = FILE.replacen("epochs = 9\n", "", 1).replacen("[search]", "epochs = 9\n[search]", 1);
         let said = differences(&sweep, &parse(&moved)).unwrap();
-        assert!(said.starts_with("the order of the settings is epochs, optimizer, lr, weight_decay then warmup in the sweep"), "{said}");
+        assert!(
+            said.starts_with("the order of the settings is epochs, optimizer, lr, weight_decay then warmup in the sweep"),
+            "{said}"
+        );
         // Budget and retries may change.
         let other = FILE.replacen("trials = 20", "trials = 2\n[failures]\nretries = 3", 1);
         assert_eq!(differences(&sweep, &parse(&other)), None);
