@@ -1,7 +1,7 @@
 //! CSV tables of others: the values of one column by those of another. Read only.
 
 use crate::error::{Error, Problem, Result};
-use csv::{ReaderBuilder, StringRecord, Trim};
+use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -31,23 +31,25 @@ fn wrong(what: String) -> Problem {
 fn column_of(bytes: &[u8], key: &str, value: &str) -> Result<BTreeMap<String, String>, Problem> {
     // Spreadsheets begin a file with a byte-order mark.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut reader = ReaderBuilder::new().delimiter(separator(bytes)).trim(Trim::All).from_reader(bytes);
-    let headers = reader.headers().map_err(|error| wrong(error.to_string()))?.clone();
+    let mut records = Records::new(bytes);
+    let columns = if records.advance() { records.len() } else { 0 };
+    let headers: Vec<String> = (0..columns).map(|at| records.cell(at).map(String::from)).collect::<Result<_, _>>()?;
     let place = |name: &str| {
         let missing = || wrong(format!("it has no column {name}, its columns are {}", names(&headers)));
         headers.iter().position(|header| header == name).ok_or_else(missing)
     };
     let (key_at, value_at) = (place(key)?, place(value)?);
-    let mut found = BTreeMap::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| wrong(error.to_string()))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let cell = |at: usize| record.get(at).filter(|cell| !cell.is_empty());
-        let (Some(of), Some(cell)) = (cell(key_at), cell(value_at)) else {
-            let column = if cell(key_at).is_none() { key } else { value };
+    let mut found: BTreeMap<String, String> = BTreeMap::new();
+    while records.advance() {
+        let line = records.line;
+        if records.len() != columns {
+            return Err(wrong(format!("line {line} has {} values, the first line has {columns}", records.len())));
+        }
+        let (of, cell) = (records.cell(key_at)?, records.cell(value_at)?);
+        if let Some(column) = [(of, key), (cell, value)].iter().find_map(|(cell, name)| cell.is_empty().then_some(name)) {
             return Err(wrong(format!("line {line} has no {column}")));
-        };
-        match found.insert(of.to_string(), cell.to_string()) {
+        }
+        match found.insert(of.into(), cell.into()) {
             Some(before) if before != cell => {
                 return Err(wrong(format!("{key} {of} has two values of {value}: {before} and {cell}")));
             }
@@ -55,6 +57,60 @@ fn column_of(bytes: &[u8], key: &str, value: &str) -> Result<BTreeMap<String, St
         }
     }
     if found.is_empty() { Err(wrong("it has no line below its first".into())) } else { Ok(found) }
+}
+
+/// The lines of a table, one after the other; empty ones are passed over.
+struct Records<'a> {
+    reader: Reader,
+    rest: &'a [u8],
+    /// The values of the last line, one after the other, and where each ends.
+    values: Vec<u8>,
+    ends: Vec<usize>,
+    len: usize,
+    /// Number of the last line, from 1.
+    line: u64,
+}
+
+impl<'a> Records<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        let reader = ReaderBuilder::new().delimiter(separator(bytes)).build();
+        Records { reader, rest: bytes, values: vec![0; 256], ends: vec![0; 16], len: 0, line: 0 }
+    }
+
+    /// Reads the next line; whether there is one.
+    fn advance(&mut self) -> bool {
+        let (mut written, line) = (0, self.reader.line());
+        self.len = 0;
+        loop {
+            let (result, read, more, ends) =
+                self.reader.read_record(self.rest, &mut self.values[written..], &mut self.ends[self.len..]);
+            // Ends count from the beginning of the line.
+            (self.rest, written, self.len) = (&self.rest[read..], written + more, self.len + ends);
+            match result {
+                // At the end of the bytes it is asked once more, with none.
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull => self.values.resize(2 * self.values.len(), 0),
+                ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
+                ReadRecordResult::Record => {
+                    self.line = line;
+                    return true;
+                }
+                ReadRecordResult::End => return false,
+            }
+        }
+    }
+
+    /// Number of values in the last line.
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A value of the last line.
+    fn cell(&self, at: usize) -> Result<&str, Problem> {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        let text = std::str::from_utf8(&self.values[start..self.ends[at]]);
+        text.map(str::trim).map_err(|_| wrong(format!("line {} is not text in UTF-8", self.line)))
+    }
 }
 
 /// What the first line has most of.
@@ -66,7 +122,7 @@ fn separator(bytes: &[u8]) -> u8 {
 }
 
 /// The columns' names; of many only the first.
-fn names(headers: &StringRecord) -> String {
+fn names(headers: &[String]) -> String {
     const SHOWN: usize = 10;
     let mut names: Vec<String> = headers.iter().take(SHOWN).map(|name| name.chars().take(40).collect()).collect();
     if headers.len() > SHOWN {
@@ -109,7 +165,7 @@ mod tests {
             ("case,patient\na,\n", "line 2 has no patient"),
             ("case,patient\na,1\n,2\n", "line 3 has no case"),
             ("case,patient\na,1\na,2\n", "case a has two values of patient: 1 and 2"),
-            ("case,patient\na,1,3\n", "found record with 3 fields"),
+            ("case,patient\na,1,3\n", "line 2 has 3 values, the first line has 2"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.starts_with("F: not a readable CSV file: ") && error.contains(expected), "{text:?}: {error}");
