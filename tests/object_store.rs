@@ -504,7 +504,7 @@ fn a_server_that_hangs_is_reported_soon() {
 /// another connection, and then the command ends. The time is a variable's, as that of half a minute is a default.
 #[test]
 fn a_server_that_hangs_in_the_middle_of_the_work_is_reported_soon() {
-    const SILENCE: &str = "3 seconds";
+    const SILENCE: &str = "5 seconds";
     let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
     let local = base.path().join("train.zarr");
     store::write_store(&local, StoreDtype::F16, AugmentPolicy::Flips, 1);

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::shard::unreadable;
 use crate::storage::{Storage, is_remote};
+use bytes::Bytes;
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
@@ -158,10 +159,19 @@ pub(crate) fn recorded_hash<'a>(attributes: &'a StoreAttributes, name: &str) -> 
     attributes.files.iter().find(|file| file.path == name).map(|file| file.sha256.as_str())
 }
 
+/// The bytes of a table, which must have the hash that the manifest records.
+///
+/// # Errors
+/// [`Error::Manifest`].
+pub(crate) fn read_table(store: &Storage, attributes: &StoreAttributes, name: &str) -> Result<Bytes> {
+    let read = read_hashed(store, attributes, name);
+    read.map(Bytes::from).map_err(|reason| Error::Manifest { path: store.join(name), reason })
+}
+
 /// The checksums of a store's chunks, from its table.
-pub(crate) fn read_checksums(store: &Storage, layout: &StoreLayout) -> Result<Checksums> {
+pub(crate) fn read_checksums(store: &Storage, attributes: &StoreAttributes, layout: &StoreLayout) -> Result<Checksums> {
     let path = store.join(CHECKSUMS_TABLE);
-    store.twice(|| decode_checksums(&path, store.read(&path).map_err(Error::io("read", &path))?.into(), layout))
+    decode_checksums(&path, read_table(store, attributes, CHECKSUMS_TABLE)?, layout)
 }
 
 /// Checks that a file of the store has the hash that the manifest records; the error is in words.
