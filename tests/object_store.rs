@@ -540,7 +540,8 @@ fn a_server_that_hangs_in_the_middle_of_the_work_is_reported_soon() {
         // Several times what it takes, and less than two minutes of attempts.
         assert!(started.elapsed() < Duration::from_secs(30), "{fault:?}: after {:?}", started.elapsed());
         let hung = hung.lock().unwrap();
-        assert!(hung.values().any(|&attempts| attempts == 2) && hung.values().all(|&attempts| attempts <= 2), "{hung:?}");
+        // The slices of a batch may need one index at the same time.
+        assert!(hung.values().any(|&attempts| attempts == 2) && hung.values().all(|&attempts| attempts <= 2 * 3), "{hung:?}");
     }
 }
 

@@ -159,7 +159,7 @@ fn names_of_one_patient_on_both_sides_are_said() {
         fs::write(scans.join("imagesTr").join(format!("{case}_0000.nii")), cli::nifti([4, 4, 2], &voxels)).unwrap();
         fs::write(scans.join("labelsTr").join(format!("{case}.nii")), cli::nifti([4, 4, 2], &labels)).unwrap();
     }
-    let mut precompute = program(&["precompute", "--random-encoder", "3", "--image-size", "16", "--data-size", "16"]);
+    let mut precompute = program(&["precompute", "--random-encoder", "3", "--image-size", "32", "--data-size", "32"]);
     precompute.args(["--augment", "none", "--scans", "scans", "--store", "store.zarr"]).current_dir(base);
     succeed(precompute);
     let said = |run: &str, words: &[&str]| {

@@ -37,7 +37,7 @@ fn a_small_file_of_many_rows_is_refused_before_they_are_read() {
 
 /// A number of a page's header in the form of the file: zigzag, seven bits a byte.
 fn varint(number: i32) -> Vec<u8> {
-    let mut left = (number as u64) << 1;
+    let mut left = u64::from(((number << 1) ^ (number >> 31)) as u32);
     let mut bytes = Vec::new();
     while left > 127 {
         bytes.push(left as u8 & 127 | 128);
