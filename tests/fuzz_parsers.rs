@@ -17,6 +17,7 @@ use cli::nifti;
 use harness::{Scratch, Seed, Target};
 use nifti_2::nifti_2 as nifti_2_header;
 use sam_ladder_cache::{Batch, CaseLayout, Opened, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter};
+use sam_ladder_formats::csv::read_column;
 use sam_ladder_formats::nifti::read_image;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_formats::volume::{read_geometry, read_volume};
@@ -444,6 +445,19 @@ fn store_manifest() {
     }
     let nested = "[".repeat(1_000_000);
     target.refuses("a million nested lists", nested.as_bytes(), 8 * nested.len());
+}
+
+#[test]
+fn csv_tables() {
+    let folder = Scratch::new();
+    let path = folder.path().join("patients.csv");
+    let parse = || read_column(&path, "case", "patient").map(drop).map_err(words);
+    let target = Target { name: "csv", path: path.clone(), floor: FLOOR, per_byte: 64, parse: &parse };
+    let good = b"case,age,patient\n0005,61,\"A, \"\"B\"\"\"\n0006,61,A\n\"00\n07\",48,B\n";
+    target.fuzz(&[Seed::file(good.to_vec()), Seed::file(b"\xef\xbb\xbfpatient;case\r\nA;5\r\nB;6\r\n".to_vec())]);
+    target.refuses("a line of a million columns", ",".repeat(1_000_000).as_bytes(), 0);
+    target.refuses("a quotation without an end", format!("case,patient\n\"{}", "x\n".repeat(1_000_000)).as_bytes(), 0);
+    target.refuses("a file of many megabytes", &vec![b'#'; 65 << 20], 0);
 }
 
 #[test]

@@ -500,6 +500,94 @@ fn a_server_that_hangs_is_reported_soon() {
     assert!(error.contains("cannot use s3://lab/some/s.zarr") && error.contains("timed out"), "{error}");
 }
 
+/// The server answers, and hangs later: whether it never answers or stops within an answer, reading or writing, the request is made once more on
+/// another connection, and then the command ends. The time is a variable's, as that of half a minute is a default.
+#[test]
+fn a_server_that_hangs_in_the_middle_of_the_work_is_reported_soon() {
+    const SILENCE: &str = "5 seconds";
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let local = base.path().join("train.zarr");
+    store::write_store(&local, StoreDtype::F16, AugmentPolicy::Flips, 1);
+    upload(&server, &local, STORE);
+    let scans = base.path().join("scans");
+    write_scans(&scans);
+    for (fault, writes) in [(Fault::Hangs, false), (Fault::Stalls, false), (Fault::Hangs, true)] {
+        let hung = std::sync::Arc::new(Mutex::new(std::collections::BTreeMap::<String, usize>::new()));
+        let (seen, passed) = (hung.clone(), AtomicUsize::new(0));
+        server.break_by(move |asked: &Asked| {
+            let concerned = if writes { asked.method == "PUT" } else { asked.range.is_some() };
+            (concerned && passed.fetch_add(1, Ordering::SeqCst) >= 8).then(|| {
+                *seen.lock().unwrap().entry(format!("{} {:?}", asked.target, asked.range)).or_default() += 1;
+                fault
+            })
+        });
+        let run = base.path().join(format!("{fault:?} {writes}"));
+        let mut command = match writes {
+            false => train(&server, STORE, &run, &["--cache-dir", base.path().join("cache").to_str().unwrap()]),
+            true => {
+                let sizes = ["--image-size", "16", "--data-size", "16", "--augment", "flips", "--store", "s3://lab/new.zarr"];
+                let mut command = program(&["precompute", "--random-encoder", "3"]);
+                command.args(sizes).arg("--scans").arg(&scans);
+                server.tell(&mut command);
+                command
+            }
+        };
+        command.env("AWS_READ_TIMEOUT", SILENCE);
+        fs::remove_dir_all(base.path().join("cache")).ok();
+        let started = Instant::now();
+        let error = assert_refused(command);
+        assert!(error.contains("the server does not answer (the request timed out)"), "{fault:?}: {error}");
+        // Several times what it takes, and less than two minutes of attempts.
+        assert!(started.elapsed() < Duration::from_secs(30), "{fault:?}: after {:?}", started.elapsed());
+        let hung = hung.lock().unwrap();
+        // The slices of a batch may need one index at the same time.
+        assert!(hung.values().any(|&attempts| attempts == 2) && hung.values().all(|&attempts| attempts <= 2 * 3), "{hung:?}");
+    }
+}
+
+/// Every object and part of one arrives torn when it is requested for the first time: the store is whole, and an evaluation reads what is there.
+#[test]
+fn whatever_arrives_torn_is_read_once_more() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let scans = base.path().join("scans");
+    write_scan(&scans, 5, 2);
+    write_scan(&scans, 1, 3);
+    let local = base.path().join("s.zarr");
+    let mut precompute = program(&["precompute", "--random-encoder", "3", "--image-size", "16", "--data-size", "16"]);
+    precompute.args(["--augment", "none", "--scans"]).arg(&scans).arg("--store").arg(&local);
+    succeed(precompute);
+    upload(&server, &local, STORE);
+    let evaluate = |place: &str, out: &Path| {
+        let mut command = program(&["eval", "--zero-shot", "--store", place, "--out"]);
+        command.arg(out).arg("--cache-dir").arg(base.path().join(out.file_name().unwrap()).with_extension("cache"));
+        server.tell(&mut command);
+        succeed(command);
+        fs::read(out.join("cases.parquet")).unwrap()
+    };
+    let expected = evaluate(local.to_str().unwrap(), &base.path().join("of-folder"));
+    let torn = std::sync::Arc::new(AtomicUsize::new(0));
+    let tear = || {
+        let (asked_before, count) = (Mutex::new(std::collections::HashSet::new()), torn.clone());
+        server.break_by(move |asked: &Asked| {
+            let is_object = asked.method == "GET" && !asked.is_listing();
+            let is_first = is_object && asked_before.lock().unwrap().insert((asked.target.clone(), asked.range.clone()));
+            is_first.then(|| {
+                count.fetch_add(1, Ordering::SeqCst);
+                Fault::Torn
+            })
+        });
+    };
+    tear();
+    let mut verified = program(&["verify", "--store", STORE]);
+    server.tell(&mut verified);
+    succeed(verified);
+    let objects = files(&local).len();
+    assert!(torn.swap(0, Ordering::SeqCst) >= objects, "each of {objects} objects arrived torn");
+    tear();
+    assert!(evaluate(STORE, &base.path().join("of-bucket")) == expected);
+    assert!(torn.load(Ordering::SeqCst) > 8);
+}
+
 #[test]
 fn variables_are_taken_as_they_are_meant() {
     let (server, base) = (Server::start(), tempfile::tempdir().unwrap());

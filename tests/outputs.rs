@@ -127,3 +127,94 @@ fn two_evaluations_into_one_folder() {
     drop(out);
     replaces(at, "eval --store @s.zarr --run @r --out @e");
 }
+
+/// Everything below a folder: its names, links and bytes.
+fn tree(at: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        let kind = path.symlink_metadata().unwrap();
+        if kind.is_dir() {
+            all.push((path.clone(), Vec::new()));
+            all.extend(tree(&path));
+        } else if kind.is_symlink() {
+            all.push((path.clone(), fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()));
+        } else {
+            all.push((path.clone(), fs::read(&path).unwrap()));
+        }
+    }
+    all.sort();
+    all
+}
+
+/// A refused `--store` leaves every file as it is, and no new file or folder, neither there nor where the masks would go.
+#[test]
+fn a_store_is_made_only_where_nothing_is() {
+    let folder = workplace();
+    let at = folder.path();
+    for (name, file) in
+        [("photos", "1.jpg"), ("web", "manifest.json"), ("dataset", "zarr.json"), ("slices", "train/slices.parquet")]
+    {
+        let path = at.join(name).join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "{\"mine\": 1}").unwrap();
+    }
+    fs::write(at.join("file"), "mine").unwrap();
+    std::os::unix::fs::symlink("nowhere", at.join("link")).unwrap();
+    let before = tree(at);
+    // `s.zarr` is a store of other settings.
+    for store in ["photos", "web", "dataset", "slices", "file", "file/below", "link", "s.zarr"] {
+        for words in [
+            "precompute --scans @scans --random-encoder 1 --image-size 32 --data-size 32 --augment none".to_string(),
+            format!("predict --scan {SCAN} --run @r --out @new/masks"),
+        ] {
+            let error = assert_refused(on(at, &format!("{words} --store @{store}")));
+            let after = tree(at);
+            let changed: Vec<_> = after.iter().filter(|entry| !before.contains(entry)).map(|(path, _)| path).collect();
+            assert!(after == before, "{words} --store {store} ({error}): {changed:?}");
+        }
+    }
+    // An empty folder is nothing.
+    fs::create_dir(at.join("empty")).unwrap();
+    succeed(on(at, &format!("predict --scan {SCAN} --run @r --out @new/masks --store @empty")));
+    assert!(at.join("new/masks/img0001.nii.gz").is_file() && at.join("empty/zarr.json").is_file());
+}
+
+/// What lies where scripts of jobs would go is kept; a script that nobody has changed is written anew.
+#[test]
+fn scripts_of_jobs_replace_only_their_like() {
+    let folder = workplace();
+    let at = folder.path();
+    fs::write(at.join("slurm.toml"), "[job]\ntasks = 2\n").unwrap();
+    fs::write(
+        at.join("sweep.toml"),
+        "[settings]\nlr = [1e-3]\nepochs = 1\n[search]\nmethod = \"grid\"\n[validation]\nfold = \"1/2\"\n",
+    )
+    .unwrap();
+    let sweep = "sweep --store @s.zarr --config @sweep.toml --out @w --slurm @slurm.toml --slurm-script-only";
+    let precompute = "precompute --scans @scans --random-encoder 0 --image-size 32 --data-size 32 --augment flips --store @n.zarr \
+                      --slurm @slurm.toml --slurm-script-only";
+    for (words, jobs, first, second) in
+        [(sweep, "w.slurm", "sweep.sh", "final.sh"), (precompute, "n.zarr.slurm", "precompute.sh", "finish.sh")]
+    {
+        // A user's file is in the way of the second script: the first one is not written either.
+        fs::create_dir(at.join(jobs)).unwrap();
+        fs::write(at.join(jobs).join(second), "#!/bin/bash\necho mine\n").unwrap();
+        let before = tree(at);
+        let error = assert_refused(on(at, words));
+        assert!(error.contains(second) && error.contains("hint: move it away"), "{error}");
+        assert!(tree(at) == before, "{words}");
+        fs::remove_file(at.join(jobs).join(second)).unwrap();
+        succeed(on(at, words));
+        succeed(on(at, words));
+        let script = at.join(jobs).join(first);
+        let edited = fs::read_to_string(&script).unwrap().replace("#SBATCH --requeue\n", "");
+        fs::write(&script, &edited).unwrap();
+        assert!(assert_refused(on(at, words)).contains(first));
+        assert_eq!(fs::read_to_string(&script).unwrap(), edited);
+        fs::write(at.join(jobs).join("jobs.json"), "mine").unwrap();
+        fs::remove_file(&script).unwrap();
+        assert!(assert_refused(on(at, words)).contains("jobs.json is damaged"));
+        assert_eq!(fs::read(at.join(jobs).join("jobs.json")).unwrap(), b"mine");
+    }
+}

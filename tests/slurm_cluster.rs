@@ -262,6 +262,60 @@ fn a_task_whose_time_is_over_resumes_after_the_queue() {
     assert_same_files(&store_folder(&place.path), &place.expected(), "a task that was requeued");
 }
 
+/// The program of one task of an array, at work.
+fn program_of_task(place: &Place, task: u32) -> u32 {
+    let start = Instant::now();
+    loop {
+        let is_its = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environment).split('\0').any(|found| found == format!("SLURM_ARRAY_TASK_ID={task}"))
+        };
+        if let Some(pid) = programs().into_iter().find(is_its) {
+            return pid;
+        }
+        assert!(start.elapsed() < PATIENCE, "task {task} is at work: {}\n{}", slurm("squeue", &[]), place.logs());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+#[ignore = "needs a Slurm cluster: make test-slurm"]
+fn of_an_array_only_the_task_whose_time_is_over_goes_back_to_the_queue() {
+    let place = Place::new(60, "[job]\ntasks = 3\ntime = \"10\"\ncpus-per-task = 1\ngrace-seconds = 55\n");
+    succeed(place.precompute("s.zarr", "--slurm slurm.toml"));
+    let held: Vec<u32> = (1..=3).map(|task| program_of_task(&place, task)).collect();
+    // None of them ends before the others have met their fate.
+    signal("-STOP", &held);
+    let array = jobs(&place.status("--store s.zarr"), "precompute")[0]["job"].as_u64().unwrap();
+    let task = |task: u32| format!("{array}_{task}");
+    let restarts = |name: u32| {
+        let told = slurm("scontrol", &["show", "job", &task(name), "--oneliner"]);
+        told.split_whitespace().find_map(|word| word.strip_prefix("Restarts=")).unwrap().parse::<u32>().unwrap()
+    };
+    slurm("scancel", &[&task(3)]);
+    slurm("scontrol", &["update", &format!("JobId={}", task(2)), "TimeLimit=1"]);
+    hold_until_told(&held[1..2]);
+    let start = Instant::now();
+    while restarts(2) == 0 {
+        assert!(start.elapsed() < PATIENCE, "task 2 is requeued: {}\n{}", slurm("squeue", &[]), place.logs());
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(restarts(1), 0, "a task that has time goes on");
+    slurm("scontrol", &["update", &format!("JobId={}", task(2)), "TimeLimit=10"]);
+    signal("-CONT", &held);
+    let status = place.wait("--store s.zarr", "every job has ended", |status| {
+        let jobs = status["jobs"].as_array().unwrap();
+        jobs.iter().all(|job| job["state"] == "COMPLETED" || job["state"] == "CANCELLED")
+    });
+    let state_of =
+        |number: u64| jobs(&status, "precompute").into_iter().find(|job| job["task"] == number).unwrap()["state"].clone();
+    assert_eq!([1, 2, 3].map(state_of), ["COMPLETED", "COMPLETED", "CANCELLED"], "{status:#}");
+    assert_eq!(place.logs().matches("back to the queue").count(), 1, "{}", place.logs());
+    // The job after the array makes what the cancelled task has left.
+    assert_eq!(status["store"]["complete"], true, "{}", place.logs());
+    assert_same_files(&store_folder(&place.path), &place.expected(), "an array of which a task was requeued and one cancelled");
+}
+
 #[test]
 #[ignore = "needs a Slurm cluster: make test-slurm"]
 fn a_preempted_task_resumes_and_a_cancelled_one_does_not() {

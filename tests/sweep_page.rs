@@ -36,6 +36,7 @@ fn record(objectives: &[Objective]) -> SweepRecord {
         pruning: Pruning::Asha { min_epochs: 1, reduction: 3 },
         objectives: objectives.to_vec(),
         validation: Validation::Folds(2),
+        group_by: None,
         seeds: vec![1234],
         budget: Budget { trials: Some(TRIALS), epochs: None, hours: None },
         retries: 1,
@@ -46,6 +47,7 @@ fn record(objectives: &[Objective]) -> SweepRecord {
         config,
         jobs: 2,
         folds: vec![vec!["0005".into(), "0006".into()], vec!["0007".into()]],
+        groups: Default::default(),
         inputs: RunInputs {
             sam_decoder: InputFile { name: "sam_decoder.safetensors".into(), sha256: "0".repeat(64), path: None },
             cnn_checkpoint: None,

@@ -74,6 +74,7 @@ fn every_table_has_the_columns_that_it_always_had() {
     assert_eq!(
         columns::<ComparisonRow>(),
         "organ Utf8, metric Utf8, pairs UInt32, first Float64?, second Float64?, difference Float64?, \
-         difference_low Float64?, difference_high Float64?, wilcoxon_p Float64?, permutation_p Float64?"
+         difference_low Float64?, difference_high Float64?, wilcoxon_p Float64?, permutation_p Float64?, \
+         first_missed UInt32, first_invented UInt32, second_missed UInt32, second_invented UInt32"
     );
 }

@@ -20,7 +20,9 @@ use sam_ladder_schemas::train::{
 };
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::run::{DeviceStore, TrainArgs, fold_cases, read_record, train};
-use sam_ladder_train::{CaseRequest, Ensemble, ExportArgs, PredictedMask, RunCheckpoint, TrainError, WeightSource, export};
+use sam_ladder_train::{
+    CaseRequest, Ensemble, ExportArgs, Groups, PredictedMask, RunCheckpoint, TrainError, WeightSource, export,
+};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -477,12 +479,13 @@ fn damage(folder: &Path) -> usize {
 fn folds_partition_the_training_cases() {
     let (_folder, args) = workplace();
     let store = TrainingSplit::open(&args.store).unwrap();
-    let mut all: Vec<String> = (1..=3).flat_map(|fold| fold_cases(&store, &format!("{fold}/3")).unwrap()).collect();
+    let mut all: Vec<String> =
+        (1..=3).flat_map(|fold| fold_cases(&store, &format!("{fold}/3"), &Groups::default()).unwrap()).collect();
     all.sort();
     assert_eq!(all, ["0005", "0006", "0007"]);
-    assert_eq!(fold_cases(&store, "1/2").unwrap(), ["0005", "0007"]);
+    assert_eq!(fold_cases(&store, "1/2", &Groups::default()).unwrap(), ["0005", "0007"]);
     for wrong in ["0/3", "4/3", "1/1", "x", "1/4"] {
-        assert!(fold_cases(&store, wrong).unwrap_err().to_string().contains(wrong));
+        assert!(fold_cases(&store, wrong, &Groups::default()).unwrap_err().to_string().contains(wrong));
     }
 }
 

@@ -70,7 +70,10 @@ def main():
         p, exact = permutation(sample)
         # Both may be drawn, so two independent standard errors count.
         check(f"sample {index}: permutation p", ours["permutation_p"], p, 1e-9 if exact else 4 * np.sqrt(2 * p * (1 - p) / DRAWS) + 2 / DRAWS)
-        if len(sample) > 4:
+        if len(sample) < 6:
+            if ours["low"] is not None or ours["high"] is not None:
+                problems.append(f"sample {index}: an interval of {len(sample)} cases")
+        else:
             interval = stats.bootstrap((sample,), np.mean, method="percentile", n_resamples=100_000, batch=1000, rng=3).confidence_interval
             # Standard error of a 2.5 % quantile of 10 000 draws: √(0.025·0.975/10 000) over the density there, which a normal has as 0.0584/σ. Few
             # values make a coarse distribution: one step of it is allowed in addition.

@@ -5,7 +5,8 @@ use crate::checksums::{Checksums, decode_checksums};
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::shard::unreadable;
-use crate::storage::Storage;
+use crate::storage::{Storage, is_remote};
+use bytes::Bytes;
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
@@ -43,7 +44,30 @@ pub(crate) fn read_manifest(store: &Storage) -> Result<StoreAttributes> {
             (None, Some(_)) => "there is nothing below that key".into(),
         })),
         Err(e) if e.kind() == ErrorKind::NotADirectory => Err(not_a_store("it is not a folder".into())),
-        other => parse_manifest(store, &path, &other.map_err(Error::io("read", &path))?),
+        Ok(bytes) => parse_manifest(store, &path, &bytes).or_else(|damaged| match store.bucket() {
+            Some(_) => parse_manifest(store, &path, &store.read(&path).map_err(Error::io("read", &path))?),
+            None => Err(damaged),
+        }),
+        Err(error) => Err(Error::io("read", &path)(error)),
+    }
+}
+
+/// Reads a file of a store, in a folder or a bucket, where it must have the hash that the manifest records, if there is one.
+///
+/// # Errors
+/// [`Error::File`] that names the file; [`Error::Manifest`] if it is damaged.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let Some((folder, name)) = path.parent().zip(path.file_name()).filter(|_| is_remote(path)) else {
+        return std::fs::read(path).map_err(Error::io("read", path));
+    };
+    let store = Storage::at(folder)?;
+    let name = name.to_string_lossy();
+    match read_manifest(&store) {
+        Ok(attributes) if recorded_hash(&attributes, &name).is_some() => {
+            let read = read_hashed(&store, &attributes, &name);
+            read.map_err(|reason| store.refusal().unwrap_or_else(|| Error::Manifest { path: path.into(), reason }))
+        }
+        _ => store.read(path).map_err(Error::io("read", path)),
     }
 }
 
@@ -79,12 +103,15 @@ pub(crate) fn parse_manifest(store: &Storage, path: &Path, bytes: &[u8]) -> Resu
 
 /// Checks that `path` holds exactly `expected`; the error is in words.
 pub(crate) fn check_bytes(store: &Storage, path: &Path, expected: &[u8]) -> Result<(), String> {
-    let found = read_checked(store, path)?;
+    store.twice(|| same_bytes(&read_checked(store, path)?, expected))
+}
+
+fn same_bytes(found: &[u8], expected: &[u8]) -> Result<(), String> {
     if found == expected {
         return Ok(());
     }
     let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes);
-    match (parse(expected), parse(&found)) {
+    match (parse(expected), parse(found)) {
         (Ok(expected), Ok(found)) if expected != found => Err(differences(&expected, "expected", &found, "found")),
         (Ok(_), Err(e)) => Err(format!("it is not JSON: {e}")),
         _ => Err("its bytes are not the ones that sam-ladder writes".into()),
@@ -132,21 +159,37 @@ pub(crate) fn recorded_hash<'a>(attributes: &'a StoreAttributes, name: &str) -> 
     attributes.files.iter().find(|file| file.path == name).map(|file| file.sha256.as_str())
 }
 
+/// The bytes of a table, which must have the hash that the manifest records.
+///
+/// # Errors
+/// [`Error::Manifest`].
+pub(crate) fn read_table(store: &Storage, attributes: &StoreAttributes, name: &str) -> Result<Bytes> {
+    let read = read_hashed(store, attributes, name);
+    read.map(Bytes::from).map_err(|reason| Error::Manifest { path: store.join(name), reason })
+}
+
 /// The checksums of a store's chunks, from its table.
-pub(crate) fn read_checksums(store: &Storage, layout: &StoreLayout) -> Result<Checksums> {
+pub(crate) fn read_checksums(store: &Storage, attributes: &StoreAttributes, layout: &StoreLayout) -> Result<Checksums> {
     let path = store.join(CHECKSUMS_TABLE);
-    let bytes = store.read(&path).map_err(Error::io("read", &path))?;
-    decode_checksums(&path, bytes.into(), layout)
+    decode_checksums(&path, read_table(store, attributes, CHECKSUMS_TABLE)?, layout)
 }
 
 /// Checks that a file of the store has the hash that the manifest records; the error is in words.
 pub(crate) fn check_hash(store: &Storage, attributes: &StoreAttributes, name: &str) -> Result<(), String> {
-    let found = sha256_hex(&read_checked(store, &store.join(name))?);
-    match recorded_hash(attributes, name) {
-        Some(recorded) if recorded == found => Ok(()),
-        Some(recorded) => Err(format!("its SHA-256 is {found}, the manifest records {recorded}")),
-        None => Err("the manifest records no SHA-256 of it".into()),
-    }
+    read_hashed(store, attributes, name).map(drop)
+}
+
+/// A file of the store, which must have the hash that the manifest records; the error is in words.
+fn read_hashed(store: &Storage, attributes: &StoreAttributes, name: &str) -> Result<Vec<u8>, String> {
+    store.twice(|| {
+        let bytes = read_checked(store, &store.join(name))?;
+        let found = sha256_hex(&bytes);
+        match recorded_hash(attributes, name) {
+            Some(recorded) if recorded == found => Ok(bytes),
+            Some(recorded) => Err(format!("its SHA-256 is {found}, the manifest records {recorded}")),
+            None => Err("the manifest records no SHA-256 of it".into()),
+        }
+    })
 }
 
 /// The layout of a store whose manifest says that it is complete.
@@ -160,10 +203,13 @@ pub(crate) fn complete_layout(store: &Storage, attributes: &StoreAttributes) -> 
 /// A mask's shape, from its `zarr.json`.
 pub(crate) fn read_mask_shape(store: &Storage, case: &str) -> Result<[usize; 3]> {
     let path = store.join(format!("{}/{MASKS}/{case}/{METADATA}", Split::Test));
-    let bytes = store.read(&path).map_err(Error::io("read", &path))?;
-    let shape = serde_json::from_slice::<Value>(&bytes)
-        .ok()
-        .and_then(|metadata| serde_json::from_value::<[usize; 3]>(metadata["shape"].clone()).ok())
-        .filter(|shape| shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n)).is_some_and(|all| all > 0));
-    shape.ok_or_else(|| Error::Manifest { path, reason: "it has no shape of three positive numbers".into() })
+    store.twice(|| {
+        let bytes = store.read(&path).map_err(Error::io("read", &path))?;
+        let shape = serde_json::from_slice::<Value>(&bytes)
+            .ok()
+            .and_then(|metadata| serde_json::from_value::<[usize; 3]>(metadata["shape"].clone()).ok())
+            .filter(|shape| shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n)).is_some_and(|all| all > 0));
+        let reason = "it has no shape of three positive numbers".to_string();
+        shape.ok_or_else(|| Error::Manifest { path: path.clone(), reason })
+    })
 }

@@ -7,13 +7,13 @@ use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::manifest::{
     check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_checksums, read_manifest,
+    read_table,
 };
 use crate::remote::{CacheOptions, Remote, Unread};
 use crate::shard;
 use crate::slice_table::decode_slices;
 use crate::storage::{CONCURRENCY, Storage, wait};
 use crate::stored_array::StoredArray;
-use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rayon::prelude::*;
 use sam_ladder_formats::rows::decode_rows;
@@ -97,11 +97,11 @@ impl Store {
             }
             check_hash(&storage, &attributes, &name).map_err(|reason| Error::Manifest { path: file, reason })?;
         }
-        check_variants(&storage, &layout)?;
-        let mut checksums = read_checksums(&storage, &layout)?;
+        check_variants(&storage, &attributes, &layout)?;
+        let mut checksums = read_checksums(&storage, &attributes, &layout)?;
         let [train, test] = Split::ALL;
-        let splits =
-            [open_split(&storage, &layout, train, &mut checksums)?, open_split(&storage, &layout, test, &mut checksums)?];
+        let mut open = |split| open_split(&storage, &attributes, &layout, split, &mut checksums);
+        let splits = [open(train)?, open(test)?];
         let remote = storage.bucket().map(|bucket| Remote::new(bucket.clone(), storage.root(), cache)).transpose()?;
         let store = Store { storage, splits, masks: checksums, attributes, remote };
         store.check_files()?;
@@ -177,9 +177,14 @@ impl Store {
         let checksums = self.masks.of_shard(&spec.path, 0, depth).map(<[u32]>::to_vec).unwrap_or_default();
         let array = StoredArray::new(&self.storage, spec, 1, checksums);
         let mut labels = vec![0; depth * height * width];
-        // A mask is read once, as a whole.
+        self.storage.twice(|| self.read_mask(&array, case, height * width, &mut labels))?;
+        Ok(ReferenceMask { labels, shape })
+    }
+
+    /// Reads the mask of a case from its only shard, which is opened once.
+    fn read_mask(&self, array: &StoredArray, case: &str, slice_len: usize, labels: &mut [u8]) -> Result<()> {
         let shard = self.storage.open(&array.shard_path(0));
-        labels.par_chunks_mut(height * width).enumerate().try_for_each(|(slice, out)| {
+        labels.par_chunks_mut(slice_len).enumerate().try_for_each(|(slice, out)| {
             let shard = shard.as_ref().map_err(shard::unreadable);
             shard.and_then(|shard| array.read_chunk_of(shard, 0, slice, out)).map_err(|reason| {
                 self.changed().unwrap_or_else(|| Error::Damaged {
@@ -190,8 +195,7 @@ impl Store {
                     path: array.shard_path(0),
                 })
             })
-        })?;
-        Ok(ReferenceMask { labels, shape })
+        })
     }
 
     /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads.
@@ -379,15 +383,11 @@ pub(crate) fn mask_shape(rows: &[SliceRow]) -> [usize; 3] {
     [rows.len(), height as usize, width as usize]
 }
 
-fn read_bytes(store: &Storage, path: &Path) -> Result<Bytes> {
-    Ok(store.read(path).map_err(Error::io("read", path))?.into())
-}
-
 /// Checks that `variants.parquet` agrees with the layout's config.
-pub(crate) fn check_variants(store: &Storage, layout: &StoreLayout) -> Result<()> {
+pub(crate) fn check_variants(store: &Storage, attributes: &StoreAttributes, layout: &StoreLayout) -> Result<()> {
     let path = store.join(VARIANTS_TABLE);
     let expected = layout.variant_rows();
-    if decode_rows::<VariantRow>(&path, read_bytes(store, &path)?)? == expected {
+    if decode_rows::<VariantRow>(&path, read_table(store, attributes, VARIANTS_TABLE)?)? == expected {
         return Ok(());
     }
     let reason = format!("its rows are not the {} variants of the store's config", expected.len());
@@ -395,11 +395,16 @@ pub(crate) fn check_variants(store: &Storage, layout: &StoreLayout) -> Result<()
 }
 
 /// Reads a split's slice table and checks it against the layout's cases and sources.
-pub(crate) fn read_slices(store: &Storage, layout: &StoreLayout, split: Split) -> Result<Vec<SliceRow>> {
+pub(crate) fn read_slices(
+    store: &Storage,
+    attributes: &StoreAttributes,
+    layout: &StoreLayout,
+    split: Split,
+) -> Result<Vec<SliceRow>> {
     let path = store.join(slices_table(split));
-    let attributes = layout.attributes();
     let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
-    let slices = decode_slices(&path, read_bytes(store, &path)?, &attributes.config.class_names)?;
+    let bytes = read_table(store, attributes, &slices_table(split))?;
+    let slices = decode_slices(&path, bytes, &attributes.config.class_names)?;
     if slices.len() != layout.num_slices(split) {
         return Err(damaged(format!("expected {} rows, found {}", layout.num_slices(split), slices.len())));
     }
@@ -427,13 +432,14 @@ pub(crate) fn read_slices(store: &Storage, layout: &StoreLayout, split: Split) -
 /// Reads a split's table of scans and checks it against the layout's cases; the shapes are checked against the slices, if they are given.
 pub(crate) fn read_scans(
     store: &Storage,
+    attributes: &StoreAttributes,
     layout: &StoreLayout,
     split: Split,
     slices: Option<&[SliceRow]>,
 ) -> Result<Vec<ScanRow>> {
     let path = store.join(scans_table(split));
     let damaged = |reason: String| Error::Manifest { path: path.clone(), reason };
-    let scans: Vec<ScanRow> = decode_rows(&path, read_bytes(store, &path)?)?;
+    let scans: Vec<ScanRow> = decode_rows(&path, read_table(store, attributes, &scans_table(split))?)?;
     let cases: Vec<_> = layout.cases_of(split).collect();
     if scans.len() != cases.len() {
         return Err(damaged(format!("expected {} rows, found {}", cases.len(), scans.len())));
@@ -464,9 +470,15 @@ pub(crate) fn check_scan(scan: &ScanRow, case: &str, slices: usize) -> Result<()
     Ok(())
 }
 
-fn open_split(store: &Storage, layout: &StoreLayout, split: Split, checksums: &mut Checksums) -> Result<SplitArrays> {
-    let slices = read_slices(store, layout, split)?;
-    let scans = read_scans(store, layout, split, Some(&slices))?;
+fn open_split(
+    store: &Storage,
+    attributes: &StoreAttributes,
+    layout: &StoreLayout,
+    split: Split,
+    checksums: &mut Checksums,
+) -> Result<SplitArrays> {
+    let slices = read_slices(store, attributes, layout, split)?;
+    let scans = read_scans(store, attributes, layout, split, Some(&slices))?;
     let cases = layout.cases_of(split).map(|(case, rows)| (case.case.clone(), rows.start as u32..rows.end as u32)).collect();
     let variants = layout.variants(split);
     let arrays = ArrayKind::all(&layout.attributes().config).iter().map(|&kind| {

@@ -159,15 +159,20 @@ fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Ve
     let (attributes, mut damage) = trusted_manifest(store)?;
     let layout = complete_layout(store, &attributes)?;
     // A damaged table is reported by its own check; its content is then not used.
-    let rows = Split::ALL.map(|split| read_slices(store, &layout, split).ok());
+    let test_rows = read_slices(store, &attributes, &layout, Split::Test).ok();
     let (checksums, of_table) = trusted_checksums(store, &attributes, &layout);
     damage.extend(of_table);
-    let test_rows = check_hash(store, &attributes, &slices_table(Split::Test)).ok().and(rows[Split::Test as usize].as_deref());
     let checks = checks(&layout)?;
     // The manifest's two copies and the table of checksums are checked already.
     let total = checks.len() as u64 + 3;
     let done = AtomicU64::new(3);
-    let context = Context { store, attributes: &attributes, layout: &layout, test_rows, checksums: checksums.as_ref() };
+    let context = Context {
+        store,
+        attributes: &attributes,
+        layout: &layout,
+        test_rows: test_rows.as_deref(),
+        checksums: checksums.as_ref(),
+    };
     let found = checks.par_iter().map(|check| {
         let found = match store.refusal() {
             Some(refusal) => Err(refusal),
@@ -189,7 +194,7 @@ fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Ve
 /// The manifest from an undamaged copy, and what is wrong with the other.
 fn trusted_manifest(store: &Storage) -> Result<(StoreAttributes, Vec<Damage>)> {
     let damage = |name: &str, reason: String| Damage { path: name.into(), part: Part::Manifest, reason };
-    let copy = |path: &Path| parse_manifest(store, path, &read_checked(store, path).unwrap_or_default());
+    let copy = |path: &Path| store.twice(|| parse_manifest(store, path, &read_checked(store, path).unwrap_or_default()));
     match read_manifest(store) {
         Ok(attributes) => {
             let expected = manifest_bytes(&attributes);
@@ -212,8 +217,9 @@ fn trusted_manifest(store: &Storage) -> Result<(StoreAttributes, Vec<Damage>)> {
 /// The checksums of a store's chunks, and what is wrong with their table. Where it is damaged, it is made again of the chunks' own checksums,
 /// which are right if the table then has the hash that the manifest records.
 fn trusted_checksums(store: &Storage, attributes: &StoreAttributes, layout: &StoreLayout) -> (Option<Checksums>, Option<Damage>) {
-    let read = check_hash(store, attributes, CHECKSUMS_TABLE)
-        .and_then(|()| read_checksums(store, layout).map_err(|error| error.to_string()));
+    // The reason without the file's name, which is said anyway.
+    let whole = check_hash(store, attributes, CHECKSUMS_TABLE);
+    let read = whole.and_then(|()| read_checksums(store, attributes, layout).map_err(|error| error.to_string()));
     let reason = match read {
         Ok(checksums) => return (Some(checksums), None),
         Err(reason) => reason,
@@ -295,9 +301,9 @@ impl Context<'_> {
             _ => Part::Scans(Split::Test),
         };
         let content = || match &part {
-            Part::Metadata => check_variants(self.store, self.layout),
-            Part::Slices(split) => read_slices(self.store, self.layout, *split).map(drop),
-            Part::Scans(split) => read_scans(self.store, self.layout, *split, None).map(drop),
+            Part::Metadata => check_variants(self.store, self.attributes, self.layout),
+            Part::Slices(split) => read_slices(self.store, self.attributes, self.layout, *split).map(drop),
+            Part::Scans(split) => read_scans(self.store, self.attributes, self.layout, *split, None).map(drop),
             _ => Ok(()),
         };
         let checked = check_hash(self.store, self.attributes, name).and_then(|()| content().map_err(|e| e.to_string()));
@@ -377,6 +383,21 @@ fn same_voxels(row: &SliceRow, classes: &[u8]) -> Result<(), String> {
 /// The damaged chunks of a shard at a path within the store, each with the reason; an error concerns the whole file. `expected` are the
 /// checksums that belong there, if they are known.
 fn check_shard(
+    store: &Storage,
+    path: &Path,
+    spec: &ArraySpec,
+    expected: Option<&[u32]>,
+    also: impl Fn(usize, &[u8]) -> Result<(), String>,
+) -> Result<Vec<(usize, String)>, String> {
+    // In a bucket, one that arrives damaged is read once more.
+    let read = store.twice(|| match check_shard_once(store, path, spec, expected, &also) {
+        Ok(bad) if bad.is_empty() => Ok(bad),
+        harmed => Err(harmed),
+    });
+    read.or_else(|harmed| harmed)
+}
+
+fn check_shard_once(
     store: &Storage,
     path: &Path,
     spec: &ArraySpec,

@@ -10,6 +10,7 @@ use crate::table_text::{cell, interval, markdown_table, minus, number, p_text, p
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::outputs::{self, is_regular_file};
 use sam_ladder_formats::rows::{read_rows, write_rows};
+use sam_ladder_schemas::eval::EmptyRule;
 use sam_ladder_schemas::tables::ComparisonRow;
 use std::path::{Path, PathBuf};
 
@@ -37,19 +38,22 @@ pub fn compare(first: &[EvaluationFolder], second: &[EvaluationFolder]) -> Resul
     let mut rows = Vec::new();
     for metric in [DICE, HD95] {
         let value: ScoreOf = if metric == DICE { |row| row.dice } else { |row| row.hd95 };
+        let (first_side, second_side) = (first, second);
         let [first, second] = [first, second].map(|side| Side::new(side, class_names, value));
         let organ_pairs = |organ: usize| -> Vec<[f64; 2]> {
             let pair = |case: &String| Some([first.value(organ, case)?, second.value(organ, case)?]);
             first.cases().iter().filter_map(pair).collect()
         };
-        rows.extend((0..class_names.len()).map(|organ| row(&class_names[organ], metric, &organ_pairs(organ))));
+        let absent = |organ: Option<&str>| [absent_organs(first_side, organ), absent_organs(second_side, organ)];
+        let organ_row = |(at, organ): (usize, &String)| row(organ, metric, &organ_pairs(at), absent(Some(organ)));
+        rows.extend(class_names.iter().enumerate().map(organ_row));
         let case_mean = |case: &String| {
             let pairs =
                 || (0..class_names.len()).filter_map(|organ| Some([first.value(organ, case)?, second.value(organ, case)?]));
             Some([mean(pairs().map(|pair| pair[0]))?, mean(pairs().map(|pair| pair[1]))?])
         };
         let means: Vec<[f64; 2]> = first.cases().iter().filter_map(case_mean).collect();
-        rows.push(row(MEAN, metric, &means));
+        rows.push(row(MEAN, metric, &means, absent(None)));
     }
     Ok(rows)
 }
@@ -77,7 +81,16 @@ impl Side {
     }
 }
 
-fn row(organ: &str, metric: &str, pairs: &[[f64; 2]]) -> ComparisonRow {
+/// Numbers of missed and of invented organs of a side, of one organ or of all.
+fn absent_organs(side: &[EvaluationFolder], organ: Option<&str>) -> [u32; 2] {
+    let rows = || side.iter().flat_map(|seed| &seed.cases).filter(|row| organ.is_none_or(|organ| row.organ == organ));
+    let missed = rows().filter(|row| row.reference_voxels > 0 && row.predicted_voxels == 0).count();
+    let invented = rows().filter(|row| row.reference_voxels == 0 && row.predicted_voxels > 0).count();
+    [missed as u32, invented as u32]
+}
+
+/// `absent` are the missed and the invented organs of each side.
+fn row(organ: &str, metric: &str, pairs: &[[f64; 2]], absent: [[u32; 2]; 2]) -> ComparisonRow {
     let differences: Vec<f64> = pairs.iter().map(|[first, second]| second - first).collect();
     let of = |cases: &[u32]| mean(cases.iter().map(|&case| differences[case as usize]));
     let interval = Resampling::new(differences.len()).interval(of);
@@ -92,6 +105,10 @@ fn row(organ: &str, metric: &str, pairs: &[[f64; 2]]) -> ComparisonRow {
         difference_high: interval.map(|interval| interval.high),
         wilcoxon_p: wilcoxon_signed_rank(&differences).map(|test| test.p),
         permutation_p: permutation_test(&differences),
+        first_missed: absent[0][0],
+        first_invented: absent[0][1],
+        second_missed: absent[1][0],
+        second_invented: absent[1][1],
     }
 }
 
@@ -106,6 +123,8 @@ pub struct Sides<'a> {
     pub class_names: &'a [String],
     /// Unit of HD95.
     pub unit: &'a str,
+    /// What was counted for organs that a mask lacks.
+    pub empty: EmptyRule,
 }
 
 /// One Markdown table per metric, and a paragraph that explains the numbers.
@@ -115,9 +134,24 @@ pub fn markdown(rows: &[ComparisonRow], sides: &Sides) -> String {
         text += &metric_table(rows, sides, metric);
         text.push('\n');
     }
-    text + "Means over the cases in which both sides have a value, and their difference, second minus first, with its percentile \
-            bootstrap interval over cases. Both tests are two-sided and pair the cases: Wilcoxon's signed-rank test, and the \
-            permutation test of the mean difference. No correction is made for the number of rows.\n"
+    text += "Means over the cases in which both sides have a value, and their difference, second minus first, with its percentile \
+             bootstrap interval over cases, where there are at least six. Both tests are two-sided and pair the cases: Wilcoxon's \
+             signed-rank test, and the permutation test of the mean difference. No correction is made for the number of rows. Missed \
+             (only in the reference) and invented (only in the prediction): organs of the first and of the second side, over all cases.";
+    text += counted_as(rows, sides.empty);
+    text.push('\n');
+    text
+}
+
+/// What was counted as HD for organs that a mask lacks, if there are any.
+fn counted_as(rows: &[ComparisonRow], empty: EmptyRule) -> &'static str {
+    let absent = |row: &ComparisonRow| row.first_missed + row.first_invented + row.second_missed + row.second_invented;
+    match empty {
+        _ if rows.iter().all(|row| absent(row) == 0) => "",
+        EmptyRule::Published => " For each of them an HD of 0 was counted, the best value there is.",
+        EmptyRule::LeaveOut => " Their HD is left out.",
+        EmptyRule::Penalise => " The scan's diagonal was counted as their HD.",
+    }
 }
 
 fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
@@ -125,7 +159,18 @@ fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
     let text_of = if dice { percent } else { number };
     let metric_heading = if dice { "DSC, percent".into() } else { format!("HD95, {}", sides.unit) };
     let (first, second) = (cell(sides.first), cell(sides.second));
-    let headings = [&*metric_heading, &first, &second, "Difference", "95 % interval", "Pairs", "p, Wilcoxon", "p, permutation"];
+    let headings = [
+        &*metric_heading,
+        &first,
+        &second,
+        "Difference",
+        "95 % interval",
+        "Pairs",
+        "p, Wilcoxon",
+        "p, permutation",
+        "Missed",
+        "Invented",
+    ];
     let columns = organ_columns(sides.class_names);
     let rows = with_mean(&columns, "Mean over organs").filter_map(|(heading, organ)| {
         let row = rows.iter().find(|row| row.metric == metric && row.organ == organ)?;
@@ -138,6 +183,8 @@ fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
             row.pairs.to_string(),
             p_text(row.wilcoxon_p),
             p_text(row.permutation_p),
+            format!("{}, {}", row.first_missed, row.second_missed),
+            format!("{}, {}", row.first_invented, row.second_invented),
         ])
     });
     markdown_table(&headings, rows)
@@ -170,7 +217,7 @@ mod tests {
     use super::*;
     use crate::folder::EvaluationInfo;
     use crate::protocol::Scoring;
-    use sam_ladder_schemas::eval::{EmptyRule, Protocol};
+    use sam_ladder_schemas::eval::Protocol;
     use sam_ladder_schemas::tables::CaseRow;
 
     fn evaluation(name: &str, dice: [[Option<f64>; 2]; 3]) -> EvaluationFolder {
@@ -238,11 +285,36 @@ mod tests {
         let [first, second] = half_and_more();
         let names = first.info.class_names.clone();
         let rows = compare(&[first], &[second]).unwrap();
-        let text = markdown(&rows, &Sides { first: "CNN|only", second: "full", class_names: &names, unit: "mm" });
+        let text = markdown(
+            &rows,
+            &Sides { first: "CNN|only", second: "full", class_names: &names, unit: "mm", empty: EmptyRule::LeaveOut },
+        );
         assert!(text.contains("| DSC, percent | CNN\\|only | full |") && text.contains("| HD95, mm |"), "{text}");
         assert!(
             text.contains("| liver | 50.00 | 83.33 | +33.33 |") && text.contains("| liver | 5.00 | 1.67 | −3.33 |"),
             "{text}"
         );
+    }
+
+    /// The first side misses a spleen, and the second invents one: their counts stand in every row of the organ and of the mean.
+    #[test]
+    fn missed_and_invented_organs_are_counted() {
+        let [mut first, mut second] = half_and_more();
+        (first.cases[1].reference_voxels, second.cases[1].reference_voxels, second.cases[1].predicted_voxels) = (7, 7, 6);
+        second.cases[3].predicted_voxels = 4;
+        let names = first.info.class_names.clone();
+        let rows = compare(&[first], &[second]).unwrap();
+        let counts: Vec<_> =
+            rows.iter().map(|row| [row.first_missed, row.first_invented, row.second_missed, row.second_invented]).collect();
+        assert_eq!(counts, [[0; 4], [1, 0, 0, 1], [1, 0, 0, 1], [0; 4], [1, 0, 0, 1], [1, 0, 0, 1]]);
+        for (empty, said) in [
+            (EmptyRule::Published, "an HD of 0 was counted"),
+            (EmptyRule::Penalise, "diagonal"),
+            (EmptyRule::LeaveOut, "left out"),
+        ] {
+            let text = markdown(&rows, &Sides { first: "a", second: "b", class_names: &names, unit: "mm", empty });
+            assert_eq!(text.matches("| 1, 0 | 0, 1 |\n").count(), 4, "{text}");
+            assert!(text.lines().last().unwrap().contains(said), "{text}");
+        }
     }
 }

@@ -56,6 +56,22 @@ impl Scoring {
         format!("{empty}, {hd95} HD95 in {unit}, tolerance {} mm", self.tolerance_mm)
     }
 
+    /// Says how many organs were missed and invented, and that an HD of 0 was counted for them where it was.
+    pub(crate) fn absent_organs(&self, missed: u32, invented: u32) -> String {
+        let counts = format!("Missed organs: {missed}, invented: {invented}.");
+        let which = match (missed, invented) {
+            (0, 0) => return counts,
+            (_, 0) => "each missed one",
+            (0, _) => "each invented one",
+            _ => "each missed and each invented one",
+        };
+        match self.empty {
+            EmptyRule::Published => format!("{counts} For {which} an HD of 0 was counted, the best value there is."),
+            EmptyRule::LeaveOut => format!("{counts} The HD of {which} is left out."),
+            EmptyRule::Penalise => format!("{counts} For {which} the scan's diagonal was counted as HD."),
+        }
+    }
+
     /// One sentence that says what `dice` and `hd95` are.
     pub fn describe(&self) -> String {
         let percentile = match self.hd95 {
@@ -100,6 +116,19 @@ impl From<&EvalSettings> for Scoring {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_hd_of_0_for_a_missed_organ_is_said() {
+        let of = |empty, missed, invented| Scoring { empty, ..Scoring::of(Protocol::Published) }.absent_organs(missed, invented);
+        assert_eq!(
+            of(EmptyRule::Published, 3, 0),
+            "Missed organs: 3, invented: 0. For each missed one an HD of 0 was counted, the best value there is."
+        );
+        assert!(of(EmptyRule::Published, 1, 2).contains("For each missed and each invented one an HD of 0"));
+        assert_eq!(of(EmptyRule::Published, 0, 0), "Missed organs: 0, invented: 0.");
+        assert!(of(EmptyRule::LeaveOut, 0, 1).ends_with("The HD of each invented one is left out."));
+        assert!(of(EmptyRule::Penalise, 1, 0).contains("diagonal") && !of(EmptyRule::Penalise, 1, 0).contains("HD of 0"));
+    }
 
     #[test]
     fn rules_of_a_protocol_are_known_by_its_name() {

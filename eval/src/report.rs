@@ -10,11 +10,11 @@ use crate::picture_choice::ChosenSlice;
 use crate::run_curves::RunCurves;
 use crate::summary::MEAN;
 use crate::summary::has_spacing;
-use crate::table_md::{TableContext, caption, other_metrics};
+use crate::table_md::{TableContext, absent_organs, caption, other_metrics, uncounted};
 use crate::table_text::{UNDEFINED, interval, number, percent};
 use maud::{Markup, html};
 use sam_ladder_formats::Error;
-use sam_ladder_schemas::eval::Palette;
+use sam_ladder_schemas::eval::{EmptyRule, Palette};
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -86,6 +86,7 @@ impl ReportPage<'_> {
         };
         let dice_interval = between(of(|row| row.dice_low), of(|row| row.dice_high), percent);
         let hd95_interval = between(of(|row| row.hd95_low), of(|row| row.hd95_high), number);
+        let (of_missed, of_invented) = (overall.map_or(0, |row| row.missed), overall.map_or(0, |row| row.invented));
         let surface = format!("Surface Dice at {} mm, percent", scoring.tolerance_mm);
         let surface = has_spacing(self.summary).then(|| (surface, percent(of(|row| row.surface_dice)), None));
         [
@@ -96,10 +97,15 @@ impl ReportPage<'_> {
         .chain(surface)
         .chain([
             ("Cases".into(), cases.to_string(), None),
-            ("Organs missed".into(), count(|row| row.missed), None),
-            ("Organs invented".into(), count(|row| row.invented), None),
+            ("Organs missed".into(), count(|row| row.missed), self.counted_as(of_missed)),
+            ("Organs invented".into(), count(|row| row.invented), self.counted_as(of_invented)),
         ])
         .collect()
+    }
+
+    /// A note if an HD of 0 was counted for organs that a mask lacks.
+    fn counted_as(&self, organs: u32) -> Option<String> {
+        (organs > 0 && self.context.scoring.empty == EmptyRule::Published).then(|| "HD 0 was counted for each".into())
     }
 
     fn row(&self, organ: &str) -> Option<&SummaryRow> {
@@ -143,9 +149,9 @@ impl ReportPage<'_> {
         }
         let body = html! {
             (table("Scores of each organ", &main))
-            p.note { (caption(&self.context)) }
+            p.note { (caption(&self.context)) " " (absent_organs(self.summary, &self.context)) }
             (table("Other metrics of each organ", &others))
-            p.note { (other_metrics(self.summary)) }
+            p.note { (other_metrics(self.summary)) " " (uncounted(self.summary)) }
         };
         section("scores", "Scores", body)
     }
@@ -166,8 +172,9 @@ impl ReportPage<'_> {
         };
         let body = html! {
             (self.case_map(columns))
-            (table("DSC, percent", |row| percent(row.dice)))
-            (table(&format!("HD95, {}", self.context.scoring.unit.name()), |row| number(row.hd95)))
+            (table("DSC, percent", |row| percent(row.dice) + absence(row)))
+            (table(&format!("HD95, {}", self.context.scoring.unit.name()), |row| number(row.hd95) + absence(row)))
+            p.note { (absent_organs(self.summary, &self.context)) }
         };
         section("cases", "Cases", body)
     }
@@ -212,6 +219,15 @@ impl SlicePicture {
                 }
             }
         })
+    }
+}
+
+/// Says of an organ of a case whether only one mask has it.
+fn absence(row: &CaseRow) -> &'static str {
+    match (row.reference_voxels, row.predicted_voxels) {
+        (1.., 0) => " missed",
+        (0, 1..) => " invented",
+        _ => "",
     }
 }
 

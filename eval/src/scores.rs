@@ -50,6 +50,15 @@ impl Scores {
         self.values[organ].iter().copied().flatten().collect()
     }
 
+    /// Number of cases with a value of an organ, or of any if `organ` is `None`.
+    pub fn cases_of(&self, organ: Option<usize>) -> usize {
+        let has = |case: usize| match organ {
+            Some(organ) => self.get(organ, case).is_some(),
+            None => (0..self.organs()).any(|organ| self.get(organ, case).is_some()),
+        };
+        (0..self.cases.len()).filter(|&case| has(case)).count()
+    }
+
     /// Indices of all cases.
     pub fn all(&self) -> Vec<u32> {
         (0..self.cases.len() as u32).collect()

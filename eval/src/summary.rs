@@ -1,7 +1,7 @@
 //! Means over cases, and over organs, with their spread.
 
 use crate::scores::Scores;
-use crate::statistics::{Resampling, standard_deviation};
+use crate::statistics::{FEWEST_CASES, Resampling, standard_deviation};
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 
 /// Name of the summary's last row.
@@ -9,7 +9,8 @@ pub const MEAN: &str = "mean";
 
 /// One row per organ, in the order of `class_names`: means over the cases in which the value is defined, with their standard
 /// deviation and bootstrap interval over cases. The last row, [`MEAN`], is the mean over organs of those means, as published; its
-/// counts are sums over organs, and its intervals resample cases with all their organs.
+/// cases are those in which any organ counts, its missed and invented organs sums over organs, and its intervals resample cases with all their
+/// organs. Of fewer than six cases with a value there is no interval.
 pub fn summarise(rows: &[CaseRow], class_names: &[String]) -> Vec<SummaryRow> {
     let scores = |value: fn(&CaseRow) -> Option<f64>| Scores::new(rows, class_names, value);
     let (dice, hd95) = (scores(|row| row.dice), scores(|row| row.hd95));
@@ -28,7 +29,10 @@ pub fn summarise(rows: &[CaseRow], class_names: &[String]) -> Vec<SummaryRow> {
         rows.iter().filter(of_organ).filter(|row| wanted(row)).count() as u32
     };
     let row = |organ: Option<usize>| {
-        let interval = |scores: &Scores| resampling.interval(|cases| scores.mean_of(organ, cases));
+        let interval = |scores: &Scores| {
+            let enough = scores.cases_of(organ) >= FEWEST_CASES;
+            enough.then(|| resampling.interval(|cases| scores.mean_of(organ, cases))).flatten()
+        };
         let deviation = |scores: &Scores| organ.and_then(|organ| standard_deviation(&scores.of_organ(organ)));
         let (dice_interval, hd95_interval) = (interval(&dice), interval(&hd95));
         let [hd95_voxels, hd95_mm, hd95_larger_voxels, hd95_larger_mm, surface_dice, volume_difference_ml] =
@@ -37,8 +41,8 @@ pub fn summarise(rows: &[CaseRow], class_names: &[String]) -> Vec<SummaryRow> {
             organ: organ.map_or(MEAN.into(), |organ| class_names[organ].clone()),
             dice: dice.mean_of(organ, &all),
             hd95: hd95.mean_of(organ, &all),
-            dice_cases: count(organ, &|row| row.dice.is_some()),
-            hd95_cases: count(organ, &|row| row.hd95.is_some()),
+            dice_cases: dice.cases_of(organ) as u32,
+            hd95_cases: hd95.cases_of(organ) as u32,
             missed: count(organ, &|row| row.reference_voxels > 0 && row.predicted_voxels == 0),
             invented: count(organ, &|row| row.reference_voxels == 0 && row.predicted_voxels > 0),
             dice_sd: deviation(&dice),
@@ -90,16 +94,31 @@ mod tests {
         assert_eq!(summary.iter().map(|row| row.hd95).collect::<Vec<_>>(), [Some(3.0), None, None, Some(3.0)]);
         assert_eq!(
             summary.iter().map(|row| (row.dice_cases, row.hd95_cases)).collect::<Vec<_>>(),
-            [(3, 2), (1, 0), (0, 0), (4, 2)]
+            [(3, 2), (1, 0), (0, 0), (3, 2)]
         );
         assert_eq!(summary.iter().map(|row| (row.missed, row.invented)).collect::<Vec<_>>(), [(0, 1), (1, 0), (0, 0), (1, 1)]);
         // Deviations of 0.5, 1 and 0, and of 2 and 4. A single value has no deviation, and neither has the mean over organs.
         assert_eq!(summary.iter().map(|row| row.dice_sd).collect::<Vec<_>>(), [Some(0.5), None, None, None]);
         assert_eq!(summary[0].hd95_sd, Some(2f64.sqrt()));
+        // Three cases are too few for an interval.
+        assert!(summary.iter().all(|row| row.dice_low.or(row.hd95_high).is_none()));
+    }
+
+    #[test]
+    fn intervals_need_six_cases_with_a_value() {
+        let names: Vec<String> = ["liver", "spleen"].map(String::from).to_vec();
+        let cases = (0..6).flat_map(|case| {
+            let spleen = (case < 5).then_some(0.1 * f64::from(case));
+            [
+                row(&case.to_string(), "liver", Some(0.1 * f64::from(case)), None, [9, 9]),
+                row(&case.to_string(), "spleen", spleen, None, [9, 9]),
+            ]
+        });
+        let summary = summarise(&cases.collect::<Vec<_>>(), &names);
+        assert_eq!(summary.iter().map(|row| row.dice_cases).collect::<Vec<_>>(), [6, 5, 6]);
         let (low, high) = (summary[0].dice_low.unwrap(), summary[0].dice_high.unwrap());
-        assert!(low < 0.5 && 0.5 < high && low >= 0.0 && high <= 1.0, "{low} {high}");
-        // In a third of the draws the spleen's only case is missing: too often for an interval.
-        assert_eq!(summary[1].dice_low, None);
+        assert!(low < 0.25 && 0.25 < high && low >= 0.0 && high <= 0.5, "{low} {high}");
+        assert_eq!((summary[1].dice_low, summary[2].dice_low.is_some()), (None, true));
     }
 
     #[test]

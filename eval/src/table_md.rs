@@ -25,11 +25,24 @@ pub(crate) fn markdown(summary: &[SummaryRow], context: &TableContext) -> String
     let papers = papers_table(summary, &columns, context.method);
     let (counts, others) =
         (counts_table(summary, &columns), other_metrics_table(summary, &columns, context.scoring.tolerance_mm));
-    format!("{papers}\n{}\n\n{counts}\n{others}\n{}\n", caption(context), other_metrics(summary))
+    let absent = absent_organs(summary, context);
+    format!("{papers}\n{} {absent}\n\n{counts}\n{others}\n{} {}\n", caption(context), other_metrics(summary), uncounted(summary))
 }
 
 fn row_of<'a>(summary: &'a [SummaryRow], organ: &str) -> Option<&'a SummaryRow> {
     summary.iter().find(|row| row.organ == organ)
+}
+
+/// How many organs were missed and invented, and what was counted for them.
+pub(crate) fn absent_organs(summary: &[SummaryRow], context: &TableContext) -> String {
+    let (missed, invented) = row_of(summary, MEAN).map_or((0, 0), |row| (row.missed, row.invented));
+    context.scoring.absent_organs(missed, invented)
+}
+
+/// The same of the other metrics' distances, in which such organs never count.
+pub(crate) fn uncounted(summary: &[SummaryRow]) -> String {
+    let (missed, invented) = row_of(summary, MEAN).map_or((0, 0), |row| (row.missed, row.invented));
+    format!("The {missed} missed and {invented} invented organs count in none of these HD95.")
 }
 
 /// One row: the method's mean Dice and HD95, and each organ's Dice.
@@ -109,7 +122,7 @@ pub(crate) fn caption(context: &TableContext) -> String {
     let plural = if *cases == 1 { "" } else { "s" };
     format!(
         "Mean over {cases} case{plural}{protocol}: {}. Missed: only in the reference. Invented: only in the prediction. Intervals are \
-         percentile bootstrap intervals over cases.",
+         percentile bootstrap intervals over cases, where at least six have a value.",
         scoring.describe()
     )
 }
@@ -151,6 +164,11 @@ mod tests {
         );
         assert_eq!(lines[2], "| a\\|b | 79.46 | 35.34 | 70.00 | 40.00 | 30.00 | 20.00 | 50.00 | 80.00 | 10.00 | 60.00 |");
         assert!(lines[4].contains("12 cases (published protocol)") && lines[4].contains("voxels"));
+        assert!(
+            lines[4]
+                .ends_with("Missed organs: 1, invented: 0. For each missed one an HD of 0 was counted, the best value there is.")
+        );
+        assert!(text.trim_end().ends_with("The 1 missed and 0 invented organs count in none of these HD95."), "{text}");
         assert_eq!(lines[8], "| Aorta | 70.00 | 60.00 to 70.00 | 1.00 | – | 12 | 11 | 1 | 0 |");
         assert!(lines.contains(&"| All organs | 79.46 | 69.46 to 79.46 | 35.34 | – | 12 | 11 | 1 | 0 |"), "{text}");
         assert!(text.contains("surface Dice at 2 mm") && text.contains("| All organs | – | – | – | – | 50.00 | – |"), "{text}");

@@ -7,6 +7,7 @@
 //! | [`volume`] | volumes of any format that is read: NIfTI, `.hdr`/`.img` pairs, NRRD, MetaImage |
 //! | [`nifti`] | NIfTI-1 and NIfTI-2, where voxels lie in space, and writing `.nii` and `.nii.gz` |
 //! | [`npz`], [`hdf5`] | arrays of numbers in `.npz` and HDF5 files (read only) |
+//! | [`csv`] | a column of a table (read only) |
 //! | [`state_dict`] | checkpoints: `.pth` and `.safetensors` (feature `state-dict`) |
 //! | [`placeholder`] | links and pointer files of git-annex and Git LFS, whose content was not fetched |
 //! | [`hash`] | SHA-256 of bytes and files |
@@ -14,6 +15,7 @@
 //! Readers do not trust headers: the file's size bounds what they allocate.
 
 pub mod atomic;
+pub mod csv;
 mod error;
 mod gzip;
 pub mod hash;
@@ -23,6 +25,7 @@ pub mod npz;
 mod numeric;
 pub mod outputs;
 mod packed;
+mod pages;
 pub mod placeholder;
 pub mod rows;
 #[cfg(feature = "state-dict")]

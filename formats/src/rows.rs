@@ -20,12 +20,13 @@
 
 use crate::atomic::write_atomic;
 use crate::error::{Error, Problem, Result};
+use crate::pages::check_pages;
 use arrow::array::Array;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, Type, ZstdLevel};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::properties::WriterProperties;
@@ -132,9 +133,11 @@ pub fn encode_batch(path: &Path, batch: &RecordBatch) -> Result<Vec<u8>> {
 pub fn decode_batch(path: &Path, file: impl ChunkReader + 'static) -> Result<RecordBatch> {
     let read = || {
         let memory = file.len().saturating_mul(MEMORY_PER_BYTE).max(MEMORY_FLOOR);
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(|e| e.to_string())?;
+        let batch_rows = rows_at_once(metadata.metadata(), memory)?;
+        check_pages(&file, metadata.metadata())?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let schema = builder.schema().clone();
-        let batch_rows = rows_at_once(builder.metadata(), memory)?;
         let reader = builder.with_batch_size(batch_rows).build().map_err(|e| e.to_string())?;
         let (mut batches, mut taken) = (Vec::new(), 0);
         for batch in reader {

@@ -8,6 +8,7 @@ pub mod differences;
 pub mod encoder;
 pub mod eval;
 pub mod gpu_precision;
+pub mod group_by;
 pub mod json_schema;
 pub mod observer;
 pub mod orientation;

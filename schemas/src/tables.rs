@@ -361,6 +361,18 @@ pub struct ComparisonRow {
     pub wilcoxon_p: Option<f64>,
     /// Two-sided p of the paired permutation test of the mean difference.
     pub permutation_p: Option<f64>,
+    /// Organs of cases that the first evaluation lacks and the reference has, over all cases, summed over seeds.
+    #[serde(default)]
+    pub first_missed: u32,
+    /// Organs of cases that the first evaluation has and the reference lacks.
+    #[serde(default)]
+    pub first_invented: u32,
+    /// As `first_missed`, of the second evaluation.
+    #[serde(default)]
+    pub second_missed: u32,
+    /// As `first_invented`, of the second evaluation.
+    #[serde(default)]
+    pub second_invented: u32,
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! The configuration of stage two. It is saved with the run; the store's `cache_id` does not depend on it.
 
 use crate::gpu_precision::GpuPrecision;
+use crate::group_by::GroupBy;
 use crate::json_schema;
 use crate::setting::SettingError;
 use crate::variants::AugmentPolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// The optimizer of training
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -153,6 +155,10 @@ pub struct TrainConfig {
     /// Training cases to hold out for validation
     #[cfg_attr(feature = "cli", arg(long, value_name = "CASE,CASE", value_delimiter = ','))]
     pub val_cases: Vec<String>,
+    /// Keep the cases of one patient together when cases are held out: regex:EXPR (the part of a case's name that the first capture group matches, or the whole expression) or csv:FILE:COLUMN (a table with a column `case`)
+    #[cfg_attr(feature = "cli", arg(long, value_name = "regex:EXPR|csv:FILE:COLUMN"))]
+    #[schemars(with = "Option<String>")]
+    pub group_by: Option<GroupBy>,
     /// Side network: the small network that is trained alongside the frozen encoder
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub side_network: SideNetworkKind,
@@ -190,6 +196,7 @@ impl Default for TrainConfig {
             order: SliceOrder::Shuffled,
             arm: Arm::Full,
             val_cases: Vec::new(),
+            group_by: None,
             side_network: SideNetworkKind::default(),
             gate: GateKind::default(),
             train_mask_tokens: false,
@@ -279,6 +286,9 @@ pub struct RunRecord {
     pub config: TrainConfig,
     /// Hashes of the files with the initial weights.
     pub inputs: RunInputs,
+    /// The patient of each training case, as `group_by` gave it at the start; empty without it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, String>,
     /// What the values of the store's training scans were like, for each channel; empty if nothing is known of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training_values: Vec<crate::tables::ValueRange>,

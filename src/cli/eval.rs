@@ -281,8 +281,9 @@ fn compare(first: &Path, second: &Path, out: Option<&Path>, force: bool) -> anyh
     let (a, b) = (EvaluationFolder::open(first)?, EvaluationFolder::open(second)?);
     let rows = comparison::compare(std::slice::from_ref(&a), std::slice::from_ref(&b))?;
     let [first_name, second_name] = [first, second].map(|path| path.display().to_string());
-    let sides =
-        Sides { first: &first_name, second: &second_name, class_names: &a.info.class_names, unit: a.info.scoring.unit.name() };
+    let scoring = &a.info.scoring;
+    let (unit, empty) = (scoring.unit.name(), scoring.empty);
+    let sides = Sides { first: &first_name, second: &second_name, class_names: &a.info.class_names, unit, empty };
     let written = out.map(|out| comparison::write(out, &rows, &sides)).transpose()?;
     print_line!("{}", comparison::markdown(&rows, &sides).trim_end());
     if let Some(path) = written {

@@ -69,10 +69,12 @@ impl Args {
 
     /// The run's settings: what was typed over the run's own with `--resume`, otherwise over the published ones.
     fn config(&self, store: &Path) -> anyhow::Result<TrainConfig> {
-        let base = if self.resume { run::read_record(&self.run)?.config } else { TrainConfig::default() };
+        let record = if self.resume { Some(run::read_record(&self.run)?) } else { None };
+        let base = record.as_ref().map_or_else(TrainConfig::default, |record| record.config.clone());
         let mut config = self.settings.over(base)?;
         if let Some(fold) = &self.fold {
-            config.val_cases = run::fold_cases(&TrainingSplit::open(store)?, fold)?;
+            let store = TrainingSplit::open(store)?;
+            config.val_cases = run::fold_cases(&store, fold, &run::groups_of(&config, record.as_ref(), &store)?)?;
         }
         Ok(config)
     }
@@ -88,6 +90,7 @@ impl Args {
         [&self.cnn_checkpoint, &self.init].into_iter().flatten().for_each(|path| note_prefix(path));
         let args = TrainArgs {
             config,
+            groups: None,
             store,
             run: self.run.clone(),
             cnn_checkpoint: self.cnn_checkpoint,

@@ -8,6 +8,8 @@ use crate::print::{print_line, print_note};
 use anyhow::Context;
 use sam_ladder_cache::is_remote;
 use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::hash::sha256_hex;
+use sam_ladder_formats::outputs::{is_regular_file, is_there};
 use sam_ladder_schemas::slurm::{JOBS_RECORD, JOBS_SUFFIX, JobKind, JobRecord, JobsRecord};
 use std::path::{Path, PathBuf, absolute};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -81,9 +83,11 @@ impl JobsFolder {
         if how == Submission::Submit {
             self.refuse_running(&record.jobs)?;
         }
+        let files: Vec<(PathBuf, &String)> = jobs.iter().map(|job| self.path.join(script_name(job.kind))).zip(&scripts).collect();
+        files.iter().try_for_each(|(path, _)| may_replace(path))?;
         std::fs::create_dir_all(&self.path).with_context(|| format!("cannot create {}", self.path.display()))?;
-        for (job, script) in jobs.iter().zip(&scripts) {
-            write_atomic(&self.path.join(script_name(job.kind)), script.as_bytes())?;
+        for (path, script) in &files {
+            write_atomic(path, sealed(script).as_bytes())?;
         }
         if how == Submission::ScriptsOnly {
             print_line!("{}", self.by_hand(jobs, after));
@@ -154,6 +158,27 @@ impl JobsFolder {
     }
 }
 
+/// What the last line of a script begins with; the hash of the lines above it follows.
+const SEAL: &str = "# A script that was changed is not replaced: SHA-256 ";
+
+/// A script with its seal, by which it is recognised as long as nobody changes it.
+fn sealed(script: &str) -> String {
+    format!("{script}{SEAL}{}\n", sha256_hex(script.as_bytes()))
+}
+
+/// Refuses to replace a file that is no script of ours, or that someone has changed.
+fn may_replace(path: &Path) -> anyhow::Result<()> {
+    let is_ours = || {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.rfind(SEAL).is_some_and(|at| text == sealed(&text[..at]))
+    };
+    if !is_there(path) || is_regular_file(path) && is_ours() {
+        return Ok(());
+    }
+    let message = format!("{} is not as sam-ladder writes it, and is not replaced", path.display());
+    Err(refusal(message, "move it away, then submit again"))
+}
+
 fn script_name(kind: JobKind) -> String {
     format!("{}.sh", kind.name())
 }
@@ -170,6 +195,29 @@ fn dependency(before: &JobRecord, kind: JobKind) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_unchanged_script_of_ours_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sweep.sh");
+        may_replace(&path).unwrap();
+        let script = sealed("#!/bin/bash\nexit 0\n");
+        std::fs::write(&path, &script).unwrap();
+        may_replace(&path).unwrap();
+        let others = [
+            "#!/bin/bash\nrm -rf mine\n".to_string(),
+            script.replace("exit 0", "exit 1"),
+            format!("{script}# more\n"),
+            String::new(),
+        ];
+        for other in others {
+            std::fs::write(&path, &other).unwrap();
+            assert!(may_replace(&path).unwrap_err().to_string().contains("sweep.sh is not as sam-ladder writes it"), "{other}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        assert!(may_replace(&path).is_err(), "a dangling link is something");
+    }
 
     #[test]
     fn jobs_of_a_bucket_have_a_folder_of_a_plain_name_here() {

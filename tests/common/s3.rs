@@ -36,6 +36,8 @@ pub enum Fault {
     AnswerLost,
     /// The connection breaks in the middle of the answer.
     Cut,
+    /// The answer stops in its middle, and the connection stays.
+    Stalls,
     /// A byte of the answer is another one.
     Torn,
 }
@@ -76,6 +78,7 @@ pub type Faults = Box<dyn Fn(&Asked) -> Option<Fault> + Send + Sync>;
 struct Answer {
     bytes: Option<Bytes>,
     is_cut: bool,
+    stalls: bool,
 }
 
 impl Body for Answer {
@@ -85,18 +88,19 @@ impl Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         Poll::Ready(match self.bytes.take() {
             Some(bytes) => Some(Ok(Frame::data(bytes))),
+            None if self.stalls => return Poll::Pending,
             None if self.is_cut => Some(Err(io::ErrorKind::BrokenPipe.into())),
             None => None,
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_none() && !self.is_cut
+        self.bytes.is_none() && !self.is_cut && !self.stalls
     }
 
     fn size_hint(&self) -> SizeHint {
         let left = self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        if self.is_cut { SizeHint::default() } else { SizeHint::with_exact(left) }
+        if self.is_cut || self.stalls { SizeHint::default() } else { SizeHint::with_exact(left) }
     }
 }
 
@@ -114,7 +118,8 @@ async fn send(answer: hyper::Response<s3s::Body>, fault: Option<Fault>) -> hyper
     let (mut parts, body) = answer.into_parts();
     let mut bytes = whole(body).await;
     let is_cut = fault == Some(Fault::Cut) && !bytes.is_empty();
-    if is_cut {
+    let stalls = fault == Some(Fault::Stalls) && !bytes.is_empty();
+    if is_cut || stalls {
         parts.headers.insert("content-length", bytes.len().into());
         bytes = bytes.slice(..bytes.len() / 2);
     }
@@ -124,7 +129,7 @@ async fn send(answer: hyper::Response<s3s::Body>, fault: Option<Fault>) -> hyper
         torn[middle] ^= 1;
         bytes = torn.into();
     }
-    hyper::Response::from_parts(parts, Answer { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), is_cut })
+    hyper::Response::from_parts(parts, Answer { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), is_cut, stalls })
 }
 
 /// A server that stops when it is dropped.

@@ -13,6 +13,7 @@ pub fn train_args(store: impl Into<PathBuf>, run: impl Into<PathBuf>, config: Tr
         store: store.into(),
         run: run.into(),
         config,
+        groups: None,
         cnn_checkpoint: None,
         init: None,
         resume: false,

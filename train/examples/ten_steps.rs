@@ -37,6 +37,7 @@ fn main() -> Outcome<()> {
         store,
         run: folder.join("run"),
         config: TrainConfig { max_steps: Some(10), batch_size: 4, warmup: 0, ..TrainConfig::default() },
+        groups: None,
         cnn_checkpoint: None,
         init: None,
         resume: false,

@@ -64,6 +64,52 @@ pub enum TrainError {
         /// Folds.
         folds: usize,
     },
+    /// `--group-by` has an expression that is none.
+    #[error("--group-by: {expression} is not a regular expression: {reason}")]
+    GroupExpression {
+        /// The expression.
+        expression: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A case of which `--group-by` finds no patient.
+    #[error("--group-by: case {case} does not match {expression}")]
+    NotMatched {
+        /// The case.
+        case: String,
+        /// The expression.
+        expression: String,
+    },
+    /// A case that the table of `--group-by` lacks.
+    #[error("--group-by: {table} has no line of case {case}")]
+    NotInTable {
+        /// The case.
+        case: String,
+        /// The table.
+        table: PathBuf,
+    },
+    /// More folds than patients.
+    #[error("{wanted}: the store has {cases} training cases of {groups} patients, fewer than {folds} folds")]
+    TooFewGroups {
+        /// Source of the folds: the option, or the key of the sweep's file.
+        wanted: String,
+        /// Patients of the training cases.
+        groups: usize,
+        /// Training cases of the store.
+        cases: usize,
+        /// Folds.
+        folds: usize,
+    },
+    /// A patient of whose cases some validate and some train.
+    #[error("{held_out} is held out for validation and {trained} is trained on, but both are of patient {group}")]
+    GroupDivided {
+        /// The patient.
+        group: String,
+        /// A case that is held out.
+        held_out: String,
+        /// A case that is not.
+        trained: String,
+    },
     /// A test case among the validation cases.
     #[error("case {case} is a test case and cannot be used for validation")]
     TestCase {
@@ -380,6 +426,10 @@ impl TrainError {
             TrainError::NetworkPrecision => "train vit-tiny with f32 or tf32".into(),
             TrainError::TestCase { training, .. } => format!("choose among the training cases {}", training.join(", ")),
             TrainError::NoSuchCase { training, .. } => format!("the training cases are {}", training.join(", ")),
+            TrainError::NotMatched { .. } => "change the expression so that it matches every training case".into(),
+            TrainError::NotInTable { .. } => "add a line for every training case: a column `case` and one of the patient".into(),
+            TrainError::TooFewGroups { groups, .. } if *groups >= 2 => format!("take at most {groups} folds"),
+            TrainError::GroupDivided { .. } => "hold out all cases of the patient, or none; --fold does so".into(),
             TrainError::NoTrainingCases => "run precompute on scans that have some".into(),
             TrainError::AllHeldOut(_) => "leave some to train on".into(),
             TrainError::NoVariant { .. } => "run precompute with more variants (--augment), or train with fewer".into(),

@@ -7,11 +7,13 @@
 //! | [`run`] | a training run: batches, steps, validation, checkpoints |
 //! | [`sweep`] | many runs, and which of them continue |
 //! | `trained_model`, `predict`, `segment` | a trained model, and masks from it |
+//! | `groups` | the cases of one patient, and folds |
 //! | `export` | a model as one file in the published names |
 
 mod checksum;
 mod error;
 mod export;
+mod groups;
 mod init;
 mod lock;
 mod loss;
@@ -26,6 +28,7 @@ mod trained_model;
 
 pub use error::{Result, TrainError};
 pub use export::{ExportArgs, export};
+pub use groups::Groups;
 pub use init::{InitSources, initial_weights};
 pub use loss::ladder_loss;
 pub use optimizer::Optimizer;

@@ -5,8 +5,9 @@
 use super::Entry;
 use super::fault::explain;
 use super::place::parse;
-use super::retry::{FIRST_PATIENCE, PATIENCE, patiently, policy, random_word};
+use super::retry::{Patience, patiently, policy, random_word};
 use super::settings;
+use super::silence::{Listening, silent_since};
 use crate::error::{Error, Refusal, Result};
 use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
@@ -18,7 +19,6 @@ use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 /// Metadata of an object that was written on condition that it did not exist: which attempt wrote it.
@@ -26,12 +26,6 @@ const ATTEMPT: &str = "sam-ladder-attempt";
 /// Time limit of one request, unless `AWS_TIMEOUT` is set: a shard may have a few hundred megabytes.
 const TIMEOUT: &str = "300 seconds";
 const CONNECT_TIMEOUT: &str = "5 seconds";
-/// How long a server may be silent, unless `AWS_READ_TIMEOUT` is set. While it receives a large object it is silent, too.
-const SILENCE: &str = "20 seconds";
-/// The same for the first request.
-const FIRST_SILENCE: &str = "8 seconds";
-/// Objects up to this many bytes are received so soon that silence means what it means elsewhere.
-const SMALL: usize = 1 << 20;
 /// Threads that wait for sockets; the calling threads do the work.
 const RUNTIME_THREADS: usize = 2;
 /// Requests that one call makes at the same time.
@@ -42,10 +36,10 @@ pub(crate) const CONCURRENCY: usize = 32;
 pub(crate) struct Bucket {
     name: String,
     client: Arc<AmazonS3>,
-    /// For large objects, which a server may receive in silence.
-    patient: Arc<AmazonS3>,
     /// How long a request is tried again.
-    patience: Duration,
+    patience: Patience,
+    /// Set once a request was given up because the server hangs: others then need not wait as long to learn it.
+    hangs: Arc<OnceLock<Refusal>>,
     /// The first request that was refused for another reason than that the object is not there.
     refused: Arc<OnceLock<(PathBuf, Refusal)>>,
 }
@@ -67,18 +61,24 @@ impl Bucket {
     pub(crate) fn open(place: &Path) -> Result<Self> {
         let wrong = |reason: String| Error::io("use", place)(io::Error::new(ErrorKind::InvalidInput, reason));
         let (name, _) = parse(place).map_err(wrong)?;
-        let connect = |silence, patience| client(&name, silence, patience).map_err(Error::io("use", place));
-        let bucket = |silence, patience| {
-            Ok(Bucket {
-                name: name.clone(),
-                client: connect(Some(silence), patience)?.into(),
-                patient: connect(None, patience)?.into(),
-                patience,
-                refused: Arc::default(),
-            })
+        let bucket = |patience| {
+            let (client, patience) = client(&name, patience).map_err(Error::io("use", place))?;
+            let (hangs, refused) = (Arc::default(), Arc::default());
+            Ok(Bucket { name: name.clone(), client: client.into(), patience, hangs, refused })
         };
-        bucket(FIRST_SILENCE, FIRST_PATIENCE)?.list(place).map_err(Error::io("use", place))?;
-        bucket(SILENCE, PATIENCE)
+        bucket(Patience::FIRST)?.list(place).map_err(Error::io("use", place))?;
+        bucket(Patience::USUAL)
+    }
+
+    /// Makes a request until it succeeds or is finally refused. `path` is for messages.
+    async fn ask<T, F>(&self, path: &Path, request: impl FnMut() -> F) -> io::Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        if let Some(refusal) = self.hangs.get() {
+            return Err(io::Error::other(refusal.clone()));
+        }
+        patiently(self.patience, request).await.map_err(|error| self.fail(path, error))
     }
 
     /// What the server refused, or why it did not answer, if that ever happened: then nothing that was read since the place was opened
@@ -89,18 +89,21 @@ impl Bucket {
     }
 
     fn fail(&self, path: &Path, error: object_store::Error) -> io::Error {
-        let error = explain(&error);
-        if let Some(refusal) = error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>()) {
+        let explained = explain(&error);
+        if let Some(refusal) = explained.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>()) {
             self.refused.get_or_init(|| (path.into(), refusal.clone()));
+            if silent_since(&error).is_some() {
+                self.hangs.get_or_init(|| refusal.clone());
+            }
         }
-        error
+        explained
     }
 
     /// An object's version, which changes with each write.
     pub(crate) fn version(&self, path: &Path) -> Result<String> {
         let head = || {
             let key = self.key(path)?;
-            let meta = wait(patiently(self.patience, || self.client.head(&key))).map_err(|e| self.fail(path, e))?;
+            let meta = wait(self.ask(path, || self.client.head(&key)))?;
             Ok(format!("{} {}", meta.last_modified.to_rfc3339(), meta.e_tag.unwrap_or_default()))
         };
         head().map_err(Error::io("look for", path))
@@ -120,7 +123,7 @@ impl Bucket {
             let len = answer.meta.size;
             Ok(Object { bytes: answer.bytes().await?.into(), len })
         };
-        patiently(self.patience, request).await.map_err(|e| self.fail(path, e))
+        self.ask(path, request).await
     }
 
     /// The attempt that wrote an object.
@@ -128,7 +131,7 @@ impl Bucket {
         let key = self.key(path)?;
         let options = GetOptions { head: true, ..GetOptions::default() };
         let request = || self.client.get_opts(&key, options.clone());
-        let answer = wait(patiently(self.patience, request)).map_err(|e| self.fail(path, e))?;
+        let answer = wait(self.ask(path, request))?;
         Ok(answer.attributes.get(&Attribute::Metadata(ATTEMPT.into())).map(|attempt| attempt.as_ref().to_owned()))
     }
 
@@ -154,16 +157,14 @@ impl Bucket {
             attributes.insert(Attribute::Metadata(ATTEMPT.into()), attempt.to_string().into());
         }
         let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        let client = if bytes.len() <= SMALL { &self.client } else { &self.patient };
         // Its clones share the bytes.
         let payload = PutPayload::from(bytes);
-        let request = || client.put_opts(&key, payload.clone(), options.clone());
-        wait(patiently(self.patience, request)).map(drop).map_err(|e| self.fail(path, e))
+        wait(self.ask(path, || self.client.put_opts(&key, payload.clone(), options.clone()))).map(drop)
     }
 
     pub(super) fn is_object(&self, path: &Path) -> io::Result<bool> {
         let key = self.key(path)?;
-        match wait(patiently(self.patience, || self.client.head(&key))).map_err(|e| self.fail(path, e)) {
+        match wait(self.ask(path, || self.client.head(&key))) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
             other => other.map(|_| true),
         }
@@ -172,8 +173,7 @@ impl Bucket {
     /// Entries directly under a key.
     pub(super) fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
         let key = self.key(folder)?;
-        let found =
-            wait(patiently(self.patience, || self.client.list_with_delimiter(Some(&key)))).map_err(|e| self.fail(folder, e))?;
+        let found = wait(self.ask(folder, || self.client.list_with_delimiter(Some(&key))))?;
         let entry = |path: &Key, is_folder| path.filename().map(|name| Entry { name: name.into(), is_folder });
         let folders = found.common_prefixes.iter().filter_map(|path| entry(path, true));
         Ok(folders.chain(found.objects.iter().filter_map(|object| entry(&object.location, false))).collect())
@@ -183,13 +183,19 @@ impl Bucket {
     pub(crate) fn list_all(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         let key = self.key(folder)?;
         let request = || self.client.list(Some(&key)).try_collect();
-        let found: Vec<_> = wait(patiently(self.patience, request)).map_err(|e| self.fail(folder, e))?;
+        let found: Vec<_> = wait(self.ask(folder, request))?;
         Ok(found.iter().map(|object| PathBuf::from(format!("s3://{}/{}", self.name, object.location))).collect())
+    }
+
+    /// Copies an object on the server, replacing an existing one; `NotFound` as for a file.
+    pub(super) fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from_key, to_key) = (self.key(from)?, self.key(to)?);
+        wait(self.ask(from, || self.client.copy(&from_key, &to_key)))
     }
 
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
         let key = self.key(path)?;
-        wait(patiently(self.patience, || self.client.delete(&key))).map_err(|e| self.fail(path, e))
+        wait(self.ask(path, || self.client.delete(&key)))
     }
 
     fn key(&self, path: &Path) -> io::Result<Key> {
@@ -199,18 +205,15 @@ impl Bucket {
     }
 }
 
-/// A client that takes a server that is silent for longer than `silence` for one that hangs.
-fn client(bucket: &str, silence: Option<&str>, patience: Duration) -> io::Result<AmazonS3> {
+/// A client, and its patience, of which a variable may state a part.
+fn client(bucket: &str, patience: Patience) -> io::Result<(AmazonS3, Patience)> {
     // Fails if another TLS provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let settings = settings::read(std::env::vars_os()).map_err(|refusal| io::Error::new(ErrorKind::InvalidInput, refusal))?;
-    let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(policy(patience));
-    let timeouts = [
-        (ClientConfigKey::Timeout, Some(TIMEOUT)),
-        (ClientConfigKey::ConnectTimeout, Some(CONNECT_TIMEOUT)),
-        (ClientConfigKey::ReadTimeout, silence),
-    ];
-    for (key, value) in timeouts.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+    let patience = Patience { silence: settings.silence.unwrap_or(patience.silence), ..patience };
+    let listening = Listening { silence: patience.of_an_attempt() };
+    let mut builder = AmazonS3Builder::new().with_retry(policy(patience)).with_http_connector(listening);
+    for (key, value) in [(ClientConfigKey::Timeout, TIMEOUT), (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT)] {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
     for (key, value) in settings.values {
@@ -221,7 +224,7 @@ fn client(bucket: &str, silence: Option<&str>, patience: Duration) -> io::Result
     if settings.is_plain {
         builder = builder.with_allow_http(true);
     }
-    builder.build().map_err(|error| explain(&error))
+    Ok((builder.build().map_err(|error| explain(&error))?, patience))
 }
 
 /// Waits for an answer. Any number of threads may wait at the same time, but no thread of the runtime.

@@ -8,6 +8,7 @@ mod fault;
 mod place;
 mod retry;
 mod settings;
+mod silence;
 
 pub(crate) use bucket::{Bucket, CONCURRENCY, Object, wait};
 pub use place::is_remote;
@@ -115,6 +116,14 @@ impl Storage {
         }
     }
 
+    /// Reads what can be checked, in a bucket once more if it is damaged: it may have arrived so.
+    pub(crate) fn twice<T, E>(&self, mut read: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        match read() {
+            Err(_) if self.bucket.is_some() && self.refusal().is_none() => read(),
+            done => done,
+        }
+    }
+
     /// At most the last `len` bytes of a file, and the number of all its bytes.
     pub(crate) fn read_end(&self, path: &Path, len: u64) -> io::Result<(Vec<u8>, u64)> {
         match &self.bucket {
@@ -219,8 +228,8 @@ impl Storage {
         }
     }
 
-    /// Moves a file, replacing an existing one. In a bucket it is written anew and then removed: both may exist for a moment, but never
-    /// neither.
+    /// Moves a file, replacing an existing one. In a bucket the server copies it, and then it is removed: both may exist for a moment, but
+    /// never neither.
     ///
     /// # Errors
     /// The system's, or the server's; `NotFound` when there is no such file.
@@ -228,7 +237,7 @@ impl Storage {
         match &self.bucket {
             None => fs::rename(from, to),
             Some(bucket) => {
-                bucket.write(to, bucket.read(from)?)?;
+                bucket.copy(from, to)?;
                 bucket.remove(from)
             }
         }
@@ -266,18 +275,6 @@ impl Storage {
             Some(_) => Ok(()),
         }
     }
-}
-
-/// Reads a file of a store, in a folder or a bucket.
-///
-/// # Errors
-/// [`Error::File`] that names the file.
-pub fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let read = match path.parent().filter(|_| is_remote(path)) {
-        None => fs::read(path),
-        Some(folder) => Bucket::open(folder)?.read(path),
-    };
-    read.map_err(Error::io("read", path))
 }
 
 fn list_folder(folder: &Path) -> io::Result<Option<Vec<Entry>>> {

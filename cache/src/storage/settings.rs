@@ -1,8 +1,10 @@
 //! The `AWS_*` variables, as the library takes them: trimmed, and refused in words where it would panic or print a password.
 
 use crate::error::Refusal;
+use object_store::ClientConfigKey;
 use object_store::aws::AmazonS3ConfigKey;
 use std::ffi::OsString;
+use std::time::Duration;
 
 /// Settings of the library, with their values.
 #[derive(Debug, PartialEq)]
@@ -10,6 +12,8 @@ pub(super) struct Settings {
     pub(super) values: Vec<(AmazonS3ConfigKey, String)>,
     /// Whether the server's address begins with `http://`: who writes that wants a plain connection.
     pub(super) is_plain: bool,
+    /// How long the server may be silent, if a variable says so.
+    pub(super) silence: Option<Duration>,
 }
 
 /// The settings among `variables`; other variables and empty ones are passed over.
@@ -17,13 +21,18 @@ pub(super) struct Settings {
 /// # Errors
 /// Names the variable whose value cannot be used; its value is not repeated, since it may be a secret.
 pub(super) fn read(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Settings, Refusal> {
-    let mut settings = Settings { values: Vec::new(), is_plain: false };
+    let mut settings = Settings { values: Vec::new(), is_plain: false, silence: None };
     for (name, value) in variables {
         let Some(name) = name.to_str().filter(|name| name.starts_with("AWS_")) else { continue };
         let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else { continue };
         let refused = |what: &str, advice: &str| Refusal { answer: format!("{name} {what}"), advice: advice.into() };
         let text = value.to_str().ok_or_else(|| refused("is not text", "set it again"))?.trim();
         if text.is_empty() {
+            continue;
+        }
+        if key == AmazonS3ConfigKey::Client(ClientConfigKey::ReadTimeout) {
+            let silence = humantime::parse_duration(text).ok().filter(|silence| !silence.is_zero());
+            settings.silence = Some(silence.ok_or_else(|| refused("is not a time", "write it as `20 seconds`"))?);
             continue;
         }
         let is_address = matches!(key, AmazonS3ConfigKey::Endpoint | AmazonS3ConfigKey::S3Endpoint);
@@ -62,6 +71,15 @@ mod tests {
         assert!(of(&[general, own]).unwrap().is_plain && of(&[own]).unwrap().is_plain);
         assert!(!of(&[general]).unwrap().is_plain && of(&[("AWS_ENDPOINT_URL", "http://a.org")]).unwrap().is_plain);
         assert_eq!(of(&[general]).unwrap().values[0].1, "https://a.org");
+    }
+
+    #[test]
+    fn the_time_of_silence_is_read() {
+        assert_eq!(of(&[("AWS_READ_TIMEOUT", "90 seconds\n")]).unwrap().silence, Some(Duration::from_secs(90)));
+        assert_eq!(of(&[("AWS_TIMEOUT", "90 seconds")]).unwrap().silence, None);
+        for wrong in ["90", "0s", "soon"] {
+            assert!(of(&[("AWS_READ_TIMEOUT", wrong)]).unwrap_err().contains("AWS_READ_TIMEOUT is not a time"), "{wrong}");
+        }
     }
 
     #[test]

@@ -60,7 +60,13 @@ pub(super) fn prepare(storage: &Storage, requested: &StoreLayout) -> Result<(Rea
 pub(super) fn is_new(store: &Storage) -> Result<bool> {
     let Some(entries) = store.list(store.root())? else { return Ok(!store.root().exists()) };
     let of_a_start = |name: &str| name == MANIFEST_COPY || [METADATA, MANIFEST_COPY].iter().any(|of| is_temporary_of(name, of));
-    Ok(entries.iter().all(|entry| of_a_start(&entry.name)))
+    if !entries.iter().all(|entry| of_a_start(&entry.name)) {
+        return Ok(false);
+    }
+    // Others have files of that name, too.
+    let copy = store.join(MANIFEST_COPY);
+    let is_ours = || parse_manifest(store, &copy, &read_checked(store, &copy).unwrap_or_default()).is_ok();
+    Ok(entries.iter().all(|entry| entry.name != MANIFEST_COPY) || is_ours())
 }
 
 /// Writes the first manifest, unless another process did; whether it was written.

@@ -12,7 +12,7 @@ use crate::arrays::{ArrayKind, ArraySpec, METADATA};
 use crate::checksums::Checksums;
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
-use crate::manifest::{check_hash, manifest_bytes, parse_manifest, read_checksums, recorded_hash};
+use crate::manifest::{manifest_bytes, parse_manifest, read_checksums, recorded_hash};
 use crate::shard;
 use crate::storage::Storage;
 use crate::store::{read_scans, read_slices};
@@ -53,16 +53,9 @@ impl Previous {
         let folder = store.below(PREVIOUS);
         let Some(attributes) = manifest(store)? else { return Ok(None) };
         let before = StoreLayout::of(&attributes)?;
-        let whole = |name: &str| check_hash(&folder, &attributes, name).is_ok();
-        let checksums = if whole(CHECKSUMS_TABLE) { read_checksums(&folder, &before).ok() } else { None };
-        let slices = Split::ALL.map(|split| {
-            let whole = whole(&slices_table(split));
-            whole.then(|| read_slices(&folder, &before, split).ok()).flatten()
-        });
-        let scans = Split::ALL.map(|split| {
-            let whole = whole(&scans_table(split));
-            whole.then(|| read_scans(&folder, &before, split, None).ok()).flatten()
-        });
+        let checksums = read_checksums(&folder, &attributes, &before).ok();
+        let slices = Split::ALL.map(|split| read_slices(&folder, &attributes, &before, split).ok());
+        let scans = Split::ALL.map(|split| read_scans(&folder, &attributes, &before, split, None).ok());
         let rows = Split::ALL.map(|split| rows_before(&before, layout, split));
         let variants = Split::ALL.map(|split| {
             let there = before.variants(split);

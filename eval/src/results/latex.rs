@@ -1,7 +1,7 @@
 //! A results table in LaTeX.
 
 use super::ResultsTable;
-use super::markdown::{dice, hd95};
+use super::markdown::{absent_cells, absent_organs, dice, hd95};
 use crate::organ_columns::organ_columns;
 use crate::summary::MEAN;
 use std::fmt::Write as _;
@@ -26,10 +26,10 @@ fn escape(text: &str) -> String {
 
 pub(super) fn write(table: &ResultsTable) -> String {
     let columns = organ_columns(&table.class_names);
-    let mut text = format!("% Needs \\usepackage{{booktabs}}. {}\n", escape(&table.rules));
-    let _ = writeln!(text, "\\begin{{tabular}}{{l{}}}\n\\toprule", "r".repeat(columns.len() + 2));
+    let mut text = format!("% Needs \\usepackage{{booktabs}}. {}. {}\n", escape(&table.rules), escape(&absent_organs(table)));
+    let _ = writeln!(text, "\\begin{{tabular}}{{l{}}}\n\\toprule", "r".repeat(columns.len() + 4));
     let headings: String = columns.iter().map(|column| format!(" & {}", escape(&column.heading))).collect();
-    let _ = writeln!(text, "Methods & DSC $\\uparrow$ & HD $\\downarrow${headings} \\\\\n\\midrule");
+    let _ = writeln!(text, "Methods & DSC $\\uparrow$ & HD $\\downarrow${headings} & Missed & Invented \\\\\n\\midrule");
     let mut published = false;
     for method in table.methods() {
         let Some(overall) = table.row(method, MEAN) else { continue };
@@ -38,10 +38,18 @@ pub(super) fn write(table: &ResultsTable) -> String {
             text += "\\midrule\n";
         }
         published = overall.source.is_some();
+        let absent = absent_cells(table, method).map(|count| escape(&count)).join(" & ");
         let organs: String = (columns.iter())
             .map(|column| format!(" & {}", table.row(method, &column.organ).map_or("--".into(), |row| escape(&dice(row)))))
             .collect();
-        let _ = writeln!(text, "{} & {} & {}{organs} \\\\", escape(method), escape(&dice(overall)), escape(&hd95(overall)));
+        let _ = writeln!(
+            text,
+            "{} & {} & {}{organs} & {} \\\\",
+            escape(method),
+            escape(&dice(overall)),
+            escape(&hd95(overall)),
+            absent
+        );
     }
     text + "\\bottomrule\n\\end{tabular}\n"
 }

@@ -4,6 +4,7 @@ use super::ResultsTable;
 use crate::organ_columns::{OrganColumn, organ_columns};
 use crate::summary::MEAN;
 use crate::table_text::{UNDEFINED, cell, interval, markdown_table, minus, number, p_text, percent, signed};
+use sam_ladder_schemas::eval::EmptyRule;
 use sam_ladder_schemas::tables::ResultRow;
 
 /// A value, with its deviation over seeds if there is one.
@@ -29,12 +30,14 @@ pub(super) fn write(table: &ResultsTable) -> String {
         table.methods().into_iter().filter(|method| table.row(method, MEAN).is_some_and(|row| row.seeds.is_some())).collect();
     let mut text = scores_table(table, &columns);
     text += &format!(
-        "\nOrgans' columns are DSC. {}. If a method has several seeds, values are means ± standard deviations over seeds.\n",
-        table.rules
+        "\nOrgans' columns are DSC. {}. If a method has several seeds, values are means ± standard deviations over seeds. {}\n",
+        table.rules,
+        absent_organs(table)
     );
     text += &format!("\n{}\n{}", distances_table(table, &columns, &ours), counts_table(table, &ours));
     text += "\nIntervals are percentile bootstrap intervals over cases (10 000 resamples, fixed seed), of the mean over seeds. Missed: \
-             organs only in the reference. Invented: only in the prediction. Both are summed over cases, organs and seeds.\n";
+             organs only in the reference. Invented: only in the prediction. Both are summed over cases, organs and seeds. Of fewer than six \
+             cases there is no interval.\n";
     if !table.comparisons.is_empty() {
         text += &format!("\n{}", comparisons_table(table));
         text += "\nPaired by case, each case's mean over organs and seeds; two-sided, without a correction for the number of comparisons.\n";
@@ -49,6 +52,25 @@ pub(super) fn write(table: &ResultsTable) -> String {
     text
 }
 
+/// Says what the columns of missed and invented organs are, and what was counted as HD for them.
+pub(super) fn absent_organs(table: &ResultsTable) -> String {
+    let absent = |row: &ResultRow| row.missed.unwrap_or(0) + row.invented.unwrap_or(0);
+    let counted = match table.empty {
+        _ if table.rows.iter().all(|row| absent(row) == 0) => "",
+        EmptyRule::Published => " For each organ that was missed or invented an HD of 0 was counted, the best value there is.",
+        EmptyRule::LeaveOut => " The HD of organs that were missed or invented is left out.",
+        EmptyRule::Penalise => " For each organ that was missed or invented the scan's diagonal was counted as HD.",
+    };
+    format!("Missed and invented: organs that only the reference or only the prediction has, over all cases and seeds.{counted}")
+}
+
+/// The numbers of missed and of invented organs of a method; published rows have none.
+pub(super) fn absent_cells(table: &ResultsTable, method: &str) -> [String; 2] {
+    let row = table.row(method, MEAN);
+    let count = |count: Option<u32>| count.map_or(UNDEFINED.into(), |count| count.to_string());
+    [count(row.and_then(|row| row.missed)), count(row.and_then(|row| row.invented))]
+}
+
 /// A method's text for each organ.
 fn organ_cells(table: &ResultsTable, columns: &[OrganColumn], method: &str, text: fn(&ResultRow) -> String) -> Vec<String> {
     columns.iter().map(|column| table.row(method, &column.organ).map_or(UNDEFINED.into(), text)).collect()
@@ -56,21 +78,25 @@ fn organ_cells(table: &ResultsTable, columns: &[OrganColumn], method: &str, text
 
 /// `first` headings, then the organs'.
 fn headings<const N: usize>(first: [&str; N], columns: &[OrganColumn]) -> Vec<String> {
-    first.map(String::from).into_iter().chain(columns.iter().map(|column| cell(&column.heading))).collect()
+    let organs = columns.iter().map(|column| cell(&column.heading));
+    first.map(String::from).into_iter().chain(organs).chain(["Missed", "Invented"].map(String::from)).collect()
 }
 
 /// Mean Dice and HD95 of every method, and Dice of each organ.
 fn scores_table(table: &ResultsTable, columns: &[OrganColumn]) -> String {
     let rows = table.methods().into_iter().map(|method| {
         let overall = |text: fn(&ResultRow) -> String| table.row(method, MEAN).map_or(UNDEFINED.into(), text);
-        [vec![cell(method), overall(dice), overall(hd95)], organ_cells(table, columns, method, dice)].concat()
+        let scores = vec![cell(method), overall(dice), overall(hd95)];
+        [scores, organ_cells(table, columns, method, dice), absent_cells(table, method).to_vec()].concat()
     });
     markdown_table(&headings(["Methods", "DSC ↑", "HD ↓"], columns), rows)
 }
 
 /// HD95 of each organ.
 fn distances_table(table: &ResultsTable, columns: &[OrganColumn], methods: &[&str]) -> String {
-    let rows = methods.iter().map(|method| [vec![cell(method)], organ_cells(table, columns, method, hd95)].concat());
+    let rows = methods.iter().map(|method| {
+        [vec![cell(method)], organ_cells(table, columns, method, hd95), absent_cells(table, method).to_vec()].concat()
+    });
     markdown_table(&headings([&*format!("HD95, {} ↓", table.unit)], columns), rows)
 }
 

@@ -10,6 +10,9 @@ const SEED: u64 = 0;
 /// Share of the resamples' values within an interval.
 const COVERAGE: f64 = 0.95;
 
+/// Fewest cases of an interval: five draw so few different means that their percentiles say nothing.
+pub(crate) const FEWEST_CASES: usize = 6;
+
 /// Ends of an interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
@@ -35,10 +38,10 @@ impl Resampling {
         Resampling { cases, draws }
     }
 
-    /// The 95 % percentile interval of a statistic, which receives each draw's cases and may be undefined. `None` if there are fewer than two
+    /// The 95 % percentile interval of a statistic, which receives each draw's cases and may be undefined. `None` if there are fewer than six
     /// cases, or the statistic is undefined in a tenth of the draws or more.
     pub fn interval(&self, mut statistic: impl FnMut(&[u32]) -> Option<f64>) -> Option<Interval> {
-        if self.cases < 2 {
+        if self.cases < FEWEST_CASES {
             return None;
         }
         let mut values: Vec<f64> = self.draws.chunks_exact(self.cases).filter_map(&mut statistic).collect();
@@ -76,18 +79,20 @@ mod tests {
     }
 
     #[test]
-    fn two_cases_have_three_means() {
-        // Of two draws from (0, 1) the mean is 0 or 1 in a quarter of the cases each: both ends are reached.
-        assert_eq!(mean_of(&[0.0, 1.0]), Some(Interval { low: 0.0, high: 1.0 }));
-        assert_eq!(mean_of(&[0.5]), None);
-        assert_eq!(mean_of(&[]), None);
+    fn fewer_than_six_cases_have_no_interval() {
+        // Of six draws from five zeros and a one, the mean is k/6 with the binomial probability of k hits at 1/6: 33 % are 0, 99.1 % at most 3/6
+        // and 93.8 % at most 2/6.
+        assert_eq!(mean_of(&[0.0, 0.0, 1.0, 0.0, 0.0, 0.0]), Some(Interval { low: 0.0, high: 0.5 }));
+        for few in [&[0.0, 1.0, 0.5, 0.25, 0.75][..], &[0.5], &[]] {
+            assert_eq!(mean_of(few), None);
+        }
     }
 
     #[test]
     fn a_statistic_that_is_seldom_defined_has_no_interval() {
-        assert_eq!(Resampling::new(4).interval(|draw| draw.contains(&0).then_some(1.0)), None);
+        assert_eq!(Resampling::new(6).interval(|draw| draw.contains(&0).then_some(1.0)), None);
         let nearly_always = |draw: &[u32]| draw.iter().any(|&case| case > 0).then_some(1.0);
-        assert_eq!(Resampling::new(4).interval(nearly_always), Some(Interval { low: 1.0, high: 1.0 }));
+        assert_eq!(Resampling::new(6).interval(nearly_always), Some(Interval { low: 1.0, high: 1.0 }));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod bootstrap;
 mod permutation;
 mod wilcoxon;
 
+pub(crate) use bootstrap::FEWEST_CASES;
 pub use bootstrap::{Interval, Resampling};
 pub use permutation::permutation_test;
 pub use wilcoxon::{SignedRank, wilcoxon_signed_rank};

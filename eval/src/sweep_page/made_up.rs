@@ -22,6 +22,7 @@ pub(super) fn config() -> SweepConfig {
         pruning: Pruning::None,
         objectives: vec![Objective::Dice],
         validation: Validation::Fold(1, 3),
+        group_by: None,
         seeds: vec![1],
         budget: Budget { trials: Some(12), epochs: None, hours: None },
         retries: 1,

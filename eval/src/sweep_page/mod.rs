@@ -199,6 +199,7 @@ mod tests {
             config: config(),
             jobs: 2,
             folds: vec![vec!["0005".into()]],
+            groups: Default::default(),
             inputs: RunInputs { sam_decoder: file, cnn_checkpoint: None, init: None },
             store_path: None,
         };

@@ -98,6 +98,9 @@ impl SweepPage {
             ("Trials at a time".into(), jobs.to_string()),
             ("Seeds".into(), config.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
         ];
+        if let Some(by) = &config.group_by {
+            all.push(("Patients kept together by".into(), by.to_string()));
+        }
         for (index, cases) in folds.iter().enumerate() {
             all.push((format!("Validation cases, fold {}", index + 1), cases.join(", ")));
         }

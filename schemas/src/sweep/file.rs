@@ -3,6 +3,7 @@
 
 use super::settings_table::SettingsTable;
 use super::{Budget, Objective, Pruning, Search, SearchMethod, SweepConfig, Validation};
+use crate::group_by::{GROUP_BY_FORMS, GroupBy};
 use crate::setting::{FileError, Problem, SettingError};
 use crate::toml_file::TomlFile;
 use schemars::JsonSchema;
@@ -130,13 +131,15 @@ pub struct ValidationTable {
     pub fold: Option<String>,
     /// Hold out these training cases
     pub cases: Option<Vec<String>>,
+    /// Keep the cases of one patient together: "regex:EXPR" or "csv:FILE:COLUMN", as `train --group-by`
+    pub group_by: Option<String>,
     /// Train each setting from each of these seeds
     pub seeds: Seeds,
 }
 
 impl Default for ValidationTable {
     fn default() -> Self {
-        ValidationTable { folds: None, fold: None, cases: None, seeds: Seeds::Several(vec![DEFAULT_SEED]) }
+        ValidationTable { folds: None, fold: None, cases: None, group_by: None, seeds: Seeds::Several(vec![DEFAULT_SEED]) }
     }
 }
 
@@ -182,6 +185,7 @@ impl SweepFile {
             pruning: self.pruning.read()?,
             objectives: self.objective.read()?,
             validation: self.validation.read()?,
+            group_by: self.validation.read_group_by()?,
             seeds: self.validation.read_seeds()?,
             budget: check_budget(self.budget, search.method)?,
             retries: self.failures.retries,
@@ -270,6 +274,12 @@ impl ValidationTable {
                 Err(Problem::expected(expected, found).with("validation"))
             }
         }
+    }
+
+    fn read_group_by(&self) -> Result<Option<GroupBy>, SettingError> {
+        let Some(text) = &self.group_by else { return Ok(None) };
+        let wrong = |_| Problem::expected(GROUP_BY_FORMS, format!("{text:?}")).with("validation.group_by");
+        text.parse().map(Some).map_err(wrong)
     }
 
     fn read_seeds(&self) -> Result<Vec<u64>, SettingError> {
@@ -384,6 +394,11 @@ trials = 20
             ("folds = 3", "fold = \"4/3\"", "s.toml:19:1: validation.fold: expected \"I/N\""),
             ("folds = 3", "", "s.toml:18:2: validation: expected one of folds"),
             ("folds = 3", "folds = 3\nfold = \"1/3\"", "s.toml:18:2: validation: expected one of folds"),
+            (
+                "folds = 3",
+                "folds = 3\ngroup_by = \"patient\"",
+                "s.toml:20:1: validation.group_by: expected regex:EXPR or csv:FILE:COLUMN, found \"patient\"",
+            ),
             ("seeds = [1, 2]", "seeds = [1, 1]", "s.toml:20:1: validation.seeds: expected a list of different"),
             ("seeds = [1, 2]", "seeds = [1, -2]", "s.toml:20:13: validation.seeds[1]: expected a whole number from 0, found -2"),
             ("trials = 20", "", "s.toml:22:2: budget: the search would never end"),

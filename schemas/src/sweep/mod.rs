@@ -10,10 +10,12 @@ mod tables;
 pub use file::{SweepFile, parse_sweep};
 pub use tables::{CurveRow, RETIRED_TRIAL_COLUMNS, TrialRow, TrialStatus};
 
+use crate::group_by::GroupBy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// The sweep as it was requested: a [`SweepRecord`].
 pub const SWEEP_CONFIG: &str = "sweep.json";
@@ -49,7 +51,7 @@ pub fn run_dir(trial: &str, seed: u64, fold: u32) -> String {
 
 /// A trial's id: the first twelve hexadecimal digits of the SHA-256 of its settings as JSON with sorted keys.
 pub fn trial_id(settings: &Map<String, Value>) -> String {
-    let sorted: std::collections::BTreeMap<&String, &Value> = settings.iter().collect();
+    let sorted: BTreeMap<&String, &Value> = settings.iter().collect();
     let text = serde_json::to_string(&sorted).unwrap_or_default();
     let hash = Sha256::digest(text.as_bytes());
     let mut id: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -220,6 +222,9 @@ pub struct SweepConfig {
     pub objectives: Vec<Objective>,
     /// Which training cases validate.
     pub validation: Validation,
+    /// How the cases of one patient are recognised, which are kept together. Older versions did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_by: Option<GroupBy>,
     /// Each setting is trained from each of these.
     pub seeds: Vec<u64>,
     /// When the sweep ends.
@@ -258,6 +263,9 @@ pub struct SweepRecord {
     pub jobs: u32,
     /// Validation cases of each fold.
     pub folds: Vec<Vec<String>>,
+    /// The patient of each training case, as `group_by` gave it at the start; empty without it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, String>,
     /// SHA-256 of the files that runs start from.
     pub inputs: crate::train::RunInputs,
     /// Where the store was: a folder's whole path, or `s3://bucket/key`. Older versions did not record it.

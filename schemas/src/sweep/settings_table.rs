@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 
 /// Settings of `train` that a sweep's file has in another table, and what to write instead.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 4] = [
     ("seed", "write the seeds of the runs as seeds = [1, 2] in [validation]"),
     ("val_cases", "write the validation cases as cases = [\"0005\"] in [validation]"),
+    ("group_by", "write it as group_by = \"regex:EXPR\" in [validation]"),
     ("max_steps", "a sweep counts in epochs: set epochs"),
 ];
 /// Most whole numbers that a range without `points` may have in a grid.

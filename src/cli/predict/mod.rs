@@ -122,12 +122,15 @@ impl Args {
         let skipped = if there > 0 { format!(", {there} masks are there already") } else { String::new() };
         print_note!("{} scans, {slices} slices to segment at {} pixels{skipped}", jobs.len(), settings.config.image_size);
         if !jobs.is_empty() {
-            let tables = outputs.write_label_tables(&settings.config.class_names)?;
-            match &self.store {
-                Some(store) => self.predict_stored(store, jobs, &settings, &device, &mut bad)?,
-                None => self.predict_all(&jobs, &settings, &device, &mut bad)?,
+            outputs.check_label_tables(&settings.config.class_names)?;
+            let work = Work { settings: &settings, outputs: &outputs, device: &device };
+            let tables = match &self.store {
+                Some(store) => self.predict_stored(store, jobs, work, &mut bad)?,
+                None => Some(self.predict_all(&jobs, work, &mut bad)?),
+            };
+            if let Some([first, second]) = tables {
+                print_note!("names and colours of the classes: {}, {}", first.display(), second.display());
             }
-            print_note!("names and colours of the classes: {}, {}", tables[0].display(), tables[1].display());
         }
         if !bad.is_empty() {
             let listed: Vec<String> = bad.iter().map(|(case, reason)| format!("scan {case}: {reason}")).collect();
@@ -158,16 +161,17 @@ impl Args {
         Ok(settings)
     }
 
-    /// Scan by scan, with nothing on disk but the masks.
+    /// Scan by scan, with nothing on disk but the masks and the label tables, which are returned.
     fn predict_all(
         &self,
         jobs: &[MaskJob],
-        settings: &Settings,
-        device: &Device,
+        Work { settings, outputs, device }: Work,
         bad: &mut Vec<(String, String)>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<[PathBuf; 2]> {
         let model = load_model(settings, device)?;
         let encoder = settings.load_encoder(device)?.encoder;
+        // What is refused is refused before this, and leaves no file behind.
+        let tables = outputs.write_label_tables(&settings.config.class_names)?;
         let observer = Terminal::new();
         let mut pace = Pace::new(&*observer, jobs);
         for job in jobs {
@@ -197,18 +201,17 @@ impl Args {
             let seconds = started.elapsed().as_secs_f64();
             observer.message(&format!("scan {}: {depth} slices in {seconds:.1} s: {}", job.scan.case, job.mask.display()));
         }
-        Ok(())
+        Ok(tables)
     }
 
-    /// Through a store, which is made, continued or grown where it lacks a scan.
+    /// Through a store, which is made, continued or grown where it lacks a scan; the label tables, if there are masks.
     fn predict_stored(
         &self,
         store: &Path,
         mut jobs: Vec<MaskJob>,
-        settings: &Settings,
-        device: &Device,
+        Work { settings, outputs, device }: Work,
         bad: &mut Vec<(String, String)>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<[PathBuf; 2]>> {
         let observer = Terminal::new();
         let mut plan = plan_of(&jobs, settings, &*observer)?;
         if !holds(store, &plan) {
@@ -216,7 +219,7 @@ impl Args {
             let before = jobs.len();
             jobs.retain(|job| is_readable(job, settings, &*observer, bad));
             if jobs.is_empty() {
-                return Ok(());
+                return Ok(None);
             }
             if jobs.len() < before {
                 plan = plan_of(&jobs, settings, &*observer)?;
@@ -234,6 +237,7 @@ impl Args {
         print_note!("{encoded} slices encoded, the embeddings are in {}", store.display());
         let store = Store::open(store)?;
         let model = load_model(settings, device)?;
+        let tables = outputs.write_label_tables(&settings.config.class_names)?;
         let of_jobs = |scan: &&ScanRow| jobs.iter().any(|job| job.scan.case == scan.case);
         for scan in store.scans(Split::Test).iter().filter(of_jobs) {
             values::strange(scan, settings).iter().for_each(|note| observer.message(note));
@@ -246,8 +250,16 @@ impl Args {
             job.write(predicted.mask)?;
             observer.message(&format!("scan {}: {}", job.scan.case, job.mask.display()));
         }
-        Ok(())
+        Ok(Some(tables))
     }
+}
+
+/// What is the same for every scan.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    settings: &'a Settings,
+    outputs: &'a Outputs,
+    device: &'a Device,
 }
 
 /// The store that the scans become.

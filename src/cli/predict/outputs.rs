@@ -110,22 +110,38 @@ impl Outputs {
         Ok(Outputs { masks, tables, existing })
     }
 
-    /// Makes the folder, and writes the names and colours of the classes for ITK-SNAP and 3D Slicer into it; the two files.
+    /// The names and colours of the classes for ITK-SNAP and 3D Slicer: two files with their texts.
+    fn label_tables(&self, class_names: &[String]) -> [(PathBuf, String); 2] {
+        [(ITK_SNAP_ENDING, itk_snap(class_names)), (SLICER_ENDING, slicer(class_names))].map(|(ending, text)| {
+            let mut name = self.tables.as_os_str().to_owned();
+            name.push(format!(".{ending}"));
+            (name.into(), text)
+        })
+    }
+
+    /// Makes the folder, and writes the names and colours of the classes into it; the two files.
     ///
     /// # Errors
-    /// A folder or file that cannot be written, a table of other classes that is not to be replaced.
+    /// A folder or file that cannot be written.
     pub fn write_label_tables(&self, class_names: &[String]) -> anyhow::Result<[PathBuf; 2]> {
         let folder = self.tables.parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        let mut written = [PathBuf::new(), PathBuf::new()];
-        let tables = [(ITK_SNAP_ENDING, itk_snap(class_names)), (SLICER_ENDING, slicer(class_names))];
-        for (path, (ending, text)) in written.iter_mut().zip(tables) {
-            let mut name = self.tables.as_os_str().to_owned();
-            name.push(format!(".{ending}"));
-            *path = name.into();
-            match std::fs::read(&*path) {
+        let tables = self.label_tables(class_names);
+        for (path, text) in &tables {
+            write_atomic(path, text.as_bytes())?;
+        }
+        Ok(tables.map(|(path, _)| path))
+    }
+
+    /// Looks whether the label tables may be written, before anything is.
+    ///
+    /// # Errors
+    /// A file that is no label table, a table of other classes that is not to be replaced.
+    pub fn check_label_tables(&self, class_names: &[String]) -> anyhow::Result<()> {
+        for (path, text) in &self.label_tables(class_names) {
+            match std::fs::read(path) {
                 Ok(found) if found == text.as_bytes() => continue,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_there(path) => {}
                 found => {
@@ -139,8 +155,7 @@ impl Outputs {
                     }
                 }
             }
-            write_atomic(path, text.as_bytes())?;
         }
-        Ok(written)
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use super::TrainArgs;
 use super::training_run::Run;
+use crate::groups::warning;
 use candle_core::DeviceLocation;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_schemas::observer::Observer;
@@ -24,6 +25,12 @@ pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &Traini
         return;
     }
     observer.message(&weights(args));
+    if args.config.group_by.is_none()
+        && let Some(warning) =
+            warning(&store.cases(), std::slice::from_ref(&args.config.val_cases), |by| format!("--group-by {by}"))
+    {
+        observer.message(&warning);
+    }
     if args.init.is_none() && args.cnn_checkpoint.is_none() && args.config.arm != Arm::SamOnly {
         observer.message(
             "warning: the side network starts from random weights; the published model starts from ImageNet's: pass --cnn-checkpoint",

@@ -51,10 +51,11 @@ pub use step_graph::StepGraph;
 pub use tensors::{BatchShape, BatchTensors, input_tensors};
 pub(crate) use training_loop::{Control, StepKind, train_group};
 pub(crate) use training_run::{Checkpoints, Report, Run};
-pub use validation::{CaseVolume, Hd95, fold_cases};
-pub(crate) use validation::{check_cases, numbered_fold};
+pub(crate) use validation::check_cases;
+pub use validation::{CaseVolume, Hd95, fold_cases, groups_of};
 
 use crate::error::{Result, TrainError};
+use crate::groups::Groups;
 use candle_core::Device;
 use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
@@ -74,6 +75,8 @@ pub struct TrainArgs {
     pub run: PathBuf,
     /// Settings; on a resume all except `max_steps` must be the run's (see [`read_record`]).
     pub config: TrainConfig,
+    /// The patients of the training cases; `None` finds them by [`groups_of`].
+    pub groups: Option<Groups>,
     /// ResNet-18 under torchvision's names.
     pub cnn_checkpoint: Option<PathBuf>,
     /// A whole model in the published names.

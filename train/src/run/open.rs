@@ -9,8 +9,9 @@ use super::sampler::{Sampler, VariantDraws, identity_index};
 use super::state::RunState;
 use super::tensors::BatchShape;
 use super::training_run::{Checkpoints, Run, RunSetup};
-use super::validation::{Hd95, HeldOutSlices, check_cases};
+use super::validation::{Hd95, HeldOutSlices, check_cases, groups_of};
 use crate::error::{Result, TrainError, io};
+use crate::groups::Groups;
 use crate::init::{InitSources, initial_weights};
 use crate::lock::Lock;
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
@@ -32,6 +33,9 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
         return Err(TrainError::Unlabelled(args.store.clone()));
     }
     check_cases(store, &args.config.val_cases)?;
+    let resumed = if args.resume { Some(read_record(&args.run)?) } else { None };
+    let groups = args.groups.clone().map_or_else(|| groups_of(&args.config, resumed.as_ref(), store), Ok)?;
+    groups.check_whole(&store.cases(), &args.config.val_cases)?;
     let precompute = store.config();
     let shape = BatchShape { precision: set_up(&args.device, &args.config)?, ..BatchShape::of(precompute) };
     let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
@@ -40,8 +44,11 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed);
     let identity = identity_index(store.variants(), store.path())?;
     let validation = HeldOutSlices::new(store, &args.config.val_cases, identity, args.config.batch_size);
-    let state =
-        if args.resume { resume_run(args, store, shape, checkpoints)? } else { start_run(args, store, shape, checkpoints)? };
+    let state = if args.resume {
+        resume_run(args, store, shape, checkpoints)?
+    } else {
+        start_run(args, store, shape, checkpoints, &groups)?
+    };
     let setup = RunSetup { folder: args.run.clone(), config: args.config.clone(), shape, sampler, validation, hd95, checkpoints };
     Run::new(setup, state)
 }
@@ -52,7 +59,13 @@ fn model_config(args: &TrainArgs, shape: BatchShape) -> ModelConfig {
 }
 
 /// Makes the run directory. Its `config.json` is written last: a directory that has one can be resumed.
-fn start_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpoints: Checkpoints) -> Result<RunState> {
+fn start_run(
+    args: &TrainArgs,
+    store: &TrainingSplit,
+    shape: BatchShape,
+    checkpoints: Checkpoints,
+    groups: &Groups,
+) -> Result<RunState> {
     refuse_existing(&args.run)?;
     let sources = InitSources {
         sam_decoder: store.decoder_path(),
@@ -77,6 +90,7 @@ fn start_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkpo
         num_classes: shape.num_classes,
         config: args.config.clone(),
         inputs,
+        groups: groups.to_record(),
         training_values: ValueRange::of(store.scans()),
         store_path: Some(whole_path(&args.store)),
     };

@@ -3,10 +3,12 @@
 use super::sampler::Item;
 use super::tensors::{BatchShape, BatchTensors};
 use crate::error::{Result, TrainError};
+use crate::groups::Groups;
 use crate::model::LadderSam;
 use crate::segment::argmax_classes;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::train::{RunRecord, TrainConfig};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -38,28 +40,29 @@ pub(crate) struct Scores {
     pub(crate) hd95: Option<f64>,
 }
 
-/// The training cases that fold `fold` (`i/n`, i from 1 to n) holds out: every n-th of the sorted cases, from the i-th.
+/// The training cases that fold `fold` (`i/n`, i from 1 to n) holds out, which keeps the cases of a patient together.
 ///
 /// # Errors
-/// If `fold` is not such a pair, or there are fewer cases than folds.
-pub fn fold_cases(store: &TrainingSplit, fold: &str) -> Result<Vec<String>> {
+/// If `fold` is not such a pair, or there are fewer patients than folds.
+pub fn fold_cases(store: &TrainingSplit, fold: &str, groups: &Groups) -> Result<Vec<String>> {
     let parsed = fold.split_once('/').and_then(|(i, n)| Some((i.trim().parse::<usize>().ok()?, n.trim().parse::<usize>().ok()?)));
     let Some((index, count)) = parsed.filter(|&(i, n)| i >= 1 && i <= n && n >= 2) else {
         return Err(TrainError::FoldSyntax(fold.into()));
     };
-    numbered_fold(store, &format!("--fold {fold}"), index, count)
+    let mut folds = groups.folds(&store.cases(), &format!("--fold {fold}"), count)?;
+    Ok(folds.swap_remove(index - 1))
 }
 
-/// The cases that fold `index` of `count` holds out, `index` from 1; `wanted` names the source of the folds in messages.
+/// The patients of a run's training cases: those of the run that is resumed, or what its setting says.
 ///
 /// # Errors
-/// If there are fewer cases than folds.
-pub(crate) fn numbered_fold(store: &TrainingSplit, wanted: &str, index: usize, count: usize) -> Result<Vec<String>> {
-    let cases = store.cases();
-    if cases.len() < count {
-        return Err(TrainError::TooManyFolds { wanted: wanted.into(), cases: cases.len(), folds: count });
+/// As [`Groups::resolve`].
+pub fn groups_of(config: &TrainConfig, resumed: Option<&RunRecord>, store: &TrainingSplit) -> Result<Groups> {
+    match (&config.group_by, resumed) {
+        (None, _) => Ok(Groups::default()),
+        (by, Some(record)) if *by == record.config.group_by => Ok(Groups::recorded(&record.groups)),
+        (Some(by), _) => Groups::resolve(by, &store.cases()),
     }
-    Ok(cases.into_iter().skip(index - 1).step_by(count).collect())
 }
 
 /// Checks that `val_cases` are training cases and leave some to train on.

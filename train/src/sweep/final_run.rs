@@ -42,7 +42,7 @@ pub fn train_final(args: &SweepArgs, summary: &SweepSummary, trial: Option<&str>
     let args = &with_inputs_of(args, &sweep);
     let config = point.config()?;
     let config = TrainConfig { seed: sweep.config.seeds[0], val_cases: Vec::new(), ..config };
-    train_until(&train_args(args, &run, config), stop).map_err(|error| match error {
+    train_until(&train_args(args, &run, config, None), stop).map_err(|error| match error {
         TrainError::Stopped { .. } => TrainError::SweepStopped { out: args.out.clone(), more: " --final".into() },
         other => other,
     })?;

@@ -2,11 +2,11 @@
 //! Every file is replaced atomically, so that a sweep killed at any time can be resumed. What is damaged is kept aside, and never removed.
 
 use super::space::Point;
+use super::words::differences;
 use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, tidy, write_atomic};
 use sam_ladder_formats::outputs::{is_real_folder, is_regular_file};
 use sam_ladder_formats::rows::{read_rows, read_rows_without, write_rows};
-use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::sweep::{
     CURVES_TABLE, CurveRow, FINAL_RECORD, FinalRecord, RETIRED_TRIAL_COLUMNS, SET_ASIDE_DIR, SWEEP_CONFIG, SWEEP_FILE,
     SweepConfig, SweepRecord, TRIAL_RECORD, TRIALS_DIR, TRIALS_TABLE, TrialRow, WORKERS_DIR, run_dir,
@@ -15,7 +15,6 @@ use sam_ladder_schemas::tables::EpochRow;
 use sam_ladder_schemas::train::{EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// A sweep's folder.
@@ -273,19 +272,10 @@ pub(crate) fn can_resume(run: &Path) -> bool {
 /// # Errors
 /// Every difference, with both values.
 pub(crate) fn check_same_sweep(folder: &Folder, stored: &SweepConfig, given: &SweepConfig) -> Result<()> {
-    let shaping = |config: &SweepConfig| {
-        let mut value = json!(config);
-        if let Some(map) = value.as_object_mut() {
-            map.remove("budget");
-            map.remove("retries");
-        }
-        value
-    };
-    let differing = differences(&shaping(stored), "the sweep's", &shaping(given), "the file's");
-    if differing.is_empty() {
-        return Ok(());
+    match differences(stored, given) {
+        Some(differing) => Err(TrainError::SweepMismatch { out: folder.path().into(), differing }),
+        None => Ok(()),
     }
-    Err(TrainError::SweepMismatch { out: folder.path().into(), differing })
 }
 
 /// The point of a trial's record.

@@ -21,6 +21,7 @@ mod space;
 mod tpe;
 mod trainer;
 mod trials;
+mod words;
 mod workers;
 #[cfg(test)]
 mod writes;
@@ -29,7 +30,8 @@ pub use file::read_config;
 pub use final_run::{FinalRun, mark_evaluated, refuse_second_final, train_final};
 
 use crate::error::{Result, TrainError};
-use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, check_cuda_graph, input_file, numbered_fold, whole_path};
+use crate::groups::{Groups, warning};
+use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, check_cuda_graph, input_file, whole_path};
 use candle_core::Device;
 use folder::{Folder, check_same_sweep};
 use ledger::Ledger;
@@ -147,7 +149,9 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     if config.objectives.contains(&Objective::Hd95) {
         check_spacing(store)?;
     }
-    let folds = validation_cases(store, &config.validation)?;
+    let groups = config.group_by.as_ref().map(|by| Groups::resolve(by, &store.cases())).transpose()?.unwrap_or_default();
+    let folds = validation_cases(store, &config.validation, &groups)?;
+    let warning = warning(&store.cases(), &folds, |by| format!("group_by = {by} in [validation]"));
     let folder = Folder::new(&args.out);
     let text = std::fs::read(path).map_err(crate::error::io(path))?;
     folder.refuse_taken(&text)?;
@@ -156,6 +160,7 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
         cache_id: store.attributes().cache_id.clone(),
         jobs: args.jobs.unwrap_or(DEFAULT_JOBS).max(1),
         folds,
+        groups: groups.to_record(),
         inputs: RunInputs {
             sam_decoder: input_file(&store.decoder_path())?,
             cnn_checkpoint: args.cnn_checkpoint.as_deref().map(input_file).transpose()?,
@@ -167,6 +172,9 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     // Of several that start it at once, one does.
     let _turn = workers::turn(&folder)?;
     folder.create(&record, &text)?;
+    if let Some(warning) = warning.filter(|_| record.config.group_by.is_none()) {
+        args.observer.message(&warning);
+    }
     Ok(record)
 }
 
@@ -252,25 +260,27 @@ pub fn store_of(out: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// The validation cases of each fold, all of them training cases of the store.
-fn validation_cases(store: &TrainingSplit, validation: &Validation) -> Result<Vec<Vec<String>>> {
-    let fold = |index: u32, count: u32| numbered_fold(store, "validation", index as usize, count as usize);
+fn validation_cases(store: &TrainingSplit, validation: &Validation, groups: &Groups) -> Result<Vec<Vec<String>>> {
+    let divide = |count: u32| groups.folds(&store.cases(), "validation", count as usize);
     let folds = match validation {
-        Validation::Folds(count) => (1..=*count).map(|index| fold(index, *count)).collect::<Result<_>>()?,
-        Validation::Fold(index, count) => vec![fold(*index, *count)?],
+        Validation::Folds(count) => divide(*count)?,
+        Validation::Fold(index, count) => vec![divide(*count)?.swap_remove(*index as usize - 1)],
         Validation::Cases(cases) => vec![cases.clone()],
     };
     for cases in &folds {
         check_cases(store, cases)?;
+        groups.check_whole(&store.cases(), cases)?;
     }
     Ok(folds)
 }
 
 /// The arguments of one run of the sweep.
-fn train_args(args: &SweepArgs, run: &Path, config: TrainConfig) -> TrainArgs {
+fn train_args(args: &SweepArgs, run: &Path, config: TrainConfig, groups: Option<Groups>) -> TrainArgs {
     TrainArgs {
         store: args.store.clone(),
         run: run.to_path_buf(),
         config,
+        groups,
         cnn_checkpoint: args.cnn_checkpoint.clone(),
         init: args.init.clone(),
         resume: run.join(sam_ladder_schemas::train::RUN_CONFIG).exists(),

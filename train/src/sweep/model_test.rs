@@ -114,6 +114,7 @@ fn record(search: &str, pruning: &str, jobs: u32) -> SweepRecord {
         config: parse_sweep("s.toml", &text).unwrap(),
         jobs,
         folds: vec![vec!["a".into()], vec!["b".into()]],
+        groups: Default::default(),
         inputs: RunInputs { sam_decoder: file, cnn_checkpoint: None, init: None },
         store_path: None,
     }

@@ -3,6 +3,7 @@
 use super::folder::{Folder, can_resume};
 use super::{SweepArgs, train_args};
 use crate::error::{Result, TrainError, guarded};
+use crate::groups::Groups;
 use crate::run::{
     BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, StepKind, VariantDraws, open_run, train_group,
 };
@@ -113,10 +114,12 @@ impl<'a> StoreTrainer<'a> {
 
     fn try_open(&self, task: &Task, (seed, fold): (u64, u32)) -> Result<Run> {
         let folder = self.folder.run(&task.id, seed, fold);
-        let config = TrainConfig { seed, val_cases: self.record.folds[fold as usize - 1].clone(), ..task.config.clone() };
+        let val_cases = self.record.folds[fold as usize - 1].clone();
+        let config = TrainConfig { seed, val_cases, group_by: self.record.config.group_by.clone(), ..task.config.clone() };
+        let groups = Some(Groups::recorded(&self.record.groups));
         let hd95 = self.record.config.objectives.contains(&Objective::Hd95).then(|| self.args.hd95.clone());
         let checkpoints = Checkpoints { every_steps: None, epochs_after: CHECKPOINT_AFTER, models: false };
-        let mut opened = open_run(&train_args(self.args, &folder, config), self.store, checkpoints, hd95)?;
+        let mut opened = open_run(&train_args(self.args, &folder, config, groups), self.store, checkpoints, hd95)?;
         if opened.position().steps == 0 {
             opened.write_settings(&task.searched, &task.id)?;
         }
