@@ -7,11 +7,13 @@
 //! | [`run`] | a training run: batches, steps, validation, checkpoints |
 //! | [`sweep`] | many runs, and which of them continue |
 //! | `trained_model`, `predict`, `segment` | a trained model, and masks from it |
+//! | `held_out` | the cases that a run held out, for a validation at full resolution |
 //! | `export` | a model as one file in the published names |
 
 mod checksum;
 mod error;
 mod export;
+mod held_out;
 mod init;
 mod lock;
 mod loss;
@@ -26,6 +28,7 @@ mod trained_model;
 
 pub use error::{Result, TrainError};
 pub use export::{ExportArgs, export};
+pub use held_out::{HeldOut, held_out};
 pub use init::{InitSources, initial_weights};
 pub use loss::ladder_loss;
 pub use optimizer::Optimizer;

@@ -15,6 +15,8 @@ use std::path::Path;
 pub struct Plan {
     pub(super) source: ScanSource,
     pub(super) layout: StoreLayout,
+    /// Bytes of the reference masks, uncompressed.
+    mask_bytes: u64,
 }
 
 impl Plan {
@@ -42,7 +44,8 @@ impl Plan {
         for note in source.notes(&config.class_names) {
             observer.message(&note);
         }
-        source.check_labels(observer)?;
+        // A byte per voxel.
+        let mask_bytes = source.check_labels(observer)? as u64;
         let sources = source.sources(observer)?;
         for note in source.repeated(&sources) {
             observer.message(&note);
@@ -58,7 +61,7 @@ impl Plan {
                 sources: case.files.iter().map(|file| source.source_name(file)).collect(),
             })
             .collect();
-        Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source })
+        Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source, mask_bytes })
     }
 
     /// The layout of the store.
@@ -75,7 +78,7 @@ impl fmt::Display for Plan {
             let (slices, variants) = (self.layout.num_slices(split), self.layout.num_variants(split));
             write!(f, "{split}: {} scans, {slices} slices × {variants} variants; ", cases(split))?;
         }
-        let bytes = self.layout.num_bytes() as f64;
+        let bytes = (self.layout.num_bytes() + self.mask_bytes) as f64;
         let (size, unit) = if bytes < 1e9 { (bytes / 1e6, "MB") } else { (bytes / 1e9, "GB") };
         write!(f, "{} images to encode, at most {size:.1} {unit} of tensors on disk", self.layout.num_items())
     }
