@@ -17,7 +17,7 @@ fn main() -> anyhow::Result<()> {
     let rounds: usize = rounds.first().map_or(Ok(3), |rounds| rounds.parse())?;
     let store = Store::open(PathBuf::from(store))?;
     let weights = WeightSource::Run { folder: run.into(), checkpoint: RunCheckpoint::Last };
-    let ensemble = Ensemble::load(&[weights], false, &store, &Device::Cpu)?;
+    let ensemble = Ensemble::load(&[weights], None, &store, &Device::Cpu)?;
     let cases = store.cases(Split::Test);
     let slices: usize = cases.iter().map(|case| Ok(store.case_rows(Split::Test, case)?.len())).sum::<anyhow::Result<usize>>()?;
     let mut seconds = Vec::with_capacity(rounds);
@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
             let start = Instant::now();
             let request = CaseRequest { split: Split::Test, case, batch_size: 8 };
             let predicted = ensemble.predict_case(&store, request, |_| ())?;
-            let reference = store.mask(case)?;
+            let reference = store.mask(Split::Test, case)?;
             let middle = Instant::now();
             let masks = CaseMasks {
                 case,

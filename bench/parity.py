@@ -101,9 +101,12 @@ def check_training(program, scans, folder, *precompute):
         *precompute)  # fmt: skip
     run(sys.executable, BENCH / "parity/check_store.py", store, "--scans", scans)
     run(program, "train", "--store", store, "--run", trained, "--epochs", 20, "--batch-size", 8, "--warmup", 10)
+    fold, validation = folder / "fold", folder / "validation"
+    run(program, "train", "--store", store, "--run", fold, "--fold", "1/2", "--epochs", 5, "--batch-size", 8, "--warmup", 10)
     for protocol in ("published", "standard"):
-        run(program, "eval", "--store", store, "--run", trained, "--out", evaluation, "--save-nifti", "--protocol", protocol, "--force")
-        run(sys.executable, BENCH / "parity/check_eval.py", "--store", store, "--eval", evaluation, "--protocol", protocol)
+        for of, out, split in ((trained, evaluation, "test"), (fold, validation, "validation")):
+            run(program, "eval", "--store", store, "--run", of, "--out", out, "--split", split, "--save-nifti", "--protocol", protocol, "--force")
+            run(sys.executable, BENCH / "parity/check_eval.py", "--store", store, "--eval", out, "--protocol", protocol)
     check_export(program, store, trained, evaluation)
 
 

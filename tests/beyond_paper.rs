@@ -190,7 +190,7 @@ fn averages_are_those_of_the_reflected_logits_and_of_the_probabilities() {
     let slices: Vec<(u32, u32)> = store.case_rows(Split::Test, TEST_CASE.0).unwrap().map(|row| (row, 0)).collect();
     store.read_batch(Split::Test, &slices, &mut batch).unwrap();
     let size = SCAN_SIZE.map(|side| side as usize);
-    assert_eq!(ensemble(&[&one], false).mask, model.predict_slices(&batch, slices.len(), size).unwrap());
+    assert_eq!(ensemble(&[&one], None).mask, model.predict_slices(&batch, slices.len(), size).unwrap());
 
     // The mean over the five variants, each plane put back index by index.
     let low = IMAGE_SIZE / 4;
@@ -220,7 +220,7 @@ fn averages_are_those_of_the_reflected_logits_and_of_the_probabilities() {
         Tensor::from_vec(mean, (TEST_CASE.1, NUM_CLASSES, low, low), &Device::Cpu).unwrap()
     };
     let rows: Vec<u32> = store.case_rows(Split::Test, TEST_CASE.0).unwrap().collect();
-    let both = Ensemble::load(&[one.clone(), two.clone()], true, &store, &Device::Cpu).unwrap();
+    let both = Ensemble::load(&[one.clone(), two.clone()], Some(Split::Test), &store, &Device::Cpu).unwrap();
     let found = both.mean_logits(&store, Split::Test, &rows).unwrap();
     assert_eq!(found.len(), 2);
     for (found, source) in found.iter().zip([&one, &two]) {
@@ -231,18 +231,18 @@ fn averages_are_those_of_the_reflected_logits_and_of_the_probabilities() {
         assert!(off < 1e-5 * largest, "{off} of {largest}");
     }
     let mask = masks_of_logits(&found, IMAGE_SIZE, size).unwrap();
-    assert_eq!(ensemble(&[&one, &two], true).mask, mask);
+    assert_eq!(ensemble(&[&one, &two], Some(Split::Test)).mask, mask);
     // Without reflections each model gives its plain logits.
-    let alone = Ensemble::load(&[one.clone(), two.clone()], false, &store, &Device::Cpu).unwrap();
+    let alone = Ensemble::load(&[one.clone(), two.clone()], None, &store, &Device::Cpu).unwrap();
     let alone = alone.mean_logits(&store, Split::Test, &rows).unwrap();
-    assert_eq!(ensemble(&[&one, &two], false).mask, masks_of_logits(&alone, IMAGE_SIZE, size).unwrap());
+    assert_eq!(ensemble(&[&one, &two], None).mask, masks_of_logits(&alone, IMAGE_SIZE, size).unwrap());
     let difference = (&alone[0] - &found[0]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(difference > 0.0);
 
     // A store without reflections of its test slices says what to do.
     let plain =
         write_store_of(&folder.path().join("plain.zarr"), StoreDtype::F32, [AugmentPolicy::Flips, AugmentPolicy::None], 1);
-    let error = Ensemble::load(&[one], true, &plain, &Device::Cpu).err().unwrap();
+    let error = Ensemble::load(&[one], Some(Split::Test), &plain, &Device::Cpu).err().unwrap();
     let error = common::with_hint(&error, error.hint());
     assert!(error.contains("plain.zarr") && error.contains("--test-augment flips"), "{error}");
 }

@@ -401,7 +401,7 @@ fn write_store(path: &Path) {
         };
         let mask = ReferenceMask { labels: vec![1; 35], shape: [1, 5, 7] };
         let scan = ScanRow::of_array(case, [1, 5, 7], Some([1.0; 3]));
-        writer.write_case(split, &scan, &[row], (split == Split::Test).then_some(&mask)).unwrap();
+        writer.write_case(split, &scan, &[row], &mask).unwrap();
     }
     writer.write_decoder(b"no weights").unwrap();
     writer.finish().unwrap();
@@ -413,7 +413,8 @@ fn read_store(path: &Path) -> Result<(), String> {
     for split in Split::ALL {
         store.read_batch(split, &[(0, 0)], &mut Batch::default()).map_err(words)?;
     }
-    store.mask("0001").map(drop).map_err(words)
+    store.mask(Split::Train, "0005").map_err(words)?;
+    store.mask(Split::Test, "0001").map(drop).map_err(words)
 }
 
 /// The manifest with a matching `cache_id`, if it is still a manifest.

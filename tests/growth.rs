@@ -460,7 +460,7 @@ fn what_changes_while_it_is_read_is_not_stored() {
             fill_whole(&scans, &store, &config);
             assert_same_files(&store, &files(&whole), &format!("{kind} {case}"));
             // Nor does a repair take it.
-            let shard = store.join(if case == "0005" { "train/embeddings/c.0.0.0.0.0" } else { "test/masks/0001/c.0.0.0" });
+            let shard = store.join(if case == "0005" { "train/masks/0005/c.0.0.0" } else { "test/masks/0001/c.0.0.0" });
             fs::remove_file(shard).unwrap();
             let report = verify(&store, &|_, _| {}).unwrap();
             let plan = Plan::new(&scans, &config, &Silent).unwrap();

@@ -383,6 +383,8 @@ fn mistakes_with_runs() {
         "eval --store o.zarr --run r --out e".into(),
         "eval --store s.zarr --run r --out e --average-reflections".into(),
         "eval --store s.zarr --run r --out e --baseline empty".into(),
+        "eval --store s.zarr --run r --out e --split validation".into(),
+        "eval --store s.zarr --zero-shot --out e --split validation".into(),
         "eval --compare empty r".into(),
         "export --run empty --out m.pth".into(),
         "export --run r --out m.bin".into(),

@@ -6,7 +6,7 @@ mod browser;
 use browser::{Browser, Page, View};
 use sam_ladder_eval::plot::{self, Axis, BoxPlot, BoxSeries, HeatMap, Line, LineChart, Paint, Size};
 use sam_ladder_eval::{
-    CaseMasks, CasePrediction, Evaluation, EvaluationConfig, GreySlice, MaskView, Palette, Protocol, RunCurves, Scoring,
+    CaseMasks, CasePrediction, Evaluation, EvaluationConfig, GreySlice, MaskView, Palette, Protocol, RunCurves, Scored, Scoring,
 };
 use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 use sam_ladder_schemas::orientation::Turn;
@@ -155,6 +155,7 @@ fn the_report_shows_every_case_organ_and_curve() {
         out_dir: folder.path().to_path_buf(),
         class_names: SYNAPSE_ORGANS.map(String::from).to_vec(),
         scoring: Scoring::of(Protocol::Standard),
+        scored: Scored::default(),
         method: "SAM-Ladder".into(),
         run_info: vec![("store".into(), "a-store-with-a-long-name-".repeat(12)), ("model".into(), "run".into())],
         curves: Some(curves),

@@ -121,10 +121,8 @@ fn every_variant_of_every_slice_is_stored_with_its_embedding() {
             }
             assert_eq!((&told.source, &told.source_sha256), (&scan.slice_sources[slice].path, &scan.slice_sources[slice].sha256));
         }
-        if entry.split == Split::Test {
-            let mask = store.mask(&entry.case).unwrap();
-            assert_eq!((mask.labels, mask.shape), (scan.label, scan.shape));
-        }
+        let mask = store.mask(entry.split, &entry.case).unwrap();
+        assert_eq!((mask.labels, mask.shape), (scan.label, scan.shape));
     }
     assert_eq!(summary.images_encoded, images_total);
     assert_eq!(summary.slices_written, summary.slices_total);

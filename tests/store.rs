@@ -119,7 +119,7 @@ fn lost_files_of_a_complete_store_are_made_anew() {
     let path = folder.path().join("s.zarr");
     write_whole(&path, StoreDtype::F16);
     let expected = files(&path);
-    for name in ["train/labels/c.2.0.0.0", "test/masks/0002/c.0.0.0", "sam_decoder.safetensors"] {
+    for name in ["train/labels/c.2.0.0.0", "test/masks/0002/c.0.0.0", "train/masks/0006/c.0.0.0", "sam_decoder.safetensors"] {
         fs::remove_file(path.join(name)).unwrap();
         let error = Store::open(&path).unwrap_err();
         assert!(error.hint().unwrap().contains("`sam-ladder verify --repair`") && error.to_string().contains(name), "{error}");
@@ -271,7 +271,11 @@ fn damaged_masks_tables_and_metadata_are_named() {
     let damage = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
         let bytes = fs::read(path.join(name)).unwrap();
         fs::write(path.join(name), change(bytes.clone())).unwrap();
-        let error = Store::open(&path).and_then(|store| store.mask("0001")).unwrap_err().to_string();
+        let read = Store::open(&path).and_then(|store| {
+            store.mask(Split::Train, "0005")?;
+            store.mask(Split::Test, "0001")
+        });
+        let error = read.unwrap_err().to_string();
         fs::write(path.join(name), bytes).unwrap();
         error
     };
@@ -280,8 +284,10 @@ fn damaged_masks_tables_and_metadata_are_named() {
         bytes[middle] ^= 1;
         bytes
     };
-    let error = damage("test/masks/0001/c.0.0.0", &flip);
-    assert!(error.starts_with("test/masks/0001 of slice") && error.contains("checksum"), "{error}");
+    for mask in ["test/masks/0001", "train/masks/0005"] {
+        let error = damage(&format!("{mask}/c.0.0.0"), &flip);
+        assert!(error.starts_with(&format!("{mask} of slice")) && error.contains("checksum"), "{error}");
+    }
     let error = damage("train/slices.parquet", &|bytes| bytes[..20].to_vec());
     assert!(
         error.contains("train/slices.parquet is damaged: its SHA-256 is ") && error.contains("the manifest records"),
@@ -294,7 +300,7 @@ fn damaged_masks_tables_and_metadata_are_named() {
     fs::copy(path.join("test/slices.parquet"), path.join("train/slices.parquet")).unwrap();
     assert!(Store::open(&path).unwrap_err().to_string().contains("the manifest records"));
     fs::write(path.join("train/slices.parquet"), whole).unwrap();
-    let error = store.mask("0009").unwrap_err();
+    let error = store.mask(Split::Test, "0009").unwrap_err();
     assert!(error.to_string().contains("has no test case \"0009\""), "{error}");
     assert_eq!(error.hint().as_deref(), Some("it has 0001, 0002"));
     for name in ["sam_decoder.safetensors", "test/masks/0002/c.0.0.0"] {
@@ -343,10 +349,12 @@ fn wrong_tensors_are_not_stored() {
     let no_class = ReferenceMask { labels: vec![9; 35], shape: [1, 5, 7] };
     let test_rows = rows_of(writer.layout(), Split::Test, "0002");
     write_slice(&writer, Split::Test, 2).unwrap();
-    let error = writer.write_case(Split::Test, &scan_of("0002", 1), &test_rows, Some(&no_class)).unwrap_err().to_string();
+    let error = writer.write_case(Split::Test, &scan_of("0002", 1), &test_rows, &no_class).unwrap_err().to_string();
     assert!(error.contains("class 9 in its mask is not below the number of classes 9"), "{error}");
-    let error = writer.write_case(Split::Train, &scan_of("0005", 3), &rows[1..], None).unwrap_err().to_string();
-    assert!(error.contains("expected rows 0..3"), "{error}");
+    let error = writer.write_case(Split::Train, &scan_of("0005", 3), &rows[1..], &mask(Split::Train, 3)).unwrap_err();
+    assert!(error.to_string().contains("expected rows 0..3"), "{error}");
+    let error = writer.write_case(Split::Train, &scan_of("0005", 3), &rows, &mask(Split::Train, 2)).unwrap_err().to_string();
+    assert!(error.contains("expected a mask of shape [3, 5, 7], got 70 voxels of shape [2, 5, 7]"), "{error}");
 }
 
 #[test]
@@ -371,7 +379,7 @@ fn a_store_of_one_split_is_whole() {
         write_slice(&writer, Split::Test, row).unwrap();
     }
     let rows = rows_of(writer.layout(), Split::Test, "0001");
-    writer.write_case(Split::Test, &scan_of("0001", 2), &rows, mask(Split::Test, 2).as_ref()).unwrap();
+    writer.write_case(Split::Test, &scan_of("0001", 2), &rows, &mask(Split::Test, 2)).unwrap();
     writer.write_decoder(DECODER).unwrap();
     let store = writer.finish().unwrap();
     assert!(store.slices(Split::Train).is_empty());
@@ -388,7 +396,8 @@ fn a_harmed_shard_of_an_unfinished_store_is_written_again() {
     let foreign = folder.path().join("foreign.zarr");
     let other = PrecomputeConfig { data_size: 16, ..config(StoreDtype::F16) };
     write_foreign(&foreign, layout_of(other, "sha of 0006"));
-    for name in ["train/embeddings/c.2.0.0.0.0", "train/images/c.0.0.0.0", "train/labels/c.2.0.0.0", "test/masks/0001/c.0.0.0"] {
+    let masks = ["train/masks/0005/c.0.0.0", "test/masks/0001/c.0.0.0"];
+    for name in ["train/embeddings/c.2.0.0.0.0", "train/images/c.0.0.0.0", "train/labels/c.2.0.0.0"].into_iter().chain(masks) {
         let other = name.replace("c.2.", "c.3.").replace("c.0.0.0.0", "c.3.0.0.0");
         let bytes = fs::read(whole.join(name)).unwrap();
         let half = bytes.len() / 2;
@@ -427,8 +436,8 @@ fn write_foreign(path: &Path, layout: StoreLayout) {
             writer.write_slice(split, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels }).unwrap();
         }
         let mut mask = mask(split, num_slices);
-        mask.iter_mut().for_each(|mask| mask.labels.rotate_left(3));
-        writer.write_case(split, &scan_of(case, num_slices), &rows_of(writer.layout(), split, case), mask.as_ref()).unwrap();
+        mask.labels.rotate_left(3);
+        writer.write_case(split, &scan_of(case, num_slices), &rows_of(writer.layout(), split, case), &mask).unwrap();
     }
     writer.write_decoder(DECODER).unwrap();
     writer.finish().unwrap();
@@ -542,7 +551,7 @@ fn a_manifest_that_claims_too_many_slices_is_damaged() {
                 unfinished,
             ];
             for error in errors {
-                let error = error.unwrap_err().to_string();
+                let error = read.unwrap_err().to_string();
                 assert!(error.contains("damaged") && error.contains("slices, and a store at most"), "{error}");
             }
         }

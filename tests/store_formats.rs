@@ -29,7 +29,8 @@ fn what_is_written_is_read_back_in_every_number_format() {
         }
         assert_eq!(store.cases(Split::Train), ["0005", "0006"]);
         assert_eq!(store.case_rows(Split::Train, "0006").unwrap(), 3..5);
-        assert_eq!(store.mask("0001").unwrap(), mask(Split::Test, 2).unwrap());
+        assert_eq!(store.mask(Split::Test, "0001").unwrap(), mask(Split::Test, 2));
+        assert_eq!(store.mask(Split::Train, "0005").unwrap(), mask(Split::Train, 3));
         assert_eq!(fs::read(store.decoder_path()).unwrap(), DECODER);
         assert_eq!(store.attributes().cache_id, layout.attributes().cache_id);
     }

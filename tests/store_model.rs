@@ -17,10 +17,10 @@ mod stage_one;
 
 use folders::files;
 use s3::{Server, child_folder};
-use sam_ladder_cache::{Batch, Error as StoreError, Store, VerifyReport, verify};
+use sam_ladder_cache::{Batch, Error as StoreError, ReferenceMask, Store, VerifyReport, verify};
 use sam_ladder_precompute::error::{Error, Result};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, Summary, repair};
-use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::classes::{SYNAPSE_LABEL_MAP, Split};
 use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::variants::AugmentPolicy;
@@ -39,6 +39,13 @@ const CASES: [u32; 6] = [1, 5, 6, 7, 2, 9];
 
 /// Content of a scan: its number of slices, and what its voxels are made of.
 type Content = (usize, u32);
+
+/// What a store must hold of a scan.
+struct Expected {
+    /// For each slice, each variant.
+    slices: Vec<Vec<Batch>>,
+    mask: ReferenceMask,
+}
 
 /// A number from the environment.
 fn setting(name: &str) -> Option<u64> {
@@ -77,7 +84,7 @@ struct Both {
     /// A reader that opened the store at an earlier time, what it was then, and whether anything was harmed since.
     held: Option<(Store, Model, bool)>,
     /// What single scans give, by case, content and policy.
-    expected: HashMap<(u32, Content, usize), Vec<Vec<Batch>>>,
+    expected: HashMap<(u32, Content, usize), Expected>,
     log: Vec<String>,
 }
 
@@ -391,13 +398,17 @@ impl Both {
         self.held = Some((store, model, harmed));
     }
 
-    /// Reads every item; each is right, or its error is accepted.
+    /// Reads every item and every mask; each is right, or its error is accepted.
     fn read_items(&mut self, store: &Store, model: &Model, accepted: impl Fn(&StoreError) -> bool) {
         for (&case, &content) in &model.scans {
             let split = if case <= 4 { Split::Test } else { Split::Train };
             let expected = self.expected(case, content, model.policy);
             let rows = store.case_rows(split, &format!("{case:04}")).unwrap();
-            for (row, of_slice) in rows.zip(expected) {
+            match store.mask(split, &format!("{case:04}")) {
+                Ok(mask) => assert!(mask == expected.mask, "the mask of case {case} is wrong"),
+                Err(error) => assert!(accepted(&error), "{error}"),
+            }
+            for (row, of_slice) in rows.zip(&expected.slices) {
                 for (variant, batch) in of_slice.iter().enumerate() {
                     let mut found = Batch::default();
                     match store.read_batch(split, &[(row, variant as u32)], &mut found) {
@@ -409,8 +420,8 @@ impl Both {
         }
     }
 
-    /// What the store must hold of a scan: for each slice, each variant.
-    fn expected(&mut self, case: u32, content: Content, of: usize) -> &[Vec<Batch>] {
+    /// What the store must hold of a scan.
+    fn expected(&mut self, case: u32, content: Content, of: usize) -> &Expected {
         let aside = self.aside.join(format!("{case}-{content:?}-{of}"));
         self.expected.entry((case, content, of)).or_insert_with(|| {
             write_content(&aside.join("scans"), case, content);
@@ -424,9 +435,10 @@ impl Both {
                 batch
             };
             let variants = store.variants(split).len() as u32;
-            let all = (0..content.0 as u32).map(|row| (0..variants).map(|variant| item(row, variant)).collect()).collect();
+            let slices = (0..content.0 as u32).map(|row| (0..variants).map(|variant| item(row, variant)).collect()).collect();
+            let mask = ReferenceMask { labels: classes_of(content), shape: [content.0, 9, 8] };
             fs::remove_dir_all(&aside).unwrap();
-            all
+            Expected { slices, mask }
         })
     }
 
@@ -487,11 +499,21 @@ fn content_hashes(case: u32, content: Content) -> [String; 2] {
     })
 }
 
+/// The raw label of each voxel of a scan.
+fn labels_of((depth, salt): Content) -> impl Iterator<Item = usize> {
+    (0..72 * depth).map(move |i| (i / 5 + salt as usize) % 12)
+}
+
+/// The class of each voxel.
+fn classes_of(content: Content) -> Vec<u8> {
+    labels_of(content).map(|label| SYNAPSE_LABEL_MAP[label]).collect()
+}
+
 /// Writes a scan with its labels.
-fn write_content(folder: &Path, case: u32, (depth, salt): Content) {
-    let voxels = 72 * depth;
-    let image: Vec<f32> = (0..voxels).map(|i| ((i * 37 + salt as usize * 101) % 400) as f32 - 125.0).collect();
-    let label: Vec<f32> = (0..voxels).map(|i| ((i / 5 + salt as usize) % 12) as f32).collect();
+fn write_content(folder: &Path, case: u32, content: Content) {
+    let (depth, salt) = content;
+    let image: Vec<f32> = (0..72 * depth).map(|i| ((i * 37 + salt as usize * 101) % 400) as f32 - 125.0).collect();
+    let label: Vec<f32> = labels_of(content).map(|label| label as f32).collect();
     let size = [8, 9, depth as i16];
     cli::write_pair(folder, case, &cli::nifti(size, &image), &cli::nifti(size, &label));
 }

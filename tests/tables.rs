@@ -67,7 +67,7 @@ fn every_table_has_the_columns_that_it_always_had() {
     );
     assert_eq!(
         columns::<ResultRow>(),
-        "method Utf8, organ Utf8, source Utf8?, seeds UInt32?, cases UInt32?, dice Float64?, dice_sd Float64?, \
+        "method Utf8, organ Utf8, source Utf8?, seeds UInt32?, folds UInt32?, cases UInt32?, dice Float64?, dice_sd Float64?, \
          dice_low Float64?, dice_high Float64?, hd95 Float64?, hd95_sd Float64?, hd95_low Float64?, hd95_high Float64?, \
          missed UInt32?, invented UInt32?"
     );

@@ -594,7 +594,7 @@ fn augmentation_that_the_store_lacks_is_refused() {
 
 fn predict(store: &Path, weights: WeightSource, batch_size: usize) -> Result<Vec<PredictedMask>, TrainError> {
     let store = Store::open(store)?;
-    let ensemble = Ensemble::load(&[weights], false, &store, &Device::Cpu)?;
+    let ensemble = Ensemble::load(&[weights], None, &store, &Device::Cpu)?;
     let request = |case| CaseRequest { split: Split::Test, case, batch_size };
     store.cases(Split::Test).iter().map(|case| ensemble.predict_case(&store, request(case), |_| ())).collect()
 }

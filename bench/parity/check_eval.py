@@ -2,10 +2,11 @@
 
     python bench/parity/check_eval.py --store S.zarr --eval OUT --protocol published
 
-OUT must have been written with --save-nifti. Exit status 1 if a value differs: Dice by more than 1e-12, HD95 by more than 1e-6.
+OUT must have been written with --save-nifti; it may be of test scans or of a validation. Exit status 1 if a value differs: Dice by more than 1e-12, HD95 by more than 1e-6.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -36,9 +37,9 @@ def standard(prediction, reference, spacing_mm):
     return dice, binary.hd95(prediction, reference, voxelspacing=spacing_mm) if both else None
 
 
-def read_spacing(store, case):
-    """Spacing of a test case along depth, height and width."""
-    rows = parquet.read_table(Path(store) / "test" / "slices.parquet").to_pylist()
+def read_spacing(store, split, case):
+    """Spacing of a case along depth, height and width."""
+    rows = parquet.read_table(Path(store) / split / "slices.parquet").to_pylist()
     row = next(row for row in rows if row["case"] == case)
     return tuple(row[f"spacing_{axis}_mm"] for axis in ("depth", "height", "width"))
 
@@ -71,14 +72,16 @@ def main():
     arguments = parser.parse_args()
 
     measure = {"published": published, "standard": standard}[arguments.protocol]
-    references = zarr.open_group(arguments.store, mode="r")["test/masks"]
+    scored = json.loads((arguments.eval / "evaluation.json").read_text())["scored"]["split"]
+    split = {"test": "test", "validation": "train"}[scored]
+    references = zarr.open_group(arguments.store, mode="r")[f"{split}/masks"]
     rows = parquet.read_table(arguments.eval / "cases.parquet").to_pylist()
     # A case's rows are in the order of the classes, from 1.
     organs = list(dict.fromkeys(row["organ"] for row in rows))
     problems = []
     values = {organ: [] for organ in organs}
     for case in dict.fromkeys(row["case"] for row in rows):
-        spacing_mm = read_spacing(arguments.store, case)
+        spacing_mm = read_spacing(arguments.store, split, case)
         prediction = read_mask(arguments.eval / "masks" / f"{case}.nii.gz", spacing_mm)
         reference = references[case][:]
         for row in (row for row in rows if row["case"] == case):

@@ -64,7 +64,7 @@ def check_checksums(root, store):
             expect(f"{where} stored", int.from_bytes(content[offset + length - 4 : offset + length], "little"), checksum)
             expect(f"{where} computed", google_crc32c.value(content[offset : offset + length - 4]), checksum)
     arrays = [root[split][name] for split in ("train", "test") for name in root[split].array_keys()]
-    masks = [root["test/masks"][case] for case in root["test/masks"].array_keys()]
+    masks = [root[f"{split}/masks"][case] for split in ("train", "test") for case in root[f"{split}/masks"].array_keys()]
     chunks = [(a.shape[0] * a.shape[1]) for a in arrays] + [mask.shape[0] for mask in masks]
     expect("rows of checksums.parquet", len(table), sum(chunks))
 
@@ -199,10 +199,9 @@ def check_against_scans(root, store, config, scans, num_slices, variants):
                 for index, name in enumerate(config["class_names"], 1):
                     found = row[f"voxels_{name.replace(' ', '_')}"]
                     expect(f"{where} voxels of {name}", found, int((label[row["slice_index"]] == index).sum()))
-            if split == "test":
-                mask = root["test/masks"][case][:]
-                expect(f"mask {case} shape", mask.shape, label.shape)
-                expect(f"mask {case} differing voxels", int((mask != label).sum()) if mask.shape == label.shape else -1, 0)
+            mask = root[f"{split}/masks"][case][:]
+            expect(f"{split} mask {case} shape", mask.shape, label.shape)
+            expect(f"{split} mask {case} differing voxels", int((mask != label).sum()) if mask.shape == label.shape else -1, 0)
             for row in rows[:: max(1, len(rows) // num_slices)][:num_slices]:
                 index = row["slice_index"]
                 check_slice(split, root[split], config, row["row"], image[index], label[index], of_split)

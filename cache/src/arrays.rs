@@ -133,11 +133,11 @@ impl ArraySpec {
         }
     }
 
-    /// `test/masks/<case>`: one shard for the scan, one inner chunk per slice.
-    pub(crate) fn of_mask(case: &str, shape: [usize; 3]) -> Self {
+    /// `{split}/masks/<case>`: one shard for the scan, one inner chunk per slice.
+    pub(crate) fn of_mask(split: Split, case: &str, shape: [usize; 3]) -> Self {
         let [depth, height, width] = shape.map(|n| n as u64);
         ArraySpec {
-            path: format!("{}/{MASKS}/{case}", Split::Test),
+            path: format!("{split}/{MASKS}/{case}"),
             shape: vec![depth, height, width],
             shard_shape: vec![depth, height, width],
             chunk_shape: vec![1, height, width],
@@ -276,8 +276,9 @@ pub(crate) fn root_metadata(attributes: &StoreAttributes) -> Value {
 }
 
 /// Paths of the store's groups except the root.
-pub(crate) fn groups() -> [String; 3] {
-    [Split::Train.to_string(), Split::Test.to_string(), format!("{}/{MASKS}", Split::Test)]
+pub(crate) fn groups() -> [String; 4] {
+    let [train, test] = Split::ALL;
+    [train.to_string(), test.to_string(), format!("{train}/{MASKS}"), format!("{test}/{MASKS}")]
 }
 
 /// Metadata as the bytes of a `zarr.json`.

@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use sam_ladder_formats::rows::{check_columns, decode_batch, encode_batch};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::store::CaseLayout;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,8 +40,13 @@ pub(crate) fn arrays(layout: &StoreLayout) -> Vec<(ArraySpec, usize)> {
     let kinds = ArrayKind::all(&layout.attributes().config);
     let of_split =
         |split: Split| kinds.iter().map(move |&kind| (layout.array(split, kind), layout.num_slices(split))).collect::<Vec<_>>();
-    let masks = layout.cases_of(Split::Test).map(|(case, _)| (ArraySpec::of_mask(&case.case, [case.num_slices, 1, 1]), 1));
-    Split::ALL.into_iter().flat_map(of_split).chain(masks).collect()
+    let of_masks = |split: Split| layout.cases_of(split).map(move |(case, _)| (mask_spec(split, case), 1));
+    Split::ALL.into_iter().flat_map(of_split).chain(Split::ALL.into_iter().flat_map(of_masks)).collect()
+}
+
+/// A case's mask, of height and width 1.
+fn mask_spec(split: Split, case: &CaseLayout) -> ArraySpec {
+    ArraySpec::of_mask(split, &case.case, [case.num_slices, 1, 1])
 }
 
 /// Path, number of shards and of chunks in a shard of each array.
@@ -122,7 +128,7 @@ mod tests {
     use super::*;
     use sam_ladder_schemas::encoder::EncoderArch;
     use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
-    use sam_ladder_schemas::store::{CaseLayout, StoreAttributes};
+    use sam_ladder_schemas::store::StoreAttributes;
     use sam_ladder_schemas::variants::AugmentPolicy;
 
     #[test]
@@ -141,15 +147,16 @@ mod tests {
         let found = decode_batch(path, bytes.clone()).unwrap();
         let columns: Vec<String> = found.schema().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
         assert_eq!(columns, ["array Utf8", "shard UInt32", "chunk UInt32", "crc32c UInt32"]);
-        // Three arrays: two slices of five variants, three of one; a mask of three slices.
-        assert_eq!(found.num_rows(), 3 * (2 * 5 + 3) + 3);
+        // Three arrays: two slices of five variants, three of one; masks of two and of three slices.
+        assert_eq!(found.num_rows(), 3 * (2 * 5 + 3) + 2 + 3);
         assert_eq!(decode_checksums(path, bytes.clone(), &layout).unwrap(), all);
         assert_eq!(all.of_shard("train/images", 1, 5).unwrap()[0], 5 * 1_000_003 + 1);
+        assert_eq!(all.of_shard("train/masks/0005", 0, 2).unwrap().len(), 2);
         assert_eq!(all.of_shard("test/masks/0001", 0, 3).unwrap().len(), 3);
         assert!(all.of_shard("train/images", 2, 5).is_none());
         let fewer = StoreLayout::new(layout.attributes().clone(), vec![case("0005", Split::Train, 2)]).unwrap();
         let error = decode_checksums(path, bytes, &fewer).unwrap_err().to_string();
-        assert!(error.contains("expected 30 rows, found 42"), "{error}");
+        assert!(error.contains("expected 32 rows, found 44"), "{error}");
         all.take("test/labels");
         let error = encode_checksums(path, &layout, &all).unwrap_err().to_string();
         assert!(error.contains("the checksums of test/labels: expected 3, got 0"), "{error}");

@@ -201,8 +201,8 @@ pub(crate) fn complete_layout(store: &Storage, attributes: &StoreAttributes) -> 
 }
 
 /// A mask's shape, from its `zarr.json`.
-pub(crate) fn read_mask_shape(store: &Storage, case: &str) -> Result<[usize; 3]> {
-    let path = store.join(format!("{}/{MASKS}/{case}/{METADATA}", Split::Test));
+pub(crate) fn read_mask_shape(store: &Storage, split: Split, case: &str) -> Result<[usize; 3]> {
+    let path = store.join(format!("{split}/{MASKS}/{case}/{METADATA}"));
     store.twice(|| {
         let bytes = store.read(&path).map_err(Error::io("read", &path))?;
         let shape = serde_json::from_slice::<Value>(&bytes)

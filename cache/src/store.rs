@@ -26,7 +26,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// The reference segmentation of a test scan, at the scan's own resolution.
+/// The reference segmentation of a scan, at the scan's own resolution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReferenceMask {
     /// Classes, `[d, h, w]`.
@@ -157,22 +157,30 @@ impl Store {
         })
     }
 
+    /// The slices of a case, in the order of the store's rows, which is that of its mask.
+    ///
+    /// # Errors
+    /// As [`Self::case_rows`].
+    pub fn case_slices(&self, split: Split, case: &str) -> Result<&[SliceRow]> {
+        let rows = self.case_rows(split, case)?;
+        Ok(&self.slices(split)[rows.start as usize..rows.end as usize])
+    }
+
     /// File of SAM's frozen prompt encoder and mask decoder, under the names of SAM's checkpoints. Read it with [`crate::read_file`], which
     /// also reads from buckets.
     pub fn decoder_path(&self) -> PathBuf {
         self.storage.join(DECODER_WEIGHTS)
     }
 
-    /// The reference segmentation of a test case.
+    /// The reference segmentation of a case.
     ///
     /// # Errors
-    /// [`Error::Absent`] for a case that is not in `test`, [`Error::Damaged`] when it cannot be read back as written, [`Error::Changed`]
+    /// [`Error::Absent`] for a case that is not in the split, [`Error::Damaged`] when it cannot be read back as written, [`Error::Changed`]
     /// for a store that has changed since it was opened.
-    pub fn mask(&self, case: &str) -> Result<ReferenceMask> {
-        let rows = self.case_rows(Split::Test, case)?;
-        let shape = mask_shape(&self.slices(Split::Test)[rows.start as usize..rows.end as usize]);
+    pub fn mask(&self, split: Split, case: &str) -> Result<ReferenceMask> {
+        let shape = mask_shape(self.case_slices(split, case)?);
         let [depth, height, width] = shape;
-        let spec = ArraySpec::of_mask(case, shape);
+        let spec = ArraySpec::of_mask(split, case, shape);
         check_array_metadata(&self.storage, &spec).map_err(|error| self.changed().unwrap_or(error))?;
         let checksums = self.masks.of_shard(&spec.path, 0, depth).map(<[u32]>::to_vec).unwrap_or_default();
         let array = StoredArray::new(&self.storage, spec, 1, checksums);
@@ -348,11 +356,10 @@ impl Store {
                     });
                 }
             }
-        }
-        let masks = self.cases(Split::Test).into_iter().map(|case| mask_shard(&self.storage, &case));
-        for path in masks {
-            if !self.storage.is_file(&path)? {
-                return Err(Error::Missing { path });
+            for path in self.cases(split).iter().map(|case| mask_shard(&self.storage, split, case)) {
+                if !self.storage.is_file(&path)? {
+                    return Err(Error::Missing { path });
+                }
             }
         }
         Ok(())
@@ -372,12 +379,12 @@ pub(crate) fn shards_in(store: &Storage, spec: &ArraySpec) -> Result<HashSet<usi
     Ok(entries.iter().filter(|entry| !entry.is_folder).filter_map(|entry| spec.row_of_shard_name(&entry.name)).collect())
 }
 
-/// File of a test case's mask.
-pub(crate) fn mask_shard(store: &Storage, case: &str) -> PathBuf {
-    store.join(ArraySpec::of_mask(case, [1; 3]).shard_path(0))
+/// File of a case's mask.
+pub(crate) fn mask_shard(store: &Storage, split: Split, case: &str) -> PathBuf {
+    store.join(ArraySpec::of_mask(split, case, [1; 3]).shard_path(0))
 }
 
-/// Shape of a test case's mask, from the rows of its slices.
+/// Shape of a case's mask, from the rows of its slices.
 pub(crate) fn mask_shape(rows: &[SliceRow]) -> [usize; 3] {
     let [height, width] = rows.first().map_or([0; 2], |row| row.size);
     [rows.len(), height as usize, width as usize]

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::reader::{ReadMode, Reader};
 use crate::remote::CacheOptions;
-use crate::store::Store;
+use crate::store::{ReferenceMask, Store};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::store::StoreAttributes;
@@ -75,6 +75,22 @@ impl TrainingSplit {
     /// The training cases, sorted.
     pub fn cases(&self) -> Vec<String> {
         self.store.cases(Split::Train)
+    }
+
+    /// The slices of a training case, in the order of the store's rows, which is that of its mask.
+    ///
+    /// # Errors
+    /// As [`Store::case_slices`].
+    pub fn case_slices(&self, case: &str) -> Result<&[SliceRow]> {
+        self.store.case_slices(Split::Train, case)
+    }
+
+    /// The reference segmentation of a training case, at the scan's own resolution.
+    ///
+    /// # Errors
+    /// As [`Store::mask`].
+    pub fn mask(&self, case: &str) -> Result<ReferenceMask> {
+        self.store.mask(Split::Train, case)
     }
 
     /// Whether a test case has this name; this is all that can be learnt about the test cases.

@@ -92,8 +92,10 @@ pub enum Part {
         /// Names of the variants that cannot be read; empty if the whole file cannot be read.
         variants: Vec<String>,
     },
-    /// The reference segmentation of a test case, or its `zarr.json`.
+    /// The reference segmentation of a case, or its `zarr.json`.
     Mask {
+        /// Split of the case.
+        split: Split,
         /// The case.
         case: String,
     },
@@ -115,7 +117,7 @@ impl fmt::Display for Damage {
             Part::Checksums { .. } => f.write_str("table of checksums")?,
             Part::Scans(split) => write!(f, "table of the {split} scans")?,
             Part::Decoder => f.write_str("the decoder's weights")?,
-            Part::Mask { case } => write!(f, "mask of test case {case}")?,
+            Part::Mask { split, case } => write!(f, "mask of {split} case {case}")?,
             Part::Shard { array, row, case, slice_index, variants, .. } => {
                 write!(f, "{array}: case {case}, slice {slice_index} of it (row {row}), ")?;
                 match variants.as_slice() {
@@ -135,14 +137,14 @@ enum Check {
     Metadata(PathBuf, Vec<u8>),
     Hashed(String),
     Shard(Split, ArrayKind, usize),
-    Mask(String),
+    Mask(Split, String),
 }
 
 /// Checks every file of the store at `path`, on all of rayon's threads. `progress` gets the number of files checked so far and that of all.
 ///
 /// Each chunk is read, compared with its checksum and decompressed. Each shard must hold only its chunks. Tables and weights are compared
-/// with the manifest's hashes and with the arrays, metadata with the bytes that follow from the manifest, voxel counts of the test slices
-/// with the masks.
+/// with the manifest's hashes and with the arrays, metadata with the bytes that follow from the manifest, voxel counts of the slices with the
+/// masks.
 ///
 /// # Errors
 /// [`crate::Error::NotAStore`], [`crate::Error::FormatVersion`], [`crate::Error::Incomplete`] for a store that is still being made,
@@ -159,20 +161,15 @@ fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Ve
     let (attributes, mut damage) = trusted_manifest(store)?;
     let layout = complete_layout(store, &attributes)?;
     // A damaged table is reported by its own check; its content is then not used.
-    let test_rows = read_slices(store, &attributes, &layout, Split::Test).ok();
+    let rows = Split::ALL.map(|split| read_slices(store, &attributes, &layout, split).ok());
     let (checksums, of_table) = trusted_checksums(store, &attributes, &layout);
     damage.extend(of_table);
     let checks = checks(&layout)?;
     // The manifest's two copies and the table of checksums are checked already.
     let total = checks.len() as u64 + 3;
     let done = AtomicU64::new(3);
-    let context = Context {
-        store,
-        attributes: &attributes,
-        layout: &layout,
-        test_rows: test_rows.as_deref(),
-        checksums: checksums.as_ref(),
-    };
+    let rows = Split::ALL.map(|split| rows[split as usize].as_deref());
+    let context = Context { store, attributes: &attributes, layout: &layout, rows, checksums: checksums.as_ref() };
     let found = checks.par_iter().map(|check| {
         let found = match store.refusal() {
             Some(refusal) => Err(refusal),
@@ -183,12 +180,7 @@ fn check_all(store: &Storage, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Ve
     });
     let found: Vec<Vec<Damage>> = found.collect::<Result<_>>()?;
     damage.extend(found.into_iter().flatten());
-    Ok(VerifyReport {
-        damage,
-        unexpected: unexpected(store, &layout)?,
-        files: total + layout.cases_of(Split::Test).count() as u64,
-        attributes,
-    })
+    Ok(VerifyReport { damage, unexpected: unexpected(store, &layout)?, files: total + layout.num_cases() as u64, attributes })
 }
 
 /// The manifest from an undamaged copy, and what is wrong with the other.
@@ -263,7 +255,9 @@ fn checks(layout: &StoreLayout) -> Result<Vec<Check>> {
     for (split, kind) in arrays {
         all.extend((0..layout.num_slices(split)).map(|row| Check::Shard(split, kind, row)));
     }
-    all.extend(layout.cases_of(Split::Test).map(|(case, _)| Check::Mask(case.case.clone())));
+    for split in Split::ALL {
+        all.extend(layout.cases_of(split).map(|(case, _)| Check::Mask(split, case.case.clone())));
+    }
     Ok(all)
 }
 
@@ -271,8 +265,8 @@ struct Context<'a> {
     store: &'a Storage,
     attributes: &'a StoreAttributes,
     layout: &'a StoreLayout,
-    /// The test table's rows, if they can be trusted.
-    test_rows: Option<&'a [SliceRow]>,
+    /// The rows of each split's slice table, if they can be trusted.
+    rows: [Option<&'a [SliceRow]>; 2],
     /// The checksums of the chunks, if they can be trusted.
     checksums: Option<&'a Checksums>,
 }
@@ -287,7 +281,7 @@ impl Context<'_> {
                 .collect()),
             Check::Hashed(name) => Ok(self.hashed(name).into_iter().collect()),
             Check::Shard(split, kind, row) => Ok(self.shard(*split, *kind, *row)),
-            Check::Mask(case) => self.mask(case),
+            Check::Mask(split, case) => self.mask(*split, case),
         }
     }
 
@@ -334,24 +328,24 @@ impl Context<'_> {
     }
 
     /// Checks a mask's shard and `zarr.json`. Its shape comes from the slice table, or from the `zarr.json` if the table is damaged.
-    fn mask(&self, case: &str) -> Result<Vec<Damage>> {
-        let part = Part::Mask { case: case.into() };
-        let rows = match self.test_rows {
-            Some(rows) => Some(&rows[self.layout.case_rows(Split::Test, case)?]),
+    fn mask(&self, split: Split, case: &str) -> Result<Vec<Damage>> {
+        let part = Part::Mask { split, case: case.into() };
+        let rows = match self.rows[split as usize] {
+            Some(rows) => Some(&rows[self.layout.case_rows(split, case)?]),
             None => None,
         };
         let metadata = |reason: String| {
-            let path = Path::new(&ArraySpec::of_mask(case, [1; 3]).path).join(METADATA);
+            let path = Path::new(&ArraySpec::of_mask(split, case, [1; 3]).path).join(METADATA);
             vec![Damage { path, part: part.clone(), reason }]
         };
         let shape = match rows {
             Some(rows) => mask_shape(rows),
-            None => match read_mask_shape(self.store, case) {
+            None => match read_mask_shape(self.store, split, case) {
                 Ok(shape) => shape,
                 Err(error) => return Ok(metadata(error.to_string())),
             },
         };
-        let spec = ArraySpec::of_mask(case, shape);
+        let spec = ArraySpec::of_mask(split, case, shape);
         let (path, bytes) = array_file(&spec)?;
         let mut all = check_bytes(self.store, &self.store.join(path), &bytes).err().map_or(vec![], metadata);
         let path = spec.shard_path(0);
@@ -438,8 +432,8 @@ fn unexpected(store: &Storage, layout: &StoreLayout) -> Result<Vec<PathBuf>> {
                 let spec = layout.array(split, kind);
                 expected.insert(spec.shard_path(row));
             }
-            Check::Mask(case) => {
-                let spec = ArraySpec::of_mask(&case, [1; 3]);
+            Check::Mask(split, case) => {
+                let spec = ArraySpec::of_mask(split, &case, [1; 3]);
                 expected.extend([METADATA.to_string(), spec.shard_name(0)].map(|name| Path::new(&spec.path).join(name)));
             }
         }

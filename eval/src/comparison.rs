@@ -29,7 +29,7 @@ const HD95: &str = "hd95";
 /// values are left out.
 ///
 /// # Errors
-/// If an evaluation has other organs, rules or cases than the first one.
+/// If an evaluation has another split, other organs, rules or cases than the first one.
 pub fn compare(first: &[EvaluationFolder], second: &[EvaluationFolder]) -> Result<Vec<ComparisonRow>> {
     let all: Vec<&EvaluationFolder> = first.iter().chain(second).collect();
     let Some((reference, others)) = all.split_first() else { return Ok(Vec::new()) };
@@ -217,7 +217,8 @@ mod tests {
     use super::*;
     use crate::folder::EvaluationInfo;
     use crate::protocol::Scoring;
-    use sam_ladder_schemas::eval::Protocol;
+    use crate::scored::Scored;
+    use sam_ladder_schemas::eval::{EmptyRule, Protocol, ScoredSplit};
     use sam_ladder_schemas::tables::CaseRow;
 
     fn evaluation(name: &str, dice: [[Option<f64>; 2]; 3]) -> EvaluationFolder {
@@ -231,7 +232,7 @@ mod tests {
         };
         let cases = (0..3).flat_map(|case| [row(case, 0), row(case, 1)]).collect();
         let scoring = Scoring::of(Protocol::Standard);
-        let info = EvaluationInfo { method: name.into(), class_names, scoring, run_info: Vec::new() };
+        let info = EvaluationInfo { method: name.into(), class_names, scoring, scored: Scored::default(), run_info: Vec::new() };
         EvaluationFolder { path: name.into(), info, cases }
     }
 
@@ -275,6 +276,10 @@ mod tests {
         other.info.scoring.empty = EmptyRule::Penalise;
         let error = compare(std::slice::from_ref(&first), &[other]).unwrap_err().to_string();
         assert!(error.contains("leave-out") && error.contains("penalise"), "{error}");
+        let mut other = second.clone();
+        other.info.scored.split = ScoredSplit::Validation;
+        let error = compare(std::slice::from_ref(&first), &[other]).unwrap_err().to_string();
+        assert!(error.ends_with("the one scored the split test, the other validation"), "{error}");
         let mut other = second;
         other.cases.retain(|row| row.case != "0002");
         assert!(compare(&[first], &[other]).unwrap_err().to_string().contains("0002"));

@@ -175,6 +175,44 @@ pub enum EvalError {
         /// Rules of the other.
         second_rules: String,
     },
+    /// One evaluation of test scans, and one of held-out training cases.
+    #[error("{} and {} cannot be compared: the one scored the split {first_split}, the other {second_split}", first.display(), second.display())]
+    OtherSplits {
+        /// One evaluation's folder.
+        first: PathBuf,
+        /// The other's.
+        second: PathBuf,
+        /// Split of the one.
+        first_split: &'static str,
+        /// Split of the other.
+        second_split: &'static str,
+    },
+    /// Validations of runs that are no folds of one cross-validation.
+    #[error("{} and {} are no folds of one cross-validation: {differing}", first.display(), second.display())]
+    OtherSettings {
+        /// One evaluation's folder.
+        first: PathBuf,
+        /// The other's.
+        second: PathBuf,
+        /// Each setting that differs, with both values.
+        differing: String,
+    },
+    /// A case that two folds of a cross-validation have scored.
+    #[error("case {case} is in two folds: {} and {}", first.display(), second.display())]
+    TwoFolds {
+        /// The case.
+        case: String,
+        /// One evaluation's folder.
+        first: PathBuf,
+        /// The other's.
+        second: PathBuf,
+    },
+    /// Published rows next to a validation.
+    #[error("the published rows are scores of test scans, but {} scored held-out training cases", path.display())]
+    PublishedValidation {
+        /// The evaluation's folder.
+        path: PathBuf,
+    },
     /// Evaluations of other cases.
     #[error("{} and {} cannot be compared: they have the cases {first_cases:?} and {second_cases:?}", first.display(), second.display())]
     OtherCases {
@@ -219,7 +257,16 @@ impl EvalError {
             Exists { .. } => "choose another folder, or replace the evaluation with --force".into(),
             NoEvaluation { .. } => "make one with sam-ladder eval --out".into(),
             NoScoring { .. } => "evaluate again, into another folder".into(),
-            OtherOrgans { .. } | OtherCases { .. } => "compare evaluations of the same store's test scans".into(),
+            OtherOrgans { .. } => "compare evaluations of the same store's test scans".into(),
+            OtherCases { .. } => {
+                "compare evaluations of the same cases; the folds of a cross-validation, all with the same seed, are one row of a \
+                 table: --row NAME=DIR,DIR"
+                    .into()
+            }
+            OtherSplits { first_split, .. } => format!("evaluate the other with --split {first_split}, into another folder"),
+            OtherSettings { .. } => "put runs of other settings into rows of their own: --row NAME=DIR,DIR --row OTHER=DIR,DIR".into(),
+            TwoFolds { .. } => "name one evaluation of each fold, of runs that held out different cases".into(),
+            PublishedValidation { .. } => "leave --published out".into(),
             OtherRules { .. } => "evaluate one of them again, with the options of the other".into(),
             Json { .. } => "make it again with the command that wrote it, and --force".into(),
             File(error) => return error.hint(),

@@ -11,6 +11,7 @@ use crate::protocol::Scoring;
 use crate::publish::{OutputFolder, Recorded, files_below};
 use crate::report::{ReportPage, SlicePicture};
 use crate::run_curves::RunCurves;
+use crate::scored::Scored;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
 use sam_ladder_formats::atomic::write_atomic;
@@ -30,6 +31,8 @@ pub struct EvaluationConfig {
     pub class_names: Vec<String>,
     /// How the scores are counted.
     pub scoring: Scoring,
+    /// Which cases are scored.
+    pub scored: Scored,
     /// Name of the row in the table, and title of the report.
     pub method: String,
     /// Names and values about the run, shown in this order in the report.
@@ -187,6 +190,7 @@ impl Evaluation {
             method: &config.method,
             class_names: &config.class_names,
             scoring: config.scoring,
+            split: config.scored.split,
             cases: evaluated.len(),
         };
         let table = markdown(summary, &context);
@@ -205,6 +209,7 @@ impl Evaluation {
             method: config.method.clone(),
             class_names: config.class_names.clone(),
             scoring: config.scoring,
+            scored: config.scored.clone(),
             run_info: config.run_info.clone(),
         };
         let path = unfinished.join(EVALUATION_JSON);

@@ -3,6 +3,7 @@
 use crate::error::{EvalError, Result};
 use crate::moves::finish_interrupted;
 use crate::protocol::Scoring;
+use crate::scored::Scored;
 use sam_ladder_formats::Error;
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::tables::CaseRow;
@@ -35,6 +36,9 @@ pub struct EvaluationInfo {
     pub class_names: Vec<String>,
     /// How the scores were counted.
     pub scoring: Scoring,
+    /// Which cases were scored; older versions scored only test scans, and did not record it.
+    #[serde(default)]
+    pub scored: Scored,
     /// Names and values about the run, for the report.
     pub run_info: Vec<(String, String)>,
 }
@@ -68,12 +72,30 @@ impl EvaluationFolder {
         Ok(EvaluationFolder { path, info, cases })
     }
 
-    /// Refuses an evaluation that cannot be compared with this one because its organs, rules or cases differ.
+    /// Refuses an evaluation that cannot be compared with this one because its split, organs, rules or cases differ.
     ///
     /// # Errors
     /// Names both folders and what differs.
     pub(crate) fn check_comparable(&self, other: &EvaluationFolder) -> Result<()> {
+        self.check_same_kind(other)?;
+        let [first_cases, second_cases] = [self, other].map(EvaluationFolder::case_names);
+        if first_cases != second_cases {
+            let (first, second) = (self.path.clone(), other.path.clone());
+            return Err(EvalError::OtherCases { first, second, first_cases, second_cases });
+        }
+        Ok(())
+    }
+
+    /// As [`Self::check_comparable`], whatever the cases are.
+    ///
+    /// # Errors
+    /// Names both folders and what differs.
+    pub(crate) fn check_same_kind(&self, other: &EvaluationFolder) -> Result<()> {
         let (first, second) = (self.path.clone(), other.path.clone());
+        if self.info.scored.split != other.info.scored.split {
+            let [first_split, second_split] = [self, other].map(|folder| folder.info.scored.split.name());
+            return Err(EvalError::OtherSplits { first, second, first_split, second_split });
+        }
         if self.info.class_names != other.info.class_names {
             let [first_organs, second_organs] = [self, other].map(|folder| folder.info.class_names.clone());
             return Err(EvalError::OtherOrgans { first, second, first_organs, second_organs });
@@ -82,15 +104,11 @@ impl EvaluationFolder {
             let [first_rules, second_rules] = [self, other].map(|folder| folder.info.scoring.options());
             return Err(EvalError::OtherRules { first, second, first_rules, second_rules });
         }
-        let [first_cases, second_cases] = [self, other].map(EvaluationFolder::case_names);
-        if first_cases != second_cases {
-            return Err(EvalError::OtherCases { first, second, first_cases, second_cases });
-        }
         Ok(())
     }
 
     /// The cases' names, sorted.
-    fn case_names(&self) -> Vec<String> {
+    pub(crate) fn case_names(&self) -> Vec<String> {
         let mut cases: Vec<String> = self.cases.iter().map(|row| row.case.clone()).collect();
         cases.sort_unstable();
         cases.dedup();

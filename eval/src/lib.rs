@@ -28,7 +28,7 @@
 //! | `surface_distances`, `surface_voxels`, `distance_transform` | the distances behind HD95 and surface Dice |
 //! | `protocol` | the published and the standard rules |
 //! | `case_scores`, `summary`, [`statistics`] | scores of a case, means over cases, intervals and tests |
-//! | `evaluation`, `folder` | writing an evaluation's folder, reading it back |
+//! | `evaluation`, `folder`, `scored` | writing an evaluation's folder, reading it back; which cases it scored |
 //! | `table_md`, [`comparison`], `results` | tables to read |
 //! | `report`, `sweep_page`, [`plot`], `overlay` | pages, charts and pictures |
 
@@ -54,6 +54,7 @@ mod publish;
 mod report;
 mod results;
 mod run_curves;
+mod scored;
 mod scores;
 pub mod statistics;
 mod summary;
@@ -77,6 +78,7 @@ pub use overlay::GreySlice;
 pub use protocol::Scoring;
 pub use results::{Method, MethodComparison, ResultsTable, tabulate};
 pub use run_curves::{Curve, RunCurves};
-pub use sam_ladder_schemas::eval::{DistanceUnit, EmptyRule, EvalSettings, Hd95Definition, Palette, Protocol};
+pub use sam_ladder_schemas::eval::{DistanceUnit, EmptyRule, EvalSettings, Hd95Definition, Palette, Protocol, ScoredSplit};
+pub use scored::Scored;
 pub use summary::{MEAN, summarise};
 pub use sweep_page::write_sweep_page;

@@ -166,6 +166,7 @@ mod tests {
     use super::*;
     use crate::moves::REPLACED;
     use crate::protocol::Scoring;
+    use crate::scored::Scored;
     use sam_ladder_formats::rows::write_rows;
     use sam_ladder_schemas::eval::Protocol;
 
@@ -185,7 +186,8 @@ mod tests {
             .unwrap();
         let files = files_below(folder).unwrap().into_iter().chain([EVALUATION_JSON.to_string()]).collect();
         let scoring = Scoring::of(Protocol::Standard);
-        let info = EvaluationInfo { method: text.into(), class_names: vec!["liver".into()], scoring, run_info: vec![] };
+        let (class_names, scored) = (vec!["liver".into()], Scored::default());
+        let info = EvaluationInfo { method: text.into(), class_names, scoring, scored, run_info: vec![] };
         fs::write(folder.join(EVALUATION_JSON), serde_json::to_vec(&Recorded { info, files }).unwrap()).unwrap();
     }
 

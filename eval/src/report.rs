@@ -8,13 +8,14 @@ use crate::page::{Document, facts, png_url, scrolling, section};
 use crate::palette::{colour, hex};
 use crate::picture_choice::ChosenSlice;
 use crate::run_curves::RunCurves;
+use crate::scored::OF_VALIDATION;
 use crate::summary::MEAN;
 use crate::summary::has_spacing;
 use crate::table_md::{TableContext, absent_organs, caption, other_metrics, uncounted};
 use crate::table_text::{UNDEFINED, interval, number, percent};
 use maud::{Markup, html};
 use sam_ladder_formats::Error;
-use sam_ladder_schemas::eval::{EmptyRule, Palette};
+use sam_ladder_schemas::eval::{EmptyRule, Palette, ScoredSplit};
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -57,7 +58,10 @@ impl ReportPage<'_> {
         let protocol = self.context.scoring.protocol();
         let rules = protocol.map_or("rules set by options".into(), |protocol| format!("{} protocol", protocol.name()));
         let header = html! {
-            p.lead { "Organ segmentation scored by sam-ladder, " (rules) "." }
+            p.lead {
+                "Organ segmentation scored by sam-ladder, " (rules) "."
+                @if self.context.split == ScoredSplit::Validation { " " (OF_VALIDATION) "." }
+            }
             dl.tiles { @for (name, value, note) in self.tiles() {
                 div { dt { (name) } dd { (value) } @if let Some(note) = note { dd { (note) } } }
             } }

@@ -45,6 +45,11 @@ impl Scores {
         self.values[organ][case]
     }
 
+    /// Mean of a case over the organs whose value is defined.
+    pub fn case_mean(&self, case: usize) -> Option<f64> {
+        mean(self.values.iter().filter_map(|organ| organ[case]))
+    }
+
     /// Defined values of an organ.
     pub fn of_organ(&self, organ: usize) -> Vec<f64> {
         self.values[organ].iter().copied().flatten().collect()

@@ -2,8 +2,10 @@
 
 use crate::organ_columns::{OrganColumn, organ_columns, with_mean};
 use crate::protocol::Scoring;
+use crate::scored::OF_VALIDATION;
 use crate::summary::{MEAN, has_spacing};
 use crate::table_text::{cell, interval, markdown_table, number, percent};
+use sam_ladder_schemas::eval::ScoredSplit;
 use sam_ladder_schemas::tables::SummaryRow;
 
 /// Context of the tables.
@@ -15,6 +17,8 @@ pub(crate) struct TableContext<'a> {
     pub class_names: &'a [String],
     /// How the scores were counted.
     pub scoring: Scoring,
+    /// Which cases were scored.
+    pub split: ScoredSplit,
     /// Number of cases.
     pub cases: usize,
 }
@@ -117,11 +121,12 @@ const OTHER_METRICS: &str = "Means over the cases in which both masks have the o
 
 /// One paragraph that explains the numbers.
 pub(crate) fn caption(context: &TableContext) -> String {
-    let TableContext { scoring, cases, .. } = context;
+    let TableContext { scoring, cases, split, .. } = context;
+    let of_split = if *split == ScoredSplit::Validation { format!("{OF_VALIDATION}. ") } else { String::new() };
     let protocol = scoring.protocol().map_or(String::new(), |protocol| format!(" ({} protocol)", protocol.name()));
     let plural = if *cases == 1 { "" } else { "s" };
     format!(
-        "Mean over {cases} case{plural}{protocol}: {}. Missed: only in the reference. Invented: only in the prediction. Intervals are \
+        "{of_split}Mean over {cases} case{plural}{protocol}: {}. Missed: only in the reference. Invented: only in the prediction. Intervals are \
          percentile bootstrap intervals over cases, where at least six have a value.",
         scoring.describe()
     )
@@ -155,7 +160,8 @@ mod tests {
         let mut summary: Vec<SummaryRow> =
             (1..).zip(&names).map(|(i, organ)| row(organ, Some(f64::from(i) / 10.0), Some(1.0))).collect();
         summary.push(row(MEAN, Some(0.79456), Some(35.344)));
-        let context = TableContext { method: "a|b", class_names: &names, scoring: Protocol::Published.into(), cases: 12 };
+        let (scoring, split) = (Protocol::Published.into(), ScoredSplit::Test);
+        let context = TableContext { method: "a|b", class_names: &names, scoring, split, cases: 12 };
         let text = markdown(&summary, &context);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -178,10 +184,12 @@ mod tests {
     fn other_organs_stand_as_named_and_undefined_is_a_dash() {
         let names = ["tumour".to_string(), "liver".to_string()];
         let summary = [row("tumour", None, None), row("liver", Some(1.0), Some(0.0)), row(MEAN, Some(1.0), Some(0.0))];
-        let context = TableContext { method: "ours", class_names: &names, scoring: Protocol::Standard.into(), cases: 1 };
+        let (scoring, split) = (Protocol::Standard.into(), ScoredSplit::Validation);
+        let context = TableContext { method: "ours", class_names: &names, scoring, split, cases: 1 };
         let text = markdown(&summary, &context);
         assert!(text.starts_with("| Methods | DSC ↑ | HD ↓ | tumour | liver |\n"), "{text}");
         assert!(text.contains("| ours | 100.00 | 0.00 | – | 100.00 |\n"), "{text}");
         assert!(text.contains("1 case (standard protocol)") && text.contains("in mm"), "{text}");
+        assert!(text.contains("held out, not test scans. Mean over 1 case"), "{text}");
     }
 }

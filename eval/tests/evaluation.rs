@@ -2,7 +2,7 @@
 
 use sam_ladder_eval::{
     CASES_TABLE, CaseMasks, CasePrediction, EVALUATION_JSON, Evaluation, EvaluationConfig, EvaluationFolder, GreySlice, MASKS,
-    MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, SUMMARY_TABLE, TABLE_MARKDOWN,
+    MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, SUMMARY_TABLE, Scored, TABLE_MARKDOWN,
 };
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::orientation::Turn;
@@ -17,6 +17,7 @@ fn config(out_dir: &Path) -> EvaluationConfig {
         out_dir: out_dir.into(),
         class_names: ["liver", "spleen <left>"].map(String::from).to_vec(),
         scoring: Protocol::Standard.into(),
+        scored: Scored::default(),
         method: "ladder & <script>alert(1)</script>".into(),
         run_info: vec![("seed".into(), "1234".into()), ("note".into(), "a \"quoted\" <b>name</b>".into())],
         curves: None,

@@ -3,6 +3,28 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The cases that are scored
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum ScoredSplit {
+    /// The store's test scans
+    #[default]
+    Test,
+    /// The training cases that the run held out for validation, at the scans' own resolution
+    Validation,
+}
+
+impl ScoredSplit {
+    /// As it is typed and stored: `validation`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ScoredSplit::Test => "test",
+            ScoredSplit::Validation => "validation",
+        }
+    }
+}
+
 /// A named set of rules for scoring
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -119,6 +141,9 @@ pub enum Palette {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalSettings {
+    /// Cases to score
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    pub split: ScoredSplit,
     /// How masks are scored
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub protocol: Protocol,
@@ -149,6 +174,7 @@ impl Default for EvalSettings {
     /// The published protocol.
     fn default() -> Self {
         EvalSettings {
+            split: ScoredSplit::Test,
             protocol: Protocol::Published,
             empty: None,
             hd95: Hd95Definition::Pooled,
@@ -169,6 +195,9 @@ mod tests {
     fn words_have_one_spelling() {
         assert_eq!(json!(Protocol::ALL), json!(Protocol::ALL.map(Protocol::name)));
         assert_eq!(json!(EmptyRule::ALL), json!(EmptyRule::ALL.map(EmptyRule::name)));
+        for split in [ScoredSplit::Test, ScoredSplit::Validation] {
+            assert_eq!(json!(split), split.name());
+        }
         for definition in [Hd95Definition::Pooled, Hd95Definition::Larger] {
             assert_eq!(json!(definition), definition.name());
         }

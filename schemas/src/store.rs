@@ -23,7 +23,7 @@ pub const LABELS: &str = "labels";
 /// `[slice, variant, 256 + channels of an image, 2]`, float32, only in 8-bit stores: scale and offset of each channel, first of the
 /// embeddings, then of the image.
 pub const QUANTIZATION: &str = "quantization";
-/// Group in `test` with the reference segmentations at the scans' own resolution, one array `[d, h, w]` per case.
+/// Group in each split with the reference segmentations at the scans' own resolution, one array `[d, h, w]` per case.
 pub const MASKS: &str = "masks";
 
 /// Path of a split's slice table within the store.

@@ -314,11 +314,14 @@ pub struct ResultRow {
     pub source: Option<String>,
     /// Number of evaluations with different seeds; `None` for published numbers.
     pub seeds: Option<u32>,
-    /// Cases of each evaluation; `None` for published numbers.
+    /// Folds of a cross-validation whose cases the row is over; `None` for evaluations of test scans and for published numbers.
+    pub folds: Option<u32>,
+    /// Cases of each evaluation, or of all folds; `None` for published numbers.
     pub cases: Option<u32>,
     /// Dice from 0 to 1, mean over seeds of means over cases.
     pub dice: Option<f64>,
-    /// Standard deviation of Dice over the seeds (n - 1); `None` for fewer than two.
+    /// Standard deviation of Dice over the seeds (n - 1); `None` for fewer than two. Of a cross-validation with one seed it is over the cases: in
+    /// the row `mean`, of each case's mean over its organs.
     pub dice_sd: Option<f64>,
     /// Lower end of the 95 % bootstrap interval of `dice`, over cases.
     pub dice_low: Option<f64>,
@@ -326,7 +329,7 @@ pub struct ResultRow {
     pub dice_high: Option<f64>,
     /// HD95 in the unit of the evaluations, mean over seeds of means over cases.
     pub hd95: Option<f64>,
-    /// Standard deviation of HD95 over the seeds.
+    /// Standard deviation of HD95, over the same as that of Dice.
     pub hd95_sd: Option<f64>,
     /// Lower end of the 95 % bootstrap interval of `hd95`, over cases.
     pub hd95_low: Option<f64>,

@@ -268,6 +268,16 @@ pub struct RunInputs {
     pub init: Option<InputFile>,
 }
 
+/// A training case that a run held out, and which scan it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOutCase {
+    /// The case, as in the store.
+    pub case: String,
+    /// SHA-256, in hexadecimal, of the SHA-256 of its files, one a line, in the order of the store's `sources` of the case.
+    pub sha256: String,
+}
+
 /// Content of `config.json` in a run folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -292,6 +302,10 @@ pub struct RunRecord {
     /// What the values of the store's training scans were like, for each channel; empty if nothing is known of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training_values: Vec<crate::tables::ValueRange>,
+    /// The scans that `config.val_cases` names, so that a store which was made again or has grown is known to hold the same. Older versions did
+    /// not record them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<HeldOutCase>,
     /// Where the store was: a folder's whole path, or `s3://bucket/key`. Older versions did not record it.
     #[serde(default)]
     pub store_path: Option<std::path::PathBuf>,
@@ -332,6 +346,7 @@ mod tests {
         same::<crate::encoder::EncoderArch>();
         same::<crate::precompute::StoreDtype>();
         same::<crate::precompute::Compression>();
+        same::<crate::eval::ScoredSplit>();
         same::<crate::eval::Protocol>();
         same::<crate::eval::EmptyRule>();
         same::<crate::eval::Hd95Definition>();

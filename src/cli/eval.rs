@@ -5,26 +5,23 @@ use super::checkpoint_names::note_prefix;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress::Terminal;
+use super::scored_cases::{ScoredCases, Scorer};
 use super::typed::Typed;
 use crate::error::refusal;
 use crate::print::{print_line, print_note};
 use anyhow::{Context, bail};
-use sam_ladder_cache::{Batch, Store};
+use sam_ladder_cache::Store;
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
-    CaseMasks, CasePrediction, DistanceUnit, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs,
-    GreySlice, MEAN, MaskView, RunCurves, SUMMARY_TABLE, Scoring,
+    CaseMasks, CasePrediction, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs, MEAN, MaskView,
+    RunCurves, SUMMARY_TABLE, ScoredSplit, Scoring,
 };
-use sam_ladder_formats::nifti::Geometry;
 use sam_ladder_formats::rows::read_rows;
-use sam_ladder_formats::volume::read_geometry;
-use sam_ladder_precompute::scans::sha256_of_file;
-use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::orientation::Turn;
-use sam_ladder_schemas::tables::{ScanRow, SummaryRow};
+use sam_ladder_schemas::tables::SummaryRow;
 use sam_ladder_schemas::train::Arm;
-use sam_ladder_train::{CaseRequest, Ensemble, WeightSource, identity_variant};
+use sam_ladder_train::{CaseRequest, Ensemble, WeightSource};
 use std::path::{Path, PathBuf};
 
 /// Worst slices of a case that are shown, as many of the best, and the fullest.
@@ -40,12 +37,14 @@ Examples:
   sam-ladder eval --store synapse.zarr --run runs/first --out runs/first/eval
   sam-ladder eval --store synapse.zarr --run runs/first --out in-mm \\
       --protocol standard --save-nifti
+  sam-ladder eval --store synapse.zarr --run runs/fold1 --split validation \\
+      --out runs/fold1/eval
   sam-ladder eval --store synapse.zarr --zero-shot --out untrained
   sam-ladder eval --store synapse.zarr --checkpoint epoch_194.pth --out published
   sam-ladder eval --compare untrained runs/first/eval --out compared
 ")]
 pub struct Args {
-    /// Store with the test scans to segment: a folder, or s3://bucket/key
+    /// Store with the scans to segment: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr", required_unless_present = "compare", conflicts_with = "compare")]
     store: Option<PathBuf>,
     /// Run folder; its best model if it was validated, otherwise its last. Several, such as the runs of all folds, are averaged: --run A --run B
@@ -66,7 +65,8 @@ pub struct Args {
     /// With --zero-shot: what the mask decoder sees
     #[arg(long, value_enum, default_value_t = Arm::Full, requires = "zero_shot")]
     arm: Arm,
-    /// Average each model's logits over a slice and its four reflections; the store needs precompute --test-augment flips
+    /// Average each model's logits over a slice and its four reflections; the store needs precompute --test-augment flips, or for --split
+    /// validation --augment flips
     #[arg(long)]
     average_reflections: bool,
     /// Compare two evaluations of the same cases (folders of evaluations or of runs that have one): differences, confidence intervals, paired tests
@@ -168,18 +168,23 @@ impl Args {
         let out_dir = self.out.clone().ok_or_else(|| missing("--out"))?;
         let store_path = self.store.as_deref().ok_or_else(|| missing("--store"))?;
         let settings = self.settings.over(EvalSettings::default())?;
-        let baseline = self.baseline.as_deref().map(mean_dice).transpose()?;
+        let baseline = self.baseline.as_deref().map(|folder| mean_dice(folder, settings.split)).transpose()?;
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
-        let cases = test_cases(&store)?;
-        check_spacing(&store, &settings)?;
+        let scorer = Scorer { runs: &self.run, last: self.last, average_reflections: self.average_reflections };
+        let scored = ScoredCases::find(&store, &settings, &scorer)?;
         let device = self.device.open()?;
         self.checkpoint.iter().for_each(|path| note_prefix(path));
-        let ensemble = Ensemble::load(&self.weights(), self.average_reflections, &store, &device)?;
-        let (method, run_info) = self.method(store_path);
+        let reflections = self.average_reflections.then_some(scored.split);
+        let ensemble = Ensemble::load(&self.weights(), reflections, &store, &device)?;
+        let (method, mut run_info) = self.method(store_path);
+        if scored.scored.is_validation() {
+            run_info.push(("held-out cases".into(), scored.cases.join(", ")));
+        }
         let mut evaluation = Evaluation::new(EvaluationConfig {
             out_dir,
             class_names: store.config().class_names.clone(),
             scoring: Scoring::from(&settings),
+            scored: scored.scored.clone(),
             method,
             run_info,
             curves: self.curves(),
@@ -188,17 +193,13 @@ impl Args {
             save_nifti: self.save_nifti,
             overwrite: self.force,
         })?;
-        let progress = Terminal::new().begin(Phase::new("", Unit::Slices, store.slices(Split::Test).len() as u64));
-        for case in &cases {
+        let progress = Terminal::new().begin(Phase::new("", Unit::Slices, scored.slices().count() as u64));
+        for case in &scored.cases {
             progress.describe(&format!("case {case}"));
-            let request = CaseRequest { split: Split::Test, case, batch_size: self.batch_size as usize };
+            let request = CaseRequest { split: scored.split, case, batch_size: self.batch_size as usize };
             let predicted = ensemble.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
-            let reference = store.mask(case)?;
-            let scan = scan_of(&store, case)?;
-            let geometry = match self.scans.as_deref() {
-                Some(scans) => Some(geometry_of(&store, case, scans)?),
-                None => geometry_in_store(scan),
-            };
+            let reference = store.mask(scored.split, case)?;
+            let geometry = scored.geometry(case, self.scans.as_deref())?;
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {
                     case,
@@ -206,9 +207,9 @@ impl Args {
                     reference: MaskView { voxels: &reference.labels, shape: reference.shape },
                     spacing_mm: predicted.spacing_mm.or(settings.spacing),
                 },
-                images: Some(&|slice| Ok(test_slice(&store, case, slice)?)),
+                images: Some(&|slice| Ok(scored.picture(case, slice)?)),
                 geometry: geometry.as_ref(),
-                turn: scan.turn().unwrap_or(Turn::NONE),
+                turn: scored.scan(case)?.turn().unwrap_or(Turn::NONE),
             })?;
         }
         drop(progress);
@@ -235,44 +236,6 @@ impl Args {
     }
 }
 
-/// The test cases of a store that can be measured.
-fn test_cases(store: &Store) -> anyhow::Result<Vec<String>> {
-    let (cases, place) = (store.cases(Split::Test), store.path().display());
-    if cases.is_empty() {
-        let hint = "precompute a folder that has some of the cases 1 2 3 4 8 22 25 29 32 35 36 38; in nnU-Net's layout, name test cases \
-                    with --test-cases";
-        return Err(refusal(format!("{place} holds no test scans"), hint));
-    }
-    if store.config().unlabelled {
-        let message = format!("{place} holds scans without a reference: there is nothing to compare masks with");
-        return Err(refusal(message, "`sam-ladder predict --store` makes masks of them"));
-    }
-    Ok(cases)
-}
-
-/// Millimetres need a spacing, and a scan that has one needs no other.
-fn check_spacing(store: &Store, settings: &EvalSettings) -> anyhow::Result<()> {
-    let place = store.path().display();
-    let slices = store.slices(Split::Test);
-    if let (Some(_), Some(slice)) = (settings.spacing, slices.iter().find(|slice| slice.spacing_mm.is_some())) {
-        let message = format!("{place}: case {} has a voxel spacing already, so --spacing does not apply", slice.case);
-        return Err(refusal(message, "remove --spacing"));
-    }
-    let in_mm = Scoring::from(settings).unit == DistanceUnit::Millimetres;
-    match slices.iter().find(|slice| slice.spacing_mm.is_none()).filter(|_| settings.spacing.is_none()) {
-        Some(slice) if in_mm => {
-            let message =
-                format!("{place}: the voxel spacing of case {} is unknown, so HD95 cannot be in millimetres", slice.case);
-            Err(refusal(message, "state it with --spacing DEPTH,HEIGHT,WIDTH, or measure in voxels with --unit voxels"))
-        }
-        Some(_) => {
-            print_note!("the voxel spacing of the scans is unknown: nothing is measured in millimetres; --spacing states it");
-            Ok(())
-        }
-        None => Ok(()),
-    }
-}
-
 /// Prints two evaluations side by side, and writes the table into a folder where one is given.
 fn compare(first: &Path, second: &Path, out: Option<&Path>, force: bool) -> anyhow::Result<()> {
     if let Some(out) = out {
@@ -292,56 +255,17 @@ fn compare(first: &Path, second: &Path, out: Option<&Path>, force: bool) -> anyh
     Ok(())
 }
 
-/// The picture of a test slice, as the network sees it.
-fn test_slice(store: &Store, case: &str, slice: usize) -> anyhow::Result<GreySlice> {
-    let rows = store.case_rows(Split::Test, case)?;
-    let mut batch = Batch::default();
-    store.read_batch(Split::Test, &[(rows.start + slice as u32, identity_variant(store, Split::Test)?)], &mut batch)?;
-    let size = store.config().image_size;
-    // Of several channels the picture shows the first.
-    let mut values = batch.images.to_vec();
-    values.truncate(size * size);
-    Ok(GreySlice { size: [size, size], values })
-}
-
-/// What the store says of a test scan.
-fn scan_of<'a>(store: &'a Store, case: &str) -> anyhow::Result<&'a ScanRow> {
-    let missing = || format!("{}: no scan of case {case}", store.path().display());
-    store.scans(Split::Test).iter().find(|scan| scan.case == case).with_context(missing)
-}
-
-/// Where a test case lies in space, as the store says it: with its file's affine or, as its file, without one.
-fn geometry_in_store(scan: &ScanRow) -> Option<Geometry> {
-    let (shape, affine) = (scan.file_shape()?, scan.affine_rows());
-    let unplaced = Geometry::of_affine(shape, affine);
-    match scan.spacing_mm.as_deref() {
-        Some(&[x, y, z]) if affine.is_none() => {
-            let Geometry { pixdim, xyzt_units, .. } = Geometry::aligned(shape, [z, y, x]);
-            Some(Geometry { pixdim, xyzt_units, ..unplaced })
-        }
-        _ => Some(unplaced),
-    }
-}
-
-/// As [`geometry_in_store`], but with the whole header of the scan that the store was made of.
-fn geometry_of(store: &Store, case: &str, scans: &Path) -> anyhow::Result<Geometry> {
-    let rows = store.case_rows(Split::Test, case)?;
-    let slice = &store.slices(Split::Test)[rows.start as usize];
-    let path = scans.join(&slice.source);
-    let found = sha256_of_file(&path, &*Terminal::new())?;
-    if found != slice.source_sha256 {
-        let (path, store, expected) = (path.display(), store.path().display(), &slice.source_sha256);
-        let message = format!("{path} has SHA-256 {found}, but {store} was made from {expected}");
-        return Err(refusal(message, "pass the folder of the original scans with --scans"));
-    }
-    Ok(read_geometry(&path)?)
-}
-
-/// Mean Dice of an evaluation's folder.
-fn mean_dice(folder: &Path) -> anyhow::Result<f64> {
+/// Mean Dice of an evaluation's folder, which must have scored the same split.
+fn mean_dice(folder: &Path, split: ScoredSplit) -> anyhow::Result<f64> {
     let path = folder.join(SUMMARY_TABLE);
     let summary: Vec<SummaryRow> =
         read_rows(&path).with_context(|| format!("{} is not an evaluation to compare with", folder.display()))?;
+    let found = EvaluationFolder::open(folder)?.info.scored.split;
+    if found != split {
+        let (folder, found, split) = (folder.display(), found.name(), split.name());
+        let message = format!("the baseline {folder} scored the split {found}, and this evaluation scores {split}");
+        return Err(refusal(message, format!("evaluate the baseline with --split {split}")));
+    }
     let mean = summary.iter().find(|row| row.organ == MEAN).and_then(|row| row.dice);
     mean.with_context(|| format!("{}: the mean Dice is undefined", path.display()))
 }

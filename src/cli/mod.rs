@@ -15,6 +15,7 @@ mod profile;
 mod progress;
 mod sam_checkpoint;
 mod schema;
+mod scored_cases;
 mod slurm;
 mod status;
 mod sweep;

@@ -28,9 +28,7 @@ pub fn assert_same_content(found: &Path, expected: &Path, what: &str) {
                     assert!(a == b, "{what}: {split} case {case}, row {here}, variant {variant}");
                 }
             }
-            if split == Split::Test {
-                assert_eq!(found.mask(&case).unwrap(), expected.mask(&case).unwrap(), "{what}: {case}");
-            }
+            assert_eq!(found.mask(split, &case).unwrap(), expected.mask(split, &case).unwrap(), "{what}: {case}");
         }
     }
 }
@@ -46,6 +44,7 @@ pub fn read_all(store: &Store) -> Result<(Vec<Batch>, Vec<ReferenceMask>), Error
             batches.push(batch);
         }
     }
-    let masks = store.cases(Split::Test).iter().map(|case| store.mask(case)).collect::<Result<_, _>>()?;
+    let cases = Split::ALL.into_iter().flat_map(|split| store.cases(split).into_iter().map(move |case| (split, case)));
+    let masks = cases.map(|(split, case)| store.mask(split, &case)).collect::<Result<_, _>>()?;
     Ok((batches, masks))
 }

@@ -77,7 +77,7 @@ pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2
         let shape = [num_slices, SCAN_SIZE[0] as usize, SCAN_SIZE[1] as usize];
         let mask = ReferenceMask { labels: vec![1; shape.iter().product()], shape };
         let scan = ScanRow::of_array(case, shape, Some([3.0, 0.8, 0.7]));
-        writer.write_case(split, &scan, &table, (split == Split::Test).then_some(&mask)).unwrap();
+        writer.write_case(split, &scan, &table, &mask).unwrap();
     }
     writer.write_decoder(&decoder_bytes(path)).unwrap();
     writer.finish().unwrap()

@@ -5,7 +5,7 @@
 
 use candle_core::{Device, Tensor};
 use made_up::noise;
-use sam_ladder_cache::{CaseLayout, Opened, ReadMode, SliceTensors, StoreLayout, StoreWriter};
+use sam_ladder_cache::{CaseLayout, Opened, ReadMode, ReferenceMask, SliceTensors, StoreLayout, StoreWriter};
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
@@ -95,7 +95,8 @@ fn write_store(path: &Path) -> Outcome<()> {
         });
     }
     let scan = ScanRow::of_array("0005", [rows.len(), SIDE, SIDE], Some([3.0, 1.0, 1.0]));
-    writer.write_case(Split::Train, &scan, &rows, None)?;
+    let mask = ReferenceMask { labels: vec![0; rows.len() * SIDE * SIDE], shape: [rows.len(), SIDE, SIDE] };
+    writer.write_case(Split::Train, &scan, &rows, &mask)?;
     let decoder = path.with_extension("decoder");
     save_safetensors(&decoder, &random_decoder()?)?;
     writer.write_decoder(&std::fs::read(&decoder)?)?;

@@ -129,6 +129,34 @@ pub enum TrainError {
     /// A store without training cases.
     #[error("the store has no training cases")]
     NoTrainingCases,
+    /// A run that held out no case, so that there is nothing to validate it on.
+    #[error("{0} held out no training case for validation")]
+    NoHeldOut(PathBuf),
+    /// Runs that are to be scored together and held out different cases.
+    #[error(
+        "{} held out the cases {}, but {} held out {}: one was trained on what the other held out",
+        first.display(), first_cases.join(", "), second.display(), second_cases.join(", ")
+    )]
+    OtherHeldOut {
+        /// One run.
+        first: PathBuf,
+        /// Its cases.
+        first_cases: Vec<String>,
+        /// The other run.
+        second: PathBuf,
+        /// Its cases.
+        second_cases: Vec<String>,
+    },
+    /// A store with another scan of a held-out case's name.
+    #[error("{}: its training case {case} is not known to be the scan that {} held out", store.display(), run.display())]
+    OtherScan {
+        /// The run.
+        run: PathBuf,
+        /// The store.
+        store: PathBuf,
+        /// The case.
+        case: String,
+    },
     /// Every training case validates.
     #[error("all {0} training cases are held out for validation")]
     AllHeldOut(usize),
@@ -431,6 +459,14 @@ impl TrainError {
             TrainError::TooFewGroups { groups, .. } if *groups >= 2 => format!("take at most {groups} folds"),
             TrainError::GroupDivided { .. } => "hold out all cases of the patient, or none; --fold does so".into(),
             TrainError::NoTrainingCases => "run precompute on scans that have some".into(),
+            TrainError::NoHeldOut(_) => {
+                "train with --fold 1/5 or --val-cases to hold some out; or leave --split out, which scores the test scans".into()
+            }
+            TrainError::OtherHeldOut { .. } => {
+                "evaluate each by itself; `sam-ladder table --row NAME=DIR,DIR` puts the folds of a cross-validation together"
+                    .into()
+            }
+            TrainError::OtherScan { .. } => "pass --store the store that the run was trained on".into(),
             TrainError::AllHeldOut(_) => "leave some to train on".into(),
             TrainError::NoVariant { .. } => "run precompute with more variants (--augment), or train with fewer".into(),
             TrainError::NoIdentity(_) | TrainError::Probabilities(_) => "run precompute again".into(),
@@ -455,6 +491,9 @@ impl TrainError {
                 "pass --store a store with the run's settings, or run `sam-ladder train --store {} --run ANOTHER` and evaluate that run",
                 store.display()
             ),
+            TrainError::NoReflections { split: Split::Train, .. } => {
+                "run precompute again with --augment flips, or leave --average-reflections out".into()
+            }
             TrainError::NoReflections { .. } => {
                 "run precompute again with --test-augment flips, which encodes only them, or leave \
                                                  --average-reflections out"

@@ -8,12 +8,14 @@
 //! | [`sweep`] | many runs, and which of them continue |
 //! | `trained_model`, `predict`, `segment` | a trained model, and masks from it |
 //! | `groups` | the cases of one patient, and folds |
+//! | `held_out` | the cases that a run held out, for a validation at full resolution |
 //! | `export` | a model as one file in the published names |
 
 mod checksum;
 mod error;
 mod export;
 mod groups;
+mod held_out;
 mod init;
 mod lock;
 mod loss;
@@ -29,6 +31,7 @@ mod trained_model;
 pub use error::{Result, TrainError};
 pub use export::{ExportArgs, export};
 pub use groups::Groups;
+pub use held_out::{HeldOut, held_out};
 pub use init::{InitSources, initial_weights};
 pub use loss::ladder_loss;
 pub use optimizer::Optimizer;

@@ -45,19 +45,19 @@ pub struct Ensemble {
 }
 
 impl Ensemble {
-    /// Loads the models for a store's images.
+    /// Loads the models for a store's images. If a split is given, logits are averaged over the reflections of its slices.
     ///
     /// # Errors
-    /// No source; whatever [`load_model`] refuses; `average_reflections` with a store that holds no reflections of its test slices.
-    pub fn load(sources: &[WeightSource], average_reflections: bool, store: &Store, device: &Device) -> Result<Self> {
+    /// No source; whatever [`load_model`] refuses; a split of which the store holds no reflections.
+    pub fn load(sources: &[WeightSource], reflections: Option<Split>, store: &Store, device: &Device) -> Result<Self> {
         if sources.is_empty() {
             return Err(TrainError::NoModel);
         }
-        if average_reflections {
-            averaged_variants(store, Split::Test)?;
+        if let Some(split) = reflections {
+            averaged_variants(store, split)?;
         }
         let models = sources.iter().map(|source| load_model(source, store, device)).collect::<Result<_>>()?;
-        Ok(Ensemble { models, average_reflections })
+        Ok(Ensemble { models, average_reflections: reflections.is_some() })
     }
 
     /// An ensemble of one model, without averaging over reflections.

@@ -1,4 +1,4 @@
-//! What is recorded of a case in addition to its tensors: its rows and, for a test case, its mask.
+//! What is recorded of a case in addition to its tensors: its rows and its mask.
 
 use super::progress::CaseRecord;
 use super::{StoreWriter, create_array};
@@ -13,13 +13,13 @@ use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use std::io::ErrorKind;
 
 impl StoreWriter {
-    /// Whether the rows of a case are recorded and, for a test case, its mask is the one that is recorded.
+    /// Whether the rows of a case are recorded, and its mask is the one that is recorded.
     ///
     /// # Errors
     /// [`Error::File`] for a bucket that does not answer.
     pub fn is_case_recorded(&self, split: Split, case: &str) -> Result<bool> {
         let recorded = match self.case_record(split, case)? {
-            Some(record) => split == Split::Train || self.is_mask_whole(case, &record)?,
+            Some(record) => self.is_mask_whole(split, case, &record)?,
             None => false,
         };
         Ok(recorded || self.is_finished())
@@ -36,8 +36,8 @@ impl StoreWriter {
         }))
     }
 
-    fn is_mask_whole(&self, case: &str, record: &CaseRecord) -> Result<bool> {
-        let spec = ArraySpec::of_mask(case, mask_shape(&record.rows));
+    fn is_mask_whole(&self, split: Split, case: &str, record: &CaseRecord) -> Result<bool> {
+        let spec = ArraySpec::of_mask(split, case, mask_shape(&record.rows));
         let (metadata, bytes) = array_file(&spec)?;
         let path = self.storage.join(spec.shard_path(0));
         match self.storage.open(&path) {
@@ -49,7 +49,7 @@ impl StoreWriter {
         }
     }
 
-    /// Whether a case is complete: its slices, its rows and, for a test case, its mask are written.
+    /// Whether a case is complete: its slices, its rows and its mask are written.
     ///
     /// # Errors
     /// [`Error::Values`] if the layout has no such case; [`Error::File`] for a bucket that does not answer.
@@ -58,22 +58,22 @@ impl StoreWriter {
         Ok(self.is_case_recorded(split, case)? && rows.all(|row| self.is_slice_done(split, row)))
     }
 
-    /// Records a case: its scan, its rows and, for a test case, its reference segmentation.
+    /// Records a case: its scan, its rows and its reference segmentation.
     ///
     /// # Errors
     /// [`Error::Values`] if scan, rows or mask do not match the case's layout, [`Error::Changed`] if another process has changed the store's layout,
     /// [`Error::File`].
-    pub fn write_case(&self, split: Split, scan: &ScanRow, rows: &[SliceRow], mask: Option<&ReferenceMask>) -> Result<()> {
+    pub fn write_case(&self, split: Split, scan: &ScanRow, rows: &[SliceRow], mask: &ReferenceMask) -> Result<()> {
         let case = scan.case.as_str();
         self.check_case(split, scan, rows, mask)?;
         self.check_layout()?;
         self.save(true)?;
-        let mask = mask.map(|mask| self.write_mask(case, mask)).transpose()?.unwrap_or_default();
+        let mask = self.write_mask(split, case, mask)?;
         let key = self.key(split, case)?;
         self.progress.write_case(split, case, key, &CaseRecord { scan: scan.clone(), rows: rows.to_vec(), mask })
     }
 
-    fn check_case(&self, split: Split, scan: &ScanRow, rows: &[SliceRow], mask: Option<&ReferenceMask>) -> Result<()> {
+    fn check_case(&self, split: Split, scan: &ScanRow, rows: &[SliceRow], mask: &ReferenceMask) -> Result<()> {
         let case = scan.case.as_str();
         let refuse = |reason: String| Error::Values { what: format!("{split} case {case}"), reason };
         let expected = self.layout.case_rows(split, case)?;
@@ -90,23 +90,22 @@ impl StoreWriter {
         if scan.turned_shape().is_none_or(|[_, height, width]| rows[0].size != [height as u32, width as u32]) {
             return Err(refuse(format!("its shape {:?} is not that of its slices, {:?}", scan.shape, rows[0].size)));
         }
-        if let Some(class) = mask.iter().flat_map(|mask| &mask.labels).find(|&&class| usize::from(class) > num_organs) {
+        if let Some(class) = mask.labels.iter().find(|&&class| usize::from(class) > num_organs) {
             return Err(refuse(format!("class {class} in its mask is not below the number of classes {}", num_organs + 1)));
         }
-        match (split, mask) {
-            (Split::Train, None) => Ok(()),
-            (Split::Test, Some(mask))
-                if mask.labels.len() == mask.shape.iter().product::<usize>() && mask.shape == mask_shape(rows) =>
-            {
-                Ok(())
-            }
-            _ => Err(refuse("a test case needs a mask of its shape, a training case has none".into())),
+        if mask.shape != mask_shape(rows) || mask.labels.len() != mask.shape.iter().product::<usize>() {
+            let (expected, found) = (mask_shape(rows), mask.shape);
+            return Err(refuse(format!(
+                "expected a mask of shape {expected:?}, got {} voxels of shape {found:?}",
+                mask.labels.len()
+            )));
         }
+        Ok(())
     }
 
-    /// Writes the mask of a test case; the checksums of its chunks.
-    fn write_mask(&self, case: &str, mask: &ReferenceMask) -> Result<Vec<u32>> {
-        let encoder = ArraySpec::of_mask(case, mask.shape).encoder()?;
+    /// Writes the mask of a case; the checksums of its chunks.
+    fn write_mask(&self, split: Split, case: &str, mask: &ReferenceMask) -> Result<Vec<u32>> {
+        let encoder = ArraySpec::of_mask(split, case, mask.shape).encoder()?;
         let spec = encoder.spec();
         create_array(&self.storage, spec)?;
         let chunks: Vec<Vec<u8>> =

@@ -125,9 +125,7 @@ impl StoreWriter {
                 let record = self.case_record(split, &case.case)?.ok_or_else(|| lost(format!("{split} case {}", case.case)))?;
                 scans[split as usize].push(record.scan);
                 rows[split as usize].extend(record.rows);
-                if split == Split::Test {
-                    checksums.insert(ArraySpec::of_mask(&case.case, [1; 3]).path, record.mask);
-                }
+                checksums.insert(ArraySpec::of_mask(split, &case.case, [1; 3]).path, record.mask);
             }
         }
         Ok(Recorded { scans, rows, checksums })

@@ -1,9 +1,8 @@
 //! Makes a store: resumable and atomic, with the same bytes for the same config whatever interrupts it.
 //!
 //! The manifest with the whole config is written first, with `complete: false`. A slice is done when the shards of all arrays have their
-//! final names, and agree with the checksums that `progress/` records of them. A case is recorded when its rows are in `progress/`, and for a
-//! test case when its mask is written too. [`StoreWriter::finish`] turns the records into the tables, sets `complete: true`, and removes
-//! `progress/`. Any number of processes may fill the same store at the same time, each its own slices.
+//! final names, and agree with the checksums that `progress/` records of them. A case is recorded when its rows are in `progress/` and
+//! its mask is written. [`StoreWriter::finish`] turns the records into the tables, sets `complete: true`, and removes `progress/`. Any number of processes may fill the same store at the same time, each its own slices.
 
 mod case;
 mod done;

@@ -188,10 +188,10 @@ fn rearrange(storage: &Storage, found: &StoreAttributes, layout: &StoreLayout) -
         for &kind in ArrayKind::all(&wanted.config) {
             move_shards(storage, [&before, layout], split, kind, &moves)?;
         }
-    }
-    for (case, _) in before.cases_of(Split::Test).filter(|(case, _)| !same(&case)) {
-        if let Some(folder) = mask_shard(storage, &case.case).parent() {
-            storage.remove_folder(folder)?;
+        for (case, _) in before.cases_of(split).filter(|(case, _)| !same(&case)) {
+            if let Some(folder) = mask_shard(storage, split, &case.case).parent() {
+                storage.remove_folder(folder)?;
+            }
         }
     }
     write_manifest(storage, wanted)?;

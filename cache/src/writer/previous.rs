@@ -100,13 +100,8 @@ impl Previous {
     /// What it recorded of a case.
     pub(super) fn case(&self, split: Split, case: &str) -> Option<CaseRecord> {
         let rows = self.layout.case_rows(split, case).ok()?;
-        let mask = match split {
-            Split::Train => vec![],
-            Split::Test => {
-                let path = ArraySpec::of_mask(case, [rows.len(), 1, 1]).path;
-                self.checksums.as_ref()?.of_shard(&path, 0, rows.len())?.to_vec()
-            }
-        };
+        let path = ArraySpec::of_mask(split, case, [rows.len(), 1, 1]).path;
+        let mask = self.checksums.as_ref()?.of_shard(&path, 0, rows.len())?.to_vec();
         let scan = self.scans[split as usize].as_ref()?.iter().find(|scan| scan.case == case)?.clone();
         Some(CaseRecord { scan, rows: self.slices[split as usize].as_ref()?.get(rows)?.to_vec(), mask })
     }

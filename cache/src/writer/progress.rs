@@ -35,7 +35,7 @@ pub(super) struct CaseRecord {
     pub(super) scan: ScanRow,
     /// Its rows of the slice table.
     pub(super) rows: Vec<SliceRow>,
-    /// For a test case, the checksums of its mask's chunks.
+    /// The checksums of its mask's chunks.
     pub(super) mask: Vec<u32>,
 }
 

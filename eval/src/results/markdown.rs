@@ -34,6 +34,10 @@ pub(super) fn write(table: &ResultsTable) -> String {
         table.rules,
         absent_organs(table)
     );
+    if ours.iter().any(|method| has_folds(table, method)) {
+        text += "\nFolds of a cross-validation are one row: each case is scored once, by a model that was not trained on it, and means are over \
+                 all cases. With one seed, ± is the standard deviation over these cases, in DSC and HD of each case's mean over its organs.\n";
+    }
     text += &format!("\n{}\n{}", distances_table(table, &columns, &ours), counts_table(table, &ours));
     text += "\nIntervals are percentile bootstrap intervals over cases (10 000 resamples, fixed seed), of the mean over seeds. Missed: \
              organs only in the reference. Invented: only in the prediction. Both are summed over cases, organs and seeds. Of fewer than six \
@@ -100,13 +104,21 @@ fn distances_table(table: &ResultsTable, columns: &[OrganColumn], methods: &[&st
     markdown_table(&headings([&*format!("HD95, {} ↓", table.unit)], columns), rows)
 }
 
-/// Number of seeds and cases of each method, its intervals, and its missed organs.
+fn has_folds(table: &ResultsTable, method: &str) -> bool {
+    table.row(method, MEAN).is_some_and(|row| row.folds.is_some())
+}
+
+/// Number of seeds, folds and cases of each method, its intervals, and its missed organs.
 fn counts_table(table: &ResultsTable, methods: &[&str]) -> String {
-    let headings = ["Methods", "Seeds", "Cases", "DSC, 95 % interval", "HD95, 95 % interval", "Missed", "Invented"];
+    let folds = methods.iter().any(|method| has_folds(table, method));
+    let mut headings = vec!["Methods", "Seeds", "Cases", "DSC, 95 % interval", "HD95, 95 % interval", "Missed", "Invented"];
+    if folds {
+        headings.insert(2, "Folds");
+    }
     let count = |count: Option<u32>| count.map_or(UNDEFINED.into(), |count| count.to_string());
     let rows = methods.iter().filter_map(|method| {
         let row = table.row(method, MEAN)?;
-        Some(vec![
+        let mut cells = vec![
             cell(method),
             count(row.seeds),
             count(row.cases),
@@ -114,7 +126,11 @@ fn counts_table(table: &ResultsTable, methods: &[&str]) -> String {
             interval(row.hd95_low, row.hd95_high, number),
             count(row.missed),
             count(row.invented),
-        ])
+        ];
+        if folds {
+            cells.insert(2, count(row.folds));
+        }
+        Some(cells)
     });
     markdown_table(&headings, rows)
 }

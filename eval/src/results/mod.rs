@@ -1,12 +1,14 @@
 //! Results tables in the form of the paper's: methods by organs, published rows above our own.
 
+mod folds;
 mod latex;
 mod markdown;
 mod published;
 
 use crate::comparison::compare;
-use crate::error::Result;
+use crate::error::{EvalError, Result};
 use crate::folder::{EvaluationFolder, create_dir};
+use crate::scored::OF_VALIDATION;
 use crate::scores::Scores;
 use crate::statistics::{FEWEST_CASES, Interval, Resampling, mean, standard_deviation};
 use crate::summary::MEAN;
@@ -17,12 +19,12 @@ use sam_ladder_schemas::eval::EmptyRule;
 use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, ResultRow};
 use std::path::{Path, PathBuf};
 
-/// One method's evaluations: one, or several of different seeds.
+/// One method's evaluations: one, or several of different seeds or, on held-out training cases, of the folds of a cross-validation.
 #[derive(Debug, Clone)]
 pub struct Method {
     /// Name of its row.
     pub name: String,
-    /// One evaluation per seed.
+    /// One evaluation per seed and fold.
     pub seeds: Vec<EvaluationFolder>,
 }
 
@@ -55,11 +57,15 @@ pub struct MethodComparison {
 }
 
 /// Makes a table of methods. `published` adds published rows of other methods if the organs are the eight of Synapse; `against` names the
-/// method against which the others are tested.
+/// method against which the others are tested. Evaluations on `validation` of one method are pooled: those with the same seed become one
+/// evaluation of all their cases.
 ///
 /// # Errors
-/// If an evaluation has other organs, rules or cases than the first one.
+/// If an evaluation has another split, other organs, rules or cases than the first one; if a method's validations are no folds of one
+/// cross-validation, or two of its folds have a case in common; for published rows, which are of test scans, next to a validation.
 pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> Result<ResultsTable> {
+    let folds = methods.iter().map(folds::count).collect::<Vec<_>>();
+    let methods = &methods.iter().map(folds::pool).collect::<Result<Vec<_>>>()?;
     let all: Vec<&EvaluationFolder> = methods.iter().flat_map(|method| &method.seeds).collect();
     let Some((reference, others)) = all.split_first() else {
         return Ok(ResultsTable {
@@ -73,8 +79,12 @@ pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> R
     };
     others.iter().try_for_each(|other| reference.check_comparable(other))?;
     let class_names = reference.info.class_names.clone();
+    let is_validation = reference.info.scored.is_validation();
+    if published && is_validation {
+        return Err(EvalError::PublishedValidation { path: reference.path.clone() });
+    }
     let mut rows = if published { published::rows(&class_names) } else { Vec::new() };
-    methods.iter().for_each(|method| rows.extend(method_rows(method, &class_names)));
+    methods.iter().zip(folds).for_each(|(method, folds)| rows.extend(method_rows(method, folds, &class_names)));
     let mut comparisons = Vec::new();
     if let Some(best) = methods.iter().find(|method| Some(&*method.name) == against) {
         for method in methods.iter().filter(|method| method.name != best.name) {
@@ -83,27 +93,32 @@ pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> R
         }
     }
     let scoring = &reference.info.scoring;
-    let (unit, rules, empty) = (scoring.unit.name(), scoring.describe(), scoring.empty);
-    Ok(ResultsTable { class_names, unit, rules, empty, rows, comparisons })
+    let rules = if is_validation { format!("{OF_VALIDATION}. {}", scoring.describe()) } else { scoring.describe() };
+    Ok(ResultsTable { class_names, unit: scoring.unit.name(), rules, empty: scoring.empty, rows, comparisons })
 }
 
-/// A metric of a method: mean over seeds of means over cases, its deviation over seeds, its interval over cases.
+/// A metric of a method: mean over seeds of means over cases, its deviation, its interval over cases.
 struct Spread {
     mean: Option<f64>,
     deviation: Option<f64>,
     interval: Option<Interval>,
 }
 
-fn spread(seeds: &[Scores], organ: Option<usize>, resampling: &Resampling) -> Spread {
+/// The deviation is over seeds; of a cross-validation with one seed it is over the cases.
+fn spread(seeds: &[Scores], folds: Option<u32>, organ: Option<usize>, resampling: &Resampling) -> Spread {
     let of = |cases: &[u32]| mean(seeds.iter().filter_map(|scores| scores.mean_of(organ, cases)));
     let all: Vec<u32> = seeds.first().map_or(Vec::new(), Scores::all);
     let means: Vec<f64> = seeds.iter().filter_map(|scores| scores.mean_of(organ, &all)).collect();
+    let deviation = match (seeds, folds) {
+        ([scores], Some(_)) => standard_deviation(&folds::case_values(scores, organ)),
+        _ => standard_deviation(&means),
+    };
     let enough = seeds.iter().all(|scores| scores.cases_of(organ) >= FEWEST_CASES);
     let interval = enough.then(|| resampling.interval(of)).flatten();
-    Spread { mean: mean(means.iter().copied()), deviation: standard_deviation(&means), interval }
+    Spread { mean: mean(means.iter().copied()), deviation, interval }
 }
 
-fn method_rows(method: &Method, class_names: &[String]) -> Vec<ResultRow> {
+fn method_rows(method: &Method, folds: Option<u32>, class_names: &[String]) -> Vec<ResultRow> {
     let scores = |value: fn(&CaseRow) -> Option<f64>| -> Vec<Scores> {
         // The same order of cases for every seed, so that a draw selects the same cases.
         let sorted = |seed: &EvaluationFolder| {
@@ -121,12 +136,13 @@ fn method_rows(method: &Method, class_names: &[String]) -> Vec<ResultRow> {
         rows.filter(|row| organ.is_none_or(|organ| row.organ == class_names[organ]) && wanted(row)).count() as u32
     };
     let row = |organ: Option<usize>| {
-        let (dice, hd95) = (spread(&dice, organ, &resampling), spread(&hd95, organ, &resampling));
+        let (dice, hd95) = (spread(&dice, folds, organ, &resampling), spread(&hd95, folds, organ, &resampling));
         ResultRow {
             method: method.name.clone(),
             organ: organ.map_or(MEAN.into(), |organ| class_names[organ].clone()),
             source: None,
             seeds: Some(method.seeds.len() as u32),
+            folds,
             cases: Some(cases as u32),
             dice: dice.mean,
             dice_sd: dice.deviation,
@@ -198,6 +214,7 @@ mod tests {
     use super::*;
     use crate::folder::EvaluationInfo;
     use crate::protocol::Scoring;
+    use crate::scored::Scored;
     use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
     use sam_ladder_schemas::eval::Protocol;
 
@@ -222,7 +239,7 @@ mod tests {
         let scoring = Scoring::of(Protocol::Published);
         EvaluationFolder {
             path: path.into(),
-            info: EvaluationInfo { method: "ours".into(), class_names, scoring, run_info: Vec::new() },
+            info: EvaluationInfo { method: "ours".into(), class_names, scoring, scored: Scored::default(), run_info: Vec::new() },
             cases,
         }
     }

@@ -330,7 +330,7 @@ fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: &Receiver<E
                 write_group(writer, &group, &embeddings)?;
                 progress.describe(&format!("{} slices", num_done(writer)));
             }
-            Encoded::CaseEnd(CaseEnd { split, scan, rows, mask }) => writer.write_case(split, &scan, &rows, mask.as_ref())?,
+            Encoded::CaseEnd(CaseEnd { split, scan, rows, mask }) => writer.write_case(split, &scan, &rows, &mask)?,
         }
     }
     Ok(())

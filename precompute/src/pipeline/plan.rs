@@ -16,6 +16,8 @@ use std::path::Path;
 pub struct Plan {
     pub(super) source: ScanSource,
     pub(super) layout: StoreLayout,
+    /// Bytes of the reference masks, uncompressed.
+    mask_bytes: u64,
 }
 
 impl Plan {
@@ -45,7 +47,8 @@ impl Plan {
         for note in source.notes(&config.class_names) {
             observer.message(&note);
         }
-        source.check_labels(observer)?;
+        // A byte per voxel.
+        let mask_bytes = source.check_labels(observer)? as u64;
         let sources = source.sources(observer)?;
         for note in source.repeated(&sources) {
             observer.message(&note);
@@ -61,7 +64,7 @@ impl Plan {
                 sources: case.all_files().map(|file| source.source_name(file)).collect(),
             })
             .collect();
-        Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source })
+        Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source, mask_bytes })
     }
 
     /// Reads every scan, without encoding it, and reports what the encoding would: strange values, cases that cannot be used.
@@ -83,7 +86,7 @@ impl fmt::Display for Plan {
             let (slices, variants) = (self.layout.num_slices(split), self.layout.num_variants(split));
             write!(f, "{split}: {} scans, {slices} slices × {variants} variants; ", cases(split))?;
         }
-        let size = in_words(self.layout.num_bytes());
+        let size = in_words(self.layout.num_bytes() + self.mask_bytes);
         write!(f, "{} images to encode, at most {size} of tensors on disk", self.layout.num_items())
     }
 }

@@ -50,8 +50,7 @@ pub(super) struct CaseEnd {
     pub(super) split: Split,
     pub(super) scan: ScanRow,
     pub(super) rows: Vec<SliceRow>,
-    /// For test cases.
-    pub(super) mask: Option<ReferenceMask>,
+    pub(super) mask: ReferenceMask,
 }
 
 /// What one worker is to read.
@@ -118,7 +117,7 @@ impl Work<'_> {
         }
         let rows = slice_rows(&scan, first_row, config.class_names.len());
         let Scan { split, shape, label, row: scan, .. } = scan;
-        let mask = (split == Split::Test).then_some(ReferenceMask { labels: label, shape });
+        let mask = ReferenceMask { labels: label, shape };
         Ok(out.send(Prepared::CaseEnd(CaseEnd { split, scan, rows, mask })).is_ok())
     }
 

@@ -43,7 +43,7 @@ pub(crate) use hparams::{SessionStatus, session_end};
 use log::Log;
 pub(crate) use open::open_run;
 pub use resume::read_record;
-pub(crate) use resume::{check_same_encoder, input_file, whole_path};
+pub(crate) use resume::{check_same_encoder, held_out_case, input_file, whole_path};
 pub use sampler::{Item, Sampler, VariantDraws};
 pub(crate) use sampler::{below, identity_index, unit};
 pub use step::{StepLosses, StepSettings, start_step, train_step};

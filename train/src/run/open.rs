@@ -4,7 +4,7 @@ use super::TrainArgs;
 use super::checkpoint::{Position, ResumeState, read_info};
 use super::gpu::set_up;
 use super::records::Records;
-use super::resume::{Wanted, check_same_run, input_file, read_record, whole_path, write_record};
+use super::resume::{Wanted, check_same_run, held_out_case, input_file, read_record, whole_path, write_record};
 use super::sampler::{Sampler, VariantDraws, identity_index};
 use super::state::RunState;
 use super::tensors::BatchShape;
@@ -92,6 +92,7 @@ fn start_run(
         inputs,
         groups: groups.to_record(),
         training_values: ValueRange::of(store.scans()),
+        held_out: args.config.val_cases.iter().map(|case| held_out_case(store.attributes(), case)).collect(),
         store_path: Some(whole_path(&args.store)),
     };
     std::fs::create_dir_all(&args.run).map_err(io(&args.run))?;

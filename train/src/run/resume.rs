@@ -4,9 +4,11 @@ use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_cache::{Store, is_remote, read_file};
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::hash::{sha256_hex, sha256_of_file};
+use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
-use sam_ladder_schemas::train::{InputFile, RUN_CONFIG, RunRecord, TrainConfig};
+use sam_ladder_schemas::store::StoreAttributes;
+use sam_ladder_schemas::train::{HeldOutCase, InputFile, RUN_CONFIG, RunRecord, TrainConfig};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -110,6 +112,15 @@ pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) 
         return Ok(());
     }
     Err(TrainError::OtherEncoder { run: run.into(), store: store.path().into(), differing })
+}
+
+/// A training case of a store, by its name and its files' bytes.
+pub(crate) fn held_out_case(store: &StoreAttributes, case: &str) -> HeldOutCase {
+    let of_case = store.cases.iter().find(|found| found.split == Split::Train && found.case == case);
+    let sources = of_case.iter().flat_map(|found| &found.sources);
+    let hash = |path: &String| store.sources.iter().find(|source| source.path == *path).map(|source| source.sha256.as_str());
+    let hashes: Vec<&str> = sources.filter_map(hash).collect();
+    HeldOutCase { case: case.into(), sha256: sha256_hex(hashes.join("\n").as_bytes()) }
 }
 
 /// Name, SHA-256 and whole path of an input file.
