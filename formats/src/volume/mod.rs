@@ -9,7 +9,8 @@
 //! | MetaImage | `.mha`, `.mhd` | named by the header |
 //!
 //! Values and places are those of SimpleITK and nibabel (`bench/parity/check_formats.py`), with affines in RAS+ as NIfTI has them. Headers are
-//! not trusted: the file's size bounds what is allocated, and a header names only files in its own folder.
+//! not trusted: the file's size bounds what is allocated, and a header names only files in its own folder. The readers are ours because no
+//! well-kept crate reads NRRD and MetaImage; `fuzz_parsers` feeds them damaged files.
 
 mod fields;
 mod metaimage;

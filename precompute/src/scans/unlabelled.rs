@@ -173,7 +173,7 @@ fn missing_channel(file: &Path, case: &str, channel: &Channel) -> ScanError {
     }
 }
 
-/// Number and name, unless the name is the number.
+/// A channel by its number and name.
 fn described(channel: &Channel) -> String {
     format!("{:04} ({})", channel.index, channel.name)
 }
