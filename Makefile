@@ -153,7 +153,7 @@ test-kernels: ## Run every CUDA kernel on the host and compare it with the CPU's
 
 .PHONY: test-kernels-whole
 test-kernels-whole: ## Run the golden step and whole runs through the kernels on the host (slow)
-	SAM_LADDER_EMULATE_KERNELS=1 $(CARGO) test --release --workspace --features emulate-kernels --test golden_step --test train_run --test sweep
+	SAM_LADDER_EMULATE_KERNELS=1 $(CARGO) test --release --workspace --features emulate-kernels --test golden_step --test train_run --test run_weights --test sweep
 
 .PHONY: check-cuda
 check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs NVIDIA's compiler below ~/.cache if there is none)
