@@ -13,6 +13,7 @@ pub(crate) fn record(device: &CudaDevice, work: impl FnOnce() -> Result<()>) -> 
     let _kept = device.enable_cuda_graph_htod_cache();
     // Earlier errors must not count as the recording's.
     stream.synchronize().w()?;
+    crate::device::cuda::trim_kept_memory(device)?;
     // Copies of other threads, on other streams, continue.
     stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
     let worked = work();
