@@ -164,11 +164,15 @@ check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs 
 gpu-binaries: check-cuda ## Build the CUDA test binaries and benchmarks, for gpu-check and gpu-pack (CUDA_COMPUTE_CAP=80 runs on every GPU from Ampere on)
 	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && \
 	$(CARGO) test --release --workspace --features cuda --target-dir target-cuda --no-run --lib --test golden_encoder --test golden_step --test golden_trajectory && \
-	$(CARGO) build --release --workspace --features cuda --target-dir target-cuda --example gpu_step --example gpu_encoder
+	$(CARGO) build --release --workspace --features cuda --target-dir target-cuda --example gpu_step --example gpu_encoder --example gpu_rates
 
 .PHONY: gpu-check
-gpu-check: ## On a machine with a GPU, after gpu-binaries: golden cases, gradients, resuming, and times next to PyTorch's (ARGS=--checks-only)
+gpu-check: ## On a machine with a GPU, after gpu-binaries: correctness, times next to PyTorch's (ARGS="--call 1 --budget 300", then call 2)
 	python3 bench/gpu/check.py $(ARGS)
+
+.PHONY: gpu-rehearsal
+gpu-rehearsal: ## Rehearse gpu-check against stubs that hang, crash and overrun (no GPU)
+	python3 bench/gpu/rehearse.py
 
 .PHONY: gpu-pack
 gpu-pack: ## After gpu-binaries: pack what gpu-check needs into one file under 60 MB, for a machine without Rust
