@@ -146,14 +146,13 @@ clippy: ## Lint; warnings are errors
 doc: ## Build the documentation of every crate; warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
-.PHONY: test-kernels
-test-kernels: ## Run every CUDA kernel on the host and compare it with the CPU's operation (needs a C++ compiler, no GPU)
-	$(CARGO) test --release --workspace --features emulate-kernels --lib -- cuda::tests::
-	SAM_LADDER_EMULATION_ORDER=reverse $(CARGO) test --release --workspace --features emulate-kernels --lib -- cuda::tests::
+.PHONY: test-cuda-host
+test-cuda-host: ## Run the CUDA build on a driver of the host's: kernels, the golden step, recorded and resumed runs, failing calls (no GPU)
+	CARGO="$(CARGO)" tests/cuda_host/run.sh quick
 
-.PHONY: test-kernels-whole
-test-kernels-whole: ## Run the golden step and whole runs through the kernels on the host (slow)
-	SAM_LADDER_EMULATE_KERNELS=1 $(CARGO) test --release --workspace --features emulate-kernels --test golden_step --test train_run --test sweep
+.PHONY: test-cuda-host-whole
+test-cuda-host-whole: ## The same with the golden encoder, all tests of runs and sweeps, and other orders of threads and streams (slow)
+	CARGO="$(CARGO)" tests/cuda_host/run.sh whole
 
 .PHONY: check-cuda
 check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs NVIDIA's compiler below ~/.cache if there is none)
@@ -165,11 +164,15 @@ check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs 
 gpu-binaries: check-cuda ## Build the CUDA test binaries and benchmarks, for gpu-check and gpu-pack (CUDA_COMPUTE_CAP=80 runs on every GPU from Ampere on)
 	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && \
 	$(CARGO) test --release --workspace --features cuda --target-dir target-cuda --no-run --lib --test golden_encoder --test golden_step --test golden_trajectory && \
-	$(CARGO) build --release --workspace --features cuda --target-dir target-cuda --example gpu_step --example gpu_encoder
+	$(CARGO) build --release --workspace --features cuda --target-dir target-cuda --example gpu_step --example gpu_encoder --example gpu_rates
 
 .PHONY: gpu-check
-gpu-check: ## On a machine with a GPU, after gpu-binaries: golden cases, gradients, resuming, and times next to PyTorch's (ARGS=--checks-only)
+gpu-check: ## On a machine with a GPU, after gpu-binaries: correctness, times next to PyTorch's (ARGS="--call 1 --budget 300", then call 2)
 	python3 bench/gpu/check.py $(ARGS)
+
+.PHONY: gpu-rehearsal
+gpu-rehearsal: ## Rehearse gpu-check against stubs that hang, crash and overrun (no GPU)
+	python3 bench/gpu/rehearse.py
 
 .PHONY: gpu-pack
 gpu-pack: ## After gpu-binaries: pack what gpu-check needs into one file under 60 MB, for a machine without Rust

@@ -1,4 +1,4 @@
-//! Compiles the kernels: to PTX by nvcc under the feature `cuda`, for the host by a C++ compiler under `emulate-kernels`.
+//! Compiles the kernels to PTX by nvcc under the feature `cuda`.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -28,9 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in sources() {
         println!("cargo::rerun-if-changed={file}");
     }
-    println!("cargo::rerun-if-changed=src/device/emulation.cpp");
-    ptx()?;
-    emulated()
+    ptx()
 }
 
 fn sources() -> impl Iterator<Item = String> {
@@ -38,10 +36,7 @@ fn sources() -> impl Iterator<Item = String> {
 }
 
 /// A source file per operation with its name, since compiled modules are named after their files.
-#[cfg_attr(
-    not(any(feature = "cuda", feature = "emulate-kernels")),
-    expect(dead_code, reason = "a build for the CPU compiles none")
-)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "a build for the CPU compiles none"))]
 fn named_sources(extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let folder = PathBuf::from(std::env::var("OUT_DIR")?).join("kernels");
     std::fs::create_dir_all(&folder)?;
@@ -68,29 +63,5 @@ fn ptx() -> Result<(), Box<dyn Error>> {
 
 #[cfg(not(feature = "cuda"))]
 fn ptx() -> Result<(), Box<dyn Error>> {
-    Ok(())
-}
-
-#[cfg(feature = "emulate-kernels")]
-fn emulated() -> Result<(), Box<dyn Error>> {
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .include("src")
-        .opt_level(2)
-        .flag("-fno-strict-aliasing")
-        .flag("-ffp-contract=off")
-        .warnings(false)
-        .file("src/device/emulation.cpp")
-        // The compiler recognises C++ by the file's name.
-        .files(named_sources("cpp")?)
-        // Kernels register themselves when the program starts, so the linker must not leave any out.
-        .link_lib_modifier("+whole-archive")
-        .compile("sam_ladder_emulated_kernels");
-    Ok(())
-}
-
-#[cfg(not(feature = "emulate-kernels"))]
-fn emulated() -> Result<(), Box<dyn Error>> {
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Runs that go beyond the paper: other side networks and gates, trained tokens, averages over reflections and over runs.
 
 mod common;
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/store.rs"]
 mod store;
 #[path = "common/train_args.rs"]

@@ -1,6 +1,8 @@
 //! Training from a store gives the same losses as training with the encoder in the loop: up to float32 rounding for a float32 store, within a
 //! measured bound for the two 16-bit formats.
 
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/train_args.rs"]
 mod train_args;
 

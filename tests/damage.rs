@@ -3,6 +3,8 @@
 
 mod cli;
 mod common;
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/folders.rs"]
 mod folders;
 #[path = "common/stage_one.rs"]

@@ -5,15 +5,19 @@
 
 mod cli;
 mod common;
+#[path = "common/device.rs"]
+mod device;
+#[path = "common/said.rs"]
+mod said;
 #[path = "common/store.rs"]
 mod store;
 #[path = "common/train_args.rs"]
 mod train_args;
 
-use candle_core::Device;
+use said::Said;
 use sam_ladder_cache::ReadMode;
 use sam_ladder_formats::rows::read_rows;
-use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent, silent};
+use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::sweep::{CURVES_TABLE, CurveRow, FINAL_EVAL, FINAL_RUN, TRIALS_TABLE, TrialRow, TrialStatus, run_dir};
 use sam_ladder_schemas::tables::{EpochRow, StepRow};
@@ -25,8 +29,8 @@ use sam_ladder_train::sweep::{SweepArgs, sweep, sweep_until};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use store::write_store;
 use tempfile::TempDir;
@@ -87,7 +91,7 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
         worker: (1, 1),
         cnn_checkpoint: None,
         init: None,
-        device: Device::Cpu,
+        device: device::device(),
         read_mode: ReadMode::Resident,
         cache: None,
         device_store: Default::default(),
@@ -325,20 +329,6 @@ fn workers_share_a_folder() {
     assert_eq!(place.unwrap().trials.len(), 4, "a place is free again");
 }
 
-/// The lines of a sweep.
-#[derive(Debug, Default)]
-struct Said(Mutex<String>);
-
-impl Observer for Said {
-    fn message(&self, text: &str) {
-        *self.0.lock().unwrap() += &format!("{text}\n");
-    }
-
-    fn begin(&self, _: Phase<'_>) -> Box<dyn Progress> {
-        Box::new(Silent)
-    }
-}
-
 #[test]
 fn a_damaged_trial_is_named_kept_aside_and_run_again() {
     let folder = workplace();
@@ -358,7 +348,7 @@ fn a_damaged_trial_is_named_kept_aside_and_run_again() {
     assert_eq!(summary.trials.len(), 3);
     assert_eq!((table(&args.out), curves(&args.out)), before);
     assert_eq!(fs::read_dir(args.out.join("set-aside")).unwrap().count(), 2);
-    let said = said.0.lock().unwrap().clone();
+    let said = said.take().join("\n");
     for part in
         ["trial 0, ", "seed-1234-fold-1", "not a readable Parquet file", "trial 1, ", "has 1 epochs, its trial's record says 3"]
     {

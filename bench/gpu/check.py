@@ -1,309 +1,387 @@
-"""`make gpu-check`: everything that needs a GPU, in one command, on a machine with an NVIDIA driver, the CUDA 13 and cuDNN 9 libraries, and a
-Python with PyTorch and torchvision. Installs nothing.
+"""`make gpu-check`: what needs a GPU, in order of worth, within a budget of seconds.
 
-First come the golden cases and every operation's gradients on the device, training from the store, and resuming; then the times next to PyTorch's, and
-the losses of each precision on the same batches. A short table is printed last, and `bench/results/<gpu>-<date>/` gets `checks.txt`, `bench.csv`,
-`trajectories.csv` and `summary.md`. The exit status is not zero if a check fails. Work that is slower than its target is reported and is no failure.
+It needs an NVIDIA driver, the CUDA 13 and cuDNN 9 libraries, and Python; PyTorch and torchvision only for the comparison. It installs nothing. The
+binaries are those of `make gpu-pack` (`--binaries FOLDER`), or target-cuda/release after `make gpu-binaries`.
 
-It takes the binaries from `--binaries` (a folder made by `make gpu-pack`), or from target-cuda/release after `make gpu-binaries`.
+    python3 bench/gpu/check.py --call 1 --budget 300     correctness on the device, and our own times
+    python3 bench/gpu/check.py --call 2 --budget 300     PyTorch's times, the sanitizer, the whole program
+
+Every command runs in a process group of its own, for at most its own limit and what is left of the budget. After each section `summary.md`,
+`checks.csv` and `bench.csv` in `--out` are complete so far, and `log.txt` has every command with its output. A section that fails, crashes or hangs
+hides no other. A second call with the same `--out` adds to the first one's results. The exit status is 1 if a check failed; what is slower than its
+target or outside its usual bounds is a note.
 """
 
 import argparse
 import csv
 import os
 import re
-import statistics
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import date
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from program import compare_runs, program_steps  # noqa: E402
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-
-# name of a test binary, arguments: run with SAM_LADDER_TEST_DEVICE
-CHECKS = [
-    ("every kernel against the CPU", "sam_ladder_ops", ["cuda::tests::"]),
-    ("golden encoder at 224 and 512", "golden_encoder", []),
-    ("golden step, all gradients", "golden_step", []),
-    ("golden trajectory of 16 steps", "golden_trajectory", []),
-]
-
-# work, our command, PyTorch's case, PyTorch's options, at most this ratio
+CHECK_COLUMNS = ["section", "what", "status", "found", "seconds"]
+BENCH_COLUMNS = ["work", "figure", "value", "unit", "target", "reached"]
+PASSED, NOTE, FAILED, MISSING = "passed", "note", "FAILED", "not run"
 STEP = ["gpu_step", "512", "24"]
-BENCHMARKS = [
-    ("step bf16, 512, batch 24, against (a) the published loop", [*STEP, "bf16"], "published", ["--steps", "4"], 0.02),
-    ("step bf16, 512, batch 24, against (b) an ideal loader", [*STEP, "bf16"], "ideal", ["--steps", "4"], 0.1),
-    ("step f32, 512, batch 24, against (b) an ideal loader", [*STEP, "f32"], "ideal", ["--steps", "4"], 0.1),
-    ("step bf16, 512, batch 24, against (c) the strongest", [*STEP, "bf16"], "strongest", [], 1.0),
-    ("the same as a CUDA graph, against (c)", [*STEP, "bf16", "--graph"], "strongest", [], 1.0),
-    ("encoder ViT-B bf16, 512, batch 16", ["gpu_encoder", "vit_b", "512", "16", "bf16"], "encoder", ["--batch", "16"], 1.0),
-]
+ENCODER = ["gpu_encoder", "vit_b", "512", "16"]
+# Largest difference from float32 over the largest value: usual, and wrong.
+SIXTEEN_BITS = {"bf16": (2e-2, 8e-2), "f16": (3e-3, 1.5e-2)}
+# Modes of torch.compile; the best counts.
+TORCH_MODES = ["eager", "default", "max-autotune-no-cudagraphs", "captured"]
 
 
-PRECISIONS = ("f32", "tf32", "bf16")
-TRAJECTORY_STEPS = 200
-# 16 trials of λ and the learning rate
-SWEEP = """
-[settings]
-epochs = 2
-batch_size = 8
-warmup = 4
-lr = { min = 1e-4, max = 1e-2, scale = "log", points = 4 }
-lambda = { min = 0.2, max = 0.8, points = 4 }
-[search]
-method = "grid"
-[validation]
-fold = "1/3"
-"""
+class Results:
+    """What was found so far, in the files of a folder."""
+
+    def __init__(self, out, title):
+        self.out, self.title = out, title
+        self.checks = self.read("checks.csv")
+        self.bench = self.read("bench.csv")
+
+    def read(self, name):
+        path = self.out / name
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def check(self, section, what, status, found="", seconds=0.0):
+        row = {"section": section, "what": what, "status": status, "found": found, "seconds": f"{seconds:.1f}"}
+        self.checks = [old for old in self.checks if (old["section"], old["what"]) != (section, what)] + [row]
+
+    def figure(self, work, figure, value, unit, target="", reached=""):
+        row = {"work": work, "figure": figure, "value": f"{value:.7g}", "unit": unit, "target": target, "reached": reached}
+        self.bench = [old for old in self.bench if (old["work"], old["figure"]) != (work, figure)] + [row]
+
+    def value(self, work, figure):
+        found = [float(row["value"]) for row in self.bench if (row["work"], row["figure"]) == (work, figure)]
+        return found[0] if found else None
+
+    def write(self):
+        for name, columns, rows in [("checks.csv", CHECK_COLUMNS, self.checks), ("bench.csv", BENCH_COLUMNS, self.bench)]:
+            with (self.out / name).open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(rows)
+        lines = [f"# {self.title}", "", "| section | check | | found | s |", "| --- | --- | --- | --- | ---: |"]
+        lines += ["| " + " | ".join(str(row[column]).replace("|", "/") for column in CHECK_COLUMNS) + " |" for row in self.checks]
+        lines += ["", "| work | figure | value | unit | target | |", "| --- | --- | ---: | --- | --- | --- |"]
+        lines += ["| " + " | ".join(str(row[column]) for column in BENCH_COLUMNS) + " |" for row in self.bench]
+        (self.out / "summary.md").write_text("\n".join(lines) + "\n")
+
+    def failed(self):
+        return any(row["status"] == FAILED for row in self.checks)
 
 
-def find(folder, name):
-    """A binary by its name; cargo's test binaries carry a hash."""
-    exact = [folder / name, folder / "examples" / name]
-    hashed = sorted((path for path in (folder / "deps").glob(f"{name}-*") if path.suffix == ""), key=lambda path: path.stat().st_mtime)
-    found = [path for path in exact if path.is_file()] + hashed[-1:]
-    return found[0] if found else None
+class Machine:
+    """Runs commands within the budget."""
+
+    def __init__(self, arguments, out):
+        self.device, self.binaries, self.scale = arguments.device, arguments.binaries, arguments.limit_scale
+        self.end = time.monotonic() + arguments.budget
+        self.log = (out / "log.txt").open("a")
+        self.environment = dict(
+            os.environ, LD_LIBRARY_PATH=library_path(), SAM_LADDER_TEST_DEVICE=self.device, CARGO_MANIFEST_DIR=str(ROOT)
+        )
+        self.known = {}
+
+    def left(self):
+        return self.end - time.monotonic()
+
+    def find(self, name):
+        """A binary by its name; cargo's test binaries carry a hash."""
+        exact = [self.binaries / name, self.binaries / "examples" / name]
+        hashed = sorted((path for path in (self.binaries / "deps").glob(f"{name}-*") if path.suffix == ""), key=lambda path: path.stat().st_mtime)
+        found = [path for path in exact if path.is_file()] + hashed[-1:]
+        return found[0] if found else None
+
+    def run(self, command, limit, environment=None):
+        """Status, output and seconds of a command; a command that ran before is not run again. The status is None without time or binary."""
+        command = [str(word) for word in command]
+        key = (*command, *sorted((environment or {}).items()))
+        if key not in self.known:
+            self.known[key] = self.run_anew(command, min(limit * self.scale, self.left()), environment)
+        return self.known[key]
+
+    def run_anew(self, command, limit, environment):
+        if limit <= 0:
+            return None, "no time was left", 0.0
+        start = time.monotonic()
+        with tempfile.TemporaryFile("w+") as output:
+            try:
+                child = subprocess.Popen(
+                    command, env={**self.environment, **(environment or {})}, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            except OSError as error:
+                return None, str(error), 0.0
+            try:
+                status = child.wait(timeout=limit)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+                status = 124
+            output.seek(0)
+            text = output.read()
+        seconds = time.monotonic() - start
+        if status == 124:
+            text += f"\nstopped after {seconds:.0f} s"
+        self.log.write(f"$ {' '.join(command)}\n{text}\nstatus {status}, {seconds:.1f} s\n\n")
+        self.log.flush()
+        return status, text, seconds
+
+    def binary(self, words, limit, environment=None):
+        path = self.find(words[0])
+        if path is None:
+            return None, f"no {words[0]} in {self.binaries}", 0.0
+        return self.run([path, *words[1:]], limit, environment)
+
+    def torch(self, words, limit):
+        return self.run([sys.executable, HERE / "torch_stages.py", *words, "--device", self.device], limit)
 
 
 def library_path():
-    """The loader's path: what is set already, then the CUDA libraries that come with PyTorch."""
-    try:
-        import torch
-    except ImportError:
+    """The loader's path: what is set already, then the CUDA libraries that come with PyTorch, which is looked for and not loaded."""
+    from importlib.util import find_spec
+
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
         return os.environ.get("LD_LIBRARY_PATH", "")
-    site = Path(torch.__file__).resolve().parent.parent
+    site = Path(spec.origin).resolve().parent.parent
     folders = [str(path) for path in sorted(site.glob("nvidia/*/lib"))] + [str(site / "torch/lib")]
     return ":".join(filter(None, [os.environ.get("LD_LIBRARY_PATH", ""), *folders]))
 
 
-def run(command, environment, log, limit):
-    """Runs a command and logs it; returns its output, or None if it failed."""
-    start = time.perf_counter()
-    try:
-        done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=limit)
-        output, status = done.stdout + done.stderr, done.returncode
-    except subprocess.TimeoutExpired as error:
-        output, status = f"{error.stdout or ''}\nstopped after {limit} s", 124
-    except OSError as error:
-        output, status = str(error), 127
-    log.write(f"$ {' '.join(map(str, command))}\n{output}\nstatus {status}, {time.perf_counter() - start:.1f} s\n\n")
-    log.flush()
-    return output if status == 0 else None
+def last_line(text):
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1].strip()[:160] if lines else ""
 
 
-def gpu_name(device):
-    index = device.split(":")[1]
-    try:
-        done = subprocess.run(["nvidia-smi", f"--id={index}", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
-    except FileNotFoundError:
-        sys.exit("gpu-check: there is no nvidia-smi on the PATH; this needs a machine with a GPU and NVIDIA's driver")
-    if done.returncode != 0 or not done.stdout.strip():
-        sys.exit(f"gpu-check: nvidia-smi finds no GPU {index}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout.strip()
-
-
-def last_number(output, unit):
-    found = re.findall(rf"([0-9.eE+-]+) {unit}", output or "")
+def number(text, unit):
+    found = re.findall(rf"([0-9.eE+-]+) {unit}", text)
     return float(found[-1]) if found else None
 
 
-def pipeline(program, device, environment, log):
-    """Runs both stages through the program: checks that resident equals streamed, and that a stopped run resumes."""
-    import shutil
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp())
-    try:
-        phantom = ["--cases", "4", "--size", "96", "--depth", "6", "--seed", "1"]
-        stage_one = ["--scans", folder / "RawData", "--random-encoder", "1", "--image-size", "224", "--data-size", "96", "--augment", "flips"]
-        train = ["--store", folder / "s.zarr", "--epochs", "2", "--batch-size", "4", "--warmup", "2", "--device", device]
-        steps = [
-            [program, "phantom", "--out", folder / "RawData", *phantom],
-            [program, "precompute", *stage_one, "--store", folder / "s.zarr", "--device", device],
-            [program, "precompute", *stage_one, "--store", folder / "bf16.zarr", "--precision", "bf16", "--device", device],
-            [program, "verify", "--store", folder / "s.zarr"],
-            [program, "train", *train, "--run", folder / "resident"],
-            [program, "train", *train, "--run", folder / "streamed", "--device-store", "off"],
-            [program, "train", *train, "--run", folder / "graphed", "--cuda-graph"],
-            [program, "train", *train, "--run", folder / "bf16", "--precision", "bf16"],
-            [program, "train", *train, "--run", folder / "resumed", "--max-steps", "3"],
-            [program, "train", *train, "--run", folder / "resumed", "--max-steps", "1000", "--resume"],
-            [program, "eval", "--store", folder / "s.zarr", "--run", folder / "resident", "--out", folder / "eval", "--device", device],
-        ]
-        for command in steps:
-            if run(command, environment, log, 600) is None:
-                return False, f"failed: {' '.join(map(str, command[1:3]))}"
-        return compare_runs(folder, log)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def timed(machine, results, section, what, words, limit, units):
+    """Runs a binary that prints numbers, one per unit; returns them and the output, or None if it failed or printed too little."""
+    status, text, seconds = machine.binary(words, limit)
+    found = [number(text, unit) for unit in units]
+    good = status == 0 and None not in found
+    results.check(section, what, PASSED if good else FAILED if status is not None else MISSING, last_line(text) or "printed nothing", seconds)
+    return (found, text) if good else None
 
 
-def tensors(path):
-    """The float32 tensors of a safetensors file, flat. Read by hand, because only PyTorch can be relied on."""
-    import json
-    import struct
-
-    import torch
-
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    found = {}
-    for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] == "F32":
-            begin, end = entry["data_offsets"]
-            found[name] = torch.frombuffer(bytearray(data[8 + length + begin : 8 + length + end]), dtype=torch.float32)
-    return found
+def status_of(status):
+    return MISSING if status is None else PASSED if status == 0 else FAILED
 
 
-def compare_runs(folder, log):
-    """Largest difference of each run's weights from the resident run's, relative to the norm."""
-    reference = tensors(folder / "resident/checkpoint.safetensors")
-    worst = {}
-    for name, bound in [("streamed", 1e-3), ("graphed", 1e-3), ("resumed", 1e-3), ("bf16", 0.2)]:
-        other = tensors(folder / name / "checkpoint.safetensors")
-        trained = [key for key in reference if "CNN_encoder" in key or "output_upscaling" in key or key.endswith("alpha")]
-        error = max(float((other[key] - reference[key]).norm() / (reference[key].norm() + 1e-6)) for key in trained if "running" not in key)
-        worst[name] = (error, error < bound)
-    log.write(f"{worst}\n")
-    told = ", ".join(f"{name} {error:.1e}" for name, (error, _) in worst.items())
-    return all(good for _, good in worst.values()), told
+def tests_of(machine, results, section, binary, prefix, limit):
+    """Runs the tests of a binary one by one, so that one that crashes the driver spoils no other."""
+    status, listed, _ = machine.binary([binary, "--list"], 30)
+    names = [line.removesuffix(": test") for line in listed.splitlines() if line.startswith(prefix) and line.endswith(": test")]
+    if status != 0 or not names:
+        results.check(section, binary, status_of(status) if status != 0 else FAILED, last_line(listed) or "no tests")
+    for name in names:
+        status, text, seconds = machine.binary([binary, name, "--exact", "--nocapture", "--test-threads=1"], limit)
+        if status == 0 and ("skipped:" in text or not re.search(r"test result: ok\. [1-9]", text)):
+            status = 1
+        results.check(section, f"{binary}: {name}", status_of(status), "" if status == 0 else last_line(text), seconds)
 
 
-def trajectories(binary, device, environment, log, out):
-    """The losses of each precision on the same batches from the same weights, and how far they end from those of float32."""
+def device_tests(machine, results):
+    tests_of(machine, results, "device tests", "sam_ladder_ops", "", 60)
+
+
+def encoder_in_16_bits(machine, results):
+    for size in ("512", "1024"):
+        for precision, (usual, wrong) in SIXTEEN_BITS.items():
+            words = ["gpu_encoder", "vit_b", size, "2", precision, machine.device, "--against-f32"]
+            status, text, seconds = machine.binary(words, 60)
+            what = f"encoder at {size}, {precision} against float32"
+            error, odd = number(text, "of the largest value"), number(text, "values not finite")
+            if status != 0 or error is None or odd is None:
+                results.check("16 bits", what, status_of(status) if status != 0 else FAILED, last_line(text), seconds)
+                continue
+            verdict = FAILED if odd > 0 or not error <= wrong else NOTE if error > usual else PASSED
+            results.check("16 bits", what, verdict, f"{error:.2e} (usual {usual}, wrong {wrong}), {odd:.0f} not finite", seconds)
+
+
+def our_times(machine, results):
+    units = {"bf16": "TFLOP/s bf16", "f32": "TFLOP/s f32", "copies": "TB/s"}
+    if measured := timed(machine, results, "our times", "rates of the card", ["gpu_rates", machine.device], 30, units.values()):
+        for (figure, unit), value in zip(units.items(), measured[0]):
+            results.figure("card", figure, value, unit.removesuffix(f" {figure}"))
+    for precision in ("bf16", "f32"):
+        for graph in ([], ["--graph"]):
+            work = f"step {precision}{' as a graph' if graph else ''}"
+            measured = timed(machine, results, "our times", work, [*STEP, precision, machine.device, *graph], 60, ["s/step", "GiB taken"])
+            if measured is None:
+                continue
+            (seconds, taken), text = measured
+            if graph and "the training step is a CUDA graph" not in text:
+                results.check("our times", work, NOTE, "the graph fell back to plain steps")
+                continue
+            results.figure(work, "ours", seconds, "s/step")
+            results.figure(work, "memory", taken, "GiB", "under 9.3", taken < 9.3)
+    for precision in ("bf16", "f16"):
+        work = f"encoder {precision}"
+        measured = timed(machine, results, "our times", work, [*ENCODER, precision, machine.device], 60, ["TFLOP/s", "s/image"])
+        if measured is None:
+            continue
+        rate, seconds = measured[0]
+        results.figure(work, "ours", seconds, "s/image")
+        if most := results.value("card", "bf16"):
+            results.figure(work, "share of the matrix rate", rate / most, "", "at least 0.4", rate / most >= 0.4)
+
+
+def golden_cases(machine, results):
+    for binary in ("golden_step", "golden_encoder", "golden_trajectory"):
+        tests_of(machine, results, "golden cases", binary, "", 120)
+
+
+def pytorch(machine, results):
+    """The best of PyTorch's modes against what we measured before."""
+    for case, words, work, unit in [
+        ("strongest", ["--batch", "24"], "step bf16", "s/step"),
+        ("encoder", ["--batch", "16"], "encoder bf16", "s/image"),
+    ]:
+        times = {}
+        for mode in TORCH_MODES:
+            status, text, seconds = machine.torch([case, "--mode", mode, *words], 90)
+            results.check("PyTorch", f"{case}, {mode}", MISSING if status is None else PASSED if status == 0 else NOTE, last_line(text), seconds)
+            if status == 0 and (value := number(text, unit)) is not None:
+                times[mode] = value
+                results.figure(work, f"PyTorch, {mode}", value, unit)
+        ours = [value for name in (work, f"{work} as a graph") if (value := results.value(name, "ours")) is not None]
+        if times and ours:
+            ratio = min(ours) / min(times.values())
+            results.figure(work, f"ours over PyTorch's best ({min(times, key=times.get)})", ratio, "", "at most 1.0", ratio <= 1.0)
+
+
+def kernels_by_time(machine, results):
+    for work, words in [("step bf16", [*STEP, "bf16", machine.device, "1"]), ("encoder bf16", [*ENCODER, "bf16", machine.device, "1"])]:
+        path, ncu = machine.find(words[0]), shutil.which("ncu")
+        if ncu is None or path is None:
+            results.check("kernels", work, MISSING, "no ncu" if ncu is None else f"no {words[0]}")
+            continue
+        command = [ncu, "--clock-control", "none", "--metrics", "gpu__time_duration.sum", "--csv", path, *words[1:]]
+        status, text, seconds = machine.run(command, 90)
+        results.check("kernels", work, MISSING if status is None else PASSED if status == 0 else NOTE, last_line(text), seconds)
+        if status == 0:
+            (results.out / f"kernels-{work.replace(' ', '-')}.csv").write_text(text)
+
+
+def sanitizer(machine, results):
+    tool, path = shutil.which("compute-sanitizer"), machine.find("sam_ladder_ops")
+    for check in ("memcheck", "racecheck"):
+        if tool is None or path is None:
+            results.check("sanitizer", check, MISSING, "no compute-sanitizer" if tool is None else "no sam_ladder_ops")
+            continue
+        command = [tool, "--tool", check, "--error-exitcode", "9", path, "cuda::tests::", "--test-threads=1"]
+        status, text, seconds = machine.run(command, 120)
+        results.check("sanitizer", check, status_of(status), last_line(text), seconds)
+
+
+def program(machine, results):
+    """Both stages through the program: resident, streamed, recorded and resumed runs are one run."""
+    path = machine.find("sam-ladder")
+    if path is None:
+        results.check("program", "stages", MISSING, f"no sam-ladder in {machine.binaries}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for what, command in program_steps(path, Path(folder), machine.device):
+            status, text, seconds = machine.run(command, 60)
+            results.check("program", what, status_of(status), "" if status == 0 else last_line(text), seconds)
+            if status != 0:
+                return
+        for what, good, found in compare_runs(Path(folder)):
+            results.check("program", what, PASSED if good else FAILED, found)
+
+
+def losses(machine, results):
+    """The losses of 100 steps in each precision, on the same batches from the same weights."""
     curves = {}
-    for precision in PRECISIONS:
-        output = run([binary, *STEP[1:], precision, device, str(TRAJECTORY_STEPS), "--losses"], environment, log, 900)
-        curves[precision] = [float(total) for total in re.findall(r"^\d+,([^,]+),[^,]+,[^,]+$", output or "", re.MULTILINE)]
-        if len(curves[precision]) != TRAJECTORY_STEPS:
-            return False, f"{precision} failed"
-    with open(out / "trajectories.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", *PRECISIONS])
-        writer.writerows([step, *(curves[precision][step] for precision in PRECISIONS)] for step in range(TRAJECTORY_STEPS))
-    last = {precision: statistics.fmean(curve[-20:]) for precision, curve in curves.items()}
-    told = ", ".join(f"{precision} {loss:.4f}" for precision, loss in last.items())
-    return all(abs(loss - last["f32"]) < 0.05 * last["f32"] for loss in last.values()), f"mean loss of the last 20 of {TRAJECTORY_STEPS} steps: {told}"
+    for precision in ("f32", "tf32", "bf16"):
+        status, text, seconds = machine.binary([*STEP, precision, machine.device, "100", "--losses"], 90)
+        curve = [float(total) for total in re.findall(r"^\d+,([^,]+),[^,]+,[^,]+$", text, re.MULTILINE)]
+        if status == 0 and len(curve) == 100:
+            curves[precision] = sum(curve[-20:]) / 20
+            difference = abs(curves[precision] / curves.get("f32", curves[precision]) - 1)
+            verdict = FAILED if not difference < 0.2 else NOTE if difference > 0.05 else PASSED
+            results.check("losses", precision, verdict, f"mean of the last 20: {curves[precision]:.4f}", seconds)
+        else:
+            results.check("losses", precision, status_of(status) if status != 0 else FAILED, last_line(text), seconds)
 
 
-def trials(program, device, environment, log):
-    """Seconds of a sweep of 16 trials and of 16 `train` commands with the same settings, on a phantom at 224."""
-    import shutil
-    import tempfile
+def published_loop(machine, results):
+    for case, target in [("published", 0.02), ("ideal", 0.1)]:
+        status, text, seconds = machine.torch([case, "--steps", "4"], 120)
+        results.check("published loop", case, MISSING if status is None else PASSED if status == 0 else NOTE, last_line(text), seconds)
+        ours = results.value("step bf16", "ours")
+        if status == 0 and ours is not None:
+            ratio = ours / number(text, "s/step")
+            results.figure("step bf16", f"ours over PyTorch, {case}", ratio, "", f"at most {target}", ratio <= target)
 
-    folder = Path(tempfile.mkdtemp())
+
+# In order of worth; the number is the call that they belong to.
+SECTIONS = [
+    (1, device_tests),
+    (1, encoder_in_16_bits),
+    (1, our_times),
+    (1, golden_cases),
+    (2, pytorch),
+    (2, kernels_by_time),
+    (2, sanitizer),
+    (2, program),
+    (2, losses),
+    (2, published_loop),
+]
+
+
+def gpu_name(device):
+    command = ["nvidia-smi", f"--id={device.split(':')[1]}", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        (folder / "sweep.toml").write_text(SWEEP)
-        steps = [
-            [program, "phantom", "--out", folder / "scans", "--cases", "8", "--size", "128", "--depth", "16", "--seed", "1"],
-            [program, "precompute", "--scans", folder / "scans", "--store", folder / "s.zarr", "--random-encoder", "1", "--preset", "native224",
-             "--augment", "none", "--device", device],  # fmt: skip
-        ]
-        for command in steps:
-            if run(command, environment, log, 600) is None:
-                return None
-        common = ["--store", folder / "s.zarr", "--device", device]
-        settings = ["--epochs", "2", "--batch-size", "8", "--warmup", "4", "--fold", "1/3"]
-        points = [(10 ** (-4 + 2 * i / 3), 0.2 * j) for i in range(4) for j in range(1, 5)]
-        runs = [
-            [program, "train", *common, *settings, "--run", folder / f"run-{lr:.1e}-{weight:.1f}", "--lr", f"{lr:e}", "--lambda", f"{weight:.1f}"]
-            for lr, weight in points
-        ]
-        seconds = []
-        for commands in ([[program, "sweep", *common, "--config", folder / "sweep.toml", "--out", folder / "sweep"]], runs):
-            start = time.perf_counter()
-            if any(run(command, environment, log, 1200) is None for command in commands):
-                return None
-            seconds.append(time.perf_counter() - start)
-        return seconds
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def figures(arguments, program, environment, log, rows):
-    """The targets other than a ratio to PyTorch: [what, found, target, whether it is reached]."""
-    found = []
-    rate = last_number(run([sys.executable, HERE / "torch_stages.py", "matrix", "--device", arguments.device], environment, log, 300), "TFLOP/s")
-    binary = find(arguments.binaries, "gpu_encoder")
-    encoder = last_number(run([binary, "vit_b", "512", "16", "bf16", arguments.device], environment, log, 600), "TFLOP/s") if binary else None
-    if rate and encoder:
-        share = encoder / rate
-        found.append(("encoder's share of the bf16 matrix rate", f"{encoder:.0f} of {rate:.0f} TFLOP/s, {share:.0%}", "at least 40 %", share >= 0.4))
-    taken = [row["ours_gib"] for row in rows if row["work"].startswith("step") and row["ours_gib"]]
-    if taken:
-        found.append(("memory of a step at 512, batch 24", f"{max(taken):.2f} GiB", "under 10 GB", max(taken) * 1.073741824 < 10))
-    both = trials(program, arguments.device, environment, log) if program else None
-    if both:
-        sweep, runs = both
-        text = f"{sweep:.1f} s, {runs:.1f} s by 16 train commands: {sweep / runs:.2f}"
-        found.append(("a sweep of 16 trials", text, "at most 1.0", sweep <= runs))
-    return found
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        sys.exit("gpu-check: nvidia-smi is not on the PATH or does not answer; this needs a machine with a GPU and NVIDIA's driver")
+    if done.returncode != 0 or not done.stdout.strip():
+        sys.exit(f"gpu-check: nvidia-smi finds no GPU for {device}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, default=3600, help="seconds for all of it")
+    parser.add_argument("--call", type=int, choices=(1, 2), help="only the sections of this call")
     parser.add_argument("--binaries", type=Path, default=ROOT / "target-cuda/release")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--checks-only", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mode", default="max-autotune", help="of PyTorch's torch.compile")
+    parser.add_argument("--limit-scale", type=float, default=1.0, help="multiplies each command's limit, for a rehearsal")
     arguments = parser.parse_args()
-
     name = gpu_name(arguments.device)
     out = arguments.out or ROOT / "bench/results" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-{date.today()}"
     out.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ, LD_LIBRARY_PATH=library_path(), SAM_LADDER_TEST_DEVICE=arguments.device, CARGO_MANIFEST_DIR=str(ROOT))
-    checks, rows = [], []
-    with open(out / "checks.txt", "w") as log:
-        for what, binary, options in CHECKS:
-            path = find(arguments.binaries, binary)
-            command = [path, *options, "--nocapture", "--test-threads=1"]
-            output = run(command, environment, log, 900) if path else None
-            passed = output is not None and "skipped:" not in output and re.search(r"test result: ok\. [1-9]", output)
-            checks.append((what, bool(passed), "" if path else f"no {binary} in {arguments.binaries}"))
-        program = find(arguments.binaries, "sam-ladder")
-        passed, told = pipeline(program, arguments.device, environment, log) if program else (False, "no sam-ladder")
-        checks.append(("stages through the program: resident = streamed = resumed", passed, told))
-        for what, ours, case, options, goal in [] if arguments.checks_only else BENCHMARKS:
-            binary = find(arguments.binaries, ours[0])
-            mine, theirs, memory = [], [], (None, None)
-            for _ in range(arguments.rounds):
-                output = run([binary, *ours[1:], arguments.device], environment, log, 600) if binary else None
-                torch_case = [sys.executable, HERE / "torch_stages.py", case, "--device", arguments.device, "--mode", arguments.mode, *options]
-                torch_output = run(torch_case, environment, log, 1200)
-                mine.append(last_number(output, "s/image"))
-                theirs.append(last_number(torch_output, "s/image"))
-                memory = (last_number(output, "GiB taken"), last_number(torch_output, "GiB taken"))
-            if None in mine or None in theirs:
-                checks.append((what, False, "a side failed, see checks.txt"))
-                continue
-            a, b = statistics.median(mine), statistics.median(theirs)
-            rows.append({"work": what, "ours_s_per_image": a, "torch_s_per_image": b, "ratio": a / b, "asked": goal, "ours_gib": memory[0], "torch_gib": memory[1]})
-        others = []
-        if not arguments.checks_only:
-            binary = find(arguments.binaries, STEP[0])
-            good, told = trajectories(binary, arguments.device, environment, log, out) if binary else (False, f"no {STEP[0]}")
-            checks.append(("losses of tf32 and bf16, compared with float32's", good, told))
-            others = figures(arguments, program, environment, log, rows)
-    if rows:
-        with open(out / "bench.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-    lines = [f"# {name}, {date.today()}", "", "| check | |", "| --- | --- |"]
-    lines += [f"| {what} | {'passed' if good else 'FAILED'} {told} |" for what, good, told in checks]
-    lines += ["", "| work | s per image | PyTorch's | ratio | target |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {r['work']} | {r['ours_s_per_image']:.6f} | {r['torch_s_per_image']:.6f} | {r['ratio']:.3f} | {r['asked']} |" for r in rows]
-    lines += ["", "| figure | found | target | |", "| --- | --- | --- | --- |"]
-    lines += [f"| {what} | {told} | {asked} | {'reached' if holds else 'not reached'} |" for what, told, asked, holds in others]
-    (out / "summary.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-    print(f"\nwritten to {out}")
-    sys.exit(0 if all(good for _, good, _ in checks) else 1)
+    results, machine = Results(out, f"{name}, {date.today()}"), Machine(arguments, out)
+    for call, section in SECTIONS:
+        if arguments.call in (None, call):
+            try:
+                section(machine, results)
+            except Exception as error:  # a section's own mistake hides no other
+                results.check(section.__name__, "the section itself", FAILED, f"{type(error).__name__}: {error}")
+            results.write()
+    print((out / "summary.md").read_text())
+    print(f"written to {out}, {max(machine.left(), 0):.0f} s left")
+    sys.exit(1 if results.failed() else 0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ mkdir -p "$folder/gpu/bin"
 newest() { ls -t target-cuda/release/deps/"$1"-* 2>/dev/null | grep -v '\.' | head -1; }
 
 cp target-cuda/release/sam-ladder "$folder/gpu/bin/"
-for example in gpu_step gpu_encoder; do cp "target-cuda/release/examples/$example" "$folder/gpu/bin/"; done
+for example in gpu_step gpu_encoder gpu_rates; do cp "target-cuda/release/examples/$example" "$folder/gpu/bin/"; done
 for test in sam_ladder_ops golden_encoder golden_step golden_trajectory; do
   binary=$(newest "$test")
   [[ -n $binary ]] || { echo "gpu-pack: no test binary $test in target-cuda/release/deps, run make gpu-binaries" >&2; exit 1; }

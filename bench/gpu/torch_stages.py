@@ -3,10 +3,12 @@
 CASE is one of
   published   (a) the published loop: one loader worker with SciPy's zoom, the encoder in float32 inside the loop
   ideal       (b) the same model and precision, batches already on the device: what a loader that takes no time would give
-  strongest   (c) two stages: embeddings in float16 resident on the device and gathered there, bfloat16 autocast, channels_last, torch.compile
-              with CUDA graphs, fused AdamW
-  encoder     stage one: the encoder in bfloat16 with scaled_dot_product_attention and torch.compile
+  strongest   (c) two stages: embeddings in float16 resident on the device and gathered there, bfloat16 autocast, channels_last, fused AdamW
+  encoder     stage one: the encoder in bfloat16 with scaled_dot_product_attention
   matrix      the card's bfloat16 matrix rate: products of 8192 × 8192 matrices; prints TFLOP/s
+
+`--mode` says how `strongest` and `encoder` run: eager; captured (eager, the whole step recorded as one CUDA graph by hand); or a mode of
+torch.compile, such as default, max-autotune-no-cudagraphs or max-autotune.
 
 The last line is "<seconds> s/image"; on a GPU, peak memory is printed before it. With `--device cpu` the cases run uncompiled and small, to check
 that they work.
@@ -61,6 +63,29 @@ def timed(device, step, steps):
         synchronise(device)
         runs.append((time.perf_counter() - start) / steps)
     return statistics.median(runs)
+
+
+def compiled(function, arguments, device):
+    """torch.compile in the mode asked for, if it is one of torch.compile's."""
+    if device.type != "cuda" or arguments.mode in ("eager", "captured"):
+        return function
+    return torch.compile(function, mode=arguments.mode)
+
+
+def captured(work, arguments, device):
+    """The work as one CUDA graph, recorded after a few plain runs on a stream of its own, if that is asked for."""
+    if device.type != "cuda" or arguments.mode != "captured":
+        return work
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
 
 
 def trainable(model):
@@ -127,16 +152,21 @@ def strongest(arguments, device):
             logits = model(image.to(memory_format=torch.channels_last), embedding)
         return ladder_loss(logits.float(), label.long())
 
-    if gpu:
-        forward_and_loss = torch.compile(forward_and_loss, mode=arguments.mode)
+    forward_and_loss = compiled(forward_and_loss, arguments, device)
     generator = torch.Generator(device=device).manual_seed(0)
+    picks = torch.zeros(batch, dtype=torch.long, device=device)
 
-    def step():
-        picks = torch.randint(0, items, (batch,), device=device, generator=generator)
+    def train():
         loss = forward_and_loss(images[picks].float(), embeddings[picks].float(), labels[picks])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+
+    train = captured(train, arguments, device)
+
+    def step():
+        picks.copy_(torch.randint(0, items, (batch,), device=device, generator=generator))
+        train()
 
     return timed(device, step, arguments.steps)
 
@@ -147,9 +177,9 @@ def encoder(arguments, device):
     for block in model.blocks:
         block.attn.__class__ = FusedAttention
     images = torch.rand(arguments.batch, 3, arguments.size, arguments.size, device=device, dtype=torch.bfloat16)
-    run = torch.compile(model, mode=arguments.mode) if device.type == "cuda" else model
+    run = compiled(model, arguments, device)
     with torch.inference_mode():
-        return timed(device, lambda: run(images), arguments.steps)
+        return timed(device, captured(lambda: run(images), arguments, device), arguments.steps)
 
 
 def matrix(arguments, device):
@@ -171,7 +201,7 @@ def main():
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", type=torch.device, default="cuda:0")
-    parser.add_argument("--mode", default="max-autotune", help="torch.compile's mode; reduce-overhead compiles sooner")
+    parser.add_argument("--mode", default="max-autotune", help="eager, captured, or a mode of torch.compile")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     # float32 as in the published code: PyTorch's default shortens the factors of convolutions.

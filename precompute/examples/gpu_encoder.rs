@@ -1,10 +1,12 @@
 //! Times the image encoder on a GPU: `gpu_encoder ARCH SIZE BATCH f32|tf32|bf16|f16 DEVICE [ROUNDS]`, as `gpu_encoder vit_b 512 16 bf16 cuda:0`.
-//! Prints the median of the rounds in seconds an image, and the share of floating-point operations that are the matrix products'. `DEVICE` may
-//! be `cpu`, for a look that the program works.
+//! Prints the rate of the matrix products and the median of the rounds in seconds per image. `DEVICE` may be `cpu`, to try the program.
+//!
+//! `--against-f32` times nothing, but compares the embeddings with those of float32, from the same weights and images, and counts values that
+//! are not finite.
 
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sam_ladder_ops::device::{open, synchronize};
 use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, Placement, VitConfig};
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
@@ -23,10 +25,22 @@ fn operations(config: &VitConfig) -> f64 {
     2.0 * sum
 }
 
+/// Prints the largest difference, relative to the largest value of `want`, and how many values are not finite.
+fn compare(got: &Tensor, want: &Tensor) -> Result<(), Box<dyn std::error::Error>> {
+    let [got, want] = [got, want].map(|t| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>());
+    let (got, want) = (got?, want?);
+    let odd = got.iter().chain(&want).filter(|value| !value.is_finite()).count();
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let difference = got.iter().zip(&want).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    println!("{:.3e} of the largest value", difference / largest);
+    println!("{odd} values not finite");
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (flags, arguments): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|word| word.starts_with("--"));
     let [arch, size, batch, precision, device, rest @ ..] = arguments.as_slice() else {
-        return Err("usage: gpu_encoder ARCH SIZE BATCH f32|tf32|bf16|f16 DEVICE [ROUNDS]".into());
+        return Err("usage: gpu_encoder ARCH SIZE BATCH f32|tf32|bf16|f16 DEVICE [ROUNDS] [--against-f32]".into());
     };
     let arch = EncoderArch::ALL.into_iter().find(|known| known.name() == arch).ok_or("ARCH is vit_b, vit_l or vit_h")?;
     let precision = [GpuPrecision::F32, GpuPrecision::Tf32, GpuPrecision::Bf16, GpuPrecision::F16]
@@ -40,7 +54,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => Device::Cpu,
     };
     let encoder = ImageEncoder::random(arch, size, 0, Placement { device: &device, precision })?;
-    let images = Tensor::rand(0f32, 1f32, (batch, 1, size, size), &device)?;
+    let values: Vec<f32> = (0..batch * size * size).map(|i| (i * 7919 % 1013) as f32 / 1013.0).collect();
+    let images = Tensor::from_vec(values, (batch, 1, size, size), &device)?;
+    if flags.iter().any(|flag| flag == "--against-f32") {
+        let exact = ImageEncoder::random(arch, size, 0, Placement { device: &device, precision: GpuPrecision::F32 })?;
+        return compare(&encoder.forward(&images)?, &exact.forward(&images)?);
+    }
     for _ in 0..2 {
         encoder.forward(&images)?;
     }

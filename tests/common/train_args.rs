@@ -1,13 +1,13 @@
 //! Arguments of training runs.
 
-use candle_core::Device;
+use crate::device::device;
 use sam_ladder_cache::ReadMode;
 use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::train::TrainConfig;
 use sam_ladder_train::run::TrainArgs;
 use std::path::PathBuf;
 
-/// A new run on the CPU from random weights, which prints nothing.
+/// A new run on the device under test from random weights, which prints nothing.
 pub fn train_args(store: impl Into<PathBuf>, run: impl Into<PathBuf>, config: TrainConfig) -> TrainArgs {
     TrainArgs {
         store: store.into(),
@@ -17,7 +17,7 @@ pub fn train_args(store: impl Into<PathBuf>, run: impl Into<PathBuf>, config: Tr
         cnn_checkpoint: None,
         init: None,
         resume: false,
-        device: Device::Cpu,
+        device: device(),
         read_mode: ReadMode::Stream,
         cache: None,
         device_store: Default::default(),

@@ -89,7 +89,7 @@ fn backward(q: &Tensor, k: &Tensor, v: &Tensor, grad: &Tensor, scale: f32) -> Re
     Ok([part(q, of_q)?, part(k, of_k)?, part(v, of_v)?])
 }
 
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{Result, Tensor};
 

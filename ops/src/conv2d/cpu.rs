@@ -13,12 +13,6 @@ pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor) -> Result<Tensor>
     x.contiguous()?.apply_op2(&weight.contiguous()?, op)
 }
 
-/// As [`forward`], without a graph.
-pub(super) fn forward_detached(x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
-    let data = with_f32(x, "conv2d", |x| with_f32(weight, "conv2d", |weight| Ok(output(g, x, weight))))?;
-    tensor_from(data, (g.b, g.co, g.oh, g.ow))
-}
-
 /// As [`Conv2d::backward_input`].
 pub(super) fn backward_input(grad: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
     let data = with_f32(grad, "conv2d", |grad| with_f32(weight, "conv2d", |weight| Ok(input_gradient(g, grad, weight))))?;

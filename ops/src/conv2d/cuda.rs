@@ -1,12 +1,14 @@
-//! Convolutions by cuDNN, or by the CPU's if the host emulates a GPU.
+//! Convolutions by cuDNN.
 #![cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only cuDNN asks how float32 factors are taken"))]
 
-use candle_core::{DType, Result, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::DType;
+use candle_core::{Result, Tensor, bail};
 
+use super::Conv2d;
 #[cfg(feature = "cuda")]
 use super::cudnn;
 use super::shape::ConvShape;
-use super::{Conv2d, cpu};
 use crate::device::{Node, Output};
 
 /// As [`Conv2d::forward`]. The weight is converted to the input's number format; its gradient is float32.
@@ -24,39 +26,30 @@ pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) ->
 
 fn convolve(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Output> {
     #[cfg(feature = "cuda")]
-    if x.device().is_cuda() {
-        return cudnn::forward(x, weight, g, op.math);
-    }
-    emulated(x.dtype(), &[x, weight], |t| cpu::forward_detached(&t[0], &t[1], g))
+    return cudnn::forward(x, weight, g, op.math);
+    #[cfg(not(feature = "cuda"))]
+    bail!("cuDNN is not part of this build")
 }
 
 /// As [`Conv2d::backward_input`].
 pub(super) fn backward_input(op: Conv2d, grad: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
     let (grad, weight) = (grad.detach().contiguous()?, weight.detach().to_dtype(grad.dtype())?.contiguous()?);
     #[cfg(feature = "cuda")]
-    if grad.device().is_cuda() {
-        return cudnn::backward_input(&grad, &weight, g, op.math).map(Output::tensor);
-    }
-    emulated(grad.dtype(), &[&grad, &weight], |t| cpu::backward_input(&t[0], &t[1], g)).map(Output::tensor)
+    return cudnn::backward_input(&grad, &weight, g, op.math).map(Output::tensor);
+    #[cfg(not(feature = "cuda"))]
+    bail!("cuDNN is not part of this build")
 }
 
 /// As [`Conv2d::backward_weight`].
 pub(super) fn backward_weight(op: Conv2d, x: &Tensor, grad: &Tensor, g: &ConvShape) -> Result<Tensor> {
     let (x, grad) = (x.detach().contiguous()?, grad.detach().to_dtype(x.dtype())?.contiguous()?);
     #[cfg(feature = "cuda")]
-    if x.device().is_cuda() {
-        return cudnn::backward_weight(&x, &grad, g, op.math)?.tensor().to_dtype(DType::F32);
-    }
-    emulated(x.dtype(), &[&x, &grad], |t| cpu::backward_weight(&t[0], &t[1], g))?.tensor().to_dtype(DType::F32)
+    return cudnn::backward_weight(&x, &grad, g, op.math)?.tensor().to_dtype(DType::F32);
+    #[cfg(not(feature = "cuda"))]
+    bail!("cuDNN is not part of this build")
 }
 
-/// The CPU's float32 result, in the GPU's number format.
-fn emulated(dtype: DType, inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Output> {
-    let inputs = inputs.iter().map(|t| t.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
-    Output::copy_of(&f(&inputs)?.to_dtype(dtype)?)
-}
-
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::Result;
 

@@ -1,274 +1,280 @@
-//! cuDNN's convolutions. Handles, descriptors, algorithms and the size of scratch memory are determined once per shape.
+//! Convolutions by cuDNN's legacy interface, of contiguous NCHW tensors.
+//!
+//! A device has one handle and one plan per direction, shape, number format and rounding. They are made once, shared by all threads, and
+//! kept until the process ends, so that nothing of cuDNN's is destroyed while a thread ends.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::ffi::c_int;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
-use candle_core::cuda_backend::{CudaDType, DeviceId};
-use candle_core::{CudaDevice, DType, Device, Error, Result, Storage, Tensor, bail};
-use cudarc::cudnn::safe::{
-    ConvBackwardData, ConvBackwardFilter, ConvDescriptor, ConvForward, Cudnn, CudnnDataType, FilterDescriptor, TensorDescriptor,
-};
-use cudarc::cudnn::{CudnnError, sys};
-use half::{bf16, f16};
-use sys::cudnnTensorFormat_t as Format;
+use candle_core::cuda_backend::{DeviceId, cudarc};
+use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor, bail};
+use cudarc::cudnn::{CudnnError, result, sys};
+use cudarc::driver::CudaStream;
+use sys::{cudnnDataType_t as DataType, cudnnMathType_t as Math, cudnnTensorFormat_t as Format};
 
+use super::algorithm::{Candidate, MOST_SCRATCH, choose};
 use super::shape::ConvShape;
-use crate::device::{F32Math, Output};
+use crate::device::{F32Math, Gpu, Input, Output};
 
-/// Memory format of a convolution's tensors. The program uses [`MemoryFormat::Nchw`]; cuDNN also supports the other one, with weights
-/// `[co, k, k, ci]`.
+/// Algorithms that cuDNN is asked to name; it has at most ten per direction.
+const NAMED: usize = 10;
+
+/// What is computed from what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum MemoryFormat {
-    Nchw,
-    #[expect(dead_code, reason = "the sizes at which it wins are to be measured on a GPU")]
-    Nhwc,
+enum Direction {
+    /// Input and weight → output.
+    Forward,
+    /// Weight and the output's gradient → the input's gradient.
+    ToInput,
+    /// Input and the output's gradient → the weight's gradient.
+    ToWeight,
 }
 
-impl MemoryFormat {
-    fn format(self) -> Format {
-        match self {
-            MemoryFormat::Nchw => Format::CUDNN_TENSOR_NCHW,
-            MemoryFormat::Nhwc => Format::CUDNN_TENSOR_NHWC,
-        }
-    }
-}
-
-/// The program's memory format.
-const MEMORY_FORMAT: MemoryFormat = MemoryFormat::Nchw;
-
-/// Key of a plan: everything that it depends on.
+/// Everything that a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
+    direction: Direction,
     shape: ConvShape,
-    dtype: DType2,
+    dtype: DType,
     math: F32Math,
-    format: MemoryFormat,
 }
 
-/// The number formats of convolutions, hashable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum DType2 {
-    F32,
-    Bf16,
-    F16,
+/// An algorithm of one direction.
+#[derive(Debug, Clone, Copy)]
+enum Algorithm {
+    Forward(sys::cudnnConvolutionFwdAlgo_t),
+    ToInput(sys::cudnnConvolutionBwdDataAlgo_t),
+    ToWeight(sys::cudnnConvolutionBwdFilterAlgo_t),
 }
 
-/// cuDNN's descriptors of a convolution, and the algorithms chosen for it.
-struct Plan<T> {
-    conv: ConvDescriptor<f32>,
-    x: TensorDescriptor<T>,
-    w: FilterDescriptor<T>,
-    y: TensorDescriptor<T>,
-    forward: RefCell<Option<(sys::cudnnConvolutionFwdAlgo_t, usize)>>,
-    data: RefCell<Option<(sys::cudnnConvolutionBwdDataAlgo_t, usize)>>,
-    filter: RefCell<Option<(sys::cudnnConvolutionBwdFilterAlgo_t, usize)>>,
+/// cuDNN's descriptors, which are never changed once the plan is made.
+#[derive(Debug, Clone, Copy)]
+struct Descriptors {
+    conv: sys::cudnnConvolutionDescriptor_t,
+    x: sys::cudnnTensorDescriptor_t,
+    w: sys::cudnnFilterDescriptor_t,
+    y: sys::cudnnTensorDescriptor_t,
 }
 
-/// A thread's state for a device, since cuDNN's handles belong to a thread.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    descriptors: Descriptors,
+    algorithm: Algorithm,
+    /// Bytes.
+    scratch: usize,
+}
+
 struct Library {
-    handle: Arc<Cudnn>,
-    f32: HashMap<Key, Rc<Plan<f32>>>,
-    bf16: HashMap<Key, Rc<Plan<bf16>>>,
-    f16: HashMap<Key, Rc<Plan<f16>>>,
+    handle: sys::cudnnHandle_t,
+    /// The handle's stream, which must live as long.
+    _stream: Arc<CudaStream>,
+    plans: HashMap<Key, Plan>,
 }
 
-thread_local! {
-    static LIBRARIES: RefCell<HashMap<DeviceId, Library>> = RefCell::new(HashMap::new());
+// SAFETY: a handle and its descriptors may be used by any thread, one at a time: they stand behind a lock.
+unsafe impl Send for Library {}
+
+static LIBRARIES: LazyLock<Mutex<HashMap<DeviceId, Arc<Mutex<Library>>>>> = LazyLock::new(Mutex::default);
+
+/// The device's handle, made on the first call.
+fn library(device: &CudaDevice) -> std::result::Result<Arc<Mutex<Library>>, CudnnError> {
+    let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(library) = libraries.get(&device.id()) {
+        return Ok(library.clone());
+    }
+    let stream = device.cuda_stream();
+    let handle = result::create_handle()?;
+    // SAFETY: the stream lives as long as the handle.
+    unsafe { result::set_stream(handle, stream.cu_stream() as *mut _)? };
+    let library = Arc::new(Mutex::new(Library { handle, _stream: stream, plans: HashMap::new() }));
+    libraries.insert(device.id(), library.clone());
+    Ok(library)
 }
 
-/// A number format that cuDNN supports.
-trait Element: CudnnDataType + DeviceRepr + CudaDType + 'static {
-    const DTYPE: DType2;
-    const ONE: Self;
-    const ZERO: Self;
-    fn plans(library: &mut Library) -> &mut HashMap<Key, Rc<Plan<Self>>>;
+impl Library {
+    /// The plan of a convolution, made on the first call.
+    fn plan(&mut self, key: Key) -> Result<Plan> {
+        if let Some(plan) = self.plans.get(&key) {
+            return Ok(*plan);
+        }
+        let failed = |error: CudnnError| Error::Msg(format!("cuDNN, planning {key:?}: {error:?}"));
+        let descriptors = Descriptors::new(&key).map_err(failed)?;
+        // SAFETY: handle and descriptors are made and not destroyed.
+        let named = unsafe { descriptors.algorithms(self.handle, &key) }.map_err(failed)?;
+        let Some((algorithm, math, scratch)) = choose(named.iter().copied()) else {
+            bail!("cuDNN names no algorithm with at most {MOST_SCRATCH} bytes of scratch memory for {key:?}: {named:?}");
+        };
+        // SAFETY: as before. The algorithm has its speed, and its rounding, only with its own math type.
+        unsafe { result::set_convolution_math_type(descriptors.conv, math) }.map_err(failed)?;
+        let plan = Plan { descriptors, algorithm, scratch };
+        self.plans.insert(key, plan);
+        Ok(plan)
+    }
 }
 
-macro_rules! element {
-    ($type:ty, $dtype:ident, $field:ident, $one:expr, $zero:expr) => {
-        impl Element for $type {
-            const DTYPE: DType2 = DType2::$dtype;
-            const ONE: Self = $one;
-            const ZERO: Self = $zero;
+/// The math type that the heuristics are asked for; the default would round float32.
+fn asked_math(key: &Key) -> Math {
+    match (key.dtype, key.math) {
+        (DType::F32, F32Math::Exact) => Math::CUDNN_FMA_MATH,
+        (DType::F32, F32Math::Tf32) => Math::CUDNN_DEFAULT_MATH,
+        _ => Math::CUDNN_TENSOR_OP_MATH,
+    }
+}
 
-            fn plans(library: &mut Library) -> &mut HashMap<Key, Rc<Plan<Self>>> {
-                &mut library.$field
+type Named = (Candidate, (Algorithm, Math, usize));
+
+impl Descriptors {
+    fn new(key: &Key) -> std::result::Result<Self, CudnnError> {
+        let g = &key.shape;
+        let dtype = match key.dtype {
+            DType::BF16 => DataType::CUDNN_DATA_BFLOAT16,
+            DType::F16 => DataType::CUDNN_DATA_HALF,
+            _ => DataType::CUDNN_DATA_FLOAT,
+        };
+        let four = |dims: [usize; 4]| dims.map(|n| n as c_int);
+        let nchw = Format::CUDNN_TENSOR_NCHW;
+        let conv = result::create_convolution_descriptor()?;
+        let (x, y) = (result::create_tensor_descriptor()?, result::create_tensor_descriptor()?);
+        let w = result::create_filter_descriptor()?;
+        let (padding, stride) = (g.padding as c_int, g.stride as c_int);
+        let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
+        // SAFETY: the descriptors were made above. Sums are float32's in every number format.
+        unsafe {
+            result::set_convolution2d_descriptor(conv, padding, padding, stride, stride, 1, 1, mode, DataType::CUDNN_DATA_FLOAT)?;
+            result::set_convolution_math_type(conv, asked_math(key))?;
+            result::set_tensor4d_descriptor(x, nchw, dtype, four([g.b, g.ci, g.h, g.w]))?;
+            result::set_filter4d_descriptor(w, dtype, nchw, four([g.co, g.ci, g.k, g.k]))?;
+            result::set_tensor4d_descriptor(y, nchw, dtype, four([g.b, g.co, g.oh, g.ow]))?;
+        }
+        Ok(Self { conv, x, w, y })
+    }
+
+    /// What cuDNN names for a direction, the fastest first by its own estimate.
+    ///
+    /// # Safety
+    /// The handle is live.
+    unsafe fn algorithms(self, handle: sys::cudnnHandle_t, key: &Key) -> std::result::Result<Vec<Named>, CudnnError> {
+        let Self { conv, x, w, y } = self;
+        let exact = key.dtype == DType::F32 && key.math == F32Math::Exact;
+        macro_rules! named {
+            ($find:ident, $kind:ident, $($descriptor:expr),*) => {{
+                // SAFETY: the struct has no value that is invalid, and cuDNN writes as many as it counts.
+                let mut results = unsafe { [std::mem::zeroed(); NAMED] };
+                let mut count = 0;
+                // SAFETY: the caller's promise; the array has as many places as are asked for.
+                unsafe { result::$find(handle, $($descriptor),*, NAMED as c_int, &mut count, results.as_mut_ptr())? };
+                let mut named = Vec::new();
+                for found in results.iter().take(count as usize) {
+                    let candidate = Candidate {
+                        supported: found.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS,
+                        scratch: found.memory,
+                        deterministic: found.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
+                        rounds_as_asked: !exact || found.mathType == Math::CUDNN_FMA_MATH,
+                    };
+                    named.push((candidate, (Algorithm::$kind(found.algo), found.mathType, found.memory)));
+                }
+                named
+            }};
+        }
+        Ok(match key.direction {
+            Direction::Forward => named!(get_convolution_forward_algorithm, Forward, x, w, conv, y),
+            Direction::ToInput => named!(get_convolution_backward_data_algorithm, ToInput, w, y, conv, x),
+            Direction::ToWeight => named!(get_convolution_backward_filter_algorithm, ToWeight, x, y, conv, w),
+        })
+    }
+}
+
+impl Plan {
+    /// Queues the convolution.
+    ///
+    /// # Safety
+    /// The addresses are of the device's memory, as long as the plan's shapes say, in its number format, and live until this is queued.
+    unsafe fn queue(
+        &self,
+        handle: sys::cudnnHandle_t,
+        a: u64,
+        b: u64,
+        out: u64,
+        scratch: u64,
+    ) -> std::result::Result<(), CudnnError> {
+        let Descriptors { conv, x, w, y } = self.descriptors;
+        let (one, zero) = (1.0f32, 0.0f32);
+        let (alpha, beta) = ((&raw const one).cast(), (&raw const zero).cast());
+        let (a, b, out, scratch) = (a as *const _, b as *const _, out as *mut _, scratch as *mut _);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.algorithm {
+                Algorithm::Forward(algorithm) => {
+                    result::convolution_forward(handle, alpha, x, a, w, b, conv, algorithm, scratch, self.scratch, beta, y, out)
+                }
+                Algorithm::ToInput(algorithm) => result::convolution_backward_data(
+                    handle,
+                    alpha,
+                    w,
+                    a,
+                    y,
+                    b,
+                    conv,
+                    algorithm,
+                    scratch,
+                    self.scratch,
+                    beta,
+                    x,
+                    out,
+                ),
+                Algorithm::ToWeight(algorithm) => result::convolution_backward_filter(
+                    handle,
+                    alpha,
+                    x,
+                    a,
+                    y,
+                    b,
+                    conv,
+                    algorithm,
+                    scratch,
+                    self.scratch,
+                    beta,
+                    w,
+                    out,
+                ),
             }
         }
-    };
-}
-element!(f32, F32, f32, 1.0, 0.0);
-element!(bf16, Bf16, bf16, bf16::ONE, bf16::ZERO);
-element!(f16, F16, f16, f16::ONE, f16::ZERO);
-
-fn failed(what: &'static str, g: ConvShape) -> impl Fn(CudnnError) -> Error {
-    move |error| Error::Msg(format!("cuDNN, {what} of {g:?}: {error:?}"))
-}
-
-/// The plan of a convolution, made on its first call.
-fn plan<T: Element>(device: &CudaDevice, g: &ConvShape, math: F32Math) -> Result<Rc<Plan<T>>> {
-    let key = Key { shape: *g, dtype: T::DTYPE, math, format: MEMORY_FORMAT };
-    LIBRARIES.with_borrow_mut(|libraries| {
-        if !libraries.contains_key(&device.id()) {
-            let handle = Cudnn::new(device.cuda_stream()).map_err(failed("opening", *g))?;
-            libraries.insert(device.id(), Library { handle, f32: HashMap::new(), bf16: HashMap::new(), f16: HashMap::new() });
-        }
-        let Some(library) = libraries.get_mut(&device.id()) else { bail!("cuDNN did not open") };
-        if let Some(plan) = T::plans(library).get(&key) {
-            return Ok(plan.clone());
-        }
-        let plan = Rc::new(make_plan::<T>(&library.handle, &key).map_err(failed("describing", *g))?);
-        T::plans(library).insert(key, plan.clone());
-        Ok(plan)
-    })
-}
-
-fn make_plan<T: Element>(handle: &Arc<Cudnn>, key: &Key) -> std::result::Result<Plan<T>, CudnnError> {
-    let (g, format) = (key.shape, key.format.format());
-    let four = |dims: [usize; 4]| dims.map(|n| n as i32);
-    let mut conv = handle.create_conv2d::<f32>(
-        [g.padding as i32; 2],
-        [g.stride as i32; 2],
-        [1, 1],
-        sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION,
-    )?;
-    conv.set_math_type(match (T::DTYPE, key.math) {
-        // The default would round float32.
-        (DType2::F32, F32Math::Exact) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-        (DType2::F32, F32Math::Tf32) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
-        (DType2::Bf16 | DType2::F16, _) => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
-    })?;
-    Ok(Plan {
-        conv,
-        x: handle.create_4d_tensor::<T>(format, four([g.b, g.ci, g.h, g.w]))?,
-        w: handle.create_4d_filter::<T>(format, four([g.co, g.ci, g.k, g.k]))?,
-        y: handle.create_4d_tensor::<T>(format, four([g.b, g.co, g.oh, g.ow]))?,
-        forward: RefCell::new(None),
-        data: RefCell::new(None),
-        filter: RefCell::new(None),
-    })
-}
-
-/// The result of `find`, which is called only once.
-fn once<A: Copy>(
-    cell: &RefCell<Option<(A, usize)>>,
-    find: impl FnOnce() -> std::result::Result<(A, usize), CudnnError>,
-) -> std::result::Result<(A, usize), CudnnError> {
-    if let Some(known) = *cell.borrow() {
-        return Ok(known);
     }
-    let found = find()?;
-    *cell.borrow_mut() = Some(found);
-    Ok(found)
 }
 
-/// Calls `f` with both tensors' memory.
-fn with_views<T: Element, R>(
-    a: &Tensor,
-    b: &Tensor,
-    f: impl FnOnce(&CudaDevice, CudaView<'_, T>, CudaView<'_, T>) -> Result<R>,
-) -> Result<R> {
+/// Computes `direction` from contiguous tensors `a` and `b` of one number format.
+fn run(direction: Direction, [a, b]: [&Tensor; 2], out: [usize; 4], g: &ConvShape, math: F32Math) -> Result<Output> {
     let Device::Cuda(device) = a.device() else { bail!("cuDNN: expected tensors on a GPU") };
-    let ((a_storage, a_layout), (b_storage, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
-    let (Storage::Cuda(a), Storage::Cuda(b)) = (&*a_storage, &*b_storage) else { bail!("cuDNN: expected tensors on a GPU") };
-    let view = |slice: &CudaSlice<T>, layout: &candle_core::Layout| {
-        layout.start_offset()..layout.start_offset() + layout.shape().elem_count().min(slice.len())
-    };
-    let (a, b) = (a.as_cuda_slice::<T>()?, b.as_cuda_slice::<T>()?);
-    f(device, a.slice(view(a, a_layout)), b.slice(view(b, b_layout)))
-}
-
-/// Fresh memory for the result, and scratch memory.
-fn memory<T: Element>(device: &CudaDevice, len: usize, scratch: usize) -> Result<(CudaSlice<T>, CudaSlice<u8>)> {
-    // SAFETY: cuDNN writes the whole result, and reads nothing of its scratch memory that it did not write.
-    unsafe { Ok((device.alloc::<T>(len)?, device.alloc::<u8>(scratch.max(1))?)) }
-}
-
-fn output<T: Element>(device: &CudaDevice, slice: CudaSlice<T>, shape: [usize; 4]) -> Result<Output> {
-    let storage = candle_core::CudaStorage::wrap_cuda_slice(slice, device.clone());
-    Output::of_storage(Storage::Cuda(storage), candle_core::Shape::from(shape.to_vec()))
-}
-
-macro_rules! by_dtype {
-    ($name:ident, $tensor:expr, $($arg:expr),*) => {
-        match $tensor.dtype() {
-            DType::F32 => $name::<f32>($($arg),*),
-            DType::BF16 => $name::<bf16>($($arg),*),
-            DType::F16 => $name::<f16>($($arg),*),
-            other => bail!("cuDNN: expected float32, bfloat16 or float16, found {other:?}"),
-        }
-    };
+    if a.dtype() != b.dtype() {
+        bail!("cuDNN: expected one number format, found {:?} and {:?}", a.dtype(), b.dtype());
+    }
+    let key = Key { direction, shape: *g, dtype: a.dtype(), math };
+    let failed = |error: CudnnError| Error::Msg(format!("cuDNN, {key:?}: {error:?}"));
+    let library = library(device).map_err(failed)?;
+    let mut library = library.lock().unwrap_or_else(PoisonError::into_inner);
+    let plan = library.plan(key)?;
+    let gpu = Gpu::of(a);
+    let out = gpu.output(a.dtype(), out.to_vec())?;
+    let scratch = (plan.scratch > 0).then(|| gpu.output(DType::U8, plan.scratch)).transpose()?;
+    let (a, b) = (Input::new(a)?, Input::new(b)?);
+    let scratch_pointer = scratch.as_ref().map_or(0, Output::pointer);
+    // SAFETY: the tensors have the shapes of `g`, which the callers check; scratch memory is freed in the order of the stream.
+    unsafe { plan.queue(library.handle, a.pointer(), b.pointer(), out.pointer(), scratch_pointer) }.map_err(failed)?;
+    Ok(out)
 }
 
 /// x `[b, ci, h, w]`, weight `[co, ci, k, k]` → `[b, co, oh, ow]`
 pub(super) fn forward(x: &Tensor, weight: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
-    by_dtype!(forward_of, x, x, weight, g, math)
-}
-
-fn forward_of<T: Element>(x: &Tensor, weight: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
-    with_views::<T, _>(x, weight, |device, x, weight| {
-        let plan = plan::<T>(device, g, math)?;
-        let op = ConvForward { conv: &plan.conv, x: &plan.x, w: &plan.w, y: &plan.y };
-        let find = || {
-            let algorithm = op.pick_algorithm()?;
-            Ok((algorithm, op.get_workspace_size(algorithm)?))
-        };
-        let (algorithm, scratch) = once(&plan.forward, find).map_err(failed("choosing the forward algorithm", *g))?;
-        let (mut y, mut workspace) = memory::<T>(device, g.output_len(), scratch)?;
-        // SAFETY: the memory is of the plan's shapes and number format.
-        unsafe { op.launch::<CudaSlice<u8>, _, _, _>(algorithm, Some(&mut workspace), (T::ONE, T::ZERO), &x, &weight, &mut y) }
-            .map_err(failed("the forward convolution", *g))?;
-        output(device, y, [g.b, g.co, g.oh, g.ow])
-    })
+    run(Direction::Forward, [x, weight], [g.b, g.co, g.oh, g.ow], g, math)
 }
 
 /// grad `[b, co, oh, ow]`, weight → `[b, ci, h, w]`
 pub(super) fn backward_input(grad: &Tensor, weight: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
-    by_dtype!(backward_input_of, grad, grad, weight, g, math)
-}
-
-fn backward_input_of<T: Element>(grad: &Tensor, weight: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
-    with_views::<T, _>(grad, weight, |device, grad, weight| {
-        let plan = plan::<T>(device, g, math)?;
-        let op = ConvBackwardData { conv: &plan.conv, dx: &plan.x, w: &plan.w, dy: &plan.y };
-        let find = || {
-            let algorithm = op.pick_algorithm()?;
-            Ok((algorithm, op.get_workspace_size(algorithm)?))
-        };
-        let (algorithm, scratch) =
-            once(&plan.data, find).map_err(failed("choosing the algorithm of the input's gradient", *g))?;
-        let (mut dx, mut workspace) = memory::<T>(device, g.input_len(), scratch)?;
-        // SAFETY: the memory is of the plan's shapes and number format.
-        unsafe {
-            op.launch::<CudaSlice<u8>, _, _, _>(algorithm, Some(&mut workspace), (T::ONE, T::ZERO), &mut dx, &weight, &grad)
-        }
-        .map_err(failed("the input's gradient", *g))?;
-        output(device, dx, [g.b, g.ci, g.h, g.w])
-    })
+    run(Direction::ToInput, [weight, grad], [g.b, g.ci, g.h, g.w], g, math)
 }
 
 /// x, grad → `[co, ci, k, k]`
 pub(super) fn backward_weight(x: &Tensor, grad: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
-    by_dtype!(backward_weight_of, x, x, grad, g, math)
-}
-
-fn backward_weight_of<T: Element>(x: &Tensor, grad: &Tensor, g: &ConvShape, math: F32Math) -> Result<Output> {
-    with_views::<T, _>(x, grad, |device, x, grad| {
-        let plan = plan::<T>(device, g, math)?;
-        let op = ConvBackwardFilter { conv: &plan.conv, x: &plan.x, dw: &plan.w, dy: &plan.y };
-        let find = || {
-            let algorithm = op.pick_algorithm()?;
-            Ok((algorithm, op.get_workspace_size(algorithm)?))
-        };
-        let (algorithm, scratch) =
-            once(&plan.filter, find).map_err(failed("choosing the algorithm of the weight's gradient", *g))?;
-        let (mut dw, mut workspace) = memory::<T>(device, g.weight_len(), scratch)?;
-        // SAFETY: the memory is of the plan's shapes and number format.
-        unsafe { op.launch::<CudaSlice<u8>, _, _, _>(algorithm, Some(&mut workspace), (T::ONE, T::ZERO), &x, &mut dw, &grad) }
-            .map_err(failed("the weight's gradient", *g))?;
-        output(device, dw, [g.co, g.ci, g.k, g.k])
-    })
+    run(Direction::ToWeight, [x, grad], [g.co, g.ci, g.k, g.k], g, math)
 }

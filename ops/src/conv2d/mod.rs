@@ -23,6 +23,8 @@
 //!
 //! The order of every sum is fixed and does not depend on the threads, so results are reproducible bit for bit.
 
+#[cfg(any(feature = "cuda", test))]
+mod algorithm;
 mod cpu;
 mod cuda;
 #[cfg(feature = "cuda")]

@@ -1,9 +1,12 @@
 //! Allocates on a CUDA device and launches the compiled kernels on candle's stream.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg, sys};
+use candle_core::cuda_backend::cudarc::cublas;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, sys};
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, bail};
 use half::{bf16, f16};
+
+use std::sync::{Mutex, PoisonError};
 
 use super::launch_args::{Arg, Grid};
 
@@ -83,6 +86,14 @@ pub(super) fn empty(device: &CudaDevice, dtype: DType, len: usize) -> Result<Cud
 pub(super) unsafe fn launch(device: &CudaDevice, module: &'static str, kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
     let function = device.get_or_load_custom_func(kernel, module, code(module)?)?;
     if grid.shared_bytes > SHARED_BYTES {
+        let most = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most = device.cuda_stream().context().attribute(most).w()?;
+        if i64::from(grid.shared_bytes) > i64::from(most) {
+            let asked = grid.shared_bytes;
+            bail!(
+                "{kernel} needs {asked} bytes of shared memory per block, and this GPU has {most}: the image size is too large for it"
+            );
+        }
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, grid.shared_bytes as i32).w()?;
     }
@@ -114,7 +125,47 @@ pub(super) fn open(index: usize) -> Result<Device> {
     // (`staging`); nothing else would look at the events that candle's memory carries.
     unsafe { cuda.disable_event_tracking() };
     keep_freed_memory(cuda)?;
+    give_workspace(cuda)?;
     Ok(device)
+}
+
+/// Gives cuBLAS memory to work in, for as long as the process runs. Otherwise it allocates its own, in a recorded graph once more.
+fn give_workspace(device: &CudaDevice) -> Result<()> {
+    static WORKSPACES: Mutex<Vec<CudaSlice<u8>>> = Mutex::new(Vec::new());
+    let stream = device.cuda_stream();
+    let (major, _) = stream.context().compute_capability().w()?;
+    // What NVIDIA recommends, and the size that cuBLAS would take itself.
+    let bytes = if major >= 9 { 32 << 20 } else { 8 << 20 };
+    // SAFETY: cuBLAS reads nothing of it that it did not write.
+    let workspace = unsafe { device.alloc::<u8>(bytes)? };
+    let address = workspace.device_ptr(&stream).0;
+    // SAFETY: the handle is the device's, whose stream is the one that the memory was allocated on; the memory is never freed.
+    unsafe { cublas::sys::cublasSetWorkspace_v2(*device.cublas_handle().handle(), address as *mut _, bytes) }
+        .result()
+        .map_err(|error| candle_core::Error::msg(format!("cuBLAS takes no workspace: {error:?}")))?;
+    WORKSPACES.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+    Ok(())
+}
+
+/// Returns freed memory that the driver has kept, before a graph takes memory of its own.
+pub(super) fn trim_kept_memory(device: &CudaDevice) -> Result<()> {
+    let context = device.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    // SAFETY: the pool is the open device's.
+    unsafe { sys::cuMemPoolTrimTo(default_pool(&context)?, 0).result().w() }
+}
+
+/// The pool that the device's memory is taken from.
+fn default_pool(context: &CudaContext) -> Result<sys::CUmemoryPool> {
+    context.bind_to_thread().w()?;
+    let mut pool = std::mem::MaybeUninit::uninit();
+    // SAFETY: the device is open and its context current; the driver writes the pool's handle before it is read.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(pool.as_mut_ptr(), context.cu_device()).result().w()?;
+        Ok(pool.assume_init())
+    }
 }
 
 /// Lets the driver keep freed memory, which it would otherwise return at each synchronisation and allocate again in the next step.
@@ -123,14 +174,11 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     if !context.has_async_alloc() {
         return Ok(());
     }
-    context.bind_to_thread().w()?;
-    let mut pool = std::mem::MaybeUninit::uninit();
     let mut threshold = u64::MAX;
-    // SAFETY: the device is open and its context current; the driver writes the pool's handle before it is read, and reads a 64-bit threshold.
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is the open device's; the driver reads a 64-bit threshold.
     unsafe {
-        sys::cuDeviceGetDefaultMemPool(pool.as_mut_ptr(), context.cu_device()).result().w()?;
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        sys::cuMemPoolSetAttribute(pool.assume_init(), attribute, std::ptr::from_mut(&mut threshold).cast()).result().w()
+        sys::cuMemPoolSetAttribute(default_pool(&context)?, attribute, std::ptr::from_mut(&mut threshold).cast()).result().w()
     }
 }
 

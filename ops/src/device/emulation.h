@@ -12,10 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <map>
-#include <random>
-#include <string>
-#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -27,7 +24,9 @@ extern "C" void sam_ladder_switch(void** save, void* load);
 #endif
 
 #define __device__
+#ifndef __global__
 #define __global__
+#endif
 #define __host__
 #define __forceinline__ inline
 #define __restrict__
@@ -53,6 +52,7 @@ constexpr int WARP = 32;
 constexpr int MAX_THREADS = 1024;
 constexpr size_t STACK_BYTES = 96 << 10;
 
+// A stack on which threads run one after the other, each from its start or from the barrier at which it paused.
 struct Fiber {
 #ifdef __x86_64__
     void* stack_pointer = nullptr;
@@ -60,19 +60,23 @@ struct Fiber {
     ucontext_t context;
 #endif
     std::vector<char> stack;
-    bool alive = false;
+};
+
+struct Thread {
     // What it waits for: nothing, its block or its warp.
-    enum { RUNNABLE, AT_BLOCK, AT_WARP } state = RUNNABLE;
+    enum { RUNNABLE, AT_BLOCK, AT_WARP, FINISHED } state = RUNNABLE;
+    int fiber = -1;
 };
 
 struct Warp {
-    int arrived = 0;
+    int size = 0, arrived = 0;
     // What each lane gives to the others.
     const void* published[WARP];
 };
 
 struct Machine {
     std::vector<Fiber> fibers;
+    std::vector<Thread> threads_of_block;
     std::vector<Warp> warps;
     std::vector<int> order;
 #ifdef __x86_64__
@@ -80,7 +84,8 @@ struct Machine {
 #else
     ucontext_t scheduler;
 #endif
-    int current = 0, threads = 0, alive = 0, arrived = 0;
+    // The thread and the fiber that run, threads of a block, those that have not finished, that are at the block's barrier, that have begun.
+    int current = 0, fiber = 0, threads = 0, alive = 0, arrived = 0, begun = 0;
     uint3 block_idx{}, grid_dim{}, block_dim{}, thread_idx{};
     std::vector<uint4> shared;
     const char* kernel = "";
@@ -93,30 +98,37 @@ struct Machine {
     }
 
 #ifdef __x86_64__
-    void pause() { sam_ladder_switch(&fibers[current].stack_pointer, scheduler); }
+    void pause() { sam_ladder_switch(&fibers[fiber].stack_pointer, scheduler); }
     void resume(int i) { sam_ladder_switch(&scheduler, fibers[i].stack_pointer); }
 #else
-    void pause() { swapcontext(&fibers[current].context, &scheduler); }
+    void pause() { swapcontext(&fibers[fiber].context, &scheduler); }
     void resume(int i) { swapcontext(&scheduler, &fibers[i].context); }
 #endif
 
     void start(Fiber& fiber);
 
+    void take_up(int thread) {
+        current = thread;
+        unsigned i = static_cast<unsigned>(thread);
+        thread_idx = {i % block_dim.x, i / block_dim.x % block_dim.y, i / block_dim.x / block_dim.y};
+    }
+
     void block_barrier() {
-        fibers[current].state = Fiber::AT_BLOCK;
+        threads_of_block[current].state = Thread::AT_BLOCK;
         if (++arrived == threads) {
             arrived = 0;
-            for (int i = 0; i < threads; ++i) fibers[i].state = Fiber::RUNNABLE;
+            for (Thread& thread : threads_of_block) thread.state = Thread::RUNNABLE;
         }
         pause();
     }
 
     void warp_barrier() {
+        int first = current / WARP * WARP;
         Warp& warp = warps[current / WARP];
-        fibers[current].state = Fiber::AT_WARP;
-        if (++warp.arrived == WARP) {
+        threads_of_block[current].state = Thread::AT_WARP;
+        if (++warp.arrived == warp.size) {
             warp.arrived = 0;
-            for (int i = current / WARP * WARP, end = i + WARP; i < end; ++i) fibers[i].state = Fiber::RUNNABLE;
+            for (int i = first; i < first + warp.size; ++i) threads_of_block[i].state = Thread::RUNNABLE;
         }
         pause();
     }
@@ -129,15 +141,22 @@ inline Machine& machine() {
     return instance;
 }
 
+// Runs threads until one of them pauses.
 inline void fiber_main() {
     Machine& m = machine();
-    m.entry(m.arguments);
-    m.fibers[m.current].alive = false;
-    --m.alive;
+    while (m.begun < m.threads) {
+        int thread = m.order[m.begun++];
+        m.threads_of_block[thread].fiber = m.fiber;
+        m.take_up(thread);
+        m.entry(m.arguments);
+        m.threads_of_block[m.current].state = Thread::FINISHED;
+        --m.alive;
+    }
     m.pause();
 }
 
 inline void Machine::start(Fiber& fiber) {
+    if (fiber.stack.empty()) fiber.stack.resize(STACK_BYTES);
 #ifdef __x86_64__
     // As if fiber_main had been called: its address, and six registers below it that the switch takes off.
     uintptr_t top = reinterpret_cast<uintptr_t>(fiber.stack.data() + fiber.stack.size()) / 16 * 16;
@@ -158,22 +177,22 @@ inline void Machine::start(Fiber& fiber) {
 inline void Machine::run_block() {
     std::memset(static_cast<void*>(shared.data()), 0xff, shared.size() * sizeof(uint4)); // NaN in every floating-point format
     alive = threads;
-    arrived = 0;
-    for (int i = 0; i < threads; ++i) {
-        Fiber& fiber = fibers[i];
-        if (fiber.stack.empty()) fiber.stack.resize(STACK_BYTES);
-        start(fiber);
-        fiber.alive = true;
-        fiber.state = Fiber::RUNNABLE;
-    }
+    arrived = begun = 0;
+    threads_of_block.assign(static_cast<size_t>(threads), Thread());
     for (Warp& warp : warps) warp.arrived = 0;
-    while (alive > 0) {
+    for (int used = 0; alive > 0;) {
         bool progress = false;
+        for (; begun < threads; ++used, progress = true) {
+            if (fibers.size() <= static_cast<size_t>(used)) fibers.resize(static_cast<size_t>(used) + 1);
+            fiber = used;
+            start(fibers[used]);
+            resume(used);
+        }
         for (int i : order) {
-            if (!fibers[i].alive || fibers[i].state != Fiber::RUNNABLE) continue;
-            current = i;
-            thread_idx = {static_cast<unsigned>(i), 0, 0};
-            resume(i);
+            if (threads_of_block[i].state != Thread::RUNNABLE) continue;
+            fiber = threads_of_block[i].fiber;
+            take_up(i);
+            resume(fiber);
             progress = true;
         }
         if (!progress) fail("some threads wait at a barrier that the others have passed by");
@@ -187,13 +206,19 @@ void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
 
 using Entry = void (*)(void**);
 
-inline std::map<std::string, Entry>& registry() {
-    static std::map<std::string, Entry> entries;
-    return entries;
+// A kernel by its name; defined by whoever runs the kernels.
+void add_kernel(const char* name, Entry entry, std::vector<size_t> parameter_bytes);
+
+template <typename... A>
+std::vector<size_t> parameter_bytes(void (*)(A...)) {
+    return {sizeof(A)...};
 }
 
 struct Registrar {
-    Registrar(const char* name, Entry entry) { registry()[name] = entry; }
+    template <typename... A>
+    Registrar(const char* name, void (*kernel)(A...), Entry entry) {
+        add_kernel(name, entry, parameter_bytes(kernel));
+    }
 };
 
 template <typename T>
@@ -218,7 +243,7 @@ inline void __syncthreads() { emulation::machine().block_barrier(); }
 inline void __syncwarp() { emulation::machine().warp_barrier(); }
 
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int lanes) {
+T __shfl_xor_sync(unsigned, T value, int lanes, int = 32) {
     return emulation::exchange(value, (emulation::machine().current % emulation::WARP) ^ lanes);
 }
 
@@ -227,41 +252,48 @@ T __shfl_sync(unsigned, T value, int lane) {
     return emulation::exchange(value, lane);
 }
 
-// The 16-bit formats, rounded to nearest, ties to even, as the GPU's conversions do.
+// The 16-bit formats, rounded to nearest, ties to even, as the GPU's conversions do. They convert from and to numbers as NVIDIA's do.
 struct __nv_bfloat16 {
     uint16_t bits;
+    __nv_bfloat16() = default;
+    template <typename V, typename = std::enable_if_t<std::is_arithmetic_v<V>>>
+    __nv_bfloat16(V v) : bits(round(static_cast<float>(v))) {}
+    operator float() const {
+        uint32_t wide = static_cast<uint32_t>(bits) << 16;
+        float f;
+        std::memcpy(&f, &wide, 4);
+        return f;
+    }
+    static uint16_t round(float f) {
+        uint32_t wide;
+        std::memcpy(&wide, &f, 4);
+        if ((wide & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+        return static_cast<uint16_t>((wide + 0x7fffu + ((wide >> 16) & 1)) >> 16);
+    }
 };
 
 struct __half {
     uint16_t bits;
+    __half() = default;
+    template <typename V, typename = std::enable_if_t<std::is_arithmetic_v<V>>>
+    __half(V v) : bits(round(static_cast<float>(v))) {}
+    operator float() const {
+        _Float16 h;
+        std::memcpy(&h, &bits, 2);
+        return static_cast<float>(h);
+    }
+    static uint16_t round(float f) {
+        _Float16 h = static_cast<_Float16>(f);
+        uint16_t bits;
+        std::memcpy(&bits, &h, 2);
+        return bits;
+    }
 };
 
-inline float __bfloat162float(__nv_bfloat16 v) {
-    uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
-    float f;
-    std::memcpy(&f, &bits, 4);
-    return f;
-}
-
-inline __nv_bfloat16 __float2bfloat16(float f) {
-    uint32_t bits;
-    std::memcpy(&bits, &f, 4);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fff};
-    return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16)};
-}
-
-inline float __half2float(__half v) {
-    _Float16 h;
-    std::memcpy(&h, &v.bits, 2);
-    return static_cast<float>(h);
-}
-
-inline __half __float2half(float f) {
-    _Float16 h = static_cast<_Float16>(f);
-    __half v;
-    std::memcpy(&v.bits, &h, 2);
-    return v;
-}
+inline float __bfloat162float(__nv_bfloat16 v) { return v; }
+inline __nv_bfloat16 __float2bfloat16(float f) { return f; }
+inline float __half2float(__half v) { return v; }
+inline __half __float2half(float f) { return f; }
 
 inline float __int_as_float(int bits) {
     float f;
@@ -275,7 +307,7 @@ using std::isnan;
 
 #define KERNEL(name, parameters)                                                                                            \
     static void name parameters;                                                                                            \
-    static emulation::Registrar registrar_##name(#name, [](void** arguments) { emulation::call_kernel(&name, arguments); }); \
+    static emulation::Registrar registrar_##name(#name, &name, [](void** arguments) { emulation::call_kernel(&name, arguments); }); \
     static void name parameters
 
 namespace emulation {

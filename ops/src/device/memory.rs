@@ -4,7 +4,7 @@
 use super::cuda;
 use super::launch_args::Arg;
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, StorageRef, Tensor, bail};
+use candle_core::{DType, Device, Result, Shape, Storage, StorageRef, Tensor, bail};
 
 /// A contiguous tensor's memory for as long as a launch needs it.
 pub(crate) struct Input<'a> {
@@ -46,21 +46,20 @@ impl<'a> Input<'a> {
 
 /// The address of a storage's first element.
 fn address(storage: &Storage) -> Result<u64> {
-    Ok(match storage {
-        Storage::Cpu(storage) => match storage {
-            CpuStorage::U8(data) => data.as_ptr() as u64,
-            CpuStorage::U32(data) => data.as_ptr() as u64,
-            CpuStorage::I64(data) => data.as_ptr() as u64,
-            CpuStorage::BF16(data) => data.as_ptr() as u64,
-            CpuStorage::F16(data) => data.as_ptr() as u64,
-            CpuStorage::F32(data) => data.as_ptr() as u64,
-            CpuStorage::F64(data) => data.as_ptr() as u64,
-            _ => bail!("a kernel was given numbers of a format that it does not know"),
-        },
+    match storage {
         #[cfg(feature = "cuda")]
-        Storage::Cuda(storage) => cuda::address(storage)?,
+        Storage::Cuda(storage) => cuda::address(storage),
         _ => bail!("a kernel was given memory that is not the GPU's"),
-    })
+    }
+}
+
+/// Memory of unspecified content for `len` elements.
+fn unwritten(device: &Device, dtype: DType, len: usize) -> Result<Storage> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Ok(Storage::Cuda(cuda::empty(device, dtype, len)?)),
+        _ => bail!("the kernels are not part of this build"),
+    }
 }
 
 /// Fresh memory that a kernel fills.
@@ -73,21 +72,7 @@ pub(crate) struct Output {
 impl Output {
     /// Memory of unspecified content; see [`super::Gpu::output`].
     pub(super) fn unwritten(device: &Device, dtype: DType, shape: Shape) -> Result<Self> {
-        let len = shape.elem_count();
-        let storage = match device {
-            Device::Cpu => Storage::Cpu(match dtype {
-                DType::U8 => CpuStorage::U8(vec![0xff; len]),
-                DType::F32 => CpuStorage::F32(vec![f32::NAN; len]),
-                DType::F64 => CpuStorage::F64(vec![f64::NAN; len]),
-                DType::BF16 => CpuStorage::BF16(vec![half::bf16::NAN; len]),
-                DType::F16 => CpuStorage::F16(vec![half::f16::NAN; len]),
-                other => bail!("no kernel makes {other:?}"),
-            }),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(device) => Storage::Cuda(cuda::empty(device, dtype, len)?),
-            _ => bail!("the kernels are not part of this build"),
-        };
-        Self::of_storage(storage, shape)
+        Self::of_storage(unwritten(device, dtype, shape.elem_count())?, shape)
     }
 
     /// From a storage made elsewhere.
@@ -96,17 +81,14 @@ impl Output {
         Ok(Self { storage, shape, pointer })
     }
 
-    /// The values of a contiguous tensor on the CPU.
-    pub(crate) fn copy_of(tensor: &Tensor) -> Result<Self> {
-        let storage = match &*tensor.storage_and_layout().0 {
-            Storage::Cpu(storage) => Storage::Cpu(storage.clone()),
-            _ => bail!("expected a tensor on the CPU"),
-        };
-        Self::of_storage(storage, tensor.shape().clone())
-    }
-
     pub(crate) fn arg(&self) -> Arg<'static> {
         Arg::Pointer(self.pointer)
+    }
+
+    /// The address of the first element.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn pointer(&self) -> u64 {
+        self.pointer
     }
 
     /// The same memory as another shape of as many elements.

@@ -1,11 +1,10 @@
 //! The GPU: launching kernels, memory, streams and graphs.
 //!
-//! The feature `emulate-kernels` runs the same kernels on the host (see `emulation.h`), with the same code for allocation, shapes, launches
-//! and gradients. Nothing here waits for the device.
+//! Nothing here waits for the device. On a machine without a GPU, `make test-cuda-host` runs all of it against a driver on the host.
 //!
 //! Numbers are float32, bfloat16 or float16; statistics, sums, softmax and parameters are float32 throughout.
 #![cfg_attr(
-    not(any(feature = "cuda", feature = "emulate-kernels")),
+    not(feature = "cuda"),
     allow(dead_code, unused_variables, reason = "a build for the CPU type-checks what launches kernels, and has none to launch")
 )]
 
@@ -13,8 +12,6 @@ mod autograd;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod cuda_graph;
-#[cfg(feature = "emulate-kernels")]
-pub(crate) mod emulated;
 mod launch_args;
 mod map;
 mod memory;
@@ -37,24 +34,16 @@ pub use staging::Staging;
 /// Blocks that share the sum over one channel; fixed, so that the order of the sum is fixed too.
 pub(crate) const SPLITS: usize = 32;
 
-/// Where kernels run: a GPU, or the host that emulates one.
+/// The GPU that kernels run on.
 #[derive(Debug, Clone)]
 pub(crate) struct Gpu(Device);
 
-/// Whether kernels run on these tensors: they are on a GPU, or on the CPU while it emulates one.
+/// Whether kernels run on these tensors.
 pub(crate) fn runs_on(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| has_kernels(t.device()))
         && tensors.iter().all(|t| matches!(t.dtype(), DType::F32 | DType::BF16 | DType::F16))
         // Indices within a plane are 32 bits wide.
         && tensors.iter().all(|t| t.elem_count() < 1 << 31)
-}
-
-/// Whether the CPU emulates a GPU.
-fn emulating() -> bool {
-    #[cfg(feature = "emulate-kernels")]
-    return emulated::is_on();
-    #[cfg(not(feature = "emulate-kernels"))]
-    return false;
 }
 
 /// A number format's suffix in kernel names.
@@ -73,7 +62,7 @@ impl Gpu {
         Self(tensor.device().clone())
     }
 
-    /// Memory of unspecified content; NaN on an emulating host, so that elements that a kernel does not write are noticed.
+    /// Memory of unspecified content.
     pub(crate) fn output(&self, dtype: DType, shape: impl Into<Shape>) -> Result<Output> {
         Output::unwritten(&self.0, dtype, shape.into())
     }
@@ -91,9 +80,6 @@ impl Gpu {
             bail!("{kernel}: a grid of {:?} blocks is more than a GPU takes; use a smaller batch", grid.blocks);
         }
         match &self.0 {
-            #[cfg(feature = "emulate-kernels")]
-            // SAFETY: the caller's promise.
-            Device::Cpu => unsafe { emulated::launch(kernel, grid, args) },
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
             Device::Cuda(device) => unsafe { cuda::launch(device, module, kernel, grid, args) },

@@ -11,9 +11,6 @@ pub struct DeviceMemory {
     pub total: u64,
 }
 
-/// What an emulated GPU reports.
-const EMULATED: DeviceMemory = DeviceMemory { free: 8 << 30, total: 8 << 30 };
-
 /// Opens the GPU with an index, with one stream that all threads share, and lets it keep freed memory.
 ///
 /// # Errors
@@ -25,18 +22,18 @@ pub fn open(index: usize) -> Result<Device> {
     return Device::new_cuda_with_stream(index);
 }
 
-/// Whether the program's kernels run on a device: a GPU, or the host while it emulates one.
+/// Whether the program's kernels run on a device.
 pub fn has_kernels(device: &Device) -> bool {
-    device.is_cuda() || (device.is_cpu() && super::emulating())
+    device.is_cuda()
 }
 
-/// Whether a device queues work and returns at once: a GPU, or the host while it emulates one. The host should read results late, and
-/// several threads gain nothing from sharing such a device.
+/// Whether a device queues work and returns at once. The host should read results late, and several threads gain nothing from sharing such
+/// a device.
 pub fn queues_work(device: &Device) -> bool {
     has_kernels(device)
 }
 
-/// The memory of a GPU, or of an emulated one; `None` for the CPU, which has only the host's.
+/// The memory of a GPU; `None` for the CPU, which has only the host's.
 ///
 /// # Errors
 /// The driver's.
@@ -44,7 +41,7 @@ pub fn memory(device: &Device) -> Result<Option<DeviceMemory>> {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => super::cuda::memory(device).map(|(free, total)| Some(DeviceMemory { free, total })),
-        _ => Ok(has_kernels(device).then_some(EMULATED)),
+        _ => Ok(None),
     }
 }
 

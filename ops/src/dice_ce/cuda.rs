@@ -58,7 +58,7 @@ pub(super) fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64
     Ok(LossParts { total, ce, dice })
 }
 
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{DType, Device, Result, Tensor, Var};
 

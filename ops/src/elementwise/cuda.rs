@@ -65,7 +65,7 @@ fn mix_backward_gate(grad: &Tensor, sam: &Tensor, cnn: &Tensor) -> Result<Tensor
     sum_partials(&gpu, &partial, 1)
 }
 
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{Device, Result, Tensor};
 

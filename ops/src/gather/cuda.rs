@@ -49,7 +49,7 @@ pub(super) fn gather_bytes(stored: &Tensor, item_len: usize, picks: &Tensor) -> 
     Ok(out.tensor())
 }
 
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{DType, Device, Result, Tensor};
 

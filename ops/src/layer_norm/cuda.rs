@@ -157,7 +157,7 @@ fn layer_norm_2d_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f32) 
     Ok((out.tensor(), sum_partials(&gpu, &partial, (2, c))?))
 }
 
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{DType, Result, Tensor};
 

@@ -72,7 +72,7 @@ pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
     })
 }
 
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{DType, Device, Result, Tensor};
 

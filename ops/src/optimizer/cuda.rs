@@ -64,7 +64,7 @@ fn words(rule: &UpdateRule) -> [u32; 11] {
     std::array::from_fn(|i| if i == 0 { u32::from(!sgd) } else { numbers[i - 1] })
 }
 
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{Result, Tensor};
 

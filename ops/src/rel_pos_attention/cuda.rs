@@ -56,14 +56,14 @@ pub(super) fn rel_pos_attention(
     Ok(out.tensor())
 }
 
-#[cfg(all(test, any(feature = "emulate-kernels", feature = "cuda")))]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{DType, Result, Tensor};
 
     use super::super::{RelPosAttention, TokenGrid};
     use super::has_kernel;
     use crate::numerics::Numerics;
-    use crate::testing::kernels::{FORMATS, assert_close, off_device, on_device, tolerance};
+    use crate::testing::kernels::{FORMATS, assert_close, on_device, tolerance};
     use crate::testing::uniform;
 
     #[test]
@@ -85,11 +85,9 @@ mod tests {
                     assert_ne!(dtype, DType::F32);
                     continue;
                 }
-                let want = off_device(|| {
-                    let rounded = |t: &Tensor| t.to_dtype(dtype)?.to_dtype(DType::F32);
-                    let layer = RelPosAttention::new(&rounded(&heights)?, &rounded(&widths)?, side, heads, Numerics::F32)?;
-                    layer.forward(&rounded(&qkv)?, &bias, grid)
-                })?;
+                let rounded = |t: &Tensor| t.to_dtype(dtype)?.to_dtype(DType::F32);
+                let layer = RelPosAttention::new(&rounded(&heights)?, &rounded(&widths)?, side, heads, Numerics::F32)?;
+                let want = layer.forward(&rounded(&qkv)?, &bias, grid)?;
                 on_device(|device| {
                     let there = |t: &Tensor| t.to_device(device);
                     let layer = RelPosAttention::new(&there(&heights)?, &there(&widths)?, side, heads, numerics)?;

@@ -1,5 +1,5 @@
-//! Every kernel is held against the CPU's path, in value and gradient, in each number format: on the host that stands in for a GPU
-//! (`make test-kernels`), or on the GPU that `SAM_LADDER_TEST_DEVICE` names (`make gpu-check`). The tests lie in the operations' `cuda.rs`.
+//! Every kernel is held against the CPU's path, in value and gradient, in each number format, on the device that `SAM_LADDER_TEST_DEVICE`
+//! names: a GPU (`make gpu-check`), or the host's driver (`make test-cuda-host`). The tests lie in the operations' `cuda.rs`.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -19,7 +19,6 @@ pub(crate) fn tolerance(dtype: DType) -> f32 {
 
 /// The device under test.
 fn device() -> Device {
-    #[cfg(feature = "cuda")]
     if let Ok(name) = std::env::var("SAM_LADDER_TEST_DEVICE")
         && let Some(index) = name.strip_prefix("cuda:").and_then(|index| index.parse().ok())
     {
@@ -31,27 +30,14 @@ fn device() -> Device {
     Device::Cpu
 }
 
-/// Calls `f` where kernels run; nothing is tested in a CUDA build on a machine without a GPU.
+/// Calls `f` where kernels run; nothing is tested in a CUDA build if no device is named.
 pub(crate) fn on_device(f: impl FnOnce(&Device) -> Result<()>) -> Result<()> {
     let device = device();
     if device.is_cuda() {
         return f(&device);
     }
-    #[cfg(feature = "emulate-kernels")]
-    return crate::device::emulated::with(|| f(&device));
-    #[cfg(not(feature = "emulate-kernels"))]
-    {
-        eprintln!("skipped: SAM_LADDER_TEST_DEVICE names no GPU");
-        Ok(())
-    }
-}
-
-/// What does not depend on the device under test.
-pub(crate) fn off_device<R>(f: impl FnOnce() -> R) -> R {
-    #[cfg(feature = "emulate-kernels")]
-    return crate::device::emulated::without(f);
-    #[cfg(not(feature = "emulate-kernels"))]
-    f()
+    eprintln!("skipped: SAM_LADDER_TEST_DEVICE names no GPU");
+    Ok(())
 }
 
 /// As float32 on the CPU.
@@ -97,7 +83,7 @@ pub(crate) fn compare(
         Ok((results, gradients))
     };
     let wide = inputs.iter().map(|t| t.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
-    let want = off_device(|| run(wide))?;
+    let want = run(wide)?;
     on_device(|device| {
         let got = run(inputs.iter().map(|t| t.to_device(device)).collect::<Result<Vec<_>>>()?)?;
         for (i, (got, want)) in got.0.iter().zip(&want.0).enumerate() {

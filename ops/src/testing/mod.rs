@@ -1,6 +1,6 @@
 //! Helpers for the operations' unit tests: seeded inputs, and the comparison of an operation with its composed reference.
 
-#[cfg(any(feature = "emulate-kernels", feature = "cuda"))]
+#[cfg(feature = "cuda")]
 pub(crate) mod kernels;
 
 use candle_core::{DType, Device, Result, Tensor, Var};

@@ -8,7 +8,7 @@
 //!
 //! All parameters start at 0, so each gate starts at ½ everywhere, like the published one.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Result, Tensor};
 use sam_ladder_ops::{Conv2d, mix};
@@ -35,8 +35,11 @@ enum Kind {
         bias: Trainable,
         /// A 1×1 convolution.
         conv: Conv2d,
-        /// Mean of the gate over the last batch, a scalar: this gate has no single value without a batch.
-        last_mean: Mutex<Option<Tensor>>,
+        /// `[1]`: mean of the gate over the last batch, since this gate has no single value without one. Always in the same memory, so that
+        /// a CUDA graph can write it.
+        last_mean: Tensor,
+        /// Whether there was a batch.
+        seen: AtomicBool,
     },
 }
 
@@ -44,12 +47,16 @@ impl Gate {
     pub(super) fn new(arm: Arm, gate: GateKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         let kind = match gate {
             GateKind::Scalar | GateKind::Channel => Kind::Constant(parameters.trainable_tensor(ALPHA)?),
-            GateKind::Pixel => Kind::Pixel {
-                weight: parameters.trainable_tensor(&format!("{ALPHA}.weight"))?,
-                bias: parameters.trainable_tensor(&format!("{ALPHA}.bias"))?,
-                conv: Conv2d::new(1, 0).with_math(parameters.math()),
-                last_mean: Mutex::new(None),
-            },
+            GateKind::Pixel => {
+                let bias = parameters.trainable_tensor(&format!("{ALPHA}.bias"))?;
+                Kind::Pixel {
+                    weight: parameters.trainable_tensor(&format!("{ALPHA}.weight"))?,
+                    conv: Conv2d::new(1, 0).with_math(parameters.math()),
+                    last_mean: Tensor::zeros(1, DType::F32, bias.var().device())?,
+                    seen: AtomicBool::new(false),
+                    bias,
+                }
+            }
         };
         Ok(Gate { arm, kind })
     }
@@ -58,12 +65,13 @@ impl Gate {
     pub(super) fn forward(&self, sam: &Tensor, cnn: &Tensor, mode: Mode) -> Result<Tensor> {
         let gate = match &self.kind {
             Kind::Constant(alpha) => sigmoid(&alpha.get(mode))?,
-            Kind::Pixel { weight, bias, conv, last_mean } => {
+            Kind::Pixel { weight, bias, conv, last_mean, seen } => {
                 let c = sam.dim(1)?;
                 let weight = weight.get(mode);
                 let logits = (conv.forward(sam, &weight.narrow(1, 0, c)?)? + conv.forward(cnn, &weight.narrow(1, c, c)?)?)?;
                 let gate = sigmoid(&logits.broadcast_add(&bias.get(mode).reshape((1, 1, 1, 1))?.to_dtype(logits.dtype())?)?)?; // [b, 1, g, g]
-                *last_mean.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate.detach().to_dtype(DType::F32)?.mean_all()?);
+                last_mean.slice_set(&gate.detach().to_dtype(DType::F32)?.mean_all()?.reshape(1)?, 0, 0)?;
+                seen.store(true, Ordering::Relaxed);
                 gate
             }
         };
@@ -92,11 +100,22 @@ impl Gate {
         }
         match &self.kind {
             Kind::Constant(alpha) if alpha.var().dims() != [1] => sigmoid(&alpha.get(Mode::Eval))?.mean_all()?.to_scalar::<f32>(),
-            Kind::Pixel { last_mean, .. } => {
-                let last = last_mean.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                last.map_or_else(|| Ok(1.0 / (1.0 + (-self.alpha()?).exp())), |mean| mean.to_scalar::<f32>())
+            Kind::Pixel { last_mean, seen, .. } if seen.load(Ordering::Relaxed) => last_mean.get(0)?.to_scalar::<f32>(),
+            Kind::Pixel { .. } | Kind::Constant(_) => Ok(1.0 / (1.0 + (-self.alpha()?).exp())),
+        }
+    }
+
+    /// α as in [`Self::alpha`], and for a gate that is not one number its mean, as in [`Self::value`]: `[1]` or `[2]` on the device, without
+    /// waiting for it.
+    pub(super) fn numbers(&self) -> Result<Tensor> {
+        let flat = |t: &Tensor| t.detach().to_dtype(DType::F32)?.flatten_all();
+        match &self.kind {
+            Kind::Constant(alpha) if alpha.var().elem_count() == 1 => flat(&alpha.get(Mode::Eval)),
+            Kind::Constant(alpha) => {
+                let alpha = alpha.get(Mode::Eval);
+                Tensor::cat(&[&flat(&alpha)?.mean_keepdim(0)?, &flat(&sigmoid(&alpha)?)?.mean_keepdim(0)?], 0)
             }
-            Kind::Constant(_) => Ok(1.0 / (1.0 + (-self.alpha()?).exp())),
+            Kind::Pixel { bias, last_mean, .. } => Tensor::cat(&[&flat(&bias.get(Mode::Eval))?, last_mean], 0),
         }
     }
 }

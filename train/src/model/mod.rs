@@ -286,6 +286,14 @@ impl LadderSam {
     pub fn gate(&self) -> Result<f32> {
         self.gate.value()
     }
+
+    /// α and, for a gate that is not one number, its mean: `[1]` or `[2]`, on the device, without waiting for it.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn gate_numbers(&self) -> Result<Tensor> {
+        self.gate.numbers()
+    }
 }
 
 /// The names of the model's tensors, in the published order.

@@ -45,7 +45,7 @@ impl DeviceItems {
     pub(crate) fn load(
         reader: &Reader,
         items: impl FnOnce() -> Vec<Item>,
-        (device, wanted): (&Device, DeviceStore),
+        (device, wanted, cuda_graph): (&Device, DeviceStore, bool),
         observer: &dyn Observer,
     ) -> Result<Option<Arc<Self>>> {
         let Some(memory) = memory(device)? else { return Ok(None) };
@@ -56,7 +56,7 @@ impl DeviceItems {
         reader.read_batch(&[first], &mut batch)?;
         let item_bytes = [&batch.embeddings, &batch.images].map(|v| v.bytes().len() + 4 * v.quantization().len());
         let item_bytes = (item_bytes.iter().sum::<usize>() + batch.labels.len()) as u64;
-        let room = budget(memory, wanted);
+        let room = budget(memory, wanted, cuda_graph);
         let count = items.len().min((room / item_bytes) as usize).min(u32::MAX as usize);
         observer.message(&report(items.len(), count, item_bytes, room, wanted));
         if count > 0 {

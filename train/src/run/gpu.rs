@@ -12,11 +12,13 @@ use sam_ladder_schemas::train::{SideNetworkKind, TrainConfig};
 /// Memory that is kept free for a step at 512 pixels with a batch of 24, and for the libraries.
 pub const RESERVE_BYTES: u64 = 10 << 30;
 
-/// Bytes for stored items: the wanted number, limited by the free memory. `Auto` leaves [`RESERVE_BYTES`] free.
-pub(super) fn budget(memory: DeviceMemory, wanted: DeviceStore) -> u64 {
+/// Bytes for stored items: the wanted number, limited by the free memory. `Auto` leaves [`RESERVE_BYTES`] free, and as much again for a
+/// recorded step, which has memory of its own in addition to that of the last, smaller batch of an epoch.
+pub(super) fn budget(memory: DeviceMemory, wanted: DeviceStore, cuda_graph: bool) -> u64 {
+    let reserve = if cuda_graph { 2 * RESERVE_BYTES } else { RESERVE_BYTES };
     match wanted {
         DeviceStore::Off => 0,
-        DeviceStore::Auto => memory.free.saturating_sub(RESERVE_BYTES),
+        DeviceStore::Auto => memory.free.saturating_sub(reserve),
         DeviceStore::Bytes(bytes) => bytes.min(memory.free),
     }
 }

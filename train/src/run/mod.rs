@@ -141,7 +141,7 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     let run = open_run(args, &store, checkpoints, None)?;
     // The host keeps no second copy of the items in the GPU's memory.
     let once = store.reader(ReadMode::Stream);
-    let resident = (&args.device, args.device_store);
+    let resident = (&args.device, args.device_store, args.cuda_graph);
     let items = DeviceItems::load(&once, || run.setup().sampler.items(), resident, &*args.observer)?;
     let mut source = BatchSource::new(Arc::new(store.reader(args.read_mode)), &args.device, items)?;
     let file = Log::new(&args.run.join(RUN_LOG), args.observer.clone());

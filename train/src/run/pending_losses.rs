@@ -4,7 +4,7 @@
 use super::step::StepLosses;
 use crate::error::{Result, internal};
 use crate::model::LadderSam;
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 use sam_ladder_ops::device::queues_work;
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::Arm;
@@ -28,22 +28,18 @@ pub(super) struct TakenStep {
 enum Numbers {
     /// Losses, α and the gate.
     Known(StepLosses, f32, f32),
-    /// `[4]`: the losses and α, on the GPU.
+    /// `[4]`: the losses and α, on the GPU; `[5]` with the mean of a gate that is not one number.
     OnDevice(Tensor),
 }
 
 impl PendingLosses {
     /// Adds a step that was just taken, with its losses `[3]`.
     pub(super) fn push(&mut self, taken: TakenStep, losses: Tensor, model: &LadderSam) -> Result<()> {
-        let scalar = |(name, var): &&(String, Var)| name == "sam.alpha" && var.elem_count() == 1;
-        let numbers = match model.trainable().iter().find(scalar) {
-            // `cat` copies, which is needed because the variable will change.
-            Some((_, alpha)) if queues_work(losses.device()) => {
-                let alpha = alpha.as_detached_tensor().flatten_all()?.to_dtype(losses.dtype())?;
-                Numbers::OnDevice(Tensor::cat(&[&losses, &alpha], 0)?)
-            }
-            // For another kind of gate, the model computes the value.
-            _ => Numbers::Known(StepLosses::read(&losses)?, model.alpha()?, model.gate()?),
+        let numbers = if queues_work(losses.device()) {
+            // `cat` copies, which is needed because the variables will change.
+            Numbers::OnDevice(Tensor::cat(&[&losses, &model.gate_numbers()?.to_dtype(losses.dtype())?], 0)?)
+        } else {
+            Numbers::Known(StepLosses::read(&losses)?, model.alpha()?, model.gate()?)
         };
         self.0.push((taken, numbers));
         Ok(())
@@ -71,8 +67,9 @@ impl PendingLosses {
             let (losses, alpha, gate) = match numbers {
                 Numbers::Known(losses, alpha, gate) => (losses, alpha, gate),
                 Numbers::OnDevice(_) => match copied.next().as_deref() {
-                    Some(&[total, ce, dice, alpha]) => (StepLosses { total, ce, dice }, alpha, gate(arm, alpha)),
-                    other => return Err(internal(format!("a step's numbers are {other:?}, expected four"))),
+                    Some(&[total, ce, dice, alpha]) => (StepLosses { total, ce, dice }, alpha, gate(arm, sigmoid(alpha))),
+                    Some(&[total, ce, dice, alpha, mean]) => (StepLosses { total, ce, dice }, alpha, gate(arm, mean)),
+                    other => return Err(internal(format!("a step's numbers are {other:?}, expected four or five"))),
                 },
             };
             rows.push(StepRow { step, epoch, lr, loss: losses.total, ce: losses.ce, dice: losses.dice, alpha, gate });
@@ -81,10 +78,14 @@ impl PendingLosses {
     }
 }
 
+fn sigmoid(alpha: f32) -> f32 {
+    1.0 / (1.0 + (-alpha).exp())
+}
+
 /// The weight of x_sam, as in [`LadderSam::gate`].
-fn gate(arm: Arm, alpha: f32) -> f32 {
+fn gate(arm: Arm, value: f32) -> f32 {
     match arm {
-        Arm::Full => 1.0 / (1.0 + (-alpha).exp()),
+        Arm::Full => value,
         Arm::CnnOnly => 0.0,
         Arm::SamOnly => 1.0,
     }

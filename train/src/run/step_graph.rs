@@ -68,7 +68,7 @@ impl StepGraph {
             State::Captured(captured) if captured.fits(batch) => {
                 optimizer.count_update();
                 model.count_batch()?;
-                captured.launch(model, optimizer, batch, settings)
+                captured.launch(optimizer, batch, settings.lr)
             }
             State::Warming(steps, first) if *steps < WARM_UP => {
                 if *steps == 0 || count == *first {
@@ -109,7 +109,7 @@ impl Captured {
         let after = Copies::of(model, optimizer)?;
         before.restore(model, optimizer)?;
         let through_graph = Self::record(model, optimizer, batch, settings)
-            .and_then(|captured| Ok((captured.launch(model, optimizer, batch, settings)?, captured)))
+            .and_then(|captured| Ok((captured.launch(optimizer, batch, settings.lr)?, captured)))
             .and_then(|(losses, captured)| Ok((losses, Copies::of(model, optimizer)?, captured)));
         after.restore(model, optimizer)?;
         let tried = match through_graph {
@@ -145,7 +145,7 @@ impl Captured {
     }
 
     /// Runs the device's part of the step that the optimizer counted last.
-    fn launch(&self, model: &LadderSam, optimizer: &Optimizer, batch: &BatchTensors, settings: StepSettings) -> Result<Tensor> {
+    fn launch(&self, optimizer: &Optimizer, batch: &BatchTensors, lr: f64) -> Result<Tensor> {
         let _step = tracing::trace_span!("step").entered();
         let device = self.losses.device();
         for (to, from) in [
@@ -155,8 +155,8 @@ impl Captured {
         ] {
             to.slice_set(&from.contiguous()?, 0, 0)?;
         }
-        self.moving.slice_set(&Tensor::new(&optimizer.moving(settings.lr)?, device)?, 0, 0)?;
-        self.graph.launch(|| device_step(model, optimizer, &self.inputs, settings.lambda, &self.moving, &self.losses))?;
+        self.moving.slice_set(&Tensor::new(&optimizer.moving(lr)?, device)?, 0, 0)?;
+        self.graph.launch()?;
         // Copied, because they are read later and the next launch overwrites them.
         Ok(self.losses.copy()?)
     }

@@ -67,7 +67,7 @@ struct Group {
 
 impl<'a> StoreTrainer<'a> {
     pub(super) fn new(args: &'a SweepArgs, store: &'a TrainingSplit, record: &'a SweepRecord) -> Result<Self> {
-        let resident = (&args.device, args.device_store);
+        let resident = (&args.device, args.device_store, args.cuda_graph);
         Ok(StoreTrainer {
             args,
             store,

@@ -10,14 +10,9 @@ mod cuda;
 use candle_core::{Device, Result};
 
 /// Recorded work.
-pub struct Graph(Recorded);
-
-enum Recorded {
+pub struct Graph {
     #[cfg(feature = "cuda")]
-    Cuda(cuda::Recording),
-    /// If the host emulates a GPU, the work is done again.
-    #[cfg(feature = "emulate-kernels")]
-    Emulated,
+    recording: cuda::Recording,
 }
 
 /// Does work that a graph will record later, and keeps its uploads (such as shapes of strided tensors), since nothing can be uploaded while a
@@ -36,7 +31,7 @@ pub fn prepare<T>(device: &Device, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Whether [`capture`] works on a device: a GPU, or the host while it emulates one.
+/// Whether [`capture`] works on a device.
 pub fn can_capture(device: &Device) -> bool {
     super::has_kernels(device)
 }
@@ -44,13 +39,12 @@ pub fn can_capture(device: &Device) -> bool {
 /// Records the device's part of `work` without executing it. Other threads must not use the device meanwhile.
 ///
 /// # Errors
-/// A device that is not a GPU; work that failed, waited for the device, uploaded what [`prepare`] did not, or freed earlier memory.
+/// A device that is not a GPU; work that failed, waited for the device, uploaded what [`prepare`] did not, or freed earlier memory. The
+/// device's stream then records nothing, and takes work again.
 pub fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => Ok(Graph(Recorded::Cuda(cuda::record(device, work)?))),
-        #[cfg(feature = "emulate-kernels")]
-        Device::Cpu if super::emulating() => Ok(Graph(Recorded::Emulated)),
+        Device::Cuda(device) => Ok(Graph { recording: cuda::record(device, work)? }),
         _ => {
             drop(work);
             candle_core::bail!("CUDA graphs need a GPU, this device is {device:?}")
@@ -59,24 +53,14 @@ pub fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Gra
 }
 
 impl Graph {
-    /// Queues the recorded work. `work` is the captured work; only a host that emulates a GPU calls it.
+    /// Queues the recorded work.
     ///
     /// # Errors
     /// The driver's.
-    pub fn launch(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        match self.0 {
-            #[cfg(feature = "cuda")]
-            Recorded::Cuda(ref recording) => {
-                drop(work);
-                recording.launch()
-            }
-            #[cfg(feature = "emulate-kernels")]
-            Recorded::Emulated => work(),
-            #[cfg(not(any(feature = "cuda", feature = "emulate-kernels")))]
-            _ => {
-                drop(work);
-                candle_core::bail!("this build knows no GPU")
-            }
-        }
+    pub fn launch(&self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        return self.recording.launch();
+        #[cfg(not(feature = "cuda"))]
+        candle_core::bail!("this build knows no GPU")
     }
 }

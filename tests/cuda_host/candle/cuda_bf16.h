@@ -1,0 +1,3 @@
+// bfloat16 stands with float16.
+#pragma once
+#include "cuda_fp16.h"

@@ -1,0 +1,255 @@
+// Modules and launches: a kernel is known by its name in the PTX, and done by the host's build of its source.
+#include "driver.h"
+#include "kernels.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <regex>
+#include <unistd.h>
+
+struct CUfunc_st {
+    std::string name;
+    // Bytes of each parameter, by the PTX.
+    std::vector<size_t> parameters;
+    size_t static_shared = 0;
+    unsigned most_threads = 1024;
+    int dynamic_shared = 48 << 10;
+    const host::Kernel* kernel = nullptr;
+};
+
+struct CUmod_st {
+    std::map<std::string, CUfunc_st> functions;
+};
+
+namespace host {
+namespace {
+
+size_t bytes_of(const std::string& type) {
+    static const std::map<std::string, size_t> sizes = {{"b8", 1},  {"u8", 1},  {"s8", 1},  {"b16", 2}, {"u16", 2}, {"s16", 2}, {"f16", 2}, {"b32", 4},
+                                                        {"u32", 4}, {"s32", 4}, {"f32", 4}, {"b64", 8}, {"u64", 8}, {"s64", 8}, {"f64", 8}};
+    auto found = sizes.find(type);
+    if (found == sizes.end()) stop("the PTX has a parameter of type ." + type);
+    return found->second;
+}
+
+// Sums the sizes that `pattern` finds: type, then a number of elements or none.
+template <typename F>
+void each_variable(const std::string& text, const char* pattern, F&& f) {
+    std::regex variable(pattern);
+    for (std::sregex_iterator at(text.begin(), text.end(), variable), end; at != end; ++at) {
+        size_t n = (*at)[2].matched ? std::stoull((*at)[2]) : 1;
+        f(bytes_of((*at)[1]) * n);
+    }
+}
+
+CUmod_st* parse(const std::string& ptx) {
+    auto* module = new CUmod_st();
+    const std::string word = ".entry ";
+    for (size_t at = ptx.find(word); at != std::string::npos; at = ptx.find(word, at + 1)) {
+        size_t open = ptx.find('(', at), close = ptx.find(')', open), body = ptx.find('{', close);
+        size_t end = ptx.find(word, at + 1);
+        CUfunc_st function;
+        function.name = ptx.substr(at + word.size(), open - at - word.size());
+        each_variable(ptx.substr(open, close - open), R"(\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+[\w$]+(?:\[(\d+)\])?)",
+                      [&](size_t bytes) { function.parameters.push_back(bytes); });
+        std::string directives = ptx.substr(close, body - close);
+        std::smatch found;
+        if (std::regex_search(directives, found, std::regex(R"(\.maxntid\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?)"))) {
+            function.most_threads = 1;
+            for (int i = 1; i <= 3; ++i) function.most_threads *= found[i].matched ? static_cast<unsigned>(std::stoul(found[i])) : 1;
+        }
+        // Variables are declared at the start of a body; the rest is long.
+        std::string declarations = ptx.substr(body, std::min(end == std::string::npos ? ptx.size() : end, body + 6000) - body);
+        each_variable(declarations, R"(\.shared\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+[\w$]+(?:\[(\d+)\])?)",
+                      [&](size_t bytes) { function.static_shared += bytes; });
+        module->functions[function.name] = function;
+    }
+    return module;
+}
+
+std::atomic<const char*> running{nullptr};
+
+// Tells which kernel touched what it must not.
+void on_fault(int signal, siginfo_t* info, void*) {
+    const char* kernel = running.load();
+    if (kernel == nullptr && current_work.empty()) {
+        std::signal(signal, SIG_DFL);
+        raise(signal);
+    }
+    std::string what = std::string(kernel ? "kernel " : "") + (kernel ? kernel : current_work) + (signal == SIGILL ? " reads or writes misaligned" : " touches ");
+    if (signal != SIGILL) what += describe(info->si_addr);
+    std::fprintf(stderr, "host CUDA driver: %s\n", what.c_str());
+    _exit(134);
+}
+
+void catch_faults() {
+    // A fiber's stack is no place for the handler.
+    static thread_local std::vector<char> stack(64 << 10);
+    stack_t alternative{};
+    alternative.ss_sp = stack.data();
+    alternative.ss_size = stack.size();
+    sigaltstack(&alternative, nullptr);
+    struct sigaction action {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    for (int signal : {SIGSEGV, SIGBUS, SIGILL}) sigaction(signal, &action, nullptr);
+}
+
+CUresult refuse_launch(const CUfunc_st& function, const std::string& reason) {
+    because("cuLaunchKernel", function.name + ": " + reason);
+    return CUDA_ERROR_INVALID_VALUE;
+}
+
+} // namespace
+
+void parallel(uint64_t n, const std::function<void(uint64_t)>& f) {
+    static const unsigned threads = std::max(1u, std::thread::hardware_concurrency());
+    if (n <= 1 || threads == 1) {
+        catch_faults();
+        for (uint64_t i = 0; i < n; ++i) f(i);
+        return;
+    }
+    // The threads stay, since their fibers' stacks do.
+    struct Pool {
+        std::mutex mutex;
+        std::condition_variable start, finished;
+        const std::function<void(uint64_t)>* work = nullptr;
+        uint64_t n = 0, round = 0;
+        std::atomic<uint64_t> next{0};
+        unsigned busy = 0;
+        void share() {
+            for (uint64_t i = next++; i < n; i = next++) (*work)(i);
+        }
+    };
+    static auto* pool = [] {
+        auto* made = new Pool();
+        for (unsigned i = 1; i < threads; ++i) {
+            std::thread([made] {
+                catch_faults();
+                for (uint64_t seen = 0;;) {
+                    std::unique_lock<std::mutex> held(made->mutex);
+                    made->start.wait(held, [&] { return made->round != seen; });
+                    seen = made->round;
+                    held.unlock();
+                    made->share();
+                    held.lock();
+                    if (--made->busy == 0) made->finished.notify_all();
+                }
+            }).detach();
+        }
+        return made;
+    }();
+    catch_faults();
+    {
+        std::unique_lock<std::mutex> held(pool->mutex);
+        pool->work = &f;
+        pool->n = n;
+        pool->next = 0;
+        pool->busy = threads - 1;
+        ++pool->round;
+    }
+    pool->start.notify_all();
+    pool->share();
+    std::unique_lock<std::mutex> held(pool->mutex);
+    pool->finished.wait(held, [] { return pool->busy == 0; });
+}
+
+} // namespace host
+
+using namespace host;
+
+#define ENTER(call)             \
+    auto locked = host::lock(); \
+    if (int code = host::enter(call)) return static_cast<CUresult>(code)
+
+HOST_API CUresult cuModuleLoadData(CUmodule* out, const void* image) {
+    ENTER("cuModuleLoadData");
+    if (CUresult error = not_while_recording("cuModuleLoadData")) return error;
+    auto text = static_cast<const char*>(image);
+    if (std::memcmp(text, "\x7f" "ELF", 4) == 0) stop("cuModuleLoadData: the host driver reads PTX, and was given a cubin");
+    *out = parse(text);
+    return CUDA_SUCCESS;
+}
+
+HOST_API CUresult cuModuleUnload(CUmodule module) {
+    ENTER("cuModuleUnload");
+    wait_for_all();
+    delete module;
+    return CUDA_SUCCESS;
+}
+
+HOST_API CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const char* name) {
+    ENTER("cuModuleGetFunction");
+    auto found = module->functions.find(name);
+    if (found == module->functions.end()) {
+        because("cuModuleGetFunction", std::string("the PTX has no kernel ") + name);
+        return CUDA_ERROR_NOT_FOUND;
+    }
+    CUfunc_st& function = found->second;
+    if (function.kernel == nullptr) {
+        function.kernel = kernel(name);
+        if (function.kernel == nullptr) stop(std::string("the host driver has no kernel ") + name);
+        if (function.kernel->parameters != function.parameters) stop(std::string(name) + ": parameters in the PTX and in the source differ");
+    }
+    *out = &function;
+    return CUDA_SUCCESS;
+}
+
+HOST_API CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
+    ENTER("cuFuncSetAttribute");
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_SUCCESS;
+    if (value < 0 || static_cast<size_t>(value) + function->static_shared > static_cast<size_t>(card().shared_bytes)) {
+        because("cuFuncSetAttribute", function->name + ": " + std::to_string(value) + " bytes of shared memory are more than a block has on " + card().name);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    function->dynamic_shared = std::max(function->dynamic_shared, value);
+    return CUDA_SUCCESS;
+}
+
+HOST_API CUresult cuFuncGetAttribute(int* out, CUfunction_attribute attribute, CUfunction function) {
+    ENTER("cuFuncGetAttribute");
+    switch (attribute) {
+    case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES: *out = static_cast<int>(function->static_shared); break;
+    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *out = static_cast<int>(function->most_threads); break;
+    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: *out = function->dynamic_shared; break;
+    default: stop("cuFuncGetAttribute: the host driver does not know attribute " + std::to_string(attribute));
+    }
+    return CUDA_SUCCESS;
+}
+
+HOST_API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                                 unsigned shared, CUstream stream, void** parameters, void** extra) {
+    ENTER("cuLaunchKernel");
+    if (extra != nullptr) stop("cuLaunchKernel: the host driver takes parameters one by one");
+    uint64_t threads = uint64_t(bx) * by * bz;
+    if (uint64_t(gx) * gy * gz == 0 || threads == 0) return refuse_launch(*function, "the grid or the block is empty");
+    if (gx > 0x7fffffffu || gy > 65535 || gz > 65535) return refuse_launch(*function, "the grid is too large");
+    if (threads > function->most_threads || bz > 64) return refuse_launch(*function, std::to_string(threads) + " threads in a block are too many");
+    if (shared > static_cast<unsigned>(function->dynamic_shared)) {
+        return refuse_launch(*function, std::to_string(shared) + " bytes of shared memory were not asked for");
+    }
+    if (shared + function->static_shared > static_cast<size_t>(card().shared_bytes)) {
+        return refuse_launch(*function, "static and dynamic shared memory are more than a block has on " + std::string(card().name));
+    }
+    count("launches");
+    count("launch: " + function->name);
+    // Parameters are read when the call is made.
+    auto launch = std::make_shared<Launch>();
+    launch->kernel = function->kernel;
+    launch->grid = {gx, gy, gz};
+    launch->block = {bx, by, bz};
+    launch->shared_bytes = shared;
+    for (size_t i = 0; i < function->parameters.size(); ++i) {
+        auto from = static_cast<const char*>(parameters[i]);
+        launch->values.emplace_back((function->parameters[i] + 15) / 16);
+        std::memcpy(launch->values.back().data(), from, function->parameters[i]);
+    }
+    return submit(stream, {"kernel " + function->name, [launch] {
+                               running = launch->kernel->name.c_str();
+                               run(*launch);
+                               running = nullptr;
+                           }});
+}
