@@ -456,8 +456,10 @@ fn csv_tables() {
     let target = Target { name: "csv", path: path.clone(), floor: FLOOR, per_byte: 64, parse: &parse };
     let good = b"case,age,patient\n0005,61,\"A, \"\"B\"\"\"\n0006,61,A\n\"00\n07\",48,B\n";
     target.fuzz(&[Seed::file(good.to_vec()), Seed::file(b"\xef\xbb\xbfpatient;case\r\nA;5\r\nB;6\r\n".to_vec())]);
-    target.refuses("a line of a million columns", ",".repeat(1_000_000).as_bytes(), 0);
-    target.refuses("a quotation without an end", format!("case,patient\n\"{}", "x\n".repeat(1_000_000)).as_bytes(), 0);
+    let commas = ",".repeat(1_000_000);
+    target.refuses("a line of a million columns", commas.as_bytes(), 2 * commas.len());
+    let quoted = format!("case,patient\n\"{}", "x\n".repeat(1_000_000));
+    target.refuses("a quotation without an end", quoted.as_bytes(), 8 * quoted.len());
     target.refuses("a file of many megabytes", &vec![b'#'; 65 << 20], 0);
 }
 

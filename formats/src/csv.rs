@@ -9,6 +9,8 @@ use std::path::Path;
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 /// Most bytes of a table: it has a line per case.
 const MOST_BYTES: u64 = 64 << 20;
+/// Most columns of a table.
+const MOST_COLUMNS: usize = 4096;
 
 /// The values of the column `value` by those of the column `key`, both named in the first line. Spaces around values are not part of them.
 ///
@@ -32,7 +34,7 @@ fn column_of(bytes: &[u8], key: &str, value: &str) -> Result<BTreeMap<String, St
     // Spreadsheets begin a file with a byte-order mark.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut records = Records::new(bytes);
-    let columns = if records.advance() { records.len() } else { 0 };
+    let columns = if records.advance()? { records.len() } else { 0 };
     let headers: Vec<String> = (0..columns).map(|at| records.cell(at).map(String::from)).collect::<Result<_, _>>()?;
     let place = |name: &str| {
         let missing = || wrong(format!("it has no column {name}, its columns are {}", names(&headers)));
@@ -40,7 +42,7 @@ fn column_of(bytes: &[u8], key: &str, value: &str) -> Result<BTreeMap<String, St
     };
     let (key_at, value_at) = (place(key)?, place(value)?);
     let mut found: BTreeMap<String, String> = BTreeMap::new();
-    while records.advance() {
+    while records.advance()? {
         let line = records.line;
         if records.len() != columns {
             return Err(wrong(format!("line {line} has {} values, the first line has {columns}", records.len())));
@@ -78,7 +80,7 @@ impl<'a> Records<'a> {
     }
 
     /// Reads the next line; whether there is one.
-    fn advance(&mut self) -> bool {
+    fn advance(&mut self) -> Result<bool, Problem> {
         let (mut written, line) = (0, self.reader.line());
         self.len = 0;
         loop {
@@ -90,12 +92,15 @@ impl<'a> Records<'a> {
                 // At the end of the bytes it is asked once more, with none.
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => self.values.resize(2 * self.values.len(), 0),
+                ReadRecordResult::OutputEndsFull if self.ends.len() >= MOST_COLUMNS => {
+                    return Err(wrong(format!("line {line} has more than {MOST_COLUMNS} values")));
+                }
                 ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
                 ReadRecordResult::Record => {
                     self.line = line;
-                    return true;
+                    return Ok(true);
                 }
-                ReadRecordResult::End => return false,
+                ReadRecordResult::End => return Ok(false),
             }
         }
     }
