@@ -19,8 +19,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+// Compressed, since of a store without compression the space is compared before the work.
 const PRECOMPUTE: &str =
-    "precompute --scans @scans --random-encoder 0 --image-size 32 --data-size 32 --augment flips --device cpu";
+    "precompute --scans @scans --random-encoder 0 --image-size 32 --data-size 32 --augment flips --compression zstd --device cpu";
 const TRAIN: &str = "train --store @store.zarr --epochs 2 --batch-size 4 --warmup 0 --fold 1/2 --checkpoint-every 1 --device cpu";
 const SWEEP: &str = "[settings]\nepochs = 2\nbatch_size = 4\nwarmup = 0\nlr = [1e-3, 3e-3]\n[search]\nmethod = \"grid\"\n[validation]\nfold = \"1/2\"\n";
 const SWEEP_WORDS: &str = "sweep --store @store.zarr --config @sweep.toml --device cpu";
@@ -112,6 +113,9 @@ impl Disk {
 
 fn precompute(disk: &Disk) {
     let words = format!("{PRECOMPUTE} --store @disk/store.zarr");
+    disk.leave(0);
+    let refused = assert_refused(on(&disk.base, &words.replace("zstd", "none")));
+    assert!(refused.contains("store.zarr") && refused.contains(" free"), "{refused}");
     // No space at all; for a few shards; for all but the end of the store.
     for free in [0, 150 << 10, 600 << 10] {
         disk.fails(free, &words);
