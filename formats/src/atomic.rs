@@ -38,7 +38,7 @@ pub fn write_atomic_with(path: &Path, mut body: impl FnMut(&mut BufWriter<File>)
             .and_then(|()| std::fs::rename(&aside, path));
         match &outcome {
             Ok(()) => return sync_folder(folder_of(path)),
-            // Another process tidied it away between its creation and its lock.
+            // A file system without locks: another process tidied it away.
             Err(e) if e.kind() == io::ErrorKind::NotFound && !aside.exists() => {}
             Err(_) => {
                 // The write's own error matters more than a failure to tidy up after it.
@@ -70,6 +70,8 @@ fn create_aside(path: &Path) -> io::Result<(PathBuf, File)> {
         // A file system without locks works too, but what a crash leaves there must be removed by hand.
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {}
+            // Another process may have tidied it away before it was locked.
+            Ok(()) if !aside.exists() => {}
             Ok(()) | Err(TryLockError::Error(_)) => return Ok((aside, file)),
         }
     }
