@@ -551,7 +551,7 @@ fn a_manifest_that_claims_too_many_slices_is_damaged() {
                 unfinished,
             ];
             for error in errors {
-                let error = read.unwrap_err().to_string();
+                let error = error.unwrap_err().to_string();
                 assert!(error.contains("damaged") && error.contains("slices, and a store at most"), "{error}");
             }
         }

@@ -37,8 +37,8 @@ Examples:
   sam-ladder eval --store synapse.zarr --run runs/first --out runs/first/eval
   sam-ladder eval --store synapse.zarr --run runs/first --out in-mm \\
       --protocol standard --save-nifti
-  sam-ladder eval --store synapse.zarr --run runs/fold1 --split validation \\
-      --out runs/fold1/eval
+  sam-ladder eval --store synapse.zarr --run runs/lower --split validation \\
+      --out runs/lower/eval
   sam-ladder eval --store synapse.zarr --zero-shot --out untrained
   sam-ladder eval --store synapse.zarr --checkpoint epoch_194.pth --out published
   sam-ladder eval --compare untrained runs/first/eval --out compared
