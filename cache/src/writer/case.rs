@@ -70,7 +70,11 @@ impl StoreWriter {
         self.save(true)?;
         let mask = self.write_mask(split, case, mask)?;
         let key = self.key(split, case)?;
-        self.progress.write_case(split, case, key, &CaseRecord { scan: scan.clone(), rows: rows.to_vec(), mask })
+        match self.progress.write_case(split, case, key, &CaseRecord { scan: scan.clone(), rows: rows.to_vec(), mask }) {
+            // Another worker had all of it, finished the store and removed the records.
+            Err(_) if self.is_finished() => Ok(()),
+            written => written,
+        }
     }
 
     fn check_case(&self, split: Split, scan: &ScanRow, rows: &[SliceRow], mask: &ReferenceMask) -> Result<()> {

@@ -166,6 +166,10 @@ impl StoreWriter {
             let record = lock(&self.state).written[split as usize].get(&case).cloned().unwrap_or_default();
             let saved = self.progress.write_shards(split, &case, self.key(split, &case)?, &record);
             if saved.is_err() {
+                // Another worker had all of it, finished the store and removed the records.
+                if self.is_finished() {
+                    return Ok(());
+                }
                 lock(&self.state).unsaved.push((split, case));
                 return saved;
             }
