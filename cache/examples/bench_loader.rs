@@ -9,7 +9,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use sam_ladder_cache::{Batch, CaseLayout, Opened, SliceTensors, Store, StoreLayout, StoreWriter};
+use sam_ladder_cache::{Batch, CaseLayout, Opened, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{Compression, EncoderWeights, PrecomputeConfig, StoreDtype};
@@ -71,7 +71,8 @@ fn make(path: &Path, dtype: StoreDtype, compression: Compression) -> Outcome<()>
         })
         .collect();
     let scan = ScanRow::of_array("0001", [SLICES, 512, 512], Some([3.0, 0.7, 0.7]));
-    writer.write_case(Split::Train, &scan, &rows, None)?;
+    let mask = ReferenceMask { labels: vec![0; SLICES * 512 * 512], shape: [SLICES, 512, 512] };
+    writer.write_case(Split::Train, &scan, &rows, &mask)?;
     writer.write_decoder(b"none")?;
     writer.finish()?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Opens a store and reads a batch: `cargo run -p sam-ladder-cache --example read_batch -- synapse.zarr`. Without an argument it writes a
 //! small store of made-up tensors first, as `sam-ladder precompute` does of scans.
 
-use sam_ladder_cache::{Batch, CaseLayout, Opened, SliceTensors, Store, StoreLayout, StoreWriter};
+use sam_ladder_cache::{Batch, CaseLayout, Opened, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, EncoderArch};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
@@ -69,7 +69,8 @@ fn write(path: &Path) -> Outcome<()> {
         source_sha256: source.sha256,
     };
     let scan = ScanRow::of_array("0005", [1, SIDE, SIDE], Some([3.0, 0.7, 0.7]));
-    writer.write_case(Split::Train, &scan, &[row], None)?;
+    let mask = ReferenceMask { labels: vec![0; SIDE * SIDE], shape: [1, SIDE, SIDE] };
+    writer.write_case(Split::Train, &scan, &[row], &mask)?;
     writer.write_decoder(b"SAM's decoder, as the bytes of a safetensors file")?;
     writer.finish()?;
     Ok(())
