@@ -142,8 +142,11 @@ fn what_nnunets_folder_holds_and_is_not_used_is_listed() {
     assert!(refused.contains("lacks the number of its channel") && refused.contains("pancreas_0001_0000.nii.gz"), "{refused}");
 }
 
+/// Names of files and their bytes.
+type Files = Vec<(&'static str, Vec<u8>)>;
+
 /// The NIfTI file's voxels and place in other formats, by its affine in RAS+.
-fn other_formats(image: &NiftiImage) -> Vec<(&'static str, Vec<(&'static str, Vec<u8>)>)> {
+fn other_formats(image: &NiftiImage) -> Vec<(&'static str, Files)> {
     let [depth, height, width] = image.geometry.shape;
     let affine = image.geometry.world_affine().unwrap();
     let column =

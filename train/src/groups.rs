@@ -31,25 +31,24 @@ impl Groups {
     /// # Errors
     /// An expression that is none or does not match a case, a table that cannot be read or lacks a case; each names the case.
     pub fn resolve(by: &GroupBy, cases: &[String]) -> Result<Self> {
-        let patient: Box<dyn Fn(&String) -> Result<String> + '_> = match by {
+        match by {
             GroupBy::Regex(text) => {
                 let invalid =
                     |error: regex::Error| TrainError::GroupExpression { expression: text.clone(), reason: reason(&error) };
                 let expression = Regex::new(text).map_err(invalid)?;
-                Box::new(move |case: &String| {
-                    let unmatched = || TrainError::NotMatched { case: case.clone(), expression: text.clone() };
+                of_each(cases, |case| {
+                    let unmatched = || TrainError::NotMatched { case: case.into(), expression: text.clone() };
                     group_in(&expression, case).ok_or_else(unmatched)
                 })
             }
             GroupBy::Csv { file, column } => {
                 let table = read_column(file, CASE_COLUMN, column)?;
-                Box::new(move |case: &String| {
-                    let missing = || TrainError::NotInTable { case: case.clone(), table: file.clone() };
+                of_each(cases, |case| {
+                    let missing = || TrainError::NotInTable { case: case.into(), table: file.clone() };
                     table.get(case).cloned().ok_or_else(missing)
                 })
             }
-        };
-        cases.iter().map(|case| Ok((case.clone(), patient(case)?))).collect::<Result<_>>().map(Groups)
+        }
     }
 
     fn of<'a>(&'a self, case: &'a String) -> &'a str {
@@ -112,6 +111,11 @@ fn divided<'a>(groups: &'a [Vec<String>], held_out: &[String]) -> Option<(&'a St
         let is_out = |case: &&String| held_out.contains(case);
         Some((group.iter().find(is_out)?, group.iter().find(|case| !is_out(case))?))
     })
+}
+
+/// What `patient` says of each case.
+fn of_each(cases: &[String], patient: impl Fn(&str) -> Result<String>) -> Result<Groups> {
+    cases.iter().map(|case| Ok((case.clone(), patient(case)?))).collect::<Result<_>>().map(Groups)
 }
 
 /// What the first capture group of an expression matches, or all of it if it has none; `None` if that is nothing.
