@@ -261,7 +261,7 @@ mod tests {
         assert!((liver.dice.unwrap() - 0.74).abs() < 1e-12 && (liver.dice_sd.unwrap() - 0.1 / 2f64.sqrt()).abs() < 1e-12);
         assert_eq!((liver.seeds, liver.cases, liver.missed), (Some(2), Some(6), Some(0)));
         let (low, high) = (liver.dice_low.unwrap(), liver.dice_high.unwrap());
-        assert!(low >= 0.69 && low < 0.74 && high > 0.74 && high <= 0.79, "{low} {high}");
+        assert!((0.69..0.74).contains(&low) && (0.7401..=0.79).contains(&high), "{low} {high}");
         // The aorta's HD95 is there in five cases only.
         let aorta = table.row("full & more", "aorta").unwrap();
         assert!(aorta.dice_low.is_some() && aorta.hd95.is_some() && aorta.hd95_low.is_none(), "{aorta:?}");
