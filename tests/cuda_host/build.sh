@@ -18,7 +18,7 @@ candle=$(cargo metadata --manifest-path "$root/Cargo.toml" --format-version 1 --
 # SAM_LADDER_CUDA_SANITIZE=1: with the address sanitizer; run with LD_PRELOAD="$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0
 sanitize=()
 if [[ -n ${SAM_LADDER_CUDA_SANITIZE:-} ]]; then sanitize=(-fsanitize=address -fno-omit-frame-pointer); fi
-flags=(-std=c++20 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Wno-missing-field-initializers "${sanitize[@]}")
+flags=(-std=c++20 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -ftls-model=initial-exec -Wall -Wextra -Wno-missing-field-initializers "${sanitize[@]}")
 as_kernel=("${flags[@]}" -w -I"$kernels" -fsanitize=alignment -fsanitize-undefined-trap-on-error)
 as_candle=("${as_kernel[@]}" -I"$here/candle" -I"$candle" -D__CUDA_ARCH__=800 -D__CUDACC_VER_MAJOR__=13 -D__CUDACC_VER_MINOR__=0)
 
