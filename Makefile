@@ -132,7 +132,7 @@ bench-sharing: build ## Measure what a sweep's trials save by reading the store 
 	python3 bench/sharing.py $(LADDER) $(ARGS)
 
 .PHONY: check
-check: fmt clippy doc check-cuda ## Everything that CI checks in addition to the tests
+check: fmt clippy doc check-cuda kernels ## Everything that CI checks in addition to the tests
 
 .PHONY: fmt
 fmt: ## Check the formatting
@@ -159,6 +159,10 @@ check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs 
 	$(CARGO) fetch --locked --quiet
 	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && $(CARGO) build --release --features cuda --target-dir target-cuda
 	@echo "check-cuda: target-cuda/release/sam-ladder is linked"
+
+.PHONY: kernels
+kernels: ## Assemble every CUDA kernel for each GPU that we support, and hold it against ops/kernels.csv (no GPU)
+	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && .ci/kernels.py
 
 .PHONY: gpu-binaries
 gpu-binaries: check-cuda ## Build the CUDA test binaries and benchmarks, for gpu-check and gpu-pack (CUDA_COMPUTE_CAP=80 runs on every GPU from Ampere on)

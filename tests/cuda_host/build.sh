@@ -15,7 +15,10 @@ toolkit=${CUDA_HOME:?run eval "$(.ci/cuda-toolchain.sh)" before}
 candle=$(cargo metadata --manifest-path "$root/Cargo.toml" --format-version 1 --locked --features cuda |
   python3 -c 'import json, os, sys; print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "candle-kernels"))')/src
 
-flags=(-std=c++20 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Wno-missing-field-initializers)
+# SAM_LADDER_CUDA_SANITIZE=1: with the address sanitizer; run with LD_PRELOAD="$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0
+sanitize=()
+if [[ -n ${SAM_LADDER_CUDA_SANITIZE:-} ]]; then sanitize=(-fsanitize=address -fno-omit-frame-pointer); fi
+flags=(-std=c++20 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -ftls-model=initial-exec -Wall -Wextra -Wno-missing-field-initializers "${sanitize[@]}")
 as_kernel=("${flags[@]}" -w -I"$kernels" -fsanitize=alignment -fsanitize-undefined-trap-on-error)
 as_candle=("${as_kernel[@]}" -I"$here/candle" -I"$candle" -D__CUDA_ARCH__=800 -D__CUDACC_VER_MAJOR__=13 -D__CUDACC_VER_MINOR__=0)
 
@@ -39,7 +42,7 @@ for file in "$kernels"/*/kernel.cu; do
   compile "ours-$name" "$file" "${as_kernel[@]}" -x c++
 done
 theirs=()
-for name in affine binary cast fill indexing reduce ternary unary; do
+for name in affine binary cast conv fill indexing reduce ternary unary; do
   source=$out/candle/$name.cpp
   theirs+=("candle-$name")
   {
@@ -69,7 +72,7 @@ exported() { nm -D --defined-only "$1" | awk '$2 == "T" || $2 == "W" { sub(/@.*/
 library() { # soname, missing's object, objects…
   local soname=$1
   shift
-  g++ -shared -o "$out/$soname" "-Wl,-soname,$soname" -Wl,--allow-multiple-definition -Wl,-z,now "${@/#/$objects/}" -L"$out" ${dependencies[@]+"${dependencies[@]}"} -lpthread -ldl
+  g++ -shared "${sanitize[@]}" -o "$out/$soname" "-Wl,-soname,$soname" -Wl,--allow-multiple-definition -Wl,-z,now "${@/#/$objects/}" -L"$out" ${dependencies[@]+"${dependencies[@]}"} -lpthread -ldl
 }
 suffix() { local out=(); for name in "$@"; do out+=("$name.o"); done; printf '%s\n' "${out[@]}"; }
 dependencies=()
@@ -82,6 +85,8 @@ for name in cublas:13 cudnn:9 curand:10; do
   exported "$toolkit/lib64/$soname" | missing "missing-${name%:*}"
   library "$soname" "${name%:*}.o" "missing-${name%:*}.o"
 done
+# The CUDA runtime is NVIDIA's: candle links it, and the program calls nothing of it.
+ln -sf "$toolkit/lib64/libcudart.so.13" "$out/"
 for soname in libcublasLt.so.13 libnvrtc.so.13; do
   exported "$toolkit/lib64/$soname" | missing "missing-${soname%%.*}"
   library "$soname" "missing-${soname%%.*}.o"

@@ -106,13 +106,7 @@ CUresult refuse_launch(const CUfunc_st& function, const std::string& reason) {
 } // namespace
 
 void parallel(uint64_t n, const std::function<void(uint64_t)>& f) {
-    static const unsigned threads = std::max(1u, std::thread::hardware_concurrency());
-    if (n <= 1 || threads == 1) {
-        catch_faults();
-        for (uint64_t i = 0; i < n; ++i) f(i);
-        return;
-    }
-    // The threads stay, since their fibers' stacks do.
+    // Threads of our own, and never the caller's: what a kernel keeps per thread would be gone when a thread of the program ends and frees.
     struct Pool {
         std::mutex mutex;
         std::condition_variable start, finished;
@@ -120,13 +114,11 @@ void parallel(uint64_t n, const std::function<void(uint64_t)>& f) {
         uint64_t n = 0, round = 0;
         std::atomic<uint64_t> next{0};
         unsigned busy = 0;
-        void share() {
-            for (uint64_t i = next++; i < n; i = next++) (*work)(i);
-        }
     };
+    static const unsigned threads = std::max(1u, std::thread::hardware_concurrency());
     static auto* pool = [] {
         auto* made = new Pool();
-        for (unsigned i = 1; i < threads; ++i) {
+        for (unsigned i = 0; i < threads; ++i) {
             std::thread([made] {
                 catch_faults();
                 for (uint64_t seen = 0;;) {
@@ -134,7 +126,7 @@ void parallel(uint64_t n, const std::function<void(uint64_t)>& f) {
                     made->start.wait(held, [&] { return made->round != seen; });
                     seen = made->round;
                     held.unlock();
-                    made->share();
+                    for (uint64_t i = made->next++; i < made->n; i = made->next++) (*made->work)(i);
                     held.lock();
                     if (--made->busy == 0) made->finished.notify_all();
                 }
@@ -142,18 +134,13 @@ void parallel(uint64_t n, const std::function<void(uint64_t)>& f) {
         }
         return made;
     }();
-    catch_faults();
-    {
-        std::unique_lock<std::mutex> held(pool->mutex);
-        pool->work = &f;
-        pool->n = n;
-        pool->next = 0;
-        pool->busy = threads - 1;
-        ++pool->round;
-    }
-    pool->start.notify_all();
-    pool->share();
     std::unique_lock<std::mutex> held(pool->mutex);
+    pool->work = &f;
+    pool->n = n;
+    pool->next = 0;
+    pool->busy = threads;
+    ++pool->round;
+    pool->start.notify_all();
     pool->finished.wait(held, [] { return pool->busy == 0; });
 }
 

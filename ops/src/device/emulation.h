@@ -66,12 +66,15 @@ struct Thread {
     // What it waits for: nothing, its block or its warp.
     enum { RUNNABLE, AT_BLOCK, AT_WARP, FINISHED } state = RUNNABLE;
     int fiber = -1;
+    // Exchanges so far.
+    unsigned exchanges = 0;
 };
 
 struct Warp {
     int size = 0, arrived = 0;
-    // What each lane gives to the others.
+    // What each lane gives to the others: an address, or a value in one of two places, of which the next exchange takes the other.
     const void* published[WARP];
+    alignas(16) char values[2][WARP][16];
 };
 
 struct Machine {
@@ -79,6 +82,8 @@ struct Machine {
     std::vector<Thread> threads_of_block;
     std::vector<Warp> warps;
     std::vector<int> order;
+    // Threads that a barrier has released, in the order in which they go on.
+    std::vector<int> ready, released;
 #ifdef __x86_64__
     void* scheduler = nullptr;
 #else
@@ -118,6 +123,7 @@ struct Machine {
         if (++arrived == threads) {
             arrived = 0;
             for (Thread& thread : threads_of_block) thread.state = Thread::RUNNABLE;
+            released.insert(released.end(), order.begin(), order.end());
         }
         pause();
     }
@@ -128,7 +134,12 @@ struct Machine {
         threads_of_block[current].state = Thread::AT_WARP;
         if (++warp.arrived == warp.size) {
             warp.arrived = 0;
-            for (int i = first; i < first + warp.size; ++i) threads_of_block[i].state = Thread::RUNNABLE;
+            bool backwards = order.front() != 0;
+            for (int i = 0; i < warp.size; ++i) {
+                int thread = first + (backwards ? warp.size - 1 - i : i);
+                threads_of_block[thread].state = Thread::RUNNABLE;
+                released.push_back(thread);
+            }
         }
         pause();
     }
@@ -180,22 +191,22 @@ inline void Machine::run_block() {
     arrived = begun = 0;
     threads_of_block.assign(static_cast<size_t>(threads), Thread());
     for (Warp& warp : warps) warp.arrived = 0;
-    for (int used = 0; alive > 0;) {
-        bool progress = false;
-        for (; begun < threads; ++used, progress = true) {
-            if (fibers.size() <= static_cast<size_t>(used)) fibers.resize(static_cast<size_t>(used) + 1);
-            fiber = used;
-            start(fibers[used]);
-            resume(used);
-        }
-        for (int i : order) {
-            if (threads_of_block[i].state != Thread::RUNNABLE) continue;
+    released.clear();
+    for (int used = 0; begun < threads; ++used) {
+        if (fibers.size() <= static_cast<size_t>(used)) fibers.resize(static_cast<size_t>(used) + 1);
+        fiber = used;
+        start(fibers[used]);
+        resume(used);
+    }
+    while (alive > 0) {
+        if (released.empty()) fail("some threads wait at a barrier that the others have passed by");
+        ready.swap(released);
+        released.clear();
+        for (int i : ready) {
             fiber = threads_of_block[i].fiber;
             take_up(i);
             resume(fiber);
-            progress = true;
         }
-        if (!progress) fail("some threads wait at a barrier that the others have passed by");
     }
 }
 
@@ -225,10 +236,13 @@ template <typename T>
 T exchange(T value, int source) {
     Machine& m = machine();
     Warp& warp = m.warps[m.current / WARP];
-    warp.published[m.current % WARP] = &value;
+    static_assert(sizeof(T) <= sizeof warp.values[0][0]);
+    // A lane that is one exchange ahead writes the other place, and none is two ahead.
+    auto& values = warp.values[m.threads_of_block[m.current].exchanges++ % 2];
+    std::memcpy(values[m.current % WARP], &value, sizeof value);
     m.warp_barrier();
-    T received = *static_cast<const T*>(warp.published[source & (WARP - 1)]);
-    m.warp_barrier();
+    T received;
+    std::memcpy(static_cast<void*>(&received), values[source & (WARP - 1)], sizeof received);
     return received;
 }
 
