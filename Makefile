@@ -147,11 +147,11 @@ doc: ## Build the documentation of every crate; warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
 .PHONY: test-cuda-host
-test-cuda-host: ## Run the CUDA build on a driver of the host's: kernels, the golden step, recorded and resumed runs, failing calls (no GPU)
+test-cuda-host: ## Run the CUDA build on a driver of the host's: every kernel and the golden step (no GPU)
 	CARGO="$(CARGO)" tests/cuda_host/run.sh quick
 
 .PHONY: test-cuda-host-whole
-test-cuda-host-whole: ## The same with the golden encoder, all tests of runs and sweeps, and other orders of threads and streams (slow)
+test-cuda-host-whole: ## The same with failing calls, the golden encoder, all tests of runs and sweeps, and other orders of streams (hours)
 	CARGO="$(CARGO)" tests/cuda_host/run.sh whole
 
 .PHONY: check-cuda

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs tests of the CUDA build on the host driver, on a machine without a GPU.
 #
-#   tests/cuda_host/run.sh quick    kernels, the golden step, resumed and recorded runs, failing calls (CI)
-#   tests/cuda_host/run.sh whole    and the golden encoder and trajectories, all of a run, sweeps, other orders of threads and streams
+#   tests/cuda_host/run.sh quick    kernels in two orders of threads, and the golden step: minutes
+#   tests/cuda_host/run.sh whole    and calls that fail, golden encoder and trajectories, runs, sweeps, other orders of streams: hours
 set -euo pipefail
 part=${1:-quick}
 cd "$(dirname "$0")/../.."
@@ -11,9 +11,20 @@ eval "$environment"
 target=${SAM_LADDER_CUDA_TARGET:-target-cuda}
 driver=$PWD/$target/host-driver
 cargo=${CARGO:-cargo}
-tests=(--lib --test cuda_host --test golden_step --test train_run)
-if [[ $part == whole ]]; then tests+=(--test golden_encoder --test golden_trajectory --test run_weights --test run_folder --test beyond_paper --test side_networks --test sweep); fi
+tests=(--lib --test golden_step)
+if [[ $part == whole ]]; then tests+=(--test cuda_host --test train_run --test golden_encoder --test golden_trajectory --test run_weights --test run_folder --test beyond_paper --test side_networks --test sweep); fi
 "$cargo" test --release --workspace --features cuda --target-dir "$target" --no-run "${tests[@]}"
+tests/cuda_host/build.sh "$driver"
+export LD_LIBRARY_PATH=$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} SAM_LADDER_TEST_DEVICE=cuda:0
+
+run() { "$cargo" test --release --workspace --features cuda --target-dir "$target" "$@"; }
+for order in forward reverse; do
+  echo "kernels, threads of a block in $order order"
+  SAM_LADDER_EMULATION_ORDER=$order run --lib -- cuda::tests::
+done
+run --test golden_step
+if [[ $part == quick ]]; then exit; fi
+run "${tests[@]}"
 tests/cuda_host/build.sh "$driver"
 export LD_LIBRARY_PATH=$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} SAM_LADDER_TEST_DEVICE=cuda:0
 
