@@ -12,33 +12,20 @@ target=${SAM_LADDER_CUDA_TARGET:-target-cuda}
 driver=$PWD/$target/host-driver
 cargo=${CARGO:-cargo}
 tests=(--lib --test golden_step)
-if [[ $part == whole ]]; then tests+=(--test cuda_host --test train_run --test golden_encoder --test golden_trajectory --test run_weights --test run_folder --test beyond_paper --test side_networks --test sweep); fi
-"$cargo" test --release --workspace --features cuda --target-dir "$target" --no-run "${tests[@]}"
-tests/cuda_host/build.sh "$driver"
-export LD_LIBRARY_PATH=$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} SAM_LADDER_TEST_DEVICE=cuda:0
+if [[ $part == whole ]]; then
+  for name in cuda_host train_run golden_encoder golden_trajectory run_weights run_folder beyond_paper side_networks sweep; do tests+=(--test "$name"); done
+fi
 
 run() { "$cargo" test --release --workspace --features cuda --target-dir "$target" "$@"; }
+run --no-run "${tests[@]}"
+tests/cuda_host/build.sh "$driver"
+export LD_LIBRARY_PATH=$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} SAM_LADDER_TEST_DEVICE=cuda:0
 for order in forward reverse; do
   echo "kernels, threads of a block in $order order"
   SAM_LADDER_EMULATION_ORDER=$order run --lib -- cuda::tests::
 done
 run --test golden_step
 if [[ $part == quick ]]; then exit; fi
-run "${tests[@]}"
-tests/cuda_host/build.sh "$driver"
-export LD_LIBRARY_PATH=$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} SAM_LADDER_TEST_DEVICE=cuda:0
-
-run() { "$cargo" test --release --workspace --features cuda --target-dir "$target" "$@"; }
-for order in forward reverse; do
-  echo "kernels, threads of a block in $order order"
-  SAM_LADDER_EMULATION_ORDER=$order run --lib -- cuda::tests::
-done
-run --test cuda_host
-if [[ $part == quick ]]; then
-  run --test golden_step
-  run --test train_run -- a_run_through_a_graph a_resumed_run a_run_does_not_depend
-  exit
-fi
 run "${tests[@]}"
 for order in eager copies-first; do
   echo "streams: $order"
