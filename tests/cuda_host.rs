@@ -1,6 +1,6 @@
 //! The CUDA build on a driver of the host's (`tests/cuda_host/`): what a run calls, and what it does when a call fails.
 //!
-//! `make test-cuda-host` runs it; it needs the driver in place of NVIDIA's.
+//! `make test-cuda-host-whole` runs it; it needs the driver in place of NVIDIA's.
 #![cfg(feature = "cuda")]
 
 mod cli;

@@ -273,7 +273,7 @@ fn a_stopped_sweep_resumes_where_it_was() {
     assert_eq!(points(&table(&stopped.out))[..6], points(&table(&straight.out)));
 }
 
-/// The place of items and the kind of step do not change a sweep. (On the CPU a graph is refused. `make test-kernels-whole` and `make
+/// The place of items and the kind of step do not change a sweep. (On the CPU a graph is refused. `make test-cuda-host-whole` and `make
 /// gpu-check` record one.)
 #[test]
 fn a_sweep_through_graphs_is_the_sweep() {

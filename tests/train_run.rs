@@ -46,7 +46,7 @@ fn assert_same_run(left: &Path, right: &Path) {
 }
 
 /// Results do not depend on where items are: all of them in the GPU's memory, some of them, or none. (On the CPU the setting has no effect, but
-/// with `make test-kernels` and `make gpu-check` it has.)
+/// with `make test-cuda-host-whole` and `make gpu-check` it has.)
 #[test]
 fn a_run_does_not_depend_on_where_its_items_lie() {
     for dtype in [StoreDtype::F32, StoreDtype::F16, StoreDtype::Q8] {
@@ -68,7 +68,7 @@ fn a_run_does_not_depend_on_where_its_items_lie() {
     }
 }
 
-/// A recorded and repeated step equals a plain one. (On the CPU a graph is refused; `make test-kernels-whole` and `make gpu-check` record one.)
+/// A recorded and repeated step equals a plain one. (On the CPU a graph is refused; `make test-cuda-host-whole` and `make gpu-check` record one.)
 #[test]
 fn a_run_through_a_graph_is_the_run() {
     let (folder, mut plain) = workplace();
