@@ -13,6 +13,7 @@ use crate::slurm::{Job, JobsFolder, Word};
 use sam_ladder_cache::{Store, images_stored};
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Space, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, parse_spacing};
@@ -185,15 +186,15 @@ impl Args {
         let store = args.store.display();
         if !summary.complete {
             let Summary { slices_written, images_encoded, seconds, .. } = summary;
+            let (slices, images) = (counted(slices_written, "slice"), counted(images_encoded, "image"));
             let worker = self.worker;
-            print_note!(
-                "worker {worker} is done: {slices_written} slices, {images_encoded} images in {seconds:.1} s; other workers are not"
-            );
+            print_note!("worker {worker} is done: {slices}, {images} in {seconds:.1} s; other workers are not");
         } else if summary.already_complete {
             print_note!("{store} is complete already: nothing to do");
         } else {
             let Summary { slices_written, slices_total, images_encoded, seconds, .. } = summary;
-            print_note!("{slices_written} of {slices_total} slices, {images_encoded} images in {seconds:.1} s: {store}");
+            let (slices, images) = (counted(slices_total, "slice"), counted(images_encoded, "image"));
+            print_note!("{slices_written} of {slices}, {images} in {seconds:.1} s: {store}");
         }
         Ok(())
     }

@@ -75,7 +75,10 @@ fn orientation_of(geometry: &Geometry) -> Option<Orientation> {
 
 /// An error unless two files of a case have the same shape and lie in the same place. Where a file has no affine, only the spacings are
 /// compared.
-pub(super) fn same_grid(path: &Path, found: &Geometry, other: &Path, expected: &Geometry) -> Result<(), ScanError> {
+///
+/// # Errors
+/// [`ScanError::Shape`] or [`ScanError::Grid`], which name both files.
+pub fn same_grid(path: &Path, found: &Geometry, other: &Path, expected: &Geometry) -> Result<(), ScanError> {
     if found.shape != expected.shape {
         let (found, expected) = (found.shape.to_vec(), expected.shape.to_vec());
         return Err(ScanError::Shape { path: path.into(), found, other: other.into(), expected });

@@ -19,7 +19,7 @@ mod value_check;
 
 pub use dataset_problem::DatasetProblem;
 pub use error::ScanError;
-pub use grid::{Grid, grid_notes};
+pub use grid::{Grid, grid_notes, same_grid};
 pub use settings::{SourceOptions, configure};
 pub use unlabelled::{FoundScans, NewScan, find_new_scans};
 
