@@ -462,7 +462,7 @@ fn volume(dir: &tempfile::TempDir, shape: [usize; 3], value: impl Fn(usize) -> f
 
 #[test]
 fn a_volume_whose_slices_lie_along_its_last_axis_is_refused() {
-    let check = |dir: &tempfile::TempDir| open(dir).unwrap().check_labels(&sam_ladder_schemas::observer::Silent);
+    let check = |dir: &tempfile::TempDir| open(dir).unwrap().check_labels(&[], &sam_ladder_schemas::observer::Silent);
     // The training slices are 2x3.
     let dir = published_folder();
     volume(&dir, [2, 3, 4], |_| 0.5);
@@ -513,7 +513,9 @@ fn what_the_published_layout_lacks_can_be_stated() {
     );
     let fewer = SourceOptions { class_names: Some(vec!["a".into()]), ..SourceOptions::default() };
     let source = ScanSource::open(dir.path(), &config(&dir, &fewer).unwrap().preprocessing).unwrap();
-    let text = message(source.check_labels(&sam_ladder_schemas::observer::Silent));
+    let refused = source.check_labels(&[], &sam_ladder_schemas::observer::Silent);
+    assert_eq!(refused.as_ref().unwrap_err().hint().unwrap(), "correct the labels, or state the classes with --classes");
+    let text = message(refused);
     assert!(text.contains("case0005_slice000.npz: label 8 in slice 0, expected whole numbers from 0 to 1"), "{text}");
     let raw = raw_folder();
     for (options, option) in
