@@ -92,6 +92,7 @@ impl NumericType {
             Self::U32 | Self::U64 if scaling == (1.0, 0.0) => return Some((at, whole.to_string())),
             Self::I32 if scaling == (1.0, 0.0) => return Some((at, (whole as u32 as i32).to_string())),
             Self::I64 if scaling == (1.0, 0.0) => return Some((at, (whole as i64).to_string())),
+            Self::F32 if scaling == (1.0, 0.0) => return Some((at, format!("{:e}", f32::from_bits(whole as u32)))),
             Self::U8 | Self::U16 | Self::U32 | Self::U64 => whole as f64,
             Self::I8 => f64::from(whole as u8 as i8),
             Self::I16 => f64::from(whole as u16 as i16),
@@ -183,6 +184,7 @@ mod tests {
         assert_eq!(said(NumericType::I32, &(-20_000_001i32).to_be_bytes(), true, one), Some((0, "-20000001".into())));
         assert_eq!(said(NumericType::F64, &1e300f64.to_le_bytes(), false, one), Some((0, "1e300".into())));
         assert_eq!(said(NumericType::U16, &60_000u16.to_le_bytes(), false, (1000.0, 1.0)), Some((0, "60000001".into())));
+        assert_eq!(said(NumericType::F32, &1e30f32.to_le_bytes(), false, one), Some((0, "1e30".into())));
         assert_eq!(said(NumericType::F32, &2.5f32.to_le_bytes(), false, one), None);
     }
 
