@@ -194,7 +194,7 @@ impl Error {
             Error::Exists { .. } => "replace it with --force, or choose another --out".into(),
             Error::Foreign { .. } | Error::Changed { .. } => "move it away, or choose another --out".into(),
             Error::InUse { .. } => "wait until that process has ended, or choose another --out".into(),
-            Error::NumberType { .. } => "convert them to an integer or floating-point type".into(),
+            Error::NumberType { .. } => "save one real number per voxel, of an integer or floating-point type".into(),
             Error::Voxels { .. } | Error::Rows { action: "write", .. } => "this is a bug in the program; please report it".into(),
             Error::Columns { .. } | Error::Rows { .. } => "put back the table that this program wrote, or make it again".into(),
             #[cfg(feature = "state-dict")]

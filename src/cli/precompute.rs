@@ -57,9 +57,8 @@ pub struct Args {
     /// In nnU-Net's layout: numbers of the channels to use, at most three, in the order in which the network sees them [default: all]
     #[arg(long, value_name = "0,1,2", value_delimiter = ',')]
     channels: Option<Vec<u32>>,
-    /// Orientation whose third axis gives the slices, as nibabel's axis codes [default: the first training scan's]. In nnU-Net's layout, scans
-    /// stored otherwise are turned to it. In the raw Synapse and the published layout nothing is turned, as published: it says how the
-    /// arrays lie, and `predict` turns new scans to it
+    /// How the slices lie, as nibabel's axis codes [default: as the first training scan's]. nnU-Net layout: scans stored otherwise are turned
+    /// to it. Other layouts: nothing is turned; it only records how the arrays lie, for `predict`
     #[arg(long, value_name = "LPS")]
     orientation: Option<Orientation>,
     /// In the published layout, whose files do not say it: distance between voxel centres along depth, height and width, in millimetres

@@ -505,7 +505,7 @@ impl TrainError {
             TrainError::NoPublishedNames { checkpoint, .. } => {
                 format!("there are no published names to export to; {} holds the model under its own names", checkpoint.display())
             }
-            TrainError::NoSpacing { .. } => "search by dice, or state the spacing with precompute --spacing".into(),
+            TrainError::NoSpacing { .. } => "search by dice, or state the spacing with precompute --spacing (published layout); resample a scan whose affine is sheared".into(),
             TrainError::NoSweepFile => "pass --config sweep.toml, or --resume with --out".into(),
             TrainError::GridTooLarge(_) => "give the ranges fewer points, or set [budget] trials".into(),
             TrainError::SweepExists(_) => "continue it with --resume, or choose another --out".into(),

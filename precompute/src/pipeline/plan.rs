@@ -49,7 +49,7 @@ impl Plan {
             observer.message(&note);
         }
         // A byte per voxel.
-        let mask_bytes = source.check_labels(observer)? as u64;
+        let mask_bytes = source.check_labels(&config.class_names, observer)? as u64;
         let sources = source.sources(observer)?;
         for note in source.repeated(&sources) {
             observer.message(&note);
