@@ -171,7 +171,7 @@ fn nothing_is_in_millimetres_where_no_file_says_them() {
     assert!(store.slices(Split::Test).iter().all(|slice| slice.spacing_mm.is_none()));
 
     let table = succeed(on(at, "eval --store @s.zarr --zero-shot --out @voxels --save-nifti"));
-    assert!(table.contains("HD95, voxels") && table.contains("nothing is measured in millimetres of them"), "{table}");
+    assert!(table.contains("HD95, voxels") && table.contains("nothing is measured in millimetres"), "{table}");
     assert!(!table.contains(" mm") && !table.contains("ml"), "{table}");
     let report = std::fs::read_to_string(at.join("voxels/report.html")).unwrap();
     assert!(!report.contains("HD95, mm") && !report.contains("Surface Dice") && !report.contains(", ml"));
@@ -219,8 +219,8 @@ fn a_sheared_scan_has_its_mask_and_no_millimetres() {
     let told =
         said(on(at, "precompute --scans @p --store @s.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none"));
     assert!(told.contains("1 of 3 scans have a sheared affine") && told.contains("0001: an angle of 65.0 degrees"), "{told}");
-    let table = succeed(on(at, "eval --store @s.zarr --zero-shot --out @voxels --save-nifti"));
-    assert!(table.contains("1 of 1 scans is unknown (case 0001: its affine is sheared, with an angle of 65.0"), "{table}");
+    let told = said(on(at, "eval --store @s.zarr --zero-shot --out @voxels --save-nifti"));
+    assert!(told.contains("1 of 1 scans is unknown (case 0001: its affine is sheared, with an angle of 65.0"), "{told}");
     let rows: Vec<CaseRow> = read_rows(&at.join("voxels/cases.parquet")).unwrap();
     assert!(rows.iter().all(|row| row.hd95_mm.is_none() && row.volume_difference_ml.is_none()));
     let mask = read_image(&at.join("voxels/masks/0001.nii.gz")).unwrap().geometry;

@@ -405,7 +405,7 @@ fn a_dry_run_says_what_the_encoding_would() {
     let told = said(on(at, dry));
     assert!(
         told.contains("img0005.nii.gz: expected a CT in Hounsfield units")
-            && told.contains("values from 924 to 1154, 0.0 % of the voxels"),
+            && told.contains("Values from 924 to 1154; 0.0 % of the voxels"),
         "{told}"
     );
     assert!(told.contains("case 0006 cannot be used") && told.contains("NaN in slice 0"), "{told}");

@@ -60,7 +60,7 @@ impl<'a> StoredLabels<'a> {
             largest,
             scaling: self.scaling,
             classes_from: match layout {
-                Layout::NnUnet => "correct the classes in nnU-Net's dataset.json",
+                Layout::NnUnet => "the classes in nnU-Net's dataset.json",
                 Layout::Published => "state the classes with --classes",
                 Layout::RawSynapse | Layout::Unlabelled => {
                     "bring the scans into nnU-Net's layout, whose dataset.json names the classes"

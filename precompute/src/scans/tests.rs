@@ -5,7 +5,6 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sam_ladder_formats::nifti::{Geometry, NiftiImage, NiftiVersion, decode_image, read_image, write_nifti};
 use sam_ladder_formats::{Error as FileError, hdf5, npz as formats_npz};
-use sam_ladder_schemas::precompute::Intensity;
 use std::io::Write;
 
 /// An uncompressed NIfTI-1 file of `[x, y, z]` voxels.
