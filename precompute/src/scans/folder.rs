@@ -2,7 +2,8 @@
 
 use super::error::ScanError;
 use super::file_name;
-use sam_ladder_formats::nifti::{self, is_ours};
+use sam_ladder_formats::nifti::{self, origin_of};
+use sam_ladder_formats::outputs::Origin;
 use sam_ladder_formats::placeholder;
 use sam_ladder_formats::volume::{self, VOXEL_ENDINGS, split_name, without_ending};
 use std::collections::{BTreeMap, BTreeSet};
@@ -200,7 +201,7 @@ fn reason_by_name(path: &Path, name: &str) -> Option<(Reason, bool)> {
 /// Whether there are scans directly in a folder that are not masks of this program.
 fn holds_scans(folder: &Path) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().take(LOOKED_AT);
-    let is_scan = |path: PathBuf| looks_like_scan(&file_name(&path)) && path.is_file() && !is_ours(&path);
+    let is_scan = |path: PathBuf| looks_like_scan(&file_name(&path)) && path.is_file() && origin_of(&path) == Origin::Foreign;
     entries.map(|entry| entry.path()).any(is_scan)
 }
 
