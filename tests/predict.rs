@@ -181,7 +181,7 @@ fn what_the_run_was_trained_with_is_required() {
     refuse("@scan.nii --checkpoint @scan.nii", &["scan.nii"]);
     // A side network's weights by themselves are no model.
     sam_ladder_formats::state_dict::save_safetensors(
-        &at.join("cnn.safetensors"),
+        at.join("cnn.safetensors"),
         &[(
             "conv1.weight".into(),
             candle_core::Tensor::zeros((64, 3, 7, 7), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap(),

@@ -212,7 +212,7 @@ fn is_nifti(path: &Path) -> bool {
 
 /// Whether a name is that of a scan with one more `.gz`.
 fn is_packed_twice(name: &str) -> bool {
-    without_ending(name, ".gz").is_some_and(|once| looks_like_scan(once))
+    without_ending(name, ".gz").is_some_and(looks_like_scan)
 }
 
 /// Whether a file's name is that of an image, of a format that is read or of another.
