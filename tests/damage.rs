@@ -267,7 +267,7 @@ fn the_command_finds_and_repairs() {
         command
     };
     let told = succeed(precompute(&["--dry-run"]));
-    assert!(told.contains("3 images to encode take about 0 h 00 min") && told.contains("train: 1 scans, 2 slices"), "{told}");
+    assert!(told.contains("3 images to encode: about 0 h 00 min") && told.contains("train: 1 scan, 2 slices"), "{told}");
     assert!(!store.exists());
     succeed(precompute(&["--worker", "2/2"]));
     succeed(precompute(&["--worker", "1/2"]));

@@ -39,7 +39,7 @@ fn stored_as(lps: &NiftiImage, codes: &str) -> NiftiImage {
             }
         }
     }
-    NiftiImage { geometry: Geometry::of_affine([n3, n2, n1], Some(affine)), voxels, scaling: None }
+    NiftiImage { geometry: Geometry::of_affine([n3, n2, n1], Some(affine)), voxels, scaling: None, inexact: None }
 }
 
 /// Standard error of a command that must succeed.
@@ -90,7 +90,7 @@ fn a_scan_stored_otherwise_has_the_mask_of_the_same_anatomy() {
     write(&at.join("shifted.nii.gz"), &shifted);
     for store in ["", " --store @shifted.zarr"] {
         let told = said(on(at, &format!("predict --scan @shifted.nii.gz --run @run --out @m.nii.gz --force{store}")));
-        assert!(told.contains("scan shifted: the values of CT are unlike those of the training scans"), "{told}");
+        assert!(told.contains("scan shifted: its CT values differ from the training scans' (in brackets): "), "{told}");
         assert!(told.contains("no value is below 0"), "{told}");
     }
     assert!(!said(on(at, "predict --scan @new/LPS.nii.gz --run @run --out @n.nii.gz")).contains("warning"));
@@ -200,4 +200,35 @@ fn nothing_is_in_millimetres_where_no_file_says_them() {
     assert_eq!(store.config().class_names[1], "two");
     let refused = assert_refused(on(at, "eval --store @stated.zarr --zero-shot --out @y --spacing 3,0.8,0.8"));
     assert!(refused.contains("has a voxel spacing already"), "{refused}");
+}
+
+#[test]
+fn a_sheared_scan_has_its_mask_and_no_millimetres() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @p --cases 3 --size 32 --depth 4 --seed 3"));
+    // A gantry tilted by 25 degrees moves each slice along the second axis.
+    for kind in ["img", "label"] {
+        let path = at.join(format!("p/RawData/Training/{kind}/{kind}0001.nii.gz"));
+        let mut image = read_image(&path).unwrap();
+        let affine = &mut image.geometry.affine;
+        affine[1][2] = affine[2][2] * 25f64.to_radians().tan();
+        image.geometry = Geometry::of_affine(image.geometry.shape, Some(*affine));
+        write(&path, &image);
+    }
+    let told =
+        said(on(at, "precompute --scans @p --store @s.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none"));
+    assert!(told.contains("1 of 3 scans have a sheared affine") && told.contains("0001: an angle of 65.0 degrees"), "{told}");
+    let told = said(on(at, "eval --store @s.zarr --zero-shot --out @voxels --save-nifti"));
+    assert!(told.contains("1 of 1 scans is unknown (case 0001: its affine is sheared, with an angle of 65.0"), "{told}");
+    let rows: Vec<CaseRow> = read_rows(&at.join("voxels/cases.parquet")).unwrap();
+    assert!(rows.iter().all(|row| row.hd95_mm.is_none() && row.volume_difference_ml.is_none()));
+    let mask = read_image(&at.join("voxels/masks/0001.nii.gz")).unwrap().geometry;
+    let scan = read_image(&at.join("p/RawData/Training/img/img0001.nii.gz")).unwrap().geometry;
+    assert_eq!((mask.shape, mask.world_affine()), (scan.shape, scan.world_affine()));
+    let refused = assert_refused(on(at, "eval --store @s.zarr --zero-shot --out @mm --protocol standard"));
+    assert!(refused.contains("its affine is sheared") && refused.contains("--spacing"), "{refused}");
+    succeed(on(at, "eval --store @s.zarr --zero-shot --out @mm --protocol standard --spacing 3,0.8,0.8"));
+    let rows: Vec<CaseRow> = read_rows(&at.join("mm/cases.parquet")).unwrap();
+    assert!(rows.iter().all(|row| row.volume_difference_ml.is_some()));
 }

@@ -410,7 +410,7 @@ fn a_bad_new_scan_leaves_a_finished_store_as_it_is() {
     bad(f32::NAN, 1.0);
     let error = fill(&scans, &store, &config, "1/1", Formula::default()).unwrap_err();
     let (hint, error) = (error.hint().unwrap(), error.to_string());
-    assert!(error.starts_with("1 of 1 new scans cannot be used: case 0006: ") && error.contains("NaN in slice 0"), "{error}");
+    assert!(error.starts_with("1 of 1 new scan cannot be used: case 0006: ") && error.contains("NaN in slice 0"), "{error}");
     assert!(error.ends_with("s.zarr is unchanged") && hint.contains("or move these scans out of the folder"), "{error} {hint}");
     assert_same_files(&store, &before, &error);
     // Both advices work: left out, there is nothing to do; a good copy is added.

@@ -77,11 +77,13 @@ fn what_is_wrong_with_the_patients_is_named() {
     let base = folder.path();
     fs::write(base.join("short.csv"), "case,patient\n0005,A\n0007,B\n").unwrap();
     fs::write(base.join("empty.csv"), "case,patient\n").unwrap();
+    fs::write(base.join("twice.csv"), "case,patient,patient\n0005,A,1\n0006,A,2\n0007,B,3\n").unwrap();
     for (words, expected) in [
         (&["--fold", "1/3", "--group-by", "csv:patients.csv:patient"][..], "3 training cases of 2 patients, fewer than 3 folds"),
         (&["--fold", "1/2", "--group-by", "csv:short.csv:patient"], "short.csv has no line of case 0006"),
         (&["--fold", "1/2", "--group-by", "csv:empty.csv:patient"], "it has no line below its first"),
         (&["--fold", "1/2", "--group-by", "csv:patients.csv:sex"], "it has no column sex, its columns are case, age, patient"),
+        (&["--fold", "1/2", "--group-by", "csv:twice.csv:patient"], "twice.csv: its columns 2 and 3 are both called patient"),
         (&["--fold", "1/2", "--group-by", "csv:none.csv:sex"], "cannot read none.csv"),
         (&["--fold", "1/2", "--group-by", "regex:("], "( is not a regular expression: unclosed group"),
         (
@@ -95,6 +97,15 @@ fn what_is_wrong_with_the_patients_is_named() {
         assert!(!output.status.success() && error.contains(expected), "{words:?}: {error}");
         assert!(!base.join("run").exists(), "{words:?}");
     }
+}
+
+#[test]
+fn held_out_cases_are_named_with_spaces_and_count_once() {
+    let folder = workplace();
+    let output = train(folder.path(), "run", &["--val-cases", "0005, 0007,0005 ", "--max-steps", "1"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("--val-cases names 0005 twice: it counts once\n"), "{said}");
+    assert_eq!(read_record(&folder.path().join("run")).unwrap().config.val_cases, ["0005", "0007"]);
 }
 
 const SWEEP: &str = r#"

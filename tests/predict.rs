@@ -3,15 +3,25 @@
 mod cli;
 
 use cli::{assert_refused, nifti, on, succeed};
+use flate2::Compression;
 use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use sam_ladder_formats::nifti::{Geometry, NiftiVersion, read_image, write_nifti};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::process::Command;
 
 fn bytes(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_end(&mut bytes).unwrap();
     bytes
+}
+
+/// All that a command says that fails: its warnings, too.
+fn said(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
 }
 
 /// Phantoms, a store of them in a number format, and a run; enough steps that masks have organs in them.
@@ -89,7 +99,7 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     write_nifti(&scans.join("second.nii.gz"), &geometry, &voxels).unwrap();
     std::fs::write(scans.join("text.nii.gz"), b"no scan").unwrap();
     let command = || on(at, "predict --scan @new --run @run --out @masks");
-    let refused = assert_refused(command());
+    let refused = said(command());
     assert!(refused.contains("scan text") && refused.contains("1 of 3"), "{refused}");
     let second = read_image(&at.join("masks/second.nii.gz")).unwrap();
     assert_eq!(second.geometry, geometry);
@@ -100,7 +110,7 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     // The same through a store: a scan whose voxels are bad does not cost the others' masks.
     std::fs::write(scans.join("text.nii.gz"), nifti([8, 8, 2], &[f32::NAN; 128])).unwrap();
     for _ in 0..2 {
-        let refused = assert_refused(on(at, "predict --scan @new --run @run --store @new.zarr --out @stored --force"));
+        let refused = said(on(at, "predict --scan @new --run @run --store @new.zarr --out @stored --force"));
         assert!(refused.contains("1 of 3") && refused.contains("NaN in slice 0"), "{refused}");
         assert_eq!(read_image(&at.join("stored/second.nii.gz")).unwrap(), second);
         succeed(on(at, "verify --store @new.zarr"));
@@ -111,13 +121,32 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     assert!(refused.contains("--force") && refused.contains("--skip-existing"), "{refused}");
     std::fs::write(at.join("masks/plain.nii.gz"), b"mine").unwrap();
     std::fs::remove_file(scans.join("text.nii.gz")).unwrap();
-    succeed(on(at, "predict --scan @new --run @run --out @masks --skip-existing"));
+    // A kept file must be a mask of its scan's grid; the others are made.
+    std::fs::remove_file(at.join("masks/second.nii.gz")).unwrap();
+    for wrong in [b"mine".to_vec(), nifti([8, 8, 2], &[0.0; 128]), b"mine".to_vec()] {
+        std::fs::write(at.join("masks/plain.nii.gz"), wrong).unwrap();
+        let refused = said(on(at, "predict --scan @new --run @run --out @masks --skip-existing"));
+        assert!(refused.contains("scan plain is left out") && refused.contains("error: 1 of 2 scans"), "{refused}");
+        assert!(at.join("masks/second.nii.gz").is_file());
+    }
     let refused = assert_refused(on(at, "predict --scan @new --run @run --out @masks --force"));
     assert!(refused.contains("plain.nii.gz is not a mask by sam-ladder"), "{refused}");
     assert_eq!(std::fs::read(at.join("masks/plain.nii.gz")).unwrap(), b"mine");
     std::fs::remove_file(at.join("masks/plain.nii.gz")).unwrap();
     succeed(on(at, "predict --scan @new --run @run --out @masks --force"));
     assert_eq!(read_image(&at.join("masks/plain.nii.gz")).unwrap(), plain);
+
+    // A user has corrected a voxel: the header still says who wrote the mask, its hash no longer fits.
+    let mine = at.join("masks/plain.nii.gz");
+    let mut corrected = bytes(&mine);
+    *corrected.last_mut().unwrap() ^= 1;
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(&corrected).unwrap();
+    std::fs::write(&mine, packed.finish().unwrap()).unwrap();
+    let refused = assert_refused(on(at, "predict --scan @new --run @run --out @masks --force"));
+    assert!(refused.contains("plain.nii.gz has been changed since sam-ladder wrote it, and is not replaced"), "{refused}");
+    assert_eq!(bytes(&mine), corrected);
+    succeed(on(at, "predict --scan @new --run @run --out @masks --skip-existing"));
 
     // A mask never replaces its scan, and several scans do not go into one file.
     let before = std::fs::read(scans.join("second.nii.gz")).unwrap();
@@ -150,6 +179,21 @@ fn what_the_run_was_trained_with_is_required() {
     // A checkpoint without its run knows its sizes, but not which encoder it was trained with.
     refuse("@scan.nii --checkpoint @run/checkpoint.safetensors", &["checkpoint.safetensors", "--sam-checkpoint"]);
     refuse("@scan.nii --checkpoint @scan.nii", &["scan.nii"]);
+    // A side network's weights by themselves are no model.
+    sam_ladder_formats::state_dict::save_safetensors(
+        at.join("cnn.safetensors"),
+        &[(
+            "conv1.weight".into(),
+            candle_core::Tensor::zeros((64, 3, 7, 7), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap(),
+        )],
+    )
+    .unwrap();
+    refuse(
+        "@scan.nii --run @run --checkpoint @cnn.safetensors",
+        &["conv1.weight", "(1 such key)", "hint: the file must hold a whole model"],
+    );
+    let refused = assert_refused(on(at, "predict --scan @scan.nii --run @run --out @scan.nii/masks"));
+    assert!(refused.contains("scan.nii is a file, expected a folder"), "{refused}");
     // A run that was trained on a SAM checkpoint says which.
     let record = at.join("run/config.json");
     let text = std::fs::read_to_string(&record).unwrap();

@@ -105,6 +105,12 @@ fn what_nnunets_folder_holds_and_is_not_used_is_listed() {
             ("imagesTr/lonely.img", b""),
             ("imagesTr/IM000001", &[&[0; 128][..], b"DICM"].concat()),
             ("labelsTr/g.nrrd", b""),
+            ("imagesTr/a_0000.nii.gz~", &image),
+            ("imagesTr/k_0000.nii.gz.gz", &gzip(&image)),
+            ("imagesTr/.l_0000.nii.gz.X1y2Z3", &image),
+            ("imagesTr/scan17", &image),
+            ("imagesTr/site2/m_0000.nii.gz", &image),
+            ("imagesTr/logs/readme.txt", b""),
             ("imagesTr/readme.txt", b""),
             ("imagesTr/.DS_Store", b""),
         ],
@@ -112,15 +118,18 @@ fn what_nnunets_folder_holds_and_is_not_used_is_listed() {
     symlink(ANNEX, at.join("imagesTr/h_0000.nii.gz")).unwrap();
     let (cases, notes) = opened(at).unwrap();
     assert_eq!(cases, ["a", "b"]);
-    for name in ["c_0000.nrrd", "d_0000.mha", "a_0000.nii", "e_0000.mgz", "g.nrrd"] {
+    for name in ["c_0000.nrrd", "d_0000.mha", "a_0000.nii", "e_0000.mgz", "g.nrrd", "k_0000.nii.gz.gz", "scan17"] {
         assert_listed(&notes, name, "expected the ending .nii.gz");
     }
     assert_listed(&notes, "._a_0000.nii.gz", "macOS");
     assert_listed(&notes, "f_0000.nii.gz.part", "unfinished downloads");
+    assert_listed(&notes, "a_0000.nii.gz~", "backups");
+    assert_listed(&notes, ".l_0000.nii.gz.X1y2Z3", "begin with a dot");
+    assert_listed(&notes, "site2", "1 folder is not used (a folder with scans");
     assert_listed(&notes, "lonely.img", "without the header");
     assert_listed(&notes, "IM000001", "dcm2niix");
     assert_listed(&notes, "h_0000.nii.gz", "annex get h_0000.nii.gz");
-    assert!(!notes.iter().any(|note| note.contains("readme") || note.contains("DS_Store")), "{notes:?}");
+    assert!(!notes.iter().any(|note| note.contains("readme") || note.contains("logs") || note.contains("DS_Store")), "{notes:?}");
     assert!(notes.iter().any(|note| note.contains("0 test scans found")
         && note.contains("--test-cases")
         && note.contains("eval --split validation")));
@@ -396,7 +405,7 @@ fn a_dry_run_says_what_the_encoding_would() {
     let told = said(on(at, dry));
     assert!(
         told.contains("img0005.nii.gz: expected a CT in Hounsfield units")
-            && told.contains("values from 924 to 1154, 0.0 % of the voxels"),
+            && told.contains("Values from 924 to 1154; 0.0 % of the voxels"),
         "{told}"
     );
     assert!(told.contains("case 0006 cannot be used") && told.contains("NaN in slice 0"), "{told}");

@@ -158,7 +158,7 @@ fn a_run_says_what_it_will_do_and_its_log_has_every_epoch() {
     assert!(lines[3].starts_with("warning: the side network starts from random weights"), "{lines:?}");
     args.resume = true;
     train(&args).unwrap();
-    assert!(said.take().contains(&"resumes after step 4, 2 epochs are done".to_string()));
+    assert!(said.take().contains(&"resumes after step 4, 2 epochs done".to_string()));
     let log = std::fs::read_to_string(args.run.join("log.txt")).unwrap();
     assert!(expected.iter().all(|line| log.contains(line)), "{log}");
     for row in &rows {

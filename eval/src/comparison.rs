@@ -8,7 +8,7 @@ use crate::statistics::{Resampling, mean, permutation_test, wilcoxon_signed_rank
 use crate::summary::MEAN;
 use crate::table_text::{cell, interval, markdown_table, minus, number, p_text, percent, signed};
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::outputs::{self, is_regular_file};
+use sam_ladder_formats::outputs::{self, HTML_COMMENT, Origin, is_regular_file, origin_of_text, sealed};
 use sam_ladder_formats::rows::{read_rows, write_rows};
 use sam_ladder_schemas::eval::EmptyRule;
 use sam_ladder_schemas::tables::ComparisonRow;
@@ -193,11 +193,15 @@ fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
 /// Refuses to write into a folder whose files of these names are not to be replaced.
 ///
 /// # Errors
-/// [`sam_ladder_formats::Error::Exists`] unless `force` is set; [`sam_ladder_formats::Error::Foreign`] for files of another origin.
+/// [`sam_ladder_formats::Error::Exists`] unless `force` is set; [`sam_ladder_formats::Error::Foreign`] for files of another origin;
+/// [`sam_ladder_formats::Error::Changed`] for a text that someone has edited.
 pub fn may_write(folder: &Path, force: bool) -> Result<()> {
     let [table, text] = [COMPARISON_TABLE, COMPARISON_MARKDOWN].map(|name| folder.join(name));
-    let is_ours = || is_regular_file(&table) && read_rows::<ComparisonRow>(&table).is_ok();
-    Ok(outputs::may_write(&[text, table.clone()], force, "a comparison by sam-ladder", is_ours)?)
+    let origin = |path: &Path| match path == table {
+        true => Origin::ours_if(is_regular_file(path) && read_rows::<ComparisonRow>(path).is_ok()),
+        false => origin_of_text(path, HTML_COMMENT),
+    };
+    Ok(outputs::may_write(&[text, table.clone()], force, "a comparison by sam-ladder", origin)?)
 }
 
 /// Writes a comparison's two files into a folder, which is created if necessary; returns the path of the Markdown file.
@@ -208,7 +212,7 @@ pub fn write(folder: &Path, rows: &[ComparisonRow], sides: &Sides) -> Result<Pat
     create_dir(folder)?;
     write_rows(&folder.join(COMPARISON_TABLE), rows)?;
     let path = folder.join(COMPARISON_MARKDOWN);
-    write_atomic(&path, markdown(rows, sides).as_bytes())?;
+    write_atomic(&path, sealed(&format!("{}\n", markdown(rows, sides)), HTML_COMMENT).as_bytes())?;
     Ok(path)
 }
 

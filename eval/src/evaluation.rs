@@ -8,7 +8,7 @@ use crate::folder::{
 use crate::overlay::{GreySlice, Panels, draw, encode_png};
 use crate::picture_choice::choose_slices;
 use crate::protocol::Scoring;
-use crate::publish::{OutputFolder, Recorded, files_below};
+use crate::publish::{OutputFolder, Recorded, hashes_below};
 use crate::report::{ReportPage, SlicePicture};
 use crate::run_curves::RunCurves;
 use crate::scored::Scored;
@@ -215,7 +215,7 @@ impl Evaluation {
         let path = unfinished.join(EVALUATION_JSON);
         write_rows(&unfinished.join(SUMMARY_TABLE), summary)?;
         write_rows(&unfinished.join(CASES_TABLE), cases)?;
-        let files = files_below(unfinished)?.into_iter().chain([EVALUATION_JSON.to_string()]).collect();
+        let files = hashes_below(unfinished)?;
         let json = serde_json::to_vec_pretty(&Recorded { info, files });
         write_atomic(&path, &json.map_err(|source| EvalError::Json { path: path.clone(), source })?)?;
         Ok(table)

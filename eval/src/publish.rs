@@ -9,11 +9,12 @@ use crate::folder::{
 use crate::moves::{MOVES, Moves, PUBLISHING, WHAT, finish_moves};
 use sam_ladder_formats::Error;
 use sam_ladder_formats::atomic::{is_temporary_of, sync_folder, write_atomic};
-use sam_ladder_formats::outputs::{FolderLock, is_real_folder, is_regular_file, is_there, lock_folder};
+use sam_ladder_formats::hash::sha256_of_file;
+use sam_ladder_formats::outputs::{FolderLock, Origin, is_real_folder, is_regular_file, is_there, lock_folder};
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::tables::CaseRow;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,9 +28,9 @@ pub(crate) const UNFINISHED: &str = ".sam-ladder-eval";
 pub(crate) struct Recorded {
     #[serde(flatten)]
     pub(crate) info: EvaluationInfo,
-    /// The files of the evaluation by their paths below its folder; empty in evaluations of older versions.
+    /// SHA-256 of the evaluation's files, by their paths below its folder; empty for this one, which cannot hold its own.
     #[serde(default)]
-    pub(crate) files: BTreeSet<String>,
+    pub(crate) files: BTreeMap<String, String>,
 }
 
 /// An output folder that only this process writes.
@@ -45,7 +46,7 @@ impl OutputFolder {
     ///
     /// # Errors
     /// [`EvalError::Exists`] for an evaluation that is not to be replaced; [`Error::Foreign`] for anything of another origin that has the name
-    /// of one of its files; [`Error::InUse`] if another process evaluates into the folder.
+    /// of one of its files; [`Error::Changed`] for a file of it that someone has changed; [`Error::InUse`] if another process evaluates into the folder.
     pub(crate) fn begin(path: &Path, overwrite: bool) -> Result<Self> {
         create_dir(path)?;
         let folder = OutputFolder { path: path.into(), overwrite, _lock: lock_folder(path)? };
@@ -82,8 +83,9 @@ impl OutputFolder {
     fn parts_to_replace(&self) -> Result<Vec<String>> {
         let there: Vec<&str> = PARTS.into_iter().filter(|part| is_there(&self.path.join(part))).collect();
         let Some(first) = there.first() else { return Ok(Vec::new()) };
-        let foreign = |path: PathBuf| Err(Error::Foreign { path, what: WHAT }.into());
-        let Some(files) = files_of_evaluation(&self.path) else { return foreign(self.path.join(first)) };
+        let Some(files) = files_of_evaluation(&self.path) else {
+            return Err(Error::Foreign { path: self.path.join(first), what: WHAT }.into());
+        };
         if !self.overwrite {
             return Err(EvalError::Exists { path: self.path.clone() });
         }
@@ -91,12 +93,11 @@ impl OutputFolder {
             let place = self.path.join(part);
             if is_real_folder(&place) {
                 for name in names_in(&place)? {
-                    if !files.contains(&format!("{part}/{name}")) || !is_regular_file(&place.join(&name)) {
-                        return foreign(place.join(name));
-                    }
+                    let path = place.join(&name);
+                    origin_of(&path, files.get(&format!("{part}/{name}"))).may_replace(&path, WHAT)?;
                 }
-            } else if !files.contains(*part) || !is_regular_file(&place) {
-                return foreign(place);
+            } else {
+                origin_of(&place, files.get(*part)).may_replace(&place, WHAT)?;
             }
         }
         Ok(there.into_iter().map(String::from).collect())
@@ -119,25 +120,18 @@ impl OutputFolder {
     }
 }
 
-/// The files of a finished evaluation, by their paths below its folder; `None` if there is none.
-fn files_of_evaluation(folder: &Path) -> Option<BTreeSet<String>> {
+/// Whose a file is, by the hash that the evaluation recorded of it.
+fn origin_of(path: &Path, recorded: Option<&String>) -> Origin {
+    let Some(recorded) = recorded.filter(|_| is_regular_file(path)) else { return Origin::Foreign };
+    let same = recorded.is_empty() || sha256_of_file(path, |_| ()).is_ok_and(|found| found == *recorded);
+    if same { Origin::Ours } else { Origin::Changed }
+}
+
+/// The files of a finished evaluation with their hashes, by their paths below its folder; `None` if there is none.
+fn files_of_evaluation(folder: &Path) -> Option<BTreeMap<String, String>> {
     let recorded: Recorded = read_json(&folder.join(EVALUATION_JSON)).ok()?;
-    let cases: Vec<CaseRow> = read_rows(&folder.join(CASES_TABLE)).ok()?;
-    if !recorded.files.is_empty() {
-        return Some(recorded.files);
-    }
-    // Of an older version: its files have the names of its cases.
-    let mut files: BTreeSet<String> = PARTS.into_iter().map(String::from).collect();
-    for case in cases.iter().map(|row| &row.case) {
-        files.insert(format!("{MASKS}/{case}.nii.gz"));
-        let of_case = |name: &String| {
-            let number = name.strip_prefix(case.as_str()).and_then(|rest| rest.strip_prefix("_slice")?.strip_suffix(".png"));
-            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
-        };
-        let pictures = names_in(&folder.join(OVERLAYS)).unwrap_or_default().into_iter().filter(of_case);
-        files.extend(pictures.map(|name| format!("{OVERLAYS}/{name}")));
-    }
-    Some(files)
+    let _: Vec<CaseRow> = read_rows(&folder.join(CASES_TABLE)).ok()?;
+    (!recorded.files.is_empty()).then_some(recorded.files)
 }
 
 /// Names of a folder's entries. One that is not UTF-8 is spelled otherwise, and so is none of ours.
@@ -159,6 +153,14 @@ pub(crate) fn files_below(folder: &Path) -> Result<BTreeSet<String>> {
         }
     }
     Ok(files)
+}
+
+/// The hashes of these files, and the place of the evaluation's record among them.
+pub(crate) fn hashes_below(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let hash = |name: String| Ok((name.clone(), sha256_of_file(&folder.join(name), |_| ())?));
+    let mut hashes: BTreeMap<String, String> = files_below(folder)?.into_iter().map(hash).collect::<Result<_>>()?;
+    hashes.insert(EVALUATION_JSON.into(), String::new());
+    Ok(hashes)
 }
 
 #[cfg(test)]
@@ -184,7 +186,7 @@ mod tests {
         }
         write_rows(&folder.join(CASES_TABLE), &[CaseRow { case: "0001".into(), organ: text.into(), ..CaseRow::default() }])
             .unwrap();
-        let files = files_below(folder).unwrap().into_iter().chain([EVALUATION_JSON.to_string()]).collect();
+        let files = hashes_below(folder).unwrap();
         let scoring = Scoring::of(Protocol::Standard);
         let (class_names, scored) = (vec!["liver".into()], Scored::default());
         let info = EvaluationInfo { method: text.into(), class_names, scoring, scored, run_info: vec![] };
@@ -279,6 +281,20 @@ mod tests {
             assert_eq!((fs::read(out.join(below).join(file)).unwrap(), method(&out)), (b"mine".to_vec(), "again".into()));
             fs::remove_file(out.join(below).join(file)).unwrap();
         }
+        // What someone has corrected since.
+        let edited = dir.path().join("edited");
+        evaluate(&edited, "old", true, false).unwrap();
+        for file in ["masks/0001.nii.gz", TABLE_MARKDOWN] {
+            fs::write(edited.join(file), "corrected").unwrap();
+            let error = evaluate(&edited, "new", true, true).unwrap_err().to_string();
+            assert!(
+                error.ends_with(&format!("{file} has been changed since sam-ladder wrote it, and is not replaced")),
+                "{error}"
+            );
+            assert_eq!((fs::read(edited.join(file)).unwrap(), method(&edited)), (b"corrected".to_vec(), "old".into()));
+            fs::write(edited.join(file), "old").unwrap();
+        }
+        evaluate(&edited, "new", true, true).unwrap();
         // A link is not followed.
         let elsewhere = dir.path().join("elsewhere");
         create_dir(&elsewhere).unwrap();

@@ -32,6 +32,16 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// A table of someone's can be read, but something in it is wrong or missing.
+    #[error("{}: {problem}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and in which line.
+        problem: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The file ends before its data does.
     #[error("{}: truncated: its header promises {expected} bytes of voxels, found {found}", path.display())]
     Truncated {
@@ -93,6 +103,12 @@ pub enum Error {
         path: PathBuf,
         /// What the command replaces.
         what: &'static str,
+    },
+    /// What is in the way of an output was made by the same command, but someone has changed it since.
+    #[error("{} has been changed since sam-ladder wrote it, and is not replaced", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
     },
     /// Another process writes the folder.
     #[error("{} is being written by another process", path.display())]
@@ -171,14 +187,14 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Error::Io { source, .. } => return io_hint(source),
-            Error::Format { advice, .. } => (*advice).into(),
+            Error::Format { advice, .. } | Error::Content { advice, .. } => (*advice).into(),
             Error::Truncated { .. } => COPY_AGAIN.into(),
             Error::NotFetched { command, .. } => format!("fetch it with `{command}`"),
             Error::Dangling { .. } => "put the file there, or correct the link".into(),
             Error::Exists { .. } => "replace it with --force, or choose another --out".into(),
-            Error::Foreign { .. } => "move it away, or choose another --out".into(),
+            Error::Foreign { .. } | Error::Changed { .. } => "move it away, or choose another --out".into(),
             Error::InUse { .. } => "wait until that process has ended, or choose another --out".into(),
-            Error::NumberType { .. } => "convert them to an integer or floating-point type".into(),
+            Error::NumberType { .. } => "save one real number per voxel, of an integer or floating-point type".into(),
             Error::Voxels { .. } | Error::Rows { action: "write", .. } => "this is a bug in the program; please report it".into(),
             Error::Columns { .. } | Error::Rows { .. } => "put back the table that this program wrote, or make it again".into(),
             #[cfg(feature = "state-dict")]
@@ -233,6 +249,11 @@ impl Problem {
     #[cfg(feature = "state-dict")]
     pub(crate) fn of(self, part: &str) -> Self {
         Problem { what: format!("{part}: {}", self.what), ..self }
+    }
+
+    /// The problem of a file that can be read.
+    pub(crate) fn in_content_of(self, path: &Path) -> Error {
+        Error::Content { path: path.into(), problem: self.what, advice: self.advice }
     }
 
     pub(crate) fn in_file(self, path: &Path, format: &'static str) -> Error {

@@ -60,6 +60,50 @@ impl NumericType {
         }
     }
 
+    /// A name of a NIfTI `datatype` code that is none of these types.
+    pub(crate) fn refused_nifti_code(code: i16) -> String {
+        let name = match code {
+            32 | 1792 | 2048 => "complex (code ",
+            128 | 2304 => "colour (RGB, code ",
+            _ => return format!("code {code}"),
+        };
+        format!("{name}{code})")
+    }
+
+    /// The first number that is too large for float32 to hold every whole number of its size, with its place; `values` are the numbers as
+    /// decoded. In words, since float32 would show another number.
+    pub(crate) fn first_inexact(
+        self,
+        values: &[f32],
+        bytes: &[u8],
+        big_endian: bool,
+        scaling: (f64, f64),
+    ) -> Option<(usize, String)> {
+        const LIMIT: f32 = (1 << f32::MANTISSA_DIGITS) as f32;
+        let at = values.iter().position(|value| value.abs() >= LIMIT)?;
+        let mut raw = bytes.get(at * self.bytes()..)?.get(..self.bytes())?.to_vec();
+        if big_endian {
+            raw.reverse();
+        }
+        let mut wide = [0; 8];
+        wide[..raw.len()].copy_from_slice(&raw);
+        let whole = u64::from_le_bytes(wide);
+        let value = match self {
+            Self::U32 | Self::U64 if scaling == (1.0, 0.0) => return Some((at, whole.to_string())),
+            Self::I32 if scaling == (1.0, 0.0) => return Some((at, (whole as u32 as i32).to_string())),
+            Self::I64 if scaling == (1.0, 0.0) => return Some((at, (whole as i64).to_string())),
+            Self::F32 if scaling == (1.0, 0.0) => return Some((at, format!("{:e}", f32::from_bits(whole as u32)))),
+            Self::U8 | Self::U16 | Self::U32 | Self::U64 => whole as f64,
+            Self::I8 => f64::from(whole as u8 as i8),
+            Self::I16 => f64::from(whole as u16 as i16),
+            Self::I32 => f64::from(whole as u32 as i32),
+            Self::I64 => whole as i64 as f64,
+            Self::F32 => f64::from(f32::from_bits(whole as u32)),
+            Self::F64 => f64::from_bits(whole),
+        };
+        Some((at, in_words(value * scaling.0 + scaling.1)))
+    }
+
     /// The numbers in `bytes` times `slope` plus `intercept`, computed in f64 and then rounded to f32, as by nibabel's
     /// `get_fdata().astype(float32)`. A slope of 1 and an intercept of 0 change nothing.
     pub(crate) fn decode(self, bytes: &[u8], big_endian: bool, slope: f64, intercept: f64) -> Vec<f32> {
@@ -92,6 +136,12 @@ impl NumericType {
     }
 }
 
+/// A number with a power of ten where it would have many digits.
+fn in_words(value: f64) -> String {
+    let plain = value == 0.0 || !value.is_finite() || (1e-4..1e15).contains(&value.abs());
+    if plain { format!("{value}") } else { format!("{value:e}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +169,23 @@ mod tests {
         check!(i64, I64);
         check!(f32, F32);
         check!(f64, F64);
+    }
+
+    #[test]
+    fn what_float32_does_not_hold_is_said_as_it_is_stored() {
+        let said = |numeric: NumericType, bytes: &[u8], big_endian: bool, (slope, intercept): (f64, f64)| {
+            let values = numeric.decode(bytes, big_endian, slope, intercept);
+            numeric.first_inexact(&values, bytes, big_endian, (slope, intercept))
+        };
+        let one = (1.0, 0.0);
+        let signed: Vec<u8> = [1i64, -(1 << 32) - 1].iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(said(NumericType::I64, &signed, false, one), Some((1, "-4294967297".into())));
+        assert_eq!(said(NumericType::U64, &((1u64 << 63) + 1).to_be_bytes(), true, one), Some((0, "9223372036854775809".into())));
+        assert_eq!(said(NumericType::I32, &(-20_000_001i32).to_be_bytes(), true, one), Some((0, "-20000001".into())));
+        assert_eq!(said(NumericType::F64, &1e300f64.to_le_bytes(), false, one), Some((0, "1e300".into())));
+        assert_eq!(said(NumericType::U16, &60_000u16.to_le_bytes(), false, (1000.0, 1.0)), Some((0, "60000001".into())));
+        assert_eq!(said(NumericType::F32, &1e30f32.to_le_bytes(), false, one), Some((0, "1e30".into())));
+        assert_eq!(said(NumericType::F32, &2.5f32.to_le_bytes(), false, one), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::encoder::EncoderError;
 use crate::scans::ScanError;
 use crate::size::in_words;
+use sam_ladder_schemas::counted::counted;
 use std::path::PathBuf;
 
 /// Result of stage one.
@@ -70,7 +71,7 @@ pub enum Error {
         free: u64,
     },
     /// Writing stopped half-way.
-    #[error("{source}; {done} of {total} slices are finished and kept in {}", store.display())]
+    #[error("{source}; {done} of {} finished and kept in {}", counted(*total, "slice"), store.display())]
     Interrupted {
         /// Why.
         source: Box<Error>,
@@ -82,7 +83,7 @@ pub enum Error {
         total: usize,
     },
     /// Someone wanted to stop.
-    #[error("stopped as requested; {done} of {total} slices are finished and kept in {}", store.display())]
+    #[error("stopped as requested; {done} of {} finished and kept in {}", counted(*total, "slice"), store.display())]
     Stopped {
         /// The store.
         store: PathBuf,
@@ -93,8 +94,9 @@ pub enum Error {
     },
     /// Some of the scans by which a finished store should grow cannot be used.
     #[error(
-        "{} of {total} new scans cannot be used: {}; {} is unchanged",
+        "{} of {} cannot be used: {}; {} is unchanged",
         bad.len(),
+        counted(*total, "new scan"),
         bad.iter().map(|(case, error)| format!("case {case}: {error}")).collect::<Vec<_>>().join("; "),
         store.display()
     )]
@@ -108,8 +110,9 @@ pub enum Error {
     },
     /// Some scans cannot be used; the others are in the store.
     #[error(
-        "{} of {total} scans cannot be used: {}; the others are finished and kept in {}, which stays incomplete",
+        "{} of {} cannot be used: {}; the others are finished and kept in {}, which stays incomplete",
         bad.len(),
+        counted(*total, "scan"),
         bad.iter().map(|(case, error)| format!("case {case}: {error}")).collect::<Vec<_>>().join("; "),
         store.display()
     )]

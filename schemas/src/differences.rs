@@ -5,7 +5,8 @@ use serde_json::Value;
 /// Differences that a message lists; any more are only counted.
 const TOLD: usize = 6;
 
-/// Lists where `found` differs from `expected`, as `key: EXPECTED_NAME <value>, FOUND_NAME <value>` joined by `; `.
+/// Lists where `found` differs from `expected`, as `key: EXPECTED_NAME <value>, FOUND_NAME <value>` joined by `; `; a value that one side
+/// lacks is `none`.
 ///
 /// Arrays of objects that have a `path` (source files) are matched by it. Empty when the two are equal.
 pub fn differences(expected: &Value, expected_name: &str, found: &Value, found_name: &str) -> String {
@@ -52,7 +53,7 @@ fn path_of(value: &Value) -> Option<&str> {
 }
 
 fn short(value: Option<&Value>) -> String {
-    let Some(value) = value else { return "nothing".into() };
+    let Some(value) = value.filter(|value| !value.is_null()) else { return "none".into() };
     let text = value.to_string();
     if text.chars().count() <= 72 {
         return text;
@@ -73,7 +74,7 @@ mod tests {
         let text = differences(&store, "store", &asked, "asked");
         assert_eq!(
             text,
-            "config.image_size: store 512, asked 224; sources.a: store \"1\", asked nothing; sources.b: store nothing, asked \"2\""
+            "config.image_size: store 512, asked 224; sources.a: store \"1\", asked none; sources.b: store none, asked \"2\""
         );
         assert_eq!(differences(&store, "store", &store, "asked"), "");
     }

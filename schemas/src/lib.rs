@@ -3,6 +3,7 @@
 //! It has no I/O and no tensors, so that every stage and tool can share these types at no cost.
 
 pub mod classes;
+pub mod counted;
 pub mod device_store;
 pub mod differences;
 pub mod encoder;

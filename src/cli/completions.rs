@@ -5,7 +5,8 @@ use anyhow::Context;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::outputs::{self, is_regular_file, is_there};
+use sam_ladder_formats::outputs::{self, Origin, is_regular_file, is_there};
+use sam_ladder_schemas::counted::counted;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `completions`.
@@ -61,14 +62,16 @@ impl ManArgs {
         let files = pages.iter().map(|(title, _)| self.out.join(format!("{title}.1"))).collect::<Vec<_>>();
         // Installing replaces the pages of an earlier version without asking, and no other file.
         for path in files.iter().filter(|path| is_there(path)) {
-            outputs::may_write(std::slice::from_ref(path), true, "a manual page of sam-ladder", || is_our_page(path))?;
+            outputs::may_write(std::slice::from_ref(path), true, "a manual page of sam-ladder", |path| {
+                Origin::ours_if(is_our_page(path))
+            })?;
         }
         for ((title, command), path) in pages.iter().zip(&files) {
             let mut page = Vec::new();
             clap_mangen::Man::new(command.clone()).title(title.to_uppercase()).render(&mut page)?;
             write_atomic(path, &page)?;
         }
-        print_note!("{} pages: {}", pages.len(), self.out.display());
+        print_note!("{}: {}", counted(pages.len(), "page"), self.out.display());
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use super::sam_checkpoint::ensure_same;
 use crate::print::print_note;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::sized_encoder_tensors;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_train::{ExportArgs, RunCheckpoint, export};
 use std::path::PathBuf;
 
@@ -52,7 +53,7 @@ impl Args {
         let args =
             ExportArgs { run: self.run, checkpoint: run_checkpoint(self.last), out: self.out, force: self.force, image_encoder };
         let tensors = export(&args)?;
-        print_note!("{tensors} tensors: {}", args.out.display());
+        print_note!("{}: {}", counted(tensors, "tensor"), args.out.display());
         Ok(())
     }
 }

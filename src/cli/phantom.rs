@@ -3,6 +3,7 @@
 use super::progress::Terminal;
 use crate::print::print_note;
 use sam_ladder_precompute::phantom::{PhantomConfig, write_phantom};
+use sam_ladder_schemas::counted::counted;
 use std::path::PathBuf;
 
 /// Arguments of `phantom`.
@@ -35,7 +36,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let Args { out, cases, size, depth, seed } = self;
         write_phantom(&PhantomConfig { out: out.clone(), cases, size, depth, seed }, &*Terminal::new())?;
-        print_note!("{cases} scans of {depth} slices of {size}×{size} are in {}", out.display());
+        let (scans, slices) = (counted(cases, "scan"), counted(depth, "slice"));
+        print_note!("in {}: {scans} of {slices} of {size}×{size}", out.display());
         Ok(())
     }
 }

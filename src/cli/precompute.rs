@@ -13,6 +13,7 @@ use crate::slurm::{Job, JobsFolder, Word};
 use sam_ladder_cache::{Store, images_stored};
 use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Space, Summary, estimate, identify_weights, load, run_part};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, parse_spacing};
@@ -56,9 +57,8 @@ pub struct Args {
     /// In nnU-Net's layout: numbers of the channels to use, at most three, in the order in which the network sees them [default: all]
     #[arg(long, value_name = "0,1,2", value_delimiter = ',')]
     channels: Option<Vec<u32>>,
-    /// Orientation whose third axis gives the slices, as nibabel's axis codes [default: the first training scan's]. In nnU-Net's layout, scans
-    /// stored otherwise are turned to it. In the raw Synapse and the published layout nothing is turned, as published: it says how the
-    /// arrays lie, and `predict` turns new scans to it
+    /// How the slices lie, as nibabel's axis codes [default: as the first training scan's]. nnU-Net layout: scans stored otherwise are turned
+    /// to it. Other layouts: nothing is turned; it only records how the arrays lie, for `predict`
     #[arg(long, value_name = "LPS")]
     orientation: Option<Orientation>,
     /// In the published layout, whose files do not say it: distance between voxel centres along depth, height and width, in millimetres
@@ -185,15 +185,15 @@ impl Args {
         let store = args.store.display();
         if !summary.complete {
             let Summary { slices_written, images_encoded, seconds, .. } = summary;
+            let (slices, images) = (counted(slices_written, "slice"), counted(images_encoded, "image"));
             let worker = self.worker;
-            print_note!(
-                "worker {worker} is done: {slices_written} slices, {images_encoded} images in {seconds:.1} s; other workers are not"
-            );
+            print_note!("worker {worker} is done: {slices}, {images} in {seconds:.1} s; other workers are not");
         } else if summary.already_complete {
             print_note!("{store} is complete already: nothing to do");
         } else {
             let Summary { slices_written, slices_total, images_encoded, seconds, .. } = summary;
-            print_note!("{slices_written} of {slices_total} slices, {images_encoded} images in {seconds:.1} s: {store}");
+            let (slices, images) = (counted(slices_total, "slice"), counted(images_encoded, "image"));
+            print_note!("{slices_written} of {slices}, {images} in {seconds:.1} s: {store}");
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_train::{HeldOut, held_out, identity_variant};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The cases of one split that are scored.
@@ -73,26 +74,47 @@ impl<'a> ScoredCases<'a> {
         store.slices(self.split).iter().filter(|slice| self.cases.contains(&slice.case))
     }
 
-    /// Millimetres need a spacing, and a scan that has one needs no other.
+    /// Millimetres need a spacing; a stated one is for the scans that have none.
     fn check_spacing(&self, settings: &EvalSettings) -> anyhow::Result<()> {
         let place = self.store.path().display();
-        let with_spacing = self.slices().find(|slice| slice.spacing_mm.is_some());
-        if let (Some(_), Some(slice)) = (settings.spacing, with_spacing) {
-            let message = format!("{place}: case {} has a voxel spacing already, so --spacing does not apply", slice.case);
-            return Err(refusal(message, "remove --spacing"));
-        }
-        let in_mm = Scoring::from(settings).unit == DistanceUnit::Millimetres;
-        match self.slices().find(|slice| slice.spacing_mm.is_none()).filter(|_| settings.spacing.is_none()) {
-            Some(slice) if in_mm => {
-                let message =
-                    format!("{place}: the voxel spacing of case {} is unknown, so HD95 cannot be in millimetres", slice.case);
-                Err(refusal(message, "state it with --spacing DEPTH,HEIGHT,WIDTH, or measure in voxels with --unit voxels"))
+        let unknown: BTreeSet<&str> =
+            self.slices().filter(|slice| slice.spacing_mm.is_none()).map(|slice| slice.case.as_str()).collect();
+        match (unknown.first(), settings.spacing) {
+            (None, None) => Ok(()),
+            (None, Some(_)) => {
+                let case = self.cases.first().map_or("", |case| case);
+                let message = format!("{place}: case {case} has a voxel spacing already, so --spacing does not apply");
+                Err(refusal(message, "remove --spacing"))
             }
-            Some(_) => {
-                print_note!("the voxel spacing of the scans is unknown: nothing is measured in millimetres; --spacing states it");
+            (Some(_), Some(_)) => Ok(()),
+            (Some(case), None) => {
+                let why = self.why_unknown(case);
+                if Scoring::from(settings).unit == DistanceUnit::Millimetres {
+                    let message =
+                        format!("{place}: the voxel spacing of case {case} is unknown{why}, so HD95 cannot be in millimetres");
+                    let hint = "state it with --spacing DEPTH,HEIGHT,WIDTH, or measure in voxels with --unit voxels";
+                    return Err(refusal(message, hint));
+                }
+                let (count, all) = (unknown.len(), self.cases.len());
+                print_note!(
+                    "warning: the voxel spacing of {count} of {all} scans is unknown{why}: nothing is measured in millimetres of them; \
+                     --spacing states it"
+                );
                 Ok(())
             }
-            None => Ok(()),
+        }
+    }
+
+    /// Why a scan that lies in space has no spacing.
+    fn why_unknown(&self, case: &str) -> String {
+        let geometry = self.scan(case).ok().and_then(geometry_in_store);
+        match geometry.and_then(|geometry| geometry.sheared_to_deg()) {
+            Some(degrees) => {
+                format!(
+                    " (case {case}: its affine is sheared, with an angle of {degrees:.1} degrees between its axes, expected 90.0)"
+                )
+            }
+            None => String::new(),
         }
     }
 

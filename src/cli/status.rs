@@ -6,6 +6,7 @@ use crate::slurm::{JobsFolder, TaskState, tasks_of};
 use anyhow::Context;
 use sam_ladder_cache::{Error, StoreLayout, VerifyReport, images_stored};
 use sam_ladder_formats::rows::read_rows_without;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::slurm::{JobKind, JobRecord};
 use sam_ladder_schemas::sweep::{RETIRED_TRIAL_COLUMNS, SWEEP_CONFIG, TRIAL_RECORD, TRIALS_DIR, TrialRow, TrialStatus};
 use serde::Serialize;
@@ -163,7 +164,7 @@ impl StoreStatus {
         }
         let percent = 100.0 * *images_stored as f64 / (*images_total).max(1) as f64;
         let complete = if self.complete { "complete" } else { "unfinished" };
-        format!("{path} is {complete}: {images_stored} of {images_total} images ({percent:.1} %)\n")
+        format!("{path} is {complete}: {images_stored} of {} ({percent:.1} %)\n", counted(*images_total, "image"))
     }
 }
 
@@ -179,7 +180,8 @@ impl SweepStatus {
             (Some(trial), Some(dice)) => format!(", best validation Dice {:.2} % by trial {trial}", 100.0 * dice),
             _ => String::new(),
         };
-        format!("{path}: {} trials{states}, {} epochs{best}\n", self.trials, self.epochs)
+        let (trials, epochs) = (counted(self.trials, "trial"), counted(self.epochs, "epoch"));
+        format!("{path}: {trials}{states}, {epochs}{best}\n")
     }
 }
 

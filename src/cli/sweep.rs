@@ -10,6 +10,7 @@ use crate::interrupt;
 use crate::print::{print_line, print_note};
 use anyhow::ensure;
 use sam_ladder_eval::{MaskPair, MaskView, SUMMARY_TABLE};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
 use sam_ladder_train::run::Hd95;
 use sam_ladder_train::sweep::{self, SweepArgs, SweepSummary};
@@ -141,7 +142,7 @@ impl Args {
         let summary = outcome?;
         print_note!("page: {}", page?.display());
         print(&summary);
-        print_note!("{} trials: {}", summary.trials.len(), self.out.display());
+        print_note!("{}: {}", counted(summary.trials.len(), "trial"), self.out.display());
         if self.final_run {
             self.evaluate_best(&store, &args, &summary, &stop)?;
         }

@@ -12,6 +12,7 @@ use crate::error::refusal;
 use crate::interrupt;
 use crate::print::print_note;
 use sam_ladder_cache::{TrainingSplit, is_remote};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::train::TrainConfig;
 use sam_ladder_train::run::{self, TrainArgs};
 use std::path::{Path, PathBuf};
@@ -72,6 +73,7 @@ impl Args {
         let record = if self.resume { Some(run::read_record(&self.run)?) } else { None };
         let base = record.as_ref().map_or_else(TrainConfig::default, |record| record.config.clone());
         let mut config = self.settings.over(base)?;
+        config.val_cases = each_once(&config.val_cases);
         if let Some(fold) = &self.fold {
             let store = TrainingSplit::open(store)?;
             config.val_cases = run::fold_cases(&store, fold, &run::groups_of(&config, record.as_ref(), &store)?)?;
@@ -115,9 +117,22 @@ impl Args {
             Some((dice, epoch)) => format!("; the best epoch is {epoch}, with a validation Dice of {dice:.4}"),
             None => String::new(),
         };
-        print_note!("{} steps{at}{best}: {}", summary.steps, self.run.display());
+        print_note!("{}{at}{best}: {}", counted(summary.steps, "step"), self.run.display());
         Ok(())
     }
+}
+
+/// The names of `--val-cases` without the spaces around them; one that is named twice counts once, and a message says so.
+fn each_once(names: &[String]) -> Vec<String> {
+    let mut once: Vec<String> = Vec::with_capacity(names.len());
+    for name in names.iter().map(|name| name.trim()) {
+        if once.iter().any(|known| known == name) {
+            print_note!("--val-cases names {name} twice: it counts once");
+        } else {
+            once.push(name.into());
+        }
+    }
+    once
 }
 
 /// The store that the record of a run or a sweep in `folder` names.

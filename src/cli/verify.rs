@@ -8,6 +8,7 @@ use crate::print::{print_line, print_note};
 use anyhow::Context;
 use sam_ladder_cache::{Error, VerifyReport, verify};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, PrecomputeArgs, load, repair};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -59,7 +60,7 @@ impl Args {
             print_line!("damaged: {damage}");
         }
         if report.damage.is_empty() {
-            print_note!("{} is undamaged: {} files checked", self.store.display(), report.files);
+            print_note!("{} is undamaged: {} checked", self.store.display(), counted(report.files, "file"));
             return Ok(());
         }
         let damaged = match report.damage.len() {
@@ -129,7 +130,8 @@ impl Args {
         let options = FillOptions::whole(args.batch_size, &*args.observer);
         let summary = repair(&self.store, report, &options, plan, || load(&args)).context("the repair stopped")?;
         if let Some(summary) = summary {
-            print_note!("{} slices written, {} images encoded", summary.slices_written, summary.images_encoded);
+            let (slices, images) = (counted(summary.slices_written, "slice"), counted(summary.images_encoded, "image"));
+            print_note!("{slices} written, {images} encoded");
         }
         Ok(())
     }

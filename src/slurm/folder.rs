@@ -8,8 +8,8 @@ use crate::print::{print_line, print_note};
 use anyhow::Context;
 use sam_ladder_cache::is_remote;
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::hash::sha256_hex;
-use sam_ladder_formats::outputs::{is_regular_file, is_there};
+use sam_ladder_formats::outputs::{HASH_COMMENT, Origin, is_there, origin_of_text, sealed};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::slurm::{JOBS_RECORD, JOBS_SUFFIX, JobKind, JobRecord, JobsRecord};
 use std::path::{Path, PathBuf, absolute};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -87,7 +87,7 @@ impl JobsFolder {
         files.iter().try_for_each(|(path, _)| may_replace(path))?;
         std::fs::create_dir_all(&self.path).with_context(|| format!("cannot create {}", self.path.display()))?;
         for (path, script) in &files {
-            write_atomic(path, sealed(script).as_bytes())?;
+            write_atomic(path, sealed(script, HASH_COMMENT).as_bytes())?;
         }
         if how == Submission::ScriptsOnly {
             print_line!("{}", self.by_hand(jobs, after));
@@ -107,7 +107,7 @@ impl JobsFolder {
             let after = before.as_ref().map(|before| before.id);
             let submitted = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             let submitted = JobRecord { kind: job.kind, id, tasks: job.tasks(), after, submitted, script };
-            let tasks = submitted.tasks.map_or_else(String::new, |tasks| format!(", {tasks} tasks"));
+            let tasks = submitted.tasks.map_or_else(String::new, |tasks| format!(", {}", counted(tasks, "task")));
             let waits = after.map_or_else(String::new, |after| format!(", after job {after}"));
             print_line!("{} is job {id}{tasks}{waits}", job.kind.name());
             record.jobs.push(submitted.clone());
@@ -158,21 +158,9 @@ impl JobsFolder {
     }
 }
 
-/// What the last line of a script begins with; the hash of the lines above it follows.
-const SEAL: &str = "# A script that was changed is not replaced: SHA-256 ";
-
-/// A script with its seal, by which it is recognised as long as nobody changes it.
-fn sealed(script: &str) -> String {
-    format!("{script}{SEAL}{}\n", sha256_hex(script.as_bytes()))
-}
-
 /// Refuses to replace a file that is no script of ours, or that someone has changed.
 fn may_replace(path: &Path) -> anyhow::Result<()> {
-    let is_ours = || {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.rfind(SEAL).is_some_and(|at| text == sealed(&text[..at]))
-    };
-    if !is_there(path) || is_regular_file(path) && is_ours() {
+    if !is_there(path) || origin_of_text(path, HASH_COMMENT) == Origin::Ours {
         return Ok(());
     }
     let message = format!("{} is not as sam-ladder writes it, and is not replaced", path.display());
@@ -201,7 +189,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sweep.sh");
         may_replace(&path).unwrap();
-        let script = sealed("#!/bin/bash\nexit 0\n");
+        let script = sealed("#!/bin/bash\nexit 0\n", HASH_COMMENT);
         std::fs::write(&path, &script).unwrap();
         may_replace(&path).unwrap();
         let others = [

@@ -1,6 +1,7 @@
 //! The crate's error type: each message is one line that says what was expected and what was found; its hint says what to do.
 
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::variants::VariantKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ pub enum TrainError {
     #[error("--fold must be i/n with n at least 2 and i from 1 to n, such as 1/5, found {0:?}")]
     FoldSyntax(String),
     /// More folds than training cases.
-    #[error("{wanted}: the store has {cases} training cases, fewer than {folds} folds")]
+    #[error("{wanted}: the store has {}, fewer than {folds} folds", counted(*cases, "training case"))]
     TooManyFolds {
         /// Source of the folds: the option, or the key of the sweep's file.
         wanted: String,
@@ -89,7 +90,11 @@ pub enum TrainError {
         table: PathBuf,
     },
     /// More folds than patients.
-    #[error("{wanted}: the store has {cases} training cases of {groups} patients, fewer than {folds} folds")]
+    #[error(
+        "{wanted}: the store has {} of {}, fewer than {folds} folds",
+        counted(*cases, "training case"),
+        counted(*groups, "patient")
+    )]
     TooFewGroups {
         /// Source of the folds: the option, or the key of the sweep's file.
         wanted: String,
@@ -178,7 +183,7 @@ pub enum TrainError {
     #[error("the store's variant probabilities sum to {0}, expected 1")]
     Probabilities(f64),
     /// A key of a weights file that the model lacks.
-    #[error("{path}: key {key} is not part of the model ({count} such keys)")]
+    #[error("{path}: key {key} is not part of the model ({})", counted(*count, "such key"))]
     UnknownKey {
         /// The file.
         path: PathBuf,
@@ -186,6 +191,8 @@ pub enum TrainError {
         key: String,
         /// Number of such keys.
         count: usize,
+        /// What the file should hold.
+        advice: &'static str,
     },
     /// The run folder exists already.
     #[error("{0} exists and is not empty")]
@@ -470,11 +477,7 @@ impl TrainError {
             TrainError::AllHeldOut(_) => "leave some to train on".into(),
             TrainError::NoVariant { .. } => "run precompute with more variants (--augment), or train with fewer".into(),
             TrainError::NoIdentity(_) | TrainError::Probabilities(_) => "run precompute again".into(),
-            TrainError::UnknownKey { .. } => {
-                "--init takes the published names, --cnn-checkpoint those of the side network's publisher (torchvision's \
-                                              ResNet-18 unless --side-network says otherwise)"
-                    .into()
-            }
+            TrainError::UnknownKey { advice, .. } => (*advice).into(),
             TrainError::RunExists(_) => "continue it with --resume, or choose another --run".into(),
             TrainError::RunBusy(_) => "wait until it has ended, or choose another --run".into(),
             TrainError::WorkerBusy { .. } => "wait until it has ended, or join it as another worker, such as --worker 2/2".into(),
@@ -502,7 +505,7 @@ impl TrainError {
             TrainError::NoPublishedNames { checkpoint, .. } => {
                 format!("there are no published names to export to; {} holds the model under its own names", checkpoint.display())
             }
-            TrainError::NoSpacing { .. } => "search by dice, or state the spacing with precompute --spacing".into(),
+            TrainError::NoSpacing { .. } => "search by dice, or state the spacing with precompute --spacing (published layout); resample a scan whose affine is sheared".into(),
             TrainError::NoSweepFile => "pass --config sweep.toml, or --resume with --out".into(),
             TrainError::GridTooLarge(_) => "give the ranges fewer points, or set [budget] trials".into(),
             TrainError::SweepExists(_) => "continue it with --resume, or choose another --out".into(),

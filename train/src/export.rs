@@ -6,7 +6,7 @@ use crate::model::ModelConfig;
 use crate::run::{read_info, read_record};
 use crate::trained_model::{RunCheckpoint, run_checkpoint};
 use candle_core::Tensor;
-use sam_ladder_formats::outputs::{self, is_regular_file};
+use sam_ladder_formats::outputs::{self, Origin, is_regular_file};
 use sam_ladder_formats::state_dict::{is_ours, save_pth, save_safetensors};
 use std::path::{Path, PathBuf};
 
@@ -38,8 +38,8 @@ pub struct ExportArgs {
 /// A run without a checkpoint, an output that exists (with `force`: that is no earlier export) or has another extension, a full disk.
 pub fn export(args: &ExportArgs) -> Result<usize> {
     let format = Format::of(&args.out)?;
-    let ours = || is_regular_file(&args.out) && is_ours(&args.out);
-    outputs::may_write(std::slice::from_ref(&args.out), args.force, "a model exported by sam-ladder", ours)?;
+    let origin = |path: &Path| Origin::ours_if(is_regular_file(path) && is_ours(path));
+    outputs::may_write(std::slice::from_ref(&args.out), args.force, "a model exported by sam-ladder", origin)?;
     let record = read_record(&args.run)?;
     let config = ModelConfig::of_run(&record.config, record.image_size, record.num_classes);
     if !config.has_published_names() {

@@ -25,6 +25,9 @@ const SEEDED_PARTS: [&str; 3] = ["mask_tokens", "output_hypernetworks_mlps", "io
 /// Parts of the published state dict that the model does not need: unused, or replaced by the store.
 const UNUSED_PARTS: [&str; 5] =
     ["sam.image_encoder.", "sam_encoder.", "CNN_encoder.layer4.", "CNN_encoder.fc.", "CNN_encoder.head."];
+/// What a file with a whole model should hold.
+const WHOLE_MODEL: &str = "the file must hold a whole model in the published code's names; the weights of a side network by themselves are \
+                           for `train --cnn-checkpoint`";
 /// The gate's parameters.
 const GATE_PREFIX: &str = "sam.alpha";
 /// A batch norm's step counter, which torchvision's older checkpoints lack.
@@ -63,7 +66,7 @@ pub fn whole_model(config: &ModelConfig, path: &Path) -> Result<ModelWeights> {
     checksum::check_file(path)?;
     let file = StateDict::open(path)?;
     let expected = ModelWeights::expected(config);
-    refuse_unknown(path, &file, |name| {
+    refuse_unknown(path, &file, WHOLE_MODEL, |name| {
         UNUSED_PARTS.iter().any(|part| name.starts_with(part)) || expected.iter().any(|(known, _)| known == name)
     })?;
     let mut weights = BTreeMap::new();
@@ -103,11 +106,12 @@ fn open_decoder(path: &Path) -> Result<StateDict> {
     Ok(StateDict::from_safetensors(path.display().to_string(), read_file(path)?)?)
 }
 
-fn refuse_unknown(path: &Path, file: &StateDict, known: impl Fn(&str) -> bool) -> Result<()> {
+/// Refuses a file with keys that are not `known`; `advice` says what it should hold.
+fn refuse_unknown(path: &Path, file: &StateDict, advice: &'static str, known: impl Fn(&str) -> bool) -> Result<()> {
     let mut unknown: Vec<String> = file.names().map(|name| name.to_string()).filter(|name| !known(name)).collect();
     unknown.sort_unstable();
     let Some(first) = unknown.first() else { return Ok(()) };
-    Err(TrainError::UnknownKey { path: path.into(), key: first.clone(), count: unknown.len() })
+    Err(TrainError::UnknownKey { path: path.into(), key: first.clone(), count: unknown.len(), advice })
 }
 
 /// A file's tensor, on the CPU; a missing step counter is 0, as in PyTorch.

@@ -13,7 +13,7 @@ use crate::scores::Scores;
 use crate::statistics::{FEWEST_CASES, Interval, Resampling, mean, standard_deviation};
 use crate::summary::MEAN;
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::outputs::{self, is_regular_file};
+use sam_ladder_formats::outputs::{self, HTML_COMMENT, LATEX_COMMENT, Origin, is_regular_file, origin_of_text, sealed};
 use sam_ladder_formats::rows::{read_rows, write_rows};
 use sam_ladder_schemas::eval::EmptyRule;
 use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, ResultRow};
@@ -188,11 +188,16 @@ impl ResultsTable {
     /// Refuses to write the files of [`Self::write`] where they are not to be replaced.
     ///
     /// # Errors
-    /// [`sam_ladder_formats::Error::Exists`] unless `force` is set; [`sam_ladder_formats::Error::Foreign`] for files of another origin.
+    /// [`sam_ladder_formats::Error::Exists`] unless `force` is set; [`sam_ladder_formats::Error::Foreign`] for files of another origin;
+    /// [`sam_ladder_formats::Error::Changed`] for a text that someone has edited.
     pub fn may_write(folder: &Path, name: &str, force: bool) -> Result<()> {
         let files = ["md", "tex", "parquet"].map(|ending| folder.join(format!("{name}.{ending}")));
-        let is_ours = || is_regular_file(&files[2]) && read_rows::<ResultRow>(&files[2]).is_ok();
-        Ok(outputs::may_write(&files, force, "a table by sam-ladder", is_ours)?)
+        let origin = |path: &Path| match files.iter().position(|file| file == path) {
+            Some(0) => origin_of_text(path, HTML_COMMENT),
+            Some(1) => origin_of_text(path, LATEX_COMMENT),
+            _ => Origin::ours_if(is_regular_file(path) && read_rows::<ResultRow>(path).is_ok()),
+        };
+        Ok(outputs::may_write(&files, force, "a table by sam-ladder", origin)?)
     }
 
     /// Writes `<name>.md`, `<name>.tex` and `<name>.parquet` into a folder, which is created if necessary; returns the path of the first.
@@ -202,9 +207,9 @@ impl ResultsTable {
     pub fn write(&self, folder: &Path, name: &str) -> Result<PathBuf> {
         create_dir(folder)?;
         write_rows(&folder.join(format!("{name}.parquet")), &self.rows)?;
-        write_atomic(&folder.join(format!("{name}.tex")), self.latex().as_bytes())?;
+        write_atomic(&folder.join(format!("{name}.tex")), sealed(&self.latex(), LATEX_COMMENT).as_bytes())?;
         let path = folder.join(format!("{name}.md"));
-        write_atomic(&path, self.markdown().as_bytes())?;
+        write_atomic(&path, sealed(&format!("{}\n", self.markdown()), HTML_COMMENT).as_bytes())?;
         Ok(path)
     }
 }

@@ -5,6 +5,7 @@ use super::space::{Trial, best, objective_name, objective_value, value_text};
 use crate::page::{facts, section};
 use crate::summary::MEAN;
 use maud::{Markup, html};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::sweep::{Domain, Objective, Pruning, SearchMethod, SweepRecord, TrialRow, TrialStatus, Validation};
 
 impl SweepPage {
@@ -38,7 +39,7 @@ impl SweepPage {
         let validation = match &config.validation {
             Validation::Folds(count) => format!("{count}-fold cross-validation over the training cases"),
             Validation::Fold(index, of) => format!("fold {index} of {of} of the training cases held out"),
-            Validation::Cases(cases) => format!("{} training cases held out", cases.len()),
+            Validation::Cases(cases) => format!("{} held out", counted(cases.len(), "training case")),
         };
         let (names, pruning) = (names.join(", "), pruning(&config.pruning));
         format!("{method} over {names} with {pruning}; {validation}. The test cases took no part in it.")
@@ -117,7 +118,7 @@ fn pruning(pruning: &Pruning) -> String {
     match pruning {
         Pruning::None => "no pruning".into(),
         Pruning::Asha { min_epochs, reduction } => {
-            format!("successive halving (ASHA: from {min_epochs} epochs, one in {reduction} continues)")
+            format!("successive halving (ASHA: from {}, one in {reduction} continues)", counted(*min_epochs, "epoch"))
         }
         Pruning::Median { min_epochs, .. } => format!("median pruning from epoch {min_epochs}"),
     }

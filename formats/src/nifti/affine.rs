@@ -11,6 +11,9 @@ pub type Affine = [[f64; 4]; 3];
 /// Voxel sizes that differ by less than this part of themselves are the same: header and affine are often rounded differently.
 const SAME_SPACING: f64 = 1e-3;
 
+/// Axes between which the cosine is smaller stand at right angles: 0.1 degrees, far above what headers round.
+const RIGHT_ANGLE: f64 = 2e-3;
+
 impl Geometry {
     /// From voxel indices (axes 0, 1, 2 of the file) to millimetres in RAS+; `None` if the header has no affine, or one that maps the voxels
     /// to a plane or to numbers that are not finite.
@@ -48,6 +51,24 @@ impl Geometry {
         let (pixdim, spacing) = (self.pixdim_mm(), self.spacing_mm());
         let same = pixdim.iter().zip(spacing).all(|(a, b)| (a - b).abs() <= SAME_SPACING * b);
         (!same).then_some(pixdim)
+    }
+
+    /// The smallest angle between two axes, in degrees, of a scan whose affine is sheared: one by more than about 0.1 degrees off a right angle,
+    /// as of a tilted gantry. The lengths of such an affine's columns measure neither volumes nor distances.
+    pub fn sheared_to_deg(&self) -> Option<f64> {
+        let affine = self.world_affine()?;
+        let sides = spacing_of(&affine);
+        let cosine = |[a, b]: [usize; 2]| {
+            let product: f64 = affine.iter().map(|row| row[a] * row[b]).sum();
+            (product / (sides[a] * sides[b])).abs()
+        };
+        let largest = [[0, 1], [0, 2], [1, 2]].map(cosine).into_iter().fold(0.0, f64::max);
+        (largest > RIGHT_ANGLE).then(|| largest.min(1.0).acos().to_degrees())
+    }
+
+    /// The same with the qform, of a header whose sform counts although both are coded.
+    pub fn with_qform(&self) -> Option<Geometry> {
+        (self.sform_code > 0 && self.qform_code > 0).then(|| Geometry { sform_code: 0, ..self.clone() })
     }
 
     /// The largest distance between the same corner of two grids, in millimetres; `None` if one of them has no affine.
@@ -247,6 +268,19 @@ mod tests {
         for (units, scale) in [(0, 1.0), (2, 1.0), (2 | 8, 1.0), (3, 1000.0), (1 | 16, 0.001)] {
             assert_eq!(in_units(units, scale), [3.0, 0.8, 0.7], "unit {units}");
         }
+    }
+
+    #[test]
+    fn a_tilted_gantry_shears_and_a_rotation_does_not() {
+        // Slices of 2 x 2 mm every 5 mm, each moved by 5 tan 25 degrees: the second and the third column are at 65 degrees.
+        let tilted = with_affine([[2.0, 0.0, 0.0], [0.0, 2.0, 5.0 * 25f64.to_radians().tan()], [0.0, 0.0, 5.0]]);
+        assert!((tilted.sheared_to_deg().unwrap() - 65.0).abs() < 1e-9);
+        let (sin, cos) = 17f64.to_radians().sin_cos();
+        for slip in [0.0, 1e-3] {
+            let turned = with_affine([[0.7 * cos, -0.8 * sin, slip], [0.7 * sin, 0.8 * cos, 0.0], [0.0, 0.0, 1.0]]);
+            assert_eq!(turned.sheared_to_deg(), None, "{slip}");
+        }
+        assert_eq!(Geometry { sform_code: 0, qform_code: 0, ..tilted }.sheared_to_deg(), None);
     }
 
     #[test]

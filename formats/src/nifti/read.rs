@@ -19,6 +19,11 @@ use std::path::Path;
 
 /// The format's name in messages.
 const FORMAT: &str = "NIfTI";
+/// What to do about several volumes in one file.
+const ONE_VOLUME: &str =
+    "save each volume in a file of its own; of a label in one-hot form, one volume with the number of each voxel's class";
+/// What to do about voxels without a size.
+const CORRECT_SPACING: &str = "write the true voxel sizes into its header: pixdim, and the affine if it has one";
 
 /// An image of any format that is read: values as stored after slope and intercept.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +34,8 @@ pub struct NiftiImage {
     pub voxels: Vec<f32>,
     /// Slope and intercept that the stored values were scaled by; `None` for values as they are stored.
     pub scaling: Option<(f64, f64)>,
+    /// The first value that is too large for float32 to hold exactly: its index, and the value in words.
+    pub inexact: Option<(usize, String)>,
 }
 
 /// What the reader needs of a header.
@@ -230,7 +237,7 @@ impl RawHeader {
         }
     }
 
-    fn geometry(&self, shape: [usize; 3]) -> Result<Geometry, String> {
+    fn geometry(&self, shape: [usize; 3]) -> Result<Geometry, Problem> {
         let geometry = Geometry {
             version: self.version,
             shape,
@@ -245,7 +252,7 @@ impl RawHeader {
         };
         let spacing_mm = geometry.spacing_mm();
         if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
-            return Err(format!("its voxel spacing {spacing_mm:?} is not positive"));
+            return Err(Problem::with_advice(format!("its voxel spacing {spacing_mm:?} is not positive"), CORRECT_SPACING));
         }
         Ok(geometry)
     }
@@ -257,8 +264,8 @@ impl Header {
         let bad = |problem: String| Problem::from(problem).in_file(path, FORMAT);
         let (raw, big_endian) = RawHeader::read(head, form).map_err(|problem| problem.in_file(path, FORMAT))?;
         let number_type = NumericType::from_nifti_code(raw.data_type)
-            .ok_or_else(|| Error::NumberType { path: path.into(), found: format!("code {}", raw.data_type) })?;
-        let shape = volume_shape(raw.dim).map_err(bad)?;
+            .ok_or_else(|| Error::NumberType { path: path.into(), found: NumericType::refused_nifti_code(raw.data_type) })?;
+        let shape = volume_shape(raw.dim).map_err(|problem| problem.in_file(path, FORMAT))?;
         let voxel_bytes = shape
             .iter()
             .try_fold(number_type.bytes() as u64, |bytes, &n| bytes.checked_mul(n as u64))
@@ -266,7 +273,7 @@ impl Header {
             .ok_or_else(|| bad(format!("its shape {shape:?} is beyond any file")))?;
         let voxel_offset = raw.voxel_offset().map_err(bad)?;
         let (slope, intercept) = raw.scaling().map_err(bad)?;
-        let geometry = raw.geometry(shape).map_err(bad)?;
+        let geometry = raw.geometry(shape).map_err(|problem| problem.in_file(path, FORMAT))?;
         Ok(Header { geometry, number_type, big_endian, slope, intercept, voxel_offset, voxel_bytes })
     }
 
@@ -277,22 +284,31 @@ impl Header {
 
     /// The image of the voxels' bytes.
     fn image(self, voxels: &[u8]) -> NiftiImage {
-        let voxels = self.number_type.decode(voxels, self.big_endian, self.slope, self.intercept);
+        let values = self.number_type.decode(voxels, self.big_endian, self.slope, self.intercept);
+        let inexact = self.number_type.first_inexact(&values, voxels, self.big_endian, (self.slope, self.intercept));
         let scaling = Some((self.slope, self.intercept)).filter(|scaling| *scaling != (1.0, 0.0));
-        NiftiImage { geometry: self.geometry, voxels, scaling }
+        NiftiImage { geometry: self.geometry, voxels: values, scaling, inexact }
     }
 }
 
 /// `[d, h, w]` from a header's `dim`: three axes; more are accepted if their length is 1.
-fn volume_shape(dims: [i64; 8]) -> Result<[usize; 3], String> {
+fn volume_shape(dims: [i64; 8]) -> Result<[usize; 3], Problem> {
     let rank = dims[0];
+    if (1..3).contains(&rank) {
+        let advice = "save its slices as one volume of three axes";
+        return Err(Problem::with_advice(format!("it has {rank} axes; expected a volume of 3"), advice));
+    }
     if !(3..=7).contains(&rank) {
-        return Err(format!("it has {rank} axes; expected a volume of 3"));
+        return Err(format!("it has {rank} axes; expected a volume of 3").into());
     }
     let axes = &dims[1..=rank as usize];
     let [width, height, depth] = [axes[0], axes[1], axes[2]];
-    if axes.iter().any(|&n| n < 1) || axes[3..].iter().any(|&n| n != 1) {
-        return Err(format!("its shape is {axes:?}; expected one volume of 3 axes of length 1 or more"));
+    let refused = || format!("its shape is {axes:?}; expected one volume of 3 axes of length 1 or more");
+    if axes.iter().any(|&n| n < 1) {
+        return Err(refused().into());
+    }
+    if axes[3..].iter().any(|&n| n != 1) {
+        return Err(Problem::with_advice(refused(), ONE_VOLUME));
     }
     Ok([depth, height, width].map(|n| n as usize))
 }

@@ -5,13 +5,17 @@ use super::{Geometry, NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES, NiftiVersion};
 use crate::atomic::write_atomic;
 use crate::error::{Error, Result};
 use crate::gzip::Gunzip;
+use crate::hash::sha256_hex;
+use crate::outputs::{Origin, is_regular_file};
 use flate2::{Compression, GzBuilder};
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
-/// The header's description field.
-const DESCRIPTION: &[u8] = b"sam-ladder";
+/// What the header's description begins with; the SHA-256 of the file, uncompressed and without description, follows.
+const DESCRIPTION: &[u8] = b"sam-ladder ";
+/// Length of the description, in both versions.
+const DESCRIPTION_BYTES: usize = 80;
 /// Offset of NIfTI-1's field `regular`, which Analyze's readers want to be `r`.
 const REGULAR: usize = 38;
 
@@ -50,6 +54,10 @@ pub fn write_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[
     let mut contents = header(geometry, T::CODE, size_of::<T>());
     contents.reserve(size_of_val(voxels));
     voxels.iter().for_each(|voxel| voxel.write(&mut contents));
+    let hash = sha256_hex(&contents);
+    let at = Fields::of(geometry.version_needed()).description;
+    contents[at..][..DESCRIPTION.len()].copy_from_slice(DESCRIPTION);
+    contents[at + DESCRIPTION.len()..][..hash.len()].copy_from_slice(hash.as_bytes());
     if is_plain(path) {
         return write_atomic(path, &contents);
     }
@@ -64,26 +72,34 @@ fn is_plain(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("nii"))
 }
 
-/// Whether the file was written by [`write_nifti`], by its header's description; false for what cannot be read.
-pub fn is_ours(path: &Path) -> bool {
-    let head = || {
-        let mut head = Vec::new();
-        let file = BufReader::new(File::open(path).ok()?);
-        let mut file: Box<dyn Read> = if is_plain(path) { Box::new(file) } else { Box::new(Gunzip::new(file)) };
-        file.by_ref().take(NIFTI_2_HEADER_BYTES as u64).read_to_end(&mut head).ok()?;
-        Some(head)
+/// The origin of a file that [`write_nifti`] may have written, by its header's description and the hash there; links and what cannot be read
+/// are foreign.
+pub fn origin_of(path: &Path) -> Origin {
+    read_ours(path).unwrap_or(Origin::Foreign)
+}
+
+/// `None` for a file of another origin.
+fn read_ours(path: &Path) -> Option<Origin> {
+    let file = BufReader::new(File::open(path).ok().filter(|_| is_regular_file(path))?);
+    let mut file: Box<dyn Read> = if is_plain(path) { Box::new(file) } else { Box::new(Gunzip::new(file)) };
+    let mut contents = Vec::new();
+    file.by_ref().take(NIFTI_2_HEADER_BYTES as u64).read_to_end(&mut contents).ok()?;
+    let version = match contents.get(..4)? {
+        [0x5c, 1, 0, 0] => NiftiVersion::One,
+        [0x1c, 2, 0, 0] => NiftiVersion::Two,
+        _ => return None,
     };
-    // An 80-byte field, which differs in place between the versions.
-    let described = |head: &[u8], version: NiftiVersion| {
-        let at = Fields::of(version).description;
-        let field = head.get(at..at + 80);
-        field.is_some_and(|field| field.starts_with(DESCRIPTION) && field[DESCRIPTION.len()..].iter().all(|&byte| byte == 0))
-    };
-    head().is_some_and(|head| match head.get(..4) {
-        Some([0x5c, 1, 0, 0]) => described(&head, NiftiVersion::One),
-        Some([0x1c, 2, 0, 0]) => described(&head, NiftiVersion::Two),
-        _ => false,
-    })
+    let at = Fields::of(version).description;
+    let description = contents.get(at..at + DESCRIPTION_BYTES)?.to_vec();
+    let recorded = description.strip_prefix(DESCRIPTION)?;
+    // What cannot be read to its end is not as it was written.
+    if file.read_to_end(&mut contents).is_err() {
+        return Some(Origin::Changed);
+    }
+    contents[at..at + DESCRIPTION_BYTES].fill(0);
+    let mut expected = sha256_hex(&contents).into_bytes();
+    expected.resize(recorded.len(), 0);
+    Some(if recorded == expected { Origin::Ours } else { Origin::Changed })
 }
 
 /// The header and the four bytes that say that no extension follows, little-endian.
@@ -119,7 +135,6 @@ fn header(geometry: &Geometry, code: i16, element_bytes: usize) -> Vec<u8> {
     }
     let (at, magic) = fields.magic;
     head[at..at + magic.len()].copy_from_slice(magic);
-    head[fields.description..][..DESCRIPTION.len()].copy_from_slice(DESCRIPTION);
     head
 }
 
@@ -137,16 +152,26 @@ mod tests {
             for version in [NiftiVersion::One, NiftiVersion::Two] {
                 geometry.version = version;
                 write_nifti(&path, &geometry, &[1u8, 2]).unwrap();
-                assert!(is_ours(&path), "{name} {version:?}");
+                assert_eq!(origin_of(&path), Origin::Ours, "{name} {version:?}");
             }
         }
-        let mut other = std::fs::read(dir.path().join("a.nii")).unwrap();
-        other[240] = b'S';
-        std::fs::write(dir.path().join("b.nii"), other).unwrap();
+        // A voxel that a user has corrected, a header that a program has changed, and both in a compressed file.
+        let ours = std::fs::read(dir.path().join("a.nii")).unwrap();
+        let other = dir.path().join("b.nii");
+        let changed = |at: usize| {
+            let mut bytes = ours.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&other, bytes).unwrap();
+            origin_of(&other)
+        };
+        assert_eq!([ours.len() - 1, 180, 260].map(changed), [Origin::Changed; 3]);
+        assert_eq!([240, 1].map(changed), [Origin::Foreign; 2]);
+        let mut packed = GzBuilder::new().write(Vec::new(), Compression::default());
+        packed.write_all(&ours[..ours.len() - 1]).and_then(|()| packed.write_all(&[7])).unwrap();
+        std::fs::write(dir.path().join("a.nii.gz"), packed.finish().unwrap()).unwrap();
+        assert_eq!(origin_of(&dir.path().join("a.nii.gz")), Origin::Changed);
         std::fs::write(dir.path().join("c.nii"), "text").unwrap();
-        assert!(
-            !is_ours(&dir.path().join("b.nii")) && !is_ours(&dir.path().join("c.nii")) && !is_ours(&dir.path().join("d.nii"))
-        );
+        assert_eq!(["c.nii", "d.nii"].map(|name| origin_of(&dir.path().join(name))), [Origin::Foreign; 2]);
     }
 
     #[test]

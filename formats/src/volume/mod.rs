@@ -270,23 +270,28 @@ impl Description {
             _ => 0,
         };
         let section = self.section(file.len() as u64, header_bytes, lines as u64);
-        let voxels = if self.voxels.encoding == Encoding::Text {
+        let (voxels, inexact) = if self.voxels.encoding == Encoding::Text {
             section.fits(path, file.len() as u64)?;
             let skip = if let Before::Skipped { bytes, .. } = self.voxels.before { bytes as usize } else { 0 };
-            fields::numbers_in_words(body.get(lines.saturating_add(skip)..).unwrap_or_default(), section.len as usize)
-                .map_err(bad)?
+            let words = body.get(lines.saturating_add(skip)..).unwrap_or_default();
+            (fields::numbers_in_words(words, section.len as usize).map_err(bad)?, None)
         } else {
-            self.number_type.decode(&section.of(path, format.name(), file)?, self.big_endian, 1.0, 0.0)
+            let bytes = section.of(path, format.name(), file)?;
+            let voxels = self.number_type.decode(&bytes, self.big_endian, 1.0, 0.0);
+            let inexact = self.number_type.first_inexact(&voxels, &bytes, self.big_endian, (1.0, 0.0));
+            (voxels, inexact)
         };
-        Ok(NiftiImage { geometry: self.geometry, voxels, scaling: None })
+        Ok(NiftiImage { geometry: self.geometry, voxels, scaling: None, inexact })
     }
 }
 
 /// The geometry of a header of text: `sides` are the axes' lengths, fastest first.
-fn geometry(sides: [u64; 3], number_type: NumericType, place: Place) -> Result<Geometry, String> {
+fn geometry(sides: [u64; 3], number_type: NumericType, place: Place) -> Result<Geometry, fields::Refused> {
     let bytes = sides.iter().try_fold(number_type.bytes() as u64, |bytes, &n| bytes.checked_mul(n));
     if sides.contains(&0) || bytes.is_none_or(|bytes| bytes > 1 << 53) {
-        return Err(format!("its axes have lengths {sides:?}; expected 1 or more, and no more voxels than a file can hold"));
+        return Err(
+            format!("its axes have lengths {sides:?}; expected 1 or more, and no more voxels than a file can hold").into()
+        );
     }
     let [width, height, depth] = sides.map(|n| n as usize);
     let shape = [depth, height, width];
@@ -302,7 +307,8 @@ fn geometry(sides: [u64; 3], number_type: NumericType, place: Place) -> Result<G
     }
     let spacing_mm = geometry.spacing_mm();
     if !spacing_mm.iter().all(|spacing| spacing.is_finite() && *spacing > 0.0) {
-        return Err(format!("its voxel spacing {spacing_mm:?} is not positive"));
+        let advice = "write the true voxel sizes into its header";
+        return Err(fields::Refused::with_advice(format!("its voxel spacing {spacing_mm:?} is not positive"), advice));
     }
     Ok(geometry)
 }

@@ -4,6 +4,7 @@ use super::encode::Encode;
 use super::plan::Plan;
 use crate::error::Result;
 use sam_ladder_cache::images_stored;
+use sam_ladder_schemas::counted::counted;
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -49,11 +50,12 @@ impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Estimate { images_stored, images_left, seconds_per_image, batch_size } = self;
         if *images_stored > 0 {
-            write!(f, "{images_stored} images are stored already; ")?;
+            write!(f, "{} stored already; ", counted(*images_stored, "image"))?;
         }
         let total = Duration::from_secs_f64(seconds_per_image * *images_left as f64).as_secs();
         let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
-        write!(f, "{images_left} images to encode take about {hours} h {minutes:02} min {seconds:02} s on this machine ")?;
+        let images = counted(*images_left, "image");
+        write!(f, "{images} to encode: about {hours} h {minutes:02} min {seconds:02} s on this machine ")?;
         write!(f, "({seconds_per_image:.3} s per image, measured over {MEASURED_BATCHES} batches of {batch_size})")
     }
 }

@@ -10,6 +10,7 @@ use crate::scans::{CaseEntry, ScanError};
 use rayon::prelude::*;
 use sam_ladder_cache::{CaseLayout, Opened, SliceTensors, StoreWriter, Survey, survey};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent, Unit};
 use sam_ladder_schemas::setting::Problem;
@@ -328,7 +329,7 @@ fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: &Receiver<E
         match encoded {
             Encoded::Group(group, embeddings) => {
                 write_group(writer, &group, &embeddings)?;
-                progress.describe(&format!("{} slices", num_done(writer)));
+                progress.describe(&counted(num_done(writer), "slice"));
             }
             Encoded::CaseEnd(CaseEnd { split, scan, rows, mask }) => writer.write_case(split, &scan, &rows, &mask)?,
         }

@@ -5,6 +5,7 @@ use crate::scans::{ScanSource, find_new_scans};
 use crate::size::in_words;
 use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::store::StoreAttributes;
@@ -48,7 +49,7 @@ impl Plan {
             observer.message(&note);
         }
         // A byte per voxel.
-        let mask_bytes = source.check_labels(observer)? as u64;
+        let mask_bytes = source.check_labels(&config.class_names, observer)? as u64;
         let sources = source.sources(observer)?;
         for note in source.repeated(&sources) {
             observer.message(&note);
@@ -84,9 +85,10 @@ impl fmt::Display for Plan {
         let cases = |split| self.source.cases().iter().filter(|case| case.split == split).count();
         for split in Split::ALL {
             let (slices, variants) = (self.layout.num_slices(split), self.layout.num_variants(split));
-            write!(f, "{split}: {} scans, {slices} slices × {variants} variants; ", cases(split))?;
+            let (scans, slices) = (counted(cases(split), "scan"), counted(slices, "slice"));
+            write!(f, "{split}: {scans}, {slices} × {}; ", counted(variants, "variant"))?;
         }
         let size = in_words(self.layout.num_bytes() + self.mask_bytes);
-        write!(f, "{} images to encode, at most {size} of tensors on disk", self.layout.num_items())
+        write!(f, "{} to encode, at most {size} of tensors on disk", counted(self.layout.num_items(), "image"))
     }
 }

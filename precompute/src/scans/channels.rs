@@ -67,7 +67,7 @@ impl Image {
             case: case.into(),
             split,
             shape,
-            spacing_mm: Some(self.grid.spacing_mm()),
+            spacing_mm: self.grid.spacing_mm(),
             image: self.values,
             label,
             slice_sources: vec![self.source; shape[0]],

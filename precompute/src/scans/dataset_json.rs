@@ -209,6 +209,15 @@ mod tests {
     }
 
     #[test]
+    fn hints_say_how_the_line_should_be() {
+        let hint = |json: &str| Dataset::parse(Path::new("dataset.json"), json.as_bytes()).unwrap_err().hint().unwrap();
+        let quoted = r#"{"channel_names": {"0": "CT"}, "labels": {"background": "0", "liver": "1"}}"#;
+        assert_eq!(hint(quoted), r#"write the number without quotes: "background": 0"#);
+        let ending = r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "file_ending": "nii.gz"}"#;
+        assert_eq!(hint(ending), r#"write ".nii.gz", with the dot"#);
+    }
+
+    #[test]
     fn other_files_are_refused() {
         for (json, part) in [
             ("", "not a dataset.json"),

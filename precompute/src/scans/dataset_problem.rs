@@ -1,5 +1,7 @@
 //! What can be wrong with nnU-Net's `dataset.json`.
 
+use sam_ladder_formats::volume::ENDINGS;
+
 /// Classes without background that a store can tell apart from what was never written.
 pub(super) const MAX_CLASSES: usize = 254;
 
@@ -108,8 +110,14 @@ impl DatasetProblem {
         match self {
             Json(_) => "correct it, or copy it again".into(),
             NoChannelNames => "add \"channel_names\": {\"0\": \"CT\"}, with the names of your channels".into(),
-            FileEnding(_) => "convert the scans to NIfTI".into(),
+            FileEnding(ending) => match ENDINGS.iter().find(|(known, _)| known[1..].eq_ignore_ascii_case(ending)) {
+                Some((known, _)) => format!("write \"{known}\", with the dot"),
+                None => "convert the scans to NIfTI".into(),
+            },
             ChannelNumber { .. } => "number the channels from 0: {\"0\": \"CT\"}".into(),
+            LabelNumber { key, name } if name.trim().parse::<u64>().is_ok() => {
+                format!("write the number without quotes: {key:?}: {}", name.trim())
+            }
             LabelNumber { .. } | Region(_) | LabelValue(_) | Repeated { .. } => "give each a different whole number".into(),
             Ignore { .. } => "assign these voxels to a class or to the background, and remove the label".into(),
             Background { .. } | NoBackground(_) => {

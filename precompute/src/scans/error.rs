@@ -206,29 +206,31 @@ pub enum ScanError {
         /// Column, from 0.
         column: usize,
     },
-    /// So many infinite values that a percentile is infinite.
-    #[error("{path}: most of its values lie between {low} and {high}, expected finite numbers")]
+    /// Image values that are infinite.
+    #[error("{path}: holds infinite values: {count} of {voxels} voxels")]
     Infinite {
         /// The file.
         path: PathBuf,
-        /// The lower percentile.
-        low: f32,
-        /// The upper percentile.
-        high: f32,
+        /// How many.
+        count: usize,
+        /// Voxels of the file.
+        voxels: usize,
     },
     /// A label outside the map, or not a whole number.
     #[error("{path}: label {value} in slice {slice}, expected whole numbers from 0 to {largest}{}", scaled(*scaling))]
     Label {
         /// The file.
         path: PathBuf,
-        /// The value found.
-        value: f32,
+        /// The value found, in words.
+        value: String,
         /// Slice, from 0.
         slice: usize,
         /// Largest label that is allowed.
         largest: usize,
         /// Slope and intercept by which the header scales the stored values, if it does.
         scaling: Option<(f64, f64)>,
+        /// What decides on the classes of this layout: what to do if the labels are right, after "correct the labels, or".
+        classes_from: &'static str,
     },
 }
 
@@ -280,11 +282,10 @@ impl ScanError {
             }
             Changed { .. } | Replaced { .. } => "run the same command again when nothing writes to it".into(),
             NotANumber { .. } | Infinite { .. } => "repair the scan, or remove it from the folder".into(),
-            Label { scaling: Some(_), .. } => {
-                "save the labels as whole numbers without scaling (scl_slope 1), or correct the classes in nnU-Net's dataset.json"
-                    .into()
+            Label { scaling: Some(_), classes_from, .. } => {
+                format!("save the labels as whole numbers without scaling (scl_slope 1), correct them, or {classes_from}")
             }
-            Label { .. } => "correct the labels, or the classes in nnU-Net's dataset.json".into(),
+            Label { classes_from, .. } => format!("correct the labels, or {classes_from}"),
         })
     }
 

@@ -2,6 +2,8 @@
 
 use super::error::ScanError;
 use super::file_name;
+use sam_ladder_formats::nifti::{self, origin_of};
+use sam_ladder_formats::outputs::Origin;
 use sam_ladder_formats::placeholder;
 use sam_ladder_formats::volume::{self, VOXEL_ENDINGS, split_name, without_ending};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +19,10 @@ const OTHER_IMAGES: [&str; 18] = [
 ];
 /// Endings of files that are still being downloaded or copied.
 const PARTIAL: [&str; 8] = [".part", ".partial", ".crdownload", ".download", ".filepart", ".aria2", ".tmp", ".opdownload"];
+/// Ends of the names of copies that an editor or a user keeps.
+const BACKUP: [&str; 4] = ["~", ".bak", ".old", ".orig"];
+/// Entries of a subfolder that are looked at.
+const LOOKED_AT: usize = 300;
 /// Endings of DICOM files.
 const DICOM: [&str; 3] = [".dcm", ".dicom", ".ima"];
 /// Names in a line.
@@ -29,6 +35,15 @@ pub(super) enum Reason {
     AppleDouble,
     /// It is not whole yet.
     Partial,
+    /// An older copy, by its name.
+    Backup,
+    /// A hidden file.
+    Hidden,
+    /// A folder with scans in it.
+    Subfolder {
+        /// What to do with it.
+        advice: &'static str,
+    },
     /// A link to something that is not there.
     Dangling,
     /// DICOM.
@@ -57,6 +72,9 @@ impl fmt::Display for Reason {
         match self {
             Reason::AppleDouble => f.write_str("macOS's ._ files hold no voxels"),
             Reason::Partial => f.write_str("their names are those of unfinished downloads"),
+            Reason::Backup => f.write_str("their names are those of backups"),
+            Reason::Hidden => f.write_str("their names begin with a dot"),
+            Reason::Subfolder { advice } => write!(f, "a folder with scans: {advice}"),
             Reason::Dangling => f.write_str("links to files that are not there"),
             Reason::Dicom => f.write_str("DICOM is not read; dcm2niix converts it"),
             Reason::NoHeader => f.write_str("voxels without the header that belongs to them"),
@@ -88,7 +106,7 @@ impl Unused {
             if !has_header(path) {
                 self.add(path, Reason::NoHeader);
             }
-        } else if split_name(&name).is_some() || has(&OTHER_IMAGES) {
+        } else if split_name(&name).is_some() || has(&OTHER_IMAGES) || is_packed_twice(&name) || is_nifti(path) {
             self.add(path, Reason::Ending { expected: expected.into() });
         }
     }
@@ -105,7 +123,13 @@ impl Unused {
         let line = |((folder, reason), paths): (&(PathBuf, Reason), &BTreeSet<PathBuf>)| {
             let names: Vec<String> = paths.iter().take(SHOWN).map(|path| file_name(path)).collect();
             let more = if paths.len() > SHOWN { ", …" } else { "" };
-            let (what, fetch) = (if paths.len() == 1 { "file is" } else { "files are" }, fetch_command(reason, paths));
+            let what = match (reason, paths.len()) {
+                (Reason::Folder { .. } | Reason::Subfolder { .. }, 1) => "folder is",
+                (Reason::Folder { .. } | Reason::Subfolder { .. }, _) => "folders are",
+                (_, 1) => "file is",
+                _ => "files are",
+            };
+            let fetch = fetch_command(reason, paths);
             format!(
                 "warning: {}: {} {what} not used ({reason}{fetch}): {}{more}",
                 folder.display(),
@@ -132,31 +156,63 @@ fn fetch_command(reason: &Reason, paths: &BTreeSet<PathBuf>) -> String {
     }
 }
 
-/// The files of a folder that are there, sorted by name, without hidden ones; what was not fetched or not finished is noted.
+/// The files of a layout's folder that are there, sorted by name, without hidden ones; what is no scan by its name or was not fetched or not
+/// finished is noted, and so are folders with scans.
 pub(super) fn list_files(folder: &Path, unused: &mut Unused) -> Result<Vec<PathBuf>, ScanError> {
+    list_files_or(folder, "only scans directly in the layout's folders are taken", unused)
+}
+
+/// As [`list_files`], of any folder; what to do with folders in it.
+pub(super) fn list_files_or(folder: &Path, advice: &'static str, unused: &mut Unused) -> Result<Vec<PathBuf>, ScanError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(ScanError::io(folder))? {
         let path = entry.map_err(ScanError::io(folder))?.path();
         let name = file_name(&path);
-        let partial = PARTIAL.iter().find_map(|ending| without_ending(&name, ending)).unwrap_or(&name);
-        if let Some(shadowed) = name.strip_prefix("._") {
-            if looks_like_scan(shadowed) && path.is_file() {
-                unused.add(&path, Reason::AppleDouble);
-            }
-        } else if partial.len() < name.len() {
-            if looks_like_scan(partial.trim_start_matches('.')) && path.is_file() {
-                unused.add(&path, Reason::Partial);
-            }
-        } else if name.starts_with('.') {
-            continue;
-        } else if path.is_file() {
-            files.push(path);
-        } else if placeholder::is_dangling(&path) && looks_like_scan(&name) {
-            unused.add(&path, Reason::Dangling);
+        match reason_by_name(&path, &name) {
+            Some((reason, true)) => unused.add(&path, reason),
+            Some((_, false)) => {}
+            None if path.is_file() => files.push(path),
+            None if path.is_dir() && holds_scans(&path) => unused.add(&path, Reason::Subfolder { advice }),
+            None if placeholder::is_dangling(&path) && looks_like_scan(&name) => unused.add(&path, Reason::Dangling),
+            None => {}
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// Why a name is not that of a scan, and whether the file looks like one all the same.
+fn reason_by_name(path: &Path, name: &str) -> Option<(Reason, bool)> {
+    let without = |endings: &[&str]| endings.iter().find_map(|ending| without_ending(name, ending)).map(str::to_owned);
+    let of_scan = |name: &str| looks_like_scan(name.trim_start_matches('.')) && path.is_file();
+    if let Some(shadowed) = name.strip_prefix("._") {
+        Some((Reason::AppleDouble, of_scan(shadowed)))
+    } else if let Some(partial) = without(&PARTIAL) {
+        Some((Reason::Partial, of_scan(&partial)))
+    } else if let Some(copied) = without(&BACKUP) {
+        Some((Reason::Backup, of_scan(&copied)))
+    } else if name.starts_with('.') {
+        Some((Reason::Hidden, path.is_file() && is_nifti(path)))
+    } else {
+        None
+    }
+}
+
+/// Whether there are scans directly in a folder that are not masks of this program.
+fn holds_scans(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().take(LOOKED_AT);
+    let is_scan = |path: PathBuf| looks_like_scan(&file_name(&path)) && path.is_file() && origin_of(&path) == Origin::Foreign;
+    entries.map(|entry| entry.path()).any(is_scan)
+}
+
+/// Whether a file is NIfTI, packed or not, whatever its name.
+fn is_nifti(path: &Path) -> bool {
+    nifti::read_geometry(path).is_ok()
+}
+
+/// Whether a name is that of a scan with one more `.gz`.
+fn is_packed_twice(name: &str) -> bool {
+    without_ending(name, ".gz").is_some_and(looks_like_scan)
 }
 
 /// Whether a file's name is that of an image, of a format that is read or of another.

@@ -12,8 +12,9 @@ use std::fs;
 /// Width, height and depth of the scan as it lies in LPS.
 const SIDES: [usize; 3] = [5, 4, 3];
 
-/// The affine of that scan: rotated by about ten degrees, so that no axis lies along the body's.
-const OBLIQUE: [[f64; 4]; 3] = [[-0.69, 0.12, 0.2, 31.0], [-0.11, -0.78, 0.45, -12.0], [0.08, 0.1, 2.95, 7.0]];
+/// The affine of that scan: rotated by 8, -5 and 6 degrees about the body's axes, with voxels of 0.7 x 0.8 x 3 mm, so that no axis lies along the body's.
+const OBLIQUE: [[f64; 4]; 3] =
+    [[-0.6935, 0.0833, -0.2615, 31.0], [-0.064, -0.7889, -0.4159, -12.0], [-0.0703, -0.1035, 2.9595, 7.0]];
 
 /// A scan that lies otherwise: its geometry, and for each of its voxels, first axis fastest, the index of the same voxel in LPS.
 fn stored_as(codes: &str) -> (Geometry, Vec<usize>) {
@@ -212,18 +213,18 @@ fn files_of_a_case_on_different_grids_are_refused() {
         put(&dir, "labelsTr/a", geometry, &voxels(label));
         open(&dir).map(|source| source.read(&source.cases()[0]).unwrap().label)
     };
-    // Flipped with its affine: in nibabel, the corners of `img` and of `nib.Nifti1Image(data[::-1], flipped)` are 4 * 0.7034 mm apart.
+    // Flipped with its affine: in nibabel, the corners of `img` and of `nib.Nifti1Image(data[::-1], flipped)` are 4 * 0.7 mm apart.
     let (flipped, _) = stored_as("RPS");
     let text = refusal(with_label(&flipped));
     assert!(
-        text.contains("labelsTr/a.nii.gz") && text.contains("imagesTr/a_0000.nii.gz") && text.contains("up to 2.813 mm"),
+        text.contains("labelsTr/a.nii.gz") && text.contains("imagesTr/a_0000.nii.gz") && text.contains("up to 2.800 mm"),
         "{text}"
     );
     let text = refusal(with_label(&moved(|moved| moved.affine[1][3] += 30.0)));
     assert!(text.contains("up to 30.000 mm"), "{text}");
     let text = refusal(with_label(&moved(|moved| moved.affine.iter_mut().for_each(|row| row[2] *= 2.0))));
-    // Twice the spacing of 2.991 mm, over two steps.
-    assert!(text.contains("up to 5.982 mm"), "{text}");
+    // Twice the spacing of 3 mm, over two steps.
+    assert!(text.contains("up to 6.000 mm"), "{text}");
     // A thousandth of the shortest side is 0.0007 mm.
     assert!(with_label(&moved(|moved| moved.affine[1][3] += 0.0005)).is_ok());
     assert!(with_label(&moved(|moved| moved.affine[1][3] += 0.001)).is_err());
@@ -265,9 +266,105 @@ fn a_contradicting_pixdim_is_said_and_the_affine_counts() {
 }
 
 #[test]
+fn what_is_wrong_with_a_grid_is_said() {
+    let notes = |geometry: Geometry| {
+        let grid = Grid::new(geometry, None);
+        grid_notes([("a", Path::new("a.nii"), &grid)], None, false)
+    };
+    let fine = || Geometry::aligned([3, 4, 5], [5.0, 2.0, 2.0]);
+    let start = "warning: 1 of 1 scans have ";
+    assert_eq!(notes(fine()), [""; 0]);
+    let metres = notes(Geometry { xyzt_units: 1, ..fine() });
+    assert_eq!(
+        metres,
+        [format!(
+            "{start}voxels of an improbable size; check unit (xyzt_units) and affine (a: 2000 × 2000 × 5000 mm, expected sides from 0.01 to \
+             100 mm): a"
+        )]
+    );
+    let micrometres = notes(Geometry { xyzt_units: 3, ..fine() });
+    assert!(micrometres[0].contains("(a: 0.002 × 0.002 × 0.005 mm"), "{micrometres:?}");
+    // Each slice is moved by 5 tan 25 degrees, as with a tilted gantry.
+    let mut tilted = Geometry { qform_code: 0, ..fine() };
+    tilted.affine[1][2] = 5.0 * 25f64.to_radians().tan();
+    tilted.pixdim[3] = 5.0 / 25f64.to_radians().cos();
+    let grid = Grid::new(tilted.clone(), None);
+    assert_eq!((grid.spacing_mm(), grid.row("a").spacing_mm, grid.row("a").spacing_source), (None, None, SpacingSource::None));
+    let tilted = notes(tilted);
+    assert!(tilted.len() == 1 && tilted[0].starts_with(&format!("{start}a sheared affine")), "{tilted:?}");
+    assert!(tilted[0].contains("(a: an angle of 65.0 degrees between its axes, expected 90.0)"), "{tilted:?}");
+    // The sform in LPS, the qform in RAS: the first voxel is the same, and the last ones are 2 * (8, 6, 0) mm apart.
+    let mut turned = fine();
+    turned.affine[0][0] = -2.0;
+    turned.affine[1][1] = -2.0;
+    let contradicting = notes(turned);
+    assert!(
+        contradicting.len() == 1 && contradicting[0].contains("(a: LPS and RAS, corners up to 20.0 mm apart)"),
+        "{contradicting:?}"
+    );
+    // A voxel's shortest side is 2 mm.
+    for (moved, said) in [(1.9, 0), (2.1, 1)] {
+        let mut geometry = fine();
+        geometry.affine[2][3] += moved;
+        assert_eq!(notes(geometry).len(), said, "{moved}");
+    }
+}
+
+/// Messages, as an observer hears them.
+#[derive(Debug, Default)]
+struct Heard(std::sync::Mutex<Vec<String>>);
+
+impl Observer for Heard {
+    fn begin(&self, phase: Phase) -> Box<dyn Progress> {
+        Silent.begin(phase)
+    }
+
+    fn message(&self, text: &str) {
+        self.0.lock().unwrap().push(text.into());
+    }
+}
+
+#[test]
+fn a_class_that_no_training_label_has_is_said() {
+    let dir = dataset(&[("a", "LPS"), ("b", "LPS")], 1);
+    let said = |test_cases: &[String]| {
+        let heard = Heard::default();
+        let source = open(&dir).unwrap().with_test_cases(test_cases).unwrap();
+        source.check_labels(&["liver".into(), "spleen".into()], &heard).unwrap();
+        heard.0.into_inner().unwrap()
+    };
+    let (grid, same) = stored_as("LPS");
+    put(&dir, "labelsTr/a", &grid, &same.iter().map(|&at| label(at).min(1.0)).collect::<Vec<_>>());
+    assert_eq!(said(&[]), [""; 0], "the other training scan has it");
+    assert_eq!(
+        said(&["b".into()]),
+        ["warning: 1 of 2 classes have no voxel in any training label, and nothing can learn them: spleen (2)"]
+    );
+}
+
+#[test]
+fn a_label_is_said_as_it_is_stored() {
+    let image = NiftiImage {
+        geometry: Geometry::of_affine([1, 1, 2], None),
+        voxels: vec![0.0, 4294967297i64 as f32],
+        scaling: None,
+        inexact: Some((1, "4294967297".into())),
+    };
+    let text = refusal(label_map::StoredLabels::of_volume(Path::new("a.nii"), &image).classes(&[0, 1], Layout::NnUnet));
+    assert!(text.contains("label 4294967297 in slice 0"), "{text}");
+    let infinite = NiftiImage { voxels: vec![0.0, f32::INFINITY], inexact: None, ..image };
+    let text = refusal(label_map::StoredLabels::of_volume(Path::new("a.nii"), &infinite).classes(&[0, 1], Layout::NnUnet));
+    assert!(text.contains("label inf in"), "{text}");
+}
+
+#[test]
 fn labels_a_little_off_are_rounded_and_others_name_the_slope() {
     let map = [0, 1, 2];
-    let mapped = |value: f32, scaling| label_map::map_labels(Path::new("a.nii"), &[value], [1, 1, 1], &map, scaling);
+    let mapped = |value: f32, scaling| {
+        let geometry = Geometry::of_affine([1, 1, 1], None);
+        let image = NiftiImage { geometry, voxels: vec![value], scaling, inexact: None };
+        label_map::StoredLabels::of_volume(Path::new("a.nii"), &image).classes(&map, Layout::NnUnet)
+    };
     for (value, class) in [(2.000009, 2), (1.9995, 2), (0.0009, 0), (-0.0005, 0)] {
         assert_eq!(mapped(value, None).unwrap(), [class], "{value}");
     }
@@ -282,15 +379,15 @@ fn labels_a_little_off_are_rounded_and_others_name_the_slope() {
 #[test]
 fn all_labels_are_checked_before_anything_is_encoded() {
     let dir = dataset(&[("a", "LPS"), ("b", "LPS"), ("z", "LPS")], 1);
-    open(&dir).unwrap().check_labels(&Silent).unwrap();
+    open(&dir).unwrap().check_labels(&[], &Silent).unwrap();
     let (grid, same) = stored_as("LPS");
     put(&dir, "labelsTr/z", &grid, &same.iter().map(|&at| if at == 59 { 99.0 } else { label(at) }).collect::<Vec<_>>());
-    let text = refusal(open(&dir).unwrap().check_labels(&Silent));
+    let text = refusal(open(&dir).unwrap().check_labels(&[], &Silent));
     assert!(text.contains("labelsTr/z.nii.gz: label 99 in slice 2, expected whole numbers from 0 to 2"), "{text}");
     for case in ["a", "b", "z"] {
         put(&dir, &format!("labelsTr/{case}"), &grid, &[0.0; 60]);
     }
-    let text = refusal(open(&dir).unwrap().check_labels(&Silent));
+    let text = refusal(open(&dir).unwrap().check_labels(&[], &Silent));
     assert!(text.contains("all 3 training scans are background"), "{text}");
 }
 
@@ -329,10 +426,10 @@ fn values_that_are_no_hounsfield_units_are_said() {
     assert_eq!(notes(&|hu| hu), [""; 0]);
     assert_eq!(notes(&|hu| hu.clamp(-125.0, 275.0)), [""; 0], "windowed, but in Hounsfield units");
     let shifted = notes(&|hu| hu + 1024.0);
-    assert!(shifted[0].contains("no value is below 0") && shifted[0].contains("from 24 to 1794"), "{shifted:?}");
+    assert!(shifted[0].contains("no value is below 0") && shifted[0].contains("Values from 24 to 1794; "), "{shifted:?}");
     let unit = notes(&|hu| (hu + 1024.0) / 4095.0);
     assert!(
-        unit[0].contains("a.nii.gz: expected a CT in Hounsfield units") && unit[0].contains("100.0 % of the voxels"),
+        unit[0].contains("a.nii.gz: these do not look like Hounsfield units") && unit[0].contains("100.0 % of the voxels"),
         "{unit:?}"
     );
     let outside = notes(&|hu| hu - 2000.0);

@@ -47,9 +47,14 @@ impl Grid {
         self.turn.of_reversed(self.geometry.shape)
     }
 
-    /// Distance between voxel centres along these axes, in millimetres.
-    pub fn spacing_mm(&self) -> [f64; 3] {
-        self.turn.of_reversed(self.geometry.spacing_mm())
+    /// Distance between voxel centres along these axes, in millimetres; `None` if the affine is sheared: its columns' lengths measure nothing.
+    pub fn spacing_mm(&self) -> Option<[f64; 3]> {
+        Some(self.turn.of_reversed(self.file_spacing_mm()?))
+    }
+
+    /// The same along the file's axes.
+    fn file_spacing_mm(&self) -> Option<[f64; 3]> {
+        self.geometry.sheared_to_deg().is_none().then(|| self.geometry.spacing_mm())
     }
 
     /// What the store records of it, without the values' percentiles.
@@ -58,12 +63,13 @@ impl Grid {
             let last = [0.0, 0.0, 0.0, 1.0];
             rows.into_iter().chain([last]).flatten().collect()
         });
+        let spacing_mm = self.file_spacing_mm();
         ScanRow {
             affine,
             axis_codes: self.orientation().map(|codes| codes.to_string()),
             axes: self.turn.axes().to_vec(),
-            spacing_source: SpacingSource::Header,
-            ..ScanRow::of_array(case, self.geometry.shape, Some(self.geometry.spacing_mm()))
+            spacing_source: if spacing_mm.is_some() { SpacingSource::Header } else { SpacingSource::None },
+            ..ScanRow::of_array(case, self.geometry.shape, spacing_mm)
         }
     }
 }
@@ -75,7 +81,10 @@ fn orientation_of(geometry: &Geometry) -> Option<Orientation> {
 
 /// An error unless two files of a case have the same shape and lie in the same place. Where a file has no affine, only the spacings are
 /// compared.
-pub(super) fn same_grid(path: &Path, found: &Geometry, other: &Path, expected: &Geometry) -> Result<(), ScanError> {
+///
+/// # Errors
+/// [`ScanError::Shape`] or [`ScanError::Grid`], which name both files.
+pub fn same_grid(path: &Path, found: &Geometry, other: &Path, expected: &Geometry) -> Result<(), ScanError> {
     if found.shape != expected.shape {
         let (found, expected) = (found.shape.to_vec(), expected.shape.to_vec());
         return Err(ScanError::Shape { path: path.into(), found, other: other.into(), expected });
@@ -93,53 +102,4 @@ fn corner_distance_by_spacing(found: &Geometry, expected: &Geometry) -> f64 {
     let (a, b) = (found.spacing_mm(), expected.spacing_mm());
     let along = |axis: usize| (a[axis] - b[axis]) * (expected.shape[axis] - 1) as f64;
     (0..3).map(|axis| along(axis).powi(2)).sum::<f64>().sqrt()
-}
-
-/// What the user should know of where scans lie: `scans` are the case, its first file and its grid. `wanted` is the orientation that scans
-/// are turned to; with `as_published` none is turned.
-pub fn grid_notes<'a>(
-    scans: impl IntoIterator<Item = (&'a str, &'a Path, &'a Grid)>,
-    wanted: Option<Orientation>,
-    as_published: bool,
-) -> Vec<String> {
-    let (mut notes, mut nowhere, mut other, mut all) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    for (case, path, grid) in scans {
-        all += 1;
-        if let Some([z, y, x]) = grid.geometry.contradicting_pixdim_mm() {
-            let [dz, dy, dx] = grid.geometry.spacing_mm();
-            notes.push(format!(
-                "warning: {}: its pixdim says voxels of {x} × {y} × {z} mm, its affine of {dx} × {dy} × {dz} mm; the affine counts",
-                path.display()
-            ));
-        }
-        match grid.orientation() {
-            None => nowhere.push(case),
-            found if found != wanted => other.push(case),
-            _ => {}
-        }
-    }
-    if !nowhere.is_empty() {
-        let count = nowhere.len();
-        notes.push(format!(
-            "warning: {count} of {all} scans have no affine (codes of sform and qform are 0, or it cannot be used) and are taken as they lie: {}",
-            listed(&nowhere)
-        ));
-    }
-    if let Some(wanted) = wanted.filter(|_| !other.is_empty()) {
-        let (count, cases) = (other.len(), listed(&other));
-        notes.push(match as_published {
-            false => format!("{count} of {all} scans are turned to the orientation {wanted}: {cases}"),
-            true => format!(
-                "warning: {count} of {all} scans do not have the orientation {wanted} of the first training scan, but are taken as they lie, as published: {cases}"
-            ),
-        });
-    }
-    notes
-}
-
-/// The first few names.
-fn listed(names: &[&str]) -> String {
-    const SHOWN: usize = 6;
-    let more = if names.len() > SHOWN { ", …" } else { "" };
-    format!("{}{more}", names[..names.len().min(SHOWN)].join(", "))
 }

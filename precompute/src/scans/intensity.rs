@@ -16,7 +16,7 @@ const UNIT_RANGE: [f32; 2] = [-0.5, 1.5];
 pub(super) struct ChannelValues {
     /// The least and the largest.
     pub(super) range: [f32; 2],
-    /// [`PERCENTILES`] of them; an infinite value counts as the largest number there is.
+    /// [`PERCENTILES`] of them.
     pub(super) percentiles: [f64; 5],
     /// The values that become 0 and 1.
     pub(super) window: [f32; 2],
@@ -25,14 +25,13 @@ pub(super) struct ChannelValues {
 }
 
 impl ChannelValues {
-    /// Of `values`, at least one and none of them NaN.
+    /// Of `values`, at least one and all of them finite.
     pub(super) fn of(values: &[f32], window: [f32; 2]) -> Self {
         let range = values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[least, most], &v| [least.min(v), most.max(v)]);
         let within = values.iter().filter(|value| (window[0]..=window[1]).contains(*value)).count();
-        let finite = |value: f32| f64::from(value.clamp(f32::MIN, f32::MAX));
         ChannelValues {
             range,
-            percentiles: percentiles(values, PERCENTILES).map(finite),
+            percentiles: percentiles(values, PERCENTILES).map(f64::from),
             window,
             in_window: within as f64 / values.len() as f64,
         }
@@ -50,14 +49,14 @@ impl ChannelValues {
         let why = if self.in_window == 0.0 || most <= low || least >= high {
             "no voxel lies within the window"
         } else if is_ct && low < 0.0 && least >= 0.0 {
-            "no value is below 0, but in Hounsfield units air is -1000 and fat about -100"
+            "no value is below 0 (air is -1000 HU, fat about -100 HU)"
         } else if spread < SMALLEST_SPREAD * f64::from(high - low) {
             "its values hardly differ"
         } else {
             return None;
         };
-        let expected = if is_ct { "a CT in Hounsfield units" } else { "values in the window's unit" };
-        Some(format!("expected {expected}, but {why}: {}", self.described()))
+        let unit = if is_ct { "Hounsfield units" } else { "values in the window's unit" };
+        Some(format!("these do not look like {unit}: {why}. {}", self.described()))
     }
 
     /// What is strange about an image that should be in [0, 1] already.
@@ -65,13 +64,13 @@ impl ChannelValues {
         let [least, most] = self.range;
         let [low, high] = UNIT_RANGE;
         let inside = least >= low && most <= high && most > 0.0 && least < 1.0;
-        (!inside).then(|| format!("expected values in [0, 1], as the published layout has them: {}", self.described()))
+        (!inside).then(|| format!("expected values in [0, 1], as the published layout has them. {}", self.described()))
     }
 
     fn described(&self) -> String {
         let ([least, most], [low, high]) = (self.range, self.window);
         let share = 100.0 * self.in_window;
-        format!("values from {least} to {most}, {share:.1} % of the voxels in the window from {low} to {high}")
+        format!("Values from {least} to {most}; {share:.1} % of the voxels lie in the window from {low} to {high}")
     }
 }
 
@@ -83,7 +82,7 @@ pub(super) fn apply(
     intensity: Intensity,
     preprocessing: &Preprocessing,
 ) -> Result<ChannelValues, ScanError> {
-    refuse_nan(path, image, shape)?;
+    refuse_not_finite(path, image, shape)?;
     match intensity {
         Intensity::Window => {
             let values = ChannelValues::of(image, preprocessing.window_hu);
@@ -92,9 +91,6 @@ pub(super) fn apply(
         }
         Intensity::Percentiles { low, high } => {
             let [low, high] = percentiles(image, [low, high]);
-            if !(low.is_finite() && high.is_finite()) {
-                return Err(ScanError::Infinite { path: path.into(), low, high });
-            }
             let values = ChannelValues::of(image, [low, high]);
             if low == high {
                 // A scan, or nearly all of it, of one value holds no information.
@@ -114,10 +110,13 @@ fn clip_and_scale(image: &mut [f32], [low, high]: [f32; 2]) {
     }
 }
 
-/// An error for the first NaN of `[d, h, w]`.
-pub(super) fn refuse_nan(path: &Path, image: &[f32], [_, h, w]: [usize; 3]) -> Result<(), ScanError> {
+/// An error for the first NaN of `[d, h, w]`, or for infinite values.
+pub(super) fn refuse_not_finite(path: &Path, image: &[f32], [_, h, w]: [usize; 3]) -> Result<(), ScanError> {
     match image.iter().position(|value| value.is_nan()) {
-        None => Ok(()),
+        None => match image.iter().filter(|value| value.is_infinite()).count() {
+            0 => Ok(()),
+            count => Err(ScanError::Infinite { path: path.into(), count, voxels: image.len() }),
+        },
         Some(at) => Err(ScanError::NotANumber { path: path.into(), slice: at / (h * w), row: at / w % h, column: at % w }),
     }
 }
@@ -181,8 +180,12 @@ mod tests {
     #[test]
     fn one_value_everywhere_is_nothing_and_values_that_are_none_are_refused() {
         assert_eq!(scaled(&[300.0; 5], [0.5, 99.5]).unwrap(), [0.0; 5]);
-        let message = scaled(&[0.0, f32::INFINITY, f32::INFINITY], [0.5, 99.5]).unwrap_err().to_string();
-        assert!(message.contains("MR_0000.nii.gz") && message.contains("inf"), "{message}");
+        for infinite in [f32::INFINITY, f32::NEG_INFINITY] {
+            let message = scaled(&[0.0, infinite, 4.0, 5.0, infinite], [0.5, 99.5]).unwrap_err().to_string();
+            assert_eq!(message, "MR_0000.nii.gz: holds infinite values: 2 of 5 voxels");
+            let window = apply(Path::new("a"), &mut [0.0, infinite], [1, 1, 2], Intensity::Window, &Preprocessing::default());
+            assert!(window.unwrap_err().to_string().contains("1 of 2 voxels"), "a window, too");
+        }
         let message = scaled(&[0.0, f32::NAN, 1.0], [0.5, 99.5]).unwrap_err().to_string();
         assert!(message.contains("NaN in slice 0, row 0, column 1"), "{message}");
     }

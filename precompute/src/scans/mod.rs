@@ -6,6 +6,7 @@ mod dataset_problem;
 mod error;
 mod folder;
 mod grid;
+mod grid_notes;
 mod intensity;
 mod label_check;
 mod label_map;
@@ -19,7 +20,8 @@ mod value_check;
 
 pub use dataset_problem::DatasetProblem;
 pub use error::ScanError;
-pub use grid::{Grid, grid_notes};
+pub use grid::{Grid, same_grid};
+pub use grid_notes::grid_notes;
 pub use settings::{SourceOptions, configure};
 pub use unlabelled::{FoundScans, NewScan, find_new_scans};
 
@@ -44,7 +46,8 @@ pub struct Scan {
     pub split: Split,
     /// Depth, height, width: `[axis 2, axis 1, axis 0]` of the NIfTI array, turned to the settings' orientation.
     pub shape: [usize; 3],
-    /// Distance between voxel centres along depth, height and width, in millimetres; `None` if neither file nor user says it.
+    /// Distance between voxel centres along depth, height and width, in millimetres; `None` if neither file nor user says
+    /// it, or the affine is sheared.
     pub spacing_mm: Option<[f64; 3]>,
     /// `[d, c, h, w]`, c channels, each slice's together: what their intensities say as [0, 1].
     pub image: Vec<f32>,
@@ -311,13 +314,11 @@ impl ScanSource {
     /// Reads a case of this source: clip, scale, transpose, map labels, as published.
     ///
     /// # Errors
-    /// When a file is damaged or has changed its shape, when an image holds NaN, or a label lies outside the label map.
+    /// When a file is damaged or has changed its shape, when an image holds NaN or infinite values, or a label lies outside the label map.
     pub fn read(&self, case: &CaseEntry) -> Result<Scan, ScanError> {
         match self.layout {
-            // As published, scans are taken as they lie.
-            Layout::RawSynapse => nifti_case::read(&self.root, case, &self.preprocessing, None),
+            Layout::RawSynapse | Layout::NnUnet => nifti_case::read(&self.root, case, &self.preprocessing, self.layout),
             Layout::Published => published::read(&self.root, case, &self.preprocessing),
-            Layout::NnUnet => nifti_case::read(&self.root, case, &self.preprocessing, self.preprocessing.orientation),
             Layout::Unlabelled => NewScan { case: case.case.clone(), files: case.files.clone() }.read(&self.preprocessing),
         }
     }

@@ -4,9 +4,9 @@
 
 use super::error::ScanError;
 use super::folder::{Reason, Unused, list_files};
-use super::intensity::{ChannelValues, refuse_nan};
-use super::label_map::map_labels;
-use super::{CaseEntry, Scan, file_name, read_file, source_file};
+use super::intensity::{ChannelValues, refuse_not_finite};
+use super::label_map::StoredLabels;
+use super::{CaseEntry, Layout, Scan, file_name, read_file, source_file};
 use sam_ladder_formats::volume::without_ending;
 use sam_ladder_formats::{Array, hdf5, npz, placeholder};
 use sam_ladder_schemas::classes::Split;
@@ -167,8 +167,8 @@ pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing
         if let Some(first) = entry.files.first().filter(|_| !image.is_empty()) {
             same_shape(path, values.shape, first, [d, shape[1], shape[2]])?;
         }
-        refuse_nan(path, &values.values, values.shape)?;
-        label.extend(map_labels(path, &labels.values, labels.shape, &classes, None)?);
+        refuse_not_finite(path, &values.values, values.shape)?;
+        label.extend(StoredLabels::of_array(path, &labels).classes(&classes, Layout::Published)?);
         shape = [shape[0] + d, h, w];
         image.extend(values.values);
         slice_sources.extend(std::iter::repeat_n(source, d));

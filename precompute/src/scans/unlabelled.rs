@@ -1,7 +1,7 @@
 //! New scans, which have no reference segmentation: volumes anywhere, one per channel.
 
 use super::error::ScanError;
-use super::folder::{Reason, Unused, holds_dicom, is_dicom, list_files, voxel_files};
+use super::folder::{Reason, Unused, holds_dicom, is_dicom, list_files_or, voxel_files};
 use super::grid::{Grid, same_grid};
 use super::nnunet::case_and_channel;
 use super::{CaseEntry, Scan, channels, file_name};
@@ -69,8 +69,9 @@ fn not_there(path: &Path, error: std::io::Error) -> ScanError {
 /// The volumes of a folder.
 fn volumes_in(folder: &Path, unused: &mut Unused) -> Result<Vec<PathBuf>, ScanError> {
     let mut of_folder = Unused::default();
-    let (volumes, others): (Vec<PathBuf>, Vec<PathBuf>) =
-        list_files(folder, &mut of_folder)?.into_iter().partition(|file| split_name(&file_name(file)).is_some());
+    let (volumes, others): (Vec<PathBuf>, Vec<PathBuf>) = list_files_or(folder, "pass it to --scan itself", &mut of_folder)?
+        .into_iter()
+        .partition(|file| split_name(&file_name(file)).is_some());
     if volumes.is_empty() {
         let none = if holds_dicom(folder) {
             ScanError::Dicom { path: folder.into() }
@@ -267,6 +268,13 @@ mod tests {
         let one = Preprocessing::default();
         let found = find_new_scans(&[dir.path().into()], &one).unwrap();
         assert_eq!((cases(&found.scans), found.notes.len()), (vec!["a", "b", "c"], 0));
+        std::fs::create_dir(dir.path().join("more")).unwrap();
+        std::fs::write(dir.path().join("more/d.nii"), b"x").unwrap();
+        let found = find_new_scans(&[dir.path().into()], &one).unwrap();
+        assert!(
+            found.notes[0].ends_with("1 folder is not used (a folder with scans: pass it to --scan itself): more"),
+            "{found:?}"
+        );
         let named = find_new_scans(&[dir.path().join("notes.txt")], &one).unwrap();
         assert_eq!(cases(&named.scans), ["notes.txt"], "a file that is named is tried");
         let twice = find_new_scans(&[dir.path().into(), dir.path().join("a.NII.GZ")], &one).unwrap_err().to_string();

@@ -11,12 +11,13 @@ use crate::error::refusal;
 use crate::interrupt;
 use crate::print::print_note;
 use candle_core::Device;
-use outputs::{Existing, Outputs, ensure_mask_name};
+use outputs::{Existing, Outputs, ensure_folder, ensure_mask_name, ensure_mask_of};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_formats::nifti::write_nifti;
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
 use sam_ladder_precompute::scans::{FoundScans, Grid, NewScan, ScanSource, find_new_scans, grid_notes};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::Preprocessing;
@@ -92,9 +93,13 @@ struct MaskJob {
 
 impl MaskJob {
     /// Writes its mask `[d, h, w]`, turned back to the scan's own grid.
-    fn write(&self, mask: Vec<u8>) -> anyhow::Result<()> {
+    fn write(&self, mask: Vec<u8>, observer: &dyn Observer) -> anyhow::Result<()> {
         let mask = self.grid.turn.inverse().voxels(mask, self.grid.shape());
-        Ok(write_nifti(&self.mask, &self.grid.geometry, &mask)?)
+        write_nifti(&self.mask, &self.grid.geometry, &mask)?;
+        if mask.iter().all(|&class| class == 0) {
+            observer.message(&format!("warning: scan {}: no organ found, its mask is empty", self.scan.case));
+        }
+        Ok(())
     }
 }
 
@@ -102,6 +107,7 @@ impl Args {
     /// Segments.
     pub fn run(self) -> anyhow::Result<()> {
         ensure_mask_name(&self.out)?;
+        ensure_folder(&self.out)?;
         let device = self.device.open()?;
         let settings = self.settings()?;
         self.checkpoint.iter().for_each(|path| note_prefix(path));
@@ -114,13 +120,17 @@ impl Args {
             _ => Existing::Refuse,
         };
         let outputs = Outputs::plan(scans, &self.out, existing)?;
-        let mut bad = Vec::new();
+        let mut bad = 0;
+        check_kept(&outputs, &settings.config.preprocessing, &mut bad);
         let jobs = readable(&outputs, &settings.config.preprocessing, &mut bad);
         say_how_they_lie(&jobs, &settings.config.preprocessing, self.store.is_some());
         let slices: usize = jobs.iter().map(|job| job.grid.shape()[0]).sum();
-        let there = found - outputs.masks.len();
-        let skipped = if there > 0 { format!(", {there} masks are there already") } else { String::new() };
-        print_note!("{} scans, {slices} slices to segment at {} pixels{skipped}", jobs.len(), settings.config.image_size);
+        let there = match outputs.kept.len() {
+            0 => String::new(),
+            kept => format!(", and there already: {}", counted(kept, "mask")),
+        };
+        let (scans, slices) = (counted(jobs.len(), "scan"), counted(slices, "slice"));
+        print_note!("{scans}, {slices} to segment at {} pixels{there}", settings.config.image_size);
         if !jobs.is_empty() {
             outputs.check_label_tables(&settings.config.class_names)?;
             let work = Work { settings: &settings, outputs: &outputs, device: &device };
@@ -132,12 +142,10 @@ impl Args {
                 print_note!("names and colours of the classes: {}, {}", first.display(), second.display());
             }
         }
-        if !bad.is_empty() {
-            let listed: Vec<String> = bad.iter().map(|(case, reason)| format!("scan {case}: {reason}")).collect();
-            let message =
-                format!("{} of {found} scans cannot be used; the others are segmented: {}", bad.len(), listed.join("; "));
+        if bad > 0 {
+            let found = counted(found, "scan");
             return Err(refusal(
-                message,
+                format!("{bad} of {found} cannot be used, see the warnings above; the others are segmented"),
                 "put good copies of these files in place, then run the same command again with --skip-existing",
             ));
         }
@@ -166,7 +174,7 @@ impl Args {
         &self,
         jobs: &[MaskJob],
         Work { settings, outputs, device }: Work,
-        bad: &mut Vec<(String, String)>,
+        bad: &mut usize,
     ) -> anyhow::Result<[PathBuf; 2]> {
         let model = load_model(settings, device)?;
         let encoder = settings.load_encoder(device)?.encoder;
@@ -181,7 +189,7 @@ impl Args {
                 Ok(scan) => scan,
                 Err(error) => {
                     observer.message(&format!("warning: scan {} is left out: {error}", job.scan.case));
-                    bad.push((job.scan.case.clone(), error.to_string()));
+                    *bad += 1;
                     pace.progress.advance(job.grid.shape()[0] as u64);
                     continue;
                 }
@@ -197,9 +205,14 @@ impl Args {
                 mask.extend(model.predict_slices(&batch, count, [height, width])?);
                 pace.done(count);
             }
-            job.write(mask)?;
+            job.write(mask, &*observer)?;
             let seconds = started.elapsed().as_secs_f64();
-            observer.message(&format!("scan {}: {depth} slices in {seconds:.1} s: {}", job.scan.case, job.mask.display()));
+            observer.message(&format!(
+                "scan {}: {} in {seconds:.1} s: {}",
+                job.scan.case,
+                counted(depth, "slice"),
+                job.mask.display()
+            ));
         }
         Ok(tables)
     }
@@ -210,7 +223,7 @@ impl Args {
         store: &Path,
         mut jobs: Vec<MaskJob>,
         Work { settings, outputs, device }: Work,
-        bad: &mut Vec<(String, String)>,
+        bad: &mut usize,
     ) -> anyhow::Result<Option<[PathBuf; 2]>> {
         let observer = Terminal::new();
         let mut plan = plan_of(&jobs, settings, &*observer)?;
@@ -234,7 +247,7 @@ impl Args {
                 FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop, observer: &*observer };
             fill_part(&plan, store, &options, || settings.load_encoder(device))?.images_encoded
         };
-        print_note!("{encoded} slices encoded, the embeddings are in {}", store.display());
+        print_note!("{} encoded, the embeddings are in {}", counted(encoded, "slice"), store.display());
         let store = Store::open(store)?;
         let model = load_model(settings, device)?;
         let tables = outputs.write_label_tables(&settings.config.class_names)?;
@@ -247,7 +260,7 @@ impl Args {
             progress.describe(&format!("scan {}", job.scan.case));
             let request = CaseRequest { split: Split::Test, case: &job.scan.case, batch_size: self.batch_size as usize };
             let predicted = model.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
-            job.write(predicted.mask)?;
+            job.write(predicted.mask, &*observer)?;
             observer.message(&format!("scan {}: {}", job.scan.case, job.mask.display()));
         }
         Ok(Some(tables))
@@ -269,10 +282,10 @@ fn plan_of(jobs: &[MaskJob], settings: &Settings, observer: &dyn Observer) -> an
 }
 
 /// Whether a scan's voxels can be read; if not, it is noted in `bad`.
-fn is_readable(job: &MaskJob, settings: &Settings, observer: &dyn Observer, bad: &mut Vec<(String, String)>) -> bool {
+fn is_readable(job: &MaskJob, settings: &Settings, observer: &dyn Observer, bad: &mut usize) -> bool {
     let Err(error) = job.scan.read(&settings.config.preprocessing) else { return true };
     observer.message(&format!("warning: scan {} is left out: {error}", job.scan.case));
-    bad.push((job.scan.case.clone(), error.to_string()));
+    *bad += 1;
     false
 }
 
@@ -281,15 +294,25 @@ fn begin_slices(observer: &dyn Observer, jobs: &[MaskJob]) -> Box<dyn Progress> 
     observer.begin(Phase::new("", Unit::Slices, slices))
 }
 
-/// The scans whose headers can be read; the others with the reason.
-fn readable(outputs: &Outputs, preprocessing: &Preprocessing, bad: &mut Vec<(String, String)>) -> Vec<MaskJob> {
+/// Says which of the masks that are there are none of their scans.
+fn check_kept(outputs: &Outputs, preprocessing: &Preprocessing, bad: &mut usize) {
+    for (scan, mask) in &outputs.kept {
+        if let Err(error) = ensure_mask_of(scan, mask, preprocessing) {
+            print_note!("warning: scan {} is left out, since its mask is there and cannot be one: {error}", scan.case);
+            *bad += 1;
+        }
+    }
+}
+
+/// The scans whose headers can be read; of the others the reason is said.
+fn readable(outputs: &Outputs, preprocessing: &Preprocessing, bad: &mut usize) -> Vec<MaskJob> {
     let mut jobs = Vec::with_capacity(outputs.masks.len());
     for (scan, mask) in &outputs.masks {
         match scan.grid(preprocessing) {
             Ok(grid) => jobs.push(MaskJob { scan: scan.clone(), grid, mask: mask.clone() }),
             Err(error) => {
                 print_note!("warning: scan {} is left out: {error}", scan.case);
-                bad.push((scan.case.clone(), error.to_string()));
+                *bad += 1;
             }
         }
     }
@@ -359,10 +382,9 @@ impl<'a> Pace<'a> {
             let per_slice = since.elapsed().as_secs_f64() / self.slices as f64;
             let first = progress::duration(self.scans[0] as f64 * per_slice);
             let total = progress::duration(self.scans.iter().sum::<usize>() as f64 * per_slice);
-            let slices = self.scans[0];
-            self.observer.message(&format!(
-                "about {first} for the first scan of {slices} slices ({per_slice:.3} s per slice), {total} for all"
-            ));
+            let slices = counted(self.scans[0], "slice");
+            self.observer
+                .message(&format!("about {first} for the first scan of {slices} ({per_slice:.3} s per slice), {total} for all"));
         }
     }
 }

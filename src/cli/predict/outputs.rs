@@ -2,13 +2,13 @@
 
 use crate::error::refusal;
 use anyhow::Context;
-use sam_ladder_eval::label_tables::{self, ITK_SNAP_ENDING, SLICER_ENDING, itk_snap, slicer};
-use sam_ladder_formats::Error;
+use sam_ladder_eval::label_tables::{ITK_SNAP_ENDING, SLICER_ENDING, itk_snap, slicer};
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::nifti::is_ours;
-use sam_ladder_formats::outputs::{is_regular_file, is_there};
+use sam_ladder_formats::nifti::{origin_of, read_geometry};
+use sam_ladder_formats::outputs::{HASH_COMMENT, is_there, origin_of_text};
 use sam_ladder_formats::volume::{VOXEL_ENDINGS, split_name, without_ending};
-use sam_ladder_precompute::scans::NewScan;
+use sam_ladder_precompute::scans::{NewScan, ScanError, same_grid};
+use sam_ladder_schemas::precompute::Preprocessing;
 use std::path::{Path, PathBuf};
 
 /// What to do with masks that are there already.
@@ -49,6 +49,28 @@ pub fn ensure_mask_name(out: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// An error for masks below something that is no folder, before any work.
+///
+/// # Errors
+/// Names what is in the way.
+pub fn ensure_folder(out: &Path) -> anyhow::Result<()> {
+    let is_file = out.file_name().is_some_and(|name| mask_stem(&name.to_string_lossy()).is_some()) && !out.is_dir();
+    let above = out.ancestors().skip(usize::from(is_file)).find(|above| is_there(above));
+    match above.filter(|above| !above.is_dir()) {
+        Some(file) => Err(refusal(format!("{} is a file, expected a folder", file.display()), "choose another --out")),
+        None => Ok(()),
+    }
+}
+
+/// Checks that a mask that is kept lies on its scan's grid, by the headers of both.
+///
+/// # Errors
+/// What cannot be read, or how the grids differ.
+pub fn ensure_mask_of(scan: &NewScan, mask: &Path, preprocessing: &Preprocessing) -> Result<(), ScanError> {
+    let grid = scan.grid(preprocessing)?;
+    same_grid(mask, &read_geometry(mask)?, &scan.files[0], &grid.geometry)
+}
+
 /// The name of a mask's file without its ending.
 fn mask_stem(name: &str) -> Option<&str> {
     [".nii.gz", ".nii"].iter().find_map(|ending| without_ending(name, ending))
@@ -59,6 +81,8 @@ fn mask_stem(name: &str) -> Option<&str> {
 pub struct Outputs {
     /// The scans that a mask is made of, each with its file.
     pub masks: Vec<(NewScan, PathBuf)>,
+    /// The scans whose masks are there and stay, each with its file.
+    pub kept: Vec<(NewScan, PathBuf)>,
     /// The label tables' files without their endings.
     tables: PathBuf,
     existing: Existing,
@@ -68,7 +92,8 @@ impl Outputs {
     /// `out` is a mask's file where it ends in `.nii` or `.nii.gz` and there is one scan, else the folder of them.
     ///
     /// # Errors
-    /// Several scans for one file, a mask that would replace a scan, and what is there already if that is to be refused. Nothing is written.
+    /// Several scans for one file, a mask that would replace a scan, and what is there already if that is to be refused or not a mask of ours,
+    /// unchanged. Nothing is written.
     pub fn plan(scans: Vec<NewScan>, out: &Path, existing: Existing) -> anyhow::Result<Self> {
         let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let stem = mask_stem(&name);
@@ -90,6 +115,7 @@ impl Outputs {
                 return Err(refusal(format!("{} is the scan itself", mask.display()), "choose another --out"));
             }
         }
+        let mut kept = Vec::new();
         match existing {
             Existing::Refuse => {
                 if let Some((_, mask)) = masks.iter().find(|(_, mask)| is_there(mask)) {
@@ -98,16 +124,14 @@ impl Outputs {
                     return Err(refusal(format!("{} exists", mask.display()), hint));
                 }
             }
-            Existing::Skip => masks.retain(|(_, mask)| !is_there(mask)),
+            Existing::Skip => (kept, masks) = masks.into_iter().partition(|(_, mask)| is_there(mask)),
             Existing::Replace => {
-                if let Some((_, mask)) =
-                    masks.iter().find(|(_, mask)| is_there(mask) && !(is_regular_file(mask) && is_ours(mask)))
-                {
-                    return Err(Error::Foreign { path: mask.clone(), what: "a mask by sam-ladder" }.into());
+                for (_, mask) in masks.iter().filter(|(_, mask)| is_there(mask)) {
+                    origin_of(mask).may_replace(mask, "a mask by sam-ladder")?;
                 }
             }
         }
-        Ok(Outputs { masks, tables, existing })
+        Ok(Outputs { masks, kept, tables, existing })
     }
 
     /// The names and colours of the classes for ITK-SNAP and 3D Slicer: two files with their texts.
@@ -138,17 +162,14 @@ impl Outputs {
     /// Looks whether the label tables may be written, before anything is.
     ///
     /// # Errors
-    /// A file that is no label table, a table of other classes that is not to be replaced.
+    /// A file that is no label table, a table that someone has changed, a table of other classes that is not to be replaced.
     pub fn check_label_tables(&self, class_names: &[String]) -> anyhow::Result<()> {
         for (path, text) in &self.label_tables(class_names) {
             match std::fs::read(path) {
                 Ok(found) if found == text.as_bytes() => continue,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_there(path) => {}
-                found => {
-                    let ours = found.is_ok_and(|found| label_tables::is_ours(&String::from_utf8_lossy(&found)));
-                    if !ours || !is_regular_file(path) {
-                        return Err(Error::Foreign { path: path.clone(), what: "a label table by sam-ladder" }.into());
-                    }
+                _ => {
+                    origin_of_text(path, HASH_COMMENT).may_replace(path, "a label table by sam-ladder")?;
                     if self.existing != Existing::Replace {
                         let message = format!("{} is the label table of other classes", path.display());
                         return Err(refusal(message, "replace it with --force, or choose another --out"));

@@ -22,8 +22,7 @@ pub fn strange(scan: &ScanRow, settings: &Settings) -> Vec<String> {
                 format!("{found:.1} ({low:.1} to {high:.1})")
             };
             format!(
-                "warning: scan {}: the values of {} are unlike those of the training scans, which stand in brackets: 0.5th percentile {}, \
-                 50th {}, 99.5th {}",
+                "warning: scan {}: its {} values differ from the training scans' (in brackets): 0.5th percentile {}, 50th {}, 99.5th {}",
                 scan.case,
                 channel.name,
                 part(0),

@@ -11,6 +11,8 @@ use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_schemas::train::SideNetworkKind;
 use std::path::Path;
 
+/// What a checkpoint of a side network should hold.
+const SIDE_NETWORK: &str = "--cnn-checkpoint takes the names of the side network's publisher: torchvision's ResNet-18 unless --side-network says otherwise";
 /// Prefix of our addition: see `model::projection`.
 const PROJECTION: &str = "projection.";
 /// timm's position embeddings, whose size depends on the image size.
@@ -24,7 +26,7 @@ const CLS_DEVIATION: f64 = 1e-6;
 pub(super) fn open(config: &ModelConfig, path: &Path) -> Result<StateDict> {
     let file = StateDict::open(path)?;
     let expected = ModelWeights::expected(config);
-    refuse_unknown(path, &file, |name| {
+    refuse_unknown(path, &file, SIDE_NETWORK, |name| {
         let name = format!("{CNN_PREFIX}{name}");
         UNUSED_PARTS.iter().any(|part| name.starts_with(part)) || expected.iter().any(|(known, _)| *known == name)
     })?;

@@ -5,6 +5,7 @@ use super::training_run::Run;
 use crate::groups::warning;
 use candle_core::DeviceLocation;
 use sam_ladder_cache::TrainingSplit;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::train::Arm;
 use std::path::Path;
@@ -18,10 +19,10 @@ pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &Traini
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     };
     let (precision, steps) = (args.config.precision.name(), run.last_step());
-    observer.message(&format!("on {device} in {precision}, {} epochs, up to step {steps}", args.config.epochs));
+    observer.message(&format!("on {device} in {precision}, {}, up to step {steps}", counted(args.config.epochs, "epoch")));
     if args.resume {
         let position = run.position();
-        observer.message(&format!("resumes after step {}, {} epochs are done", position.steps, position.epoch));
+        observer.message(&format!("resumes after step {}, {} done", position.steps, counted(position.epoch, "epoch")));
         return;
     }
     observer.message(&weights(args));
@@ -42,13 +43,13 @@ pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &Traini
 fn cases(args: &TrainArgs, store: &TrainingSplit) -> String {
     let held_out = &args.config.val_cases;
     let slices = |of: bool| store.slices().iter().filter(|slice| held_out.contains(&slice.case) == of).count();
-    let count = |cases: usize| format!("{cases} {}", if cases == 1 { "case" } else { "cases" });
-    let trained = count(store.cases().len() - held_out.len());
+    let slices = |of| counted(slices(of), "slice");
+    let trained = counted(store.cases().len() - held_out.len(), "case");
     let validation = match held_out.len() {
         0 => "; holds out none, so there is no validation (--fold 1/5 holds out a fifth)".to_string(),
-        cases => format!("; holds out {} ({} slices) for validation: {}", count(cases), slices(true), held_out.join(", ")),
+        cases => format!("; holds out {} ({}) for validation: {}", counted(cases, "case"), slices(true), held_out.join(", ")),
     };
-    format!("trains on {trained} ({} slices){validation}", slices(false))
+    format!("trains on {trained} ({}){validation}", slices(false))
 }
 
 fn weights(args: &TrainArgs) -> String {

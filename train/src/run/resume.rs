@@ -107,7 +107,7 @@ pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) 
             "preprocessing": preprocessing, "class_names": class_names
         })
     };
-    let differing = differences(&shaping(&record.store), "run", &shaping(store.config()), "store");
+    let differing = differences(&shaping(&record.store), "the run has", &shaping(store.config()), "the store has");
     if differing.is_empty() {
         return Ok(());
     }

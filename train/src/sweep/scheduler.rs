@@ -6,6 +6,7 @@ use super::ranking::{self, Score, fronts, ranks};
 use super::space::{Point, Space};
 use super::tpe::Observed;
 use crate::error::Result;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::sweep::{Pruning, SweepConfig};
 use sam_ladder_schemas::train::TrainConfig;
 use std::collections::HashSet;
@@ -336,7 +337,7 @@ impl<'a> Scheduler<'a> {
         };
         let own = this.scores[rung].costs(&self.config.objectives);
         let worse = own.iter().enumerate().all(|(objective, &cost)| cost > median(objective));
-        worse.then(|| format!("{BELOW_MEDIAN} of {} trials after {epochs} epochs", others.len()))
+        worse.then(|| format!("{BELOW_MEDIAN} of {} after {}", counted(others.len(), "trial"), counted(epochs, "epoch")))
     }
 
     /// Ends the sweep: trials that wait are pruned.
@@ -349,7 +350,7 @@ impl<'a> Scheduler<'a> {
                     Some(rung) => {
                         let there = self.best_at(rung);
                         let place = there.iter().position(|&other| other == trial).unwrap_or(there.len()) + 1;
-                        format!("number {place} of {} after {} epochs", there.len(), self.trials[trial].epochs())
+                        format!("number {place} of {} after {}", there.len(), counted(self.trials[trial].epochs(), "epoch"))
                     }
                 };
                 (trial, reason)

@@ -7,6 +7,7 @@ use super::trainer::{Task, Trainer};
 use super::workers::Workers;
 use crate::error::{Result, TrainError};
 use crate::run::{SessionStatus, session_end};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::sweep::{SweepRecord, TrialRow};
 use sam_ladder_schemas::train::{EVENTS_DIR, RESUME_STATE};
@@ -212,7 +213,7 @@ impl<'a, T: Trainer> Trials<'a, T> {
             let scores = account.scores(&trial.rungs, job.until);
             if (0..account.epochs.len()).any(|run| account.lacks(run, job.until)) {
                 // Otherwise it would be tried for ever.
-                let reason = format!("it has fewer than {} epochs on record after it was trained", job.until);
+                let reason = format!("it has fewer than {} on record after it was trained", counted(job.until, "epoch"));
                 ends.entry(job.trial).or_insert(End::Failed { reason, diverged: false });
             }
             Outcome { spent: account.spent(), result: ends.remove(&job.trial).map_or(Ok(scores), Err) }
@@ -256,8 +257,8 @@ impl<'a, T: Trainer> Trials<'a, T> {
             let trial = &trials[job.trial];
             let score = trial.scores.last().map_or(String::new(), score_text);
             let came_to = match &trial.end {
-                None => format!("waits after {} epochs{score}", trial.epochs()),
-                Some(End::Finished) => format!("finished after {} epochs{score}", trial.epochs()),
+                None => format!("waits after {}{score}", counted(trial.epochs(), "epoch")),
+                Some(End::Finished) => format!("finished after {}{score}", counted(trial.epochs(), "epoch")),
                 Some(End::Pruned(reason)) => format!("pruned{score}: {reason}"),
                 Some(End::Failed { reason, diverged: true }) => format!("diverged: {reason}"),
                 Some(End::Failed { reason, diverged: false }) => format!("failed: {reason}"),
