@@ -404,7 +404,7 @@ fn a_dry_run_says_what_the_encoding_would() {
     let dry = "precompute --scans @. --store @s.zarr --random-encoder 0 --image-size 16 --data-size 16 --augment none --dry-run";
     let told = said(on(at, dry));
     assert!(
-        told.contains("img0005.nii.gz: expected a CT in Hounsfield units")
+        told.contains("img0005.nii.gz: these do not look like Hounsfield units")
             && told.contains("Values from 924 to 1154; 0.0 % of the voxels"),
         "{told}"
     );
