@@ -20,6 +20,8 @@ ARGS   ?=
 DEMO   ?= demo
 VENV   ?= .venv
 CARGO  ?= cargo
+# Where the CUDA build goes. It has compiler flags of its own, which in one folder with others would compile everything again
+CUDA_TARGET ?= target-cuda
 FUZZ_SECONDS ?= 60
 FUZZ_FIRST   ?= 0
 KILLS  ?= 200
@@ -148,17 +150,18 @@ doc: ## Build the documentation of every crate; warnings are errors
 
 .PHONY: test-cuda-host
 test-cuda-host: ## Run the CUDA build on a driver of the host's: every kernel and the golden step (no GPU)
-	CARGO="$(CARGO)" tests/cuda_host/run.sh quick
+	CARGO="$(CARGO)" SAM_LADDER_CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh quick
 
 .PHONY: test-cuda-host-whole
 test-cuda-host-whole: ## The same with failing calls, the golden encoder, all tests of runs and sweeps, and other orders of streams (hours)
-	CARGO="$(CARGO)" tests/cuda_host/run.sh whole
+	CARGO="$(CARGO)" SAM_LADDER_CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh whole
 
 .PHONY: check-cuda
 check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs NVIDIA's compiler below ~/.cache if there is none)
 	$(CARGO) fetch --locked --quiet
-	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && $(CARGO) build --release --features cuda --target-dir target-cuda
-	@echo "check-cuda: target-cuda/release/sam-ladder is linked"
+	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && \
+	$(CARGO) test --release --workspace --features cuda --target-dir $(CUDA_TARGET) --no-run --lib --test golden_step
+	@echo "check-cuda: $(CUDA_TARGET)/release/sam-ladder is linked"
 
 .PHONY: kernels
 kernels: ## Assemble every CUDA kernel for each GPU that we support, and hold it against ops/kernels.csv (no GPU)
@@ -167,8 +170,8 @@ kernels: ## Assemble every CUDA kernel for each GPU that we support, and hold it
 .PHONY: gpu-binaries
 gpu-binaries: check-cuda ## Build the CUDA test binaries and benchmarks, for gpu-check and gpu-pack (CUDA_COMPUTE_CAP=80 runs on every GPU from Ampere on)
 	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && \
-	$(CARGO) test --release --workspace --features cuda --target-dir target-cuda --no-run --lib --test golden_encoder --test golden_step --test golden_trajectory && \
-	$(CARGO) build --release --workspace --features cuda --target-dir target-cuda --example gpu_step --example gpu_encoder --example gpu_rates
+	$(CARGO) test --release --workspace --features cuda --target-dir $(CUDA_TARGET) --no-run --lib --test golden_encoder --test golden_step --test golden_trajectory && \
+	$(CARGO) build --release --workspace --features cuda --target-dir $(CUDA_TARGET) --example gpu_step --example gpu_encoder --example gpu_rates
 
 .PHONY: gpu-check
 gpu-check: ## On a machine with a GPU, after gpu-binaries: correctness, times next to PyTorch's (ARGS="--call 1 --budget 300", then call 2)
