@@ -1,6 +1,9 @@
-"""`make bench`: times this project and PyTorch doing the same work, alternating in one run, with the same number of threads.
+"""`make bench`: times this project and others doing the same work, alternating in one run, with the same number of threads.
 
-Prints tables and writes them to `bench/results/<machine>/`: `bench.csv` (the work of both), `reading.csv`, `machine.csv` (the limit of the
+The others are PyTorch as our users run it, and whatever else one can pick on a CPU: PyTorch compiled, in bfloat16, with channels last, ONNX Runtime and
+OpenVINO. A row names the fastest in float32, and its target is against that one. bfloat16 is timed where the processor has instructions for it.
+
+Prints tables and writes them to `bench/results/<machine>/`: `bench.csv` (the work of all), `others.csv` (each of the others), `reading.csv`, `machine.csv` (the limit of the
 processor), `scaling.csv`, and `summary.md`. From these `page.py` makes the tables and plots of `docs/reference/speed.md`. Each figure is the median
 over the rounds. Rounds alternate between the two sides, so that a machine whose speed drifts is fair to both. A piece that fails is left out and
 reported.
@@ -40,19 +43,25 @@ class Case:
     ours: list
     torch: list
     asked: float
+    # other ways to do it, by the script's last word
+    others: tuple = ()
     # PyTorch's rounds, if it takes minutes
     torch_rounds: int = 10**9
     # both sides print the same rows, which must agree
     compared: bool = False
 
 
+# Ways other than the default of time_encoder.py and time_step.py.
+ENCODERS = ("pytorch-compiled", "pytorch-bf16", "pytorch-bf16-compiled", "onnxruntime", "openvino", "openvino-bf16")
+STEPS = tuple(f"pytorch{way}" for way in ("-compiled", "-channels_last", "-bf16", "-bf16-channels_last"))
+
 CASES = [
-    Case("encoder ViT-B, 224, batch 4", ["bench_encoder", "vit_b", "224", "4"], ["time_encoder.py", "vit_b", "224", "4"], 0.6),
-    Case("encoder ViT-B, 512, batch 1", ["bench_encoder", "vit_b", "512", "1"], ["time_encoder.py", "vit_b", "512", "1"], 0.6),
-    Case("stage-two step, 224, batch 24", ["bench_step", "224", "24"], ["time_step.py", "224", "24"], 0.9),
-    Case("stage-two step, 512, batch 8", ["bench_step", "512", "8"], ["time_step.py", "512", "8"], 0.9),
-    Case("epoch of 200 slices, 224", ["time_epoch.py", PROGRAM, "STORE", "24"], ["time_published_loop.py", "224", "24"], 0.1, 2),
-    Case("evaluation of a scan, 512×512×100", ["bench_eval", "STORE", "RUN", "1"], ["time_eval.py", "STORE", "RUN"], 0.5, 1, True),
+    Case("encoder ViT-B, 224, batch 4", ["bench_encoder", "vit_b", "224", "4"], ["time_encoder.py", "vit_b", "224", "4"], 0.9, ENCODERS),
+    Case("encoder ViT-B, 512, batch 1", ["bench_encoder", "vit_b", "512", "1"], ["time_encoder.py", "vit_b", "512", "1"], 0.75, ENCODERS),
+    Case("stage-two step, 224, batch 24", ["bench_step", "224", "24"], ["time_step.py", "224", "24", "5"], 0.75, STEPS),
+    Case("stage-two step, 512, batch 8", ["bench_step", "512", "8"], ["time_step.py", "512", "8", "5"], 0.75, STEPS),
+    Case("epoch of 200 slices, 224", ["time_epoch.py", PROGRAM, "STORE", "24"], ["time_published_loop.py", "224", "24"], 0.1, (), 2),
+    Case("evaluation of a scan, 512×512×100", ["bench_eval", "STORE", "RUN", "1"], ["time_eval.py", "STORE", "RUN"], 0.5, (), 1, True),
 ]
 
 
@@ -87,27 +96,56 @@ def compare(ours, theirs):
         raise RuntimeError("the evaluation printed no organ")
 
 
-def run_case(case, shared, arguments):
-    mine, theirs = [], []
+def has_bf16():
+    """Whether the processor multiplies bfloat16 numbers."""
+    try:
+        said = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(f" {flag}" in said for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def run_case(case, shared, arguments, failed):
+    """The row of a case, and a row for each of the others."""
+    ways = {"pytorch": command_of(case.torch, shared)}
+    ways |= {way: [*command_of(case.torch, shared), way] for way in case.others if has_bf16() or "bf16" not in way}
+    mine, theirs = [], {way: [] for way in ways}
     for round_number in range(arguments.rounds):
         mine.append(measure(command_of(case.ours, shared), arguments.threads))
-        if round_number < case.torch_rounds:
-            theirs.append(measure(command_of(case.torch, shared), arguments.threads))
+        for way, command in ways.items():
+            if way not in theirs or round_number >= case.torch_rounds:
+                continue
+            try:
+                theirs[way].append(measure(command, arguments.threads))
+            except RuntimeError as error:
+                if way == "pytorch":
+                    raise
+                failed.append(f"{case.name}, {way}: {error}")
+                del theirs[way]
     if case.compared:
-        compare(mine[0][0], theirs[0][0])
-    ours_s, torch_s = (statistics.median(run[1] for run in runs) for runs in (mine, theirs))
-    return {
+        compare(mine[0][0], theirs["pytorch"][0][0])
+    ours_s = statistics.median(run[1] for run in mine)
+    seconds = {way: statistics.median(run[1] for run in runs) for way, runs in theirs.items()}
+    fastest = min((way for way in seconds if "bf16" not in way), key=seconds.get)
+    row = {
         "work": case.name,
         "sam_ladder_s_per_image": f"{ours_s:.4f}",
-        "pytorch_s_per_image": f"{torch_s:.4f}",
-        "ratio": f"{ours_s / torch_s:.3f}",
-        "asked": f"{case.asked:.1f}",
+        "pytorch_s_per_image": f"{seconds['pytorch']:.4f}",
+        "fastest": fastest,
+        "fastest_s_per_image": f"{seconds[fastest]:.4f}",
+        "ratio": f"{ours_s / seconds[fastest]:.3f}",
+        "asked": f"{case.asked:g}",
         "sam_ladder_peak_mib": f"{max(run[2] for run in mine):.0f}",
-        "pytorch_peak_mib": f"{max(run[2] for run in theirs):.0f}",
+        "pytorch_peak_mib": f"{max(run[2] for run in theirs['pytorch']):.0f}",
     }
+    others = [
+        {"work": case.name, "way": way, "s_per_image": f"{seconds[way]:.4f}", "peak_mib": f"{max(run[2] for run in runs):.0f}"}
+        for way, runs in theirs.items()
+    ]
+    return row, others
 
 
-def work(arguments, failed):
+def work(arguments, failed, others):
     cases = [case for case in CASES if arguments.only in case.name]
     with tempfile.TemporaryDirectory() as temporary:
         shared = {}
@@ -119,7 +157,9 @@ def work(arguments, failed):
                 cases = [case for case in cases if "STORE" not in case.ours]
         for case in cases:
             try:
-                yield run_case(case, shared, arguments)
+                row, of_others = run_case(case, shared, arguments, failed)
+                others.extend(of_others)
+                yield row
             except Exception as error:  # noqa: BLE001  a piece that fails must not stop the others
                 traceback.print_exc()
                 failed.append(f"{case.name}: {error}")
@@ -191,9 +231,9 @@ def main():
     name = f"{cpu_name()} {os.cpu_count()} cores"
     folder = arguments.out or BENCH / "results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    failed = []
+    failed, others = [], []
     for piece, file, make in (
-        ("work", "bench.csv", work),
+        ("work", "bench.csv", lambda arguments, failed: work(arguments, failed, others)),
         ("reading", "reading.csv", reading),
         ("machine", "machine.csv", machine),
         ("scaling", "scaling.csv", sweeps),
@@ -211,6 +251,10 @@ def main():
         print(f"{piece}: {time.perf_counter() - start:.0f} s", flush=True)
         if rows and not arguments.only:
             write_csv(folder / file, rows)
+        if piece == "work" and others:
+            print(*others, sep="\n", flush=True)
+            if not arguments.only:
+                write_csv(folder / "others.csv", others)
     if not arguments.only:
         import torch
 

@@ -25,4 +25,4 @@ for seed in $seeds; do
   done
 done
 "$program" table --row "SAM, not fine-tuned, no prompts=${folders[untrained]}" --row "CNN only=${folders[cnn-only]}" --row "SAM only=${folders[sam-only]}" \
-  --row "full=${folders[full]}" --against full --out "$out" --name table2 --force
+  --row "full=${folders[full]}" --against full --published=ablation --out "$out" --name table2 --force

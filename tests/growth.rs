@@ -245,7 +245,7 @@ fn nothing_is_ever_taken_away_from_a_store() {
         fs::remove_file(scans.join(format!("RawData/Training/{kind}/{kind}0005.nii.gz"))).unwrap();
     }
     let error = refused(config(AugmentPolicy::Reference, 1));
-    assert!(error.contains("img0005.nii.gz: store \"") && error.contains("requested nothing"), "{error}");
+    assert!(error.contains("img0005.nii.gz: store \"") && error.contains("requested none"), "{error}");
     assert_same_files(&store, &before, "refused");
 }
 

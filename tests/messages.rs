@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Every command.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "phantom",
     "precompute",
     "verify",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 13] = [
     "predict",
     "table",
     "status",
+    "doctor",
     "export",
     "schema",
     "completions",

@@ -195,7 +195,7 @@ fn resuming_with_other_settings_or_another_store_shows_both() {
     assert!(error.contains("weights.seed: the run's 1, this one's 2"), "{error}");
     let weights = WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::Last };
     let error = predict(&other.store, weights.clone(), 2).unwrap_err().to_string();
-    assert!(error.contains("weights.seed: run 1, store 2") && error.contains("other.zarr"), "{error}");
+    assert!(error.contains("weights.seed: the run has 1, the store has 2") && error.contains("other.zarr"), "{error}");
     // Other variants of the same encoder's tensors are accepted.
     let more = folder.path().join("more.zarr");
     write_store(&more, StoreDtype::F32, AugmentPolicy::None, 1);

@@ -213,6 +213,12 @@ pub enum EvalError {
         /// The evaluation's folder.
         path: PathBuf,
     },
+    /// A row with a published row's name.
+    #[error("a row is called {name:?}, as a published row is")]
+    PublishedName {
+        /// The name.
+        name: String,
+    },
     /// Evaluations of other cases.
     #[error("{} and {} cannot be compared: they have the cases {first_cases:?} and {second_cases:?}", first.display(), second.display())]
     OtherCases {
@@ -267,6 +273,7 @@ impl EvalError {
             OtherSettings { .. } => "put runs of other settings into rows of their own: --row NAME=DIR,DIR --row OTHER=DIR,DIR".into(),
             TwoFolds { .. } => "name one evaluation of each fold, of runs that held out different cases".into(),
             PublishedValidation { .. } => "leave --published out".into(),
+            PublishedName { .. } => "give it another name: --row NAME=DIR".into(),
             OtherRules { .. } => "evaluate one of them again, with the options of the other".into(),
             Json { .. } => "make it again with the command that wrote it, and --force".into(),
             File(error) => return error.hint(),

@@ -53,6 +53,7 @@ pub use batch_norm::{
 pub use batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
 pub use conv_transpose::conv_transpose2d_2x2;
 pub use conv2d::Conv2d;
+pub use cpu::vector_instructions;
 pub use device::F32Math;
 pub use dice_ce::{LossParts, dice_ce};
 pub use elementwise::{add_relu, mix, relu_backward, relu_backward_sum};

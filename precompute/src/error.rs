@@ -1,8 +1,8 @@
 //! Why stage one stopped: what happened and where, and what to do about it.
 
+use crate::disk::in_words;
 use crate::encoder::EncoderError;
 use crate::scans::ScanError;
-use crate::size::in_words;
 use sam_ladder_schemas::counted::counted;
 use std::path::PathBuf;
 

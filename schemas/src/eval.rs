@@ -122,6 +122,16 @@ impl EmptyRule {
     }
 }
 
+/// Published rows on the twelve Synapse test scans
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum PublishedRows {
+    /// Methods: the paper's Table I, and rows of other sources
+    Methods,
+    /// The paper's ablation, its Table II
+    Ablation,
+}
+
 /// Colours of the organs in pictures
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]

@@ -4,6 +4,7 @@ mod cache;
 mod checkpoint_names;
 mod completions;
 mod device;
+mod doctor;
 mod eval;
 mod export;
 mod lines;
@@ -57,6 +58,8 @@ enum Command {
     Table(table::Args),
     /// Report the progress of stores and sweeps, and of their jobs in Slurm's queue
     Status(status::Args),
+    /// Say what this machine has for sam-ladder, what will be used, and what is missing
+    Doctor(doctor::Args),
     /// Write a run's model in the published code's state-dict names
     Export(export::Args),
     /// Print the JSON Schema of a settings file, for editors
@@ -81,6 +84,7 @@ impl Cli {
             Command::Predict(args) => args.run(),
             Command::Table(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Doctor(args) => args.run(),
             Command::Export(args) => args.run(),
             Command::Schema(args) => args.run(),
             Command::Completions(args) => args.run(),

@@ -3,6 +3,7 @@
 use crate::error::refusal;
 use crate::print::{print_line, print_note};
 use sam_ladder_eval::{EvaluationFolder, Method, ResultsTable, tabulate};
+use sam_ladder_schemas::eval::PublishedRows;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `table`.
@@ -11,15 +12,15 @@ use std::path::{Path, PathBuf};
 Examples:
   sam-ladder table --row ladder=runs/first --published --out tables
   sam-ladder table --row full=runs/first --row untrained=untrained --against full \\
-      --out tables --name ablation
+      --published=ablation --out tables --name ablation
 ")]
 pub struct Args {
     /// A row: its name, and the folder of an evaluation or of a run that has one. Several folders, separated by commas, are seeds of one method
     #[arg(long = "row", value_name = "[NAME=]DIR[,DIR…]", required = true)]
     rows: Vec<String>,
-    /// Put the published rows of other methods above; only for the eight Synapse organs
-    #[arg(long)]
-    published: bool,
+    /// Put published rows above, with their sources; only for the eight Synapse organs
+    #[arg(long, value_enum, value_name = "ROWS", num_args = 0..=1, require_equals = true, default_missing_value = "methods")]
+    published: Option<PublishedRows>,
     /// Name of the row to test the others against
     #[arg(long, value_name = "NAME")]
     against: Option<String>,

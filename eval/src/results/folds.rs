@@ -74,6 +74,7 @@ mod tests {
     use crate::protocol::Scoring;
     use crate::scored::Scored;
     use crate::summary::MEAN;
+    use sam_ladder_schemas::eval::PublishedRows;
     use sam_ladder_schemas::eval::{Protocol, ScoredSplit};
     use sam_ladder_schemas::tables::{CaseRow, ResultRow};
     use serde_json::json;
@@ -105,7 +106,7 @@ mod tests {
     }
 
     fn table(seeds: Vec<EvaluationFolder>) -> Result<ResultsTable> {
-        tabulate(&[Method { name: "cv".into(), seeds }], false, None)
+        tabulate(&[Method { name: "cv".into(), seeds }], None, None)
     }
 
     fn rows(table: &ResultsTable) -> [&ResultRow; 3] {
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn methods_are_tested_on_the_cases_of_all_folds() {
         let method = |name: &str, seeds| Method { name: name.into(), seeds };
-        let table = tabulate(&[method("a", two_folds(1)), method("b", two_folds(7))], false, Some("b")).unwrap();
+        let table = tabulate(&[method("a", two_folds(1)), method("b", two_folds(7))], None, Some("b")).unwrap();
         let liver = &table.comparisons[0].rows[0];
         assert_eq!((liver.organ.as_str(), liver.pairs, liver.difference), ("liver", 3, Some(0.0)));
     }
@@ -182,7 +183,9 @@ mod tests {
         let mut seeds = two_folds(1);
         seeds[1].info.scored.seeds = vec![2];
         assert!(message(seeds).contains("they have the cases"));
-        let published = tabulate(&[Method { name: "cv".into(), seeds: two_folds(1) }], true, None).unwrap_err().to_string();
+        let published = tabulate(&[Method { name: "cv".into(), seeds: two_folds(1) }], Some(PublishedRows::Methods), None)
+            .unwrap_err()
+            .to_string();
         assert!(published.starts_with("the published rows are scores of test scans"), "{published}");
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn write(table: &ResultsTable) -> String {
         .filter_map(|method| Some(format!("- {}: {}\n", cell(method), cell(table.row(method, MEAN)?.source.as_deref()?))))
         .collect();
     if !sources.is_empty() {
-        text += "\nSources of the published rows, whose HD95 is in voxels by the published rules:\n\n";
+        text += "\nSources of the published rows. The published code computes HD95 in voxels:\n\n";
         text += &sources.concat();
     }
     text

@@ -15,7 +15,7 @@ use crate::summary::MEAN;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::outputs::{self, HTML_COMMENT, LATEX_COMMENT, Origin, is_regular_file, origin_of_text, sealed};
 use sam_ladder_formats::rows::{read_rows, write_rows};
-use sam_ladder_schemas::eval::EmptyRule;
+use sam_ladder_schemas::eval::{EmptyRule, PublishedRows};
 use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, ResultRow};
 use std::path::{Path, PathBuf};
 
@@ -56,14 +56,15 @@ pub struct MethodComparison {
     pub rows: Vec<ComparisonRow>,
 }
 
-/// Makes a table of methods. `published` adds published rows of other methods if the organs are the eight of Synapse; `against` names the
+/// Makes a table of methods. `published` adds published rows if the organs are the eight of Synapse; `against` names the
 /// method against which the others are tested. Evaluations on `validation` of one method are pooled: those with the same seed become one
 /// evaluation of all their cases.
 ///
 /// # Errors
 /// If an evaluation has another split, other organs, rules or cases than the first one; if a method's validations are no folds of one
-/// cross-validation, or two of its folds have a case in common; for published rows, which are of test scans, next to a validation.
-pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> Result<ResultsTable> {
+/// cross-validation, or two of its folds have a case in common; for published rows, which are of test scans, next to a validation; if a
+/// method is called as one of them.
+pub fn tabulate(methods: &[Method], published: Option<PublishedRows>, against: Option<&str>) -> Result<ResultsTable> {
     let folds = methods.iter().map(folds::count).collect::<Vec<_>>();
     let methods = &methods.iter().map(folds::pool).collect::<Result<Vec<_>>>()?;
     let all: Vec<&EvaluationFolder> = methods.iter().flat_map(|method| &method.seeds).collect();
@@ -80,10 +81,13 @@ pub fn tabulate(methods: &[Method], published: bool, against: Option<&str>) -> R
     others.iter().try_for_each(|other| reference.check_comparable(other))?;
     let class_names = reference.info.class_names.clone();
     let is_validation = reference.info.scored.is_validation();
-    if published && is_validation {
+    if published.is_some() && is_validation {
         return Err(EvalError::PublishedValidation { path: reference.path.clone() });
     }
-    let mut rows = if published { published::rows(&class_names) } else { Vec::new() };
+    let mut rows = published.map_or(Vec::new(), |which| published::rows(which, &class_names));
+    if let Some(method) = methods.iter().find(|method| rows.iter().any(|row| row.method == method.name)) {
+        return Err(EvalError::PublishedName { name: method.name.clone() });
+    }
     methods.iter().zip(folds).for_each(|(method, folds)| rows.extend(method_rows(method, folds, &class_names)));
     let mut comparisons = Vec::new();
     if let Some(best) = methods.iter().find(|method| Some(&*method.name) == against) {
@@ -249,7 +253,7 @@ mod tests {
         }
     }
 
-    fn table(published: bool) -> ResultsTable {
+    fn table(published: Option<PublishedRows>) -> ResultsTable {
         let methods = [
             Method { name: "CNN_only".into(), seeds: vec![evaluation("c1", 0.5)] },
             Method { name: "full & more".into(), seeds: vec![evaluation("f1", 0.6), evaluation("f2", 0.7)] },
@@ -259,7 +263,7 @@ mod tests {
 
     #[test]
     fn rows_have_means_over_seeds_and_their_deviation() {
-        let table = table(false);
+        let table = table(None);
         assert_eq!(table.methods(), ["CNN_only", "full & more"]);
         let liver = table.row("full & more", "liver").unwrap();
         // Liver is the fifth organ: bases 0.6 and 0.7 plus 0.04, plus 0.05 on average over cases.
@@ -278,8 +282,23 @@ mod tests {
     }
 
     #[test]
+    fn a_published_name_is_no_name_of_a_row() {
+        let methods = [Method { name: "SAMed".into(), seeds: vec![evaluation("s", 0.5)] }];
+        let refused = tabulate(&methods, Some(PublishedRows::Methods), None).unwrap_err();
+        assert_eq!(refused.to_string(), "a row is called \"SAMed\", as a published row is");
+        assert!(tabulate(&methods, Some(PublishedRows::Ablation), None).is_ok());
+    }
+
+    #[test]
+    fn the_papers_ablation_stands_above_the_arms() {
+        let text = table(Some(PublishedRows::Ablation)).markdown();
+        assert!(text.contains("| SAM only (paper) | 58.97 | 101.60 | – | – |"), "{text}");
+        assert!(text.contains("- full (paper): Table II of Chai et al. (2023), HD95 printed as mm\n"), "{text}");
+    }
+
+    #[test]
     fn markdown_has_the_papers_columns_and_says_everything() {
-        let text = table(true).markdown();
+        let text = table(Some(PublishedRows::Methods)).markdown();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("| Methods | DSC ↑ | HD ↓ | Aorta | Gallbladder | Kidney(L) |"), "{}", lines[0]);
         assert!(text.contains("| TransUNet | 77.48 | 31.69 | 87.23 |"), "{text}");
@@ -299,12 +318,12 @@ mod tests {
         for part in ["95 % interval", "Missed", "Invented", "Wilcoxon", "Sources"] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
-        assert!(!table(false).markdown().contains("TransUNet"));
+        assert!(!table(None).markdown().contains("TransUNet"));
     }
 
     #[test]
     fn latex_is_escaped_and_balanced() {
-        let text = table(true).latex();
+        let text = table(Some(PublishedRows::Methods)).latex();
         assert!(text.contains("\\begin{tabular}") && text.contains("\\end{tabular}"));
         assert!(text.contains("CNN\\_only") && text.contains("full \\& more"));
         let rows: Vec<&str> = text.lines().filter(|line| line.ends_with("\\\\")).collect();
@@ -316,10 +335,10 @@ mod tests {
     #[test]
     fn files_are_written() {
         let dir = tempfile::tempdir().unwrap();
-        let path = table(true).write(&dir.path().join("new"), "table1").unwrap();
+        let path = table(Some(PublishedRows::Methods)).write(&dir.path().join("new"), "table1").unwrap();
         assert!(path.ends_with("table1.md"));
         let read: Vec<ResultRow> = sam_ladder_formats::rows::read_rows(&dir.path().join("new/table1.parquet")).unwrap();
-        assert_eq!(read, table(true).rows);
+        assert_eq!(read, table(Some(PublishedRows::Methods)).rows);
         // Its own files are replaced on request, and no others.
         let may = |name: &str, force| ResultsTable::may_write(&dir.path().join("new"), name, force).is_ok();
         assert_eq!([may("table1", false), may("table1", true), may("table2", false)], [false, true, true]);

@@ -6,6 +6,20 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
+/// The vector instructions that the operations use on this processor; the largest of those for which they are compiled.
+pub fn vector_instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if simd::has_avx512() {
+            return "AVX-512";
+        }
+        if simd::has_avx2() {
+            return "AVX2 with FMA";
+        }
+    }
+    if cfg!(target_arch = "aarch64") { "NEON" } else { "none beyond the architecture's own" }
+}
+
 /// The elements of a contiguous float32 storage.
 pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("{op}: expected a contiguous tensor, found {layout:?}") };

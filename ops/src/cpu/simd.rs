@@ -20,14 +20,11 @@ macro_rules! multiversion {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     body::<true>($($arg),*)
                 }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                {
+                if $crate::cpu::simd::has_avx512() {
                     // SAFETY: the features were just detected; AVX-512F implies AVX2 and FMA.
                     return unsafe { avx512($($arg),*) };
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                if $crate::cpu::simd::has_avx2() {
                     // SAFETY: the features were just detected.
                     return unsafe { avx2($($arg),*) };
                 }
@@ -37,6 +34,18 @@ macro_rules! multiversion {
     };
 }
 pub(crate) use multiversion;
+
+/// Whether the processor has the parts of AVX-512 for which functions are compiled.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq")
+}
+
+/// Whether the processor has AVX2 and fused multiply-add.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
 
 /// `a * b + c`, fused where that is one instruction.
 #[inline(always)]

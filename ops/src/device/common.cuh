@@ -61,6 +61,28 @@ __device__ __forceinline__ void store_four(T* to, const float (&from)[4]) {
     *reinterpret_cast<Four<T>*>(to) = four;
 }
 
+// As many neighbouring elements as fill 16 bytes, moved as one.
+template <typename T>
+constexpr int RUN = 16 / sizeof(T);
+
+template <typename T>
+struct alignas(16) Run {
+    T v[RUN<T>];
+};
+
+template <typename T>
+__device__ __forceinline__ void load_16_bytes(const T* from, float (&to)[RUN<T>]) {
+    Run<T> run = *reinterpret_cast<const Run<T>*>(from);
+    for (int i = 0; i < RUN<T>; ++i) to[i] = to_float(run.v[i]);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_16_bytes(T* to, const float (&from)[RUN<T>]) {
+    Run<T> run;
+    for (int i = 0; i < RUN<T>; ++i) run.v[i] = from_float<T>(from[i]);
+    *reinterpret_cast<Run<T>*>(to) = run;
+}
+
 __device__ __forceinline__ int lane_index() { return threadIdx.x & 31; }
 __device__ __forceinline__ int warp_index() { return threadIdx.x >> 5; }
 

@@ -318,6 +318,7 @@ inline float __int_as_float(int bits) {
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using std::isfinite;
 using std::isnan;
+using std::min;
 
 #define KERNEL(name, parameters)                                                                                            \
     static void name parameters;                                                                                            \

@@ -39,6 +39,58 @@ __device__ void channel_gradient_sums(const T* x, const T* g, const float* stati
     }
 }
 
+// x += delta + added (absent where null), then y = norm(x), for a row of any width c.
+template <typename T>
+__device__ void add_norm(float* x, const T* delta, const float* added, const float* weight, const float* bias, T* y, int c, float eps) {
+    for (int i = lane_index(); i < c; i += 32) {
+        x[i] += (delta != nullptr ? to_float(delta[i]) : 0.0f) + (added != nullptr ? added[i] : 0.0f);
+    }
+    // Each lane reads again what it wrote itself.
+    float mean, inverse;
+    row_statistics(c, eps, [&](int i) { return x[i]; }, mean, inverse);
+    for (int i = lane_index(); i < c; i += 32) y[i] = from_float<T>((x[i] - mean) * inverse * weight[i] + bias[i]);
+}
+
+// The same for rows of at most 128·FOURS, a multiple of 4: each lane keeps its part of the row and moves four elements at a time.
+template <int FOURS, typename T>
+__device__ void add_norm_in_registers(float* x, const T* delta, const float* added, const float* weight, const float* bias, T* y, int c, float eps) {
+    float v[FOURS][4] = {}, sum = 0.0f, squares = 0.0f;
+    #pragma unroll
+    for (int i = 0; i < FOURS; ++i) {
+        int at = (32 * i + lane_index()) * 4;
+        if (at >= c) continue;
+        float more[4];
+        load_four(x + at, v[i]);
+        if (delta != nullptr) {
+            load_four(delta + at, more);
+            for (int j = 0; j < 4; ++j) v[i][j] += more[j];
+        }
+        if (added != nullptr) {
+            load_four(added + at, more);
+            for (int j = 0; j < 4; ++j) v[i][j] += more[j];
+        }
+        if (delta != nullptr || added != nullptr) store_four(x + at, v[i]);
+        for (int j = 0; j < 4; ++j) sum += v[i][j];
+    }
+    float mean = warp_sum(sum) / c;
+    #pragma unroll
+    for (int i = 0; i < FOURS; ++i) {
+        if ((32 * i + lane_index()) * 4 >= c) continue;
+        for (int j = 0; j < 4; ++j) squares += (v[i][j] - mean) * (v[i][j] - mean);
+    }
+    float inverse = 1.0f / sqrtf(warp_sum(squares) / c + eps);
+    #pragma unroll
+    for (int i = 0; i < FOURS; ++i) {
+        int at = (32 * i + lane_index()) * 4;
+        if (at >= c) continue;
+        float w[4], b[4];
+        load_four(weight + at, w);
+        load_four(bias + at, b);
+        for (int j = 0; j < 4; ++j) v[i][j] = (v[i][j] - mean) * inverse * w[j] + b[j];
+        store_four(y + at, v[i]);
+    }
+}
+
 #define DEFINE(T, suffix)                                                                                                              \
     /* y = norm(x)·weight + bias, of rows [rows, c]. One warp per row. */                                                                \
     KERNEL(layer_norm_##suffix, (const T* x, const float* weight, const float* bias, T* y, int rows, int c, float eps)) {              \
@@ -75,16 +127,11 @@ __device__ void channel_gradient_sums(const T* x, const T* g, const float* stati
                                      int rows, int c, float eps)) {                                                                    \
         int row = row_index();                                                                                                         \
         if (row >= rows) return;                                                                                                       \
-        float* in = x + static_cast<size_t>(row) * c;                                                                                  \
-        for (int i = lane_index(); i < c; i += 32) {                                                                                   \
-            in[i] += (delta != nullptr ? to_float(delta[static_cast<size_t>(row) * c + i]) : 0.0f) + (added != nullptr ? added[i] : 0.0f); \
-        }                                                                                                                              \
-        /* Each lane reads again what it wrote itself. */                                                                              \
-        float mean, inverse;                                                                                                           \
-        row_statistics(c, eps, [&](int i) { return in[i]; }, mean, inverse);                                                           \
-        for (int i = lane_index(); i < c; i += 32) {                                                                                   \
-            y[static_cast<size_t>(row) * c + i] = from_float<T>((in[i] - mean) * inverse * weight[i] + bias[i]);                       \
-        }                                                                                                                              \
+        size_t start = static_cast<size_t>(row) * c;                                                                                   \
+        const T* of_row = delta == nullptr ? nullptr : delta + start;                                                                  \
+        if (c % 4 == 0 && c <= 768) add_norm_in_registers<6>(x + start, of_row, added, weight, bias, y + start, c, eps);               \
+        else if (c % 4 == 0 && c <= 1280) add_norm_in_registers<10>(x + start, of_row, added, weight, bias, y + start, c, eps);        \
+        else add_norm(x + start, of_row, added, weight, bias, y + start, c, eps);                                                      \
     }                                                                                                                                  \
     /* Over the channels of [b, c, hw], one thread per pixel. */                                                                         \
     KERNEL(layer_norm_2d_##suffix, (const T* x, const float* weight, const float* bias, T* y, int b, int c, int hw, float eps)) {      \

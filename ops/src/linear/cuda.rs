@@ -54,15 +54,19 @@ pub(crate) fn product(
 /// Adds a bias `[c]` to every row of a fresh `[.., c]` of type `dtype`, in place.
 fn add_bias(gpu: &Gpu, x: &Output, dtype: DType, bias: &Tensor, activation: Activation) -> Result<()> {
     let (n, bias) = (x.len(), parameters(bias)?);
+    let c = bias.elem_count();
+    let Ok(count) = u32::try_from(n) else { bail!("linear: a result of {n} elements is too large for one call") };
     let args = [
         x.arg(),
         Input::new(&bias)?.arg(),
-        Arg::Size(n as u64),
-        Arg::Int(bias.elem_count() as i32),
+        Arg::Unsigned(count),
+        Arg::Unsigned(c as u32),
         Arg::Int(i32::from(activation == Activation::Gelu)),
     ];
-    // SAFETY: `x` has `n` elements of the format, the bias as many float32 numbers as it says.
-    unsafe { gpu.launch(MODULE, &format!("add_bias_{}", suffix(dtype)?), Grid::over(n), &args) }
+    let run = 16 / dtype.size_in_bytes();
+    let threads = if c.is_multiple_of(run) { n / run } else { n };
+    // SAFETY: `x` is a fresh allocation of `n` elements of the format, in rows of as many as the bias has float32 numbers.
+    unsafe { gpu.launch(MODULE, &format!("add_bias_{}", suffix(dtype)?), Grid::over(threads), &args) }
 }
 
 fn gradients(inputs: &[&Tensor], grad: &Tensor, math: F32Math) -> Result<Gradients> {
@@ -99,6 +103,8 @@ mod tests {
         for dtype in FORMATS {
             let inputs = [uniform(&[2, 9, 20], 1)?, uniform(&[13, 20], 2)?, uniform(&[13], 3)?];
             compare("linear", &inputs, &[0], dtype, |t| Ok(vec![linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact)?]))?;
+            let wide = [inputs[0].clone(), uniform(&[40, 20], 4)?, uniform(&[40], 5)?]; // rows of whole 16 bytes
+            compare("wide linear", &wide, &[0], dtype, |t| Ok(vec![linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact)?]))?;
             compare("linear without bias", &inputs[..2], &[0], dtype, |t| Ok(vec![linear(&t[0], &t[1], None, F32Math::Exact)?]))?;
             let x = inputs[0].to_dtype(dtype)?.to_dtype(DType::F32)?;
             let want = crate::gelu(&linear(&x, &inputs[1], Some(&inputs[2]), F32Math::Exact)?)?;

@@ -11,35 +11,37 @@ use crate::residual_stream::ResidualStream;
 pub(super) struct Embedding {
     /// `[c, 3·p·p]`, in the number format of the activations.
     weight: Tensor,
-    /// `[c]`
-    bias: Tensor,
-    /// `[1, g·g, c]`
+    /// `[c, p·p]`: summed over the colours, for grey images.
+    grey_weight: Tensor,
+    /// Absolute positions and the bias, `[1, g·g, c]`, float32.
     positions: Tensor,
     numerics: Numerics,
 }
 
 impl Embedding {
     pub(super) fn new(weight: &Tensor, bias: &Tensor, positions: &Tensor, numerics: Numerics) -> Result<Self> {
-        let ((c, colours, patch, _), (_, grid, _, _)) = (weight.dims4()?, positions.dims4()?);
+        let ((c, _, _, _), (_, grid, _, _)) = (weight.dims4()?, positions.dims4()?);
+        let rows = |weight: Tensor| weight.reshape((c, ()))?.to_dtype(numerics.dtype())?.contiguous();
         Ok(Self {
-            weight: weight.reshape((c, colours * patch * patch))?.to_dtype(numerics.dtype())?.contiguous()?,
-            bias: bias.contiguous()?,
-            positions: positions.reshape((1, grid * grid, c))?.contiguous()?,
+            weight: rows(weight.clone())?,
+            grey_weight: rows(weight.sum(1)?)?,
+            positions: positions.reshape((1, grid * grid, c))?.broadcast_add(bias)?.contiguous()?,
             numerics,
         })
     }
 
+    /// Patches as rows, times the weight, plus positions.
     pub(super) fn forward(&self, images: &Tensor, grid: TokenGrid, side: usize) -> Result<ResidualStream> {
-        let (batch, _, height, width) = images.dims4()?;
-        let (g, c) = (grid.grid, self.bias.elem_count());
+        let (batch, channels, _, _) = images.dims4()?;
+        let (g, c) = (grid.grid, self.positions.dim(2)?);
         let patches = images
-            .expand((batch, 3, height, width))?
             .to_dtype(self.numerics.dtype())?
-            .reshape(&[batch, 3, g, side, g, side])?
+            .reshape(&[batch, channels, g, side, g, side])?
             .permute(vec![0, 2, 4, 1, 3, 5])?
             .contiguous()?
-            .reshape((grid.tokens(), 3 * side * side))?;
-        let x = product(&patches, &self.weight, Some(&self.bias), Activation::None, self.numerics.math())?.tensor(); // [b·g·g, c]
+            .reshape((grid.tokens(), channels * side * side))?;
+        let weight = if channels == 1 { &self.grey_weight } else { &self.weight };
+        let x = product(&patches, weight, None, Activation::None, self.numerics.math())?.tensor(); // [b·g·g, c]
         let x = x.to_dtype(DType::F32)?.reshape((batch, g * g, c))?.broadcast_add(&self.positions)?;
         Ok(ResidualStream::on_gpu(x.reshape((grid.tokens(), c))?, grid, self.numerics))
     }

@@ -6,12 +6,14 @@ use super::TokenGrid;
 use crate::device::{Arg, Gpu, Grid, Input, parameters, suffix};
 
 const MODULE: &str = "rel_pos_attention";
-/// Queries of a block, as in the source.
-const QUERIES: usize = 64;
 /// Head widths of the 16-bit kernels.
 const WIDTHS: [usize; 4] = [16, 32, 64, 80];
 /// Sixteens of columns that a thread of the float32 kernel holds.
 const COLUMNS: [usize; 4] = [1, 2, 4, 5];
+/// Tokens of a chunk of the 16-bit kernels, which lies in one row of a window.
+const CHUNK: usize = 16;
+/// Chunks of queries that a warp takes.
+const WARP_CHUNKS: usize = 2;
 
 /// Whether there is a kernel for this head width.
 pub(crate) fn has_kernel(d: usize, dtype: DType) -> bool {
@@ -28,20 +30,13 @@ pub(super) fn rel_pos_attention(
 ) -> Result<Tensor> {
     let dtype = table.dtype();
     let (qkv, bias) = (qkv.to_dtype(dtype)?.contiguous()?, parameters(bias)?);
-    let (tokens, windows, rows) = (side * side, grid.div_ceil(side), 2 * side - 1);
+    let windows = batch * grid.div_ceil(side).pow(2);
     let gpu = Gpu::of(&qkv);
     let out = gpu.output(dtype, (batch * grid * grid, heads * d))?;
-    let blocks = [tokens.div_ceil(QUERIES) as u32, heads as u32, (batch * windows * windows) as u32];
-    let (kernel, threads, shared_bytes) = if dtype == DType::F32 {
-        let stride = d + 4;
-        let floats = (QUERIES + 2 * 32) * stride + QUERIES * 33 + QUERIES * (2 * side + 1);
-        (format!("rel_pos_attention_{}_f32", d.div_ceil(16)), 256, floats * 4)
-    } else {
-        let halves = 64 * (d + 8) + d * (64 + 8);
-        let terms = QUERIES * ((2 * rows).div_ceil(8) * 8 + 4);
-        (format!("rel_pos_attention_{d}_{}", suffix(dtype)?), 128, halves * 2 + (terms + 2 * 64) * 4)
-    };
-    let sizes = [grid, side, windows, heads, d].map(|n| n as u32);
+    let (kernel, launch) =
+        if dtype == DType::F32 { exact(side, d) } else { (matrix_kernel(side, d, dtype)?, matrix_units(side, d)) };
+    let launch = Grid { blocks: [launch.blocks[0], heads as u32, windows as u32], ..launch };
+    let sizes = [grid, side, grid.div_ceil(side), heads, d].map(|n| n as u32);
     let args = [
         Input::new(&qkv)?.arg(),
         Input::new(&bias)?.arg(),
@@ -50,10 +45,50 @@ pub(super) fn rel_pos_attention(
         Arg::Words(&sizes),
         Arg::Float((d as f32).powf(-0.5)),
     ];
-    // SAFETY: qkv is [b·grid·grid, 3·heads·d], the bias [3·heads·d] of float32, the table [2·rows, d] and the result [b·grid·grid, heads·d]; the shared
-    // memory is what the source lays out for these sizes.
-    unsafe { gpu.launch(MODULE, &kernel, Grid { blocks, threads, shared_bytes: shared_bytes as u32 }, &args)? };
+    // SAFETY: qkv is [b·grid·grid, 3·heads·d], the bias [3·heads·d] of float32, the table [2·rows, d] and the result [b·grid·grid, heads·d]; rows are
+    // multiples of 16 bytes, and the shared memory is what the source lays out for these sizes.
+    unsafe { gpu.launch(MODULE, &kernel, launch, &args)? };
     Ok(out.tensor())
+}
+
+/// Name and launch of the float32 kernel: blocks of 64 queries, tiles of 32 keys.
+fn exact(side: usize, d: usize) -> (String, Grid) {
+    const QUERIES: usize = 64;
+    const KEYS: usize = 32;
+    let floats = (QUERIES + 2 * KEYS) * (d + 4) + QUERIES * (KEYS + 1) + QUERIES * (2 * side + 1);
+    let blocks = [(side * side).div_ceil(QUERIES) as u32, 1, 1];
+    (format!("rel_pos_attention_{}_f32", d.div_ceil(16)), Grid { blocks, threads: 256, shared_bytes: (4 * floats) as u32 })
+}
+
+/// Name of the 16-bit kernel, with the chunks per row of a window for which there is a kernel of its own.
+fn matrix_kernel(side: usize, d: usize, dtype: DType) -> Result<String> {
+    let per_row = match side.div_ceil(CHUNK) {
+        few @ (1 | 2) => few,
+        _ => 0,
+    };
+    Ok(format!("rel_pos_attention_{d}_{per_row}_{}", suffix(dtype)?))
+}
+
+/// Launch of the 16-bit kernel. A small window is one block, so that its keys are read once; where there are many keys, fewer queries
+/// leave room for their positions in the memory that the block shares.
+fn matrix_units(side: usize, d: usize) -> Grid {
+    let per_row = side.div_ceil(CHUNK);
+    let chunks = side * per_row;
+    let warps = match per_row {
+        1 => chunks.div_ceil(WARP_CHUNKS),
+        2 => 4,
+        _ => 2,
+    };
+    let (queries, stride) = (warps * WARP_CHUNKS * CHUNK, d + 8);
+    let keys = CHUNK * if d <= 64 { 4 } else { 2 };
+    let tiles = (2 * 2 * keys).max(queries) * stride;
+    let by_row = (queries * (side | 1)).next_multiple_of(2);
+    let by_place = queries * (per_row * CHUNK + 8);
+    Grid {
+        blocks: [chunks.div_ceil(warps * WARP_CHUNKS) as u32, 1, 1],
+        threads: (32 * warps) as u32,
+        shared_bytes: (2 * tiles + 4 * (by_row + by_place)) as u32,
+    }
 }
 
 #[cfg(all(test, feature = "cuda"))]
@@ -73,6 +108,7 @@ mod tests {
             (2, 5, 5, 1, 16),   // global, fewer tokens than a tile
             (1, 20, 20, 1, 32), // global, several tiles, the last not full
             (1, 20, 14, 2, 64), // windows that reach over the edge
+            (1, 33, 33, 1, 16), // more than two chunks of 16 tokens per row
             (2, 14, 14, 1, 80),
             (1, 6, 4, 3, 8), // only float32
         ] {

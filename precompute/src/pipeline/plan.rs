@@ -1,8 +1,8 @@
 //! What stage one will do, found out from file names, headers and hashes before anything is computed.
 
+use crate::disk::in_words;
 use crate::error::Result;
 use crate::scans::{ScanSource, find_new_scans};
-use crate::size::in_words;
 use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::counted::counted;

@@ -1,8 +1,8 @@
 //! Whether what is left to write fits on the disk: found out before anything is encoded, not hours later.
 
 use super::plan::Plan;
+use crate::disk::{free_bytes, in_words};
 use crate::error::{Error, Result};
-use crate::size::in_words;
 use sam_ladder_cache::{images_stored, is_remote};
 use sam_ladder_schemas::precompute::Compression;
 use std::fmt;
@@ -56,18 +56,4 @@ pub(super) fn check(plan: &Plan, store: &Path) -> Result<Option<String>> {
         Compression::None => Err(error),
         _ => Ok(Some(format!("warning: {error}, unless compression saves as much"))),
     }
-}
-
-/// Bytes that are free for us in the file system of the nearest folder that is there.
-#[cfg(unix)]
-fn free_bytes(path: &Path) -> Option<u64> {
-    let absolute = std::path::absolute(path).ok()?;
-    let folder = absolute.ancestors().find(|folder| folder.exists())?;
-    let found = rustix::fs::statvfs(folder).ok()?;
-    Some(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_: &Path) -> Option<u64> {
-    None
 }
