@@ -147,12 +147,16 @@ doc: ## Build the documentation of every crate; warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
 .PHONY: test-cuda-host
-test-cuda-host: ## Run the CUDA build on a driver of the host's: every kernel and the golden step (no GPU)
+test-cuda-host: ## Run the CUDA build on a driver of the host's: every kernel, the golden step and recorded steps (no GPU)
 	CARGO="$(CARGO)" tests/cuda_host/run.sh quick
 
 .PHONY: test-cuda-host-whole
 test-cuda-host-whole: ## The same with failing calls, the golden encoder, all tests of runs and sweeps, and other orders of streams (hours)
 	CARGO="$(CARGO)" tests/cuda_host/run.sh whole
+
+.PHONY: gpu-calls
+gpu-calls: ## Count the calls of a training step and of an encoder pass at their real sizes, on the host driver (no GPU)
+	CARGO="$(CARGO)" tests/cuda_host/run.sh count
 
 .PHONY: check-cuda
 check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs NVIDIA's compiler below ~/.cache if there is none)

@@ -132,6 +132,8 @@ std::string describe(const void* pointer);
 uint64_t reach_of(const void* pointer);
 // Bytes that are allocated.
 uint64_t live_bytes();
+// Bytes that are freed and that the pool keeps.
+uint64_t kept_bytes();
 size_t live_blocks();
 // Makes memory that a graph allocates, and gives it back.
 std::shared_ptr<Block> make_block(size_t size);

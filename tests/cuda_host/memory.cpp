@@ -241,6 +241,7 @@ uint64_t reach_of(const void* pointer) {
     return block ? static_cast<uint64_t>(block->user + block->size - static_cast<const char*>(pointer)) : 0;
 }
 
+uint64_t kept_bytes() { return reserved - allocated; }
 uint64_t live_bytes() { return allocated; }
 size_t live_blocks() { return blocks().size(); }
 

@@ -272,6 +272,8 @@ HOST_API CUresult cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode m
         return CUDA_ERROR_ILLEGAL_STATE;
     }
     if (mode == CU_STREAM_CAPTURE_MODE_GLOBAL) stop("cuStreamBeginCapture: the host driver knows the modes thread-local and relaxed");
+    // A graph's memory comes from elsewhere than the pool.
+    if (kept_bytes() > 0) count("recordings that begin while the pool keeps freed memory");
     auto recording = std::make_shared<Recording>();
     recording->graph = new CUgraph_st();
     recording->mode = mode;
