@@ -44,6 +44,15 @@ def last_between_waits(calls):
     sys.exit("no step lies between two waits")
 
 
+def most_memory(calls):
+    """Bytes that are allocated at once at most, over the whole run."""
+    held = most = 0
+    for call in calls:
+        held += {"allocate": 1, "free": -1}.get(call["kind"], 0) * int(call["bytes"])
+        most = max(most, held)
+    return most
+
+
 def count(name, program, arguments, examples, driver, out):
     every = out / f"{name}.all.csv"
     environment = os.environ | {
@@ -56,13 +65,15 @@ def count(name, program, arguments, examples, driver, out):
     subprocess.run([examples / program, *arguments.split()], env=environment, check=True, stdout=subprocess.DEVNULL)
     with every.open() as file:
         reader = csv.DictReader(file)
-        calls = last_between_waits(list(reader))
+        calls = list(reader)
+    most = most_memory(calls)
+    calls = last_between_waits(calls)
     every.unlink()
     with (out / f"{name}.csv").open("w") as file:
         writer = csv.DictWriter(file, reader.fieldnames, lineterminator="\n")
         writer.writeheader()
         writer.writerows(calls)
-    return Counter(call["kind"] for call in calls)
+    return Counter(call["kind"] for call in calls), most
 
 
 def main():
@@ -72,7 +83,8 @@ def main():
     print("| calls | " + " | ".join(counts) + " |")
     print("| --- |" + " --- |" * len(counts))
     for row, kinds in KINDS.items():
-        print(f"| {row} | " + " | ".join(str(sum(of[kind] for kind in kinds)) for of in counts.values()) + " |")
+        print(f"| {row} | " + " | ".join(str(sum(of[kind] for kind in kinds)) for of, _ in counts.values()) + " |")
+    print("| most memory at once, GiB | " + " | ".join(f"{most / 2**30:.2f}" for _, most in counts.values()) + " |")
 
 
 main()
