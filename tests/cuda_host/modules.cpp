@@ -160,8 +160,8 @@ struct Pool {
     unsigned busy = 0;
 
     // Takes indices until there are none.
-    void take() {
-        for (uint64_t i = next++; i < n; i = next++) (*work)(i);
+    void take(const std::function<void(uint64_t)>& f) {
+        for (uint64_t i = next++; i < n; i = next++) f(i);
     }
 
     [[noreturn]] void help() {
@@ -171,8 +171,10 @@ struct Pool {
             start.wait(held, [&] { return work != nullptr && round != seen; });
             seen = round;
             ++busy;
+            // The caller may take `work` back as soon as no index is left to begin.
+            const auto& f = *work;
             held.unlock();
-            take();
+            take(f);
             held.lock();
             if (--busy == 0) finished.notify_all();
         }
@@ -201,7 +203,7 @@ void parallel(uint64_t n, const std::function<void(uint64_t)>& f) {
     ++pool->round;
     held.unlock();
     pool->start.notify_all();
-    pool->take();
+    pool->take(f);
     held.lock();
     // Whoever has not begun by now has nothing to do.
     pool->work = nullptr;
