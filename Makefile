@@ -149,18 +149,22 @@ doc: ## Build the documentation of every crate; warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
 .PHONY: test-cuda-host
-test-cuda-host: ## Run the CUDA build on a driver of the host's: every kernel and the golden step (no GPU)
-	CARGO="$(CARGO)" SAM_LADDER_CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh quick
+test-cuda-host: ## Run the CUDA build on a driver of the host's: every kernel, the golden step and recorded steps (no GPU)
+	CARGO="$(CARGO)" CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh quick
 
 .PHONY: test-cuda-host-whole
 test-cuda-host-whole: ## The same with failing calls, the golden encoder, all tests of runs and sweeps, and other orders of streams (hours)
-	CARGO="$(CARGO)" SAM_LADDER_CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh whole
+	CARGO="$(CARGO)" CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh whole
+
+.PHONY: gpu-calls
+gpu-calls: ## Count the calls of a training step and of an encoder pass at their real sizes, on the host driver (no GPU)
+	CARGO="$(CARGO)" CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh count
 
 .PHONY: check-cuda
 check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs NVIDIA's compiler below ~/.cache if there is none)
 	$(CARGO) fetch --locked --quiet
 	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && \
-	$(CARGO) test --release --workspace --features cuda --target-dir $(CUDA_TARGET) --no-run --lib --test golden_step
+	$(CARGO) test --release --workspace --features cuda --target-dir $(CUDA_TARGET) --no-run --lib --test golden_step --test cuda_host
 	@echo "check-cuda: $(CUDA_TARGET)/release/sam-ladder is linked"
 
 .PHONY: kernels

@@ -18,18 +18,24 @@ candle=$(cargo metadata --manifest-path "$root/Cargo.toml" --format-version 1 --
 # SAM_LADDER_CUDA_SANITIZE=1: with the address sanitizer; run with LD_PRELOAD="$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0
 sanitize=()
 if [[ -n ${SAM_LADDER_CUDA_SANITIZE:-} ]]; then sanitize=(-fsanitize=address -fno-omit-frame-pointer); fi
-flags=(-std=c++20 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -ftls-model=initial-exec -Wall -Wextra -Wno-missing-field-initializers "${sanitize[@]}")
+# What every x86-64 of the last ten years has; other processors take their compiler's defaults.
+vectors=()
+if [[ $(uname -m) == x86_64 ]]; then vectors=(-mavx2 -mfma -mf16c); fi
+flags=(-std=c++20 -O2 "${vectors[@]}" -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -ftls-model=initial-exec -Wall -Wextra -Wno-missing-field-initializers "${sanitize[@]}")
 as_kernel=("${flags[@]}" -w -I"$kernels" -fsanitize=alignment -fsanitize-undefined-trap-on-error)
 as_candle=("${as_kernel[@]}" -I"$here/candle" -I"$candle" -D__CUDA_ARCH__=800 -D__CUDACC_VER_MAJOR__=13 -D__CUDACC_VER_MINOR__=0)
 
-# Objects that are newer than everything they are made of stay.
+# Objects stay that are newer than all they are made of, if the command is the same.
 compile() { # object source flags…
-  local object=$objects/$1.o source=$2
+  local object=$objects/$1.o source=$2 command sources
   shift 2
-  if [[ ! -e $object || -n $(find "$here" "$kernels" -newer "$object" \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print -quit) ]]; then
-    printf '%q ' g++ "$@" -c "$source" -o "$object" >>"$objects/commands"
-    echo >>"$objects/commands"
+  command=$(printf '%q ' g++ "$@" -MMD -MF "$object.d" -c "$source" -o "$object")
+  if [[ -e $object && -e $object.d && $command == "$(cat "$object.command" 2>/dev/null)" ]]; then
+    mapfile -t sources < <(sed 's/^[^ ]*://; s/\\$//' "$object.d" | tr -s ' ' '\n' | grep .)
+    if [[ -z $(find "${sources[@]}" -newer "$object" -print -quit 2>&1) ]]; then return; fi
   fi
+  echo "$command" >"$object.command"
+  echo "$command || { rm -f $object; exit 255; }" >>"$objects/commands"
 }
 
 : >"$objects/commands"
@@ -54,7 +60,7 @@ for name in affine binary cast conv fill indexing reduce ternary unary; do
   if cmp -s "$source.new" "$source"; then rm "$source.new"; else mv "$source.new" "$source"; fi
   compile "candle-$name" "$source" "${as_candle[@]}"
 done
-for file in cublas cudnn curand; do compile "$file" "$here/$file.cpp" "${flags[@]}" -O3 -ffast-math -fno-finite-math-only -mavx2 -mfma -I"$toolkit/include"; done
+for file in cublas cudnn curand; do compile "$file" "$here/$file.cpp" "${flags[@]}" -O3 -ffast-math -fno-finite-math-only -I"$toolkit/include"; done
 xargs -d '\n' -r -P "$(nproc)" -I{} bash -c '{}' <"$objects/commands"
 
 # Whatever else NVIDIA's libraries export ends the process with its name when it is called.
@@ -65,7 +71,9 @@ missing() { # object, names on standard input
     while read -r name; do
       echo "extern \"C\" __attribute__((visibility(\"default\"), weak)) int $name() { std::fprintf(stderr, \"host CUDA driver: $name is not part of it\\n\"); std::abort(); }"
     done
-  } >"$out/$1.cpp"
+  } >"$out/$1.cpp.new"
+  if [[ -e $objects/$1.o ]] && cmp -s "$out/$1.cpp.new" "$out/$1.cpp"; then return; fi
+  mv "$out/$1.cpp.new" "$out/$1.cpp"
   g++ -w -fPIC -O1 -c "$out/$1.cpp" -o "$objects/$1.o"
 }
 exported() { nm -D --defined-only "$1" | awk '$2 == "T" || $2 == "W" { sub(/@.*/, "", $3); print $3 }' | sort -u; }

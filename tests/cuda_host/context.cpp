@@ -33,10 +33,6 @@ thread_local bool current = false;
 
 using namespace host;
 
-#define ENTER(call)             \
-    auto locked = host::lock(); \
-    if (int code = host::enter(call)) return static_cast<CUresult>(code)
-
 HOST_API CUresult cuInit(unsigned) {
     ENTER("cuInit");
     return CUDA_SUCCESS;

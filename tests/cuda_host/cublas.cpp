@@ -15,10 +15,6 @@ namespace {
 
 using namespace host;
 
-#define ENTER(call)             \
-    auto locked = host::lock(); \
-    if (int code = host::enter(call)) return static_cast<cublasStatus_t>(code)
-
 Format format_of(cudaDataType type) {
     switch (type) {
     case CUDA_R_32F: return Format::F32;
@@ -53,6 +49,7 @@ void multiply(const Product& p, CUstream stream) {
         check_operand(b, p.transpose_b ? extent(p.n, p.k, p.ldb, p.b_format) : extent(p.k, p.n, p.ldb, p.b_format), stream, "cuBLAS, b");
         check_operand(c, extent(p.m, p.n, p.ldc, p.c_format), stream, "cuBLAS, c");
     }
+    if (!computes()) return;
     auto factor = [&](const char* from, size_t at, Format format) {
         float value = read(from, at, format);
         return p.tf32 ? to_tf32(value) : value;
@@ -87,6 +84,14 @@ void multiply(const Product& p, CUstream stream) {
     });
 }
 
+void list_product(const Product& p, const char* call) {
+    uint64_t bytes = p.batch * (p.m * p.k * size_of(p.a_format) + p.k * p.n * size_of(p.b_format) + p.m * p.n * size_of(p.c_format));
+    auto named = [](const char* name, size_t n) { return std::string(name) + "=" + std::to_string(n); };
+    list({"product", call, "", "", 0, 0, bytes,
+          named("m", p.m) + named(" n", p.n) + named(" k", p.k) + named(" batch", p.batch) + named(" transpose_a", p.transpose_a) +
+              named(" transpose_b", p.transpose_b) + " factors=" + (p.tf32 ? "tf32" : name_of(p.a_format)) + " result=" + name_of(p.c_format)});
+}
+
 void check_handle(cublasHandle_t handle, const char* call) {
     if (handle == nullptr || !handle->live) stop(std::string(call) + ": the handle is destroyed or none");
 }
@@ -100,6 +105,7 @@ cublasStatus_t queue(cublasHandle_t handle, Product p, const char* call) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     count("cuBLAS products");
+    if (lists()) list_product(p, call);
     if (is_recording(handle->stream) && handle->workspace == nullptr) count("cuBLAS workspaces that a graph allocates");
     CUstream stream = handle->stream;
     return submit(stream, {call, [p, stream] { multiply(p, stream); }}) == CUDA_SUCCESS ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;

@@ -27,10 +27,6 @@ namespace {
 
 using namespace host;
 
-#define ENTER(call)             \
-    auto locked = host::lock(); \
-    if (int code = host::enter(call)) return static_cast<cudnnStatus_t>(code)
-
 Format format_of(cudnnDataType_t type) {
     switch (type) {
     case CUDNN_DATA_FLOAT: return Format::F32;
@@ -106,21 +102,25 @@ Convolution describe(const cudnnTensorStruct* x, const cudnnFilterStruct* f, con
             size(y->dims[2]), size(y->dims[3]), size(c->padding[0]), size(c->stride[0]), x->format,   x->format == Format::F32 && c->math != CUDNN_FMA_MATH};
 }
 
+// Outputs 0..n whose tap at `offset` lies within `size` inputs, as first and one past the last.
+std::pair<size_t, size_t> inside(size_t n, size_t offset, const Convolution& g, size_t size) {
+    size_t first = offset < g.padding ? (g.padding - offset + g.stride - 1) / g.stride : 0;
+    size_t limit = size + g.padding > offset ? (size + g.padding - offset + g.stride - 1) / g.stride : 0;
+    return {first, std::max(first, std::min(n, limit))};
+}
+
 // Calls f(row of the unfolded image, position in the output, position in the image) for all that lie in the image.
 template <typename F>
 void each_tap(const Convolution& g, F&& f) {
     for (size_t c = 0; c < g.ci; ++c) {
         for (size_t i = 0; i < g.kh; ++i) {
+            auto [first_y, end_y] = inside(g.oh, i, g, g.h);
             for (size_t j = 0; j < g.kw; ++j) {
                 size_t row = (c * g.kh + i) * g.kw + j;
-                for (size_t y = 0; y < g.oh; ++y) {
-                    size_t iy = y * g.stride + i;
-                    if (iy < g.padding || iy - g.padding >= g.h) continue;
-                    for (size_t x = 0; x < g.ow; ++x) {
-                        size_t ix = x * g.stride + j;
-                        if (ix < g.padding || ix - g.padding >= g.w) continue;
-                        f(row, y * g.ow + x, (c * g.h + iy - g.padding) * g.w + ix - g.padding);
-                    }
+                auto [first_x, end_x] = inside(g.ow, j, g, g.w);
+                for (size_t y = first_y; y < end_y; ++y) {
+                    size_t line = (c * g.h + y * g.stride + i - g.padding) * g.w + j - g.padding;
+                    for (size_t x = first_x; x < end_x; ++x) f(row, y * g.ow + x, line + x * g.stride);
                 }
             }
         }
@@ -192,56 +192,102 @@ void backward_filter(const Convolution& g, const char* x, const char* dy, char* 
     }
 }
 
+size_t x_bytes(const Convolution& g) { return g.b * g.ci * g.h * g.w * size_of(g.format); }
+size_t w_bytes(const Convolution& g) { return g.co * g.ci * g.kh * g.kw * size_of(g.format); }
+size_t y_bytes(const Convolution& g) { return g.b * g.co * g.oh * g.ow * size_of(g.format); }
+
 template <typename Perf>
-cudnnStatus_t name_algorithms(Direction direction, Format format, cudnnMathType_t asked, int requested, int* returned, Perf* results) {
+cudnnStatus_t name_algorithms(Direction direction, const Convolution& g, cudnnMathType_t asked, int requested, int* returned, Perf* results) {
     auto& all = algorithms(direction);
     *returned = std::min(requested, static_cast<int>(all.size()));
     for (int i = 0; i < *returned; ++i) {
+        auto& algorithm = all[static_cast<size_t>(i)];
         results[i] = Perf{};
-        results[i].algo = static_cast<decltype(results[i].algo)>(all[i].number);
-        results[i].status = all[i].status;
+        results[i].algo = static_cast<decltype(results[i].algo)>(algorithm.number);
+        results[i].status = algorithm.status;
         results[i].time = static_cast<float>(i + 1);
-        results[i].memory = all[i].scratch;
-        results[i].determinism = all[i].determinism;
-        results[i].mathType = math_of(all[i], format, asked);
+        results[i].memory = algorithm.scratch;
+        results[i].determinism = algorithm.determinism;
+        results[i].mathType = math_of(algorithm, g.format, asked);
     }
     return CUDNN_STATUS_SUCCESS;
 }
 
-// Checks what the three directions have in common, and queues the work.
-cudnnStatus_t queue(cudnnHandle_t handle, Direction direction, int number, const Convolution& g, cudnnMathType_t math, void* scratch, size_t bytes,
-                    const char* call, std::vector<std::pair<const void*, size_t>> operands, std::function<void()> work) {
-    if (handle == nullptr || !handle->live) stop(std::string(call) + ": the handle is destroyed or none");
-    const Algorithm& algorithm = known(direction, number, call);
+cudnnStatus_t scratch_of(Direction direction, int number, const char* call, size_t* bytes) {
+    auto& found = known(direction, number, call);
+    *bytes = found.scratch;
+    return found.status;
+}
+
+// A convolution of one direction: y = x * w, or the gradient of x or of w, times alpha, plus beta times what is there.
+struct Work {
+    Direction direction;
+    int algorithm;
+    Convolution g;
+    cudnnMathType_t math;
+    const void *x, *w, *y;
+    void* scratch;
+    size_t scratch_bytes;
+    float alpha, beta;
+};
+
+const char* call_of(Direction direction) {
+    return direction == Direction::Forward ? "cudnnConvolutionForward"
+           : direction == Direction::Data  ? "cudnnConvolutionBackwardData"
+                                           : "cudnnConvolutionBackwardFilter";
+}
+
+void list_convolution(const Work& work) {
+    auto& g = work.g;
+    auto named = [](const char* name, size_t n) { return std::string(name) + "=" + std::to_string(n); };
+    list({"convolution", call_of(work.direction), "", "", 0, 0, x_bytes(g) + w_bytes(g) + y_bytes(g),
+          named("batch", g.b) + named(" in", g.ci) + named(" h", g.h) + named(" w", g.w) + named(" out", g.co) + named(" kernel", g.kh) +
+              named(" out_h", g.oh) + named(" out_w", g.ow) + named(" stride", g.stride) + named(" padding", g.padding) + " factors=" +
+              (g.tf32 ? "tf32" : name_of(g.format)) + " result=" + name_of(g.format)});
+}
+
+void compute(const Work& work) {
+    auto x = static_cast<const char*>(work.x), w = static_cast<const char*>(work.w), y = static_cast<const char*>(work.y);
+    switch (work.direction) {
+    case Direction::Forward: forward(work.g, x, w, const_cast<char*>(y), work.alpha, work.beta); break;
+    case Direction::Data: backward_data(work.g, w, y, const_cast<char*>(x), work.alpha, work.beta); break;
+    case Direction::Filter: backward_filter(work.g, x, y, const_cast<char*>(w), work.alpha, work.beta); break;
+    }
+}
+
+// Checks a convolution and queues it.
+cudnnStatus_t queue(cudnnHandle_t handle, const Work& work) {
+    std::string call = call_of(work.direction);
+    if (handle == nullptr || !handle->live) stop(call + ": the handle is destroyed or none");
+    const Algorithm& algorithm = known(work.direction, work.algorithm, call.c_str());
     if (algorithm.status != CUDNN_STATUS_SUCCESS) {
-        because(call, "the algorithm does not support this convolution");
+        because(call.c_str(), "the algorithm does not support this convolution");
         return CUDNN_STATUS_NOT_SUPPORTED;
     }
-    if (math != math_of(algorithm, g.format, math) && g.format != Format::F32) {
-        because(call, "the descriptor's math type is not the algorithm's");
+    if (work.math != math_of(algorithm, work.g.format, work.math) && work.g.format != Format::F32) {
+        because(call.c_str(), "the descriptor's math type is not the algorithm's");
         return CUDNN_STATUS_NOT_SUPPORTED;
     }
-    if (bytes < algorithm.scratch) {
-        because(call, "the workspace is smaller than the algorithm asked for");
+    if (work.scratch_bytes < algorithm.scratch) {
+        because(call.c_str(), "the workspace is smaller than the algorithm asked for");
         return CUDNN_STATUS_BAD_PARAM;
     }
     count("cuDNN convolutions");
+    if (lists()) list_convolution(work);
     CUstream stream = handle->stream;
-    std::string name = call;
-    CUresult queued = submit(stream, {name, [=] {
-                                          for (auto& [pointer, size] : operands) check_operand(pointer, size, stream, name);
-                                          if (algorithm.scratch > 0) {
-                                              check_operand(scratch, algorithm.scratch, stream, name + ", workspace");
-                                              std::memset(scratch, 0xff, algorithm.scratch);
-                                          }
-                                          work();
+    CUresult queued = submit(stream, {call, [=] {
+                                          check_operand(work.x, x_bytes(work.g), stream, call);
+                                          check_operand(work.w, w_bytes(work.g), stream, call);
+                                          check_operand(work.y, y_bytes(work.g), stream, call);
+                                          if (algorithm.scratch > 0) check_operand(work.scratch, algorithm.scratch, stream, call + ", workspace");
+                                          if (!computes()) return;
+                                          if (algorithm.scratch > 0) std::memset(work.scratch, 0xff, algorithm.scratch);
+                                          compute(work);
                                       }});
     return queued == CUDA_SUCCESS ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_EXECUTION_FAILED;
 }
 
-size_t x_bytes(const Convolution& g) { return g.b * g.ci * g.h * g.w * size_of(g.format); }
-size_t w_bytes(const Convolution& g) { return g.co * g.ci * g.kh * g.kw * size_of(g.format); }
-size_t y_bytes(const Convolution& g) { return g.b * g.co * g.oh * g.ow * size_of(g.format); }
+float number(const void* factor) { return *static_cast<const float*>(factor); }
 
 } // namespace
 
@@ -322,7 +368,7 @@ HOST_API cudnnStatus_t cudnnGetConvolutionForwardAlgorithm_v7(cudnnHandle_t, con
                                                               const int requested, int* returned, cudnnConvolutionFwdAlgoPerf_t* results) {
     ENTER("cudnnGetConvolutionForwardAlgorithm_v7");
     Convolution g = describe(x, w, c, y, "cudnnGetConvolutionForwardAlgorithm_v7");
-    return name_algorithms(Direction::Forward, g.format, c->math, requested, returned, results);
+    return name_algorithms(Direction::Forward, g, c->math, requested, returned, results);
 }
 
 HOST_API cudnnStatus_t cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnnHandle_t, const cudnnFilterDescriptor_t w, const cudnnTensorDescriptor_t dy,
@@ -330,7 +376,7 @@ HOST_API cudnnStatus_t cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnnHandle_t
                                                                    const int requested, int* returned, cudnnConvolutionBwdDataAlgoPerf_t* results) {
     ENTER("cudnnGetConvolutionBackwardDataAlgorithm_v7");
     Convolution g = describe(dx, w, c, dy, "cudnnGetConvolutionBackwardDataAlgorithm_v7");
-    return name_algorithms(Direction::Data, g.format, c->math, requested, returned, results);
+    return name_algorithms(Direction::Data, g, c->math, requested, returned, results);
 }
 
 HOST_API cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnnHandle_t, const cudnnTensorDescriptor_t x,
@@ -339,34 +385,28 @@ HOST_API cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnnHandle
                                                                      cudnnConvolutionBwdFilterAlgoPerf_t* results) {
     ENTER("cudnnGetConvolutionBackwardFilterAlgorithm_v7");
     Convolution g = describe(x, dw, c, dy, "cudnnGetConvolutionBackwardFilterAlgorithm_v7");
-    return name_algorithms(Direction::Filter, g.format, c->math, requested, returned, results);
+    return name_algorithms(Direction::Filter, g, c->math, requested, returned, results);
 }
 
 HOST_API cudnnStatus_t cudnnGetConvolutionForwardWorkspaceSize(cudnnHandle_t, const cudnnTensorDescriptor_t, const cudnnFilterDescriptor_t,
                                                                const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t,
                                                                cudnnConvolutionFwdAlgo_t algorithm, size_t* bytes) {
     ENTER("cudnnGetConvolutionForwardWorkspaceSize");
-    auto& found = known(Direction::Forward, algorithm, "cudnnGetConvolutionForwardWorkspaceSize");
-    *bytes = found.scratch;
-    return found.status;
+    return scratch_of(Direction::Forward, algorithm, "cudnnGetConvolutionForwardWorkspaceSize", bytes);
 }
 
 HOST_API cudnnStatus_t cudnnGetConvolutionBackwardDataWorkspaceSize(cudnnHandle_t, const cudnnFilterDescriptor_t, const cudnnTensorDescriptor_t,
                                                                     const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t,
                                                                     cudnnConvolutionBwdDataAlgo_t algorithm, size_t* bytes) {
     ENTER("cudnnGetConvolutionBackwardDataWorkspaceSize");
-    auto& found = known(Direction::Data, algorithm, "cudnnGetConvolutionBackwardDataWorkspaceSize");
-    *bytes = found.scratch;
-    return found.status;
+    return scratch_of(Direction::Data, algorithm, "cudnnGetConvolutionBackwardDataWorkspaceSize", bytes);
 }
 
 HOST_API cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t, const cudnnTensorDescriptor_t, const cudnnTensorDescriptor_t,
                                                                       const cudnnConvolutionDescriptor_t, const cudnnFilterDescriptor_t,
                                                                       cudnnConvolutionBwdFilterAlgo_t algorithm, size_t* bytes) {
     ENTER("cudnnGetConvolutionBackwardFilterWorkspaceSize");
-    auto& found = known(Direction::Filter, algorithm, "cudnnGetConvolutionBackwardFilterWorkspaceSize");
-    *bytes = found.scratch;
-    return found.status;
+    return scratch_of(Direction::Filter, algorithm, "cudnnGetConvolutionBackwardFilterWorkspaceSize", bytes);
 }
 
 HOST_API cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t handle, const void* alpha, const cudnnTensorDescriptor_t x_desc, const void* x,
@@ -375,10 +415,7 @@ HOST_API cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t handle, const void*
                                                const cudnnTensorDescriptor_t y_desc, void* y) {
     ENTER("cudnnConvolutionForward");
     Convolution g = describe(x_desc, w_desc, c, y_desc, "cudnnConvolutionForward");
-    float a = *static_cast<const float*>(alpha), b = *static_cast<const float*>(beta);
-    return queue(handle, Direction::Forward, algorithm, g, c->math, scratch, bytes, "cudnnConvolutionForward",
-                 {{x, x_bytes(g)}, {w, w_bytes(g)}, {y, y_bytes(g)}},
-                 [=] { forward(g, static_cast<const char*>(x), static_cast<const char*>(w), static_cast<char*>(y), a, b); });
+    return queue(handle, {Direction::Forward, algorithm, g, c->math, x, w, y, scratch, bytes, number(alpha), number(beta)});
 }
 
 HOST_API cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t handle, const void* alpha, const cudnnFilterDescriptor_t w_desc, const void* w,
@@ -387,10 +424,7 @@ HOST_API cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t handle, const 
                                                     const cudnnTensorDescriptor_t dx_desc, void* dx) {
     ENTER("cudnnConvolutionBackwardData");
     Convolution g = describe(dx_desc, w_desc, c, dy_desc, "cudnnConvolutionBackwardData");
-    float a = *static_cast<const float*>(alpha), b = *static_cast<const float*>(beta);
-    return queue(handle, Direction::Data, algorithm, g, c->math, scratch, bytes, "cudnnConvolutionBackwardData",
-                 {{w, w_bytes(g)}, {dy, y_bytes(g)}, {dx, x_bytes(g)}},
-                 [=] { backward_data(g, static_cast<const char*>(w), static_cast<const char*>(dy), static_cast<char*>(dx), a, b); });
+    return queue(handle, {Direction::Data, algorithm, g, c->math, dx, w, dy, scratch, bytes, number(alpha), number(beta)});
 }
 
 HOST_API cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t handle, const void* alpha, const cudnnTensorDescriptor_t x_desc, const void* x,
@@ -399,8 +433,5 @@ HOST_API cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t handle, cons
                                                       const cudnnFilterDescriptor_t dw_desc, void* dw) {
     ENTER("cudnnConvolutionBackwardFilter");
     Convolution g = describe(x_desc, dw_desc, c, dy_desc, "cudnnConvolutionBackwardFilter");
-    float a = *static_cast<const float*>(alpha), b = *static_cast<const float*>(beta);
-    return queue(handle, Direction::Filter, algorithm, g, c->math, scratch, bytes, "cudnnConvolutionBackwardFilter",
-                 {{x, x_bytes(g)}, {dy, y_bytes(g)}, {dw, w_bytes(g)}},
-                 [=] { backward_filter(g, static_cast<const char*>(x), static_cast<const char*>(dy), static_cast<char*>(dw), a, b); });
+    return queue(handle, {Direction::Filter, algorithm, g, c->math, x, dw, dy, scratch, bytes, number(alpha), number(beta)});
 }

@@ -7,10 +7,6 @@ struct curandGenerator_st {
     CUstream stream = nullptr;
 };
 
-#define ENTER(call)             \
-    auto locked = host::lock(); \
-    if (int code = host::enter(call)) return static_cast<curandStatus_t>(code)
-
 HOST_API curandStatus_t curandCreateGenerator(curandGenerator_t* out, curandRngType_t) {
     ENTER("curandCreateGenerator");
     *out = new curandGenerator_st();

@@ -34,10 +34,42 @@ HOST_SHARED Lock lock();
 [[noreturn]] HOST_SHARED void stop(const std::string& what);
 // Counts a call. The n-th call of NAME fails with CODE where SAM_LADDER_CUDA_FAIL says NAME:n=CODE.
 HOST_SHARED int enter(const char* call);
+// An error's number, as any library's type of errors.
+struct Code {
+    int number;
+    template <typename E>
+    operator E() const {
+        return static_cast<E>(number);
+    }
+};
+// What every call begins with.
+#define ENTER(call)             \
+    auto locked = host::lock(); \
+    if (int code = host::enter(call)) return host::Code{code}
 // Adds to a number of the report.
 HOST_SHARED void count(const std::string& what, uint64_t n = 1);
 // Keeps the reason of an error that is returned, for the report; printed where SAM_LADDER_CUDA_SAY is set.
 HOST_SHARED void because(const char* call, const std::string& reason);
+
+// A line of the list of calls (SAM_LADDER_CUDA_CALLS=calls.csv); its columns are in report.cpp.
+struct Call {
+    std::string kind, name;
+    // Of a launch.
+    std::string grid, block;
+    uint64_t shared_bytes = 0, parameter_bytes = 0;
+    // Of the device's memory that the call reads or writes.
+    uint64_t bytes = 0;
+    // NAME=VALUE, separated by blanks.
+    std::string shape;
+};
+// Whether calls are listed.
+HOST_SHARED bool lists();
+HOST_SHARED void list(const Call& call);
+// Counts and lists a call in which the host waits for the device.
+void count_wait(const char* call);
+// Whether numbers are computed. With SAM_LADDER_CUDA_COMPUTE=no calls are checked and counted only, for sizes that a host takes hours for:
+// memory reads as zero.
+HOST_SHARED bool computes();
 
 // ---- streams.cpp: queues of work.
 
@@ -96,8 +128,12 @@ HOST_SHARED void check_range(const void* pointer, size_t bytes, const std::strin
 HOST_SHARED void check_operand(const void* pointer, size_t bytes, CUstream stream, const std::string& what);
 // What lies at an address, in words.
 std::string describe(const void* pointer);
+// Bytes from an address to the end of the device's memory there; 0 if there is none.
+uint64_t reach_of(const void* pointer);
 // Bytes that are allocated.
 uint64_t live_bytes();
+// Bytes that are freed and that the pool keeps.
+uint64_t kept_bytes();
 size_t live_blocks();
 // Makes memory that a graph allocates, and gives it back.
 std::shared_ptr<Block> make_block(size_t size);

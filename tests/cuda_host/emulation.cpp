@@ -60,30 +60,76 @@ const host::Kernel* host::kernel(const std::string& name) {
     return found == kernels().end() ? nullptr : &found->second;
 }
 
-void host::run(Launch& launch) {
+namespace {
+
+// What runs blocks; kept for the next launch, since its stacks are large.
+class Borrowed {
+public:
+    Borrowed() {
+        std::lock_guard<std::mutex> held(mutex());
+        if (idle().empty()) {
+            machine_ = new emulation::Machine();
+        } else {
+            machine_ = idle().back();
+            idle().pop_back();
+        }
+        emulation::running = machine_;
+    }
+    ~Borrowed() {
+        emulation::running = nullptr;
+        std::lock_guard<std::mutex> held(mutex());
+        idle().push_back(machine_);
+    }
+    Borrowed(const Borrowed&) = delete;
+    Borrowed& operator=(const Borrowed&) = delete;
+    emulation::Machine& operator*() const { return *machine_; }
+
+private:
+    static std::mutex& mutex() {
+        static auto* one = new std::mutex();
+        return *one;
+    }
+    static std::vector<emulation::Machine*>& idle() {
+        static auto* all = new std::vector<emulation::Machine*>();
+        return *all;
+    }
+    emulation::Machine* machine_;
+};
+
+void prepare(emulation::Machine& m, const host::Launch& launch, uint64_t index) {
     static const Order order = chosen_order();
+    m.kernel = launch.kernel->name.c_str();
+    m.entry = launch.kernel->entry;
+    m.threads = static_cast<int>(launch.block[0] * launch.block[1] * launch.block[2]);
+    m.warps.resize(static_cast<size_t>(m.threads + emulation::WARP - 1) / emulation::WARP);
+    for (size_t i = 0; i < m.warps.size(); ++i) {
+        m.warps[i].size = std::min(emulation::WARP, m.threads - static_cast<int>(i) * emulation::WARP);
+    }
+    m.shared.resize((launch.shared_bytes + 15) / 16);
+    // The other orders are for barriers that are missing: there the kernels' own sums have to hold.
+    m.sums_at_once = order == Order::Forward && m.threads % emulation::WARP == 0;
+    m.order.resize(static_cast<size_t>(m.threads));
+    for (int i = 0; i < m.threads; ++i) m.order[static_cast<size_t>(i)] = order == Order::Reverse ? m.threads - 1 - i : i;
+    if (order == Order::Shuffle) std::shuffle(m.order.begin(), m.order.end(), std::mt19937(static_cast<unsigned>(index)));
+    m.grid_dim = {launch.grid[0], launch.grid[1], launch.grid[2]};
+    m.block_dim = {launch.block[0], launch.block[1], launch.block[2]};
+}
+
+} // namespace
+
+void host::run(Launch& launch) {
     std::vector<void*> arguments;
     for (auto& value : launch.values) arguments.push_back(value.data());
     uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
-    // Some blocks at a time, since a thread's first block has more to do.
-    uint64_t part = std::max<uint64_t>(1, blocks / 64), parts = (blocks + part - 1) / part;
+    uint64_t threads = uint64_t(launch.block[0]) * launch.block[1] * launch.block[2];
+    // Some blocks at a time, since the first has more to do; few threads are not worth waking others for.
+    uint64_t part = blocks * threads <= 2048 ? blocks : std::max<uint64_t>(1, blocks / 64), parts = (blocks + part - 1) / part;
     parallel(parts, [&](uint64_t index) {
-        emulation::Machine& m = emulation::machine();
-        m.kernel = launch.kernel->name.c_str();
-        m.entry = launch.kernel->entry;
+        Borrowed borrowed;
+        emulation::Machine& m = *borrowed;
+        prepare(m, launch, index);
         std::vector<void*> own = arguments;
         m.arguments = own.data();
-        m.threads = static_cast<int>(launch.block[0] * launch.block[1] * launch.block[2]);
-        m.warps.assign(static_cast<size_t>(m.threads + emulation::WARP - 1) / emulation::WARP, emulation::Warp());
-        for (size_t i = 0; i < m.warps.size(); ++i) {
-            m.warps[i].size = std::min(emulation::WARP, m.threads - static_cast<int>(i) * emulation::WARP);
-        }
-        m.shared.assign((launch.shared_bytes + 15) / 16, uint4());
-        m.order.resize(static_cast<size_t>(m.threads));
-        for (int i = 0; i < m.threads; ++i) m.order[i] = order == Order::Reverse ? m.threads - 1 - i : i;
-        if (order == Order::Shuffle) std::shuffle(m.order.begin(), m.order.end(), std::mt19937(static_cast<unsigned>(index)));
-        m.grid_dim = {launch.grid[0], launch.grid[1], launch.grid[2]};
-        m.block_dim = {launch.block[0], launch.block[1], launch.block[2]};
         for (uint64_t block = index * part; block < std::min(blocks, (index + 1) * part); ++block) {
             m.block_idx = {static_cast<unsigned>(block % launch.grid[0]), static_cast<unsigned>(block / launch.grid[0] % launch.grid[1]),
                            static_cast<unsigned>(block / launch.grid[0] / launch.grid[1])};

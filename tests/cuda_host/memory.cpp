@@ -47,6 +47,7 @@ std::shared_ptr<Block> find(const void* pointer) {
 }
 
 CUresult allocate(CUdeviceptr* out, size_t size, const char* call, CUstream stream, bool async) {
+    if (lists()) list({"allocate", call, "", "", 0, 0, size, ""});
     if (out == nullptr || size == 0) {
         because(call, "0 bytes are asked for");
         return CUDA_ERROR_INVALID_VALUE;
@@ -75,6 +76,7 @@ CUresult allocate(CUdeviceptr* out, size_t size, const char* call, CUstream stre
 }
 
 void check_canary(const Block& block) {
+    if (!computes()) return;
     for (char* p = block.user + block.size; p < block.map + block.map_size - PAGE; ++p) {
         if (static_cast<unsigned char>(*p) != CANARY) stop("something wrote behind " + describe(block.user));
     }
@@ -87,6 +89,7 @@ CUresult free_block(CUdeviceptr pointer, const char* call, CUstream stream, bool
         return CUDA_ERROR_INVALID_VALUE;
     }
     auto block = found->second;
+    if (lists()) list({"free", call, "", "", 0, 0, block->size, ""});
     if (async && is_recording(stream)) {
         // "must therefore be passed the address of a graph allocation" (CUDA driver API, cuMemFreeAsync)
         if (!block->of_graph) {
@@ -126,11 +129,12 @@ CUresult to_device(CUdeviceptr to, const void* from, size_t bytes, CUstream stre
     char* target = reinterpret_cast<char*>(to);
     std::string name = std::string(call) + " of " + std::to_string(bytes) + " bytes";
     count("bytes to the device", bytes);
+    if (lists()) list({"to_device", call, "", "", 0, 0, bytes, is_pinned(from, bytes) ? "from=pinned" : "from=pageable"});
     if (is_pinned(from, bytes)) {
         count("copies to the device from pinned memory");
         return submit(stream, {name, [=] {
                                    check_range(target, bytes, name);
-                                   std::memcpy(target, from, bytes);
+                                   if (computes()) std::memcpy(target, from, bytes);
                                },
                                nullptr, from});
     }
@@ -141,10 +145,10 @@ CUresult to_device(CUdeviceptr to, const void* from, size_t bytes, CUstream stre
     }
     count("copies to the device from pageable memory");
     // The driver has read pageable memory when the call returns.
-    auto copy = std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+    auto copy = std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + (computes() ? bytes : 0));
     return submit(stream, {name, [=] {
                                check_range(target, bytes, name);
-                               std::memcpy(target, copy->data(), bytes);
+                               std::memcpy(target, copy->data(), copy->size());
                            }});
 }
 
@@ -152,6 +156,7 @@ CUresult to_host(void* to, CUdeviceptr from, size_t bytes, CUstream stream, cons
     const char* source = reinterpret_cast<const char*>(from);
     std::string name = std::string(call) + " of " + std::to_string(bytes) + " bytes";
     count("bytes to the host", bytes);
+    if (lists()) list({"to_host", call, "", "", 0, 0, bytes, is_pinned(to, bytes) ? "to=pinned" : "to=pageable"});
     Op op{name, [=] {
               check_range(source, bytes, name);
               std::memcpy(to, source, bytes);
@@ -168,7 +173,7 @@ CUresult to_host(void* to, CUdeviceptr from, size_t bytes, CUstream stream, cons
     }
     // The driver waits until pageable memory is written.
     count("copies to the host into pageable memory");
-    count("waits of the host");
+    count_wait(call);
     if (CUresult error = submit(stream, std::move(op))) return error;
     return wait_for(stream, call);
 }
@@ -185,7 +190,7 @@ std::shared_ptr<Block> make_block(size_t size) {
     block->map = static_cast<char*>(map);
     if (mprotect(block->map + PAGE, pages, PROT_READ | PROT_WRITE) != 0) stop("the host has no memory for " + std::to_string(size) + " bytes");
     block->user = block->map + PAGE + (pages - used);
-    std::memset(block->user + size, CANARY, used - size);
+    if (computes()) std::memset(block->user + size, CANARY, used - size);
     poison(*block);
     blocks()[reinterpret_cast<uintptr_t>(block->user)] = block;
     allocated += size;
@@ -193,7 +198,9 @@ std::shared_ptr<Block> make_block(size_t size) {
     return block;
 }
 
-void poison(Block& block) { std::memset(block.user, 0xff, block.size); }
+void poison(Block& block) {
+    if (computes()) std::memset(block.user, 0xff, block.size);
+}
 
 void drop_block(const std::shared_ptr<Block>& block) {
     if (blocks().erase(reinterpret_cast<uintptr_t>(block->user)) == 0) return;
@@ -229,16 +236,18 @@ std::string describe(const void* pointer) {
            std::to_string(block->size) + " bytes";
 }
 
+uint64_t reach_of(const void* pointer) {
+    auto block = find(pointer);
+    return block ? static_cast<uint64_t>(block->user + block->size - static_cast<const char*>(pointer)) : 0;
+}
+
+uint64_t kept_bytes() { return reserved - allocated; }
 uint64_t live_bytes() { return allocated; }
 size_t live_blocks() { return blocks().size(); }
 
 } // namespace host
 
 using namespace host;
-
-#define ENTER(call)                                                              \
-    auto locked = host::lock();                                                  \
-    if (int code = host::enter(call)) return static_cast<CUresult>(code)
 
 HOST_API CUresult cuMemAllocAsync(CUdeviceptr* out, size_t size, CUstream stream) {
     ENTER("cuMemAllocAsync");
@@ -259,7 +268,7 @@ HOST_API CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
 HOST_API CUresult cuMemFree_v2(CUdeviceptr pointer) {
     ENTER("cuMemFree");
     if (CUresult error = not_while_recording("cuMemFree")) return error;
-    count("waits of the host");
+    count_wait("cuMemFree");
     return free_block(pointer, "cuMemFree", nullptr, false);
 }
 
@@ -294,7 +303,7 @@ HOST_API CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t bytes
     ENTER("cuMemcpyHtoD");
     if (CUresult error = not_while_recording("cuMemcpyHtoD")) return error;
     if (CUresult error = to_device(to, from, bytes, nullptr, "cuMemcpyHtoD")) return error;
-    count("waits of the host");
+    count_wait("cuMemcpyHtoD");
     return wait_for(nullptr, "cuMemcpyHtoD");
 }
 
@@ -312,23 +321,26 @@ HOST_API CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) {
 HOST_API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
     ENTER("cuMemcpyDtoDAsync");
     count("copies within the device");
+    if (lists()) list({"within_device", "cuMemcpyDtoDAsync", "", "", 0, 0, 2 * bytes, ""});
     auto target = reinterpret_cast<char*>(to);
     auto source = reinterpret_cast<const char*>(from);
     std::string name = "cuMemcpyDtoDAsync of " + std::to_string(bytes) + " bytes";
     return submit(stream, {name, [=] {
                                check_range(target, bytes, name);
                                check_range(source, bytes, name);
-                               std::memmove(target, source, bytes);
+                               if (computes()) std::memmove(target, source, bytes);
                            }});
 }
 
 HOST_API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream) {
     ENTER("cuMemsetD8Async");
+    count("fills");
+    if (lists()) list({"fill", "cuMemsetD8Async", "", "", 0, 0, bytes, "value=" + std::to_string(value)});
     auto target = reinterpret_cast<char*>(to);
     std::string name = "cuMemsetD8Async of " + std::to_string(bytes) + " bytes";
     return submit(stream, {name, [=] {
                                if (bytes > 0) check_range(target, bytes, name);
-                               std::memset(target, value, bytes);
+                               if (computes()) std::memset(target, value, bytes);
                            }});
 }
 

@@ -12,8 +12,9 @@
 
 struct CUfunc_st {
     std::string name;
-    // Bytes of each parameter, by the PTX.
+    // Bytes of each parameter, by the PTX, and its type there.
     std::vector<size_t> parameters;
+    std::vector<std::string> types;
     size_t static_shared = 0;
     unsigned most_threads = 1024;
     int dynamic_shared = 48 << 10;
@@ -41,7 +42,7 @@ void each_variable(const std::string& text, const char* pattern, F&& f) {
     std::regex variable(pattern);
     for (std::sregex_iterator at(text.begin(), text.end(), variable), end; at != end; ++at) {
         size_t n = (*at)[2].matched ? std::stoull((*at)[2]) : 1;
-        f(bytes_of((*at)[1]) * n);
+        f(bytes_of((*at)[1]) * n, (*at)[1]);
     }
 }
 
@@ -54,7 +55,10 @@ CUmod_st* parse(const std::string& ptx) {
         CUfunc_st function;
         function.name = ptx.substr(at + word.size(), open - at - word.size());
         each_variable(ptx.substr(open, close - open), R"(\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+[\w$]+(?:\[(\d+)\])?)",
-                      [&](size_t bytes) { function.parameters.push_back(bytes); });
+                      [&](size_t bytes, const std::string& type) {
+                          function.parameters.push_back(bytes);
+                          function.types.push_back(type);
+                      });
         std::string directives = ptx.substr(close, body - close);
         std::smatch found;
         if (std::regex_search(directives, found, std::regex(R"(\.maxntid\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?)"))) {
@@ -64,7 +68,7 @@ CUmod_st* parse(const std::string& ptx) {
         // Variables are declared at the start of a body; the rest is long.
         std::string declarations = ptx.substr(body, std::min(end == std::string::npos ? ptx.size() : end, body + 6000) - body);
         each_variable(declarations, R"(\.shared\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+[\w$]+(?:\[(\d+)\])?)",
-                      [&](size_t bytes) { function.static_shared += bytes; });
+                      [&](size_t bytes, const std::string&) { function.static_shared += bytes; });
         module->functions[function.name] = function;
     }
     return module;
@@ -85,17 +89,56 @@ void on_fault(int signal, siginfo_t* info, void*) {
     _exit(134);
 }
 
-void catch_faults() {
-    // A fiber's stack is no place for the handler.
+// A fiber's stack is no place for the handler. Threads of the program have one of Rust's for it.
+void give_handler_a_stack() {
     static thread_local std::vector<char> stack(64 << 10);
     stack_t alternative{};
     alternative.ss_sp = stack.data();
     alternative.ss_size = stack.size();
     sigaltstack(&alternative, nullptr);
+}
+
+void catch_faults() {
     struct sigaction action {};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     for (int signal : {SIGSEGV, SIGBUS, SIGILL}) sigaction(signal, &action, nullptr);
+}
+
+template <typename T>
+T as(const void* from) {
+    T value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+// A parameter in words, and the bytes of the device's memory that it points to.
+std::string describe_parameter(const char* from, size_t bytes, const std::string& type, uint64_t& reached) {
+    if (type == "f32") return std::to_string(as<float>(from));
+    if (type == "f64") return std::to_string(as<double>(from));
+    if (bytes == 4 && type != "b8") return std::to_string(as<int32_t>(from));
+    if (bytes == 8 && type != "b8") {
+        uint64_t reach = reach_of(as<const void*>(from));
+        reached += reach;
+        return reach > 0 ? "@" + std::to_string(reach) : std::to_string(as<int64_t>(from));
+    }
+    uint64_t before = reached;
+    for (size_t at = 0; at + 8 <= bytes; at += 8) reached += reach_of(as<const void*>(from + at));
+    return std::to_string(bytes) + ":" + std::to_string(reached - before);
+}
+
+std::string extent(const unsigned (&sizes)[3]) {
+    return std::to_string(sizes[0]) + "x" + std::to_string(sizes[1]) + "x" + std::to_string(sizes[2]);
+}
+
+void list_launch(const CUfunc_st& function, const unsigned (&grid)[3], const unsigned (&block)[3], unsigned shared, void** parameters) {
+    Call call{"launch", function.name, extent(grid), extent(block), shared, 0, 0, ""};
+    for (size_t i = 0; i < function.parameters.size(); ++i) {
+        call.parameter_bytes += function.parameters[i];
+        call.shape += (i > 0 ? " p" : "p") + std::to_string(i) + "=" +
+                      describe_parameter(static_cast<const char*>(parameters[i]), function.parameters[i], function.types[i], call.bytes);
+    }
+    list(call);
 }
 
 CUresult refuse_launch(const CUfunc_st& function, const std::string& reason) {
@@ -105,52 +148,71 @@ CUresult refuse_launch(const CUfunc_st& function, const std::string& reason) {
 
 } // namespace
 
+namespace {
+
+// Work that several threads of the host do, and who is at it.
+struct Pool {
+    std::mutex mutex;
+    std::condition_variable start, finished;
+    const std::function<void(uint64_t)>* work = nullptr;
+    uint64_t n = 0, round = 0;
+    std::atomic<uint64_t> next{0};
+    unsigned busy = 0;
+
+    // Takes indices until there are none.
+    void take(const std::function<void(uint64_t)>& f) {
+        for (uint64_t i = next++; i < n; i = next++) f(i);
+    }
+
+    [[noreturn]] void help() {
+        give_handler_a_stack();
+        for (uint64_t seen = 0;;) {
+            std::unique_lock<std::mutex> held(mutex);
+            start.wait(held, [&] { return work != nullptr && round != seen; });
+            seen = round;
+            ++busy;
+            // The caller may take `work` back as soon as no index is left to begin.
+            const auto& f = *work;
+            held.unlock();
+            take(f);
+            held.lock();
+            if (--busy == 0) finished.notify_all();
+        }
+    }
+};
+
+} // namespace
+
 void parallel(uint64_t n, const std::function<void(uint64_t)>& f) {
-    // Threads of our own, and never the caller's: what a kernel keeps per thread would be gone when a thread of the program ends and frees.
-    struct Pool {
-        std::mutex mutex;
-        std::condition_variable start, finished;
-        const std::function<void(uint64_t)>* work = nullptr;
-        uint64_t n = 0, round = 0;
-        std::atomic<uint64_t> next{0};
-        unsigned busy = 0;
-    };
-    static const unsigned threads = std::max(1u, std::thread::hardware_concurrency());
+    static const unsigned helpers = std::max(1u, std::thread::hardware_concurrency()) - 1;
     static auto* pool = [] {
         auto* made = new Pool();
-        for (unsigned i = 0; i < threads; ++i) {
-            std::thread([made] {
-                catch_faults();
-                for (uint64_t seen = 0;;) {
-                    std::unique_lock<std::mutex> held(made->mutex);
-                    made->start.wait(held, [&] { return made->round != seen; });
-                    seen = made->round;
-                    held.unlock();
-                    for (uint64_t i = made->next++; i < made->n; i = made->next++) (*made->work)(i);
-                    held.lock();
-                    if (--made->busy == 0) made->finished.notify_all();
-                }
-            }).detach();
-        }
+        for (unsigned i = 0; i < helpers; ++i) std::thread([made] { made->help(); }).detach();
+        catch_faults();
         return made;
     }();
+    if (n <= 1 || helpers == 0) {
+        for (uint64_t i = 0; i < n; ++i) f(i);
+        return;
+    }
+    // Everybody who works holds the driver's lock, so that one caller at a time comes here.
     std::unique_lock<std::mutex> held(pool->mutex);
     pool->work = &f;
     pool->n = n;
     pool->next = 0;
-    pool->busy = threads;
     ++pool->round;
+    held.unlock();
     pool->start.notify_all();
+    pool->take(f);
+    held.lock();
+    // Whoever has not begun by now has nothing to do.
+    pool->work = nullptr;
     pool->finished.wait(held, [] { return pool->busy == 0; });
 }
 
 } // namespace host
 
 using namespace host;
-
-#define ENTER(call)             \
-    auto locked = host::lock(); \
-    if (int code = host::enter(call)) return static_cast<CUresult>(code)
 
 HOST_API CUresult cuModuleLoadData(CUmodule* out, const void* image) {
     ENTER("cuModuleLoadData");
@@ -223,6 +285,7 @@ HOST_API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, 
     }
     count("launches");
     count("launch: " + function->name);
+    if (lists()) list_launch(*function, {gx, gy, gz}, {bx, by, bz}, shared, parameters);
     // Parameters are read when the call is made.
     auto launch = std::make_shared<Launch>();
     launch->kernel = function->kernel;
@@ -235,6 +298,7 @@ HOST_API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, 
         std::memcpy(launch->values.back().data(), from, function->parameters[i]);
     }
     return submit(stream, {"kernel " + function->name, [launch] {
+                               if (!computes()) return;
                                running = launch->kernel->name.c_str();
                                run(*launch);
                                running = nullptr;

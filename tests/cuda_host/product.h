@@ -12,6 +12,15 @@ enum class Format { F32, Bf16, F16, F64 };
 
 inline size_t size_of(Format format) { return format == Format::F64 ? 8 : format == Format::F32 ? 4 : 2; }
 
+inline const char* name_of(Format format) {
+    switch (format) {
+    case Format::F64: return "f64";
+    case Format::F32: return "f32";
+    case Format::Bf16: return "bf16";
+    default: return "f16";
+    }
+}
+
 inline float read(const void* from, size_t i, Format format) {
     switch (format) {
     case Format::F32: return static_cast<const float*>(from)[i];

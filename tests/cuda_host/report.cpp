@@ -1,4 +1,16 @@
 // What the program did, and faults on request.
+//
+// The list of calls has one line per call that reaches the device, in the order in which they are made; a graph's once, when it is recorded.
+//   kind             launch, product (cuBLAS), convolution (cuDNN), to_device, to_host, within_device, fill, allocate, free, wait, graph
+//   name             the kernel's or the call's
+//   grid, block      of a launch, as 1x2x3
+//   shared_bytes     dynamic shared memory of a launch
+//   parameter_bytes  of a launch's parameters
+//   bytes            of the device's memory that is read or written. Of a launch: from each pointer among its parameters to the end of its
+//                    allocation, also of the pointers within a structure; an upper bound where a kernel reads a part
+//   shape            NAME=VALUE: of a launch its parameters p0, p1 … in order (@BYTES of a pointer, otherwise the number; a structure as
+//                    BYTES:POINTERS); of a product m, n, k, batch, and the number formats of the factors and of the result, column by column
+//                    as cuBLAS has it; of a convolution direction, batch, channels, sizes, kernel, stride and padding
 #include "driver.h"
 
 #include <atomic>
@@ -77,6 +89,37 @@ struct AtExit {
 } at_exit;
 
 } // namespace
+
+bool lists() {
+    static const bool asked = std::getenv("SAM_LADDER_CUDA_CALLS") != nullptr;
+    return asked;
+}
+
+void list(const Call& call) {
+    static FILE* file = [] {
+        FILE* opened = std::fopen(std::getenv("SAM_LADDER_CUDA_CALLS"), "w");
+        if (opened == nullptr) stop("SAM_LADDER_CUDA_CALLS: the file cannot be written");
+        std::fprintf(opened, "kind,name,grid,block,shared_bytes,parameter_bytes,bytes,shape\n");
+        return opened;
+    }();
+    auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
+    std::fprintf(file, "%s,%s,%s,%s,%llu,%llu,%llu,%s\n", call.kind.c_str(), call.name.c_str(), call.grid.c_str(), call.block.c_str(),
+                 number(call.shared_bytes), number(call.parameter_bytes), number(call.bytes), call.shape.c_str());
+}
+
+void count_wait(const char* call) {
+    count("waits of the host");
+    if (lists()) list({"wait", call, "", "", 0, 0, 0, ""});
+}
+
+bool computes() {
+    static const bool chosen = [] {
+        const char* text = std::getenv("SAM_LADDER_CUDA_COMPUTE");
+        if (text != nullptr && std::strcmp(text, "no") != 0) stop(std::string("SAM_LADDER_CUDA_COMPUTE: expected no, found ") + text);
+        return text == nullptr;
+    }();
+    return chosen;
+}
 
 Lock lock() {
     static auto* mutex = new std::recursive_mutex();

@@ -143,10 +143,6 @@ bool uses_pinned(const void* begin, const void* end) {
 
 using namespace host;
 
-#define ENTER(call)             \
-    auto locked = host::lock(); \
-    if (int code = host::enter(call)) return static_cast<CUresult>(code)
-
 HOST_API CUresult cuStreamCreate(CUstream* out, unsigned) {
     ENTER("cuStreamCreate");
     static int made = 0;
@@ -167,13 +163,13 @@ HOST_API CUresult cuStreamDestroy_v2(CUstream stream) {
 
 HOST_API CUresult cuStreamSynchronize(CUstream stream) {
     ENTER("cuStreamSynchronize");
-    count("waits of the host");
+    count_wait("cuStreamSynchronize");
     return wait_for(stream, "cuStreamSynchronize");
 }
 
 HOST_API CUresult cuCtxSynchronize() {
     ENTER("cuCtxSynchronize");
-    count("waits of the host");
+    count_wait("cuCtxSynchronize");
     if (CUresult error = not_while_recording("cuCtxSynchronize")) return error;
     for (CUstream stream : streams()) {
         if (stream->recording) {
@@ -215,7 +211,7 @@ HOST_API CUresult cuEventRecord(CUevent event, CUstream handle) {
 
 HOST_API CUresult cuEventSynchronize(CUevent event) {
     ENTER("cuEventSynchronize");
-    count("waits of the host");
+    count_wait("cuEventSynchronize");
     if (event->recording.lock()) {
         event->recording.lock()->invalid = true;
         because("cuEventSynchronize", "the event was recorded into a graph");
@@ -276,6 +272,8 @@ HOST_API CUresult cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode m
         return CUDA_ERROR_ILLEGAL_STATE;
     }
     if (mode == CU_STREAM_CAPTURE_MODE_GLOBAL) stop("cuStreamBeginCapture: the host driver knows the modes thread-local and relaxed");
+    // A graph's memory comes from elsewhere than the pool.
+    if (kept_bytes() > 0) count("recordings that begin while the pool keeps freed memory");
     auto recording = std::make_shared<Recording>();
     recording->graph = new CUgraph_st();
     recording->mode = mode;
@@ -349,6 +347,7 @@ HOST_API CUresult cuGraphLaunch(CUgraphExec exec, CUstream handle) {
     if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
     if (is_recording(handle)) stop("a graph is launched while another is recorded");
     count("graph launches");
+    if (lists()) list({"graph", "cuGraphLaunch", "", "", 0, 0, 0, "nodes=" + std::to_string(exec->work->nodes.size())});
     count("nodes launched", exec->work->nodes.size());
     bool again = std::exchange(exec->launched, true);
     auto work = exec->work;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::{BatchNormGradients, BatchStatistics, Tail};
-use crate::device::{Arg, Gpu, Grid, Input, Node, Output, SPLITS, args_of, parameters, suffix};
+use crate::device::{Arg, Gpu, Grid, Input, Node, Output, args_of, parameters, splits, suffix};
 
 const MODULE: &str = "batch_norm";
 
@@ -34,9 +34,13 @@ impl Planes {
         Arg::Int(i32::from(self.run == 4))
     }
 
-    /// [`SPLITS`] blocks per channel.
+    /// Blocks per channel in the sums.
+    fn splits(&self) -> usize {
+        splits(self.b * self.hw / self.run)
+    }
+
     fn grid(&self) -> Grid {
-        Grid::blocks([SPLITS as u32, self.c as u32, 1])
+        Grid::blocks([self.splits() as u32, self.c as u32, 1])
     }
 
     fn bchw(&self) -> [Arg<'static>; 3] {
@@ -49,7 +53,7 @@ pub(super) fn statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     let x = x.contiguous()?;
     let (gpu, input) = (Gpu::of(&x), Input::new(&x)?);
     let planes = Planes::of(&x, &[&input])?;
-    let (partial, shifts) = (gpu.output(DType::F64, (planes.c, SPLITS, 2))?, gpu.output(DType::F32, planes.c)?);
+    let (partial, shifts) = (gpu.output(DType::F64, (planes.c, planes.splits(), 2))?, gpu.output(DType::F32, planes.c)?);
     let args = [&[input.arg(), partial.arg(), shifts.arg()][..], &planes.bchw(), &[planes.fours()]].concat();
     let kernel = format!("batch_norm_sums_{}", suffix(x.dtype())?);
     // SAFETY: `x` has the sizes of `planes`; two float64 numbers for each channel and split, and a float32 number for each channel.
@@ -59,7 +63,7 @@ pub(super) fn statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
         partial.arg(),
         shifts.arg(),
         out.arg(),
-        Arg::Int(SPLITS as i32),
+        Arg::Int(planes.splits() as i32),
         Arg::Int(planes.c as i32),
         Arg::Double(planes.count()),
         Arg::Double(eps),
@@ -152,7 +156,7 @@ pub(crate) fn normalize_backward(
     let tensors = channel_parameters(statistics, weight, bias)?;
     let pointers = [&[input.arg(), given.arg()][..], &args_of(&tensors.each_ref())?].concat();
     let relu = Arg::Int(i32::from(relu));
-    let partial = gpu.output(DType::F64, (planes.c, SPLITS, 2))?;
+    let partial = gpu.output(DType::F64, (planes.c, planes.splits(), 2))?;
     let args = [&pointers[..], &[partial.arg()], &planes.bchw(), &[relu, planes.fours()]].concat();
     let suffix = suffix(x.dtype())?;
     // SAFETY: `x` and its gradient have the sizes of `planes`, the parameters a number for each channel; two float64 numbers for each channel and split.
@@ -162,7 +166,7 @@ pub(crate) fn normalize_backward(
         partial.arg(),
         Input::new(&tensors[1])?.arg(),
         found.arg(),
-        Arg::Int(SPLITS as i32),
+        Arg::Int(planes.splits() as i32),
         Arg::Int(planes.c as i32),
         Arg::Double(planes.count()),
     ];

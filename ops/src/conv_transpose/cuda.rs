@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::device::{Arg, F32Math, Gpu, Grid, Input, Node, SPLITS, matmul, parameters, suffix};
+use crate::device::{Arg, F32Math, Gpu, Grid, Input, Node, matmul, parameters, splits, suffix};
 use crate::partial_sums::sum_partials;
 
 const MODULE: &str = "conv_transpose";
@@ -59,10 +59,11 @@ fn fold_patches(grad: &Tensor, (b, co, h, w): (usize, usize, usize, usize)) -> R
 fn channel_sums(x: &Tensor) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     let gpu = Gpu::of(x);
-    let partial = gpu.output(DType::F64, (c, SPLITS))?;
+    let splits = splits(b * h * w);
+    let partial = gpu.output(DType::F64, (c, splits))?;
     let sizes = [b, c, h * w].map(|n| Arg::Int(n as i32));
     let args = [&[Input::new(x)?.arg(), partial.arg()][..], &sizes].concat();
-    let (kernel, grid) = (format!("channel_sums_{}", suffix(x.dtype())?), Grid::blocks([SPLITS as u32, c as u32, 1]));
+    let (kernel, grid) = (format!("channel_sums_{}", suffix(x.dtype())?), Grid::blocks([splits as u32, c as u32, 1]));
     // SAFETY: `x` is [b, c, h·w], and each of its channels has a float64 number for each split.
     unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
     sum_partials(&gpu, &partial, c)

@@ -89,18 +89,29 @@ __device__ __forceinline__ int warp_index() { return threadIdx.x >> 5; }
 // The sum over a warp, in every lane.
 template <typename T>
 __device__ __forceinline__ T warp_sum(T v) {
+#ifdef __CUDACC__
     for (int lanes = 16; lanes > 0; lanes >>= 1) v += __shfl_xor_sync(FULL_WARP, v, lanes);
     return v;
+#else
+    return emulation::reduce(v, [](T a, T b) { return a + b; });
+#endif
 }
 
 __device__ __forceinline__ float warp_max(float v) {
+#ifdef __CUDACC__
     for (int lanes = 16; lanes > 0; lanes >>= 1) v = fmaxf(v, __shfl_xor_sync(FULL_WARP, v, lanes));
     return v;
+#else
+    return emulation::reduce(v, [](float a, float b) { return fmaxf(a, b); });
+#endif
 }
 
 // The sum over a block of up to 1024 threads, in every thread. Ends with a barrier, so it can be called again directly.
 template <typename T>
 __device__ T block_sum(T v) {
+#ifndef __CUDACC__
+    if (emulation::machine().sums_at_once) return emulation::sum_of_block(v);
+#endif
     __shared__ T parts[32];
     v = warp_sum(v);
     if (lane_index() == 0) parts[warp_index()] = v;

@@ -63,18 +63,18 @@ struct Fiber {
 };
 
 struct Thread {
-    // What it waits for: nothing, its block or its warp.
-    enum { RUNNABLE, AT_BLOCK, AT_WARP, FINISHED } state = RUNNABLE;
     int fiber = -1;
-    // Exchanges so far.
-    unsigned exchanges = 0;
+    // Collectives of the warp and of the block so far.
+    unsigned collectives = 0, of_block = 0;
 };
 
 struct Warp {
     int size = 0, arrived = 0;
-    // What each lane gives to the others: an address, or a value in one of two places, of which the next exchange takes the other.
-    const void* published[WARP];
-    alignas(16) char values[2][WARP][16];
+    // What each lane gives to the others, in one of two places, of which the next collective takes the other: a lane that is one collective
+    // ahead writes the other place, and none is two ahead.
+    alignas(16) char values[2][WARP][32];
+    // What the last lane to arrive makes of them, for each lane.
+    alignas(16) char results[2][WARP][16];
 };
 
 struct Machine {
@@ -84,6 +84,7 @@ struct Machine {
     std::vector<int> order;
     // Threads that a barrier has released, in the order in which they go on.
     std::vector<int> ready, released;
+    size_t next_ready = 0;
 #ifdef __x86_64__
     void* scheduler = nullptr;
 #else
@@ -93,6 +94,11 @@ struct Machine {
     int current = 0, fiber = 0, threads = 0, alive = 0, arrived = 0, begun = 0;
     uint3 block_idx{}, grid_dim{}, block_dim{}, thread_idx{};
     std::vector<uint4> shared;
+    // What the threads of a block sum, and the sum, each in one of two places as a warp's.
+    alignas(16) char block_values[2][MAX_THREADS * 8];
+    alignas(16) char block_result[2][8];
+    // Whether a block's sum is one collective; otherwise the kernel's own shuffles and barriers.
+    bool sums_at_once = true;
     const char* kernel = "";
     void (*entry)(void**) = nullptr;
     void** arguments = nullptr;
@@ -103,11 +109,13 @@ struct Machine {
     }
 
 #ifdef __x86_64__
-    void pause() { sam_ladder_switch(&fibers[fiber].stack_pointer, scheduler); }
-    void resume(int i) { sam_ladder_switch(&scheduler, fibers[i].stack_pointer); }
+    void to_scheduler() { sam_ladder_switch(&fibers[fiber].stack_pointer, scheduler); }
+    void from_scheduler(int i) { sam_ladder_switch(&scheduler, fibers[i].stack_pointer); }
+    void to_fiber(int from, int to) { sam_ladder_switch(&fibers[from].stack_pointer, fibers[to].stack_pointer); }
 #else
-    void pause() { swapcontext(&fibers[fiber].context, &scheduler); }
-    void resume(int i) { swapcontext(&scheduler, &fibers[i].context); }
+    void to_scheduler() { swapcontext(&fibers[fiber].context, &scheduler); }
+    void from_scheduler(int i) { swapcontext(&scheduler, &fibers[i].context); }
+    void to_fiber(int from, int to) { swapcontext(&fibers[from].context, &fibers[to].context); }
 #endif
 
     void start(Fiber& fiber);
@@ -115,31 +123,57 @@ struct Machine {
     void take_up(int thread) {
         current = thread;
         unsigned i = static_cast<unsigned>(thread);
-        thread_idx = {i % block_dim.x, i / block_dim.x % block_dim.y, i / block_dim.x / block_dim.y};
+        if (block_dim.y == 1 && block_dim.z == 1) {
+            thread_idx = {i, 0, 0};
+        } else {
+            thread_idx = {i % block_dim.x, i / block_dim.x % block_dim.y, i / block_dim.x / block_dim.y};
+        }
     }
 
-    void block_barrier() {
-        threads_of_block[current].state = Thread::AT_BLOCK;
+    // Takes the next thread that may go on; false if there is none.
+    bool take_ready() {
+        if (next_ready == ready.size()) {
+            ready.swap(released);
+            released.clear();
+            next_ready = 0;
+            if (ready.empty()) return false;
+        }
+        int thread = ready[next_ready++];
+        fiber = threads_of_block[static_cast<size_t>(thread)].fiber;
+        take_up(thread);
+        return true;
+    }
+
+    // Goes on with another thread, until a barrier has released this one.
+    void pause() {
+        int own = fiber;
+        if (begun < threads || !take_ready()) {
+            to_scheduler();
+        } else if (fiber != own) {
+            to_fiber(own, fiber);
+        }
+    }
+
+    // Calls `last` when all threads have come.
+    template <typename F>
+    void block_barrier(F&& last) {
         if (++arrived == threads) {
             arrived = 0;
-            for (Thread& thread : threads_of_block) thread.state = Thread::RUNNABLE;
+            last();
             released.insert(released.end(), order.begin(), order.end());
         }
         pause();
     }
 
-    void warp_barrier() {
-        int first = current / WARP * WARP;
-        Warp& warp = warps[current / WARP];
-        threads_of_block[current].state = Thread::AT_WARP;
+    // Calls `last` when all lanes have come.
+    template <typename F>
+    void warp_barrier(Warp& warp, F&& last) {
         if (++warp.arrived == warp.size) {
             warp.arrived = 0;
+            last();
+            int first = current / WARP * WARP;
             bool backwards = order.front() != 0;
-            for (int i = 0; i < warp.size; ++i) {
-                int thread = first + (backwards ? warp.size - 1 - i : i);
-                threads_of_block[thread].state = Thread::RUNNABLE;
-                released.push_back(thread);
-            }
+            for (int i = 0; i < warp.size; ++i) released.push_back(first + (backwards ? warp.size - 1 - i : i));
         }
         pause();
     }
@@ -147,10 +181,9 @@ struct Machine {
     void run_block();
 };
 
-inline Machine& machine() {
-    static thread_local Machine instance;
-    return instance;
-}
+// Of the thread of the host that runs; set for each launch.
+inline constinit thread_local Machine* running = nullptr;
+inline Machine& machine() { return *running; }
 
 // Runs threads until one of them pauses.
 inline void fiber_main() {
@@ -160,14 +193,15 @@ inline void fiber_main() {
         m.threads_of_block[thread].fiber = m.fiber;
         m.take_up(thread);
         m.entry(m.arguments);
-        m.threads_of_block[m.current].state = Thread::FINISHED;
         --m.alive;
     }
+    // Threads that paused go on, each on a fiber of its own; the last one to end returns to the scheduler.
     m.pause();
 }
 
 inline void Machine::start(Fiber& fiber) {
-    if (fiber.stack.empty()) fiber.stack.resize(STACK_BYTES);
+    // Stacks that lie a multiple of a page apart share a few lines of the processor's cache.
+    if (fiber.stack.empty()) fiber.stack.resize(STACK_BYTES + static_cast<size_t>(&fiber - fibers.data()) % 61 * 64);
 #ifdef __x86_64__
     // As if fiber_main had been called: its address, and six registers below it that the switch takes off.
     uintptr_t top = reinterpret_cast<uintptr_t>(fiber.stack.data() + fiber.stack.size()) / 16 * 16;
@@ -191,22 +225,18 @@ inline void Machine::run_block() {
     arrived = begun = 0;
     threads_of_block.assign(static_cast<size_t>(threads), Thread());
     for (Warp& warp : warps) warp.arrived = 0;
+    ready.clear();
     released.clear();
+    next_ready = 0;
     for (int used = 0; begun < threads; ++used) {
         if (fibers.size() <= static_cast<size_t>(used)) fibers.resize(static_cast<size_t>(used) + 1);
         fiber = used;
         start(fibers[used]);
-        resume(used);
+        from_scheduler(used);
     }
     while (alive > 0) {
-        if (released.empty()) fail("some threads wait at a barrier that the others have passed by");
-        ready.swap(released);
-        released.clear();
-        for (int i : ready) {
-            fiber = threads_of_block[i].fiber;
-            take_up(i);
-            resume(fiber);
-        }
+        if (!take_ready()) fail("some threads wait at a barrier that the others have passed by");
+        from_scheduler(fiber);
     }
 }
 
@@ -232,18 +262,72 @@ struct Registrar {
     }
 };
 
+// Each lane gives a value; the last lane to come calls make(values of the lanes, results of the lanes), and each lane gets its own result.
+template <typename R, typename V, typename F>
+R collective(const V& value, F&& make) {
+    Machine& m = machine();
+    Warp& warp = m.warps[static_cast<size_t>(m.current / WARP)];
+    int lane = m.current % WARP;
+    static_assert(sizeof(V) <= sizeof warp.values[0][0] && sizeof(R) <= sizeof warp.results[0][0]);
+    unsigned place = m.threads_of_block[static_cast<size_t>(m.current)].collectives++ % 2;
+    std::memcpy(warp.values[place][lane], &value, sizeof value);
+    m.warp_barrier(warp, [&] {
+        V values[WARP];
+        R results[WARP];
+        for (int i = 0; i < WARP; ++i) std::memcpy(static_cast<void*>(&values[i]), warp.values[place][i], sizeof(V));
+        make(values, results);
+        for (int i = 0; i < WARP; ++i) std::memcpy(warp.results[place][i], &results[i], sizeof(R));
+    });
+    R result;
+    std::memcpy(static_cast<void*>(&result), warp.results[place][lane], sizeof result);
+    return result;
+}
+
 template <typename T>
 T exchange(T value, int source) {
+    struct Asked {
+        T value;
+        int source;
+    };
+    return collective<T>(Asked{value, source & (WARP - 1)}, [](const Asked* lanes, T* results) {
+        for (int i = 0; i < WARP; ++i) results[i] = lanes[lanes[i].source & (WARP - 1)].value;
+    });
+}
+
+// What `value = f(value, that of lane ^ 16)`, then of lane ^ 8 and so on to lane ^ 1 gives for an f that does not ask for the order of its
+// two values: the same in every lane.
+template <typename T, typename F>
+T butterfly(const T* values, F&& f) {
+    T now[WARP];
+    std::copy(values, values + WARP, now);
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
+        for (int i = 0; i < lanes; ++i) now[i] = f(now[i], now[i + lanes]);
+    }
+    return now[0];
+}
+
+// A butterfly as one collective.
+template <typename T, typename F>
+T reduce(T value, F&& f) {
+    return collective<T>(value, [&](const T* values, T* results) { std::fill_n(results, WARP, butterfly(values, f)); });
+}
+
+// The sum over a block as `block_sum` in common.cuh has it, as one collective.
+template <typename T>
+T sum_of_block(T value) {
     Machine& m = machine();
-    Warp& warp = m.warps[m.current / WARP];
-    static_assert(sizeof(T) <= sizeof warp.values[0][0]);
-    // A lane that is one exchange ahead writes the other place, and none is two ahead.
-    auto& values = warp.values[m.threads_of_block[m.current].exchanges++ % 2];
-    std::memcpy(values[m.current % WARP], &value, sizeof value);
-    m.warp_barrier();
-    T received;
-    std::memcpy(static_cast<void*>(&received), values[source & (WARP - 1)], sizeof received);
-    return received;
+    static_assert(sizeof(T) <= 8);
+    unsigned place = m.threads_of_block[static_cast<size_t>(m.current)].of_block++ % 2;
+    T* values = reinterpret_cast<T*>(m.block_values[place]);
+    T* result = reinterpret_cast<T*>(m.block_result[place]);
+    values[m.current] = value;
+    m.block_barrier([&] {
+        auto add = [](T a, T b) { return a + b; };
+        T total = butterfly(values, add);
+        for (int warp = 1; warp < m.threads / WARP; ++warp) total += butterfly(values + warp * WARP, add);
+        *result = total;
+    });
+    return *result;
 }
 
 } // namespace emulation
@@ -253,8 +337,13 @@ T exchange(T value, int source) {
 #define blockDim (emulation::machine().block_dim)
 #define gridDim (emulation::machine().grid_dim)
 
-inline void __syncthreads() { emulation::machine().block_barrier(); }
-inline void __syncwarp() { emulation::machine().warp_barrier(); }
+inline void __syncthreads() {
+    emulation::machine().block_barrier([] {});
+}
+inline void __syncwarp() {
+    emulation::Machine& m = emulation::machine();
+    m.warp_barrier(m.warps[static_cast<size_t>(m.current / emulation::WARP)], [] {});
+}
 
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int lanes, int = 32) {
@@ -340,29 +429,34 @@ void emulated_mma_16816(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&
     struct Registers {
         uint32_t a[4], b[2];
     } mine;
+    struct Sums {
+        float c[4];
+    };
     std::memcpy(mine.a, a, sizeof mine.a);
     std::memcpy(mine.b, b, sizeof mine.b);
-    emulation::Machine& m = emulation::machine();
-    emulation::Warp& warp = m.warps[m.current / emulation::WARP];
-    int lane = m.current % emulation::WARP;
-    warp.published[lane] = &mine;
-    m.warp_barrier();
-    auto of_lane = [&](int other) -> const Registers& { return *static_cast<const Registers*>(warp.published[other]); };
-    auto half_of = [&](uint32_t word, int which) {
-        uint16_t bits = static_cast<uint16_t>(word >> (16 * which));
-        T value;
-        std::memcpy(&value, &bits, 2);
-        return to_float(value);
-    };
-    for (int i = 0; i < 4; ++i) {
-        int row = lane / 4 + (i / 2) * 8, column = lane % 4 * 2 + i % 2;
-        float sum = 0.0f;
-        for (int k = 0; k < 16; ++k) {
-            float left = half_of(of_lane(row % 8 * 4 + k % 8 / 2).a[row / 8 + 2 * (k / 8)], k % 2);
-            float right = half_of(of_lane(column * 4 + k % 8 / 2).b[k / 8], k % 2);
-            sum += left * right;
+    Sums sums = emulation::collective<Sums>(mine, [&](const Registers* lanes, Sums* results) {
+        float left[16][16], right[16][8];
+        auto take = [&](uint32_t word, float& low, float& high) {
+            T halves[2];
+            std::memcpy(static_cast<void*>(halves), &word, 4);
+            low = to_float(halves[0]);
+            high = to_float(halves[1]);
+        };
+        for (int lane = 0; lane < emulation::WARP; ++lane) {
+            int row = lane / 4, pair = lane % 4 * 2;
+            for (int i = 0; i < 4; ++i) {
+                float* to = &left[row + i % 2 * 8][pair + i / 2 * 8];
+                take(lanes[lane].a[i], to[0], to[1]);
+            }
+            for (int i = 0; i < 2; ++i) take(lanes[lane].b[i], right[pair + 8 * i][row], right[pair + 1 + 8 * i][row]);
         }
-        c[i] += sum;
-    }
-    m.warp_barrier();
+        for (int row = 0; row < 16; ++row) {
+            float sum[8] = {};
+            for (int k = 0; k < 16; ++k) {
+                for (int column = 0; column < 8; ++column) sum[column] += left[row][k] * right[k][column];
+            }
+            for (int column = 0; column < 8; ++column) results[row % 8 * 4 + column / 2].c[row / 8 * 2 + column % 2] = sum[column];
+        }
+    });
+    for (int i = 0; i < 4; ++i) c[i] += sums.c[i];
 }

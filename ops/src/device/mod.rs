@@ -31,8 +31,11 @@ pub use product::F32Math;
 pub(crate) use product::{matmul, product};
 pub use staging::Staging;
 
-/// Blocks that share the sum over one channel; fixed, so that the order of the sum is fixed too.
-pub(crate) const SPLITS: usize = 32;
+/// Blocks that share the sum of `n` terms of one channel: two terms or more for each thread. They follow from the sizes only, so that the
+/// order of the sum does too.
+pub(crate) fn splits(n: usize) -> usize {
+    n.div_ceil(2 * launch_args::THREADS as usize).clamp(1, 32)
+}
 
 /// The GPU that kernels run on.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::device::{Arg, Gpu, Grid, Input, Node, SPLITS, parameters, suffix};
+use crate::device::{Arg, Gpu, Grid, Input, Node, parameters, splits, suffix};
 use crate::partial_sums::sum_partials;
 
 const MODULE: &str = "layer_norm";
@@ -148,9 +148,10 @@ fn layer_norm_2d_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f32) 
     let args = [&pointers[..], &sizes, &[Arg::Float(eps)]].concat();
     // SAFETY: x, the gradient and the result are [b, c, h·w] of one format; two float32 numbers for each pixel.
     unsafe { gpu.launch(MODULE, &format!("layer_norm_2d_backward_{suffix}"), Grid::over(b * h * w), &args)? };
-    let partial = gpu.output(DType::F64, (2, c, SPLITS))?;
+    let splits = splits(b * h * w);
+    let partial = gpu.output(DType::F64, (2, c, splits))?;
     let pointers = [inputs[0].arg(), inputs[1].arg(), statistics.arg(), partial.arg()];
-    let grid = Grid::blocks([SPLITS as u32, c as u32, 1]);
+    let grid = Grid::blocks([splits as u32, c as u32, 1]);
     let args = [&pointers[..], &sizes].concat();
     // SAFETY: as above, with two float64 numbers for each channel and split.
     unsafe { gpu.launch(MODULE, &format!("layer_norm_2d_sums_{suffix}"), grid, &args)? };

@@ -135,4 +135,20 @@ mod tests {
         }
         Ok(())
     }
+
+    /// The terms of a block's queries grow with the grid; no card has memory for these.
+    #[test]
+    fn an_image_too_large_for_a_blocks_memory_is_refused_in_words() -> Result<()> {
+        let (side, heads, d) = (450, 1, 16);
+        let grid = TokenGrid { batch: 1, grid: side };
+        on_device(|device| {
+            let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, device);
+            let table = zeros(&[2 * side - 1, d])?;
+            let layer = RelPosAttention::new(&table, &table, side, heads, Numerics::F32)?;
+            let refused = layer.forward(&zeros(&[grid.tokens(), 3 * heads * d])?, &zeros(&[3 * heads * d])?, grid);
+            let words = refused.unwrap_err().to_string();
+            assert!(words.contains("bytes of shared memory") && words.contains("image size is too large"), "{words}");
+            Ok(())
+        })
+    }
 }
