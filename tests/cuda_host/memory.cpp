@@ -126,6 +126,7 @@ CUresult to_device(CUdeviceptr to, const void* from, size_t bytes, CUstream stre
     char* target = reinterpret_cast<char*>(to);
     std::string name = std::string(call) + " of " + std::to_string(bytes) + " bytes";
     count("bytes to the device", bytes);
+    record("copies " + std::to_string(bytes) + " bytes to the device from " + (is_pinned(from, bytes) ? "pinned" : "pageable") + " memory on " + name_of(stream));
     if (is_pinned(from, bytes)) {
         count("copies to the device from pinned memory");
         return submit(stream, {name, [=] {
@@ -152,6 +153,7 @@ CUresult to_host(void* to, CUdeviceptr from, size_t bytes, CUstream stream, cons
     const char* source = reinterpret_cast<const char*>(from);
     std::string name = std::string(call) + " of " + std::to_string(bytes) + " bytes";
     count("bytes to the host", bytes);
+    record("copies " + std::to_string(bytes) + " bytes to the host into " + (is_pinned(to, bytes) ? "pinned" : "pageable") + " memory on " + name_of(stream));
     Op op{name, [=] {
               check_range(source, bytes, name);
               std::memcpy(to, source, bytes);
@@ -260,6 +262,7 @@ HOST_API CUresult cuMemFree_v2(CUdeviceptr pointer) {
     ENTER("cuMemFree");
     if (CUresult error = not_while_recording("cuMemFree")) return error;
     count("waits of the host");
+    record("waits for the device");
     return free_block(pointer, "cuMemFree", nullptr, false);
 }
 

@@ -13,7 +13,7 @@ driver=$PWD/$target/host-driver
 cargo=${CARGO:-cargo}
 tests=(--lib --test golden_step)
 if [[ $part == whole ]]; then
-  for name in cuda_host train_run golden_encoder golden_trajectory run_weights run_folder beyond_paper side_networks sweep; do tests+=(--test "$name"); done
+  for name in cuda_host cuda_host_precompute train_run golden_encoder golden_trajectory run_weights run_folder beyond_paper side_networks sweep; do tests+=(--test "$name"); done
 fi
 
 run() { "$cargo" test --release --workspace --features cuda --target-dir "$target" "$@"; }
