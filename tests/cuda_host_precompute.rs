@@ -44,8 +44,16 @@ fn precompute(folder: &Path, store: &str, device: &str) -> Command {
 /// A line of the driver's record.
 #[derive(Debug, PartialEq)]
 enum Call {
-    Upload { pinned: bool, bytes: usize, stream: String },
-    Download { pinned: bool, bytes: usize, stream: String },
+    Upload {
+        pinned: bool,
+        bytes: usize,
+        stream: String,
+    },
+    Download {
+        pinned: bool,
+        bytes: usize,
+        stream: String,
+    },
     /// The host waits for this: a stream, or an event of it.
     Wait(String),
 }
@@ -109,7 +117,10 @@ fn the_next_batch_is_queued_before_one_is_waited_for() {
     for (n, (place, stream)) in fetching.into_iter().enumerate() {
         assert_eq!(stream, down, "batch {n}");
         assert!(place > downloads[n], "batch {n} is waited for before its download is queued");
-        assert!(uploads.get(n + 1).is_none_or(|&next| next < place), "batch {n} is waited for before the next is queued: {calls:?}");
+        assert!(
+            uploads.get(n + 1).is_none_or(|&next| next < place),
+            "batch {n} is waited for before the next is queued: {calls:?}"
+        );
     }
     // There are two buffers for uploads: each but the first two waits until the one two before is done.
     let queued = waits(true);

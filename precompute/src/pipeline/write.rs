@@ -58,7 +58,8 @@ fn write_group(writer: &StoreWriter, group: &Group, embeddings: &[f32]) -> Resul
         let _span = tracing::trace_span!("write slice", row).entered();
         writer.write_wanted(group.split, *row, wanted, tensors)
     };
-    let written: Vec<StoreResult<()>> = slices.chunks(SLICES_AT_ONCE).flat_map(|slices| each_on_a_thread(slices, &write)).collect();
+    let written: Vec<StoreResult<()>> =
+        slices.chunks(SLICES_AT_ONCE).flat_map(|slices| each_on_a_thread(slices, &write)).collect();
     Ok(written.into_iter().collect::<StoreResult<()>>()?)
 }
 
