@@ -233,6 +233,27 @@ fn a_write_that_fails_names_the_file_and_loses_nothing() {
 }
 
 #[test]
+fn of_a_group_only_the_slice_that_cannot_be_written_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.zarr");
+    let fill = |fails_at| {
+        let config = PrecomputeConfig { augment: AugmentPolicy::None, ..config() };
+        let plan = Plan::new(&Path::new(GOLDEN).join("RawData"), &config, &Silent).unwrap();
+        let load = || Ok(Loaded { encoder: Formula::failing_at(fails_at), decoder: b"decoder".to_vec() });
+        fill_store(plan, &path, 4, load)
+    };
+    fill(0).unwrap_err();
+    // The first of the first group's slices.
+    let shard = |row: usize| path.join(format!("train/embeddings/c.{row}.0.0.0.0"));
+    fs::create_dir(shard(0)).unwrap();
+    let error = fill(usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("train/embeddings/c.0.0.0.0.0: "), "{error}");
+    assert!(shard(1).is_file() && shard(2).is_file(), "{error}");
+    fs::remove_dir(shard(0)).unwrap();
+    fill(usize::MAX).unwrap();
+}
+
+#[test]
 fn an_encoder_of_another_size_is_refused() {
     struct TooFew;
     impl Encode for TooFew {

@@ -18,7 +18,11 @@ use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, parse_spacing};
 use sam_ladder_schemas::slurm::JobKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The encoder's waiting that is worth a line: at least so long, and such a part of all time.
+const NOTABLE_SECONDS: f64 = 10.0;
+const NOTABLE_PART: f64 = 0.1;
 
 /// Arguments of `precompute`.
 #[derive(Debug, clap::Args)]
@@ -182,19 +186,28 @@ impl Args {
         print_note!("{plan}");
         let stop = interrupt::stop_flag("the shards in flight are finished")?;
         let summary = run_part(&plan, &args, self.worker, &stop)?;
-        let store = args.store.display();
-        if !summary.complete {
-            let Summary { slices_written, images_encoded, seconds, .. } = summary;
-            let (slices, images) = (counted(slices_written, "slice"), counted(images_encoded, "image"));
-            let worker = self.worker;
-            print_note!("worker {worker} is done: {slices}, {images} in {seconds:.1} s; other workers are not");
-        } else if summary.already_complete {
-            print_note!("{store} is complete already: nothing to do");
-        } else {
-            let Summary { slices_written, slices_total, images_encoded, seconds, .. } = summary;
-            let (slices, images) = (counted(slices_total, "slice"), counted(images_encoded, "image"));
-            print_note!("{slices_written} of {slices}, {images} in {seconds:.1} s: {store}");
-        }
+        report(&summary, self.worker, &args.store);
         Ok(())
+    }
+}
+
+/// What was done, and whether reading held it up.
+fn report(summary: &Summary, worker: Share, store: &Path) {
+    let Summary { slices_written, slices_total, images_encoded, seconds, seconds_waiting, .. } = *summary;
+    let store = store.display();
+    let images = counted(images_encoded, "image");
+    if !summary.complete {
+        let slices = counted(slices_written, "slice");
+        print_note!("worker {worker} is done: {slices}, {images} in {seconds:.1} s; other workers are not");
+    } else if summary.already_complete {
+        print_note!("{store} is complete already: nothing to do");
+    } else {
+        let slices = counted(slices_total, "slice");
+        print_note!("{slices_written} of {slices}, {images} in {seconds:.1} s: {store}");
+    }
+    if seconds_waiting > NOTABLE_SECONDS.max(NOTABLE_PART * seconds) {
+        print_note!(
+            "of these, the encoder waited {seconds_waiting:.0} s for images: reading and resampling the scans takes longer"
+        );
     }
 }

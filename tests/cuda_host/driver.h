@@ -48,6 +48,8 @@ struct Code {
     if (int code = host::enter(call)) return host::Code{code}
 // Adds to a number of the report.
 HOST_SHARED void count(const std::string& what, uint64_t n = 1);
+// Adds a line to the file that SAM_LADDER_CUDA_RECORD names: copies from and to the host, and waits for work that was not done, in order.
+void record(const std::string& what);
 // Keeps the reason of an error that is returned, for the report; printed where SAM_LADDER_CUDA_SAY is set.
 HOST_SHARED void because(const char* call, const std::string& reason);
 
@@ -100,6 +102,8 @@ void wait_for_all();
 CUresult not_while_recording(const char* call);
 // Whether a stream is recording.
 HOST_SHARED bool is_recording(CUstream stream);
+// The name of a stream, for messages.
+std::string name_of(CUstream stream);
 // Whether work that is not yet done uses pinned memory.
 bool uses_pinned(const void* begin, const void* end);
 // The work that is being done, for messages.

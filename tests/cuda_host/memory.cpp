@@ -130,6 +130,7 @@ CUresult to_device(CUdeviceptr to, const void* from, size_t bytes, CUstream stre
     std::string name = std::string(call) + " of " + std::to_string(bytes) + " bytes";
     count("bytes to the device", bytes);
     if (lists()) list({"to_device", call, "", "", 0, 0, bytes, is_pinned(from, bytes) ? "from=pinned" : "from=pageable"});
+    record("copies " + std::to_string(bytes) + " bytes to the device from " + (is_pinned(from, bytes) ? "pinned" : "pageable") + " memory on " + name_of(stream));
     if (is_pinned(from, bytes)) {
         count("copies to the device from pinned memory");
         return submit(stream, {name, [=] {
@@ -157,6 +158,7 @@ CUresult to_host(void* to, CUdeviceptr from, size_t bytes, CUstream stream, cons
     std::string name = std::string(call) + " of " + std::to_string(bytes) + " bytes";
     count("bytes to the host", bytes);
     if (lists()) list({"to_host", call, "", "", 0, 0, bytes, is_pinned(to, bytes) ? "to=pinned" : "to=pageable"});
+    record("copies " + std::to_string(bytes) + " bytes to the host into " + (is_pinned(to, bytes) ? "pinned" : "pageable") + " memory on " + name_of(stream));
     Op op{name, [=] {
               check_range(source, bytes, name);
               std::memcpy(to, source, bytes);
@@ -269,6 +271,7 @@ HOST_API CUresult cuMemFree_v2(CUdeviceptr pointer) {
     ENTER("cuMemFree");
     if (CUresult error = not_while_recording("cuMemFree")) return error;
     count_wait("cuMemFree");
+    record("waits for the device");
     return free_block(pointer, "cuMemFree", nullptr, false);
 }
 

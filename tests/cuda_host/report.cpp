@@ -146,6 +146,18 @@ int enter(const char* call) {
 
 void count(const std::string& what, uint64_t n) { counts()[what] += n; }
 
+void record(const std::string& what) {
+    static FILE* file = [] {
+        const char* path = std::getenv("SAM_LADDER_CUDA_RECORD");
+        return path ? std::fopen(path, "w") : nullptr;
+    }();
+    static auto* threads = new std::map<std::thread::id, size_t>();
+    if (file == nullptr) return;
+    size_t thread = threads->emplace(std::this_thread::get_id(), threads->size()).first->second;
+    std::fprintf(file, "thread %zu %s\n", thread, what.c_str());
+    std::fflush(file);
+}
+
 void because(const char* call, const std::string& reason) {
     ++reasons()[std::string(call) + ": " + reason];
     if (std::getenv("SAM_LADDER_CUDA_SAY")) std::fprintf(stderr, "host CUDA driver: %s: %s\n", call, reason.c_str());

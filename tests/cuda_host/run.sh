@@ -26,7 +26,7 @@ fi
 
 tests=(--lib --test golden_step --test cuda_host)
 if [[ $part == whole ]]; then
-  for name in train_run golden_encoder golden_trajectory run_weights run_folder beyond_paper side_networks sweep; do tests+=(--test "$name"); done
+  for name in cuda_host_precompute train_run golden_encoder golden_trajectory run_weights run_folder beyond_paper side_networks sweep; do tests+=(--test "$name"); done
 fi
 build test --no-run "${tests[@]}"
 tests/cuda_host/build.sh "$driver"

@@ -87,6 +87,8 @@ bool forbids_waits(const std::weak_ptr<Recording>& held) {
 
 } // namespace
 
+std::string name_of(CUstream stream) { return resolve(stream)->name; }
+
 bool is_recording(CUstream stream) { return resolve(stream)->recording != nullptr; }
 
 CUresult not_while_recording(const char* call) {
@@ -164,12 +166,14 @@ HOST_API CUresult cuStreamDestroy_v2(CUstream stream) {
 HOST_API CUresult cuStreamSynchronize(CUstream stream) {
     ENTER("cuStreamSynchronize");
     count_wait("cuStreamSynchronize");
+    if (!resolve(stream)->queue.empty()) record("waits for " + name_of(stream));
     return wait_for(stream, "cuStreamSynchronize");
 }
 
 HOST_API CUresult cuCtxSynchronize() {
     ENTER("cuCtxSynchronize");
     count_wait("cuCtxSynchronize");
+    record("waits for the device");
     if (CUresult error = not_while_recording("cuCtxSynchronize")) return error;
     for (CUstream stream : streams()) {
         if (stream->recording) {
@@ -217,7 +221,10 @@ HOST_API CUresult cuEventSynchronize(CUevent event) {
         because("cuEventSynchronize", "the event was recorded into a graph");
         return CUDA_ERROR_CAPTURED_EVENT;
     }
-    if (event->marker && !event->marker->done) drain(event->marker->stream, event->marker.get());
+    if (event->marker && !event->marker->done) {
+        record("waits for an event of " + event->marker->stream->name);
+        drain(event->marker->stream, event->marker.get());
+    }
     return CUDA_SUCCESS;
 }
 

@@ -1,6 +1,6 @@
 //! The GPU: launching kernels, memory, streams and graphs.
 //!
-//! Nothing here waits for the device. On a machine without a GPU, `make test-cuda-host` runs all of it against a driver on the host.
+//! Nothing here waits for the device, but what says so. On a machine without a GPU, `make test-cuda-host` runs all of it against a driver on the host.
 //!
 //! Numbers are float32, bfloat16 or float16; statistics, sums, softmax and parameters are float32 throughout.
 #![cfg_attr(
@@ -12,6 +12,7 @@ mod autograd;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod cuda_graph;
+mod download;
 mod launch_args;
 mod map;
 mod memory;
@@ -23,6 +24,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 
 pub(crate) use autograd::{Gradients, Node};
 pub use cuda_graph::{Graph, can_capture, capture, prepare};
+pub use download::{Download, Downloads};
 pub(crate) use launch_args::{Arg, Grid, THREADS};
 pub(crate) use map::map;
 pub(crate) use memory::{Input, Output, args_of};

@@ -2,8 +2,10 @@
 
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Result as TensorResult, Tensor};
+use sam_ladder_ops::device::{Download, Downloads, Staging, prepare};
 use sam_ladder_schemas::encoder::PATCH_SIZE;
+use std::sync::{Mutex, PoisonError};
 
 /// A frozen image encoder, seen as a function of plain numbers.
 pub trait Encode {
@@ -13,36 +15,86 @@ pub trait Encode {
     /// # Errors
     /// Whatever the encoder cannot do.
     fn encode(&self, images: &[f32], batch: usize, size: usize) -> Result<Vec<f32>>;
+
+    /// Begins [`Self::encode`]: where a device queues work, the next images can be given to it before these are waited for.
+    ///
+    /// # Errors
+    /// As [`Self::encode`]; some come only when the result is waited for.
+    fn begin(&self, images: &[f32], batch: usize, size: usize) -> Result<Download> {
+        self.encode(images, batch, size).map(Download::here)
+    }
 }
 
-/// SAM's encoder on a device.
+/// Embeddings of any number of images, of `image_len` values each, `batch_size` at a time: the next batch is begun before one is waited for.
+///
+/// # Errors
+/// The encoder's.
+pub(super) fn encode_batches<E: Encode>(
+    encoder: &E,
+    images: &[f32],
+    (batch_size, image_len, size): (usize, usize, usize),
+) -> Result<Vec<f32>> {
+    let mut embeddings = Vec::new();
+    let mut begun: Option<Download> = None;
+    for images in images.chunks((batch_size * image_len).max(1)) {
+        let next = encoder.begin(images, images.len() / image_len, size)?;
+        if let Some(before) = begun.replace(next) {
+            embeddings.extend(before.wait()?);
+        }
+    }
+    if let Some(last) = begun {
+        embeddings.extend(last.wait()?);
+    }
+    Ok(embeddings)
+}
+
+/// SAM's encoder on a device. On a GPU, images are copied from pinned memory on a stream of its own, and embeddings into pinned memory on another.
 pub struct SamEncoder {
     encoder: ImageEncoder,
     device: Device,
+    uploads: Mutex<Staging>,
+    downloads: Downloads,
 }
 
 impl SamEncoder {
     /// An encoder whose weights are on `device`.
-    pub fn new(encoder: ImageEncoder, device: Device) -> Self {
-        SamEncoder { encoder, device }
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn new(encoder: ImageEncoder, device: &Device) -> Result<Self> {
+        let (uploads, downloads) = (Mutex::new(Staging::new(device)?), Downloads::new(device)?);
+        Ok(SamEncoder { encoder, device: device.clone(), uploads, downloads })
+    }
+
+    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, on the device.
+    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let (batch, _, size, _) = images.dims4()?;
+        // Where weights are not packed (`ops::packed`), an image of one token takes another path through the matrix products than several
+        // do, with other last bits. Encoded one by one, it has the same embedding whatever else is in the batch; larger images have it in any
+        // batch (a test checks both).
+        if size == PATCH_SIZE && batch > 1 {
+            let one_by_one: Vec<Tensor> =
+                (0..batch).map(|i| Ok(self.encoder.forward(&images.narrow(0, i, 1)?)?)).collect::<Result<_>>()?;
+            return Ok(Tensor::cat(&one_by_one, 0)?);
+        }
+        Ok(self.encoder.forward(images)?)
     }
 }
 
 impl Encode for SamEncoder {
     fn encode(&self, images: &[f32], batch: usize, size: usize) -> Result<Vec<f32>> {
+        Ok(self.begin(images, batch, size)?.wait()?)
+    }
+
+    fn begin(&self, images: &[f32], batch: usize, size: usize) -> Result<Download> {
         let channels = images.len() / (batch * size * size).max(1);
-        // Where weights are not packed (`ops::packed`), an image of one token takes another path through the matrix products than several
-        // do, with other last bits. Encoded one by one, it has the same embedding whatever else is in the batch; larger images have it in any
-        // batch (a test checks both).
-        if size == PATCH_SIZE && batch > 1 {
-            return images
-                .chunks(channels * size * size)
-                .map(|image| self.encode(image, 1, size))
-                .collect::<Result<Vec<_>>>()
-                .map(|e| e.concat());
-        }
-        let images = Tensor::from_slice(images, (batch, channels, size, size), &self.device)?;
-        Ok(self.encoder.forward(&images)?.flatten_all()?.to_vec1()?)
+        let upload = || -> TensorResult<Tensor> {
+            let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+            uploads.upload_f32(images, (batch, channels, size, size))
+        };
+        let images = upload()?;
+        let embeddings = prepare(&self.device, || self.forward(&images))?;
+        Ok(self.downloads.begin(&embeddings)?)
     }
 }
 
@@ -56,13 +108,11 @@ mod tests {
     fn embeddings_do_not_depend_on_the_batch() {
         for size in [16, 32, 80] {
             let encoder = ImageEncoder::random(EncoderArch::VitB, size, 3, &Device::Cpu).unwrap();
-            let encoder = SamEncoder::new(encoder, Device::Cpu);
+            let encoder = SamEncoder::new(encoder, &Device::Cpu).unwrap();
             let images: Vec<f32> = (0..5 * size * size).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
             let alone: Vec<f32> = images.chunks(size * size).flat_map(|image| encoder.encode(image, 1, size).unwrap()).collect();
             for batch in [2, 3, 5] {
-                let batches = images.chunks(batch * size * size);
-                let together: Vec<f32> =
-                    batches.flat_map(|images| encoder.encode(images, images.len() / (size * size), size).unwrap()).collect();
+                let together = encode_batches(&encoder, &images, (batch, size * size, size)).unwrap();
                 assert!(together == alone, "image size {size}, batches of {batch}");
             }
         }

@@ -1,6 +1,6 @@
 //! How long stage one would take, measured without writing anything.
 
-use super::encode::Encode;
+use super::encode::{Encode, encode_batches};
 use super::plan::Plan;
 use crate::error::Result;
 use sam_ladder_cache::images_stored;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Batches whose time is taken, after one that warms up.
-const MEASURED_BATCHES: u32 = 2;
+const MEASURED_BATCHES: usize = 2;
 
 /// What is left to do for a store.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,13 +35,13 @@ pub fn estimate<E: Encode>(plan: &Plan, store: &Path, batch_size: usize, load: i
     let config = &plan.layout.attributes().config;
     let size = config.image_size;
     // A ramp of grey: the encoder's time does not depend on what it sees.
-    let images: Vec<f32> = (0..batch_size * config.image_len()).map(|i| (i % size) as f32 / size as f32).collect();
-    encoder.encode(&images, batch_size, size)?;
+    let batch_len = batch_size * config.image_len();
+    let images: Vec<f32> = (0..MEASURED_BATCHES * batch_len).map(|i| (i % size) as f32 / size as f32).collect();
+    let sizes = (batch_size, config.image_len(), size);
+    encode_batches(&encoder, &images[..batch_len], sizes)?;
     let start = Instant::now();
-    for _ in 0..MEASURED_BATCHES {
-        encoder.encode(&images, batch_size, size)?;
-    }
-    let seconds = start.elapsed().as_secs_f64() / f64::from(MEASURED_BATCHES);
+    encode_batches(&encoder, &images, sizes)?;
+    let seconds = start.elapsed().as_secs_f64() / MEASURED_BATCHES as f64;
     let images_left = plan.layout.num_items().saturating_sub(images_stored);
     Ok(Estimate { images_stored, images_left, seconds_per_image: seconds / batch_size as f64, batch_size })
 }

@@ -1,31 +1,26 @@
-//! Filling a store: what the reading thread prepares is encoded and written, until nothing is missing or the user stops it.
+//! Filling a store: passes over what is missing, until nothing is or the user stops it.
 
 use super::encode::Encode;
+use super::lazy::{Lazy, Loaded};
 use super::plan::Plan;
-use super::prepare::{CaseEnd, Group, Prepared, Work, read};
+use super::prepare::read;
 use super::share::{GroupRange, Share, groups_of};
 use super::space;
+use super::stages::{Outcome, Pass};
+use super::write::num_done;
 use crate::error::{Error, Result};
 use crate::scans::{CaseEntry, ScanError};
 use rayon::prelude::*;
-use sam_ladder_cache::{CaseLayout, Opened, SliceTensors, StoreWriter, Survey, survey};
+use sam_ladder_cache::{CaseLayout, Opened, StoreWriter, Survey, survey};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::counted::counted;
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent, Unit};
 use sam_ladder_schemas::setting::Problem;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// Groups of slices that may wait for the encoder.
-const READ_AHEAD: usize = 1;
 /// Passes over what is missing, if finished slices are found harmed at the end.
 const PASSES: usize = 3;
-/// Encoded groups that may wait to be written.
-const WRITE_BEHIND: usize = 1;
 
 /// What stage one did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,14 +37,8 @@ pub struct Summary {
     pub images_encoded: usize,
     /// Wall time of this run in seconds.
     pub seconds: f64,
-}
-
-/// An encoder and the bytes of the store's decoder file.
-pub struct Loaded<E> {
-    /// Encodes images.
-    pub encoder: E,
-    /// SAM's prompt encoder and mask decoder as a safetensors file.
-    pub decoder: Vec<u8>,
+    /// Those of them in which the encoder waited for images, after it had begun.
+    pub seconds_waiting: f64,
 }
 
 /// How a store is filled.
@@ -101,7 +90,7 @@ pub fn fill_part<E: Encode>(
     if options.batch_size == 0 {
         return Err(Problem::expected("a whole number of at least 1", 0).with("batch-size").into());
     }
-    let mut lazy = Lazy { load: Some(load), loaded: None };
+    let mut lazy = Lazy::new(load);
     if let Some(warning) = space::check(plan, store)? {
         options.observer.message(&warning);
     }
@@ -113,6 +102,7 @@ pub fn fill_part<E: Encode>(
         slices_total: Split::ALL.into_iter().map(|split| plan.layout.num_slices(split)).sum(),
         images_encoded: 0,
         seconds: 0.0,
+        seconds_waiting: 0.0,
     };
     let writer = match StoreWriter::open_or_create(store, plan.layout.clone())? {
         Opened::Writer(writer) => *writer,
@@ -126,8 +116,7 @@ pub fn fill_part<E: Encode>(
     }
     let progress = begin(options.observer, &writer, &groups);
     summary.already_complete = false;
-    Run { plan, writer: &writer, lazy, options, groups: &groups, progress, bad: Vec::new() }
-        .fill_and_finish(store, &mut summary)?;
+    Run { plan, writer: &writer, lazy, options, groups: &groups, progress }.fill_and_finish(store, &mut summary)?;
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)
 }
@@ -172,30 +161,14 @@ fn check_stored(observer: &dyn Observer, writer: &StoreWriter, groups: &[GroupRa
     });
 }
 
-/// An encoder that is loaded when it is first needed.
-struct Lazy<E, F> {
-    load: Option<F>,
-    loaded: Option<Loaded<E>>,
-}
-
-impl<E, F: FnOnce() -> Result<Loaded<E>>> Lazy<E, F> {
-    fn get(&mut self) -> Result<&Loaded<E>> {
-        if let Some(load) = self.load.take() {
-            self.loaded = Some(load()?);
-        }
-        self.loaded.as_ref().ok_or(Error::EncoderNotLoaded)
-    }
-}
-
-/// One pass over what is missing.
+/// What it takes to make what is missing.
 struct Run<'a, E, F> {
     plan: &'a Plan,
     writer: &'a StoreWriter,
     lazy: Lazy<E, F>,
     options: &'a FillOptions<'a>,
     groups: &'a [GroupRange],
-    progress: Arc<dyn Progress>,
-    bad: Vec<(String, ScanError)>,
+    progress: Box<dyn Progress>,
 }
 
 impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
@@ -204,16 +177,17 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         let (total, done_before) = (summary.slices_total, num_done(self.writer));
         for pass in 1.. {
             let outcome = self.all();
-            let bad = std::mem::take(&mut self.bad);
             let done = num_done(self.writer);
             let interrupted = |source: Error| Error::Interrupted { source: Box::new(source), store: store.into(), done, total };
-            let Some(images_encoded) = outcome.map_err(interrupted)? else {
+            let outcome = outcome.map_err(interrupted)?;
+            if outcome.stopped {
                 return Err(Error::Stopped { store: store.into(), done, total });
-            };
-            if !bad.is_empty() {
-                return Err(Error::BadScans { bad, total: self.plan.source.cases().len(), store: store.into() });
             }
-            summary.images_encoded += images_encoded;
+            if !outcome.bad.is_empty() {
+                return Err(Error::BadScans { bad: outcome.bad, total: self.plan.source.cases().len(), store: store.into() });
+            }
+            summary.images_encoded += outcome.images_encoded;
+            summary.seconds_waiting += outcome.waited.as_secs_f64();
             summary.slices_written = done.saturating_sub(done_before);
             summary.complete = !self.options.share.is_part() || self.writer.missing()?.is_none();
             if !summary.complete {
@@ -228,152 +202,31 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         Ok(())
     }
 
-    /// Encodes and writes all that is missing; the number of images encoded, or `None` when it was stopped before.
-    fn all(&mut self) -> Result<Option<usize>> {
+    /// Encodes and writes all that is missing.
+    fn all(&mut self) -> Result<Outcome> {
         if !self.writer.has_decoder()? {
             self.writer.write_decoder(&self.lazy.get()?.decoder)?;
         }
-        let (sender, receiver) = sync_channel(READ_AHEAD);
-        let work = Work { source: &self.plan.source, writer: self.writer, groups: self.groups };
-        let (to_write, encoded) = sync_channel(WRITE_BEHIND);
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(move || work.send_all(&sender));
-            let (store, progress) = (self.writer, self.progress.clone());
-            let writer = scope.spawn(move || write_all(store, &*progress, &encoded));
-            let outcome = self.encode_all(receiver, to_write);
-            // All that was encoded is written, whatever came after it. If the writer failed, its error is the reason and the encoder's
-            // only a consequence.
-            match writer.join() {
-                Ok(written) => written?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-            let Some(images_encoded) = outcome? else { return Ok(None) };
-            match reader.join() {
-                Ok(outcome) => outcome?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-            Ok(Some(images_encoded))
-        })
-    }
-
-    /// Encodes what comes and passes it on; the number of images, or `None` when it was stopped before.
-    fn encode_all(&mut self, prepared: Receiver<Prepared>, to_write: SyncSender<Encoded>) -> Result<Option<usize>> {
-        let mut images_encoded = 0;
-        for prepared in prepared {
-            if self.options.stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            let encoded = match prepared {
-                Prepared::Group(group) => {
-                    let (embeddings, count) = self.encode_group(&group)?;
-                    images_encoded += count;
-                    Encoded::Group(group, embeddings)
-                }
-                Prepared::CaseEnd(end) => Encoded::CaseEnd(end),
-                Prepared::Note(note) => {
-                    self.options.observer.message(&note);
-                    continue;
-                }
-                Prepared::Bad { case, error } => {
-                    self.options.observer.message(&format!("warning: case {case} is left out: {error}"));
-                    self.bad.push((case, error));
-                    continue;
-                }
-            };
-            // A writer that hung up has failed, and says why itself.
-            if to_write.send(encoded).is_err() {
-                break;
-            }
-        }
-        Ok(Some(images_encoded))
-    }
-
-    /// The embeddings that are wanted of a group, and of how many images.
-    fn encode_group(&mut self, group: &Group) -> Result<(Vec<f32>, usize)> {
-        let config = &self.writer.layout().attributes().config;
-        let image_len = config.image_len();
-        let embedding_len = EMBED_CHANNELS * config.grid_size().pow(2);
-        let embeddings = self.encode(&group.to_encode(image_len), (config.image_size, image_len), embedding_len)?;
-        let count = embeddings.len() / embedding_len;
-        Ok((embeddings, count))
-    }
-
-    /// Embeddings of images, batch by batch.
-    fn encode(&mut self, images: &[f32], (size, image_len): (usize, usize), embedding_len: usize) -> Result<Vec<f32>> {
-        let mut embeddings = Vec::with_capacity(images.len() / image_len * embedding_len);
-        for images in images.chunks(self.options.batch_size * image_len) {
-            let batch = images.len() / image_len;
-            let encoder = &self.lazy.get()?.encoder;
-            let encoded = tracing::trace_span!("encode", batch).in_scope(|| encoder.encode(images, batch, size))?;
-            if encoded.len() != batch * embedding_len {
-                return Err(Error::EncoderShape { batch, expected: batch * embedding_len, found: encoded.len() });
-            }
-            embeddings.extend_from_slice(&encoded);
-            self.progress.advance(batch as u64);
-        }
-        Ok(embeddings)
-    }
-}
-
-/// What the encoding thread hands to the writing one.
-enum Encoded {
-    /// A group with the embeddings that are wanted of it.
-    Group(Group, Vec<f32>),
-    /// All slices of a case were handed over before this.
-    CaseEnd(CaseEnd),
-}
-
-/// Writes all that comes, in its order, until the sender hangs up.
-fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: &Receiver<Encoded>) -> Result<()> {
-    for encoded in encoded {
-        match encoded {
-            Encoded::Group(group, embeddings) => {
-                write_group(writer, &group, &embeddings)?;
-                progress.describe(&counted(num_done(writer), "slice"));
-            }
-            Encoded::CaseEnd(CaseEnd { split, scan, rows, mask }) => writer.write_case(split, &scan, &rows, &mask)?,
-        }
-    }
-    Ok(())
-}
-
-fn write_group(writer: &StoreWriter, group: &Group, embeddings: &[f32]) -> Result<()> {
-    let config = &writer.layout().attributes().config;
-    let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
-    let embedding_len = EMBED_CHANNELS * config.grid_size().pow(2);
-    let (mut images, mut labels, mut encoded) = (&group.images[..], &group.labels[..], embeddings);
-    for (row, wanted) in &group.rows {
-        let tensors = SliceTensors {
-            images: take(&mut images, wanted.variants.len() * image_len),
-            labels: take(&mut labels, wanted.variants.len() * label_len),
-            embeddings: take(&mut encoded, wanted.embeddings.len() * embedding_len),
+        let pass = Pass {
+            source: &self.plan.source,
+            writer: self.writer,
+            groups: self.groups,
+            batch_size: self.options.batch_size,
+            stop: self.options.stop,
+            observer: self.options.observer,
+            progress: &*self.progress,
         };
-        let _span = tracing::trace_span!("write slice", row).entered();
-        writer.write_wanted(group.split, *row, wanted, &tensors)?;
+        pass.run(&mut self.lazy)
     }
-    Ok(())
-}
-
-/// The next `len` values.
-fn take<'a, T>(values: &mut &'a [T], len: usize) -> &'a [T] {
-    let (head, tail) = values.split_at(len);
-    *values = tail;
-    head
-}
-
-/// Slices of both splits that are finished.
-fn num_done(writer: &StoreWriter) -> usize {
-    let done = |split| (0..writer.layout().num_slices(split)).filter(move |&row| writer.is_slice_done(split, row));
-    Split::ALL.into_iter().map(|split| done(split).count()).sum()
 }
 
 /// Begins the phase of a worker's images, with those that are done.
-fn begin(observer: &dyn Observer, writer: &StoreWriter, groups: &[GroupRange]) -> Arc<dyn Progress> {
+fn begin(observer: &dyn Observer, writer: &StoreWriter, groups: &[GroupRange]) -> Box<dyn Progress> {
     let (mut images, mut done) = (0, 0);
     for group in groups {
         let variants = writer.layout().num_variants(group.split);
         images += group.rows.len() * variants;
         done += group.rows.clone().filter(|&row| writer.is_slice_done(group.split, row)).count() * variants;
     }
-    observer.begin(Phase { done: done as u64, ..Phase::new("reading", Unit::Images, images as u64) }).into()
+    observer.begin(Phase { done: done as u64, ..Phase::new("reading", Unit::Images, images as u64) })
 }

@@ -1,21 +1,26 @@
 //! Stage one, end to end: read scans, make variants, encode them, write the store.
 //!
-//! A thread reads and preprocesses ahead of the encoder, another writes what is encoded. Memory is bounded by one scan and a few slices with
-//! their variants, however many scans there are. The same call continues what was interrupted.
+//! Reading, making images, encoding, fetching and writing overlap (`stages`). Memory is bounded by two scans and a few groups of slices with their
+//! variants, however many scans there are. The same call continues what was interrupted.
 
 mod encode;
 mod estimate;
+mod fetch;
 mod fill;
+mod lazy;
 mod plan;
 mod prepare;
 mod repair;
 mod share;
 mod slices;
 mod space;
+mod stages;
+mod write;
 
 pub use encode::{Encode, SamEncoder};
 pub use estimate::{Estimate, estimate};
-pub use fill::{FillOptions, Loaded, Summary, fill_part, fill_store};
+pub use fill::{FillOptions, Summary, fill_part, fill_store};
+pub use lazy::Loaded;
 pub use plan::Plan;
 pub use repair::repair;
 pub use share::Share;
@@ -106,7 +111,7 @@ pub fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
         (EncoderWeights::Checkpoint { .. }, None) => return Err(Error::NoCheckpoint),
         (EncoderWeights::Random { .. }, Some(path)) => return Err(Error::UnusedCheckpoint(path.clone())),
     };
-    Ok(Loaded { encoder: SamEncoder::new(encoder, args.device.clone()), decoder: to_safetensors(&decoder)? })
+    Ok(Loaded { encoder: SamEncoder::new(encoder, &args.device)?, decoder: to_safetensors(&decoder)? })
 }
 
 fn to_safetensors(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {

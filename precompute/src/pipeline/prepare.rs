@@ -1,4 +1,4 @@
-//! The reading half of the pipeline: scans to variants, ahead of the encoder, in another thread.
+//! The reading half of the pipeline: scans to images, ahead of the encoder. One thread reads the next scan while another makes images of this one.
 
 use super::share::GroupRange;
 use crate::preprocess::DataSlice;
@@ -8,9 +8,9 @@ use sam_ladder_cache::{ReferenceMask, StoreLayout, StoreWriter, Wanted};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use std::borrow::Cow;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender};
 
-/// What the reading thread hands to the encoding one.
+/// What comes to the encoding thread.
 pub(super) enum Prepared {
     /// Neighbouring slices of a case, to be encoded together.
     Group(Group),
@@ -68,23 +68,58 @@ struct Missing<'a> {
     record: bool,
 }
 
+/// A case of which something is missing, read.
+pub(super) struct CaseRead<'a> {
+    entry: &'a CaseEntry,
+    missing: Missing<'a>,
+    scan: Result<Scan, ScanError>,
+}
+
 impl Work<'_> {
-    /// Reads every case of which something is missing and sends what is missing, until all is sent or the receiver hangs up.
-    pub(super) fn send_all(&self, out: &SyncSender<Prepared>) -> Result<(), sam_ladder_cache::Error> {
+    /// Reads every case of which something is missing and sends it, until all is sent or the receiver hangs up.
+    pub(super) fn read_all<'a>(&'a self, out: &SyncSender<CaseRead<'a>>) -> Result<(), sam_ladder_cache::Error> {
         for entry in self.source.cases() {
             let missing = self.missing(entry)?;
             if missing.groups.is_empty() && !missing.record {
                 continue;
             }
-            let alive = match read(self.source, entry, self.writer.layout()) {
-                Ok(scan) => self.send_case(scan, &missing, out)?,
-                Err(error) => out.send(Prepared::Bad { case: entry.case.clone(), error }).is_ok(),
-            };
-            if !alive {
+            let scan = read(self.source, entry, self.writer.layout());
+            if out.send(CaseRead { entry, missing, scan }).is_err() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Makes what is missing of every case that comes, and sends it on, until the sender or the receiver hangs up.
+    pub(super) fn make_all(
+        &self,
+        cases: &Receiver<CaseRead<'_>>,
+        out: &SyncSender<Prepared>,
+    ) -> Result<(), sam_ladder_cache::Error> {
+        for CaseRead { entry, missing, scan } in cases {
+            let listens = match scan {
+                Ok(scan) => self.send_case(scan, &missing, out)?,
+                Err(error) => out.send(Prepared::Bad { case: entry.case.clone(), error }).is_ok(),
+            };
+            if !listens {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups of a split whose images are made at once: as many as it takes for every thread to have an image to make.
+    fn groups_at_once(&self, split: Split) -> usize {
+        let of_split = self.groups.iter().filter(|group| group.split == split);
+        let slices = of_split.map(|group| group.rows.len()).max().unwrap_or(1);
+        let images = slices * self.writer.layout().num_variants(split);
+        rayon::current_num_threads().div_ceil(images.max(1))
+    }
+
+    /// The largest number of groups whose images are made at once.
+    pub(super) fn most_groups_at_once(&self) -> usize {
+        Split::ALL.map(|split| self.groups_at_once(split)).into_iter().max().unwrap_or(1)
     }
 
     fn missing(&self, entry: &CaseEntry) -> Result<Missing<'_>, sam_ladder_cache::Error> {
@@ -105,11 +140,12 @@ impl Work<'_> {
                 return Ok(false);
             }
         }
-        for group in &missing.groups {
-            let rows: Vec<(usize, Wanted)> = group.rows.clone().map(|row| (row, self.writer.wanted(scan.split, row))).collect();
-            let (images, labels) = self.make_variants(&scan, first_row, &rows);
-            if out.send(Prepared::Group(Group { split: scan.split, rows, images, labels })).is_err() {
-                return Ok(false);
+        for groups in missing.groups.chunks(self.groups_at_once(scan.split)) {
+            let made: Vec<Group> = groups.par_iter().map(|group| self.make_group(&scan, first_row, group)).collect();
+            for group in made {
+                if out.send(Prepared::Group(group)).is_err() {
+                    return Ok(false);
+                }
             }
         }
         if !missing.record {
@@ -119,6 +155,12 @@ impl Work<'_> {
         let Scan { split, shape, label, row: scan, .. } = scan;
         let mask = ReferenceMask { labels: label, shape };
         Ok(out.send(Prepared::CaseEnd(CaseEnd { split, scan, rows, mask })).is_ok())
+    }
+
+    fn make_group(&self, scan: &Scan, first_row: usize, group: &GroupRange) -> Group {
+        let rows: Vec<(usize, Wanted)> = group.rows.clone().map(|row| (row, self.writer.wanted(scan.split, row))).collect();
+        let (images, labels) = self.make_variants(scan, first_row, &rows);
+        Group { split: scan.split, rows, images, labels }
     }
 
     /// The wanted variants of some slices: images `[variant, c, s, s]`, labels `[variant, s/4, s/4]`.

@@ -1,7 +1,8 @@
 //! Mending a damaged store from the sources that it was made of.
 
 use super::encode::Encode;
-use super::fill::{FillOptions, Loaded, Summary, fill_part};
+use super::fill::{FillOptions, Summary, fill_part};
+use super::lazy::Loaded;
 use super::plan::Plan;
 use crate::error::{Error, Result};
 use sam_ladder_cache::{CaseLayout, VerifyReport, begin_repair};

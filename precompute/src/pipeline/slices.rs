@@ -1,12 +1,11 @@
 //! Slices of one scan through the encoder, without a store.
 
 use super::DEFAULT_BATCH_SIZE;
-use super::encode::Encode;
+use super::encode::{Encode, encode_batches};
 use crate::error::Result;
 use crate::preprocess::DataSlice;
 use crate::scans::Scan;
 use rayon::prelude::*;
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::variants::VariantKind;
 use std::ops::Range;
@@ -36,7 +35,6 @@ pub fn encode_slices<E: Encode>(
     let [_, height, width] = scan.shape;
     let pixels = height * width;
     let channels = scan.image.len() / scan.label.len();
-    let count = slices.len();
     let images: Vec<Vec<f32>> = slices
         .into_par_iter()
         .map(|slice| {
@@ -47,9 +45,6 @@ pub fn encode_slices<E: Encode>(
         })
         .collect();
     let images = images.concat();
-    let mut embeddings = Vec::with_capacity(count * EMBED_CHANNELS * config.grid_size().pow(2));
-    for images in images.chunks(DEFAULT_BATCH_SIZE * config.image_len()) {
-        embeddings.extend(encoder.encode(images, images.len() / config.image_len(), config.image_size)?);
-    }
+    let embeddings = encode_batches(encoder, &images, (DEFAULT_BATCH_SIZE, config.image_len(), config.image_size))?;
     Ok(EncodedSlices { images, embeddings })
 }

@@ -140,7 +140,7 @@ impl Settings {
                 let encoder = published_encoder(&StateDict::open(path)?, device)?;
                 let missing = || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into() };
                 let encoder = encoder.ok_or_else(missing)?;
-                return Ok(Loaded { encoder: SamEncoder::new(encoder, device.clone()), decoder: Vec::new() });
+                return Ok(Loaded { encoder: SamEncoder::new(encoder, device)?, decoder: Vec::new() });
             }
             EncoderFile::Sam(path) => Some(path.clone()),
             EncoderFile::Random => None,

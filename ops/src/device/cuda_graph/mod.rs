@@ -15,8 +15,8 @@ pub struct Graph {
     recording: cuda::Recording,
 }
 
-/// Does work that a graph will record later, and keeps its uploads (such as shapes of strided tensors), since nothing can be uploaded while a
-/// graph is recorded.
+/// Does work that is repeated, and keeps its small uploads (such as shapes of strided tensors): the next time they are there. While a graph is
+/// recorded nothing can be uploaded, so this comes before.
 ///
 /// # Errors
 /// Those of the work.

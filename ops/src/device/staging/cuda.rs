@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr, PinnedHostSlice, result};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, Device, Result, Storage, Tensor};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
+
+use crate::device::memory::Output;
 
 /// Parts of a copy start at multiples of this many bytes.
 const ALIGNMENT: usize = 256;
@@ -47,16 +49,18 @@ impl Copier {
             starts.push(total);
             total += part.len().next_multiple_of(ALIGNMENT);
         }
-        self.next = 1 - self.next;
-        let slot = &mut self.slots[self.next];
-        if slot.as_ref().is_none_or(|slot| slot.memory.elem_count() < total) {
-            if let Some(old) = slot.take() {
-                old.consumed.synchronize().w()?;
-                old.copied.synchronize().w()?;
+        // Both at once: what is allocated later could be filled only after all work that is queued by then.
+        for slot in &mut self.slots {
+            if slot.as_ref().is_none_or(|slot| slot.memory.elem_count() < total) {
+                if let Some(old) = slot.take() {
+                    old.consumed.synchronize().w()?;
+                    old.copied.synchronize().w()?;
+                }
+                *slot = Some(Slot::new(&self.device, &compute, total.max(1))?);
             }
-            *slot = Some(Slot::new(&self.device, &compute, total.max(1))?);
         }
-        let Some(slot) = slot else { candle_core::bail!("no buffer for a copy") };
+        self.next = 1 - self.next;
+        let Some(slot) = &mut self.slots[self.next] else { bail!("no buffer for a copy") };
         // This thread writes the pinned side: wait until the copy from two uploads ago is done.
         slot.copied.synchronize().w()?;
         let pinned = slot.pinned.as_mut_slice().w()?;
@@ -70,6 +74,23 @@ impl Copier {
         slot.copied.record(&self.stream).w()?;
         compute.wait(&slot.copied).w()?;
         parts.iter().zip(&starts).map(|(part, &start)| slot.memory.narrow(0, start, part.len())).collect()
+    }
+
+    /// As [`super::Staging::upload_f32`].
+    pub(crate) fn upload_f32(&mut self, values: &[f32], shape: Shape) -> Result<Tensor> {
+        if shape.elem_count() != values.len() {
+            bail!("{} numbers to copy do not fill {shape:?}", values.len());
+        }
+        // SAFETY: every byte of a number may be read as one.
+        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
+        self.upload(&[bytes])?;
+        let Some(slot) = &self.slots[self.next] else { bail!("no buffer for a copy") };
+        let out = Output::unwritten(&Device::Cuda(self.device.clone()), DType::F32, shape)?;
+        let compute = self.device.cuda_stream();
+        // SAFETY: both sides are at least as long; the stream waits for the upload (`upload`), and later uploads into the slot for `consumed`.
+        unsafe { result::memcpy_dtod_async(out.pointer(), slot.address, bytes.len(), compute.cu_stream()) }.w()?;
+        self.consumed()?;
+        Ok(out.tensor())
     }
 
     /// As [`super::Staging::consumed`].
@@ -98,9 +119,9 @@ impl Slot {
         // SAFETY: the bytes of a copy are written before it starts; what lies between the parts is never looked at.
         let pinned = unsafe { context.alloc_pinned::<u8>(capacity) }.w()?;
         let (copied, consumed) = (context.new_event(None).w()?, context.new_event(None).w()?);
-        // The memory was allocated on the compute stream, so copies to it must come after that.
+        // The memory was allocated on the compute stream, so copies to it must come after that. Nothing is copied yet, so `copied` is not recorded:
+        // waiting for it would wait for all work that is queued.
         consumed.record(compute).w()?;
-        copied.record(compute).w()?;
         Ok(Self { pinned, memory, address, copied, consumed })
     }
 }

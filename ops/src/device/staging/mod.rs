@@ -3,7 +3,7 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Shape, Tensor};
 
 /// Two alternating buffers. The result of [`Self::upload`] is valid until the second call after it.
 pub struct Staging {
@@ -36,6 +36,20 @@ impl Staging {
             return copier.upload(parts);
         }
         parts.iter().map(|part| Tensor::from_slice(part, part.len(), &self.device)).collect()
+    }
+
+    /// Starts copying float32 numbers. The result has memory of its own: it stays valid, and [`Self::consumed`] is not for it. Waits as
+    /// [`Self::upload`].
+    ///
+    /// # Errors
+    /// The driver's; another number of values than the shape has.
+    pub fn upload_f32(&mut self, values: &[f32], shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        #[cfg(feature = "cuda")]
+        if let Some(copier) = &mut self.copier {
+            return copier.upload_f32(values, shape);
+        }
+        Tensor::from_slice(values, shape, &self.device)
     }
 
     /// Call this when all work that reads the last upload is queued: its buffer is reused only after that work.

@@ -1,0 +1,182 @@
+//! Stage one of the CUDA build on the host's driver (`tests/cuda_host/`): uploads, encoding, downloads and writing overlap.
+//!
+//! `make test-cuda-host-whole` runs it; it needs the driver in place of NVIDIA's.
+#![cfg(feature = "cuda")]
+
+mod cli;
+#[path = "common/folders.rs"]
+mod folders;
+
+use cli::{nifti, write_pair};
+use folders::{assert_same_files, files};
+use sam_ladder_cache::{Batch, Store};
+use sam_ladder_schemas::classes::Split;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+/// Slices of the only scan.
+const SLICES: usize = 10;
+/// Images that go through the encoder together.
+const BATCH: usize = 2;
+/// Bytes of a batch's images, `[2, 1, 32, 32]` of float32, and of its embeddings, `[2, 256, 2, 2]`.
+const BATCH_BYTES: usize = 8192;
+
+fn workplace() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let voxels = 8 * 9 * SLICES;
+    let image: Vec<f32> = (0..voxels).map(|i| ((i * 37) % 400) as f32 - 125.0).collect();
+    let label: Vec<f32> = (0..voxels).map(|i| ((i / 5) % 12) as f32).collect();
+    let size = [8, 9, SLICES as i16];
+    write_pair(folder.path(), 5, &nifti(size, &image), &nifti(size, &label));
+    folder
+}
+
+/// `precompute` into a store.
+fn precompute(folder: &Path, store: &str, device: &str) -> Command {
+    let words = "--scans @RawData --random-encoder 1 --image-size 32 --data-size 16 --augment none --dtype f32";
+    let mut command = cli::on(folder, &format!("precompute {words} --batch-size {BATCH} --device {device} --store @{store}"));
+    command.env("SAM_LADDER_CUDA_RECORD", folder.join(format!("{store}.record")));
+    command
+}
+
+/// A line of the driver's record.
+#[derive(Debug, PartialEq)]
+enum Call {
+    Upload {
+        pinned: bool,
+        bytes: usize,
+        stream: String,
+    },
+    Download {
+        pinned: bool,
+        bytes: usize,
+        stream: String,
+    },
+    /// The host waits for this: a stream, or an event of it.
+    Wait(String),
+}
+
+/// What each thread called, in order.
+fn record(folder: &Path, store: &str) -> Vec<(usize, Call)> {
+    let text = fs::read_to_string(folder.join(format!("{store}.record"))).unwrap();
+    let call = |line: &str| {
+        let (thread, call) = line.strip_prefix("thread ").and_then(|rest| rest.split_once(' ')).unwrap();
+        let words: Vec<&str> = call.splitn(10, ' ').collect();
+        let call = match words[..] {
+            ["copies", bytes, "bytes", "to", "the", side, _, kind, "memory", on] => {
+                let (pinned, bytes, stream) = (kind == "pinned", bytes.parse().unwrap(), on.strip_prefix("on ").unwrap().into());
+                if side == "device" { Call::Upload { pinned, bytes, stream } } else { Call::Download { pinned, bytes, stream } }
+            }
+            _ => {
+                let what = call.strip_prefix("waits for ").unwrap();
+                Call::Wait(what.strip_prefix("an event of ").unwrap_or(what).into())
+            }
+        };
+        (thread.parse().unwrap(), call)
+    };
+    text.lines().map(call).collect()
+}
+
+/// Places in the record of the copies of batches from pinned memory to the device, or into it from there, and their stream.
+fn copies(calls: &[(usize, Call)], upload: bool) -> (Vec<usize>, String) {
+    let of_batch = calls.iter().enumerate().filter_map(|(place, (_, call))| match call {
+        Call::Upload { pinned: true, bytes: BATCH_BYTES, stream } if upload => Some((place, stream.clone())),
+        Call::Download { pinned: true, bytes: BATCH_BYTES, stream } if !upload => Some((place, stream.clone())),
+        _ => None,
+    });
+    let (places, mut streams): (Vec<usize>, Vec<String>) = of_batch.unzip();
+    assert_eq!(places.len(), SLICES / BATCH, "each batch is copied once, from and to pinned memory: {calls:?}");
+    streams.dedup();
+    assert_eq!(streams.len(), 1, "the copies of one direction have a stream");
+    (places, streams.remove(0))
+}
+
+/// Batch n+1 is on its way to the device before batch n is waited for, and the thread that queues work waits for no result.
+#[test]
+fn the_next_batch_is_queued_before_one_is_waited_for() {
+    let folder = workplace();
+    cli::succeed(precompute(folder.path(), "s.zarr", "cuda:0"));
+    let calls = record(folder.path(), "s.zarr");
+    let ((uploads, up), (downloads, down)) = (copies(&calls, true), copies(&calls, false));
+    assert_ne!(up, down, "uploads and downloads have streams of their own");
+    let queueing = calls[uploads[0]].0;
+    assert!(uploads.iter().chain(&downloads).all(|&place| calls[place].0 == queueing), "one thread queues all work");
+
+    let waits = |own: bool| -> Vec<(usize, &str)> {
+        let since = calls.iter().enumerate().skip(uploads[0]);
+        let found = since.filter_map(|(place, (thread, call))| match call {
+            Call::Wait(what) if (*thread == queueing) == own => Some((place, what.as_str())),
+            _ => None,
+        });
+        found.collect()
+    };
+    let fetching = waits(false);
+    assert_eq!(fetching.len(), uploads.len(), "one wait for each batch: {fetching:?}");
+    for (n, (place, stream)) in fetching.into_iter().enumerate() {
+        assert_eq!(stream, down, "batch {n}");
+        assert!(place > downloads[n], "batch {n} is waited for before its download is queued");
+        assert!(
+            uploads.get(n + 1).is_none_or(|&next| next < place),
+            "batch {n} is waited for before the next is queued: {calls:?}"
+        );
+    }
+    // There are two buffers for uploads: each but the first two waits until the one two before is done.
+    let queued = waits(true);
+    assert!(queued.len() <= uploads.len() - 2, "{queued:?}");
+    assert!(queued.iter().all(|(_, stream)| *stream == up), "{queued:?}, and uploads are on {up}");
+
+    // Shapes of strided tensors are uploaded for the first batch and kept.
+    let pageable = |call: &Call| matches!(call, Call::Upload { pinned: false, .. } | Call::Download { pinned: false, .. });
+    let late: Vec<_> = calls[uploads[1]..].iter().filter(|(_, call)| pageable(call)).collect();
+    assert!(late.is_empty(), "copies of pageable memory after the first batch: {late:?}");
+}
+
+/// The store is the same in whatever order the device does what nothing else orders, and the CPU's up to rounding.
+#[test]
+fn the_store_does_not_depend_on_when_copies_are_done() {
+    let folder = workplace();
+    cli::succeed(precompute(folder.path(), "late.zarr", "cuda:0"));
+    let late = files(&folder.path().join("late.zarr"));
+    for order in ["eager", "copies-first"] {
+        let mut command = precompute(folder.path(), &format!("{order}.zarr"), "cuda:0");
+        cli::succeed({
+            command.env("SAM_LADDER_CUDA_ORDER", order);
+            command
+        });
+        assert_same_files(&folder.path().join(format!("{order}.zarr")), &late, order);
+    }
+    cli::succeed(precompute(folder.path(), "cpu.zarr", "cpu"));
+    let [found, expected] = ["late.zarr", "cpu.zarr"].map(|store| embeddings(&folder.path().join(store)));
+    let scale = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!((found - expected).abs() < 1e-3 * scale, "value {i}: {found}, on the CPU {expected}");
+    }
+}
+
+fn embeddings(store: &Path) -> Vec<f32> {
+    let store = Store::open(store).unwrap();
+    let rows: Vec<(u32, u32)> = (0..SLICES as u32).map(|row| (row, 0)).collect();
+    let mut batch = Batch::default();
+    store.read_batch(Split::Train, &rows, &mut batch).unwrap();
+    batch.embeddings.to_vec()
+}
+
+/// Whatever call fails, the work ends with an error, what is finished is kept, and the same command goes on to the same bytes.
+#[test]
+fn a_call_that_fails_loses_no_finished_slice() {
+    let folder = workplace();
+    cli::succeed(precompute(folder.path(), "whole.zarr", "cuda:0"));
+    let whole = files(&folder.path().join("whole.zarr"));
+    // The download of the fourth batch, pinned memory for the first, the copy of the third within the device.
+    for (fault, finished) in [("cuMemcpyDtoHAsync:4=700", 6), ("cuMemHostAlloc:2=2", 0), ("cuMemcpyDtoDAsync:3=700", 4)] {
+        let store = format!("{}.zarr", fault.split(':').next().unwrap());
+        let mut command = precompute(folder.path(), &store, "cuda:0");
+        command.env("SAM_LADDER_CUDA_FAIL", fault);
+        let told = cli::assert_refused(command);
+        assert!(told.contains(&format!("{finished} of {SLICES} slices finished and kept")), "{fault}: {told}");
+        cli::succeed(precompute(folder.path(), &store, "cuda:0"));
+        assert_same_files(&folder.path().join(&store), &whole, fault);
+    }
+}
