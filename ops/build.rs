@@ -21,8 +21,7 @@ const OPERATIONS: [&str; 14] = [
     "rel_pos_attention",
 ];
 /// Headers of the kernels.
-const HEADERS: [&str; 5] =
-    ["src/device/common.cuh", "src/device/emulation.h", "src/device/map.cuh", "src/gelu/gelu.cuh", "src/max_pool/windows.cuh"];
+const HEADERS: [&str; 4] = ["src/device/common.cuh", "src/device/map.cuh", "src/gelu/gelu.cuh", "src/max_pool/windows.cuh"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in sources() {
