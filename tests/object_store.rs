@@ -1,6 +1,8 @@
 //! Stores in an S3 bucket: the same bytes as in a folder, whatever interrupts the work, and training that reads them through a bounded cache.
 //! The server runs in this process on loopback; its clients are child processes, of the program or of this binary.
 
+#[path = "common/bucket.rs"]
+mod bucket;
 mod cli;
 mod common;
 #[path = "common/folders.rs"]
@@ -14,9 +16,10 @@ mod stage_one;
 #[path = "common/store.rs"]
 mod store;
 
+use bucket::{STORE, assert_same_objects, small_and_grown, train, upload};
 use cli::{assert_refused, program, succeed};
-use folders::{assert_same_files, copy_folder, files};
-use s3::{Asked, Fault, Server, child_folder};
+use folders::files;
+use s3::{Server, child_folder};
 use sam_ladder_cache::{Error as StoreError, Store, verify};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, repair};
 use sam_ladder_schemas::observer::Silent;
@@ -26,38 +29,8 @@ use sam_ladder_schemas::variants::AugmentPolicy;
 use same_stores::read_all;
 use stage_one::{Formula, config, fill, fill_failing, fill_whole, loaded, write_scan, write_scans};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-const STORE: &str = "s3://lab/some/s.zarr";
-
-/// Copies a folder's files into the bucket, as any S3 tool would.
-fn upload(server: &Server, folder: &Path, place: &str) {
-    for (name, bytes) in files(folder) {
-        let object = server.folder(place).join(name);
-        fs::create_dir_all(object.parent().unwrap()).unwrap();
-        fs::write(object, bytes).unwrap();
-    }
-}
-
-/// Removes empty folders, which the server keeps.
-fn remove_empty_folders(folder: &Path) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            remove_empty_folders(&path);
-            fs::remove_dir(&path).ok();
-        }
-    }
-}
-
-fn assert_same_objects(server: &Server, place: &str, whole: &Path, what: &str) {
-    remove_empty_folders(&server.folder(place));
-    assert_same_files(&server.folder(place), &files(whole), what);
-}
 
 #[test]
 fn a_bucket_holds_the_bytes_of_a_folder() {
@@ -92,18 +65,6 @@ fn interrupted_and_shared() {
     assert!(fill("2/3", None).unwrap().complete);
     assert!(fill("1/1", Some(0)).unwrap().already_complete);
     assert!(verify(Path::new(STORE), &|_, _| {}).unwrap().damage.is_empty());
-}
-
-/// Puts a small store on the server, and grows a copy of it on disk by variants and a scan; the scans, and the grown store.
-fn small_and_grown(server: &Server, base: &Path) -> (PathBuf, PathBuf) {
-    let [scans, small, whole] = ["scans", "small.zarr", "whole.zarr"].map(|name| base.join(name));
-    write_scans(&scans);
-    fill_whole(&scans, &small, &config(AugmentPolicy::None, 1));
-    upload(server, &small, STORE);
-    write_scan(&scans, 6, 2);
-    copy_folder(&small, &whole);
-    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
-    (scans, whole)
 }
 
 #[test]
@@ -221,14 +182,6 @@ fn mended() {
     let plan = || Plan::new(&scans, &report.attributes.config, &Silent);
     repair(place, &report, &FillOptions::whole(4, &Silent), plan, || loaded(Formula::default())).unwrap();
     assert!(verify(place, &|_, _| {}).unwrap().damage.is_empty());
-}
-
-fn train(server: &Server, place: &str, run: &Path, more: &[&str]) -> Command {
-    let mut command =
-        program(&["train", "--epochs", "3", "--batch-size", "3", "--warmup", "2", "--read", "stream", "--store", place]);
-    command.arg("--run").arg(run).args(more);
-    server.tell(&mut command);
-    command
 }
 
 /// Peak size of a folder's files during `work`.
@@ -389,203 +342,6 @@ fn the_commands_take_a_bucket_and_say_what_is_wrong_with_it() {
     assert!(error.contains("s3://lab/none.zarr is not a sam-ladder store: there is nothing below that key"), "{error}");
     let error = wrong("s3://lab", "AWS_REGION", "us-east-1");
     assert!(error.contains("expected s3://BUCKET/KEY, such as s3://lab/synapse.zarr, found s3://lab"), "{error}");
-}
-
-/// Whether this is one of every `every` requests for which it is asked.
-fn one_in(count: &AtomicUsize, every: usize) -> bool {
-    count.fetch_add(1, Ordering::SeqCst) % every == every - 1
-}
-
-/// Listings and objects are cut and connections reset: the store is the same.
-#[test]
-fn faults_on_the_way_change_no_byte() {
-    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
-    let (_, whole) = small_and_grown(&server, base.path());
-    let counts: [AtomicUsize; 3] = Default::default();
-    let met = std::sync::Arc::new(Mutex::new(std::collections::BTreeMap::<String, usize>::new()));
-    let seen = met.clone();
-    // What failed succeeds the next time: the first request to a bucket is tried for a few seconds only.
-    let failed = Mutex::new(std::collections::HashSet::new());
-    server.break_by(move |asked: &Asked| {
-        let request = (asked.method.clone(), asked.target.clone());
-        if failed.lock().unwrap().remove(&request) {
-            return None;
-        }
-        let fault = match asked.method.as_str() {
-            "GET" if asked.is_listing() && one_in(&counts[0], 3) => Some(Fault::Cut),
-            "GET" if !asked.is_listing() && one_in(&counts[1], 4) => Some(Fault::Cut),
-            _ if one_in(&counts[2], 13) => Some(Fault::Reset),
-            _ => None,
-        };
-        if let Some(fault) = fault {
-            failed.lock().unwrap().insert(request);
-            *seen.lock().unwrap().entry(format!("{fault:?} {}", asked.method)).or_default() += 1;
-        }
-        fault
-    });
-    server.run_child("grown_by_two_workers", base.path());
-    let met = met.lock().unwrap().clone();
-    assert!(met.contains_key("Cut GET") && met.contains_key("Reset PUT"), "{met:?}");
-    assert_same_objects(&server, STORE, &whole, "grown over a bad line");
-}
-
-#[test]
-#[ignore = "a child on a server"]
-fn made() {
-    let (scans, config) = (child_folder().join("scans"), config(AugmentPolicy::None, 1));
-    assert!(fill(&scans, Path::new(STORE), &config, "1/1", Formula::default()).unwrap().complete);
-}
-
-/// The server creates the manifest and its answer is lost: the object that the next attempt finds is the process's own.
-#[test]
-fn a_lost_answer_to_a_conditional_put_is_no_other_process() {
-    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
-    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
-    write_scans(&scans);
-    fill_whole(&scans, &whole, &config(AugmentPolicy::None, 1));
-    let lost = std::sync::Arc::new(AtomicUsize::new(0));
-    let count = lost.clone();
-    server.break_by(move |asked: &Asked| {
-        let first = asked.method == "PUT" && asked.is_conditional && count.fetch_add(1, Ordering::SeqCst) == 0;
-        first.then_some(Fault::AnswerLost)
-    });
-    server.run_child("made", base.path());
-    assert!(lost.load(Ordering::SeqCst) > 1, "a second attempt was made");
-    assert_same_objects(&server, STORE, &whole, "made over a bad line");
-}
-
-/// Every fifth chunk or index arrives torn, and the server is away for longer than a few quick attempts: training ends with the same bytes.
-#[test]
-fn training_outlasts_torn_chunks_and_an_outage() {
-    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
-    let local = base.path().join("train.zarr");
-    store::write_store(&local, StoreDtype::F16, AugmentPolicy::Flips, 1);
-    upload(&server, &local, STORE);
-    let expected = base.path().join("expected");
-    succeed(train(&server, local.to_str().unwrap(), &expected, &[]));
-    let (ranges, torn, begun) = (AtomicUsize::new(0), std::sync::Arc::new(AtomicUsize::new(0)), Mutex::new(None::<Instant>));
-    let asked_before = Mutex::new(std::collections::HashSet::new());
-    let count = torn.clone();
-    server.break_by(move |asked: &Asked| {
-        let range = asked.range.clone()?;
-        let number = ranges.fetch_add(1, Ordering::SeqCst);
-        let away = number > 20 && begun.lock().unwrap().get_or_insert_with(Instant::now).elapsed() < Duration::from_secs(25);
-        if away {
-            return Some(if number % 2 == 0 { Fault::Reset } else { Fault::Refused });
-        }
-        // What is torn once arrives whole the next time.
-        let is_first = asked_before.lock().unwrap().insert((asked.target.clone(), range));
-        (is_first && number % 5 == 4).then(|| {
-            count.fetch_add(1, Ordering::SeqCst);
-            Fault::Torn
-        })
-    });
-    let cache = base.path().join("cache");
-    let run = base.path().join("run");
-    let started = Instant::now();
-    succeed(train(&server, STORE, &run, &["--cache-dir", cache.to_str().unwrap()]));
-    assert!(started.elapsed() > Duration::from_secs(25) && torn.load(Ordering::SeqCst) > 5);
-    assert!(fs::read(run.join(CHECKPOINT)).unwrap() == fs::read(expected.join(CHECKPOINT)).unwrap());
-}
-
-#[test]
-fn a_server_that_hangs_is_reported_soon() {
-    let server = Server::start();
-    server.break_by(|_| Some(Fault::Hangs));
-    let mut command = program(&["verify", "--store", STORE]);
-    server.tell(&mut command);
-    let started = Instant::now();
-    let error = assert_refused(command);
-    assert!(started.elapsed() < Duration::from_secs(30), "after {:?}", started.elapsed());
-    assert!(error.contains("cannot use s3://lab/some/s.zarr") && error.contains("timed out"), "{error}");
-}
-
-/// The server answers, and hangs later: whether it never answers or stops within an answer, reading or writing, the request is made once more on
-/// another connection, and then the command ends. The time is a variable's, as that of half a minute is a default.
-#[test]
-fn a_server_that_hangs_in_the_middle_of_the_work_is_reported_soon() {
-    const SILENCE: &str = "5 seconds";
-    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
-    let local = base.path().join("train.zarr");
-    store::write_store(&local, StoreDtype::F16, AugmentPolicy::Flips, 1);
-    upload(&server, &local, STORE);
-    let scans = base.path().join("scans");
-    write_scans(&scans);
-    for (fault, writes) in [(Fault::Hangs, false), (Fault::Stalls, false), (Fault::Hangs, true)] {
-        let hung = std::sync::Arc::new(Mutex::new(std::collections::BTreeMap::<String, usize>::new()));
-        let (seen, passed) = (hung.clone(), AtomicUsize::new(0));
-        server.break_by(move |asked: &Asked| {
-            let concerned = if writes { asked.method == "PUT" } else { asked.range.is_some() };
-            (concerned && passed.fetch_add(1, Ordering::SeqCst) >= 8).then(|| {
-                *seen.lock().unwrap().entry(format!("{} {:?}", asked.target, asked.range)).or_default() += 1;
-                fault
-            })
-        });
-        let run = base.path().join(format!("{fault:?} {writes}"));
-        let mut command = match writes {
-            false => train(&server, STORE, &run, &["--cache-dir", base.path().join("cache").to_str().unwrap()]),
-            true => {
-                let sizes = ["--image-size", "16", "--data-size", "16", "--augment", "flips", "--store", "s3://lab/new.zarr"];
-                let mut command = program(&["precompute", "--random-encoder", "3"]);
-                command.args(sizes).arg("--scans").arg(&scans);
-                server.tell(&mut command);
-                command
-            }
-        };
-        command.env("AWS_READ_TIMEOUT", SILENCE);
-        fs::remove_dir_all(base.path().join("cache")).ok();
-        let started = Instant::now();
-        let error = assert_refused(command);
-        assert!(error.contains("the server does not answer (the request timed out)"), "{fault:?}: {error}");
-        // Several times what it takes, and less than two minutes of attempts.
-        assert!(started.elapsed() < Duration::from_secs(30), "{fault:?}: after {:?}", started.elapsed());
-        let hung = hung.lock().unwrap();
-        // The slices of a batch may need one index at the same time.
-        assert!(hung.values().any(|&attempts| attempts == 2) && hung.values().all(|&attempts| attempts <= 2 * 3), "{hung:?}");
-    }
-}
-
-/// Every object and part of one arrives torn when it is requested for the first time: the store is whole, and an evaluation reads what is there.
-#[test]
-fn whatever_arrives_torn_is_read_once_more() {
-    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
-    let scans = base.path().join("scans");
-    write_scan(&scans, 5, 2);
-    write_scan(&scans, 1, 3);
-    let local = base.path().join("s.zarr");
-    let mut precompute = program(&["precompute", "--random-encoder", "3", "--image-size", "16", "--data-size", "16"]);
-    precompute.args(["--augment", "none", "--scans"]).arg(&scans).arg("--store").arg(&local);
-    succeed(precompute);
-    upload(&server, &local, STORE);
-    let evaluate = |place: &str, out: &Path| {
-        let mut command = program(&["eval", "--zero-shot", "--store", place, "--out"]);
-        command.arg(out).arg("--cache-dir").arg(base.path().join(out.file_name().unwrap()).with_extension("cache"));
-        server.tell(&mut command);
-        succeed(command);
-        fs::read(out.join("cases.parquet")).unwrap()
-    };
-    let expected = evaluate(local.to_str().unwrap(), &base.path().join("of-folder"));
-    let torn = std::sync::Arc::new(AtomicUsize::new(0));
-    let tear = || {
-        let (asked_before, count) = (Mutex::new(std::collections::HashSet::new()), torn.clone());
-        server.break_by(move |asked: &Asked| {
-            let is_object = asked.method == "GET" && !asked.is_listing();
-            let is_first = is_object && asked_before.lock().unwrap().insert((asked.target.clone(), asked.range.clone()));
-            is_first.then(|| {
-                count.fetch_add(1, Ordering::SeqCst);
-                Fault::Torn
-            })
-        });
-    };
-    tear();
-    let mut verified = program(&["verify", "--store", STORE]);
-    server.tell(&mut verified);
-    succeed(verified);
-    let objects = files(&local).len();
-    assert!(torn.swap(0, Ordering::SeqCst) >= objects, "each of {objects} objects arrived torn");
-    tear();
-    assert!(evaluate(STORE, &base.path().join("of-bucket")) == expected);
-    assert!(torn.load(Ordering::SeqCst) > 8);
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub struct Args {
     /// Store with the scans to segment: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr", required_unless_present = "compare", conflicts_with = "compare")]
     store: Option<PathBuf>,
-    /// Run folder; its best model if it was validated, otherwise its last. Several, such as the runs of all folds, are averaged: --run A --run B
+    /// Run folder. Its best model is taken if it was validated, otherwise its last. Several runs, such as all folds, are averaged: --run A --run B
     #[arg(long, value_name = "DIR")]
     run: Vec<PathBuf>,
     /// With --run: use the last model, even if validation chose an earlier one
@@ -80,8 +80,8 @@ pub struct Args {
     /// Write the predicted masks as NIfTI files
     #[arg(long)]
     save_nifti: bool,
-    /// With --save-nifti: folder of the scans that the store was made from; masks get the scans' whole header, in addition to the affine, which
-    /// the store keeps
+    /// With --save-nifti: folder of the scans that the store was made from. Each mask then gets its scan's whole header, not only the
+    /// affine, which the store keeps
     #[arg(long, value_name = "DIR", requires = "save_nifti")]
     scans: Option<PathBuf>,
     /// Folder of another evaluation to compare the mean Dice with

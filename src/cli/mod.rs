@@ -29,7 +29,7 @@ mod weights;
 
 use clap::{Parser, Subcommand};
 
-/// Fine-tune Segment Anything for CT organ segmentation by ladder side-tuning, from a cache of its embeddings.
+/// Fine-tune Segment Anything for CT organ segmentation by ladder side-tuning, from a store of the encoder's embeddings.
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {

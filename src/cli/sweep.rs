@@ -35,7 +35,8 @@ Examples:
       --slurm slurm.toml --dry-run
 ")]
 pub struct Args {
-    /// Store to train on: a folder, or s3://bucket/key. Only --final reads its test scans. A sweep that is continued has its store unless given
+    /// Store to train on: a folder, or s3://bucket/key. Only --final reads its test scans. With --resume, the sweep's store
+    /// unless given
     #[arg(long, value_name = "STORE.zarr", required_unless_present_any = ["resume", "final_run"])]
     store: Option<PathBuf>,
     /// What is searched and how (the keys: docs/reference/settings.md). With --resume, only [budget] and [failures] may change

@@ -47,13 +47,14 @@ pub struct Args {
     /// .hdr with its .img. Channels are numbered as nnU-Net's: CASE_0000.nii.gz, CASE_0001.nii.gz …
     #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
     scan: Vec<PathBuf>,
-    /// Run folder; its best model if it was validated, otherwise its last, with its window, sizes, channels and classes
+    /// Run folder. Its best model is taken if it was validated, otherwise its last; window, sizes, channels and classes are the run's
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
     /// With --run: use the last model, even if validation chose an earlier one
     #[arg(long, requires = "run", conflicts_with = "checkpoint")]
     last: bool,
-    /// Whole model in the published code's names, .pth or .safetensors: instead of the run's own, or without --run, with the published settings
+    /// Whole model in the published code's names, .pth or .safetensors. With --run it replaces the run's model; without, the settings are the
+    /// published ones
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// SAM checkpoint that the run's store was made with; not needed for a random encoder, or with a --checkpoint that has the image
