@@ -56,7 +56,7 @@ fn column_of(bytes: &[u8], key: &str, value: &str) -> Result<BTreeMap<String, St
             return Err(wrong(format!("line {line} has {}, the first line has {columns}", values(records.len()))));
         }
         let (of, cell) = (records.cell(key_at)?, records.cell(value_at)?);
-        if let Some(column) = [(of, key), (cell, value)].iter().find_map(|(cell, name)| cell.is_empty().then_some(name)) {
+        if let Some(column) = [(of, key), (cell, value)].iter().find_map(|(cell, name)| is_nothing(cell).then_some(name)) {
             return Err(wrong(format!("line {line} has no {column}")));
         }
         match found.insert(of.into(), cell.into()) {
@@ -67,6 +67,11 @@ fn column_of(bytes: &[u8], key: &str, value: &str) -> Result<BTreeMap<String, St
         }
     }
     if found.is_empty() { Err(wrong("it has no line below its first".into())) } else { Ok(found) }
+}
+
+/// Whether a value says that there is none, as spreadsheets and pandas write it.
+fn is_nothing(cell: &str) -> bool {
+    ["", "na", "n/a", "nan", "none", "null"].contains(&cell.to_ascii_lowercase().as_str())
 }
 
 /// The lines of a table, one after the other; empty ones are passed over.

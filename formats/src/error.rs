@@ -145,6 +145,15 @@ pub enum Error {
         /// The shape that it should have.
         expected: String,
     },
+    /// The checkpoint has a required tensor, but not as one that is read.
+    #[cfg(feature = "state-dict")]
+    #[error("{}: {key} is there, but not as a plain tensor: it is quantised, sparse or without data", path.display())]
+    UnreadTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        key: String,
+    },
     /// A tensor has another shape than expected.
     #[cfg(feature = "state-dict")]
     #[error("{}: {key} has shape {found:?}, expected {expected:?}", path.display())]
@@ -199,6 +208,8 @@ impl Error {
             Error::Columns { .. } | Error::Rows { .. } => "put back the table that this program wrote, or make it again".into(),
             #[cfg(feature = "state-dict")]
             Error::MissingTensor { .. } | Error::TensorShape { .. } => "pass a checkpoint of the requested model".into(),
+            #[cfg(feature = "state-dict")]
+            Error::UnreadTensor { .. } => "save its tensors as dense float32".into(),
             #[cfg(feature = "state-dict")]
             Error::Tensor { .. } => return None,
         })

@@ -42,7 +42,14 @@ fn bad(path: &Path, problem: String) -> Error {
 }
 
 fn read_array(path: &Path, archive: &mut ZipArchive<Cursor<Vec<u8>>>, name: &str) -> Result<Array> {
-    let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| bad(path, format!("array {name}: {error}")))?;
+    let file = format!("{name}.npy");
+    if archive.index_for_name(&file).is_none() {
+        let names: Vec<String> =
+            archive.file_names().filter_map(|name| Some(name.ok()?.trim_end_matches(".npy").to_owned())).collect();
+        let problem = format!("it has no array {name}, but {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+        return Err(Problem::with_advice(problem, "save the arrays as `image` and `label`").in_file(path, "npz"));
+    }
+    let entry = archive.by_name(&file).map_err(|error| bad(path, format!("array {name}: {error}")))?;
     let most = entry.size().min(entry.compressed_size().saturating_mul(MAX_DEFLATE_RATIO));
     read_npy(path, name, most, entry)
 }

@@ -47,7 +47,8 @@ impl Manager {
 /// Whether the path is a link to something that is not there.
 pub fn is_dangling(path: &Path) -> bool {
     let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
-    is_link && fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    // A link to itself, or one of a circle, leads nowhere, too.
+    is_link && fs::metadata(path).is_err_and(|error| error.kind() != ErrorKind::PermissionDenied)
 }
 
 /// An error for a link or pointer file whose content was not fetched; nothing else is looked at.

@@ -99,3 +99,56 @@ fn a_weight_that_is_no_number_is_named() {
     assert!(error.hint().unwrap().contains("earlier checkpoint"));
     assert!(state.expect("a.bias", &[2], &Device::Cpu).is_ok());
 }
+
+#[test]
+fn a_matrix_that_is_no_weight_is_named() {
+    for (name, said, hint) in [
+        ("int8.pth", "a.weight holds whole numbers (int8), expected floating-point weights", "was quantised"),
+        ("zeros.pth", "a.weight holds only zeros", "saved before they were loaded or trained"),
+    ] {
+        let state = open(name);
+        let error = state.expect("a.weight", &[2, 3], &Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains(said) && error.hint().unwrap().contains(hint), "{name}: {error}");
+        assert!(state.expect("a.bias", &[2], &Device::Cpu).is_ok(), "{name}: a bias may be zero");
+    }
+    // The same as .safetensors.
+    let whole = candle_core::Tensor::new(&[[1u8, 2]], &Device::Cpu).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("whole.safetensors");
+    candle_core::safetensors::save(&std::collections::HashMap::from([("a.weight", whole)]), &file).unwrap();
+    let error = StateDict::open(&file).unwrap().expect("a.weight", &[1, 2], &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("whole numbers (uint8)"), "{error}");
+}
+
+#[test]
+fn tensors_in_other_places_and_of_other_kinds_are_named() {
+    let error = StateDict::open(path("teacher.pth")).unwrap_err();
+    assert!(
+        error.to_string().contains("its tensors stand under `student`, `teacher`, expected at the top or under one of"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("torch.save(torch.load(file)[key], new)"));
+    assert_holds("not_plain.pth", &[]);
+    for name in ["sparse", "meta"] {
+        let error = open("not_plain.pth").check(name, &[2, 2]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with(&format!("{name} is there, but not as a plain tensor: it is quantised, sparse or without data"))
+        );
+        assert_eq!(error.hint().as_deref(), Some("save its tensors as dense float32"));
+    }
+    let error = open("not_plain.pth").check("absent", &[2, 2]).unwrap_err().to_string();
+    assert!(error.contains("the key absent is missing"), "{error}");
+}
+
+#[test]
+fn which_of_several_models_is_read_is_said() {
+    let notes = open("model_and_ema.pth").notes();
+    assert!(
+        notes.len() == 1 && notes[0].ends_with("model_and_ema.pth: its weights under `model` are taken, not those under `ema`"),
+        "{notes:?}"
+    );
+    assert_eq!(open("model_loss.pth").notes(), [""; 0]);
+    assert!(open("prefix_module.pth").notes()[0].ends_with("module. is removed from the names of its tensors"));
+}

@@ -1,7 +1,7 @@
 //! `sam-ladder eval`: predict from the store, then measure; or compare two evaluations. The two stages know nothing of each other; they are composed here.
 
 use super::cache::Cache;
-use super::checkpoint_names::note_prefix;
+use super::checkpoint_names::note_names;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress::Terminal;
@@ -173,7 +173,7 @@ impl Args {
         let scorer = Scorer { runs: &self.run, last: self.last, average_reflections: self.average_reflections };
         let scored = ScoredCases::find(&store, &settings, &scorer)?;
         let device = self.device.open()?;
-        self.checkpoint.iter().for_each(|path| note_prefix(path));
+        self.checkpoint.iter().for_each(|path| note_names(path));
         let reflections = self.average_reflections.then_some(scored.split);
         let ensemble = Ensemble::load(&self.weights(), reflections, &store, &device)?;
         let (method, mut run_info) = self.method(store_path);

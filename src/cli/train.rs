@@ -1,7 +1,7 @@
 //! `sam-ladder train`.
 
 use super::cache::Cache;
-use super::checkpoint_names::note_prefix;
+use super::checkpoint_names::note_names;
 use super::lines::with_lines;
 use super::machine::Machine;
 use super::profile::Profile;
@@ -89,7 +89,7 @@ impl Args {
         }
         let store = self.store()?;
         let config = self.config(&store)?;
-        [&self.cnn_checkpoint, &self.init].into_iter().flatten().for_each(|path| note_prefix(path));
+        [&self.cnn_checkpoint, &self.init].into_iter().flatten().for_each(|path| note_names(path));
         let args = TrainArgs {
             config,
             groups: None,

@@ -89,6 +89,16 @@ pub enum TrainError {
         /// The table.
         table: PathBuf,
     },
+    /// Patients of the table of `--group-by` that are probably one.
+    #[error("--group-by: {table}: {first} and {second} are probably one patient, written in two ways")]
+    TwoWays {
+        /// The table.
+        table: PathBuf,
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// More folds than patients.
     #[error(
         "{wanted}: the store has {} of {}, fewer than {folds} folds",
@@ -463,6 +473,7 @@ impl TrainError {
             TrainError::NoSuchCase { training, .. } => format!("the training cases are {}", training.join(", ")),
             TrainError::NotMatched { .. } => "change the expression so that it matches every training case".into(),
             TrainError::NotInTable { .. } => "add a line for every training case: a column `case` and one of the patient".into(),
+            TrainError::TwoWays { .. } => "write each patient in one way in all lines".into(),
             TrainError::TooFewGroups { groups, .. } if *groups >= 2 => format!("take at most {groups} folds"),
             TrainError::GroupDivided { .. } => "hold out all cases of the patient, or none; --fold does so".into(),
             TrainError::NoTrainingCases => "run precompute on scans that have some".into(),

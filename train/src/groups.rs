@@ -43,10 +43,14 @@ impl Groups {
             }
             GroupBy::Csv { file, column } => {
                 let table = read_column(file, CASE_COLUMN, column)?;
-                of_each(cases, |case| {
+                let groups = of_each(cases, |case| {
                     let missing = || TrainError::NotInTable { case: case.into(), table: file.clone() };
                     table.get(case).cloned().ok_or_else(missing)
-                })
+                })?;
+                match written_in_two_ways(groups.0.values()) {
+                    Some([first, second]) => Err(TrainError::TwoWays { table: file.clone(), first, second }),
+                    None => Ok(groups),
+                }
             }
         }
     }
@@ -103,6 +107,22 @@ impl Groups {
             None => Ok(()),
         }
     }
+}
+
+/// Two patients that are probably one: `P1` and `p1`, or `01`, `1` and `1.0`, as spreadsheets write numbers.
+fn written_in_two_ways<'a>(patients: impl Iterator<Item = &'a String>) -> Option<[String; 2]> {
+    let mut seen: BTreeMap<String, &String> = BTreeMap::new();
+    for patient in patients {
+        let text = patient.to_lowercase();
+        let whole = text.strip_suffix(".0").unwrap_or(&text);
+        let is_number = !whole.is_empty() && whole.bytes().all(|byte| byte.is_ascii_digit());
+        let key = if is_number { whole.trim_start_matches('0').to_owned() } else { text };
+        match seen.insert(key, patient) {
+            Some(first) if first != patient => return Some([first.clone(), patient.clone()]),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// A case that is held out and one of the same group that is not.
@@ -183,6 +203,33 @@ mod tests {
     }
 
     /// Hand-divided: p1 has 3 cases, p2 and p3 two each, p4 one. The largest first, into the fold with the fewest: p1 | p2 | p3, then p4 to p2.
+    #[test]
+    fn a_patient_written_in_two_ways_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("patients.csv");
+        let groups = |patients: [&str; 3]| {
+            let lines: String =
+                patients.iter().zip(["a", "b", "c"]).map(|(patient, case)| format!("{case},{patient}\n")).collect();
+            std::fs::write(&file, format!("case,patient\n{lines}")).unwrap();
+            let by = GroupBy::Csv { file: file.clone(), column: "patient".into() };
+            Groups::resolve(&by, &names(&["a", "b", "c"])).map_err(|error| error.to_string())
+        };
+        for (patients, said) in [
+            (["P1", "P2", "p1"], "P1 and p1"),
+            (["1", "2", "01"], "1 and 01"),
+            (["7.0", "10", "7"], "7.0 and 7"),
+            (["0", "00", "1"], "0 and 00"),
+        ] {
+            assert!(groups(patients).unwrap_err().contains(&format!("{said} are probably one patient")), "{patients:?}");
+        }
+        for patients in [["P1", "P1", "P2"], ["1", "10", "100"], ["P1.0", "P1", "P01"]] {
+            assert!(groups(patients).is_ok(), "{patients:?}");
+        }
+        for nothing in ["NA", "n/a", "NaN", "None", "null"] {
+            assert!(groups(["P1", nothing, nothing]).unwrap_err().contains("line 3 has no patient"), "{nothing}");
+        }
+    }
+
     #[test]
     fn folds_keep_patients_together_and_are_balanced() {
         let cases = names(&["p1_a", "p1_b", "p1_c", "p2_a", "p2_b", "p3_a", "p3_b", "p4_a"]);

@@ -118,7 +118,10 @@ fn refuse_unknown(path: &Path, file: &StateDict, advice: &'static str, known: im
 fn read(file: &StateDict, key: &str, name: &str, shape: &[usize]) -> Result<Tensor> {
     if name.ends_with(COUNTER) {
         return match file.shape(key) {
-            Some(_) => Ok(file.expect(key, shape, &Device::Cpu)?.to_dtype(DType::I64)?),
+            Some(_) => {
+                file.check(key, shape)?;
+                Ok(file.tensor(key, &Device::Cpu)?.to_dtype(DType::I64)?)
+            }
             None => Ok(Tensor::zeros(shape, DType::I64, &Device::Cpu)?),
         };
     }

@@ -11,6 +11,12 @@ pub type Affine = [[f64; 4]; 3];
 /// Voxel sizes that differ by less than this part of themselves are the same: header and affine are often rounded differently.
 const SAME_SPACING: f64 = 1e-3;
 
+/// Directions that differ by less than this part of themselves are equally near: what headers round must not decide how a scan lies.
+const EQUALLY_NEAR: f64 = 1e-4;
+
+/// Degrees from an axis of the body, of at most 45, from which on another axis is nearly as near.
+const NEARLY_HALFWAY_DEG: f64 = 42.0;
+
 /// Axes between which the cosine is smaller stand at right angles: 0.1 degrees, far above what headers round.
 const RIGHT_ANGLE: f64 = 2e-3;
 
@@ -32,6 +38,16 @@ impl Geometry {
     /// whether it runs towards right, front or head; `None` without an affine.
     pub fn body_axes(&self) -> Option<([usize; 3], [bool; 3])> {
         body_axes(&self.world_affine()?)
+    }
+
+    /// How far, in degrees, an axis of the file is turned from the axis of the body that it follows, if another one is nearly as near: 45 lies
+    /// halfway between two orientations, and the nearest codes say little about how the slices lie.
+    pub fn halfway_deg(&self) -> Option<f64> {
+        nearest_axes(&self.world_affine()?)?
+            .into_iter()
+            .map(|axis| axis.turned_deg)
+            .max_by(f64::total_cmp)
+            .filter(|degrees| *degrees > NEARLY_HALFWAY_DEG)
     }
 
     /// Distance between voxel centres along depth, height and width, in millimetres: the affine's, or the header's `pixdim` without one.
@@ -132,28 +148,45 @@ pub fn spacing_of(affine: &Affine) -> [f64; 3] {
     [0, 1, 2].map(|axis| affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt())
 }
 
-/// nibabel's `aff2axcodes`: the body's axis that each axis of the array follows most closely. Axes that follow theirs most closely choose
-/// first, so that no two choose the same.
+/// nibabel's `aff2axcodes`; of axes that are equally near the first is taken, whatever rounding says.
 fn body_axes(affine: &Affine) -> Option<([usize; 3], [bool; 3])> {
+    let nearest = nearest_axes(affine)?;
+    Some((nearest.map(|axis| axis.body), nearest.map(|axis| axis.is_positive)))
+}
+
+/// The axis of the body that an axis of the array follows.
+#[derive(Clone, Copy)]
+struct Nearest {
+    body: usize,
+    is_positive: bool,
+    /// Degrees between the two, in the plane with the next nearest axis of the body that was free: at most 45.
+    turned_deg: f64,
+}
+
+/// The body's axis that each axis of the array follows most closely. Axes that follow theirs most closely choose first, so that no two choose
+/// the same.
+fn nearest_axes(affine: &Affine) -> Option<[Nearest; 3]> {
     let mut rotation = closest_rotation(affine)?;
-    let strength = |axis: usize| rotation.iter().map(|row| row[axis].abs()).fold(0.0, f64::max);
-    let mut order = [0, 1, 2].map(|axis| (axis, strength(axis)));
-    // A stable sort: of equals, the first goes first.
-    order.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let (mut axes, mut positive) = ([0; 3], [true; 3]);
-    for (axis, _) in order {
-        // The first of equals, as NumPy's argmax.
-        let mut most = 0;
-        for row in 1..3 {
-            if rotation[row][axis].abs() > rotation[most][axis].abs() {
-                most = row;
-            }
-        }
-        axes[axis] = most;
-        positive[axis] = rotation[most][axis] > 0.0;
-        rotation[most] = [0.0; 3];
+    let strengths = [0, 1, 2].map(|axis| rotation.iter().map(|row| row[axis].abs()).fold(0.0, f64::max));
+    let mut nearest = [Nearest { body: 0, is_positive: true, turned_deg: 0.0 }; 3];
+    let mut left = vec![0, 1, 2];
+    while let Some(next) = first_of_largest(left.iter().map(|&axis| strengths[axis])) {
+        let axis = left.remove(next);
+        let along = rotation.map(|row| row[axis].abs());
+        let body = first_of_largest(along)?;
+        let second = (0..3).filter(|&row| row != body).map(|row| along[row]).fold(0.0, f64::max);
+        let turned_deg = second.atan2(along[body]).to_degrees();
+        nearest[axis] = Nearest { body, is_positive: rotation[body][axis] > 0.0, turned_deg };
+        rotation[body] = [0.0; 3];
     }
-    Some((axes, positive))
+    Some(nearest)
+}
+
+/// Where the largest of some numbers from 0 stands; the first of those that are as large but for rounding.
+fn first_of_largest(numbers: impl IntoIterator<Item = f64>) -> Option<usize> {
+    let numbers: Vec<f64> = numbers.into_iter().collect();
+    let largest = numbers.iter().copied().max_by(f64::total_cmp)?;
+    numbers.iter().position(|&number| number >= largest * (1.0 - EQUALLY_NEAR))
 }
 
 /// The rotation, perhaps with a reflection, that is closest to an affine without its voxel sizes: the polar factor, which nibabel takes
@@ -227,6 +260,24 @@ mod tests {
         for wrong in [[[1.0, 1.0, 0.0]; 3], [[0.0; 3]; 3], [[f64::NAN, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]] {
             assert_eq!(with_affine(wrong).world_affine(), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn rounding_does_not_decide_how_a_scan_at_45_degrees_lies() {
+        // Turned about the body's long axis by 45 degrees, as in nibabel 5.4: aff2axcodes of the exact one is LPS; the same rounded otherwise is PRS.
+        let turned = |degrees: f64| {
+            let (sin, cos) = degrees.to_radians().sin_cos();
+            with_affine([[-1.5 * cos, 1.5 * sin, 0.0], [-1.5 * sin, -1.5 * cos, 0.0], [0.0, 0.0, 5.0]])
+        };
+        for degrees in [45.0 - 1e-4, 45.0 - 1e-7, 45.0, 45.0 + 1e-7, 45.0 + 1e-4] {
+            let scan = turned(degrees);
+            assert_eq!(codes(&scan).as_deref(), Some("LPS"), "{degrees}");
+            assert!((scan.halfway_deg().unwrap() - 45.0).abs() < 1e-3, "{degrees}");
+        }
+        let near: Vec<_> =
+            [0.0, 30.0, 41.0, 43.0, 47.0, 50.0].map(|degrees| turned(degrees).halfway_deg().map(f64::round)).into();
+        assert_eq!(near, [None, None, None, Some(43.0), Some(43.0), None]);
+        assert_eq!([44.9, 45.1].map(|degrees| codes(&turned(degrees)).unwrap()), ["LPS", "PRS"]);
     }
 
     #[test]

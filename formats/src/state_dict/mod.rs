@@ -24,6 +24,10 @@ const FORMAT: &str = "PyTorch or .safetensors";
 const SAVE_AGAIN: &str = "save it as torch.save(model.state_dict(), file)";
 /// Hint for unsupported number types.
 const SAVE_AS_FLOAT32: &str = "save its tensors as float32";
+/// Hint for weights that are whole numbers.
+const QUANTISED: &str = "the file was quantised: pass the one before, with floating-point weights";
+/// Hint for weights that are all zero.
+const NEVER_FILLED: &str = "they were saved before they were loaded or trained: pass the checkpoint that has them";
 /// Hint for weights that are no numbers.
 const NOT_FINITE: &str = "the training that wrote it diverged: use an earlier checkpoint of it";
 /// What training wraps a model in, and puts before its names: `DataParallel`, `torch.compile`, Lightning, a head on a backbone.
@@ -58,6 +62,22 @@ impl ElementType {
             Self::I8 | Self::U8 | Self::Bool => 1,
             Self::Opaque(size) => size,
         }
+    }
+
+    /// Its name, if its values are whole numbers.
+    fn whole(self) -> Option<&'static str> {
+        Some(match self {
+            Self::I64 => "int64",
+            Self::I32 => "int32",
+            Self::I16 => "int16",
+            Self::I8 => "int8",
+            Self::U64 => "uint64",
+            Self::U32 => "uint32",
+            Self::U16 => "uint16",
+            Self::U8 => "uint8",
+            Self::Bool => "bool",
+            Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::Opaque(_) => return None,
+        })
     }
 
     /// Refuses a type that is not read, before its bytes are.
@@ -110,6 +130,23 @@ trait TensorFile: Send + Sync {
     /// # Errors
     /// What is wrong with the tensor's data.
     fn read(&self, name: &str) -> Result<Vec<f32>, Problem>;
+
+    /// The type of a tensor's elements, if the file has it.
+    fn element(&self, name: &str) -> Option<ElementType>;
+
+    /// What the file says that is not read, if it says something: what the user should know of it.
+    fn content(&self) -> Content {
+        Content::default()
+    }
+}
+
+/// What a file holds besides the tensors that are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Content {
+    /// The key whose dict is read, and the keys of other dicts of weights that are not.
+    nested: Option<(String, Vec<String>)>,
+    /// Names of the dict that is read whose values are no tensors that can be read: sparse, quantised, without data.
+    passed_over: Vec<String>,
 }
 
 /// The shapes of a file's tensors, and the file.
@@ -127,6 +164,7 @@ enum Source {
 pub struct StateDict {
     path: String,
     removed_prefix: Option<String>,
+    content: Content,
     shapes: BTreeMap<String, Vec<usize>>,
     /// The file's names, if they differ.
     original: HashMap<String, String>,
@@ -192,6 +230,10 @@ impl StateDict {
 
     fn new(path: String, original_shapes: BTreeMap<String, Vec<usize>>, source: Source) -> Result<Self> {
         let (mut shapes, mut original, mut removed_prefix) = (BTreeMap::new(), HashMap::new(), None);
+        let content = match &source {
+            Source::File(file) => file.content(),
+            Source::Memory(_) => Content::default(),
+        };
         for (name, shape) in original_shapes {
             let short = without_prefixes(&name).to_owned();
             if shapes.insert(short.clone(), shape).is_some() {
@@ -204,12 +246,24 @@ impl StateDict {
                 original.insert(short, name);
             }
         }
-        Ok(Self { path, removed_prefix, shapes, original, source })
+        Ok(Self { path, removed_prefix, content, shapes, original, source })
     }
 
     /// What was removed from the beginning of names, if anything was.
     pub fn removed_prefix(&self) -> Option<&str> {
         self.removed_prefix.as_deref()
+    }
+
+    /// What the user should know of the file's names: which of several dicts of weights is read, and what is removed from the names.
+    pub fn notes(&self) -> Vec<String> {
+        let path = &self.path;
+        let chosen = self.content.nested.iter().filter(|(_, others)| !others.is_empty());
+        let chosen = chosen.map(|(key, others)| {
+            format!("{path}: its weights under `{key}` are taken, not those under `{}`", others.join("`, `"))
+        });
+        let removed =
+            self.removed_prefix.iter().map(|prefix| format!("{path}: {prefix} is removed from the names of its tensors"));
+        chosen.chain(removed).collect()
     }
 
     /// The file's path, or the name given to [`StateDict::from_tensors`].
@@ -231,13 +285,21 @@ impl StateDict {
         self.shapes.get(name).cloned()
     }
 
+    /// The error for a tensor that is not there, or not as one that is read.
+    fn missing(&self, name: &str, expected: String) -> Error {
+        match self.content.passed_over.iter().any(|passed_over| without_prefixes(passed_over) == name) {
+            true => Error::UnreadTensor { path: self.file(), key: name.to_owned() },
+            false => Error::MissingTensor { path: self.file(), key: name.to_owned(), expected },
+        }
+    }
+
     /// Reads a tensor as float32.
     ///
     /// # Errors
     /// If it is missing or its data is damaged.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let Some(shape) = self.shapes.get(name) else {
-            return Err(Error::MissingTensor { path: self.file(), key: name.to_owned(), expected: "any".to_owned() });
+            return Err(self.missing(name, "any".to_owned()));
         };
         let original = self.original.get(name).map_or(name, String::as_str);
         let tensor = match &self.source {
@@ -250,28 +312,43 @@ impl StateDict {
         tensor.map_err(|source| Error::Tensor { path: self.file(), key: name.to_owned(), source })
     }
 
-    /// Reads a weight as float32 and checks that it has the shape `expected` and holds only numbers.
+    /// Reads a weight as float32 and checks that it has the shape `expected` and is a weight, as [`Self::finite`].
     ///
     /// # Errors
-    /// If it is missing, has another shape (the message names file, key and both shapes), is not finite, or its data is damaged.
+    /// If it is missing, has another shape (the message names file, key and both shapes), is no weight, or its data is damaged.
     pub fn expect(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
         self.check(name, expected)?;
         self.finite(name, device)
     }
 
-    /// As [`Self::tensor`], for a weight, which must be finite.
+    /// As [`Self::tensor`], for a weight: floating-point numbers, all finite, and of a matrix not all zero.
     ///
     /// # Errors
-    /// As [`Self::tensor`]; if a value is NaN or infinite.
+    /// As [`Self::tensor`]; if its values are whole numbers, as quantised weights without their scale, if one is NaN or infinite, or if a
+    /// `weight` of two axes or more holds only zeros.
     pub fn finite(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let refused = |what: String, advice| Err(Problem::with_advice(what, advice).in_file(Path::new(&self.path), FORMAT));
+        if let Some(whole) = self.element(name).and_then(ElementType::whole) {
+            return refused(format!("{name} holds whole numbers ({whole}), expected floating-point weights"), QUANTISED);
+        }
         let tensor = self.tensor(name, &Device::Cpu)?;
         let failed = |source| Error::Tensor { path: self.file(), key: name.to_owned(), source };
         let values = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(failed)?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let what = format!("{name} holds {} (value {at} of {})", values[at], values.len());
-            return Err(Problem::with_advice(what, NOT_FINITE).in_file(Path::new(&self.path), FORMAT));
+            return refused(format!("{name} holds {} (value {at} of {})", values[at], values.len()), NOT_FINITE);
+        }
+        if tensor.rank() > 1 && name.ends_with(".weight") && values.iter().all(|&value| value == 0.0) {
+            return refused(format!("{name} holds only zeros"), NEVER_FILLED);
         }
         tensor.to_device(device).map_err(failed)
+    }
+
+    /// The type of a tensor's elements; `None` if it is missing or in memory.
+    fn element(&self, name: &str) -> Option<ElementType> {
+        match &self.source {
+            Source::File(file) => file.element(self.original.get(name).map_or(name, String::as_str)),
+            Source::Memory(_) => None,
+        }
     }
 
     /// Checks that a tensor exists and has the shape `expected`, without reading its data.
@@ -280,7 +357,7 @@ impl StateDict {
     /// If it is missing or has another shape; the message names file, key and both shapes.
     pub fn check(&self, name: &str, expected: &[usize]) -> Result<()> {
         match self.shapes.get(name) {
-            None => Err(Error::MissingTensor { path: self.file(), key: name.to_owned(), expected: format!("{expected:?}") }),
+            None => Err(self.missing(name, format!("{expected:?}"))),
             Some(found) if found != expected => Err(Error::TensorShape {
                 path: self.file(),
                 key: name.to_owned(),

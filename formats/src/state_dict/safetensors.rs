@@ -72,4 +72,8 @@ impl<F: Read + Seek + Send> TensorFile for SafetensorsFile<F> {
             .map_err(|e| format!("its data cannot be read ({e})"))?;
         Ok(element.decode(&buffer))
     }
+
+    fn element(&self, name: &str) -> Option<ElementType> {
+        self.places.get(name).map(|(element, ..)| *element)
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zip::ZipArchive;
 
 use super::pickle::{self, Pickle, TensorRef, Value};
-use super::{ElementType, Opened, SAVE_AGAIN, TensorFile};
+use super::{Content, ElementType, Opened, SAVE_AGAIN, TensorFile};
 use crate::error::Problem;
 
 fn big_endian() -> Problem {
@@ -76,24 +76,58 @@ const MAX_DEFLATED_PICKLE: u64 = 32;
 /// No deflate stream expands by more than this factor.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
-/// The dict of weights: the pickle's own, or the one under one of [`NESTED_KEYS`] if that has more tensors.
-fn weights(pickle: &Pickle) -> Result<&[(Value, Value)], Problem> {
-    let count = |entries: &[(Value, Value)]| entries.iter().filter(|(_, value)| matches!(value, Value::Tensor(_))).count();
-    let top = pickle.dict(&pickle.root).ok_or(Problem::with_advice("it holds no dict of tensors", SAVE_AGAIN))?;
-    let nested = NESTED_KEYS.iter().filter_map(|key| pickle.dict(pickle.get(&pickle.root, key)?));
-    Ok(nested.into_iter().find(|nested| count(nested) > 0 && count(nested) >= count(top)).unwrap_or(top))
+/// The entries of a dict of weights.
+type Entries = [(Value, Value)];
+
+/// Number of tensors in a dict.
+fn count(entries: &Entries) -> usize {
+    entries.iter().filter(|(_, value)| matches!(value, Value::Tensor(_))).count()
 }
 
-/// Named tensors of a file of `file_bytes` bytes.
-fn tensors(pickle: &Pickle, file_bytes: u64) -> Result<HashMap<String, View>, Problem> {
-    let entries = weights(pickle)?;
-    let named = entries.iter().filter_map(|(key, value)| match (key, value) {
-        (Value::Str(key), Value::Tensor(tensor)) => Some((key.to_string(), View::new(tensor))),
+/// The dict of weights, the pickle's own, or the one under one of [`NESTED_KEYS`] if that has more tensors; and under which key it and others
+/// stand.
+fn weights(pickle: &Pickle) -> Result<(&Entries, Option<(String, Vec<String>)>), Problem> {
+    let top = pickle.dict(&pickle.root).ok_or(Problem::with_advice("it holds no dict of tensors", SAVE_AGAIN))?;
+    let nested = NESTED_KEYS.iter().filter_map(|key| Some((*key, pickle.dict(pickle.get(&pickle.root, key)?)?)));
+    let mut nested = nested.filter(|(_, nested)| count(nested) > 0 && count(nested) >= count(top));
+    let Some((key, entries)) = nested.next() else { return Ok((top, None)) };
+    // An optimizer's state has no tensors directly in it.
+    let others = nested.map(|(other, _)| other.to_owned()).collect();
+    Ok((entries, Some((key.to_owned(), others))))
+}
+
+/// What is wrong with a dict that has no tensors: perhaps they stand under keys of its own.
+fn no_tensors(pickle: &Pickle, entries: &Entries) -> Problem {
+    let holds_tensors = |value: &Value| pickle.dict(value).is_some_and(|nested| count(nested) > 0);
+    let keys = entries.iter().filter_map(|(key, value)| match key {
+        Value::Str(key) if holds_tensors(value) => Some(format!("`{key}`")),
         _ => None,
     });
-    let named: HashMap<_, _> = named.collect();
+    match keys.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => Problem::with_advice("it holds no tensors", SAVE_AGAIN),
+        keys => Problem::with_advice(
+            format!("its tensors stand under {keys}, expected at the top or under one of {}", NESTED_KEYS.join(", ")),
+            "save that part of it: torch.save(torch.load(file)[key], new)",
+        ),
+    }
+}
+
+/// Named tensors of a file of `file_bytes` bytes, and what else it holds.
+fn tensors(pickle: &Pickle, file_bytes: u64) -> Result<(HashMap<String, View>, Content), Problem> {
+    let (entries, nested) = weights(pickle)?;
+    let (mut named, mut passed_over) = (HashMap::new(), Vec::new());
+    for (key, value) in entries {
+        match (key, value) {
+            (Value::Str(key), Value::Tensor(tensor)) => {
+                named.insert(key.to_string(), View::new(tensor));
+            }
+            // Tensors that are not plain ones are objects that call functions, which is not done.
+            (Value::Str(key), Value::Other | Value::None) => passed_over.push(key.to_string()),
+            _ => {}
+        }
+    }
     if named.is_empty() {
-        return Err(Problem::with_advice("it holds no tensors", SAVE_AGAIN));
+        return Err(no_tensors(pickle, entries));
     }
     let beyond = |view: &View| {
         let count = view.shape.iter().try_fold(1u64, |count, &n| count.checked_mul(n as u64));
@@ -102,7 +136,7 @@ fn tensors(pickle: &Pickle, file_bytes: u64) -> Result<HashMap<String, View>, Pr
     if let Some((name, view)) = named.iter().find(|(_, view)| beyond(view)) {
         return Err(format!("{name}: its shape {:?} is larger than the file can hold", view.shape).into());
     }
-    Ok(named)
+    Ok((named, Content { nested, passed_over }))
 }
 
 fn shapes(views: &HashMap<String, View>) -> BTreeMap<String, Vec<usize>> {
@@ -114,6 +148,7 @@ struct ZipFile {
     /// The folder of all entries, with its slash.
     folder: String,
     views: HashMap<String, View>,
+    content: Content,
 }
 
 /// Opens the zip layout.
@@ -150,7 +185,7 @@ pub(super) fn open_zip(file: File, file_bytes: u64) -> Result<Opened, Problem> {
         }
         pickle::read(&mut bytes.as_slice())?
     };
-    let views = tensors(&pickle, file_bytes)?;
+    let (views, content) = tensors(&pickle, file_bytes)?;
     for (name, view) in &views {
         let entry_name = format!("{folder}data/{}", view.key);
         let Ok(entry) = archive.by_name(&entry_name) else {
@@ -171,7 +206,7 @@ pub(super) fn open_zip(file: File, file_bytes: u64) -> Result<Opened, Problem> {
             .into());
         }
     }
-    Ok((shapes(&views), Box::new(ZipFile { archive: Mutex::new(archive), folder, views })))
+    Ok((shapes(&views), Box::new(ZipFile { archive: Mutex::new(archive), folder, views, content })))
 }
 
 impl TensorFile for ZipFile {
@@ -192,6 +227,14 @@ impl TensorFile for ZipFile {
         }
         Ok(view.gather(&view.element.decode(&bytes)))
     }
+
+    fn element(&self, name: &str) -> Option<ElementType> {
+        self.views.get(name).map(|view| view.element)
+    }
+
+    fn content(&self) -> Content {
+        self.content.clone()
+    }
 }
 
 struct LegacyFile {
@@ -199,6 +242,7 @@ struct LegacyFile {
     /// First byte of each storage.
     starts: HashMap<String, u64>,
     views: HashMap<String, View>,
+    content: Content,
 }
 
 /// Counts the bytes read.
@@ -229,7 +273,7 @@ pub(super) fn open_legacy(mut file: File, file_bytes: u64) -> Result<Opened, Pro
     }
     let object = pickle::read(&mut input)?;
     let keys = pickle::read(&mut input)?;
-    let views = tensors(&object, file_bytes)?;
+    let (views, content) = tensors(&object, file_bytes)?;
     let mut at = input.count;
     let mut starts = HashMap::new();
     for key in keys.sequence(&keys.root).unwrap_or_default() {
@@ -250,7 +294,7 @@ pub(super) fn open_legacy(mut file: File, file_bytes: u64) -> Result<Opened, Pro
     if let Some((name, view)) = views.iter().find(|(_, view)| !starts.contains_key(&*view.key)) {
         return Err(format!("{name}: its data (storage {}) is not in the file", view.key).into());
     }
-    Ok((shapes(&views), Box::new(LegacyFile { file: Mutex::new(file), starts, views })))
+    Ok((shapes(&views), Box::new(LegacyFile { file: Mutex::new(file), starts, views, content })))
 }
 
 impl TensorFile for LegacyFile {
@@ -264,5 +308,13 @@ impl TensorFile for LegacyFile {
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|e| format!("its data cannot be read ({e})"))?;
         Ok(view.gather(&view.element.decode(&bytes)))
+    }
+
+    fn element(&self, name: &str) -> Option<ElementType> {
+        self.views.get(name).map(|view| view.element)
+    }
+
+    fn content(&self) -> Content {
+        self.content.clone()
     }
 }

@@ -92,6 +92,11 @@ def main():
     # 46 bytes of an entry in the directory, 21 of the stem, 9 of `/data.pkl`.
     save("twenty_one_characters.pth", state())
     save("nan.pth", {"a.weight": torch.tensor([[0.0, 1, 2], [3, float("nan"), 5]]), "a.bias": torch.tensor([0.5, -1.5])})
+    save("int8.pth", {"a.weight": torch.arange(6).reshape(2, 3).to(torch.int8), "a.bias": torch.tensor([0.5, -1.5])})
+    save("zeros.pth", {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2)})
+    save("teacher.pth", {"student": state(), "teacher": state(), "epoch": 1})
+    not_plain = {"sparse": torch.eye(2).to_sparse(), "meta": torch.ones(2, device="meta")}
+    save("not_plain.pth", {"model": state(**not_plain)})
     save("parameters.pth", OrderedDict((name, torch.nn.Parameter(value)) for name, value in state().items()))
 
 

@@ -1,5 +1,6 @@
 //! Why the encoder cannot be made or run.
 
+use super::other_model::OtherModel;
 use sam_ladder_formats::Error as FileError;
 
 /// What the functions of this module return.
@@ -22,12 +23,14 @@ pub enum EncoderError {
         expected: &'static str,
     },
     /// The checkpoint has no table of positions, by which SAM's encoders are known.
-    #[error("{path}: the key {key} is missing, so it is not a SAM checkpoint")]
+    #[error("{path}: the key {key} is missing, so it is not a SAM checkpoint{}", model.as_ref().map_or_else(String::new, |model| format!("; it looks like {}", model.name())))]
     NoPositions {
         /// The file.
         path: String,
         /// The table's name.
         key: String,
+        /// What the file's names are those of, if that is known.
+        model: Option<OtherModel>,
     },
     /// The checkpoint's table of positions is none of SAM's.
     #[error("{path}: {key} has shape {found:?}, expected [1, n, n, 768], [1, n, n, 1024] or [1, n, n, 1280]")]
@@ -82,13 +85,15 @@ impl EncoderError {
             EncoderError::OtherArchitecture { found, expected, .. } => {
                 Some(format!("pass --encoder {found} or a checkpoint of {expected}"))
             }
+            EncoderError::NoPositions { model: Some(model), .. } => Some(model.advice()),
             EncoderError::NoPositions { .. } | EncoderError::PositionsShape { .. } => {
                 Some("pass sam_vit_b, sam_vit_l or sam_vit_h as Segment Anything publishes them (make weights)".into())
             }
             EncoderError::ForeignTensors { .. } => Some("pass SAM's own checkpoint".into()),
             EncoderError::ImageSize(size) => Some(format!("the next one is {}", size.next_multiple_of(16).max(16))),
             EncoderError::Precision { .. } => Some("pass --precision f32".into()),
-            EncoderError::Weights(_) | EncoderError::ImageShape { .. } | EncoderError::Tensor(_) => None,
+            EncoderError::Weights(error) => error.hint(),
+            EncoderError::ImageShape { .. } | EncoderError::Tensor(_) => None,
         }
     }
 }

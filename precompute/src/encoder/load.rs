@@ -8,6 +8,7 @@ use sam_ladder_schemas::encoder::{EncoderArch, PATCH_SIZE};
 use sam_ladder_schemas::sam_names::{NamedShape, SAM_MASK_TOKENS, mask_decoder_tensors, prompt_encoder_tensors};
 
 use super::config::VitConfig;
+use super::other_model::recognise;
 use super::position_tables::{resize_rows, resize_square};
 use super::{EncoderError, ImageEncoder, Placement, Result, check_image_size};
 
@@ -27,9 +28,12 @@ pub(super) fn sam_decoder_tensors() -> Vec<NamedShape> {
 /// If it holds none of them.
 pub fn detect_arch(state: &StateDict) -> Result<EncoderArch> {
     let key = "image_encoder.pos_embed";
-    let shape =
-        state.shape(key).ok_or_else(|| EncoderError::NoPositions { path: state.source().to_owned(), key: key.to_owned() })?;
+    let shape = state.shape(key).ok_or_else(|| no_positions(state, key))?;
     Ok(arch_and_grid(state, key, &shape)?.0)
+}
+
+fn no_positions(state: &StateDict, key: &str) -> EncoderError {
+    EncoderError::NoPositions { path: state.source().to_owned(), key: key.to_owned(), model: recognise(state) }
 }
 
 /// Architecture and tokens along the side of a table of absolute positions.
@@ -249,7 +253,20 @@ mod tests {
             Tensor::zeros((9, 256), candle_core::DType::F32, &Device::Cpu).unwrap(),
         );
         assert_eq!(message(tensors, arch), "sam.pth: mask_decoder.mask_tokens.weight has shape [9, 256], expected [4, 256]");
-        assert!(message(HashMap::new(), arch).contains("is not a SAM checkpoint"));
+        assert!(message(HashMap::new(), arch).contains("is not a SAM checkpoint; pass sam_vit_b"));
+        for (name, expected) in [
+            ("image_encoder.trunk.patch_embed.proj.weight", "it looks like SAM 2; pass sam_vit_b"),
+            ("image_encoder.layers.0.blocks.0.conv1.c.weight", "it looks like MobileSAM; pass sam_vit_b"),
+            ("vision_encoder.pos_embed", "in the names of the library transformers; pass the file"),
+            ("layer1.0.conv1.weight", "it looks like a ResNet; train takes it as --cnn-checkpoint"),
+            ("CNN_encoder.conv1.weight", "the model of a run, which has no image encoder"),
+            ("mask_decoder.iou_token.weight", "a part of SAM"),
+            ("net.sam.image_encoder.pos_embed", "SAM with net.sam. before its names; remove it: torch.save({name[8:]"),
+        ] {
+            let one = Tensor::zeros((1, 64, 64, 768), candle_core::DType::F32, &Device::Cpu).unwrap();
+            let said = message(HashMap::from([(name.to_owned(), one)]), arch);
+            assert!(said.contains(expected), "{name}: {said}");
+        }
         let mut tensors = hollow(arch);
         tensors.insert(
             "image_encoder.pos_embed".to_owned(),

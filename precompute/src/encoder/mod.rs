@@ -16,6 +16,7 @@ mod composed;
 mod config;
 mod error;
 mod load;
+mod other_model;
 mod position_tables;
 mod random;
 mod vit;
@@ -29,6 +30,7 @@ use sam_ladder_schemas::gpu_precision::GpuPrecision;
 pub use config::VitConfig;
 pub use error::{EncoderError, Result};
 pub use load::{decoder_weights, detect_arch, published_encoder, sized_encoder_tensors};
+pub use other_model::OtherModel;
 pub use random::{random_decoder_weights, random_tensor};
 use vit::ImageEncoderVit;
 

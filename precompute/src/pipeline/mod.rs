@@ -67,9 +67,7 @@ pub struct PrecomputeArgs {
 pub fn identify_weights(checkpoint: &Path, observer: &dyn Observer) -> Result<(EncoderArch, EncoderWeights)> {
     let state = StateDict::open(checkpoint)?;
     let arch = detect_arch(&state)?;
-    if let Some(prefix) = state.removed_prefix() {
-        observer.message(&format!("{}: {prefix} is removed from the names of its tensors", checkpoint.display()));
-    }
+    state.notes().iter().for_each(|note| observer.message(note));
     Ok((arch, EncoderWeights::Checkpoint { sha256: sha256_of_file(checkpoint, observer)? }))
 }
 

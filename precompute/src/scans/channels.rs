@@ -49,7 +49,7 @@ pub(super) fn read(
         channels.push(values);
         planes.push(grid.turn.voxels(image.voxels, shape));
     }
-    let Some((grid, source)) = first else { return Err(ScanError::NoScans { path: root.into() }) };
+    let Some((grid, source)) = first else { return Err(ScanError::NoScans { path: root.into(), advice: None }) };
     let [_, height, width] = grid.shape();
     Ok(Image { values: slice_by_slice(planes, height * width), grid, channels, notes, source, files })
 }

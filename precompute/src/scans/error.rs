@@ -15,6 +15,8 @@ pub enum ScanError {
     NoScans {
         /// The folder that was searched.
         path: PathBuf,
+        /// What to do, if something is known besides the layouts.
+        advice: Option<String>,
     },
     /// DICOM files, and no scans in a layout that is known.
     #[error("{path}: holds DICOM files, which are not read")]
@@ -90,6 +92,14 @@ pub enum ScanError {
         /// The file.
         path: PathBuf,
         /// A name that it could have.
+        renamed: String,
+    },
+    /// A label whose name has a channel, as only those of images have.
+    #[error("{label}: labels have no channel, but its name ends in _0000")]
+    LabelWithChannel {
+        /// The file.
+        label: PathBuf,
+        /// The name that it should have.
         renamed: String,
     },
     /// A new scan without a channel that the model takes.
@@ -247,6 +257,7 @@ impl ScanError {
         use ScanError::*;
         Some(match self {
             File(error) => return error.hint(),
+            NoScans { advice: Some(advice), .. } => advice.clone(),
             NoScans { .. } => {
                 "expected RawData/Training/{img,label} with imgNNNN.nii.gz and labelNNNN.nii.gz, or train_npz/*.npz and \
                                test_vol_h5/*.npy.h5, or imagesTr, labelsTr and dataset.json"
@@ -268,6 +279,9 @@ impl ScanError {
             }
             Name { .. } => "rename it, or move it out of the folder".into(),
             ChannelNumber { renamed, .. } => format!("rename it: {renamed}"),
+            LabelWithChannel { renamed, .. } => {
+                format!("rename it: {renamed}; or, if 0000 is the case's number, add the channel's to the image: _0000_0000")
+            }
             MissingChannel { renamed, .. } => {
                 format!("add that file; or, if the number in this name is the case's, add the channel's to it: {renamed}")
             }

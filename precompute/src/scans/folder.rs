@@ -140,6 +140,20 @@ impl Unused {
         self.0.iter().map(line).collect()
     }
 
+    /// What to do if all that looks like scans has another ending than the expected one.
+    pub(super) fn other_endings(&self) -> Option<String> {
+        self.0.iter().find_map(|((folder, reason), paths)| match reason {
+            Reason::Ending { expected } => {
+                let (count, first) = (paths.len(), file_name(paths.first()?));
+                Some(format!(
+                    "{} has {count} files of another ending than {expected}, such as {first}: correct file_ending in dataset.json, or the names",
+                    folder.display()
+                ))
+            }
+            _ => None,
+        })
+    }
+
     /// The error for a link that was not fetched, where nothing else is there.
     pub(super) fn not_fetched(&self) -> Option<ScanError> {
         let dangling = self.0.iter().filter(|((_, reason), _)| *reason == Reason::Dangling).flat_map(|(_, paths)| paths);

@@ -5,7 +5,7 @@ use super::*;
 use sam_ladder_formats::nifti::{Geometry, read_image, write_nifti};
 use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::orientation::Orientation;
-use sam_ladder_schemas::precompute::{PrecomputeConfig, Preprocessing};
+use sam_ladder_schemas::precompute::{Channel, Intensity, PrecomputeConfig, Preprocessing};
 use sam_ladder_schemas::tables::SpacingSource;
 use std::fs;
 
@@ -401,6 +401,47 @@ fn the_same_scan_in_training_and_test_is_named() {
 }
 
 #[test]
+fn copies_of_images_and_labels_are_named() {
+    let dir = dataset(&[("a", "LPS"), ("b", "LPS"), ("c", "LPS"), ("d", "RAS")], 1);
+    let file = |name: &str| dir.path().join(name);
+    // b is a whole copy of a; c has a's label, but an image of its own; d shares nothing.
+    let (geometry, _) = stored_as("LPS");
+    write_nifti(&file("imagesTr/c_0000.nii.gz"), &geometry, &[7i16; 60]).unwrap();
+    let source = open(&dir).unwrap();
+    let notes = source.repeated(&source.sources(&Silent).unwrap());
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].contains("training case a and training case b are the same scan, byte for byte"), "{notes:?}");
+    assert!(notes[1].contains("training case a and training case c are different scans with the same labels"), "{notes:?}");
+    assert!(notes[1].contains("labelsTr/a.nii.gz") && notes[1].contains("labelsTr/c.nii.gz"), "{notes:?}");
+}
+
+#[test]
+fn folders_without_scans_say_where_they_are() {
+    let hint = |result: Result<ScanSource, ScanError>| result.unwrap_err().hint().unwrap_or_default();
+    let dir = dataset(&[("a", "LPS"), ("b", "LPS")], 1);
+    let above = tempfile::tempdir().unwrap();
+    fs::rename(dir.path(), above.path().join("Dataset001_A")).unwrap();
+    let inside = above.path().join("Dataset001_A");
+    let found = hint(ScanSource::open(above.path(), &in_lps()));
+    assert_eq!(found, format!("pass --scans the folder that holds them: {}", inside.display()));
+    let found = hint(ScanSource::open(&inside.join("imagesTr"), &in_lps()));
+    assert_eq!(found, format!("pass --scans the folder that holds them: {}", inside.display()));
+    let json = fs::read_to_string(inside.join("dataset.json")).unwrap();
+    fs::write(inside.join("dataset.json"), json.replacen('{', r#"{"file_ending": ".mha", "#, 1)).unwrap();
+    let found = hint(ScanSource::open(&inside, &in_lps()));
+    assert!(found.contains("has 2 files of another ending than .mha, such as a_0000.nii.gz: correct file_ending"), "{found}");
+    fs::write(inside.join("dataset.json"), json).unwrap();
+    fs::rename(inside.join("labelsTr/a.nii.gz"), inside.join("labelsTr/a_0000.nii.gz")).unwrap();
+    let error = ScanSource::open(&inside, &in_lps()).unwrap_err();
+    assert!(error.to_string().ends_with("labelsTr/a_0000.nii.gz: labels have no channel, but its name ends in _0000"), "{error}");
+    assert!(error.hint().unwrap().starts_with("rename it: a.nii.gz"), "{error:?}");
+    // Another label that says that the number is the case's.
+    fs::copy(inside.join("labelsTr/a_0000.nii.gz"), inside.join("labelsTr/a_0001.nii.gz")).unwrap();
+    let error = ScanSource::open(&inside, &in_lps()).unwrap_err();
+    assert!(error.hint().unwrap().starts_with("rename it: a_0000_0000.nii.gz; nnUNetv2_convert_MSD_dataset"), "{error:?}");
+}
+
+#[test]
 fn fewer_scans_than_dataset_json_promises_are_said() {
     let dir = dataset(&[("a", "LPS"), ("b", "LPS")], 1);
     let path = dir.path().join("dataset.json");
@@ -436,6 +477,61 @@ fn values_that_are_no_hounsfield_units_are_said() {
     assert!(outside[0].contains("no voxel lies within the window") && outside[0].contains("0.0 % of the voxels"), "{outside:?}");
     let flat = notes(&|hu| hu / 1000.0);
     assert!(flat[0].contains("hardly differ"), "{flat:?}");
+    let tenfold = notes(&|hu| 10.0 * hu);
+    assert!(
+        tenfold[0].contains("more than 0.5 % of the voxels lie above 3071, as only metal does. Values from -10000 to 7700"),
+        "{tenfold:?}"
+    );
+    // From 530 on: 17 of the 60 values, and none above 1000.
+    let inverted = notes(&|hu| -hu);
+    assert!(inverted[0].contains("28.3 % of the voxels lie above 500, as only dense bone does"), "{inverted:?}");
+    // From -1940 to -1160: 14 of the 60 values; the least, -2000, may be padding.
+    let twofold = notes(&|hu| 2.0 * hu);
+    assert!(twofold[0].contains("23.3 % of the voxels lie below -1100, and air is -1000 HU"), "{twofold:?}");
+    for padding in [-2000.0, -3024.0, -32768.0] {
+        assert_eq!(notes(&|hu| if hu < -500.0 { padding } else { hu }), [""; 0], "padding with {padding}");
+    }
+}
+
+#[test]
+fn a_ct_that_is_not_called_one_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (geometry, _) = stored_as("LPS");
+    let path = dir.path().join("a.nii.gz");
+    let notes = |name: &str, values: &dyn Fn(f32) -> f32| {
+        let voxels: Vec<f32> = (0..60).map(|at| values(at as f32 * 30.0 - 1000.0)).collect();
+        write_nifti(&path, &geometry, &voxels).unwrap();
+        let channel = Channel { index: 0, name: name.into(), intensity: Intensity::Percentiles { low: 0.5, high: 99.5 } };
+        let preprocessing = Preprocessing { channels: vec![channel], ..Preprocessing::default() };
+        NewScan { case: "a".into(), files: vec![path.clone()] }.read(&preprocessing).unwrap().notes
+    };
+    let ct = notes("CT (HU)", &|hu| hu);
+    assert!(ct[0].contains("the channel is called \"CT (HU)\", so each scan is scaled between its own percentiles"), "{ct:?}");
+    assert_eq!(notes("T1", &|hu| hu + 1000.0), [""; 0], "MR has no value below 0");
+    assert_eq!(notes("ADC", &|hu| hu / 1000.0), [""; 0]);
+}
+
+#[test]
+fn a_scan_halfway_between_two_orientations_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let turned = |name: &str, degrees: f64| {
+        let (sin, cos) = degrees.to_radians().sin_cos();
+        let affine = [[-0.8 * cos, 0.8 * sin, 0.0, 0.0], [-0.8 * sin, -0.8 * cos, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0]];
+        let geometry = Geometry::of_affine([3, 4, 5], Some(affine));
+        let path = dir.path().join(format!("{name}.nii.gz"));
+        write_nifti(&path, &geometry, &[0.0f32; 60]).unwrap();
+        Grid::read(&path, Some("LPS".parse().unwrap())).unwrap()
+    };
+    let path = dir.path();
+    // NIfTI stores the affine as float32, which rounds 45 degrees to either side.
+    let grids = [("a", turned("a", 45.0)), ("b", turned("b", 30.0)), ("c", turned("c", 45.00001))];
+    let notes = grid_notes(grids.iter().map(|(case, grid)| (*case, path, grid)), Some("LPS".parse().unwrap()), false);
+    let [note] = &notes[..] else { panic!("{notes:?}") };
+    assert!(
+        note.contains("2 of 3 scans lie nearly halfway between two orientations")
+            && note.contains("(a: turned by 45.0 degrees from LPS): a, c"),
+        "{note}"
+    );
 }
 
 #[test]

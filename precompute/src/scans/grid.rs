@@ -8,7 +8,7 @@ use sam_ladder_schemas::tables::{ScanRow, SpacingSource};
 use std::path::Path;
 
 /// Grids whose corners are closer than this part of a voxel's shortest side are the same: headers round their numbers.
-const SAME_GRID: f64 = 1e-3;
+pub(super) const SAME_GRID: f64 = 1e-3;
 
 /// A scan's grid of voxels: as its file has it, and the turn to the orientation in which its slices are taken.
 #[derive(Debug, Clone, PartialEq)]

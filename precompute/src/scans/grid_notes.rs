@@ -1,6 +1,6 @@
 //! What the user should know of where scans lie, before their voxels are read.
 
-use super::grid::Grid;
+use super::grid::{Grid, SAME_GRID};
 use sam_ladder_schemas::orientation::Orientation;
 use std::path::Path;
 
@@ -29,6 +29,11 @@ pub fn grid_notes<'a>(
         &scans,
         contradicting_qform,
         "have an sform and a qform that contradict each other: the sform counts, but other programs may take the qform",
+    ));
+    notes.extend(of_several(
+        &scans,
+        halfway,
+        "lie nearly halfway between two orientations: the nearest one is taken, but slices that lie so much askew are unlike those of other scans",
     ));
     notes.extend(of_several(
         &scans,
@@ -68,13 +73,19 @@ fn sheared(grid: &Grid) -> Option<String> {
     Some(format!("an angle of {degrees:.1} degrees between its axes, expected 90.0"))
 }
 
-/// Programs disagree where a scan lies if its two affines are more than a voxel apart, or name the axes otherwise.
+fn halfway(grid: &Grid) -> Option<String> {
+    Some(format!("turned by {:.1} degrees from {}", grid.geometry.halfway_deg()?, grid.orientation()?))
+}
+
+/// Programs disagree where a scan lies if its two affines are more than a voxel apart, or name the axes otherwise. The same affine, rounded
+/// otherwise, may have other names halfway between two orientations.
 fn contradicting_qform(grid: &Grid) -> Option<String> {
     let other = Grid::new(grid.geometry.with_qform()?, None);
     let distance = grid.geometry.corner_distance_mm(&other.geometry)?;
     let (sform, qform) = (grid.orientation()?, other.orientation()?);
     let voxel = grid.geometry.spacing_mm().into_iter().fold(f64::INFINITY, f64::min);
-    (sform != qform || distance > voxel).then(|| format!("{sform} and {qform}, corners up to {distance:.1} mm apart"))
+    let is_elsewhere = distance > voxel || (sform != qform && distance > SAME_GRID * voxel);
+    is_elsewhere.then(|| format!("{sform} and {qform}, corners up to {distance:.1} mm apart"))
 }
 
 /// Which scans lie otherwise than wanted.

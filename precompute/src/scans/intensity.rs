@@ -11,6 +11,16 @@ const SMALLEST_SPREAD: f64 = 0.02;
 /// Where the values of a preprocessed image may lie: resampling by splines leaves [0, 1], in real sets to -0.15 and 1.19.
 const UNIT_RANGE: [f32; 2] = [-0.5, 1.5];
 
+/// The largest value that scanners give without an extended scale: 12 bits from -1024.
+const LARGEST_HU: f32 = 3071.0;
+/// Only dense bone and metal lie above; [`MOST_DENSE`] of a scan never do.
+const DENSE_HU: f32 = 500.0;
+const MOST_DENSE: f64 = 0.25;
+/// Air is -1000 HU, and what lies below it by more than noise is the padding around the scanner's circle: one value, and little of it where
+/// resampling has smeared it.
+const BELOW_AIR_HU: f32 = -1100.0;
+const MOST_BELOW_AIR: f64 = 0.05;
+
 /// What a channel's values are like, before they become [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct ChannelValues {
@@ -22,41 +32,80 @@ pub(super) struct ChannelValues {
     pub(super) window: [f32; 2],
     /// Share of the voxels that the window does not clip.
     pub(super) in_window: f64,
+    /// Share above [`DENSE_HU`].
+    dense: f64,
+    /// Share below [`BELOW_AIR_HU`], without the least value, which may be padding.
+    below_air: f64,
 }
 
 impl ChannelValues {
     /// Of `values`, at least one and all of them finite.
     pub(super) fn of(values: &[f32], window: [f32; 2]) -> Self {
         let range = values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[least, most], &v| [least.min(v), most.max(v)]);
-        let within = values.iter().filter(|value| (window[0]..=window[1]).contains(*value)).count();
+        let share = |of: &dyn Fn(f32) -> bool| values.iter().filter(|value| of(**value)).count() as f64 / values.len() as f64;
         ChannelValues {
             range,
             percentiles: percentiles(values, PERCENTILES).map(f64::from),
             window,
-            in_window: within as f64 / values.len() as f64,
+            in_window: share(&|value| (window[0]..=window[1]).contains(&value)),
+            dense: share(&|value| value > DENSE_HU),
+            below_air: share(&|value| value < BELOW_AIR_HU && value > range[0]),
         }
     }
 
-    /// What is strange about the values of a channel, in words, if anything is. Only a window promises something: scans that are scaled between
-    /// their own percentiles may have any values.
+    /// What is strange about the values of a channel, in words, if anything is. Scans that are scaled between their own percentiles may have any
+    /// values, except those of a CT that is not called one.
     pub(super) fn strange_for(&self, channel: &Channel) -> Option<String> {
-        if channel.intensity != Intensity::Window {
-            return None;
-        }
-        let ([least, most], [low, high]) = (self.range, self.window);
-        let spread = self.percentiles[4] - self.percentiles[0];
         let is_ct = channel.name.eq_ignore_ascii_case("CT");
-        let why = if self.in_window == 0.0 || most <= low || least >= high {
-            "no voxel lies within the window"
-        } else if is_ct && low < 0.0 && least >= 0.0 {
-            "no value is below 0 (air is -1000 HU, fat about -100 HU)"
-        } else if spread < SMALLEST_SPREAD * f64::from(high - low) {
-            "its values hardly differ"
-        } else {
-            return None;
-        };
+        if channel.intensity != Intensity::Window {
+            return self.is_like_ct().then(|| {
+                format!(
+                    "these look like Hounsfield units, but the channel is called {:?}, so each scan is scaled between its own percentiles; if it \
+                     is CT, call it CT in dataset.json, or state --window. {}",
+                    channel.name,
+                    self.described()
+                )
+            });
+        }
+        let why = self.unlike_a_window(is_ct).or_else(|| if is_ct { self.unlike_hounsfield_units() } else { None })?;
         let unit = if is_ct { "Hounsfield units" } else { "values in the window's unit" };
         Some(format!("these do not look like {unit}: {why}. {}", self.described()))
+    }
+
+    /// Why the values cannot be meant for the window.
+    fn unlike_a_window(&self, is_ct: bool) -> Option<String> {
+        let ([least, most], [low, high]) = (self.range, self.window);
+        let spread = self.percentiles[4] - self.percentiles[0];
+        if self.in_window == 0.0 || most <= low || least >= high {
+            Some("no voxel lies within the window".into())
+        } else if is_ct && low < 0.0 && least >= 0.0 {
+            Some("no value is below 0 (air is -1000 HU, fat about -100 HU)".into())
+        } else if spread < SMALLEST_SPREAD * f64::from(high - low) {
+            Some("its values hardly differ".into())
+        } else {
+            None
+        }
+    }
+
+    /// Why the values are no Hounsfield units, though some lie in the window: ten times as large, twice scaled, turned around, padded with a
+    /// large value.
+    fn unlike_hounsfield_units(&self) -> Option<String> {
+        let percent = |share: f64| format!("{:.1} % of the voxels lie", 100.0 * share);
+        if self.percentiles[4] > f64::from(LARGEST_HU) {
+            Some(format!("more than 0.5 % of the voxels lie above {LARGEST_HU}, as only metal does"))
+        } else if self.below_air > MOST_BELOW_AIR {
+            Some(format!("{} below {BELOW_AIR_HU}, and air is -1000 HU", percent(self.below_air)))
+        } else if self.dense > MOST_DENSE {
+            Some(format!("{} above {DENSE_HU}, as only dense bone does", percent(self.dense)))
+        } else {
+            None
+        }
+    }
+
+    /// Whether they are from air to bone in Hounsfield units; no other image has such values below 0.
+    fn is_like_ct(&self) -> bool {
+        let [least, .., most] = self.percentiles;
+        (-3100.0..=-900.0).contains(&least) && (100.0..=f64::from(LARGEST_HU)).contains(&most)
     }
 
     /// What is strange about an image that should be in [0, 1] already.

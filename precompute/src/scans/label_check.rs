@@ -74,7 +74,7 @@ impl ScanSource {
         if self.layout == Layout::Published {
             return self.published_labels_of(case, &published::classes(map));
         }
-        let Some(path) = case.files.last() else { return Err(ScanError::NoScans { path: self.root.clone() }) };
+        let Some(path) = case.files.last() else { return Err(ScanError::NoScans { path: self.root.clone(), advice: None }) };
         let label = read_volume(path)?;
         let classes = StoredLabels::of_volume(path, &label).classes(map, self.layout)?;
         Ok(CaseLabels { voxels: classes.len(), classes: distinct(&classes).collect(), shapes: Vec::new() })

@@ -34,7 +34,8 @@ use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
 use sam_ladder_schemas::tables::ScanRow;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 /// A scan ready for the network: in [0, 1], transposed, labels mapped to classes.
@@ -135,10 +136,22 @@ fn find_layout(dir: &Path) -> Result<(Layout, PathBuf), ScanError> {
     let mut found = found.into_iter().filter_map(|(layout, root)| Some((layout, root?)));
     match (found.next(), found.next()) {
         (None, _) if folder::holds_dicom(dir) => Err(ScanError::Dicom { path: dir.into() }),
-        (None, _) => Err(ScanError::NoScans { path: dir.into() }),
+        (None, _) => Err(ScanError::NoScans { path: dir.into(), advice: layouts_near(dir) }),
         (Some(only), None) => Ok(only),
         (Some((_, first)), Some((_, second))) => Err(ScanError::Ambiguous { path: dir.into(), first, second }),
     }
+}
+
+/// Says which folders directly below `dir`, or the one above it, hold a layout.
+fn layouts_near(dir: &Path) -> Option<String> {
+    let holds = |dir: &Path| raw_synapse::find(dir).or_else(|| published::find(dir)).or_else(|| nnunet::find(dir)).is_some();
+    let mut below: Vec<PathBuf> =
+        std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).filter(|path| holds(path)).collect();
+    below.sort();
+    // Without the current folder `scans` has the parent ``.
+    let above = std::path::absolute(dir).ok()?.parent().filter(|parent| holds(parent)).map(Path::to_path_buf);
+    let found: Vec<String> = below.iter().take(3).chain(&above).map(|path| path.display().to_string()).collect();
+    (!found.is_empty()).then(|| format!("pass --scans the folder that holds them: {}", found.join(" or ")))
 }
 
 impl ScanSource {
@@ -175,7 +188,7 @@ impl ScanSource {
             let none = if folder::holds_dicom(&root) {
                 ScanError::Dicom { path: root }
             } else {
-                ScanError::NoScans { path: dir.into() }
+                ScanError::NoScans { path: dir.into(), advice: unused.other_endings() }
             };
             return Err(unused.not_fetched().unwrap_or(none));
         }
@@ -225,6 +238,9 @@ impl ScanSource {
         if self.layout != Layout::Unlabelled && self.cases.iter().all(|case| case.split == Split::Train) {
             notes.push(self.no_test_scans());
         }
+        if self.layout != Layout::Unlabelled && self.cases.iter().all(|case| case.split == Split::Test) {
+            notes.push("warning: 0 training scans found: `train` has nothing to train on".into());
+        }
         notes.extend(grid_notes(grids, self.preprocessing.orientation, self.layout == Layout::RawSynapse));
         notes
     }
@@ -242,24 +258,23 @@ impl ScanSource {
         )
     }
 
-    /// Pairs of a training and a test case whose images have the same bytes, by the hashes of the `sources`.
+    /// Cases whose images, or whose labels, have the same bytes, by the hashes of the `sources`: copies, or files under the wrong name.
     pub fn repeated(&self, sources: &[SourceFile]) -> Vec<String> {
-        let hash = |case: &CaseEntry| {
-            let name = self.source_name(case.files.first()?);
-            sources.iter().find(|source| source.path == name).map(|source| source.sha256.clone())
-        };
-        let of = |split| self.cases.iter().filter(move |case| case.split == split);
-        let trained: HashMap<String, &CaseEntry> = of(Split::Train).filter_map(|case| Some((hash(case)?, case))).collect();
-        let pairs = of(Split::Test).filter_map(|test| Some((*trained.get(&hash(test)?)?, test)));
-        pairs
-            .map(|(train, test)| {
-                let [first, second] = [train, test].map(|case| case.files[0].display());
-                format!(
-                    "warning: training case {} and test case {} are the same scan, byte for byte: {first}, {second}",
-                    train.case, test.case
-                )
-            })
-            .collect()
+        let hashes: HashMap<&str, &str> = sources.iter().map(|source| (source.path.as_str(), source.sha256.as_str())).collect();
+        let hash = |file: Option<&PathBuf>| hashes.get(self.source_name(file?).as_str()).copied();
+        let has_labels = matches!(self.layout, Layout::RawSynapse | Layout::NnUnet);
+        let mut notes = Vec::new();
+        let mut same_image = BTreeSet::new();
+        for [first, second] in pairs_of_one_hash(&self.cases, |case| hash(case.files.first())) {
+            same_image.insert([&first.case, &second.case]);
+            notes.push(copied("the same scan", [first, second], |case| case.files.first()));
+        }
+        for [first, second] in pairs_of_one_hash(&self.cases, |case| hash(case.files.last().filter(|_| has_labels))) {
+            if !same_image.contains(&[&first.case, &second.case]) {
+                notes.push(copied("different scans with the same labels", [first, second], |case| case.files.last()));
+            }
+        }
+        notes
     }
 
     /// Every file of every case with its SHA-256, sorted by path; reads them all, on all threads.
@@ -322,6 +337,27 @@ impl ScanSource {
             Layout::Unlabelled => NewScan { case: case.case.clone(), files: case.files.clone() }.read(&self.preprocessing),
         }
     }
+}
+
+/// Each case with the first before it of the same hash.
+fn pairs_of_one_hash<'a>(cases: &'a [CaseEntry], hash: impl Fn(&CaseEntry) -> Option<&'a str>) -> Vec<[&'a CaseEntry; 2]> {
+    let mut first: HashMap<&str, &CaseEntry> = HashMap::new();
+    let pair = |case: &'a CaseEntry| match first.entry(hash(case)?) {
+        Entry::Occupied(earlier) => Some([*earlier.get(), case]),
+        Entry::Vacant(place) => {
+            place.insert(case);
+            None
+        }
+    };
+    cases.iter().filter_map(pair).collect()
+}
+
+/// A warning of two cases with a file of the same bytes.
+fn copied(what: &str, cases: [&CaseEntry; 2], file: impl Fn(&CaseEntry) -> Option<&PathBuf>) -> String {
+    let split = |case: &CaseEntry| if case.split == Split::Train { "training" } else { "test" };
+    let [first, second] = cases.map(|case| format!("{} case {}", split(case), case.case));
+    let [one, other] = cases.map(|case| file(case).map(|path| path.display().to_string()).unwrap_or_default());
+    format!("warning: {first} and {second} are {what}, byte for byte: {one}, {other}")
 }
 
 /// Train before test, each by case.

@@ -12,7 +12,7 @@ use std::path::Path;
 /// nnU-Net's layout both are turned to the settings' orientation; in the raw one scans are taken as they lie, as published.
 pub(super) fn read(root: &Path, entry: &CaseEntry, preprocessing: &Preprocessing, layout: Layout) -> Result<Scan, ScanError> {
     let Some((label_path, image_paths)) = entry.files.split_last() else {
-        return Err(ScanError::NoScans { path: root.into() });
+        return Err(ScanError::NoScans { path: root.into(), advice: None });
     };
     let wanted = preprocessing.orientation.filter(|_| layout == Layout::NnUnet);
     let mut image = channels::read(root, image_paths, preprocessing, wanted)?;

@@ -6,7 +6,7 @@ use super::error::ScanError;
 use super::folder::{Unused, list_files, unpaired, voxel_files};
 use super::grid::{Grid, same_grid};
 use super::{CaseEntry, file_name};
-use sam_ladder_formats::volume::{read_geometry, without_ending};
+use sam_ladder_formats::volume::{read_geometry, split_name, without_ending};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::Preprocessing;
 use std::collections::BTreeMap;
@@ -120,8 +120,7 @@ fn scans(
         let has_label = |case: &str| labels.join(format!("{case}{}", dataset.file_ending)).exists();
         // A label of the whole name says that the number at its end is the case's.
         let Some((case, index)) = case_and_channel(stem).filter(|(case, _)| has_label(case) || !has_label(stem)) else {
-            let renamed = format!("{stem}_0000{}", dataset.file_ending);
-            return Err(ScanError::ChannelNumber { path, renamed });
+            return Err(without_channel(path, stem, labels, &dataset.file_ending));
         };
         if index as usize >= dataset.channels.len() {
             return Err(ScanError::UnknownChannel { path, channel: index, known: dataset.list_channels() });
@@ -131,6 +130,28 @@ fn scans(
         }
     }
     Ok(cases)
+}
+
+/// The error for an image whose label has its whole name: the image lacks its channel, or the label has one.
+fn without_channel(path: PathBuf, stem: &str, labels: &Path, ending: &str) -> ScanError {
+    match stem.strip_suffix("_0000").filter(|case| !is_numbered(labels, case)) {
+        Some(case) => {
+            ScanError::LabelWithChannel { label: labels.join(format!("{stem}{ending}")), renamed: format!("{case}{ending}") }
+        }
+        None => ScanError::ChannelNumber {
+            path,
+            renamed: format!("{stem}_0000{ending}; nnUNetv2_convert_MSD_dataset renames all images of such a dataset"),
+        },
+    }
+}
+
+/// Whether labels such as `amos_0001` say that the numbers after `amos` are those of the cases.
+fn is_numbered(labels: &Path, case: &str) -> bool {
+    let names = std::fs::read_dir(labels).into_iter().flatten().flatten().map(|entry| file_name(&entry.path()));
+    let stems = names.filter_map(|name| Some(split_name(&name)?.0.to_owned()));
+    stems
+        .filter_map(|stem| case_and_channel(&stem).filter(|(of, _)| *of == case).map(|(_, number)| number))
+        .any(|number| number > 0)
 }
 
 /// `CASE_0000` as the case and its channel; `None` without four digits at the end.

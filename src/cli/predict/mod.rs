@@ -4,7 +4,7 @@ mod outputs;
 mod settings;
 mod values;
 
-use super::checkpoint_names::note_prefix;
+use super::checkpoint_names::note_names;
 use super::device::DeviceChoice;
 use super::progress::{self, Terminal};
 use crate::error::refusal;
@@ -111,7 +111,7 @@ impl Args {
         ensure_folder(&self.out)?;
         let device = self.device.open()?;
         let settings = self.settings()?;
-        self.checkpoint.iter().for_each(|path| note_prefix(path));
+        self.checkpoint.iter().for_each(|path| note_names(path));
         let FoundScans { scans, notes } = find_new_scans(&self.scan, &settings.config.preprocessing)?;
         notes.iter().for_each(|note| print_note!("{note}"));
         let found = scans.len();
@@ -144,9 +144,10 @@ impl Args {
             }
         }
         if bad > 0 {
+            let others = if bad < found { "; the others are segmented" } else { "" };
             let found = counted(found, "scan");
             return Err(refusal(
-                format!("{bad} of {found} cannot be used, see the warnings above; the others are segmented"),
+                format!("{bad} of {found} cannot be used, see the warnings above{others}"),
                 "put good copies of these files in place, then run the same command again with --skip-existing",
             ));
         }
@@ -189,7 +190,7 @@ impl Args {
             let scan = match job.scan.read(&settings.config.preprocessing) {
                 Ok(scan) => scan,
                 Err(error) => {
-                    observer.message(&format!("warning: scan {} is left out: {error}", job.scan.case));
+                    observer.message(&left_out(&job.scan.case, &error));
                     *bad += 1;
                     pace.progress.advance(job.grid.shape()[0] as u64);
                     continue;
@@ -282,10 +283,16 @@ fn plan_of(jobs: &[MaskJob], settings: &Settings, observer: &dyn Observer) -> an
     Ok(Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, observer)?)
 }
 
+/// A warning of a scan without a mask, with the reason and what to do.
+fn left_out(case: &str, error: &ScanError) -> String {
+    let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+    format!("warning: scan {case} is left out: {error}{hint}")
+}
+
 /// Whether a scan's voxels can be read; if not, it is noted in `bad`.
 fn is_readable(job: &MaskJob, settings: &Settings, observer: &dyn Observer, bad: &mut usize) -> bool {
     let Err(error) = job.scan.read(&settings.config.preprocessing) else { return true };
-    observer.message(&format!("warning: scan {} is left out: {error}", job.scan.case));
+    observer.message(&left_out(&job.scan.case, &error));
     *bad += 1;
     false
 }
@@ -312,7 +319,7 @@ fn readable(outputs: &Outputs, preprocessing: &Preprocessing, bad: &mut usize) -
         match scan.grid(preprocessing) {
             Ok(grid) => jobs.push(MaskJob { scan: scan.clone(), grid, mask: mask.clone() }),
             Err(error) => {
-                print_note!("warning: scan {} is left out: {error}", scan.case);
+                print_note!("{}", left_out(&scan.case, &error));
                 *bad += 1;
             }
         }

@@ -138,7 +138,8 @@ impl Settings {
         let checkpoint = match &self.encoder {
             EncoderFile::Published(path) => {
                 let encoder = published_encoder(&StateDict::open(path)?, device)?;
-                let missing = || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into() };
+                let missing =
+                    || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into(), model: None };
                 let encoder = encoder.ok_or_else(missing)?;
                 return Ok(Loaded { encoder: SamEncoder::new(encoder, device)?, decoder: Vec::new() });
             }
