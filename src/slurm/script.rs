@@ -70,11 +70,16 @@ impl Job<'_> {
         if self.options.cpus_per_task.is_some() {
             out.push_str("export RAYON_NUM_THREADS=\"${RAYON_NUM_THREADS:-$SLURM_CPUS_PER_TASK}\"\n");
         }
-        out.push_str("again=no\nchild=\n");
-        out.push_str("trap 'again=yes; kill -TERM \"$child\" 2>/dev/null' USR1  # the time is nearly over\n");
-        out.push_str("trap 'kill -TERM \"$child\" 2>/dev/null' TERM  # cancelled, or preempted: then Slurm requeues by itself\n");
+        out.push_str("again=no\nstop=no\nchild=\n");
+        out.push_str("trap 'again=yes; stop=yes; kill -TERM \"$child\" 2>/dev/null' USR1  # the time is nearly over\n");
+        out.push_str(
+            "trap 'stop=yes; kill -TERM \"$child\" 2>/dev/null' TERM  # cancelled, or preempted: then Slurm requeues by itself\n",
+        );
         let _ = writeln!(out, "{} &", self.command_line());
-        out.push_str("child=$!\nwhile kill -0 \"$child\" 2>/dev/null; do wait \"$child\"; done  # a signal ends a wait early\n");
+        out.push_str(
+            "child=$!\nif [ \"$stop\" = yes ]; then kill -TERM \"$child\"; fi  # the signal came before this number was known\n",
+        );
+        out.push_str("while kill -0 \"$child\" 2>/dev/null; do wait \"$child\"; done  # a signal ends a wait early\n");
         out.push_str("wait \"$child\"; status=$?\n");
         let _ = writeln!(
             out,
@@ -315,6 +320,12 @@ mod tests {
     fn a_job_goes_back_to_the_queue_when_its_time_is_over_and_when_it_was_killed() {
         let patient = "#!/bin/bash\ntrap 'sleep 0.1; exit 130' TERM\n: > \"$READY\"\nwhile :; do sleep 0.02; done\n";
         assert_eq!(run_script(JobKind::Finish, patient, Some("-USR1")), (130, "requeue 7\n".into()), "the end of the time");
+        let at_once = "#!/bin/bash\ntrap 'exit 130' TERM\nkill -USR1 $PPID\nwhile :; do sleep 0.02; done\n";
+        assert_eq!(
+            run_script(JobKind::Finish, at_once, None),
+            (130, "requeue 7\n".into()),
+            "the end of the time, at the very start"
+        );
         assert_eq!(run_script(JobKind::Finish, patient, Some("-TERM")), (130, String::new()), "cancelled");
         assert_eq!(run_script(JobKind::Finish, "#!/bin/bash\nkill -KILL $$\n", None), (137, "requeue 7\n".into()), "killed");
         // The last task of an array has the number of the array.
