@@ -160,6 +160,10 @@ test-cuda-host-whole: ## The same with failing calls, the golden encoder, all te
 gpu-calls: ## Count the calls of a training step and of an encoder pass at their real sizes, on the host driver (no GPU)
 	CARGO="$(CARGO)" CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh count
 
+.PHONY: roofline
+roofline: gpu-calls ## The least time that these calls can take on several GPUs: a calculation
+	for calls in $(CUDA_TARGET)/host-calls/*.csv; do echo; echo "$$calls"; python3 bench/gpu/roofline.py "$$calls" --markdown; done
+
 .PHONY: check-cuda
 check-cuda: ## Compile and link the CUDA build, with or without a GPU (installs NVIDIA's compiler below ~/.cache if there is none)
 	$(CARGO) fetch --locked --quiet
