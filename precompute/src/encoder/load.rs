@@ -252,7 +252,10 @@ mod tests {
             "mask_decoder.mask_tokens.weight".to_owned(),
             Tensor::zeros((9, 256), candle_core::DType::F32, &Device::Cpu).unwrap(),
         );
-        assert_eq!(message(tensors, arch), "sam.pth: mask_decoder.mask_tokens.weight has shape [9, 256], expected [4, 256]");
+        assert_eq!(
+            message(tensors, arch),
+            "sam.pth: mask_decoder.mask_tokens.weight has shape [9, 256], expected [4, 256]; pass a checkpoint of the requested model"
+        );
         assert!(message(HashMap::new(), arch).contains("is not a SAM checkpoint; pass sam_vit_b"));
         for (name, expected) in [
             ("image_encoder.trunk.patch_embed.proj.weight", "it looks like SAM 2; pass sam_vit_b"),

@@ -34,7 +34,7 @@ pub(super) fn recognise(state: &StateDict) -> Option<OtherModel> {
         None if begins("image_encoder.trunk.") => OtherModel::Sam2,
         None if begins("image_encoder.layers.") => OtherModel::MobileSam,
         None if begins("vision_encoder.") => OtherModel::Transformers,
-        None if begins("layer1.0.conv") => OtherModel::ResNet,
+        None if begins("layer1.0.conv") || begins("conv1.weight") => OtherModel::ResNet,
         None if begins("mask_decoder.") || (begins("blocks.0.") && begins("neck.")) => OtherModel::Part,
         None => return None,
     })

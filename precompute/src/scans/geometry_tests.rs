@@ -427,7 +427,7 @@ fn folders_without_scans_say_where_they_are() {
     let found = hint(ScanSource::open(&inside.join("imagesTr"), &in_lps()));
     assert_eq!(found, format!("pass --scans the folder that holds them: {}", inside.display()));
     let json = fs::read_to_string(inside.join("dataset.json")).unwrap();
-    fs::write(inside.join("dataset.json"), json.replacen('{', r#"{"file_ending": ".mha", "#, 1)).unwrap();
+    fs::write(inside.join("dataset.json"), json.replace(".nii.gz", ".mha")).unwrap();
     let found = hint(ScanSource::open(&inside, &in_lps()));
     assert!(found.contains("has 2 files of another ending than .mha, such as a_0000.nii.gz: correct file_ending"), "{found}");
     fs::write(inside.join("dataset.json"), json).unwrap();

@@ -15,7 +15,7 @@ use outputs::{Existing, Outputs, ensure_folder, ensure_mask_name, ensure_mask_of
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_formats::nifti::write_nifti;
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
-use sam_ladder_precompute::scans::{FoundScans, Grid, NewScan, ScanSource, find_new_scans, grid_notes};
+use sam_ladder_precompute::scans::{FoundScans, Grid, NewScan, ScanError, ScanSource, find_new_scans, grid_notes};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
