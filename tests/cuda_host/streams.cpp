@@ -301,7 +301,9 @@ HOST_API CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* st
 }
 
 HOST_API CUresult cuStreamEndCapture(CUstream handle, CUgraph* out) {
-    ENTER("cuStreamEndCapture");
+    auto locked = host::lock();
+    // A call that fails on request ends the recording all the same, as NVIDIA's does.
+    int asked = host::enter("cuStreamEndCapture");
     CUstream stream = resolve(handle);
     *out = nullptr;
     if (!stream->recording) {
@@ -316,9 +318,10 @@ HOST_API CUresult cuStreamEndCapture(CUstream handle, CUgraph* out) {
     stream->recording = nullptr;
     std::erase_if(recordings, [&](auto& held) { return held.lock() == recording || held.expired(); });
     count("left: recordings", static_cast<uint64_t>(-1));
-    if (recording->invalid) {
+    if (recording->invalid || asked) {
         for (auto& block : recording->graph->memory) drop_block(block);
         delete recording->graph;
+        if (asked) return host::Code{asked};
         because("cuStreamEndCapture", "the recording has failed");
         return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     }
