@@ -198,21 +198,3 @@ fn scan_of_labels() -> Vec<u8> {
     labels[20..40].fill(6.0);
     nifti([8, 8, 2], &labels)
 }
-
-/// Writes fail beyond a file size (the nearest thing to a full disk that needs no privileges); then the same command resumes.
-#[cfg(unix)]
-#[test]
-fn a_full_disk() {
-    let folder = tempfile::tempdir().unwrap();
-    let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
-    let scan = nifti([8, 8, 2], &[10.0; 128]);
-    write_pair(&scans, 5, &scan, &scan_of_labels());
-    write_pair(&scans, 1, &scan, &scan_of_labels());
-    let unlimited = precompute(&scans, &store);
-    let mut limited = std::process::Command::new("sh");
-    // ulimit -f counts blocks of 512 bytes; with the signal ignored, a longer write fails with an error instead.
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"]).arg(unlimited.get_program()).args(unlimited.get_args());
-    let error = assert_refused(limited);
-    assert!(error.contains("s.zarr"), "{error}");
-    succeed(unlimited);
-}

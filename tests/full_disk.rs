@@ -1,7 +1,7 @@
-//! A disk that is really full: precompute, train, sweep and eval end with an error that names the file and the reason, and once there is space
-//! again the same work ends in the same bytes.
+//! A disk that is really full, and files that may not grow: precompute, train, sweep and eval end with an error that names the file and the
+//! reason, and once there is space again the same work ends in the same bytes.
 //!
-//! The disk is a small tmpfs in a mount namespace of its own, where the system permits one; elsewhere the test says so and does nothing.
+//! The limit on a file's size is tried everywhere. The disk is a small tmpfs in a mount namespace of its own, where the system permits one.
 
 #![cfg(target_os = "linux")]
 
@@ -35,15 +35,6 @@ fn a_full_disk_is_said_and_costs_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path();
     fs::create_dir(base.join("disk")).unwrap();
-    let may_mount = |ways: &&&[&str]| {
-        let mount = ["mount", "-t", "tmpfs", "tmpfs"];
-        let done = Command::new("unshare").args(**ways).args(mount).arg(base.join("disk")).output();
-        done.is_ok_and(|output| output.status.success())
-    };
-    let Some(ways) = NAMESPACES.iter().find(may_mount) else {
-        println!("not tried: nothing may be mounted here");
-        return;
-    };
     // What an empty disk would hold.
     succeed(on(base, "phantom --out @scans --cases 4 --size 32 --depth 3"));
     succeed(on(base, &format!("{PRECOMPUTE} --store @store.zarr")));
@@ -51,6 +42,16 @@ fn a_full_disk_is_said_and_costs_nothing() {
     fs::write(base.join("sweep.toml"), SWEEP).unwrap();
     succeed(on(base, &format!("{SWEEP_WORDS} --out @sweep")));
     succeed(on(base, &format!("{EVAL} --out @eval")));
+    work(&Disk::with_limits(base));
+    let may_mount = |ways: &&&[&str]| {
+        let mount = ["mount", "-t", "tmpfs", "tmpfs"];
+        let done = Command::new("unshare").args(**ways).args(mount).arg(base.join("disk")).output();
+        done.is_ok_and(|output| output.status.success())
+    };
+    let Some(ways) = NAMESPACES.iter().find(may_mount) else {
+        println!("tried with a limit on the size of files only: nothing may be mounted here");
+        return;
+    };
     let mut child = Command::new("unshare");
     child.args(*ways).arg(std::env::current_exe().unwrap());
     child.args(["--exact", "on_a_small_disk", "--ignored", "--test-threads=1", "--nocapture"]).env("SAM_LADDER_FOLDER", base);
@@ -63,27 +64,36 @@ fn a_full_disk_is_said_and_costs_nothing() {
 #[ignore = "a child in a namespace of its own"]
 fn on_a_small_disk() {
     let base = PathBuf::from(std::env::var_os("SAM_LADDER_FOLDER").expect("only run as a child"));
-    let state = fs::metadata(base.join("run").join(RESUME_STATE)).unwrap().len();
-    let disk = Disk::mount(&base, 6 * state);
-    precompute(&disk);
-    train(&disk);
-    sweep(&disk);
-    eval(&disk);
+    work(&Disk::mount(&base));
 }
 
-/// A file system with a file that fills it.
+fn work(disk: &Disk) {
+    precompute(disk);
+    train(disk);
+    sweep(disk);
+    eval(disk);
+}
+
+/// Where the commands write.
 struct Disk {
     base: PathBuf,
     path: PathBuf,
+    /// Whether it is a file system with a file that fills it; otherwise a folder in which the size of each file is limited.
+    is_mounted: bool,
 }
 
 impl Disk {
-    fn mount(base: &Path, bytes: u64) -> Self {
+    fn with_limits(base: &Path) -> Self {
+        Disk { base: base.into(), path: base.join("disk"), is_mounted: false }
+    }
+
+    fn mount(base: &Path) -> Self {
         let path = base.join("disk");
         let mut mount = Command::new("mount");
+        let bytes = 6 * fs::metadata(base.join("run").join(RESUME_STATE)).unwrap().len();
         mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(&path);
         succeed(mount);
-        Disk { base: base.into(), path }
+        Disk { base: base.into(), path, is_mounted: true }
     }
 
     /// Leaves so many bytes free.
@@ -101,21 +111,37 @@ impl Disk {
         fs::remove_file(self.path.join("ballast")).ok();
     }
 
-    /// Runs a command that fails since no more than `free` bytes are left.
+    /// Runs a command that fails since no more than `free` bytes are left, or a file may have no more.
     fn fails(&self, free: u64, words: &str) {
-        self.leave(free);
-        let error = assert_refused(on(&self.base, words));
-        assert!(error.contains("No space left on device"), "{free} bytes, {words}: {error}");
+        let command = on(&self.base, words);
+        let (error, reason, advice) = if self.is_mounted {
+            self.leave(free);
+            (assert_refused(command), "No space left on device", "free space")
+        } else {
+            (assert_refused(limited(&command, free)), "File too large", "ulimit -f")
+        };
+        assert!(error.contains(reason), "{free} bytes, {words}: {error}");
         assert!(error.contains(&*self.path.to_string_lossy()), "{free} bytes, {words}: the file is not named: {error}");
-        assert!(error.contains("hint: ") && error.contains("free space"), "{free} bytes, {words}: {error}");
+        assert!(error.contains("hint: ") && error.contains(advice), "{free} bytes, {words}: {error}");
     }
+}
+
+/// The command, to which longer files than of `bytes` are refused.
+fn limited(command: &Command, bytes: u64) -> Command {
+    let mut limited = Command::new("sh");
+    // `ulimit -f` counts blocks of 512 bytes; with the signal ignored, a longer write fails with an error instead.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", bytes / 512);
+    limited.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
+    limited
 }
 
 fn precompute(disk: &Disk) {
     let words = format!("{PRECOMPUTE} --store @disk/store.zarr");
-    disk.leave(0);
-    let refused = assert_refused(on(&disk.base, &words.replace("zstd", "none")));
-    assert!(refused.contains("store.zarr") && refused.contains(" free"), "{refused}");
+    if disk.is_mounted {
+        disk.leave(0);
+        let refused = assert_refused(on(&disk.base, &words.replace("zstd", "none")));
+        assert!(refused.contains("store.zarr") && refused.contains(" free"), "{refused}");
+    }
     // No space at all; for a few shards; for all but the end of the store.
     for free in [0, 150 << 10, 600 << 10] {
         disk.fails(free, &words);
@@ -134,12 +160,16 @@ fn train(disk: &Disk) {
         disk.fails(free, &words);
         assert!(!run.join(RUN_CONFIG).exists());
     }
-    // The first checkpoint fits, a second one next to it does not.
-    disk.fails(2 * state, &words);
-    assert!(run.join(RUN_CONFIG).exists(), "the run has begun");
-    disk.fails(0, "train --run @disk/run --resume");
-    disk.empty();
-    succeed(on(&disk.base, "train --run @disk/run --resume"));
+    if disk.is_mounted {
+        // The first checkpoint fits, a second one next to it does not.
+        disk.fails(2 * state, &words);
+        assert!(run.join(RUN_CONFIG).exists(), "the run has begun");
+        disk.fails(0, "train --run @disk/run --resume");
+        disk.empty();
+        succeed(on(&disk.base, "train --run @disk/run --resume"));
+    } else {
+        succeed(on(&disk.base, &words));
+    }
     for file in [RESUME_STATE, CHECKPOINT, BEST_CHECKPOINT, STEPS_TABLE] {
         assert!(fs::read(run.join(file)).unwrap() == fs::read(expected.join(file)).unwrap(), "{file}");
     }

@@ -220,6 +220,7 @@ impl Error {
 pub fn io_hint(error: &io::Error) -> Option<String> {
     let hint = match error.kind() {
         _ if is_full(error) => "free space on the disk, then run the same command again",
+        ErrorKind::FileTooLarge => "raise the limit on the size of a file (ulimit -f), or choose another file system",
         ErrorKind::NotFound => "check that it exists and that its name is right",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "check that you may access it",
         ErrorKind::NotADirectory => "name a folder",

@@ -48,19 +48,7 @@ impl fmt::Display for GroupBy {
     }
 }
 
-impl TryFrom<String> for GroupBy {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<GroupBy> for String {
-    fn from(group_by: GroupBy) -> String {
-        group_by.to_string()
-    }
-}
+crate::by_text!(GroupBy);
 
 #[cfg(test)]
 mod tests {

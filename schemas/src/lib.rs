@@ -2,6 +2,26 @@
 //!
 //! It has no I/O and no tensors, so that every stage and tool can share these types at no cost.
 
+/// The conversions by which serde reads and writes a type as its text: `#[serde(try_from = "String", into = "String")]`.
+macro_rules! by_text {
+    ($type:ty) => {
+        impl TryFrom<String> for $type {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> String {
+                value.to_string()
+            }
+        }
+    };
+}
+pub(crate) use by_text;
+
 pub mod classes;
 pub mod counted;
 pub mod device_store;

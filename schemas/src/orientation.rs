@@ -64,19 +64,7 @@ impl fmt::Debug for Orientation {
     }
 }
 
-impl TryFrom<String> for Orientation {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Orientation> for String {
-    fn from(orientation: Orientation) -> String {
-        orientation.to_string()
-    }
-}
+crate::by_text!(Orientation);
 
 /// Which axis of a file's array each axis of a turned array is: its number from 1, negative if it runs the other way. `[1, 2, 3]` changes
 /// nothing; `[-2, 1, 3]` takes the file's second axis, reversed, as the first.

@@ -156,6 +156,50 @@ fn every_gate_starts_where_the_published_one_does() -> Result<()> {
     Ok(())
 }
 
+/// What a GPU's steps record of a gate: α and, unless it is one number, its mean.
+#[test]
+fn a_gates_numbers_are_its_alpha_and_its_mean() -> Result<()> {
+    let (images, embeddings, _) = batch()?;
+    for (gate, count) in [(GateKind::Scalar, 1), (GateKind::Channel, 2), (GateKind::Pixel, 2)] {
+        let config = ModelConfig { gate, ..config(Arm::Full) };
+        let mut weights = weights(&config);
+        // Alphas of a gate per channel from -2 to 2; a gate per pixel sees only the embeddings' channel 0, and its bias is ½.
+        let alphas: Vec<f32> = (0..256).map(|c| c as f32 / 64.0 - 2.0).collect();
+        let mut of_pixel = vec![0f32; 512];
+        of_pixel[0] = 3.0;
+        for (name, values) in [("sam.alpha", alphas), ("sam.alpha.weight", of_pixel), ("sam.alpha.bias", vec![0.5])] {
+            if let Some(tensor) = weights.0.get_mut(name) {
+                let shape = tensor.shape().clone();
+                *tensor = Tensor::from_vec(values[..shape.elem_count()].to_vec(), shape, &Device::Cpu)?;
+            }
+        }
+        let model = LadderSam::new(&config, &weights, &Device::Cpu).unwrap();
+        model.forward(&images, &embeddings)?;
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let mean = |of: Vec<f64>| of.iter().sum::<f64>() / of.len() as f64;
+        let expected = match gate {
+            GateKind::Scalar => [-2.0, sigmoid(-2.0)],
+            GateKind::Channel => {
+                let alpha = |c: u32| f64::from(c) / 64.0 - 2.0;
+                [mean((0..256).map(alpha).collect()), mean((0..256).map(|c| sigmoid(alpha(c))).collect())]
+            }
+            GateKind::Pixel => {
+                let seen = values(&embeddings.narrow(1, 0, 1)?);
+                [0.5, mean(seen.iter().map(|&x| sigmoid(3.0 * f64::from(x) + 0.5)).collect())]
+            }
+        };
+        let numbers = values(&model.gate_numbers()?);
+        assert_eq!(numbers.len(), count);
+        let close = |found: f32, expected: f64| (f64::from(found) - expected).abs() < 1e-6;
+        assert!(
+            numbers.iter().zip(expected).all(|(&found, expected)| close(found, expected)),
+            "{gate:?}: {numbers:?}, {expected:?}"
+        );
+        assert!(close(model.alpha()?, expected[0]) && close(model.gate()?, expected[1]), "{gate:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn each_arm_has_gradients_for_what_it_runs() -> Result<()> {
     let (images, embeddings, labels) = batch()?;

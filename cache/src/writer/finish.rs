@@ -105,7 +105,7 @@ impl StoreWriter {
             let name = scans_table(split);
             files.push(written(&self.storage, &name, encode_rows(&self.storage.join(&name), &scans)?)?);
         }
-        let sha256 = self.decoder_hash()?.unwrap_or_default();
+        let sha256 = self.decoder_hash()?.ok_or_else(|| self.lost(DECODER_WEIGHTS))?;
         files.push(SourceFile { path: DECODER_WEIGHTS.into(), sha256 });
         Ok(files)
     }
@@ -113,22 +113,26 @@ impl StoreWriter {
     fn recorded(&self) -> Result<Recorded> {
         let mut checksums = Checksums::default();
         let (mut scans, mut rows) = ([vec![], vec![]], [vec![], vec![]]);
-        let lost =
-            |what: String| Error::Incomplete { path: self.storage.root().into(), detail: format!("{what} is not recorded") };
         for split in Split::ALL {
             for &kind in ArrayKind::all(&self.layout.attributes().config) {
                 let path = self.layout.array(split, kind).path;
-                let of_array = self.checksums_of(split, kind).ok_or_else(|| lost(path.clone()))?;
+                let of_array = self.checksums_of(split, kind).ok_or_else(|| self.lost(&path))?;
                 checksums.insert(path, of_array);
             }
             for (case, _) in self.layout.cases_of(split) {
-                let record = self.case_record(split, &case.case)?.ok_or_else(|| lost(format!("{split} case {}", case.case)))?;
+                let record =
+                    self.case_record(split, &case.case)?.ok_or_else(|| self.lost(&format!("{split} case {}", case.case)))?;
                 scans[split as usize].push(record.scan);
                 rows[split as usize].extend(record.rows);
                 checksums.insert(ArraySpec::of_mask(split, &case.case, [1; 3]).path, record.mask);
             }
         }
         Ok(Recorded { scans, rows, checksums })
+    }
+
+    /// A record is gone: it is damaged, or another process has just finished the store and removed it.
+    fn lost(&self, what: &str) -> Error {
+        Error::Incomplete { path: self.storage.root().into(), detail: format!("{what} is not recorded") }
     }
 }
 
@@ -152,4 +156,55 @@ fn written(store: &Storage, name: &str, bytes: Vec<u8>) -> Result<SourceFile> {
     let sha256 = sha256_hex(&bytes);
     store.write(&store.join(name), bytes)?;
     Ok(SourceFile { path: name.into(), sha256 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Opened, SliceTensors};
+    use super::*;
+    use crate::store::ReferenceMask;
+    use sam_ladder_schemas::encoder::{EMBED_CHANNELS, EncoderArch};
+    use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
+    use sam_ladder_schemas::store::{CaseLayout, StoreAttributes};
+    use sam_ladder_schemas::variants::AugmentPolicy;
+
+    /// A writer that has written everything of a store of one slice.
+    fn full(folder: &std::path::Path) -> Box<StoreWriter> {
+        let published = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 });
+        let config = PrecomputeConfig { image_size: 16, data_size: 16, augment: AugmentPolicy::None, ..published };
+        let organs = config.class_names.len();
+        let source = SourceFile { path: "a.nii".into(), sha256: "0".repeat(64) };
+        let case = CaseLayout { case: "a".into(), split: Split::Train, num_slices: 1, sources: vec![source.path.clone()] };
+        let layout = StoreLayout::new(StoreAttributes::new(config, vec![source.clone()]), vec![case]).unwrap();
+        let Opened::Writer(writer) = StoreWriter::open_or_create(folder, layout).unwrap() else { panic!("a new store") };
+        let tensors = SliceTensors { embeddings: &[0.25; EMBED_CHANNELS], images: &[0.5; 256], labels: &[1; 16] };
+        writer.write_slice(Split::Train, 0, &tensors).unwrap();
+        let row = SliceRow {
+            row: 0,
+            case: "a".into(),
+            slice_index: 0,
+            spacing_mm: None,
+            size: [16; 2],
+            voxels: vec![0; organs],
+            source: source.path,
+            source_sha256: source.sha256,
+        };
+        let mask = ReferenceMask { labels: vec![0; 256], shape: [1, 16, 16] };
+        writer.write_case(Split::Train, &ScanRow::of_array("a", [1, 16, 16], None), &[row], &mask).unwrap();
+        writer.write_decoder(b"a decoder").unwrap();
+        writer
+    }
+
+    /// Where there are no locks, another process may finish the store and remove its records while this one writes the tables. A manifest
+    /// without the decoder's hash would make the store a damaged one for good.
+    #[test]
+    fn no_tables_are_written_from_records_that_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = full(folder.path());
+        assert_eq!(writer.missing().unwrap(), None);
+        assert!(writer.write_tables().unwrap().iter().all(|file| file.sha256.len() == 64));
+        std::fs::remove_file(folder.path().join("progress/decoder.json")).unwrap();
+        let error = writer.write_tables().unwrap_err();
+        assert!(matches!(&error, Error::Incomplete { detail, .. } if detail.contains(DECODER_WEIGHTS)), "{error}");
+    }
 }

@@ -308,30 +308,7 @@ mod tests {
     use super::super::{Condition, Domain};
     use super::*;
 
-    const GOOD: &str = r#"
-[settings]
-epochs = 9
-optimizer = ["adamw", "sgd"]
-lr = { min = 1e-4, max = 1e-2, scale = "log", points = 3 }
-lambda = { min = 0.0, max = 1.0 }
-weight-decay = { values = [0, 0.1], when = { optimizer = "adamw" } }
-warmup = { min = 0, max = 20 }
-
-[search]
-method = "tpe"
-startup = 4
-
-[pruning]
-method = "asha"
-reduction = 2
-
-[validation]
-folds = 3
-seeds = [1, 2]
-
-[budget]
-trials = 20
-"#;
+    const GOOD: &str = include_str!("example.toml");
 
     #[test]
     fn a_good_file_is_read() {

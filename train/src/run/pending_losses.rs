@@ -113,4 +113,20 @@ mod tests {
         assert!(pending.read(Arm::Full)?.is_empty());
         Ok(())
     }
+
+    /// Of a gate that is not one number, the mean comes as a fifth number, which is not sigmoid(α).
+    #[test]
+    fn a_gate_that_is_not_one_number_has_its_own() -> Result<()> {
+        for (arm, gate) in [(Arm::Full, 0.25), (Arm::CnnOnly, 0.0), (Arm::SamOnly, 1.0)] {
+            let mut pending = PendingLosses::default();
+            for step in 0..2u64 {
+                let numbers = Tensor::new(&[1.0f32 + step as f32, 2.0, 3.0, -4.0, 0.25], &Device::Cpu)?;
+                pending.0.push((TakenStep { step, epoch: 0, lr: 0.1 }, Numbers::OnDevice(numbers)));
+            }
+            let rows = pending.read(arm)?;
+            let found: Vec<[f32; 5]> = rows.iter().map(|row| [row.loss, row.ce, row.dice, row.alpha, row.gate]).collect();
+            assert_eq!(found, [[1.0, 2.0, 3.0, -4.0, gate], [2.0, 2.0, 3.0, -4.0, gate]]);
+        }
+        Ok(())
+    }
 }

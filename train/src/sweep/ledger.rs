@@ -63,6 +63,7 @@ impl<'a> Ledger<'a> {
     /// The row of a trial whose record is damaged, from the sweep's table; if it is not there, the trial is kept aside.
     fn restored(&self, id: &str, reason: &TrainError) -> Result<Option<TrialRow>> {
         if let Some(row) = self.folder.row_of_table(id) {
+            let row = self.finished(row)?;
             self.observer.message(&format!("{reason}; the record of trial {id} is written again from the sweep's table"));
             self.folder.write_trial(&row)?;
             return Ok(Some(row));
@@ -70,6 +71,19 @@ impl<'a> Ledger<'a> {
         let aside = self.folder.set_aside(&self.folder.path().join(TRIALS_DIR).join(id))?;
         self.observer.message(&format!("{reason}; trial {id} is kept in {}, and its number is free again", aside.display()));
         Ok(None)
+    }
+
+    /// The table may be older than the record that was lost: a trial whose runs have all their epochs has finished.
+    fn finished(&self, row: TrialRow) -> Result<TrialRow> {
+        let epochs = |&(seed, fold): &(u64, u32)| self.folder.read_run(&row.trial, seed, fold).unwrap_or_default();
+        let account = Account { epochs: self.runs.iter().map(epochs).collect(), failures: row.failures, ..Account::default() };
+        let mut trial = self.scheduler.trial(row.number, point_of(&self.record.config, &row)?);
+        trial.scores = account.scores(&trial.rungs, row.max_epochs);
+        if row.status == TrialStatus::Finished || trial.end.is_some() || trial.scores.len() < trial.rungs.len() {
+            return Ok(row);
+        }
+        trial.end = Some(End::Finished);
+        Ok(account.row(&trial, &self.record.config))
     }
 
     fn take_in(&mut self, row: TrialRow, known: Option<usize>, in_flux: bool) -> Result<()> {

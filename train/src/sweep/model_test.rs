@@ -193,6 +193,23 @@ fn a_full_disk_stops_the_sweep_and_uses_up_no_retries() {
     assert_eq!(table(out.path()), table(whole.path()));
 }
 
+/// The records of finished trials are damaged, and the sweep's table is from before their end: the runs say that they have finished.
+#[test]
+fn damaged_records_of_finished_trials_are_made_again_from_their_runs() {
+    let record = record("random", "", 1);
+    let (out, log) = (folder(), Log::default());
+    work(out.path(), &record, (1, 1), Writes::default(), false, &log).unwrap();
+    let (expected, trained) = (table(out.path()), log.lock().unwrap().len());
+    let begun = |row: &TrialRow| TrialRow { status: TrialStatus::Running, epochs: 1, dice: Some(0.5), rank: None, ..row.clone() };
+    write_rows(&out.path().join(TRIALS_TABLE), &expected.iter().map(begun).collect::<Vec<_>>()).unwrap();
+    for row in &expected {
+        std::fs::write(out.path().join(TRIALS_DIR).join(&row.trial).join(TRIAL_RECORD), "").unwrap();
+    }
+    work(out.path(), &record, (1, 1), Writes::default(), false, &log).unwrap();
+    assert_eq!(table(out.path()), expected);
+    assert_eq!(log.lock().unwrap().len(), trained, "nothing is trained again");
+}
+
 /// Two workers at once: no point is trained twice, no number is lost, and a budget is one for both.
 #[test]
 fn two_workers_train_each_point_once() {
@@ -255,10 +272,8 @@ impl Seen {
         let names = ["seed-1234-fold-1/epochs.parquet", "seed-1234-fold-2/epochs.parquet", TRIAL_RECORD];
         let name = names[self.pick(3)];
         let path = out.join(TRIALS_DIR).join(&id).join(name);
-        let in_table = read_rows::<TrialRow>(&out.join(TRIALS_TABLE)).is_ok_and(|rows| rows.iter().any(|row| row.trial == id));
         let Ok(bytes) = std::fs::read(&path) else { return };
-        // A record that no table repeats cannot come back.
-        if name == TRIAL_RECORD && !in_table {
+        if name == TRIAL_RECORD && !self.is_told_elsewhere(out, &id) {
             return;
         }
         match self.pick(2) {
@@ -269,6 +284,16 @@ impl Seen {
                 write_rows(&path, &rows[..rows.len() / 2]).unwrap();
             }
         }
+    }
+
+    /// Whether a trial's record can come back: from the sweep's table or, if the trial finished after it was written, from the runs.
+    fn is_told_elsewhere(&self, out: &Path, id: &str) -> bool {
+        let table = read_rows::<TrialRow>(&out.join(TRIALS_TABLE)).unwrap_or_default();
+        let is_whole = |fold| Folder::new(out).read_run(id, 1234, fold).is_ok_and(|epochs| epochs.len() == EPOCHS as usize);
+        table.iter().find(|row| row.trial == id).is_some_and(|row| {
+            let had_finished = self.rows[id].status == TrialStatus::Finished;
+            !had_finished || row.status == TrialStatus::Finished || is_whole(1) && is_whole(2)
+        })
     }
 
     /// One or two workers, each of which may be killed.
@@ -323,9 +348,10 @@ impl Seen {
         self.check(out);
         // Whole trials are not trained again; those that were damaged are, and others if their state had been removed.
         let before = self.log.lock().unwrap().len();
-        work(out, &self.record, (1, 1), Writes::default(), true, &self.log).unwrap();
+        let again = work(out, &self.record, (1, 1), Writes::default(), true, &self.log).unwrap();
         let fails = rows.iter().any(|row| row.status == TrialStatus::Failed);
-        assert!(fails || self.log.lock().unwrap().len() == before, "a sweep that had ended has trained");
+        let trained = self.log.lock().unwrap().split_off(before);
+        assert!(fails || trained.is_empty(), "a sweep that had ended has trained {trained:?}: {rows:#?}, then {again:#?}");
     }
 }
 

@@ -306,6 +306,8 @@ impl<'a> Scheduler<'a> {
         if let Pruning::Median { startup, .. } = self.config.pruning {
             let pruned: Vec<(usize, String)> = outcomes
                 .iter()
+                // What is trained again had passed these rungs; its record is not replaced by less.
+                .filter(|(job, _)| !self.trials[job.trial].is_damaged())
                 .filter_map(|(job, _)| Some((job.trial, self.below_median(job.trial, startup as usize)?)))
                 .collect();
             for (trial, reason) in pruned {
@@ -480,6 +482,27 @@ mod tests {
         let best = scheduler.order()[0];
         let least = |trial: &Trial| (trial.point.settings["lr"].as_f64().unwrap() / 1e-2).log10().abs();
         assert!(scheduler.trials.iter().all(|trial| least(trial) >= least(&scheduler.trials[best])));
+    }
+
+    /// The median does not judge a trial that is trained again, because its runs were damaged, before it has what its record says: a record
+    /// is not replaced by less, so each start would train it anew.
+    #[test]
+    fn a_damaged_trial_gets_back_what_it_had() {
+        let config = config("method = \"median\"\nstartup = 3", "random", "trials = 20");
+        let mut scheduler = Scheduler::new(&config).unwrap();
+        run(&mut scheduler, 2);
+        let value = |trial: &Trial| dice(trial, 9).dice.unwrap();
+        let worst = (0..20).min_by(|&a, &b| value(&scheduler.trials[a]).total_cmp(&value(&scheduler.trials[b]))).unwrap();
+        let Trial { number, point, .. } = scheduler.trials[worst].clone();
+        scheduler.trials[worst] = Trial { recorded: 3, ..scheduler.trial(number, point) };
+        let mut trained = Vec::new();
+        while let Some(&job) = scheduler.next_jobs(1, &[]).first() {
+            let outcome = outcome(&scheduler.trials[job.trial], job.until);
+            scheduler.record(vec![(job, outcome)]);
+            trained.push((job.trial, job.until));
+        }
+        assert_eq!(trained, [(worst, 1), (worst, 2), (worst, 3)]);
+        assert!(matches!(&scheduler.trials[worst].end, Some(End::Pruned(reason)) if is_final_reason(reason)));
     }
 
     #[test]

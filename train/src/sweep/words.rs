@@ -123,25 +123,7 @@ mod tests {
     use super::*;
     use sam_ladder_schemas::sweep::parse_sweep;
 
-    const FILE: &str = r#"
-[settings]
-epochs = 9
-optimizer = ["adamw", "adam", "sgd"]
-lr = { min = 1e-4, max = 1e-2, scale = "log", points = 3 }
-weight_decay = { values = [0, 0.1], when = { optimizer = ["adamw", "sgd"] } }
-warmup = { min = 0, max = 20 }
-[search]
-method = "tpe"
-startup = 4
-[pruning]
-method = "asha"
-reduction = 2
-[validation]
-folds = 3
-seeds = [1, 2]
-[budget]
-trials = 20
-"#;
+    const FILE: &str = include_str!("../../../schemas/src/sweep/example.toml");
 
     /// Every kind of change is said in words, without braces, quotation marks or Rust's names.
     #[test]
@@ -150,23 +132,27 @@ trials = 20
         let sweep = parse(FILE);
         for (from, to, expected) in [
             ("epochs = 9", "epochs = 8", "settings.epochs is 9 in the sweep and 8 in the file"),
-            ("\"adam\", ", "", "settings.optimizer is adamw, adam or sgd in the sweep and adamw or sgd in the file"),
+            (
+                "\"sgd\"]",
+                "\"adam\", \"sgd\"]",
+                "settings.optimizer is adamw or sgd in the sweep and adamw, adam or sgd in the file",
+            ),
             (
                 "max = 1e-2, scale = \"log\", points = 3",
                 "max = 2e-2",
                 "settings.lr is 0.0001 to 0.01 on the log scale, 3 points in the sweep and 0.0001 to 0.02 in the file",
             ),
             (
-                "[\"adamw\", \"sgd\"] }",
-                "\"sgd\" }",
-                "settings.weight_decay is 0.0 or 0.1 when optimizer is adamw or sgd in the sweep and 0.0 or 0.1 when optimizer is sgd in the file",
+                "= \"adamw\" }",
+                "= [\"adamw\", \"sgd\"] }",
+                "settings.weight_decay is 0.0 or 0.1 when optimizer is adamw in the sweep and 0.0 or 0.1 when optimizer is adamw or sgd in the file",
             ),
             (
                 "warmup = { min = 0, max = 20 }\n",
                 "",
                 "settings.warmup is 0 to 20 in whole numbers in the sweep and not set in the file; the order of the settings is",
             ),
-            ("max = 20 }\n", "max = 20 }\nlambda = 0.5\n", "settings.lambda is not set in the sweep and 0.5 in the file"),
+            ("max = 20 }\n", "max = 20 }\narm = \"cnn-only\"\n", "settings.arm is not set in the sweep and cnn-only in the file"),
             ("startup = 4", "startup = 5", "search.startup is 4 in the sweep and 5 in the file"),
             (
                 "\"tpe\"\nstartup = 4",
@@ -195,10 +181,10 @@ trials = 20
             assert!(said.contains(expected), "{from}: {said}");
             assert!(!said.contains(['{', '"']) && !said.contains("Some"), "{said}");
         }
-        let moved = FILE.replacen("epochs = 9\n", "", 1).replacen("[search]", "epochs = 9\n[search]", 1);
+        let moved = FILE.replacen("epochs = 9\n", "", 1).replacen("\n[search]", "epochs = 9\n\n[search]", 1);
         let said = differences(&sweep, &parse(&moved)).unwrap();
         assert!(
-            said.starts_with("the order of the settings is epochs, optimizer, lr, weight_decay then warmup in the sweep"),
+            said.starts_with("the order of the settings is epochs, optimizer, lr, lambda, weight_decay then warmup in the sweep"),
             "{said}"
         );
         // Budget and retries may change.
