@@ -302,6 +302,10 @@ impl Both {
         let before = self.bytes();
         // Its copy is damaged at another time, never together with it.
         let names: Vec<PathBuf> = before.keys().filter(|name| *name != Path::new("manifest.json")).cloned().collect();
+        if names.is_empty() {
+            // Of a store that was killed as it began, only the copy is left.
+            return;
+        }
         let name = names[self.below(names.len())].clone();
         let mut bytes = before[&name].clone();
         let kind = self.below(5);
