@@ -151,11 +151,10 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// The operating system's, naming the file.
     pub(super) fn add_started(&mut self) -> Result<()> {
-        for trial in self.accounts.len()..self.scheduler.trials.len() {
-            self.accounts.push(Account { epochs: vec![Vec::new(); self.runs.len()], ..Account::default() });
-            self.write_row(trial)?;
-        }
-        Ok(())
+        let (first, all) = (self.accounts.len(), self.scheduler.trials.len());
+        // All of them before the first write, which may fail: then what others have recorded is read once more.
+        self.accounts.resize_with(all, || Account { epochs: vec![Vec::new(); self.runs.len()], ..Account::default() });
+        (first..all).try_for_each(|trial| self.write_row(trial))
     }
 
     /// Reads a run's epochs again after it was trained.

@@ -210,6 +210,27 @@ fn damaged_records_of_finished_trials_are_made_again_from_their_runs() {
     assert_eq!(log.lock().unwrap().len(), trained, "nothing is trained again");
 }
 
+/// A worker that could not record the trials that it started, on a full disk, still reads what another one has recorded of them.
+#[test]
+fn a_worker_that_could_not_record_its_trials_reads_those_of_another() {
+    let record = record("random", "", 3);
+    let out = folder();
+    let start = |writes| {
+        let mut folder = Folder::new(out.path());
+        folder.writes = writes;
+        let mut ledger = Ledger::new(folder, &record, silent()).unwrap();
+        ledger.refresh(&[]).unwrap();
+        assert_eq!(ledger.scheduler.next_jobs(3, &[]).len(), 3);
+        let written = ledger.add_started();
+        (ledger, written)
+    };
+    let (mut stopped, written) = start(Writes::kill_after(0));
+    assert!(written.is_err());
+    start(Writes::default()).1.unwrap();
+    stopped.refresh(&[]).unwrap();
+    assert_eq!(stopped.rows().len(), 3);
+}
+
 /// Two workers at once: no point is trained twice, no number is lost, and a budget is one for both.
 #[test]
 fn two_workers_train_each_point_once() {
