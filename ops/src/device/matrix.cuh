@@ -65,21 +65,24 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 }
 
 inline void emulated_ldmatrix(uint32_t (&to)[4], const void* row, bool transposed) {
-    emulation::Machine& m = emulation::machine();
-    emulation::Warp& warp = m.warps[m.current / emulation::WARP];
-    int lane = m.current % emulation::WARP;
-    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) m.fail("a row of a matrix is not aligned to 16 bytes");
-    warp.published[lane] = row;
-    m.warp_barrier();
-    for (int matrix = 0; matrix < 4; ++matrix) {
-        uint16_t pair[2];
-        for (int j = 0; j < 2; ++j) {
-            int of_row = transposed ? 2 * (lane % 4) + j : lane / 4, column = transposed ? lane / 4 : 2 * (lane % 4) + j;
-            std::memcpy(&pair[j], static_cast<const uint16_t*>(warp.published[8 * matrix + of_row]) + column, 2);
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulation::machine().fail("a row of a matrix is not aligned to 16 bytes");
+    struct Row {
+        const uint16_t* elements;
+    };
+    struct Registers {
+        uint16_t pairs[4][2];
+    };
+    Row mine{static_cast<const uint16_t*>(row)};
+    Registers registers = emulation::collective<Registers>(mine, [&](const Row* rows, Registers* results) {
+        for (int lane = 0; lane < emulation::WARP; ++lane) {
+            for (int i = 0; i < 8; ++i) {
+                int matrix = i / 2, pair = 2 * (lane % 4) + i % 2;
+                const uint16_t* from = rows[8 * matrix + (transposed ? pair : lane / 4)].elements;
+                results[lane].pairs[matrix][i % 2] = from[transposed ? lane / 4 : pair];
+            }
         }
-        std::memcpy(&to[matrix], pair, 4);
-    }
-    m.warp_barrier();
+    });
+    std::memcpy(to, registers.pairs, sizeof to);
 }
 inline void load_matrices(uint32_t (&to)[4], const void* row) { emulated_ldmatrix(to, row, false); }
 inline void load_matrices_transposed(uint32_t (&to)[4], const void* row) { emulated_ldmatrix(to, row, true); }
