@@ -21,7 +21,7 @@ const TOLERANCE: f32 = 1e-4;
 #[command(after_help = "\
 Examples:
   sam-ladder doctor
-  sam-ladder doctor --device cuda:0 --weights /data/weights --disk /scratch
+  sam-ladder doctor --weights /data/weights --disk /scratch
 ")]
 pub struct Args {
     /// The device to try: auto, cpu or cuda:INDEX
