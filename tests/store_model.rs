@@ -300,8 +300,10 @@ impl Both {
             return;
         }
         let before = self.bytes();
-        // Its copy is damaged at another time, never together with it.
-        let names: Vec<PathBuf> = before.keys().filter(|name| *name != Path::new("manifest.json")).cloned().collect();
+        // Its copy is damaged at another time, never together with it; and it stays whole where a kill has left no copy.
+        let [manifest, copy] = ["zarr.json", "manifest.json"].map(Path::new);
+        let is_spared = |name: &PathBuf| name == copy || (name == manifest && !before.contains_key(copy));
+        let names: Vec<PathBuf> = before.keys().filter(|name| !is_spared(name)).cloned().collect();
         if names.is_empty() {
             // Of a store that was killed as it began, only the copy is left.
             return;

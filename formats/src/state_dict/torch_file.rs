@@ -84,9 +84,12 @@ fn count(entries: &Entries) -> usize {
     entries.iter().filter(|(_, value)| matches!(value, Value::Tensor(_))).count()
 }
 
+/// Under which key the dict of weights stands, and under which keys others do.
+type Place = (String, Vec<String>);
+
 /// The dict of weights, the pickle's own, or the one under one of [`NESTED_KEYS`] if that has more tensors; and under which key it and others
 /// stand.
-fn weights(pickle: &Pickle) -> Result<(&Entries, Option<(String, Vec<String>)>), Problem> {
+fn weights(pickle: &Pickle) -> Result<(&Entries, Option<Place>), Problem> {
     let top = pickle.dict(&pickle.root).ok_or(Problem::with_advice("it holds no dict of tensors", SAVE_AGAIN))?;
     let nested = NESTED_KEYS.iter().filter_map(|key| Some((*key, pickle.dict(pickle.get(&pickle.root, key)?)?)));
     let mut nested = nested.filter(|(_, nested)| count(nested) > 0 && count(nested) >= count(top));
