@@ -89,6 +89,6 @@ impl<'a> Fetcher<'a> {
             Begun::Group(group) => Encoded::Group(group, std::mem::take(&mut self.embeddings)),
             Begun::CaseEnd(end) => Encoded::CaseEnd(end),
         };
-        Ok(tracing::trace_span!("wait for the writer").in_scope(|| self.out.send(encoded)).is_ok())
+        Ok(tracing::trace_span!("wait for the writer").in_scope(|| self.out.send(encoded).is_ok()))
     }
 }
