@@ -471,7 +471,8 @@ impl Both {
             assert!(outcome.unwrap().complete);
         }
         self.model = Some(Model { policy, scans: self.there.clone(), complete: true, base: None, harmed: false });
-        assert!(verify(&self.place, &|_, _| {}).unwrap().damage.is_empty());
+        let damage = verify(&self.place, &|_, _| {}).unwrap().damage;
+        assert!(damage.is_empty(), "{damage:?}");
         self.read();
     }
 }
