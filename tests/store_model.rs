@@ -209,7 +209,8 @@ impl Both {
                     assert!(outcome.is_ok(), "{}", outcome.as_ref().unwrap_err());
                 }
                 assert!(complete, "the last worker finishes the store");
-                self.model = Some(whole);
+                // In a bucket only the ends of objects are read again.
+                self.model = Some(Model { harmed: harmed && self.is_in_bucket(), ..whole });
             }
             Some(_) => {
                 let was_complete = self.model.as_ref().is_some_and(|model| model.complete && *model == whole);
@@ -448,6 +449,10 @@ impl Both {
         })
     }
 
+    fn is_in_bucket(&self) -> bool {
+        self.place != self.files
+    }
+
     fn bytes(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         if self.files.is_dir() { files(&self.files) } else { BTreeMap::new() }
     }
@@ -470,7 +475,11 @@ impl Both {
         for outcome in self.run_workers(policy, 1, None) {
             assert!(outcome.unwrap().complete);
         }
-        self.model = Some(Model { policy, scans: self.there.clone(), complete: true, base: None, harmed: false });
+        let harmed = self.is_in_bucket() && self.model.as_ref().is_some_and(|model| model.harmed);
+        self.model = Some(Model { policy, scans: self.there.clone(), complete: true, base: None, harmed });
+        if harmed {
+            self.mend();
+        }
         let damage = verify(&self.place, &|_, _| {}).unwrap().damage;
         assert!(damage.is_empty(), "{damage:?}");
         self.read();
