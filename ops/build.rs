@@ -4,11 +4,11 @@ use std::error::Error;
 use std::path::PathBuf;
 
 /// The operations with kernels, in `src/<operation>/kernel.cu`; each is a module.
-const OPERATIONS: [&str; 14] = [
+const OPERATIONS: [&str; 15] = [
     "attention",
     "batch_norm",
     "batch_norm_pool",
-    "conv_transpose",
+    "column_sums",
     "dice_ce",
     "elementwise",
     "gather",
@@ -19,6 +19,7 @@ const OPERATIONS: [&str; 14] = [
     "optimizer",
     "partial_sums",
     "rel_pos_attention",
+    "strided_copy",
 ];
 /// Headers of the kernels.
 const HEADERS: [&str; 6] = [

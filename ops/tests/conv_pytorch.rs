@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Result, Tensor, Var};
-use sam_ladder_ops::{Conv2d, F32Math, batch_norm_train, conv_transpose2d_2x2, max_pool2d_3x3_s2_p1};
+use sam_ladder_ops::{Conv2d, F32Math, Tape, batch_norm_train, conv_transpose2d_2x2, max_pool2d_3x3_s2_p1};
 
 /// Tolerance of results and gradients: norm of the difference over the norm.
 const TOLERANCE: f32 = 3e-6;
@@ -61,5 +61,19 @@ fn pooling_is_pytorchs_also_where_maxima_tie() -> Result<()> {
 
 #[test]
 fn transposed_convolution_is_pytorchs() -> Result<()> {
-    check("conv_transpose", &["x", "weight", "bias"], |t| conv_transpose2d_2x2(&t[0], &t[1], &t[2], F32Math::Exact))
+    let golden = golden()?;
+    let get = |name: &str| &golden[&format!("conv_transpose/{name}")];
+    let ((b, ci, h, w), (_, co, _, _)) = (get("x").dims4()?, get("weight").dims4()?);
+    let tape = Tape::default();
+    let [x, weight, bias] = ["x", "weight", "bias"].map(|name| tape.leaf(get(name)));
+    let pixels = x.reshape((b, ci, h * w))?.permute(&[0, 2, 1])?;
+    let patches = conv_transpose2d_2x2(&pixels, &weight, &bias, F32Math::Exact)?; // [b, h·w·4, co]
+    let image = patches.reshape(vec![b, h, w, 2, 2, co])?.permute(&[0, 5, 1, 3, 2, 4])?.reshape((b, co, 2 * h, 2 * w))?;
+    assert_close("conv_transpose: result", image.tensor(), get("result"))?;
+    let gradients = tape.backward(&image, get("grad_result").clone())?;
+    for name in ["x", "weight", "bias"] {
+        let gradient = gradients.get(get(name)).expect("a gradient of every input");
+        assert_close(&format!("conv_transpose: gradient of {name}"), gradient, get(&format!("grad_{name}")))?;
+    }
+    Ok(())
 }

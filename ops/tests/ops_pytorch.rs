@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor};
 use sam_ladder_ops::{
-    F32Math, Numerics, RelPosAttention, Tail, TokenGrid, add_relu, attention, batch_statistics, gelu, layer_norm, layer_norm_2d,
-    linear, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward,
+    F32Math, Numerics, RelPosAttention, Tail, Tape, TokenGrid, Value, add_relu, batch_statistics, gelu, layer_norm, linear,
+    multi_head_attention, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward,
 };
 
 /// Tolerance of results and gradients: norm of the difference over the norm.
@@ -37,38 +37,52 @@ impl Case {
 }
 
 /// Runs `op` on the case's inputs and compares the result and the gradient of each input.
-fn check(name: &'static str, inputs: &[&str], op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<()> {
-    let case = Case::open(name)?;
-    let vars = inputs.iter().map(|input| Var::from_tensor(case.get(input))).collect::<Result<Vec<_>>>()?;
-    let result = op(&vars.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>())?;
-    case.assert_close("result", &result)?;
-    let grads = (result * case.get("grad_result"))?.sum_all()?.backward()?;
-    for (input, var) in inputs.iter().zip(&vars) {
-        case.assert_close(&format!("grad_{input}"), grads.get(var).expect("a gradient of every input"))?;
+fn check(name: &'static str, inputs: &[&str], op: impl Fn(&[Value]) -> Result<Value>) -> Result<()> {
+    let (case, tape) = (Case::open(name)?, Tape::default());
+    let leaves: Vec<Value> = inputs.iter().map(|input| tape.leaf(case.get(input))).collect();
+    let result = op(&leaves)?;
+    case.assert_close("result", result.tensor())?;
+    let gradients = tape.backward(&result, case.get("grad_result").clone())?;
+    for input in inputs {
+        let gradient = gradients.get(case.get(input)).expect("a gradient of every input");
+        case.assert_close(&format!("grad_{input}"), gradient)?;
     }
     Ok(())
 }
 
 #[test]
 fn the_linear_layer_is_pytorchs() -> Result<()> {
-    check("linear", &["x", "weight", "bias"], |t| linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact))
+    check("linear", &["x", "weight", "bias"], |v| linear(&v[0], &v[1], Some(&v[2]), F32Math::Exact))
 }
 
 #[test]
 fn attention_is_pytorchs() -> Result<()> {
-    check("attention", &["q", "k", "v"], |t| attention(&t[0], &t[1], &t[2], 0.3))
+    let (b, heads, queries, d) = Case::open("attention")?.get("q").dims4()?;
+    let tokens = |v: &Value| v.permute(&[0, 2, 1, 3])?.reshape((b, v.tensor().dim(2)?, heads * d));
+    check("attention", &["q", "k", "v"], |v| {
+        let attended = multi_head_attention(&tokens(&v[0])?, &tokens(&v[1])?, &tokens(&v[2])?, heads, 0.3)?;
+        attended.reshape((b, queries, heads, d))?.permute(&[0, 2, 1, 3])
+    })
 }
 
 #[test]
 fn layer_norms_are_pytorchs() -> Result<()> {
-    check("layer_norm", &["x", "weight", "bias"], |t| layer_norm(&t[0], &t[1], &t[2], 1e-5))?;
-    check("layer_norm_2d", &["x", "weight", "bias"], |t| layer_norm_2d(&t[0], &t[1], &t[2], 1e-6))
+    check("layer_norm", &["x", "weight", "bias"], |v| layer_norm(&v[0], &v[1], &v[2], 1e-5))?;
+    check("layer_norm_2d", &["x", "weight", "bias"], |v| {
+        let pixels = v[0].permute(&[0, 2, 3, 1])?;
+        layer_norm(&pixels, &v[1], &v[2], 1e-6)?.permute(&[0, 3, 1, 2])
+    })
 }
 
 #[test]
 fn activations_are_pytorchs() -> Result<()> {
-    check("gelu", &["x"], |t| gelu(&t[0]))?;
-    check("add_relu", &["a", "b"], |t| add_relu(&t[0], &t[1]))
+    check("gelu", &["x"], |v| gelu(&v[0]))?;
+    let case = Case::open("add_relu")?;
+    let y = add_relu(case.get("a"), case.get("b"))?;
+    case.assert_close("result", &y)?;
+    let gradient = relu_backward(&y, case.get("grad_result"))?;
+    case.assert_close("grad_a", &gradient)?;
+    case.assert_close("grad_b", &gradient)
 }
 
 /// Batch norm, ReLU and pooling in one op, and its explicit backward.

@@ -105,9 +105,11 @@ fn agrees(device: &Device) -> candle_core::Result<bool> {
         Tensor::from_vec(values, (64, 64), &Device::Cpu)
     });
     let (x, weight) = (x?, weight?);
-    let here = linear(&x, &weight, None, F32Math::Exact)?;
-    let there = linear(&x.to_device(device)?, &weight.to_device(device)?, None, F32Math::Exact)?.to_device(&Device::Cpu)?;
-    let differences = (here - there)?.flatten_all()?.to_vec1::<f32>()?;
+    let product = |device: &Device| {
+        let y = linear(&x.to_device(device)?.into(), &weight.to_device(device)?.into(), None, F32Math::Exact)?;
+        y.tensor().to_device(&Device::Cpu)
+    };
+    let differences = (product(&Device::Cpu)? - product(device)?)?.flatten_all()?.to_vec1::<f32>()?;
     Ok(differences.iter().all(|difference| difference.abs() <= TOLERANCE))
 }
 

@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let forward = Instant::now();
         let loss = ladder_loss(&pass.low_res_logits, &labels, config.num_classes, 0.8)?;
         let lossed = Instant::now();
-        let gradients = pass.backward(loss.total)?;
+        let gradients = pass.backward(loss.gradient)?;
         let backward = Instant::now();
         optimizer.step(&gradients, 1e-3)?;
         drop(gradients);

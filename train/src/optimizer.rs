@@ -12,9 +12,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
-use sam_ladder_ops::{Slot as UpdateSlot, UpdateRule, update};
+use sam_ladder_ops::{Gradients, Slot as UpdateSlot, UpdateRule, update};
 use sam_ladder_schemas::train::OptimizerKind;
 
 const BETA1: f64 = 0.9;
@@ -75,7 +74,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// A gradient of another shape than its variable.
-    pub fn step(&mut self, gradients: &GradStore, lr: f64) -> Result<()> {
+    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         self.step_unless_diverged(gradients, lr, None)
     }
 
@@ -83,7 +82,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// As [`Self::step`].
-    pub fn step_unless_diverged(&mut self, gradients: &GradStore, lr: f64, losses: Option<&Tensor>) -> Result<()> {
+    pub fn step_unless_diverged(&mut self, gradients: &Gradients, lr: f64, losses: Option<&Tensor>) -> Result<()> {
         // Variables with the same number of updates share the numbers of the next one.
         let mut by_steps: BTreeMap<i64, Vec<(usize, Tensor)>> = BTreeMap::new();
         for (index, gradient) in self.gradients(gradients)? {
@@ -101,7 +100,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// As [`Self::step`], and a variable that has had no update yet.
-    pub fn update_in_graph(&self, gradients: &GradStore, losses: &Tensor, moving: &Tensor) -> Result<()> {
+    pub fn update_in_graph(&self, gradients: &Gradients, losses: &Tensor, moving: &Tensor) -> Result<()> {
         let updated = self.gradients(gradients)?;
         if let Some((index, _)) = updated.iter().find(|(index, _)| self.slots[*index].steps == 0) {
             bail!("`{}` has had no update yet", self.slots[*index].name);
@@ -153,7 +152,7 @@ impl Optimizer {
     }
 
     /// The gradients by slot, float32 and contiguous.
-    fn gradients(&self, gradients: &GradStore) -> Result<Vec<(usize, Tensor)>> {
+    fn gradients(&self, gradients: &Gradients) -> Result<Vec<(usize, Tensor)>> {
         let mut found = Vec::with_capacity(self.slots.len());
         for (index, slot) in self.slots.iter().enumerate() {
             let Some(gradient) = gradients.get(slot.var.as_tensor()) else { continue };
@@ -238,9 +237,11 @@ mod tests {
         vec![("a".to_string(), var(&[1.0, -2.0, 0.5])), ("b".to_string(), var(&[3.0]))]
     }
 
-    /// Gradient 2·(a - 1)·weight; `b` has none.
-    fn gradients(variables: &[(String, Var)]) -> GradStore {
-        (variables[0].1.as_tensor() - 1.0).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap()
+    /// Gradient 2·(a - 1); `b` has none.
+    fn gradients(variables: &[(String, Var)]) -> Gradients {
+        let mut gradients = Gradients::default();
+        gradients.insert(&variables[0].1, ((variables[0].1.as_detached_tensor() - 1.0).unwrap() * 2.0).unwrap());
+        gradients
     }
 
     fn values(var: &Var) -> Vec<f32> {

@@ -44,8 +44,8 @@ fn stem_gradient(images: &Tensor) -> Result<(Vec<f32>, Tensor)> {
     let model = model(Arm::CnnOnly);
     let (_, embeddings, labels) = batch()?;
     let pass = model.forward_train(images, &embeddings)?;
-    let (logits, total) = (values(&pass.low_res_logits), ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total);
-    let gradients = pass.backward(total)?;
+    let (logits, loss) = (values(&pass.low_res_logits), ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?);
+    let gradients = pass.backward(loss.gradient)?;
     let (_, stem) = model.trainable().iter().find(|(name, _)| name == "CNN_encoder.conv1.weight").unwrap();
     Ok((logits, gradients.get(stem).unwrap().clone()))
 }
@@ -206,8 +206,8 @@ fn each_arm_has_gradients_for_what_it_runs() -> Result<()> {
     for arm in [Arm::Full, Arm::CnnOnly, Arm::SamOnly] {
         let model = model(arm);
         let pass = model.forward_train(&images, &embeddings)?;
-        let total = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total;
-        let gradients = pass.backward(total)?;
+        let loss = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?;
+        let gradients = pass.backward(loss.gradient)?;
         for (name, var) in model.trainable() {
             let expected = match arm {
                 Arm::Full => true,
@@ -254,8 +254,8 @@ fn a_step_changes_only_trained_tensors_and_running_statistics() -> Result<()> {
     );
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
     let pass = model.forward_train(&images, &embeddings)?;
-    let total = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?.total;
-    optimizer.step(&pass.backward(total)?, 1e-3)?;
+    let loss = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?;
+    optimizer.step(&pass.backward(loss.gradient)?, 1e-3)?;
     let trained: HashSet<&str> = model.trainable().iter().map(|(name, _)| name.as_str()).collect();
     for ((name, before), (_, after)) in before.iter().zip(snapshot()) {
         let buffer = name.contains("running_") || name.ends_with("num_batches_tracked");

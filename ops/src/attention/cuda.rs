@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::device::{Arg, Gpu, Gradients, Grid, Input, Node, Output, suffix};
+use crate::device::{Arg, Gpu, Grid, Input, suffix};
 
 const MODULE: &str = "attention";
 /// Head widths for which there are kernels.
@@ -13,85 +13,84 @@ pub(super) fn has_kernel(d: usize, tensors: [&Tensor; 3]) -> bool {
     WIDTHS.contains(&d) && tensors.iter().all(|t| t.dtype() == tensors[0].dtype())
 }
 
-/// Strides of batch, head and row.
-fn strides(t: &Tensor) -> [u64; 3] {
-    std::array::from_fn(|axis| t.stride()[axis] as u64)
+/// Strides of batch, head and row of tokens `[b, n, heads·d]`, whose last axis is contiguous.
+fn strides(t: &Tensor, d: usize) -> [u64; 3] {
+    [t.stride()[0] as u64, d as u64, t.stride()[1] as u64]
 }
 
-fn sizes(q: &Tensor, k: &Tensor, scale: f32) -> Result<[Arg<'static>; 5]> {
-    let ((b, heads, queries, _), keys) = (q.dims4()?, k.dim(2)?);
-    let [b, heads, queries, keys] = [b, heads, queries, keys].map(|n| Arg::Int(n as i32));
-    Ok([b, heads, queries, keys, Arg::Float(scale)])
+/// The sizes of a call, and its scale.
+#[derive(Clone, Copy)]
+struct Sizes {
+    b: usize,
+    heads: usize,
+    queries: usize,
+    keys: usize,
+    d: usize,
+    scale: f32,
 }
 
-/// As [`super::attention`], but returns `[b, nq, heads, d]`; the last axes must be contiguous.
-pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
-    Node::tensor("attention", forward(q, k, v, scale)?, &[q, k, v], move |inputs, _, grad| {
-        let &[q, k, v] = inputs else { candle_core::bail!("attention: expected three inputs") };
-        backward(q, k, v, &grad.contiguous()?, scale)
-    })
+impl Sizes {
+    fn of([q, k, _]: &[Tensor; 3], heads: usize, scale: f32) -> Result<Self> {
+        let (b, queries, c) = q.dims3()?;
+        Ok(Sizes { b, heads, queries, keys: k.dim(1)?, d: c / heads, scale })
+    }
+
+    fn args(&self) -> [Arg<'static>; 5] {
+        let [b, heads, queries, keys] = [self.b, self.heads, self.queries, self.keys].map(|n| Arg::Int(n as i32));
+        [b, heads, queries, keys, Arg::Float(self.scale)]
+    }
 }
 
-/// As [`super::multi_head_attention`], for contiguous tokens.
-pub(super) fn multi_head(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, scale: f32) -> Result<Tensor> {
-    let (b, queries, c) = q.dims3()?;
-    let split = move |t: &Tensor| t.reshape((b, t.dim(1)?, heads, c / heads))?.transpose(1, 2);
-    let out = forward(&split(&q.detach())?, &split(&k.detach())?, &split(&v.detach())?, scale)?;
-    Node::tensor("attention", out.reshape((b, queries, c)), &[q, k, v], move |inputs, _, grad| {
-        let &[q, k, v] = inputs else { candle_core::bail!("attention: expected three inputs") };
-        let grad = grad.contiguous()?.reshape((b, queries, heads, c / heads))?;
-        let join = |gradient: Option<Tensor>| match gradient {
-            Some(gradient) => gradient.transpose(1, 2)?.reshape((b, gradient.dim(2)?, c)).map(Some),
-            None => Ok(None),
-        };
-        let [of_q, of_k, of_v] = backward(&split(q)?, &split(k)?, &split(v)?, &grad, scale)?;
-        Ok([join(of_q)?, join(of_k)?, join(of_v)?])
-    })
-}
-
-/// `[b, nq, heads, d]`
-fn forward(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Output> {
-    let (b, heads, queries, d) = q.dims4()?;
+/// As [`super::multi_head_attention`]; the last axes must be contiguous.
+pub(super) fn forward(tensors: &[Tensor; 3], heads: usize, scale: f32) -> Result<Tensor> {
+    let (sizes, [q, k, v]) = (Sizes::of(tensors, heads, scale)?, tensors);
     let gpu = Gpu::of(q);
-    let out = gpu.output(q.dtype(), (b, queries, heads, d))?;
+    let out = gpu.output(q.dtype(), q.shape())?;
     let pointers = [Input::strided(q)?.arg(), Input::strided(k)?.arg(), Input::strided(v)?.arg(), out.arg()];
-    let strides = [strides(q), strides(k), strides(v)];
+    let strides = tensors.each_ref().map(|t| strides(t, sizes.d));
     let strides = strides.each_ref().map(|strides| Arg::LongWords(strides));
-    let args = [&pointers[..], &strides, &sizes(q, k, scale)?].concat();
-    let kernel = format!("attention_{d}_{}", suffix(q.dtype())?);
+    let args = [&pointers[..], &strides, &sizes.args()].concat();
+    let kernel = format!("attention_{}_{}", sizes.d, suffix(q.dtype())?);
+    let grid = Grid::warps(sizes.b * heads * sizes.queries);
     // SAFETY: three tensors of one format with their strides and sizes, whose last axis is contiguous, and a result of the queries' size.
-    unsafe { gpu.launch(MODULE, &kernel, Grid::warps(b * heads * queries), &args)? };
-    Ok(out)
+    unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
+    Ok(out.tensor())
 }
 
-/// `grad` is `[b, nq, heads, d]`.
-fn backward(q: &Tensor, k: &Tensor, v: &Tensor, grad: &Tensor, scale: f32) -> Result<Gradients> {
-    let ((b, heads, queries, d), keys) = (q.dims4()?, k.dim(2)?);
+/// The gradients of queries and, if `of_keys`, of keys and values, from the contiguous one of the result.
+pub(super) fn backward(
+    tensors: &[Tensor; 3],
+    gradient: &Tensor,
+    heads: usize,
+    scale: f32,
+    of_keys: bool,
+) -> Result<[Option<Tensor>; 3]> {
+    let (sizes, [q, k, v]) = (Sizes::of(tensors, heads, scale)?, tensors);
+    let Sizes { b, queries, keys, d, .. } = sizes;
     let (gpu, suffix) = (Gpu::of(q), suffix(q.dtype())?);
-    let of_q = gpu.output(q.dtype(), (b, queries, heads, d))?;
+    let of_q = gpu.output(q.dtype(), q.shape())?;
     let statistics = gpu.output(DType::F32, (3, b * heads * queries))?;
-    let inputs = [Input::strided(q)?.arg(), Input::strided(k)?.arg(), Input::strided(v)?.arg(), Input::new(grad)?.arg()];
-    let (strides, sizes) = ([strides(q), strides(k), strides(v)], sizes(q, k, scale)?);
+    let inputs = [Input::strided(q)?.arg(), Input::strided(k)?.arg(), Input::strided(v)?.arg(), Input::new(gradient)?.arg()];
+    let strides = tensors.each_ref().map(|t| strides(t, d));
     let strides = strides.each_ref().map(|strides| Arg::LongWords(strides));
-    let args = [&inputs[..], &[of_q.arg(), statistics.arg()], &strides, &sizes].concat();
+    let args = [&inputs[..], &[of_q.arg(), statistics.arg()], &strides, &sizes.args()].concat();
     let grid = Grid::warps(b * heads * queries);
     // SAFETY: as in `forward`; the gradient is as the result and of its format, `statistics` has three numbers for each query.
     unsafe { gpu.launch(MODULE, &format!("attention_backward_queries_{d}_{suffix}"), grid, &args)? };
-    let [of_k, of_v] = [(); 2].map(|()| gpu.output(q.dtype(), (b, keys, heads, d)));
-    let (of_k, of_v) = (of_k?, of_v?);
-    if k.track_op() || v.track_op() {
-        let args = [&inputs[..], &[statistics.arg(), of_k.arg(), of_v.arg()], &strides, &sizes].concat();
-        let grid = Grid::warps(b * heads * keys);
-        // SAFETY: as above, with results of the keys' size.
-        unsafe { gpu.launch(MODULE, &format!("attention_backward_keys_{d}_{suffix}"), grid, &args)? };
+    if !of_keys {
+        return Ok([Some(of_q.tensor()), None, None]);
     }
-    let part = |of: &Tensor, gradient: Output| of.track_op().then(|| gradient.tensor().transpose(1, 2)).transpose();
-    Ok([part(q, of_q)?, part(k, of_k)?, part(v, of_v)?])
+    let (of_k, of_v) = (gpu.output(q.dtype(), k.shape())?, gpu.output(q.dtype(), v.shape())?);
+    let args = [&inputs[..], &[statistics.arg(), of_k.arg(), of_v.arg()], &strides, &sizes.args()].concat();
+    let grid = Grid::warps(b * heads * keys);
+    // SAFETY: as above, with results of the keys' size.
+    unsafe { gpu.launch(MODULE, &format!("attention_backward_keys_{d}_{suffix}"), grid, &args)? };
+    Ok([Some(of_q.tensor()), Some(of_k.tensor()), Some(of_v.tensor())])
 }
 
 #[cfg(all(test, feature = "cuda"))]
 mod tests {
-    use candle_core::{Result, Tensor};
+    use candle_core::Result;
 
     use crate::testing::kernels::{FORMATS, compare};
     use crate::testing::uniform;
@@ -102,18 +101,13 @@ mod tests {
             for (b, heads, queries, keys, d) in
                 [(2, 3, 5, 70, 16), (1, 2, 70, 10, 16), (1, 2, 10, 10, 32), (1, 1, 1, 1, 8), (2, 2, 33, 31, 8)]
             {
-                let inputs = [
-                    uniform(&[b, queries, heads * d], 1)?,
-                    uniform(&[b, keys, heads * d], 2)?,
-                    uniform(&[b, keys, heads * d], 3)?,
-                ];
-                let split = |t: &Tensor| t.reshape((b, t.dim(1)?, heads, d))?.transpose(1, 2);
-                compare("attention", &inputs, &[0, 1, 2], dtype, |t| {
-                    Ok(vec![crate::attention(&split(&t[0])?, &split(&t[1])?, &split(&t[2])?, 0.7)?.contiguous()?])
+                let c = heads * d;
+                let inputs = [uniform(&[b, queries, c], 1)?, uniform(&[b, keys, c], 2)?, uniform(&[b, keys, c], 3)?];
+                compare("attention", &inputs, &[0, 1, 2], dtype, |v| {
+                    crate::multi_head_attention(&v[0], &v[1], &v[2], heads, 0.7)
                 })?;
-                compare("attention of several heads", &inputs, &[0, 1, 2], dtype, |t| {
-                    Ok(vec![crate::multi_head_attention(&t[0], &t[1], &t[2], heads, 0.7)?])
-                })?;
+                let qkv = [uniform(&[b, keys, 3 * c], 4)?];
+                compare("self-attention", &qkv, &[0], dtype, |v| crate::multi_head_self_attention(&v[0], heads, 0.7))?;
             }
         }
         Ok(())

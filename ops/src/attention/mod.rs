@@ -8,69 +8,114 @@ mod softmax;
 use candle_core::{D, Result, Tensor, bail};
 
 use crate::dispatch::{Path, path};
+use crate::tape::{Value, record, record_composed};
 
-/// Attends from every query to every key, head by head: `softmax(scale·q·kᵀ)·v`.
+/// Attends from every query to every key, head by head: `softmax(scale·q·kᵀ)·v`, for tokens with concatenated heads.
 ///
 /// # Shapes
-/// q `[b, heads, nq, d]`, k and v `[b, heads, nk, d]` → `[b, heads, nq, d]`. Inputs are copied unless their last axis is contiguous. The
-/// result is stored as `[b, nq, heads, d]`, so that joining the heads needs no copy.
+/// q `[b, nq, heads·d]`, k and v `[b, nk, heads·d]` → `[b, nq, heads·d]`.
 ///
 /// Only one head's scores exist at a time; the backward pass recomputes them.
 ///
 /// # Errors
 /// If shapes do not match.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
-    let ((b, heads, _, d), (_, _, keys, _)) = (q.dims4()?, k.dims4()?);
-    if k.dims() != [b, heads, keys, d] || v.dims() != k.dims() {
-        bail!("attention: queries {:?}, keys {:?} and values {:?} do not go together", q.dims(), k.dims(), v.dims());
-    }
-    let row_contiguous = |t: &Tensor| if t.stride().last() == Some(&1) { Ok(t.clone()) } else { t.contiguous() };
-    let (q, k, v) = (row_contiguous(q)?, row_contiguous(k)?, row_contiguous(v)?);
-    match path(&[&q, &k, &v]) {
-        Path::Cuda if cuda::has_kernel(d, [&q, &k, &v]) => cuda::attention(&q, &k, &v, scale as f32)?.transpose(1, 2),
-        Path::Cpu => cpu::attention(&q, &k, &v, scale as f32)?.transpose(1, 2),
-        Path::Cuda | Path::Composed => attention_composed(&q, &k, &v, scale),
-    }
+pub fn multi_head_attention(q: &Value, k: &Value, v: &Value, heads: usize, scale: f64) -> Result<Value> {
+    let inputs = [q, k, v];
+    let tensors = [q.tensor().contiguous()?, k.tensor().contiguous()?, v.tensor().contiguous()?];
+    let attention = Attention { heads, scale };
+    attention.check(&tensors)?;
+    let Some((y, on_gpu)) = attention.forward(&tensors)? else {
+        return record_composed(&inputs, move |t| attention_composed(&t[0], &t[1], &t[2], heads, scale));
+    };
+    record(y, &inputs, move |gradient, wanted| {
+        let found = attention.backward(&tensors, &gradient.contiguous()?, on_gpu, wanted[1] || wanted[2])?;
+        Ok(found.into_iter().zip(wanted).map(|(found, &wanted)| found.filter(|_| wanted)).collect())
+    })
 }
 
-/// As [`attention`], for tokens with concatenated heads. It is a single node of the graph: the backward pass splits and joins nothing.
+/// [`multi_head_attention`] among the same tokens, of queries, keys and values that lie one behind the other in each token.
 ///
 /// # Shapes
-/// q `[b, nq, heads·d]`, k and v `[b, nk, heads·d]` → `[b, nq, heads·d]`.
+/// qkv `[b, n, 3·heads·d]` → `[b, n, heads·d]`.
 ///
 /// # Errors
-/// As [`attention`].
-pub fn multi_head_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
-    let ((b, queries, c), (_, keys, _)) = (q.dims3()?, k.dims3()?);
-    if k.dims() != [b, keys, c] || v.dims() != k.dims() || heads == 0 || !c.is_multiple_of(heads) {
-        bail!(
-            "attention: queries {:?}, keys {:?} and values {:?} of {heads} heads do not go together",
-            q.dims(),
-            k.dims(),
-            v.dims()
-        );
+/// If shapes do not match.
+pub fn multi_head_self_attention(qkv: &Value, heads: usize, scale: f64) -> Result<Value> {
+    let all = qkv.tensor().contiguous()?;
+    let c = all.dim(2)? / 3;
+    if all.dim(2)? != 3 * c {
+        bail!("attention: queries, keys and values have {} channels together, expected a multiple of 3", all.dim(2)?);
     }
-    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    match path(&[&q, &k, &v]) {
-        Path::Cuda if cuda::has_kernel(c / heads, [&q, &k, &v]) => cuda::multi_head(&q, &k, &v, heads, scale as f32),
-        Path::Cpu => cpu::multi_head(&q, &k, &v, heads, scale as f32),
-        Path::Cuda | Path::Composed => {
-            let split = |t: &Tensor| t.reshape((b, t.dim(1)?, heads, c / heads))?.transpose(1, 2); // [b, heads, n, d]
-            let attended = attention_composed(&split(&q)?, &split(&k)?, &split(&v)?, scale)?;
-            attended.transpose(1, 2)?.contiguous()?.reshape((b, queries, c))
+    let parts = move |all: &Tensor| -> Result<[Tensor; 3]> { Ok([all.narrow(2, 0, c)?, all.narrow(2, c, c)?, all.narrow(2, 2 * c, c)?]) };
+    let tensors = parts(&all)?;
+    let attention = Attention { heads, scale };
+    attention.check(&tensors)?;
+    let Some((y, on_gpu)) = attention.forward(&tensors)? else {
+        return record_composed(&[qkv], move |t| {
+            let [q, k, v] = parts(&t[0])?;
+            attention_composed(&q, &k, &v, heads, scale)
+        });
+    };
+    record(y, &[qkv], move |gradient, _| {
+        let found = attention.backward(&tensors, &gradient.contiguous()?, on_gpu, true)?;
+        Ok(vec![Some(Tensor::cat(&found.into_iter().flatten().collect::<Vec<_>>(), 2)?)])
+    })
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Attention {
+    heads: usize,
+    scale: f64,
+}
+
+impl Attention {
+    fn check(&self, [q, k, v]: &[Tensor; 3]) -> Result<()> {
+        let ((b, _, c), (_, keys, _)) = (q.dims3()?, k.dims3()?);
+        if k.dims() != [b, keys, c] || v.dims() != k.dims() || self.heads == 0 || !c.is_multiple_of(self.heads) {
+            bail!(
+                "attention: queries {:?}, keys {:?} and values {:?} of {} heads do not go together",
+                q.dims(),
+                k.dims(),
+                v.dims(),
+                self.heads
+            );
+        }
+        Ok(())
+    }
+
+    /// The result, and whether a GPU's kernel gave it; `None` if neither it nor the processor's path applies. The last axis of the tensors is
+    /// contiguous.
+    fn forward(&self, tensors: &[Tensor; 3]) -> Result<Option<(Tensor, bool)>> {
+        let _span = tracing::trace_span!("attention").entered();
+        let [q, k, v] = tensors;
+        match path(&[q, k, v]) {
+            Path::Cuda if cuda::has_kernel(q.dim(2)? / self.heads, [q, k, v]) => {
+                Ok(Some((cuda::forward(tensors, self.heads, self.scale as f32)?, true)))
+            }
+            Path::Cpu => Ok(Some((cpu::forward(tensors, self.heads, self.scale as f32)?, false))),
+            Path::Cuda | Path::Composed => Ok(None),
+        }
+    }
+
+    /// The gradients of queries, keys and values, the latter two if they are wanted.
+    fn backward(&self, tensors: &[Tensor; 3], gradient: &Tensor, on_gpu: bool, of_keys: bool) -> Result<[Option<Tensor>; 3]> {
+        let _span = tracing::trace_span!("attention backward").entered();
+        match on_gpu {
+            true => cuda::backward(tensors, gradient, self.heads, self.scale as f32, of_keys),
+            false => Ok(cpu::backward(tensors, gradient, self.heads, self.scale as f32)?.map(Some)),
         }
     }
 }
 
-/// [`attention`] composed of candle's operations: for other devices and number formats, and as the tests' reference.
-///
-/// # Errors
-/// As [`attention`].
-pub fn attention_composed(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
-    let scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?; // [b, heads, nq, nk]
+/// [`multi_head_attention`] composed of candle's operations: for other devices and number formats, and as the tests' reference.
+fn attention_composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
+    let (b, queries, c) = q.dims3()?;
+    let split = |t: &Tensor| t.contiguous()?.reshape((b, t.dim(1)?, heads, c / heads))?.transpose(1, 2)?.contiguous(); // [b, heads, n, d]
+    let (q, k, v) = (split(q)?, split(k)?, split(v)?);
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?; // [b, heads, nq, nk]
     let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
     let probabilities = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-    probabilities.matmul(&v.contiguous()?)
+    probabilities.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((b, queries, c))
 }
 
 #[cfg(test)]
@@ -81,54 +126,42 @@ mod tests {
     #[test]
     fn equals_the_composed_one_and_its_gradients() -> Result<()> {
         for (b, heads, queries, keys, d) in [(2, 3, 5, 11, 16), (1, 8, 10, 196, 32), (2, 2, 70, 9, 16), (1, 1, 1, 1, 4)] {
-            let inputs =
-                [uniform(&[b, heads, queries, d], 1)?, uniform(&[b, heads, keys, d], 2)?, uniform(&[b, heads, keys, d], 3)?];
+            let c = heads * d;
+            let inputs = [uniform(&[b, queries, c], 1)?, uniform(&[b, keys, c], 2)?, uniform(&[b, keys, c], 3)?];
             assert_gradients_match(
                 &inputs,
-                |t| attention(&t[0], &t[1], &t[2], 0.7),
-                |t| attention_composed(&t[0], &t[1], &t[2], 0.7),
+                |v| multi_head_attention(&v[0], &v[1], &v[2], heads, 0.7),
+                |t| attention_composed(&t[0], &t[1], &t[2], heads, 0.7),
             )?;
         }
         Ok(())
     }
 
     #[test]
-    fn takes_heads_split_by_a_view() -> Result<()> {
-        let inputs = [uniform(&[2, 5, 24], 1)?, uniform(&[2, 7, 24], 2)?, uniform(&[2, 7, 24], 3)?];
-        let split = |t: &Tensor| t.reshape((2, t.dim(1)?, 3, 8))?.transpose(1, 2);
+    fn queries_keys_and_values_may_lie_in_one_tensor() -> Result<()> {
+        let qkv = uniform(&[2, 5, 72], 1)?;
+        let part = |t: &Tensor, i: usize| t.narrow(2, 24 * i, 24);
         assert_gradients_match(
-            &inputs,
-            |t| attention(&split(&t[0])?, &split(&t[1])?, &split(&t[2])?, 0.3)?.transpose(1, 2)?.reshape((2, 5, 24)),
-            |t| attention_composed(&split(&t[0])?, &split(&t[1])?, &split(&t[2])?, 0.3)?.transpose(1, 2)?.reshape((2, 5, 24)),
+            &[qkv],
+            |v| multi_head_self_attention(&v[0], 3, 0.3),
+            |t| attention_composed(&part(&t[0], 0)?, &part(&t[0], 1)?, &part(&t[0], 2)?, 3, 0.3),
         )
     }
 
     #[test]
-    fn tokens_of_several_heads_need_no_splitting() -> Result<()> {
-        let inputs = [uniform(&[2, 5, 24], 1)?, uniform(&[2, 7, 24], 2)?, uniform(&[2, 7, 24], 3)?];
-        let split = |t: &Tensor| t.reshape((2, t.dim(1)?, 3, 8))?.transpose(1, 2);
-        assert_gradients_match(
-            &inputs,
-            |t| multi_head_attention(&t[0], &t[1], &t[2], 3, 0.3),
-            |t| attention_composed(&split(&t[0])?, &split(&t[1])?, &split(&t[2])?, 0.3)?.transpose(1, 2)?.reshape((2, 5, 24)),
-        )?;
-        let reason = multi_head_attention(&inputs[0], &inputs[1], &inputs[2], 5, 1.0).unwrap_err().to_string();
-        assert!(reason.contains("of 5 heads"), "{reason}");
-        Ok(())
-    }
-
-    #[test]
     fn large_scores_do_not_overflow() -> Result<()> {
-        let (q, v) = ((uniform(&[1, 1, 4, 8], 1)? * 100.0)?, uniform(&[1, 1, 4, 8], 2)?);
-        let y = attention(&q, &q, &v, 10.0)?.flatten_all()?.to_vec1::<f32>()?;
+        let (q, v) = ((uniform(&[1, 4, 8], 1)? * 100.0)?.into(), uniform(&[1, 4, 8], 2)?.into());
+        let y = multi_head_attention(&q, &q, &v, 1, 10.0)?.tensor().flatten_all()?.to_vec1::<f32>()?;
         assert!(y.iter().all(|y| y.is_finite()));
         Ok(())
     }
 
     #[test]
     fn mismatched_shapes_are_refused() -> Result<()> {
-        let (q, k) = (uniform(&[1, 2, 3, 4], 1)?, uniform(&[1, 2, 3, 5], 1)?);
-        assert!(attention(&q, &k, &k, 1.0).unwrap_err().to_string().contains("do not go together"));
+        let (q, k) = (uniform(&[1, 3, 8], 1)?.into(), uniform(&[1, 3, 10], 1)?.into());
+        assert!(multi_head_attention(&q, &k, &k, 2, 1.0).unwrap_err().to_string().contains("do not go together"));
+        assert!(multi_head_attention(&q, &q, &q, 3, 1.0).unwrap_err().to_string().contains("of 3 heads"));
+        assert!(multi_head_self_attention(&k, 1, 1.0).unwrap_err().to_string().contains("multiple of 3"));
         Ok(())
     }
 }

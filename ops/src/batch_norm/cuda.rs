@@ -187,7 +187,7 @@ mod tests {
     use candle_core::{Device, Result, Tensor, Var};
 
     use super::super::{BatchStatistics, Tail, batch_norm_train, batch_statistics, follow, normalize, normalize_backward};
-    use crate::testing::kernels::{FORMATS, assert_close, compare, on_device};
+    use crate::testing::kernels::{FORMATS, assert_close, compare_on_graph, on_device};
     use crate::testing::uniform;
 
     #[test]
@@ -198,11 +198,11 @@ mod tests {
                 let x = ((uniform(&[b, c, h, w], 1)? * 2.0)? + 3.0)?;
                 let inputs = [x, uniform(&[c], 2)?, uniform(&[c], 3)?, uniform(&[b, c, h, w], 4)?];
                 for relu in [false, true] {
-                    compare("batch norm", &inputs[..3], &[0], dtype, |t| {
+                    compare_on_graph("batch norm", &inputs[..3], &[0], dtype, |t| {
                         Ok(vec![batch_norm_train(&t[0], &t[1], &t[2], 1e-5, relu)?.0])
                     })?;
                 }
-                compare("batch norm and shortcut", &inputs, &[0, 3], dtype, |t| {
+                compare_on_graph("batch norm and shortcut", &inputs, &[0, 3], dtype, |t| {
                     let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
                     let statistics = batch_statistics(&t[0], 1e-5)?;
                     let y = normalize(&t[0], &statistics, &t[1], &t[2], Tail::AddRelu(&t[3]))?;

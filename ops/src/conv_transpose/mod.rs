@@ -1,53 +1,97 @@
-//! Transposed convolution 2×2 with stride 2 (`torch.nn.ConvTranspose2d(ci, co, 2, 2)`, the mask decoder's upscaling), as one matrix product and a reshuffle.
+//! Transposed convolution 2×2 with stride 2 (`torch.nn.ConvTranspose2d(ci, co, 2, 2)`, the mask decoder's upscaling), of pixels as rows.
 //!
-//! Windows with stride 2 do not overlap, so each input pixel gives its own 2×2 patch: `[co·4, ci] × [ci, h·w]` holds all patches, and only
-//! their order differs from the result's.
+//! Windows with stride 2 do not overlap, so each pixel gives its own patch of 2×2 pixels: a linear layer. The patches stay where their pixels
+//! were, and whatever comes next looks at one pixel at a time; [`patches_to_image`] puts the last ones in the image's order.
 
-mod cpu;
-mod cuda;
-
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 
 use crate::device::F32Math;
-use crate::dispatch::{Path, path};
+use crate::linear::linear;
+use crate::tape::Value;
 
-/// Transposed convolution with a 2×2 kernel and stride 2. Differentiable with respect to all three tensors; `math` says how a GPU rounds float32
+/// Transposed convolution with a 2×2 kernel and stride 2. Differentiable with respect to all three values; `math` says how a GPU rounds float32
 /// factors.
 ///
 /// # Shapes
-/// `x` `[b, ci, h, w]`, `weight` `[ci, co, 2, 2]` (PyTorch's layout), `bias` `[co]` → `[b, co, 2h, 2w]`.
+/// `x` `[b, n, ci]`, `weight` `[ci, co, 2, 2]` (PyTorch's layout), `bias` `[co]` → `[b, 4n, co]`: for each pixel its patch, row by row.
 ///
 /// # Errors
 /// Other shapes.
-pub fn conv_transpose2d_2x2(x: &Tensor, weight: &Tensor, bias: &Tensor, math: F32Math) -> Result<Tensor> {
-    let (_, ci, _, _) = x.dims4()?;
-    let (wi, co, kh, kw) = weight.dims4()?;
-    if wi != ci || (kh, kw) != (2, 2) || bias.dims() != [co] {
+pub fn conv_transpose2d_2x2(x: &Value, weight: &Value, bias: &Value, math: F32Math) -> Result<Value> {
+    let (b, n, ci) = x.tensor().dims3()?;
+    let (wi, co, kh, kw) = weight.tensor().dims4()?;
+    if wi != ci || (kh, kw) != (2, 2) || bias.tensor().dims() != [co] {
         bail!(
             "conv_transpose2d: expected a weight of [{ci}, co, 2, 2] and a bias of [co], found {:?} and {:?}",
-            weight.dims(),
-            bias.dims()
+            weight.tensor().dims(),
+            bias.tensor().dims()
         );
     }
-    match path(&[x, weight, bias]) {
-        Path::Cuda => cuda::conv_transpose2d_2x2(x, weight, bias, math),
-        Path::Cpu => cpu::conv_transpose2d_2x2(x, weight, bias),
-        Path::Composed => conv_transpose2d_2x2_composed(x, weight, bias),
-    }
+    let matrix = weight.permute(&[2, 3, 1, 0])?.reshape((4 * co, ci))?;
+    linear(x, &matrix, Some(bias), math)?.reshape((b, 4 * n, co))
 }
 
-/// [`conv_transpose2d_2x2`] composed of candle's operations, for any device and data type; the tests' reference.
+/// Pixels in the order in which two [`conv_transpose2d_2x2`] give them, in the order of the image.
+///
+/// # Shapes
+/// `[b, c, 16·h·w]` → `[b, c, 4h, 4w]`
 ///
 /// # Errors
 /// Other shapes.
-pub fn conv_transpose2d_2x2_composed(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let (b, ci, h, w) = x.dims4()?;
-    let (_, co, _, _) = weight.dims4()?;
-    let pixels = x.reshape((b, ci, h * w))?.transpose(1, 2)?.contiguous()?.reshape((b * h * w, ci))?;
-    let patches = pixels.matmul(&weight.reshape((ci, co * 4))?)?; // [b*h*w, co*4]
-    patches
-        .reshape(&[b, h, w, co, 2, 2])?
-        .permute([0, 3, 1, 4, 2, 5])? // [b, co, h, 2, w, 2]
-        .reshape((b, co, 2 * h, 2 * w))?
-        .broadcast_add(&bias.reshape((1, co, 1, 1))?)
+pub fn patches_to_image(x: &Value, (h, w): (usize, usize)) -> Result<Value> {
+    let (b, c, _) = x.tensor().dims3()?;
+    // Two axes each for the pixel, its patch and the patch's patches.
+    x.reshape(vec![b, c, h, w, 2, 2, 2, 2])?.permute(&[0, 1, 2, 4, 6, 3, 5, 7])?.reshape((b, c, 4 * h, 4 * w))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_gradients_match, uniform};
+    use candle_core::Tensor;
+
+    /// The transposed convolution of an image, composed of candle's operations: `[b, ci, h, w]` → `[b, co, 2h, 2w]`.
+    fn conv_transpose2d_2x2_composed(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let (b, ci, h, w) = x.dims4()?;
+        let (_, co, _, _) = weight.dims4()?;
+        let pixels = x.reshape((b, ci, h * w))?.transpose(1, 2)?.contiguous()?.reshape((b * h * w, ci))?;
+        let patches = pixels.matmul(&weight.reshape((ci, co * 4))?)?; // [b*h*w, co*4]
+        patches
+            .reshape(&[b, h, w, co, 2, 2])?
+            .permute([0, 3, 1, 4, 2, 5])? // [b, co, h, 2, w, 2]
+            .reshape((b, co, 2 * h, 2 * w))?
+            .broadcast_add(&bias.reshape((1, co, 1, 1))?)
+    }
+
+    #[test]
+    fn two_in_a_row_are_those_of_an_image() -> Result<()> {
+        let (b, h, w) = (2, 3, 5);
+        let inputs = [
+            uniform(&[b, 4, h, w], 1)?,
+            uniform(&[4, 6, 2, 2], 2)?,
+            uniform(&[6], 3)?,
+            uniform(&[6, 3, 2, 2], 4)?,
+            uniform(&[3], 5)?,
+        ];
+        assert_gradients_match(
+            &inputs,
+            |v| {
+                let pixels = v[0].reshape((b, 4, h * w))?.permute(&[0, 2, 1])?;
+                let x = conv_transpose2d_2x2(&pixels, &v[1], &v[2], F32Math::Exact)?;
+                let x = conv_transpose2d_2x2(&x, &v[3], &v[4], F32Math::Exact)?;
+                patches_to_image(&x.permute(&[0, 2, 1])?, (h, w))
+            },
+            |t| {
+                let x = conv_transpose2d_2x2_composed(&t[0], &t[1], &t[2])?;
+                conv_transpose2d_2x2_composed(&x, &t[3], &t[4])
+            },
+        )
+    }
+
+    #[test]
+    fn other_shapes_are_refused() -> Result<()> {
+        let [x, weight, bias] = [&[2, 9, 4][..], &[3, 6, 2, 2], &[6]].map(|shape| uniform(shape, 1).map(Value::from));
+        assert!(conv_transpose2d_2x2(&x?, &weight?, &bias?, F32Math::Exact).unwrap_err().to_string().contains("[4, co, 2, 2]"));
+        Ok(())
+    }
 }

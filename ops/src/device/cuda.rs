@@ -24,7 +24,7 @@ fn code(module: &str) -> Result<&'static str> {
         "attention" => ptx::ATTENTION,
         "batch_norm" => ptx::BATCH_NORM,
         "batch_norm_pool" => ptx::BATCH_NORM_POOL,
-        "conv_transpose" => ptx::CONV_TRANSPOSE,
+        "column_sums" => ptx::COLUMN_SUMS,
         "dice_ce" => ptx::DICE_CE,
         "elementwise" => ptx::ELEMENTWISE,
         "gather" => ptx::GATHER,
@@ -35,6 +35,7 @@ fn code(module: &str) -> Result<&'static str> {
         "optimizer" => ptx::OPTIMIZER,
         "partial_sums" => ptx::PARTIAL_SUMS,
         "rel_pos_attention" => ptx::REL_POS_ATTENTION,
+        "strided_copy" => ptx::STRIDED_COPY,
         other => bail!("there is no module {other} of kernels"),
     })
 }

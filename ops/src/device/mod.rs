@@ -22,7 +22,7 @@ mod staging;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 
-pub(crate) use autograd::{Gradients, Node};
+pub(crate) use autograd::Node;
 pub use cuda_graph::{Graph, can_capture, capture, prepare};
 pub use download::{Download, Downloads};
 pub(crate) use launch_args::{Arg, Grid, THREADS};

@@ -1,8 +1,6 @@
 //! The loss of equation (4) and its gradient on the CPU, in one pass over the logits.
 
-use std::sync::Mutex;
-
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::LossParts;
@@ -11,7 +9,7 @@ use crate::cpu::with_f32;
 /// Pixels per block of the softmax.
 const BLOCK: usize = 64;
 
-/// As [`super::dice_ce`]: the loss and, if the logits carry a graph, its gradient.
+/// As [`super::dice_ce`].
 pub(super) fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64) -> Result<LossParts> {
     let (b, c, h, w) = logits.dims4()?;
     let labels = label_bytes(labels, c)?;
@@ -22,20 +20,14 @@ pub(super) fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64
     let denominator = |class: usize| sums.squares[class] + sums.count[class] + smooth;
     let dice = 1.0 - (0..c).map(|class| numerator(class) / denominator(class)).sum::<f64>() / c as f64;
     let total = (1.0 - lambda) * ce + lambda * dice;
-    let scalar = |value: f64| Tensor::new(value as f32, &Device::Cpu);
-    let total = if logits.track_op() {
-        // dDice/dp = toward·t + away·p
-        let toward: Vec<f32> = (0..c).map(|class| (-2.0 * lambda / c as f64 / denominator(class)) as f32).collect();
-        let away: Vec<f32> =
-            (0..c).map(|class| (2.0 * lambda / c as f64 * numerator(class) / denominator(class).powi(2)) as f32).collect();
-        let weights = GradientWeights { ce: ((1.0 - lambda) / pixels) as f32, toward, away };
-        probabilities_to_gradient(&mut p, &labels, h * w, &weights);
-        let gradient = Tensor::from_vec(p, (b, c, h, w), &Device::Cpu)?;
-        logits.apply_op1(KnownGradient { value: total as f32, gradient: Mutex::new(Some(gradient)) })?
-    } else {
-        scalar(total)?
-    };
-    Ok(LossParts { total, ce: scalar(ce)?, dice: scalar(dice)? })
+    // dDice/dp = toward·t + away·p
+    let toward: Vec<f32> = (0..c).map(|class| (-2.0 * lambda / c as f64 / denominator(class)) as f32).collect();
+    let away: Vec<f32> =
+        (0..c).map(|class| (2.0 * lambda / c as f64 * numerator(class) / denominator(class).powi(2)) as f32).collect();
+    let weights = GradientWeights { ce: ((1.0 - lambda) / pixels) as f32, toward, away };
+    probabilities_to_gradient(&mut p, &labels, h * w, &weights);
+    let numbers = [total, ce, dice].map(|number| number as f32);
+    Ok(LossParts { numbers: Tensor::new(&numbers, &Device::Cpu)?, gradient: Tensor::from_vec(p, (b, c, h, w), &Device::Cpu)? })
 }
 
 /// `[b, h, w]` labels as bytes, each checked to be a class.
@@ -176,27 +168,4 @@ fn probabilities_to_gradient(p: &mut [f32], labels: &[u8], pixels: usize, weight
             }
         }
     });
-}
-
-/// A scalar whose gradient is already known.
-struct KnownGradient {
-    value: f32,
-    gradient: Mutex<Option<Tensor>>,
-}
-
-impl CustomOp1 for KnownGradient {
-    fn name(&self) -> &'static str {
-        "dice-ce"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(vec![self.value]), Shape::from(())))
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let gradient = self.gradient.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let Some(gradient) = gradient else { bail!("dice_ce: its gradient is gone") };
-        let scale = grad.to_scalar::<f32>()?;
-        Ok(Some(if scale == 1.0 { gradient } else { (gradient * f64::from(scale))? }))
-    }
 }

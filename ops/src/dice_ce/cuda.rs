@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::LossParts;
-use crate::device::{Arg, Gpu, Grid, Input, Node, args_of, parameters, suffix};
+use crate::device::{Arg, Gpu, Grid, Input, args_of, suffix};
 
 const MODULE: &str = "dice_ce";
 /// Maximal number of classes of the kernels.
@@ -25,11 +25,10 @@ pub(super) fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64
     let kernel = format!("dice_ce_sums_{}", suffix(logits.dtype())?);
     // SAFETY: logits [b, classes, h·w], a byte for each pixel, and `values` float64 numbers for each block.
     unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
-    let (losses, total) = (gpu.output(DType::F32, 4 + 2 * classes)?, gpu.output(DType::F32, ())?);
+    let losses = gpu.output(DType::F32, 4 + 2 * classes)?;
     let args = [
         partial.arg(),
         losses.arg(),
-        total.arg(),
         Arg::Int(BLOCKS as i32),
         Arg::Int(classes as i32),
         Arg::Double((b * h * w) as f64),
@@ -37,25 +36,14 @@ pub(super) fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64
         Arg::Double(smooth),
     ];
     let grid = Grid { blocks: [1, 1, 1], threads: 128, shared_bytes: (values * 8) as u32 };
-    // SAFETY: what the kernel before filled; four losses and two numbers for each class, and a scalar; `values` float64 numbers are shared.
+    // SAFETY: what the kernel before filled; four losses and two numbers for each class; `values` float64 numbers are shared.
     unsafe { gpu.launch(MODULE, "dice_ce_losses", grid, &args)? };
-    let losses = losses.tensor();
-    let (ce, dice) = (losses.get(1)?, losses.get(2)?);
-    let total = Node::tensor("dice-ce", total, &[&logits], move |inputs, _, grad| {
-        let logits = inputs[0];
-        let (b, classes, h, w) = logits.dims4()?;
-        let gpu = Gpu::of(logits);
-        let out = gpu.output(logits.dtype(), logits.shape())?;
-        let upstream = parameters(grad)?;
-        let mut args = args_of(&[logits, &labels, &losses, &upstream])?;
-        args.push(out.arg());
-        args.extend([b, classes, h * w].map(|n| Arg::Int(n as i32)));
-        let kernel = format!("dice_ce_gradient_{}", suffix(logits.dtype())?);
-        // SAFETY: as above, with the gradient of the total, a scalar, and a result as the logits.
-        unsafe { gpu.launch(MODULE, &kernel, Grid::over(b * h * w), &args)? };
-        Ok([Some(out.tensor()), None, None])
-    })?;
-    Ok(LossParts { total, ce, dice })
+    let (losses, gradient) = (losses.tensor(), gpu.output(logits.dtype(), logits.shape())?);
+    let args = [&args_of(&[&logits, &labels, &losses])?[..], &[gradient.arg()], &sizes].concat();
+    let kernel = format!("dice_ce_gradient_{}", suffix(logits.dtype())?);
+    // SAFETY: as above, with a result as the logits.
+    unsafe { gpu.launch(MODULE, &kernel, Grid::over(b * h * w), &args)? };
+    Ok(LossParts { numbers: losses.narrow(0, 0, 3)?, gradient: gradient.tensor() })
 }
 
 #[cfg(all(test, feature = "cuda"))]
@@ -63,7 +51,7 @@ mod tests {
     use candle_core::{DType, Device, Result, Tensor, Var};
 
     use super::super::dice_ce;
-    use crate::testing::kernels::{FORMATS, assert_close, on_device, to_cpu, tolerance};
+    use crate::testing::kernels::{FORMATS, assert_close, on_device, tolerance};
     use crate::testing::uniform;
 
     /// The loss written out from the published code's definition, in float64.
@@ -99,18 +87,12 @@ mod tests {
                 for lambda in [0.0, 0.8, 1.0] {
                     let wide = Var::from_tensor(&logits.to_dtype(DType::F64)?)?;
                     let want = dice_ce_reference(wide.as_tensor(), &labels, lambda)?;
-                    let want_grad = (want.get(0)? * 3.0)?.backward()?;
+                    let Some(want_gradient) = want.get(0)?.backward()?.remove(&wide) else { panic!("no gradient") };
                     on_device(|device| {
-                        let logits = Var::from_tensor(&logits.to_device(device)?)?;
                         let labels = Tensor::from_slice(&labels, (b, h, w), device)?;
-                        let found = dice_ce(logits.as_tensor(), &labels, lambda, 1e-5)?;
-                        let losses = Tensor::stack(&[&found.total.detach(), &found.ce, &found.dice], 0)?;
-                        let loss = found.total;
-                        assert_close("losses", &losses, &want, 2e-6)?;
-                        assert_close("the loss", &loss, &want.get(0)?, 2e-6)?;
-                        let grad = (loss * 3.0)?.backward()?;
-                        let (Some(got), Some(want)) = (grad.get(&logits), want_grad.get(&wide)) else { panic!("no gradient") };
-                        assert_close("the loss's gradient", got, want, tolerance(dtype))
+                        let found = dice_ce(&logits.to_device(device)?, &labels, lambda, 1e-5)?;
+                        assert_close("losses", &found.numbers, &want.detach(), 2e-6)?;
+                        assert_close("the loss's gradient", &found.gradient, &want_gradient, tolerance(dtype))
                     })?;
                 }
             }
@@ -119,7 +101,7 @@ mod tests {
             let logits = uniform(&[1, 3, 2, 2], 1)?.to_device(device)?;
             let labels = Tensor::new(&[[[0u8, 1], [2, 3]]], device)?;
             let found = dice_ce(&logits, &labels, 0.8, 1e-5)?;
-            let losses = to_cpu(&Tensor::stack(&[found.total, found.ce], 0)?)?.to_vec1::<f32>()?;
+            let losses = found.read()?;
             assert!(losses[0].is_nan() && losses[1].is_nan(), "a label that is no class: {losses:?}");
             Ok(())
         })

@@ -67,8 +67,8 @@ __device__ void sums(const T* logits, const uint8_t* labels, double* partial, in
 }
 
 // out [4 + 2·classes]: total, cross-entropy and Dice losses, the weight of cross-entropy per pixel, then toward and away of each class, where
-// dDice/dp = toward·t + away·p. Also writes the total to `loss`, a separate tensor. One block.
-KERNEL(dice_ce_losses, (const double* partial, float* out, float* loss, int splits, int classes, double pixels, double lambda, double smooth)) {
+// dDice/dp = toward·t + away·p. One block.
+KERNEL(dice_ce_losses, (const double* partial, float* out, int splits, int classes, double pixels, double lambda, double smooth)) {
     DYNAMIC_SHARED(double, totals);
     int values = 1 + 3 * classes;
     for (int i = threadIdx.x; i < values; i += blockDim.x) {
@@ -87,18 +87,18 @@ KERNEL(dice_ce_losses, (const double* partial, float* out, float* loss, int spli
         out[4 + classes + c] = static_cast<float>(2.0 * lambda / classes * numerator / (denominator * denominator));
     }
     double dice = 1.0 - similarity / classes;
-    *loss = out[0] = static_cast<float>((1.0 - lambda) * ce + lambda * dice);
+    out[0] = static_cast<float>((1.0 - lambda) * ce + lambda * dice);
     out[1] = static_cast<float>(ce);
     out[2] = static_cast<float>(dice);
     out[3] = static_cast<float>((1.0 - lambda) / pixels);
 }
 
-// The gradient of the logits; `losses` is the output of dice_ce_losses, `upstream` the gradient of the loss.
+// The gradient of the logits; `losses` is the output of dice_ce_losses.
 template <typename T>
-__device__ void gradient(const T* logits, const uint8_t* labels, const float* losses, const float* upstream, T* grad, int b, int classes, int hw) {
+__device__ void gradient(const T* logits, const uint8_t* labels, const float* losses, T* grad, int b, int classes, int hw) {
     unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= static_cast<unsigned>(b) * hw) return;
-    float p[CLASSES], ce = losses[3], factor = *upstream, inner = 0.0f;
+    float p[CLASSES], ce = losses[3], inner = 0.0f;
     const float *toward = losses + 4, *away = losses + 4 + classes;
     int own = labels[pixel];
     size_t start = static_cast<size_t>(pixel / hw) * classes * hw + pixel % hw;
@@ -114,7 +114,7 @@ __device__ void gradient(const T* logits, const uint8_t* labels, const float* lo
         if (c >= classes) break;
         float d = p[c] * (ce + away[c] * p[c] - inner);
         if (c == own) d += toward[c] * p[c] - ce;
-        grad[start + static_cast<size_t>(c) * hw] = from_float<T>(d * factor);
+        grad[start + static_cast<size_t>(c) * hw] = from_float<T>(d);
     }
 }
 
@@ -122,9 +122,9 @@ __device__ void gradient(const T* logits, const uint8_t* labels, const float* lo
     KERNEL(dice_ce_sums_##suffix, (const T* logits, const uint8_t* labels, double* partial, int b, int classes, int hw)) {       \
         sums(logits, labels, partial, b, classes, hw);                                                                           \
     }                                                                                                                            \
-    KERNEL(dice_ce_gradient_##suffix, (const T* logits, const uint8_t* labels, const float* losses, const float* upstream,       \
-                                       T* grad, int b, int classes, int hw)) {                                                   \
-        gradient(logits, labels, losses, upstream, grad, b, classes, hw);                                                        \
+    KERNEL(dice_ce_gradient_##suffix, (const T* logits, const uint8_t* labels, const float* losses, T* grad, int b, int classes, \
+                                       int hw)) {                                                                                \
+        gradient(logits, labels, losses, grad, b, classes, hw);                                                                  \
     }
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE

@@ -1,6 +1,6 @@
 //! Sums with an activation, and the gate's sum, on a GPU.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 
 use crate::device::{Arg, Gpu, Grid, Input, Node, map, parameters, suffix};
 use crate::partial_sums::sum_partials;
@@ -32,35 +32,28 @@ pub(super) fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<
     Ok(unsafe { map(MODULE, "relu_backward_sum", &[&res.contiguous()?, &a.contiguous()?, &b.contiguous()?], None)? }.tensor())
 }
 
-/// As [`super::mix`].
-pub(super) fn mix(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
-    let (sam, cnn) = (sam.contiguous()?, cnn.contiguous()?);
+/// As [`super::mix`], of contiguous tensors.
+pub(super) fn mix(sam: &Tensor, cnn: &Tensor, alpha: &Tensor) -> Result<Tensor> {
     // SAFETY: `mix` maps two inputs with a scalar.
-    let y = unsafe { map(MODULE, "mix", &[&sam, &cnn], Some(&parameters(gate)?))? };
-    Node::tensor("gate", y, &[&sam, &cnn, gate], |inputs, _, grad| {
-        let &[sam, cnn, gate] = inputs else { bail!("gate: expected three inputs") };
-        let (grad, share) = (grad.contiguous()?, parameters(gate)?);
-        let of_sam = || grad.broadcast_mul(&share.to_dtype(grad.dtype())?);
-        let of_cnn = || -> Result<Tensor> {
-            // SAFETY: `mix_backward_cnn` maps the gradient with a scalar.
-            Ok(unsafe { map(MODULE, "mix_backward_cnn", &[&grad], Some(&share))? }.tensor())
-        };
-        let of_gate = || mix_backward_gate(&grad, sam, cnn)?.reshape(gate.shape())?.to_dtype(gate.dtype());
-        Ok([
-            sam.track_op().then(of_sam).transpose()?,
-            cnn.track_op().then(of_cnn).transpose()?,
-            gate.track_op().then(of_gate).transpose()?,
-        ])
-    })
+    Ok(unsafe { map(MODULE, "mix", &[sam, cnn], Some(&parameters(alpha)?))? }.tensor())
 }
 
-fn mix_backward_gate(grad: &Tensor, sam: &Tensor, cnn: &Tensor) -> Result<Tensor> {
-    let gpu = Gpu::of(grad);
+/// The gradient of `cnn`.
+pub(super) fn mix_backward_cnn(gradient: &Tensor, alpha: &Tensor) -> Result<Tensor> {
+    // SAFETY: `mix_backward_cnn` maps the gradient with a scalar.
+    Ok(unsafe { map(MODULE, "mix_backward_cnn", &[gradient], Some(&parameters(alpha)?))? }.tensor())
+}
+
+/// The gradient of `alpha`, `[1]`.
+pub(super) fn mix_backward_alpha(gradient: &Tensor, sam: &Tensor, cnn: &Tensor, alpha: &Tensor) -> Result<Tensor> {
+    let (gpu, alpha) = (Gpu::of(gradient), parameters(alpha)?);
     let partial = gpu.output(DType::F64, SUM_BLOCKS)?;
-    let n = Arg::Size(grad.elem_count() as u64);
-    let args = [Input::new(grad)?.arg(), Input::new(sam)?.arg(), Input::new(cnn)?.arg(), partial.arg(), n];
-    let (kernel, grid) = (format!("mix_backward_gate_{}", suffix(grad.dtype())?), Grid::blocks([SUM_BLOCKS as u32, 1, 1]));
-    // SAFETY: three tensors of `n` elements of one format, and a float64 number for each block.
+    let inputs = [Input::new(gradient)?, Input::new(sam)?, Input::new(cnn)?, Input::new(&alpha)?];
+    let n = Arg::Size(gradient.elem_count() as u64);
+    let args = [&inputs.each_ref().map(Input::arg)[..], &[partial.arg(), n]].concat();
+    let (kernel, grid) =
+        (format!("mix_backward_alpha_{}", suffix(gradient.dtype())?), Grid::blocks([SUM_BLOCKS as u32, 1, 1]));
+    // SAFETY: three tensors of `n` elements of one format, a number, and a float64 number for each block.
     unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
     sum_partials(&gpu, &partial, 1)
 }
@@ -69,7 +62,7 @@ fn mix_backward_gate(grad: &Tensor, sam: &Tensor, cnn: &Tensor) -> Result<Tensor
 mod tests {
     use candle_core::{Device, Result, Tensor};
 
-    use crate::testing::kernels::{FORMATS, compare, on_device, to_cpu};
+    use crate::testing::kernels::{FORMATS, compare, compare_on_graph, on_device, to_cpu};
     use crate::testing::uniform;
 
     #[test]
@@ -80,12 +73,11 @@ mod tests {
                 let (one, two) = (&inputs[..1], &inputs[..2]);
                 // With a value of 4, because GELU's error is relative to the input, not to the result, which may be near zero.
                 let one = &[Tensor::cat(&[&one[0], &Tensor::new(&[4.0f32], &Device::Cpu)?], 0)?];
-                compare("gelu", one, &[0], dtype, |t| Ok(vec![crate::gelu(&t[0])?]))?;
-                compare("add-relu", two, &[0, 1], dtype, |t| Ok(vec![crate::add_relu(&t[0], &t[1])?]))?;
-                compare("mix", &[&inputs[1..3], &inputs[3..]].concat(), &[0, 1], dtype, |t| {
-                    Ok(vec![crate::mix(&t[0], &t[1], &t[2])?])
-                })?;
-                compare("relu backward", &inputs[..3], &[0, 1, 2], dtype, |t| {
+                compare("gelu", one, &[0], dtype, |v| crate::gelu(&v[0]))?;
+                compare("relu", one, &[0], dtype, |v| crate::relu(&v[0]))?;
+                compare_on_graph("add-relu", two, &[0, 1], dtype, |t| Ok(vec![crate::add_relu(&t[0], &t[1])?]))?;
+                compare("mix", &[&inputs[1..3], &inputs[3..]].concat(), &[0, 1], dtype, |v| crate::mix(&v[0], &v[1], &v[2]))?;
+                compare_on_graph("relu backward", &inputs[..3], &[0, 1, 2], dtype, |t| {
                     let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
                     let sum = crate::relu_backward_sum(&t[0], &t[1], &t[2])?;
                     Ok(vec![crate::relu_backward(&t[0], &t[1])?, sum])

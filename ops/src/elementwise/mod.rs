@@ -1,4 +1,4 @@
-//! Elementwise sums: the end of a residual block with its backward pass, and the gate of equation (3).
+//! Elementwise passes: the end of a residual block, ReLU, and the gate of equation (3).
 
 mod cpu;
 mod cuda;
@@ -6,6 +6,7 @@ mod cuda;
 use candle_core::{Result, Tensor, bail};
 
 use crate::dispatch::{Path, path};
+use crate::tape::{Value, record};
 
 /// `max(a + b, 0)`, the end of a residual block (He et al. 2016). NaN stays NaN, as in PyTorch. Differentiable with respect to both.
 ///
@@ -25,26 +26,67 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `cnn + gate·(sam - cnn)`, the sum of the paper's equation (3), differentiable with respect to all three.
+/// The paper's equation (3): `g·sam + (1 - g)·cnn` with `g = sigmoid(alpha)`, differentiable with respect to all three.
 ///
 /// # Shapes
-/// `sam`, `cnn` and the result have the same shape; `gate` has one element, float32.
+/// `sam`, `cnn` and the result have the same shape; `alpha` has one element, float32.
 ///
 /// # Errors
 /// Other shapes.
-pub fn mix(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
-    if sam.dims() != cnn.dims() || gate.elem_count() != 1 {
+pub fn mix(sam: &Value, cnn: &Value, alpha: &Value) -> Result<Value> {
+    let tensors = [sam.tensor().contiguous()?, cnn.tensor().contiguous()?, alpha.tensor().clone()];
+    let [a, b, number] = &tensors;
+    if a.dims() != b.dims() || number.elem_count() != 1 {
         bail!(
             "mix: expected two tensors of one shape and a number, found {:?}, {:?} and {:?}",
-            sam.dims(),
-            cnn.dims(),
-            gate.dims()
+            a.dims(),
+            b.dims(),
+            number.dims()
         );
     }
-    match path(&[sam, cnn, gate]) {
-        Path::Cuda => cuda::mix(sam, cnn, gate),
-        Path::Cpu | Path::Composed => (sam - cnn)?.broadcast_mul(gate)? + cnn,
-    }
+    let on_gpu = path(&[a, b, number]) == Path::Cuda;
+    let y = if on_gpu { cuda::mix(a, b, number)? } else { ((a - b)?.broadcast_mul(&sigmoid(number)?)? + b)? };
+    record(y, &[sam, cnn, alpha], move |gradient, wanted| {
+        let ([sam, cnn, alpha], gradient) = (&tensors, gradient.contiguous()?);
+        let of_sam = || gradient.broadcast_mul(&sigmoid(alpha)?.to_dtype(gradient.dtype())?);
+        let of_cnn = || if on_gpu { cuda::mix_backward_cnn(&gradient, alpha) } else { &gradient - of_sam()? };
+        let of_alpha = || {
+            let found = match on_gpu {
+                true => cuda::mix_backward_alpha(&gradient, sam, cnn, alpha)?,
+                false => {
+                    let gate = sigmoid(alpha)?.flatten_all()?;
+                    ((&gradient * (sam - cnn)?)?.sum_all()?.reshape(1)? * (&gate - gate.sqr()?)?)?
+                }
+            };
+            found.reshape(alpha.shape())?.to_dtype(alpha.dtype())
+        };
+        Ok(vec![
+            wanted[0].then(of_sam).transpose()?,
+            wanted[1].then(of_cnn).transpose()?,
+            wanted[2].then(of_alpha).transpose()?,
+        ])
+    })
+}
+
+/// `1 / (1 + exp(-x))`, on candle's graph.
+///
+/// # Errors
+/// Those of the tensor library.
+pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// `max(x, 0)`, differentiable. NaN stays NaN, as in PyTorch.
+///
+/// # Shapes
+/// any → the same
+///
+/// # Errors
+/// Those of the tensor library.
+pub fn relu(x: &Value) -> Result<Value> {
+    let y = x.tensor().relu()?;
+    let result = y.clone();
+    record(y, &[x], move |gradient, _| Ok(vec![Some(relu_backward(&result, gradient)?)]))
 }
 
 /// The gradient before a ReLU with the result `res`: `grad` where `res > 0` or `res` is NaN (as in PyTorch), otherwise 0.
@@ -76,5 +118,25 @@ pub fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor>
         Path::Cuda => cuda::relu_backward_sum(res, a, b),
         Path::Cpu => cpu::relu_backward_sum(res, a, b),
         Path::Composed => relu_backward(res, &(a + b)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_gradients_match, uniform};
+
+    #[test]
+    fn mix_and_relu_have_candles_gradients() -> Result<()> {
+        let inputs = [uniform(&[2, 3, 5], 1)?, uniform(&[2, 3, 5], 2)?, uniform(&[1], 3)?];
+        assert_gradients_match(
+            &inputs,
+            |v| relu(&mix(&v[0], &v[1], &v[2])?),
+            |t| ((&t[0] - &t[1])?.broadcast_mul(&sigmoid(&t[2])?)? + &t[1])?.relu(),
+        )?;
+        let [a, b] = [&[2, 3][..], &[3]].map(|shape| uniform(shape, 1).map(Value::from));
+        let (a, b) = (a?, b?);
+        assert!(mix(&a, &a, &b).unwrap_err().to_string().contains("a number"));
+        Ok(())
     }
 }

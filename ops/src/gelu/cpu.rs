@@ -1,17 +1,29 @@
 //! GELU on the CPU.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::contiguous_f32;
 use crate::cpu::simd::{erf, exp, madd, multiversion};
+use crate::cpu::{tensor_from, with_f32};
 
 /// Elements that one task works on.
 const CHUNK: usize = 16 * 1024;
 
 /// As [`super::gelu`].
 pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Gelu)
+    let mut y = with_f32(x, "gelu", |x| Ok(x.to_vec()))?;
+    y.par_chunks_mut(CHUNK).for_each(gelu_in_place);
+    tensor_from(y, x.shape())
+}
+
+/// The gradient of `x`, given that of its GELU.
+pub(super) fn gelu_backward(x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    let mut of_x = with_f32(gradient, "gelu", |gradient| Ok(gradient.to_vec()))?;
+    with_f32(x, "gelu", |x| {
+        of_x.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(of_x, x)| gelu_backward_in_place(of_x, x));
+        Ok(())
+    })?;
+    tensor_from(of_x, x.shape())
 }
 
 multiversion! {
@@ -52,40 +64,5 @@ multiversion! {
             let density = FRAC_1_SQRT_2_PI * exp::<FMA>(-0.5 * x * x);
             *grad *= madd::<FMA>(x, density, cdf);
         }
-    }
-}
-
-struct Gelu;
-
-impl CustomOp1 for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let _span = tracing::trace_span!("gelu").entered();
-        let mut y = contiguous_f32(storage, layout, "gelu")?.to_vec();
-        y.par_chunks_mut(CHUNK).for_each(gelu_in_place);
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let _span = tracing::trace_span!("gelu backward").entered();
-        Ok(Some(grad.contiguous()?.apply_op2_no_bwd(x, &GeluBackward)?))
-    }
-}
-
-struct GeluBackward;
-
-impl CustomOp2 for GeluBackward {
-    fn name(&self) -> &'static str {
-        "gelu backward"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut grad = contiguous_f32(s1, l1, "gelu backward")?.to_vec();
-        let x = contiguous_f32(s2, l2, "gelu backward")?;
-        grad.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(grad, x)| gelu_backward_in_place(grad, x));
-        Ok((CpuStorage::F32(grad), l1.shape().clone()))
     }
 }

@@ -2,18 +2,18 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::device::{Node, map};
+use crate::device::map;
 
 const MODULE: &str = "gelu";
 
-/// As [`super::gelu`].
+/// As [`super::gelu`], of a contiguous tensor.
 pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
-    let x = x.contiguous()?;
     // SAFETY: `gelu` maps one input.
-    let y = unsafe { map(MODULE, "gelu", &[&x], None)? };
-    Node::tensor("gelu", y, &[&x], |inputs, _, grad| {
-        // SAFETY: `gelu_backward` maps the gradient and the input.
-        let grad = unsafe { map(MODULE, "gelu_backward", &[&grad.contiguous()?, inputs[0]], None)? };
-        Ok([Some(grad.tensor()), None, None])
-    })
+    Ok(unsafe { map(MODULE, "gelu", &[x], None)? }.tensor())
+}
+
+/// The gradient of `x`, given that of its GELU.
+pub(super) fn gelu_backward(x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    // SAFETY: `gelu_backward` maps the gradient and the input.
+    Ok(unsafe { map(MODULE, "gelu_backward", &[&gradient.contiguous()?, x], None)? }.tensor())
 }

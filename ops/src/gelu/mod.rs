@@ -6,6 +6,7 @@ mod cuda;
 use candle_core::{Result, Tensor};
 
 use crate::dispatch::{Path, path};
+use crate::tape::{Value, record, record_composed};
 
 /// Gaussian error linear unit, `x·Φ(x)` with the exact error function, differentiable.
 ///
@@ -14,12 +15,18 @@ use crate::dispatch::{Path, path};
 ///
 /// # Errors
 /// Those of the tensor library.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    match path(&[x]) {
-        Path::Cuda => cuda::gelu(x),
-        Path::Cpu => cpu::gelu(x),
-        Path::Composed => x.gelu_erf(),
-    }
+pub fn gelu(x: &Value) -> Result<Value> {
+    let tensor = x.tensor().contiguous()?;
+    let _span = tracing::trace_span!("gelu").entered();
+    let (y, backward): (_, fn(&Tensor, &Tensor) -> Result<Tensor>) = match path(&[&tensor]) {
+        Path::Cuda => (cuda::gelu(&tensor)?, cuda::gelu_backward),
+        Path::Cpu => (cpu::gelu(&tensor)?, cpu::gelu_backward),
+        Path::Composed => return record_composed(&[x], |t| t[0].gelu_erf()),
+    };
+    record(y, &[x], move |gradient, _| {
+        let _span = tracing::trace_span!("gelu backward").entered();
+        Ok(vec![Some(backward(&tensor, gradient)?)])
+    })
 }
 
 #[cfg(test)]
@@ -33,8 +40,8 @@ mod tests {
         let x = (uniform(&[3, 1000], 5)? * 6.0)?;
         // Differentiates the definition through erf, independently of candle's derivative of gelu_erf.
         let composed = |x: &Tensor| (x * 0.5)? * ((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)?;
-        assert_gradients_match(std::slice::from_ref(&x), |t| gelu(&t[0]), |t| composed(&t[0]))?;
-        assert_gradients_match(&[x.t()?], |t| gelu(&t[0].t()?), |t| composed(&t[0].t()?))
+        assert_gradients_match(std::slice::from_ref(&x), |v| gelu(&v[0]), |t| composed(&t[0]))?;
+        assert_gradients_match(&[x.t()?.contiguous()?], |v| gelu(&v[0].permute(&[1, 0])?), |t| composed(&t[0].t()?))
     }
 
     #[test]

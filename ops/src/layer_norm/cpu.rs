@@ -1,14 +1,60 @@
 //! Layer norm over the last axis, on the CPU.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::contiguous_f32;
 use crate::cpu::simd::{madd, multiversion, sum_by};
+use crate::cpu::{sum_parts, tensor_from, with_f32};
+
+/// Rows that one task works on.
+const ROWS: usize = 64;
 
 /// As [`super::layer_norm`].
 pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps: eps as f32 })
+    let (mut y, chunk) = (vec![0f32; x.elem_count()], ROWS * weight.elem_count());
+    with_f32(x, "layer norm", |x| {
+        with_f32(weight, "layer norm", |weight| {
+            with_f32(bias, "layer norm", |bias| {
+                let tasks = y.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
+                tasks.for_each(|(y, x)| layer_norm_rows(x, weight, bias, eps as f32, y));
+                Ok(())
+            })
+        })
+    })?;
+    tensor_from(y, x.shape())
+}
+
+/// The gradient of x and, if `parameters`, those of weight and bias, `[2, c]`.
+pub(super) fn layer_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    gradient: &Tensor,
+    eps: f64,
+    parameters: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let (channels, eps) = (weight.elem_count(), eps as f32);
+    let mut of_x = with_f32(gradient, "layer norm", |gradient| Ok(gradient.to_vec()))?;
+    let chunk = ROWS * channels;
+    // A part of the parameters' gradients for each task, so that the sum's order is fixed.
+    let mut parts = vec![0f32; if parameters { of_x.len().div_ceil(chunk) * 2 * channels } else { 0 }];
+    with_f32(x, "layer norm", |x| {
+        with_f32(weight, "layer norm", |weight| {
+            let tasks = of_x.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
+            if parameters {
+                let tasks = tasks.zip(parts.par_chunks_mut(2 * channels));
+                tasks.for_each(|((gradient, x), part)| {
+                    let (of_weight, of_bias) = part.split_at_mut(channels);
+                    layer_norm_parameter_sums(x, gradient, eps, of_weight, of_bias);
+                    layer_norm_rows_backward(x, weight, eps, gradient);
+                });
+            } else {
+                tasks.for_each(|(gradient, x)| layer_norm_rows_backward(x, weight, eps, gradient));
+            }
+            Ok(())
+        })
+    })?;
+    let of_parameters = parameters.then(|| tensor_from(sum_parts(&parts, 2 * channels), (2, channels))).transpose()?;
+    Ok((tensor_from(of_x, x.shape())?, of_parameters))
 }
 
 multiversion! {
@@ -75,90 +121,16 @@ multiversion! {
     }
 }
 
-/// Rows that one task works on.
-const ROWS: usize = 64;
-
-struct LayerNorm {
-    eps: f32,
-}
-
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let _span = tracing::trace_span!("layer norm").entered();
-        let x = contiguous_f32(s1, l1, "layer norm")?;
-        let (weight, bias) = (contiguous_f32(s2, l2, "layer norm")?, contiguous_f32(s3, l3, "layer norm")?);
-        let mut y = vec![0f32; x.len()];
-        let chunk = ROWS * weight.len();
-        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| layer_norm_rows(x, weight, bias, self.eps, y));
-        Ok((CpuStorage::F32(y), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let _span = tracing::trace_span!("layer norm backward").entered();
-        let channels = weight.elem_count();
-        let grad = grad.contiguous()?;
-        let grad_x = match x.track_op() {
-            true => Some(x.apply_op3_no_bwd(weight, &grad, &LayerNormBackward { eps: self.eps })?),
-            false => None,
-        };
-        let rows = (x.reshape(((), channels))?, grad.reshape(((), channels))?);
-        let grad_weight = match weight.track_op() {
-            true => {
-                let centred = rows.0.broadcast_sub(&rows.0.mean_keepdim(1)?)?;
-                let deviation = (centred.sqr()?.mean_keepdim(1)? + f64::from(self.eps))?.sqrt()?;
-                Some((centred.broadcast_div(&deviation)? * &rows.1)?.sum(0)?)
+multiversion! {
+    /// Adds `grad·normalised x` to `of_weight` and `grad` to `of_bias`, over all rows.
+    fn layer_norm_parameter_sums(x: &[f32], grad: &[f32], eps: f32, of_weight: &mut [f32], of_bias: &mut [f32]) {
+        let channels = of_weight.len();
+        for (x, grad) in x.chunks_exact(channels).zip(grad.chunks_exact(channels)) {
+            let (mean, inverse_deviation) = row_statistics(x, eps);
+            for (((of_weight, of_bias), &x), &grad) in of_weight.iter_mut().zip(of_bias.iter_mut()).zip(x).zip(grad) {
+                *of_weight = madd::<FMA>(grad, (x - mean) * inverse_deviation, *of_weight);
+                *of_bias += grad;
             }
-            false => None,
-        };
-        let grad_bias = if bias.track_op() { Some(rows.1.sum(0)?) } else { None };
-        Ok((grad_x, grad_weight, grad_bias))
-    }
-}
-
-struct LayerNormBackward {
-    eps: f32,
-}
-
-impl CustomOp3 for LayerNormBackward {
-    fn name(&self) -> &'static str {
-        "layer norm backward"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous_f32(s1, l1, "layer norm backward")?;
-        let weight = contiguous_f32(s2, l2, "layer norm backward")?;
-        let mut grad = contiguous_f32(s3, l3, "layer norm backward")?.to_vec();
-        let chunk = ROWS * weight.len();
-        grad.par_chunks_mut(chunk)
-            .zip(x.par_chunks(chunk))
-            .for_each(|(grad, x)| layer_norm_rows_backward(x, weight, self.eps, grad));
-        Ok((CpuStorage::F32(grad), l1.shape().clone()))
+        }
     }
 }

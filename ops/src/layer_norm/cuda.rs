@@ -2,69 +2,68 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::device::{Arg, Gpu, Grid, Input, Node, parameters, splits, suffix};
-use crate::partial_sums::sum_partials;
+use crate::column_sums::norm_column_sums_cuda;
+use crate::device::{Arg, Gpu, Grid, Input, Output, parameters, suffix};
 
 const MODULE: &str = "layer_norm";
 
-/// As [`super::layer_norm`]; the parameters' gradients are composed of candle's operations, as on the CPU.
+/// As [`super::layer_norm`], of a contiguous tensor.
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let eps = eps as f32;
-    let x = x.contiguous()?;
     let channels = weight.elem_count();
     let rows = x.elem_count() / channels;
     let (w, b) = (parameters(weight)?, parameters(bias)?);
-    let gpu = Gpu::of(&x);
+    let gpu = Gpu::of(x);
     let y = gpu.output(x.dtype(), x.shape())?;
     let args = [
-        Input::new(&x)?.arg(),
+        Input::new(x)?.arg(),
         Input::new(&w)?.arg(),
         Input::new(&b)?.arg(),
         y.arg(),
         Arg::Int(rows as i32),
         Arg::Int(channels as i32),
-        Arg::Float(eps),
+        Arg::Float(eps as f32),
     ];
     let kernel = format!("layer_norm_{}", suffix(x.dtype())?);
     // SAFETY: x and y are [rows, channels] of one format, weight and bias [channels] of float32.
     unsafe { gpu.launch(MODULE, &kernel, Grid::warps(rows), &args)? };
-    Node::tensor("layer norm", y, &[&x, weight, bias], move |inputs, _, grad| {
-        let &[x, weight, bias] = inputs else { candle_core::bail!("layer norm: expected three inputs") };
-        let grad = grad.contiguous()?;
-        let grad_x = x.track_op().then(|| layer_norm_backward(x, weight, &grad, eps)).transpose()?;
-        let wide = |t: &Tensor| t.detach().to_dtype(DType::F32)?.reshape(((), channels));
-        let grad_weight = match weight.track_op() {
-            true => {
-                let centred = wide(x)?;
-                let centred = centred.broadcast_sub(&centred.mean_keepdim(1)?)?;
-                let deviation = (centred.sqr()?.mean_keepdim(1)? + f64::from(eps))?.sqrt()?;
-                Some((centred.broadcast_div(&deviation)? * wide(&grad)?)?.sum(0)?)
-            }
-            false => None,
-        };
-        let grad_bias = bias.track_op().then(|| wide(&grad)?.sum(0)).transpose()?;
-        Ok([grad_x, grad_weight, grad_bias])
-    })
+    Ok(y.tensor())
 }
 
-fn layer_norm_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f32) -> Result<Tensor> {
+/// The gradient of x and, if `of_parameters`, those of weight and bias, `[2, c]` of float32. x and the gradient are contiguous.
+pub(super) fn layer_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    gradient: &Tensor,
+    eps: f64,
+    of_parameters: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     let (channels, w) = (weight.elem_count(), parameters(weight)?);
     let rows = x.elem_count() / channels;
     let gpu = Gpu::of(x);
     let out = gpu.output(x.dtype(), x.shape())?;
+    let statistics = if of_parameters { Some(gpu.output(DType::F32, (2, rows))?) } else { None };
     let args = [
         Input::new(x)?.arg(),
         Input::new(&w)?.arg(),
-        Input::new(grad)?.arg(),
+        Input::new(gradient)?.arg(),
         out.arg(),
+        statistics.as_ref().map_or(Arg::Pointer(0), Output::arg),
         Arg::Int(rows as i32),
         Arg::Int(channels as i32),
-        Arg::Float(eps),
+        Arg::Float(eps as f32),
     ];
     let kernel = format!("layer_norm_backward_{}", suffix(x.dtype())?);
-    // SAFETY: x, its gradient and the result's are [rows, channels] of one format, the weight [channels] of float32.
+    // SAFETY: x, its gradient and the result's are [rows, channels] of one format, the weight [channels] of float32; two float32 numbers for
+    // each row, or none.
     unsafe { gpu.launch(MODULE, &kernel, Grid::warps(rows), &args)? };
-    Ok(out.tensor())
+    let sums = match statistics {
+        None => None,
+        Some(statistics) => {
+            let as_rows = |t: &Tensor| t.reshape((rows, channels));
+            Some(norm_column_sums_cuda(&as_rows(x)?, &as_rows(gradient)?, &statistics.tensor())?)
+        }
+    };
+    Ok((out.tensor(), sums))
 }
 
 /// Adds `delta` and `added` to the rows of `x`, in place, then norms them: a linear layer's product and bias, the residual sum and the norm in
@@ -111,53 +110,6 @@ pub(crate) fn add_layer_norm(
     Ok(y.tensor())
 }
 
-/// As [`super::layer_norm_2d`].
-pub(super) fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let eps = eps as f32;
-    let x = x.contiguous()?;
-    let (b, c, h, w) = x.dims4()?;
-    let (weights, biases) = (parameters(weight)?, parameters(bias)?);
-    let gpu = Gpu::of(&x);
-    let y = gpu.output(x.dtype(), x.shape())?;
-    let sizes = [Arg::Int(b as i32), Arg::Int(c as i32), Arg::Int((h * w) as i32), Arg::Float(eps)];
-    let pointers = [Input::new(&x)?.arg(), Input::new(&weights)?.arg(), Input::new(&biases)?.arg(), y.arg()];
-    let (kernel, args) = (format!("layer_norm_2d_{}", suffix(x.dtype())?), [&pointers[..], &sizes].concat());
-    // SAFETY: x and y are [b, c, h·w] of one format, weight and bias [c] of float32.
-    unsafe { gpu.launch(MODULE, &kernel, Grid::over(b * h * w), &args)? };
-    Node::tensor("layer norm 2d", y, &[&x, weight, bias], move |inputs, _, grad| {
-        let &[x, weight, bias] = inputs else { candle_core::bail!("layer norm 2d: expected three inputs") };
-        let (grad_x, grad_parameters) = layer_norm_2d_backward(x, weight, &grad.contiguous()?, eps)?;
-        let [of_weight, of_bias] = [0, 1].map(|i| grad_parameters.get(i));
-        Ok([
-            x.track_op().then_some(grad_x),
-            weight.track_op().then_some(of_weight?.to_dtype(weight.dtype())?),
-            bias.track_op().then_some(of_bias?.to_dtype(bias.dtype())?),
-        ])
-    })
-}
-
-/// The gradient of x, and `[2, c]`, those of weight and bias.
-fn layer_norm_2d_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
-    let (b, c, h, w) = x.dims4()?;
-    let weights = parameters(weight)?;
-    let gpu = Gpu::of(x);
-    let (out, statistics) = (gpu.output(x.dtype(), x.shape())?, gpu.output(DType::F32, (2, b * h * w))?);
-    let (inputs, suffix) = ([Input::new(x)?, Input::new(grad)?], suffix(x.dtype())?);
-    let sizes = [Arg::Int(b as i32), Arg::Int(c as i32), Arg::Int((h * w) as i32)];
-    let pointers = [inputs[0].arg(), Input::new(&weights)?.arg(), inputs[1].arg(), out.arg(), statistics.arg()];
-    let args = [&pointers[..], &sizes, &[Arg::Float(eps)]].concat();
-    // SAFETY: x, the gradient and the result are [b, c, h·w] of one format; two float32 numbers for each pixel.
-    unsafe { gpu.launch(MODULE, &format!("layer_norm_2d_backward_{suffix}"), Grid::over(b * h * w), &args)? };
-    let splits = splits(b * h * w);
-    let partial = gpu.output(DType::F64, (2, c, splits))?;
-    let pointers = [inputs[0].arg(), inputs[1].arg(), statistics.arg(), partial.arg()];
-    let grid = Grid::blocks([splits as u32, c as u32, 1]);
-    let args = [&pointers[..], &sizes].concat();
-    // SAFETY: as above, with two float64 numbers for each channel and split.
-    unsafe { gpu.launch(MODULE, &format!("layer_norm_2d_sums_{suffix}"), grid, &args)? };
-    Ok((out.tensor(), sum_partials(&gpu, &partial, (2, c))?))
-}
-
 #[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{DType, Result, Tensor};
@@ -169,13 +121,9 @@ mod tests {
     #[test]
     fn layer_norms() -> Result<()> {
         for dtype in FORMATS {
-            for (rows, c) in [(7, 256), (65, 33), (1, 1)] {
+            for (rows, c) in [(7, 256), (65, 33), (1, 1), (300, 64)] {
                 let inputs = [uniform(&[rows, c], 1)?, uniform(&[c], 2)?, uniform(&[c], 3)?];
-                compare("layer norm", &inputs, &[0], dtype, |t| Ok(vec![crate::layer_norm(&t[0], &t[1], &t[2], 1e-5)?]))?;
-            }
-            for (b, c, h, w) in [(2, 64, 6, 7), (1, 5, 1, 3), (3, 16, 20, 20)] {
-                let inputs = [uniform(&[b, c, h, w], 1)?, uniform(&[c], 2)?, uniform(&[c], 3)?];
-                compare("layer norm 2d", &inputs, &[0], dtype, |t| Ok(vec![crate::layer_norm_2d(&t[0], &t[1], &t[2], 1e-6)?]))?;
+                compare("layer norm", &inputs, &[0], dtype, |v| crate::layer_norm(&v[0], &v[1], &v[2], 1e-5))?;
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-// Layer norm over the last axis and over the channels of an image; the references are cpu.rs and cpu_2d.rs.
+// Layer norm over the last axis; the reference is cpu.rs.
 #include "device/common.cuh"
 
 // Mean and 1/sqrt(variance + eps) of a row that a warp reads together.
@@ -17,27 +17,6 @@ __device__ __forceinline__ void row_statistics(int c, float eps, Get get, float&
 
 // The row of this warp: blockDim.x/32 rows per block.
 __device__ __forceinline__ int row_index() { return blockIdx.x * (blockDim.x >> 5) + warp_index(); }
-
-// Thread (channel blockIdx.y) sums over this block's share of b·hw pixels, for the gradients of layer_norm_2d's weight and bias.
-template <typename T>
-__device__ void channel_gradient_sums(const T* x, const T* g, const float* statistics, double* partial, int b, int c, int hw) {
-    int pixels = b * hw;
-    int share = (pixels + gridDim.x - 1) / gridDim.x;
-    int begin = blockIdx.x * share, end = begin + share < pixels ? begin + share : pixels;
-    float of_weight = 0.0f, of_bias = 0.0f;
-    for (int pixel = begin + threadIdx.x; pixel < end; pixel += blockDim.x) {
-        size_t at = (static_cast<size_t>(pixel / hw) * c + blockIdx.y) * hw + pixel % hw;
-        float d = to_float(g[at]);
-        of_bias += d;
-        of_weight += d * (to_float(x[at]) - statistics[pixel]) * statistics[pixels + pixel];
-    }
-    double weight_total = block_sum(static_cast<double>(of_weight));
-    double bias_total = block_sum(static_cast<double>(of_bias));
-    if (threadIdx.x == 0) {
-        partial[static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x] = weight_total;
-        partial[static_cast<size_t>(c + blockIdx.y) * gridDim.x + blockIdx.x] = bias_total;
-    }
-}
 
 // x += delta + added (absent where null), then y = norm(x), for a row of any width c.
 template <typename T>
@@ -103,13 +82,19 @@ __device__ void add_norm_in_registers(float* x, const T* delta, const float* add
             y[static_cast<size_t>(row) * c + i] = from_float<T>((to_float(in[i]) - mean) * inverse * weight[i] + bias[i]);             \
         }                                                                                                                              \
     }                                                                                                                                  \
-    KERNEL(layer_norm_backward_##suffix, (const T* x, const float* weight, const T* g, T* grad, int rows, int c, float eps)) {         \
+    /* The gradient of x; and unless null, statistics [2, rows]: mean and inverse deviation of each row. */                            \
+    KERNEL(layer_norm_backward_##suffix, (const T* x, const float* weight, const T* g, T* grad, float* statistics, int rows, int c,    \
+                                          float eps)) {                                                                                \
         int row = row_index();                                                                                                         \
         if (row >= rows) return;                                                                                                       \
         const T* in = x + static_cast<size_t>(row) * c;                                                                                \
         const T* d = g + static_cast<size_t>(row) * c;                                                                                 \
         float mean, inverse, sum = 0.0f, dot = 0.0f;                                                                                   \
         row_statistics(c, eps, [&](int i) { return to_float(in[i]); }, mean, inverse);                                                 \
+        if (statistics != nullptr && lane_index() == 0) {                                                                              \
+            statistics[row] = mean;                                                                                                    \
+            statistics[rows + row] = inverse;                                                                                          \
+        }                                                                                                                              \
         for (int i = lane_index(); i < c; i += 32) {                                                                                   \
             float scaled = to_float(d[i]) * weight[i];                                                                                 \
             sum += scaled;                                                                                                             \
@@ -132,55 +117,6 @@ __device__ void add_norm_in_registers(float* x, const T* delta, const float* add
         if (c % 4 == 0 && c <= 768) add_norm_in_registers<6>(x + start, of_row, added, weight, bias, y + start, c, eps);               \
         else if (c % 4 == 0 && c <= 1280) add_norm_in_registers<10>(x + start, of_row, added, weight, bias, y + start, c, eps);        \
         else add_norm(x + start, of_row, added, weight, bias, y + start, c, eps);                                                      \
-    }                                                                                                                                  \
-    /* Over the channels of [b, c, hw], one thread per pixel. */                                                                         \
-    KERNEL(layer_norm_2d_##suffix, (const T* x, const float* weight, const float* bias, T* y, int b, int c, int hw, float eps)) {      \
-        int pixel = blockIdx.x * blockDim.x + threadIdx.x;                                                                             \
-        if (pixel >= b * hw) return;                                                                                                   \
-        size_t start = static_cast<size_t>(pixel / hw) * c * hw + pixel % hw;                                                          \
-        float mean = 0.0f, squares = 0.0f;                                                                                             \
-        for (int i = 0; i < c; ++i) mean += to_float(x[start + static_cast<size_t>(i) * hw]);                                          \
-        mean /= c;                                                                                                                     \
-        for (int i = 0; i < c; ++i) {                                                                                                  \
-            float d = to_float(x[start + static_cast<size_t>(i) * hw]) - mean;                                                         \
-            squares += d * d;                                                                                                          \
-        }                                                                                                                              \
-        float inverse = 1.0f / sqrtf(squares / c + eps);                                                                               \
-        for (int i = 0; i < c; ++i) {                                                                                                  \
-            size_t at = start + static_cast<size_t>(i) * hw;                                                                           \
-            y[at] = from_float<T>((to_float(x[at]) - mean) * inverse * weight[i] + bias[i]);                                           \
-        }                                                                                                                              \
-    }                                                                                                                                  \
-    /* The gradient of x, and statistics [2, b·hw] (mean, inverse deviation) for the sums below. */                                    \
-    KERNEL(layer_norm_2d_backward_##suffix, (const T* x, const float* weight, const T* g, T* grad, float* statistics, int b, int c,    \
-                                             int hw, float eps)) {                                                                     \
-        int pixel = blockIdx.x * blockDim.x + threadIdx.x;                                                                             \
-        if (pixel >= b * hw) return;                                                                                                   \
-        size_t start = static_cast<size_t>(pixel / hw) * c * hw + pixel % hw;                                                          \
-        float mean = 0.0f, squares = 0.0f, sum = 0.0f, dot = 0.0f;                                                                     \
-        for (int i = 0; i < c; ++i) mean += to_float(x[start + static_cast<size_t>(i) * hw]);                                          \
-        mean /= c;                                                                                                                     \
-        for (int i = 0; i < c; ++i) {                                                                                                  \
-            size_t at = start + static_cast<size_t>(i) * hw;                                                                           \
-            float d = to_float(x[at]) - mean, scaled = to_float(g[at]) * weight[i];                                                    \
-            squares += d * d;                                                                                                          \
-            sum += scaled;                                                                                                             \
-            dot += scaled * d;                                                                                                         \
-        }                                                                                                                              \
-        float inverse = 1.0f / sqrtf(squares / c + eps);                                                                               \
-        sum /= c;                                                                                                                      \
-        dot *= inverse / c;                                                                                                            \
-        for (int i = 0; i < c; ++i) {                                                                                                  \
-            size_t at = start + static_cast<size_t>(i) * hw;                                                                           \
-            float normalised = (to_float(x[at]) - mean) * inverse;                                                                     \
-            grad[at] = from_float<T>((to_float(g[at]) * weight[i] - sum - normalised * dot) * inverse);                                \
-        }                                                                                                                              \
-        statistics[pixel] = mean;                                                                                                      \
-        statistics[b * hw + pixel] = inverse;                                                                                          \
-    }                                                                                                                                  \
-    /* partial [2c, gridDim.x]: the gradients of the weight and then of the bias. */                                                   \
-    KERNEL(layer_norm_2d_sums_##suffix, (const T* x, const T* g, const float* statistics, double* partial, int b, int c, int hw)) {    \
-        channel_gradient_sums(x, g, statistics, partial, b, c, hw);                                                                    \
     }
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE

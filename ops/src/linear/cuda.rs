@@ -2,25 +2,13 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::device::{Arg, F32Math, Gpu, Gradients, Grid, Input, Node, Output, matmul, parameters, suffix};
+use crate::device::{Arg, F32Math, Gpu, Grid, Input, Output, parameters, suffix};
 
 const MODULE: &str = "linear";
 
-/// As [`super::linear`]. The weight is converted to the input's number format; its gradient has the weight's format.
+/// As [`super::linear`].
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, math: F32Math) -> Result<Tensor> {
-    let backward = move |inputs: &[&Tensor], _: &Tensor, grad: &Tensor| gradients(inputs, grad, math);
-    match bias {
-        // A bias per row.
-        Some(table) if table.rank() == 2 => {
-            let y = Node::tensor("linear", product(x, weight, None, Activation::None, math)?, &[x, weight], backward)?;
-            y.broadcast_add(&table.to_dtype(x.dtype())?)
-        }
-        Some(bias) => {
-            let y = product(x, weight, Some(bias), Activation::None, math)?;
-            Node::tensor("linear", y, &[x, weight, bias], backward)
-        }
-        None => Node::tensor("linear", product(x, weight, None, Activation::None, math)?, &[x, weight], backward),
-    }
+    Ok(product(x, weight, bias, Activation::None, math)?.tensor())
 }
 
 /// Activation after the bias.
@@ -51,7 +39,7 @@ pub(crate) fn product(
     Ok(y.reshape(dims))
 }
 
-/// Adds a bias `[c]` to every row of a fresh `[.., c]` of type `dtype`, in place.
+/// Adds a bias `[c]` to every row of a fresh `[.., c]` of type `dtype`, in place; or a bias per row, `[n, c]`, to every `n` rows.
 fn add_bias(gpu: &Gpu, x: &Output, dtype: DType, bias: &Tensor, activation: Activation) -> Result<()> {
     let (n, bias) = (x.len(), parameters(bias)?);
     let c = bias.elem_count();
@@ -69,32 +57,14 @@ fn add_bias(gpu: &Gpu, x: &Output, dtype: DType, bias: &Tensor, activation: Acti
     unsafe { gpu.launch(MODULE, &format!("add_bias_{}", suffix(dtype)?), Grid::over(threads), &args) }
 }
 
-fn gradients(inputs: &[&Tensor], grad: &Tensor, math: F32Math) -> Result<Gradients> {
-    let &[x, weight, ..] = inputs else { bail!("linear: expected an input and a weight") };
-    let (out_features, in_features) = weight.dims2()?;
-    let grad = grad.contiguous()?.reshape(((), out_features))?; // [n, out]
-    let of_x = || {
-        let weight = weight.detach().to_dtype(grad.dtype())?.contiguous()?;
-        matmul(&grad, &weight, math)?.reshape(x.dims())
-    };
-    let of_weight = || {
-        let rows = x.detach().contiguous()?.reshape(((), in_features))?;
-        matmul(&grad.t()?, &rows, math)?.to_dtype(weight.dtype())
-    };
-    let grad_bias = match inputs.get(2) {
-        Some(bias) if bias.track_op() => Some(grad.to_dtype(DType::F32)?.sum(0)?.to_dtype(bias.dtype())?),
-        _ => None,
-    };
-    Ok([x.track_op().then(of_x).transpose()?, weight.track_op().then(of_weight).transpose()?, grad_bias])
-}
-
 #[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{DType, Result};
 
     use super::{Activation, product};
     use crate::device::F32Math;
-    use crate::linear::linear;
+    use crate::linear::{linear, linear_groups, product_transposed};
+    use crate::tape::Value;
     use crate::testing::kernels::{FORMATS, assert_close, compare, on_device, tolerance};
     use crate::testing::uniform;
 
@@ -102,12 +72,18 @@ mod tests {
     fn linear_layers() -> Result<()> {
         for dtype in FORMATS {
             let inputs = [uniform(&[2, 9, 20], 1)?, uniform(&[13, 20], 2)?, uniform(&[13], 3)?];
-            compare("linear", &inputs, &[0], dtype, |t| Ok(vec![linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact)?]))?;
+            compare("linear", &inputs, &[0], dtype, |v| linear(&v[0], &v[1], Some(&v[2]), F32Math::Exact))?;
+            let per_row = [inputs[0].clone(), inputs[1].clone(), uniform(&[9, 13], 6)?];
+            compare("linear, bias per row", &per_row, &[0], dtype, |v| linear(&v[0], &v[1], Some(&v[2]), F32Math::Exact))?;
             let wide = [inputs[0].clone(), uniform(&[40, 20], 4)?, uniform(&[40], 5)?]; // rows of whole 16 bytes
-            compare("wide linear", &wide, &[0], dtype, |t| Ok(vec![linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact)?]))?;
-            compare("linear without bias", &inputs[..2], &[0], dtype, |t| Ok(vec![linear(&t[0], &t[1], None, F32Math::Exact)?]))?;
+            compare("wide linear", &wide, &[0], dtype, |v| linear(&v[0], &v[1], Some(&v[2]), F32Math::Exact))?;
+            compare("linear without bias", &inputs[..2], &[0], dtype, |v| linear(&v[0], &v[1], None, F32Math::Exact))?;
+            let groups = [uniform(&[3, 4, 5], 7)?, uniform(&[3, 6, 5], 8)?, uniform(&[3, 6], 9)?];
+            compare("layers of groups", &groups, &[0], dtype, |v| linear_groups(&v[0], &v[1], &v[2], F32Math::Exact))?;
+            compare("products", &groups[..2], &[0, 1], dtype, |v| product_transposed(&v[0], &v[1], F32Math::Exact))?;
             let x = inputs[0].to_dtype(dtype)?.to_dtype(DType::F32)?;
-            let want = crate::gelu(&linear(&x, &inputs[1], Some(&inputs[2]), F32Math::Exact)?)?;
+            let [x, weight, bias] = [&x, &inputs[1], &inputs[2]].map(Value::from);
+            let want = crate::gelu(&linear(&x, &weight, Some(&bias), F32Math::Exact)?)?.into_tensor();
             on_device(|device| {
                 let there = inputs.iter().map(|t| t.to_device(device)).collect::<Result<Vec<_>>>()?;
                 let x = there[0].to_dtype(dtype)?;

@@ -5,34 +5,124 @@ pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::device::F32Math;
+use crate::column_sums::column_sums;
+use crate::device::{F32Math, matmul};
 use crate::dispatch::{Path, path};
+use crate::tape::{Value, record, record_composed};
 
 /// Applies a linear layer; `math` says how a GPU rounds float32 factors.
 ///
 /// # Shapes
-/// x `[.., in]`, weight `[out, in]`, bias `[out]` → `[.., out]`. There may be a bias per row, `[n, out]` for x `[.., n, in]`.
+/// x `[.., in]`, weight `[out, in]`, bias `[out]` → `[.., out]`. There may be a bias per row, `[n, out]` for x `[.., n, in]`; and a bias whose
+/// length divides `out` is repeated.
 ///
-/// Gradients are computed only for tracked tensors, so that a frozen layer costs only the input's gradient.
+/// Gradients are computed only where they are wanted, so that a frozen layer costs only the input's. On a GPU the weight is converted to the
+/// input's number format; its gradient has the weight's format.
 ///
 /// # Errors
 /// If shapes do not match.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, math: F32Math) -> Result<Tensor> {
+pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, math: F32Math) -> Result<Value> {
+    check(x.tensor(), weight.tensor(), bias.map(Value::tensor))?;
+    let tensors = [x.tensor(), weight.tensor(), bias.unwrap_or(weight).tensor()];
+    let inputs: Vec<&Value> = [x, weight].into_iter().chain(bias).collect();
+    let y = {
+        let _span = tracing::trace_span!("linear").entered();
+        match path(&tensors) {
+            Path::Cuda => cuda::linear(x.tensor(), weight.tensor(), bias.map(Value::tensor), math)?,
+            Path::Cpu => cpu::linear(x.tensor(), weight.tensor(), bias.map(Value::tensor))?,
+            Path::Composed => return record_composed(&inputs, |t| linear_composed(&t[0], &t[1], t.get(2))),
+        }
+    };
+    let (shape, matrix) = (x.tensor().shape().clone(), weight.tensor().clone());
+    // What only the weight's gradient needs is kept only for it.
+    let of_rows = weight.is_recorded().then(|| x.tensor().clone());
+    let of_bias = bias.map(|bias| bias.tensor().clone());
+    record(y, &inputs, move |gradient, wanted| {
+        let _span = tracing::trace_span!("linear backward").entered();
+        let (out_features, in_features) = matrix.dims2()?;
+        let gradient = gradient.contiguous()?.reshape(((), out_features))?; // [n, out]
+        let mut found = vec![None; wanted.len()];
+        if wanted[0] {
+            found[0] = Some(product(&gradient, &matrix.to_dtype(gradient.dtype())?.contiguous()?, math)?.reshape(shape)?);
+        }
+        if let Some(x) = of_rows {
+            let rows = x.contiguous()?.reshape(((), in_features))?;
+            found[1] = Some(transposed_product(&gradient, &rows, math)?.to_dtype(matrix.dtype())?);
+        }
+        if let (Some(bias), Some(true)) = (of_bias, wanted.get(2)) {
+            let sums = column_sums(&gradient.reshape(((), bias.elem_count()))?)?;
+            found[2] = Some(sums.reshape(bias.shape())?.to_dtype(bias.dtype())?);
+        }
+        Ok(found)
+    })
+}
+
+/// A linear layer for each group.
+///
+/// # Shapes
+/// x `[g, n, in]`, weight `[g, out, in]`, bias `[g, out]` → `[g, n, out]`.
+///
+/// # Errors
+/// If shapes do not match.
+pub fn linear_groups(x: &Value, weight: &Value, bias: &Value, math: F32Math) -> Result<Value> {
+    let (rows, matrices) = (x.tensor().clone(), weight.tensor().to_dtype(x.tensor().dtype())?);
+    let shift = bias.tensor().to_dtype(rows.dtype())?.unsqueeze(1)?; // [g, 1, out]
+    let y = matmul(&rows, &matrices.t()?, math)?.broadcast_add(&shift)?;
+    let (of_weight, of_bias) = (weight.tensor().dtype(), bias.tensor().dtype());
+    record(y, &[x, weight, bias], move |gradient, wanted| {
+        Ok(vec![
+            wanted[0].then(|| matmul(gradient, &matrices, math)).transpose()?,
+            wanted[1].then(|| matmul(&gradient.t()?, &rows, math)?.to_dtype(of_weight)).transpose()?,
+            wanted[2].then(|| gradient.to_dtype(of_bias)?.sum(1)).transpose()?,
+        ])
+    })
+}
+
+/// The products `a·bᵀ` of two batches of matrices.
+///
+/// # Shapes
+/// a `[b, m, k]`, b `[b, n, k]` → `[b, m, n]`.
+///
+/// # Errors
+/// If shapes do not match.
+pub fn product_transposed(a: &Value, b: &Value, math: F32Math) -> Result<Value> {
+    let (left, right) = (a.tensor().clone(), b.tensor().clone());
+    record(matmul(&left, &right.t()?, math)?, &[a, b], move |gradient, wanted| {
+        Ok(vec![
+            wanted[0].then(|| matmul(gradient, &right, math)).transpose()?,
+            wanted[1].then(|| matmul(&gradient.t()?, &left, math)).transpose()?,
+        ])
+    })
+}
+
+fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
     let (out_features, in_features) = weight.dims2()?;
     if x.dims().last() != Some(&in_features) {
         bail!("linear: the weight takes {in_features} features, the input has shape {:?}", x.dims());
     }
     let rows = x.dims().iter().rev().nth(1).copied().unwrap_or(1);
     if let Some(bias) = bias
-        && bias.dims() != [out_features]
         && bias.dims() != [rows, out_features]
+        && !matches!(bias.dims(), &[len] if len > 0 && out_features.is_multiple_of(len))
     {
         bail!("linear: the weight gives {out_features} features, the bias has shape {:?}", bias.dims());
     }
-    match path(&[x, weight, bias.unwrap_or(weight)]) {
-        Path::Cuda => cuda::linear(x, weight, bias, math),
-        Path::Cpu => cpu::linear(x, weight, bias),
-        Path::Composed => linear_composed(x, weight, bias),
+    Ok(())
+}
+
+/// lhs `[m, k]` · rhs `[k, n]`
+fn product(lhs: &Tensor, rhs: &Tensor, math: F32Math) -> Result<Tensor> {
+    match path(&[lhs, rhs]) {
+        Path::Cpu => cpu::product(lhs, rhs, false),
+        Path::Cuda | Path::Composed => matmul(lhs, rhs, math),
+    }
+}
+
+/// lhsᵀ · rhs for lhs `[k, m]`, rhs `[k, n]`
+fn transposed_product(lhs: &Tensor, rhs: &Tensor, math: F32Math) -> Result<Tensor> {
+    match path(&[lhs, rhs]) {
+        Path::Cpu => cpu::product(lhs, rhs, true),
+        Path::Cuda | Path::Composed => matmul(&lhs.t()?, rhs, math),
     }
 }
 
@@ -47,61 +137,84 @@ pub fn linear_composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Re
     if let Some(last) = dims.last_mut() {
         *last = out_features;
     }
-    let y = y.reshape(dims)?;
     match bias {
-        Some(bias) => y.broadcast_add(bias),
-        None => Ok(y),
+        Some(bias) if bias.rank() == 1 => y.reshape(((), bias.elem_count()))?.broadcast_add(bias)?.reshape(dims),
+        Some(bias) => y.reshape(dims)?.broadcast_add(bias),
+        None => y.reshape(dims),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_gradients_match, uniform};
+    use crate::tape::Tape;
+    use crate::testing::{assert_gradients_match, relative_difference, uniform};
 
     #[test]
     fn equals_the_composed_layer_and_its_gradients() -> Result<()> {
         let (x, weight, bias) = (uniform(&[2, 3, 5], 1)?, uniform(&[7, 5], 2)?, uniform(&[7], 3)?);
         assert_gradients_match(
             &[x.clone(), weight.clone(), bias],
-            |t| linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact),
+            |v| linear(&v[0], &v[1], Some(&v[2]), F32Math::Exact),
             |t| linear_composed(&t[0], &t[1], Some(&t[2])),
         )?;
         assert_gradients_match(
             &[x.clone(), weight.clone()],
-            |t| linear(&t[0], &t[1], None, F32Math::Exact),
+            |v| linear(&v[0], &v[1], None, F32Math::Exact),
             |t| linear_composed(&t[0], &t[1], None),
         )?;
         // A bias per row.
         assert_gradients_match(
             &[x.clone(), weight.clone(), uniform(&[3, 7], 5)?],
-            |t| linear(&t[0], &t[1], Some(&t[2]), F32Math::Exact),
+            |v| linear(&v[0], &v[1], Some(&v[2]), F32Math::Exact),
             |t| linear_composed(&t[0], &t[1], Some(&t[2])),
         )?;
-        // An input that is a view.
-        let x = uniform(&[5, 4], 4)?;
+        // A bias that is repeated.
         assert_gradients_match(
-            &[x, weight],
-            |t| linear(&t[0].t()?, &t[1], None, F32Math::Exact),
-            |t| linear_composed(&t[0].t()?, &t[1], None),
+            &[x.clone(), uniform(&[8, 5], 2)?, uniform(&[4], 5)?],
+            |v| linear(&v[0], &v[1], Some(&v[2]), F32Math::Exact),
+            |t| linear_composed(&t[0], &t[1], Some(&t[2].repeat(2)?)),
+        )?;
+        // An input that is a view.
+        let view = uniform(&[5, 4], 4)?.t()?;
+        let y = linear(&view.clone().into(), &weight.clone().into(), None, F32Math::Exact)?;
+        let error = relative_difference(y.tensor(), &linear_composed(&view, &weight, None)?)?;
+        assert!(error < 3e-6, "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn groups_and_batches_are_products_of_their_matrices() -> Result<()> {
+        let inputs = [uniform(&[3, 4, 5], 1)?, uniform(&[3, 7, 5], 2)?, uniform(&[3, 7], 3)?];
+        assert_gradients_match(
+            &inputs,
+            |v| linear_groups(&v[0], &v[1], &v[2], F32Math::Exact),
+            |t| t[0].matmul(&t[1].t()?)?.broadcast_add(&t[2].unsqueeze(1)?),
+        )?;
+        assert_gradients_match(
+            &inputs[..2],
+            |v| product_transposed(&v[0], &v[1], F32Math::Exact),
+            |t| t[0].matmul(&t[1].t()?),
         )
     }
 
     #[test]
     fn frozen_weights_get_no_gradient() -> Result<()> {
-        let x = candle_core::Var::from_tensor(&uniform(&[4, 5], 1)?)?;
-        let weight = uniform(&[7, 5], 2)?;
-        let grads = linear(x.as_tensor(), &weight, None, F32Math::Exact)?.sqr()?.sum_all()?.backward()?;
-        assert!(grads.get(x.as_tensor()).is_some() && grads.get(&weight).is_none());
+        let (x, weight, tape) = (uniform(&[4, 5], 1)?, uniform(&[7, 5], 2)?, Tape::default());
+        let y = linear(&tape.leaf(&x), &weight.clone().into(), None, F32Math::Exact)?;
+        let gradients = tape.backward(&y, y.tensor().ones_like()?)?;
+        assert!(gradients.get(&x).is_some() && gradients.get(&weight).is_none());
         Ok(())
     }
 
     #[test]
     fn wrong_shapes_are_refused() -> Result<()> {
-        let (x, weight, bias) = (uniform(&[4, 5], 1)?, uniform(&[7, 6], 2)?, uniform(&[3], 3)?);
-        assert!(linear(&x, &weight, None, F32Math::Exact).unwrap_err().to_string().contains("takes 6 features"));
-        assert!(linear(&uniform(&[2, 6], 1)?, &weight, Some(&bias), F32Math::Exact).is_err());
-        assert_eq!(linear(&uniform(&[0, 6], 1)?, &weight, None, F32Math::Exact)?.dims(), [0, 7]);
+        let [x, six, weight, bias, none] =
+            [&[4, 5][..], &[2, 6], &[7, 6], &[3], &[0, 6]].map(|shape| uniform(shape, 1).map(Value::from));
+        let (weight, bias) = (weight?, bias?);
+        assert!(linear(&x?, &weight, None, F32Math::Exact).unwrap_err().to_string().contains("takes 6 features"));
+        assert!(linear(&six?, &weight, Some(&bias), F32Math::Exact).is_err());
+        assert_eq!(linear(&none?, &weight, None, F32Math::Exact)?.tensor().dims(), [0, 7]);
         Ok(())
     }
 }

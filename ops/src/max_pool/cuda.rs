@@ -77,7 +77,7 @@ mod tests {
     use candle_core::{DType, Device, Result, Tensor};
 
     use crate::batch_norm::BatchStatistics;
-    use crate::testing::kernels::{FORMATS, compare};
+    use crate::testing::kernels::{FORMATS, compare_on_graph};
     use crate::testing::uniform;
 
     #[test]
@@ -86,7 +86,7 @@ mod tests {
             for (b, c, h, w) in [(2, 3, 8, 6), (1, 2, 7, 9), (2, 2, 1, 1), (1, 1, 33, 40)] {
                 // Few values, so that windows have equal maxima.
                 let x = (uniform(&[b, c, h, w], 1)? * 4.0)?.round()?;
-                compare("max-pool", &[x], &[0], dtype, |t| Ok(vec![crate::max_pool2d_3x3_s2_p1(&t[0])?]))?;
+                compare_on_graph("max-pool", &[x], &[0], dtype, |t| Ok(vec![crate::max_pool2d_3x3_s2_p1(&t[0])?]))?;
                 if b * h * w < 2 {
                     continue;
                 }
@@ -101,7 +101,7 @@ mod tests {
                         inv_std: ones.affine(2.0, 0.0)?,
                     })
                 };
-                compare("batch norm, ReLU and max-pool", &inputs, &[0, 3], dtype, |t| {
+                compare_on_graph("batch norm, ReLU and max-pool", &inputs, &[0, 3], dtype, |t| {
                     let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
                     let statistics = statistics(&t[0])?;
                     let y = crate::normalize_relu_max_pool(&t[0], &statistics, &t[1], &t[2])?;
@@ -111,7 +111,7 @@ mod tests {
             }
         }
         let x = Tensor::new(&[[[[1.0f32, f32::NAN], [3.0, 0.0]]]], &Device::Cpu)?;
-        compare("max-pool of what is not a number", &[x], &[0], DType::F32, |t| {
+        compare_on_graph("max-pool of what is not a number", &[x], &[0], DType::F32, |t| {
             Ok(vec![crate::max_pool2d_3x3_s2_p1(&t[0].detach())?])
         })
     }

@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::uniform;
+use crate::tape::{Tape, Value};
 
 /// The kernels' number formats.
 pub(crate) const FORMATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -58,30 +59,62 @@ pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f
     Ok(())
 }
 
-/// What a function gives on the device, where the inputs of `activations` have the number format `dtype`, against what it gives on the CPU
-/// for the same values in float32: results, and the gradients of every input of the first result.
+/// What an operation gives on the device, where the inputs of `activations` have the number format `dtype`, against what it gives on the CPU for
+/// the same values in float32: the result, and the gradients of every input.
 pub(crate) fn compare(
+    what: &str,
+    inputs: &[Tensor],
+    activations: &[usize],
+    dtype: DType,
+    op: impl Fn(&[Value]) -> Result<Value>,
+) -> Result<()> {
+    compare_runs(what, inputs, activations, dtype, |inputs| {
+        let tape = Tape::default();
+        let result = op(&inputs.iter().map(|t| tape.leaf(t)).collect::<Vec<_>>())?;
+        let gradients = tape.backward(&result, weights_like(result.tensor())?)?;
+        let of_inputs = inputs.iter().map(|t| gradients.get(t).cloned()).collect();
+        Ok((vec![result.into_tensor()], of_inputs))
+    })
+}
+
+/// As [`compare`], for operations on candle's graph with several results; the gradients are those of the first one.
+pub(crate) fn compare_on_graph(
     what: &str,
     inputs: &[Tensor],
     activations: &[usize],
     dtype: DType,
     op: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>,
 ) -> Result<()> {
-    let rounded = |i: usize, t: &Tensor| if activations.contains(&i) { t.to_dtype(dtype) } else { Ok(t.clone()) };
-    let inputs = inputs.iter().enumerate().map(|(i, t)| rounded(i, t)).collect::<Result<Vec<_>>>()?;
-    let run = |inputs: Vec<Tensor>| -> Result<(Vec<Tensor>, Vec<Option<Tensor>>)> {
+    compare_runs(what, inputs, activations, dtype, |inputs| {
         let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
         let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let results = op(&tensors)?;
         let mut gradients = Vec::new();
         if results[0].track_op() {
-            let weights = uniform(&[results[0].elem_count()], 77)?.reshape(results[0].dims())?;
-            let weights = weights.to_device(results[0].device())?.to_dtype(results[0].dtype())?;
-            let grads = (&results[0] * weights)?.to_dtype(DType::F32)?.sum_all()?.backward()?;
+            let grads = (&results[0] * weights_like(&results[0])?)?.to_dtype(DType::F32)?.sum_all()?.backward()?;
             gradients = tensors.iter().map(|t| grads.get(t).cloned()).collect();
         }
         Ok((results, gradients))
-    };
+    })
+}
+
+/// A gradient for a result, different for each element.
+fn weights_like(result: &Tensor) -> Result<Tensor> {
+    uniform(&[result.elem_count()], 77)?.reshape(result.dims())?.to_device(result.device())?.to_dtype(result.dtype())
+}
+
+/// Results, and the gradients of the inputs.
+type Found = (Vec<Tensor>, Vec<Option<Tensor>>);
+
+fn compare_runs(
+    what: &str,
+    inputs: &[Tensor],
+    activations: &[usize],
+    dtype: DType,
+    run: impl Fn(Vec<Tensor>) -> Result<Found>,
+) -> Result<()> {
+    let rounded = |i: usize, t: &Tensor| if activations.contains(&i) { t.to_dtype(dtype) } else { Ok(t.clone()) };
+    let inputs = inputs.iter().enumerate().map(|(i, t)| rounded(i, t)).collect::<Result<Vec<_>>>()?;
     let wide = inputs.iter().map(|t| t.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
     let want = run(wide)?;
     on_device(|device| {

@@ -5,6 +5,8 @@ pub(crate) mod kernels;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use crate::tape::{Tape, Value};
+
 /// Values in [-1, 1) from a seed.
 pub(crate) fn values(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -30,20 +32,21 @@ pub(crate) fn relative_difference(got: &Tensor, want: &Tensor) -> Result<f32> {
     Ok(difference / want.iter().fold(1e-30, |m: f32, v| m.max(v.abs())))
 }
 
-/// Asserts that two functions agree in value and in the gradient of every input, with a different output gradient per element, and that some
-/// elements of the gradients equal central differences of the reference in float64.
+/// Asserts that an operation and its reference in candle's operations agree in value and in the gradient of every input, with a different
+/// output gradient per element, and that some elements of the gradients equal central differences of the reference in float64.
 pub(crate) fn assert_gradients_match(
     inputs: &[Tensor],
-    operation: impl Fn(&[Tensor]) -> Result<Tensor>,
+    operation: impl Fn(&[Value]) -> Result<Value>,
     reference: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<()> {
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-    let (got, want) = (operation(&tensors)?, reference(&tensors)?);
-    let error = relative_difference(&got, &want)?;
+    let tape = Tape::default();
+    let (got, want) = (operation(&tensors.iter().map(|t| tape.leaf(t)).collect::<Vec<_>>())?, reference(&tensors)?);
+    let error = relative_difference(got.tensor(), &want)?;
     assert!(error < 3e-6, "values differ by {error}");
     let weights = uniform(want.dims(), 77)?;
-    let got = (got * &weights)?.sum_all()?.backward()?;
+    let got = tape.backward(&got, weights.clone())?;
     let want = (want * &weights)?.sum_all()?.backward()?;
     for (i, tensor) in tensors.iter().enumerate() {
         let (Some(got), Some(want)) = (got.get(tensor), want.get(tensor)) else { panic!("input {i} has no gradient") };

@@ -1,13 +1,11 @@
 //! Trainable batch norm, for the side network's residual blocks.
 
-use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use sam_ladder_ops::{
-    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_statistics, follow, normalize,
-    normalize_backward,
+    BatchNormGradients, BatchNormParams, BatchStatistics, Gradients, Tail, batch_norm_inference, batch_statistics, follow,
+    normalize, normalize_backward,
 };
 
-use super::Mode;
 use super::error::ModelError;
 use super::names::Names;
 use super::parameters::{Parameters, Trainable};
@@ -41,7 +39,7 @@ impl BatchNorm {
     }
 
     pub(super) fn parameters(&self) -> (Tensor, Tensor) {
-        (self.weight.get(Mode::Eval), self.bias.get(Mode::Eval))
+        (self.weight.tensor(), self.bias.tensor())
     }
 
     /// Normalises `[b, c, h, w]` by the running statistics, followed by ReLU if `relu`.
@@ -71,13 +69,13 @@ impl BatchNorm {
     }
 
     /// Returns the gradient of the input; those of weight and bias go to `grads`.
-    pub(super) fn backward(&self, input: Normalized, relu: bool, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
+    pub(super) fn backward(&self, input: Normalized, relu: bool, grad: &Tensor, grads: &mut Gradients) -> Result<Tensor> {
         let (weight, bias) = self.parameters();
         let found = normalize_backward(&input.x, &input.statistics, &weight, &bias, relu, grad)?;
         Ok(self.keep(found, grads))
     }
 
-    pub(super) fn keep(&self, found: BatchNormGradients, grads: &mut GradStore) -> Tensor {
+    pub(super) fn keep(&self, found: BatchNormGradients, grads: &mut Gradients) -> Tensor {
         grads.insert(self.weight.var(), found.weight);
         grads.insert(self.bias.var(), found.bias);
         found.x

@@ -11,10 +11,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Result, Tensor};
-use sam_ladder_ops::{Conv2d, mix};
+use sam_ladder_ops::{Conv2d, Tape, Value, mix, record_composed, sigmoid};
 use sam_ladder_schemas::train::{Arm, GateKind};
 
-use super::Mode;
 use super::error::ModelError;
 use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
@@ -62,31 +61,32 @@ impl Gate {
     }
 
     /// `[b, c, g, g]` twice → `[b, c, g, g]`.
-    pub(super) fn forward(&self, sam: &Tensor, cnn: &Tensor, mode: Mode) -> Result<Tensor> {
-        let gate = match &self.kind {
-            Kind::Constant(alpha) => sigmoid(&alpha.get(mode))?,
-            Kind::Pixel { weight, bias, conv, last_mean, seen } => {
-                let c = sam.dim(1)?;
-                let weight = weight.get(mode);
-                let logits = (conv.forward(sam, &weight.narrow(1, 0, c)?)? + conv.forward(cnn, &weight.narrow(1, c, c)?)?)?;
-                let gate = sigmoid(&logits.broadcast_add(&bias.get(mode).reshape((1, 1, 1, 1))?.to_dtype(logits.dtype())?)?)?; // [b, 1, g, g]
-                last_mean.slice_set(&gate.detach().to_dtype(DType::F32)?.mean_all()?.reshape(1)?, 0, 0)?;
-                seen.store(true, Ordering::Relaxed);
-                gate
+    pub(super) fn forward(&self, sam: &Value, cnn: &Value, tape: Option<&Tape>) -> Result<Value> {
+        match &self.kind {
+            Kind::Constant(alpha) if alpha.var().elem_count() == 1 => mix(sam, cnn, &alpha.on(tape)),
+            Kind::Constant(alpha) => {
+                record_composed(&[sam, cnn, &alpha.on(tape)], |t| blend(&t[0], &t[1], &sigmoid(&t[2])?))
             }
-        };
-        if gate.elem_count() == 1 {
-            return mix(sam, cnn, &gate);
+            Kind::Pixel { weight, bias, conv, last_mean, seen } => {
+                let (c, conv) = (sam.tensor().dim(1)?, *conv);
+                let inputs = [sam, cnn, &weight.on(tape), &bias.on(tape)];
+                let gate = record_composed(&inputs, move |t| {
+                    let of = |x: &Tensor, first: usize| conv.forward(x, &t[2].narrow(1, first, c)?);
+                    let logits = (of(&t[0], 0)? + of(&t[1], c)?)?;
+                    sigmoid(&logits.broadcast_add(&t[3].reshape((1, 1, 1, 1))?.to_dtype(logits.dtype())?)?)
+                })?; // [b, 1, g, g]
+                last_mean.slice_set(&gate.tensor().to_dtype(DType::F32)?.mean_all()?.reshape(1)?, 0, 0)?;
+                seen.store(true, Ordering::Relaxed);
+                record_composed(&[sam, cnn, &gate], |t| blend(&t[0], &t[1], &t[2]))
+            }
         }
-        // cnn + g·(sam - cnn)
-        (sam - cnn)?.broadcast_mul(&gate.to_dtype(sam.dtype())?)? + cnn
     }
 
     /// α; its mean over channels for a gate per channel; the bias for a gate per pixel.
     pub(super) fn alpha(&self) -> Result<f32> {
         let alpha = match &self.kind {
-            Kind::Constant(alpha) => alpha.get(Mode::Eval),
-            Kind::Pixel { bias, .. } => bias.get(Mode::Eval),
+            Kind::Constant(alpha) => alpha.tensor(),
+            Kind::Pixel { bias, .. } => bias.tensor(),
         };
         if alpha.dims() == [1] { alpha.get(0)?.to_scalar::<f32>() } else { alpha.mean_all()?.to_scalar::<f32>() }
     }
@@ -99,7 +99,7 @@ impl Gate {
             Arm::Full => {}
         }
         match &self.kind {
-            Kind::Constant(alpha) if alpha.var().dims() != [1] => sigmoid(&alpha.get(Mode::Eval))?.mean_all()?.to_scalar::<f32>(),
+            Kind::Constant(alpha) if alpha.var().dims() != [1] => sigmoid(&alpha.tensor())?.mean_all()?.to_scalar::<f32>(),
             Kind::Pixel { last_mean, seen, .. } if seen.load(Ordering::Relaxed) => last_mean.get(0)?.to_scalar::<f32>(),
             Kind::Pixel { .. } | Kind::Constant(_) => Ok(1.0 / (1.0 + (-self.alpha()?).exp())),
         }
@@ -110,18 +110,19 @@ impl Gate {
     pub(super) fn numbers(&self) -> Result<Tensor> {
         let flat = |t: &Tensor| t.detach().to_dtype(DType::F32)?.flatten_all();
         match &self.kind {
-            Kind::Constant(alpha) if alpha.var().elem_count() == 1 => flat(&alpha.get(Mode::Eval)),
+            Kind::Constant(alpha) if alpha.var().elem_count() == 1 => flat(&alpha.tensor()),
             Kind::Constant(alpha) => {
-                let alpha = alpha.get(Mode::Eval);
+                let alpha = alpha.tensor();
                 Tensor::cat(&[&flat(&alpha)?.mean_keepdim(0)?, &flat(&sigmoid(&alpha)?)?.mean_keepdim(0)?], 0)
             }
-            Kind::Pixel { bias, last_mean, .. } => Tensor::cat(&[&flat(&bias.get(Mode::Eval))?, last_mean], 0),
+            Kind::Pixel { bias, last_mean, .. } => Tensor::cat(&[&flat(&bias.tensor())?, last_mean], 0),
         }
     }
 }
 
-fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    (x.neg()?.exp()? + 1.0)?.recip()
+/// `cnn + gate·(sam - cnn)`
+fn blend(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    (sam - cnn)?.broadcast_mul(&gate.to_dtype(sam.dtype())?)? + cnn
 }
 
 /// Names and shapes of the gate's parameters.

@@ -1,15 +1,15 @@
 //! SAM's mask decoder without prompts. `output_upscaling` is trained, and mask tokens and hypernetworks if the config says so.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{F32Math, conv_transpose2d_2x2, gelu, layer_norm_2d};
+use sam_ladder_ops::{F32Math, Tape, Value, conv_transpose2d_2x2, gelu, layer_norm, patches_to_image, product_transposed};
 
+use super::ModelConfig;
 use super::error::ModelError;
-use super::mlp::Hypernetwork;
+use super::mlp::Hypernetworks;
 use super::names::EMBED_DIM;
-use super::parameters::{Parameters, Trainable};
+use super::parameters::{Frozen, Parameters, Trainable};
 use super::prompt_encoder::PromptEncoder;
 use super::transformer::{MaskTokens, TwoWayTransformer};
-use super::{Mode, ModelConfig};
 
 const EPS_2D: f64 = 1e-6;
 
@@ -17,9 +17,11 @@ const EPS_2D: f64 = 1e-6;
 pub(super) struct MaskDecoder {
     transformer: TwoWayTransformer,
     upscaling: OutputUpscaling,
-    hypernetworks: Vec<Hypernetwork>,
+    hypernetworks: Hypernetworks,
+    num_classes: usize,
     /// [1, 1, 256]
-    no_mask_embed: Tensor,
+    no_mask_embed: Frozen,
+    math: F32Math,
 }
 
 impl MaskDecoder {
@@ -39,38 +41,32 @@ impl MaskDecoder {
         let image_pe = prompts.image_pe().flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [1, n, 256]
         let transformer = TwoWayTransformer::new(&format!("{p}.transformer"), tokens, &image_pe, parameters)?;
         let upscaling = OutputUpscaling::new(&format!("{p}.output_upscaling"), parameters)?;
-        let hypernetworks = (0..config.num_classes)
-            .map(|class| {
-                let layers: Vec<String> =
-                    (0..3).map(|layer| format!("{p}.output_hypernetworks_mlps.{class}.layers.{layer}")).collect();
-                Hypernetwork::new(&layers, config.train_hypernetworks, parameters)
-            })
-            .collect::<std::result::Result<_, _>>()?;
-        let no_mask_embed = prompts.no_mask_embed().reshape((1, 1, EMBED_DIM))?;
-        Ok(MaskDecoder { transformer, upscaling, hypernetworks, no_mask_embed })
+        let hypernetworks = format!("{p}.output_hypernetworks_mlps");
+        let hypernetworks = Hypernetworks::new(&hypernetworks, config.num_classes, config.train_hypernetworks, parameters)?;
+        Ok(MaskDecoder {
+            transformer,
+            upscaling,
+            hypernetworks,
+            num_classes: config.num_classes,
+            no_mask_embed: Frozen::new(prompts.no_mask_embed().reshape((1, 1, EMBED_DIM))?),
+            math: parameters.math(),
+        })
     }
 
     /// x `[b, 256, g, g]` → low_res_logits `[b, C, 4g, 4g]`
-    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let (b, c, h, w) = x.dims4()?;
-        let image = x.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [b, n, 256]
-        let image = image.broadcast_add(&self.no_mask_embed.to_dtype(image.dtype())?)?;
-        let (tokens, image) = self.transformer.forward(&image, mode)?;
-        let image = image.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
-        let upscaled = self.upscaling.forward(&image, mode)?; // [b, 32, 4h, 4w]
-        let hyper = self
-            .hypernetworks
-            .iter()
-            .enumerate()
-            .map(|(class, mlp)| mlp.forward(&tokens.narrow(1, 1 + class, 1)?.contiguous()?, mode)) // [b, 1, 32]
-            .collect::<Result<Vec<_>>>()?;
-        let hyper = Tensor::cat(&hyper, 1)?; // [b, C, 32]
-        let masks = hyper.matmul(&upscaled.flatten_from(2)?)?; // [b, C, 16·h·w]
-        masks.reshape((b, self.hypernetworks.len(), 4 * h, 4 * w))
+    pub(super) fn forward(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
+        let (b, c, h, w) = x.tensor().dims4()?;
+        let image = x.reshape((b, c, h * w))?.permute(&[0, 2, 1])?; // [b, n, 256]
+        let image = image.add_constant(&self.no_mask_embed.like(&image)?)?;
+        let (tokens, image) = self.transformer.forward(&image, tape)?;
+        let upscaled = self.upscaling.forward(&image, tape)?; // [b, 16n, 32]
+        let hyper = self.hypernetworks.forward(&tokens.narrow(1, 1, self.num_classes)?, tape)?; // [b, C, 32]
+        patches_to_image(&product_transposed(&hyper, &upscaled, self.math)?, (h, w))
     }
 }
 
-/// Two transposed convolutions that upsample the embeddings four times.
+/// Two transposed convolutions that upsample the embeddings four times. What is between and after them looks at one pixel at a time, so the
+/// pixels need not be in the image's order.
 struct OutputUpscaling {
     weight0: Trainable,
     bias0: Trainable,
@@ -94,11 +90,10 @@ impl OutputUpscaling {
         })
     }
 
-    /// `[b, 256, h, w]` → `[b, 32, 4h, 4w]`
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = conv_transpose2d_2x2(x, &self.weight0.get(mode), &self.bias0.get(mode), self.math)?; // [b, 64, 2h, 2w]
-        let x = layer_norm_2d(&x, &self.norm_weight.get(mode), &self.norm_bias.get(mode), EPS_2D)?;
-        let x = conv_transpose2d_2x2(&gelu(&x)?, &self.weight3.get(mode), &self.bias3.get(mode), self.math)?; // [b, 32, 4h, 4w]
-        gelu(&x)
+    /// `[b, n, 256]` → `[b, 16n, 32]`
+    fn forward(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
+        let x = conv_transpose2d_2x2(x, &self.weight0.on(tape), &self.bias0.on(tape), self.math)?; // [b, 4n, 64]
+        let x = gelu(&layer_norm(&x, &self.norm_weight.on(tape), &self.norm_bias.on(tape), EPS_2D)?)?;
+        gelu(&conv_transpose2d_2x2(&x, &self.weight3.on(tape), &self.bias3.on(tape), self.math)?)
     }
 }

@@ -1,16 +1,15 @@
 //! Linear layers, and the MLPs of the mask decoder.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{F32Math, linear};
+use sam_ladder_ops::{F32Math, Tape, Value, linear, linear_groups, relu};
 
-use super::Mode;
 use super::error::ModelError;
-use super::parameters::{Parameters, Trainable};
+use super::parameters::{Frozen, Parameters, Trainable};
 
 /// A frozen linear layer.
 pub(super) struct Linear {
     /// [out, in]
-    weight: Tensor,
+    weight: Frozen,
     /// [out]
     bias: Tensor,
     math: F32Math,
@@ -19,42 +18,40 @@ pub(super) struct Linear {
 impl Linear {
     pub(super) fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(Linear {
-            weight: parameters.frozen(&format!("{prefix}.weight"))?,
+            weight: Frozen::new(parameters.frozen(&format!("{prefix}.weight"))?),
             bias: parameters.frozen(&format!("{prefix}.bias"))?,
             math: parameters.math(),
         })
     }
 
     /// `[.., in]` → `[.., out]`
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, Some(&self.bias), self.math)
+    pub(super) fn forward(&self, x: &Value) -> Result<Value> {
+        self.forward_with(x, &self.bias)
     }
 
     /// The same with a bias per row, `[n, out]`.
-    pub(super) fn forward_with(&self, x: &Tensor, biases: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, Some(biases), self.math)
+    pub(super) fn forward_with(&self, x: &Value, biases: &Tensor) -> Result<Value> {
+        linear(x, &self.weight.like(x)?.into(), Some(&biases.into()), self.math)
     }
 }
 
-/// Linear layers with ReLU between them: SAM's `MLP` and, with two layers, its `MLPBlock`.
-pub(super) struct Mlp(Vec<Linear>);
+/// SAM's `MLPBlock`: two frozen linear layers with ReLU between them.
+pub(super) struct Mlp {
+    lin1: Linear,
+    lin2: Linear,
+}
 
 impl Mlp {
-    /// Layers at these prefixes, in order.
-    pub(super) fn new(prefixes: &[String], parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
-        Ok(Mlp(prefixes.iter().map(|prefix| Linear::new(prefix, parameters)).collect::<std::result::Result<_, _>>()?))
+    pub(super) fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(Mlp {
+            lin1: Linear::new(&format!("{prefix}.lin1"), parameters)?,
+            lin2: Linear::new(&format!("{prefix}.lin2"), parameters)?,
+        })
     }
 
-    /// `[.., in]` → `[.., out]`
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = x.clone();
-        for (i, layer) in self.0.iter().enumerate() {
-            if i > 0 {
-                x = x.relu()?;
-            }
-            x = layer.forward(&x)?;
-        }
-        Ok(x)
+    /// `[.., c]` → `[.., c]`
+    pub(super) fn forward(&self, x: &Value) -> Result<Value> {
+        self.lin2.forward(&relu(&self.lin1.forward(x)?)?)
     }
 }
 
@@ -77,40 +74,81 @@ impl TrainedLinear {
     }
 
     /// `[.., in]` → `[.., out]`
-    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        linear(x, &self.weight.get(mode), Some(&self.bias.get(mode)), self.math)
+    pub(super) fn forward(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
+        linear(x, &self.weight.on(tape), Some(&self.bias.on(tape)), self.math)
     }
 }
 
-/// `output_hypernetworks_mlps.{class}`: frozen, as published, or trained.
-pub(super) enum Hypernetwork {
-    Frozen(Mlp),
-    Trained(Vec<TrainedLinear>),
+/// `output_hypernetworks_mlps`: for each class an `MLP` of three layers with ReLU between them, frozen as published, or trained. All classes
+/// are computed together.
+pub(super) struct Hypernetworks {
+    layers: Vec<GroupLayer>,
+    math: F32Math,
 }
 
-impl Hypernetwork {
-    /// Layers at these prefixes, in order.
-    pub(super) fn new(prefixes: &[String], trained: bool, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
-        if !trained {
-            return Ok(Hypernetwork::Frozen(Mlp::new(prefixes, parameters)?));
-        }
-        let layers = prefixes.iter().map(|prefix| TrainedLinear::new(prefix, parameters));
-        Ok(Hypernetwork::Trained(layers.collect::<std::result::Result<_, _>>()?))
-    }
+/// One layer of all hypernetworks.
+enum GroupLayer {
+    Frozen {
+        /// [C, out, in]
+        weight: Frozen,
+        /// [C, out]
+        bias: Frozen,
+    },
+    /// Weight `[out, in]` and bias `[out]` of each class.
+    Trained(Vec<(Trainable, Trainable)>),
+}
 
-    /// `[.., 256]` → `[.., 32]`
-    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let layers = match self {
-            Hypernetwork::Frozen(mlp) => return mlp.forward(x),
-            Hypernetwork::Trained(layers) => layers,
-        };
-        let mut x = x.clone();
-        for (i, layer) in layers.iter().enumerate() {
-            if i > 0 {
-                x = x.relu()?;
+impl Hypernetworks {
+    const DEPTH: usize = 3;
+
+    pub(super) fn new(
+        prefix: &str,
+        classes: usize,
+        trained: bool,
+        parameters: &mut Parameters,
+    ) -> std::result::Result<Self, ModelError> {
+        let mut layers = Vec::with_capacity(Self::DEPTH);
+        let mut of_classes: Vec<Vec<(Trainable, Trainable)>> = (0..Self::DEPTH).map(|_| Vec::new()).collect();
+        let name = |class: usize, layer: usize| format!("{prefix}.{class}.layers.{layer}");
+        if trained {
+            // In the order of the published names.
+            for class in 0..classes {
+                for (layer, of_classes) in of_classes.iter_mut().enumerate() {
+                    let mut get = |what| parameters.trainable_tensor(&format!("{}.{what}", name(class, layer)));
+                    of_classes.push((get("weight")?, get("bias")?));
+                }
             }
-            x = layer.forward(&x, mode)?;
+            layers.extend(of_classes.into_iter().map(GroupLayer::Trained));
+        } else {
+            for layer in 0..Self::DEPTH {
+                let mut all = |what| {
+                    let of_class = |class| parameters.frozen(&format!("{}.{what}", name(class, layer)));
+                    let tensors = (0..classes).map(of_class).collect::<std::result::Result<Vec<_>, _>>()?;
+                    Ok::<_, ModelError>(Frozen::new(Tensor::stack(&tensors, 0)?))
+                };
+                layers.push(GroupLayer::Frozen { weight: all("weight")?, bias: all("bias")? });
+            }
         }
-        Ok(x)
+        Ok(Hypernetworks { layers, math: parameters.math() })
+    }
+
+    /// The classes' tokens `[b, C, 256]` → `[b, C, 32]`
+    pub(super) fn forward(&self, tokens: &Value, tape: Option<&Tape>) -> Result<Value> {
+        let mut x = tokens.permute(&[1, 0, 2])?; // [C, b, 256]
+        for (i, layer) in self.layers.iter().enumerate() {
+            if i > 0 {
+                x = relu(&x)?;
+            }
+            let (weight, bias) = match layer {
+                GroupLayer::Frozen { weight, bias } => (weight.like(&x)?.into(), bias.like(&x)?.into()),
+                GroupLayer::Trained(of_classes) => {
+                    let (weights, biases): (Vec<Value>, Vec<Value>) =
+                        of_classes.iter().map(|(weight, bias)| (weight.on(tape), bias.on(tape))).unzip();
+                    (Value::stack(&weights)?, Value::stack(&biases)?)
+                }
+            };
+            x = linear_groups(&x, &weight, &bias, self.math)?;
+        }
+        x.permute(&[1, 0, 2])
     }
 }

@@ -26,9 +26,8 @@ mod transformer;
 mod vit;
 mod weights;
 
-use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
-use sam_ladder_ops::F32Math;
+use sam_ladder_ops::{F32Math, Gradients, Tape, Value};
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind, TrainConfig};
 
@@ -100,15 +99,6 @@ impl ModelConfig {
     }
 }
 
-/// Whether gradients will be computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// Trainable tensors are part of candle's graph.
-    Train,
-    /// No graph is kept.
-    Eval,
-}
-
 /// The published model (SAM-LST) without its image encoder.
 pub struct LadderSam {
     config: ModelConfig,
@@ -121,31 +111,33 @@ pub struct LadderSam {
 
 /// A forward pass in training mode, ready for the backward pass.
 pub struct TrainPass<'a> {
-    /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`, with candle's graph to x_cnn, α and `output_upscaling`.
+    /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`.
     pub low_res_logits: Tensor,
-    /// x_cnn as a leaf of that graph, and what the side network's backward pass needs.
-    cnn: Option<(Var, &'a SideNetwork, SideTape)>,
+    /// The gate's and the mask decoder's operations, and their output.
+    tape: Tape,
+    output: Value,
+    /// x_cnn, a leaf of that tape, and what the side network's backward pass needs.
+    cnn: Option<(Tensor, &'a SideNetwork, SideTape)>,
 }
 
 impl TrainPass<'_> {
-    /// Gradients of all trainable variables, of a scalar computed from [`Self::low_res_logits`].
-    ///
-    /// Takes the scalar by value, so that the decoder's activations are freed before the side network's gradients are computed, unless another
-    /// tensor holds the graph.
+    /// Gradients of all trainable variables, given that of [`Self::low_res_logits`]. The decoder's activations are freed before the side
+    /// network's gradients are computed.
     ///
     /// # Errors
-    /// Those of the tensor library.
-    pub fn backward(self, loss: Tensor) -> Result<GradStore> {
-        let TrainPass { low_res_logits, cnn } = self;
-        let mut grads = loss.backward()?;
-        drop((loss, low_res_logits));
-        if let Some((x_cnn, side_network, tape)) = cnn
-            && let Some(grad) = grads.remove(&x_cnn)
+    /// A gradient of another shape, and those of the tensor library.
+    pub fn backward(self, gradient: Tensor) -> Result<Gradients> {
+        let TrainPass { low_res_logits, tape, output, cnn } = self;
+        drop(low_res_logits);
+        let mut gradients = tape.backward(&output, gradient)?;
+        drop(output);
+        if let Some((x_cnn, side_network, side_tape)) = cnn
+            && let Some(gradient) = gradients.remove(&x_cnn)
         {
             drop(x_cnn);
-            side_network.backward(tape, grad, &mut grads)?;
+            side_network.backward(side_tape, gradient, &mut gradients)?;
         }
-        Ok(grads)
+        Ok(gradients)
     }
 }
 
@@ -202,7 +194,7 @@ impl LadderSam {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => Some(self.side_network.forward(images)?),
         };
-        self.decode(x_cnn.as_ref(), embeddings, Mode::Eval)
+        self.decode(x_cnn.map(Value::from).as_ref(), embeddings, None).map(Value::into_tensor)
     }
 
     /// As [`Self::forward`], but in training mode: batch norm uses the statistics of the batch, and updates the running ones with momentum 0.1.
@@ -238,21 +230,23 @@ impl LadderSam {
         let cnn = match self.config.arm {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => {
-                let (x_cnn, tape) = self.side_network.forward_train(images)?;
-                Some((Var::from_tensor(&x_cnn)?, &self.side_network, tape))
+                let (x_cnn, side_tape) = self.side_network.forward_train(images)?;
+                Some((x_cnn, &self.side_network, side_tape))
             }
         };
-        let x_cnn = cnn.as_ref().map(|(x_cnn, _, _)| x_cnn.as_tensor());
-        Ok(TrainPass { low_res_logits: self.decode(x_cnn, embeddings, Mode::Train)?, cnn })
+        let tape = Tape::default();
+        let x_cnn = cnn.as_ref().map(|(x_cnn, _, _)| tape.leaf(x_cnn));
+        let output = self.decode(x_cnn.as_ref(), embeddings, Some(&tape))?;
+        Ok(TrainPass { low_res_logits: output.tensor().clone(), tape, output, cnn })
     }
 
-    fn decode(&self, x_cnn: Option<&Tensor>, embeddings: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn decode(&self, x_cnn: Option<&Value>, embeddings: &Tensor, tape: Option<&Tape>) -> Result<Value> {
         let x = match (x_cnn, self.config.arm) {
-            (None, _) => embeddings.clone(),
-            (Some(x_cnn), Arm::Full) => self.gate.forward(embeddings, x_cnn, mode)?,
+            (None, _) => embeddings.into(),
+            (Some(x_cnn), Arm::Full) => self.gate.forward(&embeddings.into(), x_cnn, tape)?,
             (Some(x_cnn), _) => x_cnn.clone(),
         };
-        self.mask_decoder.forward(&x, mode)
+        self.mask_decoder.forward(&x, tape)
     }
 
     /// x_cnn in training mode, as in [`Self::forward_train`]: `[b, c, s, s]` → `[b, 256, s/16, s/16]`.

@@ -1,11 +1,11 @@
 //! Gives the parts of the model their weights, and keeps these by name for the optimizer and the checkpoint.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use sam_ladder_ops::F32Math;
+use sam_ladder_ops::{F32Math, Tape, Value};
 
-use super::Mode;
 use super::error::ModelError;
 use super::weights::ModelWeights;
 
@@ -19,12 +19,45 @@ impl Trainable {
         &self.0
     }
 
-    /// The variable in training, otherwise a tensor without graph.
-    pub(super) fn get(&self, mode: Mode) -> Tensor {
-        match mode {
-            Mode::Train => self.0.as_tensor().clone(),
-            Mode::Eval => self.0.as_detached_tensor(),
+    /// Its tensor, without a graph.
+    pub(super) fn tensor(&self) -> Tensor {
+        self.0.as_detached_tensor()
+    }
+
+    /// A leaf of the tape, or a constant if there is none.
+    pub(super) fn on(&self, tape: Option<&Tape>) -> Value {
+        match tape {
+            Some(tape) => tape.leaf(&self.0),
+            None => self.tensor().into(),
         }
+    }
+}
+
+/// A tensor that training does not change.
+pub(super) struct Frozen {
+    tensor: Tensor,
+    /// In the number format in which it is used.
+    cast: OnceLock<Tensor>,
+}
+
+impl Frozen {
+    pub(super) fn new(tensor: Tensor) -> Self {
+        Frozen { tensor, cast: OnceLock::new() }
+    }
+
+    /// In the number format of `like`, converted only once.
+    pub(super) fn like(&self, like: &Value) -> Result<Tensor> {
+        let dtype = like.tensor().dtype();
+        if self.tensor.dtype() == dtype {
+            return Ok(self.tensor.clone());
+        }
+        if let Some(cast) = self.cast.get().filter(|cast| cast.dtype() == dtype) {
+            return Ok(cast.clone());
+        }
+        let cast = self.tensor.to_dtype(dtype)?;
+        // If another format is kept already, this one is converted each time.
+        self.cast.set(cast.clone()).ok();
+        Ok(cast)
     }
 }
 

@@ -1,10 +1,8 @@
 //! A 1×1 convolution with bias from a side network's channels to SAM's 256. No published checkpoint has it; it starts at random values.
 
-use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::Conv2d;
+use sam_ladder_ops::{Conv2d, Gradients, Tape, Value, record};
 
-use super::Mode;
 use super::error::ModelError;
 use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
@@ -29,18 +27,31 @@ impl Projection {
         })
     }
 
-    /// `[b, c, g, g]` → `[b, 256, g, g]`, with candle's graph in training.
-    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let bias = self.bias.get(mode).reshape((1, EMBED_DIM, 1, 1))?;
-        self.conv.forward(x, &self.weight.get(mode))?.broadcast_add(&bias)
+    /// `[b, c, g, g]` → `[b, 256, g, g]`
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let bias = self.bias.tensor().reshape((1, EMBED_DIM, 1, 1))?;
+        self.conv.forward(x, &self.weight.tensor())?.broadcast_add(&bias)
     }
 
-    /// Returns the gradient of the input, given the output's; those of weight and bias go to `grads`.
-    pub(super) fn backward(&self, x: &Tensor, grad: &Tensor, grads: &mut GradStore) -> Result<Tensor> {
+    /// As [`Self::forward`], recorded.
+    pub(super) fn forward_on(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
+        let (conv, input, weight) = (self.conv, x.tensor().clone(), self.weight.tensor());
+        let (_, _, h, w) = input.dims4()?;
+        record(self.forward(&input)?, &[x, &self.weight.on(tape), &self.bias.on(tape)], move |gradient, wanted| {
+            Ok(vec![
+                wanted[0].then(|| conv.backward_input(gradient, &weight, (h, w))).transpose()?,
+                wanted[1].then(|| conv.backward_weight(&input, gradient, 1)).transpose()?,
+                wanted[2].then(|| gradient.sum((0, 2, 3))).transpose()?,
+            ])
+        })
+    }
+
+    /// Returns the gradient of the input of [`Self::forward`], given the output's; those of weight and bias go to `gradients`.
+    pub(super) fn backward(&self, x: &Tensor, gradient: &Tensor, gradients: &mut Gradients) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
-        grads.insert(self.weight.var(), self.conv.backward_weight(x, grad, 1)?);
-        grads.insert(self.bias.var(), grad.sum((0, 2, 3))?);
-        self.conv.backward_input(grad, &self.weight.get(Mode::Eval), (h, w))
+        gradients.insert(self.weight.var(), self.conv.backward_weight(x, gradient, 1)?);
+        gradients.insert(self.bias.var(), gradient.sum((0, 2, 3))?);
+        self.conv.backward_input(gradient, &self.weight.tensor(), (h, w))
     }
 }
 

@@ -1,11 +1,9 @@
 //! torchvision's residual blocks: convolutions with batch norm on a main path with a shortcut around it. `BasicBlock` has two of 3×3 on it,
 //! `Bottleneck` one of 3×3 between two of 1×1.
 
-use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{Conv2d, Tail, add_relu, relu_backward, relu_backward_sum};
+use sam_ladder_ops::{Conv2d, Gradients, Tail, add_relu, relu_backward, relu_backward_sum};
 
-use super::Mode;
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::error::ModelError;
 use super::names::Names;
@@ -141,7 +139,7 @@ impl ResidualBlock {
         &self,
         tape: BlockTape,
         grad: (Tensor, Option<Tensor>),
-        grads: &mut GradStore,
+        grads: &mut Gradients,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let BlockTape { x, mut main, downsample, out } = tape;
         let sum_grad = match grad {
@@ -183,7 +181,7 @@ struct ConvNorm {
 
 impl ConvNorm {
     fn convolve(&self, x: &Tensor) -> Result<Tensor> {
-        self.conv.forward(x, &self.weight.get(Mode::Eval))
+        self.conv.forward(x, &self.weight.tensor())
     }
 
     /// Normalises by the running statistics, followed by ReLU if `relu`.
@@ -197,14 +195,14 @@ impl ConvNorm {
     }
 
     /// The gradient of the convolution's input, given its output's; the weight's goes to `grads`.
-    fn backward(&self, x: &Tensor, grad: Tensor, grads: &mut GradStore) -> Result<Tensor> {
+    fn backward(&self, x: &Tensor, grad: Tensor, grads: &mut Gradients) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
         self.backward_weight(x, &grad, grads)?;
         self.backward_input(&grad, (h, w))
     }
 
     /// As [`Self::backward`], with an input that is recomputed, and dropped once the weight's gradient is known.
-    fn backward_remade(&self, x: impl Fn() -> Result<Tensor>, grad: Tensor, grads: &mut GradStore) -> Result<Tensor> {
+    fn backward_remade(&self, x: impl Fn() -> Result<Tensor>, grad: Tensor, grads: &mut Gradients) -> Result<Tensor> {
         let x = x()?;
         let (_, _, h, w) = x.dims4()?;
         self.backward_weight(&x, &grad, grads)?;
@@ -212,12 +210,12 @@ impl ConvNorm {
         self.backward_input(&grad, (h, w))
     }
 
-    fn backward_weight(&self, x: &Tensor, grad: &Tensor, grads: &mut GradStore) -> Result<()> {
+    fn backward_weight(&self, x: &Tensor, grad: &Tensor, grads: &mut Gradients) -> Result<()> {
         grads.insert(self.weight.var(), self.conv.backward_weight(x, grad, self.kernel)?);
         Ok(())
     }
 
     fn backward_input(&self, grad: &Tensor, size: (usize, usize)) -> Result<Tensor> {
-        self.conv.backward_input(grad, &self.weight.get(Mode::Eval), size)
+        self.conv.backward_input(grad, &self.weight.tensor(), size)
     }
 }

@@ -4,11 +4,9 @@
 //! In training they keep a tape instead of candle's graph, with only the outputs of convolutions and blocks. The backward pass recomputes
 //! the normalised activations within a block, drops each tensor after its last use, and does not sum gradients into zeros first.
 
-use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{Conv2d, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward};
+use sam_ladder_ops::{Conv2d, Gradients, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward};
 
-use super::Mode;
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::error::ModelError;
 use super::names::{EMBED_DIM, Names};
@@ -102,7 +100,7 @@ impl ResNet {
             x = block.forward(&x)?;
         }
         match &self.projection {
-            Some(projection) => projection.forward(&x, Mode::Eval),
+            Some(projection) => projection.forward(&x),
             None => Ok(x),
         }
     }
@@ -120,13 +118,13 @@ impl ResNet {
         }
         let layer3 = self.projection.as_ref().map(|_| x.clone());
         if let Some(projection) = &self.projection {
-            x = projection.forward(&x, Mode::Eval)?;
+            x = projection.forward(&x)?;
         }
         Ok((x, Tape { images: images.clone(), stem, blocks, layer3 }))
     }
 
     /// Adds the gradients of every variable to `grads`, given that of [`Self::forward_train`]'s output.
-    pub(super) fn backward(&self, tape: Tape, grad: Tensor, grads: &mut GradStore) -> Result<()> {
+    pub(super) fn backward(&self, tape: Tape, grad: Tensor, grads: &mut Gradients) -> Result<()> {
         let Tape { images, stem, mut blocks, layer3 } = tape;
         let grad = match (&self.projection, layer3) {
             (Some(projection), Some(layer3)) => projection.backward(&layer3, &grad, grads)?,
@@ -154,7 +152,7 @@ impl ResNet {
     /// channels gives the same result, and each of the three has the sum's gradient. With two channels the third would be zero, so it is left
     /// out together with its part of the weight.
     fn stem_weight(&self, images: &Tensor) -> Result<Tensor> {
-        let weight = self.stem.get(Mode::Eval);
+        let weight = self.stem.tensor();
         match images.dim(1)? {
             1 => weight.sum_keepdim(1),
             channels => weight.narrow(1, 0, channels),

@@ -1,10 +1,9 @@
 //! The common interface of side networks: from images to embeddings of SAM's shape, and the backward pass.
 
-use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Result, Tensor};
+use sam_ladder_ops::{Gradients, Tape as Recording, Value};
 use sam_ladder_schemas::train::SideNetworkKind;
 
-use super::Mode;
 use super::error::ModelError;
 use super::names::Names;
 use super::parameters::Parameters;
@@ -14,26 +13,21 @@ use super::vit::{VitTiny, vit_names};
 /// `CNN_encoder`: one of the side networks.
 pub(super) enum SideNetwork {
     ResNet(ResNet),
-    /// With its variables, whose gradients come from candle's graph.
-    Vit(VitTiny, Vec<Var>),
+    Vit(VitTiny),
 }
 
 /// What [`SideNetwork::backward`] needs of a forward pass.
 pub(super) enum SideTape {
     ResNet(Box<Tape>),
-    /// The output with candle's graph.
-    Graph(Tensor),
+    /// The recorded operations, and their output.
+    Vit(Recording, Value),
 }
 
 impl SideNetwork {
     pub(super) fn new(kind: SideNetworkKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(match resnet_kind(kind) {
             Some(kind) => SideNetwork::ResNet(ResNet::new(kind, parameters)?),
-            None => {
-                let before = parameters.trainable().len();
-                let network = VitTiny::new(parameters)?;
-                SideNetwork::Vit(network, parameters.trainable()[before..].iter().map(|(_, var)| var.clone()).collect())
-            }
+            None => SideNetwork::Vit(VitTiny::new(parameters)?),
         })
     }
 
@@ -42,7 +36,7 @@ impl SideNetwork {
         check_channels(images)?;
         match self {
             SideNetwork::ResNet(network) => network.forward(images),
-            SideNetwork::Vit(network, _) => network.forward(images, Mode::Eval),
+            SideNetwork::Vit(network) => network.forward(images, None).map(Value::into_tensor),
         }
     }
 
@@ -55,25 +49,20 @@ impl SideNetwork {
                 let (x, tape) = network.forward_train(images)?;
                 Ok((x, SideTape::ResNet(Box::new(tape))))
             }
-            SideNetwork::Vit(network, _) => {
-                let x = network.forward(images, Mode::Train)?;
-                Ok((x.detach(), SideTape::Graph(x)))
+            SideNetwork::Vit(network) => {
+                let recording = Recording::default();
+                let x = network.forward(images, Some(&recording))?;
+                Ok((x.tensor().clone(), SideTape::Vit(recording, x)))
             }
         }
     }
 
     /// Adds the gradients of every variable to `grads`, given that of [`Self::forward_train`]'s output.
-    pub(super) fn backward(&self, tape: SideTape, grad: Tensor, grads: &mut GradStore) -> Result<()> {
+    pub(super) fn backward(&self, tape: SideTape, grad: Tensor, grads: &mut Gradients) -> Result<()> {
         match (self, tape) {
             (SideNetwork::ResNet(network), SideTape::ResNet(tape)) => network.backward(*tape, grad, grads),
-            (SideNetwork::Vit(_, variables), SideTape::Graph(x)) => {
-                // The gradient of Σ x·grad with respect to the variables is the one that `grad` on x gives.
-                let mut found = (x * grad)?.sum_all()?.backward()?;
-                for var in variables {
-                    if let Some(grad) = found.remove(var) {
-                        grads.insert(var, grad);
-                    }
-                }
+            (SideNetwork::Vit(_), SideTape::Vit(recording, x)) => {
+                grads.extend(recording.backward(&x, grad)?);
                 Ok(())
             }
             _ => candle_core::bail!("the tape is another network's"),

@@ -3,14 +3,14 @@
 //! channels. There is no dropout, as in timm's defaults.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{F32Math, attention, gelu, layer_norm, linear};
+use sam_ladder_ops::{F32Math, Tape, Value, gelu, layer_norm, linear, multi_head_self_attention, record_composed};
 
 use super::error::ModelError;
 use super::mlp::TrainedLinear;
 use super::names::Names;
 use super::parameters::{Parameters, Trainable};
 use super::projection::{Projection, projection_names};
-use super::{Mode, PATCH_SIZE};
+use super::PATCH_SIZE;
 
 /// Channels of each token.
 pub(super) const WIDTH: usize = 192;
@@ -45,19 +45,20 @@ impl VitTiny {
         })
     }
 
-    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, with candle's graph in training.
-    pub(super) fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`
+    pub(super) fn forward(&self, images: &Tensor, tape: Option<&Tape>) -> Result<Value> {
         let (b, _, h, w) = images.dims4()?;
         let (gh, gw) = (h / PATCH_SIZE, w / PATCH_SIZE);
-        let patches = self.patch_embed.forward(images, mode)?; // [b, g·g, 192]
-        let cls = self.cls_token.get(mode).broadcast_as((b, 1, WIDTH))?.contiguous()?;
-        let mut x = Tensor::cat(&[&cls, &patches], 1)?.broadcast_add(&self.pos_embed.get(mode))?; // [b, 1 + g·g, 192]
+        let patches = self.patch_embed.forward(images, tape)?; // [b, g·g, 192]
+        let mut x = record_composed(&[&self.cls_token.on(tape), &patches, &self.pos_embed.on(tape)], move |t| {
+            let cls = t[0].broadcast_as((b, 1, WIDTH))?.contiguous()?;
+            Tensor::cat(&[&cls, &t[1]], 1)?.broadcast_add(&t[2])
+        })?; // [b, 1 + g·g, 192]
         for block in &self.blocks {
-            x = block.forward(&x, mode)?;
+            x = block.forward(&x, tape)?;
         }
-        let x = self.norm.forward(&x, mode)?.narrow(1, 1, gh * gw)?; // [b, g·g, 192]
-        let x = x.transpose(1, 2)?.contiguous()?.reshape((b, WIDTH, gh, gw))?;
-        self.projection.forward(&x, mode)
+        let x = self.norm.forward(&x, tape)?.narrow(1, 1, gh * gw)?; // [b, g·g, 192]
+        self.projection.forward_on(&x.permute(&[0, 2, 1])?.reshape((b, WIDTH, gh, gw))?, tape)
     }
 }
 
@@ -80,7 +81,7 @@ impl PatchEmbed {
     }
 
     /// `[b, c, s, s]` → `[b, g·g, 192]`. One channel is repeated to three, and of two the missing third is zero, as in the ResNets.
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn forward(&self, images: &Tensor, tape: Option<&Tape>) -> Result<Value> {
         let (b, c, h, w) = images.dims4()?;
         let (gh, gw) = (h / PATCH_SIZE, w / PATCH_SIZE);
         let patches = images
@@ -88,12 +89,11 @@ impl PatchEmbed {
             .permute([0, 2, 4, 1, 3, 5])?
             .contiguous()?
             .reshape((b, gh * gw, c * PATCH_SIZE * PATCH_SIZE))?;
-        let weight = match c {
-            1 => self.weight.get(mode).sum_keepdim(1)?,
-            c => self.weight.get(mode).narrow(1, 0, c)?,
-        };
-        let weight = weight.contiguous()?.reshape((WIDTH, c * PATCH_SIZE * PATCH_SIZE))?;
-        linear(&patches, &weight, Some(&self.bias.get(mode)), self.math)
+        let weight = record_composed(&[&self.weight.on(tape)], move |t| {
+            let of_channels = if c == 1 { t[0].sum_keepdim(1)? } else { t[0].narrow(1, 0, c)? };
+            of_channels.contiguous()?.reshape((WIDTH, c * PATCH_SIZE * PATCH_SIZE))
+        })?;
+        linear(&patches.into(), &weight, Some(&self.bias.on(tape)), self.math)
     }
 }
 
@@ -120,19 +120,16 @@ impl Block {
     }
 
     /// `[b, n, 192]` → the same
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = (x + self.attend(&self.norm1.forward(x, mode)?, mode)?)?;
-        let hidden = gelu(&self.fc1.forward(&self.norm2.forward(&x, mode)?, mode)?)?; // [b, n, 768]
-        &x + self.fc2.forward(&hidden, mode)?
+    fn forward(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
+        let x = x.add(&self.attend(&self.norm1.forward(x, tape)?, tape)?)?;
+        let hidden = gelu(&self.fc1.forward(&self.norm2.forward(&x, tape)?, tape)?)?; // [b, n, 768]
+        x.add(&self.fc2.forward(&hidden, tape)?)
     }
 
-    fn attend(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let (b, n, _) = x.dims3()?;
+    fn attend(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
         let d = WIDTH / HEADS;
-        let qkv = self.qkv.forward(x, mode)?.reshape((b, n, 3, HEADS, d))?;
-        let part = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2); // [b, heads, n, d], a view
-        let attended = attention(&part(0)?, &part(1)?, &part(2)?, 1.0 / (d as f64).sqrt())?;
-        self.proj.forward(&attended.transpose(1, 2)?.contiguous()?.reshape((b, n, WIDTH))?, mode)
+        let attended = multi_head_self_attention(&self.qkv.forward(x, tape)?, HEADS, 1.0 / (d as f64).sqrt())?;
+        self.proj.forward(&attended, tape)
     }
 }
 
@@ -150,8 +147,8 @@ impl LayerNorm {
         })
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        layer_norm(x, &self.weight.get(mode), &self.bias.get(mode), EPS)
+    fn forward(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
+        layer_norm(x, &self.weight.on(tape), &self.bias.on(tape), EPS)
     }
 }
 

@@ -71,8 +71,8 @@ pub fn start_step(model: &LadderSam, optimizer: &mut Optimizer, batch: &BatchTen
     let pass = tracing::trace_span!("forward").in_scope(|| model.forward_train(&batch.images, &batch.embeddings))?;
     let loss = tracing::trace_span!("loss")
         .in_scope(|| ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda))?;
-    let losses = Tensor::stack(&[&loss.total.detach(), &loss.ce, &loss.dice], 0)?;
-    let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.total))?;
-    tracing::trace_span!("optimizer").in_scope(|| optimizer.step_unless_diverged(&gradients, settings.lr, Some(&losses)))?;
-    Ok(losses)
+    let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.gradient))?;
+    let update = || optimizer.step_unless_diverged(&gradients, settings.lr, Some(&loss.numbers));
+    tracing::trace_span!("optimizer").in_scope(update)?;
+    Ok(loss.numbers)
 }

@@ -173,10 +173,9 @@ fn device_step(
 ) -> candle_core::Result<()> {
     let pass = model.forward_train_uncounted(&batch.images, &batch.embeddings)?;
     let loss = ladder_loss(&pass.low_res_logits, &batch.labels, model.config().num_classes, lambda)?;
-    let numbers = Tensor::stack(&[&loss.total.detach(), &loss.ce, &loss.dice], 0)?;
-    let gradients = pass.backward(loss.total)?;
-    optimizer.update_in_graph(&gradients, &numbers, moving)?;
-    losses.slice_set(&numbers, 0, 0)
+    let gradients = pass.backward(loss.gradient)?;
+    optimizer.update_in_graph(&gradients, &loss.numbers, moving)?;
+    losses.slice_set(&loss.numbers, 0, 0)
 }
 
 /// Copies of all tensors that a step changes on the device.

@@ -1,0 +1,111 @@
+//! Sums of values, and their elements in another shape or order.
+
+use candle_core::{Result, Shape, Tensor};
+
+use super::{Value, record};
+use crate::strided_copy::contiguous;
+
+impl Value {
+    /// The same elements as another shape.
+    ///
+    /// # Errors
+    /// Another number of elements; a value that is not contiguous.
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Value> {
+        let before = self.tensor().shape().clone();
+        record(self.tensor().reshape(shape.into())?, &[self], move |gradient, _| Ok(vec![Some(gradient.reshape(before)?)]))
+    }
+
+    /// A copy with the axes in another order: axis `i` of the result is axis `axes[i]`.
+    ///
+    /// # Errors
+    /// `axes` that are no permutation.
+    pub fn permute(&self, axes: &[usize]) -> Result<Value> {
+        let mut back = vec![0; axes.len()];
+        for (i, &axis) in axes.iter().enumerate() {
+            if let Some(at) = back.get_mut(axis) {
+                *at = i;
+            }
+        }
+        record(contiguous(&self.tensor().permute(axes)?)?, &[self], move |gradient, _| {
+            Ok(vec![Some(contiguous(&gradient.permute(back)?)?)])
+        })
+    }
+
+    /// A copy of `len` elements along an axis, from `start`.
+    ///
+    /// # Errors
+    /// A part that is not within the axis.
+    pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Value> {
+        let rest = self.tensor().dim(axis)?.saturating_sub(start + len);
+        record(contiguous(&self.tensor().narrow(axis, start, len)?)?, &[self], move |gradient, _| {
+            Ok(vec![Some(gradient.pad_with_zeros(axis, start, rest)?)])
+        })
+    }
+
+    /// Values of one shape along a new first axis.
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn stack(values: &[Value]) -> Result<Value> {
+        let tensors: Vec<&Tensor> = values.iter().map(Value::tensor).collect();
+        record(Tensor::stack(&tensors, 0)?, &values.iter().collect::<Vec<_>>(), |gradient, wanted| {
+            wanted.iter().enumerate().map(|(i, &wanted)| wanted.then(|| gradient.get(i)).transpose()).collect()
+        })
+    }
+
+    /// The sum of two values of one shape.
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn add(&self, other: &Value) -> Result<Value> {
+        record((self.tensor() + other.tensor())?, &[self, other], |gradient, wanted| {
+            Ok(wanted.iter().map(|&wanted| wanted.then(|| gradient.clone())).collect())
+        })
+    }
+
+    /// The sum with a constant that is broadcast.
+    ///
+    /// # Errors
+    /// Shapes that do not go together.
+    pub fn add_constant(&self, constant: &Tensor) -> Result<Value> {
+        record(self.tensor().broadcast_add(constant)?, &[self], |gradient, _| Ok(vec![Some(gradient.clone())]))
+    }
+
+    /// `copies` of it along a new first axis, which must be 1 before.
+    ///
+    /// # Errors
+    /// A first axis that is not 1.
+    pub fn repeat_first(&self, copies: usize) -> Result<Value> {
+        let mut dims = self.tensor().dims().to_vec();
+        if let Some(first) = dims.first_mut() {
+            *first = copies;
+        }
+        record(contiguous(&self.tensor().broadcast_as(dims)?)?, &[self], |gradient, _| Ok(vec![Some(gradient.sum_keepdim(0)?)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_gradients_match, uniform};
+
+    #[test]
+    fn views_have_candles_gradients() -> Result<()> {
+        let inputs = [uniform(&[1, 3, 4], 1)?, uniform(&[1, 3, 4], 2)?];
+        let constant = uniform(&[4], 3)?;
+        let added = constant.clone();
+        assert_gradients_match(
+            &inputs,
+            |v| v[0].add(&v[1])?.repeat_first(5)?.add_constant(&added)?.permute(&[2, 0, 1])?.reshape((4, 15)),
+            |t| {
+                let sum = (&t[0] + &t[1])?.broadcast_as((5, 3, 4))?.broadcast_add(&constant.to_dtype(t[0].dtype())?)?;
+                sum.permute((2, 0, 1))?.contiguous()?.reshape((4, 15))
+            },
+        )?;
+        assert_gradients_match(
+            &inputs,
+            |v| Value::stack(&[v[0].narrow(2, 1, 2)?, v[1].narrow(2, 0, 2)?]),
+            |t| Tensor::stack(&[t[0].narrow(2, 1, 2)?, t[1].narrow(2, 0, 2)?], 0),
+        )
+    }
+}
