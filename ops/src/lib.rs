@@ -45,7 +45,7 @@ mod tape;
 mod testing;
 mod token_conv;
 
-pub use attention::{multi_head_attention, multi_head_self_attention};
+pub use attention::{multi_head_attention, multi_head_cross_attention, multi_head_self_attention};
 pub use batch_norm::{
     BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_norm_train, batch_statistics, follow,
     normalize, normalize_backward,
@@ -60,7 +60,7 @@ pub use elementwise::{add_relu, mix, relu, relu_backward, relu_backward_sum, sig
 pub use frozen::{FrozenLinear, FrozenNorm};
 pub use gather::{Stored, as_f32, gather, gather_bytes};
 pub use gelu::gelu;
-pub use layer_norm::layer_norm;
+pub use layer_norm::{add_layer_norm, layer_norm};
 pub use linear::{linear, linear_groups, product_transposed};
 pub use max_pool::max_pool2d_3x3_s2_p1;
 pub use numerics::Numerics;

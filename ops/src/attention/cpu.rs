@@ -3,6 +3,7 @@
 use candle_core::{Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+use super::Attention;
 use super::softmax::{softmax_rows, softmax_rows_backward};
 use crate::cpu::{tensor_from, with_f32};
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
@@ -41,23 +42,23 @@ fn with_heads<R>([q, k, v]: &[Tensor; 3], heads: usize, f: impl FnOnce(Heads, He
     f(Heads::new(&q, q_layout, heads)?, Heads::new(&k, k_layout, heads)?, Heads::new(&v, v_layout, heads)?)
 }
 
-/// As [`super::multi_head_attention`]; the last axes must be contiguous.
-pub(super) fn forward(tensors: &[Tensor; 3], heads: usize, scale: f32) -> Result<Tensor> {
+/// The attention of queries, keys and values.
+pub(super) fn forward(attention: &Attention, tensors: &[Tensor; 3]) -> Result<Tensor> {
     let shape = tensors[0].shape();
-    with_heads(tensors, heads, |q, k, v| tensor_from(attend(q, k, v, scale), shape))
+    with_heads(tensors, attention.heads, |q, k, v| tensor_from(attend(q, k, v, attention.scale as f32), shape))
 }
 
-/// The gradients of queries, keys and values.
-pub(super) fn backward(tensors: &[Tensor; 3], gradient: &Tensor, heads: usize, scale: f32) -> Result<[Tensor; 3]> {
-    let found = with_heads(tensors, heads, |q, k, v| {
-        with_f32(gradient, "attention", |gradient| Ok(gradients(q, k, v, gradient, scale)))
+/// The gradients of the inputs, of which `tensors` are the parts.
+pub(super) fn backward(attention: &Attention, packs: &[Tensor], tensors: &[Tensor; 3], gradient: &Tensor) -> Result<Vec<Tensor>> {
+    let of_parts = with_heads(tensors, attention.heads, |q, k, v| {
+        with_f32(gradient, "attention", |gradient| Ok(gradients(q, k, v, gradient, attention.scale as f32)))
     })?;
-    let [of_q, of_k, of_v] = found;
-    Ok([
-        tensor_from(of_q, tensors[0].shape())?,
-        tensor_from(of_k, tensors[1].shape())?,
-        tensor_from(of_v, tensors[2].shape())?,
-    ])
+    let mut of_packs = vec![Vec::new(); packs.len()];
+    // Parts are numbered in the order of queries, keys and values.
+    for ((found, tensor), (pack, _)) in of_parts.into_iter().zip(tensors).zip(attention.parts) {
+        of_packs[pack].push(tensor_from(found, tensor.shape())?);
+    }
+    of_packs.into_iter().map(|mut parts| if parts.len() == 1 { Ok(parts.remove(0)) } else { Tensor::cat(&parts, 2) }).collect()
 }
 
 /// Probabilities `[nq, nk]` of one head.

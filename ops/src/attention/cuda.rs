@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::device::{Arg, Gpu, Grid, Input, suffix};
+use super::Attention;
+use crate::device::{Arg, Gpu, Grid, Input, Output, suffix};
 
 const MODULE: &str = "attention";
 /// Head widths for which there are kernels.
@@ -30,9 +31,9 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of([q, k, _]: &[Tensor; 3], heads: usize, scale: f32) -> Result<Self> {
-        let (b, queries, c) = q.dims3()?;
-        Ok(Sizes { b, heads, queries, keys: k.dim(1)?, d: c / heads, scale })
+    fn of(attention: &Attention, [q, k, _]: &[Tensor; 3]) -> Result<Self> {
+        let ((b, queries, c), heads) = (q.dims3()?, attention.heads);
+        Ok(Sizes { b, heads, queries, keys: k.dim(1)?, d: c / heads, scale: attention.scale as f32 })
     }
 
     fn args(&self) -> [Arg<'static>; 5] {
@@ -41,9 +42,9 @@ impl Sizes {
     }
 }
 
-/// As [`super::multi_head_attention`]; the last axes must be contiguous.
-pub(super) fn forward(tensors: &[Tensor; 3], heads: usize, scale: f32) -> Result<Tensor> {
-    let (sizes, [q, k, v]) = (Sizes::of(tensors, heads, scale)?, tensors);
+/// The attention of queries, keys and values.
+pub(super) fn forward(attention: &Attention, tensors: &[Tensor; 3]) -> Result<Tensor> {
+    let (sizes, [q, k, v]) = (Sizes::of(attention, tensors)?, tensors);
     let gpu = Gpu::of(q);
     let out = gpu.output(q.dtype(), q.shape())?;
     let pointers = [Input::strided(q)?.arg(), Input::strided(k)?.arg(), Input::strided(v)?.arg(), out.arg()];
@@ -51,41 +52,43 @@ pub(super) fn forward(tensors: &[Tensor; 3], heads: usize, scale: f32) -> Result
     let strides = strides.each_ref().map(|strides| Arg::LongWords(strides));
     let args = [&pointers[..], &strides, &sizes.args()].concat();
     let kernel = format!("attention_{}_{}", sizes.d, suffix(q.dtype())?);
-    let grid = Grid::warps(sizes.b * heads * sizes.queries);
+    let grid = Grid::warps(sizes.b * sizes.heads * sizes.queries);
     // SAFETY: three tensors of one format with their strides and sizes, whose last axis is contiguous, and a result of the queries' size.
     unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
     Ok(out.tensor())
 }
 
-/// The gradients of queries and, if `of_keys`, of keys and values, from the contiguous one of the result.
+/// The gradients of the inputs, of which `tensors` are the parts, from the contiguous one of the result. Those of keys and values are unspecified
+/// unless `of_keys`.
 pub(super) fn backward(
+    attention: &Attention,
+    packs: &[Tensor],
     tensors: &[Tensor; 3],
     gradient: &Tensor,
-    heads: usize,
-    scale: f32,
     of_keys: bool,
-) -> Result<[Option<Tensor>; 3]> {
-    let (sizes, [q, k, v]) = (Sizes::of(tensors, heads, scale)?, tensors);
-    let Sizes { b, queries, keys, d, .. } = sizes;
+) -> Result<Vec<Tensor>> {
+    let (sizes, [q, k, v]) = (Sizes::of(attention, tensors)?, tensors);
+    let Sizes { b, heads, queries, keys, d, .. } = sizes;
     let (gpu, suffix) = (Gpu::of(q), suffix(q.dtype())?);
-    let of_q = gpu.output(q.dtype(), q.shape())?;
+    // Each gradient has its input's layout, so that a part of it has the strides of that part.
+    let found = packs.iter().map(|pack| gpu.output(pack.dtype(), pack.shape())).collect::<Result<Vec<_>>>()?;
+    let [of_q, of_k, of_v] = attention.parts.map(|(pack, part)| found[pack].arg_at(part * heads * d, q.dtype()));
     let statistics = gpu.output(DType::F32, (3, b * heads * queries))?;
     let inputs = [Input::strided(q)?.arg(), Input::strided(k)?.arg(), Input::strided(v)?.arg(), Input::new(gradient)?.arg()];
     let strides = tensors.each_ref().map(|t| strides(t, d));
     let strides = strides.each_ref().map(|strides| Arg::LongWords(strides));
-    let args = [&inputs[..], &[of_q.arg(), statistics.arg()], &strides, &sizes.args()].concat();
+    let args = [&inputs[..], &[of_q, statistics.arg()], &strides, &sizes.args()].concat();
     let grid = Grid::warps(b * heads * queries);
-    // SAFETY: as in `forward`; the gradient is as the result and of its format, `statistics` has three numbers for each query.
+    // SAFETY: as in `forward`; the gradient is as the result and of its format, that of the queries has their strides, `statistics` has three
+    // numbers for each query.
     unsafe { gpu.launch(MODULE, &format!("attention_backward_queries_{d}_{suffix}"), grid, &args)? };
-    if !of_keys {
-        return Ok([Some(of_q.tensor()), None, None]);
+    if of_keys {
+        let args = [&inputs[..], &[statistics.arg(), of_k, of_v], &strides, &sizes.args()].concat();
+        let grid = Grid::warps(b * heads * keys);
+        // SAFETY: as above, with gradients that have the strides of keys and values.
+        unsafe { gpu.launch(MODULE, &format!("attention_backward_keys_{d}_{suffix}"), grid, &args)? };
     }
-    let (of_k, of_v) = (gpu.output(q.dtype(), k.shape())?, gpu.output(q.dtype(), v.shape())?);
-    let args = [&inputs[..], &[statistics.arg(), of_k.arg(), of_v.arg()], &strides, &sizes.args()].concat();
-    let grid = Grid::warps(b * heads * keys);
-    // SAFETY: as above, with results of the keys' size.
-    unsafe { gpu.launch(MODULE, &format!("attention_backward_keys_{d}_{suffix}"), grid, &args)? };
-    Ok([Some(of_q.tensor()), Some(of_k.tensor()), Some(of_v.tensor())])
+    Ok(found.into_iter().map(Output::tensor).collect())
 }
 
 #[cfg(all(test, feature = "cuda"))]
@@ -105,6 +108,10 @@ mod tests {
                 let inputs = [uniform(&[b, queries, c], 1)?, uniform(&[b, keys, c], 2)?, uniform(&[b, keys, c], 3)?];
                 compare("attention", &inputs, &[0, 1, 2], dtype, |v| {
                     crate::multi_head_attention(&v[0], &v[1], &v[2], heads, 0.7)
+                })?;
+                let packed = [inputs[0].clone(), uniform(&[b, keys, 2 * c], 5)?];
+                compare("cross-attention", &packed, &[0, 1], dtype, |v| {
+                    crate::multi_head_cross_attention(&v[0], &v[1], heads, 0.7)
                 })?;
                 let qkv = [uniform(&[b, keys, 3 * c], 4)?];
                 compare("self-attention", &qkv, &[0], dtype, |v| crate::multi_head_self_attention(&v[0], heads, 0.7))?;

@@ -78,7 +78,7 @@ __device__ void forward(const T* q, const T* k, const T* v, T* out, Strides sq, 
     }
 }
 
-// grad_q [b, queries, heads, d]; statistics [3, b·heads·queries]: largest score, Σ exp, Σ p·(g·v), for the keys' kernel.
+// grad_q has the strides of q; statistics [3, b·heads·queries]: largest score, Σ exp, Σ p·(g·v), for the keys' kernel.
 template <int D, typename T>
 __device__ void backward_queries(const T* q, const T* k, const T* v, const T* g, T* grad_q, float* statistics, Strides sq, Strides sk, Strides sv,
                                  int b, int heads, int queries, int keys, float scale) {
@@ -110,10 +110,11 @@ __device__ void backward_queries(const T* q, const T* k, const T* v, const T* g,
         #pragma unroll
         for (int i = 0; i < D; ++i) sum[i] += slope * key[i];
     }
+    T* to = grad_q + image * sq.batch + head * sq.head + query_index * sq.row;
     #pragma unroll
     for (int i = 0; i < D; ++i) {
         float all = warp_sum(sum[i]);
-        if (lane_index() == i % 32) grad_q[row + i] = from_float<T>(all);
+        if (lane_index() == i % 32) to[i] = from_float<T>(all);
     }
     if (lane_index() == 0) {
         statistics[at] = largest;
@@ -122,7 +123,7 @@ __device__ void backward_queries(const T* q, const T* k, const T* v, const T* g,
     }
 }
 
-// grad_k and grad_v [b, keys, heads, d]
+// grad_k and grad_v have the strides of k and v.
 template <int D, typename T>
 __device__ void backward_keys(const T* q, const T* k, const T* v, const T* g, const float* statistics, T* grad_k, T* grad_v, Strides sq, Strides sk,
                               Strides sv, int b, int heads, int queries, int keys, float scale) {
@@ -146,13 +147,14 @@ __device__ void backward_keys(const T* q, const T* k, const T* v, const T* g, co
             sum_v[j] += p * grad[j];
         }
     }
-    long long row = ((static_cast<long long>(image) * keys + key_index) * heads + head) * D;
+    T* to_k = grad_k + image * sk.batch + head * sk.head + key_index * sk.row;
+    T* to_v = grad_v + image * sv.batch + head * sv.head + key_index * sv.row;
     #pragma unroll
     for (int i = 0; i < D; ++i) {
         float all_k = warp_sum(sum_k[i]), all_v = warp_sum(sum_v[i]);
         if (lane_index() == i % 32) {
-            grad_k[row + i] = from_float<T>(all_k);
-            grad_v[row + i] = from_float<T>(all_v);
+            to_k[i] = from_float<T>(all_k);
+            to_v[i] = from_float<T>(all_v);
         }
     }
 }

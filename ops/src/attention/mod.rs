@@ -20,20 +20,21 @@ use crate::tape::{Value, record, record_composed};
 /// # Errors
 /// If shapes do not match.
 pub fn multi_head_attention(q: &Value, k: &Value, v: &Value, heads: usize, scale: f64) -> Result<Value> {
-    let inputs = [q, k, v];
-    let tensors = [q.tensor().contiguous()?, k.tensor().contiguous()?, v.tensor().contiguous()?];
-    let attention = Attention { heads, scale };
-    attention.check(&tensors)?;
-    let Some((y, on_gpu)) = attention.forward(&tensors)? else {
-        return record_composed(&inputs, move |t| attention_composed(&t[0], &t[1], &t[2], heads, scale));
-    };
-    record(y, &inputs, move |gradient, wanted| {
-        let found = attention.backward(&tensors, &gradient.contiguous()?, on_gpu, wanted[1] || wanted[2])?;
-        Ok(found.into_iter().zip(wanted).map(|(found, &wanted)| found.filter(|_| wanted)).collect())
-    })
+    Attention { heads, scale, parts: [(0, 0), (1, 0), (2, 0)] }.apply(&[q, k, v])
 }
 
-/// [`multi_head_attention`] among the same tokens, of queries, keys and values that lie one behind the other in each token.
+/// [`multi_head_attention`] to tokens in which keys and values lie one behind the other.
+///
+/// # Shapes
+/// q `[b, nq, heads·d]`, kv `[b, nk, 2·heads·d]` → `[b, nq, heads·d]`.
+///
+/// # Errors
+/// If shapes do not match.
+pub fn multi_head_cross_attention(q: &Value, kv: &Value, heads: usize, scale: f64) -> Result<Value> {
+    Attention { heads, scale, parts: [(0, 0), (1, 0), (1, 1)] }.apply(&[q, kv])
+}
+
+/// [`multi_head_attention`] among the same tokens, in which queries, keys and values lie one behind the other.
 ///
 /// # Shapes
 /// qkv `[b, n, 3·heads·d]` → `[b, n, heads·d]`.
@@ -41,35 +42,56 @@ pub fn multi_head_attention(q: &Value, k: &Value, v: &Value, heads: usize, scale
 /// # Errors
 /// If shapes do not match.
 pub fn multi_head_self_attention(qkv: &Value, heads: usize, scale: f64) -> Result<Value> {
-    let all = qkv.tensor().contiguous()?;
-    let c = all.dim(2)? / 3;
-    if all.dim(2)? != 3 * c {
-        bail!("attention: queries, keys and values have {} channels together, expected a multiple of 3", all.dim(2)?);
-    }
-    let parts = move |all: &Tensor| -> Result<[Tensor; 3]> { Ok([all.narrow(2, 0, c)?, all.narrow(2, c, c)?, all.narrow(2, 2 * c, c)?]) };
-    let tensors = parts(&all)?;
-    let attention = Attention { heads, scale };
-    attention.check(&tensors)?;
-    let Some((y, on_gpu)) = attention.forward(&tensors)? else {
-        return record_composed(&[qkv], move |t| {
-            let [q, k, v] = parts(&t[0])?;
-            attention_composed(&q, &k, &v, heads, scale)
-        });
-    };
-    record(y, &[qkv], move |gradient, _| {
-        let found = attention.backward(&tensors, &gradient.contiguous()?, on_gpu, true)?;
-        Ok(vec![Some(Tensor::cat(&found.into_iter().flatten().collect::<Vec<_>>(), 2)?)])
-    })
+    Attention { heads, scale, parts: [(0, 0), (0, 1), (0, 2)] }.apply(&[qkv])
 }
 
+/// An attention whose queries, keys and values are parts of its inputs.
 #[derive(Debug, Clone, Copy)]
 struct Attention {
     heads: usize,
     scale: f64,
+    /// Of queries, keys and values: the input, and the number of the part within it.
+    parts: [(usize, usize); 3],
 }
 
 impl Attention {
-    fn check(&self, [q, k, v]: &[Tensor; 3]) -> Result<()> {
+    fn apply(self, inputs: &[&Value]) -> Result<Value> {
+        let packs = inputs.iter().map(|input| input.tensor().contiguous()).collect::<Result<Vec<_>>>()?;
+        let tensors = self.split(&packs)?;
+        let Some((y, on_gpu)) = self.forward(&tensors)? else {
+            return record_composed(inputs, move |packs| {
+                let [q, k, v] = self.split(packs)?;
+                attention_composed(&q, &k, &v, self.heads, self.scale)
+            });
+        };
+        record(y, inputs, move |gradient, wanted| {
+            let _span = tracing::trace_span!("attention backward").entered();
+            let (gradient, of_keys) = (gradient.contiguous()?, wanted[self.parts[1].0] || wanted[self.parts[2].0]);
+            let found = match on_gpu {
+                true => cuda::backward(&self, &packs, &tensors, &gradient, of_keys)?,
+                false => cpu::backward(&self, &packs, &tensors, &gradient)?,
+            };
+            Ok(found.into_iter().zip(wanted).map(|(found, &wanted)| wanted.then_some(found)).collect())
+        })
+    }
+
+    /// Number of parts in an input.
+    fn parts_of(&self, pack: usize) -> usize {
+        self.parts.iter().filter(|(of, _)| *of == pack).count()
+    }
+
+    /// Queries, keys and values: views whose last axis is contiguous.
+    fn split(&self, packs: &[Tensor]) -> Result<[Tensor; 3]> {
+        let part = |(pack, part): (usize, usize)| -> Result<Tensor> {
+            let (all, parts) = (&packs[pack], self.parts_of(pack));
+            let (_, _, c) = all.dims3()?;
+            if c % parts != 0 {
+                bail!("attention: {parts} parts have {c} channels together");
+            }
+            all.narrow(2, c / parts * part, c / parts)
+        };
+        let [q, k, v] = self.parts.map(part);
+        let (q, k, v) = (q?, k?, v?);
         let ((b, _, c), (_, keys, _)) = (q.dims3()?, k.dims3()?);
         if k.dims() != [b, keys, c] || v.dims() != k.dims() || self.heads == 0 || !c.is_multiple_of(self.heads) {
             bail!(
@@ -80,29 +102,17 @@ impl Attention {
                 self.heads
             );
         }
-        Ok(())
+        Ok([q, k, v])
     }
 
-    /// The result, and whether a GPU's kernel gave it; `None` if neither it nor the processor's path applies. The last axis of the tensors is
-    /// contiguous.
+    /// The result, and whether a GPU's kernel gave it; `None` if neither it nor the processor's path applies.
     fn forward(&self, tensors: &[Tensor; 3]) -> Result<Option<(Tensor, bool)>> {
         let _span = tracing::trace_span!("attention").entered();
         let [q, k, v] = tensors;
         match path(&[q, k, v]) {
-            Path::Cuda if cuda::has_kernel(q.dim(2)? / self.heads, [q, k, v]) => {
-                Ok(Some((cuda::forward(tensors, self.heads, self.scale as f32)?, true)))
-            }
-            Path::Cpu => Ok(Some((cpu::forward(tensors, self.heads, self.scale as f32)?, false))),
+            Path::Cuda if cuda::has_kernel(q.dim(2)? / self.heads, [q, k, v]) => Ok(Some((cuda::forward(self, tensors)?, true))),
+            Path::Cpu => Ok(Some((cpu::forward(self, tensors)?, false))),
             Path::Cuda | Path::Composed => Ok(None),
-        }
-    }
-
-    /// The gradients of queries, keys and values, the latter two if they are wanted.
-    fn backward(&self, tensors: &[Tensor; 3], gradient: &Tensor, on_gpu: bool, of_keys: bool) -> Result<[Option<Tensor>; 3]> {
-        let _span = tracing::trace_span!("attention backward").entered();
-        match on_gpu {
-            true => cuda::backward(tensors, gradient, self.heads, self.scale as f32, of_keys),
-            false => Ok(cpu::backward(tensors, gradient, self.heads, self.scale as f32)?.map(Some)),
         }
     }
 }
@@ -142,6 +152,11 @@ mod tests {
         let qkv = uniform(&[2, 5, 72], 1)?;
         let part = |t: &Tensor, i: usize| t.narrow(2, 24 * i, 24);
         assert_gradients_match(
+            &[uniform(&[2, 7, 24], 2)?, uniform(&[2, 5, 48], 3)?],
+            |v| multi_head_cross_attention(&v[0], &v[1], 3, 0.3),
+            |t| attention_composed(&t[0], &part(&t[1], 0)?, &part(&t[1], 1)?, 3, 0.3),
+        )?;
+        assert_gradients_match(
             &[qkv],
             |v| multi_head_self_attention(&v[0], 3, 0.3),
             |t| attention_composed(&part(&t[0], 0)?, &part(&t[0], 1)?, &part(&t[0], 2)?, 3, 0.3),
@@ -161,7 +176,7 @@ mod tests {
         let (q, k) = (uniform(&[1, 3, 8], 1)?.into(), uniform(&[1, 3, 10], 1)?.into());
         assert!(multi_head_attention(&q, &k, &k, 2, 1.0).unwrap_err().to_string().contains("do not go together"));
         assert!(multi_head_attention(&q, &q, &q, 3, 1.0).unwrap_err().to_string().contains("of 3 heads"));
-        assert!(multi_head_self_attention(&k, 1, 1.0).unwrap_err().to_string().contains("multiple of 3"));
+        assert!(multi_head_self_attention(&k, 1, 1.0).unwrap_err().to_string().contains("3 parts have 10 channels"));
         Ok(())
     }
 }

@@ -91,6 +91,11 @@ impl Output {
         self.pointer
     }
 
+    /// The address of a later element of `dtype`.
+    pub(crate) fn arg_at(&self, element: usize, dtype: DType) -> Arg<'static> {
+        Arg::Pointer(self.pointer + (element * dtype.size_in_bytes()) as u64)
+    }
+
     /// The same memory as another shape of as many elements.
     pub(crate) fn reshape(mut self, shape: impl Into<Shape>) -> Self {
         self.shape = shape.into();

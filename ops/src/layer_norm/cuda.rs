@@ -9,24 +9,39 @@ const MODULE: &str = "layer_norm";
 
 /// As [`super::layer_norm`], of a contiguous tensor.
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    Ok(norm_of_sum(x, None, weight, bias, eps)?.0)
+}
+
+/// The layer norm of `x`, or of its sum with `added`, and that sum. Both are contiguous and of one format.
+pub(super) fn norm_of_sum(
+    x: &Tensor,
+    added: Option<&Tensor>,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
     let channels = weight.elem_count();
     let rows = x.elem_count() / channels;
     let (w, b) = (parameters(weight)?, parameters(bias)?);
     let gpu = Gpu::of(x);
     let y = gpu.output(x.dtype(), x.shape())?;
+    let sum = if added.is_some() { Some(gpu.output(x.dtype(), x.shape())?) } else { None };
+    let added = added.map(Input::new).transpose()?;
     let args = [
         Input::new(x)?.arg(),
+        added.as_ref().map_or(Arg::Pointer(0), Input::arg),
         Input::new(&w)?.arg(),
         Input::new(&b)?.arg(),
+        sum.as_ref().map_or(Arg::Pointer(0), Output::arg),
         y.arg(),
         Arg::Int(rows as i32),
         Arg::Int(channels as i32),
         Arg::Float(eps as f32),
     ];
     let kernel = format!("layer_norm_{}", suffix(x.dtype())?);
-    // SAFETY: x and y are [rows, channels] of one format, weight and bias [channels] of float32.
+    // SAFETY: x, y and, if there is a second term, that and the sum are [rows, channels] of one format, weight and bias [channels] of float32.
     unsafe { gpu.launch(MODULE, &kernel, Grid::warps(rows), &args)? };
-    Ok(y.tensor())
+    Ok((y.tensor(), sum.map_or_else(|| x.clone(), Output::tensor)))
 }
 
 /// The gradient of x and, if `of_parameters`, those of weight and bias, `[2, c]` of float32. x and the gradient are contiguous.
@@ -124,6 +139,11 @@ mod tests {
             for (rows, c) in [(7, 256), (65, 33), (1, 1), (300, 64)] {
                 let inputs = [uniform(&[rows, c], 1)?, uniform(&[c], 2)?, uniform(&[c], 3)?];
                 compare("layer norm", &inputs, &[0], dtype, |v| crate::layer_norm(&v[0], &v[1], &v[2], 1e-5))?;
+                let [x, weight, bias] = inputs;
+                let inputs = [x, uniform(&[rows, c], 4)?, weight, bias];
+                compare("norm of a sum", &inputs, &[0, 1], dtype, |v| {
+                    crate::add_layer_norm(&v[0], &v[1], &v[2], &v[3], 1e-5)
+                })?;
             }
         }
         Ok(())

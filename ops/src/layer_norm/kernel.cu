@@ -71,15 +71,22 @@ __device__ void add_norm_in_registers(float* x, const T* delta, const float* add
 }
 
 #define DEFINE(T, suffix)                                                                                                              \
-    /* y = norm(x)·weight + bias, of rows [rows, c]. One warp per row. */                                                                \
-    KERNEL(layer_norm_##suffix, (const T* x, const float* weight, const float* bias, T* y, int rows, int c, float eps)) {              \
+    /* y = norm(x)·weight + bias, of rows [rows, c]; unless `added` is null, of sum = x + added. One warp per row. */                  \
+    KERNEL(layer_norm_##suffix, (const T* x, const T* added, const float* weight, const float* bias, T* sum, T* y, int rows, int c,    \
+                                 float eps)) {                                                                                         \
         int row = row_index();                                                                                                         \
         if (row >= rows) return;                                                                                                       \
-        const T* in = x + static_cast<size_t>(row) * c;                                                                                \
+        size_t start = static_cast<size_t>(row) * c;                                                                                   \
+        const T* in = x + start;                                                                                                       \
+        if (added != nullptr) {                                                                                                        \
+            /* Each lane reads again what it wrote itself. */                                                                          \
+            for (int i = lane_index(); i < c; i += 32) sum[start + i] = from_float<T>(to_float(in[i]) + to_float(added[start + i]));   \
+            in = sum + start;                                                                                                          \
+        }                                                                                                                              \
         float mean, inverse;                                                                                                           \
         row_statistics(c, eps, [&](int i) { return to_float(in[i]); }, mean, inverse);                                                 \
         for (int i = lane_index(); i < c; i += 32) {                                                                                   \
-            y[static_cast<size_t>(row) * c + i] = from_float<T>((to_float(in[i]) - mean) * inverse * weight[i] + bias[i]);             \
+            y[start + i] = from_float<T>((to_float(in[i]) - mean) * inverse * weight[i] + bias[i]);                                    \
         }                                                                                                                              \
     }                                                                                                                                  \
     /* The gradient of x; and unless null, statistics [2, rows]: mean and inverse deviation of each row. */                            \

@@ -17,24 +17,58 @@ use crate::tape::{Value, record, record_composed};
 /// # Errors
 /// If shapes do not match.
 pub fn layer_norm(x: &Value, weight: &Value, bias: &Value, eps: f64) -> Result<Value> {
-    let (tensor, scale, shift) = (x.tensor().contiguous()?, weight.tensor().clone(), bias.tensor().clone());
-    check_channels("layer norm", tensor.dims().last().copied().unwrap_or(0), &scale, &shift)?;
+    norm_of_sum(&[x], weight, bias, eps)
+}
+
+/// [`layer_norm`] of the sum `x + y`, the end of a post-norm transformer's layers.
+///
+/// # Shapes
+/// x and y `[.., c]`, weight `[c]`, bias `[c]` → `[.., c]`
+///
+/// # Errors
+/// If shapes do not match.
+pub fn add_layer_norm(x: &Value, y: &Value, weight: &Value, bias: &Value, eps: f64) -> Result<Value> {
+    if x.tensor().dims() != y.tensor().dims() || x.tensor().dtype() != y.tensor().dtype() {
+        bail!("layer norm: {:?} and {:?} have no sum", x.tensor(), y.tensor());
+    }
+    norm_of_sum(&[x, y], weight, bias, eps)
+}
+
+/// Of one or two terms.
+fn norm_of_sum(terms: &[&Value], weight: &Value, bias: &Value, eps: f64) -> Result<Value> {
+    let (first, scale, shift) = (terms[0].tensor().contiguous()?, weight.tensor().clone(), bias.tensor().clone());
+    check_channels("layer norm", first.dims().last().copied().unwrap_or(0), &scale, &shift)?;
+    let second = terms.get(1).map(|term| term.tensor().contiguous()).transpose()?;
+    let inputs: Vec<&Value> = terms.iter().copied().chain([weight, bias]).collect();
     let _span = tracing::trace_span!("layer norm").entered();
-    let (y, on_gpu) = match path(&[&tensor, &scale, &shift]) {
-        Path::Cuda => (cuda::layer_norm(&tensor, &scale, &shift, eps)?, true),
-        Path::Cpu => (cpu::layer_norm(&tensor, &scale, &shift, eps)?, false),
-        Path::Composed => return record_composed(&[x, weight, bias], move |t| layer_norm_composed(&t[0], &t[1], &t[2], eps)),
+    let (y, sum, on_gpu) = match path(&[&first, &scale, &shift]) {
+        Path::Cuda => {
+            let (y, sum) = cuda::norm_of_sum(&first, second.as_ref(), &scale, &shift, eps)?;
+            (y, sum, true)
+        }
+        Path::Cpu => {
+            let sum = second.map_or(Ok(first.clone()), |second| first + second)?;
+            (cpu::layer_norm(&sum, &scale, &shift, eps)?, sum, false)
+        }
+        Path::Composed => {
+            return record_composed(&inputs, move |t| match t {
+                [x, weight, bias] => layer_norm_composed(x, weight, bias, eps),
+                [x, y, weight, bias] => layer_norm_composed(&(x + y)?, weight, bias, eps),
+                _ => bail!("layer norm: expected one or two terms"),
+            });
+        }
     };
-    record(y, &[x, weight, bias], move |gradient, wanted| {
+    record(y, &inputs, move |gradient, wanted| {
         let _span = tracing::trace_span!("layer norm backward").entered();
-        let parameters = wanted[1] || wanted[2];
+        let (of_terms, of_both) = wanted.split_at(wanted.len() - 2);
         let backward = if on_gpu { cuda::layer_norm_backward } else { cpu::layer_norm_backward };
-        let (of_x, of_parameters) = backward(&tensor, &scale, &gradient.contiguous()?, eps, parameters)?;
-        let part = |i: usize| -> Result<Option<Tensor>> {
-            let Some(both) = of_parameters.as_ref().filter(|_| wanted[1 + i]) else { return Ok(None) };
-            Ok(Some(both.get(i)?.to_dtype(scale.dtype())?))
-        };
-        Ok(vec![wanted[0].then_some(of_x), part(0)?, part(1)?])
+        let (of_sum, sums) = backward(&sum, &scale, &gradient.contiguous()?, eps, of_both.contains(&true))?;
+        let mut found: Vec<Option<Tensor>> = of_terms.iter().map(|&wanted| wanted.then(|| of_sum.clone())).collect();
+        for (i, wanted) in of_both.iter().enumerate() {
+            let sums = sums.as_ref().filter(|_| *wanted);
+            found.push(sums.map(|sums| sums.get(i)?.to_dtype(scale.dtype())).transpose()?);
+        }
+        Ok(found)
     })
 }
 
@@ -80,6 +114,12 @@ mod tests {
                 &inputs,
                 |v| layer_norm(&v[0], &v[1], &v[2], 1e-5),
                 |t| layer_norm_composed(&t[0], &t[1], &t[2], 1e-5),
+            )?;
+            let [x, weight, bias] = inputs;
+            assert_gradients_match(
+                &[x, uniform(&[2, 9, channels], 4)?, weight, bias],
+                |v| add_layer_norm(&v[0], &v[1], &v[2], &v[3], 1e-5),
+                |t| layer_norm_composed(&(&t[0] + &t[1])?, &t[2], &t[3], 1e-5),
             )?;
         }
         Ok(())

@@ -26,12 +26,7 @@ impl Linear {
 
     /// `[.., in]` → `[.., out]`
     pub(super) fn forward(&self, x: &Value) -> Result<Value> {
-        self.forward_with(x, &self.bias)
-    }
-
-    /// The same with a bias per row, `[n, out]`.
-    pub(super) fn forward_with(&self, x: &Value, biases: &Tensor) -> Result<Value> {
-        linear(x, &self.weight.like(x)?.into(), Some(&biases.into()), self.math)
+        linear(x, &self.weight.like(x)?.into(), Some(&(&self.bias).into()), self.math)
     }
 }
 

@@ -1,11 +1,13 @@
 //! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen, except for the tokens if the config says so.
 //!
 //! What does not depend on the image is computed once, when the model is made: the positional encodings' part of every key and query
-//! projection (`W(x + pe) + b = W x + (W pe + b)`; see [`Positioned`]) and, unless the tokens are trained, the first layer's self-attention of
+//! projection (`W(x + pe) + b = W x + (W pe + b)`; see [`Projections`]) and, unless the tokens are trained, the first layer's self-attention of
 //! the tokens and their query to the image.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{Tape, Value, layer_norm, multi_head_attention, record};
+use sam_ladder_ops::{
+    F32Math, Tape, Value, add_layer_norm, layer_norm, linear, multi_head_cross_attention, multi_head_self_attention, record,
+};
 use sam_ladder_schemas::sam_names::TRANSFORMER_DEPTH;
 
 use super::error::ModelError;
@@ -49,28 +51,62 @@ impl MaskTokens {
     }
 }
 
-/// A projection of `x + pe`, where `pe` is a positional encoding.
-struct Positioned {
-    linear: Linear,
+/// Projections of the same input, one behind the other in the result, of which some see `x + pe` instead of `x`, where `pe` is a positional
+/// encoding.
+struct Projections {
+    /// [out, in]
+    weight: Frozen,
+    /// [out]
+    bias: Tensor,
+    /// The weight of those that see the encoding, zeros for the others.
+    of_encoding: Frozen,
     /// The encoding's part with the bias, `[n, out]`, unless the encoding is trained.
     table: Option<Tensor>,
+    math: F32Math,
 }
 
-impl Positioned {
-    /// `pe` `[1, n, in]` if it never changes.
-    fn new(prefix: &str, pe: Option<&Tensor>, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
-        let linear = Linear::new(prefix, parameters)?;
-        let table = pe.map(|pe| linear.forward(&pe.into())?.into_tensor().squeeze(0)).transpose()?;
-        Ok(Positioned { linear, table })
+impl Projections {
+    /// Each part a name and whether it sees the encoding; `pe` `[1, n, in]` if it never changes.
+    fn new(
+        prefix: &str,
+        parts: &[(&str, bool)],
+        pe: Option<&Tensor>,
+        parameters: &mut Parameters,
+    ) -> std::result::Result<Self, ModelError> {
+        let (mut weights, mut biases, mut of_encoding) = (Vec::new(), Vec::new(), Vec::new());
+        for &(name, sees_encoding) in parts {
+            let weight = parameters.frozen(&format!("{prefix}.{name}.weight"))?;
+            biases.push(parameters.frozen(&format!("{prefix}.{name}.bias"))?);
+            of_encoding.push(if sees_encoding { weight.clone() } else { weight.zeros_like()? });
+            weights.push(weight);
+        }
+        let (bias, of_encoding, math) = (Tensor::cat(&biases, 0)?, Tensor::cat(&of_encoding, 0)?, parameters.math());
+        let of_constant = |pe: &Tensor| -> Result<Tensor> {
+            linear(&pe.into(), &(&of_encoding).into(), Some(&(&bias).into()), math)?.into_tensor().squeeze(0)
+        };
+        let table = pe.map(of_constant).transpose()?;
+        Ok(Projections { weight: Frozen::new(Tensor::cat(&weights, 0)?), bias, of_encoding: Frozen::new(of_encoding), table, math })
     }
 
     /// x `[b, n, in]`, and the encoding if it is trained → `[b, n, out]`
     fn forward(&self, x: &Value, pe: Option<&Value>) -> Result<Value> {
         match (&self.table, pe) {
-            (Some(table), _) => self.linear.forward_with(x, table),
-            (None, Some(pe)) => self.linear.forward(&x.add(pe)?),
+            (Some(table), _) => self.with_bias(x, table),
+            (None, Some(pe)) => {
+                let of_encoding = linear(pe, &self.of_encoding.like(x)?.into(), None, self.math)?;
+                self.without_encoding(x)?.add(&of_encoding)
+            }
             (None, None) => candle_core::bail!("a trained positional encoding is needed"),
         }
+    }
+
+    /// As [`Self::forward`], without an encoding.
+    fn without_encoding(&self, x: &Value) -> Result<Value> {
+        self.with_bias(x, &self.bias)
+    }
+
+    fn with_bias(&self, x: &Value, bias: &Tensor) -> Result<Value> {
+        linear(x, &self.weight.like(x)?.into(), Some(&bias.into()), self.math)
     }
 }
 
@@ -78,7 +114,7 @@ impl Positioned {
 pub(super) struct TwoWayTransformer {
     tokens: MaskTokens,
     layers: Vec<Layer>,
-    final_attention: TokenToImage,
+    final_attention: CrossAttention,
     norm_final: LayerNorm,
 }
 
@@ -94,7 +130,7 @@ impl TwoWayTransformer {
             .map(|i| Layer::new(&format!("{prefix}.layers.{i}"), i == 0, &tokens, image_pe, parameters))
             .collect::<std::result::Result<_, _>>()?;
         let final_attention =
-            TokenToImage::new(&format!("{prefix}.final_attn_token_to_image"), &tokens, image_pe, parameters)?;
+            CrossAttention::new(&format!("{prefix}.final_attn_token_to_image"), [tokens.constant(), Some(image_pe)], parameters)?;
         let norm_final = LayerNorm::new(&format!("{prefix}.norm_final_attn"), parameters)?;
         Ok(TwoWayTransformer { tokens, layers, final_attention, norm_final })
     }
@@ -110,19 +146,19 @@ impl TwoWayTransformer {
         }
         let Some(queries) = queries else { candle_core::bail!("the two-way transformer has no layers") };
         let query = self.final_attention.q.forward(&queries, pe.as_ref())?;
-        let queries = queries.add(&self.final_attention.forward(&query, &keys)?)?;
-        Ok((self.norm_final.forward(&queries)?, keys))
+        let attended = self.final_attention.forward(&query, &keys, None)?;
+        Ok((self.norm_final.of_sum(&queries, &attended)?, keys))
     }
 }
 
 /// Self-attention of the tokens, tokens to image, MLP, image to tokens.
 struct Layer {
     tokens: TokenPart,
-    token_to_image: TokenToImage,
+    token_to_image: CrossAttention,
     norm2: LayerNorm,
     mlp: Mlp,
     norm3: LayerNorm,
-    image_to_token: ImageToToken,
+    image_to_token: CrossAttention,
     norm4: LayerNorm,
 }
 
@@ -154,7 +190,7 @@ impl Layer {
         image_pe: &Tensor,
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
-        let token_to_image = TokenToImage::new(&format!("{prefix}.cross_attn_token_to_image"), tokens, image_pe, parameters)?;
+        let token_to_image = CrossAttention::new(&format!("{prefix}.cross_attn_token_to_image"), [tokens.constant(), Some(image_pe)], parameters)?;
         // The first layer attends to the tokens themselves.
         let pe = tokens.constant().filter(|_| !first);
         let attention = SelfAttention::new(&format!("{prefix}.self_attn"), pe, parameters)?;
@@ -174,7 +210,7 @@ impl Layer {
             norm2: LayerNorm::new(&format!("{prefix}.norm2"), parameters)?,
             mlp: Mlp::new(&format!("{prefix}.mlp"), parameters)?,
             norm3: LayerNorm::new(&format!("{prefix}.norm3"), parameters)?,
-            image_to_token: ImageToToken::new(&format!("{prefix}.cross_attn_image_to_token"), tokens, image_pe, parameters)?,
+            image_to_token: CrossAttention::new(&format!("{prefix}.cross_attn_image_to_token"), [Some(image_pe), tokens.constant()], parameters)?,
             norm4: LayerNorm::new(&format!("{prefix}.norm4"), parameters)?,
         })
     }
@@ -192,24 +228,23 @@ impl Layer {
                 (queries, query)
             }
             (TokenPart::Attention { attention, norm1 }, Some(queries), _) => {
-                let queries = norm1.forward(&queries.add(&attention.forward(queries, pe)?)?)?;
+                let queries = norm1.of_sum(queries, &attention.forward(queries, pe)?)?;
                 let query = self.token_to_image.q.forward(&queries, pe)?;
                 (queries, query)
             }
             _ => candle_core::bail!("only the two-way transformer's first layer starts without queries"),
         };
-        let queries = self.norm2.forward(&queries.add(&self.token_to_image.forward(&query, keys)?)?)?;
-        let queries = self.norm3.forward(&queries.add(&self.mlp.forward(&queries)?)?)?;
-        let keys = self.norm4.forward(&keys.add(&self.image_to_token.forward(keys, &queries, pe)?)?)?;
+        let queries = self.norm2.of_sum(&queries, &self.token_to_image.forward(&query, keys, None)?)?;
+        let queries = self.norm3.of_sum(&queries, &self.mlp.forward(&queries)?)?;
+        let query = self.image_to_token.q.forward(keys, None)?;
+        let keys = self.norm4.of_sum(keys, &self.image_to_token.forward(&query, &queries, pe)?)?;
         Ok((queries, keys))
     }
 }
 
 /// Self-attention of the tokens, at full width.
 struct SelfAttention {
-    q: Positioned,
-    k: Positioned,
-    v: Linear,
+    qkv: Projections,
     out: Linear,
 }
 
@@ -217,82 +252,53 @@ impl SelfAttention {
     /// `pe` `[1, t, 256]`, if there is one that never changes.
     fn new(prefix: &str, pe: Option<&Tensor>, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(SelfAttention {
-            q: Positioned::new(&format!("{prefix}.q_proj"), pe, parameters)?,
-            k: Positioned::new(&format!("{prefix}.k_proj"), pe, parameters)?,
-            v: Linear::new(&format!("{prefix}.v_proj"), parameters)?,
+            qkv: Projections::new(prefix, &[("q_proj", true), ("k_proj", true), ("v_proj", false)], pe, parameters)?,
             out: Linear::new(&format!("{prefix}.out_proj"), parameters)?,
         })
     }
 
-    /// x `[b, t, 256]` → the same; the encoding is part of queries and keys.
+    /// x `[b, t, 256]` → the same; queries and keys see the encoding.
     fn forward(&self, x: &Value, pe: Option<&Value>) -> Result<Value> {
-        self.out.forward(&scaled_attention(&self.q.forward(x, pe)?, &self.k.forward(x, pe)?, &self.v.forward(x)?)?)
+        self.attend(&self.qkv.forward(x, pe)?)
     }
 
     /// As [`Self::forward`], without an encoding.
     fn without_encoding(&self, x: &Value) -> Result<Value> {
-        let (q, k) = (self.q.linear.forward(x)?, self.k.linear.forward(x)?);
-        self.out.forward(&scaled_attention(&q, &k, &self.v.forward(x)?)?)
+        self.attend(&self.qkv.without_encoding(x)?)
+    }
+
+    fn attend(&self, qkv: &Value) -> Result<Value> {
+        self.out.forward(&multi_head_self_attention(qkv, HEADS, scale(qkv.tensor().dim(2)? / 3))?)
     }
 }
 
-/// Cross-attention with queries from the tokens.
-struct TokenToImage {
-    q: Positioned,
-    k: Positioned,
-    v: Linear,
+/// Cross-attention, at half width.
+struct CrossAttention {
+    q: Projections,
+    kv: Projections,
     out: Linear,
 }
 
-impl TokenToImage {
-    fn new(
-        prefix: &str,
-        tokens: &MaskTokens,
-        image_pe: &Tensor,
-        parameters: &mut Parameters,
-    ) -> std::result::Result<Self, ModelError> {
-        Ok(TokenToImage {
-            q: Positioned::new(&format!("{prefix}.q_proj"), tokens.constant(), parameters)?,
-            k: Positioned::new(&format!("{prefix}.k_proj"), Some(image_pe), parameters)?,
-            v: Linear::new(&format!("{prefix}.v_proj"), parameters)?,
+impl CrossAttention {
+    /// Encodings of the queries' and of the keys' side, `[1, n, 256]`, where they never change.
+    fn new(prefix: &str, pe: [Option<&Tensor>; 2], parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        Ok(CrossAttention {
+            q: Projections::new(prefix, &[("q_proj", true)], pe[0], parameters)?,
+            kv: Projections::new(prefix, &[("k_proj", true), ("v_proj", false)], pe[1], parameters)?,
             out: Linear::new(&format!("{prefix}.out_proj"), parameters)?,
         })
     }
 
-    /// query `[b, t, 128]`, by [`Self::q`]; keys `[b, n, 256]` → `[b, t, 256]`
-    fn forward(&self, query: &Value, keys: &Value) -> Result<Value> {
-        self.out.forward(&scaled_attention(query, &self.k.forward(keys, None)?, &self.v.forward(keys)?)?)
+    /// query `[b, nq, 128]`, by [`Self::q`]; keys `[b, nk, 256]` and their encoding if it is trained → `[b, nq, 256]`
+    fn forward(&self, query: &Value, keys: &Value, pe: Option<&Value>) -> Result<Value> {
+        let kv = self.kv.forward(keys, pe)?;
+        self.out.forward(&multi_head_cross_attention(query, &kv, HEADS, scale(query.tensor().dim(2)?))?)
     }
 }
 
-/// Cross-attention with queries from the image.
-struct ImageToToken {
-    q: Positioned,
-    k: Positioned,
-    v: Linear,
-    out: Linear,
-}
-
-impl ImageToToken {
-    fn new(
-        prefix: &str,
-        tokens: &MaskTokens,
-        image_pe: &Tensor,
-        parameters: &mut Parameters,
-    ) -> std::result::Result<Self, ModelError> {
-        Ok(ImageToToken {
-            q: Positioned::new(&format!("{prefix}.q_proj"), Some(image_pe), parameters)?,
-            k: Positioned::new(&format!("{prefix}.k_proj"), tokens.constant(), parameters)?,
-            v: Linear::new(&format!("{prefix}.v_proj"), parameters)?,
-            out: Linear::new(&format!("{prefix}.out_proj"), parameters)?,
-        })
-    }
-
-    /// image `[b, n, 256]`, tokens `[b, t, 256]` and their encoding if it is trained → `[b, n, 256]`
-    fn forward(&self, image: &Value, tokens: &Value, pe: Option<&Value>) -> Result<Value> {
-        let q = self.q.forward(image, None)?;
-        self.out.forward(&scaled_attention(&q, &self.k.forward(tokens, pe)?, &self.v.forward(tokens)?)?)
-    }
+/// 1/√d for heads of `width` channels together.
+fn scale(width: usize) -> f64 {
+    1.0 / ((width / HEADS) as f64).sqrt()
 }
 
 /// A frozen layer norm over the last axis.
@@ -312,10 +318,9 @@ impl LayerNorm {
     fn forward(&self, x: &Value) -> Result<Value> {
         layer_norm(x, &(&self.weight).into(), &(&self.bias).into(), EPS)
     }
-}
 
-/// softmax(q kᵀ / √d) v per head: q `[b, nq, c]`, k and v `[b, nk, c]` → `[b, nq, c]`.
-fn scaled_attention(q: &Value, k: &Value, v: &Value) -> Result<Value> {
-    let d = q.tensor().dim(2)? / HEADS;
-    multi_head_attention(q, k, v, HEADS, 1.0 / (d as f64).sqrt())
+    /// Of the sum of a residual and what is added to it.
+    fn of_sum(&self, x: &Value, added: &Value) -> Result<Value> {
+        add_layer_norm(x, added, &(&self.weight).into(), &(&self.bias).into(), EPS)
+    }
 }
