@@ -65,7 +65,7 @@ def attention_operations(name, grid, shape):
         side = (elements // (2 * width) + 1) // 2
         _, heads, windows = map(int, grid.split("x"))
         return 4.0 * windows * heads * side**4 * width, rate_of(found[2])
-    if found := re.fullmatch(r"attention(_backward_queries|_backward_keys)?_(\d+)_(\w+)", name):
+    if found := re.fullmatch(r"attention(_backward_queries|_backward_keys)?(?:_few_keys|_few_queries)?_(\d+)_(\w+)", name):
         # batch, heads, queries and keys are the last integers but the scale.
         sizes = [int(value) for value in list(at.values())[-5:-1]]
         products = {None: 2, "_backward_queries": 4, "_backward_keys": 4}[found[1]]

@@ -47,8 +47,8 @@ mod token_conv;
 
 pub use attention::{multi_head_attention, multi_head_cross_attention, multi_head_self_attention};
 pub use batch_norm::{
-    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_norm_train, batch_statistics, follow,
-    normalize, normalize_backward,
+    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_norm_train, batch_statistics,
+    batch_statistics_followed, normalize, normalize_backward,
 };
 pub use batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
 pub use conv_transpose::{conv_transpose2d_2x2, patches_to_image};

@@ -58,18 +58,28 @@ impl Attention {
     fn apply(self, inputs: &[&Value]) -> Result<Value> {
         let packs = inputs.iter().map(|input| input.tensor().contiguous()).collect::<Result<Vec<_>>>()?;
         let tensors = self.split(&packs)?;
-        let Some((y, on_gpu)) = self.forward(&tensors)? else {
-            return record_composed(inputs, move |packs| {
-                let [q, k, v] = self.split(packs)?;
-                attention_composed(&q, &k, &v, self.heads, self.scale)
-            });
+        let span = tracing::trace_span!("attention").entered();
+        let [q, k, v] = &tensors;
+        let (y, on_gpu) = match path(&[q, k, v]) {
+            Path::Cuda if cuda::has_kernel(q.dim(2)? / self.heads, [q, k, v]) => {
+                let forward = cuda::forward(&self, &tensors)?;
+                (forward.out.clone(), Some(forward))
+            }
+            Path::Cpu => (cpu::forward(&self, &tensors)?, None),
+            Path::Cuda | Path::Composed => {
+                return record_composed(inputs, move |packs| {
+                    let [q, k, v] = self.split(packs)?;
+                    attention_composed(&q, &k, &v, self.heads, self.scale)
+                });
+            }
         };
+        drop(span);
         record(y, inputs, move |gradient, wanted| {
             let _span = tracing::trace_span!("attention backward").entered();
             let (gradient, of_keys) = (gradient.contiguous()?, wanted[self.parts[1].0] || wanted[self.parts[2].0]);
-            let found = match on_gpu {
-                true => cuda::backward(&self, &packs, &tensors, &gradient, of_keys)?,
-                false => cpu::backward(&self, &packs, &tensors, &gradient)?,
+            let found = match &on_gpu {
+                Some(forward) => cuda::backward(&self, &packs, &tensors, forward, &gradient, of_keys)?,
+                None => cpu::backward(&self, &packs, &tensors, &gradient)?,
             };
             Ok(found.into_iter().zip(wanted).map(|(found, &wanted)| wanted.then_some(found)).collect())
         })
@@ -103,17 +113,6 @@ impl Attention {
             );
         }
         Ok([q, k, v])
-    }
-
-    /// The result, and whether a GPU's kernel gave it; `None` if neither it nor the processor's path applies.
-    fn forward(&self, tensors: &[Tensor; 3]) -> Result<Option<(Tensor, bool)>> {
-        let _span = tracing::trace_span!("attention").entered();
-        let [q, k, v] = tensors;
-        match path(&[q, k, v]) {
-            Path::Cuda if cuda::has_kernel(q.dim(2)? / self.heads, [q, k, v]) => Ok(Some((cuda::forward(self, tensors)?, true))),
-            Path::Cpu => Ok(Some((cpu::forward(self, tensors)?, false))),
-            Path::Cuda | Path::Composed => Ok(None),
-        }
     }
 }
 

@@ -48,8 +48,8 @@ impl Planes {
     }
 }
 
-/// As [`super::batch_statistics`].
-pub(super) fn statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
+/// As [`super::batch_statistics`]; running mean and variance follow with a momentum.
+pub(super) fn statistics(x: &Tensor, eps: f64, running: Option<(&Tensor, &Tensor, f64)>) -> Result<BatchStatistics> {
     let x = x.contiguous()?;
     let (gpu, input) = (Gpu::of(&x), Input::new(&x)?);
     let planes = Planes::of(&x, &[&input])?;
@@ -59,29 +59,26 @@ pub(super) fn statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     // SAFETY: `x` has the sizes of `planes`; two float64 numbers for each channel and split, and a float32 number for each channel.
     unsafe { gpu.launch(MODULE, &kernel, planes.grid(), &args)? };
     let out = gpu.output(DType::F32, (3, planes.c))?;
+    let (mean, var, momentum) = match running {
+        Some((mean, var, momentum)) => (Input::new(mean)?.arg(), Input::new(var)?.arg(), momentum),
+        None => (Arg::Pointer(0), Arg::Pointer(0), 0.0),
+    };
     let args = [
         partial.arg(),
         shifts.arg(),
         out.arg(),
+        mean,
+        var,
+        Arg::Float(momentum as f32),
         Arg::Int(planes.splits() as i32),
         Arg::Int(planes.c as i32),
         Arg::Double(planes.count()),
         Arg::Double(eps),
     ];
-    // SAFETY: what the kernel before filled, and three float32 numbers for each channel.
+    // SAFETY: what the kernel before filled, and three float32 numbers for each channel; running statistics of one each, or none.
     unsafe { gpu.launch(MODULE, "batch_norm_statistics", Grid::over(planes.c), &args)? };
     let out = out.tensor();
     Ok(BatchStatistics { mean: out.get(0)?, var_unbiased: out.get(1)?, inv_std: out.get(2)? })
-}
-
-/// As [`super::follow`].
-pub(super) fn follow(running: (&Tensor, &Tensor), statistics: &BatchStatistics, momentum: f64) -> Result<()> {
-    let c = statistics.mean.elem_count();
-    let tensors = [running.0, running.1, &statistics.mean, &statistics.var_unbiased];
-    let mut args = args_of(&tensors)?;
-    args.extend([Arg::Int(c as i32), Arg::Float(momentum as f32)]);
-    // SAFETY: four tensors of a float32 number for each channel; the caller has compared their lengths.
-    unsafe { Gpu::of(running.0).launch(MODULE, "batch_norm_follow", Grid::over(c), &args) }
 }
 
 /// Mean, inverse standard deviation, weight and bias as kernel parameters.
@@ -186,7 +183,9 @@ pub(crate) fn normalize_backward(
 mod tests {
     use candle_core::{Device, Result, Tensor, Var};
 
-    use super::super::{BatchStatistics, Tail, batch_norm_train, batch_statistics, follow, normalize, normalize_backward};
+    use super::super::{
+        BatchStatistics, Tail, batch_norm_train, batch_statistics, batch_statistics_followed, normalize, normalize_backward,
+    };
     use crate::testing::kernels::{FORMATS, assert_close, compare_on_graph, on_device};
     use crate::testing::uniform;
 
@@ -228,16 +227,11 @@ mod tests {
 
     #[test]
     fn running_statistics_follow() -> Result<()> {
-        let statistics = |device: &Device| -> Result<BatchStatistics> {
-            let t = |seed| uniform(&[7], seed)?.to_device(device);
-            Ok(BatchStatistics { mean: t(1)?, var_unbiased: t(2)?, inv_std: t(3)? })
-        };
+        let x = uniform(&[2, 7, 5, 3], 1)?;
         let run = |device: &Device| -> Result<(Tensor, Tensor)> {
-            let (mean, var) = (
-                Var::from_tensor(&uniform(&[7], 4)?.to_device(device)?)?,
-                Var::from_tensor(&uniform(&[7], 5)?.to_device(device)?)?,
-            );
-            follow((&mean, &var), &statistics(device)?, 0.1)?;
+            let running = |seed| Var::from_tensor(&uniform(&[7], seed)?.to_device(device)?);
+            let (mean, var) = (running(4)?, running(5)?);
+            batch_statistics_followed(&x.to_device(device)?, 1e-5, (&mean, &var), 0.1)?;
             Ok((mean.as_detached_tensor(), var.as_detached_tensor()))
         };
         let want = run(&Device::Cpu)?;

@@ -73,8 +73,10 @@ __device__ void statistics_sums(const T* x, double* partial, float* shifts, int 
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE
 
-// out [3, c]: mean, variance with Bessel's correction, 1/sqrt(biased variance + eps). One thread per channel.
-KERNEL(batch_norm_statistics, (const double* partial, const float* shifts, float* out, int splits, int c, double count, double eps)) {
+// out [3, c]: mean, variance with Bessel's correction, 1/sqrt(biased variance + eps). Unless null, the running statistics become
+// (1 - momentum)·running + momentum·batch. One thread per channel.
+KERNEL(batch_norm_statistics, (const double* partial, const float* shifts, float* out, float* running_mean, float* running_var,
+                               float momentum, int splits, int c, double count, double eps)) {
     int channel = blockIdx.x * blockDim.x + threadIdx.x;
     if (channel >= c) return;
     double sum = 0.0, squares = 0.0;
@@ -84,17 +86,14 @@ KERNEL(batch_norm_statistics, (const double* partial, const float* shifts, float
     }
     double deviations = squares - sum * sum / count;
     if (deviations < 0.0) deviations = 0.0;
-    out[channel] = static_cast<float>(shifts[channel] + sum / count);
-    out[c + channel] = static_cast<float>(deviations / (count - 1.0));
+    float mean = static_cast<float>(shifts[channel] + sum / count), var = static_cast<float>(deviations / (count - 1.0));
+    out[channel] = mean;
+    out[c + channel] = var;
     out[2 * c + channel] = static_cast<float>(1.0 / sqrt(deviations / count + eps));
-}
-
-// running ← (1 - momentum)·running + momentum·batch, of mean and variance at once.
-KERNEL(batch_norm_follow, (float* mean, float* var, const float* batch_mean, const float* batch_var, int c, float momentum)) {
-    int channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel >= c) return;
-    mean[channel] = (1.0f - momentum) * mean[channel] + momentum * batch_mean[channel];
-    var[channel] = (1.0f - momentum) * var[channel] + momentum * batch_var[channel];
+    if (running_mean != nullptr) {
+        running_mean[channel] = (1.0f - momentum) * running_mean[channel] + momentum * mean;
+        running_var[channel] = (1.0f - momentum) * running_var[channel] + momentum * var;
+    }
 }
 
 // y = (x - mean)·inv_std·weight + bias, plus the shortcut if there is one, then ReLU if relu. NaN stays NaN.

@@ -65,11 +65,9 @@ pub struct BatchNormGradients {
 pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     let (b, c, h, w) = x.dims4()?;
     let _span = tracing::trace_span!("batch norm statistics", shape = ?x.dims()).entered();
-    if b * h * w < 2 {
-        bail!("batch_norm: expected more than one value per channel in training, found {:?}", x.dims());
-    }
+    check_count(x)?;
     match path(&[x]) {
-        Path::Cuda => cuda::statistics(x, eps),
+        Path::Cuda => cuda::statistics(x, eps, None),
         Path::Cpu => cpu::statistics(x, eps),
         Path::Composed => {
             let count = (b * h * w) as f64;
@@ -82,21 +80,32 @@ pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     }
 }
 
-/// Updates running statistics: `running ← (1 - momentum)·running + momentum·batch`.
+/// [`batch_statistics`], which the running ones follow: `running ← (1 - momentum)·running + momentum·batch`.
 ///
 /// # Shapes
-/// Mean and variance `[c]`; each [`Var`] is updated in place.
+/// `x` `[b, c, h, w]`; running mean and variance `[c]`, each updated in place.
 ///
 /// # Errors
-/// Other shapes.
-pub fn follow((mean, var): (&Var, &Var), statistics: &BatchStatistics, momentum: f64) -> Result<()> {
-    check_channels(mean.elem_count(), &[mean, var, &statistics.mean, &statistics.var_unbiased])?;
-    if path(&[mean, var, &statistics.mean]) == Path::Cuda {
-        return cuda::follow((mean, var), statistics, momentum);
+/// Other shapes; a single value per channel.
+pub fn batch_statistics_followed(x: &Tensor, eps: f64, (mean, var): (&Var, &Var), momentum: f64) -> Result<BatchStatistics> {
+    check_channels(x.dims4()?.1, &[mean, var])?;
+    if path(&[x, mean, var]) == Path::Cuda {
+        check_count(x)?;
+        return cuda::statistics(x, eps, Some((mean, var, momentum)));
     }
+    let statistics = batch_statistics(x, eps)?;
     for (running, batch) in [(mean, &statistics.mean), (var, &statistics.var_unbiased)] {
         let kept = running.as_detached_tensor().affine(1.0 - momentum, 0.0)?;
         running.set(&(kept + batch.affine(momentum, 0.0)?)?)?;
+    }
+    Ok(statistics)
+}
+
+/// Refuses a single value per channel.
+fn check_count(x: &Tensor) -> Result<()> {
+    let (b, _, h, w) = x.dims4()?;
+    if b * h * w < 2 {
+        bail!("batch_norm: expected more than one value per channel in training, found {:?}", x.dims());
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, Var};
 use sam_ladder_ops::{
-    BatchNormGradients, BatchNormParams, BatchStatistics, Gradients, Tail, batch_norm_inference, batch_statistics, follow,
+    BatchNormGradients, BatchNormParams, BatchStatistics, Gradients, Tail, batch_norm_inference, batch_statistics_followed,
     normalize, normalize_backward,
 };
 
@@ -57,8 +57,7 @@ impl BatchNorm {
 
     /// Computes the statistics of a batch, and updates the running ones.
     pub(super) fn normalized(&self, x: Tensor) -> Result<Normalized> {
-        let statistics = batch_statistics(&x, EPS)?;
-        follow((&self.running_mean, &self.running_var), &statistics, MOMENTUM)?;
+        let statistics = batch_statistics_followed(&x, EPS, (&self.running_mean, &self.running_var), MOMENTUM)?;
         Ok(Normalized { x, statistics })
     }
 

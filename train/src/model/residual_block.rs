@@ -71,9 +71,15 @@ impl BlockShape {
 /// recomputed in the backward pass.
 pub(super) struct BlockTape {
     x: Tensor,
-    main: Vec<Normalized>,
-    downsample: Option<Normalized>,
+    main: Vec<Convolved>,
+    downsample: Option<Convolved>,
     pub(super) out: Tensor,
+}
+
+/// A convolution's output with its statistics, and the weight in the number format of the activations.
+struct Convolved {
+    normalized: Normalized,
+    weight: Tensor,
 }
 
 /// A residual block.
@@ -111,26 +117,26 @@ impl ResidualBlock {
 
     /// As [`Self::forward`], by the statistics of the batch.
     pub(super) fn forward_train(&self, x: Tensor) -> Result<BlockTape> {
-        let mut main: Vec<Normalized> = Vec::with_capacity(self.main.len());
+        let mut main: Vec<Convolved> = Vec::with_capacity(self.main.len());
         for (i, conv) in self.main.iter().enumerate() {
-            let normalized = match main.last() {
-                None => conv.normalized(&x)?,
-                Some(before) => conv.normalized(&self.main[i - 1].norm.forward(before, Tail::Relu)?)?,
+            let convolved = match main.last() {
+                None => conv.convolved(&x)?,
+                Some(before) => conv.convolved(&self.main[i - 1].norm.forward(&before.normalized, Tail::Relu)?)?,
             };
-            main.push(normalized);
+            main.push(convolved);
         }
         let mut downsample = None;
         let shortcut = match &self.downsample {
             Some(conv) => {
-                let normalized = downsample.insert(conv.normalized(&x)?);
-                conv.norm.forward(normalized, Tail::None)?
+                let convolved = downsample.insert(conv.convolved(&x)?);
+                conv.norm.forward(&convolved.normalized, Tail::None)?
             }
             None => x.clone(),
         };
         let (Some(conv), Some(last)) = (self.main.last(), main.last()) else {
             candle_core::bail!("a residual block without convolutions")
         };
-        let out = conv.norm.forward(last, Tail::AddRelu(&shortcut))?;
+        let out = conv.norm.forward(&last.normalized, Tail::AddRelu(&shortcut))?;
         Ok(BlockTape { x, main, downsample, out })
     }
 
@@ -149,20 +155,25 @@ impl ResidualBlock {
         drop(out);
         let mut grad = None;
         for (i, conv) in self.main.iter().enumerate().rev() {
-            let Some(normalized) = main.pop() else { candle_core::bail!("the tape has fewer convolutions than the block") };
+            let Some(Convolved { normalized, weight }) = main.pop() else {
+                candle_core::bail!("the tape has fewer convolutions than the block")
+            };
             let last = i + 1 == self.main.len();
             let of_conv = conv.norm.backward(normalized, !last, grad.as_ref().unwrap_or(&sum_grad), grads)?;
             drop(grad.take());
             grad = Some(match main.last() {
-                None => conv.backward(&x, of_conv, grads)?,
-                Some(before) => conv.backward_remade(|| self.main[i - 1].norm.forward(before, Tail::Relu), of_conv, grads)?,
+                None => conv.backward(&x, &weight, of_conv, grads)?,
+                Some(before) => {
+                    let remade = || self.main[i - 1].norm.forward(&before.normalized, Tail::Relu);
+                    conv.backward_remade(remade, &weight, of_conv, grads)?
+                }
             });
         }
         let Some(grad) = grad else { candle_core::bail!("a residual block without convolutions") };
         let shortcut = match (&self.downsample, downsample) {
-            (Some(conv), Some(normalized)) => {
+            (Some(conv), Some(Convolved { normalized, weight })) => {
                 let of_conv = conv.norm.backward(normalized, false, &sum_grad, grads)?;
-                conv.backward(&x, of_conv, grads)?
+                conv.backward(&x, &weight, of_conv, grads)?
             }
             _ => sum_grad,
         };
@@ -180,42 +191,41 @@ struct ConvNorm {
 }
 
 impl ConvNorm {
-    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
-        self.conv.forward(x, &self.weight.tensor())
-    }
-
     /// Normalises by the running statistics, followed by ReLU if `relu`.
     fn infer(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
-        self.norm.infer(&self.convolve(x)?, relu)
+        self.norm.infer(&self.conv.forward(x, &self.weight.tensor())?, relu)
     }
 
     /// The convolution's output with its statistics; updates the running ones.
-    fn normalized(&self, x: &Tensor) -> Result<Normalized> {
-        self.norm.normalized(self.convolve(x)?)
+    fn convolved(&self, x: &Tensor) -> Result<Convolved> {
+        let weight = self.weight.tensor().to_dtype(x.dtype())?;
+        Ok(Convolved { normalized: self.norm.normalized(self.conv.forward(x, &weight)?)?, weight })
     }
 
     /// The gradient of the convolution's input, given its output's; the weight's goes to `grads`.
-    fn backward(&self, x: &Tensor, grad: Tensor, grads: &mut Gradients) -> Result<Tensor> {
+    fn backward(&self, x: &Tensor, weight: &Tensor, grad: Tensor, grads: &mut Gradients) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
         self.backward_weight(x, &grad, grads)?;
-        self.backward_input(&grad, (h, w))
+        self.conv.backward_input(&grad, weight, (h, w))
     }
 
     /// As [`Self::backward`], with an input that is recomputed, and dropped once the weight's gradient is known.
-    fn backward_remade(&self, x: impl Fn() -> Result<Tensor>, grad: Tensor, grads: &mut Gradients) -> Result<Tensor> {
+    fn backward_remade(
+        &self,
+        x: impl Fn() -> Result<Tensor>,
+        weight: &Tensor,
+        grad: Tensor,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
         let x = x()?;
         let (_, _, h, w) = x.dims4()?;
         self.backward_weight(&x, &grad, grads)?;
         drop(x);
-        self.backward_input(&grad, (h, w))
+        self.conv.backward_input(&grad, weight, (h, w))
     }
 
     fn backward_weight(&self, x: &Tensor, grad: &Tensor, grads: &mut Gradients) -> Result<()> {
         grads.insert(self.weight.var(), self.conv.backward_weight(x, grad, self.kernel)?);
         Ok(())
-    }
-
-    fn backward_input(&self, grad: &Tensor, size: (usize, usize)) -> Result<Tensor> {
-        self.conv.backward_input(grad, &self.weight.tensor(), size)
     }
 }
