@@ -3,7 +3,7 @@
 
     .ci/kernels.py            compare with ops/kernels.csv; exit status 1 if a kernel got worse
     .ci/kernels.py gelu …     compare the kernels of these operations (folders of ops/src)
-    .ci/kernels.py --write    write the table anew
+    .ci/kernels.py --write    write the table anew, or the rows of these operations
 
 It needs the environment that `.ci/cuda-toolchain.sh` prints (nvcc, ptxas and nvdisasm). A kernel fails if it spills registers, if it keeps
 local memory that the table does not state, or if it takes more registers or shared memory than the table states. It also fails if its
@@ -200,6 +200,10 @@ def main():
     sources = [source for source in every if source.parent.name in arguments] or every
     rows, failures, lowest = measure(sources)
     if "--write" in arguments:
+        if sources != every:
+            found = {row["kernel"]: row for row in rows}
+            with TABLE.open(newline="") as file:
+                rows = [found.get(row["kernel"], row) for row in csv.DictReader(file)]
         with TABLE.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
             writer.writeheader()

@@ -154,6 +154,28 @@ fn the_store_does_not_depend_on_when_copies_are_done() {
     }
 }
 
+/// Embeddings of 16 bits are float32's up to rounding: the largest difference, over the largest value, is within what `make gpu-check` allows.
+#[test]
+fn sixteen_bits_are_near_float32() {
+    let folder = workplace();
+    let encode = |precision: &str| {
+        let store = format!("{precision}.zarr");
+        let mut command = precompute(folder.path(), &store, "cuda:0");
+        command.args(["--precision", precision]);
+        cli::succeed(command);
+        embeddings(&folder.path().join(store))
+    };
+    let expected = encode("f32");
+    let scale = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+    for (precision, wrong) in [("bf16", 8e-2), ("f16", 1.5e-2)] {
+        for (i, (found, expected)) in encode(precision).iter().zip(&expected).enumerate() {
+            // Not `>`, which is false of NaN.
+            let near = (found - expected).abs() <= wrong * scale;
+            assert!(near, "{precision}, value {i}: {found}, in float32 {expected} of at most {scale}");
+        }
+    }
+}
+
 fn embeddings(store: &Path) -> Vec<f32> {
     let store = Store::open(store).unwrap();
     let rows: Vec<(u32, u32)> = (0..SLICES as u32).map(|row| (row, 0)).collect();
