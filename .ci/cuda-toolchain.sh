@@ -13,18 +13,21 @@ if [[ -z ${SAM_LADDER_CUDA:-} ]] && command -v nvcc >/dev/null; then
 fi
 toolkit=${SAM_LADDER_CUDA:-${XDG_CACHE_HOME:-$HOME/.cache}/sam-ladder/cuda-13.0}
 
+# nvdisasm is on PyPI from 13.2 on; it reads the machine code of earlier compilers too.
+wanted=(
+  nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*'
+  'nvidia-cublas==13.0.*' 'nvidia-cuda-nvrtc==13.0.*' 'nvidia-curand>=10.4,<11' 'nvidia-cudnn-cu13>=9,<10' nvidia-cuda-nvdisasm==13.2.51
+)
+
 install_packages() {
   echo "check-cuda: installing the CUDA compiler and libraries from PyPI into $toolkit" >&2
-  rm -rf "$toolkit"
   mkdir -p "$toolkit/lib64/stubs"
-  python3 -m venv "$toolkit/venv"
-  "$toolkit/venv/bin/pip" install --quiet --disable-pip-version-check \
-    nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*' \
-    'nvidia-cublas==13.0.*' 'nvidia-cuda-nvrtc==13.0.*' 'nvidia-curand>=10.4,<11' 'nvidia-cudnn-cu13>=9,<10' >&2
+  [[ -x $toolkit/venv/bin/pip ]] || python3 -m venv "$toolkit/venv"
+  "$toolkit/venv/bin/pip" install --quiet --disable-pip-version-check "${wanted[@]}" >&2
   local packages
   packages=$("$toolkit/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia
   # The packages' folders become one toolkit of symbolic links.
-  cp -rs "$packages"/cu13/{bin,include,nvvm} "$toolkit/"
+  cp -rsf "$packages"/cu13/{bin,include,nvvm} "$toolkit/"
   cp -rsf "$packages"/cudnn/include/. "$toolkit/include/"
   local library name
   for library in "$packages"/cu13/lib/*.so.* "$packages"/cudnn/lib/*.so.*; do
@@ -33,7 +36,7 @@ install_packages() {
     ln -sf "$library" "$toolkit/lib64/${name%%.so.*}.so" # what the linker looks for: -lcudart → libcudart.so
   done
   ln -sf "$packages"/cu13/lib/*.a "$toolkit/lib64/"
-  touch "$toolkit/complete"
+  echo "${wanted[*]}" >"$toolkit/complete"
 }
 
 # libcuda.so belongs to the driver, which only a machine with a GPU has: for linking, a library with the same exported names will do.
@@ -48,7 +51,7 @@ build_driver_stub() {
   ln -sf libcuda.so "$toolkit/lib64/stubs/libcuda.so.1"
 }
 
-[[ -e $toolkit/complete ]] || install_packages
+[[ $(cat "$toolkit/complete" 2>/dev/null) == "${wanted[*]}" ]] || install_packages
 build_driver_stub
 cat <<ENVIRONMENT
 export CUDA_HOME=$toolkit CUDA_PATH=$toolkit CUDA_ROOT=$toolkit CUDA_TOOLKIT_ROOT_DIR=$toolkit

@@ -37,11 +37,11 @@ fn workplace() -> TempDir {
 fn precompute(folder: &Path, store: &str, device: &str) -> Command {
     let words = "--scans @RawData --random-encoder 1 --image-size 32 --data-size 16 --augment none --dtype f32";
     let mut command = cli::on(folder, &format!("precompute {words} --batch-size {BATCH} --device {device} --store @{store}"));
-    command.env("SAM_LADDER_CUDA_RECORD", folder.join(format!("{store}.record")));
+    command.env("SAM_LADDER_CUDA_CALLS", folder.join(format!("{store}.calls.csv")));
     command
 }
 
-/// A line of the driver's record.
+/// A line of the driver's list of calls.
 #[derive(Debug, PartialEq)]
 enum Call {
     Upload {
@@ -54,32 +54,31 @@ enum Call {
         bytes: usize,
         stream: String,
     },
-    /// The host waits for this: a stream, or an event of it.
+    /// The host waits for this stream, on which work is left.
     Wait(String),
 }
 
-/// What each thread called, in order.
-fn record(folder: &Path, store: &str) -> Vec<(usize, Call)> {
-    let text = fs::read_to_string(folder.join(format!("{store}.record"))).unwrap();
+/// The copies and waits of each thread, in order.
+fn calls_of(folder: &Path, store: &str) -> Vec<(usize, Call)> {
+    let text = fs::read_to_string(folder.join(format!("{store}.calls.csv"))).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("kind,name,thread,stream,grid,block,shared_bytes,parameter_bytes,bytes,shape"));
     let call = |line: &str| {
-        let (thread, call) = line.strip_prefix("thread ").and_then(|rest| rest.split_once(' ')).unwrap();
-        let words: Vec<&str> = call.splitn(10, ' ').collect();
-        let call = match words[..] {
-            ["copies", bytes, "bytes", "to", "the", side, _, kind, "memory", on] => {
-                let (pinned, bytes, stream) = (kind == "pinned", bytes.parse().unwrap(), on.strip_prefix("on ").unwrap().into());
-                if side == "device" { Call::Upload { pinned, bytes, stream } } else { Call::Download { pinned, bytes, stream } }
-            }
-            _ => {
-                let what = call.strip_prefix("waits for ").unwrap();
-                Call::Wait(what.strip_prefix("an event of ").unwrap_or(what).into())
-            }
+        let cells: Vec<&str> = line.split(',').collect();
+        let [kind, _, thread, stream, _, _, _, _, bytes, shape] = cells[..] else { panic!("{line}") };
+        let (stream, bytes) = (stream.to_owned(), bytes.parse().unwrap());
+        let call = match (kind, shape) {
+            ("to_device", from) => Call::Upload { pinned: from == "from=pinned", bytes, stream },
+            ("to_host", to) => Call::Download { pinned: to == "to=pinned", bytes, stream },
+            ("wait", "done=no") => Call::Wait(stream),
+            _ => return None,
         };
-        (thread.parse().unwrap(), call)
+        Some((thread.parse().unwrap(), call))
     };
-    text.lines().map(call).collect()
+    lines.filter_map(call).collect()
 }
 
-/// Places in the record of the copies of batches from pinned memory to the device, or into it from there, and their stream.
+/// Places in the list of the copies of batches from pinned memory to the device, or into it from there, and their stream.
 fn copies(calls: &[(usize, Call)], upload: bool) -> (Vec<usize>, String) {
     let of_batch = calls.iter().enumerate().filter_map(|(place, (_, call))| match call {
         Call::Upload { pinned: true, bytes: BATCH_BYTES, stream } if upload => Some((place, stream.clone())),
@@ -98,7 +97,7 @@ fn copies(calls: &[(usize, Call)], upload: bool) -> (Vec<usize>, String) {
 fn the_next_batch_is_queued_before_one_is_waited_for() {
     let folder = workplace();
     cli::succeed(precompute(folder.path(), "s.zarr", "cuda:0"));
-    let calls = record(folder.path(), "s.zarr");
+    let calls = calls_of(folder.path(), "s.zarr");
     let ((uploads, up), (downloads, down)) = (copies(&calls, true), copies(&calls, false));
     assert_ne!(up, down, "uploads and downloads have streams of their own");
     let queueing = calls[uploads[0]].0;
@@ -152,6 +151,28 @@ fn the_store_does_not_depend_on_when_copies_are_done() {
     let scale = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
         assert!((found - expected).abs() < 1e-3 * scale, "value {i}: {found}, on the CPU {expected}");
+    }
+}
+
+/// Embeddings of 16 bits are float32's up to rounding: the largest difference, over the largest value, is within what `make gpu-check` allows.
+#[test]
+fn sixteen_bits_are_near_float32() {
+    let folder = workplace();
+    let encode = |precision: &str| {
+        let store = format!("{precision}.zarr");
+        let mut command = precompute(folder.path(), &store, "cuda:0");
+        command.args(["--precision", precision]);
+        cli::succeed(command);
+        embeddings(&folder.path().join(store))
+    };
+    let expected = encode("f32");
+    let scale = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+    for (precision, wrong) in [("bf16", 8e-2), ("f16", 1.5e-2)] {
+        for (i, (found, expected)) in encode(precision).iter().zip(&expected).enumerate() {
+            // Not `>`, which is false of NaN.
+            let near = (found - expected).abs() <= wrong * scale;
+            assert!(near, "{precision}, value {i}: {found}, in float32 {expected} of at most {scale}");
+        }
     }
 }
 

@@ -98,7 +98,7 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
         let tensor = if name.ends_with("num_batches_tracked") { tensor.to_dtype(DType::I64).unwrap() } else { tensor };
         (name, tensor)
     });
-    let model = LadderSam::new(&config, &ModelWeights(weights.collect()), &Device::Cpu).unwrap();
+    let model = LadderSam::new(&config, &ModelWeights(weights.collect()), &device::device()).unwrap();
     (config, model)
 }
 

@@ -25,6 +25,7 @@ GOOD = {
     "gpu_step": "the training step is a CUDA graph\n5.0 GiB taken\n0.012 s/step\n0.0005 s/image",
     "gpu_encoder": "300 TFLOP/s\n1.0e-3 of the largest value\n0 values not finite\n0.001 s/image",
 }
+NAN = "printf '0.0e0 of the largest value\\n2 values not finite\\n'"
 FAULTS = {"hangs": "sleep 1000", "crashes": "kill -SEGV $$", "overruns": "while :; do echo still busy; sleep 0.2; done", "says nothing": "exit 0"}
 
 
@@ -43,7 +44,7 @@ def rehearse(folder, faulty, fault, call):
     binaries, out = folder / "bin", folder / "out"
     binaries.mkdir(parents=True)
     for name in GOOD:
-        write_stub(binaries / name, stub_body(name, FAULTS.get(fault) if name == faulty else None))
+        write_stub(binaries / name, stub_body(name, FAULTS.get(fault, NAN) if name == faulty else None))
     write_stub(binaries / "nvidia-smi", "echo 'Stub GPU'")
     environment = dict(os.environ, PATH=f"{binaries}:{os.environ['PATH']}")
     command = [sys.executable, CHECK, "--budget", str(BUDGET), "--call", str(call), "--binaries", binaries, "--out", out, "--limit-scale", "0.02"]
@@ -73,7 +74,8 @@ def rehearse(folder, faulty, fault, call):
 
 
 def main():
-    scenarios = [(1, None, "")] + [(1, name, fault) for name in GOOD for fault in FAULTS] + [(2, None, "")]
+    scenarios = [(1, None, "")] + [(1, name, fault) for name in GOOD for fault in FAULTS]
+    scenarios += [(1, "gpu_encoder", "finds NaN"), (2, None, "")]
     bad = 0
     print("| call | stub | what it does | s | |\n| --- | --- | --- | ---: | --- |")
     for call, faulty, fault in scenarios:

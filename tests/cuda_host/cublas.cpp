@@ -84,12 +84,12 @@ void multiply(const Product& p, CUstream stream) {
     });
 }
 
-void list_product(const Product& p, const char* call) {
+void list_product(const Product& p, CUstream stream, const char* call) {
     uint64_t bytes = p.batch * (p.m * p.k * size_of(p.a_format) + p.k * p.n * size_of(p.b_format) + p.m * p.n * size_of(p.c_format));
     auto named = [](const char* name, size_t n) { return std::string(name) + "=" + std::to_string(n); };
-    list({"product", call, "", "", 0, 0, bytes,
-          named("m", p.m) + named(" n", p.n) + named(" k", p.k) + named(" batch", p.batch) + named(" transpose_a", p.transpose_a) +
-              named(" transpose_b", p.transpose_b) + " factors=" + (p.tf32 ? "tf32" : name_of(p.a_format)) + " result=" + name_of(p.c_format)});
+    list({.kind = "product", .name = call, .stream = name_of(stream), .bytes = bytes,
+          .shape = named("m", p.m) + named(" n", p.n) + named(" k", p.k) + named(" batch", p.batch) + named(" transpose_a", p.transpose_a) +
+                   named(" transpose_b", p.transpose_b) + " factors=" + (p.tf32 ? "tf32" : name_of(p.a_format)) + " result=" + name_of(p.c_format)});
 }
 
 void check_handle(cublasHandle_t handle, const char* call) {
@@ -105,7 +105,7 @@ cublasStatus_t queue(cublasHandle_t handle, Product p, const char* call) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     count("cuBLAS products");
-    if (lists()) list_product(p, call);
+    if (lists()) list_product(p, handle->stream, call);
     if (is_recording(handle->stream) && handle->workspace == nullptr) count("cuBLAS workspaces that a graph allocates");
     CUstream stream = handle->stream;
     return submit(stream, {call, [p, stream] { multiply(p, stream); }}) == CUDA_SUCCESS ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;

@@ -237,13 +237,13 @@ const char* call_of(Direction direction) {
                                            : "cudnnConvolutionBackwardFilter";
 }
 
-void list_convolution(const Work& work) {
+void list_convolution(const Work& work, CUstream stream) {
     auto& g = work.g;
     auto named = [](const char* name, size_t n) { return std::string(name) + "=" + std::to_string(n); };
-    list({"convolution", call_of(work.direction), "", "", 0, 0, x_bytes(g) + w_bytes(g) + y_bytes(g),
-          named("batch", g.b) + named(" in", g.ci) + named(" h", g.h) + named(" w", g.w) + named(" out", g.co) + named(" kernel", g.kh) +
-              named(" out_h", g.oh) + named(" out_w", g.ow) + named(" stride", g.stride) + named(" padding", g.padding) + " factors=" +
-              (g.tf32 ? "tf32" : name_of(g.format)) + " result=" + name_of(g.format)});
+    list({.kind = "convolution", .name = call_of(work.direction), .stream = name_of(stream), .bytes = x_bytes(g) + w_bytes(g) + y_bytes(g),
+          .shape = named("batch", g.b) + named(" in", g.ci) + named(" h", g.h) + named(" w", g.w) + named(" out", g.co) + named(" kernel", g.kh) +
+                   named(" out_h", g.oh) + named(" out_w", g.ow) + named(" stride", g.stride) + named(" padding", g.padding) + " factors=" +
+                   (g.tf32 ? "tf32" : name_of(g.format)) + " result=" + name_of(g.format)});
 }
 
 void compute(const Work& work) {
@@ -273,7 +273,7 @@ cudnnStatus_t queue(cudnnHandle_t handle, const Work& work) {
         return CUDNN_STATUS_BAD_PARAM;
     }
     count("cuDNN convolutions");
-    if (lists()) list_convolution(work);
+    if (lists()) list_convolution(work, handle->stream);
     CUstream stream = handle->stream;
     CUresult queued = submit(stream, {call, [=] {
                                           check_operand(work.x, x_bytes(work.g), stream, call);

@@ -48,14 +48,14 @@ struct Code {
     if (int code = host::enter(call)) return host::Code{code}
 // Adds to a number of the report.
 HOST_SHARED void count(const std::string& what, uint64_t n = 1);
-// Adds a line to the file that SAM_LADDER_CUDA_RECORD names: copies from and to the host, and waits for work that was not done, in order.
-void record(const std::string& what);
 // Keeps the reason of an error that is returned, for the report; printed where SAM_LADDER_CUDA_SAY is set.
 HOST_SHARED void because(const char* call, const std::string& reason);
 
 // A line of the list of calls (SAM_LADDER_CUDA_CALLS=calls.csv); its columns are in report.cpp.
 struct Call {
     std::string kind, name;
+    // The name of the stream that it is queued on or waits for.
+    std::string stream;
     // Of a launch.
     std::string grid, block;
     uint64_t shared_bytes = 0, parameter_bytes = 0;
@@ -67,8 +67,8 @@ struct Call {
 // Whether calls are listed.
 HOST_SHARED bool lists();
 HOST_SHARED void list(const Call& call);
-// Counts and lists a call in which the host waits for the device.
-void count_wait(const char* call);
+// Counts and lists a call in which the host waits for a stream, or for the device if that has no name. `done`: whether nothing was left to do.
+void count_wait(const char* call, const std::string& stream, bool done);
 // Whether numbers are computed. With SAM_LADDER_CUDA_COMPUTE=no calls are checked and counted only, for sizes that a host takes hours for:
 // memory reads as zero.
 HOST_SHARED bool computes();
@@ -102,8 +102,11 @@ void wait_for_all();
 CUresult not_while_recording(const char* call);
 // Whether a stream is recording.
 HOST_SHARED bool is_recording(CUstream stream);
-// The name of a stream, for messages.
-std::string name_of(CUstream stream);
+// The name of a stream, for messages and the list of calls.
+HOST_SHARED std::string name_of(CUstream stream);
+// Whether nothing is queued on a stream, or on any.
+bool is_idle(CUstream stream);
+bool is_idle();
 // Whether work that is not yet done uses pinned memory.
 bool uses_pinned(const void* begin, const void* end);
 // The work that is being done, for messages.

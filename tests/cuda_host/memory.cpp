@@ -47,7 +47,7 @@ std::shared_ptr<Block> find(const void* pointer) {
 }
 
 CUresult allocate(CUdeviceptr* out, size_t size, const char* call, CUstream stream, bool async) {
-    if (lists()) list({"allocate", call, "", "", 0, 0, size, ""});
+    if (lists()) list({.kind = "allocate", .name = call, .stream = name_of(stream), .bytes = size});
     if (out == nullptr || size == 0) {
         because(call, "0 bytes are asked for");
         return CUDA_ERROR_INVALID_VALUE;
@@ -89,7 +89,7 @@ CUresult free_block(CUdeviceptr pointer, const char* call, CUstream stream, bool
         return CUDA_ERROR_INVALID_VALUE;
     }
     auto block = found->second;
-    if (lists()) list({"free", call, "", "", 0, 0, block->size, ""});
+    if (lists()) list({.kind = "free", .name = call, .stream = name_of(stream), .bytes = block->size});
     if (async && is_recording(stream)) {
         // "must therefore be passed the address of a graph allocation" (CUDA driver API, cuMemFreeAsync)
         if (!block->of_graph) {
@@ -129,9 +129,9 @@ CUresult to_device(CUdeviceptr to, const void* from, size_t bytes, CUstream stre
     char* target = reinterpret_cast<char*>(to);
     std::string name = std::string(call) + " of " + std::to_string(bytes) + " bytes";
     count("bytes to the device", bytes);
-    if (lists()) list({"to_device", call, "", "", 0, 0, bytes, is_pinned(from, bytes) ? "from=pinned" : "from=pageable"});
-    record("copies " + std::to_string(bytes) + " bytes to the device from " + (is_pinned(from, bytes) ? "pinned" : "pageable") + " memory on " + name_of(stream));
-    if (is_pinned(from, bytes)) {
+    bool pinned = is_pinned(from, bytes);
+    if (lists()) list({.kind = "to_device", .name = call, .stream = name_of(stream), .bytes = bytes, .shape = pinned ? "from=pinned" : "from=pageable"});
+    if (pinned) {
         count("copies to the device from pinned memory");
         return submit(stream, {name, [=] {
                                    check_range(target, bytes, name);
@@ -157,13 +157,13 @@ CUresult to_host(void* to, CUdeviceptr from, size_t bytes, CUstream stream, cons
     const char* source = reinterpret_cast<const char*>(from);
     std::string name = std::string(call) + " of " + std::to_string(bytes) + " bytes";
     count("bytes to the host", bytes);
-    if (lists()) list({"to_host", call, "", "", 0, 0, bytes, is_pinned(to, bytes) ? "to=pinned" : "to=pageable"});
-    record("copies " + std::to_string(bytes) + " bytes to the host into " + (is_pinned(to, bytes) ? "pinned" : "pageable") + " memory on " + name_of(stream));
+    bool pinned = is_pinned(to, bytes);
+    if (lists()) list({.kind = "to_host", .name = call, .stream = name_of(stream), .bytes = bytes, .shape = pinned ? "to=pinned" : "to=pageable"});
     Op op{name, [=] {
               check_range(source, bytes, name);
               std::memcpy(to, source, bytes);
           }};
-    if (is_pinned(to, bytes)) {
+    if (pinned) {
         count("copies to the host into pinned memory");
         op.pinned = to;
         return submit(stream, std::move(op));
@@ -175,7 +175,7 @@ CUresult to_host(void* to, CUdeviceptr from, size_t bytes, CUstream stream, cons
     }
     // The driver waits until pageable memory is written.
     count("copies to the host into pageable memory");
-    count_wait(call);
+    count_wait(call, name_of(stream), false);
     if (CUresult error = submit(stream, std::move(op))) return error;
     return wait_for(stream, call);
 }
@@ -270,8 +270,7 @@ HOST_API CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
 HOST_API CUresult cuMemFree_v2(CUdeviceptr pointer) {
     ENTER("cuMemFree");
     if (CUresult error = not_while_recording("cuMemFree")) return error;
-    count_wait("cuMemFree");
-    record("waits for the device");
+    count_wait("cuMemFree", "", is_idle());
     return free_block(pointer, "cuMemFree", nullptr, false);
 }
 
@@ -306,7 +305,7 @@ HOST_API CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t bytes
     ENTER("cuMemcpyHtoD");
     if (CUresult error = not_while_recording("cuMemcpyHtoD")) return error;
     if (CUresult error = to_device(to, from, bytes, nullptr, "cuMemcpyHtoD")) return error;
-    count_wait("cuMemcpyHtoD");
+    count_wait("cuMemcpyHtoD", name_of(nullptr), is_idle(nullptr));
     return wait_for(nullptr, "cuMemcpyHtoD");
 }
 
@@ -324,7 +323,7 @@ HOST_API CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) {
 HOST_API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
     ENTER("cuMemcpyDtoDAsync");
     count("copies within the device");
-    if (lists()) list({"within_device", "cuMemcpyDtoDAsync", "", "", 0, 0, 2 * bytes, ""});
+    if (lists()) list({.kind = "within_device", .name = "cuMemcpyDtoDAsync", .stream = name_of(stream), .bytes = 2 * bytes});
     auto target = reinterpret_cast<char*>(to);
     auto source = reinterpret_cast<const char*>(from);
     std::string name = "cuMemcpyDtoDAsync of " + std::to_string(bytes) + " bytes";
@@ -338,7 +337,7 @@ HOST_API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t 
 HOST_API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream) {
     ENTER("cuMemsetD8Async");
     count("fills");
-    if (lists()) list({"fill", "cuMemsetD8Async", "", "", 0, 0, bytes, "value=" + std::to_string(value)});
+    if (lists()) list({.kind = "fill", .name = "cuMemsetD8Async", .stream = name_of(stream), .bytes = bytes, .shape = "value=" + std::to_string(value)});
     auto target = reinterpret_cast<char*>(to);
     std::string name = "cuMemsetD8Async of " + std::to_string(bytes) + " bytes";
     return submit(stream, {name, [=] {

@@ -131,8 +131,9 @@ std::string extent(const unsigned (&sizes)[3]) {
     return std::to_string(sizes[0]) + "x" + std::to_string(sizes[1]) + "x" + std::to_string(sizes[2]);
 }
 
-void list_launch(const CUfunc_st& function, const unsigned (&grid)[3], const unsigned (&block)[3], unsigned shared, void** parameters) {
-    Call call{"launch", function.name, extent(grid), extent(block), shared, 0, 0, ""};
+void list_launch(const CUfunc_st& function, const unsigned (&grid)[3], const unsigned (&block)[3], unsigned shared, CUstream stream,
+                 void** parameters) {
+    Call call{.kind = "launch", .name = function.name, .stream = name_of(stream), .grid = extent(grid), .block = extent(block), .shared_bytes = shared};
     for (size_t i = 0; i < function.parameters.size(); ++i) {
         call.parameter_bytes += function.parameters[i];
         call.shape += (i > 0 ? " p" : "p") + std::to_string(i) + "=" +
@@ -285,7 +286,7 @@ HOST_API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, 
     }
     count("launches");
     count("launch: " + function->name);
-    if (lists()) list_launch(*function, {gx, gy, gz}, {bx, by, bz}, shared, parameters);
+    if (lists()) list_launch(*function, {gx, gy, gz}, {bx, by, bz}, shared, stream, parameters);
     // Parameters are read when the call is made.
     auto launch = std::make_shared<Launch>();
     launch->kernel = function->kernel;

@@ -3,6 +3,8 @@
 // The list of calls has one line per call that reaches the device, in the order in which they are made; a graph's once, when it is recorded.
 //   kind             launch, product (cuBLAS), convolution (cuDNN), to_device, to_host, within_device, fill, allocate, free, wait, graph
 //   name             the kernel's or the call's
+//   thread           of the host, numbered in the order of their first calls
+//   stream           that the call is queued on or waits for; none if it is the whole device
 //   grid, block      of a launch, as 1x2x3
 //   shared_bytes     dynamic shared memory of a launch
 //   parameter_bytes  of a launch's parameters
@@ -10,7 +12,8 @@
 //                    allocation, also of the pointers within a structure; an upper bound where a kernel reads a part
 //   shape            NAME=VALUE: of a launch its parameters p0, p1 … in order (@BYTES of a pointer, otherwise the number; a structure as
 //                    BYTES:POINTERS); of a product m, n, k, batch, and the number formats of the factors and of the result, column by column
-//                    as cuBLAS has it; of a convolution direction, batch, channels, sizes, kernel, stride and padding
+//                    as cuBLAS has it; of a convolution direction, batch, channels, sizes, kernel, stride and padding; of a copy whether the
+//                    host's memory is pinned or pageable; of a wait whether all that it waits for was done
 #include "driver.h"
 
 #include <atomic>
@@ -99,17 +102,20 @@ void list(const Call& call) {
     static FILE* file = [] {
         FILE* opened = std::fopen(std::getenv("SAM_LADDER_CUDA_CALLS"), "w");
         if (opened == nullptr) stop("SAM_LADDER_CUDA_CALLS: the file cannot be written");
-        std::fprintf(opened, "kind,name,grid,block,shared_bytes,parameter_bytes,bytes,shape\n");
+        std::fprintf(opened, "kind,name,thread,stream,grid,block,shared_bytes,parameter_bytes,bytes,shape\n");
         return opened;
     }();
+    static auto* threads = new std::map<std::thread::id, size_t>();
+    size_t thread = threads->emplace(std::this_thread::get_id(), threads->size()).first->second;
     auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
-    std::fprintf(file, "%s,%s,%s,%s,%llu,%llu,%llu,%s\n", call.kind.c_str(), call.name.c_str(), call.grid.c_str(), call.block.c_str(),
-                 number(call.shared_bytes), number(call.parameter_bytes), number(call.bytes), call.shape.c_str());
+    std::fprintf(file, "%s,%s,%zu,%s,%s,%s,%llu,%llu,%llu,%s\n", call.kind.c_str(), call.name.c_str(), thread, call.stream.c_str(),
+                 call.grid.c_str(), call.block.c_str(), number(call.shared_bytes), number(call.parameter_bytes), number(call.bytes),
+                 call.shape.c_str());
 }
 
-void count_wait(const char* call) {
+void count_wait(const char* call, const std::string& stream, bool done) {
     count("waits of the host");
-    if (lists()) list({"wait", call, "", "", 0, 0, 0, ""});
+    if (lists()) list({.kind = "wait", .name = call, .stream = stream, .shape = done ? "done=yes" : "done=no"});
 }
 
 bool computes() {
@@ -128,7 +134,7 @@ Lock lock() {
 
 void stop(const std::string& what) {
     std::fprintf(stderr, "host CUDA driver: %s%s%s\n", what.c_str(), current_work.empty() ? "" : ", during ", current_work.c_str());
-    std::fflush(stderr);
+    std::fflush(nullptr);
     std::abort();
 }
 
@@ -145,18 +151,6 @@ int enter(const char* call) {
 }
 
 void count(const std::string& what, uint64_t n) { counts()[what] += n; }
-
-void record(const std::string& what) {
-    static FILE* file = [] {
-        const char* path = std::getenv("SAM_LADDER_CUDA_RECORD");
-        return path ? std::fopen(path, "w") : nullptr;
-    }();
-    static auto* threads = new std::map<std::thread::id, size_t>();
-    if (file == nullptr) return;
-    size_t thread = threads->emplace(std::this_thread::get_id(), threads->size()).first->second;
-    std::fprintf(file, "thread %zu %s\n", thread, what.c_str());
-    std::fflush(file);
-}
 
 void because(const char* call, const std::string& reason) {
     ++reasons()[std::string(call) + ": " + reason];

@@ -1,6 +1,7 @@
 // Streams, events and graphs.
 #include "driver.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -89,6 +90,12 @@ bool forbids_waits(const std::weak_ptr<Recording>& held) {
 
 std::string name_of(CUstream stream) { return resolve(stream)->name; }
 
+bool is_idle(CUstream stream) { return resolve(stream)->queue.empty(); }
+
+bool is_idle() {
+    return std::ranges::all_of(streams(), [](CUstream stream) { return stream->queue.empty(); });
+}
+
 bool is_recording(CUstream stream) { return resolve(stream)->recording != nullptr; }
 
 CUresult not_while_recording(const char* call) {
@@ -165,15 +172,13 @@ HOST_API CUresult cuStreamDestroy_v2(CUstream stream) {
 
 HOST_API CUresult cuStreamSynchronize(CUstream stream) {
     ENTER("cuStreamSynchronize");
-    count_wait("cuStreamSynchronize");
-    if (!resolve(stream)->queue.empty()) record("waits for " + name_of(stream));
+    count_wait("cuStreamSynchronize", name_of(stream), is_idle(stream));
     return wait_for(stream, "cuStreamSynchronize");
 }
 
 HOST_API CUresult cuCtxSynchronize() {
     ENTER("cuCtxSynchronize");
-    count_wait("cuCtxSynchronize");
-    record("waits for the device");
+    count_wait("cuCtxSynchronize", "", is_idle());
     if (CUresult error = not_while_recording("cuCtxSynchronize")) return error;
     for (CUstream stream : streams()) {
         if (stream->recording) {
@@ -215,16 +220,14 @@ HOST_API CUresult cuEventRecord(CUevent event, CUstream handle) {
 
 HOST_API CUresult cuEventSynchronize(CUevent event) {
     ENTER("cuEventSynchronize");
-    count_wait("cuEventSynchronize");
+    bool done = event->marker == nullptr || event->marker->done;
+    count_wait("cuEventSynchronize", event->marker == nullptr ? "" : event->marker->stream->name, done);
     if (event->recording.lock()) {
         event->recording.lock()->invalid = true;
         because("cuEventSynchronize", "the event was recorded into a graph");
         return CUDA_ERROR_CAPTURED_EVENT;
     }
-    if (event->marker && !event->marker->done) {
-        record("waits for an event of " + event->marker->stream->name);
-        drain(event->marker->stream, event->marker.get());
-    }
+    if (!done) drain(event->marker->stream, event->marker.get());
     return CUDA_SUCCESS;
 }
 
@@ -357,7 +360,7 @@ HOST_API CUresult cuGraphLaunch(CUgraphExec exec, CUstream handle) {
     if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
     if (is_recording(handle)) stop("a graph is launched while another is recorded");
     count("graph launches");
-    if (lists()) list({"graph", "cuGraphLaunch", "", "", 0, 0, 0, "nodes=" + std::to_string(exec->work->nodes.size())});
+    if (lists()) list({.kind = "graph", .name = "cuGraphLaunch", .stream = name_of(handle), .shape = "nodes=" + std::to_string(exec->work->nodes.size())});
     count("nodes launched", exec->work->nodes.size());
     bool again = std::exchange(exec->launched, true);
     auto work = exec->work;

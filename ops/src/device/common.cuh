@@ -8,6 +8,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define KERNEL(name, parameters) extern "C" __global__ void name parameters
+#define NOT_INLINED __noinline__
 #define DYNAMIC_SHARED(T, name)                                       \
     extern __shared__ __align__(16) unsigned char dynamic_shared[];   \
     T* name = reinterpret_cast<T*>(dynamic_shared)

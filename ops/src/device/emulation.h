@@ -29,6 +29,7 @@ extern "C" void sam_ladder_switch(void** save, void* load);
 #endif
 #define __host__
 #define __forceinline__ inline
+#define NOT_INLINED __attribute__((noinline))
 #define __restrict__
 #define __launch_bounds__(...)
 // One block at a time runs on a thread of the host.

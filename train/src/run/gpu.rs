@@ -61,6 +61,16 @@ pub(crate) fn check_cuda_graph(device: &Device, cuda_graph: bool) -> Result<()> 
 mod tests {
     use super::*;
 
+    /// 32 GiB are free: the graph's memory is that of a second step.
+    #[test]
+    fn auto_leaves_memory_for_a_step_and_again_for_a_recorded_one() {
+        let memory = DeviceMemory { free: 32 << 30, total: 40 << 30 };
+        assert_eq!(budget(memory, DeviceStore::Auto, false), 22 << 30);
+        assert_eq!(budget(memory, DeviceStore::Auto, true), 12 << 30);
+        assert_eq!(budget(DeviceMemory { free: 1 << 30, ..memory }, DeviceStore::Auto, true), 0);
+        assert_eq!(budget(memory, DeviceStore::Bytes(40 << 30), true), 32 << 30);
+    }
+
     #[test]
     fn a_precision_that_the_cpu_lacks_is_refused_by_name() {
         for (asked, needle) in [(Asked::F16, "is for the frozen encoder"), (Asked::Bf16, "--precision bf16 needs a GPU")] {
