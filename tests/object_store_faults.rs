@@ -85,6 +85,48 @@ fn made() {
     assert!(fill(&scans, Path::new(STORE), &config, "1/1", Formula::default()).unwrap().complete);
 }
 
+#[test]
+#[ignore = "a child on a server"]
+fn stopped() {
+    let (scans, config) = (child_folder().join("scans"), config(AugmentPolicy::Flips, 1));
+    let stops = Formula { fails_after: Some(12), ..Formula::default() };
+    assert!(fill(&scans, Path::new(STORE), &config, "1/1", stops).is_err());
+}
+
+#[test]
+#[ignore = "a child on a server"]
+fn resumed() {
+    let (scans, config) = (child_folder().join("scans"), config(AugmentPolicy::Flips, 1));
+    assert!(fill(&scans, Path::new(STORE), &config, "1/1", Formula::default()).unwrap().complete);
+}
+
+/// Objects of an unfinished store that are cut, empty or another slice's are written again.
+#[test]
+fn a_harmed_object_of_an_unfinished_store_is_written_again() {
+    let base = tempfile::tempdir().unwrap();
+    let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
+    write_scans(&scans);
+    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    let shards = ["embeddings/c.0.0.0.0.0", "images/c.0.0.0.0", "labels/c.0.0.0.0"];
+    for round in 0..4 {
+        let server = Server::start();
+        server.run_child("stopped", base.path());
+        for (i, name) in shards.into_iter().enumerate() {
+            let object = server.folder(STORE).join("train").join(name);
+            let bytes = fs::read(&object).unwrap();
+            let harmed = match (round + i) % 4 {
+                0 => bytes[..bytes.len() / 2].to_vec(),
+                1 => bytes[..1].to_vec(),
+                2 => vec![],
+                _ => fs::read(whole.join("train").join(name.replace("c.0", "c.1"))).unwrap(),
+            };
+            fs::write(&object, harmed).unwrap();
+        }
+        server.run_child("resumed", base.path());
+        assert_same_objects(&server, STORE, &whole, &format!("round {round}"));
+    }
+}
+
 /// The server creates the manifest and its answer is lost: the object that the next attempt finds is the process's own.
 #[test]
 fn a_lost_answer_to_a_conditional_put_is_no_other_process() {
