@@ -151,7 +151,7 @@ impl Optimizer {
         }
     }
 
-    /// The gradients by slot, float32 and contiguous.
+    /// The gradients by slot, contiguous.
     fn gradients(&self, gradients: &Gradients) -> Result<Vec<(usize, Tensor)>> {
         let mut found = Vec::with_capacity(self.slots.len());
         for (index, slot) in self.slots.iter().enumerate() {
@@ -159,7 +159,7 @@ impl Optimizer {
             if gradient.dims() != slot.var.dims() {
                 bail!("gradient of `{}` has shape {:?}, expected {:?}", slot.name, gradient.dims(), slot.var.dims());
             }
-            found.push((index, gradient.detach().to_dtype(DType::F32)?.contiguous()?));
+            found.push((index, gradient.contiguous()?));
         }
         Ok(found)
     }

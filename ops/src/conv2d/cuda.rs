@@ -1,8 +1,6 @@
 //! Convolutions by cuDNN.
 #![cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only cuDNN asks how float32 factors are taken"))]
 
-#[cfg(feature = "cuda")]
-use candle_core::DType;
 use candle_core::{Result, Tensor, bail};
 
 use super::Conv2d;
@@ -11,7 +9,7 @@ use super::cudnn;
 use super::shape::ConvShape;
 use crate::device::{Node, Output};
 
-/// As [`Conv2d::forward`]. The weight is converted to the input's number format; its gradient is float32.
+/// As [`Conv2d::forward`]. The weight is converted to the input's number format, which its gradient has, too.
 pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
     let y = convolve(op, &x.detach().contiguous()?, &weight.detach().to_dtype(x.dtype())?.contiguous()?, g)?;
     Node::tensor("conv2d", y, &[x, weight], move |inputs, _, grad| {
@@ -44,7 +42,7 @@ pub(super) fn backward_input(op: Conv2d, grad: &Tensor, weight: &Tensor, g: &Con
 pub(super) fn backward_weight(op: Conv2d, x: &Tensor, grad: &Tensor, g: &ConvShape) -> Result<Tensor> {
     let (x, grad) = (x.detach().contiguous()?, grad.detach().to_dtype(x.dtype())?.contiguous()?);
     #[cfg(feature = "cuda")]
-    return cudnn::backward_weight(&x, &grad, g, op.math)?.tensor().to_dtype(DType::F32);
+    return cudnn::backward_weight(&x, &grad, g, op.math).map(Output::tensor);
     #[cfg(not(feature = "cuda"))]
     bail!("cuDNN is not part of this build")
 }

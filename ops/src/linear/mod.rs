@@ -17,7 +17,7 @@ use crate::tape::{Value, record, record_composed};
 /// length divides `out` is repeated.
 ///
 /// Gradients are computed only where they are wanted, so that a frozen layer costs only the input's. On a GPU the weight is converted to the
-/// input's number format; its gradient has the weight's format.
+/// input's number format, which its gradient has, too.
 ///
 /// # Errors
 /// If shapes do not match.
@@ -47,7 +47,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, math: F32Math) ->
         }
         if let Some(x) = of_rows {
             let rows = x.contiguous()?.reshape(((), in_features))?;
-            found[1] = Some(transposed_product(&gradient, &rows, math)?.to_dtype(matrix.dtype())?);
+            found[1] = Some(transposed_product(&gradient, &rows, math)?);
         }
         if let (Some(bias), Some(true)) = (of_bias, wanted.get(2)) {
             let sums = column_sums(&gradient.reshape(((), bias.elem_count()))?)?;

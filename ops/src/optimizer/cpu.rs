@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{Slot, UpdateRule};
@@ -25,7 +25,7 @@ pub(super) fn update(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tenso
         rule = UpdateRule { lr, keep, step_size, correction2_sqrt, ..rule };
     }
     for slot in slots {
-        with_f32(slot.gradient, "optimizer", |gradient| {
+        with_f32(&slot.gradient.to_dtype(DType::F32)?, "optimizer", |gradient| {
             with_mut(slot.value, |value| {
                 with_mut(slot.first, |first| match slot.second {
                     Some(second) => with_mut(second, |second| {

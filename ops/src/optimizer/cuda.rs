@@ -1,6 +1,6 @@
 //! The optimizers' updates on a GPU, all variables in one launch.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::{Slot, UpdateRule};
 use crate::device::{Arg, Gpu, Grid, Input};
@@ -10,8 +10,10 @@ const MODULE: &str = "optimizer";
 const VARIABLES: usize = 80;
 /// Elements of one block, as in the source.
 const CHUNK: usize = 4096;
-/// Words of the source's `Table`: four pointers per variable, then its length, the first blocks and one more, and the count.
-const TABLE_WORDS: usize = 4 * VARIABLES + (VARIABLES + VARIABLES + 1).div_ceil(2);
+/// 32-bit numbers of the source's `Table` after its pointers: the lengths, the first blocks and one past the last, the formats, the count.
+const SMALL: usize = 3 * VARIABLES + 2;
+/// Words of the source's `Table`: four pointers per variable, then these numbers.
+const TABLE_WORDS: usize = 4 * VARIABLES + SMALL / 2;
 
 /// As [`super::update`].
 pub(super) fn update(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>, moving: Option<&Tensor>) -> Result<()> {
@@ -36,8 +38,7 @@ pub(super) fn update(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tenso
 /// The source's `Table`, and how many blocks it takes.
 fn table(slots: &[Slot<'_>]) -> Result<([u64; TABLE_WORDS], u32)> {
     let mut table = [0u64; TABLE_WORDS];
-    // Behind the pointers, 32-bit numbers: the lengths, the first block of each variable, one past the last, the count.
-    let mut small = [0u32; 2 * VARIABLES + 2];
+    let mut small = [0u32; SMALL];
     let mut blocks = 0;
     for (i, slot) in slots.iter().enumerate() {
         let tensors = [slot.value, slot.gradient, slot.first, slot.second.unwrap_or(slot.first)];
@@ -47,10 +48,16 @@ fn table(slots: &[Slot<'_>]) -> Result<([u64; TABLE_WORDS], u32)> {
         let len = slot.value.elem_count();
         small[i] = len as u32;
         small[VARIABLES + i] = blocks;
+        small[2 * VARIABLES + 1 + i] = match slot.gradient.dtype() {
+            DType::F32 => 0,
+            DType::BF16 => 1,
+            DType::F16 => 2,
+            other => bail!("optimizer: a gradient is {other:?}"),
+        };
         blocks += len.div_ceil(CHUNK) as u32;
     }
     small[VARIABLES + slots.len()] = blocks;
-    small[2 * VARIABLES + 1] = slots.len() as u32;
+    small[SMALL - 1] = slots.len() as u32;
     for (word, pair) in table[4 * VARIABLES..].iter_mut().zip(small.chunks_exact(2)) {
         *word = u64::from(pair[0]) | u64::from(pair[1]) << 32;
     }
@@ -69,7 +76,7 @@ mod tests {
     use candle_core::{Result, Tensor};
 
     use super::super::{Slot, UpdateRule, update};
-    use crate::testing::kernels::{on_device, to_cpu};
+    use crate::testing::kernels::{FORMATS, on_device, to_cpu};
     use crate::testing::uniform;
 
     #[test]
@@ -102,6 +109,8 @@ mod tests {
                         .collect()
                 };
                 let (values, gradients, firsts) = (make(1, 1.0)?, make(2, 1.0)?, make(3, 0.1)?);
+                let gradients = gradients.iter().zip(FORMATS.iter().cycle()).map(|(gradient, &dtype)| gradient.to_dtype(dtype));
+                let gradients = gradients.collect::<Result<Vec<_>>>()?;
                 let seconds: Vec<Tensor> = make(4, 0.1)?.iter().map(Tensor::sqr).collect::<Result<_>>()?;
                 let before: Vec<Vec<Vec<f32>>> = (0..lens.len())
                     .map(|i| {

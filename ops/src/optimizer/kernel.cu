@@ -9,14 +9,22 @@ constexpr int CHUNK = 4096;
 // As `table` in cuda.rs fills it.
 struct Table {
     float* value[VARIABLES];
-    const float* gradient[VARIABLES];
+    const void* gradient[VARIABLES];
     float* first[VARIABLES];
     float* second[VARIABLES];
     uint32_t len[VARIABLES];
     // The first block of each variable, and one past the last.
     uint32_t start[VARIABLES + 1];
+    // Of each gradient: 0 float32, 1 bfloat16, 2 float16.
+    uint32_t format[VARIABLES];
     int32_t count;
 };
+
+__device__ __forceinline__ float element(const void* gradient, uint32_t format, size_t i) {
+    if (format == 1) return to_float(static_cast<const __nv_bfloat16*>(gradient)[i]);
+    if (format == 2) return to_float(static_cast<const __half*>(gradient)[i]);
+    return static_cast<const float*>(gradient)[i];
+}
 
 struct Rule {
     // 0 SGD, 1 Adam and AdamW.
@@ -41,11 +49,12 @@ KERNEL(optimizer_step, (Table table, Rule rule, const float* guard, int guarded,
     size_t begin = static_cast<size_t>(blockIdx.x - table.start[variable]) * CHUNK;
     size_t end = begin + CHUNK < table.len[variable] ? begin + CHUNK : table.len[variable];
     float* value = table.value[variable];
-    const float* gradient = table.gradient[variable];
+    const void* gradient = table.gradient[variable];
+    uint32_t format = table.format[variable];
     float* first = table.first[variable];
     float* second = table.second[variable];
     for (size_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
-        float g = gradient[i] + rule.l2 * value[i];
+        float g = element(gradient, format, i) + rule.l2 * value[i];
         if (rule.kind == 0) {
             first[i] = rule.momentum * first[i] + g;
             value[i] -= rule.lr * first[i];

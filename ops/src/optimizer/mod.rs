@@ -7,12 +7,12 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use crate::dispatch::{Path, path};
 
-/// A variable with its gradient and its moments, float32 and contiguous. Variable and moments are updated in place.
+/// A variable with its gradient and its moments, contiguous. Variable and moments are float32 and updated in place.
 #[derive(Debug, Clone, Copy)]
 pub struct Slot<'a> {
     /// The variable.
     pub value: &'a Tensor,
-    /// Its gradient.
+    /// Its gradient, float32, bfloat16 or float16.
     pub gradient: &'a Tensor,
     /// First moment, or SGD's momentum.
     pub first: &'a Tensor,
@@ -64,7 +64,7 @@ impl UpdateRule {
 /// them from a GPU. `moving` replaces the rule's [`UpdateRule::moving`], and is read when the update runs.
 ///
 /// # Errors
-/// Tensors that are not float32, contiguous and on one device, or whose shapes do not match.
+/// Tensors that are not of these formats, contiguous and on one device, or whose shapes do not match.
 pub fn update(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>, moving: Option<&Tensor>) -> Result<()> {
     if let Some(moving) = moving
         && (moving.dims() != [4] || moving.dtype() != DType::F32)
@@ -85,9 +85,13 @@ pub fn update(slots: &[Slot<'_>], rule: &UpdateRule, guard: Option<&Tensor>, mov
 impl Slot<'_> {
     fn check(&self, rule: &UpdateRule) -> Result<()> {
         let Slot { value, gradient, first, second } = *self;
+        if !matches!(gradient.dtype(), DType::F32 | DType::BF16 | DType::F16) {
+            bail!("optimizer: expected a gradient of float32, bfloat16 or float16, found {:?}", gradient.dtype());
+        }
         let all = [Some(value), Some(gradient), Some(first), second];
-        for tensor in all.into_iter().flatten() {
-            if tensor.dtype() != DType::F32 || !tensor.is_contiguous() || !tensor.device().same_device(value.device()) {
+        for (i, tensor) in all.into_iter().flatten().enumerate() {
+            let is_gradient = i == 1;
+            if (tensor.dtype() != DType::F32 && !is_gradient) || !tensor.is_contiguous() || !tensor.device().same_device(value.device()) {
                 bail!(
                     "optimizer: expected contiguous float32 on {:?}, found {tensor:?} on {:?}",
                     value.device(),
