@@ -89,7 +89,8 @@ fn made() {
 #[ignore = "a child on a server"]
 fn stopped() {
     let (scans, config) = (child_folder().join("scans"), config(AugmentPolicy::Flips, 1));
-    let stops = Formula { fails_after: Some(12), ..Formula::default() };
+    let images = AtomicUsize::new(0);
+    let stops = Formula { fails_after: Some(12), images: Some(&images), ..Formula::default() };
     assert!(fill(&scans, Path::new(STORE), &config, "1/1", stops).is_err());
 }
 

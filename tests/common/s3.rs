@@ -132,17 +132,26 @@ async fn send(answer: hyper::Response<s3s::Body>, fault: Option<Fault>) -> hyper
     hyper::Response::from_parts(parts, Answer { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), is_cut, stalls })
 }
 
-/// The answer to a request for more bytes at the end of an object than it has: all of them, as S3 answers. The server of `s3s_fs` fails.
-fn whole_short_object(root: &Path, asked: &Asked) -> Option<hyper::Response<s3s::Body>> {
+/// The answer to a request for more bytes at the end of an object than it has: all of them, and of an empty object a refusal, as S3 answers.
+/// The server of `s3s_fs` fails.
+fn end_of_short_object(root: &Path, asked: &Asked) -> Option<hyper::Response<s3s::Body>> {
     let wanted: u64 = asked.range.as_ref()?.strip_prefix("bytes=-")?.parse().ok()?;
     let bytes = fs::read(root.join(asked.target.trim_start_matches('/'))).ok()?;
     let len = bytes.len() as u64;
-    let answer = hyper::Response::builder()
-        .status(206)
-        .header("content-length", len)
-        .header("content-range", format!("bytes 0-{}/{len}", len.saturating_sub(1)))
-        .header("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT");
-    ((1..wanted).contains(&len) && asked.method == hyper::Method::GET).then(|| answer.body(Bytes::from(bytes).into()).unwrap())
+    if len >= wanted || asked.method != hyper::Method::GET {
+        return None;
+    }
+    let answer = hyper::Response::builder();
+    let answer = match len {
+        0 => answer.status(416).body("<Error><Code>InvalidRange</Code></Error>".to_string().into()),
+        _ => answer
+            .status(206)
+            .header("content-length", len)
+            .header("content-range", format!("bytes 0-{}/{len}", len - 1))
+            .header("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            .body(Bytes::from(bytes).into()),
+    };
+    Some(answer.unwrap())
 }
 
 /// A server that stops when it is dropped.
@@ -179,7 +188,7 @@ impl Server {
                     let every = every.load(Ordering::SeqCst);
                     let refused = (every > 0 && asked.number.is_multiple_of(every)).then_some(Fault::Refused);
                     let fault = refused.or_else(|| chosen.lock().unwrap().as_ref().and_then(|faults| faults(&asked)));
-                    let (s3, short) = (s3.clone(), whole_short_object(&root, &asked));
+                    let (s3, short) = (s3.clone(), end_of_short_object(&root, &asked));
                     async move {
                         match fault {
                             Some(Fault::Refused) => {
