@@ -189,6 +189,10 @@ gpu-check: ## On a machine with a GPU, after gpu-binaries: correctness, times ne
 gpu-rehearsal: ## Rehearse gpu-check against stubs that hang, crash and overrun (no GPU)
 	python3 bench/gpu/rehearse.py
 
+.PHONY: gpu-report
+gpu-report: ## Collect what to send us if something fails on a GPU: gpu-report.tar.gz (RUN=folder of the run that failed)
+	python3 bench/gpu/report.py --run $(RUN)
+
 .PHONY: gpu-pack
 gpu-pack: ## After gpu-binaries: pack what gpu-check needs into one file under 60 MB, for a machine without Rust
 	bench/gpu/pack.sh gpu-check.tar.xz

@@ -125,6 +125,9 @@ fn a_recording_that_fails_leaves_a_plain_run() {
         "cuGraphUpload:1=2",
         "cuGraphLaunch:1=700",
         "cuStreamBeginCapture:1=401",
+        // Within the recording: an error that is returned, and one that the binding keeps for its next call.
+        "record/cuLaunchKernel:20=701",
+        "record/cuMemFreeAsync:20=1",
     ];
     for (index, fault) in faults.into_iter().enumerate() {
         let run = format!("failed-{index}");

@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +26,8 @@ GOOD = {
     "gpu_step": "the training step is a CUDA graph\n5.0 GiB taken\n0.012 s/step\n0.0005 s/image",
     "gpu_encoder": "300 TFLOP/s\n1.0e-3 of the largest value\n0 values not finite\n0.001 s/image",
 }
-NAN = "printf '0.0e0 of the largest value\\n2 values not finite\\n'"
+# All is well but two values.
+FINDS_NAN = f"cat <<'END'\n{GOOD['gpu_encoder'].replace('0 values', '2 values')}\nEND"
 FAULTS = {"hangs": "sleep 1000", "crashes": "kill -SEGV $$", "overruns": "while :; do echo still busy; sleep 0.2; done", "says nothing": "exit 0"}
 
 
@@ -44,7 +46,7 @@ def rehearse(folder, faulty, fault, call):
     binaries, out = folder / "bin", folder / "out"
     binaries.mkdir(parents=True)
     for name in GOOD:
-        write_stub(binaries / name, stub_body(name, FAULTS.get(fault, NAN) if name == faulty else None))
+        write_stub(binaries / name, stub_body(name, FAULTS.get(fault, FINDS_NAN) if name == faulty else None))
     write_stub(binaries / "nvidia-smi", "echo 'Stub GPU'")
     environment = dict(os.environ, PATH=f"{binaries}:{os.environ['PATH']}")
     command = [sys.executable, CHECK, "--budget", str(BUDGET), "--call", str(call), "--binaries", binaries, "--out", out, "--limit-scale", "0.02"]
@@ -73,6 +75,30 @@ def rehearse(folder, faulty, fault, call):
     return faults, seconds
 
 
+def rehearse_report(folder):
+    """The report is written though nvidia-smi hangs and the program crashes."""
+    for name, fault in [("nvidia-smi", "echo Stub GPU; exec sleep 1000"), ("sam-ladder", FAULTS["crashes"])]:
+        write_stub(folder / name, fault)
+    run, out = folder / "run", folder / "report.tar.gz"
+    run.mkdir()
+    (run / "log.txt").write_text("no CUDA graph")
+    environment = dict(os.environ, PATH=f"{folder}:{os.environ['PATH']}", CUDA_VISIBLE_DEVICES="0")
+    words = ["--out", out, "--binary", folder / "sam-ladder", "--run", run, "--results", folder, "--limit", "2"]
+    start = time.monotonic()
+    subprocess.run([sys.executable, CHECK.parent / "report.py", *words], env=environment, capture_output=True, timeout=4 * BUDGET)
+    expected = {
+        "nvidia-smi.txt": "ended after 2",
+        "doctor.txt": "exit status -11",
+        "run/log.txt": "no CUDA graph",
+        "environment.txt": "CUDA_VISIBLE_DEVICES=0",
+    }
+    if not out.exists():
+        return ["there is no report"], time.monotonic() - start
+    with tarfile.open(out) as archive:
+        found = {name: archive.extractfile(f"gpu-report/{name}").read().decode() for name in expected}
+    return [f"{name}: {found[name]!r}" for name, text in expected.items() if text not in found[name]], time.monotonic() - start
+
+
 def main():
     scenarios = [(1, None, "")] + [(1, name, fault) for name in GOOD for fault in FAULTS]
     scenarios += [(1, "gpu_encoder", "finds NaN"), (2, None, "")]
@@ -83,6 +109,10 @@ def main():
             faults, seconds = rehearse(Path(folder), faulty, fault, call)
         bad += bool(faults)
         print(f"| {call} | {faulty or 'all'} | {fault or 'works'} | {seconds:.0f} | {'; '.join(faults) or 'good'} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        faults, seconds = rehearse_report(Path(folder))
+    bad += bool(faults)
+    print(f"| report | nvidia-smi, sam-ladder | hang and crash | {seconds:.0f} | {'; '.join(faults) or 'good'} |")
     sys.exit(1 if bad else 0)
 
 

@@ -56,14 +56,13 @@ void multiply(const Product& p, CUstream stream) {
     };
     // A part of the rows of one product at a time.
     size_t rows = p.batch > 1 ? p.n : std::max<size_t>(4, (p.n + 15) / 16), parts = (p.n + rows - 1) / rows;
-    std::vector<std::vector<float>> rights(p.batch);
-    parallel(p.batch, [&](uint64_t i) {
+    size_t panels = panels_of(p.m);
+    std::vector<std::vector<float>> rights(p.batch, room_for_panels(p.k, p.m));
+    parallel(p.batch * panels, [&](uint64_t index) {
+        size_t i = index / panels;
         auto a = p.a + p.stride_a * static_cast<long long>(i * size_of(p.a_format));
-        auto& right = rights[i];
-        right.resize(p.k * p.m);
-        for (size_t l = 0; l < p.k; ++l) {
-            for (size_t j = 0; j < p.m; ++j) right[l * p.m + j] = factor(a, p.transpose_a ? l + j * p.lda : j + l * p.lda, p.a_format);
-        }
+        pack_panel(p.k, p.m, index % panels, !p.transpose_a, rights[i],
+                   [&](size_t l, size_t j) { return factor(a, p.transpose_a ? l + j * p.lda : j + l * p.lda, p.a_format); });
     });
     parallel(p.batch * parts, [&](uint64_t index) {
         size_t i = index / parts, first = index % parts * rows, count = std::min(rows, p.n - first);
@@ -73,7 +72,7 @@ void multiply(const Product& p, CUstream stream) {
         for (size_t j = 0; j < count; ++j) {
             for (size_t l = 0; l < p.k; ++l) left[j * p.k + l] = factor(b, p.transpose_b ? (first + j) + l * p.ldb : l + (first + j) * p.ldb, p.b_format);
         }
-        host::multiply(count, p.m, p.k, left.data(), rights[i].data(), result.data());
+        host::multiply(count, p.m, p.k, left.data(), rights[i], result.data());
         for (size_t j = 0; j < count; ++j) {
             for (size_t r = 0; r < p.m; ++r) {
                 size_t at = r + (first + j) * p.ldc;

@@ -32,7 +32,8 @@ HOST_SHARED Lock lock();
 
 // Ends the process with a mistake of the program.
 [[noreturn]] HOST_SHARED void stop(const std::string& what);
-// Counts a call. The n-th call of NAME fails with CODE where SAM_LADDER_CUDA_FAIL says NAME:n=CODE.
+// Counts a call. The n-th call of NAME fails with CODE where SAM_LADDER_CUDA_FAIL says NAME:n=CODE, and the n-th within recordings where it
+// says record/NAME:n=CODE.
 HOST_SHARED int enter(const char* call);
 // An error's number, as any library's type of errors.
 struct Code {
@@ -100,6 +101,8 @@ HOST_SHARED CUresult wait_for(CUstream stream, const char* call);
 void wait_for_all();
 // An error if this thread is recording a graph, which the call does not allow; it then ends the recording.
 CUresult not_while_recording(const char* call);
+// Whether this thread is recording a graph.
+bool this_thread_records();
 // Whether a stream is recording.
 HOST_SHARED bool is_recording(CUstream stream);
 // The name of a stream, for messages and the list of calls.

@@ -66,16 +66,32 @@ inline float to_tf32(float f) {
     return f;
 }
 
-// c (m×n, row by row) = a (m×k) · b (k×n), in float32 with sums in the order of k.
-inline void multiply(size_t m, size_t n, size_t k, const float* a, const float* b, float* c) {
-    typedef float Eight __attribute__((vector_size(32), aligned(4)));
-    constexpr size_t ROWS = 4, COLUMNS = 16;
-    size_t panels = (n + COLUMNS - 1) / COLUMNS;
-    std::vector<float> packed(panels * k * COLUMNS, 0.0f);
-    for (size_t p = 0; p < panels; ++p) {
-        size_t width = std::min(COLUMNS, n - p * COLUMNS);
-        for (size_t l = 0; l < k; ++l) std::memcpy(&packed[(p * k + l) * COLUMNS], &b[l * n + p * COLUMNS], width * 4);
+// A matrix b (k×n) as `multiply` reads it: panels of 16 columns, row by row, the last one filled with zeros.
+constexpr size_t COLUMNS = 16;
+inline size_t panels_of(size_t n) { return (n + COLUMNS - 1) / COLUMNS; }
+inline std::vector<float> room_for_panels(size_t k, size_t n) { return std::vector<float>(panels_of(n) * k * COLUMNS, 0.0f); }
+
+// Fills panel p with value(l, j), in the order in which the matrix lies in memory.
+template <typename F>
+void pack_panel(size_t k, size_t n, size_t p, bool columns_lie_together, std::vector<float>& packed, F&& value) {
+    size_t first = p * COLUMNS, width = std::min(COLUMNS, n - first);
+    float* to = &packed[p * k * COLUMNS];
+    if (columns_lie_together) {
+        for (size_t l = 0; l < k; ++l) {
+            for (size_t j = 0; j < width; ++j) to[l * COLUMNS + j] = value(l, first + j);
+        }
+    } else {
+        for (size_t j = 0; j < width; ++j) {
+            for (size_t l = 0; l < k; ++l) to[l * COLUMNS + j] = value(l, first + j);
+        }
     }
+}
+
+// c (m×n, row by row) = a (m×k) · b (k×n, packed), in float32 with sums in the order of k.
+inline void multiply(size_t m, size_t n, size_t k, const float* a, const std::vector<float>& packed, float* c) {
+    typedef float Eight __attribute__((vector_size(32), aligned(4)));
+    constexpr size_t ROWS = 4;
+    size_t panels = panels_of(n);
     for (size_t i = 0; i < m; i += ROWS) {
         size_t height = std::min(ROWS, m - i);
         const float* rows[ROWS];
@@ -95,6 +111,12 @@ inline void multiply(size_t m, size_t n, size_t k, const float* a, const float* 
             for (size_t r = 0; r < height; ++r) std::memcpy(&c[(i + r) * n + p * COLUMNS], sum[r], width * 4);
         }
     }
+}
+
+inline void multiply(size_t m, size_t n, size_t k, const float* a, const float* b, float* c) {
+    auto packed = room_for_panels(k, n);
+    for (size_t p = 0; p < panels_of(n); ++p) pack_panel(k, n, p, true, packed, [&](size_t l, size_t j) { return b[l * n + j]; });
+    multiply(m, n, k, a, packed, c);
 }
 
 } // namespace host

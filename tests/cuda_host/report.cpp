@@ -41,7 +41,7 @@ struct Fault {
     int code;
 };
 
-// NAME:n=CODE, separated by commas.
+// NAME:n=CODE or record/NAME:n=CODE, separated by commas.
 std::vector<Fault> parse_faults() {
     std::vector<Fault> faults;
     const char* text = std::getenv("SAM_LADDER_CUDA_FAIL");
@@ -141,8 +141,10 @@ void stop(const std::string& what) {
 int enter(const char* call) {
     static const auto* faults = new std::vector<Fault>(parse_faults());
     uint64_t n = ++counts()[std::string("call: ") + call];
+    std::string recorded = std::string("record/") + call;
+    uint64_t of_recording = this_thread_records() ? ++counts()["call: " + recorded] : 0;
     for (auto& fault : *faults) {
-        if (fault.call == call && fault.nth == n) {
+        if ((fault.call == call && fault.nth == n) || (fault.call == recorded && fault.nth == of_recording)) {
             because(call, "asked for by SAM_LADDER_CUDA_FAIL");
             return fault.code;
         }

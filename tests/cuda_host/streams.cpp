@@ -88,6 +88,8 @@ bool forbids_waits(const std::weak_ptr<Recording>& held) {
 
 } // namespace
 
+bool this_thread_records() { return std::ranges::any_of(recordings, forbids_waits); }
+
 std::string name_of(CUstream stream) { return resolve(stream)->name; }
 
 bool is_idle(CUstream stream) { return resolve(stream)->queue.empty(); }
