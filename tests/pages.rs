@@ -172,6 +172,7 @@ fn report(folder: &Path, class_names: Vec<String>, cases: usize) -> PathBuf {
         extreme_slices: 2,
         palette: Palette::Distinct,
         save_nifti: false,
+        case_pages: true,
         overwrite: false,
     })
     .unwrap();
@@ -223,7 +224,37 @@ fn the_report_shows_every_case_organ_and_curve_at_every_width() {
         assert!(page.texts(".tiles dd").contains(&"1".to_string()), "one organ is missed");
         assert_eq!(page.style("body", "background-color"), if dark { "rgb(18, 22, 28)" } else { "rgb(255, 255, 255)" });
         look_at_slices(&mut page, cases);
+        assert_eq!(page.count("#slices ~ h3 a.all[href^='cases/']"), cases);
         keep(&page.screenshot(), &format!("report-{width}-{}.png", if dark { "dark" } else { "light" }));
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium: make test-pages"]
+fn the_slider_of_a_cases_page_moves_through_its_slices() {
+    let folder = tempfile::tempdir().unwrap();
+    report(folder.path(), SYNAPSE_ORGANS.map(String::from).to_vec(), 2);
+    let path = folder.path().join("cases/0001.html");
+    let mut browser = Browser::start();
+    for (width, dark) in WIDTHS.into_iter().zip([false, true, true, false]) {
+        let mut page = browser.open(&path, View { width, dark });
+        page.assert_fits();
+        assert_eq!((page.count("#slice .panel"), page.count("#slice image"), page.count("template")), (2, 1, SCAN[0]));
+        assert!(page.count("#slice path.reference") == 8 && page.count("#slice path.prediction") == 8, "the balls' middle");
+        keep(&page.screenshot(), &format!("case-{width}-{}.png", if dark { "dark" } else { "light" }));
+        let move_to = |page: &mut Page, slice: usize| {
+            page.evaluate(&format!(
+                "(s => {{ s.value = {slice}; s.dispatchEvent(new Event('input')) }})(document.getElementById('position'))"
+            ));
+            page.texts("output").remove(0)
+        };
+        assert_eq!(move_to(&mut page, 0), "Case 0001, slice 0: DSC in the slice – percent (1 of 12)");
+        assert_eq!(page.count("#slice path"), 0);
+        assert!(move_to(&mut page, 6).starts_with("Case 0001, slice 6: DSC in the slice "));
+        assert_eq!(page.count("#slice path.reference"), 8);
+        page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' }))");
+        assert!(page.texts("output")[0].starts_with("Case 0001, slice 5: "));
+        page.assert_sound();
     }
 }
 

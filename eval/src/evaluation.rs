@@ -4,10 +4,12 @@ use crate::case_scores::{CaseMasks, check_class_names, evaluate_case};
 use crate::display::{Display, GreySlice, ShownSlice};
 use crate::error::{EvalError, Result};
 use crate::folder::{
-    CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, RunFact, SUMMARY_TABLE, TABLE_MARKDOWN, create_dir,
+    CASE_PAGES, CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, RunFact, SUMMARY_TABLE, TABLE_MARKDOWN,
+    create_dir,
 };
+use crate::masks::MaskView;
 use crate::overlay::{draw, encode_png};
-use crate::picture_choice::choose_slices;
+use crate::picture_choice::{Choice, ChosenSlice, choose_slices, slice_dice};
 use crate::protocol::Scoring;
 use crate::publish::{OutputFolder, Recorded, hashes_below};
 use crate::report::{ReportPage, SlicePicture};
@@ -49,6 +51,8 @@ pub struct EvaluationConfig {
     pub palette: Palette,
     /// Write the predicted masks as NIfTI.
     pub save_nifti: bool,
+    /// Write a page for each case, with all its slices.
+    pub case_pages: bool,
     /// Replace an evaluation that the folder already holds.
     pub overwrite: bool,
 }
@@ -113,6 +117,9 @@ impl Evaluation {
         if config.save_nifti {
             create_dir(&unfinished.join(MASKS))?;
         }
+        if config.case_pages {
+            create_dir(&unfinished.join(CASE_PAGES))?;
+        }
         Ok(Evaluation { config, folder, unfinished, cases: Vec::new(), evaluated: Vec::new(), pictures: Vec::new() })
     }
 
@@ -129,6 +136,9 @@ impl Evaluation {
         }
         let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.scoring)?;
         let drawn = self.draw_case(prediction)?;
+        if self.config.case_pages {
+            self.write_case_page(prediction)?;
+        }
         if self.config.save_nifti {
             let back = prediction.turn.inverse();
             let shape = back.of_reversed(mask.shape);
@@ -152,24 +162,11 @@ impl Evaluation {
 
     /// A case's pictures for the page, and each one's PNG file.
     fn draw_case(&self, prediction: &CasePrediction) -> Result<Vec<(SlicePicture, PathBuf, Vec<u8>)>> {
-        let CaseMasks { case, prediction: mask, reference, spacing_mm } = prediction.masks;
-        let [_, height, width] = reference.shape;
-        let display = Display::of(prediction.orientation);
-        let shown = |plane: &[u8]| display.plane(plane, [height, width]);
+        let CaseMasks { case, prediction: mask, reference, .. } = prediction.masks;
         let mut pictures = Vec::new();
         for chosen in choose_slices(mask, reference, self.config.extreme_slices) {
             let slice = chosen.slice;
-            let grey = grey_slice(prediction, slice)?;
-            let plane = slice * height * width..(slice + 1) * height * width;
-            let shown = ShownSlice {
-                grey: grey
-                    .map(|grey| GreySlice { values: display.plane(&grey.values, grey.size), size: display.size(grey.size) }),
-                reference: shown(&reference.voxels[plane.clone()]),
-                prediction: shown(&mask.voxels[plane]),
-                size: display.size([height, width]),
-                spacing_mm: display.size(spacing_mm.map_or([1.0; 2], |[_, height, width]| [height, width])),
-                sides: display.sides,
-            };
+            let shown = shown_slice(prediction, slice)?;
             let path = self.unfinished.join(OVERLAYS).join(format!("{case}_slice{slice:03}.png"));
             let not_encoded = |source| EvalError::Png { path: path.clone(), source };
             let bytes = encode_png(&draw(&shown, self.config.palette)).map_err(not_encoded)?;
@@ -177,6 +174,43 @@ impl Evaluation {
             pictures.push((picture, path, bytes));
         }
         Ok(pictures)
+    }
+
+    /// Writes the page of a case, with all its slices.
+    fn write_case_page(&self, prediction: &CasePrediction) -> Result<()> {
+        let CaseMasks { case, prediction: mask, reference, .. } = prediction.masks;
+        let path = self.unfinished.join(CASE_PAGES).join(format!("{case}.html"));
+        let mut pictures = Vec::new();
+        for slice in 0..reference.shape[0] {
+            let [predicted, referred] = [mask, reference].map(|mask| plane_of(mask, slice));
+            let chosen = ChosenSlice { slice, choice: Choice::All, dice: slice_dice(predicted, referred) };
+            let picture = SlicePicture::new(case, chosen, &shown_slice(prediction, slice)?);
+            pictures.push(picture.map_err(|source| EvalError::Png { path: path.clone(), source })?);
+        }
+        let page = self.page(&[], 0).case_html(case, &pictures);
+        Ok(write_atomic(&path, page.as_bytes())?)
+    }
+
+    /// The report's content, with what has been evaluated so far.
+    fn page<'a>(&'a self, summary: &'a [SummaryRow], cases: usize) -> ReportPage<'a> {
+        let config = &self.config;
+        ReportPage {
+            context: TableContext {
+                method: &config.method,
+                class_names: &config.class_names,
+                scoring: config.scoring,
+                split: config.scored.split,
+                cases,
+            },
+            run_info: &config.run_info,
+            greys: &config.greys,
+            cases: &self.cases,
+            summary,
+            pictures: &self.pictures,
+            palette: config.palette,
+            curves: config.curves.as_ref(),
+            case_pages: config.case_pages,
+        }
     }
 
     /// Writes tables and report, and moves everything to its place.
@@ -197,26 +231,11 @@ impl Evaluation {
 
     /// Writes all files except pictures and masks, which are already written; returns the text of `table.md` and that of the screen.
     fn write_files(&self, summary: &[SummaryRow]) -> Result<[String; 2]> {
-        let Evaluation { config, unfinished, cases, evaluated, pictures, .. } = self;
-        let context = TableContext {
-            method: &config.method,
-            class_names: &config.class_names,
-            scoring: config.scoring,
-            split: config.scored.split,
-            cases: evaluated.len(),
-        };
+        let Evaluation { config, unfinished, cases, evaluated, .. } = self;
+        let report = self.page(summary, evaluated.len());
+        let context = report.context;
         let table = markdown(summary, &context);
         write_atomic(&unfinished.join(TABLE_MARKDOWN), table.as_bytes())?;
-        let report = ReportPage {
-            context,
-            run_info: &config.run_info,
-            greys: &config.greys,
-            cases,
-            summary,
-            pictures,
-            palette: config.palette,
-            curves: config.curves.as_ref(),
-        };
         write_atomic(&unfinished.join(REPORT), report.html().as_bytes())?;
         let info = EvaluationInfo {
             method: config.method.clone(),
@@ -233,6 +252,28 @@ impl Evaluation {
         write_atomic(&path, &json.map_err(|source| EvalError::Json { path: path.clone(), source })?)?;
         Ok([table, terminal_table(summary, &context)])
     }
+}
+
+/// A mask's classes in a slice `[h, w]`.
+fn plane_of(mask: MaskView<'_>, slice: usize) -> &[u8] {
+    let [_, height, width] = mask.shape;
+    &mask.voxels[slice * height * width..(slice + 1) * height * width]
+}
+
+/// A slice as it is shown.
+fn shown_slice(prediction: &CasePrediction, slice: usize) -> Result<ShownSlice> {
+    let CaseMasks { prediction: mask, reference, spacing_mm, .. } = prediction.masks;
+    let [_, height, width] = reference.shape;
+    let display = Display::of(prediction.orientation);
+    let grey = grey_slice(prediction, slice)?;
+    Ok(ShownSlice {
+        grey: grey.map(|grey| GreySlice { values: display.plane(&grey.values, grey.size), size: display.size(grey.size) }),
+        reference: display.plane(plane_of(reference, slice), [height, width]),
+        prediction: display.plane(plane_of(mask, slice), [height, width]),
+        size: display.size([height, width]),
+        spacing_mm: display.size(spacing_mm.map_or([1.0; 2], |[_, height, width]| [height, width])),
+        sides: display.sides,
+    })
 }
 
 /// The scan's slice for a picture, if the case has images.

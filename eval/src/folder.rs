@@ -22,6 +22,8 @@ pub const EVALUATION_JSON: &str = "evaluation.json";
 pub const REPORT: &str = "report.html";
 /// Folder of the pictures, `<case>_slice<index>.png`.
 pub const OVERLAYS: &str = "overlays";
+/// Folder of the cases' pages, `<case>.html`.
+pub const CASE_PAGES: &str = "cases";
 /// Folder of the predicted masks, `<case>.nii.gz`.
 pub const MASKS: &str = "masks";
 /// Folder of a run's evaluation within the run's folder.

@@ -74,7 +74,7 @@ pub use display::GreySlice;
 pub use error::{EvalError, Result};
 pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, EvaluationOutputs, GreySlices};
 pub use folder::{
-    CASES_TABLE, EVALUATION_JSON, EvaluationFolder, EvaluationInfo, MASKS, OVERLAYS, REPORT, RunFact, SUMMARY_TABLE,
+    CASE_PAGES, CASES_TABLE, EVALUATION_JSON, EvaluationFolder, EvaluationInfo, MASKS, OVERLAYS, REPORT, RunFact, SUMMARY_TABLE,
     TABLE_MARKDOWN,
 };
 pub use hd95::hd95;

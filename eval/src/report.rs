@@ -1,5 +1,6 @@
 //! `report.html`: a single self-contained page.
 
+mod case_page;
 mod charts;
 mod heat_maps;
 mod scores_table;
@@ -33,6 +34,8 @@ pub(crate) struct ReportPage<'a> {
     pub palette: Palette,
     /// The run's learning curves, if there are any.
     pub curves: Option<&'a RunCurves>,
+    /// Whether each case has a page of its own.
+    pub case_pages: bool,
 }
 
 impl ReportPage<'_> {

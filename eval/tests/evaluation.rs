@@ -1,8 +1,8 @@
 //! The driver, from masks to files: what is written, that it can be read, and what is refused.
 
 use sam_ladder_eval::{
-    CASES_TABLE, CaseMasks, CasePrediction, EVALUATION_JSON, Evaluation, EvaluationConfig, EvaluationFolder, GreySlice, MASKS,
-    MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, RunFact, SUMMARY_TABLE, Scored, TABLE_MARKDOWN,
+    CASE_PAGES, CASES_TABLE, CaseMasks, CasePrediction, EVALUATION_JSON, Evaluation, EvaluationConfig, EvaluationFolder,
+    GreySlice, MASKS, MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, RunFact, SUMMARY_TABLE, Scored, TABLE_MARKDOWN,
 };
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::orientation::Turn;
@@ -28,6 +28,7 @@ fn config(out_dir: &Path) -> EvaluationConfig {
         extreme_slices: 2,
         palette: Palette::Distinct,
         save_nifti: true,
+        case_pages: false,
         overwrite: false,
     }
 }
@@ -179,6 +180,30 @@ fn pictures_show_outlines_the_worst_first() {
     assert!(page.contains("slices are shown as they lie in the array"));
 }
 
+/// Every slice of a case is there, the page begins where the masks differ most, and the report leads to it.
+#[test]
+fn a_cases_page_has_all_its_slices() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = evaluate(EvaluationConfig { case_pages: true, ..config(dir.path()) });
+    assert_eq!(names(&dir.path().join(CASE_PAGES)), set(&["0001.html", "0002.html"]));
+    let page = std::fs::read_to_string(dir.path().join(CASE_PAGES).join("0002.html")).unwrap();
+    assert_balanced(&page);
+    assert_eq!((page.matches("<template").count(), page.matches("<image ").count()), (SHAPE[0], SHAPE[0]));
+    assert!(page.contains("max=\"4\" step=\"1\" value=\"2\""), "slice 2 misses the spleen, too");
+    assert!(
+        page.contains("data-text=\"Case 0002, slice 0: DSC in the slice – percent\"")
+            && page.contains("spleen &lt;left&gt;, reference")
+    );
+    for outside in ["http:", "https:", "url(", "src="] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    let report = std::fs::read_to_string(out.report).unwrap();
+    assert!(report.contains("href=\"cases/0001.html\"") && report.contains("href=\"cases/0002.html\""));
+    // Without the option it is gone.
+    evaluate(EvaluationConfig { overwrite: true, ..config(dir.path()) });
+    assert!(!dir.path().join(CASE_PAGES).exists());
+}
+
 /// Of a scan whose columns run to the patient's right side: they are reversed, and the sides are marked.
 #[test]
 fn pictures_follow_the_radiological_convention() {
@@ -224,7 +249,7 @@ fn assert_balanced(page: &str) {
     for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
         let name = tag.trim_start_matches('/').split([' ', '/', '\n']).next().unwrap();
         match tag {
-            _ if ["!DOCTYPE", "meta", "img"].contains(&name) || tag.ends_with('/') => {}
+            _ if ["!DOCTYPE", "meta", "img", "input"].contains(&name) || tag.ends_with('/') => {}
             _ if tag.starts_with('/') => assert_eq!(open.pop(), Some(name), "</{name}> closes another tag"),
             _ => open.push(name),
         }

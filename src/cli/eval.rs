@@ -82,6 +82,9 @@ pub struct Args {
     /// Write the predicted masks as NIfTI files
     #[arg(long)]
     save_nifti: bool,
+    /// Write a page for each case, with all its slices under a slider: OUT/cases/CASE.html
+    #[arg(long)]
+    case_pages: bool,
     /// With --save-nifti: folder of the scans that the store was made from. Each mask then gets its scan's whole header, not only the
     /// affine, which the store keeps
     #[arg(long, value_name = "DIR", requires = "save_nifti")]
@@ -121,6 +124,7 @@ impl Args {
             out: Some(out.into()),
             settings: Typed::default(),
             save_nifti: false,
+            case_pages: false,
             scans: None,
             baseline: None,
             min_gain: None,
@@ -190,6 +194,7 @@ impl Args {
             extreme_slices: EXTREME_SLICES,
             palette: settings.colours,
             save_nifti: self.save_nifti,
+            case_pages: self.case_pages,
             overwrite: self.force,
         })?;
         self.add_cases(&mut evaluation, &scored, &ensemble, settings.spacing)?;

@@ -2,6 +2,7 @@
 
 use super::ReportPage;
 use crate::display::{Difference, ShownSlice};
+use crate::folder::CASE_PAGES;
 use crate::outline::outlines;
 use crate::overlay::{encode_grey, reference_colour};
 use crate::page::{png_url, section};
@@ -47,8 +48,19 @@ impl SlicePicture {
         })
     }
 
+    /// Length of what is drawn of its differences: the more of them, the longer.
+    pub(super) fn differing(&self) -> usize {
+        self.differences.iter().map(|(_, path)| path.len()).sum()
+    }
+
+    /// What it is.
+    pub(super) fn text(&self) -> String {
+        let ChosenSlice { slice, dice, .. } = self.chosen;
+        format!("Case {}, slice {slice}: DSC in the slice {} percent", self.case, percent(dice))
+    }
+
     /// Both panels; the second uses the first one's scan, so that the page holds it once.
-    fn panels(&self, page: &ReportPage, id: &str) -> Markup {
+    pub(super) fn panels(&self, page: &ReportPage, id: &str) -> Markup {
         let ([height, width], [tall, wide]) = (self.size, self.extent);
         let panel = |label: String, drawn: Markup| {
             html! {
@@ -85,12 +97,10 @@ impl SlicePicture {
     }
 
     fn figure(&self, page: &ReportPage, id: &str) -> Markup {
-        let ChosenSlice { slice, choice, dice } = self.chosen;
-        let text = format!("Case {}, slice {slice}: DSC in the slice {} percent", self.case, percent(dice));
         html! {
             figure.slice {
                 button.panels type="button" title="Enlarge" { (self.panels(page, id)) }
-                figcaption { span.tag { (choice.name()) } span.what { (text) } }
+                figcaption { span.tag { (self.chosen.choice.name()) } span.what { (self.text()) } }
             }
         }
     }
@@ -113,7 +123,10 @@ impl ReportPage<'_> {
             pictures.sort_by(|a, b| dice(a).total_cmp(&dice(b)));
             let figures = pictures.iter().enumerate().map(|(at, picture)| picture.figure(self, &format!("scan-{index}-{at}")));
             cases.push(html! {
-                h3 { "Case " (case) span.scores { (heading(case)) } }
+                h3 {
+                    "Case " (case) span.scores { (heading(case)) }
+                    @if self.case_pages { " " a.all href={ (CASE_PAGES) "/" (encoded(case)) ".html" } { "all slices" } }
+                }
                 div.slices { @for figure in figures { (figure) } }
             });
         }
@@ -134,7 +147,7 @@ impl ReportPage<'_> {
         section("slices", "Slices", body)
     }
 
-    fn legend(&self, organs: &[String]) -> Markup {
+    pub(super) fn legend(&self, organs: &[String]) -> Markup {
         html! {
             ul.legend aria-label="Lines and colours of the pictures" {
                 li { svg.sample viewBox="0 0 30 8" aria-hidden="true" { path.prediction d="M0 4h30" {} } "prediction" }
@@ -148,17 +161,47 @@ impl ReportPage<'_> {
     }
 
     fn how_slices_are_shown(&self) -> String {
-        let greys = if self.greys.is_empty() { String::new() } else { format!(" Greys: {}.", self.greys) };
         let placed = self.pictures.iter().any(|picture| picture.sides.is_some());
+        format!(
+            "The worst case is first, and of each case the slice with the lowest DSC; then its other worst ones, the one with the most organ \
+             voxels, and the best. The DSC of a slice is the mean over the organs that the reference or the prediction has in it. Slices with \
+             less than a twentieth of the organ voxels of the fullest one are passed over. A click enlarges; the arrow keys go on.{}",
+            self.how_slices_lie(placed)
+        )
+    }
+
+    /// What the greys are, and how the body lies.
+    pub(super) fn how_slices_lie(&self, placed: bool) -> String {
+        let greys = if self.greys.is_empty() { String::new() } else { format!(" Greys: {}.", self.greys) };
         let lie = if placed {
             " Radiological convention, by the scans' affines: the patient's right side is on the left."
         } else {
             " Nothing says how these scans lie in space: slices are shown as they lie in the array, without the sides of the body."
         };
-        format!(
-            "The worst case is first, and of each case the slice with the lowest DSC; then its other worst ones, the one with the most organ \
-             voxels, and the best. The DSC of a slice is the mean over the organs that the reference or the prediction has in it. Slices with \
-             less than a twentieth of the organ voxels of the fullest one are passed over. A click enlarges; the arrow keys go on.{greys}{lie}"
-        )
+        format!("{greys}{lie}")
+    }
+}
+
+impl SlicePicture {
+    /// Whether it is known how it lies in the body.
+    pub(super) fn is_placed(&self) -> bool {
+        self.sides.is_some()
+    }
+}
+
+/// A name as a part of a URL (RFC 3986).
+fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::encoded;
+
+    #[test]
+    fn a_cases_name_is_encoded_in_its_address() {
+        assert_eq!(encoded("brain_010.a-b~"), "brain_010.a-b~");
+        assert_eq!(encoded("a b#?%\u{fc}"), "a%20b%23%3F%25%C3%BC");
     }
 }
