@@ -6,11 +6,12 @@ mod browser;
 use browser::{Browser, Page, View};
 use sam_ladder_eval::plot::{self, Axis, BoxPlot, BoxSeries, HeatMap, Line, LineChart, Paint, Size};
 use sam_ladder_eval::{
-    CaseMasks, CasePrediction, Evaluation, EvaluationConfig, GreySlice, MaskView, Palette, Protocol, RunCurves, Scored, Scoring,
+    CaseMasks, CasePrediction, Evaluation, EvaluationConfig, GreySlice, MaskView, Palette, Protocol, RunCurves, RunFact, Scored,
+    Scoring,
 };
 use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 use sam_ladder_schemas::orientation::Turn;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Keeps a picture, and checks that it is a PNG file.
 fn keep(png: &[u8], name: &str) {
@@ -136,13 +137,13 @@ fn balls(shift: usize, without: &[u8]) -> Vec<u8> {
     voxels
 }
 
-#[test]
-#[ignore = "needs Chromium: make test-pages"]
-fn the_report_shows_every_case_organ_and_curve() {
-    let folder = tempfile::tempdir().unwrap();
+/// The widths of a telephone, a small window, a screen and a large one.
+const WIDTHS: [u32; 4] = [390, 700, 1280, 1920];
+
+fn curves() -> RunCurves {
     let curve =
         |scale: f64| (0..300).map(|step| [f64::from(step), scale * (0.1 + 1.0 / f64::from(step + 3))]).collect::<Vec<_>>();
-    let curves = RunCurves {
+    RunCurves {
         loss: curve(2.0),
         ce: curve(1.0),
         dice: curve(2.5),
@@ -150,27 +151,35 @@ fn the_report_shows_every_case_organ_and_curve() {
         gate: curve(1.5),
         epoch_loss: curve(2.0).into_iter().step_by(30).collect(),
         val_dice: curve(1.0).into_iter().step_by(30).map(|[step, value]| [step, 0.9 - value]).collect(),
-    };
+    }
+}
+
+/// The report of some cases, each a pixel farther from the reference than the one before; the third misses the gallbladder.
+fn report(folder: &Path, class_names: Vec<String>, cases: usize) -> PathBuf {
     let mut evaluation = Evaluation::new(EvaluationConfig {
-        out_dir: folder.path().to_path_buf(),
-        class_names: SYNAPSE_ORGANS.map(String::from).to_vec(),
+        out_dir: folder.to_path_buf(),
+        class_names,
         scoring: Scoring::of(Protocol::Standard),
         scored: Scored::default(),
         method: "SAM-Ladder".into(),
-        run_info: vec![("store".into(), "a-store-with-a-long-name-".repeat(12)), ("model".into(), "run".into())],
-        curves: Some(curves),
+        run_info: vec![
+            RunFact::new("Store", "place", "a-store-with-a-long-name-".repeat(12)),
+            RunFact::new("Model", "SHA-256", "0123456789abcdef".repeat(4)),
+            RunFact::caution("SAM's image encoder", "SAM's weights", "random (seed 1)"),
+        ],
+        greys: "window -125 to 275 HU".into(),
+        curves: Some(curves()),
         extreme_slices: 2,
         palette: Palette::Distinct,
         save_nifti: false,
+        case_pages: true,
         overwrite: false,
     })
     .unwrap();
     let grey = |slice: usize| -> Result<GreySlice, Box<dyn std::error::Error + Send + Sync>> {
         Ok(GreySlice { size: [64, 64], values: (0..64 * 64).map(|pixel| ((pixel / 64 + slice) % 64) as f32 / 128.0).collect() })
     };
-    let cases = 4;
     for case in 0..cases {
-        // The third case misses the gallbladder.
         let (prediction, reference) = (balls(case, if case == 2 { &[4] } else { &[] }), balls(0, &[]));
         let mask = |voxels| MaskView { voxels, shape: SCAN };
         let name = format!("{case:04}");
@@ -180,25 +189,128 @@ fn the_report_shows_every_case_organ_and_curve() {
             reference: mask(&reference),
             spacing_mm: Some([3.0, 0.8, 0.8]),
         };
-        evaluation.add_case(&CasePrediction { masks, images: Some(&grey), geometry: None, turn: Turn::NONE }).unwrap();
+        let orientation = Some("LPS".parse().unwrap());
+        evaluation
+            .add_case(&CasePrediction { masks, images: Some(&grey), geometry: None, turn: Turn::NONE, orientation })
+            .unwrap();
     }
-    let report = evaluation.finish().unwrap().report;
+    evaluation.finish().unwrap().report
+}
+
+#[test]
+#[ignore = "needs Chromium: make test-pages"]
+fn the_report_shows_every_case_organ_and_curve_at_every_width() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = 4;
+    let report = report(folder.path(), SYNAPSE_ORGANS.map(String::from).to_vec(), cases);
     let mut browser = Browser::start();
-    for (name, width, dark) in [("light", 1200, false), ("dark", 1200, true), ("narrow", 420, false)] {
+    for (width, dark) in WIDTHS.into_iter().flat_map(|width| [(width, false), (width, true)]) {
         let mut page = browser.open(&report, View { width, dark });
+        page.assert_fits();
         assert_eq!(page.count("svg.box-plot"), 4);
         // HD95 has no value in the case that misses the gallbladder, the other metrics have.
         assert_eq!((page.count(".mark-box"), page.count(".box-plot .mark-point")), (4 * 8, 4 * 8 * cases - 1));
         assert_eq!((page.count("svg.line-chart"), page.count(".mark-line")), (4, 7));
-        assert_eq!(page.count(".mark-cell"), 8 * cases);
-        assert_eq!(page.count("#scores ~ .scroll tbody tr"), 10 + 6);
-        // Worst, best and fullest of each case, every picture drawn.
-        let pictures = page.count(".pictures img");
-        assert!((3 * cases..=5 * cases).contains(&pictures), "{pictures}");
-        assert_eq!(page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 900)"), true);
-        assert_eq!(page.texts(".tag").iter().filter(|tag| *tag == "worst").count(), 2 * cases);
+        // Two maps, with a mean in front; the worst case is on top.
+        assert_eq!((page.count("td.mark-cell"), page.count("td.mean"), page.count("td.empty")), (2 * 8 * cases, 2 * cases, 1));
+        assert_eq!(page.texts(".heat tbody th")[..cases], ["0003", "0002", "0001", "0000"]);
+        // Two tables with organs as rows, the mean first, under the organs' own names.
+        assert_eq!(page.count(".organs tbody tr"), 2 * 9);
+        assert_eq!(page.texts(".organs tbody th")[..4], ["mean", "aorta", "gallbladder", "left kidney"]);
+        assert_eq!(page.evaluate("document.body.textContent.includes('Kidney(L)')"), false);
+        // Of fewer than six cases there are no intervals.
+        assert_eq!(page.evaluate("/interval [0-9]/.test(document.body.textContent)"), false);
+        assert_eq!(page.texts("dd.caution"), ["random (seed 1)"]);
         assert!(page.texts(".tiles dd").contains(&"1".to_string()), "one organ is missed");
         assert_eq!(page.style("body", "background-color"), if dark { "rgb(18, 22, 28)" } else { "rgb(255, 255, 255)" });
-        keep(&page.screenshot(), &format!("report-{name}.png"));
+        look_at_slices(&mut page, cases);
+        assert_eq!(page.count("#slices ~ h3 a.all[href^='cases/']"), cases);
+        keep(&page.screenshot(), &format!("report-{width}-{}.png", if dark { "dark" } else { "light" }));
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium: make test-pages"]
+fn the_slider_of_a_cases_page_moves_through_its_slices() {
+    let folder = tempfile::tempdir().unwrap();
+    report(folder.path(), SYNAPSE_ORGANS.map(String::from).to_vec(), 2);
+    let path = folder.path().join("cases/0001.html");
+    let mut browser = Browser::start();
+    for (width, dark) in WIDTHS.into_iter().zip([false, true, true, false]) {
+        let mut page = browser.open(&path, View { width, dark });
+        page.assert_fits();
+        assert_eq!((page.count("#slice .panel"), page.count("#slice image"), page.count("template")), (2, 1, SCAN[0]));
+        assert!(page.count("#slice path.reference") == 8 && page.count("#slice path.prediction") == 8, "the balls' middle");
+        keep(&page.screenshot(), &format!("case-{width}-{}.png", if dark { "dark" } else { "light" }));
+        let move_to = |page: &mut Page, slice: usize| {
+            page.evaluate(&format!(
+                "(s => {{ s.value = {slice}; s.dispatchEvent(new Event('input')) }})(document.getElementById('position'))"
+            ));
+            page.texts("output").remove(0)
+        };
+        assert_eq!(move_to(&mut page, 0), "Case 0001, slice 0: DSC in the slice – percent (1 of 12)");
+        assert_eq!(page.count("#slice path"), 0);
+        assert!(move_to(&mut page, 6).starts_with("Case 0001, slice 6: DSC in the slice "));
+        assert_eq!(page.count("#slice path.reference"), 8);
+        page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' }))");
+        assert!(page.texts("output")[0].starts_with("Case 0001, slice 5: "));
+        page.assert_sound();
+    }
+}
+
+/// Every picture is drawn, a click enlarges one, and the arrow keys go on.
+fn look_at_slices(page: &mut Page, cases: usize) {
+    let pictures = page.count("figure.slice");
+    assert!((3 * cases..=5 * cases).contains(&pictures), "{pictures}");
+    assert_eq!(
+        (page.count("figure.slice image"), page.count("figure.slice use"), page.count("figure.slice .panel")),
+        (pictures, pictures, 2 * pictures)
+    );
+    assert!(page.count("path.reference") > 8 * cases && page.count("path.difference") > cases);
+    let loaded = "Promise.all([...document.querySelectorAll('figure.slice image')].map(i => { const p = new Image(); \
+                  p.src = i.href.baseVal; return p.decode().then(() => p.naturalWidth) })).then(w => w.every(w => w === 64))";
+    assert_eq!(page.evaluate(loaded), true);
+    assert_eq!(page.texts(".tag").iter().filter(|tag| *tag == "worst").count(), 2 * cases);
+    // Both panels are as wide as high, and each has the sides of the body.
+    let square = "[...document.querySelectorAll('figure.slice .panel')].every(p => { const r = p.getBoundingClientRect(); \
+                  return r.width > 80 && Math.abs(r.width - r.height) < 1 })";
+    assert_eq!(page.evaluate(square), true);
+    assert_eq!(page.texts("figure.slice .side")[..4], ["R", "L", "A", "P"]);
+
+    assert_eq!(page.count("dialog[open]"), 0);
+    page.evaluate("document.querySelector('figure.slice button.panels').click()");
+    page.assert_fits();
+    let said = |page: &mut Page| page.texts("dialog .what").remove(0);
+    assert!(said(page).starts_with(&format!("1 of {pictures}. Case 0003, slice ")), "{}", said(page));
+    assert!(page.count("dialog[open] .panel path") > 8 && page.count("dialog[open] image") == 1);
+    let press = |page: &mut Page, key: &str| {
+        page.evaluate(&format!(
+            "document.getElementById('enlarged').dispatchEvent(new KeyboardEvent('keydown', {{ key: '{key}' }}))"
+        ));
+    };
+    press(page, "ArrowRight");
+    assert!(said(page).starts_with("2 of "), "{}", said(page));
+    press(page, "ArrowLeft");
+    press(page, "ArrowLeft");
+    assert!(said(page).starts_with(&format!("{pictures} of ")), "{}", said(page));
+    page.evaluate("document.querySelector('dialog .close').click()");
+    assert_eq!(page.count("dialog[open]"), 0);
+    page.assert_sound();
+}
+
+#[test]
+#[ignore = "needs Chromium: make test-pages"]
+fn a_report_of_many_organs_fits_too_and_seven_cases_have_intervals() {
+    let folder = tempfile::tempdir().unwrap();
+    let organs = (0..30).map(|organ| format!("vertebra thoracica {organ} with a long name")).collect();
+    let report = report(folder.path(), organs, 7);
+    let mut browser = Browser::start();
+    for width in WIDTHS {
+        let mut page = browser.open(&report, View { width, dark: false });
+        page.assert_fits();
+        assert_eq!(page.count(".organs tbody tr"), 2 * 31);
+        assert_eq!((page.count("td.mark-cell"), page.count("td.mean")), (2 * 30 * 7, 2 * 7));
+        assert_eq!(page.evaluate("/interval [0-9]/.test(document.body.textContent)"), true);
+        keep(&page.screenshot(), &format!("report-of-many-{width}.png"));
     }
 }

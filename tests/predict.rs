@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use sam_ladder_formats::nifti::{Geometry, NiftiVersion, read_image, write_nifti};
+use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
@@ -55,6 +56,7 @@ fn a_new_scans_mask_is_the_evaluations() {
             assert_eq!(mask[field.clone()], image[field.clone()], "bytes {field:?} of the header");
         }
         assert_eq!(mask[70..74], [2, 0, 8, 0], "uint8");
+        check_volumes(at, &mask, steps > 10);
         for name in ["mask.label", "mask.ctbl"] {
             assert!(std::fs::read_to_string(at.join(name)).unwrap().contains("pancreas"), "{name}");
         }
@@ -77,6 +79,38 @@ fn a_new_scans_mask_is_the_evaluations() {
         assert!(refused.contains("without labels"), "{refused}");
         succeed(on(at, "verify --store @new.zarr"));
     }
+}
+
+/// The table's rows are the mask's voxels, times the header's voxel; what is known of the training is the run's.
+fn check_volumes(at: &Path, mask: &[u8], has_organs: bool) {
+    let text = std::fs::read_to_string(at.join("mask.volumes.csv")).unwrap();
+    let rows: Vec<Vec<&str>> =
+        text.lines().filter(|line| line.starts_with("img0001,")).map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows.len(), 8, "{text}");
+    let pixdim = |axis: usize| f64::from(f32::from_le_bytes(mask[76 + 4 * axis..][..4].try_into().unwrap()));
+    let voxel_ml = pixdim(1) * pixdim(2) * pixdim(3) / 1000.0;
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(at.join("run/config.json")).unwrap()).unwrap();
+    for (index, row) in rows.iter().enumerate() {
+        let voxels = mask[352..].iter().filter(|&&class| usize::from(class) == index + 1).count();
+        assert_eq!((row[1], row[2]), (SYNAPSE_ORGANS[index], &*voxels.to_string()), "{text}");
+        let ml: f64 = row[3].parse().unwrap();
+        assert!((ml - voxel_ml * voxels as f64).abs() < 1e-3, "{ml} is not {voxels} of {voxel_ml}");
+        // Case 0001 is a test scan; the other two are trained on, and phantoms have all organs.
+        let trained = &record["training_volumes"][index];
+        assert_eq!((row[6], row[7], &trained["cases"]), ("2", "2", &serde_json::json!(2)), "{text}");
+        let [low, high]: [f64; 2] = [4, 5].map(|column| row[column].parse().unwrap());
+        assert!(low > 0.0 && low <= high && (low - trained["low_ml"].as_f64().unwrap()).abs() < 1e-3, "{text}");
+        let expected = match () {
+            () if voxels == 0 => "missing",
+            () if ml < 0.5 * low => "less than half",
+            () if ml > 2.0 * high => "more than twice",
+            () if ml < low => "below",
+            () if ml > high => "above",
+            () => "",
+        };
+        assert!(row[8].starts_with(expected) && (expected.is_empty() == row[8].is_empty()), "{text}");
+    }
+    assert!(!has_organs || rows.iter().any(|row| row[2] != "0"));
 }
 
 #[test]
@@ -103,6 +137,10 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     assert!(refused.contains("scan text") && refused.contains("1 of 3"), "{refused}");
     let second = read_image(&at.join("masks/second.nii.gz")).unwrap();
     assert_eq!(second.geometry, geometry);
+    let volumes = || std::fs::read_to_string(at.join("masks/volumes.csv")).unwrap();
+    let first_volumes = volumes();
+    let of = |case: &str| first_volumes.lines().filter(|line| line.starts_with(&format!("{case},"))).count();
+    assert_eq!((of("plain"), of("second"), of("text")), (8, 8, 0), "{first_volumes}");
     let plain = read_image(&at.join("masks/plain.nii.gz")).unwrap();
     assert_eq!(plain.geometry.quaternion, read_image(&scans.join("plain.nii")).unwrap().geometry.quaternion);
     assert_eq!(plain.voxels, second.voxels, "the same voxels make the same mask");
@@ -135,6 +173,21 @@ fn any_nifti_goes_in_and_what_is_there_stays() {
     std::fs::remove_file(at.join("masks/plain.nii.gz")).unwrap();
     succeed(on(at, "predict --scan @new --run @run --out @masks --force"));
     assert_eq!(read_image(&at.join("masks/plain.nii.gz")).unwrap(), plain);
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().filter(|line| !line.starts_with('#')).map(String::from).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&volumes()), sorted(&first_volumes), "a case's rows are replaced, not added");
+    // A table that someone has changed, or of another origin, is not replaced, and no mask is made.
+    for (changed, expected) in [(volumes() + "a note\n", "has been changed"), ("mine\n".into(), "is not a table of volumes")] {
+        let ours = volumes();
+        std::fs::write(at.join("masks/volumes.csv"), &changed).unwrap();
+        let refused = assert_refused(on(at, "predict --scan @new --run @run --out @masks --force"));
+        assert!(refused.contains("volumes.csv") && refused.contains(expected), "{refused}");
+        assert_eq!(volumes(), changed);
+        std::fs::write(at.join("masks/volumes.csv"), ours).unwrap();
+    }
 
     // A user has corrected a voxel: the header still says who wrote the mask, its hash no longer fits.
     let mine = at.join("masks/plain.nii.gz");

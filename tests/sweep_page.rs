@@ -176,7 +176,15 @@ fn a_sweeps_page_shows_every_trial_in_light_and_dark() {
         let long = trials.iter().filter(|row| row.epochs > 1).count();
         assert_eq!(page.count(".curves .mark-line"), 3 * long);
         assert_eq!(page.count(".parallel .mark-line"), measured);
-        assert!(page.count(".heat-map .mark-cell") >= 12);
+        assert_eq!(
+            (page.count(".scatter .mark-point"), page.count(".scatter .ground rect"), page.count(".heat-map")),
+            (measured, 36 * 24, 0)
+        );
+        // Epochs 1 to 9.
+        assert_eq!(
+            page.texts(".curves .tick").iter().filter(|text| ["1", "2", "4", "6", "8"].contains(&text.as_str())).count(),
+            3 * 5
+        );
         assert_eq!(page.count(".importance .mark-bar"), 4);
         assert_eq!(page.texts("#importance-definition").len(), 1);
         assert_eq!(page.count("#trials-table tbody tr"), TRIALS as usize);
@@ -210,7 +218,11 @@ fn a_sweeps_page_shows_every_trial_in_light_and_dark() {
         assert_eq!(numbers, sorted, "{direction}");
     }
     page.evaluate("document.querySelector('#trials-table tbody tr[data-trial=\"4\"]').click()");
-    assert_eq!(page.count(".plot .on"), 3 + 3 + 1, "three curves with their ends, a line of coordinates");
+    assert_eq!(
+        page.count(".plot .on"),
+        3 + 3 + 1 + 1,
+        "three curves with their ends, a line of coordinates, a point over two settings"
+    );
     assert_eq!(page.count("tr.on"), 1);
     page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }))");
     assert_eq!(page.count(".on, .picked"), 0);

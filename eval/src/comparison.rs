@@ -172,10 +172,10 @@ fn metric_table(rows: &[ComparisonRow], sides: &Sides, metric: &str) -> String {
         "Invented",
     ];
     let columns = organ_columns(sides.class_names);
-    let rows = with_mean(&columns, "Mean over organs").filter_map(|(heading, organ)| {
+    let rows = with_mean(&columns).filter_map(|organ| {
         let row = rows.iter().find(|row| row.metric == metric && row.organ == organ)?;
         Some(vec![
-            cell(heading),
+            cell(organ),
             text_of(row.first),
             text_of(row.second),
             signed(row.difference.map(|value| if dice { 100.0 * value } else { value })),

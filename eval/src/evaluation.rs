@@ -1,12 +1,15 @@
 //! The driver: takes cases one by one and writes the evaluation's folder.
 
 use crate::case_scores::{CaseMasks, check_class_names, evaluate_case};
+use crate::display::{Display, GreySlice, ShownSlice};
 use crate::error::{EvalError, Result};
 use crate::folder::{
-    CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN, create_dir,
+    CASE_PAGES, CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, RunFact, SUMMARY_TABLE, TABLE_MARKDOWN,
+    create_dir,
 };
-use crate::overlay::{GreySlice, Panels, draw, encode_png};
-use crate::picture_choice::choose_slices;
+use crate::masks::MaskView;
+use crate::overlay::{draw, encode_png};
+use crate::picture_choice::{Choice, ChosenSlice, choose_slices, slice_dice};
 use crate::protocol::Scoring;
 use crate::publish::{OutputFolder, Recorded, hashes_below};
 use crate::report::{ReportPage, SlicePicture};
@@ -14,11 +17,12 @@ use crate::run_curves::RunCurves;
 use crate::scored::Scored;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
+use crate::table_terminal::terminal_table;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::eval::Palette;
-use sam_ladder_schemas::orientation::Turn;
+use sam_ladder_schemas::orientation::{Orientation, Turn};
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::PathBuf;
 
@@ -35,8 +39,10 @@ pub struct EvaluationConfig {
     pub scored: Scored,
     /// Name of the row in the table, and title of the report.
     pub method: String,
-    /// Names and values about the run, shown in this order in the report.
-    pub run_info: Vec<(String, String)>,
+    /// What the report says of the run, in this order.
+    pub run_info: Vec<RunFact>,
+    /// What the grey values of the pictures are: `window -125 to 275 HU`.
+    pub greys: String,
     /// The run's learning curves, for the report.
     pub curves: Option<RunCurves>,
     /// Number of worst slices and number of best slices per case to draw, in addition to the one with the most organ voxels.
@@ -45,6 +51,8 @@ pub struct EvaluationConfig {
     pub palette: Palette,
     /// Write the predicted masks as NIfTI.
     pub save_nifti: bool,
+    /// Write a page for each case, with all its slices.
+    pub case_pages: bool,
     /// Replace an evaluation that the folder already holds.
     pub overwrite: bool,
 }
@@ -62,6 +70,8 @@ pub struct CasePrediction<'a> {
     pub geometry: Option<&'a Geometry>,
     /// From the file's array to the masks; it is turned back for the mask's file.
     pub turn: Turn,
+    /// How the masks' width, height and depth lie in the body, for the pictures; without it they are shown as they lie.
+    pub orientation: Option<Orientation>,
 }
 
 /// Results of an evaluation.
@@ -73,6 +83,8 @@ pub struct EvaluationOutputs {
     pub summary: Vec<SummaryRow>,
     /// `table.md`'s text.
     pub table: String,
+    /// The scores on one screen of a terminal.
+    pub screen: String,
     /// The page.
     pub report: PathBuf,
 }
@@ -105,6 +117,9 @@ impl Evaluation {
         if config.save_nifti {
             create_dir(&unfinished.join(MASKS))?;
         }
+        if config.case_pages {
+            create_dir(&unfinished.join(CASE_PAGES))?;
+        }
         Ok(Evaluation { config, folder, unfinished, cases: Vec::new(), evaluated: Vec::new(), pictures: Vec::new() })
     }
 
@@ -121,6 +136,9 @@ impl Evaluation {
         }
         let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.scoring)?;
         let drawn = self.draw_case(prediction)?;
+        if self.config.case_pages {
+            self.write_case_page(prediction)?;
+        }
         if self.config.save_nifti {
             let back = prediction.turn.inverse();
             let shape = back.of_reversed(mask.shape);
@@ -132,8 +150,8 @@ impl Evaluation {
             let voxels = back.voxels(mask.voxels.to_vec(), mask.shape);
             write_nifti(&path, prediction.geometry.unwrap_or(&aligned), &voxels)?;
         }
-        for (picture, png) in drawn {
-            write_atomic(&picture.path, &png)?;
+        for (picture, path, png) in drawn {
+            write_atomic(&path, &png)?;
             self.pictures.push(picture);
         }
         self.evaluated.push(case.into());
@@ -142,29 +160,57 @@ impl Evaluation {
         Ok(&self.cases[first..])
     }
 
-    /// A case's pictures, and each one's PNG file.
-    fn draw_case(&self, prediction: &CasePrediction) -> Result<Vec<(SlicePicture, Vec<u8>)>> {
-        let CaseMasks { case, prediction: mask, reference, spacing_mm } = prediction.masks;
-        let [_, height, width] = reference.shape;
+    /// A case's pictures for the page, and each one's PNG file.
+    fn draw_case(&self, prediction: &CasePrediction) -> Result<Vec<(SlicePicture, PathBuf, Vec<u8>)>> {
+        let CaseMasks { case, prediction: mask, reference, .. } = prediction.masks;
         let mut pictures = Vec::new();
         for chosen in choose_slices(mask, reference, self.config.extreme_slices) {
             let slice = chosen.slice;
-            let grey = grey_slice(prediction, slice)?;
-            let plane = slice * height * width..(slice + 1) * height * width;
-            let picture = draw(&Panels {
-                grey: grey.as_ref(),
-                reference: &reference.voxels[plane.clone()],
-                prediction: &mask.voxels[plane],
-                size: [height, width],
-                spacing_mm: spacing_mm.map_or([1.0; 2], |[_, height, width]| [height, width]),
-                palette: self.config.palette,
-            });
+            let shown = shown_slice(prediction, slice)?;
             let path = self.unfinished.join(OVERLAYS).join(format!("{case}_slice{slice:03}.png"));
-            let bytes = encode_png(&picture).map_err(|source| EvalError::Png { path: path.clone(), source })?;
-            let picture = SlicePicture { case: case.into(), chosen, path, width: picture.width, height: picture.height };
-            pictures.push((picture, bytes));
+            let not_encoded = |source| EvalError::Png { path: path.clone(), source };
+            let bytes = encode_png(&draw(&shown, self.config.palette)).map_err(not_encoded)?;
+            let picture = SlicePicture::new(case, chosen, &shown).map_err(not_encoded)?;
+            pictures.push((picture, path, bytes));
         }
         Ok(pictures)
+    }
+
+    /// Writes the page of a case, with all its slices.
+    fn write_case_page(&self, prediction: &CasePrediction) -> Result<()> {
+        let CaseMasks { case, prediction: mask, reference, .. } = prediction.masks;
+        let path = self.unfinished.join(CASE_PAGES).join(format!("{case}.html"));
+        let mut pictures = Vec::new();
+        for slice in 0..reference.shape[0] {
+            let [predicted, referred] = [mask, reference].map(|mask| plane_of(mask, slice));
+            let chosen = ChosenSlice { slice, choice: Choice::All, dice: slice_dice(predicted, referred) };
+            let picture = SlicePicture::new(case, chosen, &shown_slice(prediction, slice)?);
+            pictures.push(picture.map_err(|source| EvalError::Png { path: path.clone(), source })?);
+        }
+        let page = self.page(&[], 0).case_html(case, &pictures);
+        Ok(write_atomic(&path, page.as_bytes())?)
+    }
+
+    /// The report's content, with what has been evaluated so far.
+    fn page<'a>(&'a self, summary: &'a [SummaryRow], cases: usize) -> ReportPage<'a> {
+        let config = &self.config;
+        ReportPage {
+            context: TableContext {
+                method: &config.method,
+                class_names: &config.class_names,
+                scoring: config.scoring,
+                split: config.scored.split,
+                cases,
+            },
+            run_info: &config.run_info,
+            greys: &config.greys,
+            cases: &self.cases,
+            summary,
+            pictures: &self.pictures,
+            palette: config.palette,
+            curves: config.curves.as_ref(),
+            case_pages: config.case_pages,
+        }
     }
 
     /// Writes tables and report, and moves everything to its place.
@@ -178,33 +224,19 @@ impl Evaluation {
             return Err(EvalError::NoCases { path: self.config.out_dir });
         }
         let summary = summarise(&self.cases, &self.config.class_names);
-        let table = self.write_files(&summary)?;
+        let [table, screen] = self.write_files(&summary)?;
         self.folder.publish()?;
-        Ok(EvaluationOutputs { cases: self.cases, summary, table, report: self.config.out_dir.join(REPORT) })
+        Ok(EvaluationOutputs { cases: self.cases, summary, table, screen, report: self.config.out_dir.join(REPORT) })
     }
 
-    /// Writes all files except pictures and masks, which are already written; returns the text of `table.md`.
-    fn write_files(&self, summary: &[SummaryRow]) -> Result<String> {
-        let Evaluation { config, unfinished, cases, evaluated, pictures, .. } = self;
-        let context = TableContext {
-            method: &config.method,
-            class_names: &config.class_names,
-            scoring: config.scoring,
-            split: config.scored.split,
-            cases: evaluated.len(),
-        };
+    /// Writes all files except pictures and masks, which are already written; returns the text of `table.md` and that of the screen.
+    fn write_files(&self, summary: &[SummaryRow]) -> Result<[String; 2]> {
+        let Evaluation { config, unfinished, cases, evaluated, .. } = self;
+        let report = self.page(summary, evaluated.len());
+        let context = report.context;
         let table = markdown(summary, &context);
         write_atomic(&unfinished.join(TABLE_MARKDOWN), table.as_bytes())?;
-        let report = ReportPage {
-            context,
-            run_info: &config.run_info,
-            cases,
-            summary,
-            pictures,
-            palette: config.palette,
-            curves: config.curves.as_ref(),
-        };
-        write_atomic(&unfinished.join(REPORT), report.html()?.as_bytes())?;
+        write_atomic(&unfinished.join(REPORT), report.html().as_bytes())?;
         let info = EvaluationInfo {
             method: config.method.clone(),
             class_names: config.class_names.clone(),
@@ -218,8 +250,30 @@ impl Evaluation {
         let files = hashes_below(unfinished)?;
         let json = serde_json::to_vec_pretty(&Recorded { info, files });
         write_atomic(&path, &json.map_err(|source| EvalError::Json { path: path.clone(), source })?)?;
-        Ok(table)
+        Ok([table, terminal_table(summary, &context)])
     }
+}
+
+/// A mask's classes in a slice `[h, w]`.
+fn plane_of(mask: MaskView<'_>, slice: usize) -> &[u8] {
+    let [_, height, width] = mask.shape;
+    &mask.voxels[slice * height * width..(slice + 1) * height * width]
+}
+
+/// A slice as it is shown.
+fn shown_slice(prediction: &CasePrediction, slice: usize) -> Result<ShownSlice> {
+    let CaseMasks { prediction: mask, reference, spacing_mm, .. } = prediction.masks;
+    let [_, height, width] = reference.shape;
+    let display = Display::of(prediction.orientation);
+    let grey = grey_slice(prediction, slice)?;
+    Ok(ShownSlice {
+        grey: grey.map(|grey| GreySlice { values: display.plane(&grey.values, grey.size), size: display.size(grey.size) }),
+        reference: display.plane(plane_of(reference, slice), [height, width]),
+        prediction: display.plane(plane_of(mask, slice), [height, width]),
+        size: display.size([height, width]),
+        spacing_mm: display.size(spacing_mm.map_or([1.0; 2], |[_, height, width]| [height, width])),
+        sides: display.sides,
+    })
 }
 
 /// The scan's slice for a picture, if the case has images.

@@ -22,6 +22,8 @@ pub const EVALUATION_JSON: &str = "evaluation.json";
 pub const REPORT: &str = "report.html";
 /// Folder of the pictures, `<case>_slice<index>.png`.
 pub const OVERLAYS: &str = "overlays";
+/// Folder of the cases' pages, `<case>.html`.
+pub const CASE_PAGES: &str = "cases";
 /// Folder of the predicted masks, `<case>.nii.gz`.
 pub const MASKS: &str = "masks";
 /// Folder of a run's evaluation within the run's folder.
@@ -39,8 +41,58 @@ pub struct EvaluationInfo {
     /// Which cases were scored; older versions scored only test scans, and did not record it.
     #[serde(default)]
     pub scored: Scored,
-    /// Names and values about the run, for the report.
-    pub run_info: Vec<(String, String)>,
+    /// What the report says of the run.
+    pub run_info: Vec<RunFact>,
+}
+
+/// Something that another lab asks about an evaluation: its date, the model's settings, the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredFact")]
+pub struct RunFact {
+    /// What it belongs to: `Training`.
+    pub group: String,
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Whether it makes the scores worth little, such as random weights: the report shows it in red.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_caution: bool,
+}
+
+/// As it stands in `evaluation.json`; older versions wrote a name and a value.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredFact {
+    Pair(String, String),
+    Fact {
+        group: String,
+        name: String,
+        value: String,
+        #[serde(default)]
+        is_caution: bool,
+    },
+}
+
+impl From<StoredFact> for RunFact {
+    fn from(stored: StoredFact) -> Self {
+        match stored {
+            StoredFact::Pair(name, value) => RunFact::new("Evaluation", &name, value),
+            StoredFact::Fact { group, name, value, is_caution } => RunFact { group, name, value, is_caution },
+        }
+    }
+}
+
+impl RunFact {
+    /// A fact without caution.
+    pub fn new(group: &str, name: &str, value: impl Into<String>) -> Self {
+        RunFact { group: group.into(), name: name.into(), value: value.into(), is_caution: false }
+    }
+
+    /// A fact that makes the scores worth little.
+    pub fn caution(group: &str, name: &str, value: impl Into<String>) -> Self {
+        RunFact { is_caution: true, ..RunFact::new(group, name, value) }
+    }
 }
 
 /// A finished evaluation.
@@ -125,4 +177,19 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T
 /// Creates a folder if necessary.
 pub(crate) fn create_dir(path: &Path) -> Result<()> {
     Ok(std::fs::create_dir_all(path).map_err(Error::io("create", path))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_of_older_versions_are_read() {
+        let json = r#"["seed", "1"]"#;
+        assert_eq!(serde_json::from_str::<RunFact>(json).unwrap(), RunFact::new("Evaluation", "seed", "1"));
+        for fact in [RunFact::new("Store", "place", "s.zarr"), RunFact::caution("Model", "weights", "random")] {
+            let json = serde_json::to_string(&fact).unwrap();
+            assert_eq!(serde_json::from_str::<RunFact>(&json).unwrap(), fact);
+        }
+    }
 }

@@ -29,12 +29,13 @@
 //! | `protocol` | the published and the standard rules |
 //! | `case_scores`, `summary`, [`statistics`] | scores of a case, means over cases, intervals and tests |
 //! | `evaluation`, `folder`, `scored` | writing an evaluation's folder, reading it back; which cases it scored |
-//! | `table_md`, [`comparison`], `results` | tables to read |
-//! | `report`, `sweep_page`, [`plot`], `overlay` | pages, charts and pictures |
+//! | `table_md`, `table_terminal`, [`comparison`], `results` | tables to read |
+//! | `report`, `sweep_page`, [`plot`], `overlay`, `display`, `outline` | pages, charts and pictures |
 
 mod case_scores;
 pub mod comparison;
 mod dice;
+mod display;
 mod distance_transform;
 mod error;
 mod evaluation;
@@ -44,6 +45,7 @@ pub mod label_tables;
 mod masks;
 mod moves;
 mod organ_columns;
+mod outline;
 mod overlay;
 mod page;
 mod palette;
@@ -63,18 +65,20 @@ mod surface_distances;
 mod surface_voxels;
 mod sweep_page;
 mod table_md;
+mod table_terminal;
 mod table_text;
 
 pub use case_scores::{CaseMasks, evaluate_case};
 pub use dice::dice;
+pub use display::GreySlice;
 pub use error::{EvalError, Result};
 pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, EvaluationOutputs, GreySlices};
 pub use folder::{
-    CASES_TABLE, EVALUATION_JSON, EvaluationFolder, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN,
+    CASE_PAGES, CASES_TABLE, EVALUATION_JSON, EvaluationFolder, EvaluationInfo, MASKS, OVERLAYS, REPORT, RunFact, SUMMARY_TABLE,
+    TABLE_MARKDOWN,
 };
 pub use hd95::hd95;
 pub use masks::{MaskPair, MaskView, Region};
-pub use overlay::GreySlice;
 pub use protocol::Scoring;
 pub use results::{Method, MethodComparison, ResultsTable, tabulate};
 pub use run_curves::{Curve, RunCurves};
@@ -82,3 +86,4 @@ pub use sam_ladder_schemas::eval::{DistanceUnit, EmptyRule, EvalSettings, Hd95De
 pub use scored::Scored;
 pub use summary::{MEAN, summarise};
 pub use sweep_page::write_sweep_page;
+pub use table_text::aligned_table;

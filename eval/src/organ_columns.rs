@@ -1,4 +1,4 @@
-//! The organs' columns of every table, with the headings and the order of the paper's Table I.
+//! The organs of every table in the order of the paper's Table I; its headings stand only in tables of its form.
 
 use crate::summary::MEAN;
 use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
@@ -35,7 +35,7 @@ pub(crate) fn organ_columns(class_names: &[String]) -> Vec<OrganColumn> {
     }
 }
 
-/// Headings and names of the organs, then those of their mean.
-pub(crate) fn with_mean<'a>(columns: &'a [OrganColumn], mean_heading: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
-    columns.iter().map(|column| (&*column.heading, &*column.organ)).chain([(mean_heading, MEAN)])
+/// The rows of a table: the mean over the organs, then the organs by their names in the store.
+pub(crate) fn with_mean(columns: &[OrganColumn]) -> impl Iterator<Item = &str> {
+    std::iter::once(MEAN).chain(columns.iter().map(|column| &*column.organ))
 }

@@ -16,6 +16,8 @@ pub(crate) enum Choice {
     Best,
     /// It has the most organ voxels in the reference.
     Fullest,
+    /// All are shown.
+    All,
 }
 
 impl Choice {
@@ -24,6 +26,7 @@ impl Choice {
             Choice::Worst => "worst",
             Choice::Best => "best",
             Choice::Fullest => "fullest",
+            Choice::All => "",
         }
     }
 }
@@ -56,6 +59,11 @@ fn score(prediction: &[u8], reference: &[u8]) -> SliceScore {
         present().map(|&[predicted, referred, shared]| 2.0 * shared as f64 / (predicted + referred) as f64),
     );
     SliceScore { voxels: [1, 0].map(|mask| present().map(|counts| counts[mask]).sum()), dice }
+}
+
+/// Mean Dice of a slice over the organs that either mask has in it; `None` if there are none.
+pub(crate) fn slice_dice(prediction: &[u8], reference: &[u8]) -> Option<f64> {
+    score(prediction, reference).dice
 }
 
 /// The `each` slices with the lowest mean Dice, as many with the highest, and the one with the most organ voxels in the reference; each

@@ -4,7 +4,8 @@
 
 use crate::error::{EvalError, Result};
 use crate::folder::{
-    CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN, create_dir, read_json,
+    CASE_PAGES, CASES_TABLE, EVALUATION_JSON, EvaluationInfo, MASKS, OVERLAYS, REPORT, SUMMARY_TABLE, TABLE_MARKDOWN, create_dir,
+    read_json,
 };
 use crate::moves::{MOVES, Moves, PUBLISHING, WHAT, finish_moves};
 use sam_ladder_formats::Error;
@@ -19,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Everything that an evaluation writes, in the order in which it comes to its place; the cases' table is last.
-const PARTS: [&str; 7] = [MASKS, OVERLAYS, TABLE_MARKDOWN, REPORT, EVALUATION_JSON, SUMMARY_TABLE, CASES_TABLE];
+const PARTS: [&str; 8] = [MASKS, OVERLAYS, CASE_PAGES, TABLE_MARKDOWN, REPORT, EVALUATION_JSON, SUMMARY_TABLE, CASES_TABLE];
 /// Folder of an evaluation in progress, within the output folder.
 pub(crate) const UNFINISHED: &str = ".sam-ladder-eval";
 

@@ -60,14 +60,14 @@ fn papers_table(summary: &[SummaryRow], columns: &[OrganColumn], method: &str) -
     markdown_table(&headings, [row])
 }
 
-/// One row per organ and one for all: means, intervals and counts.
+/// A row for the mean, then one per organ: means, intervals and counts.
 fn counts_table(summary: &[SummaryRow], columns: &[OrganColumn]) -> String {
     let headings =
         ["Organ", "DSC ↑", "95 % interval", "HD ↓", "95 % interval", "Cases with DSC", "Cases with HD", "Missed", "Invented"];
-    let rows = with_mean(columns, "All organs").filter_map(|(heading, organ)| {
+    let rows = with_mean(columns).filter_map(|organ| {
         let row = row_of(summary, organ)?;
         let mut cells = vec![
-            cell(heading),
+            cell(organ),
             percent(row.dice),
             interval(row.dice_low, row.dice_high, percent),
             number(row.hd95),
@@ -79,7 +79,7 @@ fn counts_table(summary: &[SummaryRow], columns: &[OrganColumn]) -> String {
     markdown_table(&headings, rows)
 }
 
-/// One row per organ and one for all: the metrics that do not depend on the protocol. What needs the voxel spacing is left out where it is
+/// A row for the mean, then one per organ: the metrics that do not depend on the protocol. What needs the voxel spacing is left out where it is
 /// unknown.
 fn other_metrics_table(summary: &[SummaryRow], columns: &[OrganColumn], tolerance_mm: f64) -> String {
     let in_mm = has_spacing(summary);
@@ -94,9 +94,9 @@ fn other_metrics_table(summary: &[SummaryRow], columns: &[OrganColumn], toleranc
         ("volume difference, ml", in_mm),
     ];
     let headings: Vec<&str> = all.into_iter().filter_map(|(heading, shown)| shown.then_some(heading)).collect();
-    let rows = with_mean(columns, "All organs").filter_map(|(heading, organ)| {
+    let rows = with_mean(columns).filter_map(|organ| {
         let row = row_of(summary, organ)?;
-        let mut cells = vec![cell(heading)];
+        let mut cells = vec![cell(organ)];
         cells.extend([row.hd95_voxels, row.hd95_mm, row.hd95_larger_voxels, row.hd95_larger_mm].map(number));
         cells.extend([percent(row.surface_dice), number(row.volume_difference_ml)]);
         Some(cells.into_iter().zip(all).filter_map(|(cell, (_, shown))| shown.then_some(cell)).collect())
@@ -175,9 +175,9 @@ mod tests {
                 .ends_with("Missed organs: 1, invented: 0. For each missed one an HD of 0 was counted, the best value there is.")
         );
         assert!(text.trim_end().ends_with("The 1 missed and 0 invented organs count in none of these HD95."), "{text}");
-        assert_eq!(lines[8], "| Aorta | 70.00 | 60.00 to 70.00 | 1.00 | – | 12 | 11 | 1 | 0 |");
-        assert!(lines.contains(&"| All organs | 79.46 | 69.46 to 79.46 | 35.34 | – | 12 | 11 | 1 | 0 |"), "{text}");
-        assert!(text.contains("surface Dice at 2 mm") && text.contains("| All organs | – | – | – | – | 50.00 | – |"), "{text}");
+        assert_eq!(lines[8], "| mean | 79.46 | 69.46 to 79.46 | 35.34 | – | 12 | 11 | 1 | 0 |");
+        assert_eq!(lines[9], "| aorta | 70.00 | 60.00 to 70.00 | 1.00 | – | 12 | 11 | 1 | 0 |");
+        assert!(text.contains("surface Dice at 2 mm") && text.contains("| mean | – | – | – | – | 50.00 | – |"), "{text}");
     }
 
     #[test]

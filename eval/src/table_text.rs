@@ -12,6 +12,27 @@ pub(crate) fn markdown_table<S: AsRef<str>>(headings: &[S], rows: impl IntoItera
     text
 }
 
+/// A table for a terminal: columns as wide as their widest cell and two spaces apart, without spaces at a line's end. `left` says of each
+/// column whether its cells are aligned left; the others are aligned right.
+pub fn aligned_table(headings: &[&str], left: &[bool], rows: &[Vec<String>]) -> String {
+    let length = |text: &str| text.chars().count();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| length(cell));
+        cells.chain([length(headings[column])]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let cells = cells
+            .iter()
+            .zip(&widths)
+            .zip(left)
+            .map(|((cell, &width), &left)| if left { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(line(headings.to_vec())).chain(rows).collect()
+}
+
 /// Text that cannot break out of a Markdown table's cell.
 pub(crate) fn cell(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ")
@@ -58,6 +79,14 @@ mod tests {
     #[test]
     fn p_values_have_three_decimals() {
         assert_eq!([Some(0.0004), Some(0.25), None].map(p_text), ["< 0.001", "0.250", "–"].map(String::from));
+    }
+
+    #[test]
+    fn a_terminals_table_is_aligned() {
+        let rows = [["aorta", "9.50", "x y"], ["größe", "100.00", ""]].map(|row| row.map(String::from).to_vec());
+        let table = aligned_table(&["organ", "DSC", "note"], &[true, false, true], &rows);
+        assert_eq!(table, "organ     DSC  note\naorta    9.50  x y\ngröße  100.00\n");
+        assert_eq!(aligned_table(&["a"], &[true], &[]), "a\n");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The driver, from masks to files: what is written, that it can be read, and what is refused.
 
 use sam_ladder_eval::{
-    CASES_TABLE, CaseMasks, CasePrediction, EVALUATION_JSON, Evaluation, EvaluationConfig, EvaluationFolder, GreySlice, MASKS,
-    MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, SUMMARY_TABLE, Scored, TABLE_MARKDOWN,
+    CASE_PAGES, CASES_TABLE, CaseMasks, CasePrediction, EVALUATION_JSON, Evaluation, EvaluationConfig, EvaluationFolder,
+    GreySlice, MASKS, MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, RunFact, SUMMARY_TABLE, Scored, TABLE_MARKDOWN,
 };
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::orientation::Turn;
@@ -19,11 +19,16 @@ fn config(out_dir: &Path) -> EvaluationConfig {
         scoring: Protocol::Standard.into(),
         scored: Scored::default(),
         method: "ladder & <script>alert(1)</script>".into(),
-        run_info: vec![("seed".into(), "1234".into()), ("note".into(), "a \"quoted\" <b>name</b>".into())],
+        run_info: vec![
+            RunFact::new("Training", "seed", "1234"),
+            RunFact::caution("Training", "note", "a \"quoted\" <b>name</b>"),
+        ],
+        greys: "window <-125 to 275> HU".into(),
         curves: None,
         extreme_slices: 2,
         palette: Palette::Distinct,
         save_nifti: true,
+        case_pages: false,
         overwrite: false,
     }
 }
@@ -60,6 +65,7 @@ fn evaluate(config: EvaluationConfig) -> sam_ladder_eval::EvaluationOutputs {
                 images: Some(&grey),
                 geometry: None,
                 turn: Turn::NONE,
+                orientation: None,
             })
             .unwrap();
         assert_eq!(rows.len(), 2);
@@ -127,22 +133,94 @@ fn the_report_is_whole_escaped_and_refers_to_nothing() {
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
     assert_balanced(&page);
 
-    // What names and run information hold is text, never markup.
-    assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("<left>"));
+    // What names and run information hold is text, never markup; the page has one script, its own.
+    assert!(page.matches("<script").count() == 1 && page.contains("<script>// Enlarges a slice's picture"));
+    assert!(!page.contains("<b>") && !page.contains("<left>") && !page.contains("<-125"));
     assert!(page.contains("ladder &amp; &lt;script&gt;") && page.contains("spleen &lt;left&gt;"));
-    assert!(page.contains("a &quot;quoted&quot; &lt;b&gt;name&lt;/b&gt;"));
+    assert!(
+        page.contains("<dd class=\"caution\">a &quot;quoted&quot; &lt;b&gt;name&lt;/b&gt;</dd>")
+            && page.contains("<dd>1234</dd>")
+    );
 
-    // The page refers to nothing outside it, and its pictures are those on disk.
-    for outside in ["http:", "https:", "url(", "@import", "<link", "<iframe", "href="] {
+    // The page refers to nothing outside it.
+    for outside in ["http:", "https:", "url(", "@import", "<link", "<iframe", "src="] {
         assert!(!page.contains(outside), "the report contains {outside}");
     }
-    let sources: Vec<&str> = page.split("src=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert_eq!(sources.len(), 6);
-    for source in sources {
-        // The PNG signature in base64.
-        assert!(source.starts_with("data:image/png;base64,iVBORw0KGgo"), "{}", &source[..40]);
+    let references: Vec<&str> = page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    // The PNG signature in base64. Three slices of two cases: the scan, and once more next to it.
+    let is_png = |reference: &&&str| reference.starts_with("data:image/png;base64,iVBORw0KGgo");
+    assert_eq!((references.len(), references.iter().filter(is_png).count()), (12, 6));
+    for own in references.iter().filter(|reference| !is_png(reference)) {
+        assert!(page.contains(&format!("<image id=\"{}\"", &own[1..])), "{own}");
     }
-    assert_eq!(page.matches("<img ").count(), page.matches(" alt=\"Case ").count());
+}
+
+/// The worst slice is first. In it liver and spleen are outlined in the reference, only the liver in the prediction; the liver is missed on one
+/// side and added on the other, the spleen is missed.
+#[test]
+fn pictures_show_outlines_the_worst_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = std::fs::read_to_string(evaluate(config(dir.path())).report).unwrap();
+    let first = page.split("<figure class=\"slice\">").nth(1).unwrap().split("</figure>").next().unwrap();
+    assert!(first.contains("worst") && first.contains("Case 0001, slice 2: DSC in the slice 37.50 percent"), "{first}");
+    assert!(
+        first.contains("<path class=\"prediction\" d=\"M2 2h4v4h-4z\" stroke=\"#e69f00\"><title>liver, prediction</title>"),
+        "{first}"
+    );
+    for (outline, name) in [("M1 2h4v4h-4z", "liver, reference"), ("M9 9h1v1h-1z", "spleen &lt;left&gt;, reference")] {
+        assert!(
+            first.contains(&format!("<path class=\"reference\" d=\"{outline}\""))
+                && first.contains(&format!("<title>{name}</title>")),
+            "{name}"
+        );
+    }
+    assert!(first.contains("d=\"M1 2h1v4h-1zM9 9h1v1h-1z\"") && first.contains("d=\"M5 2h1v4h-1z\""), "{first}");
+    // Pixels of 0.5 mm by 2 mm; nothing says how the scan lies.
+    assert!(first.contains("aspect-ratio:20.00/6.00") && !first.contains("class=\"side"), "{first}");
+    assert!(page.contains("slices are shown as they lie in the array"));
+}
+
+/// Every slice of a case is there, the page begins where the masks differ most, and the report leads to it.
+#[test]
+fn a_cases_page_has_all_its_slices() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = evaluate(EvaluationConfig { case_pages: true, ..config(dir.path()) });
+    assert_eq!(names(&dir.path().join(CASE_PAGES)), set(&["0001.html", "0002.html"]));
+    let page = std::fs::read_to_string(dir.path().join(CASE_PAGES).join("0002.html")).unwrap();
+    assert_balanced(&page);
+    assert_eq!((page.matches("<template").count(), page.matches("<image ").count()), (SHAPE[0], SHAPE[0]));
+    assert!(page.contains("max=\"4\" step=\"1\" value=\"2\""), "slice 2 misses the spleen, too");
+    assert!(
+        page.contains("data-text=\"Case 0002, slice 0: DSC in the slice – percent\"")
+            && page.contains("spleen &lt;left&gt;, reference")
+    );
+    for outside in ["http:", "https:", "url(", "src="] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    let report = std::fs::read_to_string(out.report).unwrap();
+    assert!(report.contains("href=\"cases/0001.html\"") && report.contains("href=\"cases/0002.html\""));
+    // Without the option it is gone.
+    evaluate(EvaluationConfig { overwrite: true, ..config(dir.path()) });
+    assert!(!dir.path().join(CASE_PAGES).exists());
+}
+
+/// Of a scan whose columns run to the patient's right side: they are reversed, and the sides are marked.
+#[test]
+fn pictures_follow_the_radiological_convention() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut evaluation = Evaluation::new(config(dir.path())).unwrap();
+    let (prediction, reference) = masks();
+    let masks = case("0001", &prediction, &reference);
+    let orientation = Some("RPS".parse().unwrap());
+    evaluation.add_case(&CasePrediction { masks, images: Some(&grey), geometry: None, turn: Turn::NONE, orientation }).unwrap();
+    let page = std::fs::read_to_string(evaluation.finish().unwrap().report).unwrap();
+    // Columns 1 to 4 of 10 become 5 to 8.
+    assert!(
+        page.contains("<path class=\"reference\" d=\"M5 2h4v4h-4z\"") && page.contains("patient's right side is on the left")
+    );
+    let sides = "<span class=\"side left\">R</span><span class=\"side right\">L</span><span class=\"side top\">A</span>\
+                 <span class=\"side bottom\">P</span>";
+    assert_eq!(page.matches(sides).count(), 6, "two panels of three slices");
 }
 
 #[test]
@@ -158,7 +236,8 @@ fn the_report_shows_the_runs_course() {
     assert!(page.contains("background:#ff0000"));
     // Four box plots of two organs; two cases each, of which the spleen has no HD95.
     assert_eq!(page.matches("class=\"mark-box\"").count(), 7);
-    assert_eq!(page.matches("class=\"mark-cell\"").count(), 4);
+    // Two maps of two cases and two organs; the spleen has no HD95.
+    assert_eq!((page.matches("class=\"mark-cell\"").count(), page.matches("class=\"mark-cell empty\"").count()), (6, 2));
     let plain = tempfile::tempdir().unwrap();
     let page = std::fs::read_to_string(evaluate(config(plain.path())).report).unwrap();
     assert!(!page.contains("line-chart") && !page.contains("id=\"training\""));
@@ -170,7 +249,7 @@ fn assert_balanced(page: &str) {
     for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
         let name = tag.trim_start_matches('/').split([' ', '/', '\n']).next().unwrap();
         match tag {
-            _ if ["!DOCTYPE", "meta", "img"].contains(&name) || tag.ends_with('/') => {}
+            _ if ["!DOCTYPE", "meta", "img", "input"].contains(&name) || tag.ends_with('/') => {}
             _ if tag.starts_with('/') => assert_eq!(open.pop(), Some(name), "</{name}> closes another tag"),
             _ => open.push(name),
         }
@@ -196,6 +275,7 @@ fn a_finished_evaluation_is_replaced_only_on_request() {
             images: None,
             geometry: None,
             turn: Turn::NONE,
+            orientation: None,
         })
         .unwrap();
     evaluation.finish().unwrap();
@@ -209,7 +289,7 @@ fn a_bad_case_is_named_and_the_others_are_evaluated() {
     let (prediction, reference) = masks();
     let mut evaluation = Evaluation::new(config(dir.path())).unwrap();
     let mut refused = |masks: CaseMasks| {
-        let prediction = CasePrediction { masks, images: Some(&grey), geometry: None, turn: Turn::NONE };
+        let prediction = CasePrediction { masks, images: Some(&grey), geometry: None, turn: Turn::NONE, orientation: None };
         evaluation.add_case(&prediction).unwrap_err().to_string()
     };
     let mut different = case("0007", &prediction, &reference);
@@ -224,6 +304,7 @@ fn a_bad_case_is_named_and_the_others_are_evaluated() {
             images: Some(&no_picture),
             geometry: None,
             turn: Turn::NONE,
+            orientation: None,
         })
         .unwrap_err()
         .to_string();
@@ -235,13 +316,19 @@ fn a_bad_case_is_named_and_the_others_are_evaluated() {
                 masks: case("0008", &prediction, &reference),
                 images: Some(&short),
                 geometry: None,
-                turn: Turn::NONE
+                turn: Turn::NONE,
+                orientation: None,
             })
             .is_err()
     );
 
-    let good =
-        CasePrediction { masks: case("0009", &prediction, &reference), images: Some(&grey), geometry: None, turn: Turn::NONE };
+    let good = CasePrediction {
+        masks: case("0009", &prediction, &reference),
+        images: Some(&grey),
+        geometry: None,
+        turn: Turn::NONE,
+        orientation: None,
+    };
     evaluation.add_case(&good).unwrap();
     assert!(evaluation.add_case(&good).unwrap_err().to_string().contains("case 0009 was evaluated already"));
     let outputs = evaluation.finish().unwrap();

@@ -29,6 +29,19 @@ impl Orientation {
         all.then(|| Orientation(std::array::from_fn(|at| Direction { axis: axes[at], positive: positive[at] })))
     }
 
+    /// The side of the body towards which the index of each axis grows: `R`, `L`, `A`, `P`, `S` or `I`.
+    pub fn codes(self) -> [char; 3] {
+        self.0.map(|side| char::from(SIDES[side.axis][usize::from(side.positive)]))
+    }
+
+    /// That of an array which is turned.
+    pub fn turned(self, turn: Turn) -> Self {
+        Orientation(turn.0.map(|axis| {
+            let Direction { axis: along, positive } = self.0[turn.source(axis)];
+            Direction { axis: along, positive: positive == (axis > 0) }
+        }))
+    }
+
     /// All 48 orientations.
     pub fn all() -> Vec<Self> {
         let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
@@ -54,7 +67,7 @@ impl FromStr for Orientation {
 
 impl fmt::Display for Orientation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|side| write!(f, "{}", char::from(SIDES[side.axis][usize::from(side.positive)])))
+        self.codes().iter().try_for_each(|code| write!(f, "{code}"))
     }
 }
 
@@ -184,6 +197,7 @@ mod tests {
                 assert_eq!(turn.inverse().voxels(turned, turn.of_reversed([5, 4, 3])), voxels, "{from} to {to}");
                 assert_eq!(Turn::new(turn.axes()), Some(turn));
                 assert_eq!(turn.inverse(), Turn::between(to, from));
+                assert_eq!((from.turned(turn), to.turned(turn.inverse())), (to, from));
             }
         }
         assert_eq!([[0, 1, 2], [1, 1, 2], [1, 2, 4]].map(Turn::new), [None; 3]);

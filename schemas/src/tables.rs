@@ -4,6 +4,7 @@ use crate::orientation::Turn;
 use crate::variants::{Variant, VariantKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One row of `{train,test}/slices.parquet`: row `i` describes index `i` of the arrays' `slice` axis. The table has one column for each
 /// axis of the spacing and the size, and one for each class (see [`voxels_column`]).
@@ -91,6 +92,54 @@ impl ValueRange {
         let far = |(at, value): (usize, &f64)| *value < self.low[at] - margin || *value > self.high[at] + margin;
         percentiles.iter().enumerate().take(PERCENTILES.len()).any(far)
     }
+}
+
+/// An organ's volumes in the cases that a run was trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRange {
+    /// All cases.
+    pub cases: u32,
+    /// The cases whose reference has the organ.
+    pub with_organ: u32,
+    /// The least volume in these, in millilitres; `None` if there are none, or the spacing of one of all is unknown.
+    pub low_ml: Option<f64>,
+    /// The largest.
+    pub high_ml: Option<f64>,
+}
+
+impl VolumeRange {
+    /// Of each of the classes from 1, over the cases that `is_trained_on` names.
+    pub fn of(slices: &[SliceRow], num_organs: usize, is_trained_on: impl Fn(&str) -> bool) -> Vec<Self> {
+        let mut cases: BTreeMap<&str, (Option<[f64; 3]>, Vec<u64>)> = BTreeMap::new();
+        for slice in slices.iter().filter(|slice| is_trained_on(&slice.case)) {
+            let (_, voxels) = cases.entry(&slice.case).or_insert_with(|| (slice.spacing_mm, vec![0; num_organs]));
+            voxels.iter_mut().zip(&slice.voxels).for_each(|(sum, voxels)| *sum += voxels);
+        }
+        let voxel_ml: Option<Vec<f64>> = cases.values().map(|(spacing, _)| spacing.map(voxel_ml)).collect();
+        let range = |organ: usize| {
+            let voxels: Vec<u64> = cases.values().map(|(_, voxels)| voxels[organ]).collect();
+            let volumes = voxel_ml.iter().flatten().zip(&voxels).filter(|(_, voxels)| **voxels > 0);
+            let volumes: Vec<f64> = volumes.map(|(ml, &voxels)| ml * voxels as f64).collect();
+            VolumeRange {
+                cases: cases.len() as u32,
+                with_organ: voxels.iter().filter(|voxels| **voxels > 0).count() as u32,
+                low_ml: volumes.iter().copied().reduce(f64::min),
+                high_ml: volumes.iter().copied().reduce(f64::max),
+            }
+        };
+        (0..num_organs).map(range).collect()
+    }
+
+    /// Whether every case that was trained on has the organ.
+    pub fn is_in_every_case(&self) -> bool {
+        self.cases > 0 && self.with_organ == self.cases
+    }
+}
+
+/// Millilitres of a voxel, from the distances between voxel centres in millimetres.
+pub fn voxel_ml(spacing_mm: [f64; 3]) -> f64 {
+    spacing_mm.iter().product::<f64>() / 1000.0
 }
 
 /// Where the spacing of a scan comes from.
@@ -394,6 +443,34 @@ mod tests {
             assert_eq!(range.is_far_from(&scan(shift).percentiles), far, "{shift}");
         }
         assert!(ValueRange::of(&[ScanRow::of_array("a", [1; 3], None)]).is_empty() && ValueRange::of(&[]).is_empty());
+    }
+
+    #[test]
+    fn volumes_are_those_of_the_cases_that_were_trained_on() {
+        let slice = |case: &str, voxels: [u64; 2], spacing_mm| SliceRow {
+            row: 0,
+            case: case.into(),
+            slice_index: 0,
+            spacing_mm,
+            size: [10, 10],
+            voxels: voxels.to_vec(),
+            source: String::new(),
+            source_sha256: String::new(),
+        };
+        // Voxels of 2 and of 4 microlitres; the second organ is only in the case b, and c is held out.
+        let (fine, thick) = (Some([2.0, 1.0, 1.0]), Some([4.0, 1.0, 1.0]));
+        let mut slices =
+            vec![slice("a", [500, 0], fine), slice("b", [100, 7], thick), slice("a", [1000, 0], fine), slice("c", [9, 9], None)];
+        let of = |slices: &[SliceRow], held_out: &str| VolumeRange::of(slices, 2, |case| case != held_out);
+        let expected = [(2, Some(0.4), Some(3.0)), (1, Some(0.028), Some(0.028))];
+        let found = of(&slices, "c");
+        assert_eq!([0, 1].map(|organ| (found[organ].with_organ, found[organ].low_ml, found[organ].high_ml)), expected);
+        assert!(found[0].is_in_every_case() && !found[1].is_in_every_case());
+        // A case whose spacing is unknown leaves only the counts.
+        let found = of(&slices, "");
+        assert_eq!((found[0].cases, found[0].with_organ, found[0].low_ml, found[0].high_ml), (3, 3, None, None));
+        slices.clear();
+        assert!(!of(&slices, "")[0].is_in_every_case(), "of no case nothing is known");
     }
 
     #[test]

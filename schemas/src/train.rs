@@ -302,6 +302,9 @@ pub struct RunRecord {
     /// What the values of the store's training scans were like, for each channel; empty if nothing is known of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training_values: Vec<crate::tables::ValueRange>,
+    /// The volumes of each organ in the cases that the run is trained on, in the order of the classes from 1; empty in runs of older versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training_volumes: Vec<crate::tables::VolumeRange>,
     /// The scans that `config.val_cases` names, so that a store which was made again or has grown is known to hold the same. Older versions did
     /// not record them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -5,6 +5,7 @@ use super::checkpoint_names::note_names;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::progress::Terminal;
+use super::run_facts::{Evaluated, greys, run_facts};
 use super::scored_cases::{ScoredCases, Scorer};
 use super::typed::Typed;
 use crate::error::refusal;
@@ -14,7 +15,7 @@ use sam_ladder_cache::Store;
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
     CaseMasks, CasePrediction, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs, MEAN, MaskView,
-    RunCurves, SUMMARY_TABLE, ScoredSplit, Scoring,
+    RunCurves, SUMMARY_TABLE, ScoredSplit, Scoring, TABLE_MARKDOWN,
 };
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
@@ -22,6 +23,7 @@ use sam_ladder_schemas::orientation::Turn;
 use sam_ladder_schemas::tables::SummaryRow;
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::{CaseRequest, Ensemble, WeightSource};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 /// Worst slices of a case that are shown, as many of the best, and the fullest.
@@ -80,6 +82,9 @@ pub struct Args {
     /// Write the predicted masks as NIfTI files
     #[arg(long)]
     save_nifti: bool,
+    /// Write a page for each case, with all its slices under a slider: OUT/cases/CASE.html
+    #[arg(long)]
+    case_pages: bool,
     /// With --save-nifti: folder of the scans that the store was made from. Each mask then gets its scan's whole header, not only the
     /// affine, which the store keeps
     #[arg(long, value_name = "DIR", requires = "save_nifti")]
@@ -119,6 +124,7 @@ impl Args {
             out: Some(out.into()),
             settings: Typed::default(),
             save_nifti: false,
+            case_pages: false,
             scans: None,
             baseline: None,
             min_gain: None,
@@ -138,18 +144,9 @@ impl Args {
         }
     }
 
-    /// What the table's row is called, and what the report says of the model.
-    fn method(&self, store: &Path) -> (String, Vec<(String, String)>) {
-        let (method, mut model) = match (self.run.as_slice(), &self.checkpoint) {
-            ([], Some(path)) => ("SAM-Ladder", path.display().to_string()),
-            ([], None) => ("untrained", format!("untrained, seed {}", self.seed)),
-            (runs, _) => ("SAM-Ladder", runs.iter().map(|run| run.display().to_string()).collect::<Vec<_>>().join(" + ")),
-        };
-        if self.average_reflections {
-            model.push_str(", averaged over reflections");
-        }
-        let info = [("program", super::program()), ("store", store.display().to_string()), ("model", model)];
-        (method.into(), info.map(|(name, value)| (name.to_string(), value)).to_vec())
+    /// What the table's row is called.
+    fn method(&self) -> &'static str {
+        if self.run.is_empty() && self.checkpoint.is_none() { "untrained" } else { "SAM-Ladder" }
     }
 
     /// The run's course, if there is one run. If its tables are missing or damaged, the report does without them, and a warning says so.
@@ -176,47 +173,71 @@ impl Args {
         self.checkpoint.iter().for_each(|path| note_names(path));
         let reflections = self.average_reflections.then_some(scored.split);
         let ensemble = Ensemble::load(&self.weights(), reflections, &store, &device)?;
-        let (method, mut run_info) = self.method(store_path);
-        if scored.scored.is_validation() {
-            run_info.push(("held-out cases".into(), scored.cases.join(", ")));
-        }
+        let scoring = Scoring::from(&settings);
+        let evaluated = Evaluated {
+            weights: &self.weights(),
+            last: self.last,
+            average_reflections: self.average_reflections,
+            scoring: &scoring,
+            split: scored.split,
+            cases: &scored.cases,
+        };
         let mut evaluation = Evaluation::new(EvaluationConfig {
             out_dir,
             class_names: store.config().class_names.clone(),
-            scoring: Scoring::from(&settings),
+            scoring,
             scored: scored.scored.clone(),
-            method,
-            run_info,
+            method: self.method().into(),
+            run_info: run_facts(&store, &evaluated),
+            greys: greys(store.config()),
             curves: self.curves(),
             extreme_slices: EXTREME_SLICES,
             palette: settings.colours,
             save_nifti: self.save_nifti,
+            case_pages: self.case_pages,
             overwrite: self.force,
         })?;
+        self.add_cases(&mut evaluation, &scored, &ensemble, settings.spacing)?;
+        let outputs = evaluation.finish()?;
+        print_line!("{}", outputs.screen.trim_end());
+        print_note!("\nall scores: {}", outputs.report.with_file_name(TABLE_MARKDOWN).display());
+        print_note!("report: {}", outputs.report.display());
+        self.compare(&outputs, baseline)
+    }
+
+    /// Segments and measures case by case.
+    fn add_cases(
+        &self,
+        evaluation: &mut Evaluation,
+        scored: &ScoredCases,
+        ensemble: &Ensemble,
+        spacing_mm: Option<[f64; 3]>,
+    ) -> anyhow::Result<()> {
         let progress = Terminal::new().begin(Phase::new("", Unit::Slices, scored.slices().count() as u64));
+        // A case's last slices count once it is measured, so that the bar ends when the work does.
+        let last = Cell::new(0);
         for case in &scored.cases {
             progress.describe(&format!("case {case}"));
             let request = CaseRequest { split: scored.split, case, batch_size: self.batch_size as usize };
-            let predicted = ensemble.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
-            let reference = store.mask(scored.split, case)?;
+            let predicted =
+                ensemble.predict_case(scored.store, request, |slices| progress.advance(last.replace(slices as u64)))?;
+            let reference = scored.store.mask(scored.split, case)?;
             let geometry = scored.geometry(case, self.scans.as_deref())?;
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {
                     case,
                     prediction: MaskView { voxels: &predicted.mask, shape: predicted.shape },
                     reference: MaskView { voxels: &reference.labels, shape: reference.shape },
-                    spacing_mm: predicted.spacing_mm.or(settings.spacing),
+                    spacing_mm: predicted.spacing_mm.or(spacing_mm),
                 },
                 images: Some(&|slice| Ok(scored.picture(case, slice)?)),
                 geometry: geometry.as_ref(),
                 turn: scored.scan(case)?.turn().unwrap_or(Turn::NONE),
+                orientation: scored.orientation(case)?,
             })?;
+            progress.advance(last.take());
         }
-        drop(progress);
-        let outputs = evaluation.finish()?;
-        print_line!("{}", outputs.table.trim_end());
-        print_note!("report: {}", outputs.report.display());
-        self.compare(&outputs, baseline)
+        Ok(())
     }
 
     /// Prints the gain over the baseline, and fails if it is smaller than requested.

@@ -1,12 +1,10 @@
 //! A training's progress where there is no terminal: a line for each epoch, or for each minute.
 
+use super::progress::LINE_AFTER;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress};
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Shortest time between two lines.
-const LINE_AFTER: Duration = Duration::from_secs(60);
 
 /// The observer for a training run: a terminal shows bars, anything else gets lines.
 pub fn with_lines(observer: Arc<dyn Observer>) -> Arc<dyn Observer> {

@@ -14,6 +14,7 @@ mod precompute;
 mod predict;
 mod profile;
 mod progress;
+mod run_facts;
 mod sam_checkpoint;
 mod schema;
 mod scored_cases;

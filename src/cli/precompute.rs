@@ -2,7 +2,7 @@
 
 use super::device::DeviceChoice;
 use super::profile::Profile;
-use super::progress::Terminal;
+use super::progress::{self, Terminal};
 use super::slurm::SlurmArgs;
 use super::typed::Typed;
 use super::weights;
@@ -15,6 +15,7 @@ use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Space, Summar
 use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::observer::Unit;
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, parse_spacing};
 use sam_ladder_schemas::slurm::JobKind;
@@ -196,18 +197,25 @@ fn report(summary: &Summary, worker: Share, store: &Path) {
     let Summary { slices_written, slices_total, images_encoded, seconds, seconds_waiting, .. } = *summary;
     let store = store.display();
     let images = counted(images_encoded, "image");
+    let time = match images_encoded {
+        0 => progress::duration(seconds),
+        images => {
+            format!("{}, {}", progress::duration(seconds), progress::rate_text(Unit::Images, images as f64 / seconds.max(1e-9)))
+        }
+    };
     if !summary.complete {
         let slices = counted(slices_written, "slice");
-        print_note!("worker {worker} is done: {slices}, {images} in {seconds:.1} s; other workers are not");
+        print_note!("worker {worker} is done: {slices}, {images} in {time}; other workers are not");
     } else if summary.already_complete {
         print_note!("{store} is complete already: nothing to do");
     } else {
         let slices = counted(slices_total, "slice");
-        print_note!("{slices_written} of {slices}, {images} in {seconds:.1} s: {store}");
+        print_note!("{slices_written} of {slices}, {images} in {time}: {store}");
     }
     if seconds_waiting > NOTABLE_SECONDS.max(NOTABLE_PART * seconds) {
         print_note!(
-            "of these, the encoder waited {seconds_waiting:.0} s for images: reading and resampling the scans takes longer"
+            "of these, the encoder waited {} for images: reading and resampling the scans takes longer",
+            progress::duration(seconds_waiting)
         );
     }
 }

@@ -10,6 +10,7 @@ use sam_ladder_formats::nifti::Geometry;
 use sam_ladder_formats::volume::read_geometry;
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_train::{HeldOut, held_out, identity_variant};
 use serde_json::json;
@@ -18,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// The cases of one split that are scored.
 pub struct ScoredCases<'a> {
-    store: &'a Store,
+    /// The store.
+    pub store: &'a Store,
     /// The split of the store that holds them.
     pub split: Split,
     /// Their names, sorted.
@@ -135,6 +137,14 @@ impl<'a> ScoredCases<'a> {
     pub fn scan(&self, case: &str) -> anyhow::Result<&'a ScanRow> {
         let missing = || format!("{}: no scan of case {case}", self.store.path().display());
         self.store.scans(self.split).iter().find(|scan| scan.case == case).with_context(missing)
+    }
+
+    /// How a case's slices and masks lie in the body: by its affine, or as the user stated it when the store was made.
+    pub fn orientation(&self, case: &str) -> anyhow::Result<Option<Orientation>> {
+        let scan = self.scan(case)?;
+        let file = scan.axis_codes.as_deref().and_then(|codes| codes.parse::<Orientation>().ok());
+        let by_affine = file.zip(scan.turn()).map(|(file, turn)| file.turned(turn));
+        Ok(by_affine.or(self.store.config().preprocessing.orientation))
     }
 
     /// Where a case lies in space: as the store says it, or with the whole header of the scan in the folder `scans`, if that is given.

@@ -9,7 +9,7 @@ use super::train::recorded_store;
 use crate::interrupt;
 use crate::print::{print_line, print_note};
 use anyhow::ensure;
-use sam_ladder_eval::{MaskPair, MaskView, SUMMARY_TABLE};
+use sam_ladder_eval::{MaskPair, MaskView, SUMMARY_TABLE, aligned_table};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::sweep::{FINAL_EVAL, TrialRow, TrialStatus};
 use sam_ladder_train::run::Hd95;
@@ -172,16 +172,15 @@ impl Args {
     }
 }
 
-/// The best trials as a table.
+/// The best trials as a table; the settings, which may be long, stand last.
 fn print(summary: &SweepSummary) {
-    print_line!("| rank | trial | settings | status | epochs | Dice | HD95, mm |");
-    print_line!("| --- | --- | --- | --- | --- | --- | --- |");
-    for row in summary.trials.iter().take(PRINTED) {
-        print_line!("{}", table_row(row));
-    }
+    let headings = ["rank", "trial", "folder", "Dice", "HD95, mm", "epochs", "status", "settings"];
+    let left = [false, false, true, false, false, false, true, true];
+    let rows: Vec<Vec<String>> = summary.trials.iter().take(PRINTED).map(table_row).collect();
+    print_line!("{}", aligned_table(&headings, &left, &rows).trim_end());
 }
 
-fn table_row(row: &TrialRow) -> String {
+fn table_row(row: &TrialRow) -> Vec<String> {
     let value = |mean: Option<f64>, deviation: Option<f64>, digits: usize| match (mean, deviation) {
         (Some(mean), Some(deviation)) => format!("{mean:.digits$} ± {deviation:.digits$}"),
         (Some(mean), None) => format!("{mean:.digits$}"),
@@ -192,13 +191,14 @@ fn table_row(row: &TrialRow) -> String {
         (Some(reason), TrialStatus::Failed | TrialStatus::Diverged) => format!("{}: {reason}", row.status.name()),
         _ => row.status.name().to_string(),
     };
-    format!(
-        "| {rank} | {} | {} | {status} | {}/{} | {} | {} |",
-        row.trial,
-        row.settings.trim_matches(['{', '}']).replace('"', "").replace(',', ", ").replace(':', " "),
-        row.epochs,
-        row.max_epochs,
+    vec![
+        rank,
+        row.number.to_string(),
+        row.trial.clone(),
         value(row.dice, row.dice_std, 4),
-        value(row.hd95, row.hd95_std, 2)
-    )
+        value(row.hd95, row.hd95_std, 2),
+        format!("{}/{}", row.epochs, row.max_epochs),
+        status,
+        row.settings.trim_matches(['{', '}']).replace('"', "").replace(',', ", ").replace(':', " "),
+    ]
 }

@@ -5,7 +5,7 @@ use super::checkpoint_names::note_names;
 use super::lines::with_lines;
 use super::machine::Machine;
 use super::profile::Profile;
-use super::progress::Terminal;
+use super::progress::{self, Terminal};
 use super::typed::Typed;
 use super::weights;
 use crate::error::refusal;
@@ -16,6 +16,7 @@ use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::train::TrainConfig;
 use sam_ladder_train::run::{self, TrainArgs};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
@@ -108,7 +109,9 @@ impl Args {
             observer: with_lines(Terminal::new()),
         };
         let stop = interrupt::stop_flag("the step in flight is finished and saved")?;
+        let started = Instant::now();
         let summary = run::train_until(&args, &stop)?;
+        let time = progress::duration(started.elapsed().as_secs_f64());
         let at = match summary.last {
             Some(row) => format!(", loss {:.4}, gate {:.3}", row.loss, row.gate),
             None => String::new(),
@@ -117,7 +120,7 @@ impl Args {
             Some((dice, epoch)) => format!("; the best epoch is {epoch}, with a validation Dice of {dice:.4}"),
             None => String::new(),
         };
-        print_note!("{}{at}{best}: {}", counted(summary.steps, "step"), self.run.display());
+        print_note!("{}{at}{best}, {time}: {}", counted(summary.steps, "step"), self.run.display());
         Ok(())
     }
 }

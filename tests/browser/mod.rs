@@ -232,6 +232,24 @@ impl Page<'_> {
         base64(answer["data"].as_str().unwrap())
     }
 
+    /// Fails if anything that is shown is wider than its box or sticks out of the window, or a chart's text out of its chart.
+    pub fn assert_fits(&mut self) {
+        let outside = r#"[...document.querySelectorAll("body *")].filter(e => {
+            const r = e.getBoundingClientRect();
+            if (!r.width || !r.height) return false;
+            const svg = e.ownerSVGElement;
+            if (svg) {
+                const box = svg.getBoundingClientRect();
+                return e.tagName === "text" && (r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1);
+            }
+            if (r.left < -1 || r.right > document.documentElement.clientWidth + 1) return true;
+            return getComputedStyle(e).display !== "inline" && e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 1;
+        }).map(e => `${e.tagName}.${e.getAttribute("class")}: ${e.textContent.slice(0, 60)}`).slice(0, 10)"#;
+        let found = self.evaluate(outside);
+        let width = self.evaluate("innerWidth");
+        assert_eq!(found, json!([]), "{} at {width} px", self.url);
+    }
+
     /// Fails on any problem in the page so far: console errors, exceptions, refused or failed requests, requests outside the page, and content
     /// that is wider than the page.
     pub fn assert_sound(&mut self) {

@@ -3,7 +3,7 @@
 use super::Size;
 use super::legend::Legend;
 use super::scale::{AxisScale, ScaleKind};
-use super::svg::{Anchor, number, slanted_text, text, vertical_label, widest};
+use super::svg::{Anchor, number, slanted_text, text, text_width, vertical_label, widest};
 use maud::{Markup, html};
 
 /// Label, scale and range of an axis.
@@ -83,9 +83,13 @@ impl Frame {
 
 /// Grid, axes, their texts and the legend; and the frame that is left for the data.
 pub(crate) fn axes(size: Size, legend: &Legend, x: &Ticks, y: &Ticks) -> (Frame, Markup) {
-    let left = y.widest() + 10.0 + if y.label.is_empty() { 4.0 } else { 22.0 };
+    let beside_y = y.widest() + 10.0 + if y.label.is_empty() { 4.0 } else { 22.0 };
+    let room = size.width - beside_y - 14.0;
+    let slanted = x.widest() + 6.0 > room / x.places.len().max(1) as f64;
+    // A leaning text ends below its place: the first ones may reach beyond the vertical axis.
+    let lean = x.places.iter().map(|(share, content)| 0.85 * text_width(content) + 4.0 - share * room);
+    let left = if slanted { lean.fold(beside_y, f64::max) } else { beside_y };
     let width = size.width - left - 14.0;
-    let slanted = x.widest() + 6.0 > width / x.places.len().max(1) as f64;
     let below = if slanted { 10.0 + 0.6 * x.widest() } else { 18.0 } + if x.label.is_empty() { 4.0 } else { 22.0 };
     let top = 10.0 + legend.height(width);
     let frame = Frame { left, top, width, height: size.height - top - below };

@@ -30,7 +30,7 @@ pub struct HeatMap<'a> {
 }
 
 /// Width of the bar that explains the colours, with its numbers.
-const BAR: f64 = 66.0;
+pub(crate) const BAR: f64 = 66.0;
 
 /// Draws cells, one `mark-cell` per value, and a bar that explains their colours.
 pub fn heat_map(chart: &HeatMap) -> Markup {
@@ -114,7 +114,7 @@ impl Cells {
 }
 
 /// The colours, from the least value at the bottom to the largest.
-fn colour_bar(scale: &AxisScale, x: f64, top: f64, height: f64) -> Markup {
+pub(crate) fn colour_bar(scale: &AxisScale, x: f64, top: f64, height: f64) -> Markup {
     const STEPS: u32 = 40;
     let steps = f64::from(STEPS);
     html! {

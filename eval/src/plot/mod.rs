@@ -16,9 +16,11 @@ pub(crate) mod svg;
 
 pub use axes::Axis;
 pub use box_plot::{BoxPlot, BoxSeries, box_plot};
+pub(crate) use heat_map::{BAR, colour_bar};
 pub use heat_map::{HeatMap, heat_map};
 pub use line_chart::{Line, LineChart, line_chart};
 pub use paint::Paint;
+pub(crate) use paint::{ink_on, ramp};
 pub(crate) use scale::AxisScale;
 pub use scale::ScaleKind;
 

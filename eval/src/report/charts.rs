@@ -1,16 +1,17 @@
 //! The report's charts.
 
 use super::ReportPage;
-use crate::organ_columns::OrganColumn;
 use crate::page::section;
-use crate::plot::{self, Axis, BoxPlot, BoxSeries, HeatMap, Line, LineChart, Paint, Size};
+use crate::plot::svg::widest;
+use crate::plot::{self, Axis, BoxPlot, BoxSeries, Line, LineChart, Paint, Size};
 use crate::run_curves::Curve;
-use crate::scores::Scores;
 use crate::summary::has_spacing;
 use maud::{Markup, html};
 use sam_ladder_schemas::tables::CaseRow;
 
 const WIDE: Size = Size { width: 540.0, height: 300.0 };
+/// Organs in a chart; more are shown in further ones.
+const ORGANS_BESIDE: usize = 12;
 
 fn figure(caption: &str, svg: Markup) -> Markup {
     html! { figure { figcaption { strong { (caption) } } (svg) } }
@@ -18,19 +19,25 @@ fn figure(caption: &str, svg: Markup) -> Markup {
 
 impl ReportPage<'_> {
     /// A box plot of each metric, one box per organ.
-    pub(super) fn organs_section(&self, columns: &[OrganColumn]) -> Markup {
+    pub(super) fn organs_section(&self, organs: &[String]) -> Markup {
         let scoring = &self.context.scoring;
         let percent = |label| Axis { label, limits: Some([0.0, 100.0]), ..Axis::default() };
-        let distance = format!("HD95, {}", scoring.unit.name());
-        let surface = format!("Surface Dice at {} mm of each organ", scoring.tolerance_mm);
-        let ml = Axis { label: "ml", ..Axis::default() };
+        let axis = |label| Axis { label, ..Axis::default() };
+        let unit = scoring.unit.name();
+        let distance = format!("HD95, {unit}");
+        let captions = [
+            "DSC of each organ, percent: higher is better".to_string(),
+            format!("HD95 of each organ, {unit}: lower is better"),
+            format!("Surface Dice at {} mm of each organ, percent: higher is better", scoring.tolerance_mm),
+            "Volume difference of each organ, ml, predicted minus reference: 0 is best".into(),
+        ];
         let body = html! {
             div.charts {
-                (self.organ_boxes(columns, "DSC of each organ", percent("DSC, percent"), |row| row.dice.map(|dice| 100.0 * dice)))
-                (self.organ_boxes(columns, "HD95 of each organ", Axis { label: &distance, ..Axis::default() }, |row| row.hd95))
+                (self.organ_boxes(organs, &captions[0], percent("DSC, percent"), |row| row.dice.map(|dice| 100.0 * dice)))
+                (self.organ_boxes(organs, &captions[1], axis(&distance), |row| row.hd95))
                 @if has_spacing(self.summary) {
-                    (self.organ_boxes(columns, &surface, percent("surface Dice, percent"), |row| row.surface_dice.map(|dice| 100.0 * dice)))
-                    (self.organ_boxes(columns, "Volume difference of each organ", ml, |row| row.volume_difference_ml))
+                    (self.organ_boxes(organs, &captions[2], percent("surface Dice, percent"), |row| row.surface_dice.map(|dice| 100.0 * dice)))
+                    (self.organ_boxes(organs, &captions[3], axis("volume difference, ml"), |row| row.volume_difference_ml))
                 }
             }
             p.note {
@@ -41,15 +48,23 @@ impl ReportPage<'_> {
         section("organs", "Organs", body)
     }
 
-    fn organ_boxes(&self, columns: &[OrganColumn], caption: &str, y: Axis, value: fn(&CaseRow) -> Option<f64>) -> Markup {
-        let of_organ = |column: &OrganColumn| -> Vec<f64> {
-            self.cases.iter().filter(|row| row.organ == column.organ).filter_map(value).collect()
+    fn organ_boxes(&self, organs: &[String], caption: &str, y: Axis, value: fn(&CaseRow) -> Option<f64>) -> Markup {
+        let of_organ =
+            |organ: &String| -> Vec<f64> { self.cases.iter().filter(|row| row.organ == *organ).filter_map(value).collect() };
+        let parts = organs.chunks(ORGANS_BESIDE).len();
+        let part = |(index, organs): (usize, &[String])| {
+            let values: Vec<Vec<f64>> = organs.iter().map(of_organ).collect();
+            if parts > 1 && values.iter().all(Vec::is_empty) {
+                return html! {};
+            }
+            let series = [BoxSeries { name: self.context.method, paints: &[Paint::Series(0)], values: &values }];
+            let caption = if parts > 1 { format!("{caption} ({} of {parts})", index + 1) } else { caption.into() };
+            let label = format!("Box plot: {caption}");
+            // Long names, which lean, need room below.
+            let size = Size { height: WIDE.height + (0.6 * widest(organs) - 60.0).max(0.0), ..WIDE };
+            figure(&caption, plot::box_plot(&BoxPlot { size, label: &label, y, categories: organs, series: &series }))
         };
-        let categories: Vec<String> = columns.iter().map(|column| column.heading.clone()).collect();
-        let values: Vec<Vec<f64>> = columns.iter().map(of_organ).collect();
-        let series = [BoxSeries { name: self.context.method, paints: &[Paint::Series(0)], values: &values }];
-        let label = format!("Box plot: {caption}");
-        figure(caption, plot::box_plot(&BoxPlot { size: WIDE, label: &label, y, categories: &categories, series: &series }))
+        html! { @for part in organs.chunks(ORGANS_BESIDE).enumerate().map(part) { (part) } }
     }
 
     /// Learning curves and the gate; empty without a run.
@@ -66,10 +81,18 @@ impl ReportPage<'_> {
         ];
         let losses: Vec<Line> = losses.into_iter().filter(|line| !line.points.is_empty()).collect();
         let charts: Vec<Markup> = [
-            over_steps("Loss", "loss", &losses),
-            over_steps("DSC of the validation cases", "DSC, percent", &[line("validation", 2, &percent, few(&percent))]),
-            over_steps("Gate: SAM's share of the embeddings", "σ(α)", &[line("gate", 3, &curves.gate, false)]),
-            over_steps("Learning rate", "learning rate", &[line("learning rate", 0, &curves.lr, false)]),
+            over_steps("Training loss: lower is better", "loss", &losses),
+            over_steps(
+                "DSC of the validation cases at low resolution, percent: higher is better",
+                "DSC, percent",
+                &[line("validation", 2, &percent, few(&percent))],
+            ),
+            over_steps(
+                "Gate, SAM's share of the embeddings: 1 is only SAM, 0 only the side network",
+                "gate σ(α)",
+                &[line("gate", 3, &curves.gate, false)],
+            ),
+            over_steps("Learning rate of each step", "learning rate", &[line("learning rate", 0, &curves.lr, false)]),
         ]
         .into_iter()
         .flatten()
@@ -83,27 +106,6 @@ impl ReportPage<'_> {
         };
         section("training", "Training", body)
     }
-
-    /// Dice of each case and organ as colours.
-    pub(super) fn case_map(&self, columns: &[OrganColumn]) -> Markup {
-        let organs: Vec<String> = columns.iter().map(|column| column.organ.clone()).collect();
-        let scores = Scores::new(self.cases, &organs, |row| row.dice.map(|dice| 100.0 * dice));
-        let values: Vec<Vec<Option<f64>>> =
-            (0..scores.cases.len()).map(|case| (0..scores.organs()).map(|organ| scores.get(organ, case)).collect()).collect();
-        let names: Vec<String> = columns.iter().map(|column| column.heading.clone()).collect();
-        let svg = plot::heat_map(&HeatMap {
-            size: Size { width: 820.0, height: 60.0 + 26.0 * scores.cases.len() as f64 },
-            label: "Heat map: DSC of each case and organ, in percent",
-            x_label: "",
-            y_label: "case",
-            columns: &names,
-            rows: &scores.cases,
-            values: &values,
-            limits: Some([0.0, 100.0]),
-            decimals: 1,
-        });
-        figure("DSC of each case and organ, percent", svg)
-    }
 }
 
 /// Lines over the training steps; `None` if none has a point.
@@ -113,6 +115,6 @@ fn over_steps(caption: &str, y_label: &str, lines: &[Line]) -> Option<Markup> {
     }
     let axis = |label| Axis { label, ..Axis::default() };
     let label = format!("Line chart over the training steps: {caption}");
-    let chart = LineChart { size: WIDE, label: &label, x: axis("step"), y: axis(y_label), lines };
+    let chart = LineChart { size: WIDE, label: &label, x: axis("optimizer step"), y: axis(y_label), lines };
     Some(figure(caption, plot::line_chart(&chart)))
 }

@@ -42,9 +42,7 @@ pub(crate) fn draw(trials: &[Trial], curves: &[CurveRow], quantity: &Quantity, s
     let x_scale = AxisScale::over(ScaleKind::Linear, all().map(|point| point[0]));
     let y_axis = Axis { label: quantity.label, ..Axis::default() };
     let y_scale = y_axis.scale(all().map(|point| point[1]), 5);
-    let mut x_ticks = Ticks::of_scale("epochs", &x_scale, 6);
-    // Epochs are whole numbers.
-    x_ticks.places.retain(|(_, text)| !text.contains('.'));
+    let x_ticks = whole_ticks("epochs", &x_scale, all().map(|point| point[0]));
     let (frame, axes) = axes(size, &Legend::default(), &x_ticks, &Ticks::of_scale(quantity.label, &y_scale, 5));
     let drawn = html! {
         (axes)
@@ -55,6 +53,19 @@ pub(crate) fn draw(trials: &[Trial], curves: &[CurveRow], quantity: &Quantity, s
         }
     };
     element("curves", size, &format!("{} by epoch, one line per trial", quantity.label), drawn)
+}
+
+/// About six whole numbers between the least and the largest of some values, a round step apart.
+fn whole_ticks(label: &str, scale: &AxisScale, values: impl Iterator<Item = f64> + Clone) -> Ticks {
+    let (low, high) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max));
+    let least = ((high - low) / 6.0).max(1.0);
+    let powers = (0..9).map(|power| 10f64.powi(power));
+    let step = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|factor| factor * power)).find(|step| *step >= least).unwrap_or(least);
+    let numbers = (0..=(high / step) as u64).map(|index| index as f64 * step).filter(|number| *number >= low);
+    // Where the step passes over the first epoch, that one stands too.
+    let first = (step > 1.0 && low.is_finite()).then_some(low);
+    let places = first.into_iter().chain(numbers).filter_map(|number| Some((scale.position(number)?, format!("{number}"))));
+    Ticks { label: label.into(), places: places.collect(), grid: true }
 }
 
 #[cfg(test)]
@@ -72,6 +83,20 @@ mod tests {
         assert_eq!(mean_curve(trial, &curves, |row| row.val_dice).len(), 1, "epoch 1 has one run of two");
         let [epoch, mean] = mean_curve(trial, &curves, |row| row.val_dice)[0];
         assert!(epoch == 1.0 && (mean - 0.3).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_few_epochs_have_their_numbers_and_many_round_ones() {
+        let ticks = |low: f64, high: f64| -> Vec<String> {
+            let values = [low, high];
+            let scale = AxisScale::over(ScaleKind::Linear, values);
+            whole_ticks("epochs", &scale, values.into_iter()).places.into_iter().map(|(_, text)| text).collect()
+        };
+        assert_eq!(ticks(1.0, 2.0), ["1", "2"]);
+        assert_eq!(ticks(1.0, 5.0), ["1", "2", "3", "4", "5"]);
+        assert_eq!(ticks(1.0, 9.0), ["1", "2", "4", "6", "8"]);
+        assert_eq!(ticks(1.0, 200.0), ["1", "50", "100", "150", "200"]);
+        assert_eq!(ticks(3.0, 3.0), ["3"]);
     }
 
     #[test]

@@ -8,9 +8,11 @@ mod importance;
 mod importance_bars;
 #[cfg(test)]
 mod made_up;
+mod noise;
 mod overview;
 mod parallel;
 mod pareto;
+mod scatter;
 mod space;
 mod trial_marks;
 mod trials_table;
@@ -101,8 +103,10 @@ impl SweepPage {
         };
         let table = html! {
             (scrolling("Trials", trials_table::html(&trials, &parameters, &config.objectives)))
+            (self.reasons())
             p.note {
-                "A column's heading sorts by it. Pointing at a trial, here or in a chart, shows it everywhere; a click keeps it so."
+                "A trial has the number in which it was started; its folder is trials/ and the name behind the number. \
+                 A column's heading sorts by it. Pointing at a trial, here or in a chart, shows it everywhere; a click keeps it so."
             }
         };
         let body = html! {
@@ -118,13 +122,20 @@ impl SweepPage {
     fn curves_section(&self, trials: &[Trial]) -> Markup {
         const SIZE: Size = Size { width: 560.0, height: 330.0 };
         let mut quantities = vec![
-            ("Validation Dice", Quantity { label: "Dice, percent", value: |row| row.val_dice.map(|dice| 100.0 * dice) }),
-            ("Training loss", Quantity { label: "loss", value: |row| Some(row.loss) }),
+            (
+                "Validation Dice, percent: higher is better",
+                Quantity { label: "Dice, percent", value: |row| row.val_dice.map(|dice| 100.0 * dice) },
+            ),
+            ("Training loss: lower is better", Quantity { label: "loss", value: |row| Some(row.loss) }),
         ];
         if self.record.config.objectives.contains(&Objective::Hd95) {
-            quantities.insert(1, ("Validation HD95", Quantity { label: "HD95, mm", value: |row| row.val_hd95 }));
+            quantities
+                .insert(1, ("Validation HD95, mm: lower is better", Quantity { label: "HD95, mm", value: |row| row.val_hd95 }));
         }
-        quantities.push(("Gate: SAM's share", Quantity { label: "sigmoid(α)", value: |row| Some(f64::from(row.gate)) }));
+        quantities.push((
+            "Gate, SAM's share of the embeddings",
+            Quantity { label: "sigmoid(α)", value: |row| Some(f64::from(row.gate)) },
+        ));
         let body = html! {
             div.charts {
                 @for (heading, quantity) in &quantities { (figure(heading, curves::draw(trials, &self.curves, quantity, SIZE))) }
@@ -145,7 +156,7 @@ impl SweepPage {
         let order: Vec<String> = importance.iter().flat_map(|found| found.shares.iter().map(|(name, _)| name.clone())).collect();
         let two = two_settings::choose(parameters, &order);
         let map = two.and_then(|two| {
-            let heading = format!("{} × {}: best {} of a cell", two[1].name, two[0].name, objective_name(main));
+            let heading = format!("{} over {} and {}", objective_name(main), two[1].name, two[0].name);
             Some(figure(&heading, two_settings::draw(two, trials, main, HALF)?))
         });
         let all = parallel::draw(trials, parameters, objectives, Size { width: 1120.0, height: 380.0 });
@@ -220,7 +231,7 @@ mod tests {
         for part in [
             "class=\"plot curves\"",
             "class=\"plot parallel\"",
-            "class=\"plot heat-map\"",
+            "class=\"plot scatter\"",
             "class=\"plot importance\"",
             "<table class=\"trials\"",
         ] {

@@ -1,12 +1,20 @@
 //! The sweep in words and numbers: what was searched, the results, and its settings.
 
 use super::SweepPage;
+use super::noise::within_noise;
 use super::space::{Trial, best, objective_name, objective_value, value_text};
 use crate::page::{facts, section};
+use crate::plot::svg::digits;
 use crate::summary::MEAN;
 use maud::{Markup, html};
 use sam_ladder_schemas::counted::counted;
-use sam_ladder_schemas::sweep::{Domain, Objective, Pruning, SearchMethod, SweepRecord, TrialRow, TrialStatus, Validation};
+use sam_ladder_schemas::sweep::{
+    Budget, Domain, Objective, Pruning, SearchMethod, SweepRecord, TrialRow, TrialStatus, Validation,
+};
+use std::collections::BTreeMap;
+
+/// Reasons that are listed.
+const REASONS: usize = 8;
 
 impl SweepPage {
     /// Below the title: what was searched and how, the main numbers, and the best setting.
@@ -21,6 +29,8 @@ impl SweepPage {
                         @if index > 0 { ", " }
                         (name) " " b { (value_text(value)) }
                     }
+                    ". "
+                    @if let Some(&objective) = self.record.config.objectives.first() { (within_noise(best, trials, objective)) }
                 }
             } @else {
                 p.winner { "No trial has a value yet." }
@@ -81,21 +91,55 @@ impl SweepPage {
         let hd95 = value(mean.and_then(|row| row.hd95));
         let body = html! {
             p {
-                "The setting of trial " code { (record.trial) } ", trained on all training cases and evaluated once on the test cases: mean \
+                "The setting of trial " (self.name_of(&record.trial)) ", trained on all training cases and evaluated once on the test cases: mean \
                  Dice " b { (dice) " %" } ", mean HD95 " b { (hd95) } "."
             }
         };
         section("test", "Test cases", body)
     }
 
+    /// A trial's number and the name of its folder.
+    fn name_of(&self, id: &str) -> Markup {
+        let number = self.trials.iter().find(|row| row.trial == id).map(|row| row.number);
+        html! { @if let Some(number) = number { (number) " " } code { (id) } }
+    }
+
+    /// Why trials ended early, and how many for each reason.
+    pub(super) fn reasons(&self) -> Markup {
+        let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+        for row in &self.trials {
+            if let Some(reason) = &row.reason {
+                *counts.entry((row.status.name(), reason)).or_default() += 1;
+            }
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|&(what, count)| (std::cmp::Reverse(count), what));
+        let rest: u32 = counts.iter().skip(REASONS).map(|(_, count)| count).sum();
+        html! {
+            @if !counts.is_empty() {
+                ul.reasons {
+                    @for ((status, reason), count) in counts.iter().take(REASONS) { li { (count) " " (status) ": " (reason) } }
+                    @if rest > 0 { li { (rest) " more, for other reasons" } }
+                }
+            }
+        }
+    }
+
     /// Settings of the sweep.
     pub(super) fn facts_section(&self) -> Markup {
-        let SweepRecord { program, cache_id, config, jobs, folds, .. } = &self.record;
+        let SweepRecord { program, cache_id, config, jobs, folds, store_path, .. } = &self.record;
+        let store = store_path.as_ref().map_or(String::new(), |path| format!("{}, ", path.display()));
         let mut all = vec![
             ("Program".to_string(), program.clone()),
-            ("Store".into(), cache_id.clone()),
+            ("Store".into(), format!("{store}cache_id {cache_id}")),
+            (
+                "Objectives".into(),
+                config.objectives.iter().map(|objective| objective_name(*objective)).collect::<Vec<_>>().join("; "),
+            ),
             ("Search".into(), format!("{:?}, seed {}", config.search.method, config.search.seed).to_lowercase()),
             ("Pruning".into(), pruning(&config.pruning)),
+            ("Budget".into(), budget(&config.budget)),
+            ("Retries of a failed trial".into(), config.retries.to_string()),
             ("Trials at a time".into(), jobs.to_string()),
             ("Seeds".into(), config.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
         ];
@@ -105,13 +149,36 @@ impl SweepPage {
         for (index, cases) in folds.iter().enumerate() {
             all.push((format!("Validation cases, fold {}", index + 1), cases.join(", ")));
         }
-        for setting in config.settings.iter().filter(|setting| !setting.is_searched()) {
-            if let Domain::Fixed(value) = &setting.domain {
-                all.push((setting.name.clone(), value_text(value)));
-            }
+        for setting in &config.settings {
+            let when = setting.when.iter().map(|condition| {
+                let values: Vec<String> = condition.values.iter().map(value_text).collect();
+                format!(", if {} is {}", condition.setting, values.join(" or "))
+            });
+            all.push((setting.name.clone(), domain(&setting.domain) + &when.collect::<String>()));
         }
         section("facts", "Sweep", facts(&all))
     }
+}
+
+/// The values that a setting takes.
+fn domain(domain: &Domain) -> String {
+    match domain {
+        Domain::Fixed(value) => value_text(value),
+        Domain::List(values) => format!("one of {}", values.iter().map(value_text).collect::<Vec<_>>().join(", ")),
+        Domain::Range { min, max, scale, .. } => {
+            format!("from {} to {}, {}", digits(*min), digits(*max), format!("{scale:?}").to_lowercase())
+        }
+    }
+}
+
+fn budget(budget: &Budget) -> String {
+    let parts = [
+        budget.trials.map(|trials| counted(trials, "trial")),
+        budget.epochs.map(|epochs| counted(epochs, "epoch")),
+        budget.hours.map(|hours| format!("{hours} h")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "none".into() } else { parts.join(", ") }
 }
 
 fn pruning(pruning: &Pruning) -> String {

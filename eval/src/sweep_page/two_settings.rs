@@ -1,13 +1,14 @@
-//! The heat map of two settings: λ and the learning rate if both are searched.
+//! The objective over two settings, λ and the learning rate if both are searched: a heat map of a grid, otherwise a scatter.
 
+use super::scatter;
 use super::space::{Parameter, Trial, Values, objective_name, objective_value};
 use crate::plot::svg::digits;
-use crate::plot::{HeatMap, ScaleKind, Size, heat_map};
+use crate::plot::{HeatMap, Size, heat_map};
 use maud::Markup;
 use sam_ladder_schemas::sweep::Objective;
 
-/// Number of bins for a setting with more distinct values.
-const MAX_BINS: usize = 8;
+/// Values of each setting that a grid has at most.
+const MOST_VALUES: usize = 8;
 
 /// The settings across and upwards: the learning rate and λ, or the two numeric settings that explain most.
 pub(crate) fn choose<'p>(parameters: &'p [Parameter], by_importance: &[String]) -> Option<[&'p Parameter; 2]> {
@@ -26,70 +27,67 @@ pub(crate) fn choose<'p>(parameters: &'p [Parameter], by_importance: &[String]) 
     }
 }
 
-/// Ranges of a setting's values: one bin per value if there are few, otherwise equal parts of its scale.
-struct Bins {
-    /// Upper ends of all bins except the last.
-    ends: Vec<f64>,
-    names: Vec<String>,
+/// The distinct values of a setting, ascending.
+fn distinct(parameter: &Parameter, trials: &[&Trial]) -> Vec<f64> {
+    let mut numbers: Vec<f64> = trials.iter().filter_map(|trial| parameter.number(trial)).filter(|n| n.is_finite()).collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers.dedup();
+    numbers
 }
 
-impl Bins {
-    fn new(parameter: &Parameter, trials: &[&Trial]) -> Bins {
-        let mut numbers: Vec<f64> = trials.iter().filter_map(|trial| parameter.number(trial)).filter(|n| n.is_finite()).collect();
-        numbers.sort_by(f64::total_cmp);
-        numbers.dedup();
-        if numbers.len() <= MAX_BINS {
-            let ends = numbers.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
-            return Bins { ends, names: numbers.iter().map(|&number| digits(number)).collect() };
-        }
-        let log = parameter.values == Values::Numbers(ScaleKind::Log);
-        let (low, high) = (numbers[0], numbers[numbers.len() - 1]);
-        let edge = |index: usize| {
-            let share = index as f64 / MAX_BINS as f64;
-            if log { low * (high / low).powf(share) } else { low + (high - low) * share }
-        };
-        let short = |value: f64| digits(format!("{value:.1e}").parse().unwrap_or(value));
-        let names = (0..MAX_BINS).map(|index| format!("{}–{}", short(edge(index)), short(edge(index + 1)))).collect();
-        Bins { ends: (1..MAX_BINS).map(edge).collect(), names }
-    }
-
-    /// The bin of a value.
-    fn of(&self, value: f64) -> usize {
-        self.ends.iter().take_while(|&&end| value >= end).count()
-    }
+/// Whether the trials' values of two settings are a grid: few values of each, and most pairs of them tried.
+fn is_grid([across, upwards]: [&Parameter; 2], trials: &[&Trial]) -> bool {
+    let [columns, rows] = [across, upwards].map(|parameter| distinct(parameter, trials).len());
+    let mut pairs: Vec<[u64; 2]> =
+        trials.iter().filter_map(|trial| Some([across.number(trial)?.to_bits(), upwards.number(trial)?.to_bits()])).collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    columns <= MOST_VALUES && rows <= MOST_VALUES && 2 * pairs.len() >= columns * rows
 }
 
-/// Draws the best value of the objective in each cell, λ upwards; `None` if no trial has both settings and a value.
-pub(crate) fn draw([across, upwards]: [&Parameter; 2], trials: &[Trial], objective: Objective, size: Size) -> Option<Markup> {
-    let measured: Vec<&Trial> = (trials.iter())
-        .filter(|trial| {
-            across.number(trial).is_some() && upwards.number(trial).is_some() && objective_value(trial.row, objective).is_some()
-        })
-        .collect();
+/// Draws the objective over two settings: of a grid the best value of each pair, otherwise the trials on a ground; `None` if no trial has both
+/// settings and a value.
+pub(crate) fn draw(two: [&Parameter; 2], trials: &[Trial], objective: Objective, size: Size) -> Option<Markup> {
+    let has_all = |trial: &&Trial| {
+        two.iter().all(|parameter| parameter.number(trial).is_some()) && objective_value(trial.row, objective).is_some()
+    };
+    let measured: Vec<&Trial> = trials.iter().filter(has_all).collect();
     if measured.is_empty() {
         return None;
     }
-    let (columns, rows) = (Bins::new(across, &measured), Bins::new(upwards, &measured));
-    let mut values = vec![vec![None; columns.names.len()]; rows.names.len()];
+    Some(if is_grid(two, &measured) {
+        draw_grid(two, &measured, objective, size)
+    } else {
+        scatter::draw(two, &measured, objective, size)
+    })
+}
+
+/// One cell for each pair of values, λ upwards.
+fn draw_grid([across, upwards]: [&Parameter; 2], measured: &[&Trial], objective: Objective, size: Size) -> Markup {
+    let (columns, rows) = (distinct(across, measured), distinct(upwards, measured));
+    let mut values = vec![vec![None; columns.len()]; rows.len()];
     for trial in measured {
         let (Some(x), Some(y)) = (across.number(trial), upwards.number(trial)) else { continue };
         let Some(value) = objective_value(trial.row, objective) else { continue };
-        let cell: &mut Option<f64> = &mut values[rows.names.len() - 1 - rows.of(y)][columns.of(x)];
+        let place = |all: &[f64], number: f64| all.iter().position(|&known| known == number);
+        let (Some(column), Some(row)) = (place(&columns, x), place(&rows, y)) else { continue };
+        let cell: &mut Option<f64> = &mut values[rows.len() - 1 - row][column];
         let better = |held: f64| if objective == Objective::Dice { held.max(value) } else { held.min(value) };
         *cell = Some(cell.map_or(value, better));
     }
-    let row_names: Vec<String> = rows.names.into_iter().rev().collect();
-    Some(heat_map(&HeatMap {
+    let names = |numbers: &[f64]| -> Vec<String> { numbers.iter().map(|&number| digits(number)).collect() };
+    let row_names: Vec<String> = names(&rows).into_iter().rev().collect();
+    heat_map(&HeatMap {
         size,
         label: &format!("{} by {} and {}", objective_name(objective), across.name, upwards.name),
         x_label: &across.name,
         y_label: &upwards.name,
-        columns: &columns.names,
+        columns: &names(&columns),
         rows: &row_names,
         values: &values,
         limits: None,
         decimals: 1,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -121,15 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn many_values_are_put_in_bins_of_the_scale() {
+    fn values_that_are_no_grid_are_points() {
         let rows = rows(40, |n| format!(r#"{{"lr":{},"lambda":{}}}"#, 1e-5 * 1.3f64.powi(n as i32), f64::from(n) / 40.0));
         let trials = trials(&rows);
         let parameters = Parameter::all(&config(), &trials);
-        let svg = draw(choose(&parameters, &[]).unwrap(), &trials, Objective::Dice, Size { width: 500.0, height: 300.0 })
-            .unwrap()
-            .into_string();
-        let cells = svg.matches("mark-cell").count();
-        assert!((8..=16).contains(&cells), "{cells} cells along the diagonal");
-        assert!(draw(choose(&parameters, &[]).unwrap(), &[], Objective::Dice, Size { width: 500.0, height: 300.0 }).is_none());
+        let size = Size { width: 500.0, height: 300.0 };
+        let svg = draw(choose(&parameters, &[]).unwrap(), &trials, Objective::Dice, size).unwrap().into_string();
+        assert_eq!((svg.matches("mark-point").count(), svg.matches("mark-cell").count()), (40, 0), "{svg}");
+        assert!(draw(choose(&parameters, &[]).unwrap(), &[], Objective::Dice, size).is_none());
     }
 }

@@ -3,6 +3,7 @@
 mod outputs;
 mod settings;
 mod values;
+mod volumes;
 
 use super::checkpoint_names::note_names;
 use super::device::DeviceChoice;
@@ -27,6 +28,7 @@ use sam_ladder_train::{CaseRequest, Ensemble, load_trained};
 use settings::{EncoderFile, Settings, TypedFiles};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use volumes::Volumes;
 
 /// Batches whose time the first estimate is made of, after one that warms up.
 const MEASURED_BATCHES: usize = 2;
@@ -61,7 +63,8 @@ pub struct Args {
     /// encoder
     #[arg(long, value_name = "FILE")]
     sam_checkpoint: Option<PathBuf>,
-    /// Mask to write, or folder for the masks of several scans, CASE.nii.gz each. Label tables for ITK-SNAP and 3D Slicer are written next to it
+    /// Mask to write, or folder for the masks of several scans, CASE.nii.gz each. Label tables for ITK-SNAP and 3D Slicer, and the
+    /// organs' volumes as CSV, are written next to it
     #[arg(long, value_name = "MASK.nii.gz|DIR")]
     out: PathBuf,
     /// Orientation in which the model's training scans lie, as nibabel's axis codes, if the run does not know it: scans are turned to it, and
@@ -93,10 +96,14 @@ struct MaskJob {
 }
 
 impl MaskJob {
-    /// Writes its mask `[d, h, w]`, turned back to the scan's own grid.
-    fn write(&self, mask: Vec<u8>, observer: &dyn Observer) -> anyhow::Result<()> {
+    /// Writes its mask `[d, h, w]`, turned back to the scan's own grid, and its organs' volumes; `after` is said of the time it took.
+    fn write(&self, mask: Vec<u8>, volumes: &mut Volumes, observer: &dyn Observer, after: &str) -> anyhow::Result<()> {
+        // First the volumes: so no mask is without them, whenever the program is stopped.
+        let said = volumes.add(&self.scan.case, &mask, self.grid.spacing_mm())?;
         let mask = self.grid.turn.inverse().voxels(mask, self.grid.shape());
         write_nifti(&self.mask, &self.grid.geometry, &mask)?;
+        observer.message(&format!("scan {}{after}: {}", self.scan.case, self.mask.display()));
+        said.iter().for_each(|line| observer.message(line));
         if mask.iter().all(|&class| class == 0) {
             observer.message(&format!("warning: scan {}: no organ found, its mask is empty", self.scan.case));
         }
@@ -134,12 +141,14 @@ impl Args {
         print_note!("{scans}, {slices} to segment at {} pixels{there}", settings.config.image_size);
         if !jobs.is_empty() {
             outputs.check_label_tables(&settings.config.class_names)?;
+            let mut volumes = Volumes::open(outputs.volumes_table(&self.out), &settings)?;
             let work = Work { settings: &settings, outputs: &outputs, device: &device };
             let tables = match &self.store {
-                Some(store) => self.predict_stored(store, jobs, work, &mut bad)?,
-                None => Some(self.predict_all(&jobs, work, &mut bad)?),
+                Some(store) => self.predict_stored(store, jobs, work, &mut volumes, &mut bad)?,
+                None => Some(self.predict_all(&jobs, work, &mut volumes, &mut bad)?),
             };
             if let Some([first, second]) = tables {
+                print_note!("volumes of the organs: {}", volumes.path().display());
                 print_note!("names and colours of the classes: {}, {}", first.display(), second.display());
             }
         }
@@ -176,6 +185,7 @@ impl Args {
         &self,
         jobs: &[MaskJob],
         Work { settings, outputs, device }: Work,
+        volumes: &mut Volumes,
         bad: &mut usize,
     ) -> anyhow::Result<[PathBuf; 2]> {
         let model = load_model(settings, device)?;
@@ -207,14 +217,8 @@ impl Args {
                 mask.extend(model.predict_slices(&batch, count, [height, width])?);
                 pace.done(count);
             }
-            job.write(mask, &*observer)?;
-            let seconds = started.elapsed().as_secs_f64();
-            observer.message(&format!(
-                "scan {}: {} in {seconds:.1} s: {}",
-                job.scan.case,
-                counted(depth, "slice"),
-                job.mask.display()
-            ));
+            let time = progress::duration(started.elapsed().as_secs_f64());
+            job.write(mask, volumes, &*observer, &format!(": {} in {time}", counted(depth, "slice")))?;
         }
         Ok(tables)
     }
@@ -225,6 +229,7 @@ impl Args {
         store: &Path,
         mut jobs: Vec<MaskJob>,
         Work { settings, outputs, device }: Work,
+        volumes: &mut Volumes,
         bad: &mut usize,
     ) -> anyhow::Result<Option<[PathBuf; 2]>> {
         let observer = Terminal::new();
@@ -262,8 +267,7 @@ impl Args {
             progress.describe(&format!("scan {}", job.scan.case));
             let request = CaseRequest { split: Split::Test, case: &job.scan.case, batch_size: self.batch_size as usize };
             let predicted = model.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
-            job.write(predicted.mask, &*observer)?;
-            observer.message(&format!("scan {}: {}", job.scan.case, job.mask.display()));
+            job.write(predicted.mask, volumes, &*observer, "")?;
         }
         Ok(Some(tables))
     }

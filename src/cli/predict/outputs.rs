@@ -76,6 +76,13 @@ fn mask_stem(name: &str) -> Option<&str> {
     [".nii.gz", ".nii"].iter().find_map(|ending| without_ending(name, ending))
 }
 
+/// A path with a further ending.
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{ending}"));
+    name.into()
+}
+
 /// The files of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outputs {
@@ -136,11 +143,8 @@ impl Outputs {
 
     /// The names and colours of the classes for ITK-SNAP and 3D Slicer: two files with their texts.
     fn label_tables(&self, class_names: &[String]) -> [(PathBuf, String); 2] {
-        [(ITK_SNAP_ENDING, itk_snap(class_names)), (SLICER_ENDING, slicer(class_names))].map(|(ending, text)| {
-            let mut name = self.tables.as_os_str().to_owned();
-            name.push(format!(".{ending}"));
-            (name.into(), text)
-        })
+        [(ITK_SNAP_ENDING, itk_snap(class_names)), (SLICER_ENDING, slicer(class_names))]
+            .map(|(ending, text)| (with_ending(&self.tables, ending), text))
     }
 
     /// Makes the folder, and writes the names and colours of the classes into it; the two files.
@@ -157,6 +161,12 @@ impl Outputs {
             write_atomic(path, text.as_bytes())?;
         }
         Ok(tables.map(|(path, _)| path))
+    }
+
+    /// The table of the organs' volumes: next to a mask, or in the folder of masks.
+    pub fn volumes_table(&self, out: &Path) -> PathBuf {
+        let is_folder = self.tables.parent() == Some(out);
+        if is_folder { out.join("volumes.csv") } else { with_ending(&self.tables, "volumes.csv") }
     }
 
     /// Looks whether the label tables may be written, before anything is.

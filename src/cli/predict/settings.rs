@@ -10,7 +10,7 @@ use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::{EncoderError, published_encoder};
 use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load};
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::tables::ValueRange;
+use sam_ladder_schemas::tables::{ValueRange, VolumeRange};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::WeightSource;
 use sam_ladder_train::run::{read_info, read_record};
@@ -56,6 +56,8 @@ pub struct Settings {
     pub encoder: EncoderFile,
     /// What the values of the training scans were like, for each channel; empty if nothing is known of them.
     pub training_values: Vec<ValueRange>,
+    /// The organs' volumes in the cases that the model was trained on, by class from 1; empty if nothing is known of them.
+    pub training_volumes: Vec<VolumeRange>,
 }
 
 impl Settings {
@@ -88,7 +90,13 @@ impl Settings {
             Some(path) => WeightSource::Checkpoint(path.into()),
             None => WeightSource::Run { folder: run.into(), checkpoint: run_checkpoint(typed.last) },
         };
-        Ok(Settings { config: of_new_scans(record.store), weights, encoder, training_values: record.training_values })
+        Ok(Settings {
+            config: of_new_scans(record.store),
+            weights,
+            encoder,
+            training_values: record.training_values,
+            training_volumes: record.training_volumes,
+        })
     }
 
     /// The published preprocessing, and what the file says of sizes and classes.
@@ -127,7 +135,8 @@ impl Settings {
         if config.num_classes() != classes {
             config.class_names = (1..classes).map(|class| format!("class {class}")).collect();
         }
-        Ok(Settings { config, weights: WeightSource::Checkpoint(path.into()), encoder, training_values: Vec::new() })
+        let weights = WeightSource::Checkpoint(path.into());
+        Ok(Settings { config, weights, encoder, training_values: Vec::new(), training_volumes: Vec::new() })
     }
 
     /// Loads the frozen encoder; with SAM's checkpoint or random weights, the decoder too that a store of it keeps.

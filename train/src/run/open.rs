@@ -20,7 +20,7 @@ use sam_ladder_cache::TrainingSplit;
 use sam_ladder_formats::atomic::{is_temporary_of, tidy};
 use sam_ladder_formats::outputs::is_regular_file;
 use sam_ladder_formats::rows::read_rows;
-use sam_ladder_schemas::tables::{EpochRow, StepRow, ValueRange};
+use sam_ladder_schemas::tables::{EpochRow, StepRow, ValueRange, VolumeRange};
 use sam_ladder_schemas::train::{
     CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RUN_LOCK, RUN_LOG, RunInputs, RunRecord, STEPS_TABLE,
 };
@@ -82,6 +82,7 @@ fn start_run(
         init: sources.init.as_deref().map(input_file).transpose()?,
     };
     let cache_id = store.attributes().cache_id.clone();
+    let is_held_out = |case: &str| args.config.val_cases.iter().any(|held_out| held_out == case);
     let record = RunRecord {
         program: args.program.clone(),
         cache_id: cache_id.clone(),
@@ -92,6 +93,7 @@ fn start_run(
         inputs,
         groups: groups.to_record(),
         training_values: ValueRange::of(store.scans()),
+        training_volumes: VolumeRange::of(store.slices(), store.config().class_names.len(), |case| !is_held_out(case)),
         held_out: args.config.val_cases.iter().map(|case| held_out_case(store.attributes(), case)).collect(),
         store_path: Some(whole_path(&args.store)),
     };

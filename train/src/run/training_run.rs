@@ -270,11 +270,11 @@ impl Run {
         if let Some(StepRow { epoch, loss, dice, gate, .. }) = self.state.records.steps.last() {
             let (epoch, epochs) = (epoch + 1, self.setup.config.epochs);
             let validation = match self.state.records.epochs.last().and_then(|row| row.val_dice) {
-                Some(dice) => format!("  val dice {dice:.4}"),
+                Some(dice) => format!(", val dice {dice:.4}"),
                 None => String::new(),
             };
             progress
-                .describe(&format!("epoch {epoch}/{epochs}  loss {loss:.4}  dice loss {dice:.4}{validation}  gate {gate:.4}"));
+                .describe(&format!("epoch {epoch}/{epochs}, loss {loss:.4}, dice loss {dice:.4}{validation}, gate {gate:.3}"));
         }
     }
 
@@ -325,7 +325,7 @@ impl Run {
             }
             Report::Epochs(progress) => {
                 let dice = row.val_dice.map_or("–".into(), |dice| format!("{dice:.4}"));
-                progress.describe(&format!("loss {:.4}  val dice {dice}  gate {:.3}", row.loss, row.gate));
+                progress.describe(&format!("loss {:.4}, val dice {dice}, gate {:.3}", row.loss, row.gate));
                 progress.advance(1);
             }
         }

@@ -270,7 +270,7 @@ impl<'a, T: Trainer> Trials<'a, T> {
         let best = self.ledger.scheduler.order().first().copied().filter(|&trial| !trials[trial].scores.is_empty());
         let best = best.map_or(String::new(), |trial| {
             let score = trials[trial].scores.last().map_or(String::new(), score_text);
-            format!("  ·  best {}{score}", self.name(trial))
+            format!(", best {}{score}", self.name(trial))
         });
         let ended = count(|_| true);
         self.progress.advance(ended.saturating_sub(self.ended) as u64);
