@@ -83,14 +83,14 @@ def page(command, picture):
 
 
 def photograph(chromium, source, out, width, height, dark=False):
-    """Saves a page as Chromium shows it, in 256 colours with their errors spread, so that greys have no bands."""
+    """Saves a page as Chromium shows it, in all its colours: greys and scales would have bands in a palette."""
     with tempfile.TemporaryDirectory() as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
                    "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]  # fmt: skip
         options += ["--force-dark-mode"] if dark else []
         shot = Path(profile) / "shot.png"
         subprocess.run([chromium, *options, f"--window-size={width},{height}", f"--screenshot={shot}", source.resolve().as_uri()], check=True, capture_output=True)
-        Image.open(shot).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG).save(out, optimize=True)
+        Image.open(shot).convert("RGB").save(out, optimize=True)
     print(f"{out}: {out.stat().st_size // 1024} KiB")
 
 
