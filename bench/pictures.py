@@ -1,6 +1,6 @@
 """`make pictures`: makes the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM OUT
 
-The report and the sweep's page as headless Chromium shows them, an overlay that `eval` wrote, and the terminal during a training run and a sweep
+The report, a case's page and the sweep's page as headless Chromium shows them, an overlay that `eval` wrote, and the terminal during a training run and a sweep
 (a pseudo-terminal, drawn by pyte). Needs the demo's folder with its sweep.
 """
 
@@ -82,24 +82,47 @@ def page(command, picture):
     return f'<!doctype html><meta charset="utf-8"><body style="margin:0;background:#1e2227"><pre style="{style}">' + "\n".join(lines) + "</pre>", len(lines)
 
 
-def photograph(chromium, source, out, width, height):
-    """Saves a page as Chromium shows it, in 128 colours."""
+def photograph(chromium, source, out, width, height, dark=False):
+    """Saves a page as Chromium shows it, in all its colours: greys and scales would have bands in a palette."""
     with tempfile.TemporaryDirectory() as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
                    "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]  # fmt: skip
+        options += ["--force-dark-mode"] if dark else []
         shot = Path(profile) / "shot.png"
         subprocess.run([chromium, *options, f"--window-size={width},{height}", f"--screenshot={shot}", source.resolve().as_uri()], check=True, capture_output=True)
-        Image.open(shot).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, optimize=True)
+        Image.open(shot).convert("RGB").save(out, optimize=True)
     print(f"{out}: {out.stat().st_size // 1024} KiB")
+
+
+def only(source, sections, folder):
+    """A copy of a page with only these of its sections, and without its header."""
+    hidden = "".join(f":not([aria-labelledby={section}])" for section in sections)
+    copy = Path(folder) / source.name
+    copy.write_text(source.read_text().replace("</head>", f"<style>header, section{hidden} {{ display: none }} h2 {{ margin-top: 0 }}</style></head>"))
+    return copy
 
 
 def main():
     program, demo, chromium, out = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     out.mkdir(parents=True, exist_ok=True)
-    photograph(chromium, demo / "eval/report.html", out / "report.png", 1400, 1500)
-    photograph(chromium, demo / "sweep/sweep.html", out / "sweep.png", 1180, 1900)
-    overlays = sorted((demo / "eval/overlays").glob("*.png"))
-    shutil.copy(overlays[len(overlays) // 2], out / "overlay.png")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        evaluation = folder / "eval"
+        words = ["eval", "--store", demo / "store.zarr", "--run", demo / "run", "--out", evaluation, "--case-pages"]
+        subprocess.run([program, *map(str, words)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        report, case = evaluation / "report.html", sorted((evaluation / "cases").glob("*.html"))[1]
+        photograph(chromium, report, out / "report.png", 1280, 1560)
+        slices = only(report, ["slices"], folder)
+        photograph(chromium, slices, out / "report-slices.png", 1280, 1300)
+        photograph(chromium, slices, out / "report-slices-dark-700.png", 700, 1100, dark=True)
+        cases = only(report, ["cases", "run"], folder)
+        photograph(chromium, cases, out / "report-cases-dark.png", 1280, 1150, dark=True)
+        photograph(chromium, case, out / "case.png", 1280, 900)
+        photograph(chromium, case, out / "case-dark-700.png", 700, 640, dark=True)
+        overlays = sorted((evaluation / "overlays").glob("*.png"))
+        shutil.copy(overlays[len(overlays) // 2], out / "overlay.png")
+    photograph(chromium, demo / "sweep/sweep.html", out / "sweep.png", 1280, 2900)
+    photograph(chromium, demo / "sweep/sweep.html", out / "sweep-dark-700.png", 700, 2000, dark=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         store, config = demo / "store.zarr", Path(__file__).resolve().parent.parent / "docs/sweep.toml"

@@ -93,7 +93,10 @@ fn a_scan_stored_otherwise_has_the_mask_of_the_same_anatomy() {
         assert!(told.contains("scan shifted: its CT values differ from the training scans' (in brackets): "), "{told}");
         assert!(told.contains("no value is below 0"), "{told}");
     }
-    assert!(!said(on(at, "predict --scan @new/LPS.nii.gz --run @run --out @n.nii.gz")).contains("warning"));
+    // A model of a few steps makes implausible masks, and that is said; of the scan itself nothing is.
+    let told = said(on(at, "predict --scan @new/LPS.nii.gz --run @run --out @n.nii.gz"));
+    let of_scan = told.lines().filter(|line| line.starts_with("warning") && !line.contains("implausible next to the "));
+    assert_eq!(of_scan.collect::<Vec<_>>(), [""; 0], "{told}");
     // Through a store, too; and a stated orientation goes before the run's.
     let told = said(on(at, "predict --scan @new --run @run --out @stored --store @new.zarr"));
     assert!(told.contains("4 of 6 scans are turned"), "{told}");

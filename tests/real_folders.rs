@@ -441,7 +441,7 @@ fn masks_are_called_as_their_cases() {
     assert!(told.contains("2 files are not used (other channels than 0001 (ADC)): a_0000.nii.gz, b_0000.nii.gz"), "{told}");
     let mut masks: Vec<_> = fs::read_dir(at.join("masks")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     masks.sort();
-    assert_eq!(masks, ["a.nii.gz", "b.nii.gz", "labels.ctbl", "labels.label"]);
+    assert_eq!(masks, ["a.nii.gz", "b.nii.gz", "labels.ctbl", "labels.label", "volumes.csv"]);
     // The other channel is never taken for it.
     let refused = assert_refused(on(at, "predict --scan @imagesTr/a_0000.nii.gz --run @run --out @m.nii.gz"));
     assert!(

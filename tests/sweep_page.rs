@@ -193,6 +193,9 @@ fn a_sweeps_page_shows_every_trial_in_light_and_dark() {
         let outside = "[...document.querySelectorAll('[class^=mark]')].filter(m => { const a = m.getBoundingClientRect(), \
                        b = m.ownerSVGElement.getBoundingClientRect(); return a.x < b.x - 1 || a.y < b.y - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1 }).length";
         assert_eq!(page.evaluate(outside), 0);
+        // The table has room on a screen; a narrow page scrolls it within its frame.
+        let hidden = page.evaluate("(s => s.scrollWidth - s.clientWidth)(document.querySelector('.scroll'))").as_i64().unwrap();
+        assert!(hidden <= 0 || width < 1280, "{hidden} px of the table are out of sight");
         keep(&page.screenshot(), &format!("sweep-{}{width}.png", if dark { "dark-" } else { "" }));
     }
 

@@ -167,8 +167,9 @@ pub fn greys(config: &PrecomputeConfig) -> String {
 
 fn of_cases(store: &Store, evaluated: &Evaluated) -> Vec<RunFact> {
     let list = |cases: &[String]| format!("{}: {}", cases.len(), cases.join(", "));
-    let mut facts = vec![RunFact::new("Cases", "scored", list(evaluated.cases))];
-    for (split, name) in [(Split::Train, "training"), (Split::Test, "test")] {
+    let scored = if evaluated.split == Split::Test { "scored, test" } else { "scored, held out" };
+    let mut facts = vec![RunFact::new("Cases", scored, list(evaluated.cases))];
+    for (split, name) in [(Split::Train, "training, in the store"), (Split::Test, "test, in the store")] {
         let cases = store.cases(split);
         if split != evaluated.split || cases != evaluated.cases {
             facts.push(RunFact::new("Cases", name, list(&cases)));

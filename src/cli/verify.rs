@@ -88,7 +88,7 @@ impl Args {
         let (terminal, progress) = (Terminal::new(), Mutex::new(None));
         let report = verify(&self.store, &|done, total| {
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-            let phase = || (terminal.begin(Phase::new("", Unit::Files, total)), 0);
+            let phase = || (terminal.begin(Phase::new("checking", Unit::Files, total)), 0);
             let (progress, reported) = progress.get_or_insert_with(phase);
             progress.advance(done.saturating_sub(*reported));
             *reported = done.max(*reported);

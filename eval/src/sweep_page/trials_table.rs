@@ -39,7 +39,7 @@ impl Cell {
 
 /// The table, in the order of the ranks; trials without one follow by number.
 pub(crate) fn html(trials: &[Trial], parameters: &[Parameter], objectives: &[Objective]) -> Markup {
-    let columns = columns(trials, parameters, objectives);
+    let columns = columns(parameters, objectives);
     let mut order: Vec<&Trial> = trials.iter().collect();
     order.sort_by_key(|trial| (trial.row.rank.unwrap_or(u32::MAX), trial.row.number));
     html! {
@@ -63,7 +63,7 @@ pub(crate) fn html(trials: &[Trial], parameters: &[Parameter], objectives: &[Obj
 }
 
 /// The columns; empty ones are left out.
-fn columns<'a>(trials: &[Trial], parameters: &'a [Parameter], objectives: &[Objective]) -> Vec<Column<'a>> {
+fn columns<'a>(parameters: &'a [Parameter], objectives: &[Objective]) -> Vec<Column<'a>> {
     let whole = |value: f64| format!("{value:.0}");
     let cents = |value: f64| format!("{value:.2}");
     let mut columns = vec![
@@ -83,18 +83,16 @@ fn columns<'a>(trials: &[Trial], parameters: &'a [Parameter], objectives: &[Obje
             Objective::Dice => ("Dice, %", |trial| trial.row.dice_std.map(|std| 100.0 * std)),
             Objective::Hd95 => ("HD95, mm", |trial| trial.row.hd95_std),
         };
-        columns.push(Column::new(heading, move |trial| Cell::number(objective_value(trial.row, objective), cents)));
-        if trials.iter().any(|trial| trial.row.runs > 1) {
-            columns.push(Column::new("±", move |trial| Cell::number(deviation(trial), cents)));
-        }
+        columns.push(Column::new(heading, move |trial| {
+            let spread = deviation(trial).map_or(String::new(), |deviation| format!(" ± {}", cents(deviation)));
+            Cell::number(objective_value(trial.row, objective), |value| cents(value) + &spread)
+        }));
     }
     columns.push(Column::new("Epochs", |trial| {
         let (epochs, max_epochs) = (trial.row.epochs, trial.row.max_epochs);
-        Cell { text: html! { (epochs) " of " (max_epochs) }, key: epochs.to_string(), class: Some("number") }
+        let rung = trial.row.rung.map_or(String::new(), |rung| format!(", rung {rung}"));
+        Cell { text: html! { (epochs) " of " (max_epochs) (rung) }, key: epochs.to_string(), class: Some("number") }
     }));
-    if trials.iter().any(|trial| trial.row.rung.is_some()) {
-        columns.push(Column::new("Rung", move |trial| Cell::number(trial.row.rung.map(f64::from), whole)));
-    }
     columns.push(Column::new("Time, s", |trial| Cell::number(Some(trial.row.seconds), |seconds| format!("{seconds:.1}"))));
     columns.push(Column::new("Reason", |trial| Cell {
         class: Some("reason"),
