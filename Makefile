@@ -153,7 +153,7 @@ test-cuda-host: ## Run the CUDA build on a driver of the host's: every kernel, t
 	CARGO="$(CARGO)" CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh quick
 
 .PHONY: test-cuda-host-whole
-test-cuda-host-whole: ## The same with failing calls, the golden encoder, all tests of runs and sweeps, and other orders of streams (hours)
+test-cuda-host-whole: ## The same with failing calls, the golden encoder, runs, sweeps, and other orders of streams
 	CARGO="$(CARGO)" CUDA_TARGET="$(CUDA_TARGET)" tests/cuda_host/run.sh whole
 
 .PHONY: gpu-calls

@@ -14,9 +14,11 @@ machine code falls behind what the table promises:
                     of this width; of several loops, the one with the widest loads (the others are remainders); 0 if none loads
     straight_load   the same of the code outside of loops, where a wide path and one for odd sizes lie next to each other
     widest_load     bytes of the widest load anywhere in the kernel
+    narrow_loads    number of loads of less than 16 bytes; fewer are as good
 """
 
 import csv
+import os
 import pathlib
 import re
 import subprocess
@@ -36,7 +38,7 @@ THREADS = {"80": 2048, "86": 1536, "89": 1536, "90": 2048, "100": 2048, "120": 1
 BLOCK = 256
 # The table: what must hold on every architecture, then the registers on each.
 PROMISES = ["matrix", "loop_load", "straight_load", "widest_load"]
-LIMITS = ["local_bytes", "shared_bytes"] + [f"sm_{architecture}" for architecture in ARCHITECTURES]
+LIMITS = ["narrow_loads", "local_bytes", "shared_bytes"] + [f"sm_{architecture}" for architecture in ARCHITECTURES]
 COLUMNS = ["kernel"] + PROMISES + LIMITS
 
 
@@ -96,6 +98,7 @@ def promises(code):
         "loop_load": max((usual_load([width for at, width in loads if start <= at <= end]) for start, end in inner), default=0),
         "straight_load": usual_load([width for at, width in loads if not within(at, loops)]),
         "widest_load": max((width for _, width in loads), default=0),
+        "narrow_loads": sum(width < 16 for _, width in loads),
     }
 
 
@@ -139,7 +142,7 @@ def occupancy(registers, architecture):
 def measure(sources):
     """One row per kernel, what is wrong whatever the table says, and the lowest occupancy with its kernel."""
     rows, failures, lowest = {}, [], (2.0, "")
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = pathlib.Path(folder)
         modules = list(pool.map(lambda source: compile_ptx(source, folder), sources))
         pairs = [(ptx, architecture) for ptx in modules for architecture in ARCHITECTURES]
@@ -150,14 +153,14 @@ def measure(sources):
                     failures.append(f"{where} spills registers")
                 if found["registers"] * BLOCK > REGISTERS:
                     failures.append(f"{where}: {found['registers']} registers for {BLOCK} threads are more than there are")
-                row = rows.setdefault(name, {"kernel": name, "local_bytes": 0, "shared_bytes": 0})
+                row = rows.setdefault(name, {"kernel": name, "narrow_loads": 0, "local_bytes": 0, "shared_bytes": 0})
                 row[f"sm_{architecture}"] = found["registers"]
                 # What the worst of the architectures holds, and which it is.
                 for column in PROMISES if architecture in DISASSEMBLED else []:
                     if column not in row or found[column] < row[column]:
                         row[column], row[column, "on"] = found[column], f"sm_{architecture}"
-                for column in ["local_bytes", "shared_bytes"]:
-                    row[column] = max(row[column], found[column])
+                for column in ["narrow_loads", "local_bytes", "shared_bytes"]:
+                    row[column] = max(row[column], found.get(column, 0))
                 lowest = min(lowest, (occupancy(found["registers"], architecture), where))
     return list(rows.values()), failures, lowest
 

@@ -24,11 +24,11 @@ if [[ $part == count ]]; then
   exec tests/cuda_host/count.py "$target/release/examples" "$driver" "$target/host-calls"
 fi
 
-# What runs, by binary: filters of its tests, or nothing for all of them. Of a sweep those tests that differ by device.
+# What runs, by binary: filters of its tests, or nothing for all of them. Of sweeps and run folders those tests that depend on the device.
 quick=(golden_step "cuda_host every_gate a_step_does_not a_device_has a_recording_that_fails auto_leaves")
 whole=(
-  golden_step cuda_host cuda_host_precompute golden_encoder golden_trajectory side_networks train_run run_weights run_folder beyond_paper
-  "sweep trials_trained_together a_sweep_through_graphs a_trial_that_diverges a_stopped_sweep"
+  golden_step cuda_host cuda_host_precompute golden_encoder golden_trajectory side_networks train_run run_weights
+  "run_folder a_run_says" beyond_paper "sweep trials_trained_together a_sweep_through_graphs"
 )
 if [[ $part == quick ]]; then parts=("${quick[@]}"); else parts=("${whole[@]}"); fi
 
