@@ -204,13 +204,13 @@ def main():
     rows, failures, lowest = measure(sources)
     if "--write" in arguments:
         if sources != every:
-            found = {row["kernel"]: row for row in rows}
             with TABLE.open(newline="") as file:
-                rows = [found.get(row["kernel"], row) for row in csv.DictReader(file)]
+                # The rows of kernels that are gone stay until the whole table is written.
+                rows = list(({row["kernel"]: row for row in csv.DictReader(file)} | {row["kernel"]: row for row in rows}).values())
         with TABLE.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(sorted(rows, key=lambda row: row["kernel"]))
     else:
         failures += compare(rows, whole=sources == every)
     for failure in failures:
