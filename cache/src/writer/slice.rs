@@ -195,13 +195,13 @@ impl StoreWriter {
         items
             .map(|(item, variant)| match encode(item) {
                 Ok((bytes, quantization)) => Ok(Stored { bytes, quantization }),
-                Err(at) => Err(Error::Values {
-                    what: format!("{}, variant {variant}", named(kind)),
-                    reason: format!(
-                        "value {} is not finite as {:?}; check the scan and the weights, or give --dtype bf16 or f32",
-                        item[at], config.dtype
-                    ),
-                }),
+                Err(at) => {
+                    // Only a finite value may be one in a format with a wider range.
+                    let advice = if item[at].is_finite() { ", or give --dtype bf16 or f32" } else { "" };
+                    let reason =
+                        format!("value {} is not finite as {:?}; check the scan and the weights{advice}", item[at], config.dtype);
+                    Err(Error::Values { what: format!("{}, variant {variant}", named(kind)), reason })
+                }
             })
             .collect()
     }
