@@ -4,9 +4,8 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use sam_ladder_ops::composed::{batch_norm_train_composed, max_pool2d_3x3_s2_p1_composed};
 use sam_ladder_ops::{
-    BatchNormParams, Conv2d, Tail, add_relu, batch_norm_inference, batch_norm_train, batch_statistics,
-    max_pool2d_3x3_s2_p1, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward,
-    relu_backward, relu_backward_sum,
+    BatchNormParams, Conv2d, Tail, add_relu, batch_norm_inference, batch_norm_train, batch_statistics, max_pool2d_3x3_s2_p1,
+    normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward, relu_backward_sum,
 };
 
 fn conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {

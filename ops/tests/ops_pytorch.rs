@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use candle_core::{Device, Result, Tensor};
 use sam_ladder_ops::{
     F32Math, Numerics, RelPosAttention, Tail, Tape, TokenGrid, Value, add_relu, batch_statistics, gelu, layer_norm, linear,
-    multi_head_attention, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward,
+    multi_head_attention, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward,
+    relu_backward,
 };
 
 /// Tolerance of results and gradients: norm of the difference over the norm.

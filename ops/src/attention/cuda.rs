@@ -134,9 +134,14 @@ mod tests {
     #[test]
     fn attention_between_tokens_and_pixels() -> Result<()> {
         for dtype in FORMATS {
-            for (b, heads, queries, keys, d) in
-                [(2, 3, 5, 70, 16), (1, 2, 150, 10, 16), (1, 2, 10, 10, 32), (1, 1, 1, 1, 8), (2, 2, 33, 31, 8), (1, 2, 40, 35, 32)]
-            {
+            for (b, heads, queries, keys, d) in [
+                (2, 3, 5, 70, 16),
+                (1, 2, 150, 10, 16),
+                (1, 2, 10, 10, 32),
+                (1, 1, 1, 1, 8),
+                (2, 2, 33, 31, 8),
+                (1, 2, 40, 35, 32),
+            ] {
                 let c = heads * d;
                 let inputs = [uniform(&[b, queries, c], 1)?, uniform(&[b, keys, c], 2)?, uniform(&[b, keys, c], 3)?];
                 compare("attention", &inputs, &[0, 1, 2], dtype, |v| {

@@ -60,7 +60,9 @@ mod tests {
         for dtype in FORMATS {
             for (ci, co, k, stride, padding) in [(4, 8, 3, 1, 1), (8, 4, 3, 2, 1), (3, 8, 7, 2, 3), (4, 8, 1, 2, 0)] {
                 let inputs = [uniform(&[2, ci, 12, 14], 1)?, uniform(&[co, ci, k, k], 2)?];
-                compare_on_graph("convolution", &inputs, &[0], dtype, |t| Ok(vec![Conv2d::new(stride, padding).forward(&t[0], &t[1])?]))?;
+                compare_on_graph("convolution", &inputs, &[0], dtype, |t| {
+                    Ok(vec![Conv2d::new(stride, padding).forward(&t[0], &t[1])?])
+                })?;
             }
         }
         Ok(())

@@ -51,8 +51,7 @@ pub(super) fn mix_backward_alpha(gradient: &Tensor, sam: &Tensor, cnn: &Tensor, 
     let inputs = [Input::new(gradient)?, Input::new(sam)?, Input::new(cnn)?, Input::new(&alpha)?];
     let n = Arg::Size(gradient.elem_count() as u64);
     let args = [&inputs.each_ref().map(Input::arg)[..], &[partial.arg(), n]].concat();
-    let (kernel, grid) =
-        (format!("mix_backward_alpha_{}", suffix(gradient.dtype())?), Grid::blocks([SUM_BLOCKS as u32, 1, 1]));
+    let (kernel, grid) = (format!("mix_backward_alpha_{}", suffix(gradient.dtype())?), Grid::blocks([SUM_BLOCKS as u32, 1, 1]));
     // SAFETY: three tensors of `n` elements of one format, a number, and a float64 number for each block.
     unsafe { gpu.launch(MODULE, &kernel, grid, &args)? };
     sum_partials(&gpu, &partial, 1)

@@ -60,11 +60,7 @@ pub fn mix(sam: &Value, cnn: &Value, alpha: &Value) -> Result<Value> {
             };
             found.reshape(alpha.shape())?.to_dtype(alpha.dtype())
         };
-        Ok(vec![
-            wanted[0].then(of_sam).transpose()?,
-            wanted[1].then(of_cnn).transpose()?,
-            wanted[2].then(of_alpha).transpose()?,
-        ])
+        Ok(vec![wanted[0].then(of_sam).transpose()?, wanted[1].then(of_cnn).transpose()?, wanted[2].then(of_alpha).transpose()?])
     })
 }
 

@@ -141,9 +141,7 @@ mod tests {
                 compare("layer norm", &inputs, &[0], dtype, |v| crate::layer_norm(&v[0], &v[1], &v[2], 1e-5))?;
                 let [x, weight, bias] = inputs;
                 let inputs = [x, uniform(&[rows, c], 4)?, weight, bias];
-                compare("norm of a sum", &inputs, &[0, 1], dtype, |v| {
-                    crate::add_layer_norm(&v[0], &v[1], &v[2], &v[3], 1e-5)
-                })?;
+                compare("norm of a sum", &inputs, &[0, 1], dtype, |v| crate::add_layer_norm(&v[0], &v[1], &v[2], &v[3], 1e-5))?;
             }
         }
         Ok(())

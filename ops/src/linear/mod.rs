@@ -191,11 +191,7 @@ mod tests {
             |v| linear_groups(&v[0], &v[1], &v[2], F32Math::Exact),
             |t| t[0].matmul(&t[1].t()?)?.broadcast_add(&t[2].unsqueeze(1)?),
         )?;
-        assert_gradients_match(
-            &inputs[..2],
-            |v| product_transposed(&v[0], &v[1], F32Math::Exact),
-            |t| t[0].matmul(&t[1].t()?),
-        )
+        assert_gradients_match(&inputs[..2], |v| product_transposed(&v[0], &v[1], F32Math::Exact), |t| t[0].matmul(&t[1].t()?))
     }
 
     #[test]

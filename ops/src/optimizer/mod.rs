@@ -91,7 +91,10 @@ impl Slot<'_> {
         let all = [Some(value), Some(gradient), Some(first), second];
         for (i, tensor) in all.into_iter().flatten().enumerate() {
             let is_gradient = i == 1;
-            if (tensor.dtype() != DType::F32 && !is_gradient) || !tensor.is_contiguous() || !tensor.device().same_device(value.device()) {
+            if (tensor.dtype() != DType::F32 && !is_gradient)
+                || !tensor.is_contiguous()
+                || !tensor.device().same_device(value.device())
+            {
                 bail!(
                     "optimizer: expected contiguous float32 on {:?}, found {tensor:?} on {:?}",
                     value.device(),

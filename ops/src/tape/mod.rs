@@ -68,7 +68,10 @@ pub struct Gradients(HashMap<TensorId, Tensor>);
 
 impl std::fmt::Debug for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Value").field("tensor", &self.tensor).field("place", &self.place.as_ref().map(|place| place.index)).finish()
+        f.debug_struct("Value")
+            .field("tensor", &self.tensor)
+            .field("place", &self.place.as_ref().map(|place| place.index))
+            .finish()
     }
 }
 

@@ -64,9 +64,7 @@ impl Gate {
     pub(super) fn forward(&self, sam: &Value, cnn: &Value, tape: Option<&Tape>) -> Result<Value> {
         match &self.kind {
             Kind::Constant(alpha) if alpha.var().elem_count() == 1 => mix(sam, cnn, &alpha.on(tape)),
-            Kind::Constant(alpha) => {
-                record_composed(&[sam, cnn, &alpha.on(tape)], |t| blend(&t[0], &t[1], &sigmoid(&t[2])?))
-            }
+            Kind::Constant(alpha) => record_composed(&[sam, cnn, &alpha.on(tape)], |t| blend(&t[0], &t[1], &sigmoid(&t[2])?)),
             Kind::Pixel { weight, bias, conv, last_mean, seen } => {
                 let (c, conv) = (sam.tensor().dim(1)?, *conv);
                 let inputs = [sam, cnn, &weight.on(tape), &bias.on(tape)];

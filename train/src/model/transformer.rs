@@ -85,7 +85,13 @@ impl Projections {
             linear(&pe.into(), &(&of_encoding).into(), Some(&(&bias).into()), math)?.into_tensor().squeeze(0)
         };
         let table = pe.map(of_constant).transpose()?;
-        Ok(Projections { weight: Frozen::new(Tensor::cat(&weights, 0)?), bias, of_encoding: Frozen::new(of_encoding), table, math })
+        Ok(Projections {
+            weight: Frozen::new(Tensor::cat(&weights, 0)?),
+            bias,
+            of_encoding: Frozen::new(of_encoding),
+            table,
+            math,
+        })
     }
 
     /// x `[b, n, in]`, and the encoding if it is trained → `[b, n, out]`
@@ -190,7 +196,8 @@ impl Layer {
         image_pe: &Tensor,
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
-        let token_to_image = CrossAttention::new(&format!("{prefix}.cross_attn_token_to_image"), [tokens.constant(), Some(image_pe)], parameters)?;
+        let token_to_image =
+            CrossAttention::new(&format!("{prefix}.cross_attn_token_to_image"), [tokens.constant(), Some(image_pe)], parameters)?;
         // The first layer attends to the tokens themselves.
         let pe = tokens.constant().filter(|_| !first);
         let attention = SelfAttention::new(&format!("{prefix}.self_attn"), pe, parameters)?;
@@ -210,7 +217,11 @@ impl Layer {
             norm2: LayerNorm::new(&format!("{prefix}.norm2"), parameters)?,
             mlp: Mlp::new(&format!("{prefix}.mlp"), parameters)?,
             norm3: LayerNorm::new(&format!("{prefix}.norm3"), parameters)?,
-            image_to_token: CrossAttention::new(&format!("{prefix}.cross_attn_image_to_token"), [Some(image_pe), tokens.constant()], parameters)?,
+            image_to_token: CrossAttention::new(
+                &format!("{prefix}.cross_attn_image_to_token"),
+                [Some(image_pe), tokens.constant()],
+                parameters,
+            )?,
             norm4: LayerNorm::new(&format!("{prefix}.norm4"), parameters)?,
         })
     }

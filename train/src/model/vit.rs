@@ -5,12 +5,12 @@
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{F32Math, Tape, Value, gelu, layer_norm, linear, multi_head_self_attention, record_composed};
 
+use super::PATCH_SIZE;
 use super::error::ModelError;
 use super::mlp::TrainedLinear;
 use super::names::Names;
 use super::parameters::{Parameters, Trainable};
 use super::projection::{Projection, projection_names};
-use super::PATCH_SIZE;
 
 /// Channels of each token.
 pub(super) const WIDTH: usize = 192;
