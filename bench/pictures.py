@@ -89,8 +89,9 @@ def photograph(chromium, source, out, width, height, dark=False):
                    "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]  # fmt: skip
         options += ["--force-dark-mode"] if dark else []
         shot = Path(profile) / "shot.png"
-        subprocess.run([chromium, *options, f"--window-size={width},{height}", f"--screenshot={shot}", source.resolve().as_uri()], check=True, capture_output=True)
-        Image.open(shot).convert("RGB").save(out, optimize=True)
+        subprocess.run([chromium, *options, f"--window-size={width},{max(height, 600)}", f"--screenshot={shot}", source.resolve().as_uri()], check=True, capture_output=True)
+        # Chromium draws no window that is lower than its own frame.
+        Image.open(shot).convert("RGB").crop((0, 0, width, height)).save(out, optimize=True)
     print(f"{out}: {out.stat().st_size // 1024} KiB")
 
 

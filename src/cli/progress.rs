@@ -1,10 +1,9 @@
 //! What the commands show of their work: bars on standard error where that is a terminal, and lines in any case.
 
 use crate::print::print_note;
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
-use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,30 +39,29 @@ impl Observer for Terminal {
 
     fn begin(&self, phase: Phase<'_>) -> Box<dyn Progress> {
         let bar = phase.total.map_or_else(ProgressBar::no_length, ProgressBar::new).with_position(phase.done);
-        let state = Arc::new(Mutex::new(State::new(&phase, Instant::now())));
+        let state = State::new(&phase, Instant::now());
         if !self.is_terminal {
             bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-            return Box::new(Bar { bar, state, is_hidden: true });
+            return Box::new(Bar { bar, state: Mutex::new(state), is_hidden: true });
         }
         let bar = self.bars.add(bar);
         // A template that indicatif does not know leaves the bar plain.
         if let Ok(style) = ProgressStyle::with_template(template(&phase)) {
-            let shown = state.clone();
-            bar.set_style(style.with_key("state", move |_: &ProgressState, out: &mut dyn Write| {
-                let _ = out.write_str(&locked(&shown).text(Instant::now()));
-            }));
+            bar.set_style(style);
         }
         bar.set_prefix(phase.name.to_owned());
+        bar.set_message(state.text(Instant::now()));
         bar.enable_steady_tick(REDRAW);
-        Box::new(Bar { bar, state, is_hidden: false })
+        Box::new(Bar { bar, state: Mutex::new(state), is_hidden: false })
     }
 }
 
+/// The message is cut where the terminal ends.
 fn template(phase: &Phase<'_>) -> &'static str {
     match (phase.unit, phase.total) {
-        (Unit::Epochs, _) => "  {prefix:40} {bar:20} {state}",
-        (Unit::Trials, _) | (_, None) => "{spinner} {state}",
-        _ => "{wide_bar} {state}",
+        (Unit::Epochs, _) => "  {prefix:40} {bar:12} {wide_msg}",
+        (Unit::Trials, _) | (_, None) => "{spinner} {wide_msg}",
+        _ => "{bar:20} {wide_msg}",
     }
 }
 
@@ -177,28 +175,31 @@ pub fn rate_text(unit: Unit, per_second: f64) -> String {
 #[derive(Debug)]
 struct Bar {
     bar: ProgressBar,
-    state: Arc<Mutex<State>>,
+    state: Mutex<State>,
     is_hidden: bool,
 }
 
 impl Progress for Bar {
     fn advance(&self, units: u64) {
-        let line = {
+        let (text, line) = {
             let (mut state, now) = (locked(&self.state), Instant::now());
             state.advance(units, now);
-            if self.is_hidden { state.line(now) } else { None }
+            (state.text(now), if self.is_hidden { state.line(now) } else { None })
         };
-        // Drawing takes the state's lock again.
         self.bar.inc(units);
+        self.bar.set_message(text);
         if let Some(line) = line {
             print_note!("{line}");
         }
     }
 
     fn describe(&self, text: &str) {
-        locked(&self.state).description = text.into();
-        // Draws at once; the template shows the state instead.
-        self.bar.set_message(text.to_owned());
+        let text = {
+            let mut state = locked(&self.state);
+            state.description = text.into();
+            state.text(Instant::now())
+        };
+        self.bar.set_message(text);
     }
 }
 
