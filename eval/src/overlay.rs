@@ -59,7 +59,7 @@ pub(crate) fn draw(slice: &ShownSlice, palette: Palette) -> Picture {
             let grey = slice.grey.as_ref().map_or(0.0, |grey| sample(grey, y, x, [height, width]));
             let at = y * width + x;
             let is_line = |plane: &[u8]| is_outline(plane, [height, width], y, x);
-            let outlined = if (x + y) / DASH % 2 == 0 && is_line(&reference) {
+            let outlined = if ((x + y) / DASH).is_multiple_of(2) && is_line(&reference) {
                 reference_colour(palette, reference[at])
             } else if is_line(&prediction) {
                 colour(palette, prediction[at])

@@ -14,7 +14,9 @@ use sam_ladder_schemas::tables::SummaryRow;
 const ORGANS: usize = 16;
 
 /// A column: its heading, and its cell in an organ's row.
-type Column = (String, fn(&SummaryRow) -> String);
+/// What a row says in a column.
+type Cell = fn(&SummaryRow) -> String;
+type Column = (String, Cell);
 
 /// What was scored and how, then a row for the mean and for each organ. Columns that would say nothing are left out.
 pub(crate) fn terminal_table(summary: &[SummaryRow], context: &TableContext) -> String {
@@ -58,7 +60,7 @@ fn shown_rows<'a>(summary: &'a [SummaryRow], context: &TableContext) -> Vec<&'a 
 
 fn columns(summary: &[SummaryRow], context: &TableContext) -> Vec<Column> {
     let any = |says: fn(&SummaryRow) -> bool| summary.iter().any(says);
-    let all: [(String, bool, fn(&SummaryRow) -> String); 7] = [
+    let all: [(String, bool, Cell); 7] = [
         ("DSC, %".into(), true, |row| percent(row.dice)),
         ("95 % CI".into(), any(|row| row.dice_low.is_some()), |row| interval(row.dice_low, row.dice_high, 100.0)),
         (format!("HD95, {}", context.scoring.unit.name()), true, |row| number(row.hd95)),
