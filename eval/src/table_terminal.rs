@@ -13,9 +13,9 @@ use sam_ladder_schemas::tables::SummaryRow;
 /// Organs that a screen shows; of more, those with the lowest Dice.
 const ORGANS: usize = 16;
 
-/// A column: its heading, and its cell in an organ's row.
 /// What a row says in a column.
 type Cell = fn(&SummaryRow) -> String;
+/// A column: its heading, and its cell in an organ's row.
 type Column = (String, Cell);
 
 /// What was scored and how, then a row for the mean and for each organ. Columns that would say nothing are left out.
