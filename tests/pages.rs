@@ -258,7 +258,7 @@ fn the_slider_of_a_cases_page_moves_through_its_slices() {
     }
 }
 
-/// Every picture is drawn, a click enlarges one, and the arrow keys go on.
+/// Every picture is drawn, a click enlarges one, and the arrow keys step through them.
 fn look_at_slices(page: &mut Page, cases: usize) {
     let pictures = page.count("figure.slice");
     assert!((3 * cases..=5 * cases).contains(&pictures), "{pictures}");

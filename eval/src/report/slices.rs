@@ -165,7 +165,7 @@ impl ReportPage<'_> {
         format!(
             "The worst case is first, and of each case the slice with the lowest DSC; then its other worst ones, the one with the most organ \
              voxels, and the best. The DSC of a slice is the mean over the organs that the reference or the prediction has in it. Slices with \
-             less than a twentieth of the organ voxels of the fullest one are passed over. A click enlarges; the arrow keys go on.{}",
+             less than a twentieth of the organ voxels of the fullest one are passed over. A click enlarges; the arrow keys step through the slices.{}",
             self.how_slices_lie(placed)
         )
     }
