@@ -66,7 +66,7 @@ impl ReportPage<'_> {
             (self.organ_table(organs, "Scores of each organ", &main))
             p.note {
                 (caption(&self.context)) " " (absent_organs(self.summary, &self.context))
-                @if few { " With fewer than six cases there are none." }
+                @if few { " With fewer than six cases there are no intervals." }
                 " ↑: higher is better; ↓: lower is better."
                 @if in_mm { " A volume difference is predicted minus reference; 0 is best." }
             }
