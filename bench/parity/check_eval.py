@@ -44,10 +44,19 @@ def read_spacing(store, split, case):
     return tuple(row[f"spacing_{axis}_mm"] for axis in ("depth", "height", "width"))
 
 
-def read_mask(path, spacing_mm):
+def read_affine(store, split, case, spacing_mm):
+    """The affine of a case's mask: its scan's, which must lie in the store as in its file; without one, that of its spacing."""
+    rows = parquet.read_table(Path(store) / split / "scans.parquet").to_pylist()
+    row = next(row for row in rows if row["case"] == case)
+    assert list(row["axes"]) == [1, 2, 3], f"case {case} lies in the store in another orientation"
+    if row["affine"] is None:
+        return np.diag([*np.float32(spacing_mm[::-1]), 1])
+    return np.float32(row["affine"]).reshape(4, 4)
+
+
+def read_mask(path, expected):
     """A mask [d, h, w] from NIfTI, whose array is [w, h, d]; also checks its affine."""
     image = nibabel.load(path)
-    expected = np.diag([*np.float32(spacing_mm[::-1]), 1])
     assert np.array_equal(image.affine, expected), f"{path}: affine {image.affine.tolist()}, expected {expected.tolist()}"
     assert image.get_data_dtype() == np.uint8, f"{path}: {image.get_data_dtype()}"
     return np.asarray(image.dataobj).transpose(2, 1, 0)
@@ -82,7 +91,8 @@ def main():
     values = {organ: [] for organ in organs}
     for case in dict.fromkeys(row["case"] for row in rows):
         spacing_mm = read_spacing(arguments.store, split, case)
-        prediction = read_mask(arguments.eval / "masks" / f"{case}.nii.gz", spacing_mm)
+        affine = read_affine(arguments.store, split, case, spacing_mm)
+        prediction = read_mask(arguments.eval / "masks" / f"{case}.nii.gz", affine)
         reference = references[case][:]
         for row in (row for row in rows if row["case"] == case):
             label = organs.index(row["organ"]) + 1
