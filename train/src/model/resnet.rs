@@ -106,7 +106,7 @@ impl ResNet {
     }
 
     /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Also returns the tape for [`Self::backward`].
-    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, Tape)> {
+    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, ResNetTape)> {
         let stem = self.stem_norm.normalized(self.stem_conv.forward(images, &self.stem_weight(images)?)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
         let mut x = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
@@ -120,12 +120,12 @@ impl ResNet {
         if let Some(projection) = &self.projection {
             x = projection.forward(&x)?;
         }
-        Ok((x, Tape { images: images.clone(), stem, blocks, layer3 }))
+        Ok((x, ResNetTape { images: images.clone(), stem, blocks, layer3 }))
     }
 
     /// Adds the gradients of every variable to `grads`, given that of [`Self::forward_train`]'s output.
-    pub(super) fn backward(&self, tape: Tape, grad: Tensor, grads: &mut Gradients) -> Result<()> {
-        let Tape { images, stem, mut blocks, layer3 } = tape;
+    pub(super) fn backward(&self, tape: ResNetTape, grad: Tensor, grads: &mut Gradients) -> Result<()> {
+        let ResNetTape { images, stem, mut blocks, layer3 } = tape;
         let grad = match (&self.projection, layer3) {
             (Some(projection), Some(layer3)) => projection.backward(&layer3, &grad, grads)?,
             _ => grad,
@@ -170,7 +170,7 @@ impl ResNet {
 }
 
 /// What [`ResNet::backward`] needs of a forward pass.
-pub(super) struct Tape {
+pub(super) struct ResNetTape {
     /// [b, c, s, s]
     images: Tensor,
     stem: Normalized,

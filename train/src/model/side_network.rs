@@ -1,13 +1,13 @@
 //! The common interface of side networks: from images to embeddings of SAM's shape, and the backward pass.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{Gradients, Tape as Recording, Value};
+use sam_ladder_ops::{Gradients, Tape, Value};
 use sam_ladder_schemas::train::SideNetworkKind;
 
 use super::error::ModelError;
 use super::names::Names;
 use super::parameters::Parameters;
-use super::resnet::{ResNet, ResNetKind, Tape};
+use super::resnet::{ResNet, ResNetKind, ResNetTape};
 use super::vit::{VitTiny, vit_names};
 
 /// `CNN_encoder`: one of the side networks.
@@ -18,9 +18,9 @@ pub(super) enum SideNetwork {
 
 /// What [`SideNetwork::backward`] needs of a forward pass.
 pub(super) enum SideTape {
-    ResNet(Box<Tape>),
+    ResNet(Box<ResNetTape>),
     /// The recorded operations, and their output.
-    Vit(Recording, Value),
+    Vit(Tape, Value),
 }
 
 impl SideNetwork {
@@ -50,9 +50,9 @@ impl SideNetwork {
                 Ok((x, SideTape::ResNet(Box::new(tape))))
             }
             SideNetwork::Vit(network) => {
-                let recording = Recording::default();
-                let x = network.forward(images, Some(&recording))?;
-                Ok((x.tensor().clone(), SideTape::Vit(recording, x)))
+                let tape = Tape::default();
+                let x = network.forward(images, Some(&tape))?;
+                Ok((x.tensor().clone(), SideTape::Vit(tape, x)))
             }
         }
     }
@@ -61,8 +61,8 @@ impl SideNetwork {
     pub(super) fn backward(&self, tape: SideTape, grad: Tensor, grads: &mut Gradients) -> Result<()> {
         match (self, tape) {
             (SideNetwork::ResNet(network), SideTape::ResNet(tape)) => network.backward(*tape, grad, grads),
-            (SideNetwork::Vit(_), SideTape::Vit(recording, x)) => {
-                grads.extend(recording.backward(&x, grad)?);
+            (SideNetwork::Vit(_), SideTape::Vit(tape, x)) => {
+                grads.extend(tape.backward(&x, grad)?);
                 Ok(())
             }
             _ => candle_core::bail!("the tape is another network's"),
