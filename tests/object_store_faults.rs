@@ -101,7 +101,7 @@ fn resumed() {
     assert!(fill(&scans, Path::new(STORE), &config, "1/1", Formula::default()).unwrap().complete);
 }
 
-/// Objects of an unfinished store that are cut, empty or another slice's are written again.
+/// Objects of an unfinished store that are cut, empty, zeroed or another slice's are written again.
 #[test]
 fn a_harmed_object_of_an_unfinished_store_is_written_again() {
     let base = tempfile::tempdir().unwrap();
@@ -109,16 +109,17 @@ fn a_harmed_object_of_an_unfinished_store_is_written_again() {
     write_scans(&scans);
     fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
     let shards = ["embeddings/c.0.0.0.0.0", "images/c.0.0.0.0", "labels/c.0.0.0.0"];
-    for round in 0..4 {
+    for round in 0..5 {
         let server = Server::start();
         server.run_child("stopped", base.path());
         for (i, name) in shards.into_iter().enumerate() {
             let object = server.folder(STORE).join("train").join(name);
             let bytes = fs::read(&object).unwrap();
-            let harmed = match (round + i) % 4 {
+            let harmed = match (round + i) % 5 {
                 0 => bytes[..bytes.len() / 2].to_vec(),
                 1 => bytes[..1].to_vec(),
                 2 => vec![],
+                3 => vec![0; bytes.len()],
                 _ => fs::read(whole.join("train").join(name.replace("c.0", "c.1"))).unwrap(),
             };
             fs::write(&object, harmed).unwrap();

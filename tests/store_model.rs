@@ -66,6 +66,8 @@ struct Model {
     base: Option<BTreeMap<u32, Content>>,
     /// Whether anything was harmed since it was last known to be whole.
     harmed: bool,
+    /// Whether among that is a single bit, which no look at an object's end tells.
+    flipped: bool,
 }
 
 /// The model, the real store, and the scans' folder.
@@ -157,7 +159,7 @@ impl Both {
 
     /// What `precompute` must do: `None` if it is refused.
     fn after_precompute(&self, policy: usize) -> Option<Model> {
-        let whole = Model { policy, scans: self.there.clone(), complete: true, base: None, harmed: false };
+        let whole = Model { policy, scans: self.there.clone(), complete: true, base: None, harmed: false, flipped: false };
         match &self.model {
             None => Some(whole),
             Some(found) if found.complete => {
@@ -190,7 +192,8 @@ impl Both {
         let harmed = self.model.as_ref().is_some_and(|model| model.harmed);
         let Some(whole) = self.after_precompute(policy) else {
             if harmed {
-                let whole = Model { policy, scans: self.there.clone(), complete: true, base: None, harmed };
+                let whole =
+                    Model { policy, scans: self.there.clone(), complete: true, base: None, harmed, flipped: self.is_flipped() };
                 return self.settle(whole, outcomes);
             }
             for outcome in outcomes {
@@ -210,12 +213,14 @@ impl Both {
                 }
                 assert!(complete, "the last worker finishes the store");
                 // In a bucket only the ends of objects are read again.
-                self.model = Some(Model { harmed: harmed && self.is_in_bucket(), ..whole });
+                let flipped = self.is_flipped();
+                self.model = Some(Model { harmed: flipped, flipped, ..whole });
             }
             Some(_) => {
                 let was_complete = self.model.as_ref().is_some_and(|model| model.complete && *model == whole);
                 assert!(complete || !was_complete);
-                self.model = self.begun(Model { complete, ..whole });
+                let flipped = self.is_flipped();
+                self.model = self.begun(Model { complete, harmed: flipped, flipped, ..whole });
             }
         }
     }
@@ -250,7 +255,7 @@ impl Both {
             assert!(error.hint().is_some(), "{error}");
         }
         let before = self.model.clone();
-        self.model = self.begun(Model { harmed: true, ..whole }).or(before);
+        self.model = self.begun(Model { harmed: true, flipped: self.is_flipped(), ..whole }).or(before);
     }
 
     fn run_workers(&self, policy_index: usize, workers: usize, fails_after: Option<usize>) -> Vec<Result<Summary>> {
@@ -337,7 +342,8 @@ impl Both {
         }
         fs::write(self.files.join(&name), bytes).unwrap();
         self.log.push(format!("{} harmed, {kind}", name.display()));
-        self.model.as_mut().unwrap().harmed = true;
+        let model = self.model.as_mut().unwrap();
+        (model.harmed, model.flipped) = (true, model.flipped || kind == 1);
     }
 
     fn verify(&mut self) {
@@ -351,6 +357,7 @@ impl Both {
                 let right = damage.is_empty();
                 let model = self.model.as_mut().unwrap();
                 model.harmed = !right;
+                model.flipped &= !right;
             }
             Some(model) => assert!(model.harmed || matches!(report, Err(StoreError::Incomplete { .. }))),
             None => assert!(report.is_err()),
@@ -374,7 +381,7 @@ impl Both {
         mended.unwrap();
         let damage = verify(&self.place, &|_, _| {}).unwrap().damage;
         assert!(damage.is_empty(), "{damage:?}");
-        self.model = Some(Model { harmed: false, ..model });
+        self.model = Some(Model { harmed: false, flipped: false, ..model });
     }
 
     /// Whatever can be read is right; if nothing was harmed, all of it can be.
@@ -449,8 +456,9 @@ impl Both {
         })
     }
 
-    fn is_in_bucket(&self) -> bool {
-        self.place != self.files
+    /// Whether a bit was changed in a bucket.
+    fn is_flipped(&self) -> bool {
+        self.place != self.files && self.model.as_ref().is_some_and(|model| model.flipped)
     }
 
     fn bytes(&self) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -475,9 +483,9 @@ impl Both {
         for outcome in self.run_workers(policy, 1, None) {
             assert!(outcome.unwrap().complete);
         }
-        let harmed = self.is_in_bucket() && self.model.as_ref().is_some_and(|model| model.harmed);
-        self.model = Some(Model { policy, scans: self.there.clone(), complete: true, base: None, harmed });
-        if harmed {
+        let flipped = self.is_flipped();
+        self.model = Some(Model { policy, scans: self.there.clone(), complete: true, base: None, harmed: flipped, flipped });
+        if flipped {
             self.mend();
         }
         let damage = verify(&self.place, &|_, _| {}).unwrap().damage;
