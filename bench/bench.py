@@ -32,6 +32,8 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 EXAMPLES = ROOT / "target/release/examples"
 PROGRAM = ROOT / "target/release/sam-ladder"
+# Runs of the reading benchmark, whose median counts.
+READS = 5
 PIECES = ("work", "reading", "machine", "scaling")
 
 
@@ -166,14 +168,14 @@ def work(arguments, failed, others):
 
 
 def reading(arguments, failed):
-    """Random batches of 24 at 512 from a store in the page cache, compared with zarr-python and a plain read of as many bytes."""
-    from formats import zarr_python_rate
+    """Random batches of 24 at 512 from a store in the page cache, compared with zarr-python, TensorStore and a plain read of as many bytes."""
+    from formats import tensorstore_rate, zarr_python_rate
 
     with tempfile.TemporaryDirectory() as temporary:
         store = Path(temporary) / "loader.zarr"
         subprocess.run([EXAMPLES / "bench_loader", "make", store, "f16", "none"], check=True)
         runs = []
-        for _ in range(arguments.rounds):
+        for _ in range(READS):
             said = subprocess.run([EXAMPLES / "bench_loader", "read", store, "24", "60"], check=True, stdout=subprocess.PIPE, text=True).stdout
             runs.append([float(found) for found in re.findall(r"([0-9.]+) MB/s.* ([0-9.]+) MB/s", said)[0]])
         ours, plain = (statistics.median(run[i] for run in runs) for i in (0, 1))
@@ -182,8 +184,9 @@ def reading(arguments, failed):
             "sam_ladder_mb_per_s": f"{ours:.0f}",
             "plain_read_mb_per_s": f"{plain:.0f}",
             "ratio": f"{ours / plain:.2f}",
-            "asked_at_least": "0.8",
+            "asked_at_least": "0.85",
             "zarr_python_mb_per_s": f"{zarr_python_rate(store, 3):.0f}",
+            "tensorstore_mb_per_s": f"{tensorstore_rate(store, 30):.0f}",
         }
 
 

@@ -53,6 +53,25 @@ def zarr_python_rate(store, rounds):
     return statistics.median(rates)
 
 
+def tensorstore_rate(store, rounds):
+    """MB/s of random batches read by TensorStore: all tensors of a batch are asked for at once."""
+    import tensorstore
+
+    group = zarr.open_group(str(store), mode="r")["train"]
+    names = [name for name in ("embeddings", "images", "labels", "quantization") if name in group]
+    open_one = lambda name: tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{store}/train/{name}/"}}, read=True, open=True)
+    arrays = [opened.result() for opened in [open_one(name) for name in names]]
+    generator = np.random.default_rng(1)
+    rates = []
+    for _ in range(rounds):
+        slices, variants = (generator.integers(0, n, BATCH) for n in arrays[0].shape[:2])
+        start = time.perf_counter()
+        asked = [array[int(row), int(variant)].read() for array in arrays for row, variant in zip(slices, variants)]
+        size = sum(one.result().nbytes for one in asked)
+        rates.append(size / (time.perf_counter() - start) / 1e6)
+    return statistics.median(rates)
+
+
 def formats(dtypes):
     return [(dtype, compression) for dtype in dtypes for compression in COMPRESSIONS]
 
