@@ -86,6 +86,19 @@ install: ## Install the program below PREFIX (~/.local) with its manual pages an
 	$(PREFIX)/bin/sam-ladder completions zsh > $(PREFIX)/share/zsh/site-functions/_sam-ladder
 	$(PREFIX)/bin/sam-ladder completions fish > $(PREFIX)/share/fish/vendor_completions.d/sam-ladder.fish
 
+.PHONY: wheel
+wheel: $(VENV)/ready ## Build a Python wheel of the program and the package sam_ladder, for Linux with glibc 2.28 or later, in target/wheels
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'maturin[zig]==1.16.0'
+	cd python && $(abspath $(VENV))/bin/maturin build --release --zig --compatibility manylinux_2_28 --out ../target/wheels
+
+.PHONY: test-wheel
+test-wheel: wheel ## Install the wheel into an empty environment and run the demo with it
+	python/tests/try_wheel.sh target/wheels
+
+.PHONY: dist
+dist: ## Make an archive of the program with licences, manual pages and completions, and its SHA-256, in target/dist (FEATURES=cuda for NVIDIA GPUs)
+	CARGO="$(CARGO)" FEATURES="$(FEATURES)" .ci/dist.sh target/dist
+
 .PHONY: table1
 table1: build ## The paper's Table I, in TABLES: published rows and ROWS="run/a,run/b other=run/c" of STORE (commas separate seeds of one method)
 	bench/table1.sh $(LADDER) $(STORE) $(TABLES) "$(ROWS)" $(ARGS)
@@ -213,6 +226,12 @@ users-path: build ## Measure how long each command is silent, from scans to mask
 .PHONY: parity
 parity: build $(VENV)/ready ## Compare with PyTorch, SciPy, MedPy, nibabel, zarr-python and others, and run the how-tos (in its own virtual environment)
 	$(VENV)/bin/python bench/parity.py $(LADDER)
+
+.PHONY: test-python
+test-python: build $(VENV)/ready ## Test the Python package and the models in ONNX against the program (in its own virtual environment)
+	$(CARGO) build --release --workspace --examples
+	PYTHONPATH=python SAM_LADDER_PROGRAM=$(CURDIR)/$(LADDER) SAM_LADDER_LOGITS=$(CURDIR)/target/release/examples/logits \
+	$(VENV)/bin/python -m pytest -q python/tests
 
 .PHONY: bench
 bench: $(VENV)/ready ## Measure every figure of docs/reference/speed.md, with PyTorch in the same run; writes bench/results and the page

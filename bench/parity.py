@@ -13,10 +13,13 @@
 9. Dice and HD95 equal MedPy's on the masks that `eval` writes and nibabel reads.
 10. Every metric and every rule for empty masks equals MedPy's, MONAI's and SciPy's on random and degenerate masks; tests and intervals equal SciPy's.
 11. NRRD, MetaImage and .hdr/.img have the values and places that SimpleITK and nibabel read.
+12. The Python package reads what the program writes, its model and the models in ONNX have the program's logits (python/tests), and the notebook runs.
 """
 
 import collections
 import contextlib
+import json
+import os
 import re
 import subprocess
 import sys
@@ -31,7 +34,7 @@ import xarray
 import zarr
 from safetensors.numpy import load_file
 
-from torch_ladder import Ladder, load_published
+from torch_ladder import LadderSam
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -70,14 +73,12 @@ def check_export(program, store, run_folder, folder):
     state = torch.load(exported, weights_only=True)
     root = zarr.open_group(str(store), mode="r")
     config, test = root.attrs["config"], root["test"]
-    model = Ladder(config["image_size"], classes=len(config["class_names"]) + 1)
-    load_published(model, state)
+    model = LadderSam(config["image_size"], len(config["class_names"]) + 1)
+    model.load_state_dict(state, strict=True)
     model.eval()
     images, embeddings = (torch.from_numpy(test[name][:, 0].astype(np.float32)) for name in ("images", "embeddings"))
     if images.ndim == 3:
         images = images[:, None]
-    elif images.shape[1] == 2:
-        images = torch.nn.functional.pad(images, (0, 0, 0, 0, 0, 1))
     with torch.inference_mode():
         logits = model(images, embeddings)
         masks = torch.nn.functional.interpolate(logits, size=images.shape[-1], mode="bilinear", align_corners=False).argmax(1).numpy()
@@ -111,9 +112,14 @@ def check_training(program, scans, folder, *precompute):
 
 
 def run_page(page, folder):
-    """Runs the Python blocks of a page of `docs/how-to/`, one after the other, in the folder of `store.zarr`; returns the names that they define."""
+    """Runs the Python blocks of a page of `docs/how-to/`, or the cells of a notebook, one after the other, in the folder of `store.zarr`; returns the
+    names that they define."""
     print("──", page, flush=True)
-    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/how-to" / page).read_text(), re.DOTALL | re.MULTILINE)
+    text = (ROOT / "docs/how-to" / page).read_text()
+    if page.endswith(".ipynb"):
+        blocks = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    else:
+        blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     if not blocks:
         sys.exit(f"parity: {page} has no Python to run")
     defined = {}
@@ -131,18 +137,24 @@ def check_how_tos(store):
     liver_ml = collections.Counter()
     for row in table:
         liver_ml[row["case"]] += row["voxels_liver"] * np.prod([row[name] for name in spacing]) / 1000
-    pages = {path.name for path in (ROOT / "docs/how-to").glob("*.md") if "```python" in path.read_text()}
+    pages = {path.name for path in (ROOT / "docs/how-to").iterdir() if path.suffix == ".ipynb" or "```python" in path.read_text()}
     checks = {
         "open-in-python.md": lambda page: (
             np.array_equal(page["image"], root["train/images"][3, 0])
             and np.array_equal(page["embedding"], root["train/embeddings"][3, 0])
             and all(np.array_equal(mask, root["test/masks"][case][:]) for case, mask in page["masks"].items())
+            and np.array_equal(page["batch"][2], root["train/images"][12, 0].astype(np.float32))
+            and np.array_equal(page["mask"], root["test/masks"][page["cases"][0]][:])
+            and len(page["run"].steps) > 0
             and int(page["area"].sum()) == int((root["train/labels"][:, 0] == page["liver"]).sum()) > 0
         ),
         "query-slices.md": lambda page: (
             {case: round(ml, 6) for case, _, ml in page["volumes"]} == {case: round(ml, 6) for case, ml in liver_ml.items()}
             and len(page["with_pancreas"]) == sum(row["voxels_pancreas"] > 0 for row in table) > 0
         ),
+        "onnx.md": lambda page: page["masks"].shape == (4, *root["test/labels"].shape[2:]),
+        "track-runs.md": lambda page: len(page["steps"]) == len(page["run"].steps) > 0 and (store.parent / "mlflow.db").stat().st_size > 0,
+        "store-and-run.ipynb": lambda page: np.mean(list(page["scores"].values())) > 0.2,
         "pytorch-dataset.md": lambda page: page["losses"][-1] < page["losses"][0] and len(page["train"]) == len(table),
     }
     if pages != set(checks):
@@ -152,7 +164,14 @@ def check_how_tos(store):
             sys.exit(f"parity: docs/how-to/{page} does not find what the store holds")
 
 
+def check_package(program):
+    """Runs the tests of the Python package."""
+    os.environ |= {"SAM_LADDER_PROGRAM": str(program), "SAM_LADDER_LOGITS": str(program.parent / "examples/logits"), "PYTHONPATH": str(ROOT / "python")}
+    run(sys.executable, "-m", "pytest", "-q", ROOT / "python/tests")
+
+
 def main():
+    os.environ |= {"MPLBACKEND": "agg", "WANDB_SILENT": "true"}
     program = Path(sys.argv[1]).resolve()
     run("cargo", "build", "--release", "--quiet", "--manifest-path", ROOT / "Cargo.toml", "--workspace", "--examples")
     with tempfile.TemporaryDirectory() as temporary:
@@ -174,7 +193,9 @@ def main():
         phantoms, nnunet = folder / "scans", folder / "nnunet"
         run(program, "phantom", "--out", phantoms, "--cases", 4, "--size", 64, "--depth", 8)
         check_training(program, phantoms, folder / "phantom", "--data-size", 64, "--augment", "flips")
+        run(program, "export", "--run", folder / "phantom/run", "--out", folder / "phantom/model.onnx")
         check_how_tos(folder / "phantom/store.zarr")
+        check_package(program)
         run(sys.executable, BENCH / "parity/check_predict.py", program, folder / "phantom/run",
             phantoms / "RawData/Training/img/img0001.nii.gz", folder / "predict")  # fmt: skip
         run(sys.executable, BENCH / "parity/make_nnunet.py", nnunet)

@@ -1,6 +1,6 @@
 """`make pictures`: makes the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM OUT
 
-The report, a case's page and the sweep's page as headless Chromium shows them, an overlay that `eval` wrote, and the terminal during a training run and a sweep
+The report, a case's page, the page of a folder of scans and the sweep's page as headless Chromium shows them, an overlay that `eval` wrote, and the terminal during a training run and a sweep
 (a pseudo-terminal, drawn by pyte). Needs the demo's folder with its sweep.
 """
 
@@ -122,6 +122,11 @@ def main():
         photograph(chromium, case, out / "case-dark-700.png", 700, 640, dark=True)
         overlays = sorted((evaluation / "overlays").glob("*.png"))
         shutil.copy(overlays[len(overlays) // 2], out / "overlay.png")
+        inspected = folder / "scans.html"
+        words = ["inspect", "--scans", demo / "scans", "--voxels", "--out", inspected]
+        subprocess.run([program, *map(str, words)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        photograph(chromium, inspected, out / "inspect.png", 1280, 1500)
+        photograph(chromium, inspected, out / "inspect-dark-700.png", 700, 1500, dark=True)
     photograph(chromium, demo / "sweep/sweep.html", out / "sweep.png", 1280, 2900)
     photograph(chromium, demo / "sweep/sweep.html", out / "sweep-dark-700.png", 700, 2000, dark=True)
     with tempfile.TemporaryDirectory() as temporary:

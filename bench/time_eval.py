@@ -16,7 +16,7 @@ import zarr
 from medpy.metric import binary
 from safetensors.torch import load_file
 from scipy import ndimage
-from torch_ladder import Ladder, load_published
+from torch_ladder import LadderSam
 
 BATCH = 8
 
@@ -34,8 +34,8 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 root = zarr.open_group(str(store), mode="r")
 config, test = root.attrs["config"], root["test"]
 organs = config["class_names"]
-model = Ladder(config["image_size"], classes=len(organs) + 1)
-load_published(model, load_file(run / "checkpoint.safetensors"))
+model = LadderSam(config["image_size"], len(organs) + 1)
+model.load_state_dict(load_file(run / "checkpoint.safetensors"), strict=True)
 model.eval()
 images, embeddings = (torch.from_numpy(test[name][:, 0].astype(np.float32)) for name in ("images", "embeddings"))
 references = {name: array[:] for name, array in sorted(test["masks"].arrays())}

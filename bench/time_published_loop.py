@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch_encoder import ImageEncoder
-from torch_ladder import Ladder, ladder_loss
+from torch_ladder import LadderSam, ladder_loss
 
 
 class Slices(torch.utils.data.Dataset):
@@ -60,7 +60,7 @@ def main():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     torch.manual_seed(0)
     encoder = ImageEncoder("vit_b", size).eval()
-    model = Ladder(size).train()
+    model = LadderSam(size).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1)
     with tempfile.TemporaryDirectory() as temporary:
         write_slices(Path(temporary), batch * (steps + 1))

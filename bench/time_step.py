@@ -10,7 +10,7 @@ import sys
 import time
 
 import torch
-from torch_ladder import Ladder, ladder_loss
+from torch_ladder import LadderSam, ladder_loss
 
 WAYS = {f"pytorch{precision}{layout}{how}" for precision in ("", "-bf16") for layout in ("", "-channels_last") for how in ("", "-compiled")}
 
@@ -23,7 +23,7 @@ def main():
         sys.exit(__doc__)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     torch.manual_seed(0)
-    model = Ladder(size).train()
+    model = LadderSam(size).train()
     images, embeddings = torch.rand(batch, 1, size, size), torch.randn(batch, 256, size // 16, size // 16)
     if "channels_last" in way:
         model = model.to(memory_format=torch.channels_last)

@@ -4,67 +4,29 @@
     published.load_state_dict(torch.load("epoch_194.pth", weights_only=True), strict=True)   # after `module.` is removed from the names
 """
 
-import torch
-from torch import nn
 from torchvision.models import resnet18
 
 from torch_encoder import ImageEncoder
-from torch_ladder import Ladder, LayerNorm2d, MaskDecoder
+from torch_ladder import LadderSam
 
 
-class PositionEncoding(nn.Module):
-    """The random frequencies of the positional encoding."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, 128))
-
-
-class PromptEncoder(nn.Module):
-    """What checkpoints hold of the prompt encoder; without prompts, only its positional encoding and `no_mask_embed` are used."""
-
-    def __init__(self):
-        super().__init__()
-        self.pe_layer = PositionEncoding()
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, 256) for _ in range(4))
-        self.not_a_point_embed, self.no_mask_embed = nn.Embedding(1, 256), nn.Embedding(1, 256)
-        self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, 4, 2, 2), LayerNorm2d(4), nn.GELU(), nn.Conv2d(4, 16, 2, 2), LayerNorm2d(16), nn.GELU(), nn.Conv2d(16, 256, 1)
-        )
-
-
-class Sam(nn.Module):
-    """SAM as in the published code: with the gate's parameter."""
-
-    def __init__(self, arch, size, classes):
-        super().__init__()
-        self.alpha = nn.Parameter(torch.zeros(1))
-        self.image_encoder = ImageEncoder(arch, size)
-        self.prompt_encoder = PromptEncoder()
-        self.mask_decoder = MaskDecoder(classes)
-
-
-class Published(nn.Module):
+class Published(LadderSam):
     """[b, 3, s, s] → logits [b, classes, s/4, s/4]."""
 
-    cnn_embeddings = Ladder.cnn_embeddings
-
     def __init__(self, arch, size, classes):
-        super().__init__()
-        self.sam, self.CNN_encoder = Sam(arch, size, classes), resnet18(weights=None)
+        super().__init__(size, classes)
+        # torchvision's, with the layers that are there and not used
+        self.CNN_encoder = resnet18(weights=None)
+        self.sam.image_encoder = ImageEncoder(arch, size)
         self.sam_encoder = self.sam.image_encoder
-        self.grid = size // 16
 
-    @property
-    def gaussian_matrix(self):
-        return self.sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
-
-    image_pe = Ladder.image_pe
+    def cnn_embeddings(self, images):
+        net = self.CNN_encoder
+        x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+        return net.layer3(net.layer2(net.layer1(x)))
 
     def forward(self, images):
-        gate = self.sam.alpha.sigmoid()
-        x = gate * self.sam_encoder(images) + (1 - gate) * self.cnn_embeddings(images)
-        return self.sam.mask_decoder(x, self.image_pe(), self.sam.prompt_encoder.no_mask_embed.weight)
+        return super().forward(images, self.sam_encoder(images))
 
 
 def without_module(state):

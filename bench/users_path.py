@@ -1,6 +1,6 @@
 """`make users-path`: how long a user waits for each command to say something: users_path.py PROGRAM [FOLDER]
 
-Takes phantom scans through precompute, verify, status, train, eval, predict, export and sweep, each in a pseudo-terminal. Prints as Markdown when
+Takes phantom scans through inspect, precompute, verify, status, train, eval, predict, export, sweep and doctor, each in a pseudo-terminal. Prints as Markdown when
 each printed its first word, its longest silence, and its total time. Fails if a first word takes more than a second, or a silence more than two.
 """
 
@@ -64,14 +64,16 @@ def main():
     scans, store, run, config = (folder / name for name in ("scans", "synapse.zarr", "run", "sweep.toml"))
     config.write_text(SWEEP)
     cases = {
+        "doctor": "",
         "phantom": f"--out {scans} --cases 8 --size 256 --depth 24 --seed 3",
+        "inspect": f"--scans {scans} --voxels --out {folder / 'scans.html'}",
         "precompute": f"--scans {scans} --store {store} --random-encoder 1 --preset native224 --augment none",
         "verify": f"--store {store}",
         "status": f"--store {store}",
         "train": f"--store {store} --run {run} --epochs 3 --batch-size 8 --warmup 10",
         "eval": f"--store {store} --run {run} --out {folder / 'eval'}",
         "predict": f"--scan {scans}/RawData/Training/img --run {run} --out {folder / 'masks'}",
-        "export": f"--run {run} --out {folder / 'epoch_3.pth'}",
+        "export": f"--run {run} --out {folder / 'model.onnx'} --with-encoder",
         "sweep": f"--store {store} --config {config} --out {folder / 'sweep'}",
     }
     print("| command | first output, s | longest silence after it, s | total, s |\n| --- | ---: | ---: | ---: |")

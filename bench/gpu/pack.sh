@@ -22,9 +22,10 @@ for test in sam_ladder_ops golden_encoder golden_step golden_trajectory; do
   cp "$binary" "$folder/gpu/bin/$test"
 done
 strip "$folder"/gpu/bin/*
-mkdir -p "$folder/gpu/bench/gpu" "$folder/gpu/tests"
+mkdir -p "$folder/gpu/bench/gpu" "$folder/gpu/tests" "$folder/gpu/python"
 cp bench/*.py "$folder/gpu/bench/"
 cp bench/gpu/*.py "$folder/gpu/bench/gpu/"
+cp -r python/sam_ladder "$folder/gpu/python/"
 cp -r tests/golden "$folder/gpu/tests/"
 # The binaries hold the same kernels and libraries. One block, and a dictionary that spans two binaries, stores these once.
 tar -C "$folder" -cf - gpu | xz -T1 --lzma2=preset=6,dict=192MiB >"$folder/packed"

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch_encoder import Attention, ImageEncoder  # noqa: E402
-from torch_ladder import Ladder, ladder_loss  # noqa: E402
+from torch_ladder import LadderSam, ladder_loss  # noqa: E402
 
 
 class FusedAttention(Attention):
@@ -97,7 +97,7 @@ def published(arguments, device):
     from time_published_loop import Slices, write_slices
 
     encoder = ImageEncoder("vit_b", arguments.size).eval().to(device)
-    model = Ladder(arguments.size).train().to(device)
+    model = LadderSam(arguments.size).train().to(device)
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-3, weight_decay=0.1)
     with tempfile.TemporaryDirectory() as temporary:
         write_slices(Path(temporary), arguments.batch * (arguments.steps + 2))
@@ -120,7 +120,7 @@ def published(arguments, device):
 def ideal(arguments, device):
     """The published step without its loader."""
     encoder = ImageEncoder("vit_b", arguments.size).eval().to(device)
-    model = Ladder(arguments.size).train().to(device)
+    model = LadderSam(arguments.size).train().to(device)
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-3, weight_decay=0.1)
     images = torch.rand(arguments.batch, 1, arguments.size, arguments.size, device=device)
     labels = torch.randint(0, 9, (arguments.batch, arguments.size // 4, arguments.size // 4), device=device)
@@ -141,7 +141,7 @@ def strongest(arguments, device):
     size, batch, items, gpu = arguments.size, arguments.batch, 4 * arguments.batch, device.type == "cuda"
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    model = Ladder(size).train().to(device).to(memory_format=torch.channels_last)
+    model = LadderSam(size).train().to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(trainable(model), lr=torch.tensor(1e-3, device=device), weight_decay=0.1, fused=gpu, capturable=gpu)
     images = torch.rand(items, 1, size, size, device=device).half()
     embeddings = torch.randn(items, 256, size // 16, size // 16, device=device).half()

@@ -20,7 +20,7 @@ import torch
 import torchvision
 from torch import nn
 from timm.layers import resample_abs_pos_embed
-from torch_ladder import Ladder, ladder_loss
+from torch_ladder import LadderSam, ladder_loss
 
 SIZE, BATCH, CLASSES, PROJECTIONS = 48, 2, 9, 4
 # Least distance of a ReLU's input from zero, in units of float32's rounding of numbers around one: a few dozen of them.
@@ -64,22 +64,11 @@ def rule_weight(key, shape):
     return torch.from_numpy((rule(key, count) * scale + offset).astype(np.float32).astype(np.float64)).reshape(shape)
 
 
-class PixelGate(nn.Module):
-    """sigmoid of a 1x1 convolution of both embeddings."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.zeros(1, 512, 1, 1)), nn.Parameter(torch.zeros(1))
-
-    def forward(self, sam, cnn):
-        return nn.functional.conv2d(torch.cat([sam, cnn], 1), self.weight, self.bias).sigmoid()
-
-
-class Model(Ladder):
-    """The benchmark's model with another side network, gate or more that trains."""
+class Model(LadderSam):
+    """The package's model with torchvision's or timm's side network, and more that trains."""
 
     def __init__(self, side_network="resnet18", gate="scalar", tokens=False, hypernetworks=False):
-        super().__init__(SIZE, CLASSES)
+        super().__init__(SIZE, CLASSES, gate=gate)
         self.vit = side_network == "vit-tiny"
         if self.vit:
             self.CNN_encoder = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=0)
@@ -89,39 +78,33 @@ class Model(Ladder):
             self.CNN_encoder = cnn
         if side_network in ("resnet50", "vit-tiny"):
             self.CNN_encoder.projection = nn.Conv2d(192 if self.vit else 1024, 256, 1)
-        if gate == "channel":
-            self.alpha = nn.Parameter(torch.zeros(256, 1, 1))
-        elif gate == "pixel":
-            del self.alpha
-            self.alpha = PixelGate()
-        for name, parameter in self.mask_decoder.named_parameters():
+        for name, parameter in self.sam.mask_decoder.named_parameters():
             if (tokens and name == "mask_tokens.weight") or (hypernetworks and "output_hypernetworks_mlps" in name):
                 parameter.requires_grad = True
 
     def cnn_embeddings(self, images):
-        net = self.CNN_encoder
+        net, images = self.CNN_encoder, images.expand(-1, 3, -1, -1)
         if self.vit:
-            x = net.forward_features(images.expand(-1, 3, -1, -1))[:, 1:]
+            x = net.forward_features(images)[:, 1:]
             x = x.transpose(1, 2).unflatten(2, (self.grid, self.grid))
         else:
-            x = super().cnn_embeddings(images)
+            x = net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))))
         return net.projection(x) if hasattr(net, "projection") else x
 
     def forward(self, images, embeddings):
         cnn = self.cnn_embeddings(images)
-        gate = self.alpha(embeddings, cnn) if isinstance(self.alpha, PixelGate) else self.alpha.sigmoid()
-        x = gate * embeddings + (1 - gate) * cnn
-        return self.mask_decoder(x, self.image_pe(), self.no_mask_embed), cnn
+        return self.sam.mask_decoder(self.mix(embeddings, cnn), self.image_pe(), self.sam.prompt_encoder.no_mask_embed.weight), cnn
+
+
+def own(named):
+    """Names as `tests/side_networks.rs` has them: SAM's without a prefix."""
+    return [(name.removeprefix("sam."), tensor) for name, tensor in named]
 
 
 def load_rule(model):
     """The rule's weights, and what `tests/side_networks.rs` has otherwise, too."""
     with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            key = {
-                "gaussian_matrix": "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-                "no_mask_embed": "prompt_encoder.no_mask_embed.weight",
-            }.get(name, name)
+        for key, tensor in own([*model.named_parameters(), *model.named_buffers()]):
             # The rule has one α, 0: a gate of channels needs some that differ.
             if key == "alpha" and tensor.dim() == 3:
                 value = torch.from_numpy(rule("gate.alpha", 256)).reshape(256, 1, 1)
@@ -185,13 +168,14 @@ def case(name, **choice):
     logits, cnn = model(images, embeddings)
     loss = ladder_loss(logits, labels)
     loss.backward()
-    gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+    gradients = {key: value.grad for key, value in own(model.named_parameters()) if value.grad is not None}
     single = Model(**choice).train()
     load_rule(single)
     single_logits, single_cnn = single(images.float(), embeddings.float())
     ladder_loss(single_logits, labels).backward()
+    singles = dict(own(single.named_parameters()))
     off = [((a - b).norm() / b.norm()).item() for a, b in [(single_cnn, cnn), (single_logits, logits)]]
-    worst = max(((single.get_parameter(key).grad - grad).norm() / grad.norm()).item() for key, grad in gradients.items())
+    worst = max(((singles[key].grad - grad).norm() / grad.norm()).item() for key, grad in gradients.items())
     print(f"{name}: {inputs_name}, ReLUs at least {distance:.1e} from zero; PyTorch's float32 is off by {off} and {worst:.1e} (gradients)")
     gradients = {key: summary(key, grad) for key, grad in gradients.items()}
     buffers = {key: value for key, value in model.named_buffers() if "running_" in key}

@@ -1,0 +1,11 @@
+from .dataset import SliceDataset as SliceDataset
+from .errors import RunError as RunError
+from .errors import StoreError as StoreError
+from .model import LadderSam as LadderSam
+from .model import ladder_loss as ladder_loss
+from .model import load_model as load_model
+from .run import Run as Run
+from .run import read_run as read_run
+from .store import Split as Split
+from .store import Store as Store
+from .store import open_store as open_store

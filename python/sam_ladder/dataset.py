@@ -1,0 +1,73 @@
+"""A PyTorch dataset of a store's slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .store import Store, open_store
+
+
+class SliceDataset(torch.utils.data.Dataset):
+    """Items `(image, embedding, label)` of a store's slices, in the order in which a model takes them.
+
+    image: float32 [c, s, s]; embedding: float32 [256, s/16, s/16]; label: int64 [s/4, s/4].
+
+    `variants` says which image of a slice is an item:
+
+    - `"draw"`: one variant, drawn with the probabilities of the published augmentation by PyTorch's generator (so `torch.manual_seed` and a
+      loader's `generator` decide);
+    - `"all"`: every variant of every slice, `len(slices) · num_variants` items;
+    - a variant's name, such as `"identity"`.
+
+    `cases` keeps only the slices of these cases. Works with a DataLoader's workers: each opens the store for itself.
+    """
+
+    def __init__(
+        self,
+        store: str | Path | Store,
+        split: str = "train",
+        variants: str = "draw",
+        cases: list[str] | None = None,
+        **storage_options: Any,
+    ):
+        opened = store if isinstance(store, Store) else open_store(store, **storage_options)
+        if split not in ("train", "test"):
+            raise ValueError(f"split: {split!r}; there are 'train' and 'test'")
+        self._address, self._options, self._split_name = opened.address, opened._storage_options, split
+        self._opened = opened
+        of_split = getattr(opened, split)
+        rows = range(len(of_split)) if cases is None else [row for case in cases for row in of_split.rows(case)]
+        names = of_split.variant_names
+        if variants not in ("draw", "all", *names):
+            raise ValueError(f"variants: {variants!r}; there are 'draw', 'all', {', '.join(map(repr, names))}")
+        chosen = range(len(names)) if variants in ("draw", "all") else [names.index(variants)]
+        # Of fewer variants than the table has (test slices), the probabilities are those among them.
+        probabilities = opened.variants["probability"].to_numpy()[: len(names)]
+        self._probabilities = torch.from_numpy(probabilities / probabilities.sum()) if variants == "draw" else None
+        self._items = [(row, None) for row in rows] if variants == "draw" else [(row, v) for row in rows for v in chosen]
+
+    @property
+    def store(self) -> Store:
+        """The store, opened by this process."""
+        if self._opened is None:
+            self._opened = open_store(self._address, **self._options)
+        return self._opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        row, variant = self._items[index]
+        if variant is None:
+            variant = int(torch.multinomial(self._probabilities, 1))
+        split = getattr(self.store, self._split_name)
+        image = split.images[row, variant].reshape(split.image_channels, *split.images.shape[-2:])
+        label = split.labels[row, variant].astype(np.int64)
+        return torch.from_numpy(image), torch.from_numpy(split.embeddings[row, variant]), torch.from_numpy(label)

@@ -1,0 +1,50 @@
+"""What the tests share: the program, and stores of a small phantom.
+
+The environment has SAM_LADDER_PROGRAM (the program) and SAM_LADDER_LOGITS (its example `logits`, the program's own forward pass).
+"""
+
+import os
+import subprocess
+
+import pytest
+from safetensors.numpy import load_file
+
+# Random weights and small images: what is compared does not depend on them.
+SMALL = ["--random-encoder", "0", "--image-size", "64", "--data-size", "64"]
+CHOICES = [
+    *(["--side-network", name] for name in ("resnet18", "resnet34", "resnet50", "vit-tiny")),
+    *(["--gate", name] for name in ("channel", "pixel")),
+    *(["--arm", name] for name in ("cnn-only", "sam-only")),
+    ["--train-mask-tokens", "--train-hypernetworks"],
+]
+
+
+def ladder(*words):
+    """Runs the program."""
+    subprocess.run([os.environ["SAM_LADDER_PROGRAM"], *map(str, words)], check=True, capture_output=True)
+
+
+def train_briefly(store, run, choice):
+    """A run of three steps, so that no tensor is at its initial value."""
+    ladder("train", "--store", store, "--run", run, "--epochs", 1, "--max-steps", 3, "--warmup", 0, "--batch-size", 8, *choice)
+
+
+def logits_of(run, store, out):
+    """The program's logits of the store's test slices, [n, classes, s/4, s/4]."""
+    subprocess.run([os.environ["SAM_LADDER_LOGITS"], run / "checkpoint.safetensors", store, out], check=True, capture_output=True)
+    return load_file(out)["low_res_logits"]
+
+
+def pytest_generate_tests(metafunc):
+    if "choice" in metafunc.fixturenames:
+        metafunc.parametrize("choice", CHOICES, ids=lambda words: "-".join(word.strip("-") for word in words))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """`scans/`, and a store of them in each number format."""
+    folder = tmp_path_factory.mktemp("package")
+    ladder("phantom", "--out", folder / "scans", "--cases", 4, "--size", 64, "--depth", 6)
+    for dtype in ("f32", "f16", "bf16", "q8"):
+        ladder("precompute", "--scans", folder / "scans", "--store", folder / f"{dtype}.zarr", *SMALL, "--augment", "flips", "--dtype", dtype)
+    return folder
