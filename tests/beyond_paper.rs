@@ -110,6 +110,19 @@ fn only_what_the_published_code_has_is_exported() {
     let error = attempt("network", |config| config.side_network = SideNetworkKind::Resnet34).unwrap_err().to_string();
     assert!(error.contains("resnet34") && !error.contains('\n'), "{error}");
     assert!(!folder.path().join("network.pth").exists());
+    // ONNX has no published names to keep to.
+    let out = folder.path().join("network.onnx");
+    let args = ExportArgs {
+        run: folder.path().join("network"),
+        checkpoint: RunCheckpoint::Last,
+        out,
+        force: false,
+        image_encoder: None,
+    };
+    assert_eq!(export(&args).unwrap().files, std::slice::from_ref(&args.out));
+    let again = export(&args).unwrap_err();
+    assert!(common::with_hint(&again, again.hint()).contains("--force"));
+    export(&ExportArgs { force: true, ..args }).unwrap();
 }
 
 #[test]

@@ -6,8 +6,9 @@ use cli::{program, succeed};
 use std::path::Path;
 
 /// The commands, each after those whose output it needs.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "phantom",
+    "inspect",
     "precompute",
     "verify",
     "train",

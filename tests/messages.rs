@@ -10,8 +10,9 @@ use std::path::Path;
 use std::process::Command;
 
 /// Every command.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "phantom",
+    "inspect",
     "precompute",
     "verify",
     "train",
@@ -366,6 +367,11 @@ fn mistakes_with_runs() {
     let other = "precompute --scans scans --store o.zarr --random-encoder 7 --image-size 32 --data-size 32 --augment none";
     succeed(typed(folder.path(), other));
     let new = "train --store s.zarr --run n --epochs 1 --batch-size 2";
+    // As a run on a store with a checkpoint's embeddings has it.
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(folder.path().join("r/config.json")).unwrap()).unwrap();
+    record["store"]["weights"] = serde_json::json!({"source": "checkpoint", "sha256": "0".repeat(64)});
+    fs::create_dir(folder.path().join("c")).unwrap();
+    fs::write(folder.path().join("c/config.json"), record.to_string()).unwrap();
     let lines = [
         train.to_string(),
         format!("{train} --resume --lr 0.5"),
@@ -390,6 +396,7 @@ fn mistakes_with_runs() {
         "export --run empty --out m.pth".into(),
         "export --run r --out m.bin".into(),
         "export --run r --out m.pth --sam-checkpoint missing.pth".into(),
+        "export --run c --out m.onnx --with-encoder".into(),
     ];
     let printed = refused(folder.path(), &lines.each_ref().map(String::as_str));
     for line in ["eval --store s.zarr --run r --out e", "export --run r --out m.pth"] {

@@ -59,7 +59,7 @@ fn tables_masks_and_models_of_another_origin() {
     let folder = workplace();
     let at = folder.path();
     fs::create_dir(at.join("mine")).unwrap();
-    for name in ["comparison.md", "table.tex", "img0001.nii.gz", "m.label", "m.pth", "m.safetensors"] {
+    for name in ["comparison.md", "table.tex", "img0001.nii.gz", "m.label", "m.pth", "m.safetensors", "m.onnx"] {
         fs::write(at.join("mine").join(name), "years of work").unwrap();
     }
     keeps(at, "eval --compare @e @e --out @mine", "mine/comparison.md");
@@ -71,6 +71,7 @@ fn tables_masks_and_models_of_another_origin() {
     keeps(at, &format!("predict --scan {SCAN} --run @r --out @mine"), "mine/img0001.nii.gz");
     keeps(at, "export --run @r --out @mine/m.pth", "mine/m.pth");
     keeps(at, "export --run @r --out @mine/m.safetensors", "mine/m.safetensors");
+    keeps(at, "export --run @r --out @mine/m.onnx", "mine/m.onnx");
     // A run's own model is no export.
     keeps(at, "export --run @r --out @r/checkpoint.safetensors", "r/checkpoint.safetensors");
     let labels = format!("predict --scan {SCAN} --run @r --out @mine/m.nii.gz");
@@ -96,7 +97,7 @@ fn tables_masks_and_models_of_another_origin() {
     fs::write(at.join("m.label"), labels.replace("spleen", "Milz")).unwrap();
     keeps(at, &predict, "m.label");
     fs::write(at.join("m.label"), labels).unwrap();
-    for name in ["m.pth", "m.safetensors"] {
+    for name in ["m.pth", "m.safetensors", "m.onnx"] {
         succeed(on(at, &format!("export --run @r --out @{name}")));
         replaces(at, &format!("export --run @r --out @{name}"));
     }

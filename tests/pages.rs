@@ -258,6 +258,29 @@ fn the_slider_of_a_cases_page_moves_through_its_slices() {
     }
 }
 
+#[test]
+#[ignore = "needs Chromium: make test-pages"]
+fn the_page_of_a_folder_of_scans_fits_and_has_every_case() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scans, path) = (folder.path().join("scans"), folder.path().join("scans.html"));
+    let run = |words: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_sam-ladder")).args(words).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&["phantom", "--out", scans.to_str().unwrap(), "--cases", "6", "--size", "48", "--depth", "5"]);
+    run(&["inspect", "--scans", scans.to_str().unwrap(), "--voxels", "--no-time", "--out", path.to_str().unwrap()]);
+    let mut browser = Browser::start();
+    for (width, dark) in WIDTHS.into_iter().flat_map(|width| [(width, false), (width, true)]) {
+        let mut page = browser.open(&path, View { width, dark });
+        page.assert_fits();
+        page.assert_sound();
+        assert_eq!((page.count("#cases ~ table tbody tr"), page.count(".strips .mark-box")), (6, 6));
+        assert_eq!(page.count("#organs ~ table tbody tr"), SYNAPSE_ORGANS.len());
+        assert_eq!(page.count("#costs ~ table tbody tr"), 4);
+        keep(&page.screenshot(), &format!("inspect-{width}-{}.png", if dark { "dark" } else { "light" }));
+    }
+}
+
 /// Every picture is drawn, a click enlarges one, and the arrow keys step through them.
 fn look_at_slices(page: &mut Page, cases: usize) {
     let pictures = page.count("figure.slice");

@@ -30,6 +30,7 @@
 //! | `case_scores`, `summary`, [`statistics`] | scores of a case, means over cases, intervals and tests |
 //! | `evaluation`, `folder`, `scored` | writing an evaluation's folder, reading it back; which cases it scored |
 //! | `table_md`, `table_terminal`, [`comparison`], `results` | tables to read |
+//! | `inspection` | what `inspect` found in a folder of scans |
 //! | `report`, `sweep_page`, [`plot`], `overlay`, `display`, `outline` | pages, charts and pictures |
 
 mod case_scores;
@@ -41,6 +42,7 @@ mod error;
 mod evaluation;
 mod folder;
 mod hd95;
+mod inspection;
 pub mod label_tables;
 mod masks;
 mod moves;
@@ -78,6 +80,7 @@ pub use folder::{
     TABLE_MARKDOWN,
 };
 pub use hd95::hd95;
+pub use inspection::{inspection_lines, inspection_page};
 pub use masks::{MaskPair, MaskView, Region};
 pub use protocol::Scoring;
 pub use results::{Method, MethodComparison, ResultsTable, tabulate};

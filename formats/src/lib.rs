@@ -9,6 +9,7 @@
 //! | [`npz`], [`hdf5`] | arrays of numbers in `.npz` and HDF5 files (read only) |
 //! | [`csv`] | a column of a table (read only) |
 //! | [`state_dict`] | checkpoints: `.pth` and `.safetensors` (feature `state-dict`) |
+//! | [`onnx`] | models in ONNX (write only) |
 //! | [`placeholder`] | links and pointer files of git-annex and Git LFS, whose content was not fetched |
 //! | [`hash`] | SHA-256 of bytes and files |
 //!
@@ -23,6 +24,7 @@ pub mod hdf5;
 pub mod nifti;
 pub mod npz;
 mod numeric;
+pub mod onnx;
 pub mod outputs;
 mod packed;
 mod pages;

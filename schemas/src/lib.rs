@@ -30,6 +30,7 @@ pub mod encoder;
 pub mod eval;
 pub mod gpu_precision;
 pub mod group_by;
+pub mod inspection;
 pub mod json_schema;
 pub mod observer;
 pub mod orientation;

@@ -7,6 +7,7 @@ mod device;
 mod doctor;
 mod eval;
 mod export;
+mod inspect;
 mod lines;
 mod machine;
 mod phantom;
@@ -43,6 +44,8 @@ pub struct Cli {
 enum Command {
     /// Write synthetic CT scans with organs, in the layout of the Synapse multi-organ set
     Phantom(phantom::Args),
+    /// Look at a folder of scans before anything is computed: layout, geometry, values, organs, and what precompute would cost
+    Inspect(inspect::Args),
     /// Stage one: encode every slice once with SAM's frozen image encoder, into a store
     Precompute(precompute::Args),
     /// Check every chunk and table of a store, and repair what is damaged
@@ -61,7 +64,7 @@ enum Command {
     Status(status::Args),
     /// Say what this machine has for sam-ladder, what will be used, and what is missing
     Doctor(doctor::Args),
-    /// Write a run's model in the published code's state-dict names
+    /// Write a run's model in the published code's state-dict names, or as ONNX
     Export(export::Args),
     /// Print the JSON Schema of a settings file, for editors
     Schema(schema::Args),
@@ -77,6 +80,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Phantom(args) => args.run(),
+            Command::Inspect(args) => args.run(),
             Command::Precompute(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Train(args) => args.run(),

@@ -99,7 +99,7 @@ enum Preset {
 }
 
 /// `--window`.
-fn parse_window(typed: &str) -> Result<[f32; 2], String> {
+pub fn parse_window(typed: &str) -> Result<[f32; 2], String> {
     let parsed = typed.split_once(',').and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
     parsed.ok_or_else(|| "expected two numbers such as -125,275".into())
 }

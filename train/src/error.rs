@@ -336,7 +336,7 @@ pub enum TrainError {
     #[error("logits cannot be brought back from the variant {0:?}")]
     NotAReflection(VariantKind),
     /// An export's file of no known format.
-    #[error("{0}: the name must end in .safetensors or .pth")]
+    #[error("{0}: the name must end in .safetensors, .pth or .onnx")]
     Ending(PathBuf),
     /// A model for which the published code has no names.
     #[error("{run}: its side network is {side_network} and its gate {gate}, but the published code has only resnet18 and scalar")]

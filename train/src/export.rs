@@ -1,13 +1,16 @@
-//! Exports a run's model to a file that the published code's `load_state_dict` accepts.
+//! Exports a run's model to a file that the published code's `load_state_dict` accepts, or to ONNX.
 
-use crate::error::{Result, TrainError};
+use crate::error::{Result, TrainError, internal};
 use crate::init::{CNN_PREFIX, resnet_default, whole_model};
-use crate::model::ModelConfig;
-use crate::run::{read_info, read_record};
+use crate::model::{ModelConfig, ModelWeights};
+use crate::onnx::onnx_graph;
+use crate::run::{CheckpointInfo, read_info, read_record};
 use crate::trained_model::{RunCheckpoint, run_checkpoint};
 use candle_core::Tensor;
+use sam_ladder_formats::onnx;
 use sam_ladder_formats::outputs::{self, Origin, is_regular_file};
 use sam_ladder_formats::state_dict::{is_ours, save_pth, save_safetensors};
+use sam_ladder_schemas::train::RunRecord;
 use std::path::{Path, PathBuf};
 
 /// Prefix of SAM's image encoder in SAM's own checkpoint.
@@ -20,29 +23,39 @@ pub struct ExportArgs {
     pub run: PathBuf,
     /// Which of the run's models.
     pub checkpoint: RunCheckpoint,
-    /// The file to write, `.safetensors` or `.pth`.
+    /// The file to write, `.safetensors`, `.pth` or `.onnx`.
     pub out: PathBuf,
     /// Replace an existing file.
     pub force: bool,
-    /// SAM's image encoder (`image_encoder.…`), with position tables for the run's image size. With it the file is the published model's
-    /// whole state dict; without it, the file lacks `sam.image_encoder.…`, its alias `sam_encoder.…`, and the ResNet beyond layer3.
+    /// SAM's image encoder (`image_encoder.…`), with position tables for the run's image size. With it a state dict is the published
+    /// model's whole one; without it, it lacks `sam.image_encoder.…`, its alias `sam_encoder.…`, and the ResNet beyond layer3. An ONNX model
+    /// with it takes images only.
     pub image_encoder: Option<Vec<(String, Tensor)>>,
 }
 
-/// Writes a run's model under the published state-dict names and returns the number of tensors.
+/// What was exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// Number of the model's tensors.
+    pub tensors: usize,
+    /// The files: more than one only if an ONNX model's weights do not fit into its own.
+    pub files: Vec<PathBuf>,
+}
+
+/// Writes a run's model: a state dict under the published names, or a graph in ONNX, whose inputs and output `onnx` describes.
 ///
 /// A whole state dict also has the ResNet's `layer4` and `fc`, which the published model has but never uses. They are filled with random
 /// values, since `load_state_dict` requires them.
 ///
 /// # Errors
 /// A run without a checkpoint, an output that exists (with `force`: that is no earlier export) or has another extension, a full disk.
-pub fn export(args: &ExportArgs) -> Result<usize> {
+pub fn export(args: &ExportArgs) -> Result<Exported> {
     let format = Format::of(&args.out)?;
-    let origin = |path: &Path| Origin::ours_if(is_regular_file(path) && is_ours(path));
+    let origin = |path: &Path| Origin::ours_if(is_regular_file(path) && (is_ours(path) || onnx::is_ours(path)));
     outputs::may_write(std::slice::from_ref(&args.out), args.force, "a model exported by sam-ladder", origin)?;
     let record = read_record(&args.run)?;
     let config = ModelConfig::of_run(&record.config, record.image_size, record.num_classes);
-    if !config.has_published_names() {
+    if format != Format::Onnx && !config.has_published_names() {
         return Err(TrainError::NoPublishedNames {
             run: args.run.clone(),
             side_network: config.side_network.name(),
@@ -51,26 +64,53 @@ pub fn export(args: &ExportArgs) -> Result<usize> {
         });
     }
     let path = run_checkpoint(&args.run, args.checkpoint);
-    if read_info(&path)?.is_none() {
+    let Some(info) = read_info(&path)? else {
         let reason = "it was not written by this program".to_string();
         return Err(TrainError::RunDamaged { path, reason });
+    };
+    let weights = whole_model(&config, &path)?;
+    if format == Format::Onnx {
+        return export_onnx(args, &record, &info, (&config, &weights));
     }
-    let mut tensors: Vec<(String, Tensor)> = whole_model(&config, &path)?.0.into_iter().collect();
+    let mut tensors: Vec<(String, Tensor)> = weights.0.into_iter().collect();
     if let Some(encoder) = &args.image_encoder {
         tensors.extend(image_encoder_names(encoder)?);
         tensors.extend(unread_resnet()?);
     }
     match format {
         Format::Safetensors => save_safetensors(&args.out, &tensors)?,
-        Format::Pth => save_pth(&args.out, &tensors)?,
+        Format::Pth | Format::Onnx => save_pth(&args.out, &tensors)?,
     }
-    Ok(tensors.len())
+    Ok(Exported { tensors: tensors.len(), files: vec![args.out.clone()] })
+}
+
+/// Writes the model as ONNX. Its metadata says what it was trained for: the entry `sam_ladder` of a checkpoint, and what images and classes
+/// are.
+fn export_onnx(
+    args: &ExportArgs,
+    record: &RunRecord,
+    info: &CheckpointInfo,
+    (config, weights): (&ModelConfig, &ModelWeights),
+) -> Result<Exported> {
+    let encoder = args.image_encoder.as_deref();
+    let graph = onnx_graph(config, weights, encoder, info.channels)?;
+    let class_names: Vec<&str> =
+        std::iter::once("background").chain(record.store.class_names.iter().map(String::as_str)).collect();
+    let json = |what: serde_json::Result<String>| what.map_err(|source| internal(source.to_string()));
+    let metadata = [
+        ("sam_ladder", json(serde_json::to_string(info))?),
+        ("class_names", json(serde_json::to_string(&class_names))?),
+        ("preprocessing", json(serde_json::to_string(&record.store.preprocessing))?),
+    ];
+    let files = graph.save(&args.out, &record.program, &metadata)?;
+    Ok(Exported { tensors: weights.0.len() + encoder.map_or(0, <[_]>::len), files })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Safetensors,
     Pth,
+    Onnx,
 }
 
 impl Format {
@@ -78,6 +118,7 @@ impl Format {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("safetensors") => Ok(Format::Safetensors),
             Some("pth" | "pt") => Ok(Format::Pth),
+            Some("onnx") => Ok(Format::Onnx),
             _ => Err(TrainError::Ending(path.into())),
         }
     }

@@ -9,7 +9,8 @@
 //! | `trained_model`, `predict`, `segment` | a trained model, and masks from it |
 //! | `groups` | the cases of one patient, and folds |
 //! | `held_out` | the cases that a run held out, for a validation at full resolution |
-//! | `export` | a model as one file in the published names |
+//! | `export` | a model as one file: in the published names, or in ONNX |
+//! | `onnx` | the model as a graph of ONNX operators |
 
 mod checksum;
 mod error;
@@ -20,6 +21,7 @@ mod init;
 mod lock;
 mod loss;
 pub mod model;
+mod onnx;
 mod optimizer;
 mod predict;
 pub mod run;
@@ -29,7 +31,7 @@ pub mod sweep;
 mod trained_model;
 
 pub use error::{Result, TrainError};
-pub use export::{ExportArgs, export};
+pub use export::{ExportArgs, Exported, export};
 pub use groups::Groups;
 pub use held_out::{HeldOut, held_out};
 pub use init::{InitSources, initial_weights};

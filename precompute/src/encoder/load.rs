@@ -13,7 +13,7 @@ use super::position_tables::{resize_rows, resize_square};
 use super::{EncoderError, ImageEncoder, Placement, Result, check_image_size};
 
 /// Before the names of the encoder's tensors in a SAM checkpoint.
-const PREFIX: &str = "image_encoder.";
+pub(super) const PREFIX: &str = "image_encoder.";
 /// Before them in a checkpoint of the whole published model, whose tables of positions have its image size already.
 const PUBLISHED_PREFIX: &str = "sam.image_encoder.";
 

@@ -31,7 +31,7 @@ pub use config::VitConfig;
 pub use error::{EncoderError, Result};
 pub use load::{decoder_weights, detect_arch, published_encoder, sized_encoder_tensors};
 pub use other_model::OtherModel;
-pub use random::{random_decoder_weights, random_tensor};
+pub use random::{random_decoder_weights, random_encoder_tensors, random_tensor};
 use vit::ImageEncoderVit;
 
 /// Where an encoder computes, and how exactly.

@@ -10,7 +10,7 @@ use rand_distr::{Distribution, StandardNormal};
 use sam_ladder_schemas::encoder::EncoderArch;
 
 use super::config::VitConfig;
-use super::load::sam_decoder_tensors;
+use super::load::{PREFIX, sam_decoder_tensors};
 use super::{ImageEncoder, Placement, Result, check_image_size};
 
 /// Deviation of the blocks' linear layers and of the position tables, as in SAM's initialisation; small against a patch's embedding, so
@@ -67,6 +67,15 @@ pub fn random_decoder_weights(seed: u64) -> Result<Vec<(String, Tensor)>> {
     let mut tensors = sam_decoder_tensors();
     tensors.sort();
     tensors.into_iter().map(|(name, shape)| random_tensor(seed, &name, &shape).map(|tensor| (name, tensor))).collect()
+}
+
+/// The tensors of [`ImageEncoder::random`], under their names in a checkpoint (`image_encoder.…`).
+///
+/// # Errors
+/// Those of the tensor library.
+pub fn random_encoder_tensors(arch: EncoderArch, image_size: usize, seed: u64) -> Result<Vec<(String, Tensor)>> {
+    let tensors = VitConfig::new(arch, image_size).tensors().into_iter();
+    tensors.map(|(name, shape)| Ok((format!("{PREFIX}{name}"), random_tensor(seed, &name, &shape)?))).collect()
 }
 
 impl ImageEncoder {

@@ -5,6 +5,7 @@ use super::plan::Plan;
 use crate::error::Result;
 use sam_ladder_cache::images_stored;
 use sam_ladder_schemas::counted::counted;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -31,19 +32,25 @@ pub struct Estimate {
 /// Those with which the store would be refused, and the encoder's.
 pub fn estimate<E: Encode>(plan: &Plan, store: &Path, batch_size: usize, load: impl FnOnce() -> Result<E>) -> Result<Estimate> {
     let images_stored = images_stored(store, &plan.layout)?;
-    let encoder = load()?;
-    let config = &plan.layout.attributes().config;
+    let seconds_per_image = seconds_per_image(&load()?, &plan.layout.attributes().config, batch_size)?;
+    let images_left = plan.layout.num_items().saturating_sub(images_stored);
+    Ok(Estimate { images_stored, images_left, seconds_per_image, batch_size })
+}
+
+/// Encodes a few batches of made-up images and takes the time.
+///
+/// # Errors
+/// The encoder's.
+pub fn seconds_per_image<E: Encode>(encoder: &E, config: &PrecomputeConfig, batch_size: usize) -> Result<f64> {
     let size = config.image_size;
     // A ramp of grey: the encoder's time does not depend on what it sees.
     let batch_len = batch_size * config.image_len();
     let images: Vec<f32> = (0..MEASURED_BATCHES * batch_len).map(|i| (i % size) as f32 / size as f32).collect();
     let sizes = (batch_size, config.image_len(), size);
-    encode_batches(&encoder, &images[..batch_len], sizes)?;
+    encode_batches(encoder, &images[..batch_len], sizes)?;
     let start = Instant::now();
-    encode_batches(&encoder, &images, sizes)?;
-    let seconds = start.elapsed().as_secs_f64() / MEASURED_BATCHES as f64;
-    let images_left = plan.layout.num_items().saturating_sub(images_stored);
-    Ok(Estimate { images_stored, images_left, seconds_per_image: seconds / batch_size as f64, batch_size })
+    encode_batches(encoder, &images, sizes)?;
+    Ok(start.elapsed().as_secs_f64() / (MEASURED_BATCHES * batch_size) as f64)
 }
 
 impl fmt::Display for Estimate {

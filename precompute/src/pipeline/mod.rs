@@ -18,7 +18,7 @@ mod stages;
 mod write;
 
 pub use encode::{Encode, SamEncoder};
-pub use estimate::{Estimate, estimate};
+pub use estimate::{Estimate, estimate, seconds_per_image};
 pub use fill::{FillOptions, Summary, fill_part, fill_store};
 pub use lazy::Loaded;
 pub use plan::Plan;

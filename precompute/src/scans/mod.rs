@@ -7,6 +7,7 @@ mod error;
 mod folder;
 mod grid;
 mod grid_notes;
+mod inspection;
 mod intensity;
 mod label_check;
 mod label_map;
@@ -22,6 +23,7 @@ pub use dataset_problem::DatasetProblem;
 pub use error::ScanError;
 pub use grid::{Grid, same_grid};
 pub use grid_notes::grid_notes;
+pub use inspection::unlike_scans;
 pub use settings::{SourceOptions, configure};
 pub use unlabelled::{FoundScans, NewScan, find_new_scans};
 

@@ -63,7 +63,7 @@ impl TrainError {
                     .into()
             }
             TrainError::NoPublishedNames { checkpoint, .. } => {
-                format!("there are no published names to export to; {} holds the model under its own names", checkpoint.display())
+                format!("export it to .onnx, or take {}, which holds the model under its own names", checkpoint.display())
             }
             TrainError::NoSpacing { .. } => "search by dice, or state the spacing with precompute --spacing (published layout); resample a scan whose affine is sheared".into(),
             TrainError::NoSweepFile => "pass --config sweep.toml, or --resume with --out".into(),

@@ -1,0 +1,86 @@
+//! `inspect` on folders of scans: what it prints, and what its page has.
+
+mod cli;
+
+use cli::{assert_refused, nifti, on, succeed};
+use std::fs;
+use std::path::Path;
+
+/// A dataset in nnU-Net's layout: three usable cases, and one whose label has a class that the dataset lacks.
+fn dataset(at: &Path) {
+    let image: Vec<f32> = (0..24).map(|i| i as f32 * 20.0 - 200.0).collect();
+    for (case, classes) in [("a", [1.0, 2.0]), ("b", [1.0, 1.0]), ("c", [0.0, 1.0]), ("d", [1.0, 9.0])] {
+        let label: Vec<f32> = (0..24)
+            .map(|i| {
+                if i < 6 {
+                    classes[0]
+                } else if i < 8 {
+                    classes[1]
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        for (folder, name, voxels) in
+            [("imagesTr", format!("{case}_0000.nii"), &image), ("labelsTr", format!("{case}.nii"), &label)]
+        {
+            fs::create_dir_all(at.join(folder)).unwrap();
+            fs::write(at.join(folder).join(name), nifti([4, 3, 2], voxels)).unwrap();
+        }
+    }
+    let json = r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii"}"#;
+    fs::write(at.join("dataset.json"), json).unwrap();
+}
+
+#[test]
+fn voxels_give_volumes_and_name_the_case_that_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    dataset(&at.join("scans"));
+    fs::write(at.join("scans/imagesTr/notes.nii.bz2"), "x").unwrap();
+    let printed = succeed(on(at, "inspect --scans @scans --voxels --no-time --test-cases c --out @page.html"));
+    // Voxels of 1 × 1 × 3 mm; the liver has 6 voxels in a, 8 in b, 2 in c, the test case.
+    for expected in [
+        "nnU-Net's layout",
+        "3 × 1 × 1",
+        "liver           2 of 2      1 of 1         0.0 ml",
+        "warning: case d cannot be used: ",
+        "warning: spleen: 1 of 2 training cases have it",
+        "notes.nii.bz2",
+    ] {
+        assert!(printed.contains(expected), "{expected:?} is not in\n{printed}");
+    }
+    let page = fs::read_to_string(at.join("page.html")).unwrap();
+    assert!(
+        page.contains("cannot be used: ") && page.contains("notes.nii.bz2") && page.matches("class=\"mark-box\"").count() == 3
+    );
+
+    // An earlier page is replaced only if that is asked for, and no other file.
+    assert!(assert_refused(on(at, "inspect --scans @scans --no-time --out @page.html")).contains("--force"));
+    succeed(on(at, "inspect --scans @scans --no-time --out @page.html --force"));
+    fs::write(at.join("page.html"), "mine").unwrap();
+    assert!(assert_refused(on(at, "inspect --scans @scans --no-time --out @page.html --force")).contains("page.html"));
+}
+
+#[test]
+fn headers_are_enough_for_geometry_and_costs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 5 --size 32 --depth 3"));
+    let printed = succeed(on(at, "inspect --scans @scans --no-time"));
+    assert!(printed.contains("the raw Synapse layout") && !printed.contains(" ml"), "{printed}");
+    // Each slice of the training cases in 44 variants, of the test cases once; precompute says the same.
+    let planned = succeed(on(at, "precompute --scans @scans --store @s.zarr --random-encoder 0 --preset native224 --dry-run"));
+    let images = planned.split("; ").find_map(|part| part.lines().next()?.split_once(" images to encode")).unwrap().0.to_string();
+    let line =
+        printed.lines().find(|line| line.trim_start().starts_with("--preset native224 ") && !line.contains("flips")).unwrap();
+    assert!(line.split_whitespace().any(|word| word == images), "{images} is not in {line}");
+}
+
+#[test]
+fn a_folder_without_scans_is_refused_with_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    dataset(&folder.path().join("all/Dataset001"));
+    let refused = assert_refused(on(folder.path(), "inspect --scans @all"));
+    assert!(refused.contains("Dataset001"), "{refused}");
+}

@@ -1,0 +1,102 @@
+//! The model as an ONNX graph, for runtimes other than this program: side network, gate and mask decoder, and the image encoder if its
+//! weights are given. Batch norm uses its running statistics.
+
+mod decoder;
+mod image_encoder;
+mod layers;
+mod side_network;
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use sam_ladder_formats::onnx::{Axis, Graph, Value};
+use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_schemas::train::{Arm, GateKind};
+
+use crate::error::Result;
+use crate::model::{LadderSam, ModelConfig, ModelWeights};
+use layers::Layers;
+
+const BATCH: Axis = Axis::Free("batch");
+
+/// The graph of a model for images of `channels` channels. Its inputs are those that the arm needs:
+///
+/// - `images` `[batch, channels, s, s]` in [0, 1],
+/// - `embeddings` `[batch, 256, s/16, s/16]` of the image encoder, unless `encoder` has its weights, by SAM's names (`image_encoder.…`);
+///
+/// its output is `low_res_logits` `[batch, classes, s/4, s/4]`.
+///
+/// # Errors
+/// Weights that do not fit the configuration.
+pub(crate) fn onnx_graph(
+    config: &ModelConfig,
+    weights: &ModelWeights,
+    encoder: Option<&[(String, Tensor)]>,
+    channels: usize,
+) -> Result<Graph> {
+    let image_pe = LadderSam::new(config, weights, &Device::Cpu)?.image_pe().clone();
+    let mut tensors: BTreeMap<String, Tensor> = weights.0.clone();
+    tensors.extend(encoder.unwrap_or_default().iter().cloned());
+    let mut net = Layers::new(Graph::new("sam-ladder"), tensors);
+    let (size, grid) = (config.image_size, image_pe.dims()[2]);
+
+    let needs_cnn = config.arm != Arm::SamOnly;
+    let needs_sam = config.arm != Arm::CnnOnly;
+    let image_axes = [BATCH, Axis::Size(channels), Axis::Size(size), Axis::Size(size)];
+    let images = if needs_cnn || encoder.is_some() {
+        let images = net.graph.input("images", &image_axes, "what stage one stores as images, in [0, 1]");
+        Some(three_channels(&mut net, &images, channels))
+    } else {
+        None
+    };
+    let x_sam = match (&images, encoder) {
+        _ if !needs_sam => None,
+        (Some(images), Some(_)) => Some(image_encoder::encode(&mut net, images, grid)?),
+        _ => {
+            let axes = [BATCH, Axis::Size(EMBED_CHANNELS), Axis::Size(grid), Axis::Size(grid)];
+            Some(net.graph.input("embeddings", &axes, "the output of SAM's image encoder, neck included"))
+        }
+    };
+    let x_cnn = match &images {
+        Some(images) if needs_cnn => Some(side_network::embed(&mut net, config.side_network, images, grid)?),
+        _ => None,
+    };
+    let x = match (x_sam, x_cnn) {
+        (Some(sam), Some(cnn)) => mix(&mut net, config.gate, &sam, &cnn)?,
+        (Some(x), None) | (None, Some(x)) => x,
+        (None, None) => return Err(crate::error::internal("the model has no input".into())),
+    };
+    let logits = decoder::decode(&mut net, &x, &image_pe, config.num_classes)?;
+    let axes = [BATCH, Axis::Size(config.num_classes), Axis::Size(size / 4), Axis::Size(size / 4)];
+    net.graph.output(
+        &logits,
+        "low_res_logits",
+        &axes,
+        "logits of the classes, background first, at a quarter of the images' side",
+    );
+    Ok(net.graph)
+}
+
+/// One channel is repeated to three, and of two the missing third is zero.
+fn three_channels(net: &mut Layers, images: &Value, channels: usize) -> Value {
+    match channels {
+        1 => net.concat(&[images, images, images], 1),
+        2 => net.pad(images, &[0, 0, 0, 0, 0, 1, 0, 0]),
+        _ => images.clone(),
+    }
+}
+
+/// Equation (3): x_cnn + g·(x_sam - x_cnn).
+fn mix(net: &mut Layers, gate: GateKind, sam: &Value, cnn: &Value) -> Result<Value> {
+    let logits = match gate {
+        GateKind::Scalar | GateKind::Channel => net.weight("sam.alpha")?,
+        GateKind::Pixel => {
+            let both = net.concat(&[sam, cnn], 1);
+            net.conv(&both, "sam.alpha", 1, 0)?
+        }
+    };
+    let gate = net.graph.op("Sigmoid", &[&logits], &[]);
+    let difference = net.graph.op("Sub", &[sam, cnn], &[]);
+    let part = net.graph.op("Mul", &[&gate, &difference], &[]);
+    Ok(net.add(cnn, &part))
+}

@@ -1,0 +1,118 @@
+//! The side network of a graph.
+
+use candle_core::Tensor;
+use sam_ladder_formats::onnx::Value;
+use sam_ladder_schemas::train::SideNetworkKind;
+
+use super::layers::Layers;
+use crate::error::Result;
+
+const PREFIX: &str = "CNN_encoder";
+/// timm's ε of layer norm, and the heads of `vit_tiny`.
+const VIT_EPS: f32 = 1e-6;
+const VIT_HEADS: i64 = 3;
+
+/// `images` `[b, 3, s, s]` → `[b, 256, grid, grid]`
+pub(super) fn embed(net: &mut Layers, kind: SideNetworkKind, images: &Value, grid: usize) -> Result<Value> {
+    let x = match kind {
+        SideNetworkKind::VitTiny => vit(net, images, grid)?,
+        SideNetworkKind::Resnet18 | SideNetworkKind::Resnet34 | SideNetworkKind::Resnet50 => resnet(net, images)?,
+    };
+    let projection = format!("{PREFIX}.projection");
+    if net.has(&format!("{projection}.weight")) { net.conv(&x, &projection, 1, 0) } else { Ok(x) }
+}
+
+/// A ResNet up to layer3; its blocks are those whose weights there are.
+fn resnet(net: &mut Layers, images: &Value) -> Result<Value> {
+    let x = net.conv(images, &format!("{PREFIX}.conv1"), 2, 3)?;
+    let x = net.batch_norm(&x, &format!("{PREFIX}.bn1"))?;
+    let x = net.relu(&x);
+    let mut x = net.max_pool(&x);
+    for layer in 1..=3 {
+        let prefix = |number: usize| format!("{PREFIX}.layer{layer}.{number}");
+        for number in (0..).take_while(|number| number < &64) {
+            if !net.has(&format!("{}.conv1.weight", prefix(number))) {
+                break;
+            }
+            let stride = if number == 0 && layer > 1 { 2 } else { 1 };
+            x = residual_block(net, &x, &prefix(number), stride)?;
+        }
+    }
+    Ok(x)
+}
+
+/// Two 3×3 convolutions, or 1×1, 3×3 and 1×1 of a bottleneck. The first 3×3 has the stride.
+fn residual_block(net: &mut Layers, input: &Value, prefix: &str, stride: i64) -> Result<Value> {
+    let bottleneck = net.has(&format!("{prefix}.conv3.weight"));
+    let convs: &[(i64, i64)] = if bottleneck { &[(1, 0), (stride, 1), (1, 0)] } else { &[(stride, 1), (1, 1)] };
+    let mut x = input.clone();
+    for (at, &(stride, padding)) in convs.iter().enumerate() {
+        if at > 0 {
+            x = net.relu(&x);
+        }
+        x = net.conv(&x, &format!("{prefix}.conv{}", at + 1), stride, padding)?;
+        x = net.batch_norm(&x, &format!("{prefix}.bn{}", at + 1))?;
+    }
+    let downsample = format!("{prefix}.downsample");
+    let shortcut = if net.has(&format!("{downsample}.0.weight")) {
+        let shortcut = net.conv(input, &format!("{downsample}.0"), stride, 0)?;
+        net.batch_norm(&shortcut, &format!("{downsample}.1"))?
+    } else {
+        input.clone()
+    };
+    let sum = net.add(&x, &shortcut);
+    Ok(net.relu(&sum))
+}
+
+/// timm's vit_tiny without the class token at the end.
+fn vit(net: &mut Layers, images: &Value, grid: usize) -> Result<Value> {
+    let patches = net.conv(images, &format!("{PREFIX}.patch_embed.proj"), 16, 0)?;
+    let positions = net.tensor(&format!("{PREFIX}.pos_embed"))?; // [1, 1 + grid², c]
+    let (tokens, width) = (positions.dims()[1] as i64, positions.dims()[2] as i64);
+    let patches = net.reshape(&patches, &[0, width, -1]);
+    let patches = net.transpose(&patches, &[0, 2, 1]);
+    // The class token goes into its own row of zeros, together with its position.
+    let patches = net.pad(&patches, &[0, 1, 0, 0, 0, 0]);
+    let cls = net.tensor(&format!("{PREFIX}.cls_token"))?; // [1, 1, c]
+    let first = (positions.narrow(1, 0, 1)? + cls)?;
+    let table = Tensor::cat(&[&first, &positions.narrow(1, 1, grid * grid)?], 1)?;
+    let table = net.constant(&format!("{PREFIX}.tokens"), &table)?;
+    let mut x = net.add(&patches, &table);
+    for number in 0.. {
+        let prefix = format!("{PREFIX}.blocks.{number}");
+        if !net.has(&format!("{prefix}.norm1.weight")) {
+            break;
+        }
+        x = vit_block(net, &x, &prefix, width)?;
+    }
+    let x = net.layer_norm(&x, &format!("{PREFIX}.norm"), VIT_EPS)?;
+    let x = net.slice(&x, 1, 1, tokens);
+    let x = net.transpose(&x, &[0, 2, 1]);
+    Ok(net.reshape(&x, &[0, width, grid as i64, grid as i64]))
+}
+
+fn vit_block(net: &mut Layers, input: &Value, prefix: &str, width: i64) -> Result<Value> {
+    let x = net.layer_norm(input, &format!("{prefix}.norm1"), VIT_EPS)?;
+    let qkv = net.linear(&x, &format!("{prefix}.attn.qkv"))?;
+    let head = width / VIT_HEADS;
+    let qkv = net.reshape(&qkv, &[0, 0, 3, VIT_HEADS, head]);
+    let part = |net: &mut Layers, index: i64, axes: &[i64]| {
+        let part = net.slice(&qkv, 2, index, index + 1);
+        let part = net.squeeze(&part, 2);
+        net.transpose(&part, axes)
+    };
+    let (q, k, v) = (part(net, 0, &[0, 2, 1, 3]), part(net, 1, &[0, 2, 3, 1]), part(net, 2, &[0, 2, 1, 3]));
+    let q = net.scale(&q, 1.0 / (head as f32).sqrt());
+    let scores = net.matmul(&q, &k);
+    let shares = net.softmax(&scores);
+    let out = net.matmul(&shares, &v);
+    let out = net.transpose(&out, &[0, 2, 1, 3]);
+    let out = net.reshape(&out, &[0, 0, width]);
+    let out = net.linear(&out, &format!("{prefix}.attn.proj"))?;
+    let x = net.add(input, &out);
+    let hidden = net.layer_norm(&x, &format!("{prefix}.norm2"), VIT_EPS)?;
+    let hidden = net.linear(&hidden, &format!("{prefix}.mlp.fc1"))?;
+    let hidden = net.gelu(&hidden);
+    let out = net.linear(&hidden, &format!("{prefix}.mlp.fc2"))?;
+    Ok(net.add(&x, &out))
+}
