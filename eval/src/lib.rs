@@ -28,12 +28,14 @@
 //! | `surface_distances`, `surface_voxels`, `distance_transform` | the distances behind HD95 and surface Dice |
 //! | `protocol` | the published and the standard rules |
 //! | `case_scores`, `summary`, [`statistics`] | scores of a case, means over cases, intervals and tests |
+//! | `postprocess`, `components` | what is done to masks after the arg-max, and its choice |
 //! | `evaluation`, `folder`, `scored` | writing an evaluation's folder, reading it back; which cases it scored |
 //! | `table_md`, `table_terminal`, [`comparison`], `results` | tables to read |
 //! | `report`, `sweep_page`, [`plot`], `overlay`, `display`, `outline` | pages, charts and pictures |
 
 mod case_scores;
 pub mod comparison;
+mod components;
 mod dice;
 mod display;
 mod distance_transform;
@@ -51,6 +53,7 @@ mod page;
 mod palette;
 mod picture_choice;
 pub mod plot;
+mod postprocess;
 mod protocol;
 mod publish;
 mod report;
@@ -79,6 +82,7 @@ pub use folder::{
 };
 pub use hd95::hd95;
 pub use masks::{MaskPair, MaskView, Region};
+pub use postprocess::{PostprocessingChoice, postprocess};
 pub use protocol::Scoring;
 pub use results::{Method, MethodComparison, ResultsTable, tabulate};
 pub use run_curves::{Curve, RunCurves};

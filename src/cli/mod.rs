@@ -10,6 +10,7 @@ mod export;
 mod lines;
 mod machine;
 mod phantom;
+mod postprocess;
 mod precompute;
 mod predict;
 mod profile;
