@@ -130,10 +130,23 @@ impl SettingsTable {
                 Value::Array(values) => (list(&name, values, &path)?, Vec::new()),
                 value => (Domain::Fixed(normal(&name, value)), Vec::new()),
             };
+            refuse_unreadable(&name, &domain, &path)?;
             settings.push(Setting { name, domain, when });
         }
         Ok(settings)
     }
+}
+
+/// Refuses values that the schema allows and the setting does not: words of a form of their own.
+fn refuse_unreadable(name: &str, domain: &Domain, path: &str) -> Result<(), SettingError> {
+    let values = match domain {
+        Domain::Fixed(value) => std::slice::from_ref(value),
+        Domain::List(values) => values.as_slice(),
+        Domain::Range { .. } => &[],
+    };
+    let unreadable =
+        values.iter().find_map(|value| TrainConfig::with(&Map::from_iter([(name.to_string(), value.clone())])).err());
+    unreadable.map_or(Ok(()), |error| Err(error.problem.with(path)))
 }
 
 /// A setting's name in `config.json`: `batch-size` is `batch_size`.
