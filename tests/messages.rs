@@ -10,11 +10,12 @@ use std::path::Path;
 use std::process::Command;
 
 /// Every command.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "phantom",
     "precompute",
     "verify",
     "train",
+    "learning-curve",
     "sweep",
     "eval",
     "predict",

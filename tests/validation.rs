@@ -323,3 +323,36 @@ fn a_postprocessing_is_chosen_on_held_out_cases_and_applied() {
     let refused = assert_refused(on(at, &format!("{eval} --split validation --out @damaged")));
     assert!(refused.contains("postprocessing.json is no postprocessing"), "{refused}");
 }
+
+/// The scores are those that the runs' own tables have, and a second call trains nothing.
+#[test]
+fn a_learning_curve_trains_on_growing_numbers_of_cases() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 6 --size 32 --depth 3 --seed 3"));
+    succeed(on(at, &format!("{PRECOMPUTE} @s.zarr")));
+    let line = "learning-curve --store @s.zarr --val-cases 0005 --numbers 1,2,3 --seeds 7,8 --epochs 2 --batch-size 4 --warmup 1 --out @curve";
+    let said = succeed(on(at, line));
+    assert_eq!(said.lines().filter(|line| line.contains("cases: validation Dice")).count(), 3, "{said}");
+    assert!(said.contains("over 2 seeds") && said.contains("6 cases are likely to change it by"), "{said}");
+    let table = std::fs::read_to_string(at.join("curve/learning-curve.csv")).unwrap();
+    for cases in [1usize, 2, 3] {
+        for seed in [7, 8] {
+            let run = at.join(format!("curve/cases-{cases:03}-seed-{seed}"));
+            let record: serde_json::Value = serde_json::from_slice(&std::fs::read(run.join("config.json")).unwrap()).unwrap();
+            let trained = record["trained_cases"].as_array().map_or(3, Vec::len);
+            assert_eq!((trained, &record["config"]["seed"]), (cases, &serde_json::json!(seed)));
+            let epochs: Vec<sam_ladder_schemas::tables::EpochRow> = read_rows(&run.join("epochs.parquet")).unwrap();
+            let best = epochs.iter().filter_map(|row| row.val_dice).fold(0.0, f64::max);
+            assert!(table.contains(&format!("\n{cases},{seed},{best}\n")), "{table}");
+        }
+    }
+    let log = at.join("curve/cases-001-seed-7/steps.parquet");
+    let before = std::fs::metadata(&log).unwrap().modified().unwrap();
+    assert_eq!(succeed(on(at, line)), said);
+    assert_eq!(std::fs::metadata(&log).unwrap().modified().unwrap(), before);
+    let refused = assert_refused(on(at, &line.replace("1,2,3", "4")));
+    assert!(refused.contains("4 cases cannot be trained on: 3 are not held out"), "{refused}");
+    let refused = assert_refused(on(at, &line.replace("--val-cases 0005", "")));
+    assert!(refused.contains("no case is held out to measure by"), "{refused}");
+}

@@ -28,6 +28,7 @@
 //! | `surface_distances`, `surface_voxels`, `distance_transform` | the distances behind HD95 and surface Dice |
 //! | `protocol` | the published and the standard rules |
 //! | `case_scores`, `summary`, [`statistics`] | scores of a case, means over cases, intervals and tests |
+//! | `learning_curve` | what further training cases are likely to bring |
 //! | `postprocess`, `components` | what is done to masks after the arg-max, and its choice |
 //! | `evaluation`, `folder`, `scored` | writing an evaluation's folder, reading it back; which cases it scored |
 //! | `table_md`, `table_terminal`, [`comparison`], `results` | tables to read |
@@ -44,6 +45,7 @@ mod evaluation;
 mod folder;
 mod hd95;
 pub mod label_tables;
+mod learning_curve;
 mod masks;
 mod moves;
 mod organ_columns;
@@ -81,6 +83,7 @@ pub use folder::{
     TABLE_MARKDOWN,
 };
 pub use hd95::hd95;
+pub use learning_curve::{CurvePoint, Forecast, PowerLaw, forecast};
 pub use masks::{MaskPair, MaskView, Region};
 pub use postprocess::{PostprocessingChoice, postprocess};
 pub use protocol::Scoring;
