@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 /// The operations with kernels, in `src/<operation>/kernel.cu`; each is a module.
-const OPERATIONS: [&str; 15] = [
+const OPERATIONS: [&str; 16] = [
     "attention",
     "batch_norm",
     "batch_norm_pool",
@@ -19,6 +19,7 @@ const OPERATIONS: [&str; 15] = [
     "optimizer",
     "partial_sums",
     "rel_pos_attention",
+    "segmentation_loss",
     "strided_copy",
 ];
 /// Headers of the kernels.

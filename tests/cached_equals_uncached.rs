@@ -25,7 +25,7 @@ use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::run::train;
 use sam_ladder_train::run::{BatchTensors, StepLosses, StepSettings, train_step};
 use sam_ladder_train::run::{Sampler, VariantDraws};
-use sam_ladder_train::{InitSources, Optimizer, initial_weights, learning_rate};
+use sam_ladder_train::{InitSources, LadderLoss, Optimizer, initial_weights, learning_rate};
 use std::collections::BTreeMap;
 use std::path::Path;
 use train_args::train_args;
@@ -120,7 +120,10 @@ fn uncached(scans: &Path, store: &Path) -> Vec<StepLosses> {
             let embeddings = encoder.forward(&images).unwrap();
             let lr = learning_rate(losses.len(), config.lr, config.warmup, max_iterations);
             let batch = BatchTensors { images, embeddings, labels };
-            losses.push(train_step(&model, &mut optimizer, &batch, StepSettings { lambda: config.lambda, lr }).unwrap());
+            losses.push(
+                train_step(&model, &mut optimizer, &batch, StepSettings { loss: &LadderLoss::published(config.lambda), lr })
+                    .unwrap(),
+            );
         }
     }
     losses

@@ -12,6 +12,7 @@ const ORDER: [&str; 15] = [
     "precompute",
     "verify",
     "train",
+    "learning-curve",
     "export",
     "eval",
     "predict",
@@ -31,8 +32,12 @@ const SLURM: &str = "[job]\ntasks = 2\ntime = \"10\"\n";
 /// list.
 const SMALL: [(&str, &str); 6] =
     [("--size", "32"), ("--depth", "3"), ("--cases", "5"), ("--image-size", "32"), ("--data-size", "32"), ("--epochs", "1")];
-const ADDED: [(&str, &[&str]); 3] =
-    [("phantom", &["--size", "--depth", "--cases"]), ("precompute", &["--image-size", "--data-size"]), ("train", &["--epochs"])];
+const ADDED: [(&str, &[&str]); 4] = [
+    ("phantom", &["--size", "--depth", "--cases"]),
+    ("precompute", &["--image-size", "--data-size"]),
+    ("train", &["--epochs"]),
+    ("learning-curve", &["--epochs"]),
+];
 /// Options that need published files.
 const DROPPED: [&str; 2] = ["--sam-checkpoint", "--cnn-checkpoint"];
 

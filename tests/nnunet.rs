@@ -282,3 +282,49 @@ fn two_channels_and_two_classes_go_all_the_way() {
     let error = assert_refused(eval("one.zarr", "mixed"));
     assert!(error.contains("preprocessing.channels"), "{error}");
 }
+
+/// nnU-Net's `ignore`: class 254 in the store, no part in the loss, none in the scores.
+#[test]
+fn voxels_to_ignore_take_no_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("scans");
+    write_dataset(&root, &["CT"], true);
+    fs::write(root.join("dataset.json"), dataset_json(&["CT"], r#"{"background": 0, "a": 1, "b": 2, "ignore": 3}"#)).unwrap();
+    // The upper half of every label is to be ignored.
+    let ignored: Vec<f32> = labels().iter().enumerate().map(|(at, &label)| if at / 20 % 18 < 9 { 3.0 } else { label }).collect();
+    for case in ["labelsTr/brain_001", "labelsTr/brain_002", "labelsTr/brain_010", "labelsTs/brain_003"] {
+        write(&root.join(format!("{case}.nii.gz")), &ignored);
+    }
+    let (config, scans) = read_all(&root, &SourceOptions::default());
+    assert_eq!((&config.preprocessing.label_map[..], config.ignored_class()), (&[0, 1, 2, 254][..], Some(254)));
+    let expected: Vec<u8> = ignored.iter().map(|&label| if label == 3.0 { 254 } else { label as u8 }).collect();
+    assert_eq!(scans[0].label, expected);
+    let run = |line: &str| {
+        let mut command = program(&line.split_whitespace().collect::<Vec<_>>());
+        command.current_dir(folder.path());
+        command
+    };
+    succeed(run("precompute --scans scans --store s.zarr --random-encoder 0 --image-size 32 --data-size 32 --augment none"));
+    succeed(run("verify --store s.zarr"));
+    let store = Store::open(&folder.path().join("s.zarr")).unwrap();
+    let mut batch = Batch::default();
+    store.read_batch(Split::Train, &[(0, 0)], &mut batch).unwrap();
+    assert!(batch.labels[..8].iter().all(|&label| label == 254) && batch.labels[60] != 254, "{:?}", batch.labels);
+    assert_eq!(store.mask(Split::Test, "brain_003").unwrap().labels, expected);
+    // Of the first box no row is left, of the second the last seven.
+    assert_eq!(store.slices(Split::Train)[0].voxels, [0, 7 * 7]);
+    succeed(run("train --store s.zarr --run run --epochs 30 --batch-size 3 --warmup 2 --lr 2e-3 --val-cases brain_002"));
+    succeed(run("eval --store s.zarr --run run --protocol standard --save-nifti --out run/eval"));
+    let rows: Vec<sam_ladder_schemas::tables::CaseRow> =
+        sam_ladder_formats::rows::read_rows(&folder.path().join("run/eval/cases.parquet")).unwrap();
+    let mask = sam_ladder_formats::nifti::read_image(&folder.path().join("run/eval/masks/brain_003.nii.gz")).unwrap().voxels;
+    for (class, row) in (1u8..).zip(&rows) {
+        let counted = |of: &dyn Fn(usize) -> bool| (0..VOXELS).filter(|&at| expected[at] != 254 && of(at)).count() as u64;
+        assert_eq!(row.predicted_voxels, counted(&|at| mask[at] as u8 == class), "class {class}");
+        assert_eq!(row.reference_voxels, counted(&|at| expected[at] == class), "class {class}");
+    }
+    let epochs: Vec<sam_ladder_schemas::tables::EpochRow> =
+        sam_ladder_formats::rows::read_rows(&folder.path().join("run/epochs.parquet")).unwrap();
+    assert!(epochs.iter().all(|row| row.loss.is_finite() && row.val_dice.is_some()));
+    assert!(epochs[29].loss < 0.8 * epochs[0].loss, "{} {}", epochs[0].loss, epochs[29].loss);
+}

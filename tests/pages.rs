@@ -170,6 +170,7 @@ fn report(folder: &Path, class_names: Vec<String>, cases: usize) -> PathBuf {
         greys: "window -125 to 275 HU".into(),
         curves: Some(curves()),
         extreme_slices: 2,
+        ignored: None,
         palette: Palette::Distinct,
         save_nifti: false,
         case_pages: true,

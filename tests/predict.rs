@@ -259,3 +259,73 @@ fn what_the_run_was_trained_with_is_required() {
     refuse("@scan.nii --run @run", &["--sam-checkpoint", &hash]);
     refuse("@scan.nii --run @run --sam-checkpoint @sam.pth", &["sam.pth"]);
 }
+
+/// Probabilities of several runs, their entropy and the runs' agreement, computed a second way from the files; and the same through a store.
+#[test]
+fn several_runs_segment_together_and_say_where_they_disagree() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    trained(at, "--image-size 32 --data-size 32", 8);
+    succeed(on(at, "train --store @s.zarr --run @two --epochs 60 --max-steps 3 --batch-size 5 --warmup 5 --lr 2e-3 --seed 5"));
+    let scan = "@scans/RawData/Training/img/img0001.nii.gz";
+    let both = format!("predict --scan {scan} --run @run --run @two --resample logits --average-reflections");
+    let mut command = on(at, &format!("{both} --out @both.nii.gz --save-probabilities --save-entropy --statistics @both.csv"));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let read = |name: &str| read_image(&at.join(name)).unwrap();
+    let mask = read("both.nii.gz");
+    let names: Vec<&str> = ["background"].into_iter().chain(SYNAPSE_ORGANS).collect();
+    let file = |name: &str| format!("both.probability.{}.nii.gz", name.replace(' ', "_"));
+    let probabilities: Vec<Vec<f32>> = names.iter().map(|name| read(&file(name)).voxels).collect();
+    let entropy = read("both.entropy.nii.gz");
+    assert_eq!(entropy.geometry.affine, mask.geometry.affine);
+    for voxel in 0..mask.voxels.len() {
+        let p: Vec<f32> = probabilities.iter().map(|plane| plane[voxel]).collect();
+        assert!((p.iter().sum::<f32>() - 1.0).abs() < 0.02, "voxel {voxel}: {p:?}");
+        let most = p.iter().fold(0.0, |most: f32, p| most.max(*p));
+        assert!(p[mask.voxels[voxel] as usize] > most - 0.005, "voxel {voxel}: {p:?}, {}", mask.voxels[voxel]);
+        let expected = -p.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f32>() / 9.0f32.ln();
+        assert!((entropy.voxels[voxel] - expected).abs() < 0.03, "voxel {voxel}: {} {expected}", entropy.voxels[voxel]);
+    }
+    // Each run alone, in the same way: their Dice with one another.
+    let alone = |run: &str| {
+        let line = format!("predict --scan {scan} --run @{run} --resample logits --average-reflections --out @{run}.nii.gz");
+        succeed(on(at, &line));
+        read(&format!("{run}.nii.gz")).voxels
+    };
+    let [one, two] = ["run", "two"].map(alone);
+    let table = std::fs::read_to_string(at.join("both.csv")).unwrap();
+    let rows: Vec<Vec<&str>> =
+        table.lines().filter(|line| line.starts_with("img0001,")).map(|row| row.split(',').collect()).collect();
+    assert_eq!(rows.len(), 8, "{table}");
+    let warning = said.lines().find(|line| line.contains("the 2 runs disagree")).unwrap_or_default();
+    let mut disagreed = 0;
+    for (class, row) in (1..).zip(&rows) {
+        let count = |of: &dyn Fn(usize) -> bool| (0..one.len()).filter(|&at| of(at)).count() as f64;
+        let (a, b) = (|at: usize| one[at] as usize == class, |at: usize| two[at] as usize == class);
+        let sum = count(&a) + count(&b);
+        let expected = (sum > 0.0).then(|| 2.0 * count(&|at| a(at) && b(at)) / sum);
+        assert_eq!(row[4].parse::<f64>().ok(), expected, "{table}");
+        assert_eq!(row[2].parse::<usize>().unwrap(), mask.voxels.iter().filter(|&&found| found as usize == class).count());
+        let named = expected.is_some_and(|dice| dice < 0.8);
+        assert_eq!(warning.contains(&format!("{} {:.2}", row[1], expected.unwrap_or(1.0))), named, "{said}");
+        disagreed += usize::from(named);
+    }
+    assert!(disagreed > 0, "{said}");
+    // Through a store, which then keeps the reflections.
+    succeed(on(at, &format!("{both} --store @kept.zarr --out @stored.nii.gz")));
+    assert_eq!(bytes(&at.join("stored.nii.gz")), bytes(&at.join("both.nii.gz")));
+    let refused = assert_refused(on(at, &format!("{both} --out @new.nii.gz --statistics @both.csv")));
+    assert!(refused.contains("both.csv exists"), "{refused}");
+    succeed(on(at, &format!("{both} --out @new.nii.gz --statistics @both.json")));
+    let table: serde_json::Value = serde_json::from_slice(&std::fs::read(at.join("both.json")).unwrap()).unwrap();
+    assert_eq!(table["rows"].as_array().unwrap().len(), 8);
+    let refused = assert_refused(on(at, &format!("predict --scan {scan} --run @run --run @two --checkpoint @x --out @x.nii.gz")));
+    assert!(refused.contains("--checkpoint replaces the model of one run"), "{refused}");
+    // A run that sees other images.
+    succeed(on(at, "precompute --scans @scans --store @o.zarr --random-encoder 3 --image-size 48 --data-size 32 --augment none"));
+    succeed(on(at, "train --store @o.zarr --run @other --epochs 1 --max-steps 0"));
+    let refused = assert_refused(on(at, &format!("predict --scan {scan} --run @run --run @other --out @x.nii.gz")));
+    assert!(refused.contains("image_size"), "{refused}");
+}

@@ -118,7 +118,7 @@ fn predictions_have_the_scans_shape_and_do_not_depend_on_the_batch() {
     let run = || WeightSource::Run { folder: args.run.clone(), checkpoint: RunCheckpoint::BestOrLast };
     let masks = predict(&args.store, run(), 1).unwrap();
     assert_eq!(masks.len(), 1);
-    let PredictedMask { case, mask, shape, spacing_mm } = &masks[0];
+    let PredictedMask { case, mask, shape, spacing_mm, .. } = &masks[0];
     assert_eq!(*spacing_mm, Some([3.0, 0.8, 0.7]));
     assert_eq!(case, TEST_CASE.0);
     assert_eq!(*shape, [TEST_CASE.1, SCAN_SIZE[0] as usize, SCAN_SIZE[1] as usize]);

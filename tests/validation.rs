@@ -253,3 +253,106 @@ fn what_is_no_validation_or_no_fold_is_refused() {
     let words = "eval --store @others.zarr --run @fold1 --split validation --out @x";
     has(refused(words), &["its training case 0005 is not known to be the scan", "the store that the run was trained on"]);
 }
+
+/// The Dice of the masks as written is that of the choice; and the rules in the run's folder are applied, whoever wrote them.
+#[test]
+fn a_postprocessing_is_chosen_on_held_out_cases_and_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 5 --size 40 --depth 4 --seed 3"));
+    succeed(on(at, &format!("{PRECOMPUTE} @s.zarr")));
+    succeed(on(at, &format!("{TRAIN} --max-steps 60 --run @run --fold 1/2")));
+    let eval = "eval --store @s.zarr --run @run --save-nifti";
+    let refused = assert_refused(on(at, &format!("{eval} --choose-postprocessing --out @e")));
+    assert!(refused.contains("--split validation"), "{refused}");
+    assert!(!at.join("run/postprocessing.json").exists());
+
+    succeed(on(at, &format!("{eval} --split validation --choose-postprocessing --out @before")));
+    let path = at.join("run/postprocessing.json");
+    let read_json = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap();
+    let found = read_json();
+    assert_eq!(found["cases"], serde_json::json!(["0005", "0007"]));
+    let rules = found["organs"].as_array().unwrap();
+    assert_eq!(rules.len(), SYNAPSE_ORGANS.len());
+    let masks = |evaluation: &str| {
+        ["0005", "0007"].map(|case| read_image(&at.join(format!("{evaluation}/masks/{case}.nii.gz"))).unwrap().voxels)
+    };
+    // Means are over the cases in which either mask has the organ.
+    let mean = |evaluation: &str, class: usize| {
+        let of_case = |(case, predicted): (&str, Vec<f32>)| {
+            let reference = classes(at, case);
+            let count = |of: &dyn Fn(usize) -> bool| (0..reference.len()).filter(|&at| of(at)).count() as f64;
+            let (r, p) = (|at: usize| usize::from(reference[at]) == class, |at: usize| predicted[at] as usize == class);
+            let sum = count(&r) + count(&p);
+            (sum > 0.0).then(|| 2.0 * count(&|at| r(at) && p(at)) / sum)
+        };
+        let cases: Vec<f64> = ["0005", "0007"].into_iter().zip(masks(evaluation)).filter_map(of_case).collect();
+        if cases.is_empty() { -1.0 } else { cases.iter().sum::<f64>() / cases.len() as f64 }
+    };
+    succeed(on(at, &format!("{eval} --split validation --out @after")));
+    for (evaluation, key) in [("before", "dice_before"), ("after", "dice_after")] {
+        for (class, rule) in (1..).zip(rules) {
+            let (mean, written) = (mean(evaluation, class), rule[key].as_f64().unwrap_or(-1.0));
+            assert!((mean - written).abs() < 1e-12, "{evaluation}, {}: {mean}, expected {written}", rule["organ"]);
+        }
+    }
+    // The organ that is found best is to go wherever it is smaller than the whole scan.
+    let dice = |class: &usize| rules[class - 1]["dice_before"].as_f64().unwrap_or(0.0);
+    let best = (1..=rules.len()).max_by(|a, b| dice(a).total_cmp(&dice(b))).unwrap();
+    assert!(dice(&best) > 0.1, "{found}");
+    let mut edited = found.clone();
+    edited["organs"][best - 1]["smallest_voxels"] = 1_000_000.into();
+    std::fs::write(&path, edited.to_string()).unwrap();
+    let image = "@scans/RawData/Training/img/img0005.nii.gz";
+    for (option, evaluation) in [("", "edited"), (" --no-postprocessing", "without")] {
+        succeed(on(at, &format!("{eval} --split validation --out @{evaluation}{option}")));
+        succeed(on(at, &format!("predict --scan {image} --run @run --out @{evaluation}.nii.gz{option}")));
+        let predicted = read_image(&at.join(format!("{evaluation}.nii.gz"))).unwrap().voxels;
+        assert!(predicted == masks(evaluation)[0], "{evaluation}");
+    }
+    assert!(masks("without") == masks("before"));
+    let gone = masks("before")
+        .map(|mask| mask.into_iter().map(|class| if class as usize == best { 0.0 } else { class }).collect::<Vec<f32>>());
+    assert!(masks("edited") == gone);
+
+    let again = format!("{eval} --split validation --choose-postprocessing --out @again");
+    assert!(assert_refused(on(at, &again)).contains("postprocessing.json exists"));
+    succeed(on(at, &format!("{again} --force")));
+    assert_eq!(read_json(), found);
+    std::fs::write(&path, "{}").unwrap();
+    let refused = assert_refused(on(at, &format!("{eval} --split validation --out @damaged")));
+    assert!(refused.contains("postprocessing.json is no postprocessing"), "{refused}");
+}
+
+/// The scores are those that the runs' own tables have, and a second call trains nothing.
+#[test]
+fn a_learning_curve_trains_on_growing_numbers_of_cases() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 6 --size 32 --depth 3 --seed 3"));
+    succeed(on(at, &format!("{PRECOMPUTE} @s.zarr")));
+    let line = "learning-curve --store @s.zarr --val-cases 0005 --numbers 1,2,3 --seeds 7,8 --epochs 2 --batch-size 4 --warmup 1 --out @curve";
+    let said = succeed(on(at, line));
+    assert_eq!(said.lines().filter(|line| line.contains("cases: validation Dice")).count(), 3, "{said}");
+    assert!(said.contains("over 2 seeds") && said.contains("6 cases are likely to change it by"), "{said}");
+    let table = std::fs::read_to_string(at.join("curve/learning-curve.csv")).unwrap();
+    for cases in [1usize, 2, 3] {
+        for seed in [7, 8] {
+            let run = at.join(format!("curve/cases-{cases:03}-seed-{seed}"));
+            let record: serde_json::Value = serde_json::from_slice(&std::fs::read(run.join("config.json")).unwrap()).unwrap();
+            let trained = record["trained_cases"].as_array().map_or(3, Vec::len);
+            assert_eq!((trained, &record["config"]["seed"]), (cases, &serde_json::json!(seed)));
+            let epochs: Vec<sam_ladder_schemas::tables::EpochRow> = read_rows(&run.join("epochs.parquet")).unwrap();
+            let best = epochs.iter().filter_map(|row| row.val_dice).fold(0.0, f64::max);
+            assert!(table.contains(&format!("\n{cases},{seed},{best}\n")), "{table}");
+        }
+    }
+    let log = at.join("curve/cases-001-seed-7/steps.parquet");
+    let before = std::fs::metadata(&log).unwrap().modified().unwrap();
+    assert_eq!(succeed(on(at, line)), said);
+    assert_eq!(std::fs::metadata(&log).unwrap().modified().unwrap(), before);
+    let refused = assert_refused(on(at, &line.replace("1,2,3", "4")));
+    assert!(refused.contains("4 cases cannot be trained on: 3 are not held out"), "{refused}");
+    let refused = assert_refused(on(at, &line.replace("--val-cases 0005", "")));
+    assert!(refused.contains("no case is held out to measure by"), "{refused}");
+}

@@ -47,6 +47,8 @@ pub struct EvaluationConfig {
     pub curves: Option<RunCurves>,
     /// Number of worst slices and number of best slices per case to draw, in addition to the one with the most organ voxels.
     pub extreme_slices: usize,
+    /// Class of the reference of voxels that take no part: they are neither scored nor shown.
+    pub ignored: Option<u8>,
     /// Colours of the organs in pictures.
     pub palette: Palette,
     /// Write the predicted masks as NIfTI.
@@ -130,6 +132,11 @@ impl Evaluation {
     /// picture cannot be read. After an error the case does not count, and other cases may follow.
     pub fn add_case(&mut self, prediction: &CasePrediction) -> Result<&[CaseRow]> {
         let CaseMasks { case, prediction: mask, spacing_mm, .. } = prediction.masks;
+        let counted = self.config.ignored.map(|ignored| without(&prediction.masks, ignored));
+        let prediction = &match &counted {
+            Some([mask, reference]) => CasePrediction { masks: replaced(prediction.masks, mask, reference), ..*prediction },
+            None => CasePrediction { ..*prediction },
+        };
         check_file_name(case)?;
         if self.evaluated.iter().any(|evaluated| evaluated == case) {
             return Err(EvalError::RepeatedCase { case: case.into() });
@@ -251,6 +258,24 @@ impl Evaluation {
         let json = serde_json::to_vec_pretty(&Recorded { info, files });
         write_atomic(&path, &json.map_err(|source| EvalError::Json { path: path.clone(), source })?)?;
         Ok([table, terminal_table(summary, &context)])
+    }
+}
+
+/// Prediction and reference with background where the reference has the class `ignored`.
+fn without(masks: &CaseMasks<'_>, ignored: u8) -> [Vec<u8>; 2] {
+    let (prediction, reference) = (masks.prediction.voxels, masks.reference.voxels);
+    let counted = |of: &[u8]| of.iter().zip(reference).map(|(&class, &r)| if r == ignored { 0 } else { class }).collect();
+    // Masks of different lengths are refused later, with both.
+    let prediction = if prediction.len() == reference.len() { counted(prediction) } else { prediction.to_vec() };
+    [prediction, counted(reference)]
+}
+
+/// The same case with other voxels.
+fn replaced<'a>(masks: CaseMasks<'a>, prediction: &'a [u8], reference: &'a [u8]) -> CaseMasks<'a> {
+    CaseMasks {
+        prediction: MaskView { voxels: prediction, ..masks.prediction },
+        reference: MaskView { voxels: reference, ..masks.reference },
+        ..masks
     }
 }
 

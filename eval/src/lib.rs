@@ -28,6 +28,8 @@
 //! | `surface_distances`, `surface_voxels`, `distance_transform` | the distances behind HD95 and surface Dice |
 //! | `protocol` | the published and the standard rules |
 //! | `case_scores`, `summary`, [`statistics`] | scores of a case, means over cases, intervals and tests |
+//! | `learning_curve` | what further training cases are likely to bring |
+//! | `postprocess`, `components` | what is done to masks after the arg-max, and its choice |
 //! | `evaluation`, `folder`, `scored` | writing an evaluation's folder, reading it back; which cases it scored |
 //! | `table_md`, `table_terminal`, [`comparison`], `results` | tables to read |
 //! | `inspection` | what `inspect` found in a folder of scans |
@@ -35,6 +37,7 @@
 
 mod case_scores;
 pub mod comparison;
+mod components;
 mod dice;
 mod display;
 mod distance_transform;
@@ -44,6 +47,7 @@ mod folder;
 mod hd95;
 mod inspection;
 pub mod label_tables;
+mod learning_curve;
 mod masks;
 mod moves;
 mod organ_columns;
@@ -53,6 +57,7 @@ mod page;
 mod palette;
 mod picture_choice;
 pub mod plot;
+mod postprocess;
 mod protocol;
 mod publish;
 mod report;
@@ -81,7 +86,9 @@ pub use folder::{
 };
 pub use hd95::hd95;
 pub use inspection::{inspection_lines, inspection_page};
+pub use learning_curve::{CurvePoint, Forecast, PowerLaw, forecast};
 pub use masks::{MaskPair, MaskView, Region};
+pub use postprocess::{PostprocessingChoice, postprocess};
 pub use protocol::Scoring;
 pub use results::{Method, MethodComparison, ResultsTable, tabulate};
 pub use run_curves::{Curve, RunCurves};

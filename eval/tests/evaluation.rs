@@ -26,6 +26,7 @@ fn config(out_dir: &Path) -> EvaluationConfig {
         greys: "window <-125 to 275> HU".into(),
         curves: None,
         extreme_slices: 2,
+        ignored: None,
         palette: Palette::Distinct,
         save_nifti: true,
         case_pages: false,

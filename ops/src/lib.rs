@@ -39,6 +39,7 @@ mod partial_sums;
 mod patch_embed;
 mod rel_pos_attention;
 mod residual_stream;
+mod segmentation_loss;
 mod strided_copy;
 mod tape;
 #[cfg(test)]
@@ -68,6 +69,7 @@ pub use optimizer::{Slot, UpdateRule, update};
 pub use patch_embed::PatchEmbed;
 pub use rel_pos_attention::{RelPosAttention, TokenGrid};
 pub use residual_stream::{ResidualStream, Tile};
+pub use segmentation_loss::{Region, SegmentationLoss, segmentation_loss};
 pub use tape::{Gradients, Tape, Value, record, record_composed};
 pub use token_conv::TokenConv;
 

@@ -132,6 +132,33 @@ pub enum PublishedRows {
     Ablation,
 }
 
+/// How masks come to the scan's own resolution
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Resample {
+    /// Each pixel takes the class of the nearest pixel at the network's resolution: the published way
+    #[default]
+    Published,
+    /// Probabilities are brought to the scan's resolution, bilinearly, and each pixel takes the most probable class there
+    Logits,
+}
+
+impl Resample {
+    /// As it is typed and stored: `published`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Resample::Published => "published",
+            Resample::Logits => "logits",
+        }
+    }
+
+    /// Whether it is the published one.
+    pub fn is_published(&self) -> bool {
+        *self == Resample::Published
+    }
+}
+
 /// Colours of the organs in pictures
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -178,6 +205,9 @@ pub struct EvalSettings {
     /// Colours of the organs in pictures
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub colours: Palette,
+    /// How masks come to the scan's own resolution
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    pub resample: Resample,
 }
 
 impl Default for EvalSettings {
@@ -192,6 +222,7 @@ impl Default for EvalSettings {
             tolerance_mm: 2.0,
             spacing: None,
             colours: Palette::default(),
+            resample: Resample::Published,
         }
     }
 }
@@ -207,6 +238,9 @@ mod tests {
         assert_eq!(json!(EmptyRule::ALL), json!(EmptyRule::ALL.map(EmptyRule::name)));
         for split in [ScoredSplit::Test, ScoredSplit::Validation] {
             assert_eq!(json!(split), split.name());
+        }
+        for resample in [Resample::Published, Resample::Logits] {
+            assert_eq!(json!(resample), resample.name());
         }
         for definition in [Hd95Definition::Pooled, Hd95Definition::Larger] {
             assert_eq!(json!(definition), definition.name());

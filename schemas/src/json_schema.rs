@@ -107,7 +107,8 @@ fn range_words(form: &Value) -> String {
     let range = match (number("minimum"), number("exclusiveMinimum"), number("maximum")) {
         (Some(low), _, Some(high)) => format!(" from {low} to {high}"),
         (Some(low), _, None) => format!(" from {low}"),
-        (None, Some(low), _) => format!(" above {low}"),
+        (None, Some(low), Some(high)) => format!(" above {low} and up to {high}"),
+        (None, Some(low), None) => format!(" above {low}"),
         (None, None, Some(high)) => format!(" up to {high}"),
         (None, None, None) => String::new(),
     };

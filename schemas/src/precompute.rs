@@ -65,6 +65,35 @@ pub enum EncoderWeights {
     },
 }
 
+/// What is done to an image's values before the encoder sees them. The side network always sees them in [0, 1]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum PixelNormalisation {
+    /// Nothing: the encoder sees [0, 1], as in the published code
+    #[default]
+    None,
+    /// SAM's own: minus the mean, over the deviation of each of the three channels, with which its encoder was trained. They are ImageNet's
+    #[cfg_attr(feature = "cli", value(alias = "imagenet"))]
+    #[serde(alias = "imagenet")]
+    Sam,
+}
+
+impl PixelNormalisation {
+    /// Whether this is the published choice, which configs leave out so that older stores keep their identity.
+    pub fn is_none(&self) -> bool {
+        *self == PixelNormalisation::None
+    }
+
+    /// Mean and deviation of the three channels, for values in [0, 1]: SAM's `pixel_mean` and `pixel_std` over 255.
+    pub fn mean_and_deviation(self) -> Option<[[f32; 3]; 2]> {
+        match self {
+            PixelNormalisation::None => None,
+            PixelNormalisation::Sam => Some([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]),
+        }
+    }
+}
+
 /// How a raw scan becomes the image that the network sees.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -99,6 +128,10 @@ impl Default for Preprocessing {
         }
     }
 }
+
+/// Class of voxels that take no part in losses and scores, in the label map, labels and masks of a store: nnU-Net's label `ignore`. 255 marks what was
+/// never written.
+pub const IGNORED_CLASS: u8 = 254;
 
 /// Longest side of an image in pixels: eight times SAM's. At a longer side one embedding takes a gigabyte.
 pub const MAX_SIDE: usize = 8192;
@@ -208,6 +241,12 @@ pub struct PrecomputeConfig {
     #[serde(default, skip_serializing_if = "GpuPrecision::is_default")]
     #[schemars(extend("default" = "f32"))]
     pub precision: GpuPrecision,
+    /// What is done to an image's values before the encoder sees them
+    // The published choice is left out of the JSON, so that older stores keep their `cache_id`.
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(default, skip_serializing_if = "PixelNormalisation::is_none")]
+    #[schemars(extend("default" = "none"))]
+    pub pixel_normalisation: PixelNormalisation,
 }
 
 /// `--test-augment`, which takes fewer values than `--augment`.
@@ -245,6 +284,7 @@ impl PrecomputeConfig {
             test_cases: Vec::new(),
             unlabelled: false,
             precision: GpuPrecision::F32,
+            pixel_normalisation: PixelNormalisation::None,
         }
     }
 
@@ -256,6 +296,11 @@ impl PrecomputeConfig {
     /// Pixels along the side of the low-resolution labels and logits: `image_size / 4`.
     pub fn low_res_size(&self) -> usize {
         self.image_size / 4
+    }
+
+    /// [`IGNORED_CLASS`], if the labels may have it.
+    pub fn ignored_class(&self) -> Option<u8> {
+        self.preprocessing.ignored_class(self.class_names.len())
     }
 
     /// Classes including background: 9 for Synapse.
@@ -341,6 +386,12 @@ pub fn parse_spacing(typed: &str) -> Result<[f64; 3], String> {
 }
 
 impl Preprocessing {
+    /// [`IGNORED_CLASS`], if labels of so many organs may have it. Of 254 organs it is the last one's class.
+    pub fn ignored_class(&self, num_organs: usize) -> Option<u8> {
+        let is_there = num_organs < usize::from(IGNORED_CLASS) && self.label_map.contains(&IGNORED_CLASS);
+        is_there.then_some(IGNORED_CLASS)
+    }
+
     fn check_channels(&self) -> Result<(), SettingError> {
         if self.channels.is_empty() || self.channels.len() > MAX_CHANNELS {
             let expected = format!("from 1 to {MAX_CHANNELS} channels");
@@ -377,6 +428,31 @@ mod tests {
         assert_eq!(json["preprocessing"].as_object().unwrap().keys().collect::<Vec<_>>(), ["window_hu", "label_map"]);
         assert!(json.get("test_cases").is_none() && json.get("unlabelled").is_none());
         assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), published());
+    }
+
+    #[test]
+    fn a_normalisation_of_pixels_leaves_no_trace_where_there_is_none() {
+        let json = serde_json::to_value(published()).unwrap();
+        assert!(json.get("pixel_normalisation").is_none());
+        let with = PrecomputeConfig { pixel_normalisation: PixelNormalisation::Sam, ..published() };
+        let json = serde_json::to_value(&with).unwrap();
+        assert_eq!(json["pixel_normalisation"], "sam");
+        assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), with);
+        // SAM's numbers, of 0 to 255.
+        let [mean, deviation] = PixelNormalisation::Sam.mean_and_deviation().unwrap();
+        for (found, expected) in mean.iter().zip([123.675, 116.28, 103.53]).chain(deviation.iter().zip([58.395, 57.12, 57.375])) {
+            assert!((found * 255.0 - expected).abs() < 1e-4, "{found}");
+        }
+    }
+
+    #[test]
+    fn the_ignored_class_is_in_the_label_map_and_no_organs() {
+        let mut config = published();
+        assert_eq!(config.ignored_class(), None);
+        config.preprocessing.label_map = vec![0, 1, IGNORED_CLASS];
+        assert_eq!(config.ignored_class(), Some(IGNORED_CLASS));
+        config.class_names = (0..254).map(|organ| format!("organ {organ}")).collect();
+        assert_eq!(config.ignored_class(), None, "254 is the last organ's");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use crate::gpu_precision::GpuPrecision;
 use crate::group_by::GroupBy;
 use crate::json_schema;
-use crate::setting::SettingError;
+use crate::setting::{Problem, SettingError};
+use crate::train_choices::{ClassWeights, LossKind, LrSchedule, Sampling};
 use crate::variants::AugmentPolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -177,6 +178,89 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "GpuPrecision::is_default")]
     #[schemars(extend("default" = "f32"))]
     pub precision: GpuPrecision,
+    /// How the slices of an epoch are drawn
+    // These and the following, which the paper lacks, are left out of the JSON where they have their defaults, as in older records.
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "uniform"))]
+    pub sampling: Sampling,
+    /// How the learning rate falls after the warm-up
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "published"))]
+    pub lr_schedule: LrSchedule,
+    /// Keep an exponential moving average of the model, with this share of the earlier average in each step, such as 0.999; 0 for none. Validation, and the models that eval, predict and export take, are then the average
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DECAY", default_value_t = 0.0))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(range(min = 0, max = 0.999_999), extend("default" = 0.0))]
+    pub ema: f64,
+    /// Stop after this many epochs without a better validation Dice; 0 for never
+    #[cfg_attr(feature = "cli", arg(long, value_name = "EPOCHS", default_value_t = 0))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = 0))]
+    pub early_stopping: u32,
+    /// Train only on these cases, without those that are held out; all unless given
+    #[cfg_attr(feature = "cli", arg(long, value_name = "CASE,CASE", value_delimiter = ','))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("default" = []))]
+    pub train_cases: Vec<String>,
+    /// Train only on this share of the cases, chosen by the seed: at least one, and a larger share has the cases of a smaller one
+    #[cfg_attr(feature = "cli", arg(long, value_name = "0..1", default_value_t = 1.0))]
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0, "default" = 1.0))]
+    pub train_fraction: f64,
+    /// The loss, (1 - λ)·A + λ·B, with A over pixels and B over classes
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "published"))]
+    pub loss: LossKind,
+    /// With loss focal: γ, the power by which pixels that are right already count less
+    #[cfg_attr(feature = "cli", arg(long, value_name = "GAMMA", default_value_t = FOCAL_GAMMA))]
+    #[serde(skip_serializing_if = "is_focal_gamma")]
+    #[schemars(range(min = 0), extend("default" = 2.0))]
+    pub focal_gamma: f64,
+    /// With loss tversky: α, the weight of what is predicted and is not there
+    #[cfg_attr(feature = "cli", arg(long, value_name = "ALPHA", default_value_t = TVERSKY_ALPHA))]
+    #[serde(skip_serializing_if = "is_tversky_alpha")]
+    #[schemars(range(min = 0), extend("default" = 0.3))]
+    pub tversky_alpha: f64,
+    /// With loss tversky: β, the weight of what is there and is not predicted
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BETA", default_value_t = TVERSKY_BETA))]
+    #[serde(skip_serializing_if = "is_tversky_beta")]
+    #[schemars(range(min = 0), extend("default" = 0.7))]
+    pub tversky_beta: f64,
+    /// Weights of the classes in the part of the loss that is over pixels: none, inverse-frequency (all voxels over the classes that occur times the voxels of the class), or a number per class from background on, such as 0.5,1,1,2
+    #[cfg_attr(feature = "cli", arg(long, value_name = "WEIGHTS", default_value_t))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(with = "String", extend("default" = "none"))]
+    pub class_weights: ClassWeights,
+}
+
+/// γ of the focal loss, as in Lin et al., "Focal Loss for Dense Object Detection" (2017).
+const FOCAL_GAMMA: f64 = 2.0;
+/// α and β of the Tversky loss, as in Salehi et al., "Tversky loss function for image segmentation using 3D fully convolutional deep
+/// networks" (2017).
+const TVERSKY_ALPHA: f64 = 0.3;
+const TVERSKY_BETA: f64 = 0.7;
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+
+fn is_focal_gamma(value: &f64) -> bool {
+    *value == FOCAL_GAMMA
+}
+
+fn is_tversky_alpha(value: &f64) -> bool {
+    *value == TVERSKY_ALPHA
+}
+
+fn is_tversky_beta(value: &f64) -> bool {
+    *value == TVERSKY_BETA
 }
 
 impl Default for TrainConfig {
@@ -202,6 +286,17 @@ impl Default for TrainConfig {
             train_mask_tokens: false,
             train_hypernetworks: false,
             precision: GpuPrecision::F32,
+            sampling: Sampling::default(),
+            lr_schedule: LrSchedule::default(),
+            ema: 0.0,
+            early_stopping: 0,
+            train_cases: Vec::new(),
+            train_fraction: 1.0,
+            loss: LossKind::default(),
+            focal_gamma: FOCAL_GAMMA,
+            tversky_alpha: TVERSKY_ALPHA,
+            tversky_beta: TVERSKY_BETA,
+            class_weights: ClassWeights::default(),
         }
     }
 }
@@ -215,12 +310,27 @@ impl TrainConfig {
         json_schema::read(&Value::Object(given.clone()), "")
     }
 
-    /// Checks that every setting lies in its range.
+    /// Checks that every setting lies in its range, and that those that need one another are there.
     ///
     /// # Errors
     /// The first setting that does not.
     pub fn validate(&self) -> Result<(), SettingError> {
-        json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")
+        json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")?;
+        if self.sampling != Sampling::Uniform && self.order == SliceOrder::Sequential {
+            let reason = format!("{} draws slices at random, but order is sequential", self.sampling.name());
+            return Err(Problem::conflict(reason, "leave order at shuffled").with("sampling"));
+        }
+        if self.early_stopping > 0 && self.val_cases.is_empty() {
+            let hint = "hold cases out with --fold 1/5 or --val-cases, or leave --early-stopping out";
+            return Err(Problem::conflict("no case is held out for validation", hint).with("early_stopping"));
+        }
+        Ok(())
+    }
+
+    /// The value of a setting in the JSON of a config, which leaves some out where they have their defaults.
+    pub fn value_in(config: &Value, setting: &str) -> Value {
+        let found = config.get(setting).cloned();
+        found.unwrap_or_else(|| json_schema::schema_of::<Self>()["properties"][setting]["default"].clone())
     }
 }
 
@@ -309,6 +419,12 @@ pub struct RunRecord {
     /// not record them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<HeldOutCase>,
+    /// The cases that the run is trained on, where `train_cases` or `train_fraction` limit them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trained_cases: Vec<String>,
+    /// Number of epochs after which early stopping ended the run; `None` if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_early: Option<u32>,
     /// Where the store was: a folder's whole path, or `s3://bucket/key`. Older versions did not record it.
     #[serde(default)]
     pub store_path: Option<std::path::PathBuf>,
@@ -331,6 +447,39 @@ mod tests {
         assert_eq!(serde_json::from_value::<TrainConfig>(json).unwrap(), TrainConfig::default());
     }
 
+    /// Records of older versions lack them, and a run by default settings has the bytes that it always had.
+    #[test]
+    fn what_is_not_published_is_left_out_where_it_is_default_and_has_that_default_in_the_schema() {
+        let json = json!(TrainConfig::default());
+        let schema = json_schema::schema_of::<TrainConfig>();
+        let named = schema["properties"].as_object().unwrap().keys();
+        let left_out: Vec<&String> = named.filter(|name| json.get(name).is_none()).collect();
+        assert_eq!(left_out.len(), 12, "{left_out:?}");
+        let all: Map<String, Value> =
+            left_out.iter().map(|name| ((*name).clone(), schema["properties"][*name]["default"].clone())).collect();
+        assert_eq!(TrainConfig::with(&all).unwrap(), TrainConfig::default());
+        assert_eq!(TrainConfig::value_in(&json, "ema"), json!(0.0));
+        let given = TrainConfig { ema: 0.99, ..TrainConfig::default() };
+        assert_eq!(TrainConfig::value_in(&json!(given), "ema"), json!(0.99));
+    }
+
+    #[test]
+    fn settings_that_contradict_one_another_are_refused() {
+        let base = TrainConfig::default();
+        let sequential = TrainConfig { sampling: Sampling::Organs, order: SliceOrder::Sequential, ..base.clone() };
+        assert!(sequential.validate().unwrap_err().to_string().contains("sampling: organs draws slices at random"));
+        let unvalidated = TrainConfig { early_stopping: 3, ..base.clone() };
+        assert!(unvalidated.validate().unwrap_err().hint().unwrap().contains("--fold 1/5"));
+        for (wrong, name) in [
+            (TrainConfig { ema: 1.0, ..base.clone() }, "ema"),
+            (TrainConfig { train_fraction: 0.0, ..base.clone() }, "train_fraction"),
+            (TrainConfig { tversky_beta: -1.0, ..base.clone() }, "tversky_beta"),
+        ] {
+            assert!(wrong.validate().unwrap_err().to_string().starts_with(name));
+        }
+        base.validate().unwrap();
+    }
+
     #[cfg(feature = "cli")]
     #[test]
     fn words_are_typed_as_they_are_stored() {
@@ -345,15 +494,20 @@ mod tests {
         same::<SideNetworkKind>();
         same::<GateKind>();
         same::<GpuPrecision>();
+        same::<Sampling>();
+        same::<LrSchedule>();
+        same::<LossKind>();
         same::<AugmentPolicy>();
         same::<crate::encoder::EncoderArch>();
         same::<crate::precompute::StoreDtype>();
         same::<crate::precompute::Compression>();
+        same::<crate::precompute::PixelNormalisation>();
         same::<crate::eval::ScoredSplit>();
         same::<crate::eval::Protocol>();
         same::<crate::eval::EmptyRule>();
         same::<crate::eval::Hd95Definition>();
         same::<crate::eval::Palette>();
+        same::<crate::eval::Resample>();
     }
 
     #[test]

@@ -39,8 +39,8 @@ The settings that change scores or pictures. `--unit` also takes `mm` for `milli
 const SWEEP: &str = "
 ## A sweep's file
 
-`sweep --config FILE.toml`. `[settings]` takes every setting of `train` except `seed`, `val_cases`, `group_by` and
-`max_steps`: as a value, as a list of values, or as a table with these keys (the values are those of `lr`).
+`sweep --config FILE.toml`. `[settings]` takes every setting of `train` except `seed`, `val_cases`, `group_by`,
+`max_steps` and `early_stopping`: as a value, as a list of values, or as a table with these keys (the values are those of `lr`).
 ";
 const SLURM: &str = "
 ## The file of `--slurm`

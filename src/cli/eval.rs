@@ -4,6 +4,7 @@ use super::cache::Cache;
 use super::checkpoint_names::note_names;
 use super::device::DeviceChoice;
 use super::export::run_checkpoint;
+use super::postprocess::{Choosing, rules_of};
 use super::progress::Terminal;
 use super::run_facts::{Evaluated, greys, run_facts};
 use super::scored_cases::{ScoredCases, Scorer};
@@ -15,14 +16,16 @@ use sam_ladder_cache::Store;
 use sam_ladder_eval::comparison::{self, Sides};
 use sam_ladder_eval::{
     CaseMasks, CasePrediction, EvalSettings, Evaluation, EvaluationConfig, EvaluationFolder, EvaluationOutputs, MEAN, MaskView,
-    RunCurves, SUMMARY_TABLE, ScoredSplit, Scoring, TABLE_MARKDOWN,
+    RunCurves, SUMMARY_TABLE, ScoredSplit, Scoring, TABLE_MARKDOWN, postprocess,
 };
 use sam_ladder_formats::rows::read_rows;
+use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::orientation::Turn;
+use sam_ladder_schemas::postprocessing::OrganRule;
 use sam_ladder_schemas::tables::SummaryRow;
 use sam_ladder_schemas::train::Arm;
-use sam_ladder_train::{CaseRequest, Ensemble, WeightSource};
+use sam_ladder_train::{CaseRequest, Ensemble, MaskRule, WeightSource, run_checkpoint as run_checkpoint_file};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
@@ -79,6 +82,13 @@ pub struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     settings: Typed<EvalSettings>,
+    /// Choose on these cases what is done to each organ's masks (keep the largest component, remove small ones, fill holes), by the mean Dice, and
+    /// keep it in the run's folder. Only with --split validation and one --run; eval and predict apply it from then on
+    #[arg(long, requires = "run")]
+    choose_postprocessing: bool,
+    /// Score masks as they come from the model, even if the run has a postprocessing
+    #[arg(long)]
+    no_postprocessing: bool,
     /// Write the predicted masks as NIfTI files
     #[arg(long)]
     save_nifti: bool,
@@ -123,6 +133,8 @@ impl Args {
             compare: Vec::new(),
             out: Some(out.into()),
             settings: Typed::default(),
+            choose_postprocessing: false,
+            no_postprocessing: false,
             save_nifti: false,
             case_pages: false,
             scans: None,
@@ -169,15 +181,23 @@ impl Args {
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let scorer = Scorer { runs: &self.run, last: self.last, average_reflections: self.average_reflections };
         let scored = ScoredCases::find(&store, &settings, &scorer)?;
+        let mut choosing = self.choosing(&store, &scored)?;
+        let rules = match self.no_postprocessing || choosing.is_some() {
+            true => Vec::new(),
+            false => rules_of(&self.run, &store.config().class_names)?,
+        };
         let device = self.device.open()?;
         self.checkpoint.iter().for_each(|path| note_names(path));
         let reflections = self.average_reflections.then_some(scored.split);
-        let ensemble = Ensemble::load(&self.weights(), reflections, &store, &device)?;
+        let rule = MaskRule { resample: settings.resample, ..MaskRule::default() };
+        let ensemble = Ensemble::load(&self.weights(), reflections, &store, &device)?.making(rule);
         let scoring = Scoring::from(&settings);
         let evaluated = Evaluated {
             weights: &self.weights(),
             last: self.last,
             average_reflections: self.average_reflections,
+            resample: settings.resample,
+            postprocessed: !rules.is_empty(),
             scoring: &scoring,
             split: scored.split,
             cases: &scored.cases,
@@ -192,17 +212,33 @@ impl Args {
             greys: greys(store.config()),
             curves: self.curves(),
             extreme_slices: EXTREME_SLICES,
+            ignored: store.config().ignored_class(),
             palette: settings.colours,
             save_nifti: self.save_nifti,
             case_pages: self.case_pages,
             overwrite: self.force,
         })?;
-        self.add_cases(&mut evaluation, &scored, &ensemble, settings.spacing)?;
+        let work = Masks { ensemble: &ensemble, rules: &rules, spacing_mm: settings.spacing };
+        self.add_cases(&mut evaluation, &scored, &work, choosing.as_mut())?;
         let outputs = evaluation.finish()?;
+        choosing.map_or(Ok(()), Choosing::finish)?;
         print_line!("{}", outputs.screen.trim_end());
         print_note!("\nall scores: {}", outputs.report.with_file_name(TABLE_MARKDOWN).display());
         print_note!("report: {}", outputs.report.display());
         self.compare(&outputs, baseline)
+    }
+
+    /// The choice of a postprocessing, if it is asked for.
+    fn choosing(&self, store: &Store, scored: &ScoredCases) -> anyhow::Result<Option<Choosing>> {
+        if !self.choose_postprocessing {
+            return Ok(None);
+        }
+        let ([run], Split::Train) = (&self.run[..], scored.split) else {
+            let message = "--choose-postprocessing chooses on the cases that one run held out";
+            return Err(refusal(message, "pass one --run, and --split validation"));
+        };
+        let model = run_checkpoint_file(run, run_checkpoint(self.last));
+        Choosing::begin(run, model, store, &scored.cases, self.force).map(Some)
     }
 
     /// Segments and measures case by case.
@@ -210,8 +246,8 @@ impl Args {
         &self,
         evaluation: &mut Evaluation,
         scored: &ScoredCases,
-        ensemble: &Ensemble,
-        spacing_mm: Option<[f64; 3]>,
+        work: &Masks<'_>,
+        mut choosing: Option<&mut Choosing>,
     ) -> anyhow::Result<()> {
         let progress = Terminal::new().begin(Phase::new("", Unit::Slices, scored.slices().count() as u64));
         // A case's last slices count once it is measured, so that the bar ends when the work does.
@@ -219,16 +255,20 @@ impl Args {
         for case in &scored.cases {
             progress.describe(&format!("case {case}"));
             let request = CaseRequest { split: scored.split, case, batch_size: self.batch_size as usize };
-            let predicted =
-                ensemble.predict_case(scored.store, request, |slices| progress.advance(last.replace(slices as u64)))?;
+            let mut predicted =
+                work.ensemble.predict_case(scored.store, request, |slices| progress.advance(last.replace(slices as u64)))?;
             let reference = scored.store.mask(scored.split, case)?;
+            if let Some(choosing) = &mut choosing {
+                choosing.add(MaskView { voxels: &predicted.mask, shape: predicted.shape }, &reference.labels);
+            }
+            postprocess(&mut predicted.mask, predicted.shape, work.rules);
             let geometry = scored.geometry(case, self.scans.as_deref())?;
             evaluation.add_case(&CasePrediction {
                 masks: CaseMasks {
                     case,
                     prediction: MaskView { voxels: &predicted.mask, shape: predicted.shape },
                     reference: MaskView { voxels: &reference.labels, shape: reference.shape },
-                    spacing_mm: predicted.spacing_mm.or(spacing_mm),
+                    spacing_mm: predicted.spacing_mm.or(work.spacing_mm),
                 },
                 images: Some(&|slice| Ok(scored.picture(case, slice)?)),
                 geometry: geometry.as_ref(),
@@ -255,6 +295,15 @@ impl Args {
             _ => Ok(()),
         }
     }
+}
+
+/// What makes the masks.
+struct Masks<'a> {
+    ensemble: &'a Ensemble,
+    /// The postprocessing.
+    rules: &'a [OrganRule],
+    /// Of scans whose files do not say it.
+    spacing_mm: Option<[f64; 3]>,
 }
 
 /// Prints two evaluations side by side, and writes the table into a folder where one is given.

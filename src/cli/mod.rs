@@ -8,9 +8,11 @@ mod doctor;
 mod eval;
 mod export;
 mod inspect;
+mod learning_curve;
 mod lines;
 mod machine;
 mod phantom;
+mod postprocess;
 mod precompute;
 mod predict;
 mod profile;
@@ -54,6 +56,8 @@ enum Command {
     Train(train::Args),
     /// Search for the best settings: many training runs on one store, in one process
     Sweep(sweep::Args),
+    /// Train on growing numbers of cases, and say what further cases are likely to bring
+    LearningCurve(learning_curve::Args),
     /// Segment the test scans of a store and measure Dice and HD95
     Eval(eval::Args),
     /// Segment new scans: volumes in, NIfTI masks on the scans' own grids out
@@ -84,6 +88,7 @@ impl Cli {
             Command::Precompute(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Train(args) => args.run(),
+            Command::LearningCurve(args) => args.run(),
             Command::Sweep(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),

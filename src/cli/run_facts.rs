@@ -5,6 +5,7 @@ use sam_ladder_eval::{RunFact, Scoring};
 use sam_ladder_formats::hash::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::counted::counted;
+use sam_ladder_schemas::eval::Resample;
 use sam_ladder_schemas::precompute::{EncoderWeights, Intensity, PrecomputeConfig};
 use sam_ladder_schemas::train::{BEST_CHECKPOINT, CHECKPOINT, RunRecord};
 use sam_ladder_train::WeightSource;
@@ -21,6 +22,10 @@ pub struct Evaluated<'a> {
     pub last: bool,
     /// Whether logits are averaged over reflections.
     pub average_reflections: bool,
+    /// How masks come to the scans' resolution.
+    pub resample: Resample,
+    /// Whether the run's postprocessing is applied.
+    pub postprocessed: bool,
     /// The rules of the scores.
     pub scoring: &'a Scoring,
     /// The split that is scored.
@@ -52,6 +57,12 @@ fn of_evaluation(evaluated: &Evaluated) -> Vec<RunFact> {
     ];
     if evaluated.weights.len() > 1 {
         facts.push(fact("models", format!("{}, whose logits are averaged", evaluated.weights.len())));
+    }
+    if !evaluated.resample.is_published() {
+        facts.push(fact("masks", "probabilities are brought to the scan's resolution before the class is chosen".into()));
+    }
+    if evaluated.postprocessed {
+        facts.push(fact("postprocessing", "as the run's postprocessing.json says, chosen on held-out cases".into()));
     }
     if evaluated.average_reflections {
         facts.push(fact("reflections", "logits are averaged over a slice and its four reflections".into()));
@@ -91,9 +102,23 @@ fn of_run(group: &str, folder: &Path, last: bool) -> Vec<RunFact> {
     if !held_out.is_empty() {
         facts.push(fact("held out", format!("{}: {}", counted(held_out.len(), "case"), held_out.join(", "))));
     }
+    if !record.trained_cases.is_empty() {
+        let cases = &record.trained_cases;
+        facts.push(fact("trained on", format!("{}: {}", counted(cases.len(), "case"), cases.join(", "))));
+    }
+    if let Some(epochs) = record.stopped_early {
+        let patience = record.config.early_stopping;
+        facts.push(fact(
+            "ended",
+            format!("early, after {}: {patience} without a better validation Dice", counted(epochs, "epoch")),
+        ));
+    }
+    if record.config.ema > 0.0 {
+        facts.push(fact("weights", format!("an exponential moving average, decay {}", record.config.ema)));
+    }
     let settings = serde_json::to_value(&record.config).unwrap_or_default();
     // The cases have their own line; what is null is not set.
-    let told = |(name, value): &(&String, &Value)| *name != "val_cases" && !value.is_null();
+    let told = |(name, value): &(&String, &Value)| !["val_cases", "train_cases"].contains(&name.as_str()) && !value.is_null();
     for (name, value) in settings.as_object().into_iter().flatten().filter(told) {
         facts.push(fact(&name.replace('_', " "), text_of(value)));
     }

@@ -10,6 +10,7 @@ use sam_ladder_formats::nifti::Geometry;
 use sam_ladder_formats::volume::read_geometry;
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::eval::Resample;
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_train::{HeldOut, held_out, identity_variant};
@@ -48,13 +49,13 @@ impl<'a> ScoredCases<'a> {
     pub fn find(store: &'a Store, settings: &EvalSettings, scorer: &Scorer) -> anyhow::Result<Self> {
         let found = match settings.split {
             ScoredSplit::Test => Self { store, split: Split::Test, cases: test_cases(store)?, scored: Scored::default() },
-            ScoredSplit::Validation => Self::of_validation(store, scorer)?,
+            ScoredSplit::Validation => Self::of_validation(store, scorer, settings.resample)?,
         };
         found.check_spacing(settings)?;
         Ok(found)
     }
 
-    fn of_validation(store: &'a Store, scorer: &Scorer) -> anyhow::Result<Self> {
+    fn of_validation(store: &'a Store, scorer: &Scorer, resample: Resample) -> anyhow::Result<Self> {
         if scorer.runs.is_empty() {
             let message = "--split validation scores the cases that a run held out, and no run is given";
             return Err(refusal(message, "pass --run, or score the test scans with --split test"));
@@ -62,6 +63,9 @@ impl<'a> ScoredCases<'a> {
         let HeldOut { cases, mut settings, seeds } = held_out(scorer.runs, store)?;
         settings.insert("last".into(), json!(scorer.last));
         settings.insert("average_reflections".into(), json!(scorer.average_reflections));
+        if !resample.is_published() {
+            settings.insert("resample".into(), json!(resample));
+        }
         print_note!("validation on held-out training cases: {}", cases.join(", "));
         if !scorer.last {
             print_note!("the model is that of the epoch with the best Dice on these same cases; --last scores the last one");

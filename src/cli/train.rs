@@ -74,7 +74,8 @@ impl Args {
         let record = if self.resume { Some(run::read_record(&self.run)?) } else { None };
         let base = record.as_ref().map_or_else(TrainConfig::default, |record| record.config.clone());
         let mut config = self.settings.over(base)?;
-        config.val_cases = each_once(&config.val_cases);
+        config.val_cases = each_once("--val-cases", &config.val_cases);
+        config.train_cases = each_once("--train-cases", &config.train_cases);
         if let Some(fold) = &self.fold {
             let store = TrainingSplit::open(store)?;
             config.val_cases = run::fold_cases(&store, fold, &run::groups_of(&config, record.as_ref(), &store)?)?;
@@ -120,17 +121,22 @@ impl Args {
             Some((dice, epoch)) => format!("; the best epoch is {epoch}, with a validation Dice of {dice:.4}"),
             None => String::new(),
         };
-        print_note!("{}{at}{best}, {time}: {}", counted(summary.steps, "step"), self.run.display());
+        let patience = counted(args.config.early_stopping, "epoch");
+        let early = match summary.stopped_early {
+            true => format!("; stopped early, after epoch {}: {patience} without a better one", summary.epochs),
+            false => String::new(),
+        };
+        print_note!("{}{at}{best}{early}, {time}: {}", counted(summary.steps, "step"), self.run.display());
         Ok(())
     }
 }
 
-/// The names of `--val-cases` without the spaces around them; one that is named twice counts once, and a message says so.
-fn each_once(names: &[String]) -> Vec<String> {
+/// The names of an option without the spaces around them; one that is named twice counts once, and a message says so.
+fn each_once(option: &str, names: &[String]) -> Vec<String> {
     let mut once: Vec<String> = Vec::with_capacity(names.len());
     for name in names.iter().map(|name| name.trim()) {
         if once.iter().any(|known| known == name) {
-            print_note!("--val-cases names {name} twice: it counts once");
+            print_note!("{option} names {name} twice: it counts once");
         } else {
             once.push(name.into());
         }

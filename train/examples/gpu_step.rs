@@ -93,7 +93,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             labels: labels.narrow(0, 0, batch * low * low)?.reshape((batch, low, low))?,
         })
     };
-    let settings = StepSettings { lambda: 0.8, lr: 1e-3 };
+    let loss = sam_ladder_train::LadderLoss::published(0.8);
+    let settings = StepSettings { loss: &loss, lr: 1e-3 };
     let mut step_graph = graph.then(|| StepGraph::new(Arc::new(Printed)));
     let mut step = |step: usize| -> Result<Tensor, Box<dyn std::error::Error>> {
         let batch = match &fixed {

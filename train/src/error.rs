@@ -174,6 +174,31 @@ pub enum TrainError {
         /// The case.
         case: String,
     },
+    /// A test case among those to train on.
+    #[error("case {case} is a test case and cannot be trained on")]
+    TrainsOnTestCase {
+        /// The case.
+        case: String,
+        /// The training cases.
+        training: Vec<String>,
+    },
+    /// All cases of `train_cases` are held out.
+    #[error("every case of --train-cases is held out for validation")]
+    NothingTrained,
+    /// Slices to draw by their organs, of which none has one.
+    #[error("--sampling {0}: no training slice has an organ")]
+    NoForeground(&'static str),
+    /// Class weights for another number of classes.
+    #[error("--class-weights has {}, but there are {classes} with the background", counted(*found, "weight"))]
+    ClassWeights {
+        /// The weights.
+        found: usize,
+        /// The classes.
+        classes: usize,
+    },
+    /// A run's state lacks the average of a tensor, though the run keeps one.
+    #[error("the state lacks the average of {0}")]
+    AverageMissing(String),
     /// Every training case validates.
     #[error("all {0} training cases are held out for validation")]
     AllHeldOut(usize),
@@ -479,7 +504,7 @@ impl TrainError {
     pub(crate) fn is_damage(&self) -> bool {
         use sam_ladder_formats::Error as File;
         match self {
-            TrainError::RunDamaged { .. } => true,
+            TrainError::RunDamaged { .. } | TrainError::AverageMissing(_) => true,
             TrainError::File(error) => {
                 matches!(error, File::Format { .. } | File::Truncated { .. } | File::Columns { .. } | File::Rows { .. })
             }

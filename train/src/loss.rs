@@ -1,8 +1,11 @@
-//! The paper's equation (4): L = (1 - λ)·CE + λ·Dice, on the low-resolution logits.
+//! The paper's equation (4): L = (1 - λ)·CE + λ·Dice, on the low-resolution logits; and what a run may minimise in its place.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 pub use sam_ladder_ops::LossParts;
-use sam_ladder_ops::dice_ce;
+use sam_ladder_ops::{Region, SegmentationLoss, dice_ce, segmentation_loss};
+use sam_ladder_schemas::tables::SliceRow;
+use sam_ladder_schemas::train::TrainConfig;
+use sam_ladder_schemas::train_choices::{ClassWeights, LossKind};
 
 /// Keeps Dice defined for a class that is in neither the prediction nor the reference.
 const SMOOTH: f64 = 1e-5;
@@ -23,10 +26,126 @@ pub fn ladder_loss(logits: &Tensor, labels: &Tensor, num_classes: usize, lambda:
     dice_ce(logits, labels, lambda, SMOOTH)
 }
 
+/// The loss of a run.
+#[derive(Debug, Clone)]
+pub struct LadderLoss {
+    lambda: f64,
+    /// `None` for the published one.
+    other: Option<SegmentationLoss>,
+}
+
+impl LadderLoss {
+    /// The published one, [`ladder_loss`].
+    pub fn published(lambda: f64) -> Self {
+        LadderLoss { lambda, other: None }
+    }
+
+    /// The loss that a run's settings name, with class weights by class from background on, for models on `device`. Labels of the value `ignore`
+    /// take no part.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn of_run(
+        config: &TrainConfig,
+        weights: Option<&[f64]>,
+        ignore: Option<u8>,
+        num_classes: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let lambda = config.lambda;
+        if config.loss == LossKind::Published && weights.is_none() && ignore.is_none() {
+            return Ok(LadderLoss::published(lambda));
+        }
+        let weights: Vec<f32> = match weights {
+            Some(weights) => weights.iter().map(|&weight| weight as f32).collect(),
+            None => vec![1.0; num_classes],
+        };
+        let region = match config.loss {
+            LossKind::Published | LossKind::Focal => Region::Dice,
+            LossKind::Tversky => Region::Tversky { alpha: config.tversky_alpha, beta: config.tversky_beta },
+            LossKind::GeneralisedDice => Region::GeneralisedDice,
+        };
+        let gamma = if config.loss == LossKind::Focal { config.focal_gamma } else { 0.0 };
+        let weights = Tensor::from_vec(weights, num_classes, device)?;
+        Ok(LadderLoss { lambda, other: Some(SegmentationLoss { lambda, gamma, region, smooth: SMOOTH, weights, ignore }) })
+    }
+
+    /// Loss and gradient of `logits` `[b, C, h, w]` against `labels` `[b, h, w]`, as [`ladder_loss`].
+    ///
+    /// # Errors
+    /// As [`ladder_loss`].
+    pub fn of(&self, logits: &Tensor, labels: &Tensor, num_classes: usize) -> Result<LossParts> {
+        match &self.other {
+            None => ladder_loss(logits, labels, num_classes, self.lambda),
+            Some(other) if logits.dim(1)? == num_classes => segmentation_loss(logits, labels, other),
+            Some(_) => bail!("logits have {} classes, expected {num_classes}", logits.dim(1)?),
+        }
+    }
+}
+
+/// The weights of the classes, background first; `None` where all are 1.
+pub fn class_weights(weights: &ClassWeights, slices: &[&SliceRow]) -> Option<Vec<f64>> {
+    match weights {
+        ClassWeights::None => None,
+        ClassWeights::Numbers(numbers) => Some(numbers.clone()),
+        ClassWeights::InverseFrequency => {
+            let organs = slices.iter().map(|slice| slice.voxels.len()).max().unwrap_or(0);
+            let organ = |at: usize| slices.iter().filter_map(|slice| slice.voxels.get(at)).sum::<u64>() as f64;
+            let organs: Vec<f64> = (0..organs).map(organ).collect();
+            let all: f64 = slices.iter().map(|slice| slice.size.iter().map(|&side| f64::from(side)).product::<f64>()).sum();
+            let background = (all - organs.iter().sum::<f64>()).max(0.0);
+            let voxels: Vec<f64> = [background].into_iter().chain(organs).collect();
+            let occur = voxels.iter().filter(|&&voxels| voxels > 0.0).count() as f64;
+            Some(voxels.iter().map(|&voxels| if voxels > 0.0 { all / (occur * voxels) } else { 0.0 }).collect())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use candle_core::{DType, Device};
+
+    /// scikit-learn's `compute_class_weight("balanced", …)` of 32 voxels, of which 24, 6 and 2 are of three classes, and a fourth never occurs.
+    #[test]
+    fn rare_classes_weigh_by_the_inverse_of_their_frequency() {
+        let slice = |voxels: [u64; 3]| SliceRow {
+            row: 0,
+            case: "a".into(),
+            slice_index: 0,
+            spacing_mm: None,
+            size: [4, 4],
+            voxels: voxels.to_vec(),
+            source: String::new(),
+            source_sha256: String::new(),
+        };
+        let slices = [slice([4, 2, 0]), slice([2, 0, 0])];
+        let slices: Vec<&SliceRow> = slices.iter().collect();
+        let found = class_weights(&ClassWeights::InverseFrequency, &slices).unwrap();
+        for (found, expected) in found.iter().zip([32.0 / 72.0, 32.0 / 18.0, 32.0 / 6.0, 0.0]) {
+            assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        }
+        assert_eq!(class_weights(&ClassWeights::None, &slices), None);
+        assert_eq!(class_weights(&ClassWeights::Numbers(vec![1.0, 2.0]), &slices), Some(vec![1.0, 2.0]));
+    }
+
+    /// Bit for bit: the default goes the way that it always went.
+    #[test]
+    fn default_settings_are_the_published_loss() -> Result<()> {
+        let logits = Tensor::arange(0f32, 48.0, &Device::Cpu)?.sin()?.reshape((1, 3, 4, 4))?;
+        let labels = Tensor::full(1u8, (1, 4, 4), &Device::Cpu)?;
+        let config = TrainConfig::default();
+        let published = ladder_loss(&logits, &labels, 3, config.lambda)?;
+        let found = LadderLoss::of_run(&config, None, None, 3, &Device::Cpu)?;
+        assert!(found.other.is_none());
+        assert_eq!(found.of(&logits, &labels, 3)?.read()?, published.read()?);
+        // With weights of 1 it is the same loss by the other way.
+        let other = LadderLoss::of_run(&config, Some(&[1.0; 3]), None, 3, &Device::Cpu)?.of(&logits, &labels, 3)?;
+        for (found, expected) in other.read()?.into_iter().zip(published.read()?) {
+            assert!((found - expected).abs() < 2e-6, "{found} {expected}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn lambda_weighs_cross_entropy_against_dice() -> Result<()> {

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::average::Average;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use sam_ladder_ops::{Gradients, Slot as UpdateSlot, UpdateRule, update};
 use sam_ladder_schemas::train::OptimizerKind;
@@ -32,6 +33,8 @@ pub struct Optimizer {
     kind: OptimizerKind,
     weight_decay: f64,
     slots: Vec<Slot>,
+    /// What follows the variables after each update.
+    average: Option<Average>,
 }
 
 /// A variable and what the optimizer remembers of its gradients.
@@ -67,7 +70,12 @@ impl Optimizer {
     /// Those of the tensor library.
     pub fn new(kind: OptimizerKind, weight_decay: f64, variables: &[(String, Var)]) -> Result<Self> {
         let slots = variables.iter().map(|(name, var)| Slot::new(kind, name, var)).collect::<Result<_>>()?;
-        Ok(Optimizer { kind, weight_decay, slots })
+        Ok(Optimizer { kind, weight_decay, slots, average: None })
+    }
+
+    /// The same optimizer, each of whose updates is followed by one of this average.
+    pub fn averaging(self, average: Option<Average>) -> Self {
+        Optimizer { average, ..self }
     }
 
     /// One update of every variable that has a gradient.
@@ -92,7 +100,11 @@ impl Optimizer {
         for (steps, updated) in by_steps {
             update(&self.update_slots(&updated), &self.rule(lr, steps), losses, None)?;
         }
-        Ok(())
+        self.follow(losses)
+    }
+
+    fn follow(&self, losses: Option<&Tensor>) -> Result<()> {
+        self.average.as_ref().map_or(Ok(()), |average| average.update(losses))
     }
 
     /// The device's part of an update, for a CUDA graph. Reads the numbers that change from step to step from `moving` (see [`Self::moving`]),
@@ -105,7 +117,8 @@ impl Optimizer {
         if let Some((index, _)) = updated.iter().find(|(index, _)| self.slots[*index].steps == 0) {
             bail!("`{}` has had no update yet", self.slots[*index].name);
         }
-        update(&self.update_slots(&updated), &self.rule(0.0, 1), Some(losses), Some(moving))
+        update(&self.update_slots(&updated), &self.rule(0.0, 1), Some(losses), Some(moving))?;
+        self.follow(Some(losses))
     }
 
     /// The numbers that [`Self::update_in_graph`] reads, for the variables' last counted update with this learning rate.
@@ -128,9 +141,10 @@ impl Optimizer {
         }
     }
 
-    /// The moments, sharing their memory.
+    /// The moments, and what follows the variables, sharing their memory.
     pub fn moments(&self) -> Vec<Tensor> {
-        self.slots.iter().flat_map(|slot| [Some(&slot.first), slot.second.as_ref()]).flatten().cloned().collect()
+        let moments = self.slots.iter().flat_map(|slot| [Some(&slot.first), slot.second.as_ref()]).flatten().cloned();
+        moments.chain(self.average.iter().flat_map(Average::averages)).collect()
     }
 
     /// The numbers of a variable's `steps`-th update.

@@ -6,13 +6,13 @@
 use crate::error::{Result, TrainError};
 use crate::model::LadderSam;
 use crate::run::{BatchShape, identity_index, input_tensors};
-use crate::segment::{masks_of_logits, reflected};
+use crate::segment::{MaskRule, Segmented, reflected};
 use crate::trained_model::{WeightSource, load_model};
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::variants::VariantKind;
+use sam_ladder_schemas::variants::{AugmentPolicy, VariantKind, variants};
 
 /// The case to predict, and the batch size.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,8 @@ pub struct PredictedMask {
     pub case: String,
     /// Classes, `[d, h, w]` in C order.
     pub mask: Vec<u8>,
+    /// What else the rule makes; its mask is moved to the one above.
+    pub extras: Segmented,
     /// Depth, height and width.
     pub shape: [usize; 3],
     /// Distance between voxel centres along depth, height and width, in millimetres; `None` if it is unknown.
@@ -42,6 +44,7 @@ pub struct PredictedMask {
 pub struct Ensemble {
     models: Vec<LadderSam>,
     average_reflections: bool,
+    rule: MaskRule,
 }
 
 impl Ensemble {
@@ -57,12 +60,22 @@ impl Ensemble {
             averaged_variants(store, split)?;
         }
         let models = sources.iter().map(|source| load_model(source, store, device)).collect::<Result<_>>()?;
-        Ok(Ensemble { models, average_reflections: reflections.is_some() })
+        Ok(Ensemble { models, average_reflections: reflections.is_some(), rule: MaskRule::default() })
     }
 
     /// An ensemble of one model, without averaging over reflections.
     pub fn of_one(model: LadderSam) -> Self {
-        Ensemble { models: vec![model], average_reflections: false }
+        Self::of(vec![model], false)
+    }
+
+    /// An ensemble of models, which averages over reflections where it is asked to.
+    pub fn of(models: Vec<LadderSam>, average_reflections: bool) -> Self {
+        Ensemble { models, average_reflections, rule: MaskRule::default() }
+    }
+
+    /// The same ensemble, which makes masks by another rule than the published one.
+    pub fn making(self, rule: MaskRule) -> Self {
+        Ensemble { rule, ..self }
     }
 
     /// Predicts one case of a store at the scan's own resolution; `done` is called with the number of slices after each batch.
@@ -76,15 +89,44 @@ impl Ensemble {
             return Err(TrainError::NoSlices { store: store.path().into(), case: case.into() });
         };
         let [h, w] = slice.size.map(|side| side as usize);
-        let mut mask = Vec::with_capacity(rows.len() * h * w);
+        let mut extras = Segmented { mask: Vec::with_capacity(rows.len() * h * w), ..Segmented::default() };
         for rows in rows.chunks(batch_size.max(1)) {
-            mask.extend(masks_of_logits(&self.mean_logits(store, split, rows)?, store.config().image_size, [h, w])?);
+            let logits = self.mean_logits(store, split, rows)?;
+            self.rule.segment(&logits, store.config().image_size, [h, w], &mut extras)?;
             done(rows.len());
         }
-        Ok(PredictedMask { case: case.to_string(), mask, shape: [rows.len(), h, w], spacing_mm: slice.spacing_mm })
+        let (mask, shape) = (std::mem::take(&mut extras.mask), [rows.len(), h, w]);
+        Ok(PredictedMask { case: case.to_string(), mask, extras, shape, spacing_mm: slice.spacing_mm })
     }
 
-    /// Predicts `count` slices without a store: `[count, h, w]` classes for the size `[h, w]`. Never averages over reflections.
+    /// The variants of a slice that [`Self::segment_slices`] takes.
+    pub fn variants(&self) -> Vec<VariantKind> {
+        let policy = if self.average_reflections { AugmentPolicy::Flips } else { AugmentPolicy::None };
+        variants(policy, 1).into_iter().map(|variant| variant.kind).collect()
+    }
+
+    /// Predicts `count` slices of `size` `[h, w]` without a store, and adds what it makes of them.
+    ///
+    /// `batches` holds, for each of [`Self::variants`], images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`; labels are ignored.
+    ///
+    /// # Errors
+    /// Buffers of another size.
+    pub fn segment_slices(
+        &self,
+        batches: &[(VariantKind, Batch)],
+        count: usize,
+        size: [usize; 2],
+        out: &mut Segmented,
+    ) -> Result<()> {
+        let mut sums: Vec<Option<Tensor>> = vec![None; self.models.len()];
+        for (kind, batch) in batches {
+            self.add_logits(batch, count, *kind, &mut sums)?;
+        }
+        let image_size = self.models.first().map_or(0, |model| model.config().image_size);
+        self.rule.segment(&means(sums, batches.len())?, image_size, size, out)
+    }
+
+    /// Predicts `count` slices without a store and without reflections: `[count, h, w]` classes for the size `[h, w]`.
     ///
     /// `batch` holds images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`; its labels are ignored.
     ///
@@ -93,7 +135,21 @@ impl Ensemble {
     pub fn predict_slices(&self, batch: &Batch, count: usize, size: [usize; 2]) -> Result<Vec<u8>> {
         let logits = self.models.iter().map(|model| logits(model, batch, count)).collect::<Result<Vec<_>>>()?;
         let image_size = self.models.first().map_or(0, |model| model.config().image_size);
-        masks_of_logits(&logits, image_size, size)
+        let mut out = Segmented::default();
+        self.rule.segment(&logits, image_size, size, &mut out)?;
+        Ok(out.mask)
+    }
+
+    /// Adds each model's logits of a batch of one variant, reflected back.
+    fn add_logits(&self, batch: &Batch, count: usize, kind: VariantKind, sums: &mut [Option<Tensor>]) -> Result<()> {
+        for (model, sum) in self.models.iter().zip(sums) {
+            let logits = reflected(&logits(model, batch, count)?, kind)?;
+            *sum = Some(match sum.take() {
+                Some(sum) => (sum + logits)?,
+                None => logits,
+            });
+        }
+        Ok(())
     }
 
     /// Each model's logits of slices, `[rows, C, s/4, s/4]`: of the identity, or the mean over identity and reflections.
@@ -110,17 +166,16 @@ impl Ensemble {
         for &(variant, kind) in &variants {
             let picks: Vec<(u32, u32)> = rows.iter().map(|&row| (row, variant)).collect();
             store.read_batch(split, &picks, &mut batch)?;
-            for (model, sum) in self.models.iter().zip(&mut sums) {
-                let logits = reflected(&logits(model, &batch, rows.len())?, kind)?;
-                *sum = Some(match sum.take() {
-                    Some(sum) => (sum + logits)?,
-                    None => logits,
-                });
-            }
+            self.add_logits(&batch, rows.len(), kind, &mut sums)?;
         }
-        let mean = |sum: Tensor| if variants.len() > 1 { sum / variants.len() as f64 } else { Ok(sum) };
-        Ok(sums.into_iter().flatten().map(mean).collect::<candle_core::Result<_>>()?)
+        means(sums, variants.len())
     }
+}
+
+/// The means of sums over so many variants.
+fn means(sums: Vec<Option<Tensor>>, variants: usize) -> Result<Vec<Tensor>> {
+    let mean = |sum: Tensor| if variants > 1 { sum / variants as f64 } else { Ok(sum) };
+    Ok(sums.into_iter().flatten().map(mean).collect::<candle_core::Result<_>>()?)
 }
 
 /// A model's logits of `count` slices, `[count, C, s/4, s/4]`.

@@ -1,4 +1,7 @@
-//! The learning-rate schedule of the published code.
+//! The learning-rate schedules: the published code's, and a cosine.
+
+use sam_ladder_schemas::train_choices::LrSchedule;
+use std::f64::consts::PI;
 
 /// Exponent of the polynomial decay.
 const POWER: f64 = 0.9;
@@ -19,6 +22,21 @@ pub fn learning_rate(iteration: usize, base_lr: f64, warmup: usize, max_iteratio
     base_lr * (1.0 - progress).max(0.0).powf(POWER)
 }
 
+/// The learning rate of the update at `iteration` (from 0) by a schedule. All have the warm-up of [`learning_rate`].
+///
+/// After it, `Cosine` is base·½·(1 + cos(π·(i - 1 - warmup) / (max - warmup))), PyTorch's `CosineAnnealingLR` to 0 over the steps after the
+/// warm-up.
+pub fn scheduled_rate(schedule: LrSchedule, iteration: usize, base_lr: f64, warmup: usize, max_iterations: usize) -> f64 {
+    let after_warmup = iteration.checked_sub(1).and_then(|previous| previous.checked_sub(warmup));
+    match (schedule, after_warmup) {
+        (LrSchedule::Cosine, Some(after)) => {
+            let progress = after as f64 / max_iterations.saturating_sub(warmup).max(1) as f64;
+            base_lr * 0.5 * (1.0 + (PI * progress.min(1.0)).cos())
+        }
+        _ => learning_rate(iteration, base_lr, warmup, max_iterations),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +55,20 @@ mod tests {
         assert_eq!(learning_rate(0, 0.1, 0, 10), 0.1);
         assert_eq!(learning_rate(1, 0.1, 0, 10), 0.1);
         assert!((learning_rate(6, 0.1, 0, 10) - 0.1 * 0.5f64.powf(0.9)).abs() < 1e-15);
+    }
+
+    /// Values of `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)` with the rate 0.1.
+    #[test]
+    fn a_cosine_falls_to_zero_after_the_same_warm_up() {
+        let rate = |iteration| scheduled_rate(LrSchedule::Cosine, iteration, 0.1, 4, 16);
+        for iteration in 0..=4 {
+            assert_eq!(rate(iteration), learning_rate(iteration, 0.1, 4, 16));
+        }
+        for (after, expected) in [(0, 0.1), (4, 0.075), (6, 0.05), (8, 0.025), (12, 0.0), (13, 0.0)] {
+            assert!((rate(5 + after) - expected).abs() < 1e-15, "{after}: {}", rate(5 + after));
+        }
+        assert_eq!(scheduled_rate(LrSchedule::Published, 300, 1e-3, 250, 1000), learning_rate(300, 1e-3, 250, 1000));
+        assert_eq!(scheduled_rate(LrSchedule::Cosine, 1, 0.1, 0, 0), 0.1);
     }
 
     #[test]

@@ -94,7 +94,9 @@ impl StoreWriter {
         if scan.turned_shape().is_none_or(|[_, height, width]| rows[0].size != [height as u32, width as u32]) {
             return Err(refuse(format!("its shape {:?} is not that of its slices, {:?}", scan.shape, rows[0].size)));
         }
-        if let Some(class) = mask.labels.iter().find(|&&class| usize::from(class) > num_organs) {
+        let ignored = self.layout.attributes().config.ignored_class();
+        let is_wrong = |class: u8| usize::from(class) > num_organs && Some(class) != ignored;
+        if let Some(class) = mask.labels.iter().find(|&&class| is_wrong(class)) {
             return Err(refuse(format!("class {class} in its mask is not below the number of classes {}", num_organs + 1)));
         }
         if mask.shape != mask_shape(rows) || mask.labels.len() != mask.shape.iter().product::<usize>() {

@@ -142,7 +142,8 @@ impl StoreWriter {
                 return Err(Error::Values { what: name_of(split, kind, row), reason });
             }
         }
-        match tensors.labels.iter().find(|&&class| usize::from(class) >= config.num_classes()) {
+        let (classes, ignored) = (config.num_classes(), config.ignored_class());
+        match tensors.labels.iter().find(|&&class| usize::from(class) >= classes && Some(class) != ignored) {
             None => Ok(()),
             Some(class) => {
                 let reason = format!("label {class} is not below the number of classes {}", config.num_classes());

@@ -47,11 +47,19 @@ nifti_element!(f32, 16);
 /// # Errors
 /// [`Error::Io`] that names the file; [`Error::Voxels`] when the number of voxels is not that of the geometry's shape.
 pub fn write_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[T]) -> Result<()> {
+    write_scaled_nifti(path, geometry, voxels, 1.0)
+}
+
+/// As [`write_nifti`], of voxels that stand for `slope` times their number: `scl_slope`.
+///
+/// # Errors
+/// As [`write_nifti`].
+pub fn write_scaled_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[T], slope: f64) -> Result<()> {
     let expected: usize = geometry.shape.iter().product();
     if voxels.len() != expected {
         return Err(Error::Voxels { path: path.into(), shape: geometry.shape, expected, found: voxels.len() });
     }
-    let mut contents = header(geometry, T::CODE, size_of::<T>());
+    let mut contents = header(geometry, T::CODE, size_of::<T>(), slope);
     contents.reserve(size_of_val(voxels));
     voxels.iter().for_each(|voxel| voxel.write(&mut contents));
     let hash = sha256_hex(&contents);
@@ -103,7 +111,7 @@ fn read_ours(path: &Path) -> Option<Origin> {
 }
 
 /// The header and the four bytes that say that no extension follows, little-endian.
-fn header(geometry: &Geometry, code: i16, element_bytes: usize) -> Vec<u8> {
+fn header(geometry: &Geometry, code: i16, element_bytes: usize, slope: f64) -> Vec<u8> {
     let fields = Fields::of(geometry.version_needed());
     let [depth, height, width] = geometry.shape;
     let mut dim = [1.0; 8];
@@ -116,8 +124,7 @@ fn header(geometry: &Geometry, code: i16, element_bytes: usize) -> Vec<u8> {
         (fields.dim, &dim),
         (fields.pixdim, &geometry.pixdim),
         (fields.voxel_offset, &[(fields.header_bytes + 4) as f64]),
-        // For unscaled voxels.
-        (fields.slope, &[1.0]),
+        (fields.slope, &[slope]),
         (fields.units, &[f64::from(geometry.xyzt_units)]),
         (fields.qform_code, &[f64::from(geometry.qform_code)]),
         (fields.sform_code, &[f64::from(geometry.sform_code)]),
@@ -201,7 +208,7 @@ mod tests {
 
     #[test]
     fn sides_beyond_nifti_1_are_written_as_nifti_2() {
-        let header = header(&Geometry::aligned([1, 1, 40000], [1.0; 3]), u8::CODE, 1);
+        let header = header(&Geometry::aligned([1, 1, 40000], [1.0; 3]), u8::CODE, 1, 1.0);
         assert_eq!(header.len(), 544);
         assert_eq!(i64::from_le_bytes(header[24..32].try_into().unwrap()), 40000);
     }

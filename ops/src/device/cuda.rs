@@ -35,6 +35,7 @@ fn code(module: &str) -> Result<&'static str> {
         "optimizer" => ptx::OPTIMIZER,
         "partial_sums" => ptx::PARTIAL_SUMS,
         "rel_pos_attention" => ptx::REL_POS_ATTENTION,
+        "segmentation_loss" => ptx::SEGMENTATION_LOSS,
         "strided_copy" => ptx::STRIDED_COPY,
         other => bail!("there is no module {other} of kernels"),
     })

@@ -80,6 +80,40 @@ pub fn zoom_nearest<T: Copy + Default>(slice: &[T], [h, w]: [usize; 2], [oh, ow]
     })
 }
 
+/// `scipy.ndimage.zoom(slice, (oh / h, ow / w), order=1)`: bilinear on the endpoint grid, in PyTorch `interpolate(mode="bilinear",
+/// align_corners=True)`.
+///
+/// # Panics
+/// When `slice` does not have `h * w` elements.
+pub fn zoom_linear(slice: &[f32], [h, w]: [usize; 2], [oh, ow]: [usize; 2]) -> Vec<f32> {
+    assert_eq!(slice.len(), h * w, "a slice of shape {h}x{w} has {} elements", h * w);
+    if [h, w] == [oh, ow] {
+        return slice.to_vec();
+    }
+    if slice.is_empty() {
+        return vec![0.0; oh * ow];
+    }
+    let tap = |n: usize| {
+        move |coordinate: f64| {
+            // Rounding may lead beyond the last pixel.
+            let coordinate = coordinate.clamp(0.0, (n - 1) as f64);
+            let low = (coordinate as usize).min(n.saturating_sub(2));
+            (low, (low + 1).min(n - 1), (coordinate - low as f64) as f32)
+        }
+    };
+    let columns: Vec<(usize, usize, f32)> = endpoint_grid(w, ow).map(tap(w)).collect();
+    let mut out = Vec::with_capacity(oh * ow);
+    for (top, bottom, down) in endpoint_grid(h, oh).map(tap(h)) {
+        let [top, bottom] = [top, bottom].map(|row| &slice[row * w..][..w]);
+        out.extend(columns.iter().map(|&(left, right, along)| {
+            let upper = top[left] + (top[right] - top[left]) * along;
+            let lower = bottom[left] + (bottom[right] - bottom[left]) * along;
+            upper + (lower - upper) * down
+        }));
+    }
+    out
+}
+
 /// `scipy.ndimage.zoom(slice, (oh / h, ow / w), order=3)`: cubic B-spline interpolation on the endpoint grid, after the spline
 /// prefilter. The result may slightly exceed the range of the slice, as in SciPy.
 ///
@@ -250,6 +284,26 @@ mod tests {
         assert_eq!(rot90(&slice, [2, 3], 4), (slice.to_vec(), [2, 3]));
         assert_eq!(flip(&slice, [2, 3], 0), [4, 5, 6, 1, 2, 3]);
         assert_eq!(flip(&slice, [2, 3], 1), [3, 2, 1, 6, 5, 4]);
+    }
+
+    /// What `scipy.ndimage.zoom(order=1)` and PyTorch's `interpolate(mode="bilinear", align_corners=True)` give, in float64.
+    #[test]
+    fn linear_zoom_is_scipys_and_pytorchs() {
+        let slice = [0.1, 0.9, 0.3, 0.7, 0.2, 0.5f32];
+        let expected = [
+            [0.1, 0.633_333_3, 0.7, 0.3],
+            [0.25, 0.566_666_7, 0.6, 0.35],
+            [0.4, 0.5, 0.5, 0.4],
+            [0.55, 0.433_333_3, 0.4, 0.45],
+            [0.7, 0.366_666_7, 0.3, 0.5f32],
+        ];
+        let found = zoom_linear(&slice, [2, 3], [5, 4]);
+        for (found, expected) in found.iter().zip(expected.as_flattened()) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+        assert_eq!(zoom_linear(&slice, [2, 3], [1, 2]), [0.1, 0.3]);
+        assert_eq!(zoom_linear(&slice, [2, 3], [2, 3]), slice);
+        assert_eq!(zoom_linear(&[0.5], [1, 1], [2, 2]), [0.5; 4]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What the pipeline needs of an encoder.
 
 use crate::encoder::ImageEncoder;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{Device, Result as TensorResult, Tensor};
 use sam_ladder_ops::device::{Download, Downloads, Staging, prepare};
 use sam_ladder_schemas::encoder::PATCH_SIZE;
+use sam_ladder_schemas::precompute::PixelNormalisation;
 use std::sync::{Mutex, PoisonError};
 
 /// A frozen image encoder, seen as a function of plain numbers.
@@ -54,6 +55,8 @@ pub struct SamEncoder {
     device: Device,
     uploads: Mutex<Staging>,
     downloads: Downloads,
+    /// Mean and deviation of the three channels, `[1, 3, 1, 1]` each.
+    normalisation: Option<[Tensor; 2]>,
 }
 
 impl SamEncoder {
@@ -63,11 +66,35 @@ impl SamEncoder {
     /// The driver's.
     pub fn new(encoder: ImageEncoder, device: &Device) -> Result<Self> {
         let (uploads, downloads) = (Mutex::new(Staging::new(device)?), Downloads::new(device)?);
-        Ok(SamEncoder { encoder, device: device.clone(), uploads, downloads })
+        Ok(SamEncoder { encoder, device: device.clone(), uploads, downloads, normalisation: None })
+    }
+
+    /// The same encoder, which sees images so normalised.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn normalising(self, normalisation: PixelNormalisation) -> Result<Self> {
+        let tensor = |numbers: [f32; 3]| Tensor::from_slice(&numbers, (1, 3, 1, 1), &self.device);
+        let numbers = normalisation.mean_and_deviation();
+        let normalisation = numbers.map(|[mean, deviation]| Ok::<_, Error>([tensor(mean)?, tensor(deviation)?])).transpose()?;
+        Ok(SamEncoder { normalisation, ..self })
+    }
+
+    /// Images as the encoder sees them: of one channel three equal ones, of two a third of zeros, each minus its mean, over its deviation.
+    fn normalised(&self, images: &Tensor) -> Result<Tensor> {
+        let Some([mean, deviation]) = &self.normalisation else { return Ok(images.clone()) };
+        let (batch, channels, height, width) = images.dims4()?;
+        let three = match channels {
+            1 => images.expand((batch, 3, height, width))?,
+            2 => Tensor::cat(&[images, &images.narrow(1, 0, 1)?.zeros_like()?], 1)?,
+            _ => images.clone(),
+        };
+        Ok(three.broadcast_sub(mean)?.broadcast_div(deviation)?)
     }
 
     /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, on the device.
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let images = &self.normalised(images)?;
         let (batch, _, size, _) = images.dims4()?;
         // Where weights are not packed (`ops::packed`), an image of one token takes another path through the matrix products than several
         // do, with other last bits. Encoded one by one, it has the same embedding whatever else is in the batch; larger images have it in any
@@ -102,6 +129,27 @@ impl Encode for SamEncoder {
 mod tests {
     use super::*;
     use crate::encoder::EncoderArch;
+
+    /// What the encoder sees is PyTorch's `(images.expand(-1, 3, -1, -1) - mean) / std`, channel by channel.
+    #[test]
+    fn an_encoder_sees_normalised_images() {
+        let size = 32;
+        let encoder = |normalisation| {
+            let encoder = ImageEncoder::random(EncoderArch::VitB, size, 3, &Device::Cpu).unwrap();
+            SamEncoder::new(encoder, &Device::Cpu).unwrap().normalising(normalisation).unwrap()
+        };
+        let (plain, normalising) = (encoder(PixelNormalisation::None), encoder(PixelNormalisation::Sam));
+        let grey: Vec<f32> = (0..size * size).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
+        let [mean, deviation] = PixelNormalisation::Sam.mean_and_deviation().unwrap();
+        let by_hand = |channel: usize, x: f32| (x - mean[channel]) / deviation[channel];
+        let three: Vec<f32> = (0..3).flat_map(|channel| grey.iter().map(move |&x| by_hand(channel, x))).collect();
+        let expected = plain.encode(&three, 1, size).unwrap();
+        assert_eq!(normalising.encode(&grey, 1, size).unwrap(), expected);
+        assert_ne!(plain.encode(&grey, 1, size).unwrap(), expected);
+        let two = [&grey[..], &grey[..]].concat();
+        let zeros = vec![0.0; size * size];
+        assert_eq!(normalising.encode(&two, 1, size).unwrap(), normalising.encode(&[two, zeros].concat(), 1, size).unwrap());
+    }
 
     /// Stores grow and are repaired image by image: what an image is batched with must not reach its embedding's bits.
     #[test]

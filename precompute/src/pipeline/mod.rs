@@ -24,7 +24,7 @@ pub use lazy::Loaded;
 pub use plan::Plan;
 pub use repair::repair;
 pub use share::Share;
-pub use slices::{EncodedSlices, encode_slices};
+pub use slices::{EncodedSlices, encode_slices, encode_variant};
 pub use space::Space;
 
 use crate::encoder::{EncoderArch, ImageEncoder, Placement, decoder_weights, detect_arch, random_decoder_weights};
@@ -109,7 +109,8 @@ pub fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
         (EncoderWeights::Checkpoint { .. }, None) => return Err(Error::NoCheckpoint),
         (EncoderWeights::Random { .. }, Some(path)) => return Err(Error::UnusedCheckpoint(path.clone())),
     };
-    Ok(Loaded { encoder: SamEncoder::new(encoder, &args.device)?, decoder: to_safetensors(&decoder)? })
+    let encoder = SamEncoder::new(encoder, &args.device)?.normalising(args.config.pixel_normalisation)?;
+    Ok(Loaded { encoder, decoder: to_safetensors(&decoder)? })
 }
 
 fn to_safetensors(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {

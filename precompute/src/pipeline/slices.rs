@@ -32,6 +32,22 @@ pub fn encode_slices<E: Encode>(
     config: &PrecomputeConfig,
     encoder: &E,
 ) -> Result<EncodedSlices> {
+    encode_variant(scan, slices, VariantKind::Identity, (config, encoder))
+}
+
+/// As [`encode_slices`], of one variant of them.
+///
+/// # Errors
+/// The encoder's.
+///
+/// # Panics
+/// When the slices are not the scan's.
+pub fn encode_variant<E: Encode>(
+    scan: &Scan,
+    slices: Range<usize>,
+    kind: VariantKind,
+    (config, encoder): (&PrecomputeConfig, &E),
+) -> Result<EncodedSlices> {
     let [_, height, width] = scan.shape;
     let pixels = height * width;
     let channels = scan.image.len() / scan.label.len();
@@ -41,7 +57,7 @@ pub fn encode_slices<E: Encode>(
             let planes = &scan.image[slice * channels * pixels..][..channels * pixels];
             let labels = &scan.label[slice * pixels..][..pixels];
             let slice = DataSlice::new(planes, labels, [height, width], config.data_size);
-            slice.variant(VariantKind::Identity, config.image_size).image
+            slice.variant(kind, config.image_size).image
         })
         .collect();
     let images = images.concat();

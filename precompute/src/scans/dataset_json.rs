@@ -23,6 +23,8 @@ pub(super) struct Dataset {
     pub(super) channels: Vec<String>,
     /// Names of the classes from 1; background is 0.
     pub(super) class_names: Vec<String>,
+    /// Whether the label after the last class marks voxels that take no part: nnU-Net's `ignore`.
+    pub(super) has_ignored: bool,
     /// What the names of scans end with, in either case: `.nii.gz` or the ending of another volume.
     pub(super) file_ending: String,
     /// Number of training cases, if it says one.
@@ -76,7 +78,8 @@ impl Dataset {
         }
         let channels = in_a_row("channel", by_number(channels)?)?;
         let num_training = keys.num_training.and_then(|number| number.as_u64());
-        Ok(Dataset { channels, class_names: class_names(keys.labels)?, file_ending, num_training })
+        let (class_names, has_ignored) = class_names(keys.labels)?;
+        Ok(Dataset { channels, class_names, has_ignored, file_ending, num_training })
     }
 
     /// Number and name of each channel, for messages.
@@ -86,9 +89,10 @@ impl Dataset {
     }
 }
 
-/// Names of the classes from 1, from `labels` in either form.
-fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<Vec<String>, DatasetProblem> {
+/// Names of the classes from 1, from `labels` in either form, and whether there is a label of voxels that take no part.
+fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<(Vec<String>, bool), DatasetProblem> {
     let mut names = BTreeMap::new();
+    let mut ignored = None;
     for (key, value) in labels {
         let (number, name) = match value {
             LabelValue::Number(number) => (number, key),
@@ -99,15 +103,20 @@ fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<Vec<String>, Data
             LabelValue::Region(_) => return Err(DatasetProblem::Region(key)),
             LabelValue::Other(_) => return Err(DatasetProblem::LabelValue(key)),
         };
-        if name.eq_ignore_ascii_case(IGNORE) {
-            return Err(DatasetProblem::Ignore { number, name });
+        if name.eq_ignore_ascii_case(IGNORE) && ignored.is_none() {
+            ignored = Some((number, name));
+            continue;
         }
         if let Some(first) = names.insert(number, name.clone()) {
             return Err(DatasetProblem::Repeated { what: "label", first, second: name, number });
         }
     }
+    // nnU-Net, too, wants it after all others.
+    if let Some((number, name)) = ignored.clone().filter(|(number, _)| *number != names.len() as u64) {
+        return Err(DatasetProblem::Ignore { number, name, expected: names.len() });
+    }
     let mut names = in_a_row("label", names)?;
-    if names.len() < 2 || names.len() > MAX_CLASSES + 1 {
+    if names.len() < 2 || names.len() + usize::from(ignored.is_some()) > MAX_CLASSES + 1 {
         return Err(DatasetProblem::Classes(names.len().saturating_sub(1)));
     }
     let is_background = |name: &String| name.trim().eq_ignore_ascii_case(BACKGROUND);
@@ -118,7 +127,7 @@ fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<Vec<String>, Data
     if !is_background(&first) {
         return Err(DatasetProblem::NoBackground(first));
     }
-    Ok(names)
+    Ok((names, ignored.is_some()))
 }
 
 /// Names by their numbers, which are the keys.
@@ -167,6 +176,7 @@ mod tests {
         let expected = Dataset {
             channels: vec!["T2".into(), "ADC".into()],
             class_names: vec!["PZ".into(), "TZ".into()],
+            has_ignored: false,
             file_ending: ".nii.gz".into(),
             num_training: Some(32),
         };
@@ -187,7 +197,8 @@ mod tests {
     fn labels_that_mean_something_else_are_refused() {
         for (json, part) in [
             (r#"{"background": 0, "whole tumour": [1, 2], "core": 2}"#, "\"whole tumour\" is a list"),
-            (r#"{"background": 0, "liver": 1, "ignore": 2}"#, "its label 2 is \"ignore\""),
+            (r#"{"background": 0, "liver": 2, "ignore": 1}"#, "its label 1 is \"ignore\", expected it to be the last, 2"),
+            (r#"{"background": 0, "liver": 1, "ignore": 255}"#, "its label 255 is \"ignore\", expected it to be the last, 2"),
             (r#"{"background": 0, "liver": 2}"#, "label 2 but no 1"),
             (r#"{"liver": 1, "spleen": 2}"#, "label 1 but no 0"),
             (r#"{"background": 0, "liver": 1, "spleen": 1}"#, "\"liver\" and \"spleen\" are both 1"),
@@ -206,6 +217,17 @@ mod tests {
         assert!(labels(&format!("{{{}}}", many.join(","))).unwrap_err().contains("255 labels"));
         let most: Vec<String> = (1..255).map(|i| format!(r#""c{i}": {i}"#)).collect();
         assert_eq!(labels(&format!(r#"{{"background": 0, {}}}"#, most.join(","))).unwrap().class_names.len(), 254);
+    }
+
+    #[test]
+    fn the_last_label_may_be_of_voxels_that_take_no_part() {
+        let found = labels(r#"{"background": 0, "liver": 1, "spleen": 2, "ignore": 3}"#).unwrap();
+        assert_eq!((found.class_names, found.has_ignored), (vec!["liver".to_string(), "spleen".into()], true));
+        let old = labels(r#"{"0": "background", "1": "liver", "2": "Ignore"}"#).unwrap();
+        assert_eq!((old.class_names.len(), old.has_ignored), (1, true));
+        let most: Vec<String> = (1..255).map(|i| format!(r#""c{i}": {i}"#)).collect();
+        let full = format!(r#"{{"background": 0, {}, "ignore": 255}}"#, most.join(","));
+        assert!(labels(&full).unwrap_err().contains("254 labels"));
     }
 
     #[test]

@@ -39,13 +39,15 @@ pub enum DatasetProblem {
     /// A label of any other kind.
     #[error("its label {0:?} is neither a whole number nor a name")]
     LabelValue(String),
-    /// nnU-Net's label of voxels that the loss leaves out.
-    #[error("its label {number} is {name:?}: voxels without a class are not supported")]
+    /// nnU-Net's label of voxels that the loss leaves out, which is not the last.
+    #[error("its label {number} is {name:?}, expected it to be the last, {expected}")]
     Ignore {
         /// The label.
         number: u64,
         /// Its name.
         name: String,
+        /// The label after all classes.
+        expected: usize,
     },
     /// The background has another number.
     #[error("its background is label {number}, and label 0 is {first:?}")]
@@ -119,7 +121,7 @@ impl DatasetProblem {
                 format!("write the number without quotes: {key:?}: {}", name.trim())
             }
             LabelNumber { .. } | Region(_) | LabelValue(_) | Repeated { .. } => "give each a different whole number".into(),
-            Ignore { .. } => "assign these voxels to a class or to the background, and remove the label".into(),
+            Ignore { expected, .. } => format!("give it the number {expected}, in dataset.json and in the label files"),
             Background { .. } | NoBackground(_) => {
                 "give \"background\" the label 0 in dataset.json and in the label files".into()
             }

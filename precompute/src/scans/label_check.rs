@@ -59,6 +59,9 @@ impl ScanSource {
             }
             progress.advance(cases.len() as u64);
         }
+        if let Some(ignored) = self.preprocessing.ignored_class(class_names.len()) {
+            found.remove(&ignored);
+        }
         if in_training > 0 && all_known {
             if found.iter().all(|&class| class == 0) {
                 return Err(ScanError::NoForeground { path: self.root.clone(), scans: in_training });

@@ -6,7 +6,7 @@ use super::folder::Unused;
 use super::{CaseEntry, Layout, find_layout, nnunet, raw_synapse};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::orientation::Orientation;
-use sam_ladder_schemas::precompute::{Channel, Intensity, MAX_CHANNELS, PrecomputeConfig, Preprocessing};
+use sam_ladder_schemas::precompute::{Channel, IGNORED_CLASS, Intensity, MAX_CHANNELS, PrecomputeConfig, Preprocessing};
 use std::path::Path;
 
 /// Range of a scan's values that becomes [0, 1] where nothing fixed does: what lies beyond is mostly noise.
@@ -108,7 +108,10 @@ fn configure_nnunet(root: &Path, options: &SourceOptions, config: PrecomputeConf
     let mut preprocessing = Preprocessing {
         window_hu: options.window.unwrap_or(config.preprocessing.window_hu),
         // nnU-Net's labels count up from the background already.
-        label_map: (0..=u8::MAX).take(dataset.class_names.len() + 1).collect(),
+        label_map: (0..=u8::MAX)
+            .take(dataset.class_names.len() + 1)
+            .chain(dataset.has_ignored.then_some(IGNORED_CLASS))
+            .collect(),
         channels,
         orientation: options.orientation,
         spacing_mm: None,

@@ -403,6 +403,25 @@ mod tests {
     }
 
     #[test]
+    fn choices_beyond_the_paper_are_searched() {
+        let choices = "epochs = 9\nema = { min = 0.9, max = 0.999 }\nsampling = [\"uniform\", \"organs\"]\n\
+                       class_weights = [\"none\", \"inverse-frequency\", \"1, 2.0\"]\ntrain_cases = [\"a\", \"b\"]\n\
+                       train_fraction = [1, 0.5]\nloss = \"tversky\"\ntversky_beta = { min = 0.5, max = 0.9, when = { loss = \"tversky\" } }";
+        let config = parse_sweep("s.toml", &GOOD.replacen("epochs = 9", choices, 1)).unwrap();
+        let of = |name: &str| &config.settings.iter().find(|setting| setting.name == name).unwrap().domain;
+        assert!(matches!(of("ema"), Domain::Range { integer: false, .. }));
+        assert_eq!(*of("class_weights"), Domain::List(vec!["none".into(), "inverse-frequency".into(), "1,2".into()]));
+        assert_eq!(*of("train_cases"), Domain::Fixed(serde_json::json!(["a", "b"])));
+        // One way to write a number, so that a point has one id.
+        assert_eq!(*of("train_fraction"), Domain::List(vec![1.0.into(), 0.5.into()]));
+        let refused = |line: &str| parse_sweep("s.toml", &GOOD.replacen("epochs = 9", line, 1)).unwrap_err();
+        let error = refused("epochs = 9\nearly_stopping = 5");
+        assert!(error.hint().unwrap().contains("[pruning]"), "{error}");
+        assert!(refused("epochs = 9\nclass_weights = \"heavy\"").to_string().contains("class_weights"));
+        assert!(refused("epochs = 9\nema = 1").to_string().contains("expected a number from 0 to 0.999999"));
+    }
+
+    #[test]
     fn a_grid_says_how_many_values_it_takes_of_a_range() {
         let grid = GOOD.replacen("\"tpe\"\nstartup = 4", "\"grid\"", 1);
         let error = parse_sweep("s.toml", &grid).unwrap_err().to_string();

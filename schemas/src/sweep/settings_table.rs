@@ -10,11 +10,12 @@ use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 
 /// Settings of `train` that a sweep's file has in another table, and what to write instead.
-const ELSEWHERE: [(&str, &str); 4] = [
+const ELSEWHERE: [(&str, &str); 5] = [
     ("seed", "write the seeds of the runs as seeds = [1, 2] in [validation]"),
     ("val_cases", "write the validation cases as cases = [\"0005\"] in [validation]"),
     ("group_by", "write it as group_by = \"regex:EXPR\" in [validation]"),
     ("max_steps", "a sweep counts in epochs: set epochs"),
+    ("early_stopping", "a sweep stops trials early by [pruning]"),
 ];
 /// Most whole numbers that a range without `points` may have in a grid.
 const WHOLE_RANGE: f64 = 1000.0;
@@ -122,13 +123,30 @@ impl SettingsTable {
                         SettingTable::deserialize(entry).map_err(|error| Problem::expected("a setting", error).with(&path))?;
                     (table.domain(&name, &path, method)?, conditions(&table.when, &path, &settings)?)
                 }
+                // A list of cases is one value; a list of such lists is several.
+                Value::Array(values) if takes_lists(&name) && !values.iter().all(Value::is_array) => {
+                    (Domain::Fixed(normal(&name, entry)), Vec::new())
+                }
                 Value::Array(values) => (list(&name, values, &path)?, Vec::new()),
                 value => (Domain::Fixed(normal(&name, value)), Vec::new()),
             };
+            refuse_unreadable(&name, &domain, &path)?;
             settings.push(Setting { name, domain, when });
         }
         Ok(settings)
     }
+}
+
+/// Refuses values that the schema allows and the setting does not: words of a form of their own.
+fn refuse_unreadable(name: &str, domain: &Domain, path: &str) -> Result<(), SettingError> {
+    let values = match domain {
+        Domain::Fixed(value) => std::slice::from_ref(value),
+        Domain::List(values) => values.as_slice(),
+        Domain::Range { .. } => &[],
+    };
+    let unreadable =
+        values.iter().find_map(|value| TrainConfig::with(&Map::from_iter([(name.to_string(), value.clone())])).err());
+    unreadable.map_or(Ok(()), |error| Err(error.problem.with(path)))
 }
 
 /// A setting's name in `config.json`: `batch-size` is `batch_size`.
@@ -215,12 +233,16 @@ fn conditions(when: &Map<String, Value>, path: &str, before: &[Setting]) -> Resu
 
 /// Whether a setting takes whole numbers only.
 fn takes_whole_numbers(name: &str) -> bool {
-    json!(TrainConfig::default())[name].is_u64()
+    TrainConfig::value_in(&json!(TrainConfig::default()), name).is_u64()
+}
+
+/// Whether a setting's value is a list.
+fn takes_lists(name: &str) -> bool {
+    TrainConfig::value_in(&json!(TrainConfig::default()), name).is_array()
 }
 
 /// A value in the form of [`TrainConfig`]: `1` and `1.0` are the same learning rate and must give the same trial id.
 fn normal(name: &str, value: &Value) -> Value {
     let config = TrainConfig::with(&Map::from_iter([(name.to_string(), value.clone())]));
-    let written = config.ok().and_then(|config| json!(config).get(name).cloned());
-    written.unwrap_or_else(|| value.clone())
+    config.map_or_else(|_| value.clone(), |config| TrainConfig::value_in(&json!(config), name))
 }

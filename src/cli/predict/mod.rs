@@ -1,5 +1,6 @@
 //! `sam-ladder predict`: encode new scans as stage one does, then the model of stage two; composed here, as `eval` is.
 
+mod extras;
 mod outputs;
 mod settings;
 mod values;
@@ -7,24 +8,30 @@ mod volumes;
 
 use super::checkpoint_names::note_names;
 use super::device::DeviceChoice;
+use super::postprocess::rules_of;
 use super::progress::{self, Terminal};
 use crate::error::refusal;
 use crate::interrupt;
 use crate::print::print_note;
 use candle_core::Device;
+use extras::{Extras, Made, disagreement};
 use outputs::{Existing, Outputs, ensure_folder, ensure_mask_name, ensure_mask_of};
 use sam_ladder_cache::{Batch, Store};
+use sam_ladder_eval::postprocess;
 use sam_ladder_formats::nifti::write_nifti;
-use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_slices, fill_part};
+use sam_ladder_precompute::pipeline::{FillOptions, Plan, SamEncoder, Share, encode_variant, fill_part};
 use sam_ladder_precompute::scans::{FoundScans, Grid, NewScan, ScanError, ScanSource, find_new_scans, grid_notes};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::counted::counted;
+use sam_ladder_schemas::eval::Resample;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::orientation::Orientation;
+use sam_ladder_schemas::postprocessing::OrganRule;
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::tables::ScanRow;
+use sam_ladder_schemas::variants::{AugmentPolicy, VariantKind};
 use sam_ladder_train::run::BatchShape;
-use sam_ladder_train::{CaseRequest, Ensemble, load_trained};
+use sam_ladder_train::{CaseRequest, Ensemble, MaskRule, Segmented, load_trained};
 use settings::{EncoderFile, Settings, TypedFiles};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -43,15 +50,18 @@ Examples:
   sam-ladder predict --scan new-scans --run runs/first \\
       --sam-checkpoint weights/sam_vit_b_01ec64.pth --out masks --store new-scans.zarr
   sam-ladder predict --scan patient.nii.gz --checkpoint epoch_194.pth --out published.nii.gz
+  sam-ladder predict --scan new-scans --run runs/first --run runs/lower \\
+      --sam-checkpoint weights/sam_vit_b_01ec64.pth --out both --save-entropy --statistics both.csv
 ")]
 pub struct Args {
     /// Scans to segment: volumes of any number type and orientation, or folders of them: .nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, or a
     /// .hdr with its .img. Channels are numbered as nnU-Net's: CASE_0000.nii.gz, CASE_0001.nii.gz …
     #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
     scan: Vec<PathBuf>,
-    /// Run folder. Its best model is taken if it was validated, otherwise its last; window, sizes, channels and classes are the run's
+    /// Run folder. Its best model is taken if it was validated, otherwise its last; window, sizes, channels and classes are the run's. Of
+    /// several runs, such as all folds, the probabilities are averaged: --run A --run B
     #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
+    run: Vec<PathBuf>,
     /// With --run: use the last model, even if validation chose an earlier one
     #[arg(long, requires = "run", conflicts_with = "checkpoint")]
     last: bool,
@@ -74,6 +84,26 @@ pub struct Args {
     /// Keep the scans' embeddings in this store and use those that it has, so that the next model needs no encoder
     #[arg(long, value_name = "STORE.zarr")]
     store: Option<PathBuf>,
+    /// Average each model's logits over a slice and its four reflections, which takes five times as long to encode
+    #[arg(long)]
+    average_reflections: bool,
+    /// How masks come to the scan's own resolution
+    #[arg(long, value_enum, default_value_t)]
+    resample: Resample,
+    /// Write the probability of each class, the mean over the runs, as CASE.probability.CLASS.nii.gz next to the mask: bytes, of which 255 is 1
+    /// (scl_slope). All of a scan are in memory at once, a byte per voxel and class
+    #[arg(long)]
+    save_probabilities: bool,
+    /// Write the entropy of these probabilities as CASE.entropy.nii.gz next to the mask: bytes, of which 255 is 1, the most that there can be (the
+    /// logarithm of the number of classes)
+    #[arg(long)]
+    save_entropy: bool,
+    /// Write a table of the organs: voxels, volume, mean entropy and, of several runs, how far they agree
+    #[arg(long, value_name = "FILE.csv|FILE.json")]
+    statistics: Option<PathBuf>,
+    /// Write masks as they come from the model, even if the run has a postprocessing
+    #[arg(long)]
+    no_postprocessing: bool,
     /// Replace existing masks
     #[arg(long)]
     force: bool,
@@ -96,14 +126,25 @@ struct MaskJob {
 }
 
 impl MaskJob {
-    /// Writes its mask `[d, h, w]`, turned back to the scan's own grid, and its organs' volumes; `after` is said of the time it took.
-    fn write(&self, mask: Vec<u8>, volumes: &mut Volumes, observer: &dyn Observer, after: &str) -> anyhow::Result<()> {
-        // First the volumes: so no mask is without them, whenever the program is stopped.
-        let said = volumes.add(&self.scan.case, &mask, self.grid.spacing_mm())?;
+    /// Writes its mask `[d, h, w]`, turned back to the scan's own grid, and what else is made of it; `after` is said of the time it took.
+    fn write(&self, mut found: Segmented, tables: &mut Tables<'_>, observer: &dyn Observer, after: &str) -> anyhow::Result<()> {
+        let class_names = tables.class_names;
+        postprocess(&mut found.mask, self.grid.shape(), &tables.rules);
+        let made =
+            Made { case: &self.scan.case, grid: &self.grid, path: &self.mask, mask: &found.mask, class_names, extras: &found };
+        // First all else: so no mask is without it, whenever the program is stopped.
+        let said = tables.volumes.add(&self.scan.case, &found.mask, self.grid.spacing_mm())?;
+        tables.extras.write_maps(&made)?;
+        if tables.extras.statistics.is_some() {
+            tables.rows.extend(Extras::rows(&made));
+            tables.extras.write_table(&tables.rows)?;
+        }
+        let warning = disagreement(&self.scan.case, class_names, &found.agreement);
+        let mask = found.mask;
         let mask = self.grid.turn.inverse().voxels(mask, self.grid.shape());
         write_nifti(&self.mask, &self.grid.geometry, &mask)?;
         observer.message(&format!("scan {}{after}: {}", self.scan.case, self.mask.display()));
-        said.iter().for_each(|line| observer.message(line));
+        said.iter().chain(&warning).for_each(|line| observer.message(line));
         if mask.iter().all(|&class| class == 0) {
             observer.message(&format!("warning: scan {}: no organ found, its mask is empty", self.scan.case));
         }
@@ -140,15 +181,20 @@ impl Args {
         let (scans, slices) = (counted(jobs.len(), "scan"), counted(slices, "slice"));
         print_note!("{scans}, {slices} to segment at {} pixels{there}", settings.config.image_size);
         if !jobs.is_empty() {
-            outputs.check_label_tables(&settings.config.class_names)?;
-            let mut volumes = Volumes::open(outputs.volumes_table(&self.out), &settings)?;
+            let class_names = &settings.config.class_names;
+            outputs.check_label_tables(class_names)?;
+            let extras = self.extras();
+            extras.check(jobs.iter().map(|job| &*job.mask), class_names, self.force)?;
+            let volumes = Volumes::open(outputs.volumes_table(&self.out), &settings)?;
+            let rules = if self.no_postprocessing { Vec::new() } else { rules_of(&self.run, class_names)? };
+            let mut tables = Tables { volumes, extras, rules, rows: Vec::new(), class_names };
             let work = Work { settings: &settings, outputs: &outputs, device: &device };
-            let tables = match &self.store {
-                Some(store) => self.predict_stored(store, jobs, work, &mut volumes, &mut bad)?,
-                None => Some(self.predict_all(&jobs, work, &mut volumes, &mut bad)?),
+            let labels = match &self.store {
+                Some(store) => self.predict_stored(store, jobs, work, &mut tables, &mut bad)?,
+                None => Some(self.predict_all(&jobs, work, &mut tables, &mut bad)?),
             };
-            if let Some([first, second]) = tables {
-                print_note!("volumes of the organs: {}", volumes.path().display());
+            if let Some([first, second]) = labels {
+                print_note!("volumes of the organs: {}", tables.volumes.path().display());
                 print_note!("names and colours of the classes: {}, {}", first.display(), second.display());
             }
         }
@@ -163,15 +209,36 @@ impl Args {
         Ok(())
     }
 
+    fn extras(&self) -> Extras {
+        Extras { probabilities: self.save_probabilities, entropy: self.save_entropy, statistics: self.statistics.clone() }
+    }
+
+    fn load_models(&self, settings: &Settings, device: &Device) -> anyhow::Result<Ensemble> {
+        let shape = BatchShape::of(&settings.config);
+        let models =
+            settings.weights.iter().map(|weights| load_trained(weights, shape, device)).collect::<Result<Vec<_>, _>>()?;
+        let rule = MaskRule {
+            resample: self.resample,
+            agreement: models.len() > 1,
+            probabilities: self.save_probabilities,
+            entropy: self.save_entropy || self.statistics.is_some(),
+        };
+        Ok(Ensemble::of(models, self.average_reflections).making(rule))
+    }
+
     fn settings(&self) -> anyhow::Result<Settings> {
         let mut settings = Settings::new(TypedFiles {
-            run: self.run.as_deref(),
+            runs: &self.run,
             last: self.last,
             checkpoint: self.checkpoint.as_deref(),
             sam_checkpoint: self.sam_checkpoint.as_deref(),
         })?;
         if let Some(orientation) = self.orientation {
             settings.config.preprocessing.orientation = Some(orientation);
+        }
+        if self.average_reflections && self.store.is_some() {
+            // A store has the reflections of test slices only next to those of training slices, of which there are none.
+            (settings.config.augment, settings.config.test_augment) = (AugmentPolicy::Flips, AugmentPolicy::Flips);
         }
         if self.store.is_some() && matches!(settings.encoder, EncoderFile::Published(_)) {
             let hint = "pass --sam-checkpoint in addition to --checkpoint, or remove --store";
@@ -185,10 +252,10 @@ impl Args {
         &self,
         jobs: &[MaskJob],
         Work { settings, outputs, device }: Work,
-        volumes: &mut Volumes,
+        written: &mut Tables<'_>,
         bad: &mut usize,
     ) -> anyhow::Result<[PathBuf; 2]> {
-        let model = load_model(settings, device)?;
+        let model = self.load_models(settings, device)?;
         let encoder = settings.load_encoder(device)?.encoder;
         // What is refused is refused before this, and leaves no file behind.
         let tables = outputs.write_label_tables(&settings.config.class_names)?;
@@ -208,17 +275,20 @@ impl Args {
             };
             scan.notes.iter().chain(&values::strange(&scan.row, settings)).for_each(|note| observer.message(note));
             let [depth, height, width] = scan.shape;
-            let mut mask = Vec::with_capacity(depth * height * width);
+            let mut found = Segmented { mask: Vec::with_capacity(depth * height * width), ..Segmented::default() };
             for first in (0..depth).step_by(self.batch_size as usize) {
                 let slices = first..depth.min(first + self.batch_size as usize);
                 let count = slices.len();
-                let encoded = encode_slices::<SamEncoder>(&scan, slices, &settings.config, &encoder)?;
-                let batch = Batch::as_stored(&settings.config, &encoded.embeddings, &encoded.images)?;
-                mask.extend(model.predict_slices(&batch, count, [height, width])?);
+                let encoded = |kind| -> anyhow::Result<(VariantKind, Batch)> {
+                    let encoded = encode_variant::<SamEncoder>(&scan, slices.clone(), kind, (&settings.config, &encoder))?;
+                    Ok((kind, Batch::as_stored(&settings.config, &encoded.embeddings, &encoded.images)?))
+                };
+                let batches = model.variants().into_iter().map(encoded).collect::<anyhow::Result<Vec<_>>>()?;
+                model.segment_slices(&batches, count, [height, width], &mut found)?;
                 pace.done(count);
             }
             let time = progress::duration(started.elapsed().as_secs_f64());
-            job.write(mask, volumes, &*observer, &format!(": {} in {time}", counted(depth, "slice")))?;
+            job.write(found, written, &*observer, &format!(": {} in {time}", counted(depth, "slice")))?;
         }
         Ok(tables)
     }
@@ -229,7 +299,7 @@ impl Args {
         store: &Path,
         mut jobs: Vec<MaskJob>,
         Work { settings, outputs, device }: Work,
-        volumes: &mut Volumes,
+        written: &mut Tables<'_>,
         bad: &mut usize,
     ) -> anyhow::Result<Option<[PathBuf; 2]>> {
         let observer = Terminal::new();
@@ -256,7 +326,7 @@ impl Args {
         };
         print_note!("{} encoded, the embeddings are in {}", counted(encoded, "slice"), store.display());
         let store = Store::open(store)?;
-        let model = load_model(settings, device)?;
+        let model = self.load_models(settings, device)?;
         let tables = outputs.write_label_tables(&settings.config.class_names)?;
         let of_jobs = |scan: &&ScanRow| jobs.iter().any(|job| job.scan.case == scan.case);
         for scan in store.scans(Split::Test).iter().filter(of_jobs) {
@@ -267,10 +337,22 @@ impl Args {
             progress.describe(&format!("scan {}", job.scan.case));
             let request = CaseRequest { split: Split::Test, case: &job.scan.case, batch_size: self.batch_size as usize };
             let predicted = model.predict_case(&store, request, |slices| progress.advance(slices as u64))?;
-            job.write(predicted.mask, volumes, &*observer, "")?;
+            let found = Segmented { mask: predicted.mask, ..predicted.extras };
+            job.write(found, written, &*observer, "")?;
         }
         Ok(Some(tables))
     }
+}
+
+/// What is written of every scan in addition to its mask.
+struct Tables<'a> {
+    volumes: Volumes<'a>,
+    extras: Extras,
+    /// The postprocessing.
+    rules: Vec<OrganRule>,
+    /// The rows of the table of statistics so far.
+    rows: Vec<serde_json::Value>,
+    class_names: &'a [String],
 }
 
 /// What is the same for every scan.
@@ -344,10 +426,6 @@ fn say_how_they_lie(jobs: &[MaskJob], preprocessing: &Preprocessing, has_store: 
     }
     let scans = jobs.iter().map(|job| (job.scan.case.as_str(), job.scan.files[0].as_path(), &job.grid));
     grid_notes(scans, preprocessing.orientation, false).iter().for_each(|note| print_note!("{note}"));
-}
-
-fn load_model(settings: &Settings, device: &Device) -> anyhow::Result<Ensemble> {
-    Ok(Ensemble::of_one(load_trained(&settings.weights, BatchShape::of(&settings.config), device)?))
 }
 
 /// Whether a finished store of these settings has every scan of the plan, byte for byte the same.

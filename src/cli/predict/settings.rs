@@ -9,11 +9,13 @@ use candle_core::Device;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::{EncoderError, published_encoder};
 use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load};
+use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::tables::{ValueRange, VolumeRange};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::WeightSource;
 use sam_ladder_train::run::{read_info, read_record};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Key of the mask tokens in the published state dict: one per class.
@@ -24,8 +26,8 @@ const POS_EMBED: &str = "sam.image_encoder.pos_embed";
 /// The files that were typed.
 #[derive(Debug, Clone, Copy)]
 pub struct TypedFiles<'a> {
-    /// `--run`.
-    pub run: Option<&'a Path>,
+    /// `--run`, in the order typed.
+    pub runs: &'a [PathBuf],
     /// `--last`.
     pub last: bool,
     /// `--checkpoint`.
@@ -50,8 +52,8 @@ pub enum EncoderFile {
 pub struct Settings {
     /// How scans become the network's images, and the embeddings' number format.
     pub config: PrecomputeConfig,
-    /// The trained weights.
-    pub weights: WeightSource,
+    /// The trained weights; of several models the probabilities are averaged.
+    pub weights: Vec<WeightSource>,
     /// The frozen ones.
     pub encoder: EncoderFile,
     /// What the values of the training scans were like, for each channel; empty if nothing is known of them.
@@ -66,10 +68,23 @@ impl Settings {
     /// # Errors
     /// A run or checkpoint that cannot be read, or a SAM checkpoint that is missing, superfluous or another one.
     pub fn new(typed: TypedFiles) -> anyhow::Result<Self> {
-        match (typed.run, typed.checkpoint) {
-            (Some(run), checkpoint) => Self::of_run(run, checkpoint, typed),
-            (None, Some(checkpoint)) => Self::of_checkpoint(checkpoint, typed.sam_checkpoint),
-            (None, None) => Err(refusal("no model is given", "pass --run DIR or --checkpoint FILE")),
+        match (typed.runs, typed.checkpoint) {
+            ([run], checkpoint) => Self::of_run(run, checkpoint, typed),
+            ([], Some(checkpoint)) => Self::of_checkpoint(checkpoint, typed.sam_checkpoint),
+            ([], None) => Err(refusal("no model is given", "pass --run DIR or --checkpoint FILE")),
+            (runs, Some(_)) => {
+                let message = format!("--checkpoint replaces the model of one run, and {} are given", runs.len());
+                Err(refusal(message, "pass one --run, or leave --checkpoint out"))
+            }
+            ([first, others @ ..], None) => {
+                let mut settings = Self::of_run(first, None, typed)?;
+                for run in others {
+                    let of_run = Self::of_run(run, None, typed)?;
+                    ensure_same_images(first, &settings.config, run, &of_run.config)?;
+                    settings.weights.extend(of_run.weights);
+                }
+                Ok(settings)
+            }
         }
     }
 
@@ -92,7 +107,7 @@ impl Settings {
         };
         Ok(Settings {
             config: of_new_scans(record.store),
-            weights,
+            weights: vec![weights],
             encoder,
             training_values: record.training_values,
             training_volumes: record.training_volumes,
@@ -135,7 +150,7 @@ impl Settings {
         if config.num_classes() != classes {
             config.class_names = (1..classes).map(|class| format!("class {class}")).collect();
         }
-        let weights = WeightSource::Checkpoint(path.into());
+        let weights = vec![WeightSource::Checkpoint(path.into())];
         Ok(Settings { config, weights, encoder, training_values: Vec::new(), training_volumes: Vec::new() })
     }
 
@@ -166,6 +181,20 @@ impl Settings {
         };
         load(&args)
     }
+}
+
+/// Refuses runs whose models see other images: the scans are prepared and encoded once, for all of them.
+///
+/// # Errors
+/// Every setting that differs, with both values.
+fn ensure_same_images(first: &Path, of_first: &PrecomputeConfig, run: &Path, of_run: &PrecomputeConfig) -> anyhow::Result<()> {
+    let [left, right] = [first, run].map(|run| format!("{} has", run.display()));
+    let differing = differences(&json!(of_first), &left, &json!(of_run), &right);
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the runs were trained on images of different kinds: {differing}");
+    Err(refusal(message, "average runs on stores of the same settings"))
 }
 
 /// The settings of a store of new scans: each slice as it is, and no labels.

@@ -18,7 +18,7 @@ impl TrainError {
             }
             TrainError::EncoderPrecision => "train with bf16, tf32 or f32".into(),
             TrainError::NetworkPrecision => "train vit-tiny with f32 or tf32".into(),
-            TrainError::TestCase { training, .. } => format!("choose among the training cases {}", training.join(", ")),
+            TrainError::TestCase { training, .. } | TrainError::TrainsOnTestCase { training, .. } => format!("choose among the training cases {}", training.join(", ")),
             TrainError::NoSuchCase { training, .. } => format!("the training cases are {}", training.join(", ")),
             TrainError::NotMatched { .. } => "change the expression so that it matches every training case".into(),
             TrainError::NotInTable { .. } => "add a line for every training case: a column `case` and one of the patient".into(),
@@ -34,7 +34,9 @@ impl TrainError {
                     .into()
             }
             TrainError::OtherScan { .. } => "pass --store the store that the run was trained on".into(),
-            TrainError::AllHeldOut(_) => "leave some to train on".into(),
+            TrainError::AllHeldOut(_) | TrainError::NothingTrained => "leave some to train on".into(),
+            TrainError::NoForeground(_) => "leave --sampling out, or check the labels of the training scans".into(),
+            TrainError::ClassWeights { classes, .. } => format!("give {classes} numbers, that of the background first"),
             TrainError::NoVariant { .. } => "run precompute with more variants (--augment), or train with fewer".into(),
             TrainError::NoIdentity(_) | TrainError::Probabilities(_) => "run precompute again".into(),
             TrainError::UnknownKey { advice, .. } => (*advice).into(),
@@ -43,7 +45,7 @@ impl TrainError {
             TrainError::WorkerBusy { .. } => "wait until it has ended, or join it as another worker, such as --worker 2/2".into(),
             TrainError::NotARun(_) => "start one with `sam-ladder train --run` and without --resume".into(),
             TrainError::ResumeMismatch { advice, .. } => (*advice).into(),
-            TrainError::RunDamaged { .. } => "put the file back from a copy, or start the run or the sweep again".into(),
+            TrainError::RunDamaged { .. } | TrainError::AverageMissing(_) => "put the file back from a copy, or start the run or the sweep again".into(),
             TrainError::Stopped { run, .. } => format!("continue with `sam-ladder train --resume --run {}`", typed(run)),
             TrainError::SweepStopped { out, more } => {
                 format!("continue with `sam-ladder sweep --resume --out {}{more}`", typed(out))

@@ -3,16 +3,19 @@
 use super::TrainArgs;
 use super::training_run::Run;
 use crate::groups::warning;
+use crate::loss::class_weights;
 use candle_core::DeviceLocation;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::Observer;
+use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::train::Arm;
+use sam_ladder_schemas::train_choices::ClassWeights;
 use std::path::Path;
 
 /// Says what the run will do.
 pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &TrainingSplit, run: &Run) {
-    observer.message(&cases(args, store));
+    observer.message(&cases(args, store, run));
     let device = match args.device.location() {
         DeviceLocation::Cpu => "the CPU".to_string(),
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
@@ -26,6 +29,9 @@ pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &Traini
         return;
     }
     observer.message(&weights(args));
+    if let Some(text) = class_weight_text(args, store, run) {
+        observer.message(&text);
+    }
     if args.config.group_by.is_none()
         && let Some(warning) =
             warning(&store.cases(), std::slice::from_ref(&args.config.val_cases), |by| format!("--group-by {by}"))
@@ -40,16 +46,33 @@ pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &Traini
 }
 
 /// `trains on 17 cases (2051 slices); holds out 1 case (160 slices) for validation: 0005`.
-fn cases(args: &TrainArgs, store: &TrainingSplit) -> String {
-    let held_out = &args.config.val_cases;
-    let slices = |of: bool| store.slices().iter().filter(|slice| held_out.contains(&slice.case) == of).count();
-    let slices = |of| counted(slices(of), "slice");
-    let trained = counted(store.cases().len() - held_out.len(), "case");
+fn cases(args: &TrainArgs, store: &TrainingSplit, run: &Run) -> String {
+    let (held_out, trained_on) = (&args.config.val_cases, &run.setup().trained_cases);
+    let slices = |of: &[String]| counted(store.slices().iter().filter(|slice| of.contains(&slice.case)).count(), "slice");
+    let all = store.cases().len() - held_out.len();
+    let trained = match trained_on.len() {
+        count if count == all => counted(count, "case"),
+        count => format!("{count} of {}", counted(all, "case")),
+    };
+    let listed = if trained_on.len() == all { String::new() } else { format!(": {}", trained_on.join(", ")) };
     let validation = match held_out.len() {
         0 => "; holds out none, so there is no validation (--fold 1/5 holds out a fifth)".to_string(),
-        cases => format!("; holds out {} ({}) for validation: {}", counted(cases, "case"), slices(true), held_out.join(", ")),
+        cases => format!("; holds out {} ({}) for validation: {}", counted(cases, "case"), slices(held_out), held_out.join(", ")),
     };
-    format!("trains on {trained} ({}){validation}", slices(false))
+    format!("trains on {trained} ({}){listed}{validation}", slices(trained_on))
+}
+
+/// `class weights: background 0.37, spleen 12.1`, where they come from the slices.
+fn class_weight_text(args: &TrainArgs, store: &TrainingSplit, run: &Run) -> Option<String> {
+    if args.config.class_weights != ClassWeights::InverseFrequency {
+        return None;
+    }
+    let trained_on = &run.setup().trained_cases;
+    let slices: Vec<&SliceRow> = store.slices().iter().filter(|slice| trained_on.contains(&slice.case)).collect();
+    let weights = class_weights(&args.config.class_weights, &slices)?;
+    let names = ["background"].into_iter().chain(store.config().class_names.iter().map(String::as_str));
+    let weighed: Vec<String> = names.zip(&weights).map(|(name, weight)| format!("{name} {weight:.3}")).collect();
+    Some(format!("class weights: {}", weighed.join(", ")))
 }
 
 fn weights(args: &TrainArgs) -> String {

@@ -21,6 +21,9 @@ const MODEL_PREFIX: &str = "model/";
 /// Prefix of the optimizer's tensors in the resume state.
 const OPTIMIZER_PREFIX: &str = "optimizer/";
 
+/// Prefix of the averages' tensors in the resume state.
+const AVERAGE_PREFIX: &str = "average/";
+
 /// Metadata of a model checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointInfo {
@@ -47,6 +50,9 @@ pub struct CheckpointInfo {
     pub epochs: u32,
     /// Validation Dice of the last whole epoch, if there was one.
     pub val_dice: Option<f64>,
+    /// Decay of the exponential moving average that the model is; `None` for a model as the optimizer left it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
 }
 
 fn one_channel() -> usize {
@@ -108,6 +114,19 @@ pub struct ResumeState {
     pub model: BTreeMap<String, Tensor>,
     /// The optimizer's tensors, under its own names.
     pub optimizer: Vec<(String, Tensor)>,
+    /// The averages of the model's tensors, under their names; empty in a run without.
+    pub averages: BTreeMap<String, Tensor>,
+}
+
+/// Tensors by name that [`ResumeState::save`] writes.
+#[derive(Debug, Clone, Copy)]
+pub struct StateTensors<'a> {
+    /// The model's.
+    pub model: &'a [(String, Tensor)],
+    /// The optimizer's.
+    pub optimizer: &'a [(String, Tensor)],
+    /// The averages'.
+    pub averages: &'a [(String, Tensor)],
 }
 
 impl ResumeState {
@@ -115,11 +134,12 @@ impl ResumeState {
     ///
     /// # Errors
     /// The operating system's, naming the file; an older state at `path` is then unchanged.
-    pub fn save(path: &Path, position: &Position, model: &[(String, Tensor)], optimizer: &[(String, Tensor)]) -> Result<()> {
+    pub fn save(path: &Path, position: &Position, tensors: StateTensors<'_>) -> Result<()> {
+        let StateTensors { model, optimizer, averages } = tensors;
         let prefixed =
             |prefix: &'static str| move |(name, tensor): &(String, Tensor)| (format!("{prefix}{name}"), tensor.clone());
-        let tensors: Vec<_> =
-            model.iter().map(prefixed(MODEL_PREFIX)).chain(optimizer.iter().map(prefixed(OPTIMIZER_PREFIX))).collect();
+        let parts = [(MODEL_PREFIX, model), (OPTIMIZER_PREFIX, optimizer), (AVERAGE_PREFIX, averages)];
+        let tensors: Vec<_> = parts.into_iter().flat_map(|(prefix, part)| part.iter().map(prefixed(prefix))).collect();
         write_durable(path, &encode(&tensors, position)?)
     }
 
@@ -133,15 +153,17 @@ impl ResumeState {
         let (tensors, position) =
             decode::<Position>(&bytes).map_err(|reason| TrainError::RunDamaged { path: path.to_path_buf(), reason })?;
         let mut model = BTreeMap::new();
-        let mut optimizer = Vec::new();
+        let (mut optimizer, mut averages) = (Vec::new(), BTreeMap::new());
         for (name, tensor) in tensors {
             if let Some(name) = name.strip_prefix(MODEL_PREFIX) {
                 model.insert(name.to_string(), tensor);
             } else if let Some(name) = name.strip_prefix(OPTIMIZER_PREFIX) {
                 optimizer.push((name.to_string(), tensor));
+            } else if let Some(name) = name.strip_prefix(AVERAGE_PREFIX) {
+                averages.insert(name.to_string(), tensor);
             }
         }
-        Ok(ResumeState { position, model, optimizer })
+        Ok(ResumeState { position, model, optimizer, averages })
     }
 }
 
@@ -193,13 +215,16 @@ mod tests {
         let position = Position { cache_id: "x".into(), steps: 3, epoch: 1, batch: 2, epoch_seconds: 0.1 };
         let tensor = Tensor::new(&[1f32, f32::MIN_POSITIVE, 3.3], &Device::Cpu).unwrap();
         let count = Tensor::new(5i64, &Device::Cpu).unwrap();
-        ResumeState::save(&path, &position, &[("a".into(), tensor.clone()), ("n".into(), count)], &[("a.m".into(), tensor)])
-            .unwrap();
+        let model = [("a".into(), tensor.clone()), ("n".into(), count)];
+        let (optimizer, averages) = ([("a.m".into(), tensor.clone())], [("a".into(), tensor)]);
+        let tensors = StateTensors { model: &model, optimizer: &optimizer, averages: &averages };
+        ResumeState::save(&path, &position, tensors).unwrap();
         let state = ResumeState::load(&path).unwrap();
         assert_eq!(state.position, position);
         assert_eq!(state.model["a"].to_vec1::<f32>().unwrap(), [1.0, f32::MIN_POSITIVE, 3.3]);
         assert_eq!(state.model["n"].to_scalar::<i64>().unwrap(), 5);
-        assert_eq!(state.optimizer.len(), 1);
+        assert_eq!((state.optimizer.len(), state.averages.len()), (1, 1));
+        assert_eq!(state.averages["a"].to_vec1::<f32>().unwrap(), [1.0, f32::MIN_POSITIVE, 3.3]);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         let error = ResumeState::load(&path).err().unwrap();

@@ -15,20 +15,24 @@ mod announce;
 mod batches;
 mod checkpoint;
 mod device_items;
+mod ema;
 mod gpu;
 mod hparams;
 mod log;
 mod open;
 mod pending_losses;
+mod random;
 mod read_ahead;
 mod records;
 mod resume;
 mod sampler;
+mod slice_draws;
 mod state;
 mod step;
 mod step_graph;
 mod tensorboard;
 mod tensors;
+mod trained_cases;
 mod training_loop;
 mod training_run;
 mod validation;
@@ -42,10 +46,12 @@ pub(crate) use gpu::check_cuda_graph;
 pub(crate) use hparams::{SessionStatus, session_end};
 use log::Log;
 pub(crate) use open::open_run;
+pub(crate) use random::{below, unit};
 pub use resume::read_record;
 pub(crate) use resume::{check_same_encoder, held_out_case, input_file, whole_path};
+pub(crate) use sampler::identity_index;
 pub use sampler::{Item, Sampler, VariantDraws};
-pub(crate) use sampler::{below, identity_index, unit};
+pub use slice_draws::SliceDraws;
 pub use step::{StepLosses, StepSettings, start_step, train_step};
 pub use step_graph::StepGraph;
 pub use tensors::{BatchShape, BatchTensors, input_tensors};
@@ -58,6 +64,7 @@ use crate::error::{Result, TrainError};
 use crate::groups::Groups;
 use candle_core::Device;
 use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{RUN_LOG, TrainConfig};
@@ -114,6 +121,8 @@ pub struct RunSummary {
     pub best_val_dice: Option<f64>,
     /// Number of the first epoch with it, from 1.
     pub best_epoch: Option<u32>,
+    /// Whether early stopping ended it.
+    pub stopped_early: bool,
 }
 
 /// Starts or resumes a run and trains to its end.
@@ -153,8 +162,13 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     train_group(&mut group, &mut source, &mut steps, &Control::new(stop))?;
     let [run] = group;
     let summary = run.summary();
-    if let Err(error) = &summary {
-        file.write(&error.to_string());
+    match &summary {
+        Err(error) => file.write(&error.to_string()),
+        Ok(RunSummary { stopped_early: true, epochs, .. }) => {
+            let patience = counted(args.config.early_stopping, "epoch");
+            file.write(&format!("stopped early, after epoch {epochs}: {patience} without a better validation Dice"));
+        }
+        Ok(_) => {}
     }
     summary
 }

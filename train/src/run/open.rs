@@ -2,28 +2,35 @@
 
 use super::TrainArgs;
 use super::checkpoint::{Position, ResumeState, read_info};
+use super::ema::Ema;
 use super::gpu::set_up;
 use super::records::Records;
 use super::resume::{Wanted, check_same_run, held_out_case, input_file, read_record, whole_path, write_record};
 use super::sampler::{Sampler, VariantDraws, identity_index};
+use super::slice_draws::SliceDraws;
 use super::state::RunState;
 use super::tensors::BatchShape;
+use super::trained_cases::trained_cases;
 use super::training_run::{Checkpoints, Run, RunSetup};
 use super::validation::{Hd95, HeldOutSlices, check_cases, groups_of};
+use crate::average::Average;
 use crate::error::{Result, TrainError, io};
 use crate::groups::Groups;
 use crate::init::{InitSources, initial_weights};
 use crate::lock::Lock;
+use crate::loss::{LadderLoss, class_weights};
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
 use crate::optimizer::Optimizer;
+use candle_core::Tensor;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_formats::atomic::{is_temporary_of, tidy};
 use sam_ladder_formats::outputs::is_regular_file;
 use sam_ladder_formats::rows::read_rows;
-use sam_ladder_schemas::tables::{EpochRow, StepRow, ValueRange, VolumeRange};
+use sam_ladder_schemas::tables::{EpochRow, SliceRow, StepRow, ValueRange, VolumeRange};
 use sam_ladder_schemas::train::{
     CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RUN_LOCK, RUN_LOG, RunInputs, RunRecord, STEPS_TABLE,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Opens a run that starts or resumes, ready for its next step.
@@ -39,18 +46,55 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     let precompute = store.config();
     let shape = BatchShape { precision: set_up(&args.device, &args.config)?, ..BatchShape::of(precompute) };
     let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
-    let held_out = |case: &String| args.config.val_cases.contains(case);
-    let rows = store.slices().iter().filter(|slice| !held_out(&slice.case)).map(|slice| slice.row).collect();
-    let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed);
+    let trained_cases = trained_cases(store, &args.config)?;
+    let slices: Vec<&SliceRow> = store.slices().iter().filter(|slice| trained_cases.contains(&slice.case)).collect();
+    let slice_draws = SliceDraws::new(args.config.sampling, &slices, args.config.batch_size)?;
+    let rows = slices.iter().map(|slice| slice.row).collect();
+    let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed).drawing(slice_draws);
+    let loss = loss_of(args, &slices, shape, store.config().ignored_class())?;
     let identity = identity_index(store.variants(), store.path())?;
     let validation = HeldOutSlices::new(store, &args.config.val_cases, identity, args.config.batch_size);
     let state = if args.resume {
         resume_run(args, store, shape, checkpoints)?
     } else {
-        start_run(args, store, shape, checkpoints, &groups)?
+        start_run(args, store, shape, checkpoints, &StartFacts { groups: &groups, trained_cases: &trained_cases })?
     };
-    let setup = RunSetup { folder: args.run.clone(), config: args.config.clone(), shape, sampler, validation, hd95, checkpoints };
-    Run::new(setup, state)
+    let (folder, config) = (args.run.clone(), args.config.clone());
+    Run::new(RunSetup { folder, config, shape, trained_cases, sampler, loss, validation, hd95, checkpoints }, state)
+}
+
+/// The loss that the settings name.
+///
+/// # Errors
+/// Class weights of another number than the classes.
+fn loss_of(args: &TrainArgs, slices: &[&SliceRow], shape: BatchShape, ignored: Option<u8>) -> Result<LadderLoss> {
+    let weights = class_weights(&args.config.class_weights, slices);
+    if let Some(found) = weights.as_ref().map(Vec::len).filter(|&found| found != shape.num_classes) {
+        return Err(TrainError::ClassWeights { found, classes: shape.num_classes });
+    }
+    Ok(LadderLoss::of_run(&args.config, weights.as_deref(), ignored, shape.num_classes, &args.device)?)
+}
+
+/// What the start of a run records, in addition to its settings.
+struct StartFacts<'a> {
+    groups: &'a Groups,
+    trained_cases: &'a [String],
+}
+
+/// The optimizer with what follows it: the averaged model of a run with `--ema`. `averages` are those of a run that resumes.
+fn followed(
+    args: &TrainArgs,
+    model: &LadderSam,
+    averages: Option<BTreeMap<String, Tensor>>,
+) -> Result<(Optimizer, Option<(Ema, f64)>)> {
+    let optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
+    let decay = args.config.ema;
+    if decay == 0.0 {
+        return Ok((optimizer, None));
+    }
+    let ema = Ema::new(model, averages, &args.device)?;
+    let average = Average::new(decay, ema.pairs(model)?)?;
+    Ok((optimizer.averaging(Some(average)), Some((ema, decay))))
 }
 
 /// Configuration of the model that a run trains.
@@ -64,7 +108,7 @@ fn start_run(
     store: &TrainingSplit,
     shape: BatchShape,
     checkpoints: Checkpoints,
-    groups: &Groups,
+    facts: &StartFacts<'_>,
 ) -> Result<RunState> {
     refuse_existing(&args.run)?;
     let sources = InitSources {
@@ -75,14 +119,15 @@ fn start_run(
     };
     let config = model_config(args, shape);
     let model = LadderSam::new(&config, &initial_weights(&config, &sources)?, &args.device)?;
-    let optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
+    let (optimizer, ema) = followed(args, &model, None)?;
     let inputs = RunInputs {
         sam_decoder: input_file(&sources.sam_decoder)?,
         cnn_checkpoint: sources.cnn_checkpoint.as_deref().map(input_file).transpose()?,
         init: sources.init.as_deref().map(input_file).transpose()?,
     };
     let cache_id = store.attributes().cache_id.clone();
-    let is_held_out = |case: &str| args.config.val_cases.iter().any(|held_out| held_out == case);
+    let is_trained_on = |case: &str| facts.trained_cases.iter().any(|trained| trained == case);
+    let limited = !args.config.train_cases.is_empty() || args.config.train_fraction < 1.0;
     let record = RunRecord {
         program: args.program.clone(),
         cache_id: cache_id.clone(),
@@ -91,10 +136,12 @@ fn start_run(
         num_classes: shape.num_classes,
         config: args.config.clone(),
         inputs,
-        groups: groups.to_record(),
+        groups: facts.groups.to_record(),
         training_values: ValueRange::of(store.scans()),
-        training_volumes: VolumeRange::of(store.slices(), store.config().class_names.len(), |case| !is_held_out(case)),
+        training_volumes: VolumeRange::of(store.slices(), store.config().class_names.len(), is_trained_on),
         held_out: args.config.val_cases.iter().map(|case| held_out_case(store.attributes(), case)).collect(),
+        trained_cases: if limited { facts.trained_cases.to_vec() } else { Vec::new() },
+        stopped_early: None,
         store_path: Some(whole_path(&args.store)),
     };
     std::fs::create_dir_all(&args.run).map_err(io(&args.run))?;
@@ -104,7 +151,7 @@ fn start_run(
     tidy(&args.run)?;
     let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
     let records = Records::new(&args.run);
-    let state = RunState { model, optimizer, records, position, channels: shape.channels, _lock: lock };
+    let state = RunState { model, optimizer, ema, records, position, channels: shape.channels, _lock: lock };
     if checkpoints.models {
         state.save(&args.run, true)?;
     }
@@ -127,21 +174,21 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
     check_same_run(&args.run, &record, &wanted)?;
     tidy(&args.run)?;
     let path = args.run.join(RESUME_STATE);
-    let ResumeState { position, model, optimizer: optimizer_state } = ResumeState::load(&path)?;
+    let ResumeState { position, model, optimizer: optimizer_state, averages } = ResumeState::load(&path)?;
     if position.cache_id != record.cache_id {
         let reason = format!("is of another run, its store is {}, expected {}", position.cache_id, record.cache_id);
         return Err(TrainError::RunDamaged { path, reason });
     }
     let records = Records::resume(&args.run, position.steps, position.epoch)?;
     let model = LadderSam::new(&model_config(args, shape), &ModelWeights(model), &args.device)?;
-    let mut optimizer = Optimizer::new(args.config.optimizer, args.config.weight_decay, model.trainable())?;
+    let (mut optimizer, ema) = followed(args, &model, Some(averages))?;
     optimizer.load_state(&optimizer_state)?;
     let store_path = Some(whole_path(&args.store));
     if record.config.max_steps != args.config.max_steps || record.store_path != store_path {
         (record.config.max_steps, record.store_path) = (args.config.max_steps, store_path);
         write_record(&args.run, &record)?;
     }
-    let state = RunState { model, optimizer, records, position, channels: shape.channels, _lock: lock };
+    let state = RunState { model, optimizer, ema, records, position, channels: shape.channels, _lock: lock };
     // A run that was killed between the two files of its checkpoint has a model older than its state, and may have no step left that
     // would write another.
     let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();

@@ -87,6 +87,11 @@ impl Records {
         let best = self.best_val_dice()?;
         self.epochs.iter().find(|row| row.val_dice == Some(best)).map(|row| row.epoch + 1)
     }
+
+    /// Epochs since the one that [`Self::best_epoch`] names; all of them if none was scored.
+    pub(crate) fn epochs_without_better(&self) -> usize {
+        self.epochs.len() - self.best_epoch().map_or(0, |best| best as usize)
+    }
 }
 
 fn check_length(path: &Path, found: usize, needed: usize) -> Result<()> {

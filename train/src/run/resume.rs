@@ -38,6 +38,18 @@ pub(crate) fn write_record(run: &Path, record: &RunRecord) -> Result<()> {
     Ok(write_atomic(&run.join(RUN_CONFIG), text.as_bytes())?)
 }
 
+/// Records after how many epochs early stopping ended a run.
+///
+/// # Errors
+/// The operating system's, naming the file.
+pub(super) fn note_early_stop(run: &Path, epochs: u32) -> Result<()> {
+    let record = read_record(run)?;
+    if record.stopped_early == Some(epochs) {
+        return Ok(());
+    }
+    write_record(run, &RunRecord { stopped_early: Some(epochs), ..record })
+}
+
 /// Settings and inputs of a call that resumes a run.
 pub(crate) struct Wanted<'a> {
     pub(crate) config: &'a TrainConfig,
@@ -69,10 +81,13 @@ pub(crate) fn check_same_run(run: &Path, record: &RunRecord, wanted: &Wanted) ->
     }
     let json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
     let (stored, given) = (json(&record.config), json(wanted.config));
-    for (setting, stored) in stored.as_object().into_iter().flatten() {
-        if !FREE_SETTINGS.contains(&setting.as_str()) && given[setting] != *stored {
+    // A setting that one of them leaves out has its default there.
+    let settings = [&stored, &given].into_iter().filter_map(|config| config.as_object()).flat_map(|config| config.keys());
+    for setting in settings.filter(|setting| !FREE_SETTINGS.contains(&setting.as_str())) {
+        let [stored, given] = [&stored, &given].map(|config| TrainConfig::value_in(config, setting));
+        if stored != given {
             let advice = "leave the option out to resume as before, or start another --run";
-            return differs(setting, stored.to_string(), given[setting].to_string(), advice);
+            return differs(setting, stored.to_string(), given.to_string(), advice);
         }
     }
     let files = [
@@ -102,9 +117,10 @@ pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) 
     }
     let shaping = |config: &PrecomputeConfig| {
         let PrecomputeConfig { encoder, weights, image_size, data_size, preprocessing, class_names, .. } = config;
+        let pixel_normalisation = config.pixel_normalisation;
         json!({
             "encoder": encoder, "weights": weights, "image_size": image_size, "data_size": data_size,
-            "preprocessing": preprocessing, "class_names": class_names
+            "preprocessing": preprocessing, "class_names": class_names, "pixel_normalisation": pixel_normalisation
         })
     };
     let differing = differences(&shaping(&record.store), "the run has", &shaping(store.config()), "the store has");

@@ -2,8 +2,10 @@
 //!
 //! An epoch's plan depends only on the seed and the epoch's number, so a resumed run needs only its position to draw the same batches.
 
+use super::random::{shuffle, unit};
+use super::slice_draws::SliceDraws;
 use crate::error::{Result, TrainError};
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use sam_ladder_schemas::train::SliceOrder;
 use sam_ladder_schemas::variants::{AugmentPolicy, Variant, VariantKind, variants};
@@ -19,12 +21,18 @@ pub struct Sampler {
     draws: VariantDraws,
     order: SliceOrder,
     seed: u64,
+    slices: SliceDraws,
 }
 
 impl Sampler {
     /// A sampler over the slices in `rows`.
     pub fn new(rows: Vec<u32>, draws: VariantDraws, order: SliceOrder, seed: u64) -> Self {
-        Sampler { rows, draws, order, seed }
+        Sampler { rows, draws, order, seed, slices: SliceDraws::UNIFORM }
+    }
+
+    /// The same sampler, with other draws than each slice once.
+    pub fn drawing(self, slices: SliceDraws) -> Self {
+        Sampler { slices, ..self }
     }
 
     /// Number of slices in an epoch.
@@ -37,7 +45,7 @@ impl Sampler {
         self.draws.by_probability().into_iter().flat_map(|variant| self.rows.iter().map(move |&row| (row, variant))).collect()
     }
 
-    /// The slices of epoch `epoch` in order, each once, with the variant drawn for it.
+    /// The slices of epoch `epoch` in order, each once unless others are drawn, with the variant drawn for it.
     pub fn epoch(&self, epoch: u32) -> Vec<Item> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         // Stream 0 stays unused: an epoch's draws overlap neither another epoch's nor those of a plain generator with the same seed.
@@ -46,31 +54,9 @@ impl Sampler {
         if self.order == SliceOrder::Shuffled {
             shuffle(&mut rows, &mut rng);
         }
+        self.slices.replace(&mut rows, &mut rng);
         rows.into_iter().map(|row| (row, self.draws.draw(&mut rng))).collect()
     }
-}
-
-/// Fisher–Yates, written out so that a seed gives the same order in every version of the program.
-fn shuffle(rows: &mut [u32], rng: &mut ChaCha8Rng) {
-    for last in (1..rows.len()).rev() {
-        rows.swap(last, below(last as u64 + 1, rng) as usize);
-    }
-}
-
-/// A uniform number in `0..bound`.
-pub(crate) fn below(bound: u64, rng: &mut ChaCha8Rng) -> u64 {
-    let limit = u64::MAX - u64::MAX % bound;
-    loop {
-        let value = rng.next_u64();
-        if value < limit {
-            return value % bound;
-        }
-    }
-}
-
-/// A uniform number in [0, 1) with 53 random bits.
-pub(crate) fn unit(rng: &mut ChaCha8Rng) -> f64 {
-    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// The variants that training draws, with the cumulative sums of their probabilities.

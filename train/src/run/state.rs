@@ -1,11 +1,13 @@
 //! A run's state between two steps: all that its checkpoint holds.
 
-use super::checkpoint::{CheckpointInfo, Position, ResumeState, save_model};
+use super::checkpoint::{CheckpointInfo, Position, ResumeState, StateTensors, save_model};
+use super::ema::Ema;
 use super::records::Records;
 use crate::error::Result;
 use crate::lock::Lock;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
+use candle_core::Tensor;
 use sam_ladder_schemas::train::{CHECKPOINT, RESUME_STATE};
 use std::path::Path;
 
@@ -13,6 +15,8 @@ use std::path::Path;
 pub(super) struct RunState {
     pub(super) model: LadderSam,
     pub(super) optimizer: Optimizer,
+    /// The averaged model and its decay, in a run with `--ema`. The optimizer updates it.
+    pub(super) ema: Option<(Ema, f64)>,
     pub(super) records: Records,
     pub(super) position: Position,
     /// Channels of the images, for the checkpoint's metadata.
@@ -28,12 +32,23 @@ impl RunState {
     /// The operating system's, naming the file.
     pub(super) fn save(&self, folder: &Path, with_model: bool) -> Result<()> {
         self.records.save()?;
-        let model = self.model.state_dict()?;
-        ResumeState::save(&folder.join(RESUME_STATE), &self.position, &model, &self.optimizer.state()?)?;
-        if with_model {
-            save_model(&folder.join(CHECKPOINT), &model, &self.info())?;
+        let (model, optimizer) = (self.model.state_dict()?, self.optimizer.state()?);
+        let averages = self.ema.as_ref().map_or_else(|| Ok(Vec::new()), |(ema, _)| ema.averages())?;
+        let tensors = StateTensors { model: &model, optimizer: &optimizer, averages: &averages };
+        ResumeState::save(&folder.join(RESUME_STATE), &self.position, tensors)?;
+        if with_model { self.save_model(&folder.join(CHECKPOINT)) } else { Ok(()) }
+    }
+
+    /// The model that is scored and that users of the run take: the average, if there is one.
+    pub(super) fn users_model(&self) -> &LadderSam {
+        self.ema.as_ref().map_or(&self.model, |(ema, _)| ema.model())
+    }
+
+    fn users_tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        match &self.ema {
+            Some((ema, _)) => ema.state_dict(&self.model),
+            None => Ok(self.model.state_dict()?),
         }
-        Ok(())
     }
 
     /// Writes the model for the run's users.
@@ -41,7 +56,7 @@ impl RunState {
     /// # Errors
     /// The operating system's, naming the file.
     pub(super) fn save_model(&self, path: &Path) -> Result<()> {
-        save_model(path, &self.model.state_dict()?, &self.info())
+        save_model(path, &self.users_tensors()?, &self.info())
     }
 
     fn info(&self) -> CheckpointInfo {
@@ -57,6 +72,7 @@ impl RunState {
             steps: self.position.steps,
             epochs: self.position.epoch,
             val_dice: self.records.epochs.last().and_then(|row| row.val_dice),
+            ema: self.ema.as_ref().map(|(_, decay)| *decay),
         }
     }
 }

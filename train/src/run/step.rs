@@ -2,7 +2,7 @@
 
 use super::tensors::BatchTensors;
 use crate::error::{Result, internal};
-use crate::loss::ladder_loss;
+use crate::loss::LadderLoss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use candle_core::Tensor;
@@ -12,9 +12,9 @@ use candle_core::Tensor;
 pub struct StepLosses {
     /// (1 - λ)·CE + λ·Dice.
     pub total: f32,
-    /// Cross-entropy.
+    /// Cross-entropy, or what another loss has in its place.
     pub ce: f32,
-    /// Dice loss.
+    /// Dice loss, or what another loss has in its place.
     pub dice: f32,
 }
 
@@ -39,10 +39,10 @@ impl StepLosses {
 }
 
 /// The settings of one step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepSettings {
-    /// λ: weight of Dice in the loss.
-    pub lambda: f64,
+#[derive(Debug, Clone, Copy)]
+pub struct StepSettings<'a> {
+    /// The loss.
+    pub loss: &'a LadderLoss,
     /// Learning rate.
     pub lr: f64,
 }
@@ -55,7 +55,7 @@ pub fn train_step(
     model: &LadderSam,
     optimizer: &mut Optimizer,
     batch: &BatchTensors,
-    settings: StepSettings,
+    settings: StepSettings<'_>,
 ) -> Result<StepLosses> {
     StepLosses::read(&start_step(model, optimizer, batch, settings)?)
 }
@@ -65,12 +65,16 @@ pub fn train_step(
 ///
 /// # Errors
 /// Those of the tensor operations.
-pub fn start_step(model: &LadderSam, optimizer: &mut Optimizer, batch: &BatchTensors, settings: StepSettings) -> Result<Tensor> {
+pub fn start_step(
+    model: &LadderSam,
+    optimizer: &mut Optimizer,
+    batch: &BatchTensors,
+    settings: StepSettings<'_>,
+) -> Result<Tensor> {
     let num_classes = model.config().num_classes;
     let _step = tracing::trace_span!("step").entered();
     let pass = tracing::trace_span!("forward").in_scope(|| model.forward_train(&batch.images, &batch.embeddings))?;
-    let loss = tracing::trace_span!("loss")
-        .in_scope(|| ladder_loss(&pass.low_res_logits, &batch.labels, num_classes, settings.lambda))?;
+    let loss = tracing::trace_span!("loss").in_scope(|| settings.loss.of(&pass.low_res_logits, &batch.labels, num_classes))?;
     let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.gradient))?;
     let update = || optimizer.step_unless_diverged(&gradients, settings.lr, Some(&loss.numbers));
     tracing::trace_span!("optimizer").in_scope(update)?;

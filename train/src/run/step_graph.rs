@@ -6,7 +6,7 @@
 use super::step::{StepSettings, start_step};
 use super::tensors::BatchTensors;
 use crate::error::Result;
-use crate::loss::ladder_loss;
+use crate::loss::LadderLoss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
 use candle_core::{DType, Tensor};
@@ -61,7 +61,7 @@ impl StepGraph {
         model: &LadderSam,
         optimizer: &mut Optimizer,
         batch: &BatchTensors,
-        settings: StepSettings,
+        settings: StepSettings<'_>,
     ) -> Result<Tensor> {
         let count = batch.images.dim(0)?;
         match &mut self.state {
@@ -102,7 +102,7 @@ impl Captured {
         model: &LadderSam,
         optimizer: &mut Optimizer,
         batch: &BatchTensors,
-        settings: StepSettings,
+        settings: StepSettings<'_>,
     ) -> Result<(Tensor, std::result::Result<Self, String>)> {
         let before = Copies::of(model, optimizer)?;
         let losses = start_step(model, optimizer, batch, settings)?;
@@ -124,7 +124,7 @@ impl Captured {
     }
 
     /// Records a step without executing it.
-    fn record(model: &LadderSam, optimizer: &Optimizer, batch: &BatchTensors, settings: StepSettings) -> Result<Self> {
+    fn record(model: &LadderSam, optimizer: &Optimizer, batch: &BatchTensors, settings: StepSettings<'_>) -> Result<Self> {
         let device = batch.images.device().clone();
         let inputs = BatchTensors {
             images: batch.images.force_contiguous()?,
@@ -133,7 +133,7 @@ impl Captured {
         };
         let moving = Tensor::zeros(4, DType::F32, &device)?;
         let losses = Tensor::zeros(3, DType::F32, &device)?;
-        let graph = capture(&device, || device_step(model, optimizer, &inputs, settings.lambda, &moving, &losses))?;
+        let graph = capture(&device, || device_step(model, optimizer, &inputs, settings.loss, &moving, &losses))?;
         Ok(Captured { graph, inputs, moving, losses })
     }
 
@@ -167,12 +167,12 @@ fn device_step(
     model: &LadderSam,
     optimizer: &Optimizer,
     batch: &BatchTensors,
-    lambda: f64,
+    loss: &LadderLoss,
     moving: &Tensor,
     losses: &Tensor,
 ) -> candle_core::Result<()> {
     let pass = model.forward_train_uncounted(&batch.images, &batch.embeddings)?;
-    let loss = ladder_loss(&pass.low_res_logits, &batch.labels, model.config().num_classes, lambda)?;
+    let loss = loss.of(&pass.low_res_logits, &batch.labels, model.config().num_classes)?;
     let gradients = pass.backward(loss.gradient)?;
     optimizer.update_in_graph(&gradients, &loss.numbers, moving)?;
     losses.slice_set(&loss.numbers, 0, 0)

@@ -4,6 +4,7 @@ use super::RunSummary;
 use super::checkpoint::Position;
 use super::hparams::session_start;
 use super::pending_losses::{PendingLosses, TakenStep};
+use super::resume::note_early_stop;
 use super::sampler::{Item, Sampler};
 use super::state::RunState;
 use super::step::{StepLosses, StepSettings};
@@ -11,9 +12,10 @@ use super::tensorboard::EventWriter;
 use super::tensors::{BatchShape, BatchTensors};
 use super::validation::{Hd95, HeldOutSlices, Scores, ValidationPass};
 use crate::error::{Result, TrainError, guarded};
+use crate::loss::LadderLoss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
-use crate::schedule::learning_rate;
+use crate::schedule::scheduled_rate;
 use candle_core::{DType, Tensor};
 use sam_ladder_schemas::observer::Progress;
 use sam_ladder_schemas::tables::{EpochRow, StepRow};
@@ -39,7 +41,10 @@ pub(crate) struct RunSetup {
     pub(crate) folder: PathBuf,
     pub(crate) config: TrainConfig,
     pub(crate) shape: BatchShape,
+    /// The cases that are trained on.
+    pub(crate) trained_cases: Vec<String>,
     pub(crate) sampler: Sampler,
+    pub(crate) loss: LadderLoss,
     pub(crate) validation: Option<Arc<HeldOutSlices>>,
     pub(crate) hd95: Option<Hd95>,
     pub(crate) checkpoints: Checkpoints,
@@ -152,6 +157,7 @@ impl Run {
             last: records.steps.last().copied(),
             best_val_dice: records.best_val_dice(),
             best_epoch: records.best_epoch(),
+            stopped_early: self.stopped_early(),
         };
         match self.error {
             Some(error) => Err(error),
@@ -168,7 +174,14 @@ impl Run {
     /// Whether it has reached its last step, or the epoch at which it pauses, and all its epochs are closed.
     pub(crate) fn is_finished(&self) -> bool {
         let Position { steps, epoch, .. } = self.state.position;
-        !self.epoch_is_whole() && (steps >= self.last_step || epoch >= self.until)
+        !self.epoch_is_whole() && (steps >= self.last_step || epoch >= self.until || self.stopped_early())
+    }
+
+    /// Whether early stopping has ended it before its last step. That follows from the recorded epochs, so a resumed run ends at the same one.
+    pub(crate) fn stopped_early(&self) -> bool {
+        let patience = self.setup.config.early_stopping as usize;
+        let is_over = patience > 0 && self.state.records.epochs_without_better() >= patience;
+        is_over && self.state.position.batch == 0 && self.state.position.steps < self.last_step
     }
 
     /// Whether it is neither finished nor failed.
@@ -211,13 +224,14 @@ impl Run {
     pub(crate) fn step(
         &mut self,
         batch: &BatchTensors,
-        take: impl FnOnce(&LadderSam, &mut Optimizer, &BatchTensors, StepSettings) -> Result<Tensor>,
+        take: impl FnOnce(&LadderSam, &mut Optimizer, &BatchTensors, StepSettings<'_>) -> Result<Tensor>,
     ) -> Result<()> {
         let config = &self.setup.config;
         let state = &mut self.state;
         let step = state.position.steps;
-        let lr = learning_rate(step as usize, config.lr, config.warmup, config.epochs * self.epoch_batches);
-        let losses = take(&state.model, &mut state.optimizer, batch, StepSettings { lambda: config.lambda, lr })?;
+        let all_steps = config.epochs * self.epoch_batches;
+        let lr = scheduled_rate(config.lr_schedule, step as usize, config.lr, config.warmup, all_steps);
+        let losses = take(&state.model, &mut state.optimizer, batch, StepSettings { loss: &self.setup.loss, lr })?;
         self.pending.push(TakenStep { step, epoch: state.position.epoch, lr }, losses, &state.model)?;
         state.position.steps += 1;
         state.position.batch += 1;
@@ -303,7 +317,7 @@ impl Run {
     pub(crate) fn validate(&mut self, batch: &BatchTensors) -> Result<()> {
         let Some(validation) = &self.setup.validation else { return Ok(()) };
         let pass = self.scoring.get_or_insert_with(|| validation.pass(self.setup.shape, self.setup.hd95.clone()));
-        pass.add(&self.state.model, batch)
+        pass.add(self.state.users_model(), batch)
     }
 
     /// Closes the current epoch if its steps and its validation are done; otherwise a stop interrupted it, and a resume continues it.
@@ -364,13 +378,16 @@ impl Run {
         self.clock = Instant::now();
     }
 
-    /// Writes a checkpoint, unless the one on disk already has the last step.
+    /// Writes a checkpoint, unless the one on disk already has the last step; and into the run's record that it has stopped early, if it has.
     ///
     /// # Errors
     /// As [`Self::step`].
     pub(crate) fn save(&mut self) -> Result<()> {
         if self.checkpoint_step < self.state.position.steps {
             self.checkpoint()?;
+        }
+        if self.stopped_early() {
+            note_early_stop(&self.setup.folder, self.state.position.epoch)?;
         }
         self.events.flush()
     }

@@ -177,8 +177,14 @@ pub(crate) struct ValidationPass {
 impl ValidationPass {
     /// Scores the model on the next batch.
     pub(crate) fn add(&mut self, model: &LadderSam, batch: &BatchTensors) -> Result<()> {
-        let predicted = argmax_classes(&model.forward(&batch.images, &batch.embeddings)?)?;
-        let labels: Vec<u8> = batch.labels.flatten_all()?.to_vec1()?;
+        let mut predicted = argmax_classes(&model.forward(&batch.images, &batch.embeddings)?)?;
+        let mut labels: Vec<u8> = batch.labels.flatten_all()?.to_vec1()?;
+        // A pixel that takes no part is background in both, of which nothing is measured.
+        for (predicted, label) in predicted.iter_mut().zip(&mut labels) {
+            if usize::from(*label) >= self.shape.num_classes {
+                (*predicted, *label) = (0, 0);
+            }
+        }
         let low = self.shape.low_res_size();
         let pixels = low.pow(2);
         let slices = &self.validation.slices[self.done..];

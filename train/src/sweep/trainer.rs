@@ -170,8 +170,9 @@ fn all_items(store: &TrainingSplit) -> Vec<(u32, u32)> {
 
 /// Runs of one seed and fold with the same key will draw the same batches.
 fn group_key(run: &Run) -> String {
-    let TrainConfig { batch_size, order, augment, precision, .. } = &run.setup().config;
+    let TrainConfig { batch_size, order, augment, precision, sampling, .. } = &run.setup().config;
+    let cases = run.setup().trained_cases.join(" ");
     let position = run.position();
     let order = if *order == SliceOrder::Shuffled { "shuffled" } else { "sequential" };
-    format!("{} {} {batch_size} {order} {augment:?} {precision:?}", position.epoch, position.batch)
+    format!("{} {} {batch_size} {order} {augment:?} {precision:?} {sampling:?} {cases}", position.epoch, position.batch)
 }

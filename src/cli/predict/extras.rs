@@ -1,0 +1,221 @@
+//! What `predict` writes and says in addition to masks: probabilities, their entropy, how far several runs agree, and a table of these numbers.
+
+use crate::error::refusal;
+use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::hash::sha256_hex;
+use sam_ladder_formats::nifti::{origin_of, write_scaled_nifti};
+use sam_ladder_formats::outputs::{HASH_COMMENT, Origin, is_regular_file, may_write, origin_of_text, sealed};
+use sam_ladder_formats::volume::without_ending;
+use sam_ladder_precompute::scans::Grid;
+use sam_ladder_schemas::tables::voxel_ml;
+use sam_ladder_train::{Agreement, Segmented};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Mean Dice of the runs' masks of an organ with one another below which a warning is given.
+pub const DISAGREEMENT: f64 = 0.8;
+/// Columns of the table of `--statistics`.
+const HEADER: &str = "case,organ,voxels,volume_ml,agreement_dice,mean_entropy";
+/// A byte of a probability or of an entropy is so many of these.
+const BYTE: f64 = 1.0 / 255.0;
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Write probabilities.
+    pub probabilities: bool,
+    /// Write the entropy.
+    pub entropy: bool,
+    /// The table, if one is asked for.
+    pub statistics: Option<PathBuf>,
+}
+
+/// A scan whose mask was made.
+pub struct Made<'a> {
+    pub case: &'a str,
+    pub grid: &'a Grid,
+    /// The mask's file.
+    pub path: &'a Path,
+    /// Classes, `[d, h, w]`.
+    pub mask: &'a [u8],
+    pub class_names: &'a [String],
+    pub extras: &'a Segmented,
+}
+
+impl Extras {
+    /// The entropy's file, and those of the probabilities, next to a mask.
+    fn files(&self, mask: &Path, class_names: &[String]) -> Vec<PathBuf> {
+        let names = ["background"].into_iter().chain(class_names.iter().map(String::as_str));
+        let probabilities = names.map(|name| beside(mask, &format!("probability.{}", plain(name))));
+        let entropy = self.entropy.then(|| beside(mask, "entropy"));
+        entropy.into_iter().chain(probabilities.filter(|_| self.probabilities)).collect()
+    }
+
+    /// Checks that all files of these masks may be written.
+    ///
+    /// # Errors
+    /// A file that is there, unless it may be replaced and is ours; a table of another kind than CSV and JSON.
+    pub fn check<'a>(&self, masks: impl Iterator<Item = &'a Path>, class_names: &[String], force: bool) -> anyhow::Result<()> {
+        for mask in masks {
+            may_write(&self.files(mask, class_names), force, "a map by sam-ladder", origin_of)?;
+        }
+        let Some(path) = &self.statistics else { return Ok(()) };
+        if !is_csv(path) && !is_json(path) {
+            let message = format!("{} ends neither in .csv nor in .json", path.display());
+            return Err(refusal(message, "name the table of --statistics so"));
+        }
+        let origin = |path: &Path| if is_csv(path) { origin_of_text(path, HASH_COMMENT) } else { origin_of_json(path) };
+        Ok(may_write(std::slice::from_ref(path), force, "a table of statistics by sam-ladder", origin)?)
+    }
+
+    /// Writes the maps of a scan, on its own grid.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_maps(&self, made: &Made<'_>) -> anyhow::Result<()> {
+        let entropy: Vec<u8> = made.extras.entropy.iter().map(|entropy| (entropy * 255.0).round() as u8).collect();
+        let maps = self.entropy.then_some(&entropy).into_iter();
+        let maps = maps.chain(made.extras.probabilities.iter().filter(|_| self.probabilities));
+        for (path, map) in self.files(made.path, made.class_names).iter().zip(maps) {
+            let map = made.grid.turn.inverse().voxels(map.clone(), made.grid.shape());
+            write_scaled_nifti(path, &made.grid.geometry, &map, BYTE)?;
+        }
+        Ok(())
+    }
+
+    /// The rows of a scan in the table.
+    pub fn rows(made: &Made<'_>) -> Vec<Value> {
+        let ml = made.grid.spacing_mm().map(voxel_ml);
+        let organ = |(class, name): (u8, &String)| {
+            let of_organ = |at: &usize| made.mask[*at] == class;
+            let voxels = made.mask.iter().filter(|&&found| found == class).count();
+            let entropy: f64 = (0..made.extras.entropy.len()).filter(of_organ).map(|at| f64::from(made.extras.entropy[at])).sum();
+            let mean = (voxels > 0 && !made.extras.entropy.is_empty()).then(|| entropy / voxels as f64);
+            json!({
+                "case": made.case,
+                "organ": name,
+                "voxels": voxels,
+                "volume_ml": ml.map(|ml| ml * voxels as f64),
+                "agreement_dice": made.extras.agreement.mean_dice(class),
+                "mean_entropy": mean,
+            })
+        };
+        (1..=u8::MAX).zip(made.class_names).map(organ).collect()
+    }
+
+    /// Writes the table, if it is asked for.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_table(&self, rows: &[Value]) -> anyhow::Result<()> {
+        let Some(path) = &self.statistics else { return Ok(()) };
+        if is_json(path) {
+            let table = json!({ "rows": rows, "sha256": sha256_hex(json!(rows).to_string().as_bytes()) });
+            return Ok(write_atomic(path, format!("{}\n", serde_json::to_string_pretty(&table)?).as_bytes())?);
+        }
+        let columns: Vec<&str> = HEADER.split(',').collect();
+        let lines = rows.iter().map(|row| columns.iter().map(|column| cell(&row[*column])).collect::<Vec<_>>().join(","));
+        let text = format!("{HEADER}\n{}\n", lines.collect::<Vec<_>>().join("\n"));
+        Ok(write_atomic(path, sealed(&text, HASH_COMMENT).as_bytes())?)
+    }
+}
+
+/// A warning for the organs on which the runs disagree, if there are any.
+pub fn disagreement(case: &str, class_names: &[String], agreement: &Agreement) -> Option<String> {
+    let organ = |(class, name): (u8, &String)| {
+        let dice = agreement.mean_dice(class).filter(|dice| *dice < DISAGREEMENT)?;
+        Some(format!("{name} {dice:.2}"))
+    };
+    let organs: Vec<String> = (1..=u8::MAX).zip(class_names).filter_map(organ).collect();
+    (!organs.is_empty()).then(|| {
+        format!(
+            "warning: scan {case}: the {} runs disagree, by the mean Dice of their masks with one another (below {DISAGREEMENT}): {}",
+            agreement.members(),
+            organs.join(", ")
+        )
+    })
+}
+
+/// `masks/0001.entropy.nii.gz` next to `masks/0001.nii.gz`.
+fn beside(mask: &Path, what: &str) -> PathBuf {
+    let name = mask.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let ending = [".nii.gz", ".nii"].into_iter().find(|ending| without_ending(&name, ending).is_some()).unwrap_or(".nii.gz");
+    let stem = without_ending(&name, ending).unwrap_or(&name);
+    mask.with_file_name(format!("{stem}.{what}{ending}"))
+}
+
+/// A class's name in a file's.
+fn plain(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_alphanumeric() || "-_".contains(letter) { letter } else { '_' }).collect()
+}
+
+/// A field of a CSV file (RFC 4180): nothing for what is unknown.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => {
+            let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+            if text.contains([',', '"', '#']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+        }
+        other => other.to_string(),
+    }
+}
+
+fn has_ending(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
+}
+
+fn is_csv(path: &Path) -> bool {
+    has_ending(path, "csv")
+}
+
+fn is_json(path: &Path) -> bool {
+    has_ending(path, "json")
+}
+
+/// The origin of a table in JSON, by the hash of its rows.
+fn origin_of_json(path: &Path) -> Origin {
+    let text = if is_regular_file(path) { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+    let Ok(Value::Object(table)) = serde_json::from_str(&text) else { return Origin::Foreign };
+    match (table.get("rows"), table.get("sha256").and_then(Value::as_str)) {
+        (Some(rows), Some(hash)) if sha256_hex(rows.to_string().as_bytes()) == hash => Origin::Ours,
+        (Some(_), Some(_)) => Origin::Changed,
+        _ => Origin::Foreign,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_lie_next_to_their_mask() {
+        let names = ["left kidney".to_string()];
+        let extras = Extras { probabilities: true, entropy: true, statistics: None };
+        let files = extras.files(Path::new("masks/0001.nii.gz"), &names);
+        let expected = ["0001.entropy.nii.gz", "0001.probability.background.nii.gz", "0001.probability.left_kidney.nii.gz"];
+        assert_eq!(files, expected.map(|name| Path::new("masks").join(name)));
+        assert!(Extras::default().files(Path::new("a.nii"), &names).is_empty());
+        assert_eq!(beside(Path::new("a.nii"), "entropy"), Path::new("a.entropy.nii"));
+    }
+
+    #[test]
+    fn a_table_is_replaced_only_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["s.csv", "s.json"] {
+            let path = folder.path().join(name);
+            let extras = Extras { statistics: Some(path.clone()), ..Extras::default() };
+            let rows = [json!({ "case": "a,b", "organ": "liver", "voxels": 3, "volume_ml": 0.25, "agreement_dice": null })];
+            extras.write_table(&rows).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(name != "s.csv" || text.contains("\n\"a,b\",liver,3,0.25,,\n"), "{text}");
+            let check = |force| extras.check(std::iter::empty(), &[], force);
+            assert!(check(false).is_err());
+            check(true).unwrap();
+            std::fs::write(&path, text.replace("liver", "kidney")).unwrap();
+            assert!(check(true).is_err(), "{name} was changed");
+        }
+        let wrong = Extras { statistics: Some("s.txt".into()), ..Extras::default() };
+        assert!(wrong.check(std::iter::empty(), &[], true).unwrap_err().to_string().contains("neither in .csv nor in .json"));
+    }
+}
