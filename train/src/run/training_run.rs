@@ -218,7 +218,7 @@ impl Run {
         let step = state.position.steps;
         let lr = learning_rate(step as usize, config.lr, config.warmup, config.epochs * self.epoch_batches);
         let losses = take(&state.model, &mut state.optimizer, batch, StepSettings { lambda: config.lambda, lr })?;
-        self.pending.push(TakenStep { step, epoch: state.position.epoch, lr }, losses, &state.model)?;
+        self.pending.push(TakenStep { step, epoch: state.position.epoch, lr }, &losses, &state.model)?;
         state.position.steps += 1;
         state.position.batch += 1;
         if self.pending.is_due() {
