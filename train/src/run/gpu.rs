@@ -18,18 +18,18 @@ const FIXED_BYTES: u64 = 2 << 30;
 pub(crate) fn reserve(config: &TrainConfig, image_size: usize, recorded: bool) -> u64 {
     let format = if config.precision == Asked::Bf16 { 2 } else { 4 };
     let pixels = (config.batch_size * image_size * image_size) as u64;
-    let step = pixels * numbers_per_pixel(config.side_network) * format;
+    let step = pixels * numbers_per_pixel(config.side_network, image_size as u64) * format;
     FIXED_BYTES + if recorded { 2 * step } else { step }
 }
 
-/// What a step holds at most at once, in numbers per pixel of its batch, a quarter more than was counted at 512 with a batch of 24 on the host
-/// driver (docs/reference/gpu.md).
-fn numbers_per_pixel(network: SideNetworkKind) -> u64 {
+/// What a step holds at most at once, in numbers per pixel of its batch: at least a quarter more than was counted with a batch of 24 on the host driver
+/// (docs/reference/gpu.md). Of attention over the tokens of an image, the number per pixel grows with the image.
+fn numbers_per_pixel(network: SideNetworkKind, image_size: u64) -> u64 {
     match network {
-        SideNetworkKind::Resnet18 => 110,
-        SideNetworkKind::Resnet34 => 160,
-        SideNetworkKind::Resnet50 => 420,
-        SideNetworkKind::VitTiny => 200,
+        SideNetworkKind::Resnet18 => 130,
+        SideNetworkKind::Resnet34 => 200,
+        SideNetworkKind::Resnet50 => 500,
+        SideNetworkKind::VitTiny => 240 + image_size * image_size / 1200,
     }
 }
 
