@@ -206,6 +206,17 @@ fn modules_are_machine_code_where_it_fits() {
     assert!(result(folder.path(), "refused") == result(folder.path(), "a100"), "the run is another one");
 }
 
+/// Each residual network takes activations in 16 bits, up to the projection of the largest.
+#[test]
+fn every_residual_network_trains_in_16_bits() {
+    let folder = workplace();
+    for network in ["resnet18", "resnet34", "resnet50"] {
+        let words = format!("--epochs 2 --batch-size 4 --precision bf16 --side-network {network}");
+        cli::succeed(train(folder.path(), network, &words));
+        assert!(counted(folder.path(), network, "graph launches") > 0, "{network}");
+    }
+}
+
 /// SGD has no second moment, and asks for no memory of length 0.
 #[test]
 fn every_optimizer_trains() {

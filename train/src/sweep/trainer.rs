@@ -216,7 +216,8 @@ mod tests {
     /// Both lists and ranges count, other settings do not.
     #[test]
     fn the_reserve_of_a_sweep_knows_its_largest_step() {
-        let parse = |settings: &str| parse_sweep("s.toml", &format!("[settings]\n{settings}lr = [1e-3, 1e-4]\n")).unwrap();
+        let rest = "[search]\nmethod = \"random\"\n[validation]\nfolds = 2\n[budget]\ntrials = 4\n";
+        let parse = |settings: &str| parse_sweep("s.toml", &format!("[settings]\n{settings}lr = [1e-3, 1e-4]\n{rest}")).unwrap();
         let config = parse("batch_size = { min = 8, max = 32 }\nside_network = [\"resnet18\", \"resnet50\"]\n");
         let found = largest_steps(&config);
         let sizes: Vec<(usize, &str)> = found.iter().map(|config| (config.batch_size, config.side_network.name())).collect();
