@@ -190,7 +190,7 @@ kernels: ## Assemble every CUDA kernel for each GPU that we support, and hold it
 
 .PHONY: gpu-binaries
 gpu-binaries: check-cuda ## Build the CUDA test binaries and benchmarks, for gpu-check and gpu-pack (CUDA_COMPUTE_CAP=80 runs on every GPU from Ampere on)
-	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && \
+	environment=$$(.ci/cuda-toolchain.sh) && eval "$$environment" && export SAM_LADDER_CUDA_ARCHITECTURES=$${SAM_LADDER_CUDA_ARCHITECTURES-80,90} && \
 	$(CARGO) test --release --workspace --features cuda --target-dir $(CUDA_TARGET) --no-run --lib --test golden_encoder --test golden_step --test golden_trajectory && \
 	$(CARGO) build --release --workspace --features cuda --target-dir $(CUDA_TARGET) --example gpu_step --example gpu_encoder --example gpu_rates
 

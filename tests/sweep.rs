@@ -24,7 +24,7 @@ use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::TrainError;
-use sam_ladder_train::run::{DeviceStore, train};
+use sam_ladder_train::run::{CudaGraph, DeviceStore, train};
 use sam_ladder_train::sweep::{SweepArgs, sweep, sweep_until};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ fn args(folder: &Path, out: &str, config: &str) -> SweepArgs {
         read_mode: ReadMode::Resident,
         cache: None,
         device_store: Default::default(),
-        cuda_graph: false,
+        cuda_graph: CudaGraph::Off,
         // The distance between the means of predicted and reference classes: a stand-in that depends on both.
         hd95: Arc::new(|volume, class| {
             let count = |voxels: &[u8]| voxels.iter().filter(|&&voxel| voxel == class).count() as f64;
@@ -278,8 +278,11 @@ fn a_stopped_sweep_resumes_where_it_was() {
 #[test]
 fn a_sweep_through_graphs_is_the_sweep() {
     let folder = workplace();
-    let graphed =
-        SweepArgs { cuda_graph: true, device_store: DeviceStore::Bytes(1 << 30), ..args(folder.path(), "graphed", GRID) };
+    let graphed = SweepArgs {
+        cuda_graph: CudaGraph::On,
+        device_store: DeviceStore::Bytes(1 << 30),
+        ..args(folder.path(), "graphed", GRID)
+    };
     if !sam_ladder_ops::device::has_kernels(&graphed.device) {
         let error = sweep(&graphed).unwrap_err();
         assert!(matches!(&error, TrainError::NeedsGpu { option, .. } if option == "--cuda-graph"), "{error}");

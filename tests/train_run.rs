@@ -19,7 +19,7 @@ use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::tables::{EpochRow, StepRow};
 use sam_ladder_schemas::train::{BEST_CHECKPOINT, CHECKPOINT, EPOCHS_TABLE, OptimizerKind, RESUME_STATE, STEPS_TABLE};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use sam_ladder_train::run::{DeviceStore, TrainArgs, fold_cases, read_record, train};
+use sam_ladder_train::run::{CudaGraph, DeviceStore, TrainArgs, fold_cases, read_record, train};
 use sam_ladder_train::{Groups, RunCheckpoint, TrainError, WeightSource};
 use std::path::Path;
 use store::{TEST_CASE, write_store};
@@ -75,7 +75,7 @@ fn a_run_through_a_graph_is_the_run() {
     // 6 slices in batches of 3: two plain steps, one both ways, three through the graph.
     plain.config.val_cases = vec!["0007".into()];
     plain.config.epochs = 3;
-    let graphed = TrainArgs { run: folder.path().join("graphed"), cuda_graph: true, ..plain.clone() };
+    let graphed = TrainArgs { run: folder.path().join("graphed"), cuda_graph: CudaGraph::On, ..plain.clone() };
     if !sam_ladder_ops::device::has_kernels(&plain.device) {
         let reason = train(&graphed).unwrap_err().to_string();
         assert!(reason.contains("--cuda-graph needs a GPU"), "{reason}");

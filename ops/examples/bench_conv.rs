@@ -101,7 +101,8 @@ fn main() -> Result<()> {
     let grad = random(&[batch, 64, 56, 56])?;
     let (forward, _) = best(|| normalize_relu_max_pool(&x, &batch_statistics(&x, 1e-5)?, &weight, &bias))?;
     let statistics = batch_statistics(&x, 1e-5)?;
-    let (back, _) = best(|| normalize_relu_max_pool_backward(&x, &statistics, &weight, &bias, &grad))?;
+    let (_, places) = normalize_relu_max_pool(&x, &statistics, &weight, &bias)?;
+    let (back, _) = best(|| normalize_relu_max_pool_backward(&x, &statistics, &weight, &bias, &places, (&grad, None)))?;
     println!("{:<22} {forward:>9.1} {back:>12.1}", "both in one op");
     let (a, b) = (random(&[batch, 64, 56, 56])?, random(&[batch, 64, 56, 56])?);
     let (forward, _) = best(|| add_relu(&a, &b))?;

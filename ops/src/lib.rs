@@ -14,12 +14,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod add;
 mod attention;
 mod batch_norm;
 mod batch_norm_pool;
 mod column_sums;
 mod conv2d;
 mod conv_transpose;
+mod convert;
 mod cpu;
 pub mod device;
 mod dice_ce;
@@ -48,18 +50,20 @@ mod token_conv;
 
 pub use attention::{multi_head_attention, multi_head_cross_attention, multi_head_self_attention};
 pub use batch_norm::{
-    BatchNormGradients, BatchNormParams, BatchStatistics, Tail, batch_norm_inference, batch_norm_train, batch_statistics,
-    batch_statistics_followed, normalize, normalize_backward,
+    BatchNormGradients, BatchNormParams, BatchStatistics, GradientSums, NormalizedShortcut, Tail, batch_norm_inference,
+    batch_norm_train, batch_statistics, batch_statistics_followed, normalize, normalize_backward, normalize_backward_summed,
+    relu_backward_summed,
 };
-pub use batch_norm_pool::{normalize_relu_max_pool, normalize_relu_max_pool_backward};
+pub use batch_norm_pool::{Places, normalize_relu_max_pool, normalize_relu_max_pool_backward};
 pub use conv_transpose::{conv_transpose2d_2x2, patches_to_image};
 pub use conv2d::Conv2d;
+pub use convert::{convert_all, sum_second_axis, to_format};
 pub use cpu::vector_instructions;
 pub use device::F32Math;
 pub use dice_ce::{LossParts, dice_ce};
 pub use elementwise::{add_relu, mix, relu, relu_backward, relu_backward_sum, sigmoid};
 pub use frozen::{FrozenLinear, FrozenNorm};
-pub use gather::{Stored, as_f32, gather, gather_bytes};
+pub use gather::{Stored, as_f32, gather, gather_bytes, gather_bytes_to, gather_to};
 pub use gelu::gelu;
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use linear::{linear, linear_groups, product_transposed};
@@ -70,6 +74,7 @@ pub use patch_embed::PatchEmbed;
 pub use rel_pos_attention::{RelPosAttention, TokenGrid};
 pub use residual_stream::{ResidualStream, Tile};
 pub use segmentation_loss::{Region, SegmentationLoss, segmentation_loss};
+pub use strided_copy::contiguous;
 pub use tape::{Gradients, Tape, Value, record, record_composed};
 pub use token_conv::TokenConv;
 

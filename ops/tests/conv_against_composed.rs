@@ -243,21 +243,21 @@ fn batch_norm_with_pooling_is_the_two_after_each_other() -> Result<()> {
             let [x, weight, bias] = [0, 1, 2].map(|i| inputs[i].to_dtype(dtype));
             let (x, weight, bias) = (x?, weight?, bias?);
             let statistics = batch_statistics(&x, 1e-3)?;
-            let y = normalize_relu_max_pool(&x, &statistics, &weight, &bias)?;
+            let (y, places) = normalize_relu_max_pool(&x, &statistics, &weight, &bias)?;
             assert_gradients(
                 &format!("{shape:?} {dtype:?}"),
                 &inputs,
                 &y,
                 |grad| {
                     let grad = grad.to_dtype(dtype)?;
-                    let g = normalize_relu_max_pool_backward(&x, &statistics, &weight, &bias, &grad)?;
+                    let g = normalize_relu_max_pool_backward(&x, &statistics, &weight, &bias, &places, (&grad, None))?;
                     Ok(vec![g.x, g.weight, g.bias])
                 },
                 |t| max_pool2d_3x3_s2_p1_composed(&batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, true)?),
             )?;
         }
         let statistics = batch_statistics(&inputs[0], 1e-3)?;
-        let pooled = normalize_relu_max_pool(&inputs[0], &statistics, &inputs[1], &inputs[2])?;
+        let (pooled, _) = normalize_relu_max_pool(&inputs[0], &statistics, &inputs[1], &inputs[2])?;
         let y = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-3, true)?.0;
         assert!(difference(&pooled, &max_pool2d_3x3_s2_p1(&y)?)? == 0.0);
     }

@@ -24,6 +24,7 @@ pub(crate) use by_text;
 
 pub mod classes;
 pub mod counted;
+pub mod cuda_graph;
 pub mod device_store;
 pub mod differences;
 pub mod encoder;

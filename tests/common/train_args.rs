@@ -4,7 +4,7 @@ use crate::device::device;
 use sam_ladder_cache::ReadMode;
 use sam_ladder_schemas::observer::silent;
 use sam_ladder_schemas::train::TrainConfig;
-use sam_ladder_train::run::TrainArgs;
+use sam_ladder_train::run::{CudaGraph, TrainArgs};
 use std::path::PathBuf;
 
 /// A new run on the device under test from random weights, which prints nothing.
@@ -21,7 +21,7 @@ pub fn train_args(store: impl Into<PathBuf>, run: impl Into<PathBuf>, config: Tr
         read_mode: ReadMode::Stream,
         cache: None,
         device_store: Default::default(),
-        cuda_graph: false,
+        cuda_graph: CudaGraph::Off,
         checkpoint_every: None,
         program: "test".into(),
         observer: silent(),

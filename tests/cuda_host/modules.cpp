@@ -1,4 +1,4 @@
-// Modules and launches: a kernel is known by its name in the PTX, and done by the host's build of its source.
+// Modules and launches: a kernel is known by its name in the PTX or in the machine code, and done by the host's build of its source.
 #include "driver.h"
 #include "kernels.h"
 
@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <elf.h>
 #include <regex>
 #include <unistd.h>
 
@@ -71,6 +72,67 @@ CUmod_st* parse(const std::string& ptx) {
                       [&](size_t bytes, const std::string&) { function.static_shared += bytes; });
         module->functions[function.name] = function;
     }
+    return module;
+}
+
+template <typename T>
+T read_at(const char* at) {
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+}
+
+// A kernel's attributes in machine code: entries of a format, an attribute and 16 bits, which in one format are the number of bytes that follow.
+void read_attributes(const char* at, size_t bytes, CUfunc_st& function) {
+    constexpr unsigned char WITH_BYTES = 4, MOST_THREADS = 0x05, PARAMETER = 0x17;
+    std::map<uint16_t, size_t> sizes;
+    for (const char* end = at + bytes; at + 4 <= end;) {
+        auto format = read_at<unsigned char>(at), attribute = read_at<unsigned char>(at + 1);
+        auto length = read_at<uint16_t>(at + 2);
+        const char* value = at + 4;
+        at = format == WITH_BYTES ? value + length : value;
+        if (format != WITH_BYTES) continue;
+        if (attribute == MOST_THREADS && length >= 12) {
+            function.most_threads = read_at<uint32_t>(value) * read_at<uint32_t>(value + 4) * read_at<uint32_t>(value + 8);
+        }
+        if (attribute == PARAMETER && length >= 12) sizes[read_at<uint16_t>(value + 4)] = read_at<uint32_t>(value + 8) >> 18;
+    }
+    for (auto& [ordinal, size] : sizes) {
+        function.parameters.push_back(size);
+        function.types.push_back("b" + std::to_string(8 * size));
+    }
+}
+
+// The architecture that machine code is for, as 80 for compute capability 8.0; 0 if it is no machine code of a GPU.
+unsigned architecture_of(const char* image) {
+    auto header = read_at<Elf64_Ehdr>(image);
+    constexpr uint16_t CUDA = 190;
+    if (header.e_machine != CUDA) return 0;
+    // Where the number lies depends on the version of the format.
+    return header.e_ident[EI_ABIVERSION] >= 8 ? header.e_flags >> 8 & 0xff : header.e_flags & 0xff;
+}
+
+CUmod_st* parse_machine_code(const char* image) {
+    auto* module = new CUmod_st();
+    auto header = read_at<Elf64_Ehdr>(image);
+    auto section = [&](size_t index) { return read_at<Elf64_Shdr>(image + header.e_shoff + index * header.e_shentsize); };
+    const char* names = image + section(header.e_shstrndx).sh_offset;
+    auto each = [&](const std::string& prefix, auto&& f) {
+        for (size_t i = 0; i < header.e_shnum; ++i) {
+            auto one = section(i);
+            std::string name = names + one.sh_name;
+            if (name.starts_with(prefix)) f(name.substr(prefix.size()), one);
+        }
+    };
+    each(".text.", [&](const std::string& name, const Elf64_Shdr&) { module->functions[name].name = name; });
+    each(".nv.info.", [&](const std::string& name, const Elf64_Shdr& at) {
+        auto found = module->functions.find(name);
+        if (found != module->functions.end()) read_attributes(image + at.sh_offset, at.sh_size, found->second);
+    });
+    each(".nv.shared.", [&](const std::string& name, const Elf64_Shdr& at) {
+        auto found = module->functions.find(name);
+        if (found != module->functions.end()) found->second.static_shared = at.sh_size;
+    });
     return module;
 }
 
@@ -219,8 +281,20 @@ HOST_API CUresult cuModuleLoadData(CUmodule* out, const void* image) {
     ENTER("cuModuleLoadData");
     if (CUresult error = not_while_recording("cuModuleLoadData")) return error;
     auto text = static_cast<const char*>(image);
-    if (std::memcmp(text, "\x7f" "ELF", 4) == 0) stop("cuModuleLoadData: the host driver reads PTX, and was given a cubin");
-    *out = parse(text);
+    bool is_machine_code = std::memcmp(text, "\x7f" "ELF", 4) == 0;
+    if (is_machine_code) {
+        // A fault of its own, since the program then loads the PTX.
+        if (int code = host::enter("load machine code")) return host::Code{code};
+        unsigned architecture = architecture_of(text);
+        if (static_cast<int>(architecture / 10) != card().major || static_cast<int>(architecture % 10) > card().minor) {
+            because("cuModuleLoadData", "machine code for " + std::to_string(architecture) + " does not run on " + card().name);
+            return CUDA_ERROR_NO_BINARY_FOR_GPU;
+        }
+    }
+    *out = is_machine_code ? parse_machine_code(text) : parse(text);
+    if ((*out)->functions.empty()) stop("cuModuleLoadData: a module has no kernels");
+    // By one of its kernels, which says whose it is.
+    count((is_machine_code ? "module as machine code: " : "module as PTX: ") + (*out)->functions.begin()->first);
     return CUDA_SUCCESS;
 }
 
@@ -242,7 +316,7 @@ HOST_API CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const ch
     if (function.kernel == nullptr) {
         function.kernel = kernel(name);
         if (function.kernel == nullptr) stop(std::string("the host driver has no kernel ") + name);
-        if (function.kernel->parameters != function.parameters) stop(std::string(name) + ": parameters in the PTX and in the source differ");
+        if (function.kernel->parameters != function.parameters) stop(std::string(name) + ": parameters in the module and in the source differ");
     }
     *out = &function;
     return CUDA_SUCCESS;

@@ -25,7 +25,7 @@ if [[ $part == count ]]; then
 fi
 
 # What runs, by binary: filters of its tests, or nothing for all of them. Of sweeps and run folders those tests that depend on the device.
-quick=(golden_step "cuda_host every_gate a_step_does_not a_device_has a_recording_that_fails auto_leaves")
+quick=(golden_step "cuda_host every_gate a_step_does_not a_device_has a_recording_that_fails auto_leaves a_graph_that a_recorded_step modules_are")
 whole=(
   golden_step cuda_host cuda_host_precompute golden_encoder golden_trajectory side_networks train_run run_weights
   "run_folder a_run_says" beyond_paper "sweep trials_trained_together a_sweep_through_graphs"
@@ -47,7 +47,7 @@ run() { # what is said of it, then cargo's arguments
   echo "── $1: $((SECONDS - from)) s"
 }
 for order in forward reverse; do
-  SAM_LADDER_EMULATION_ORDER=$order run "kernels, threads of a block in $order order" --lib -- cuda::tests::
+  SAM_LADDER_EMULATION_ORDER=$order run "kernels, threads of a block in $order order" --lib -- cuda::
 done
 for words in "${parts[@]}"; do
   read -ra words <<<"$words"

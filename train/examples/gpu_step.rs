@@ -1,5 +1,5 @@
 //! Times stage two's training step on a GPU: `gpu_step SIZE BATCH f32|tf32|bf16 DEVICE [STEPS] [--graph] [--losses]`, as `gpu_step 512 24 bf16 cuda:0`.
-//! `--graph` runs it as a CUDA graph. `--losses` times nothing, but prints the losses of STEPS steps, with the same batches and initial
+//! `--graph` runs it as a CUDA graph; `--resnet34`, `--resnet50` or `--vit-tiny` takes another side network. `--losses` times nothing, but prints the losses of STEPS steps, with the same batches and initial
 //! weights at every precision.
 //!
 //! A step is forward, loss, backward and the AdamW update, with stored float16 numbers that are resident on the device and gathered there;
@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use made_up::{noise, weights};
-use sam_ladder_ops::device::{has_kernels, memory, open, synchronize};
-use sam_ladder_ops::{Numerics, Stored, gather, gather_bytes};
+use sam_ladder_ops::device::{has_kernels, memory, open, overwrite, synchronize};
+use sam_ladder_ops::{Numerics, Stored, gather_bytes_to, gather_to};
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent};
-use sam_ladder_schemas::train::{Arm, OptimizerKind};
+use sam_ladder_schemas::train::{Arm, OptimizerKind, SideNetworkKind};
 use sam_ladder_train::Optimizer;
 use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::run::{BatchTensors, StepGraph, StepLosses, StepSettings, start_step};
@@ -63,7 +63,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("the CPU computes in f32".into());
     }
     let free_before = memory(&device)?.map(|memory| memory.free);
-    let config = ModelConfig { math: precision.math(), ..ModelConfig::published(size, 9, Arm::Full) };
+    let others = [SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny];
+    let side_network = others.into_iter().find(|kind| flags.iter().any(|flag| flag[2..] == *kind.name()));
+    let side_network = side_network.unwrap_or(SideNetworkKind::Resnet18);
+    let config = ModelConfig { math: precision.math(), side_network, ..ModelConfig::published(size, 9, Arm::Full) };
     let model = LadderSam::new(&config, &weights(&config)?, &device)?;
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
     let (grid, low, items) = (size / 16, size / 4, 2 * batch);
@@ -71,18 +74,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (images, embeddings) = (stored(items, image_len, 101, &device)?, stored(items, embedding_len, 102, &device)?);
     let labels: Vec<u8> = noise(items * low * low, 103).iter().map(|x| ((x + 1.0) * 4.5) as u8).collect();
     let labels = Tensor::from_vec(labels, items * low * low, &device)?;
+    // Each batch has the memory of the one before, as in `train`.
+    let kept = BatchTensors {
+        images: Tensor::zeros((batch, 1, size, size), precision.dtype(), &device)?,
+        embeddings: Tensor::zeros((batch, 256, grid, grid), precision.dtype(), &device)?,
+        labels: Tensor::zeros((batch, low, low), DType::U8, &device)?,
+    };
+    let indices = Tensor::zeros(2 * batch, DType::U32, &device)?;
     let make = |step: usize| -> candle_core::Result<BatchTensors> {
-        let picks: Vec<u32> = (0..batch).map(|i| ((step + i) % items) as u32).collect();
-        let picks = Tensor::from_vec(picks, batch, &device)?;
-        let values = |bytes: &Tensor, item_len: usize| {
+        let picks = (0..batch).map(|i| ((step + i) % items) as u32).chain(0..batch as u32);
+        overwrite(&indices, &picks.collect::<Vec<_>>())?;
+        let (picks, rows) = (indices.narrow(0, 0, batch)?, indices.narrow(0, batch, batch)?);
+        for (bytes, item_len, to) in [(&images, image_len, &kept.images), (&embeddings, embedding_len, &kept.embeddings)] {
             let stored = Stored { bytes, dtype: DType::F16, item_len, quantization: None };
-            gather(&stored, &picks, precision.dtype())
-        };
-        Ok(BatchTensors {
-            images: values(&images, image_len)?.reshape((batch, 1, size, size))?,
-            embeddings: values(&embeddings, embedding_len)?.reshape((batch, 256, grid, grid))?,
-            labels: gather_bytes(&labels, low * low, &picks)?.reshape((batch, low, low))?,
-        })
+            gather_to(&stored, &picks, &rows, to)?;
+        }
+        gather_bytes_to(&labels, low * low, &picks, &rows, &kept.labels)?;
+        Ok(kept.clone())
     };
     let fixed = if has_kernels(&device) {
         None

@@ -18,7 +18,7 @@ use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::train::{Arm, STEPS_TABLE, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::model::{ModelConfig, ModelWeights};
-use sam_ladder_train::run::{TrainArgs, train};
+use sam_ladder_train::run::{CudaGraph, TrainArgs, train};
 use std::path::Path;
 
 mod made_up;
@@ -45,7 +45,7 @@ fn main() -> Outcome<()> {
         read_mode: ReadMode::Auto,
         cache: None,
         device_store: Default::default(),
-        cuda_graph: false,
+        cuda_graph: CudaGraph::Off,
         checkpoint_every: None,
         program: "ten_steps".into(),
         observer: silent(),

@@ -59,6 +59,7 @@ pub(super) fn normalize(
     with_f32(x, "batch-norm", |x| match tail {
         Tail::AddRelu(shortcut) => with_f32(shortcut, "batch-norm", |shortcut| write(x, Some(shortcut))),
         Tail::None | Tail::Relu => write(x, None),
+        Tail::AddNormalizedRelu(_) => candle_core::bail!("batch-norm: a shortcut is normalised before"),
     })
 }
 

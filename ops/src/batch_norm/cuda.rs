@@ -1,8 +1,8 @@
 //! Batch normalisation on a GPU.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
-use super::{BatchNormGradients, BatchStatistics, Tail};
+use super::{BatchNormGradients, BatchStatistics, GradientSums, Tail};
 use crate::device::{Arg, Gpu, Grid, Input, Node, Output, args_of, parameters, splits, suffix};
 
 const MODULE: &str = "batch_norm";
@@ -102,7 +102,7 @@ pub(super) fn train(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, b
     let (x, statistics) = (x.contiguous()?, statistics.clone());
     let y = apply(&x, &statistics, weight, bias, if relu { Tail::Relu } else { Tail::None })?;
     Node::tensor("batch-norm", y, &[&x, weight, bias], move |inputs, _, grad| {
-        let &[x, weight, bias] = inputs else { candle_core::bail!("batch-norm: expected three inputs") };
+        let &[x, weight, bias] = inputs else { bail!("batch-norm: expected three inputs") };
         let found = normalize_backward(x, &statistics, weight, bias, relu, grad)?;
         let gradient = |of: &Tensor, gradient: Tensor| of.track_op().then(|| gradient.to_dtype(of.dtype())).transpose();
         Ok([gradient(x, found.x)?, gradient(weight, found.weight)?, gradient(bias, found.bias)?])
@@ -113,7 +113,12 @@ pub(super) fn train(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, b
 fn apply(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias: &Tensor, tail: Tail<'_>) -> Result<Output> {
     let shortcut = match tail {
         Tail::AddRelu(shortcut) => Some(shortcut.to_dtype(x.dtype())?.contiguous()?),
+        Tail::AddNormalizedRelu(shortcut) => Some(shortcut.x.to_dtype(x.dtype())?.contiguous()?),
         Tail::None | Tail::Relu => None,
+    };
+    let of_shortcut = match tail {
+        Tail::AddNormalizedRelu(other) => Some(channel_parameters(other.statistics, other.weight, other.bias)?),
+        Tail::None | Tail::Relu | Tail::AddRelu(_) => None,
     };
     let (gpu, input, shortcut) = (Gpu::of(x), Input::new(x)?, shortcut.as_ref().map(Input::new).transpose()?);
     let mut inputs = vec![&input];
@@ -122,8 +127,9 @@ fn apply(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias: &Tenso
     let tensors = channel_parameters(statistics, weight, bias)?;
     let y = gpu.output(x.dtype(), x.shape())?;
     let mut args = [&[input.arg()][..], &args_of(&tensors.each_ref())?].concat();
+    args.push(Arg::Pointer(shortcut.as_ref().map_or(0, Input::pointer)));
+    args.extend(of_shortcut.as_ref().map_or(Ok(vec![Arg::Pointer(0); 4]), |tensors| args_of(&tensors.each_ref()))?);
     args.extend([
-        Arg::Pointer(shortcut.as_ref().map_or(0, Input::pointer)),
         y.arg(),
         Arg::Int(planes.c as i32),
         Arg::Int(planes.hw as i32),
@@ -147,36 +153,122 @@ pub(crate) fn normalize_backward(
     grad: &Tensor,
 ) -> Result<BatchNormGradients> {
     let (x, grad) = (x.contiguous()?, grad.to_dtype(x.dtype())?.contiguous()?);
-    let gpu = Gpu::of(&x);
     let (input, given) = (Input::new(&x)?, Input::new(&grad)?);
     let planes = Planes::of(&x, &[&input, &given])?;
     let tensors = channel_parameters(statistics, weight, bias)?;
     let pointers = [&[input.arg(), given.arg()][..], &args_of(&tensors.each_ref())?].concat();
-    let relu = Arg::Int(i32::from(relu));
-    let partial = gpu.output(DType::F64, (planes.c, planes.splits(), 2))?;
-    let args = [&pointers[..], &[partial.arg()], &planes.bchw(), &[relu, planes.fours()]].concat();
-    let suffix = suffix(x.dtype())?;
+    let sums = GradientSums::empty(&Gpu::of(&x), &planes)?;
+    let args = [&pointers[..], &[sums.arg()?], &planes.bchw(), &[Arg::Int(i32::from(relu)), planes.fours()]].concat();
+    let kernel = format!("batch_norm_gradient_sums_{}", suffix(x.dtype())?);
     // SAFETY: `x` and its gradient have the sizes of `planes`, the parameters a number for each channel; two float64 numbers for each channel and split.
-    unsafe { gpu.launch(MODULE, &format!("batch_norm_gradient_sums_{suffix}"), planes.grid(), &args)? };
-    let found = gpu.output(DType::F32, (4, planes.c))?;
-    let args = [
-        partial.arg(),
-        Input::new(&tensors[1])?.arg(),
-        found.arg(),
-        Arg::Int(planes.splits() as i32),
-        Arg::Int(planes.c as i32),
-        Arg::Double(planes.count()),
-    ];
-    // SAFETY: what the kernel before filled, a number for each channel, and four of the result for each.
-    unsafe { gpu.launch(MODULE, "batch_norm_gradients", Grid::over(planes.c), &args)? };
+    unsafe { Gpu::of(&x).launch(MODULE, &kernel, planes.grid(), &args)? };
+    finish(&x, (&tensors, relu), &grad, &sums)
+}
+
+/// As [`super::normalize_backward_summed`].
+pub(super) fn normalize_backward_summed(
+    x: &Tensor,
+    statistics: &BatchStatistics,
+    weight: &Tensor,
+    bias: &Tensor,
+    grad: &Tensor,
+    sums: &GradientSums,
+) -> Result<BatchNormGradients> {
+    let (x, grad) = (x.contiguous()?, grad.to_dtype(x.dtype())?.contiguous()?);
+    finish(&x, (&channel_parameters(statistics, weight, bias)?, false), &grad, sums)
+}
+
+/// The gradients, given the sums of `grad`; both tensors contiguous and of one format.
+fn finish(x: &Tensor, (tensors, relu): (&[Tensor; 4], bool), grad: &Tensor, sums: &GradientSums) -> Result<BatchNormGradients> {
+    let (gpu, input, given) = (Gpu::of(x), Input::new(x)?, Input::new(grad)?);
+    let planes = Planes::of(x, &[&input, &given])?;
+    let found = gradient_numbers(x, &tensors[1], sums)?;
     let out = gpu.output(x.dtype(), x.shape())?;
-    let sizes =
-        [Arg::Int(planes.c as i32), Arg::Int(planes.hw as i32), Arg::Unsigned(planes.runs() as u32), relu, planes.fours()];
-    let args = [&pointers[..], &[found.arg(), out.arg()], &sizes].concat();
-    // SAFETY: as in the sums, with the four numbers for each channel and a result as `x`.
-    unsafe { gpu.launch(MODULE, &format!("batch_norm_gradient_{suffix}"), Grid::over(planes.runs()), &args)? };
-    let found = found.tensor();
+    let sizes = [
+        Arg::Int(planes.c as i32),
+        Arg::Int(planes.hw as i32),
+        Arg::Unsigned(planes.runs() as u32),
+        Arg::Int(i32::from(relu)),
+        planes.fours(),
+    ];
+    let pointers = [&[input.arg(), given.arg()][..], &args_of(&tensors.each_ref())?].concat();
+    let args = [&pointers[..], &[Input::new(&found)?.arg(), out.arg()], &sizes].concat();
+    // SAFETY: `x` and its gradient have the sizes of `planes`, the parameters a number for each channel, `found` four; the result is as `x`.
+    unsafe { gpu.launch(MODULE, &format!("batch_norm_gradient_{}", suffix(x.dtype())?), Grid::over(planes.runs()), &args)? };
     Ok(BatchNormGradients { x: out.tensor(), weight: found.get(0)?, bias: found.get(1)? })
+}
+
+/// `[4, c]`, float32: the gradients of weight and bias, and what that of `x` needs (`batch_norm_gradients` in the source).
+pub(crate) fn gradient_numbers(x: &Tensor, inv_std: &Tensor, sums: &GradientSums) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    if sums.0.dim(0)? != c {
+        bail!("batch_norm: sums of {} channels are not those of {c}", sums.0.dim(0)?);
+    }
+    let (gpu, splits) = (Gpu::of(x), sums.0.dim(1)?);
+    let found = gpu.output(DType::F32, (4, c))?;
+    let args = [
+        sums.arg()?,
+        Input::new(inv_std)?.arg(),
+        found.arg(),
+        Arg::Int(splits as i32),
+        Arg::Int(c as i32),
+        Arg::Double((b * h * w) as f64),
+    ];
+    // SAFETY: two float64 numbers for each channel and split, a number for each channel, and four of the result for each.
+    unsafe { gpu.launch(MODULE, "batch_norm_gradients", Grid::over(c), &args)? };
+    Ok(found.tensor())
+}
+
+impl GradientSums {
+    fn empty(gpu: &Gpu, planes: &Planes) -> Result<Self> {
+        Ok(GradientSums::of(gpu.output(DType::F64, (planes.c, planes.splits(), 2))?))
+    }
+
+    /// `[c, splits, 2]`, float64.
+    pub(crate) fn of(sums: Output) -> Self {
+        GradientSums(sums.tensor())
+    }
+
+    fn arg(&self) -> Result<Arg<'static>> {
+        Ok(Input::new(&self.0)?.arg())
+    }
+}
+
+/// As [`super::relu_backward_summed`].
+pub(super) fn relu_backward_summed(
+    res: &Tensor,
+    (first, second): (&Tensor, Option<&Tensor>),
+    (x, statistics): (&Tensor, &BatchStatistics),
+    other: Option<(&Tensor, &BatchStatistics)>,
+) -> Result<(Tensor, Vec<GradientSums>)> {
+    let gpu = Gpu::of(res);
+    let tensors = [Some(res), Some(first), second, Some(x), other.map(|(other, _)| other)];
+    let tensors = tensors.map(|tensor| tensor.map(|tensor| tensor.to_dtype(res.dtype())?.contiguous()).transpose());
+    let tensors: Vec<Option<Tensor>> = tensors.into_iter().collect::<Result<_>>()?;
+    let inputs: Vec<Option<Input<'_>>> = tensors.iter().map(|t| t.as_ref().map(Input::new).transpose()).collect::<Result<_>>()?;
+    let planes = Planes::of(res, &inputs.iter().flatten().collect::<Vec<_>>())?;
+    let means = [Some(&statistics.mean), other.map(|(_, statistics)| &statistics.mean)];
+    let [mean, other_mean] = means.map(|mean| mean.map(parameters).transpose());
+    let (mean, other_mean) = (mean?, other_mean?);
+    let (sums, grad) = (GradientSums::empty(&gpu, &planes)?, gpu.output(res.dtype(), res.shape())?);
+    let other_sums = other.map(|_| GradientSums::empty(&gpu, &planes)).transpose()?;
+    let pointer = |input: &Option<Input<'_>>| Arg::Pointer(input.as_ref().map_or(0, Input::pointer));
+    let number = |tensor: &Option<Tensor>| -> Result<Arg<'static>> {
+        tensor.as_ref().map_or(Ok(Arg::Pointer(0)), |tensor| Ok(Input::new(tensor)?.arg()))
+    };
+    let args = [
+        &[pointer(&inputs[0]), pointer(&inputs[1]), pointer(&inputs[2]), grad.arg(), pointer(&inputs[3])][..],
+        &[number(&mean)?, sums.arg()?, pointer(&inputs[4]), number(&other_mean)?],
+        &[other_sums.as_ref().map_or(Ok(Arg::Pointer(0)), GradientSums::arg)?],
+        &planes.bchw(),
+        &[planes.fours()],
+    ]
+    .concat();
+    let kernel = format!("batch_norm_relu_gradient_sums_{}", suffix(res.dtype())?);
+    // SAFETY: all tensors have the sizes of `planes` and one format, the means a number for each channel, the sums two float64 numbers for each channel
+    // and split; what is absent is null.
+    unsafe { gpu.launch(MODULE, &kernel, planes.grid(), &args)? };
+    Ok((grad.tensor(), std::iter::once(sums).chain(other_sums).collect()))
 }
 
 #[cfg(all(test, feature = "cuda"))]
@@ -184,7 +276,8 @@ mod tests {
     use candle_core::{Device, Result, Tensor, Var};
 
     use super::super::{
-        BatchStatistics, Tail, batch_norm_train, batch_statistics, batch_statistics_followed, normalize, normalize_backward,
+        BatchNormGradients, BatchStatistics, NormalizedShortcut, Tail, batch_norm_train, batch_statistics,
+        batch_statistics_followed, normalize, normalize_backward, normalize_backward_summed, relu_backward_summed,
     };
     use crate::testing::kernels::{FORMATS, assert_close, compare_on_graph, on_device};
     use crate::testing::uniform;
@@ -208,6 +301,35 @@ mod tests {
                     let g = normalize_backward(&t[0], &statistics, &t[1], &t[2], true, &t[3])?;
                     let BatchStatistics { mean, var_unbiased, inv_std } = statistics;
                     Ok(vec![y, mean, var_unbiased, inv_std, g.x, g.weight, g.bias])
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of a residual block whose shortcut is normalised: forward, and the gradients in the passes that take the sums along.
+    #[test]
+    fn the_end_of_a_block() -> Result<()> {
+        for dtype in FORMATS {
+            for (b, c, h, w) in [(2, 5, 8, 6), (3, 4, 5, 5), (2, 3, 40, 40)] {
+                let map = |seed| uniform(&[b, c, h, w], seed);
+                let x = ((map(1)? * 2.0)? + 3.0)?;
+                let parameters = [uniform(&[c], 2)?, uniform(&[c], 3)?, uniform(&[c], 4)?, uniform(&[c], 5)?];
+                let inputs = [&[x, map(6)?, map(7)?, map(8)?][..], &parameters].concat();
+                compare_on_graph("the end of a block", &inputs, &[0, 1, 2, 3], dtype, |t| {
+                    let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
+                    let [x, other, first, second, weight, bias, other_weight, other_bias] = &t[..] else { unreachable!() };
+                    let (statistics, of_other) = (batch_statistics(x, 1e-5)?, batch_statistics(other, 1e-5)?);
+                    let shortcut = NormalizedShortcut { x: other, statistics: &of_other, weight: other_weight, bias: other_bias };
+                    let y = normalize(x, &statistics, weight, bias, Tail::AddNormalizedRelu(shortcut))?;
+                    let norms = ((x, &statistics), Some((other, &of_other)));
+                    let (g, sums) = relu_backward_summed(&y, (first, Some(second)), norms.0, norms.1)?;
+                    let of_x = normalize_backward_summed(x, &statistics, weight, bias, &g, sums.first())?;
+                    let of_shortcut = normalize_backward_summed(other, &of_other, other_weight, other_bias, &g, sums.get(1))?;
+                    let (one, sums) = relu_backward_summed(&y, (first, None), norms.0, None)?;
+                    let alone = normalize_backward_summed(x, &statistics, weight, bias, &one, sums.first())?;
+                    let parts = |found: BatchNormGradients| [found.x, found.weight, found.bias];
+                    Ok([&[y, g, one][..], &parts(of_x), &parts(of_shortcut), &parts(alone)].concat())
                 })?;
             }
         }

@@ -96,10 +96,18 @@ KERNEL(batch_norm_statistics, (const double* partial, const float* shifts, float
     }
 }
 
+// How a shortcut is normalised; a null mean where it is not.
+struct Shortcut {
+    const float* mean;
+    const float* inv_std;
+    const float* weight;
+    const float* bias;
+};
+
 // y = (x - mean)·inv_std·weight + bias, plus the shortcut if there is one, then ReLU if relu. NaN stays NaN.
 template <int N, typename T>
 __device__ void apply(const T* x, const float* mean, const float* inv_std, const float* weight, const float* bias, const T* shortcut,
-                      T* y, int c, int hw, unsigned runs, int relu) {
+                      Shortcut norm, T* y, int c, int hw, unsigned runs, int relu) {
     unsigned run = blockIdx.x * blockDim.x + threadIdx.x;
     if (run >= runs) return;
     int channel = run / (static_cast<unsigned>(hw) / N) % c;
@@ -108,6 +116,10 @@ __device__ void apply(const T* x, const float* mean, const float* inv_std, const
     float v[N], s[N] = {};
     load_run<N>(x + at, v);
     if (shortcut != nullptr) load_run<N>(shortcut + at, s);
+    if (norm.mean != nullptr) {
+        float of_centre = norm.mean[channel], of_scale = norm.inv_std[channel] * norm.weight[channel], of_offset = norm.bias[channel];
+        for (int i = 0; i < N; ++i) s[i] = (s[i] - of_centre) * of_scale + of_offset;
+    }
     for (int i = 0; i < N; ++i) {
         float value = (v[i] - centre) * scale + offset + s[i];
         v[i] = relu && value < 0.0f ? 0.0f : value;
@@ -117,11 +129,14 @@ __device__ void apply(const T* x, const float* mean, const float* inv_std, const
 
 #define DEFINE(T, suffix)                                                                                                           \
     KERNEL(batch_norm_apply_##suffix, (const T* x, const float* mean, const float* inv_std, const float* weight, const float* bias, \
-                                       const T* shortcut, T* y, int c, int hw, unsigned runs, int relu, int runs_of_four)) {        \
+                                       const T* shortcut, const float* shortcut_mean, const float* shortcut_inv_std,                \
+                                       const float* shortcut_weight, const float* shortcut_bias, T* y, int c, int hw, unsigned runs, \
+                                       int relu, int runs_of_four)) {                                                               \
+        Shortcut norm{shortcut_mean, shortcut_inv_std, shortcut_weight, shortcut_bias};                                             \
         if (runs_of_four) {                                                                                                         \
-            apply<4>(x, mean, inv_std, weight, bias, shortcut, y, c, hw, runs, relu);                                               \
+            apply<4>(x, mean, inv_std, weight, bias, shortcut, norm, y, c, hw, runs, relu);                                         \
         } else {                                                                                                                    \
-            apply<1>(x, mean, inv_std, weight, bias, shortcut, y, c, hw, runs, relu);                                               \
+            apply<1>(x, mean, inv_std, weight, bias, shortcut, norm, y, c, hw, runs, relu);                                         \
         }                                                                                                                           \
     }
 FOR_EACH_TYPE(DEFINE)
@@ -155,6 +170,44 @@ __device__ void gradient_sums(const T* x, const T* g, const float* mean, const f
         double* out = partial + (static_cast<size_t>(channel) * gridDim.x + blockIdx.x) * 2;
         out[0] = total;
         out[1] = total_dot;
+    }
+}
+
+// The gradient g before a ReLU with the result y, given that after it in one part or two, with its sums for the batch norm of x, and for that of
+// `other` if there is one: as `gradient_sums`, of the numbers as they are stored.
+template <int N, typename T>
+__device__ void relu_gradient_sums(const T* y, const T* first, const T* second, T* g, const T* x, const float* mean, double* partial, const T* other,
+                                   const float* other_mean, double* other_partial, int b, int c, int hw) {
+    int channel = blockIdx.y;
+    float centre = mean[channel], other_centre = other != nullptr ? other_mean[channel] : 0.0f;
+    float sum = 0.0f, dot = 0.0f, other_dot = 0.0f;
+    for_each_run<N>(b, c, hw, [&](size_t at) {
+        float result[N], d[N], e[N] = {}, v[N], u[N] = {};
+        load_run<N>(y + at, result);
+        load_run<N>(first + at, d);
+        if (second != nullptr) load_run<N>(second + at, e);
+        load_run<N>(x + at, v);
+        if (other != nullptr) load_run<N>(other + at, u);
+        for (int i = 0; i < N; ++i) d[i] = result[i] <= 0.0f ? 0.0f : d[i] + e[i];
+        store_run<N>(g + at, d);
+        for (int i = 0; i < N; ++i) {
+            float stored = to_float(from_float<T>(d[i]));
+            sum += stored;
+            dot += stored * (v[i] - centre);
+            other_dot += stored * (u[i] - other_centre);
+        }
+    });
+    double total = block_sum(static_cast<double>(sum));
+    double total_dot = block_sum(static_cast<double>(dot));
+    double total_other = block_sum(static_cast<double>(other_dot));
+    if (threadIdx.x == 0) {
+        size_t at = (static_cast<size_t>(channel) * gridDim.x + blockIdx.x) * 2;
+        partial[at] = total;
+        partial[at + 1] = total_dot;
+        if (other != nullptr) {
+            other_partial[at] = total;
+            other_partial[at + 1] = total_other;
+        }
     }
 }
 
@@ -195,6 +248,15 @@ __device__ void gradient_apply(const T* x, const T* g, const float* mean, const 
 }
 
 #define DEFINE(T, suffix)                                                                                                              \
+    KERNEL(batch_norm_relu_gradient_sums_##suffix,                                                                                     \
+           (const T* y, const T* first, const T* second, T* g, const T* x, const float* mean, double* partial, const T* other,         \
+            const float* other_mean, double* other_partial, int b, int c, int hw, int runs_of_four)) {                                 \
+        if (runs_of_four) {                                                                                                            \
+            relu_gradient_sums<4>(y, first, second, g, x, mean, partial, other, other_mean, other_partial, b, c, hw);                  \
+        } else {                                                                                                                       \
+            relu_gradient_sums<1>(y, first, second, g, x, mean, partial, other, other_mean, other_partial, b, c, hw);                  \
+        }                                                                                                                              \
+    }                                                                                                                                  \
     KERNEL(batch_norm_gradient_sums_##suffix,                                                                                          \
            (const T* x, const T* g, const float* mean, const float* inv_std, const float* weight, const float* bias, double* partial, \
             int b, int c, int hw, int relu, int runs_of_four)) {                                                                       \

@@ -6,6 +6,7 @@ pub(crate) mod cuda;
 use candle_core::{Result, Tensor, Var, bail};
 
 use crate::dispatch::{Path, path};
+use crate::elementwise::{relu_backward, relu_backward_sum};
 
 /// The statistics of one batch, detached from the graph.
 #[derive(Debug, Clone)]
@@ -42,7 +43,26 @@ pub enum Tail<'a> {
     Relu,
     /// max(y + shortcut, 0), the end of a residual block.
     AddRelu(&'a Tensor),
+    /// The same with a shortcut that is normalised, too.
+    AddNormalizedRelu(NormalizedShortcut<'a>),
 }
+
+/// A shortcut that ends in a batch norm.
+#[derive(Debug, Clone, Copy)]
+pub struct NormalizedShortcut<'a> {
+    /// Its input, `[b, c, h, w]`.
+    pub x: &'a Tensor,
+    /// The input's statistics.
+    pub statistics: &'a BatchStatistics,
+    /// Scale, `[c]`.
+    pub weight: &'a Tensor,
+    /// Shift, `[c]`.
+    pub bias: &'a Tensor,
+}
+
+/// Sums of a gradient that were taken in a pass over it, for [`normalize_backward_summed`]: on a GPU `[c, splits, 2]`, float64.
+#[derive(Debug, Clone)]
+pub struct GradientSums(Tensor);
 
 /// Gradients of [`normalize`], including those through the statistics.
 #[derive(Debug, Clone)]
@@ -121,12 +141,25 @@ pub fn normalize(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias
     let (_, c, _, _) = x.dims4()?;
     check_channels(c, &[weight, bias])?;
     let _span = tracing::trace_span!("batch norm", shape = ?x.dims()).entered();
-    if let Tail::AddRelu(shortcut) = tail
-        && shortcut.dims() != x.dims()
-    {
+    let shortcut = match tail {
+        Tail::None | Tail::Relu => None,
+        Tail::AddRelu(shortcut) => Some(shortcut),
+        Tail::AddNormalizedRelu(NormalizedShortcut { x, weight, bias, .. }) => {
+            check_channels(c, &[weight, bias])?;
+            Some(x)
+        }
+    };
+    if let Some(shortcut) = shortcut.filter(|shortcut| shortcut.dims() != x.dims()) {
         bail!("batch_norm: expected a shortcut of {:?}, found {:?}", x.dims(), shortcut.dims());
     }
-    match path(&[x, weight, bias]) {
+    let on = path(&[x, weight, bias]);
+    if let Tail::AddNormalizedRelu(other) = tail
+        && on != Path::Cuda
+    {
+        let shortcut = normalize(other.x, other.statistics, other.weight, other.bias, Tail::None)?;
+        return normalize(x, statistics, weight, bias, Tail::AddRelu(&shortcut));
+    }
+    match on {
         Path::Cuda => cuda::normalize(x, statistics, weight, bias, tail),
         Path::Cpu => cpu::normalize(x, statistics, weight, bias, tail),
         Path::Composed => {
@@ -140,6 +173,7 @@ pub fn normalize(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias
                 Tail::None => Ok(y),
                 Tail::Relu => y.relu(),
                 Tail::AddRelu(shortcut) => (y + shortcut.detach())?.relu(),
+                Tail::AddNormalizedRelu(_) => bail!("batch_norm: a shortcut is normalised before"),
             }
         }
     }
@@ -171,6 +205,60 @@ pub fn normalize_backward(
         Path::Cpu => cpu::normalize_backward(x, statistics, weight, bias, relu, grad),
         Path::Composed => normalize_backward_composed(x, statistics, weight, bias, relu, grad),
     }
+}
+
+/// [`normalize_backward`] without ReLU, of a gradient whose sums were taken before (`None`: they were not).
+///
+/// # Shapes
+/// As for [`normalize_backward`].
+///
+/// # Errors
+/// Other shapes.
+pub fn normalize_backward_summed(
+    x: &Tensor,
+    statistics: &BatchStatistics,
+    weight: &Tensor,
+    bias: &Tensor,
+    grad: &Tensor,
+    sums: Option<&GradientSums>,
+) -> Result<BatchNormGradients> {
+    match sums {
+        Some(sums) if path(&[x, weight, bias, grad]) == Path::Cuda && grad.dims() == x.dims() => {
+            let _span = tracing::trace_span!("batch norm backward", shape = ?x.dims()).entered();
+            cuda::normalize_backward_summed(x, statistics, weight, bias, grad, sums)
+        }
+        _ => normalize_backward(x, statistics, weight, bias, false, grad),
+    }
+}
+
+/// The gradient before a ReLU with the result `res`, given that after it in one part or two, as
+/// [`relu_backward`](crate::elementwise::relu_backward): at the end of a residual block. On a GPU the same pass sums it for the batch norm whose
+/// input is `x`, and for that of the shortcut if there is one; otherwise there are no sums.
+///
+/// # Shapes
+/// All tensors and the result have the same shape `[b, c, h, w]`.
+///
+/// # Errors
+/// Other shapes.
+pub fn relu_backward_summed(
+    res: &Tensor,
+    (first, second): (&Tensor, Option<&Tensor>),
+    (x, statistics): (&Tensor, &BatchStatistics),
+    shortcut: Option<(&Tensor, &BatchStatistics)>,
+) -> Result<(Tensor, Vec<GradientSums>)> {
+    let all = [Some(res), Some(first), second, Some(x), shortcut.map(|(x, _)| x)];
+    if let Some(other) = all.into_iter().flatten().find(|tensor| tensor.dims() != res.dims()) {
+        bail!("batch_norm: expected tensors of {:?}, found {:?}", res.dims(), other.dims());
+    }
+    let _span = tracing::trace_span!("relu backward", shape = ?res.dims()).entered();
+    if path(&[res, first, x]) == Path::Cuda {
+        return cuda::relu_backward_summed(res, (first, second), (x, statistics), shortcut);
+    }
+    let grad = match second {
+        Some(second) => relu_backward_sum(res, first, second)?,
+        None => relu_backward(res, first)?,
+    };
+    Ok((grad, Vec::new()))
 }
 
 fn normalize_backward_composed(

@@ -2,13 +2,15 @@
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas;
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, result, sys};
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, bail};
 use half::{bf16, f16};
 
 use std::sync::{Mutex, PoisonError};
 
 use super::launch_args::{Arg, Grid};
+
+mod modules;
 
 mod ptx {
     #![allow(missing_docs)]
@@ -21,10 +23,12 @@ const SHARED_BYTES: u32 = 48 << 10;
 /// The compiled code of a module.
 fn code(module: &str) -> Result<&'static str> {
     Ok(match module {
+        "add" => ptx::ADD,
         "attention" => ptx::ATTENTION,
         "batch_norm" => ptx::BATCH_NORM,
         "batch_norm_pool" => ptx::BATCH_NORM_POOL,
         "column_sums" => ptx::COLUMN_SUMS,
+        "convert" => ptx::CONVERT,
         "dice_ce" => ptx::DICE_CE,
         "elementwise" => ptx::ELEMENTWISE,
         "gather" => ptx::GATHER,
@@ -86,10 +90,11 @@ pub(super) fn empty(device: &CudaDevice, dtype: DType, len: usize) -> Result<Cud
 /// # Safety
 /// As [`super::Gpu::launch`].
 pub(super) unsafe fn launch(device: &CudaDevice, module: &'static str, kernel: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
-    let function = device.get_or_load_custom_func(kernel, module, code(module)?)?;
+    let stream = device.cuda_stream();
+    let function = modules::loaded(stream.context(), module, code(module)?)?.load_function(kernel).w()?;
     if grid.shared_bytes > SHARED_BYTES {
         let most = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        let most = device.cuda_stream().context().attribute(most).w()?;
+        let most = stream.context().attribute(most).w()?;
         if i64::from(grid.shared_bytes) > i64::from(most) {
             let asked = grid.shared_bytes;
             bail!(
@@ -99,7 +104,7 @@ pub(super) unsafe fn launch(device: &CudaDevice, module: &'static str, kernel: &
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, grid.shared_bytes as i32).w()?;
     }
-    let mut builder = function.builder();
+    let mut builder = stream.launch_builder(&function);
     for arg in args {
         match arg {
             Arg::Pointer(v) | Arg::Size(v) => builder.arg(v),
@@ -117,6 +122,28 @@ pub(super) unsafe fn launch(device: &CudaDevice, module: &'static str, kernel: &
     // SAFETY: the caller's promise; what is freed after the launch is freed in the order of the stream.
     unsafe { builder.launch(config) }.w()?;
     Ok(())
+}
+
+/// Copies the host's bytes to an address. They are read before this returns: the driver keeps them until the copy is done.
+///
+/// # Safety
+/// As many bytes at `to` belong to the device's memory.
+pub(super) unsafe fn write(device: &CudaDevice, to: u64, bytes: &[u8]) -> Result<()> {
+    let stream = device.cuda_stream();
+    stream.context().bind_to_thread().w()?;
+    // SAFETY: the caller's promise; of memory that is not pinned the driver takes a copy at once.
+    unsafe { result::memcpy_htod_async(to, bytes, stream.cu_stream()) }.w()
+}
+
+/// Copies within the device's memory.
+///
+/// # Safety
+/// As many bytes at `to` and `from` belong to the device's memory, and do not overlap.
+pub(super) unsafe fn copy(device: &CudaDevice, to: u64, from: u64, bytes: usize) -> Result<()> {
+    let stream = device.cuda_stream();
+    stream.context().bind_to_thread().w()?;
+    // SAFETY: the caller's promise.
+    unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }.w()
 }
 
 /// As [`crate::device::open::open`].
@@ -188,4 +215,17 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
 pub(super) fn memory(device: &CudaDevice) -> Result<(u64, u64)> {
     let (free, total) = device.cuda_stream().context().mem_get_info().w()?;
     Ok((free as u64, total as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Result;
+
+    use crate::device::overwrite::tests::check;
+    use crate::testing::kernels::on_device;
+
+    #[test]
+    fn memory_is_replaced_in_place() -> Result<()> {
+        on_device(check)
+    }
 }

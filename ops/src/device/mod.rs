@@ -17,6 +17,7 @@ mod launch_args;
 mod map;
 mod memory;
 mod open;
+mod overwrite;
 mod product;
 mod staging;
 
@@ -29,6 +30,7 @@ pub(crate) use launch_args::{Arg, Grid, THREADS};
 pub(crate) use map::map;
 pub(crate) use memory::{Input, Output, args_of};
 pub use open::{DeviceMemory, has_kernels, memory, open, queues_work, synchronize};
+pub use overwrite::{copy_into, overwrite};
 pub use product::F32Math;
 pub(crate) use product::{matmul, product};
 pub use staging::Staging;

@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::device::{Arg, Gpu, Grid, Input, Node, map, parameters, suffix};
 use crate::partial_sums::sum_partials;
+use crate::strided_copy::contiguous;
 
 const MODULE: &str = "elementwise";
 /// Blocks that share a sum over all elements.
@@ -18,6 +19,12 @@ pub(super) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let grad = relu_backward(res, grad)?;
         Ok([inputs[0].track_op().then(|| grad.clone()), inputs[1].track_op().then_some(grad), None])
     })
+}
+
+/// As [`super::relu`].
+pub(super) fn relu(x: &Tensor) -> Result<Tensor> {
+    // SAFETY: `relu` maps one input.
+    Ok(unsafe { map(MODULE, "relu", &[&contiguous(x)?], None)? }.tensor())
 }
 
 /// As [`super::relu_backward`].

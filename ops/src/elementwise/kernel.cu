@@ -10,6 +10,9 @@ __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-
     KERNEL(add_relu_##suffix, (const T* a, const T* b, T* out, size_t n, int fours)) {                                               \
         map<T>(a, b, nullptr, out, n, fours, [](float x, float y, float) { return relu(x + y); });                                   \
     }                                                                                                                                \
+    KERNEL(relu_##suffix, (const T* x, T* out, size_t n, int fours)) {                                                               \
+        map<T>(x, nullptr, nullptr, out, n, fours, [](float x_, float, float) { return relu(x_); });                                 \
+    }                                                                                                                                \
     KERNEL(relu_backward_##suffix, (const T* y, const T* g, T* out, size_t n, int fours)) {                                          \
         map<T>(y, g, nullptr, out, n, fours, [](float y_, float g_, float) { return y_ <= 0.0f ? 0.0f : g_; });                      \
     }                                                                                                                                \

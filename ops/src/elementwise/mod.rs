@@ -80,7 +80,10 @@ pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Those of the tensor library.
 pub fn relu(x: &Value) -> Result<Value> {
-    let y = x.tensor().relu()?;
+    let y = match path(&[x.tensor()]) {
+        Path::Cuda => cuda::relu(x.tensor())?,
+        Path::Cpu | Path::Composed => x.tensor().relu()?,
+    };
     let result = y.clone();
     record(y, &[x], move |gradient, _| Ok(vec![Some(relu_backward(&result, gradient)?)]))
 }

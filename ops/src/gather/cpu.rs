@@ -42,6 +42,15 @@ pub(super) fn gather_bytes(stored: &Tensor, item_len: usize, picks: &Tensor) -> 
     Tensor::from_vec(out, (picks.len(), item_len), &Device::Cpu)
 }
 
+/// Copies each row of `values` `[n, item_len]` to the row of `out` that `rows` names.
+pub(super) fn set_rows(values: &Tensor, rows: &Tensor, out: &Tensor) -> Result<()> {
+    let table = out.reshape((out.dim(0)?, values.dim(1)?))?;
+    for (i, row) in rows.to_vec1::<u32>()?.into_iter().enumerate() {
+        table.slice_set(&values.narrow(0, i, 1)?, 0, row as usize)?;
+    }
+    Ok(())
+}
+
 /// The bytes of an item.
 fn item(bytes: &[u8], pick: u32, len: usize) -> Result<&[u8]> {
     let start = pick as usize * len;

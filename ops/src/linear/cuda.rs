@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use crate::convert::to_format;
 use crate::device::{Arg, F32Math, Gpu, Grid, Input, Output, parameters, suffix};
 
 const MODULE: &str = "linear";
@@ -28,7 +29,7 @@ pub(crate) fn product(
 ) -> Result<Output> {
     let (out_features, in_features) = weight.dims2()?;
     let rows = x.detach().contiguous()?.reshape(((), in_features))?;
-    let y = crate::device::product(&rows, &weight.detach().to_dtype(x.dtype())?.contiguous()?.t()?, math)?; // [n, out]
+    let y = crate::device::product(&rows, &to_format(weight, x.dtype())?.contiguous()?.t()?, math)?; // [n, out]
     if let Some(bias) = bias {
         add_bias(&Gpu::of(x), &y, x.dtype(), bias, activation)?;
     }
@@ -57,6 +58,21 @@ fn add_bias(gpu: &Gpu, x: &Output, dtype: DType, bias: &Tensor, activation: Acti
     unsafe { gpu.launch(MODULE, &format!("add_bias_{}", suffix(dtype)?), Grid::over(threads), &args) }
 }
 
+/// Adds the bias `[g, c]` to the fresh products `[g, n, c]` of groups, in place; then takes the ReLU if `relu`.
+pub(super) fn add_group_bias(products: Tensor, bias: &Tensor, relu: bool) -> Result<Tensor> {
+    let ((g, n, c), bias) = (products.dims3()?, parameters(bias)?);
+    let Ok(elements) = u32::try_from(g * n * c) else { bail!("linear: a result of {:?} is too large", products.dims()) };
+    if bias.dims() != [g, c] {
+        bail!("linear: expected a bias of {:?}, found {:?}", [g, c], bias.dims());
+    }
+    let sizes = [elements, (n * c) as u32, c as u32].map(Arg::Unsigned);
+    let args = [&[Input::new(&products)?.arg(), Input::new(&bias)?.arg()][..], &sizes, &[Arg::Int(i32::from(relu))]].concat();
+    let kernel = format!("add_group_bias_{}", suffix(products.dtype())?);
+    // SAFETY: `products` is a fresh allocation of `elements`, g groups of n·c, and the bias has c float32 numbers for each.
+    unsafe { Gpu::of(&products).launch(MODULE, &kernel, Grid::over(elements as usize), &args)? };
+    Ok(products)
+}
+
 #[cfg(all(test, feature = "cuda"))]
 mod tests {
     use candle_core::{DType, Result};
@@ -79,7 +95,9 @@ mod tests {
             compare("wide linear", &wide, &[0], dtype, |v| linear(&v[0], &v[1], Some(&v[2]), F32Math::Exact))?;
             compare("linear without bias", &inputs[..2], &[0], dtype, |v| linear(&v[0], &v[1], None, F32Math::Exact))?;
             let groups = [uniform(&[3, 4, 5], 7)?, uniform(&[3, 6, 5], 8)?, uniform(&[3, 6], 9)?];
-            compare("layers of groups", &groups, &[0], dtype, |v| linear_groups(&v[0], &v[1], &v[2], F32Math::Exact))?;
+            for relu in [false, true] {
+                compare("layers of groups", &groups, &[0], dtype, |v| linear_groups(&v[0], &v[1], &v[2], relu, F32Math::Exact))?;
+            }
             compare("products", &groups[..2], &[0, 1], dtype, |v| product_transposed(&v[0], &v[1], F32Math::Exact))?;
             let x = inputs[0].to_dtype(dtype)?.to_dtype(DType::F32)?;
             let [x, weight, bias] = [&x, &inputs[1], &inputs[2]].map(Value::from);

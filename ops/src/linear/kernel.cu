@@ -29,7 +29,19 @@ __device__ void add_bias(T* x, const float* bias, unsigned n, unsigned c, int ac
     store_16_bytes(at, v);
 }
 
-#define DEFINE(T, suffix) \
+// x [g, n, c] += bias [g, c], in place, in groups of `group` = n·c elements; then ReLU where relu.
+template <typename T>
+__device__ void add_group_bias(T* x, const float* bias, unsigned elements, unsigned group, unsigned c, int relu) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= elements) return;
+    float v = to_float(x[at]) + bias[at / group * c + at % c];
+    x[at] = from_float<T>(relu && v < 0.0f ? 0.0f : v);
+}
+
+#define DEFINE(T, suffix)                                                                                                        \
+    KERNEL(add_group_bias_##suffix, (T* x, const float* bias, unsigned elements, unsigned group, unsigned c, int relu)) {        \
+        add_group_bias(x, bias, elements, group, c, relu);                                                                       \
+    }                                                                                                                            \
     KERNEL(add_bias_##suffix, (T* x, const float* bias, unsigned n, unsigned c, int activation)) { add_bias(x, bias, n, c, activation); }
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE

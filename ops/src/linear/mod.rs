@@ -6,8 +6,10 @@ pub(crate) mod cuda;
 use candle_core::{Result, Tensor, bail};
 
 use crate::column_sums::column_sums;
+use crate::convert::to_format;
 use crate::device::{F32Math, matmul};
 use crate::dispatch::{Path, path};
+use crate::elementwise::relu_backward;
 use crate::tape::{Value, record, record_composed};
 
 /// Applies a linear layer; `math` says how a GPU rounds float32 factors.
@@ -25,15 +27,18 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, math: F32Math) ->
     check(x.tensor(), weight.tensor(), bias.map(Value::tensor))?;
     let tensors = [x.tensor(), weight.tensor(), bias.unwrap_or(weight).tensor()];
     let inputs: Vec<&Value> = [x, weight].into_iter().chain(bias).collect();
+    // In the number format of the products, forward and backward.
+    let matrix =
+        if path(&tensors) == Path::Cuda { to_format(weight.tensor(), x.tensor().dtype())? } else { weight.tensor().clone() };
     let y = {
         let _span = tracing::trace_span!("linear").entered();
         match path(&tensors) {
-            Path::Cuda => cuda::linear(x.tensor(), weight.tensor(), bias.map(Value::tensor), math)?,
+            Path::Cuda => cuda::linear(x.tensor(), &matrix, bias.map(Value::tensor), math)?,
             Path::Cpu => cpu::linear(x.tensor(), weight.tensor(), bias.map(Value::tensor))?,
             Path::Composed => return record_composed(&inputs, |t| linear_composed(&t[0], &t[1], t.get(2))),
         }
     };
-    let (shape, matrix) = (x.tensor().shape().clone(), weight.tensor().clone());
+    let shape = x.tensor().shape().clone();
     // What only the weight's gradient needs is kept only for it.
     let of_rows = weight.is_recorded().then(|| x.tensor().clone());
     let of_bias = bias.map(|bias| bias.tensor().clone());
@@ -43,7 +48,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, math: F32Math) ->
         let gradient = gradient.contiguous()?.reshape(((), out_features))?; // [n, out]
         let mut found = vec![None; wanted.len()];
         if wanted[0] {
-            found[0] = Some(product(&gradient, &matrix.to_dtype(gradient.dtype())?.contiguous()?, math)?.reshape(shape)?);
+            found[0] = Some(product(&gradient, &to_format(&matrix, gradient.dtype())?.contiguous()?, math)?.reshape(shape)?);
         }
         if let Some(x) = of_rows {
             let rows = x.contiguous()?.reshape(((), in_features))?;
@@ -57,19 +62,27 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, math: F32Math) ->
     })
 }
 
-/// A linear layer for each group.
+/// A linear layer for each group, then ReLU if `relu`.
 ///
 /// # Shapes
 /// x `[g, n, in]`, weight `[g, out, in]`, bias `[g, out]` → `[g, n, out]`.
 ///
 /// # Errors
 /// If shapes do not match.
-pub fn linear_groups(x: &Value, weight: &Value, bias: &Value, math: F32Math) -> Result<Value> {
-    let (rows, matrices) = (x.tensor().clone(), weight.tensor().to_dtype(x.tensor().dtype())?);
-    let shift = bias.tensor().to_dtype(rows.dtype())?.unsqueeze(1)?; // [g, 1, out]
-    let y = matmul(&rows, &matrices.t()?, math)?.broadcast_add(&shift)?;
+pub fn linear_groups(x: &Value, weight: &Value, bias: &Value, relu: bool, math: F32Math) -> Result<Value> {
+    let (rows, matrices) = (x.tensor().clone(), to_format(weight.tensor(), x.tensor().dtype())?);
+    let products = matmul(&rows, &matrices.t()?, math)?;
+    let y = if path(&[&products, bias.tensor()]) == Path::Cuda {
+        cuda::add_group_bias(products, bias.tensor(), relu)?
+    } else {
+        let y = products.broadcast_add(&bias.tensor().to_dtype(rows.dtype())?.unsqueeze(1)?)?; // + [g, 1, out]
+        if relu { y.relu()? } else { y }
+    };
     let (of_weight, of_bias) = (weight.tensor().dtype(), bias.tensor().dtype());
+    let result = relu.then(|| y.clone());
     record(y, &[x, weight, bias], move |gradient, wanted| {
+        let before = result.map(|result| relu_backward(&result, gradient)).transpose()?;
+        let gradient = before.as_ref().unwrap_or(gradient);
         Ok(vec![
             wanted[0].then(|| matmul(gradient, &matrices, math)).transpose()?,
             wanted[1].then(|| matmul(&gradient.t()?, &rows, math)?.to_dtype(of_weight)).transpose()?,
@@ -188,7 +201,7 @@ mod tests {
         let inputs = [uniform(&[3, 4, 5], 1)?, uniform(&[3, 7, 5], 2)?, uniform(&[3, 7], 3)?];
         assert_gradients_match(
             &inputs,
-            |v| linear_groups(&v[0], &v[1], &v[2], F32Math::Exact),
+            |v| linear_groups(&v[0], &v[1], &v[2], false, F32Math::Exact),
             |t| t[0].matmul(&t[1].t()?)?.broadcast_add(&t[2].unsqueeze(1)?),
         )?;
         assert_gradients_match(&inputs[..2], |v| product_transposed(&v[0], &v[1], F32Math::Exact), |t| t[0].matmul(&t[1].t()?))

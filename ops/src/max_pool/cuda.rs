@@ -91,7 +91,8 @@ mod tests {
                     continue;
                 }
                 let (oh, ow) = (h.div_ceil(2), w.div_ceil(2));
-                let inputs = [uniform(&[b, c, h, w], 1)?, uniform(&[c], 2)?, uniform(&[c], 3)?, uniform(&[b, c, oh, ow], 4)?];
+                let pooled = |seed| uniform(&[b, c, oh, ow], seed);
+                let inputs = [uniform(&[b, c, h, w], 1)?, uniform(&[c], 2)?, uniform(&[c], 3)?, pooled(4)?, pooled(5)?];
                 // The gradient goes to one element of a window: in 16 bits the statistics' rounding could choose another, so they are exact here.
                 let statistics = |t: &Tensor| -> Result<BatchStatistics> {
                     let ones = Tensor::ones(c, DType::F32, t.device())?;
@@ -101,12 +102,13 @@ mod tests {
                         inv_std: ones.affine(2.0, 0.0)?,
                     })
                 };
-                compare_on_graph("batch norm, ReLU and max-pool", &inputs, &[0, 3], dtype, |t| {
+                compare_on_graph("batch norm, ReLU and max-pool", &inputs, &[0, 3, 4], dtype, |t| {
                     let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
                     let statistics = statistics(&t[0])?;
-                    let y = crate::normalize_relu_max_pool(&t[0], &statistics, &t[1], &t[2])?;
-                    let g = crate::normalize_relu_max_pool_backward(&t[0], &statistics, &t[1], &t[2], &t[3])?;
-                    Ok(vec![y, g.x, g.weight, g.bias])
+                    let (y, places) = crate::normalize_relu_max_pool(&t[0], &statistics, &t[1], &t[2])?;
+                    let back = |grad| crate::normalize_relu_max_pool_backward(&t[0], &statistics, &t[1], &t[2], &places, grad);
+                    let (one, two) = (back((&t[3], None))?, back((&t[3], Some(&t[4])))?);
+                    Ok(vec![y, one.x, one.weight, one.bias, two.x, two.weight, two.bias])
                 })?;
             }
         }

@@ -1,7 +1,7 @@
 // Windows of 3×3 with stride 2 and padding 1, over a plane, either plain or after batch norm and ReLU.
 //
-// The backward pass finds each window's maximum again, as on the CPU, and every input gathers from its windows: no atomics are needed, and the
-// normalised activations are never in memory.
+// The backward pass of the plain ones finds each window's maximum again, as on the CPU; after batch norm, the forward pass keeps where it lies. Every
+// input gathers from its windows: no atomics are needed, and the normalised activations are never in memory.
 #pragma once
 #include "device/common.cuh"
 
@@ -53,9 +53,24 @@ __device__ __forceinline__ Plane<NORMALISE, T> plane_of(const T* x, size_t plane
     return p;
 }
 
-// One thread per output; blockIdx.y counts planes.
+// The place of a window's maximum that no gradient passes, since the ReLU is closed.
+constexpr uint8_t NOWHERE = 9;
+
+// Places of N neighbouring windows.
+template <int N>
+struct alignas(N) Few {
+    uint8_t place[N];
+};
+
+template <int N>
+__device__ __forceinline__ Few<N> load_places(const uint8_t* from) {
+    return *reinterpret_cast<const Few<N>*>(from);
+}
+
+// One thread per output; blockIdx.y counts planes. Unless `places` is null, it gets where each window's maximum lies in it.
 template <bool NORMALISE, typename T>
-__device__ void forward(const T* x, const float* mean, const float* inv_std, const float* weight, const float* bias, T* y, int c, int h, int w) {
+__device__ void forward(const T* x, const float* mean, const float* inv_std, const float* weight, const float* bias, T* y, uint8_t* places, int c,
+                        int h, int w) {
     int oh = (h + 1) / 2, ow = (w + 1) / 2;
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= oh * ow) return;
@@ -63,18 +78,18 @@ __device__ void forward(const T* x, const float* mean, const float* inv_std, con
     int place;
     float best = plane_of<NORMALISE>(x, plane, c, h, w, mean, inv_std, weight, bias).window(at / ow, at % ow, place);
     y[plane * oh * ow + at] = from_float<T>(best);
+    if (places != nullptr) places[plane * oh * ow + at] = NORMALISE && best <= 0.0f ? NOWHERE : static_cast<uint8_t>(place);
 }
 
-// One thread per input; the gradient before the ReLU if there is one.
-template <bool NORMALISE, typename T>
-__device__ void backward(const T* x, const T* g, const float* mean, const float* inv_std, const float* weight, const float* bias, T* grad, int c,
-                         int h, int w) {
+// One thread per input.
+template <typename T>
+__device__ void backward(const T* x, const T* g, T* grad, int c, int h, int w) {
     int oh = (h + 1) / 2, ow = (w + 1) / 2;
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= h * w) return;
     size_t plane = blockIdx.y;
     int row = at / w, column = at % w;
-    auto values = plane_of<NORMALISE>(x, plane, c, h, w, mean, inv_std, weight, bias);
+    auto values = plane_of<false>(x, plane, c, h, w, nullptr, nullptr, nullptr, nullptr);
     float sum = 0.0f;
     // An even row lies in one row of windows, an odd one in two; so do columns.
     for (int oy = row / 2; oy <= (row + 1) / 2 && oy < oh; ++oy) {
@@ -86,6 +101,5 @@ __device__ void backward(const T* x, const T* g, const float* mean, const float*
             }
         }
     }
-    if (NORMALISE && values.at(row, column) <= 0.0f) sum = 0.0f;
     grad[plane * h * w + at] = from_float<T>(sum);
 }

@@ -1,11 +1,14 @@
 //! The patch embedding on a GPU.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use crate::add::add_widened_cuda;
+use crate::convert::to_format;
 use crate::linear::cuda::{Activation, product};
 use crate::numerics::Numerics;
 use crate::rel_pos_attention::TokenGrid;
 use crate::residual_stream::ResidualStream;
+use crate::strided_copy::contiguous;
 
 #[derive(Debug)]
 pub(super) struct Embedding {
@@ -33,16 +36,12 @@ impl Embedding {
     /// Patches as rows, times the weight, plus positions.
     pub(super) fn forward(&self, images: &Tensor, grid: TokenGrid, side: usize) -> Result<ResidualStream> {
         let (batch, channels, _, _) = images.dims4()?;
-        let (g, c) = (grid.grid, self.positions.dim(2)?);
-        let patches = images
-            .to_dtype(self.numerics.dtype())?
-            .reshape(&[batch, channels, g, side, g, side])?
-            .permute(vec![0, 2, 4, 1, 3, 5])?
-            .contiguous()?
-            .reshape((grid.tokens(), channels * side * side))?;
+        let g = grid.grid;
+        let tiles = to_format(images, self.numerics.dtype())?.reshape(&[batch, channels, g, side, g, side])?;
+        let patches = contiguous(&tiles.permute(vec![0, 2, 4, 1, 3, 5])?)?.reshape((grid.tokens(), channels * side * side))?;
         let weight = if channels == 1 { &self.grey_weight } else { &self.weight };
         let x = product(&patches, weight, None, Activation::None, self.numerics.math())?.tensor(); // [b·g·g, c]
-        let x = x.to_dtype(DType::F32)?.reshape((batch, g * g, c))?.broadcast_add(&self.positions)?;
-        Ok(ResidualStream::on_gpu(x.reshape((grid.tokens(), c))?, grid, self.numerics))
+        let x = add_widened_cuda(None, &x, &self.positions)?;
+        Ok(ResidualStream::on_gpu(x, grid, self.numerics))
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use crate::add::add_widened_cuda;
 use crate::frozen::{FrozenLinear, FrozenNorm};
 use crate::layer_norm::cuda::add_layer_norm;
 use crate::linear::cuda::{Activation, product};
@@ -61,7 +62,7 @@ impl Stream {
     /// Adds the pending product and bias.
     pub(super) fn finish(&mut self) -> Result<()> {
         if let Some((delta, bias)) = self.pending.take() {
-            self.x = (&self.x + delta.to_dtype(DType::F32)?)?.broadcast_add(&bias)?;
+            self.x = add_widened_cuda(Some(&self.x), &delta, &bias)?;
         }
         Ok(())
     }

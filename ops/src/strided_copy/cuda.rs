@@ -56,6 +56,21 @@ pub(super) fn copy(x: &Tensor) -> Result<Tensor> {
     Ok(out.tensor())
 }
 
+/// As [`super::with_zeros`], of a contiguous tensor.
+pub(super) fn with_zeros(x: &Tensor, axis: usize, before: usize, after: usize) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    let Some(total) = dims.get_mut(axis) else { bail!("zeros along axis {axis} of {:?}", x.dims()) };
+    let len = *total;
+    *total += before + after;
+    let sizes = [len, *total, before, x.dims()[axis + 1..].iter().product()].map(|n| Arg::Unsigned(n as u32));
+    let (gpu, n) = (Gpu::of(x), dims.iter().product());
+    let out = gpu.output(x.dtype(), dims)?;
+    let args = [&[Input::new(x)?.arg(), out.arg(), Arg::Size(n as u64)][..], &sizes].concat();
+    // SAFETY: the sizes are those of both tensors.
+    unsafe { gpu.launch(MODULE, &format!("with_zeros_{}", suffix(x.dtype())?), Grid::over(n), &args)? };
+    Ok(out.tensor())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +93,22 @@ mod kernel_tests {
 
     use crate::testing::kernels::{FORMATS, assert_close, on_device};
     use crate::testing::uniform;
+
+    #[test]
+    fn zeros_around_a_part() -> Result<()> {
+        for dtype in FORMATS {
+            let x = uniform(&[3, 4, 5], 1)?.to_dtype(dtype)?;
+            on_device(|device| {
+                let there = x.to_device(device)?;
+                for (axis, before, after) in [(0, 1, 0), (1, 2, 3), (2, 0, 4)] {
+                    let (got, want) = (super::with_zeros(&there, axis, before, after)?, x.pad_with_zeros(axis, before, after)?);
+                    assert_close(&format!("axis {axis}"), &got, &want, 0.0)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
 
     /// Transposed matrices of sizes around a tile's, axes in any order, and repeated ones.
     #[test]

@@ -31,9 +31,22 @@ __device__ void transpose(const T* x, T* out, int rows, int columns, int stride,
     }
 }
 
+// out [.., total, inner] = x [.., len, inner] in the rows from `start` on, and zeros in the others; n is the number of elements of out.
+template <typename T>
+__device__ void with_zeros(const T* x, T* out, size_t n, unsigned len, unsigned total, unsigned start, unsigned inner) {
+    size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (at >= n) return;
+    size_t column = at % inner, rest = at / inner, outer = rest / total, row = rest % total;
+    bool inside = row >= start && row < start + len;
+    out[at] = inside ? x[(outer * len + row - start) * inner + column] : from_float<T>(0.0f);
+}
+
 #define DEFINE(T, suffix)                                                                                                 \
     KERNEL(transpose_##suffix, (const T* x, T* out, int rows, int columns, int stride, size_t between)) {                 \
         transpose(x, out, rows, columns, stride, between);                                                                \
+    }                                                                                                                     \
+    KERNEL(with_zeros_##suffix, (const T* x, T* out, size_t n, unsigned len, unsigned total, unsigned start, unsigned inner)) { \
+        with_zeros(x, out, n, len, total, start, inner);                                                                  \
     }                                                                                                                     \
     KERNEL(strided_copy_##suffix, (const T* x, T* out, Axes axes, size_t n)) {                                            \
         size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;                                           \

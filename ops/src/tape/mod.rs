@@ -26,6 +26,8 @@ use std::rc::Rc;
 
 use candle_core::{Result, Shape, Tensor, TensorId, Var, bail};
 
+use crate::add::add;
+
 /// A tensor, and the place on a tape where its gradient will be, if one is wanted.
 #[derive(Clone)]
 pub struct Value {
@@ -136,7 +138,7 @@ impl Tape {
                 let (Some(index), Some(found)) = (index, found) else { continue };
                 gradients[index] = Some(match gradients[index].take() {
                     None => found,
-                    Some(before) => (before + found)?,
+                    Some(before) => add(&before, &found)?,
                 });
             }
         }

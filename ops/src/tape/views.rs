@@ -3,7 +3,8 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::{Value, record};
-use crate::strided_copy::contiguous;
+use crate::add::add;
+use crate::strided_copy::{contiguous, with_zeros};
 
 impl Value {
     /// The same elements as another shape.
@@ -38,7 +39,7 @@ impl Value {
     pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Value> {
         let rest = self.tensor().dim(axis)?.saturating_sub(start + len);
         record(contiguous(&self.tensor().narrow(axis, start, len)?)?, &[self], move |gradient, _| {
-            Ok(vec![Some(gradient.pad_with_zeros(axis, start, rest)?)])
+            Ok(vec![Some(with_zeros(gradient, axis, start, rest)?)])
         })
     }
 
@@ -58,17 +59,9 @@ impl Value {
     /// # Errors
     /// Other shapes.
     pub fn add(&self, other: &Value) -> Result<Value> {
-        record((self.tensor() + other.tensor())?, &[self, other], |gradient, wanted| {
+        record(add(self.tensor(), other.tensor())?, &[self, other], |gradient, wanted| {
             Ok(wanted.iter().map(|&wanted| wanted.then(|| gradient.clone())).collect())
         })
-    }
-
-    /// The sum with a constant that is broadcast.
-    ///
-    /// # Errors
-    /// Shapes that do not go together.
-    pub fn add_constant(&self, constant: &Tensor) -> Result<Value> {
-        record(self.tensor().broadcast_add(constant)?, &[self], |gradient, _| Ok(vec![Some(gradient.clone())]))
     }
 
     /// `copies` of it along a new first axis, which must be 1 before.
@@ -92,13 +85,11 @@ mod tests {
     #[test]
     fn views_have_candles_gradients() -> Result<()> {
         let inputs = [uniform(&[1, 3, 4], 1)?, uniform(&[1, 3, 4], 2)?];
-        let constant = uniform(&[4], 3)?;
-        let added = constant.clone();
         assert_gradients_match(
             &inputs,
-            |v| v[0].add(&v[1])?.repeat_first(5)?.add_constant(&added)?.permute(&[2, 0, 1])?.reshape((4, 15)),
+            |v| v[0].add(&v[1])?.repeat_first(5)?.permute(&[2, 0, 1])?.reshape((4, 15)),
             |t| {
-                let sum = (&t[0] + &t[1])?.broadcast_as((5, 3, 4))?.broadcast_add(&constant.to_dtype(t[0].dtype())?)?;
+                let sum = (&t[0] + &t[1])?.broadcast_as((5, 3, 4))?;
                 sum.permute((2, 0, 1))?.contiguous()?.reshape((4, 15))
             },
         )?;

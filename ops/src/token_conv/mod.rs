@@ -50,7 +50,7 @@ impl TokenConv {
     /// Convolves, then norms.
     ///
     /// # Shapes
-    /// x `[b·g·g, ci]`, float32 → `[b·g·g, co]`, float32
+    /// x `[b·g·g, ci]`, float32 or the format of the numerics → `[b·g·g, co]` in that format
     ///
     /// # Errors
     /// Another shape.

@@ -2,8 +2,8 @@
 //!
 //! `g` is the number of tokens along the side of an image, `c` their width. Where it runs and in which layout weights lie is the operations' part.
 
-use candle_core::{Result as TensorResult, Tensor};
-use sam_ladder_ops::{FrozenLinear, FrozenNorm, Numerics, PatchEmbed, RelPosAttention, TokenConv};
+use candle_core::{DType, Result as TensorResult, Tensor};
+use sam_ladder_ops::{FrozenLinear, FrozenNorm, Numerics, PatchEmbed, RelPosAttention, TokenConv, contiguous, to_format};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 
 use super::Result;
@@ -69,7 +69,8 @@ impl ImageEncoderVit {
         let _span = tracing::trace_span!("neck").entered();
         let x = self.neck_conv1.forward(&x.into_tokens()?, grid)?; // [b·g·g, 256]
         let x = self.neck_conv2.forward(&x, grid)?; // [b·g·g, 256]
-        x.reshape((grid.batch, grid.grid, grid.grid, EMBED_CHANNELS))?.permute((0, 3, 1, 2))?.contiguous() // [b, 256, g, g]
+        let x = x.reshape((grid.batch, grid.grid, grid.grid, EMBED_CHANNELS))?.permute((0, 3, 1, 2))?; // [b, 256, g, g]
+        to_format(&contiguous(&x)?, DType::F32)
     }
 
     /// Takes each parameter by its name without `image_encoder.`, layer by layer, so that no more than one is in memory twice.

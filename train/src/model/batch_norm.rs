@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor, Var};
 use sam_ladder_ops::{
-    BatchNormGradients, BatchNormParams, BatchStatistics, Gradients, Tail, batch_norm_inference, batch_statistics_followed,
-    normalize, normalize_backward,
+    BatchNormGradients, BatchNormParams, BatchStatistics, GradientSums, Gradients, NormalizedShortcut, Tail,
+    batch_norm_inference, batch_statistics_followed, normalize, normalize_backward, normalize_backward_summed,
 };
 
 use super::error::ModelError;
@@ -65,6 +65,26 @@ impl BatchNorm {
     pub(super) fn forward(&self, input: &Normalized, tail: Tail<'_>) -> Result<Tensor> {
         let (weight, bias) = self.parameters();
         normalize(&input.x, &input.statistics, &weight, &bias, tail)
+    }
+
+    /// Normalises by the statistics of the batch, adds a shortcut that ends in another batch norm, and takes the ReLU.
+    pub(super) fn forward_with_shortcut(&self, input: &Normalized, norm: &BatchNorm, shortcut: &Normalized) -> Result<Tensor> {
+        let (weight, bias) = norm.parameters();
+        let shortcut = NormalizedShortcut { x: &shortcut.x, statistics: &shortcut.statistics, weight: &weight, bias: &bias };
+        self.forward(input, Tail::AddNormalizedRelu(shortcut))
+    }
+
+    /// As [`Self::backward`] without ReLU, with the gradient's sums if they were taken before.
+    pub(super) fn backward_summed(
+        &self,
+        input: Normalized,
+        grad: &Tensor,
+        sums: Option<&GradientSums>,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
+        let (weight, bias) = self.parameters();
+        let found = normalize_backward_summed(&input.x, &input.statistics, &weight, &bias, grad, sums)?;
+        Ok(self.keep(found, grads))
     }
 
     /// Returns the gradient of the input; those of weight and bias go to `grads`.

@@ -7,7 +7,7 @@ use super::ModelConfig;
 use super::error::ModelError;
 use super::mlp::Hypernetworks;
 use super::names::EMBED_DIM;
-use super::parameters::{Frozen, Parameters, Trainable};
+use super::parameters::{Parameters, Trainable};
 use super::prompt_encoder::PromptEncoder;
 use super::transformer::{MaskTokens, TwoWayTransformer};
 
@@ -19,8 +19,6 @@ pub(super) struct MaskDecoder {
     upscaling: OutputUpscaling,
     hypernetworks: Hypernetworks,
     num_classes: usize,
-    /// [1, 1, 256]
-    no_mask_embed: Frozen,
     math: F32Math,
 }
 
@@ -39,25 +37,18 @@ impl MaskDecoder {
             MaskTokens::Frozen(Tensor::cat(&[&iou_token, &parameters.frozen(&mask_tokens)?], 0)?.unsqueeze(0)?) // [1, 1 + C, 256]
         };
         let image_pe = prompts.image_pe().flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [1, n, 256]
-        let transformer = TwoWayTransformer::new(&format!("{p}.transformer"), tokens, &image_pe, parameters)?;
+        let no_mask = prompts.no_mask_embed().reshape((1, 1, EMBED_DIM))?;
+        let transformer = TwoWayTransformer::new(&format!("{p}.transformer"), tokens, (&image_pe, &no_mask), parameters)?;
         let upscaling = OutputUpscaling::new(&format!("{p}.output_upscaling"), parameters)?;
         let hypernetworks = format!("{p}.output_hypernetworks_mlps");
         let hypernetworks = Hypernetworks::new(&hypernetworks, config.num_classes, config.train_hypernetworks, parameters)?;
-        Ok(MaskDecoder {
-            transformer,
-            upscaling,
-            hypernetworks,
-            num_classes: config.num_classes,
-            no_mask_embed: Frozen::new(prompts.no_mask_embed().reshape((1, 1, EMBED_DIM))?),
-            math: parameters.math(),
-        })
+        Ok(MaskDecoder { transformer, upscaling, hypernetworks, num_classes: config.num_classes, math: parameters.math() })
     }
 
     /// x `[b, 256, g, g]` → low_res_logits `[b, C, 4g, 4g]`
     pub(super) fn forward(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
         let (b, c, h, w) = x.tensor().dims4()?;
         let image = x.reshape((b, c, h * w))?.permute(&[0, 2, 1])?; // [b, n, 256]
-        let image = image.add_constant(&self.no_mask_embed.like(&image)?)?;
         let (tokens, image) = self.transformer.forward(&image, tape)?;
         let upscaled = self.upscaling.forward(&image, tape)?; // [b, 16n, 32]
         let hyper = self.hypernetworks.forward(&tokens.narrow(1, 1, self.num_classes)?, tape)?; // [b, C, 32]

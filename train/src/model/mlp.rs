@@ -24,6 +24,11 @@ impl Linear {
         })
     }
 
+    /// The same with a constant `[1, 1, out]` added to its result.
+    pub(super) fn plus(self, constant: &Tensor) -> Result<Self> {
+        Ok(Linear { bias: (self.bias + constant.flatten_all()?)?, ..self })
+    }
+
     /// `[.., in]` → `[.., out]`
     pub(super) fn forward(&self, x: &Value) -> Result<Value> {
         linear(x, &self.weight.like(x)?.into(), Some(&(&self.bias).into()), self.math)
@@ -87,7 +92,7 @@ enum GroupLayer {
         /// [C, out, in]
         weight: Frozen,
         /// [C, out]
-        bias: Frozen,
+        bias: Tensor,
     },
     /// Weight `[out, in]` and bias `[out]` of each class.
     Trained(Vec<(Trainable, Trainable)>),
@@ -119,9 +124,9 @@ impl Hypernetworks {
                 let mut all = |what| {
                     let of_class = |class| parameters.frozen(&format!("{}.{what}", name(class, layer)));
                     let tensors = (0..classes).map(of_class).collect::<std::result::Result<Vec<_>, _>>()?;
-                    Ok::<_, ModelError>(Frozen::new(Tensor::stack(&tensors, 0)?))
+                    Ok::<_, ModelError>(Tensor::stack(&tensors, 0)?)
                 };
-                layers.push(GroupLayer::Frozen { weight: all("weight")?, bias: all("bias")? });
+                layers.push(GroupLayer::Frozen { weight: Frozen::new(all("weight")?), bias: all("bias")? });
             }
         }
         Ok(Hypernetworks { layers, math: parameters.math() })
@@ -131,18 +136,15 @@ impl Hypernetworks {
     pub(super) fn forward(&self, tokens: &Value, tape: Option<&Tape>) -> Result<Value> {
         let mut x = tokens.permute(&[1, 0, 2])?; // [C, b, 256]
         for (i, layer) in self.layers.iter().enumerate() {
-            if i > 0 {
-                x = relu(&x)?;
-            }
             let (weight, bias) = match layer {
-                GroupLayer::Frozen { weight, bias } => (weight.like(&x)?.into(), bias.like(&x)?.into()),
+                GroupLayer::Frozen { weight, bias } => (weight.like(&x)?.into(), bias.into()),
                 GroupLayer::Trained(of_classes) => {
                     let (weights, biases): (Vec<Value>, Vec<Value>) =
                         of_classes.iter().map(|(weight, bias)| (weight.on(tape), bias.on(tape))).unzip();
                     (Value::stack(&weights)?, Value::stack(&biases)?)
                 }
             };
-            x = linear_groups(&x, &weight, &bias, self.math)?;
+            x = linear_groups(&x, &weight, &bias, i + 1 < self.layers.len(), self.math)?;
         }
         x.permute(&[1, 0, 2])
     }

@@ -1,33 +1,65 @@
 //! Gives the parts of the model their weights, and keeps these by name for the optimizer and the checkpoint.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use sam_ladder_ops::{F32Math, Tape, Value};
+use sam_ladder_ops::{F32Math, Tape, Value, convert_all, to_format};
 
 use super::error::ModelError;
 use super::weights::ModelWeights;
 
 /// A trainable tensor.
 #[derive(Clone)]
-pub(super) struct Trainable(Var);
+pub(super) struct Trainable {
+    var: Var,
+    /// In another number format, as of the last [`convert`].
+    converted: Arc<OnceLock<Tensor>>,
+}
+
+/// Converts trainable tensors to a number format, all together, for [`Trainable::converted`].
+pub(super) fn convert(all: &[Trainable], dtype: DType) -> Result<()> {
+    if dtype == DType::F32 {
+        return Ok(());
+    }
+    let pair = |of: &Trainable| -> Result<(Tensor, Tensor)> {
+        let from = of.tensor();
+        if of.converted.get().is_none() {
+            of.converted.set(Tensor::zeros(from.shape(), dtype, from.device())?).ok();
+        }
+        let Some(to) = of.converted.get() else { candle_core::bail!("no memory for a converted weight") };
+        Ok((from, to.clone()))
+    };
+    convert_all(&all.iter().map(pair).collect::<Result<Vec<_>>>()?)
+}
 
 impl Trainable {
+    fn new(var: Var) -> Self {
+        Trainable { var, converted: Arc::default() }
+    }
+
     /// The variable, for its gradient.
     pub(super) fn var(&self) -> &Var {
-        &self.0
+        &self.var
     }
 
     /// Its tensor, without a graph.
     pub(super) fn tensor(&self) -> Tensor {
-        self.0.as_detached_tensor()
+        self.var.as_detached_tensor()
+    }
+
+    /// In a number format, as of the last [`convert`] to it.
+    pub(super) fn converted(&self, dtype: DType) -> Result<Tensor> {
+        match self.converted.get().filter(|_| dtype != DType::F32) {
+            Some(converted) if converted.dtype() == dtype => Ok(converted.clone()),
+            _ => to_format(&self.tensor(), dtype),
+        }
     }
 
     /// A leaf of the tape, or a constant if there is none.
     pub(super) fn on(&self, tape: Option<&Tape>) -> Value {
         match tape {
-            Some(tape) => tape.leaf(&self.0),
+            Some(tape) => tape.leaf(&self.var),
             None => self.tensor().into(),
         }
     }
@@ -109,7 +141,7 @@ impl Parameters {
     pub(super) fn trainable_tensor(&mut self, name: &str) -> std::result::Result<Trainable, ModelError> {
         let var = Var::from_tensor(&self.weights.tensor(name, &self.device)?)?;
         self.trainable.push((name.to_string(), var.clone()));
-        Ok(Trainable(var))
+        Ok(Trainable::new(var))
     }
 
     /// A tensor without gradient that the forward pass updates.

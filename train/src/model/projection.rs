@@ -1,7 +1,7 @@
 //! A 1×1 convolution with bias from a side network's channels to SAM's 256. No published checkpoint has it; it starts at random values.
 
-use candle_core::{Result, Tensor};
-use sam_ladder_ops::{Conv2d, Gradients, Tape, Value, record};
+use candle_core::{DType, Result, Tensor};
+use sam_ladder_ops::{Conv2d, Gradients, Tape, Value, record, to_format};
 
 use super::error::ModelError;
 use super::names::{EMBED_DIM, Names};
@@ -29,7 +29,7 @@ impl Projection {
 
     /// `[b, c, g, g]` → `[b, 256, g, g]`
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = self.bias.tensor().reshape((1, EMBED_DIM, 1, 1))?;
+        let bias = to_format(&self.bias.tensor(), x.dtype())?.reshape((1, EMBED_DIM, 1, 1))?;
         self.conv.forward(x, &self.weight.tensor())?.broadcast_add(&bias)
     }
 
@@ -41,7 +41,7 @@ impl Projection {
             Ok(vec![
                 wanted[0].then(|| conv.backward_input(gradient, &weight, (h, w))).transpose()?,
                 wanted[1].then(|| conv.backward_weight(&input, gradient, 1)).transpose()?,
-                wanted[2].then(|| gradient.sum((0, 2, 3))).transpose()?,
+                wanted[2].then(|| to_format(gradient, DType::F32)?.sum((0, 2, 3))).transpose()?,
             ])
         })
     }
@@ -50,7 +50,7 @@ impl Projection {
     pub(super) fn backward(&self, x: &Tensor, gradient: &Tensor, gradients: &mut Gradients) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
         gradients.insert(self.weight.var(), self.conv.backward_weight(x, gradient, 1)?);
-        gradients.insert(self.bias.var(), gradient.sum((0, 2, 3))?);
+        gradients.insert(self.bias.var(), to_format(gradient, DType::F32)?.sum((0, 2, 3))?);
         self.conv.backward_input(gradient, &self.weight.tensor(), (h, w))
     }
 }

@@ -2,7 +2,8 @@
 //! `Bottleneck` one of 3×3 between two of 1×1.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{Conv2d, Gradients, Tail, add_relu, relu_backward, relu_backward_sum};
+use sam_ladder_ops::device::has_kernels;
+use sam_ladder_ops::{Conv2d, Gradients, Tail, add_relu, relu_backward_summed};
 
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::error::ModelError;
@@ -67,8 +68,8 @@ impl BlockShape {
     }
 }
 
-/// What a block keeps of a forward pass: the outputs of its convolutions, and its own. The normalised activations in between are
-/// recomputed in the backward pass.
+/// What a block keeps of a forward pass: the outputs of its convolutions, and its own. The normalised activations in between are kept on a GPU,
+/// whose memory has room for them and is slow to pass; on the CPU they are recomputed in the backward pass.
 pub(super) struct BlockTape {
     x: Tensor,
     main: Vec<Convolved>,
@@ -80,6 +81,8 @@ pub(super) struct BlockTape {
 struct Convolved {
     normalized: Normalized,
     weight: Tensor,
+    /// The next convolution's input, if it is kept.
+    activated: Option<Tensor>,
 }
 
 /// A residual block.
@@ -103,6 +106,11 @@ impl ResidualBlock {
         Ok(ResidualBlock { main: convs, downsample })
     }
 
+    /// The weights of the convolutions.
+    pub(super) fn weights(&self) -> impl Iterator<Item = &Trainable> {
+        self.main.iter().chain(&self.downsample).map(|conv| &conv.weight)
+    }
+
     /// `[b, ci, h, w]` → `[b, co, h/stride, w/stride]`, by the running statistics.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut y = x.clone();
@@ -115,28 +123,31 @@ impl ResidualBlock {
         }
     }
 
-    /// As [`Self::forward`], by the statistics of the batch.
+    /// As [`Self::forward`], by the statistics of the batch; the weights are converted to the number format of `x` before.
     pub(super) fn forward_train(&self, x: Tensor) -> Result<BlockTape> {
         let mut main: Vec<Convolved> = Vec::with_capacity(self.main.len());
         for (i, conv) in self.main.iter().enumerate() {
-            let convolved = match main.last() {
+            let convolved = match main.last_mut() {
                 None => conv.convolved(&x)?,
-                Some(before) => conv.convolved(&self.main[i - 1].norm.forward(&before.normalized, Tail::Relu)?)?,
+                Some(before) => {
+                    let activated = self.main[i - 1].norm.forward(&before.normalized, Tail::Relu)?;
+                    let convolved = conv.convolved(&activated)?;
+                    before.activated = has_kernels(activated.device()).then_some(activated);
+                    convolved
+                }
             };
             main.push(convolved);
         }
-        let mut downsample = None;
-        let shortcut = match &self.downsample {
-            Some(conv) => {
-                let convolved = downsample.insert(conv.convolved(&x)?);
-                conv.norm.forward(&convolved.normalized, Tail::None)?
-            }
-            None => x.clone(),
-        };
+        let downsample = self.downsample.as_ref().map(|conv| conv.convolved(&x)).transpose()?;
         let (Some(conv), Some(last)) = (self.main.last(), main.last()) else {
             candle_core::bail!("a residual block without convolutions")
         };
-        let out = conv.norm.forward(&last.normalized, Tail::AddRelu(&shortcut))?;
+        let out = match (&self.downsample, &downsample) {
+            (Some(shortcut), Some(convolved)) => {
+                conv.norm.forward_with_shortcut(&last.normalized, &shortcut.norm, &convolved.normalized)?
+            }
+            _ => conv.norm.forward(&last.normalized, Tail::AddRelu(&x))?,
+        };
         Ok(BlockTape { x, main, downsample, out })
     }
 
@@ -148,31 +159,34 @@ impl ResidualBlock {
         grads: &mut Gradients,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let BlockTape { x, mut main, downsample, out } = tape;
-        let sum_grad = match grad {
-            (a, Some(b)) => relu_backward_sum(&out, &a, &b)?,
-            (a, None) => relu_backward(&out, &a)?,
+        let Some(last) = main.last().map(|last| &last.normalized) else {
+            candle_core::bail!("a residual block without convolutions")
         };
-        drop(out);
+        let shortcut = downsample.as_ref().map(|shortcut| (&shortcut.normalized.x, &shortcut.normalized.statistics));
+        let (sum_grad, sums) = relu_backward_summed(&out, (&grad.0, grad.1.as_ref()), (&last.x, &last.statistics), shortcut)?;
+        drop((out, grad));
         let mut grad = None;
         for (i, conv) in self.main.iter().enumerate().rev() {
-            let Some(Convolved { normalized, weight }) = main.pop() else {
+            let Some(Convolved { normalized, weight, .. }) = main.pop() else {
                 candle_core::bail!("the tape has fewer convolutions than the block")
             };
-            let last = i + 1 == self.main.len();
-            let of_conv = conv.norm.backward(normalized, !last, grad.as_ref().unwrap_or(&sum_grad), grads)?;
-            drop(grad.take());
-            grad = Some(match main.last() {
+            let of_conv = match grad.take() {
+                None => conv.norm.backward_summed(normalized, &sum_grad, sums.first(), grads)?,
+                Some(grad) => conv.norm.backward(normalized, true, &grad, grads)?,
+            };
+            grad = Some(match main.last_mut() {
                 None => conv.backward(&x, &weight, of_conv, grads)?,
                 Some(before) => {
-                    let remade = || self.main[i - 1].norm.forward(&before.normalized, Tail::Relu);
+                    let kept = before.activated.take();
+                    let remade = || kept.map_or_else(|| self.main[i - 1].norm.forward(&before.normalized, Tail::Relu), Ok);
                     conv.backward_remade(remade, &weight, of_conv, grads)?
                 }
             });
         }
         let Some(grad) = grad else { candle_core::bail!("a residual block without convolutions") };
         let shortcut = match (&self.downsample, downsample) {
-            (Some(conv), Some(Convolved { normalized, weight })) => {
-                let of_conv = conv.norm.backward(normalized, false, &sum_grad, grads)?;
+            (Some(conv), Some(Convolved { normalized, weight, .. })) => {
+                let of_conv = conv.norm.backward_summed(normalized, &sum_grad, sums.get(1), grads)?;
                 conv.backward(&x, &weight, of_conv, grads)?
             }
             _ => sum_grad,
@@ -198,8 +212,8 @@ impl ConvNorm {
 
     /// The convolution's output with its statistics; updates the running ones.
     fn convolved(&self, x: &Tensor) -> Result<Convolved> {
-        let weight = self.weight.tensor().to_dtype(x.dtype())?;
-        Ok(Convolved { normalized: self.norm.normalized(self.conv.forward(x, &weight)?)?, weight })
+        let weight = self.weight.converted(x.dtype())?;
+        Ok(Convolved { normalized: self.norm.normalized(self.conv.forward(x, &weight)?)?, weight, activated: None })
     }
 
     /// The gradient of the convolution's input, given its output's; the weight's goes to `grads`.
@@ -209,10 +223,10 @@ impl ConvNorm {
         self.conv.backward_input(&grad, weight, (h, w))
     }
 
-    /// As [`Self::backward`], with an input that is recomputed, and dropped once the weight's gradient is known.
+    /// As [`Self::backward`], with an input that may be recomputed, and is dropped once the weight's gradient is known.
     fn backward_remade(
         &self,
-        x: impl Fn() -> Result<Tensor>,
+        x: impl FnOnce() -> Result<Tensor>,
         weight: &Tensor,
         grad: Tensor,
         grads: &mut Gradients,

@@ -1,16 +1,20 @@
 //! torchvision's ResNets up to layer3, at a sixteenth of the input's resolution: ResNet-18 (the published side network, with 13
 //! convolutions on its main path), ResNet-34 and ResNet-50.
 //!
-//! In training they keep a tape instead of candle's graph, with only the outputs of convolutions and blocks. The backward pass recomputes
-//! the normalised activations within a block, drops each tensor after its last use, and does not sum gradients into zeros first.
+//! In training they keep a tape instead of candle's graph, with only the outputs of convolutions and blocks, and on a GPU the normalised
+//! activations within a block, which the backward pass recomputes on the CPU. It drops each tensor after its last use, and does not sum
+//! gradients into zeros first.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{Conv2d, Gradients, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward};
+use sam_ladder_ops::{
+    Conv2d, Gradients, Places, contiguous, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward,
+    sum_second_axis,
+};
 
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::error::ModelError;
 use super::names::{EMBED_DIM, Names};
-use super::parameters::{Parameters, Trainable};
+use super::parameters::{Parameters, Trainable, convert};
 use super::projection::{Projection, projection_names};
 use super::residual_block::{BlockShape, BlockTape, ResidualBlock};
 
@@ -74,6 +78,8 @@ pub(super) struct ResNet {
     stem_conv: Conv2d,
     stem_norm: BatchNorm,
     blocks: Vec<ResidualBlock>,
+    /// The weights of the blocks' convolutions.
+    convolutions: Vec<Trainable>,
     /// `None` if layer3 has SAM's 256 channels.
     projection: Option<Projection>,
 }
@@ -86,10 +92,11 @@ impl ResNet {
             .blocks()
             .iter()
             .map(|(prefix, shape)| ResidualBlock::new(prefix, shape, parameters))
-            .collect::<std::result::Result<_, _>>()?;
+            .collect::<std::result::Result<Vec<_>, _>>()?;
         let projection = if kind.has_projection() { Some(Projection::new(parameters)?) } else { None };
         let stem_conv = Conv2d::new(2, 3).with_math(parameters.math());
-        Ok(ResNet { stem, stem_conv, stem_norm, blocks, projection })
+        let convolutions = blocks.iter().flat_map(ResidualBlock::weights).cloned().collect();
+        Ok(ResNet { stem, stem_conv, stem_norm, blocks, convolutions, projection })
     }
 
     /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, by the running statistics.
@@ -107,9 +114,10 @@ impl ResNet {
 
     /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Also returns the tape for [`Self::backward`].
     pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, ResNetTape)> {
+        convert(&self.convolutions, images.dtype())?;
         let stem = self.stem_norm.normalized(self.stem_conv.forward(images, &self.stem_weight(images)?)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
-        let mut x = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
+        let (mut x, places) = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
             let tape = block.forward_train(x)?;
@@ -120,12 +128,12 @@ impl ResNet {
         if let Some(projection) = &self.projection {
             x = projection.forward(&x)?;
         }
-        Ok((x, ResNetTape { images: images.clone(), stem, blocks, layer3 }))
+        Ok((x, ResNetTape { images: images.clone(), stem, places, blocks, layer3 }))
     }
 
     /// Adds the gradients of every variable to `grads`, given that of [`Self::forward_train`]'s output.
     pub(super) fn backward(&self, tape: ResNetTape, grad: Tensor, grads: &mut Gradients) -> Result<()> {
-        let ResNetTape { images, stem, mut blocks, layer3 } = tape;
+        let ResNetTape { images, stem, places, mut blocks, layer3 } = tape;
         let grad = match (&self.projection, layer3) {
             (Some(projection), Some(layer3)) => projection.backward(&layer3, &grad, grads)?,
             _ => grad,
@@ -135,13 +143,10 @@ impl ResNet {
             let Some(tape) = blocks.pop() else { candle_core::bail!("the tape has fewer blocks than the network") };
             grad = block.backward(tape, grad, grads)?;
         }
-        let grad = match grad {
-            (grad, Some(shortcut)) => (grad + shortcut)?,
-            (grad, None) => grad,
-        };
         let (weight, bias) = self.stem_norm.parameters();
-        let found = normalize_relu_max_pool_backward(&stem.x, &stem.statistics, &weight, &bias, &grad)?;
-        drop((stem, grad));
+        let parts = (&grad.0, grad.1.as_ref());
+        let found = normalize_relu_max_pool_backward(&stem.x, &stem.statistics, &weight, &bias, &places, parts)?;
+        drop((stem, places, grad));
         let grad = self.stem_norm.keep(found, grads);
         let grad = self.stem_conv.backward_weight(&images, &grad, 7)?;
         grads.insert(self.stem.var(), self.stem_gradient(grad)?);
@@ -154,7 +159,7 @@ impl ResNet {
     fn stem_weight(&self, images: &Tensor) -> Result<Tensor> {
         let weight = self.stem.tensor();
         match images.dim(1)? {
-            1 => weight.sum_keepdim(1),
+            1 => sum_second_axis(&weight, images.dtype()),
             channels => weight.narrow(1, 0, channels),
         }
     }
@@ -163,7 +168,7 @@ impl ResNet {
     fn stem_gradient(&self, grad: Tensor) -> Result<Tensor> {
         let shape = self.stem.var().shape();
         match grad.dim(1)? {
-            1 => grad.broadcast_as(shape)?.contiguous(),
+            1 => contiguous(&grad.broadcast_as(shape)?),
             channels => grad.pad_with_zeros(1, 0, shape.dims()[1] - channels),
         }
     }
@@ -174,6 +179,7 @@ pub(super) struct ResNetTape {
     /// [b, c, s, s]
     images: Tensor,
     stem: Normalized,
+    places: Places,
     blocks: Vec<BlockTape>,
     /// The projection's input, if there is a projection.
     layer3: Option<Tensor>,

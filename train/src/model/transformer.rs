@@ -1,8 +1,8 @@
 //! SAM's two-way transformer between the mask tokens and the image embeddings, all of it frozen, except for the tokens if the config says so.
 //!
 //! What does not depend on the image is computed once, when the model is made: the positional encodings' part of every key and query
-//! projection (`W(x + pe) + b = W x + (W pe + b)`; see [`Projections`]) and, unless the tokens are trained, the first layer's self-attention of
-//! the tokens and their query to the image.
+//! projection (`W(x + pe) + b = W x + (W pe + b)`; see [`Projections`]), the same of the "no mask" embedding, which SAM adds to the image before
+//! the first layer, and, unless the tokens are trained, the first layer's self-attention of the tokens and their query to the image.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{
@@ -66,11 +66,12 @@ struct Projections {
 }
 
 impl Projections {
-    /// Each part a name and whether it sees the encoding; `pe` `[1, n, in]` if it never changes.
+    /// Each part a name and whether it sees the encoding; `pe` `[1, n, in]` if it never changes; a constant `[1, 1, in]` that `x` lacks.
     fn new(
         prefix: &str,
         parts: &[(&str, bool)],
         pe: Option<&Tensor>,
+        lacking: Option<&Tensor>,
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
         let (mut weights, mut biases, mut of_encoding) = (Vec::new(), Vec::new(), Vec::new());
@@ -80,18 +81,16 @@ impl Projections {
             of_encoding.push(if sees_encoding { weight.clone() } else { weight.zeros_like()? });
             weights.push(weight);
         }
-        let (bias, of_encoding, math) = (Tensor::cat(&biases, 0)?, Tensor::cat(&of_encoding, 0)?, parameters.math());
+        let (mut bias, of_encoding, math) = (Tensor::cat(&biases, 0)?, Tensor::cat(&of_encoding, 0)?, parameters.math());
+        let weight = Tensor::cat(&weights, 0)?;
+        if let Some(constant) = lacking {
+            bias = linear(&constant.into(), &(&weight).into(), Some(&bias.into()), math)?.into_tensor().flatten_all()?;
+        }
         let of_constant = |pe: &Tensor| -> Result<Tensor> {
             linear(&pe.into(), &(&of_encoding).into(), Some(&(&bias).into()), math)?.into_tensor().squeeze(0)
         };
         let table = pe.map(of_constant).transpose()?;
-        Ok(Projections {
-            weight: Frozen::new(Tensor::cat(&weights, 0)?),
-            bias,
-            of_encoding: Frozen::new(of_encoding),
-            table,
-            math,
-        })
+        Ok(Projections { weight: Frozen::new(weight), bias, of_encoding: Frozen::new(of_encoding), table, math })
     }
 
     /// x `[b, n, in]`, and the encoding if it is trained → `[b, n, out]`
@@ -125,18 +124,25 @@ pub(super) struct TwoWayTransformer {
 }
 
 impl TwoWayTransformer {
-    /// `image_pe` `[1, n, 256]`.
+    /// Image side: positional encoding `[1, n, 256]`, and the embedding `[1, 1, 256]` that the image which [`Self::forward`] gets lacks.
     pub(super) fn new(
         prefix: &str,
         tokens: MaskTokens,
-        image_pe: &Tensor,
+        (image_pe, no_mask): (&Tensor, &Tensor),
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
         let layers = (0..TRANSFORMER_DEPTH)
-            .map(|i| Layer::new(&format!("{prefix}.layers.{i}"), i == 0, &tokens, image_pe, parameters))
+            .map(|i| {
+                let lacking = (i == 0).then_some(no_mask);
+                Layer::new(&format!("{prefix}.layers.{i}"), &tokens, (image_pe, lacking), parameters)
+            })
             .collect::<std::result::Result<_, _>>()?;
-        let final_attention =
-            CrossAttention::new(&format!("{prefix}.final_attn_token_to_image"), [tokens.constant(), Some(image_pe)], parameters)?;
+        let final_attention = CrossAttention::new(
+            &format!("{prefix}.final_attn_token_to_image"),
+            [tokens.constant(), Some(image_pe)],
+            [None; 2],
+            parameters,
+        )?;
         let norm_final = LayerNorm::new(&format!("{prefix}.norm_final_attn"), parameters)?;
         Ok(TwoWayTransformer { tokens, layers, final_attention, norm_final })
     }
@@ -189,15 +195,17 @@ enum TokenPart {
 }
 
 impl Layer {
+    /// Image side: positional encoding, and in the first layer the embedding that the image lacks.
     fn new(
         prefix: &str,
-        first: bool,
         tokens: &MaskTokens,
-        image_pe: &Tensor,
+        (image_pe, lacking): (&Tensor, Option<&Tensor>),
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
-        let token_to_image =
-            CrossAttention::new(&format!("{prefix}.cross_attn_token_to_image"), [tokens.constant(), Some(image_pe)], parameters)?;
+        let first = lacking.is_some();
+        let name = |what: &str| format!("{prefix}.cross_attn_{what}");
+        let encodings = [tokens.constant(), Some(image_pe)];
+        let token_to_image = CrossAttention::new(&name("token_to_image"), encodings, [None, lacking], parameters)?;
         // The first layer attends to the tokens themselves.
         let pe = tokens.constant().filter(|_| !first);
         let attention = SelfAttention::new(&format!("{prefix}.self_attn"), pe, parameters)?;
@@ -217,11 +225,15 @@ impl Layer {
             norm2: LayerNorm::new(&format!("{prefix}.norm2"), parameters)?,
             mlp: Mlp::new(&format!("{prefix}.mlp"), parameters)?,
             norm3: LayerNorm::new(&format!("{prefix}.norm3"), parameters)?,
-            image_to_token: CrossAttention::new(
-                &format!("{prefix}.cross_attn_image_to_token"),
-                [Some(image_pe), tokens.constant()],
-                parameters,
-            )?,
+            image_to_token: {
+                let attention =
+                    CrossAttention::new(&name("image_to_token"), [encodings[1], encodings[0]], [lacking, None], parameters)?;
+                // The image that the result is added to lacks it, too.
+                match lacking {
+                    Some(constant) => CrossAttention { out: attention.out.plus(constant)?, ..attention },
+                    None => attention,
+                }
+            },
             norm4: LayerNorm::new(&format!("{prefix}.norm4"), parameters)?,
         })
     }
@@ -263,7 +275,7 @@ impl SelfAttention {
     /// `pe` `[1, t, 256]`, if there is one that never changes.
     fn new(prefix: &str, pe: Option<&Tensor>, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(SelfAttention {
-            qkv: Projections::new(prefix, &[("q_proj", true), ("k_proj", true), ("v_proj", false)], pe, parameters)?,
+            qkv: Projections::new(prefix, &[("q_proj", true), ("k_proj", true), ("v_proj", false)], pe, None, parameters)?,
             out: Linear::new(&format!("{prefix}.out_proj"), parameters)?,
         })
     }
@@ -291,11 +303,16 @@ struct CrossAttention {
 }
 
 impl CrossAttention {
-    /// Encodings of the queries' and of the keys' side, `[1, n, 256]`, where they never change.
-    fn new(prefix: &str, pe: [Option<&Tensor>; 2], parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    /// Of the queries' and of the keys' side: encodings `[1, n, 256]` where they never change, and a constant `[1, 1, 256]` that the input lacks.
+    fn new(
+        prefix: &str,
+        pe: [Option<&Tensor>; 2],
+        lacking: [Option<&Tensor>; 2],
+        parameters: &mut Parameters,
+    ) -> std::result::Result<Self, ModelError> {
         Ok(CrossAttention {
-            q: Projections::new(prefix, &[("q_proj", true)], pe[0], parameters)?,
-            kv: Projections::new(prefix, &[("k_proj", true), ("v_proj", false)], pe[1], parameters)?,
+            q: Projections::new(prefix, &[("q_proj", true)], pe[0], lacking[0], parameters)?,
+            kv: Projections::new(prefix, &[("k_proj", true), ("v_proj", false)], pe[1], lacking[1], parameters)?,
             out: Linear::new(&format!("{prefix}.out_proj"), parameters)?,
         })
     }

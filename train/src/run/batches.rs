@@ -1,12 +1,12 @@
 //! Sources of batches: a store that is read batch by batch or kept in the host's memory (the [`Reader`] knows which), or a GPU's memory.
 
-use super::device_items::DeviceItems;
+use super::device_items::{DeviceItems, KeptBatch};
 use super::read_ahead::ReadAhead;
 use super::sampler::Item;
 use super::tensors::{BatchShape, BatchTensors, batch_tensors};
 use crate::error::Result;
 use candle_core::Device;
-use sam_ladder_cache::Reader;
+use sam_ladder_cache::{Batch, Reader};
 use sam_ladder_ops::device::Staging;
 use std::sync::Arc;
 
@@ -14,8 +14,15 @@ use std::sync::Arc;
 pub(crate) struct BatchSource {
     reader: Arc<Reader>,
     device: Device,
-    /// On a GPU: the items in its memory, and the staging buffers for the others.
-    on_device: Option<(Arc<DeviceItems>, Staging)>,
+    on_device: Option<OnDevice>,
+}
+
+/// On a GPU: the items in its memory, the staging buffers for the others, and the batches' memory, one of each size.
+struct OnDevice {
+    items: Arc<DeviceItems>,
+    staging: Staging,
+    kept: Vec<KeptBatch>,
+    device: Device,
 }
 
 impl BatchSource {
@@ -25,28 +32,45 @@ impl BatchSource {
     /// Those of the device.
     pub(crate) fn new(reader: Arc<Reader>, device: &Device, items: Option<Arc<DeviceItems>>) -> Result<Self> {
         let on_device = match items {
-            Some(items) => Some((items, Staging::new(device)?)),
+            Some(items) => Some(OnDevice { items, staging: Staging::new(device)?, kept: Vec::new(), device: device.clone() }),
             None => None,
         };
         Ok(BatchSource { reader, device: device.clone(), on_device })
     }
 
-    /// The batches of `plan`, in order. While one is processed, the next is read.
+    /// The batches of `plan`, in order. While one is processed, the next is read. On a GPU each has the memory of the one before of its size:
+    /// what is queued for the device before the next batch is asked for still sees its own.
     pub(crate) fn batches(&mut self, plan: Vec<Vec<Item>>, shape: BatchShape) -> impl Iterator<Item = Result<BatchTensors>> {
         // Items in the GPU's memory are not read.
         let to_read = match &self.on_device {
-            Some((on_device, _)) => plan.iter().map(|items| on_device.missing(items)).collect(),
+            Some(OnDevice { items: resident, .. }) => plan.iter().map(|items| resident.missing(items)).collect(),
             None => plan.clone(),
         };
         let mut ahead = ReadAhead::start(&self.reader, to_read);
         plan.into_iter().map(move |items| {
             let read = ahead.next_batch()?;
             let tensors = match &mut self.on_device {
-                Some((on_device, staging)) => on_device.tensors(&items, &read, shape, staging),
+                Some(on_device) => on_device.batch(&items, &read, shape),
                 None => batch_tensors(&read, items.len(), shape, &self.device),
             };
             ahead.give_back(read);
             tensors
         })
+    }
+}
+
+impl OnDevice {
+    /// The batch of `items`, of which `read` holds those that are not resident.
+    fn batch(&mut self, items: &[Item], read: &Batch, shape: BatchShape) -> Result<BatchTensors> {
+        let index = match self.kept.iter().position(|kept| kept.fits(items.len(), shape)) {
+            Some(index) => index,
+            None => {
+                self.kept.push(KeptBatch::new(items.len(), shape, &self.device)?);
+                self.kept.len() - 1
+            }
+        };
+        let kept = &self.kept[index];
+        self.items.fill(kept, items, read, &mut self.staging)?;
+        Ok(kept.batch.clone())
     }
 }

@@ -8,9 +8,8 @@ use super::tensors::{BatchShape, BatchTensors};
 use crate::error::{Result, internal};
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, Reader, Values};
-use sam_ladder_ops::device::{Staging, memory};
-use sam_ladder_ops::{Stored, as_f32, gather, gather_bytes};
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_ops::device::{Staging, memory, overwrite};
+use sam_ladder_ops::{Stored, as_f32, gather_bytes_to, gather_to};
 use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::precompute::StoreDtype;
 use std::collections::HashMap;
@@ -21,10 +20,48 @@ const LOAD_ITEMS: usize = 32;
 
 /// The items in a GPU's memory.
 pub(crate) struct DeviceItems {
-    device: Device,
     /// Index of each resident item.
     places: HashMap<Item, u32>,
     resident: Option<Resident>,
+}
+
+/// A batch in memory that stays, so that its steps allocate nothing and a recorded one finds it where it was.
+pub(super) struct KeptBatch {
+    pub(super) batch: BatchTensors,
+    shape: BatchShape,
+    /// `[2·count]`, u32: which item goes to which row, first all items, then their rows.
+    picks: Tensor,
+}
+
+/// Which of some items go to which rows of a batch, both `[n]`, u32.
+struct Picks {
+    items: Tensor,
+    rows: Tensor,
+}
+
+impl KeptBatch {
+    /// Memory for `count` items.
+    pub(super) fn new(count: usize, shape: BatchShape, device: &Device) -> Result<Self> {
+        let picks = Tensor::zeros(2 * count, DType::U32, device)?;
+        Ok(KeptBatch { batch: BatchTensors::empty(count, shape, device)?, shape, picks })
+    }
+
+    /// Whether it is for batches of this size and shape.
+    pub(super) fn fits(&self, count: usize, shape: BatchShape) -> bool {
+        self.shape == shape && self.picks.elem_count() == 2 * count
+    }
+
+    /// Writes what goes where: the resident items, then those that are read.
+    fn pick(&self, resident: &[(u32, u32)], read: &[(u32, u32)]) -> Result<[Picks; 2]> {
+        let all = || resident.iter().chain(read);
+        let numbers: Vec<u32> = all().map(|&(item, _)| item).chain(all().map(|&(_, row)| row)).collect();
+        overwrite(&self.picks, &numbers)?;
+        let (first, second, count) = (resident.len(), read.len(), resident.len() + read.len());
+        let part = |start: usize, len: usize| -> Result<Picks> {
+            Ok(Picks { items: self.picks.narrow(0, start, len)?, rows: self.picks.narrow(0, count + start, len)? })
+        };
+        Ok([part(0, first)?, part(first, second)?])
+    }
 }
 
 /// The items of each part of a batch, `[items, bytes]` as u8, with scales and offsets for 8-bit numbers.
@@ -38,25 +75,25 @@ struct Resident {
 }
 
 impl DeviceItems {
-    /// Loads as many of `items` as fit, the likeliest first. `None` if the device has no memory apart from the host's.
+    /// Loads as many of `items` as fit, the likeliest first; [`DeviceStore::Auto`] leaves `reserve` bytes free. `None` if the device has no memory apart from the host's.
     ///
     /// # Errors
     /// A part of the store that cannot be read.
     pub(crate) fn load(
         reader: &Reader,
         items: impl FnOnce() -> Vec<Item>,
-        (device, wanted, cuda_graph): (&Device, DeviceStore, bool),
+        (device, wanted, reserve): (&Device, DeviceStore, u64),
         observer: &dyn Observer,
     ) -> Result<Option<Arc<Self>>> {
         let Some(memory) = memory(device)? else { return Ok(None) };
         let items = items();
-        let mut on_device = DeviceItems { device: device.clone(), places: HashMap::new(), resident: None };
+        let mut on_device = DeviceItems { places: HashMap::new(), resident: None };
         let Some(&first) = items.first() else { return Ok(Some(Arc::new(on_device))) };
         let mut batch = Batch::default();
         reader.read_batch(&[first], &mut batch)?;
         let item_bytes = [&batch.embeddings, &batch.images].map(|v| v.bytes().len() + 4 * v.quantization().len());
         let item_bytes = (item_bytes.iter().sum::<usize>() + batch.labels.len()) as u64;
-        let room = budget(memory, wanted, cuda_graph);
+        let room = budget(memory, wanted, reserve);
         let count = items.len().min((room / item_bytes) as usize).min(u32::MAX as usize);
         observer.message(&report(items.len(), count, item_bytes, room, wanted));
         if count > 0 {
@@ -77,76 +114,51 @@ impl DeviceItems {
         items.iter().filter(|item| !self.places.contains_key(item)).copied().collect()
     }
 
-    /// The batch of `items`; `read` holds the items that are [`Self::missing`].
+    /// Writes the batch of `items`; `read` holds the items that are [`Self::missing`].
     ///
     /// # Errors
     /// Those of the device.
-    pub(super) fn tensors(&self, items: &[Item], read: &Batch, shape: BatchShape, staging: &mut Staging) -> Result<BatchTensors> {
+    pub(super) fn fill(&self, kept: &KeptBatch, items: &[Item], read: &Batch, staging: &mut Staging) -> Result<()> {
         let _span = tracing::trace_span!("gather batch", slices = items.len()).entered();
-        let places: Vec<u32> = items.iter().filter_map(|item| self.places.get(item).copied()).collect();
-        let missing = items.len() - places.len();
-        let resident = match &self.resident {
-            Some(resident) if !places.is_empty() => {
-                Some(resident.gather(&Tensor::from_slice(&places, places.len(), &self.device)?, shape)?)
+        let (mut resident, mut missing) = (Vec::with_capacity(items.len()), Vec::new());
+        for (item, row) in items.iter().zip(0u32..) {
+            match self.places.get(item) {
+                Some(&place) => resident.push((place, row)),
+                None => missing.push((missing.len() as u32, row)),
             }
+        }
+        let [of_resident, of_missing] = kept.pick(&resident, &missing)?;
+        match &self.resident {
+            Some(stored) if !resident.is_empty() => stored.gather(&of_resident, &kept.batch)?,
+            None if !resident.is_empty() => return Err(internal("items have places in memory that is not there".into())),
+            _ => {}
+        }
+        if missing.is_empty() { Ok(()) } else { stage(missing.len(), read, &of_missing, &kept.batch, staging) }
+    }
+}
+
+/// Copies the read items to the device, and decodes them into their rows of `batch`.
+fn stage(count: usize, read: &Batch, picks: &Picks, batch: &BatchTensors, staging: &mut Staging) -> Result<()> {
+    let pairs = [&read.embeddings, &read.images].map(Values::quantization);
+    let quantization: Vec<&[u8]> = pairs.iter().map(|pairs| float_bytes(pairs)).collect();
+    let copied =
+        staging.upload(&[read.embeddings.bytes(), read.images.bytes(), &read.labels, quantization[0], quantization[1]])?;
+    let [embeddings, images, labels, of_embeddings, of_images] = copied.as_slice() else {
+        return Err(internal(format!("the copy of a batch has {} parts, expected five", copied.len())));
+    };
+    let decode = |bytes: &Tensor, values: &Values, pairs: &Tensor, to: &Tensor| -> Result<()> {
+        let quantization = match values.dtype() {
+            StoreDtype::Q8 => Some(as_f32(pairs, (count, to.dim(1)?, 2))?),
             _ => None,
         };
-        let staged = if missing > 0 { Some(self.staged(missing, read, shape, staging)?) } else { None };
-        let [images, embeddings, labels] = match (resident, staged) {
-            (Some(resident), Some(staged)) => {
-                // Resident items come first, then the others: restore the order of the items.
-                let (mut of_resident, mut of_staged) = (0u32.., places.len() as u32..);
-                let order = items.iter().filter_map(|item| match self.places.contains_key(item) {
-                    true => of_resident.next(),
-                    false => of_staged.next(),
-                });
-                let order = Tensor::from_vec(order.collect(), items.len(), &self.device)?;
-                let [i, e, l] = [0, 1, 2].map(|part| Tensor::cat(&[&resident[part], &staged[part]], 0)?.index_select(&order, 0));
-                [i?, e?, l?]
-            }
-            (Some(parts), None) | (None, Some(parts)) => parts,
-            (None, None) => return Err(internal("a batch of no items".into())),
-        };
-        let BatchShape { image_size: s, channels, .. } = shape;
-        let (b, g, low) = (items.len(), shape.grid_size(), shape.low_res_size());
-        Ok(BatchTensors {
-            images: images.reshape((b, channels, s, s))?,
-            embeddings: embeddings.reshape((b, EMBED_CHANNELS, g, g))?,
-            labels: labels.reshape((b, low, low))?,
-        })
-    }
-
-    /// Copies the read items to the device, and decodes them there.
-    fn staged(&self, count: usize, read: &Batch, shape: BatchShape, staging: &mut Staging) -> Result<[Tensor; 3]> {
-        let pairs = [&read.embeddings, &read.images].map(Values::quantization);
-        let quantization: Vec<&[u8]> = pairs.iter().map(|pairs| float_bytes(pairs)).collect();
-        let copied =
-            staging.upload(&[read.embeddings.bytes(), read.images.bytes(), &read.labels, quantization[0], quantization[1]])?;
-        let [embeddings, images, labels, of_embeddings, of_images] = copied.as_slice() else {
-            return Err(internal(format!("the copy of a batch has {} parts, expected five", copied.len())));
-        };
-        let all = Tensor::arange(0, count as u32, &self.device)?;
-        let values = |bytes: &Tensor, values: &Values, pairs: &Tensor, channels: usize| -> Result<Tensor> {
-            let quantization = match values.dtype() {
-                StoreDtype::Q8 => Some(as_f32(pairs, (count, channels, 2))?),
-                _ => None,
-            };
-            let stored = Stored {
-                bytes,
-                dtype: number_format(values.dtype()),
-                item_len: values.len() / count.max(1),
-                quantization: quantization.as_ref(),
-            };
-            Ok(gather(&stored, &all, shape.precision.dtype())?)
-        };
-        let gathered = [
-            values(images, &read.images, of_images, shape.channels)?,
-            values(embeddings, &read.embeddings, of_embeddings, EMBED_CHANNELS)?,
-            gather_bytes(labels, read.labels.len() / count.max(1), &all)?,
-        ];
-        staging.consumed()?;
-        Ok(gathered)
-    }
+        let item_len = values.len() / count.max(1);
+        let stored = Stored { bytes, dtype: number_format(values.dtype()), item_len, quantization: quantization.as_ref() };
+        Ok(gather_to(&stored, &picks.items, &picks.rows, to)?)
+    };
+    decode(images, &read.images, of_images, &batch.images)?;
+    decode(embeddings, &read.embeddings, of_embeddings, &batch.embeddings)?;
+    gather_bytes_to(labels, read.labels.len() / count.max(1), &picks.items, &picks.rows, &batch.labels)?;
+    Ok(staging.consumed()?)
 }
 
 /// The message at the start of a run.
@@ -209,18 +221,14 @@ impl Resident {
         Ok(())
     }
 
-    /// Images, embeddings and labels of some items.
-    fn gather(&self, places: &Tensor, shape: BatchShape) -> Result<[Tensor; 3]> {
-        let (s, g) = (shape.image_size, shape.grid_size());
-        let values = |bytes: &Tensor, item_len: usize, part: usize| -> Result<Tensor> {
+    /// Writes some items to their rows of a batch.
+    fn gather(&self, picks: &Picks, batch: &BatchTensors) -> Result<()> {
+        for (bytes, part, to) in [(&self.images, 1, &batch.images), (&self.embeddings, 0, &batch.embeddings)] {
             let quantization = self.quantization.as_ref().map(|quantization| &quantization[part]);
+            let item_len = to.elem_count() / to.dim(0)?;
             let stored = Stored { bytes, dtype: self.format, item_len, quantization };
-            Ok(gather(&stored, places, shape.precision.dtype())?)
-        };
-        Ok([
-            values(&self.images, shape.channels * s * s, 1)?,
-            values(&self.embeddings, EMBED_CHANNELS * g * g, 0)?,
-            gather_bytes(&self.labels, self.labels.dim(1)?, places)?,
-        ])
+            gather_to(&stored, &picks.items, &picks.rows, to)?;
+        }
+        Ok(gather_bytes_to(&self.labels, self.labels.dim(1)?, &picks.items, &picks.rows, &batch.labels)?)
     }
 }

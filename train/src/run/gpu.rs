@@ -5,17 +5,36 @@ use crate::error::{Result, TrainError};
 use candle_core::Device;
 use sam_ladder_ops::Numerics;
 use sam_ladder_ops::device::{DeviceMemory, can_capture};
+pub use sam_ladder_schemas::cuda_graph::CudaGraph;
 pub use sam_ladder_schemas::device_store::DeviceStore;
 use sam_ladder_schemas::gpu_precision::GpuPrecision as Asked;
 use sam_ladder_schemas::train::{SideNetworkKind, TrainConfig};
 
-/// Memory that is kept free for a step at 512 pixels with a batch of 24, and for the libraries.
-pub const RESERVE_BYTES: u64 = 10 << 30;
+/// Memory for the libraries (cuDNN's scratch memory is at most 1 GiB), the parameters, and copies of their state.
+const FIXED_BYTES: u64 = 2 << 30;
 
-/// Bytes for stored items: the wanted number, limited by the free memory. `Auto` leaves [`RESERVE_BYTES`] free, and as much again for a
-/// recorded step, which has memory of its own in addition to that of the last, smaller batch of an epoch.
-pub(super) fn budget(memory: DeviceMemory, wanted: DeviceStore, cuda_graph: bool) -> u64 {
-    let reserve = if cuda_graph { 2 * RESERVE_BYTES } else { RESERVE_BYTES };
+/// Memory to leave free for training: [`FIXED_BYTES`], a step's activations, and as much again if steps are recorded, since a graph has memory
+/// of its own in addition to that of plain steps (an epoch's last batch, validation).
+pub(crate) fn reserve(config: &TrainConfig, image_size: usize, recorded: bool) -> u64 {
+    let format = if config.precision == Asked::Bf16 { 2 } else { 4 };
+    let pixels = (config.batch_size * image_size * image_size) as u64;
+    let step = pixels * numbers_per_pixel(config.side_network, image_size as u64) * format;
+    FIXED_BYTES + if recorded { 2 * step } else { step }
+}
+
+/// What a step holds at most at once, in numbers per pixel of its batch: at least a quarter more than was counted with a batch of 24 on the host driver
+/// (docs/reference/gpu.md). Of attention over the tokens of an image, the number per pixel grows with the image.
+fn numbers_per_pixel(network: SideNetworkKind, image_size: u64) -> u64 {
+    match network {
+        SideNetworkKind::Resnet18 => 130,
+        SideNetworkKind::Resnet34 => 200,
+        SideNetworkKind::Resnet50 => 500,
+        SideNetworkKind::VitTiny => 240 + image_size * image_size / 1200,
+    }
+}
+
+/// Bytes for stored items: the wanted number, limited by the free memory. `Auto` leaves `reserve` bytes free.
+pub(super) fn budget(memory: DeviceMemory, wanted: DeviceStore, reserve: u64) -> u64 {
     match wanted {
         DeviceStore::Off => 0,
         DeviceStore::Auto => memory.free.saturating_sub(reserve),
@@ -46,29 +65,47 @@ pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> 
     Ok(precision)
 }
 
-/// If `cuda_graph` is set, checks that the device can repeat recorded steps.
+/// Whether steps are recorded: where the device can repeat recorded steps, unless that is off.
 ///
 /// # Errors
-/// The CPU.
-pub(crate) fn check_cuda_graph(device: &Device, cuda_graph: bool) -> Result<()> {
-    if cuda_graph && !can_capture(device) {
-        return Err(TrainError::NeedsGpu { option: "--cuda-graph".into(), instead: "leave it out" });
+/// [`CudaGraph::On`] for a device that cannot.
+pub(crate) fn records_steps(device: &Device, wanted: CudaGraph) -> Result<bool> {
+    match (wanted, can_capture(device)) {
+        (CudaGraph::On, false) => Err(TrainError::NeedsGpu { option: "--cuda-graph".into(), instead: "leave it out" }),
+        (CudaGraph::Off, _) => Ok(false),
+        (CudaGraph::Auto | CudaGraph::On, can) => Ok(can),
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// 32 GiB are free: the graph's memory is that of a second step.
     #[test]
-    fn auto_leaves_memory_for_a_step_and_again_for_a_recorded_one() {
+    fn auto_leaves_what_the_reserve_says() {
         let memory = DeviceMemory { free: 32 << 30, total: 40 << 30 };
-        assert_eq!(budget(memory, DeviceStore::Auto, false), 22 << 30);
-        assert_eq!(budget(memory, DeviceStore::Auto, true), 12 << 30);
-        assert_eq!(budget(DeviceMemory { free: 1 << 30, ..memory }, DeviceStore::Auto, true), 0);
-        assert_eq!(budget(memory, DeviceStore::Bytes(40 << 30), true), 32 << 30);
+        assert_eq!(budget(memory, DeviceStore::Auto, 10 << 30), 22 << 30);
+        assert_eq!(budget(DeviceMemory { free: 1 << 30, ..memory }, DeviceStore::Auto, 2 << 30), 0);
+        assert_eq!(budget(memory, DeviceStore::Bytes(40 << 30), 10 << 30), 32 << 30);
+    }
+
+    /// The graph's memory is that of a second step, a number of bfloat16 takes half of float32's, and the activations follow the pixels.
+    #[test]
+    fn the_reserve_follows_the_step() {
+        let step = |config: &TrainConfig, size: usize, recorded: bool| reserve(config, size, recorded) - FIXED_BYTES;
+        let wide = TrainConfig::default();
+        let half = TrainConfig { precision: Asked::Bf16, ..wide.clone() };
+        let one = step(&wide, 512, false);
+        assert_eq!([step(&wide, 512, true), step(&wide, 1024, false), step(&half, 512, true)], [2 * one, 4 * one, one]);
+        assert_eq!(step(&TrainConfig { batch_size: 2 * wide.batch_size, ..wide }, 512, false), 2 * one);
+    }
+
+    #[test]
+    fn the_cpu_records_nothing_and_refuses_to_if_asked() {
+        for wanted in [CudaGraph::Auto, CudaGraph::Off] {
+            assert!(!records_steps(&Device::Cpu, wanted).unwrap());
+        }
+        assert!(records_steps(&Device::Cpu, CudaGraph::On).unwrap_err().to_string().contains("--cuda-graph needs a GPU"));
     }
 
     #[test]

@@ -41,8 +41,8 @@ use announce::announce;
 pub(crate) use batches::BatchSource;
 pub use checkpoint::{CheckpointInfo, read_info};
 pub(crate) use device_items::DeviceItems;
-pub use gpu::DeviceStore;
-pub(crate) use gpu::check_cuda_graph;
+pub use gpu::{CudaGraph, DeviceStore};
+pub(crate) use gpu::{records_steps, reserve};
 pub(crate) use hparams::{SessionStatus, session_end};
 use log::Log;
 pub(crate) use open::open_run;
@@ -98,8 +98,8 @@ pub struct TrainArgs {
     pub cache: Option<CacheOptions>,
     /// Whether training items are kept in the GPU's memory.
     pub device_store: DeviceStore,
-    /// Whether the training step is a CUDA graph.
-    pub cuda_graph: bool,
+    /// Whether training steps are launched as a CUDA graph.
+    pub cuda_graph: CudaGraph,
     /// Steps between checkpoints, in addition to one at each epoch's end.
     pub checkpoint_every: Option<usize>,
     /// Name, version and commit of the program, for `config.json`.
@@ -144,19 +144,20 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     if args.checkpoint_every == Some(0) {
         return Err(TrainError::CheckpointEvery);
     }
-    check_cuda_graph(&args.device, args.cuda_graph)?;
+    let records = records_steps(&args.device, args.cuda_graph)?;
     let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     let checkpoints = Checkpoints { every_steps: args.checkpoint_every, epochs_after: Duration::ZERO, models: true };
     let run = open_run(args, &store, checkpoints, None)?;
     // The host keeps no second copy of the items in the GPU's memory.
     let once = store.reader(ReadMode::Stream);
-    let resident = (&args.device, args.device_store, args.cuda_graph);
+    let reserved = reserve(&run.setup().config, run.setup().shape.image_size, records);
+    let resident = (&args.device, args.device_store, reserved);
     let items = DeviceItems::load(&once, || run.setup().sampler.items(), resident, &*args.observer)?;
     let mut source = BatchSource::new(Arc::new(store.reader(args.read_mode)), &args.device, items)?;
     let file = Log::new(&args.run.join(RUN_LOG), args.observer.clone());
     let log: Arc<dyn Observer> = Arc::new(file.clone());
     announce(&*log, args, &store, &run);
-    let mut steps = StepKind::new(args.cuda_graph, &log);
+    let mut steps = StepKind::new(records, &log);
     let phase = Phase { done: run.position().steps, ..Phase::new("first step", Unit::Steps, run.last_step()) };
     let mut group = [run.reporting(Report::Steps(log.begin(phase)))];
     train_group(&mut group, &mut source, &mut steps, &Control::new(stop))?;

@@ -4,8 +4,8 @@
 use super::step::StepLosses;
 use crate::error::{Result, internal};
 use crate::model::LadderSam;
-use candle_core::Tensor;
-use sam_ladder_ops::device::queues_work;
+use candle_core::{DType, Tensor};
+use sam_ladder_ops::device::{copy_into, queues_work};
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::Arm;
 
@@ -14,7 +14,12 @@ const READ_EVERY: usize = 50;
 
 /// Steps in the order in which they were taken.
 #[derive(Debug, Default)]
-pub(super) struct PendingLosses(Vec<(TakenStep, Numbers)>);
+pub(super) struct PendingLosses {
+    steps: Vec<(TakenStep, Numbers)>,
+    /// `[READ_EVERY, 4]` on a GPU: of each step in order its losses and α; `[READ_EVERY, 5]` with the mean of a gate that is not one number.
+    /// The memory stays, so a step allocates nothing for them.
+    on_device: Option<Tensor>,
+}
 
 /// What is known about a step before its losses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,45 +33,50 @@ pub(super) struct TakenStep {
 enum Numbers {
     /// Losses, α and the gate.
     Known(StepLosses, f32, f32),
-    /// `[4]`: the losses and α, on the GPU; `[5]` with the mean of a gate that is not one number.
-    OnDevice(Tensor),
+    /// In the next row of the GPU's memory.
+    OnDevice,
 }
 
 impl PendingLosses {
-    /// Adds a step that was just taken, with its losses `[3]`.
-    pub(super) fn push(&mut self, taken: TakenStep, losses: Tensor, model: &LadderSam) -> Result<()> {
-        let numbers = if queues_work(losses.device()) {
-            // `cat` copies, which is needed because the variables will change.
-            Numbers::OnDevice(Tensor::cat(&[&losses, &model.gate_numbers()?.to_dtype(losses.dtype())?], 0)?)
-        } else {
-            Numbers::Known(StepLosses::read(&losses)?, model.alpha()?, model.gate()?)
+    /// Adds a step that was just taken, with its losses `[3]`, which are copied: the next step may overwrite them.
+    pub(super) fn push(&mut self, taken: TakenStep, losses: &Tensor, model: &LadderSam) -> Result<()> {
+        if queues_work(losses.device()) {
+            return self.keep(taken, losses, &model.gate_numbers()?);
+        }
+        self.steps.push((taken, Numbers::Known(StepLosses::read(losses)?, model.alpha()?, model.gate()?)));
+        Ok(())
+    }
+
+    /// Adds a step whose losses `[3]` and gate numbers `[1]` or `[2]` stay on the device.
+    fn keep(&mut self, taken: TakenStep, losses: &Tensor, gate: &Tensor) -> Result<()> {
+        let width = losses.elem_count() + gate.elem_count();
+        let rows = match &mut self.on_device {
+            Some(rows) => rows,
+            none => none.insert(Tensor::zeros((READ_EVERY, width), DType::F32, losses.device())?),
         };
-        self.0.push((taken, numbers));
+        let row = rows.get(self.steps.len())?;
+        copy_into(&row.narrow(0, 0, losses.elem_count())?, losses)?;
+        copy_into(&row.narrow(0, losses.elem_count(), gate.elem_count())?, gate)?;
+        self.steps.push((taken, Numbers::OnDevice));
         Ok(())
     }
 
     /// Whether the losses should be read now; on the CPU always.
     pub(super) fn is_due(&self) -> bool {
-        self.0.len() >= READ_EVERY || matches!(self.0.last(), Some((_, Numbers::Known(..))))
+        self.steps.len() >= READ_EVERY || matches!(self.steps.last(), Some((_, Numbers::Known(..))))
     }
 
     /// Reads all losses in one copy: one row per step.
     pub(super) fn read(&mut self, arm: Arm) -> Result<Vec<StepRow>> {
-        let on_device: Vec<&Tensor> = self
-            .0
-            .iter()
-            .filter_map(|(_, numbers)| match numbers {
-                Numbers::OnDevice(numbers) => Some(numbers),
-                Numbers::Known(..) => None,
-            })
-            .collect();
-        let mut copied =
-            if on_device.is_empty() { Vec::new() } else { Tensor::stack(&on_device, 0)?.to_vec2::<f32>()? }.into_iter();
-        let mut rows = Vec::with_capacity(self.0.len());
-        for (TakenStep { step, epoch, lr }, numbers) in self.0.drain(..) {
+        let copied = match &self.on_device {
+            Some(rows) if !self.steps.is_empty() => rows.narrow(0, 0, self.steps.len())?.to_vec2::<f32>()?,
+            _ => Vec::new(),
+        };
+        let mut rows = Vec::with_capacity(self.steps.len());
+        for (index, (TakenStep { step, epoch, lr }, numbers)) in self.steps.drain(..).enumerate() {
             let (losses, alpha, gate) = match numbers {
                 Numbers::Known(losses, alpha, gate) => (losses, alpha, gate),
-                Numbers::OnDevice(_) => match copied.next().as_deref() {
+                Numbers::OnDevice => match copied.get(index).map(Vec::as_slice) {
                     Some(&[total, ce, dice, alpha]) => (StepLosses { total, ce, dice }, alpha, gate(arm, sigmoid(alpha))),
                     Some(&[total, ce, dice, alpha, mean]) => (StepLosses { total, ce, dice }, alpha, gate(arm, mean)),
                     other => return Err(internal(format!("a step's numbers are {other:?}, expected four or five"))),
@@ -96,21 +106,31 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
+    fn taken(step: u64) -> TakenStep {
+        TakenStep { step, epoch: 0, lr: 0.1 }
+    }
+
+    /// The memory of the losses is used again by the next ones.
     #[test]
     fn losses_on_the_device_are_read_together_and_in_order() -> Result<()> {
         let mut pending = PendingLosses::default();
-        for step in 0..3u64 {
-            let numbers = Tensor::new(&[1.0f32, 2.0, 3.0 + step as f32, 0.0], &Device::Cpu)?;
-            pending.0.push((TakenStep { step, epoch: 0, lr: 0.1 }, Numbers::OnDevice(numbers)));
+        let losses = Tensor::zeros(3, DType::F32, &Device::Cpu)?;
+        for round in [0u64, 10] {
+            for step in round..round + 3 {
+                copy_into(&losses, &Tensor::new(&[1.0f32, 2.0, 3.0 + step as f32], &Device::Cpu)?)?;
+                pending.keep(taken(step), &losses, &Tensor::new(&[0f32], &Device::Cpu)?)?;
+            }
+            assert!(!pending.is_due());
+            let known = StepLosses { total: 9.0, ce: 8.0, dice: 7.0 };
+            pending.steps.push((taken(round + 3), Numbers::Known(known, 1.0, 0.25)));
+            assert!(pending.is_due());
+            let rows = pending.read(Arm::Full)?;
+            let found: Vec<(u64, f32, f32)> = rows.iter().map(|row| (row.step, row.dice, row.gate)).collect();
+            let dice = 3.0 + round as f32;
+            let expected = [(0, dice, 0.5), (1, dice + 1.0, 0.5), (2, dice + 2.0, 0.5), (3, 7.0, 0.25)];
+            assert_eq!(found, expected.map(|(step, dice, gate)| (round + step, dice, gate)));
+            assert!(pending.read(Arm::Full)?.is_empty());
         }
-        assert!(!pending.is_due());
-        let losses = StepLosses { total: 9.0, ce: 8.0, dice: 7.0 };
-        pending.0.push((TakenStep { step: 3, epoch: 0, lr: 0.1 }, Numbers::Known(losses, 1.0, 0.25)));
-        assert!(pending.is_due());
-        let rows = pending.read(Arm::Full)?;
-        let found: Vec<(u64, f32, f32)> = rows.iter().map(|row| (row.step, row.dice, row.gate)).collect();
-        assert_eq!(found, [(0, 3.0, 0.5), (1, 4.0, 0.5), (2, 5.0, 0.5), (3, 7.0, 0.25)]);
-        assert!(pending.read(Arm::Full)?.is_empty());
         Ok(())
     }
 
@@ -120,8 +140,8 @@ mod tests {
         for (arm, gate) in [(Arm::Full, 0.25), (Arm::CnnOnly, 0.0), (Arm::SamOnly, 1.0)] {
             let mut pending = PendingLosses::default();
             for step in 0..2u64 {
-                let numbers = Tensor::new(&[1.0f32 + step as f32, 2.0, 3.0, -4.0, 0.25], &Device::Cpu)?;
-                pending.0.push((TakenStep { step, epoch: 0, lr: 0.1 }, Numbers::OnDevice(numbers)));
+                let losses = Tensor::new(&[1.0f32 + step as f32, 2.0, 3.0], &Device::Cpu)?;
+                pending.keep(taken(step), &losses, &Tensor::new(&[-4.0f32, 0.25], &Device::Cpu)?)?;
             }
             let rows = pending.read(arm)?;
             let found: Vec<[f32; 5]> = rows.iter().map(|row| [row.loss, row.ce, row.dice, row.alpha, row.gate]).collect();

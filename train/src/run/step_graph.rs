@@ -1,7 +1,7 @@
 //! The training step as a CUDA graph: recorded once, then launched once per step.
 //!
-//! Batches of the first batch's size use the graph; others (an epoch's last) run without it. Before the graph is used, one step is taken
-//! both ways from the same state and on the same batch; if the results differ, the run continues without the graph.
+//! Batches of the largest size use the graph; others (an epoch's last) run without it. Before the graph is used, one step is taken both ways
+//! from the same state and on the same batch; unless the results have the same bits, the run continues without the graph.
 
 use super::step::{StepSettings, start_step};
 use super::tensors::BatchTensors;
@@ -9,19 +9,13 @@ use crate::error::Result;
 use crate::loss::LadderLoss;
 use crate::model::LadderSam;
 use crate::optimizer::Optimizer;
-use candle_core::{DType, Tensor};
-use sam_ladder_ops::device::{Graph, capture, prepare};
+use candle_core::{DType, Device, Tensor, TensorId};
+use sam_ladder_ops::device::{Graph, capture, copy_into, overwrite, prepare};
 use sam_ladder_schemas::observer::Observer;
 use std::sync::Arc;
 
 /// Plain steps before the recording: they fill the caches that later steps use (algorithms, uploads, constants).
 const WARM_UP: usize = 2;
-/// Largest relative difference allowed between updates, of all tensors together and of each one. Libraries may sum in another order each
-/// time; a step that reads or writes the wrong memory is completely wrong.
-const MOST_DIFFERENT: f64 = 0.05;
-const MOST_DIFFERENT_TENSOR: f64 = 0.5;
-/// Largest relative difference allowed between losses.
-const MOST_DIFFERENT_LOSS: f64 = 1e-2;
 
 /// Takes steps, through a graph if possible.
 pub struct StepGraph {
@@ -30,16 +24,27 @@ pub struct StepGraph {
 }
 
 enum State {
-    /// Number of plain steps so far, and their batch size.
-    Warming(usize, usize),
+    Warming(WarmUp),
     Captured(Captured),
     GivenUp,
+}
+
+/// Plain steps so far with batches of the largest size.
+#[derive(Default)]
+struct WarmUp {
+    steps: usize,
+    batch_size: usize,
+    /// The tensors of the last of these batches.
+    last: Option<[TensorId; 3]>,
 }
 
 /// A recorded step, and the memory through which the host exchanges numbers with it.
 struct Captured {
     graph: Graph,
+    /// Where it reads its batch.
     inputs: BatchTensors,
+    /// Whether each batch comes in these tensors, and need not be copied there.
+    in_place: bool,
     /// `[4]`: input of the optimizer, see [`Optimizer::moving`].
     moving: Tensor,
     /// `[3]`: total loss, cross-entropy, Dice loss.
@@ -49,10 +54,12 @@ struct Captured {
 impl StepGraph {
     /// For a run that starts or resumes; `observer` learns whether the graph is used.
     pub fn new(observer: Arc<dyn Observer>) -> Self {
-        StepGraph { state: State::Warming(0, 0), observer }
+        StepGraph { state: State::Warming(WarmUp::default()), observer }
     }
 
-    /// As [`start_step`], on a GPU that no other thread uses.
+    /// As [`start_step`], on a GPU that no other thread uses. The next step may overwrite the losses.
+    ///
+    /// If the batches come in the same tensors each time, the graph reads them there. Otherwise each is copied.
     ///
     /// # Errors
     /// As [`start_step`]. A step that cannot be recorded is not an error.
@@ -63,24 +70,22 @@ impl StepGraph {
         batch: &BatchTensors,
         settings: StepSettings<'_>,
     ) -> Result<Tensor> {
-        let count = batch.images.dim(0)?;
         match &mut self.state {
             State::Captured(captured) if captured.fits(batch) => {
                 optimizer.count_update();
                 model.count_batch()?;
                 captured.launch(optimizer, batch, settings.lr)
             }
-            State::Warming(steps, first) if *steps < WARM_UP => {
-                if *steps == 0 || count == *first {
-                    (*steps, *first) = (*steps + 1, count);
-                }
+            State::Warming(warm_up) if !warm_up.is_done(batch)? => {
+                warm_up.count(batch)?;
                 prepare(&batch.images.device().clone(), || start_step(model, optimizer, batch, settings))
             }
-            State::Warming(_, first) if count == *first => {
-                let (losses, tried) = Captured::compared(model, optimizer, batch, settings)?;
+            State::Warming(warm_up) => {
+                let in_place = warm_up.last == Some(batch.ids());
+                let (losses, tried) = Captured::compared(model, optimizer, batch, settings, in_place)?;
                 self.state = match tried {
                     Ok(captured) => {
-                        self.observer.message("the training step is a CUDA graph; one step taken both ways agrees");
+                        self.observer.message("the training step is a CUDA graph; taken both ways, it has the same bits");
                         State::Captured(captured)
                     }
                     Err(reason) => {
@@ -95,6 +100,25 @@ impl StepGraph {
     }
 }
 
+impl WarmUp {
+    /// Whether the next step can be recorded on this batch.
+    fn is_done(&self, batch: &BatchTensors) -> Result<bool> {
+        Ok(self.steps >= WARM_UP && batch.images.dim(0)? == self.batch_size)
+    }
+
+    /// Counts a step; a larger batch than before starts again, a smaller one does not count.
+    fn count(&mut self, batch: &BatchTensors) -> Result<()> {
+        let size = batch.images.dim(0)?;
+        if size > self.batch_size {
+            *self = WarmUp { batch_size: size, ..Self::default() };
+        }
+        if size == self.batch_size {
+            (self.steps, self.last) = (self.steps + 1, Some(batch.ids()));
+        }
+        Ok(())
+    }
+}
+
 impl Captured {
     /// Takes a plain step, whose result is kept, and then the same step from the same state through a graph, for comparison. Returns the graph,
     /// or why there is none.
@@ -103,12 +127,13 @@ impl Captured {
         optimizer: &mut Optimizer,
         batch: &BatchTensors,
         settings: StepSettings<'_>,
+        in_place: bool,
     ) -> Result<(Tensor, std::result::Result<Self, String>)> {
         let before = Copies::of(model, optimizer)?;
         let losses = start_step(model, optimizer, batch, settings)?;
         let after = Copies::of(model, optimizer)?;
         before.restore(model, optimizer)?;
-        let through_graph = Self::record(model, optimizer, batch, settings)
+        let through_graph = Self::record(model, optimizer, batch, settings, in_place)
             .and_then(|captured| Ok((captured.launch(optimizer, batch, settings.lr)?, captured)))
             .and_then(|(losses, captured)| Ok((losses, Copies::of(model, optimizer)?, captured)));
         after.restore(model, optimizer)?;
@@ -116,49 +141,47 @@ impl Captured {
             Err(error) => Err(error.to_string()),
             Ok((by_graph, state, captured)) => {
                 let [plain, other] = [&losses, &by_graph].map(Tensor::to_vec1::<f32>);
-                let updates = after.differences(&before, &state)?;
-                agree(&plain?, &other?, &updates).map(|()| captured)
+                agree(&plain?, &other?, after.differences(&state)?).map(|()| captured)
             }
         };
         Ok((losses, tried))
     }
 
     /// Records a step without executing it.
-    fn record(model: &LadderSam, optimizer: &Optimizer, batch: &BatchTensors, settings: StepSettings<'_>) -> Result<Self> {
+    fn record(
+        model: &LadderSam,
+        optimizer: &Optimizer,
+        batch: &BatchTensors,
+        settings: StepSettings<'_>,
+        in_place: bool,
+    ) -> Result<Self> {
         let device = batch.images.device().clone();
-        let inputs = BatchTensors {
-            images: batch.images.force_contiguous()?,
-            embeddings: batch.embeddings.force_contiguous()?,
-            labels: batch.labels.force_contiguous()?,
-        };
+        let inputs = if in_place { batch.clone() } else { batch.copied()? };
         let moving = Tensor::zeros(4, DType::F32, &device)?;
         let losses = Tensor::zeros(3, DType::F32, &device)?;
         let graph = capture(&device, || device_step(model, optimizer, &inputs, settings.loss, &moving, &losses))?;
-        Ok(Captured { graph, inputs, moving, losses })
+        Ok(Captured { graph, inputs, in_place, moving, losses })
     }
 
     fn fits(&self, batch: &BatchTensors) -> bool {
+        if self.in_place {
+            return self.inputs.ids() == batch.ids();
+        }
         let same = |a: &Tensor, b: &Tensor| a.dims() == b.dims() && a.dtype() == b.dtype();
-        same(&self.inputs.images, &batch.images)
-            && same(&self.inputs.embeddings, &batch.embeddings)
-            && same(&self.inputs.labels, &batch.labels)
+        self.inputs.parts().into_iter().zip(batch.parts()).all(|(input, part)| same(input, part))
     }
 
     /// Runs the device's part of the step that the optimizer counted last.
     fn launch(&self, optimizer: &Optimizer, batch: &BatchTensors, lr: f64) -> Result<Tensor> {
         let _step = tracing::trace_span!("step").entered();
-        let device = self.losses.device();
-        for (to, from) in [
-            (&self.inputs.images, &batch.images),
-            (&self.inputs.embeddings, &batch.embeddings),
-            (&self.inputs.labels, &batch.labels),
-        ] {
-            to.slice_set(&from.contiguous()?, 0, 0)?;
+        if !self.in_place {
+            for (to, from) in self.inputs.parts().into_iter().zip(batch.parts()) {
+                copy_into(to, &from.contiguous()?)?;
+            }
         }
-        self.moving.slice_set(&Tensor::new(&optimizer.moving(lr)?, device)?, 0, 0)?;
+        overwrite(&self.moving, &optimizer.moving(lr)?)?;
         self.graph.launch()?;
-        // Copied, because they are read later and the next launch overwrites them.
-        Ok(self.losses.copy()?)
+        Ok(self.losses.clone())
     }
 }
 
@@ -175,7 +198,7 @@ fn device_step(
     let loss = loss.of(&pass.low_res_logits, &batch.labels, model.config().num_classes)?;
     let gradients = pass.backward(loss.gradient)?;
     optimizer.update_in_graph(&gradients, &loss.numbers, moving)?;
-    losses.slice_set(&loss.numbers, 0, 0)
+    copy_into(losses, &loss.numbers)
 }
 
 /// Copies of all tensors that a step changes on the device.
@@ -194,40 +217,33 @@ impl Copies {
 
     fn restore(&self, model: &LadderSam, optimizer: &Optimizer) -> Result<()> {
         for (to, from) in Self::originals(model, optimizer).iter().zip(&self.0) {
-            to.slice_set(from, 0, 0)?;
+            copy_into(to, from)?;
         }
         Ok(())
     }
 
-    /// For each tensor, the sums of squares of its change since `before` and of its difference from `other`.
-    fn differences(&self, before: &Copies, other: &Copies) -> Result<Vec<(f64, f64)>> {
-        let squares = |a: &Tensor, b: &Tensor| -> Result<f64> {
-            let difference = (a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?;
-            Ok(f64::from(difference.sqr()?.sum_all()?.to_scalar::<f32>()?))
-        };
-        let three = self.0.iter().zip(&before.0).zip(&other.0);
-        three.map(|((after, before), other)| Ok((squares(after, before)?, squares(after, other)?))).collect()
+    /// How many numbers differ from those of `other` in any bit, and how many there are.
+    fn differences(&self, other: &Copies) -> Result<(usize, usize)> {
+        let (mut different, mut all) = (0, 0);
+        for (a, b) in self.0.iter().zip(&other.0) {
+            let [a, b] = [a, b].map(|t| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>());
+            let (a, b) = (a?, b?);
+            all += a.len();
+            different += a.iter().zip(&b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        }
+        Ok((different, all))
     }
 }
 
-/// Whether a step gave the same result both ways; takes the losses, and for each tensor the sums of squares of its update and of the
-/// difference.
-fn agree(losses: &[f32], by_graph: &[f32], updates: &[(f64, f64)]) -> std::result::Result<(), String> {
-    for (a, b) in losses.iter().zip(by_graph) {
-        // Two NaN losses count as equal: they end the run elsewhere.
-        if !((a - b).abs() <= MOST_DIFFERENT_LOSS as f32 * a.abs().max(1e-3) || (a.is_nan() && b.is_nan())) {
-            return Err(format!("a step's losses are {losses:?}, through the graph {by_graph:?}"));
-        }
+/// Whether a step gave the same bits both ways; takes the losses, and how many of all numbers of the state differ.
+fn agree(losses: &[f32], by_graph: &[f32], (different, all): (usize, usize)) -> std::result::Result<(), String> {
+    if losses.iter().zip(by_graph).any(|(a, b)| a.to_bits() != b.to_bits()) {
+        return Err(format!("a step's losses are {losses:?}, through the graph {by_graph:?}"));
     }
-    let (update, difference) = updates.iter().fold((0.0, 0.0), |(a, b), (update, difference)| (a + update, b + difference));
-    let of_all = (difference / f64::max(update, f64::MIN_POSITIVE)).sqrt();
-    // The update of a tensor that hardly changes compared to the others may be only rounding.
-    let moved = updates.iter().filter(|(own, _)| *own > 1e-8 * update);
-    let of_one = moved.map(|(own, difference)| (difference / own).sqrt()).fold(0.0, f64::max);
-    if of_all <= MOST_DIFFERENT && of_one <= MOST_DIFFERENT_TENSOR {
-        return Ok(());
+    if different > 0 {
+        return Err(format!("after a step, {different} of {all} numbers of its state have other bits through the graph"));
     }
-    Err(format!("a step's update differs through the graph, by {of_all:.1e} of itself, of one tensor by {of_one:.1e}"))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -235,16 +251,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_agree_but_for_the_rounding_of_sums() {
+    fn steps_agree_in_every_bit_or_not_at_all() {
         let losses = [1.5f32, 1.0, 0.75];
-        let updates = [(1.0, 1e-8), (1e-3, 1e-9), (1e-12, 1e-12)];
-        assert!(agree(&losses, &[1.5001, 1.0, 0.75], &updates).is_ok());
-        let why = |by_graph: &[f32], updates: &[(f64, f64)]| agree(&losses, by_graph, updates).unwrap_err();
-        assert!(why(&[1.6, 1.0, 0.75], &updates).contains("losses"));
-        assert!(why(&[f32::NAN, 1.0, 0.75], &updates).contains("losses"));
-        // No tensor was updated; and one of many was left out.
-        assert!(why(&losses, &[(1.0, 1.0), (1e-3, 1e-3)]).contains("update"));
-        assert!(why(&losses, &[(1.0, 1e-8), (1e-5, 1e-5)]).contains("one tensor"));
-        assert!(why(&losses, &[(1.0, f64::NAN)]).contains("update"));
+        assert!(agree(&losses, &losses, (0, 9)).is_ok());
+        // A loss that is not a number ends the run elsewhere.
+        assert!(agree(&[f32::NAN, 1.0, 0.75], &[f32::NAN, 1.0, 0.75], (0, 9)).is_ok());
+        let next = f32::from_bits(losses[1].to_bits() + 1);
+        let reason = agree(&losses, &[1.5, next, 0.75], (0, 9)).unwrap_err();
+        assert!(reason.contains("losses are [1.5, 1.0, 0.75], through the graph [1.5, 1.0000001, 0.75]"), "{reason}");
+        assert!(agree(&losses, &losses, (1, 9)).unwrap_err().contains("1 of 9 numbers"));
+    }
+
+    #[test]
+    fn bits_are_counted_over_all_tensors() -> Result<()> {
+        let of = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+        let one = Copies(vec![of([1.0, 0.0])?, of([2.0, 3.0])?]);
+        // -0 equals 0, but has another bit.
+        let other = Copies(vec![of([1.0, -0.0])?, of([2.0, 3.5])?]);
+        assert_eq!((one.differences(&one)?, one.differences(&other)?), ((0, 4), (2, 4)));
+        Ok(())
+    }
+
+    #[test]
+    fn the_largest_batches_are_recorded_after_two_steps() -> Result<()> {
+        let batch = |size: usize| -> Result<BatchTensors> {
+            let tensor = Tensor::zeros((size, 1), DType::F32, &Device::Cpu)?;
+            Ok(BatchTensors { images: tensor.clone(), embeddings: tensor.clone(), labels: tensor })
+        };
+        let (small, large, other) = (batch(2)?, batch(3)?, batch(3)?);
+        let mut warm_up = WarmUp::default();
+        // A run that resumes at the last, smaller batch of an epoch records the whole ones.
+        for (batch, done) in [(&small, false), (&large, false), (&small, false), (&other, false), (&large, true)] {
+            assert_eq!(warm_up.is_done(batch)?, done);
+            warm_up.count(batch)?;
+        }
+        assert!(!warm_up.is_done(&small)?);
+        assert!(warm_up.last == Some(large.ids()) && large.ids() != other.ids());
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Batches as tensors, for the model and the loss.
 
 use crate::error::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor, TensorId};
 use sam_ladder_cache::Batch;
 use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
@@ -51,6 +51,44 @@ pub struct BatchTensors {
     pub embeddings: Tensor,
     /// `[b, s/4, s/4]`, classes as u8.
     pub labels: Tensor,
+}
+
+impl BatchTensors {
+    /// Memory for `count` items, in the number format in which the network takes them.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn empty(count: usize, shape: BatchShape, device: &Device) -> Result<Self> {
+        let BatchShape { image_size: s, channels, precision, .. } = shape;
+        let (g, low) = (shape.grid_size(), shape.low_res_size());
+        Ok(BatchTensors {
+            images: Tensor::zeros((count, channels, s, s), precision.dtype(), device)?,
+            embeddings: Tensor::zeros((count, EMBED_CHANNELS, g, g), precision.dtype(), device)?,
+            labels: Tensor::zeros((count, low, low), DType::U8, device)?,
+        })
+    }
+
+    /// Images, embeddings and labels.
+    pub(super) fn parts(&self) -> [&Tensor; 3] {
+        [&self.images, &self.embeddings, &self.labels]
+    }
+
+    /// The same for clones, which share their memory.
+    pub(super) fn ids(&self) -> [TensorId; 3] {
+        self.parts().map(Tensor::id)
+    }
+
+    /// A copy with memory of its own.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn copied(&self) -> Result<Self> {
+        Ok(BatchTensors {
+            images: self.images.force_contiguous()?,
+            embeddings: self.embeddings.force_contiguous()?,
+            labels: self.labels.force_contiguous()?,
+        })
+    }
 }
 
 /// Converts `count` slices read from a store to tensors on `device`.

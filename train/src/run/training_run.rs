@@ -232,7 +232,7 @@ impl Run {
         let all_steps = config.epochs * self.epoch_batches;
         let lr = scheduled_rate(config.lr_schedule, step as usize, config.lr, config.warmup, all_steps);
         let losses = take(&state.model, &mut state.optimizer, batch, StepSettings { loss: &self.setup.loss, lr })?;
-        self.pending.push(TakenStep { step, epoch: state.position.epoch, lr }, losses, &state.model)?;
+        self.pending.push(TakenStep { step, epoch: state.position.epoch, lr }, &losses, &state.model)?;
         state.position.steps += 1;
         state.position.batch += 1;
         if self.pending.is_due() {

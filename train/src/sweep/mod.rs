@@ -16,6 +16,7 @@ mod ledger;
 #[cfg(test)]
 mod model_test;
 mod ranking;
+mod said_once;
 mod scheduler;
 mod space;
 mod tpe;
@@ -31,7 +32,7 @@ pub use final_run::{FinalRun, mark_evaluated, refuse_second_final, train_final};
 
 use crate::error::{Result, TrainError};
 use crate::groups::{Groups, warning};
-use crate::run::{DeviceStore, Hd95, TrainArgs, check_cases, check_cuda_graph, input_file, whole_path};
+use crate::run::{CudaGraph, DeviceStore, Hd95, TrainArgs, check_cases, input_file, records_steps, whole_path};
 use candle_core::Device;
 use folder::{Folder, check_same_sweep};
 use ledger::Ledger;
@@ -77,8 +78,8 @@ pub struct SweepArgs {
     pub cache: Option<CacheOptions>,
     /// Whether training items are kept in the GPU's memory.
     pub device_store: DeviceStore,
-    /// Whether the training step is a CUDA graph.
-    pub cuda_graph: bool,
+    /// Whether training steps are launched as a CUDA graph.
+    pub cuda_graph: CudaGraph,
     /// How HD95 is measured.
     pub hd95: Hd95,
     /// Name, version and commit of the program, for the records.
@@ -129,7 +130,7 @@ pub fn sweep(args: &SweepArgs) -> Result<SweepSummary> {
 /// # Errors
 /// As [`sweep`], and [`TrainError::SweepStopped`].
 pub fn sweep_until(args: &SweepArgs, stop: &AtomicBool) -> Result<SweepSummary> {
-    check_cuda_graph(&args.device, args.cuda_graph)?;
+    records_steps(&args.device, args.cuda_graph)?;
     let store = TrainingSplit::open_with(&args.store, args.cache.as_ref())?;
     let record = if args.resume { resume(args, &store)? } else { start(args, &store)? };
     let folder = Folder::new(&args.out);

@@ -1,17 +1,19 @@
 //! Trains runs of trials on the store: those that draw the same batches together.
 
 use super::folder::{Folder, can_resume};
+use super::said_once::SaidOnce;
 use super::{SweepArgs, train_args};
 use crate::error::{Result, TrainError, guarded};
 use crate::groups::Groups;
 use crate::run::{
-    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, StepKind, VariantDraws, open_run, train_group,
+    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, StepKind, VariantDraws, open_run, records_steps,
+    reserve, train_group,
 };
 use rayon::prelude::*;
 use sam_ladder_cache::{ReadMode, Reader, TrainingSplit};
 use sam_ladder_ops::device::queues_work;
-use sam_ladder_schemas::observer::Progress;
-use sam_ladder_schemas::sweep::{Objective, SweepRecord};
+use sam_ladder_schemas::observer::{Observer, Progress};
+use sam_ladder_schemas::sweep::{Domain, Objective, SweepConfig, SweepRecord};
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -54,6 +56,9 @@ pub(super) struct StoreTrainer<'a> {
     reader: Arc<Reader>,
     /// The store's items in a GPU's memory, for all trials.
     items: Option<Arc<DeviceItems>>,
+    /// Whether steps are recorded, and who learns what became of it, once for all trials.
+    records: bool,
+    said: Arc<dyn Observer>,
 }
 
 /// Runs that draw the same batches, with their trials' indices.
@@ -67,7 +72,10 @@ struct Group {
 
 impl<'a> StoreTrainer<'a> {
     pub(super) fn new(args: &'a SweepArgs, store: &'a TrainingSplit, record: &'a SweepRecord) -> Result<Self> {
-        let resident = (&args.device, args.device_store, args.cuda_graph);
+        let records = records_steps(&args.device, args.cuda_graph)?;
+        let image_size = store.config().image_size;
+        let largest = largest_steps(&record.config).iter().map(|config| reserve(config, image_size, records)).max();
+        let resident = (&args.device, args.device_store, largest.unwrap_or(0));
         Ok(StoreTrainer {
             args,
             store,
@@ -75,6 +83,8 @@ impl<'a> StoreTrainer<'a> {
             folder: Folder::new(&args.out),
             reader: Arc::new(store.reader(args.read_mode)),
             items: DeviceItems::load(&store.reader(ReadMode::Stream), || all_items(store), resident, &*args.observer)?,
+            records,
+            said: Arc::new(SaidOnce::new(args.observer.clone())),
         })
     }
 
@@ -133,7 +143,7 @@ impl Trainer for StoreTrainer<'_> {
         let (mut groups, mut errors) = self.open_groups(run, tasks);
         let control = Control::new(stop);
         let train = |group: &mut Group| {
-            let mut steps = StepKind::new(self.args.cuda_graph, &self.args.observer);
+            let mut steps = StepKind::new(self.records, &self.said);
             let source = BatchSource::new(self.reader.clone(), &self.args.device, self.items.clone());
             group.error = source.and_then(|mut source| train_group(&mut group.runs, &mut source, &mut steps, &control)).err();
         };
@@ -161,6 +171,28 @@ impl Trainer for StoreTrainer<'_> {
     }
 }
 
+/// Settings on which the memory of a step depends, in every combination that a trial may have.
+fn largest_steps(config: &SweepConfig) -> Vec<TrainConfig> {
+    let mut combinations = vec![Map::new()];
+    for setting in &config.settings {
+        if !["batch_size", "side_network", "precision"].contains(&setting.name.as_str()) {
+            continue;
+        }
+        let values = match &setting.domain {
+            Domain::Fixed(value) => vec![value.clone()],
+            Domain::List(values) => values.clone(),
+            Domain::Range { max, .. } => vec![Value::from(*max as u64)],
+        };
+        let with = |before: &Map<String, Value>, value: &Value| {
+            let mut after = before.clone();
+            after.insert(setting.name.clone(), value.clone());
+            after
+        };
+        combinations = combinations.iter().flat_map(|before| values.iter().map(|value| with(before, value))).collect();
+    }
+    combinations.iter().filter_map(|settings| TrainConfig::with(settings).ok()).collect()
+}
+
 /// Every item that a trial may draw, the likeliest first.
 fn all_items(store: &TrainingSplit) -> Vec<(u32, u32)> {
     let rows = store.slices().iter().map(|slice| slice.row).collect();
@@ -175,4 +207,22 @@ fn group_key(run: &Run) -> String {
     let position = run.position();
     let order = if *order == SliceOrder::Shuffled { "shuffled" } else { "sequential" };
     format!("{} {} {batch_size} {order} {augment:?} {precision:?} {sampling:?} {cases}", position.epoch, position.batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sam_ladder_schemas::sweep::parse_sweep;
+
+    /// Both lists and ranges count, other settings do not.
+    #[test]
+    fn the_reserve_of_a_sweep_knows_its_largest_step() {
+        let rest = "[search]\nmethod = \"random\"\n[validation]\nfolds = 2\n[budget]\ntrials = 4\n";
+        let parse = |settings: &str| parse_sweep("s.toml", &format!("[settings]\n{settings}lr = [1e-3, 1e-4]\n{rest}")).unwrap();
+        let config = parse("batch_size = { min = 8, max = 32 }\nside_network = [\"resnet18\", \"resnet50\"]\n");
+        let found = largest_steps(&config);
+        let sizes: Vec<(usize, &str)> = found.iter().map(|config| (config.batch_size, config.side_network.name())).collect();
+        assert_eq!(sizes, [(32, "resnet18"), (32, "resnet50")]);
+        assert_eq!(largest_steps(&parse("")), [TrainConfig::default()]);
+    }
 }
