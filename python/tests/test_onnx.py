@@ -50,13 +50,13 @@ def test_a_model_has_the_programs_logits(folder, tmp_path, choice):
     assert json.loads(model.get_modelmeta().custom_metadata_map["class_names"]) == sam_ladder.open_store(store).class_names
 
 
-@pytest.mark.parametrize("size", [64, 224, 256])
-def test_a_model_with_the_encoder_takes_images_only(tmp_path, size):
+@pytest.mark.parametrize("size, normalisation", [(64, "sam"), (224, "none"), (256, "none")])
+def test_a_model_with_the_encoder_takes_images_only(tmp_path, size, normalisation):
     """Grids of 4, 14 and 16: windows larger than the grid, the whole grid, and windows that reach over its edge."""
     ladder("phantom", "--out", tmp_path / "scans", "--cases", 2, "--size", 48, "--depth", 2)
     store, run = tmp_path / "s.zarr", tmp_path / "run"
     ladder("precompute", "--scans", tmp_path / "scans", "--store", store, "--random-encoder", 5, "--image-size", size, "--data-size", 48,
-           "--augment", "none", "--dtype", "f32")  # fmt: skip
+           "--augment", "none", "--dtype", "f32", "--pixel-normalisation", normalisation)  # fmt: skip
     ladder("train", "--store", store, "--run", run, "--epochs", 1, "--batch-size", 2, "--warmup", 0)
     expected = logits_of(run, store, tmp_path / "logits.safetensors")
     ladder("export", "--run", run, "--out", tmp_path / "m.onnx", "--with-encoder")

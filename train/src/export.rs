@@ -3,7 +3,7 @@
 use crate::error::{Result, TrainError, internal};
 use crate::init::{CNN_PREFIX, resnet_default, whole_model};
 use crate::model::{ModelConfig, ModelWeights};
-use crate::onnx::onnx_graph;
+use crate::onnx::{OnnxEncoder, onnx_graph};
 use crate::run::{CheckpointInfo, read_info, read_record};
 use crate::trained_model::{RunCheckpoint, run_checkpoint};
 use candle_core::Tensor;
@@ -93,7 +93,9 @@ fn export_onnx(
     (config, weights): (&ModelConfig, &ModelWeights),
 ) -> Result<Exported> {
     let encoder = args.image_encoder.as_deref();
-    let graph = onnx_graph(config, weights, encoder, info.channels)?;
+    let normalisation = record.store.pixel_normalisation;
+    let with_encoder = encoder.map(|weights| OnnxEncoder { weights, normalisation });
+    let graph = onnx_graph(config, weights, with_encoder, info.channels)?;
     let class_names: Vec<&str> =
         std::iter::once("background").chain(record.store.class_names.iter().map(String::as_str)).collect();
     let json = |what: serde_json::Result<String>| what.map_err(|source| internal(source.to_string()));

@@ -165,7 +165,8 @@ impl Settings {
                 let missing =
                     || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into(), model: None };
                 let encoder = encoder.ok_or_else(missing)?;
-                return Ok(Loaded { encoder: SamEncoder::new(encoder, device)?, decoder: Vec::new() });
+                let encoder = SamEncoder::new(encoder, device)?.normalising(self.config.pixel_normalisation)?;
+                return Ok(Loaded { encoder, decoder: Vec::new() });
             }
             EncoderFile::Sam(path) => Some(path.clone()),
             EncoderFile::Random => None,

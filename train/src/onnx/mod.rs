@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use sam_ladder_formats::onnx::{Axis, Graph, Value};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_schemas::precompute::PixelNormalisation;
 use sam_ladder_schemas::train::{Arm, GateKind};
 
 use crate::error::Result;
@@ -19,10 +20,19 @@ use layers::Layers;
 
 const BATCH: Axis = Axis::Free("batch");
 
+/// The image encoder of a graph.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OnnxEncoder<'a> {
+    /// Its weights, by SAM's names (`image_encoder.…`).
+    pub weights: &'a [(String, Tensor)],
+    /// What is done to images before it sees them.
+    pub normalisation: PixelNormalisation,
+}
+
 /// The graph of a model for images of `channels` channels. Its inputs are those that the arm needs:
 ///
 /// - `images` `[batch, channels, s, s]` in [0, 1],
-/// - `embeddings` `[batch, 256, s/16, s/16]` of the image encoder, unless `encoder` has its weights, by SAM's names (`image_encoder.…`);
+/// - `embeddings` `[batch, 256, s/16, s/16]` of the image encoder, unless there is an `encoder`;
 ///
 /// its output is `low_res_logits` `[batch, classes, s/4, s/4]`.
 ///
@@ -31,12 +41,12 @@ const BATCH: Axis = Axis::Free("batch");
 pub(crate) fn onnx_graph(
     config: &ModelConfig,
     weights: &ModelWeights,
-    encoder: Option<&[(String, Tensor)]>,
+    encoder: Option<OnnxEncoder<'_>>,
     channels: usize,
 ) -> Result<Graph> {
     let image_pe = LadderSam::new(config, weights, &Device::Cpu)?.image_pe().clone();
     let mut tensors: BTreeMap<String, Tensor> = weights.0.clone();
-    tensors.extend(encoder.unwrap_or_default().iter().cloned());
+    tensors.extend(encoder.iter().flat_map(|encoder| encoder.weights.iter().cloned()));
     let mut net = Layers::new(Graph::new("sam-ladder"), tensors);
     let (size, grid) = (config.image_size, image_pe.dims()[2]);
 
@@ -51,7 +61,10 @@ pub(crate) fn onnx_graph(
     };
     let x_sam = match (&images, encoder) {
         _ if !needs_sam => None,
-        (Some(images), Some(_)) => Some(image_encoder::encode(&mut net, images, grid)?),
+        (Some(images), Some(encoder)) => {
+            let images = normalised(&mut net, images, encoder.normalisation);
+            Some(image_encoder::encode(&mut net, &images, grid)?)
+        }
         _ => {
             let axes = [BATCH, Axis::Size(EMBED_CHANNELS), Axis::Size(grid), Axis::Size(grid)];
             Some(net.graph.input("embeddings", &axes, "the output of SAM's image encoder, neck included"))
@@ -84,6 +97,15 @@ fn three_channels(net: &mut Layers, images: &Value, channels: usize) -> Value {
         2 => net.pad(images, &[0, 0, 0, 0, 0, 1, 0, 0]),
         _ => images.clone(),
     }
+}
+
+/// Minus the mean, over the deviation of each channel.
+fn normalised(net: &mut Layers, images: &Value, normalisation: PixelNormalisation) -> Value {
+    let Some([mean, deviation]) = normalisation.mean_and_deviation() else { return images.clone() };
+    let mean = net.graph.floats("pixel_mean", &[1, 3, 1, 1], &mean);
+    let deviation = net.graph.floats("pixel_deviation", &[1, 3, 1, 1], &deviation);
+    let centred = net.graph.op("Sub", &[images, &mean], &[]);
+    net.graph.op("Div", &[&centred, &deviation], &[])
 }
 
 /// Equation (3): x_cnn + g·(x_sam - x_cnn).
