@@ -6,7 +6,7 @@ use cli::{program, succeed};
 use std::path::Path;
 
 /// The commands, each after those whose output it needs.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "phantom",
     "inspect",
     "precompute",

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Every command.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "phantom",
     "inspect",
     "precompute",
