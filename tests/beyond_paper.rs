@@ -16,7 +16,7 @@ use sam_ladder_formats::state_dict::save_safetensors;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::tables::StepRow;
-use sam_ladder_schemas::train::{CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetworkKind, TrainConfig};
+use sam_ladder_schemas::train::{Arm, CHECKPOINT, GateKind, RESUME_STATE, RUN_CONFIG, STEPS_TABLE, SideNetworkKind, TrainConfig};
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::run::{TrainArgs, read_record, train};
 use sam_ladder_train::{CaseRequest, Ensemble, ExportArgs, RunCheckpoint, WeightSource, export, load_model, masks_of_logits};
@@ -110,6 +110,9 @@ fn only_what_the_published_code_has_is_exported() {
     let error = attempt("network", |config| config.side_network = SideNetworkKind::Resnet34).unwrap_err().to_string();
     assert!(error.contains("resnet34") && !error.contains('\n'), "{error}");
     assert!(!folder.path().join("network.pth").exists());
+    // An arm that does not use its gate leaves it at zero; its model is one like any other.
+    attempt("unused", |config| (config.gate, config.arm) = (GateKind::Pixel, Arm::CnnOnly)).unwrap_err();
+    load_model(&of_run(&folder.path().join("unused")), &Store::open(&base.store).unwrap(), &Device::Cpu).unwrap();
     // ONNX has no published names to keep to.
     let out = folder.path().join("network.onnx");
     let args = ExportArgs {

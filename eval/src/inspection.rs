@@ -65,8 +65,11 @@ fn remarks(inspection: &Inspection) -> Markup {
     }
 }
 
-/// Headings and a case's cells.
-fn case_columns() -> [(&'static str, fn(&InspectedCase) -> String); 6] {
+/// A heading, and a case's cell below it.
+type Column = (&'static str, fn(&InspectedCase) -> String);
+
+/// What is shown of a case.
+fn case_columns() -> [Column; 6] {
     [
         ("split", |case| case.split.to_string()),
         ("slices", |case| case.slices.to_string()),
@@ -171,8 +174,19 @@ impl OrganFacts {
             Some(value) => format!("{value} voxels"),
         };
         let share = |(with, all): (usize, usize)| if all == 0 { UNDEFINED.into() } else { format!("{with} of {all}") };
-        let middle = self.volumes.get(self.volumes.len() / 2);
-        vec![share(self.with[0]), share(self.with[1]), volume(middle), volume(self.volumes.first()), volume(self.volumes.last())]
+        let half = self.volumes.len() / 2;
+        let middle = match self.volumes.len() {
+            0 => None,
+            count if count.is_multiple_of(2) => Some((self.volumes[half - 1] + self.volumes[half]) / 2.0),
+            _ => Some(self.volumes[half]),
+        };
+        vec![
+            share(self.with[0]),
+            share(self.with[1]),
+            volume(middle.as_ref()),
+            volume(self.volumes.first()),
+            volume(self.volumes.last()),
+        ]
     }
 }
 
@@ -290,7 +304,7 @@ mod tests {
         // 3 × 0.5 × 0.75 mm³ = 1.125e-3 ml for each voxel.
         assert_eq!(
             OrganFacts::of(&cases, 0).cells(),
-            ["2 of 2", "–", "6.8 ml", "2.2 ml", "6.8 ml"].map(|cell| cell.replace('–', UNDEFINED))
+            ["2 of 2", "–", "4.5 ml", "2.2 ml", "6.8 ml"].map(|cell| cell.replace('–', UNDEFINED))
         );
         assert_eq!(OrganFacts::of(&cases, 1).cells()[..3], ["1 of 2".to_string(), UNDEFINED.into(), "0.5 ml".into()]);
         let mut unknown = cases;

@@ -184,7 +184,7 @@ impl Args {
         let mut choosing = self.choosing(&store, &scored)?;
         let rules = match self.no_postprocessing || choosing.is_some() {
             true => Vec::new(),
-            false => rules_of(&self.run, &store.config().class_names)?,
+            false => rules_of(&self.run, |run| run_checkpoint_file(run, run_checkpoint(self.last)), &store.config().class_names)?,
         };
         let device = self.device.open()?;
         self.checkpoint.iter().for_each(|path| note_names(path));

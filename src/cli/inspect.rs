@@ -75,6 +75,7 @@ impl Args {
             ..SourceOptions::default()
         };
         let config = configure(&self.scans, &options, PrecomputeConfig::default())?;
+        config.validate()?;
         let source = ScanSource::open(&self.scans, &config.preprocessing)?.with_test_cases(&config.test_cases)?;
         let said = Arc::new(Said { terminal: Terminal::new(), messages: Mutex::default() });
         let mut messages = source.notes(&config.class_names);

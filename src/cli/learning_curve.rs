@@ -8,6 +8,7 @@ use super::typed::Typed;
 use crate::error::refusal;
 use crate::interrupt;
 use crate::print::{print_line, print_note};
+use anyhow::Context;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_eval::{CurvePoint, Forecast, forecast};
 use sam_ladder_formats::atomic::write_atomic;
@@ -15,6 +16,7 @@ use sam_ladder_formats::outputs::{HASH_COMMENT, is_there, may_write, origin_of_t
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::train::{RUN_CONFIG, TrainConfig};
 use sam_ladder_train::run::{self, TrainArgs};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -60,13 +62,15 @@ pub struct Args {
 
 impl Args {
     /// Trains, and prints the curve.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(mut self) -> anyhow::Result<()> {
         let table = self.out.join(TABLE);
+        let mut seen = HashSet::new();
+        self.seeds.retain(|seed| seen.insert(*seed));
         let files = std::slice::from_ref(&table);
         may_write(files, true, "a learning curve by sam-ladder", |path| origin_of_text(path, HASH_COMMENT))?;
         let config = self.config()?;
         let (numbers, all) = self.sizes(&config)?;
-        std::fs::create_dir_all(&self.out)?;
+        std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
         let stop = interrupt::stop_flag("the step in flight is finished and saved")?;
         let mut points: Vec<CurvePoint> = Vec::new();
         for &cases in &numbers {
@@ -77,6 +81,9 @@ impl Args {
         }
         print_line!("{}", text(&points).trim_end());
         let most = numbers.last().copied().unwrap_or(0);
+        if numbers.len() < 3 {
+            print_note!("a forecast needs three numbers of cases");
+        }
         let mut further = vec![most + 3, 2 * most];
         further.dedup();
         for more in further {
@@ -177,5 +184,5 @@ fn text(points: &[CurvePoint]) -> String {
 
 fn words(Forecast { cases, gain, range }: &Forecast) -> String {
     let range = range.map_or(String::new(), |[low, high]| format!(" ({low:+.4} to {high:+.4} by the spread of the seeds)"));
-    format!("{cases} cases are likely to change it by {gain:+.4}{range}: a power law through these points")
+    format!("with {cases} cases the Dice is likely to change by {gain:+.4}{range}: a power law through these points")
 }

@@ -13,11 +13,12 @@ use sam_ladder_schemas::postprocessing::{OrganRule, POSTPROCESSING, Postprocessi
 use std::path::{Path, PathBuf};
 
 /// The rules for the masks of these runs, of the classes from 1; none if they have none, or several runs are averaged: what was chosen on the masks of
-/// one is not meant for their mean.
+/// one is not meant for their mean. A file that was chosen for another model than `model_of` the run, such as an earlier one, is not applied, with a
+/// warning.
 ///
 /// # Errors
 /// A file that is none, or of other organs.
-pub fn rules_of(runs: &[PathBuf], class_names: &[String]) -> anyhow::Result<Vec<OrganRule>> {
+pub fn rules_of(runs: &[PathBuf], model_of: impl Fn(&Path) -> PathBuf, class_names: &[String]) -> anyhow::Result<Vec<OrganRule>> {
     let has = |run: &&PathBuf| is_there(&run.join(POSTPROCESSING));
     match runs {
         [run] if has(&run) => {
@@ -29,6 +30,12 @@ pub fn rules_of(runs: &[PathBuf], class_names: &[String]) -> anyhow::Result<Vec<
                 .map_err(|error| refusal(format!("{} is no postprocessing: {error}", path.display()), hint))?;
             if !found.organs.iter().map(|rule| &rule.organ).eq(class_names) {
                 return Err(refusal(format!("{} is of other organs than the store", path.display()), hint));
+            }
+            let model = model_of(run);
+            if sha256_of_file(&model, |_| ()).ok().as_ref() != Some(&found.model_sha256) {
+                let (path, model) = (path.display(), model.display());
+                print_note!("warning: {path} was chosen for another model than {model}, and is not applied; {hint}");
+                return Ok(Vec::new());
             }
             print_note!("masks are postprocessed as {} says: {}", path.display(), words(&found.organs));
             Ok(found.organs)

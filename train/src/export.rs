@@ -103,6 +103,8 @@ fn export_onnx(
         ("sam_ladder", json(serde_json::to_string(info))?),
         ("class_names", json(serde_json::to_string(&class_names))?),
         ("preprocessing", json(serde_json::to_string(&record.store.preprocessing))?),
+        ("data_size", record.store.data_size.to_string()),
+        ("pixel_normalisation", json(serde_json::to_string(&normalisation))?),
     ];
     let files = graph.save(&args.out, &record.program, &metadata)?;
     Ok(Exported { tensors: weights.0.len() + encoder.map_or(0, <[_]>::len), files })
@@ -117,7 +119,7 @@ enum Format {
 
 impl Format {
     fn of(path: &Path) -> Result<Self> {
-        match path.extension().and_then(|ending| ending.to_str()) {
+        match path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).as_deref() {
             Some("safetensors") => Ok(Format::Safetensors),
             Some("pth" | "pt") => Ok(Format::Pth),
             Some("onnx") => Ok(Format::Onnx),

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn pairs_are_converted_in_place_and_must_match() -> Result<()> {
-        let x = Tensor::new(&[1.0f32, 1.001953125, -3.0], &Device::Cpu)?;
+        let x = Tensor::new(&[1.0f32, 1.0 + 1.0 / 512.0, -3.0], &Device::Cpu)?;
         let to = Tensor::zeros(3, DType::BF16, &Device::Cpu)?;
         convert_all(&[(x.clone(), to.clone())])?;
         // 1 + 2⁻⁹ is halfway between two numbers of bfloat16 and goes to the even one.

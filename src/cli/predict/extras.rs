@@ -1,6 +1,7 @@
 //! What `predict` writes and says in addition to masks: probabilities, their entropy, how far several runs agree, and a table of these numbers.
 
 use crate::error::refusal;
+use anyhow::Context;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::nifti::{origin_of, write_scaled_nifti};
@@ -10,6 +11,7 @@ use sam_ladder_precompute::scans::Grid;
 use sam_ladder_schemas::tables::voxel_ml;
 use sam_ladder_train::{Agreement, Segmented};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Mean Dice of the runs' masks of an organ with one another below which a warning is given.
@@ -51,15 +53,30 @@ impl Extras {
         entropy.into_iter().chain(probabilities.filter(|_| self.probabilities)).collect()
     }
 
-    /// Checks that all files of these masks may be written.
+    /// Checks that all files of these masks may be written, and makes the table's folder. Maps whose mask is yet to be made are those of an
+    /// interrupted call if `resumes` is set, and may be replaced.
     ///
     /// # Errors
-    /// A file that is there, unless it may be replaced and is ours; a table of another kind than CSV and JSON.
-    pub fn check<'a>(&self, masks: impl Iterator<Item = &'a Path>, class_names: &[String], force: bool) -> anyhow::Result<()> {
+    /// Two outputs of one name; a file that is there, unless it may be replaced and is ours; a table of another kind than CSV and JSON.
+    pub fn check(&self, masks: &[&Path], class_names: &[String], force: bool, resumes: bool) -> anyhow::Result<()> {
+        let mut names = HashSet::new();
         for mask in masks {
-            may_write(&self.files(mask, class_names), force, "a map by sam-ladder", origin_of)?;
+            let maps = self.files(mask, class_names);
+            may_write(&maps, force || resumes, "a map by sam-ladder", origin_of)?;
+            for file in maps.into_iter().chain([mask.to_path_buf()]) {
+                if let Some(twice) = names.replace(file) {
+                    let message = format!("{} would be written twice", twice.display());
+                    return Err(refusal(
+                        message,
+                        "rename a scan, or save no maps: the names of two scans or classes lead to one file",
+                    ));
+                }
+            }
         }
         let Some(path) = &self.statistics else { return Ok(()) };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
         if !is_csv(path) && !is_json(path) {
             let message = format!("{} ends neither in .csv nor in .json", path.display());
             return Err(refusal(message, "name the table of --statistics so"));
@@ -209,13 +226,13 @@ mod tests {
             extras.write_table(&rows).unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(name != "s.csv" || text.contains("\n\"a,b\",liver,3,0.25,,\n"), "{text}");
-            let check = |force| extras.check(std::iter::empty(), &[], force);
+            let check = |force| extras.check(&[], &[], force, false);
             assert!(check(false).is_err());
             check(true).unwrap();
             std::fs::write(&path, text.replace("liver", "kidney")).unwrap();
             assert!(check(true).is_err(), "{name} was changed");
         }
         let wrong = Extras { statistics: Some("s.txt".into()), ..Extras::default() };
-        assert!(wrong.check(std::iter::empty(), &[], true).unwrap_err().to_string().contains("neither in .csv nor in .json"));
+        assert!(wrong.check(&[], &[], true, false).unwrap_err().to_string().contains("neither in .csv nor in .json"));
     }
 }

@@ -8,6 +8,7 @@ mod volumes;
 
 use super::checkpoint_names::note_names;
 use super::device::DeviceChoice;
+use super::export::run_checkpoint;
 use super::postprocess::rules_of;
 use super::progress::{self, Terminal};
 use crate::error::refusal;
@@ -31,7 +32,7 @@ use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::tables::ScanRow;
 use sam_ladder_schemas::variants::{AugmentPolicy, VariantKind};
 use sam_ladder_train::run::BatchShape;
-use sam_ladder_train::{CaseRequest, Ensemble, MaskRule, Segmented, load_trained};
+use sam_ladder_train::{CaseRequest, Ensemble, MaskRule, Segmented, load_trained, run_checkpoint as run_checkpoint_file};
 use settings::{EncoderFile, Settings, TypedFiles};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -180,13 +181,25 @@ impl Args {
         };
         let (scans, slices) = (counted(jobs.len(), "scan"), counted(slices, "slice"));
         print_note!("{scans}, {slices} to segment at {} pixels{there}", settings.config.image_size);
+        if !outputs.kept.is_empty() && (self.save_probabilities || self.save_entropy || self.statistics.is_some()) {
+            print_note!(
+                "warning: scans whose masks are there already get no maps, and no rows in the table: --force makes them anew"
+            );
+        }
         if !jobs.is_empty() {
             let class_names = &settings.config.class_names;
             outputs.check_label_tables(class_names)?;
             let extras = self.extras();
-            extras.check(jobs.iter().map(|job| &*job.mask), class_names, self.force)?;
-            let volumes = Volumes::open(outputs.volumes_table(&self.out), &settings)?;
-            let rules = if self.no_postprocessing { Vec::new() } else { rules_of(&self.run, class_names)? };
+            let masks: Vec<&Path> = jobs.iter().map(|job| &*job.mask).collect();
+            extras.check(&masks, class_names, self.force, self.skip_existing)?;
+            let volumes_table = outputs.volumes_table(&self.out);
+            if self.statistics.as_ref() == Some(&volumes_table) {
+                let message = format!("{} is the table of the organs' volumes", volumes_table.display());
+                return Err(refusal(message, "give --statistics another name"));
+            }
+            let volumes = Volumes::open(volumes_table, &settings)?;
+            let rules =
+                if self.no_postprocessing { Vec::new() } else { rules_of(&self.run, |run| self.model_of(run), class_names)? };
             let mut tables = Tables { volumes, extras, rules, rows: Vec::new(), class_names };
             let work = Work { settings: &settings, outputs: &outputs, device: &device };
             let labels = match &self.store {
@@ -207,6 +220,11 @@ impl Args {
             ));
         }
         Ok(())
+    }
+
+    /// The file of a run's model, or of what replaces it.
+    fn model_of(&self, run: &Path) -> PathBuf {
+        self.checkpoint.clone().unwrap_or_else(|| run_checkpoint_file(run, run_checkpoint(self.last)))
     }
 
     fn extras(&self) -> Extras {
