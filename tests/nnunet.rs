@@ -306,7 +306,7 @@ fn voxels_to_ignore_take_no_part() {
     };
     succeed(run("precompute --scans scans --store s.zarr --random-encoder 0 --image-size 32 --data-size 32 --augment none"));
     succeed(run("verify --store s.zarr"));
-    let store = Store::open(&folder.path().join("s.zarr")).unwrap();
+    let store = Store::open(folder.path().join("s.zarr")).unwrap();
     let mut batch = Batch::default();
     store.read_batch(Split::Train, &[(0, 0)], &mut batch).unwrap();
     assert!(batch.labels[..8].iter().all(|&label| label == 254) && batch.labels[60] != 254, "{:?}", batch.labels);
