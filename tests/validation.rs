@@ -334,7 +334,7 @@ fn a_learning_curve_trains_on_growing_numbers_of_cases() {
     let line = "learning-curve --store @s.zarr --val-cases 0005 --numbers 1,2,3 --seeds 7,8 --epochs 2 --batch-size 4 --warmup 1 --out @curve";
     let said = succeed(on(at, line));
     assert_eq!(said.lines().filter(|line| line.contains("cases: validation Dice")).count(), 3, "{said}");
-    assert!(said.contains("over 2 seeds") && said.contains("6 cases are likely to change it by"), "{said}");
+    assert!(said.contains("over 2 seeds") && said.contains("with 6 cases the Dice is likely to change by"), "{said}");
     let table = std::fs::read_to_string(at.join("curve/learning-curve.csv")).unwrap();
     for cases in [1usize, 2, 3] {
         for seed in [7, 8] {

@@ -283,8 +283,8 @@ mod tests {
             channels: vec!["CT, -125 to 275".into()],
             orientation: Some("LPS".into()),
             cases: vec![
-                case("a", Split::Train, Some(usable(&[2000, 0]))),
-                case("b", Split::Train, Some(usable(&[6000, 400]))),
+                case("a", Split::Train, Some(usable(&[1600, 0]))),
+                case("b", Split::Train, Some(usable(&[6400, 800]))),
                 case("c", Split::Test, Some(InspectedVoxels::Unusable("NaN in slice 3".into()))),
             ],
             warnings: vec!["the side of a pixel differs".into()],
@@ -304,12 +304,12 @@ mod tests {
         // 3 × 0.5 × 0.75 mm³ = 1.125e-3 ml for each voxel.
         assert_eq!(
             OrganFacts::of(&cases, 0).cells(),
-            ["2 of 2", "–", "4.5 ml", "2.2 ml", "6.8 ml"].map(|cell| cell.replace('–', UNDEFINED))
+            ["2 of 2", "–", "4.5 ml", "1.8 ml", "7.2 ml"].map(|cell| cell.replace('–', UNDEFINED))
         );
-        assert_eq!(OrganFacts::of(&cases, 1).cells()[..3], ["1 of 2".to_string(), UNDEFINED.into(), "0.5 ml".into()]);
+        assert_eq!(OrganFacts::of(&cases, 1).cells()[..3], ["1 of 2".to_string(), UNDEFINED.into(), "0.9 ml".into()]);
         let mut unknown = cases;
         unknown[1].spacing_mm = None;
-        assert_eq!(OrganFacts::of(&unknown, 1).cells()[2], "400 voxels");
+        assert_eq!(OrganFacts::of(&unknown, 1).cells()[2], "800 voxels");
     }
 
     #[test]
