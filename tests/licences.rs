@@ -5,11 +5,11 @@ use spdx::{Expression, LicenseReq};
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// The packages of the lock file, ours left out. `--offline`: the build has fetched them all.
+/// The packages of the lock file, ours left out. Those of the CUDA build may have to be fetched.
 fn packages() -> Vec<Value> {
     let root = env!("CARGO_MANIFEST_DIR");
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked", "--offline", "--filter-platform=x86_64-unknown-linux-gnu"])
+        .args(["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"])
         .current_dir(root)
         .output()
         .unwrap();
