@@ -56,6 +56,11 @@ demo: build ## Run the whole pipeline on synthetic scans, on the CPU, in minutes
 weights: ## Download the weights of SAM (MODEL=vit_b, vit_l or vit_h) and ResNet-18 from their publishers into WEIGHTS and check them
 	bench/weights.sh $(WEIGHTS) $(MODEL) resnet18
 
+.PHONY: viewer
+viewer: ## Download the viewer NiiVue from npm's registry into WEIGHTS and check it, for `eval --viewer weights/niivue.umd.js`
+	bench/weights.sh $(WEIGHTS) niivue
+	tar -xzf $(WEIGHTS)/niivue-0.69.0.tgz -C $(WEIGHTS) --strip-components=2 package/dist/niivue.umd.js
+
 .PHONY: precompute
 precompute: build ## Stage one: encode every slice of SCANS once into STORE with the SAM checkpoint SAM
 	$(LADDER) precompute --scans $(SCANS) --store $(STORE) --sam-checkpoint $(SAM) $(ARGS)
@@ -87,9 +92,10 @@ install: ## Install the program below PREFIX (~/.local) with its manual pages an
 	$(PREFIX)/bin/sam-ladder completions fish > $(PREFIX)/share/fish/vendor_completions.d/sam-ladder.fish
 
 .PHONY: wheel
-wheel: $(VENV)/ready ## Build a Python wheel of the program and the package sam_ladder, for Linux with glibc 2.28 or later, in target/wheels
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'maturin[zig]==1.16.0'
-	cd python && $(abspath $(VENV))/bin/maturin build --release --zig --compatibility manylinux_2_28 --out ../target/wheels
+wheel: ## Build a Python wheel of the program and the package sam_ladder, for Linux with glibc 2.28 or later, in target/wheels
+	test -d target/maturin || python3 -m venv target/maturin
+	target/maturin/bin/pip install --quiet --disable-pip-version-check 'maturin[zig]==1.16.0'
+	cd python && ../target/maturin/bin/maturin build --release --zig --compatibility manylinux_2_28 --out ../target/wheels
 
 .PHONY: test-wheel
 test-wheel: wheel ## Install the wheel into an empty environment and run the demo with it
@@ -117,6 +123,7 @@ settings-page: ## docs/reference/settings.md again, after a setting has changed
 
 .PHONY: test-pages
 test-pages: ## Test the HTML pages in headless Chromium (installed by apt-get if there is none); writes pictures to target/pages
+	$(MAKE) viewer WEIGHTS=target/viewer
 	browser=$$(.ci/chromium.sh) && SAM_LADDER_CHROMIUM=$$browser $(CARGO) test --release --workspace --test pages --test sweep_page -- --ignored --test-threads=1
 
 .PHONY: test-slurm

@@ -13,8 +13,10 @@ use sam_ladder_train::model::ModelError;
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    message: String,
-    hint: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// A [`Refusal`].

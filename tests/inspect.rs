@@ -62,6 +62,65 @@ fn voxels_give_volumes_and_name_the_case_that_cannot_be_used() {
     assert!(assert_refused(on(at, "inspect --scans @scans --no-time --out @page.html --force")).contains("page.html"));
 }
 
+/// Cases that cannot be used do not hide what is known of the others.
+#[test]
+fn what_is_wrong_with_single_cases_is_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let scans = at.join("scans");
+    dataset(&scans);
+    fs::remove_file(scans.join("labelsTr/b.nii")).unwrap();
+    let label: Vec<f32> = vec![1.0; 12];
+    fs::write(scans.join("labelsTr/c.nii"), nifti([4, 3, 1], &label)).unwrap();
+    fs::copy(scans.join("imagesTr/a_0000.nii"), scans.join("imagesTr/e.nii")).unwrap();
+    fs::copy(scans.join("imagesTr/a_0000.nii"), scans.join("imagesTr/f_0000.nii")).unwrap();
+    fs::copy(scans.join("labelsTr/a.nii"), scans.join("labelsTr/f.nii")).unwrap();
+    fs::write(scans.join("labelsTr/g.nii"), "damaged").unwrap();
+    let printed = succeed(on(at, "inspect --scans @scans --voxels --no-time --out @new/page.html"));
+    let warnings: Vec<&str> = printed.lines().filter(|line| line.contains("warning: ")).collect();
+    let has = |parts: &[&str]| warnings.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+    for parts in [
+        ["a case cannot be used: ", "labelsTr/b.nii"],
+        ["a case cannot be used: ", "labelsTr/c.nii"],
+        ["a case cannot be used: ", "imagesTr/e.nii"],
+        ["a case cannot be used: ", "labelsTr/g.nii"],
+        ["case d cannot be used: ", "9"],
+        ["training case a and training case f are the same scan", "f_0000.nii"],
+    ] {
+        assert!(has(&parts), "{parts:?} is not in\n{printed}");
+    }
+    assert!(at.join("new/page.html").exists());
+    // If none can be used, that is an error.
+    for case in ["a", "d", "f"] {
+        fs::remove_file(scans.join(format!("labelsTr/{case}.nii"))).unwrap();
+    }
+    assert!(assert_refused(on(at, "inspect --scans @scans --no-time")).contains("imagesTr/"));
+}
+
+/// In the other layouts, too.
+#[test]
+fn single_cases_of_every_layout_may_be_unusable() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @raw --cases 5 --size 32 --depth 3"));
+    let training = at.join("raw/RawData/Training");
+    fs::remove_file(training.join("label/label0005.nii.gz")).unwrap();
+    fs::write(training.join("img/scan.nii.gz"), "x").unwrap();
+    let printed = succeed(on(at, "inspect --scans @raw --no-time"));
+    assert!(printed.contains("label0005.nii.gz") && printed.contains("scan.nii.gz"), "{printed}");
+    assert!(
+        assert_refused(on(at, "precompute --scans @raw --store @s.zarr --random-encoder 0 --dry-run")).contains("scan.nii.gz")
+    );
+
+    let published = at.join("published/train_npz");
+    fs::create_dir_all(&published).unwrap();
+    for name in ["case0005_slice000.npz", "case0006_slice001.npz", "case_x.npz"] {
+        fs::write(published.join(name), "x").unwrap();
+    }
+    let printed = succeed(on(at, "inspect --scans @published --no-time"));
+    assert!(printed.contains("case 0006") && printed.contains("case_x.npz"), "{printed}");
+}
+
 #[test]
 fn headers_are_enough_for_geometry_and_costs() {
     let folder = tempfile::tempdir().unwrap();

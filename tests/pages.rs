@@ -12,6 +12,7 @@ use sam_ladder_eval::{
 use sam_ladder_schemas::classes::SYNAPSE_ORGANS;
 use sam_ladder_schemas::orientation::Turn;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Keeps a picture, and checks that it is a PNG file.
 fn keep(png: &[u8], name: &str) {
@@ -155,7 +156,7 @@ fn curves() -> RunCurves {
 }
 
 /// The report of some cases, each a pixel farther from the reference than the one before; the third misses the gallbladder.
-fn report(folder: &Path, class_names: Vec<String>, cases: usize) -> PathBuf {
+fn report(folder: &Path, class_names: Vec<String>, cases: usize, viewer: Option<String>) -> PathBuf {
     let mut evaluation = Evaluation::new(EvaluationConfig {
         out_dir: folder.to_path_buf(),
         class_names,
@@ -174,6 +175,7 @@ fn report(folder: &Path, class_names: Vec<String>, cases: usize) -> PathBuf {
         palette: Palette::Distinct,
         save_nifti: false,
         case_pages: true,
+        viewer,
         overwrite: false,
     })
     .unwrap();
@@ -203,7 +205,7 @@ fn report(folder: &Path, class_names: Vec<String>, cases: usize) -> PathBuf {
 fn the_report_shows_every_case_organ_and_curve_at_every_width() {
     let folder = tempfile::tempdir().unwrap();
     let cases = 4;
-    let report = report(folder.path(), SYNAPSE_ORGANS.map(String::from).to_vec(), cases);
+    let report = report(folder.path(), SYNAPSE_ORGANS.map(String::from).to_vec(), cases, None);
     let mut browser = Browser::start();
     for (width, dark) in WIDTHS.into_iter().flat_map(|width| [(width, false), (width, true)]) {
         let mut page = browser.open(&report, View { width, dark });
@@ -230,11 +232,64 @@ fn the_report_shows_every_case_organ_and_curve_at_every_width() {
     }
 }
 
+/// Pixels of the view in three dimensions that are not its black ground.
+fn drawn_pixels(page: &mut Page) -> usize {
+    let place = page.evaluate(
+        "(r => [r.left + scrollX, r.top + scrollY, r.width, r.height].map(Math.round))(document.querySelector('#in-3d canvas').getBoundingClientRect())",
+    );
+    let [left, top, width, height] = [0, 1, 2, 3].map(|at| place[at].as_u64().unwrap() as usize);
+    let screenshot = page.screenshot();
+    let mut reader = png::Decoder::new(std::io::Cursor::new(&screenshot)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    let (bytes, line) = (info.color_type.samples(), info.line_size);
+    let at = |y: usize, x: usize| pixels[y * line + x * bytes..][..3].iter().any(|&channel| channel > 40);
+    (top..top + height).flat_map(|y| (left..left + width).map(move |x| (y, x))).filter(|&(y, x)| at(y, x)).count()
+}
+
+#[test]
+#[ignore = "needs Chromium and NiiVue: make test-pages"]
+fn a_cases_organs_are_drawn_in_three_dimensions() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/viewer/niivue.umd.js");
+    let script = std::fs::read_to_string(&script).unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    report(folder.path(), SYNAPSE_ORGANS.map(String::from).to_vec(), 1, Some(script));
+    let mut browser = Browser::start();
+    for (width, dark) in [(1280, true), (700, false)] {
+        let mut page = browser.open(&folder.path().join("cases/0000.html"), View { width, dark });
+        page.evaluate("document.getElementById('in-3d').open = true");
+        let shown = |page: &mut Page, expected: &str| {
+            for _ in 0..600 {
+                if page.evaluate("document.getElementById('in-3d').dataset.shown") == expected {
+                    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 200)))");
+                    return drawn_pixels(page);
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            panic!("{expected} is not shown: {:?}", page.texts("#in-3d .note"));
+        };
+        let prediction = shown(&mut page, "prediction surface");
+        page.assert_fits();
+        keep(&page.screenshot(), &format!("case-3d-{width}-{}.png", if dark { "dark" } else { "light" }));
+        let click = |page: &mut Page, value: &str| {
+            page.evaluate(&format!("document.querySelector('#in-3d input[value={value}]').click()"))
+        };
+        click(&mut page, "prediction");
+        let nothing = shown(&mut page, "surface");
+        assert!(prediction > nothing + 2000, "{prediction} {nothing}");
+        click(&mut page, "scan");
+        click(&mut page, "slices");
+        let planes = shown(&mut page, "scan slices");
+        assert!(planes > nothing + 2000, "{planes} {nothing}");
+        page.assert_sound();
+    }
+}
+
 #[test]
 #[ignore = "needs Chromium: make test-pages"]
 fn the_slider_of_a_cases_page_moves_through_its_slices() {
     let folder = tempfile::tempdir().unwrap();
-    report(folder.path(), SYNAPSE_ORGANS.map(String::from).to_vec(), 2);
+    report(folder.path(), SYNAPSE_ORGANS.map(String::from).to_vec(), 2, None);
     let path = folder.path().join("cases/0001.html");
     let mut browser = Browser::start();
     for (width, dark) in WIDTHS.into_iter().zip([false, true, true, false]) {
@@ -327,7 +382,7 @@ fn look_at_slices(page: &mut Page, cases: usize) {
 fn a_report_of_many_organs_fits_too_and_seven_cases_have_intervals() {
     let folder = tempfile::tempdir().unwrap();
     let organs = (0..30).map(|organ| format!("vertebra thoracica {organ} with a long name")).collect();
-    let report = report(folder.path(), organs, 7);
+    let report = report(folder.path(), organs, 7, None);
     let mut browser = Browser::start();
     for width in WIDTHS {
         let mut page = browser.open(&report, View { width, dark: false });

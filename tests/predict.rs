@@ -321,8 +321,34 @@ fn several_runs_segment_together_and_say_where_they_disagree() {
     succeed(on(at, &format!("{both} --out @new.nii.gz --statistics @both.json")));
     let table: serde_json::Value = serde_json::from_slice(&std::fs::read(at.join("both.json")).unwrap()).unwrap();
     assert_eq!(table["rows"].as_array().unwrap().len(), 8);
+    // A run counts once, under whatever name.
+    let refused = assert_refused(on(at, &format!("predict --scan {scan} --run @run --run @two/../run --out @x.nii.gz")));
+    assert!(refused.contains("two/../run twice"), "{refused}");
+    // A new mask without maps does not keep those of an earlier one; a file of someone else's stays.
+    std::fs::write(at.join("both.probability.liver.nii.gz"), "mine").unwrap();
+    succeed(on(at, &format!("predict --scan {scan} --run @run --out @both.nii.gz --force")));
+    let maps: Vec<String> = std::fs::read_dir(at).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let maps: Vec<&String> = maps.iter().filter(|name| name.starts_with("both.") && name.ends_with(".nii.gz")).collect();
+    assert_eq!(maps.len(), 2, "{maps:?}");
     let refused = assert_refused(on(at, &format!("predict --scan {scan} --run @run --run @two --checkpoint @x --out @x.nii.gz")));
     assert!(refused.contains("--checkpoint replaces the model of one run"), "{refused}");
+    // A call that adds to another keeps its rows, and makes anew those of the masks that it makes.
+    let kept = std::fs::read_to_string(at.join("both.csv")).unwrap();
+    let add = "--out @masks --save-entropy --statistics @more.csv --skip-existing";
+    let scans = "@scans/RawData/Training/img";
+    succeed(on(at, &format!("predict --scan {scan} --run @run --run @two --resample logits --average-reflections {add}")));
+    let first = std::fs::read_to_string(at.join("more.csv")).unwrap();
+    assert_eq!(first, kept);
+    succeed(on(at, &format!("predict --scan {scans} --run @run --run @two --resample logits --average-reflections {add}")));
+    let more = std::fs::read_to_string(at.join("more.csv")).unwrap();
+    let scans = std::fs::read_dir(at.join("scans/RawData/Training/img")).unwrap().count();
+    assert!(scans > 1 && more.lines().count() == 2 + 8 * scans, "{more}");
+    assert!(first.lines().filter(|line| line.starts_with("img0001,")).all(|row| more.contains(row)), "{more}");
+    std::fs::remove_file(at.join("masks/img0001.nii.gz")).unwrap();
+    succeed(on(at, &format!("predict --scan {scan} --run @run {add}")));
+    let again = std::fs::read_to_string(at.join("more.csv")).unwrap();
+    assert_eq!(again.lines().count(), more.lines().count());
+    assert!(again.lines().filter(|line| line.starts_with("img0001,")).all(|row| row.split(',').nth(4) == Some("")), "{again}");
     // A run that sees other images.
     succeed(on(at, "precompute --scans @scans --store @o.zarr --random-encoder 3 --image-size 48 --data-size 32 --augment none"));
     succeed(on(at, "train --store @o.zarr --run @other --epochs 1 --max-steps 0"));

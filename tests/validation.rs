@@ -14,7 +14,8 @@ use sam_ladder_schemas::classes::{SYNAPSE_LABEL_MAP, SYNAPSE_ORGANS};
 use sam_ladder_schemas::tables::{CaseRow, ResultRow};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const PRECOMPUTE: &str = "precompute --scans @scans --random-encoder 3 --image-size 32 --data-size 32 --augment none --store";
 const TRAIN: &str = "train --store @s.zarr --epochs 60 --batch-size 4 --warmup 5 --lr 2e-3";
@@ -324,6 +325,22 @@ fn a_postprocessing_is_chosen_on_held_out_cases_and_applied() {
     assert!(refused.contains("postprocessing.json is no postprocessing"), "{refused}");
 }
 
+/// Ctrl-C ends a curve, and the advice is of the curve, not of one of its runs.
+fn interrupt_a_curve(at: &Path) {
+    let line = "learning-curve --store @s.zarr --val-cases 0005 --numbers 1 --epochs 100000 --warmup 1 --out @stopped";
+    let child = on(at, line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while !at.join("stopped/cases-001-seed-1234/config.json").exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the run does not begin");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("the same command continues the curve") && !said.contains("sam-ladder train"), "{said}");
+}
+
 /// The scores are those that the runs' own tables have, and a second call trains nothing.
 #[test]
 fn a_learning_curve_trains_on_growing_numbers_of_cases() {
@@ -333,7 +350,7 @@ fn a_learning_curve_trains_on_growing_numbers_of_cases() {
     succeed(on(at, &format!("{PRECOMPUTE} @s.zarr")));
     let line = "learning-curve --store @s.zarr --val-cases 0005 --numbers 1,2,3 --seeds 7,8 --epochs 2 --batch-size 4 --warmup 1 --out @curve";
     let said = succeed(on(at, line));
-    assert_eq!(said.lines().filter(|line| line.contains("cases: validation Dice")).count(), 3, "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains("validation Dice")).count(), 3, "{said}");
     assert!(said.contains("over 2 seeds") && said.contains("with 6 cases the Dice is likely to change by"), "{said}");
     let table = std::fs::read_to_string(at.join("curve/learning-curve.csv")).unwrap();
     for cases in [1usize, 2, 3] {
@@ -351,8 +368,13 @@ fn a_learning_curve_trains_on_growing_numbers_of_cases() {
     let before = std::fs::metadata(&log).unwrap().modified().unwrap();
     assert_eq!(succeed(on(at, line)), said);
     assert_eq!(std::fs::metadata(&log).unwrap().modified().unwrap(), before);
+    assert!(said.starts_with("   1 case: ") && said.contains("\n  2 cases: "), "{said}");
     let refused = assert_refused(on(at, &line.replace("1,2,3", "4")));
-    assert!(refused.contains("4 cases cannot be trained on: 3 are not held out"), "{refused}");
+    assert!(refused.contains("a run on 4 cases: 3 are not held out"), "{refused}");
+    let refused = assert_refused(on(at, &line.replace("--val-cases 0005", "--val-cases 0006")));
+    assert!(refused.contains("val_cases differs") && refused.contains("repeat the command that began"), "{refused}");
+    assert!(!refused.contains("sam-ladder train"), "{refused}");
+    interrupt_a_curve(at);
     let refused = assert_refused(on(at, &line.replace("--val-cases 0005", "")));
     assert!(refused.contains("no case is held out to measure by"), "{refused}");
 }

@@ -12,19 +12,19 @@ use crate::overlay::{draw, encode_png};
 use crate::picture_choice::{Choice, ChosenSlice, choose_slices, slice_dice};
 use crate::protocol::Scoring;
 use crate::publish::{OutputFolder, Recorded, hashes_below};
-use crate::report::{ReportPage, SlicePicture};
+use crate::report::{ReportPage, SlicePicture, Viewer};
 use crate::run_curves::RunCurves;
 use crate::scored::Scored;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
 use crate::table_terminal::terminal_table;
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::nifti::{Geometry, write_nifti};
+use sam_ladder_formats::nifti::{Geometry, nifti_gz, write_nifti};
 use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::eval::Palette;
 use sam_ladder_schemas::orientation::{Orientation, Turn};
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Settings of an evaluation.
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ pub struct EvaluationConfig {
     pub save_nifti: bool,
     /// Write a page for each case, with all its slices.
     pub case_pages: bool,
+    /// NiiVue's script, for a view in three dimensions on these pages.
+    pub viewer: Option<String>,
     /// Replace an evaluation that the folder already holds.
     pub overwrite: bool,
 }
@@ -131,7 +133,7 @@ impl Evaluation {
     /// As [`evaluate_case`]. If a case is added twice or its name cannot name a file. If a file cannot be written or a slice's
     /// picture cannot be read. After an error the case does not count, and other cases may follow.
     pub fn add_case(&mut self, prediction: &CasePrediction) -> Result<&[CaseRow]> {
-        let CaseMasks { case, prediction: mask, spacing_mm, .. } = prediction.masks;
+        let CaseMasks { case, prediction: mask, .. } = prediction.masks;
         let counted = self.config.ignored.map(|ignored| without(&prediction.masks, ignored));
         let prediction = &match &counted {
             Some([mask, reference]) => CasePrediction { masks: replaced(prediction.masks, mask, reference), ..*prediction },
@@ -147,15 +149,9 @@ impl Evaluation {
             self.write_case_page(prediction)?;
         }
         if self.config.save_nifti {
-            let back = prediction.turn.inverse();
-            let shape = back.of_reversed(mask.shape);
-            let aligned = match spacing_mm {
-                Some(spacing_mm) => Geometry::aligned(shape, back.of_reversed(spacing_mm)),
-                None => Geometry::of_affine(shape, None),
-            };
             let path = self.unfinished.join(MASKS).join(format!("{case}.nii.gz"));
-            let voxels = back.voxels(mask.voxels.to_vec(), mask.shape);
-            write_nifti(&path, prediction.geometry.unwrap_or(&aligned), &voxels)?;
+            let voxels = prediction.turn.inverse().voxels(mask.voxels.to_vec(), mask.shape);
+            write_nifti(&path, &own_geometry(prediction), &voxels)?;
         }
         for (picture, path, png) in drawn {
             write_atomic(&path, &png)?;
@@ -194,7 +190,9 @@ impl Evaluation {
             let picture = SlicePicture::new(case, chosen, &shown_slice(prediction, slice)?);
             pictures.push(picture.map_err(|source| EvalError::Png { path: path.clone(), source })?);
         }
-        let page = self.page(&[], 0).case_html(case, &pictures);
+        let viewer = self.config.viewer.as_deref();
+        let viewer = viewer.map(|script| Ok::<_, EvalError>(Viewer { script, volumes: volumes(prediction)? })).transpose()?;
+        let page = self.page(&[], 0).case_html(case, &pictures, viewer.as_ref());
         Ok(write_atomic(&path, page.as_bytes())?)
     }
 
@@ -299,6 +297,39 @@ fn shown_slice(prediction: &CasePrediction, slice: usize) -> Result<ShownSlice> 
         spacing_mm: display.size(spacing_mm.map_or([1.0; 2], |[_, height, width]| [height, width])),
         sides: display.sides,
     })
+}
+
+/// Where the scan's file has its voxels.
+fn own_geometry(prediction: &CasePrediction) -> Geometry {
+    let CaseMasks { prediction: mask, spacing_mm, .. } = prediction.masks;
+    let back = prediction.turn.inverse();
+    let shape = back.of_reversed(mask.shape);
+    match (prediction.geometry, spacing_mm) {
+        (Some(geometry), _) => geometry.clone(),
+        (None, Some(spacing_mm)) => Geometry::aligned(shape, back.of_reversed(spacing_mm)),
+        (None, None) => Geometry::of_affine(shape, None),
+    }
+}
+
+/// Scan, prediction and reference on the scan's own grid, as `.nii.gz`. The scan's greys are 0 to 255, by the nearest pixel of its pictures.
+fn volumes(prediction: &CasePrediction) -> Result<[Vec<u8>; 3]> {
+    let CaseMasks { case, prediction: mask, reference, .. } = prediction.masks;
+    let [depth, height, width] = mask.shape;
+    let mut scan = Vec::with_capacity(depth * height * width);
+    for slice in 0..depth {
+        let Some(grey) = grey_slice(prediction, slice)? else {
+            scan.resize(scan.len() + height * width, 0);
+            continue;
+        };
+        let [rows, columns] = grey.size;
+        let value = |y: usize, x: usize| grey.values[y * rows / height * columns + x * columns / width];
+        let byte = |value: f32| (value.clamp(0.0, 1.0) * 255.0).round() as u8;
+        scan.extend((0..height).flat_map(|y| (0..width).map(move |x| (y, x))).map(|(y, x)| byte(value(y, x))));
+    }
+    let (back, geometry) = (prediction.turn.inverse(), own_geometry(prediction));
+    let volume =
+        |voxels: Vec<u8>| -> Result<Vec<u8>> { Ok(nifti_gz(Path::new(case), &geometry, &back.voxels(voxels, mask.shape))?) };
+    Ok([volume(scan)?, volume(mask.voxels.to_vec())?, volume(reference.voxels.to_vec())?])
 }
 
 /// The scan's slice for a picture, if the case has images.

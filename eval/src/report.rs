@@ -5,8 +5,10 @@ mod charts;
 mod heat_maps;
 mod scores_table;
 mod slices;
+mod viewer;
 
 pub(crate) use slices::SlicePicture;
+pub(crate) use viewer::Viewer;
 
 use crate::folder::RunFact;
 use crate::organ_columns::organ_columns;

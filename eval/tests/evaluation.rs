@@ -1,9 +1,12 @@
 //! The driver, from masks to files: what is written, that it can be read, and what is refused.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use sam_ladder_eval::{
     CASE_PAGES, CASES_TABLE, CaseMasks, CasePrediction, EVALUATION_JSON, Evaluation, EvaluationConfig, EvaluationFolder,
     GreySlice, MASKS, MaskView, OVERLAYS, Palette, Protocol, REPORT, RunCurves, RunFact, SUMMARY_TABLE, Scored, TABLE_MARKDOWN,
 };
+use sam_ladder_formats::nifti::read_image;
 use sam_ladder_formats::rows::read_rows;
 use sam_ladder_schemas::orientation::Turn;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
@@ -30,6 +33,7 @@ fn config(out_dir: &Path) -> EvaluationConfig {
         palette: Palette::Distinct,
         save_nifti: true,
         case_pages: false,
+        viewer: None,
         overwrite: false,
     }
 }
@@ -200,6 +204,21 @@ fn a_cases_page_has_all_its_slices() {
     }
     let report = std::fs::read_to_string(out.report).unwrap();
     assert!(report.contains("href=\"cases/0001.html\"") && report.contains("href=\"cases/0002.html\""));
+    // With a viewer it has the volumes too, and the viewer's script and licence; the pages of other cases and the report do not.
+    let script = Some("var niivue = '</script>'".to_string());
+    evaluate(EvaluationConfig { overwrite: true, case_pages: true, viewer: script, ..config(dir.path()) });
+    let page = std::fs::read_to_string(dir.path().join(CASE_PAGES).join("0002.html")).unwrap();
+    assert_balanced(&page.replace("<\\/script>", ""));
+    assert!(page.contains("var niivue = '<\\/script>'") && page.contains("Redistribution and use"), "{page}");
+    for (id, expected) in [("volume-prediction", masks().0), ("volume-reference", masks().1)] {
+        let text = page.split_once(&format!("<script id=\"{id}\" type=\"text/plain\">")).unwrap().1.split_once('<').unwrap().0;
+        let file = dir.path().with_extension("nii.gz");
+        std::fs::write(&file, BASE64_STANDARD.decode(text).unwrap()).unwrap();
+        let volume = read_image(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!((volume.geometry.shape, volume.geometry.spacing_mm()), (SHAPE, [5.0, 0.5, 2.0]));
+        assert_eq!(volume.voxels, expected.iter().map(|&class| f32::from(class)).collect::<Vec<_>>());
+    }
     // Without the option it is gone.
     evaluate(EvaluationConfig { overwrite: true, ..config(dir.path()) });
     assert!(!dir.path().join(CASE_PAGES).exists());

@@ -26,6 +26,22 @@ pub fn read_column(path: &Path, key: &str, value: &str) -> Result<BTreeMap<Strin
     column_of(&bytes, key, value).map_err(|problem| problem.in_content_of(path))
 }
 
+/// Every line's values, those of the first line included. Spaces around values are not part of them.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read; [`Error::Content`] if it is no table.
+pub fn read_lines(path: &Path) -> Result<Vec<Vec<String>>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let lines = || -> Result<Vec<Vec<String>>, Problem> {
+        let (mut records, mut lines) = (Records::new(&bytes), Vec::new());
+        while records.advance()? {
+            lines.push((0..records.len()).map(|at| records.cell(at).map(String::from)).collect::<Result<_, _>>()?);
+        }
+        Ok(lines)
+    };
+    lines().map_err(|problem| problem.in_content_of(path))
+}
+
 fn wrong(what: String) -> Problem {
     Problem::with_advice(what, "correct the table")
 }

@@ -40,6 +40,8 @@ class SliceDataset(torch.utils.data.Dataset):
         self._address, self._options, self._split_name = opened.address, opened._storage_options, split
         self._opened = opened
         of_split = getattr(opened, split)
+        if cases is not None and not len(cases):
+            raise ValueError(f"cases: expected at least one of {', '.join(of_split.cases)}, or None for all")
         rows = range(len(of_split)) if cases is None else [row for case in cases for row in of_split.rows(case)]
         names = of_split.variant_names
         if variants not in ("draw", "all", *names):

@@ -30,8 +30,9 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting of `train`, by its name in docs/reference/settings.md."""
-        return dict(self.config["config"])
+        """Every setting of `train`, by its name in docs/reference/settings.md; one that the record leaves out has its default."""
+        defaults = json.loads((Path(__file__).parent / "train_defaults.json").read_text("utf-8"))
+        return {**defaults, **self.config["config"]}
 
     def __repr__(self) -> str:
         return f"<Run {self.path}: {len(self.steps)} steps, {len(self.epochs)} epochs{', evaluated' if self.cases is not None else ''}>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -163,8 +163,8 @@ class _Masks(Mapping):
         self._split, self._group = split, split.zarr["masks"]
 
     def __getitem__(self, case: str) -> np.ndarray:
-        mask = self._group[case][:]
         where = f"{self._split.store.address}: {self._split.name}/masks/{case}"
+        mask = _read(lambda: self._group[case][:], where)
         _refuse_missing(mask, (1, 2), lambda index: f"{where}, slice {index[0]}")
         return mask
 
@@ -221,9 +221,9 @@ class Values:
             raise IndexError(f"{self!r} has {self.ndim} axes, and was given {len(index)} indices")
         row, variant, *inner = *index, *[slice(None)] * (2 - len(index))
         rows, variants = self._positions(row, 0), self._positions(variant, 1)
-        stored = self.zarr.oindex[rows, variants]
-        axes = tuple(range(2, self.ndim))
         where = f"{self._split.store.address}: {self._split.name}/{self._name}"
+        stored = _read(lambda: self.zarr.oindex[rows, variants], f"{where}, slices {_few(rows)}")
+        axes = tuple(range(2, self.ndim))
         _refuse_missing(stored, axes, lambda at: f"{where}, slice {rows[at[0]]}, variant {variants[at[1]]}")
         values = self._decode(stored, rows, variants)
         # Integers drop their axis.
@@ -260,6 +260,19 @@ class Values:
             codes = stored.reshape(*stored.shape[:2], -1, *stored.shape[-2:]).astype(np.float32)
             return (pairs[..., 1] + pairs[..., 0] * codes).reshape(stored.shape)
         return stored.astype(np.float32)
+
+
+def _read(read: Callable[[], np.ndarray], where: str) -> np.ndarray:
+    """What zarr reads. Its errors for damaged chunks do not say where they are."""
+    try:
+        return read()
+    except Exception as error:
+        raise StoreError(f"{where}: {error}; `sam-ladder verify` finds what is damaged, and --repair writes it again") from error
+
+
+def _few(rows: np.ndarray) -> str:
+    """At most five numbers."""
+    return ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
 
 
 def _refuse_missing(values: np.ndarray, axes: tuple[int, ...], where: Any) -> None:

@@ -84,6 +84,17 @@ def test_a_missing_chunk_is_not_taken_for_values(folder, tmp_path, dtype):
             values[2:5, 1]
 
 
+def test_damage_is_an_error_with_its_place(folder, tmp_path):
+    shutil.copytree(folder / "f16.zarr", tmp_path / "store.zarr")
+    shard = tmp_path / "store.zarr/train/embeddings/c.3.0.0.0.0"
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 4] ^= 1
+    shard.write_bytes(damaged)
+    train = sam_ladder.open_store(tmp_path / "store.zarr").train
+    with pytest.raises(sam_ladder.StoreError, match="train/embeddings, slices 3: .*verify"):
+        train.embeddings[3]
+
+
 def test_a_dataset_draws_as_the_table_says(folder):
     store = sam_ladder.open_store(folder / "f16.zarr")
     every = sam_ladder.SliceDataset(store, variants="all")
@@ -103,6 +114,8 @@ def test_a_dataset_draws_as_the_table_says(folder):
     expected = 400 * store.variants["probability"].to_numpy()
     # Four standard deviations of a binomial count.
     assert np.all(np.abs(counts - expected) <= 4 * np.sqrt(expected * (1 - expected / 400)) + 1e-9)
+    with pytest.raises(ValueError, match="at least one of"):
+        sam_ladder.SliceDataset(store, cases=[])
     for words in ({"split": "val"}, {"variants": "rotated"}):
         with pytest.raises(ValueError, match="there are"):
             sam_ladder.SliceDataset(store, **words)
@@ -122,6 +135,8 @@ def test_a_run_is_read(folder):
     ladder("train", "--store", folder / "f16.zarr", "--run", run, "--epochs", 2, "--batch-size", 8, "--fold", "1/2")
     read = sam_ladder.read_run(run)
     assert read.cases is None and read.settings["batch_size"] == 8
+    # Left out of the record, and filled in.
+    assert read.settings["loss"] == "published" and "loss" not in read.config["config"]
     assert len(read.epochs) == 2 and len(read.steps) == read.epochs["steps"].iloc[-1]
     assert isinstance(read.steps, pandas.DataFrame) and np.allclose(read.steps["loss"], 0.2 * read.steps["ce"] + 0.8 * read.steps["dice"])
     ladder("eval", "--store", folder / "f16.zarr", "--run", run, "--out", run / "eval")

@@ -324,7 +324,23 @@ impl TrainConfig {
             let hint = "hold cases out with --fold 1/5 or --val-cases, or leave --early-stopping out";
             return Err(Problem::conflict("no case is held out for validation", hint).with("early_stopping"));
         }
+        if self.loss == LossKind::Tversky && self.tversky_alpha == 0.0 && self.tversky_beta == 0.0 {
+            let hint = "give one of them a weight: published Dice has 0.5 and 0.5";
+            return Err(Problem::conflict("with α and β both 0 no mistake counts", hint).with("tversky_alpha"));
+        }
         Ok(())
+    }
+
+    /// Settings that differ from their defaults and change nothing, each with the setting that would use it: `["focal_gamma", "loss = focal"]`.
+    pub fn unused(&self) -> Vec<[&'static str; 2]> {
+        let tversky = "loss = tversky";
+        let typed = [
+            ("focal_gamma", !is_focal_gamma(&self.focal_gamma), LossKind::Focal, "loss = focal"),
+            ("tversky_alpha", !is_tversky_alpha(&self.tversky_alpha), LossKind::Tversky, tversky),
+            ("tversky_beta", !is_tversky_beta(&self.tversky_beta), LossKind::Tversky, tversky),
+        ];
+        let unused = typed.into_iter().filter(|(_, given, loss, _)| *given && self.loss != *loss);
+        unused.map(|(setting, _, _, by)| [setting, by]).collect()
     }
 
     /// The value of a setting in the JSON of a config, which leaves some out where they have their defaults.
@@ -474,10 +490,21 @@ mod tests {
             (TrainConfig { ema: 1.0, ..base.clone() }, "ema"),
             (TrainConfig { train_fraction: 0.0, ..base.clone() }, "train_fraction"),
             (TrainConfig { tversky_beta: -1.0, ..base.clone() }, "tversky_beta"),
+            (TrainConfig { loss: LossKind::Tversky, tversky_alpha: 0.0, tversky_beta: 0.0, ..base.clone() }, "tversky_alpha"),
         ] {
             assert!(wrong.validate().unwrap_err().to_string().starts_with(name));
         }
         base.validate().unwrap();
+    }
+
+    #[test]
+    fn settings_without_effect_are_known() {
+        let base = TrainConfig { focal_gamma: 1.0, tversky_beta: 0.5, ..TrainConfig::default() };
+        assert_eq!(base.unused(), [["focal_gamma", "loss = focal"], ["tversky_beta", "loss = tversky"]]);
+        let focal = TrainConfig { loss: LossKind::Focal, ..base.clone() };
+        assert_eq!(focal.unused(), [["tversky_beta", "loss = tversky"]]);
+        assert!(TrainConfig::default().unused().is_empty());
+        assert!(TrainConfig { loss: LossKind::Tversky, focal_gamma: 2.0, ..base }.unused().is_empty());
     }
 
     #[cfg(feature = "cli")]

@@ -1,6 +1,6 @@
 //! `docs/reference/settings.md` is what the definitions of the settings say.
 //!
-//! `make settings-page` writes it again, by this test with `SAM_LADDER_WRITE_DOCS` set.
+//! `make settings-page` writes it again, by this test with `SAM_LADDER_WRITE_DOCS` set, and the defaults that the Python package fills in.
 
 use sam_ladder_schemas::eval::EvalSettings;
 use sam_ladder_schemas::json_schema::{schema_of, words};
@@ -48,6 +48,22 @@ const SLURM: &str = "
 `[job]` holds the options of every job; `[precompute]`, `[finish]`, `[sweep]` and `[final]` hold those
 of one kind of job, which override them. All take the same keys.
 ";
+
+/// `config.json` leaves out settings that the paper lacks where they have their defaults; the Python package fills them in from this file.
+#[test]
+fn the_python_package_knows_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/sam_ladder/train_defaults.json");
+    let schema = schema_of::<TrainConfig>();
+    let left_out = schema["properties"].as_object().unwrap().iter().filter_map(|(name, property)| {
+        let default = property.get("default").filter(|_| json!(TrainConfig::default()).get(name).is_none())?;
+        Some((name.clone(), default.clone()))
+    });
+    let text = format!("{:#}\n", Value::Object(left_out.collect()));
+    if std::env::var_os("SAM_LADDER_WRITE_DOCS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "run `make settings-page`");
+}
 
 #[test]
 fn the_page_is_up_to_date() {

@@ -6,7 +6,7 @@ use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::postprocess::{Choosing, rules_of};
 use super::progress::Terminal;
-use super::run_facts::{Evaluated, greys, run_facts};
+use super::run_facts::{Evaluated, ensure_each_once, greys, run_facts};
 use super::scored_cases::{ScoredCases, Scorer};
 use super::typed::Typed;
 use crate::error::refusal;
@@ -95,6 +95,9 @@ pub struct Args {
     /// Write a page for each case, with all its slices under a slider: OUT/cases/CASE.html
     #[arg(long)]
     case_pages: bool,
+    /// Add a view in three dimensions to the pages of --case-pages: NiiVue's script, which `make viewer` fetches (weights/niivue.umd.js)
+    #[arg(long, value_name = "FILE")]
+    viewer: Option<PathBuf>,
     /// With --save-nifti: folder of the scans that the store was made from. Each mask then gets its scan's whole header, not only the
     /// affine, which the store keeps
     #[arg(long, value_name = "DIR", requires = "save_nifti")]
@@ -137,6 +140,7 @@ impl Args {
             no_postprocessing: false,
             save_nifti: false,
             case_pages: false,
+            viewer: None,
             scans: None,
             baseline: None,
             min_gain: None,
@@ -161,6 +165,17 @@ impl Args {
         if self.run.is_empty() && self.checkpoint.is_none() { "untrained" } else { "SAM-Ladder" }
     }
 
+    /// The script of `--viewer`.
+    fn viewer_script(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.viewer else { return Ok(None) };
+        let script = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        if !script.contains("niivue") || !script.contains("loadFromBase64") {
+            let hint = "pass niivue.umd.js of the npm package @niivue/niivue; `make viewer` fetches it";
+            return Err(refusal(format!("{} is not NiiVue's script", path.display()), hint));
+        }
+        Ok(Some(script))
+    }
+
     /// The run's course, if there is one run. If its tables are missing or damaged, the report does without them, and a warning says so.
     fn curves(&self) -> Option<RunCurves> {
         let [run] = &self.run[..] else { return None };
@@ -177,6 +192,7 @@ impl Args {
         let out_dir = self.out.clone().ok_or_else(|| missing("--out"))?;
         let store_path = self.store.as_deref().ok_or_else(|| missing("--store"))?;
         let settings = self.settings.over(EvalSettings::default())?;
+        ensure_each_once(&self.run)?;
         let baseline = self.baseline.as_deref().map(|folder| mean_dice(folder, settings.split)).transpose()?;
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let scorer = Scorer { runs: &self.run, last: self.last, average_reflections: self.average_reflections };
@@ -215,7 +231,8 @@ impl Args {
             ignored: store.config().ignored_class(),
             palette: settings.colours,
             save_nifti: self.save_nifti,
-            case_pages: self.case_pages,
+            case_pages: self.case_pages || self.viewer.is_some(),
+            viewer: self.viewer_script()?,
             overwrite: self.force,
         })?;
         let work = Masks { ensemble: &ensemble, rules: &rules, spacing_mm: settings.spacing };

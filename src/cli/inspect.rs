@@ -4,6 +4,7 @@ use super::device::DeviceChoice;
 use super::precompute::parse_window;
 use super::progress::Terminal;
 use crate::print::{print_line, print_note};
+use anyhow::Context;
 use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_eval::{inspection_lines, inspection_page};
 use sam_ladder_formats::atomic::write_atomic;
@@ -35,7 +36,7 @@ pub struct Args {
     /// Folder of scans, in any layout that precompute reads
     #[arg(long, value_name = "DIR")]
     scans: PathBuf,
-    /// Also read the voxels: values, volumes of the organs, files that cannot be used
+    /// Also read the voxels: values, volumes of the organs, files that cannot be used, copies of a scan
     #[arg(long)]
     voxels: bool,
     /// Page to write
@@ -67,6 +68,9 @@ impl Args {
         if let Some(out) = &self.out {
             let origin = |path: &Path| origin_of_text(path, HTML_COMMENT);
             outputs::may_write(std::slice::from_ref(out), self.force, "a page of sam-ladder inspect", origin)?;
+            if let Some(folder) = out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+                std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            }
         }
         let options = SourceOptions {
             window: self.window,
@@ -76,14 +80,22 @@ impl Args {
         };
         let config = configure(&self.scans, &options, PrecomputeConfig::default())?;
         config.validate()?;
-        let source = ScanSource::open(&self.scans, &config.preprocessing)?.with_test_cases(&config.test_cases)?;
+        let (source, unusable) = ScanSource::open_usable(&self.scans, &config.preprocessing)?;
+        let source = source.with_test_cases(&config.test_cases)?;
         let said = Arc::new(Said { terminal: Terminal::new(), messages: Mutex::default() });
         let mut messages = source.notes(&config.class_names);
         let cases = source.inspect(config.class_names.len(), self.voxels, &*said);
         messages.append(&mut said.messages.lock().unwrap_or_else(PoisonError::into_inner));
         let (warnings, remarks): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.starts_with(WARNING));
         let mut warnings: Vec<String> = warnings.iter().map(|warning| warning[WARNING.len()..].to_string()).collect();
+        warnings.extend(unusable.iter().map(|error| format!("a case cannot be used: {error}")));
         warnings.extend(unlike_scans(&cases, &config.class_names));
+        if self.voxels
+            && let Ok(sources) = source.sources(&*said)
+        {
+            // A file that cannot be read is among the warnings already.
+            warnings.extend(source.repeated(&sources).iter().map(|note| note.trim_start_matches(WARNING).to_string()));
+        }
         let inspection = Inspection {
             folder: self.scans.display().to_string(),
             layout: source.layout_name().into(),

@@ -5,7 +5,7 @@ use super::lines::with_lines;
 use super::machine::Machine;
 use super::progress::Terminal;
 use super::typed::Typed;
-use crate::error::refusal;
+use crate::error::{Refusal, refusal};
 use crate::interrupt;
 use crate::print::{print_line, print_note};
 use anyhow::Context;
@@ -15,6 +15,7 @@ use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::outputs::{HASH_COMMENT, is_there, may_write, origin_of_text, sealed};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::train::{RUN_CONFIG, TrainConfig};
+use sam_ladder_train::TrainError;
 use sam_ladder_train::run::{self, TrainArgs};
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -125,7 +126,7 @@ impl Args {
         numbers.dedup();
         match numbers.iter().find(|&&number| number == 0 || number > all) {
             Some(number) => {
-                let message = format!("{number} cases cannot be trained on: {all} are not held out");
+                let message = format!("the curve cannot have a run on {}: {all} are not held out", counted(*number, "case"));
                 Err(refusal(message, format!("pass numbers from 1 to {all} with --numbers")))
             }
             None => Ok((numbers, all)),
@@ -154,10 +155,25 @@ impl Args {
             program: super::program(),
             observer: with_lines(Terminal::new()),
         };
-        let summary = run::train_until(&args, stop)?;
+        let summary = run::train_until(&args, stop).map_err(|error| self.of_the_curve(error))?;
         summary.best_val_dice.ok_or_else(|| {
             refusal(format!("{}: no held-out case has an organ", run.display()), "hold out others with --val-cases")
         })
+    }
+}
+
+impl Args {
+    /// An error of one run, with what to do about the curve.
+    fn of_the_curve(&self, error: TrainError) -> anyhow::Error {
+        let hint = match &error {
+            TrainError::Stopped { .. } => "the same command continues the curve".to_string(),
+            TrainError::ResumeMismatch { .. } => {
+                format!("repeat the command that began {} with all its settings, or choose another --out", self.out.display())
+            }
+            _ => return error.into(),
+        };
+        let message = error.to_string();
+        anyhow::Error::from(error).context(Refusal { message, hint })
     }
 }
 
@@ -177,12 +193,15 @@ fn text(points: &[CurvePoint]) -> String {
     let line = |point: &CurvePoint| {
         let spread =
             point.deviation().map_or(String::new(), |sd| format!(" ± {sd:.4} over {}", counted(point.dice.len(), "seed")));
-        format!("{:>4} cases: validation Dice {:.4}{spread}\n", point.cases, point.mean().unwrap_or(f64::NAN))
+        format!("{:>9}: validation Dice {:.4}{spread}\n", counted(point.cases, "case"), point.mean().unwrap_or(f64::NAN))
     };
     points.iter().map(line).collect()
 }
 
 fn words(Forecast { cases, gain, range }: &Forecast) -> String {
     let range = range.map_or(String::new(), |[low, high]| format!(" ({low:+.4} to {high:+.4} by the spread of the seeds)"));
-    format!("with {cases} cases the Dice is likely to change by {gain:+.4}{range}: a power law through these points")
+    format!(
+        "with {} the Dice is likely to change by {gain:+.4}{range}: a power law through these points",
+        counted(*cases, "case")
+    )
 }

@@ -57,6 +57,11 @@ enum Command {
     /// Search for the best settings: many training runs on one store, in one process
     Sweep(sweep::Args),
     /// Train on growing numbers of cases, and say what further cases are likely to bring
+    // What the curve varies is refused, and not offered.
+    #[command(mut_args(|arg| match arg.get_id().as_str() {
+        "seed" | "train_fraction" | "train_cases" => arg.hide(true),
+        _ => arg,
+    }))]
     LearningCurve(learning_curve::Args),
     /// Segment the test scans of a store and measure Dice and HD95
     Eval(eval::Args),

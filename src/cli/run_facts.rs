@@ -1,5 +1,6 @@
 //! What `eval`'s report says of the run: what another lab asks before it trusts a score.
 
+use crate::error::refusal;
 use sam_ladder_cache::Store;
 use sam_ladder_eval::{RunFact, Scoring};
 use sam_ladder_formats::hash::sha256_of_file;
@@ -11,8 +12,21 @@ use sam_ladder_schemas::train::{BEST_CHECKPOINT, CHECKPOINT, RunRecord};
 use sam_ladder_train::WeightSource;
 use sam_ladder_train::run::read_record;
 use serde_json::Value;
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// An error for a run that is named twice, since its model would count twice in the mean.
+///
+/// # Errors
+/// Names the run.
+pub fn ensure_each_once(runs: &[PathBuf]) -> anyhow::Result<()> {
+    let mut seen = HashSet::new();
+    match runs.iter().find(|run| !seen.insert(run.canonicalize().unwrap_or_else(|_| run.to_path_buf()))) {
+        Some(twice) => Err(refusal(format!("--run names {} twice", twice.display()), "name each run once")),
+        None => Ok(()),
+    }
+}
 
 /// What is evaluated.
 pub struct Evaluated<'a> {

@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Switches without which Chromium needs a screen, a sandbox that containers lack, or its makers' servers.
-const SWITCHES: [&str; 13] = [
+const SWITCHES: [&str; 14] = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    // WebGL on the processor.
+    "--enable-unsafe-swiftshader",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

@@ -189,7 +189,7 @@ pub enum TrainError {
     #[error("--sampling {0}: no training slice has an organ")]
     NoForeground(&'static str),
     /// Class weights for another number of classes.
-    #[error("--class-weights has {}, but there are {classes} with the background", counted(*found, "weight"))]
+    #[error("--class-weights has {}, expected {classes}: one for the background and one for each organ", counted(*found, "weight"))]
     ClassWeights {
         /// The weights.
         found: usize,

@@ -1,15 +1,21 @@
 //! A case's page: all its slices under a slider, so that nobody needs a second program to look through a mask.
 
-use super::{ReportPage, SlicePicture};
+use super::{ReportPage, SlicePicture, Viewer};
 use crate::page::Document;
 use maud::{Markup, html};
 
 impl ReportPage<'_> {
-    /// The page of a case, with the pictures of its slices from the first to the last.
-    pub fn case_html(&self, case: &str, pictures: &[SlicePicture]) -> String {
+    /// The page of a case, with the pictures of its slices from the first to the last, and the view in three dimensions.
+    pub fn case_html(&self, case: &str, pictures: &[SlicePicture], viewer: Option<&Viewer>) -> String {
         let document = Document {
             title: &format!("{} · case {case}", self.context.method),
-            allows: "img-src data:; script-src 'unsafe-inline'",
+            // NiiVue makes pictures of its own and its fonts from data URLs, and compiles what it needs.
+            allows: match viewer {
+                Some(_) => {
+                    "img-src data: blob:; connect-src data: blob:; worker-src blob:; script-src 'unsafe-inline' 'wasm-unsafe-eval'"
+                }
+                None => "img-src data:; script-src 'unsafe-inline'",
+            },
             style: include_str!("../report.css"),
             script: include_str!("../case_page.js"),
         };
@@ -24,6 +30,7 @@ impl ReportPage<'_> {
                 output for="position" {}
             }
             p.note { (self.how_slices_lie(pictures.iter().any(SlicePicture::is_placed))) }
+            @if let Some(viewer) = viewer { (viewer.section(self)) }
             @for (slice, picture) in pictures.iter().enumerate() { (template(self, picture, slice)) }
         };
         document.html(header, body)

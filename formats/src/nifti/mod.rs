@@ -12,7 +12,7 @@ mod write;
 pub use affine::{Affine, spacing_of};
 pub use read::{NiftiImage, decode_image, read_geometry, read_image};
 pub(crate) use read::{decode_pair, read_pair_geometry};
-pub use write::{NiftiElement, origin_of, write_nifti, write_scaled_nifti};
+pub use write::{NiftiElement, nifti_gz, origin_of, write_nifti, write_scaled_nifti};
 
 /// Bytes of a NIfTI-1 header.
 pub const NIFTI_1_HEADER_BYTES: usize = 348;

@@ -55,6 +55,19 @@ pub fn write_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[
 /// # Errors
 /// As [`write_nifti`].
 pub fn write_scaled_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[T], slope: f64) -> Result<()> {
+    let contents = contents(path, geometry, voxels, slope)?;
+    if is_plain(path) { write_atomic(path, &contents) } else { write_atomic(path, &compressed(path, &contents)?) }
+}
+
+/// The bytes of a `.nii.gz` file as [`write_nifti`] writes it; `path` is for errors.
+///
+/// # Errors
+/// [`Error::Voxels`] when the number of voxels is not that of the geometry's shape.
+pub fn nifti_gz<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[T]) -> Result<Vec<u8>> {
+    compressed(path, &contents(path, geometry, voxels, 1.0)?)
+}
+
+fn contents<T: NiftiElement>(path: &Path, geometry: &Geometry, voxels: &[T], slope: f64) -> Result<Vec<u8>> {
     let expected: usize = geometry.shape.iter().product();
     if voxels.len() != expected {
         return Err(Error::Voxels { path: path.into(), shape: geometry.shape, expected, found: voxels.len() });
@@ -66,13 +79,13 @@ pub fn write_scaled_nifti<T: NiftiElement>(path: &Path, geometry: &Geometry, vox
     let at = Fields::of(geometry.version_needed()).description;
     contents[at..][..DESCRIPTION.len()].copy_from_slice(DESCRIPTION);
     contents[at + DESCRIPTION.len()..][..hash.len()].copy_from_slice(hash.as_bytes());
-    if is_plain(path) {
-        return write_atomic(path, &contents);
-    }
+    Ok(contents)
+}
+
+fn compressed(path: &Path, contents: &[u8]) -> Result<Vec<u8>> {
     // No name and no time stamp in the stream.
     let mut stream = GzBuilder::new().write(Vec::new(), Compression::default());
-    let compressed = stream.write_all(&contents).and_then(|()| stream.finish());
-    write_atomic(path, &compressed.map_err(Error::io("write", path))?)
+    stream.write_all(contents).and_then(|()| stream.finish()).map_err(Error::io("write", path))
 }
 
 /// Whether a file of this name is not compressed: `.nii`, in either case.

@@ -252,6 +252,11 @@ fn scaled(scaling: Option<(f64, f64)>) -> String {
 }
 
 impl ScanError {
+    /// What is wrong and what to do about it, in one line.
+    pub(super) fn with_hint(&self) -> String {
+        self.hint().map_or_else(|| self.to_string(), |hint| format!("{self}; {hint}"))
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         use ScanError::*;

@@ -87,13 +87,39 @@ impl fmt::Display for Reason {
 
 /// What looks like scans and is not used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Unused(BTreeMap<(PathBuf, Reason), BTreeSet<PathBuf>>);
+pub(super) struct Unused {
+    files: BTreeMap<(PathBuf, Reason), BTreeSet<PathBuf>>,
+    /// What is wrong with cases, a line each, if that is to be listed; otherwise the first error ends the search.
+    errors: Option<Vec<String>>,
+}
 
 impl Unused {
+    /// One that lists what is wrong with cases.
+    pub(super) fn listing_errors() -> Self {
+        Unused { errors: Some(Vec::new()), ..Unused::default() }
+    }
+
+    /// What is found, or nothing if its error is only to be listed.
+    pub(super) fn or_list<T>(&mut self, found: Result<T, ScanError>) -> Result<Option<T>, ScanError> {
+        match (found, &mut self.errors) {
+            (Ok(found), _) => Ok(Some(found)),
+            (Err(error), Some(errors)) => {
+                errors.push(error.with_hint());
+                Ok(None)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The errors that were listed.
+    pub(super) fn take_errors(&mut self) -> Vec<String> {
+        self.errors.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Notes a file or folder.
     pub(super) fn add(&mut self, path: &Path, reason: Reason) {
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        self.0.entry((folder, reason)).or_default().insert(path.into());
+        self.files.entry((folder, reason)).or_default().insert(path.into());
     }
 
     /// Notes a file that is not taken, if it looks like a scan; `expected` is the ending of those that are.
@@ -113,8 +139,8 @@ impl Unused {
 
     /// Takes up what was noted elsewhere.
     pub(super) fn append(&mut self, other: Unused) {
-        for (key, paths) in other.0 {
-            self.0.entry(key).or_default().extend(paths);
+        for (key, paths) in other.files {
+            self.files.entry(key).or_default().extend(paths);
         }
     }
 
@@ -137,12 +163,12 @@ impl Unused {
                 names.join(", ")
             )
         };
-        self.0.iter().map(line).collect()
+        self.files.iter().map(line).collect()
     }
 
     /// What to do if all that looks like scans has another ending than the expected one.
     pub(super) fn other_endings(&self) -> Option<String> {
-        self.0.iter().find_map(|((folder, reason), paths)| match reason {
+        self.files.iter().find_map(|((folder, reason), paths)| match reason {
             Reason::Ending { expected } => {
                 let (count, first) = (paths.len(), file_name(paths.first()?));
                 Some(format!(
@@ -156,7 +182,7 @@ impl Unused {
 
     /// The error for a link that was not fetched, where nothing else is there.
     pub(super) fn not_fetched(&self) -> Option<ScanError> {
-        let dangling = self.0.iter().filter(|((_, reason), _)| *reason == Reason::Dangling).flat_map(|(_, paths)| paths);
+        let dangling = self.files.iter().filter(|((_, reason), _)| *reason == Reason::Dangling).flat_map(|(_, paths)| paths);
         dangling.into_iter().find_map(|path| Some(placeholder::refuse(path).err()?.into()))
     }
 }

@@ -1,7 +1,6 @@
 //! What is said of a folder of scans before anything is computed: `inspect`.
 
 use super::{CaseEntry, Layout, ScanSource};
-use crate::scans::ScanError;
 use rayon::prelude::*;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::inspection::{InspectedCase, InspectedVoxels};
@@ -59,7 +58,7 @@ impl ScanSource {
     fn by_voxels(&self, entry: &CaseEntry, num_organs: usize) -> (Option<[usize; 2]>, InspectedVoxels, Vec<String>) {
         let scan = match self.read(entry) {
             Ok(scan) => scan,
-            Err(error) => return (None, InspectedVoxels::Unusable(unusable(&error)), Vec::new()),
+            Err(error) => return (None, InspectedVoxels::Unusable(error.with_hint()), Vec::new()),
         };
         let mut organ_voxels = vec![0; num_organs];
         for &class in scan.label.iter().filter(|&&class| class > 0) {
@@ -72,10 +71,6 @@ impl ScanSource {
         let usable = InspectedVoxels::Usable { percentiles, in_window: scan.row.in_window.clone(), organ_voxels };
         (Some([scan.shape[1], scan.shape[2]]), usable, scan.notes)
     }
-}
-
-fn unusable(error: &ScanError) -> String {
-    error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"))
 }
 
 /// What nnU-Net's fingerprint would show of the set as a whole: scans that are unlike one another, organs that are rare.

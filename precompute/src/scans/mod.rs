@@ -178,12 +178,27 @@ impl ScanSource {
     /// When there are no scans, when more than one layout is there, when a name lacks its case, a case appears twice, lacks a
     /// slice, a channel, its image or its label, when the files of a case differ in shape, or when a header is not readable.
     pub fn open(dir: &Path, preprocessing: &Preprocessing) -> Result<Self, ScanError> {
+        Self::open_noting(dir, preprocessing, &mut Unused::default())
+    }
+
+    /// As [`Self::open`], but what is wrong with single cases is listed, a line each, and leaves them out.
+    ///
+    /// # Errors
+    /// What is wrong with the folder as a whole; the first case's error, if no case can be used.
+    pub fn open_usable(dir: &Path, preprocessing: &Preprocessing) -> Result<(Self, Vec<String>), ScanError> {
+        let mut unused = Unused::listing_errors();
+        match Self::open_noting(dir, preprocessing, &mut unused) {
+            Ok(source) => Ok((source, unused.take_errors())),
+            Err(_) => Self::open(dir, preprocessing).map(|source| (source, Vec::new())),
+        }
+    }
+
+    fn open_noting(dir: &Path, preprocessing: &Preprocessing, unused: &mut Unused) -> Result<Self, ScanError> {
         let (layout, root) = find_layout(dir)?;
-        let mut unused = Unused::default();
         let mut cases = match layout {
-            Layout::RawSynapse => raw_synapse::cases(&root, &mut unused)?,
-            Layout::Published => published::cases(&root, &mut unused)?,
-            Layout::NnUnet => nnunet::cases(&root, preprocessing, &mut unused)?,
+            Layout::RawSynapse => raw_synapse::cases(&root, unused)?,
+            Layout::Published => published::cases(&root, unused)?,
+            Layout::NnUnet => nnunet::cases(&root, preprocessing, unused)?,
             Layout::Unlabelled => Vec::new(), // is no folder's
         };
         if cases.is_empty() {

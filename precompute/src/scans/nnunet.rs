@@ -38,7 +38,8 @@ pub(super) fn cases(root: &Path, preprocessing: &Preprocessing, unused: &mut Unu
         for entry in half(&dataset, split, &folders, preprocessing, unused)? {
             if let Some(first) = cases.get(&entry.case) {
                 let [first, second] = [first, &entry].map(|entry| entry.files[0].clone());
-                return Err(ScanError::Duplicate { what: "case", first, second });
+                unused.or_list::<()>(Err(ScanError::Duplicate { what: "case", first, second }))?;
+                continue;
             }
             cases.insert(entry.case.clone(), entry);
         }
@@ -78,29 +79,41 @@ fn half(
             unused.add_if_scan(&label, &dataset.file_ending);
             continue;
         };
-        let channel_name = |index: u32| format!("{case}_{index:04}{}", dataset.file_ending);
-        let Some(mut channels) = scans.remove(case) else {
-            return Err(unpaired(label, images.join(channel_name(0))));
-        };
-        let mut files = Vec::with_capacity(preprocessing.channels.len() + 1);
-        for channel in &preprocessing.channels {
-            match channels.remove(&channel.index) {
-                Some(path) => files.push(path),
-                None => return Err(unpaired(label, images.join(channel_name(channel.index)))),
-            }
-        }
-        files.push(label);
-        let grid = Grid::read(&files[0], preprocessing.orientation)?;
-        for other in &files[1..] {
-            same_grid(other, &read_geometry(other)?, &files[0], &grid.geometry)?;
-        }
-        let (voxel_files, num_slices) = (voxel_files(&files)?, grid.shape()[0]);
-        entries.push(CaseEntry { case: case.into(), split, num_slices, files, voxel_files, grid: Some(grid) });
+        let channel_file = |index: u32| images.join(format!("{case}_{index:04}{}", dataset.file_ending));
+        let channels = scans.remove(case).unwrap_or_default();
+        let entry = entry(case, split, channels, label.clone(), (preprocessing, &channel_file));
+        entries.extend(unused.or_list(entry)?);
     }
-    match scans.pop_first().and_then(|(case, mut channels)| Some((case, channels.pop_first()?.1))) {
-        Some((case, path)) => Err(unpaired(path, labels.join(case + &dataset.file_ending))),
-        None => Ok(entries),
+    for (case, channels) in scans {
+        if let Some(path) = channels.into_values().next() {
+            unused.or_list::<()>(Err(unpaired(path, labels.join(case + &dataset.file_ending))))?;
+        }
     }
+    Ok(entries)
+}
+
+/// A case, if the channels that are taken are there, and they and the label lie on one grid.
+fn entry(
+    case: &str,
+    split: Split,
+    mut channels: BTreeMap<u32, PathBuf>,
+    label: PathBuf,
+    (preprocessing, channel_file): (&Preprocessing, &dyn Fn(u32) -> PathBuf),
+) -> Result<CaseEntry, ScanError> {
+    let mut files = Vec::with_capacity(preprocessing.channels.len() + 1);
+    for channel in &preprocessing.channels {
+        match channels.remove(&channel.index) {
+            Some(path) => files.push(path),
+            None => return Err(unpaired(label, channel_file(channel.index))),
+        }
+    }
+    files.push(label);
+    let grid = Grid::read(&files[0], preprocessing.orientation)?;
+    for other in &files[1..] {
+        same_grid(other, &read_geometry(other)?, &files[0], &grid.geometry)?;
+    }
+    let (voxel_files, num_slices) = (voxel_files(&files)?, grid.shape()[0]);
+    Ok(CaseEntry { case: case.into(), split, num_slices, files, voxel_files, grid: Some(grid) })
 }
 
 /// The scans of a folder: by case, the file of each channel. A case's label is in `labels`.
@@ -120,13 +133,17 @@ fn scans(
         let has_label = |case: &str| labels.join(format!("{case}{}", dataset.file_ending)).exists();
         // A label of the whole name says that the number at its end is the case's.
         let Some((case, index)) = case_and_channel(stem).filter(|(case, _)| has_label(case) || !has_label(stem)) else {
-            return Err(without_channel(path, stem, labels, &dataset.file_ending));
+            let error = without_channel(path.clone(), stem, labels, &dataset.file_ending);
+            unused.or_list::<()>(Err(error))?;
+            continue;
         };
         if index as usize >= dataset.channels.len() {
-            return Err(ScanError::UnknownChannel { path, channel: index, known: dataset.list_channels() });
+            let error = ScanError::UnknownChannel { path, channel: index, known: dataset.list_channels() };
+            unused.or_list::<()>(Err(error))?;
+            continue;
         }
         if let Some(first) = cases.entry(case.into()).or_default().insert(index, path.clone()) {
-            return Err(ScanError::Duplicate { what: "channel", first, second: path });
+            unused.or_list::<()>(Err(ScanError::Duplicate { what: "channel", first, second: path }))?;
         }
     }
     Ok(cases)

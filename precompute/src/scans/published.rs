@@ -72,16 +72,22 @@ pub(super) fn cases(root: &Path, unused: &mut Unused) -> Result<Vec<CaseEntry>, 
         };
         let parsed = without_ending(stem, ".npy").unwrap_or(stem).strip_prefix("case").and_then(number);
         let Some((case, number)) = parsed else {
-            return Err(ScanError::Name { path, expected: "case0001.npy.h5" });
+            unused.or_list::<()>(Err(ScanError::Name { path, expected: "case0001.npy.h5" }))?;
+            continue;
         };
         if let Some(first) = seen.insert(number, path.clone()) {
-            return Err(ScanError::Duplicate { what: "case", first, second: path });
+            unused.or_list::<()>(Err(ScanError::Duplicate { what: "case", first, second: path }))?;
+            continue;
         }
-        placeholder::refuse(&path)?;
-        let num_slices = hdf5::read_shape(&path, ARRAYS[0])?[0];
-        cases.push(CaseEntry { case, split: Split::Test, num_slices, files: vec![path], voxel_files: Vec::new(), grid: None });
+        cases.extend(unused.or_list(test_case(case, path))?);
     }
     Ok(cases)
+}
+
+fn test_case(case: String, path: PathBuf) -> Result<CaseEntry, ScanError> {
+    placeholder::refuse(&path)?;
+    let num_slices = hdf5::read_shape(&path, ARRAYS[0])?[0];
+    Ok(CaseEntry { case, split: Split::Test, num_slices, files: vec![path], voxel_files: Vec::new(), grid: None })
 }
 
 /// Slices of `train_npz`, gathered into cases.
@@ -95,18 +101,20 @@ fn train_cases(folder: &Path, unused: &mut Unused) -> Result<Vec<CaseEntry>, Sca
         };
         let parsed = stem.strip_prefix("case").and_then(|rest| rest.split_once("_slice"));
         let Some(((case, case_number), (_, slice))) = parsed.and_then(|(case, slice)| number(case).zip(number(slice))) else {
-            return Err(ScanError::Name { path, expected: "case0005_slice000.npz" });
+            unused.or_list::<()>(Err(ScanError::Name { path, expected: "case0005_slice000.npz" }))?;
+            continue;
         };
         let slices = &mut cases.entry(case_number).or_insert_with(|| (case, BTreeMap::new())).1;
         if let Some(first) = slices.insert(slice, path.clone()) {
-            return Err(ScanError::Duplicate { what: "slice", first, second: path });
+            unused.or_list::<()>(Err(ScanError::Duplicate { what: "slice", first, second: path }))?;
         }
     }
     let mut entries = Vec::with_capacity(cases.len());
     for (case, slices) in cases.into_values() {
         let found = slices.len();
         if let Some(missing) = slices.keys().enumerate().position(|(expected, &slice)| expected as u32 != slice) {
-            return Err(ScanError::MissingSlice { folder: folder.into(), case, found, missing });
+            unused.or_list::<()>(Err(ScanError::MissingSlice { folder: folder.into(), case, found, missing }))?;
+            continue;
         }
         let files: Vec<PathBuf> = slices.into_values().collect();
         entries.push(CaseEntry { case, split: Split::Train, num_slices: found, files, voxel_files: Vec::new(), grid: None });

@@ -27,20 +27,26 @@ pub(super) fn cases(training: &Path, unused: &mut Unused) -> Result<Vec<CaseEntr
     let mut labels = numbered(&training.join("label"), "label", "label0001.nii.gz", unused)?;
     let mut cases = Vec::with_capacity(images.len());
     for (number, (case, image)) in images {
-        let Some((_, label)) = labels.remove(&number) else {
-            return Err(unpaired(image, training.join("label").join(format!("label{case}.nii.gz"))));
+        let entry = match labels.remove(&number) {
+            Some((_, label)) => entry(number, case, image, label),
+            None => Err(unpaired(image, training.join("label").join(format!("label{case}.nii.gz")))),
         };
-        // As published, scans are taken as they lie.
-        let grid = Grid::read(&image, None)?;
-        same_grid(&label, &read_geometry(&label)?, &image, &grid.geometry)?;
-        let split = if SYNAPSE_TEST_CASES.contains(&number) { Split::Test } else { Split::Train };
-        let (files, num_slices) = (vec![image, label], grid.shape()[0]);
-        cases.push(CaseEntry { case, split, num_slices, voxel_files: voxel_files(&files)?, files, grid: Some(grid) });
+        cases.extend(unused.or_list(entry)?);
     }
-    if let Some((_, (case, label))) = labels.pop_first() {
-        return Err(unpaired(label, training.join("img").join(format!("img{case}.nii.gz"))));
+    for (case, label) in labels.into_values() {
+        unused.or_list::<()>(Err(unpaired(label, training.join("img").join(format!("img{case}.nii.gz")))))?;
     }
     Ok(cases)
+}
+
+/// A case, if its image and its label lie on one grid.
+fn entry(number: u32, case: String, image: PathBuf, label: PathBuf) -> Result<CaseEntry, ScanError> {
+    // As published, scans are taken as they lie.
+    let grid = Grid::read(&image, None)?;
+    same_grid(&label, &read_geometry(&label)?, &image, &grid.geometry)?;
+    let split = if SYNAPSE_TEST_CASES.contains(&number) { Split::Test } else { Split::Train };
+    let (files, num_slices) = (vec![image, label], grid.shape()[0]);
+    Ok(CaseEntry { case, split, num_slices, voxel_files: voxel_files(&files)?, files, grid: Some(grid) })
 }
 
 /// The volumes of a folder by the number in their names; what else looks like a scan is noted.
@@ -54,10 +60,12 @@ fn numbered(folder: &Path, prefix: &str, expected: &'static str, unused: &mut Un
         };
         let digits = stem.strip_prefix(prefix).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
         let Some((digits, number)) = digits.and_then(|digits| Some((digits.to_owned(), digits.parse().ok()?))) else {
-            return Err(ScanError::Name { path, expected });
+            unused.or_list::<()>(Err(ScanError::Name { path, expected }))?;
+            continue;
         };
         if let Some((_, first)) = files.get(&number) {
-            return Err(ScanError::Duplicate { what: "case", first: first.clone(), second: path });
+            unused.or_list::<()>(Err(ScanError::Duplicate { what: "case", first: first.clone(), second: path }))?;
+            continue;
         }
         files.insert(number, (digits, path));
     }

@@ -59,7 +59,7 @@ pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) 
     config.preprocessing.spacing_mm = options.spacing_mm;
     config.preprocessing.orientation = match layout {
         Layout::RawSynapse => {
-            options.orientation.or_else(|| training_orientation(raw_synapse::cases(&root, &mut Unused::default()), &[]))
+            options.orientation.or_else(|| training_orientation(raw_synapse::cases(&root, &mut Unused::listing_errors()), &[]))
         }
         _ => options.orientation,
     };
@@ -118,7 +118,7 @@ fn configure_nnunet(root: &Path, options: &SourceOptions, config: PrecomputeConf
     };
     if options.orientation.is_none() {
         preprocessing.orientation =
-            training_orientation(nnunet::cases(root, &preprocessing, &mut Unused::default()), &test_cases);
+            training_orientation(nnunet::cases(root, &preprocessing, &mut Unused::listing_errors()), &test_cases);
     }
     Ok(PrecomputeConfig { preprocessing, class_names: dataset.class_names, test_cases, ..config })
 }

@@ -1,11 +1,13 @@
 //! What `predict` writes and says in addition to masks: probabilities, their entropy, how far several runs agree, and a table of these numbers.
 
+use super::outputs::Existing;
 use crate::error::refusal;
 use anyhow::Context;
 use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::csv::read_lines;
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::nifti::{origin_of, write_scaled_nifti};
-use sam_ladder_formats::outputs::{HASH_COMMENT, Origin, is_regular_file, may_write, origin_of_text, sealed};
+use sam_ladder_formats::outputs::{HASH_COMMENT, Origin, is_regular_file, is_there, may_write, origin_of_text, sealed};
 use sam_ladder_formats::volume::without_ending;
 use sam_ladder_precompute::scans::Grid;
 use sam_ladder_schemas::tables::voxel_ml;
@@ -30,6 +32,8 @@ pub struct Extras {
     pub entropy: bool,
     /// The table, if one is asked for.
     pub statistics: Option<PathBuf>,
+    /// What to do with masks, maps and a table that are there already.
+    pub existing: Existing,
 }
 
 /// A scan whose mask was made.
@@ -53,16 +57,17 @@ impl Extras {
         entropy.into_iter().chain(probabilities.filter(|_| self.probabilities)).collect()
     }
 
-    /// Checks that all files of these masks may be written, and makes the table's folder. Maps whose mask is yet to be made are those of an
-    /// interrupted call if `resumes` is set, and may be replaced.
+    /// Checks that all files of these masks may be written, and makes the table's folder. If masks that are there are kept, maps whose mask is yet
+    /// to be made are those of an interrupted call, and may be replaced; so may its table, whose rows are kept.
     ///
     /// # Errors
     /// Two outputs of one name; a file that is there, unless it may be replaced and is ours; a table of another kind than CSV and JSON.
-    pub fn check(&self, masks: &[&Path], class_names: &[String], force: bool, resumes: bool) -> anyhow::Result<()> {
+    pub fn check(&self, masks: &[&Path], class_names: &[String]) -> anyhow::Result<()> {
+        let may_replace = self.existing != Existing::Refuse;
         let mut names = HashSet::new();
         for mask in masks {
             let maps = self.files(mask, class_names);
-            may_write(&maps, force || resumes, "a map by sam-ladder", origin_of)?;
+            may_write(&maps, may_replace, "a map by sam-ladder", origin_of)?;
             for file in maps.into_iter().chain([mask.to_path_buf()]) {
                 if let Some(twice) = names.replace(file) {
                     let message = format!("{} would be written twice", twice.display());
@@ -82,10 +87,47 @@ impl Extras {
             return Err(refusal(message, "name the table of --statistics so"));
         }
         let origin = |path: &Path| if is_csv(path) { origin_of_text(path, HASH_COMMENT) } else { origin_of_json(path) };
-        Ok(may_write(std::slice::from_ref(path), force, "a table of statistics by sam-ladder", origin)?)
+        Ok(may_write(std::slice::from_ref(path), may_replace, "a table of statistics by sam-ladder", origin)?)
     }
 
-    /// Writes the maps of a scan, on its own grid.
+    /// The rows of an earlier call's table, if the masks of such a call are kept.
+    ///
+    /// # Errors
+    /// A table that cannot be read.
+    pub fn earlier_rows(&self) -> anyhow::Result<Vec<Value>> {
+        let Some(path) = self.statistics.as_deref().filter(|path| self.existing == Existing::Skip && is_there(path)) else {
+            return Ok(Vec::new());
+        };
+        if is_json(path) {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let mut table: Value = serde_json::from_str(&text)?;
+            return Ok(serde_json::from_value(table["rows"].take())?);
+        }
+        let columns: Vec<&str> = HEADER.split(',').collect();
+        let row = |cells: &Vec<String>| -> Value {
+            columns.iter().zip(cells).map(|(name, text)| (name.to_string(), value(name, text))).collect()
+        };
+        let lines = read_lines(path)?;
+        Ok(lines.iter().skip(1).filter(|cells| cells.len() == columns.len()).map(row).collect())
+    }
+
+    /// Removes the maps of a mask that is replaced which are not made again: they do not belong to the new mask. Only ours, as we wrote them.
+    ///
+    /// # Errors
+    /// A file that cannot be removed.
+    fn remove_other_maps(&self, mask: &Path, class_names: &[String]) -> anyhow::Result<()> {
+        if self.existing != Existing::Replace {
+            return Ok(());
+        }
+        let made = self.files(mask, class_names);
+        let all = Extras { probabilities: true, entropy: true, ..Extras::default() }.files(mask, class_names);
+        for other in all.into_iter().filter(|map| !made.contains(map) && origin_of(map) == Origin::Ours) {
+            std::fs::remove_file(&other).with_context(|| format!("cannot remove {}", other.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the maps of a scan, on its own grid, and removes those of an earlier mask.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -97,7 +139,7 @@ impl Extras {
             let map = made.grid.turn.inverse().voxels(map.clone(), made.grid.shape());
             write_scaled_nifti(path, &made.grid.geometry, &map, BYTE)?;
         }
-        Ok(())
+        self.remove_other_maps(made.path, made.class_names)
     }
 
     /// The rows of a scan in the table.
@@ -166,12 +208,28 @@ fn plain(name: &str) -> String {
     name.chars().map(|letter| if letter.is_alphanumeric() || "-_".contains(letter) { letter } else { '_' }).collect()
 }
 
+/// What a field of such a column says.
+fn value(column: &str, text: &str) -> Value {
+    match column {
+        _ if text.is_empty() => Value::Null,
+        "case" | "organ" => text.into(),
+        "voxels" => text.parse::<u64>().map_or(Value::Null, Value::from),
+        _ => text.parse::<f64>().map_or(Value::Null, Value::from),
+    }
+}
+
+/// A name as it stands in a field: on one line, without spaces around it.
+pub fn one_line(text: &str) -> String {
+    let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    text.trim().into()
+}
+
 /// A field of a CSV file (RFC 4180): nothing for what is unknown.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => {
-            let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+            let text = one_line(text);
             if text.contains([',', '"', '#']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
         }
         other => other.to_string(),
@@ -208,7 +266,7 @@ mod tests {
     #[test]
     fn maps_lie_next_to_their_mask() {
         let names = ["left kidney".to_string()];
-        let extras = Extras { probabilities: true, entropy: true, statistics: None };
+        let extras = Extras { probabilities: true, entropy: true, ..Extras::default() };
         let files = extras.files(Path::new("masks/0001.nii.gz"), &names);
         let expected = ["0001.entropy.nii.gz", "0001.probability.background.nii.gz", "0001.probability.left_kidney.nii.gz"];
         assert_eq!(files, expected.map(|name| Path::new("masks").join(name)));
@@ -226,13 +284,18 @@ mod tests {
             extras.write_table(&rows).unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(name != "s.csv" || text.contains("\n\"a,b\",liver,3,0.25,,\n"), "{text}");
-            let check = |force| extras.check(&[], &[], force, false);
-            assert!(check(false).is_err());
-            check(true).unwrap();
+            let check = |existing| Extras { existing, ..extras.clone() }.check(&[], &[]);
+            assert!(check(Existing::Refuse).is_err());
+            check(Existing::Replace).unwrap();
+            check(Existing::Skip).unwrap();
+            let kept = Extras { existing: Existing::Skip, ..extras.clone() }.earlier_rows().unwrap();
+            assert_eq!(kept[0]["case"], rows[0]["case"], "{name}");
+            assert_eq!([&kept[0]["voxels"], &kept[0]["volume_ml"]], [&json!(3), &json!(0.25)], "{name}");
+            assert_eq!(extras.earlier_rows().unwrap().len(), 0);
             std::fs::write(&path, text.replace("liver", "kidney")).unwrap();
-            assert!(check(true).is_err(), "{name} was changed");
+            assert!(check(Existing::Replace).is_err() && check(Existing::Skip).is_err(), "{name} was changed");
         }
         let wrong = Extras { statistics: Some("s.txt".into()), ..Extras::default() };
-        assert!(wrong.check(&[], &[], true, false).unwrap_err().to_string().contains("neither in .csv nor in .json"));
+        assert!(wrong.check(&[], &[]).unwrap_err().to_string().contains("neither in .csv nor in .json"));
     }
 }

@@ -11,11 +11,12 @@ use super::device::DeviceChoice;
 use super::export::run_checkpoint;
 use super::postprocess::rules_of;
 use super::progress::{self, Terminal};
+use super::run_facts::ensure_each_once;
 use crate::error::refusal;
 use crate::interrupt;
 use crate::print::print_note;
 use candle_core::Device;
-use extras::{Extras, Made, disagreement};
+use extras::{Extras, Made, disagreement, one_line};
 use outputs::{Existing, Outputs, ensure_folder, ensure_mask_name, ensure_mask_of};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::postprocess;
@@ -137,6 +138,8 @@ impl MaskJob {
         let said = tables.volumes.add(&self.scan.case, &found.mask, self.grid.spacing_mm())?;
         tables.extras.write_maps(&made)?;
         if tables.extras.statistics.is_some() {
+            let case = one_line(&self.scan.case);
+            tables.rows.retain(|row| row["case"].as_str().map(one_line) != Some(case.clone()));
             tables.rows.extend(Extras::rows(&made));
             tables.extras.write_table(&tables.rows)?;
         }
@@ -158,18 +161,14 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         ensure_mask_name(&self.out)?;
         ensure_folder(&self.out)?;
+        ensure_each_once(&self.run)?;
         let device = self.device.open()?;
         let settings = self.settings()?;
         self.checkpoint.iter().for_each(|path| note_names(path));
         let FoundScans { scans, notes } = find_new_scans(&self.scan, &settings.config.preprocessing)?;
         notes.iter().for_each(|note| print_note!("{note}"));
         let found = scans.len();
-        let existing = match (self.force, self.skip_existing) {
-            (true, _) => Existing::Replace,
-            (_, true) => Existing::Skip,
-            _ => Existing::Refuse,
-        };
-        let outputs = Outputs::plan(scans, &self.out, existing)?;
+        let outputs = Outputs::plan(scans, &self.out, self.existing())?;
         let mut bad = 0;
         check_kept(&outputs, &settings.config.preprocessing, &mut bad);
         let jobs = readable(&outputs, &settings.config.preprocessing, &mut bad);
@@ -183,7 +182,7 @@ impl Args {
         print_note!("{scans}, {slices} to segment at {} pixels{there}", settings.config.image_size);
         if !outputs.kept.is_empty() && (self.save_probabilities || self.save_entropy || self.statistics.is_some()) {
             print_note!(
-                "warning: scans whose masks are there already get no maps, and no rows in the table: --force makes them anew"
+                "warning: scans whose masks are there already get no maps and no new rows in the table: --force makes them anew"
             );
         }
         if !jobs.is_empty() {
@@ -191,7 +190,7 @@ impl Args {
             outputs.check_label_tables(class_names)?;
             let extras = self.extras();
             let masks: Vec<&Path> = jobs.iter().map(|job| &*job.mask).collect();
-            extras.check(&masks, class_names, self.force, self.skip_existing)?;
+            extras.check(&masks, class_names)?;
             let volumes_table = outputs.volumes_table(&self.out);
             if self.statistics.as_ref() == Some(&volumes_table) {
                 let message = format!("{} is the table of the organs' volumes", volumes_table.display());
@@ -200,7 +199,8 @@ impl Args {
             let volumes = Volumes::open(volumes_table, &settings)?;
             let rules =
                 if self.no_postprocessing { Vec::new() } else { rules_of(&self.run, |run| self.model_of(run), class_names)? };
-            let mut tables = Tables { volumes, extras, rules, rows: Vec::new(), class_names };
+            let rows = extras.earlier_rows()?;
+            let mut tables = Tables { volumes, extras, rules, rows, class_names };
             let work = Work { settings: &settings, outputs: &outputs, device: &device };
             let labels = match &self.store {
                 Some(store) => self.predict_stored(store, jobs, work, &mut tables, &mut bad)?,
@@ -227,8 +227,17 @@ impl Args {
         self.checkpoint.clone().unwrap_or_else(|| run_checkpoint_file(run, run_checkpoint(self.last)))
     }
 
+    fn existing(&self) -> Existing {
+        match (self.force, self.skip_existing) {
+            (true, _) => Existing::Replace,
+            (_, true) => Existing::Skip,
+            _ => Existing::Refuse,
+        }
+    }
+
     fn extras(&self) -> Extras {
-        Extras { probabilities: self.save_probabilities, entropy: self.save_entropy, statistics: self.statistics.clone() }
+        let (probabilities, entropy) = (self.save_probabilities, self.save_entropy);
+        Extras { probabilities, entropy, statistics: self.statistics.clone(), existing: self.existing() }
     }
 
     fn load_models(&self, settings: &Settings, device: &Device) -> anyhow::Result<Ensemble> {

@@ -12,9 +12,10 @@ use sam_ladder_schemas::precompute::Preprocessing;
 use std::path::{Path, PathBuf};
 
 /// What to do with masks that are there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Existing {
     /// Stop before anything is done.
+    #[default]
     Refuse,
     /// Write them anew.
     Replace,

@@ -29,6 +29,9 @@ pub(super) fn announce(observer: &dyn Observer, args: &TrainArgs, store: &Traini
         return;
     }
     observer.message(&weights(args));
+    for [setting, by] in args.config.unused() {
+        observer.message(&format!("warning: {setting} changes nothing without {by}"));
+    }
     if let Some(text) = class_weight_text(args, store, run) {
         observer.message(&text);
     }
