@@ -95,7 +95,7 @@ install: ## Install the program below PREFIX (~/.local) with its manual pages an
 wheel: ## Build a Python wheel of the program and the package sam_ladder, for Linux with glibc 2.28 or later, in target/wheels
 	test -d target/maturin || python3 -m venv target/maturin
 	target/maturin/bin/pip install --quiet --disable-pip-version-check 'maturin[zig]==1.16.0'
-	cd python && ../target/maturin/bin/maturin build --release --zig --compatibility manylinux_2_28 --out ../target/wheels
+	cd python && PATH="$(abspath target/maturin/bin):$$PATH" maturin build --release --zig --compatibility manylinux_2_28 --out ../target/wheels
 
 .PHONY: test-wheel
 test-wheel: wheel ## Install the wheel into an empty environment and run the demo with it
