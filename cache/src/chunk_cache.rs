@@ -77,18 +77,21 @@ impl ChunkCache {
         if !folder.is_dir() {
             return Ok(Some("it is no folder".into()));
         }
-        let mark = self.folder.join(MARK);
-        if !(is_regular_file(&mark) && fs::read(&mark)? == MARK_TEXT.as_bytes()) {
-            let foreign = |name: &str| !is_temporary_of(name, MARK);
+        if !self.is_marked()? {
+            let mut names = Vec::new();
             for entry in fs::read_dir(&self.folder)? {
-                let name = entry?.file_name().to_string_lossy().into_owned();
-                if foreign(&name) {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            match names.iter().find(|name| !is_temporary_of(name, MARK)) {
+                None => return Ok(None),
+                // Another process may have begun the cache in the meantime.
+                Some(_) if self.is_marked()? => {}
+                Some(name) => {
                     return Ok(Some(format!(
                         "it holds {name}, and no {MARK} of sam-ladder says that it is a cache of this program"
                     )));
                 }
             }
-            return Ok(None);
         }
         let ledger = self.folder.join(LEDGER);
         if is_there(&ledger) && !(is_regular_file(&ledger) && ledger.symlink_metadata()?.len() <= LEDGER_BYTES) {
@@ -98,6 +101,12 @@ impl ChunkCache {
             return Ok(Some(format!("{} in it is a link, or a file of another origin", file_name(&self.store))));
         }
         Ok(None)
+    }
+
+    /// Whether the folder has our mark.
+    fn is_marked(&self) -> io::Result<bool> {
+        let mark = self.folder.join(MARK);
+        Ok(is_regular_file(&mark) && fs::read(&mark)? == MARK_TEXT.as_bytes())
     }
 
     pub(crate) fn max_bytes(&self) -> u64 {
@@ -371,6 +380,21 @@ mod tests {
         let ledger = fs::read(folder.path().join(LEDGER)).unwrap();
         let ledger = u64::from_le_bytes(std::array::from_fn(|i| ledger[i]));
         assert!(taken <= ledger && ledger <= ROOM, "{taken} bytes, the ledger says {ledger}");
+    }
+
+    /// A folder that another process has just begun to use is not taken for someone else's.
+    #[test]
+    fn a_cache_may_be_opened_while_another_process_begins_it() {
+        for _ in 0..100 {
+            let folder = tempfile::tempdir().unwrap();
+            let other = cache(folder.path(), "b");
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| other.insert("train.images.0.0", &[0; 10]));
+                while !writer.is_finished() {
+                    cache(folder.path(), "a");
+                }
+            });
+        }
     }
 
     #[test]
