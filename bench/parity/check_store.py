@@ -83,7 +83,8 @@ def check_attributes(attributes):
 def check_arrays(split, group, config, slices, variants):
     size = config["image_size"]
     grid = size // 16
-    channels = len(config["preprocessing"].get("channels", ONE_CT_CHANNEL))
+    made_of_one = "channels_from" in config["preprocessing"]
+    channels = 3 if made_of_one else len(config["preprocessing"].get("channels", ONE_CT_CHANNEL))
     image = (size, size) if channels == 1 else (channels, size, size)
     dimensions = {
         "embeddings": ("channel", "grid_y", "grid_x"),
@@ -133,10 +134,16 @@ def read_case(scans, source, preprocessing):
         label_path = first.parent.parent / first.parent.name.replace("images", "labels") / f"{case}{ending}"
     else:
         paths, label_path = [first], first.parent.parent / "label" / first.name.replace("img", "label", 1)
+    channels_from = preprocessing.get("channels_from", {"kind": "slice"})
+    windows = channels_from.get("hu", [preprocessing["window_hu"]])
     scaled = [
-        scale(nibabel.load(path).get_fdata().astype(np.float32), channel["intensity"], preprocessing["window_hu"]).transpose(2, 1, 0)
+        scale(nibabel.load(path).get_fdata().astype(np.float32), channel["intensity"], window).transpose(2, 1, 0)
         for path, channel in zip(paths, channels, strict=True)
+        for window in windows
     ]
+    if channels_from["kind"] == "neighbours":
+        (at,) = scaled
+        scaled = [np.concatenate([at[:1], at[:-1]]), at, np.concatenate([at[1:], at[-1:]])]
     label = nibabel.load(label_path).get_fdata().astype(np.int64).transpose(2, 1, 0)
     return np.stack(scaled, 1), np.asarray(preprocessing["label_map"], np.uint8)[label], hashlib.sha256(first.read_bytes()).hexdigest()
 

@@ -31,6 +31,7 @@ pub mod encoder;
 pub mod eval;
 pub mod gpu_precision;
 pub mod group_by;
+pub mod image_channels;
 pub mod inspection;
 pub mod json_schema;
 pub mod observer;

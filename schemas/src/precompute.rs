@@ -2,6 +2,7 @@
 
 use crate::encoder::{EncoderArch, PATCH_SIZE};
 use crate::gpu_precision::GpuPrecision;
+use crate::image_channels::ChannelsFrom;
 use crate::json_schema;
 use crate::orientation::Orientation;
 use crate::setting::{Problem, SettingError};
@@ -114,6 +115,9 @@ pub struct Preprocessing {
     /// if it is not stated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spacing_mm: Option<[f64; 3]>,
+    /// What the three channels of the image of a scan of one channel are. The published choice is left out of the JSON.
+    #[serde(default, skip_serializing_if = "ChannelsFrom::is_slice")]
+    pub channels_from: ChannelsFrom,
 }
 
 impl Default for Preprocessing {
@@ -125,6 +129,7 @@ impl Default for Preprocessing {
             channels: one_ct_channel(),
             orientation: None,
             spacing_mm: None,
+            channels_from: ChannelsFrom::Slice,
         }
     }
 }
@@ -310,7 +315,10 @@ impl PrecomputeConfig {
 
     /// Channels of an image, from 1 to [`MAX_CHANNELS`].
     pub fn num_channels(&self) -> usize {
-        self.preprocessing.channels.len()
+        match self.preprocessing.channels_from {
+            ChannelsFrom::Slice => self.preprocessing.channels.len(),
+            ChannelsFrom::Neighbours | ChannelsFrom::Windows { .. } => MAX_CHANNELS,
+        }
     }
 
     /// Values of one image: channels times pixels.
@@ -349,7 +357,8 @@ impl PrecomputeConfig {
             let found = format!("{spacing:?}");
             return Err(Problem::expected("three positive numbers", found).with("preprocessing.spacing_mm"));
         }
-        self.preprocessing.check_channels()
+        self.preprocessing.check_channels()?;
+        self.preprocessing.check_channels_from()
     }
 
     /// Tables distinguish classes by name: a class is a column of `slices.parquet`, and a row next to `mean` in an evaluation.
@@ -411,6 +420,31 @@ impl Preprocessing {
             }
         }
         Ok(())
+    }
+
+    /// Three channels are made only of one, and windows only of values with a unit.
+    fn check_channels_from(&self) -> Result<(), SettingError> {
+        let refuse = |reason: String, hint: &str| Err(Problem::conflict(reason, hint).with("preprocessing.channels_from"));
+        if self.channels_from.is_slice() {
+            return Ok(());
+        }
+        let [only] = &self.channels[..] else {
+            let names: Vec<&str> = self.channels.iter().map(|channel| channel.name.as_str()).collect();
+            let reason =
+                format!("the three channels are made of one, and these scans have {}: {}", names.len(), names.join(", "));
+            return refuse(reason, "take one of them with --channels, or leave --channels-from out");
+        };
+        if self.channels_from.windows().is_some() && only.intensity != Intensity::Window {
+            let reason = format!(
+                "windows are in Hounsfield units, and the channel {:?} is scaled between percentiles of each scan",
+                only.name
+            );
+            return refuse(
+                reason,
+                "call the channel CT in dataset.json if it is CT; for other images leave --channels-from windows out",
+            );
+        }
+        self.channels_from.check()
     }
 }
 
@@ -478,6 +512,40 @@ mod tests {
         assert_eq!(json["preprocessing"]["channels"][1]["intensity"]["kind"], "percentiles");
         assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), config);
         assert_eq!((config.num_channels(), config.image_len()), (2, 2 * 512 * 512));
+    }
+
+    #[test]
+    fn channels_that_are_made_of_one_leave_no_trace_where_there_are_none() {
+        let json = serde_json::to_value(published()).unwrap();
+        assert!(json["preprocessing"].get("channels_from").is_none());
+        let with = |channels_from| {
+            let mut config = published();
+            config.preprocessing.channels_from = channels_from;
+            config
+        };
+        let windows = ChannelsFrom::Windows { hu: ChannelsFrom::DEFAULT_WINDOWS };
+        for (channels_from, kind) in [(ChannelsFrom::Neighbours, "neighbours"), (windows, "windows")] {
+            let config = with(channels_from);
+            assert!(config.validate().is_ok());
+            let json = serde_json::to_value(&config).unwrap();
+            assert_eq!(json["preprocessing"]["channels_from"]["kind"], kind);
+            assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), config);
+            assert_eq!((config.num_channels(), config.image_len()), (3, 3 * 512 * 512));
+            let mut two = config.clone();
+            two.preprocessing.channels.push(Channel { index: 1, name: "PET".into(), intensity: Intensity::Window });
+            let error = two.validate().unwrap_err();
+            assert!(error.to_string().contains("these scans have 2: CT, PET"), "{error}");
+            assert!(error.hint().unwrap().contains("--channels"));
+        }
+        let mut mr = with(windows);
+        mr.preprocessing.channels[0] =
+            Channel { index: 0, name: "MR".into(), intensity: Intensity::Percentiles { low: 0.5, high: 99.5 } };
+        assert!(mr.validate().unwrap_err().to_string().contains("\"MR\" is scaled between percentiles"));
+        mr.preprocessing.channels_from = ChannelsFrom::Neighbours;
+        assert!(mr.validate().is_ok(), "slices have neighbours in any unit");
+        for window in [[5.0, 5.0], [f32::NAN, 1.0], [0.0, f32::INFINITY]] {
+            assert!(with(ChannelsFrom::Windows { hu: [[0.0, 1.0], window, [0.0, 1.0]] }).validate().is_err(), "{window:?}");
+        }
     }
 
     #[test]

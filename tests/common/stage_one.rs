@@ -41,7 +41,7 @@ pub fn write_scans(folder: &Path) {
     }
 }
 
-/// Embedding `[c, y, x]` = the mean over patch (y, x) of the image, plus c/256.
+/// Embedding `[c, y, x]` = the mean over patch (y, x) of the image, plus c/256; of several channels the sum, each times its number from 1.
 #[derive(Default)]
 pub struct Formula<'a> {
     /// Fails once this many images were encoded.
@@ -61,13 +61,14 @@ impl Encode for Formula<'_> {
         }
         let grid = size / 16;
         let patch = |image: &[f32], y: usize, x: usize| {
-            (0..256).map(|i| image[(y * 16 + i / 16) * size + x * 16 + i % 16]).sum::<f32>() / 256.0
+            let mean = |plane: &[f32]| (0..256).map(|i| plane[(y * 16 + i / 16) * size + x * 16 + i % 16]).sum::<f32>() / 256.0;
+            image.chunks(size * size).enumerate().map(|(channel, plane)| mean(plane) * (channel + 1) as f32).sum::<f32>()
         };
         let embed = |image: &[f32]| {
             let means: Vec<f32> = (0..grid * grid).map(|i| patch(image, i / grid, i % grid)).collect();
             (0..256).flat_map(|c| means.iter().map(move |mean| mean + c as f32 / 256.0).collect::<Vec<_>>()).collect::<Vec<_>>()
         };
-        Ok(images.chunks(size * size).flat_map(embed).collect())
+        Ok(images.chunks(images.len() / batch).flat_map(embed).collect())
     }
 }
 
