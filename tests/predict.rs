@@ -44,6 +44,7 @@ fn a_new_scans_mask_is_the_evaluations() {
         ("--image-size 32 --data-size 40 --dtype q8", 2),
         ("--image-size 32 --data-size 40 --channels-from neighbours", 2),
         ("--image-size 32 --data-size 40 --channels-from windows --windows bone,-125:275,liver", 2),
+        ("--image-size 32 --data-size 40 --rungs 2,11 --rung-channels 8", 2),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();

@@ -39,6 +39,7 @@ pub mod orientation;
 pub mod postprocessing;
 pub mod precompute;
 pub mod read_mode;
+pub mod rungs;
 pub mod sam_names;
 pub mod setting;
 pub mod slurm;
