@@ -189,6 +189,12 @@ def main():
             run(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 0, "--image-size", 96,
                 "--data-size", 64, "--dtype", dtype, *augment)  # fmt: skip
             run(sys.executable, BENCH / "parity/check_store.py", store, "--scans", scans)
+        run(sys.executable, BENCH / "parity/check_rungs.py", program, scans, folder / "rungs")
+        for choice in "neighbours", "windows":
+            store = folder / f"golden-{choice}.zarr"
+            run(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 0, "--image-size", 96,
+                "--data-size", 64, "--augment", "flips", "--channels-from", choice)  # fmt: skip
+            run(sys.executable, BENCH / "parity/check_store.py", store, "--scans", scans)
 
         phantoms, nnunet = folder / "scans", folder / "nnunet"
         run(program, "phantom", "--out", phantoms, "--cases", 4, "--size", 64, "--depth", 8)

@@ -23,7 +23,7 @@ use s3::{Server, child_folder};
 use sam_ladder_cache::{Error as StoreError, Store, verify};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, repair};
 use sam_ladder_schemas::observer::Silent;
-use sam_ladder_schemas::precompute::StoreDtype;
+use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::train::CHECKPOINT;
 use sam_ladder_schemas::variants::AugmentPolicy;
 use same_stores::read_all;
@@ -32,12 +32,17 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// Settings of a store with every kind of file.
+fn with_rungs() -> PrecomputeConfig {
+    PrecomputeConfig { rungs: vec![2], rung_channels: 4, ..config(AugmentPolicy::Flips, 1) }
+}
+
 #[test]
 fn a_bucket_holds_the_bytes_of_a_folder() {
     let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
     let (scans, whole) = (base.path().join("scans"), base.path().join("whole.zarr"));
     write_scans(&scans);
-    fill_whole(&scans, &whole, &config(AugmentPolicy::Flips, 1));
+    fill_whole(&scans, &whole, &with_rungs());
     // Every ninth request is refused: each is tried again.
     server.refuse_every.store(9, Ordering::SeqCst);
     server.run_child("interrupted_and_shared", base.path());
@@ -48,7 +53,7 @@ fn a_bucket_holds_the_bytes_of_a_folder() {
 #[ignore = "a child on a server"]
 fn interrupted_and_shared() {
     let scans = child_folder().join("scans");
-    let config = config(AugmentPolicy::Flips, 1);
+    let config = with_rungs();
     let images = AtomicUsize::new(0);
     let fill = |share, fails_after| {
         images.store(0, Ordering::SeqCst);

@@ -39,7 +39,13 @@ fn trained(at: &Path, sizes: &str, steps: usize) {
 #[test]
 fn a_new_scans_mask_is_the_evaluations() {
     // Number formats round the model's input; both ways must round in the same way.
-    for (sizes, steps) in [("--image-size 64 --data-size 48", 60), ("--image-size 32 --data-size 40 --dtype q8", 2)] {
+    for (sizes, steps) in [
+        ("--image-size 64 --data-size 48", 60),
+        ("--image-size 32 --data-size 40 --dtype q8", 2),
+        ("--image-size 32 --data-size 40 --channels-from neighbours", 2),
+        ("--image-size 32 --data-size 40 --channels-from windows --windows bone,-125:275,liver", 2),
+        ("--image-size 32 --data-size 40 --rungs 2,11 --rung-channels 8", 2),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
         trained(at, sizes, steps);

@@ -35,16 +35,19 @@ def expect(what, found, expected):
 
 
 def to_float32(group, name, row, variant):
-    """One variant of one slice of `images` or `embeddings` as float32; bfloat16 is stored as its bits, 8-bit codes with scale and offset."""
+    """One variant of one slice of `images`, `embeddings` or `rungs` as float32; bfloat16 is stored as its bits, 8-bit codes with scale and offset."""
     values = group[name][row, variant]
     encoding = group[name].attrs.get("encoding")
     if encoding == "bfloat16":
         return (values.astype(np.uint32) << 16).view(np.float32)
     if encoding == "quantized":
         pairs = group["quantization"][row, variant]
-        channels = pairs[:256] if name == "embeddings" else pairs[256:]
-        scale, offset = channels.T[..., None, None]
-        return (offset + scale * values.astype(np.float32)).reshape(values.shape)
+        # Channels of the embeddings, of the image, of the rungs.
+        images = 256 + (1 if group["images"].ndim == 4 else group["images"].shape[2])
+        of = {"embeddings": slice(0, 256), "images": slice(256, images), "rungs": slice(images, None)}[name]
+        scale, offset = pairs[of].T[..., None, None]
+        codes = values.astype(np.float32).reshape(-1, *values.shape[-2:])
+        return (offset + scale * codes).reshape(values.shape)
     return values.astype(np.float32)
 
 
@@ -83,7 +86,8 @@ def check_attributes(attributes):
 def check_arrays(split, group, config, slices, variants):
     size = config["image_size"]
     grid = size // 16
-    channels = len(config["preprocessing"].get("channels", ONE_CT_CHANNEL))
+    made_of_one = "channels_from" in config["preprocessing"]
+    channels = 3 if made_of_one else len(config["preprocessing"].get("channels", ONE_CT_CHANNEL))
     image = (size, size) if channels == 1 else (channels, size, size)
     dimensions = {
         "embeddings": ("channel", "grid_y", "grid_x"),
@@ -92,10 +96,16 @@ def check_arrays(split, group, config, slices, variants):
     }
     items = {"embeddings": (256, grid, grid), "images": image, "labels": (size // 4, size // 4)}
     names = ARRAYS
+    rungs = len(config.get("rungs", ()))
+    width = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}[config["encoder"]] if config.get("rung_projection") == "none" else config.get("rung_channels", 64)
     if config["dtype"] == "q8":
-        names = (*ARRAYS, "quantization")
+        names = (*names, "quantization")
         dimensions["quantization"] = ("quantized_channel", "scale_offset")
-        items["quantization"] = (256 + channels, 2)
+        items["quantization"] = (256 + channels + rungs * width, 2)
+    if rungs:
+        names = (*names, "rungs")
+        dimensions["rungs"] = ("rung", "rung_channel", "grid_y", "grid_x")
+        items["rungs"] = (rungs, width, grid, grid)
     for name in names:
         array = group[name]
         where = f"{split}/{name}"
@@ -133,10 +143,16 @@ def read_case(scans, source, preprocessing):
         label_path = first.parent.parent / first.parent.name.replace("images", "labels") / f"{case}{ending}"
     else:
         paths, label_path = [first], first.parent.parent / "label" / first.name.replace("img", "label", 1)
+    channels_from = preprocessing.get("channels_from", {"kind": "slice"})
+    windows = channels_from.get("hu", [preprocessing["window_hu"]])
     scaled = [
-        scale(nibabel.load(path).get_fdata().astype(np.float32), channel["intensity"], preprocessing["window_hu"]).transpose(2, 1, 0)
+        scale(nibabel.load(path).get_fdata().astype(np.float32), channel["intensity"], window).transpose(2, 1, 0)
         for path, channel in zip(paths, channels, strict=True)
+        for window in windows
     ]
+    if channels_from["kind"] == "neighbours":
+        (at,) = scaled
+        scaled = [np.concatenate([at[:1], at[:-1]]), at, np.concatenate([at[1:], at[-1:]])]
     label = nibabel.load(label_path).get_fdata().astype(np.int64).transpose(2, 1, 0)
     return np.stack(scaled, 1), np.asarray(preprocessing["label_map"], np.uint8)[label], hashlib.sha256(first.read_bytes()).hexdigest()
 
@@ -171,8 +187,8 @@ def check_slice(split, group, config, row, image, label, variants):
         expected = ndimage.zoom(resize(augment(label, variant), size, 0), 1 / 4, order=0)
         differing = int((group["labels"][row, index] != expected).sum())
         expect(f"{split}/labels of {where}, differing pixels", differing, 0)
-        embeddings = to_float32(group, "embeddings", row, index)
-        expect(f"{split}/embeddings of {where} finite", bool(np.isfinite(embeddings).all()), True)
+        for name in ("embeddings", "rungs") if "rungs" in config else ("embeddings",):
+            expect(f"{split}/{name} of {where} finite", bool(np.isfinite(to_float32(group, name, row, index)).all()), True)
 
 
 def some_variants(variants):

@@ -56,7 +56,11 @@ fn make(path: &Path, dtype: StoreDtype, compression: Compression) -> Outcome<()>
         let inside = |i: usize| (s / 6..s - s / 6).contains(&(i % s)) && (s / 6..s - s / 6).contains(&(i / s % s));
         let images: Vec<f32> = (0..variants * s * s).map(|i| if inside(i) { 0.3 + 0.2 * noise.next() } else { 0.0 }).collect();
         let labels: Vec<u8> = (0..variants * low * low).map(|i| (i / 997 % 9) as u8).collect();
-        writer.write_slice(Split::Train, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels })?;
+        writer.write_slice(
+            Split::Train,
+            row,
+            &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] },
+        )?;
     }
     let rows: Vec<SliceRow> = (0..SLICES as u32)
         .map(|row| SliceRow {

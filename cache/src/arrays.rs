@@ -8,7 +8,7 @@ use crate::shard;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::store::{EMBEDDINGS, IMAGES, LABELS, MASKS, QUANTIZATION, StoreAttributes};
+use sam_ladder_schemas::store::{EMBEDDINGS, IMAGES, LABELS, MASKS, QUANTIZATION, RUNGS, StoreAttributes};
 use serde_json::{Value, json};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -35,13 +35,28 @@ pub(crate) enum ArrayKind {
     Labels,
     /// Scales and offsets of 8-bit numbers.
     Quantization,
+    /// Tokens after some blocks.
+    Rungs,
 }
 
 impl ArrayKind {
-    /// The arrays of a store with this config, in the order of their discriminants, which serve as indices.
+    /// The arrays of a store with this config, in a fixed order.
     pub(crate) fn all(config: &PrecomputeConfig) -> &'static [ArrayKind] {
-        let all = &[ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels, ArrayKind::Quantization];
-        if config.dtype == StoreDtype::Q8 { all } else { &all[..3] }
+        use ArrayKind::{Embeddings, Images, Labels, Quantization, Rungs};
+        match (config.dtype == StoreDtype::Q8, config.rungs.is_empty()) {
+            (false, true) => &[Embeddings, Images, Labels],
+            (true, true) => &[Embeddings, Images, Labels, Quantization],
+            (false, false) => &[Embeddings, Images, Labels, Rungs],
+            (true, false) => &[Embeddings, Images, Labels, Quantization, Rungs],
+        }
+    }
+
+    /// Its index in [`Self::all`].
+    pub(crate) fn index(self, config: &PrecomputeConfig) -> usize {
+        match self {
+            ArrayKind::Rungs if config.dtype != StoreDtype::Q8 => ArrayKind::Quantization as usize,
+            other => other as usize,
+        }
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -50,6 +65,7 @@ impl ArrayKind {
             ArrayKind::Images => IMAGES,
             ArrayKind::Labels => LABELS,
             ArrayKind::Quantization => QUANTIZATION,
+            ArrayKind::Rungs => RUNGS,
         }
     }
 
@@ -58,6 +74,7 @@ impl ArrayKind {
         match self {
             ArrayKind::Embeddings => EMBED_CHANNELS,
             ArrayKind::Images => config.num_channels(),
+            ArrayKind::Rungs => config.rungs.len() * config.stored_rung_channels(),
             ArrayKind::Labels | ArrayKind::Quantization => 0,
         }
     }
@@ -71,7 +88,13 @@ impl ArrayKind {
                 channels => vec![channels, config.image_size, config.image_size],
             },
             ArrayKind::Labels => vec![config.low_res_size(); 2],
-            ArrayKind::Quantization => vec![ArrayKind::Embeddings.channels(config) + ArrayKind::Images.channels(config), 2],
+            ArrayKind::Quantization => {
+                let of = [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Rungs].map(|kind| kind.channels(config));
+                vec![of.iter().sum(), 2]
+            }
+            ArrayKind::Rungs => {
+                vec![config.rungs.len(), config.stored_rung_channels(), config.grid_size(), config.grid_size()]
+            }
         }
     }
 
@@ -88,6 +111,7 @@ impl ArrayKind {
             ArrayKind::Images => vec!["slice", "variant", "image_channel", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
             ArrayKind::Quantization => vec!["slice", "variant", "quantized_channel", "scale_offset"],
+            ArrayKind::Rungs => vec!["slice", "variant", "rung", "rung_channel", "grid_y", "grid_x"],
         }
     }
 }
@@ -113,7 +137,7 @@ pub(crate) struct ArraySpec {
 }
 
 impl ArraySpec {
-    /// `{split}/{embeddings,images,labels,quantization}` with room for `num_slices` slices of `num_variants` variants.
+    /// `{split}/{embeddings,images,labels,quantization,rungs}` with room for `num_slices` slices of `num_variants` variants.
     pub(crate) fn of_split(config: &PrecomputeConfig, split: Split, kind: ArrayKind, size: [usize; 2]) -> Self {
         let [num_slices, num_variants] = size;
         let item: Vec<u64> = kind.item_shape(config).into_iter().map(|n| n as u64).collect();
@@ -124,7 +148,7 @@ impl ArraySpec {
             shard_shape: with(1, num_variants),
             chunk_shape: with(1, 1),
             number: match kind {
-                ArrayKind::Embeddings | ArrayKind::Images => Number::Float(config.dtype),
+                ArrayKind::Embeddings | ArrayKind::Images | ArrayKind::Rungs => Number::Float(config.dtype),
                 ArrayKind::Labels => Number::U8,
                 ArrayKind::Quantization => Number::Float(StoreDtype::F32),
             },
@@ -299,8 +323,9 @@ mod tests {
         let formats = [StoreDtype::F16, StoreDtype::F32, StoreDtype::Bf16, StoreDtype::Q8];
         for (dtype, compression) in formats.into_iter().flat_map(|dtype| both.map(|compression| (dtype, compression))) {
             let published = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 });
-            let config = PrecomputeConfig { image_size: 32, dtype, compression, ..published };
-            for &kind in ArrayKind::all(&config) {
+            let config = PrecomputeConfig { image_size: 32, dtype, compression, rungs: vec![2, 5], ..published };
+            for (index, &kind) in ArrayKind::all(&config).iter().enumerate() {
+                assert_eq!(kind.index(&config), index);
                 let spec = ArraySpec::of_split(&config, Split::Train, kind, [3, 5]);
                 let values: Vec<u8> = (0..5 * spec.chunk_bytes()).map(|i| (i * i % 61) as u8).collect();
                 let encoder = spec.encoder().unwrap();

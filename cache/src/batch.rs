@@ -18,10 +18,17 @@ pub struct Batch {
     pub images: Values,
     /// Classes, `[b, s/4, s/4]`.
     pub labels: Vec<u8>,
+    /// `[b, rung, c, g, g]`: tokens after some of the encoder's blocks. They are read only if they are asked for, which this being `Some` says.
+    pub rungs: Option<Values>,
 }
 
 impl Batch {
-    /// The batch that a store of this config would return if these tensors were written to it; needs no store. Labels are left empty.
+    /// A batch that is to be read with the store's rungs.
+    pub fn with_rungs() -> Batch {
+        Batch { rungs: Some(Values::default()), ..Batch::default() }
+    }
+
+    /// The batch that a store of this config would return if these tensors were written to it; needs no store. Labels and rungs are left out.
     ///
     /// `embeddings` `[b, 256, g, g]`, `images` `[b, c, s, s]`.
     ///
@@ -37,6 +44,7 @@ impl Batch {
             embeddings: of(ArrayKind::Embeddings, embeddings)?,
             images: of(ArrayKind::Images, images)?,
             labels: Vec::new(),
+            rungs: None,
         };
         let items = [&batch.embeddings, &batch.images].map(|values| values.len() / values.item_len);
         if items[0] != items[1] {

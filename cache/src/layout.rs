@@ -2,8 +2,8 @@
 
 use crate::arrays::{ArrayKind, ArraySpec};
 use crate::error::{Error, Result};
+use crate::rung_sample;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::precompute::StoreDtype;
 use sam_ladder_schemas::store::{CaseLayout, StoreAttributes};
 use sam_ladder_schemas::tables::VariantRow;
 use sam_ladder_schemas::variants::{Variant, variants};
@@ -28,7 +28,8 @@ impl StoreLayout {
     /// store has.
     pub fn new(attributes: StoreAttributes, mut cases: Vec<CaseLayout>) -> Result<Self> {
         cases.sort_by(|a, b| (a.split, &a.case).cmp(&(b.split, &b.case)));
-        Self::in_order(attributes, cases)
+        let sample = rung_sample::choose(&attributes.config, &cases);
+        Self::in_order(attributes.with_rung_sample(sample), cases)
     }
 
     /// The layout whose rows have the order of `cases`.
@@ -66,24 +67,30 @@ impl StoreLayout {
     /// The layout of a store with these attributes, whose cases are in the order of its rows.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// As [`Self::new`], and for a sample of slices that the store lacks.
     pub fn of(attributes: &StoreAttributes) -> Result<Self> {
+        if let Some(lost) = rung_sample::lost(attributes) {
+            let what = format!("slice {} of train case {:?}", lost.slice, lost.case);
+            return Err(Error::Values { what, reason: "the rungs' projection is made of it, and the store lacks it".into() });
+        }
         Self::in_order(attributes.unfinished(), attributes.cases.clone())
     }
 
     /// The same cases in the order that a store has them in: what `found` has comes first, in its order, then what it lacks, by name. A case
-    /// whose number of slices differs counts as another.
+    /// whose number of slices differs counts as another. The rungs' projection stays that of the store, if its cases are still there.
     ///
     /// # Errors
     /// None in practice; as [`Self::new`].
-    pub(crate) fn arranged_as(&self, found: &[CaseLayout]) -> Result<Self> {
+    pub(crate) fn arranged_as(&self, found: &StoreAttributes) -> Result<Self> {
         let size = |case: &CaseLayout| (case.split as usize, case.case.clone(), case.num_slices);
         let mut left: HashMap<_, CaseLayout> = self.attributes.cases.iter().map(|case| (size(case), case.clone())).collect();
-        let mut cases: Vec<CaseLayout> = found.iter().filter_map(|case| left.remove(&size(case))).collect();
+        let mut cases: Vec<CaseLayout> = found.cases.iter().filter_map(|case| left.remove(&size(case))).collect();
         cases.extend(self.attributes.cases.iter().filter_map(|case| left.remove(&size(case))));
         // Stable: keeps the order within each split.
         cases.sort_by_key(|case| case.split);
-        Self::in_order(self.attributes.clone(), cases)
+        let keeps = rung_sample::is_still_there(found, &self.attributes);
+        let sample = if keeps { &found.rung_sample } else { &self.attributes.rung_sample };
+        Self::in_order(self.attributes.clone().with_rung_sample(sample.clone()), cases)
     }
 
     /// The store's attributes, with `complete: false`.
@@ -127,12 +134,8 @@ impl StoreLayout {
 
     /// Uncompressed bytes of all tensors.
     pub fn num_bytes(&self) -> u64 {
-        let config = &self.attributes.config;
-        let floats = ArrayKind::Embeddings.item_len(config) + ArrayKind::Images.item_len(config);
-        let mut item = floats * config.dtype.bytes() + ArrayKind::Labels.item_len(config);
-        if config.dtype == StoreDtype::Q8 {
-            item += ArrayKind::Quantization.item_len(config) * size_of::<f32>();
-        }
+        let kinds = ArrayKind::all(&self.attributes.config).iter();
+        let item: usize = kinds.map(|&kind| self.array(Split::Train, kind).chunk_bytes()).sum();
         self.num_items() as u64 * item as u64
     }
 

@@ -14,6 +14,7 @@ mod manifest;
 mod number;
 mod reader;
 mod remote;
+mod rung_sample;
 mod shard;
 mod slice_table;
 mod storage;

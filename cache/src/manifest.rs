@@ -10,9 +10,10 @@ use bytes::Bytes;
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::store::{
-    CHECKSUMS_TABLE, DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, StoreAttributes, VARIANTS_TABLE, cache_id,
-    scans_table, slices_table,
+    CHECKSUMS_TABLE, DECODER_WEIGHTS, FORMAT_VERSION, MANIFEST_COPY, MASKS, RUNG_PROJECTION, StoreAttributes, VARIANTS_TABLE,
+    cache_id, scans_table, slices_table,
 };
 use serde_json::{Value, json};
 use std::io::ErrorKind;
@@ -141,9 +142,9 @@ pub(crate) fn check_array_metadata(store: &Storage, spec: &ArraySpec) -> Result<
 }
 
 /// Paths within the store of the files whose hashes the manifest records.
-pub(crate) fn hashed_files() -> [String; 7] {
+pub(crate) fn hashed_files(config: &PrecomputeConfig) -> Vec<String> {
     let [train, test] = Split::ALL;
-    [
+    let mut files = vec![
         VARIANTS_TABLE.into(),
         CHECKSUMS_TABLE.into(),
         slices_table(train),
@@ -151,7 +152,9 @@ pub(crate) fn hashed_files() -> [String; 7] {
         scans_table(train),
         scans_table(test),
         DECODER_WEIGHTS.into(),
-    ]
+    ];
+    files.extend(config.has_rung_projection().then(|| RUNG_PROJECTION.into()));
+    files
 }
 
 /// The hash that the manifest records of a file.

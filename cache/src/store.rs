@@ -90,7 +90,7 @@ impl Store {
             let path = storage.join(name);
             check_bytes(&storage, &path, &bytes).map_err(|reason| Error::Manifest { path, reason })?;
         }
-        for name in hashed_files() {
+        for name in hashed_files(&attributes.config) {
             let file = storage.join(&name);
             if !storage.is_file(&file)? {
                 return Err(Error::Missing { path: file });
@@ -206,17 +206,19 @@ impl Store {
         })
     }
 
-    /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads.
+    /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads; rungs if `batch` asks for them.
     ///
     /// `batch` is resized and overwritten; its memory is reused. After an error its content is unspecified.
     ///
     /// # Errors
-    /// [`Error::Absent`] for a pair outside the arrays; [`Error::Damaged`] with array, slice, case and variant; [`Error::Changed`] for a
+    /// [`Error::Absent`] for a pair outside the arrays, and for rungs of a store that has none; [`Error::Damaged`] with array, slice, case and variant; [`Error::Changed`] for a
     /// store that has changed since it was opened, so that the pair can no longer be read;
     /// [`Error::File`] for a bucket that does not answer.
     pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
-        if self.fits_cache(picks.len()) {
-            self.fetch_ahead(split, picks)?;
+        let rungs = batch.rungs.is_some();
+        self.check_rungs(rungs)?;
+        if self.fits_cache(picks.len(), rungs) {
+            self.fetch_ahead(split, picks, rungs)?;
         }
         self.fill_batch(picks, batch, |pick, item| {
             self.check_pick(split, pick.0, pick.1)?;
@@ -224,45 +226,71 @@ impl Store {
         })
     }
 
-    /// Fetches the chunks of the given pairs from a bucket to the local disk, many at a time; does nothing for a store in a folder.
+    /// Fetches the chunks of the given pairs from a bucket to the local disk, many at a time, those of the rungs only if they are asked for; does
+    /// nothing for a store in a folder.
     ///
     /// # Errors
     /// As [`Self::read_batch`].
-    pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)]) -> Result<()> {
+    pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)], rungs: bool) -> Result<()> {
         let Some(remote) = self.remote.as_ref().filter(|remote| remote.max_bytes() > 0) else { return Ok(()) };
         picks.iter().try_for_each(|pick| self.check_pick(split, pick.0, pick.1))?;
-        let chunks = picks.iter().flat_map(|&pick| ArrayKind::all(self.config()).iter().map(move |&kind| (pick, kind)));
+        let kinds: Vec<ArrayKind> = self.kinds(rungs).collect();
+        let chunks = picks.iter().flat_map(|&pick| kinds.iter().map(move |&kind| (pick, kind)));
         let fetched = chunks.map(|(pick, kind)| async move {
-            let array = &self.split(split).arrays[kind as usize];
+            let array = self.array(split, kind);
             let fetched = array.fetch_ahead(remote, pick.0 as usize, pick.1 as usize).await;
             fetched.map_err(|reason| self.unread(split, kind, pick, reason))
         });
         wait(stream::iter(fetched).buffer_unordered(CONCURRENCY).try_collect::<()>())
     }
 
-    /// Whether `items` variants of slices fit the cache on the local disk, with room to spare; meaningless for a store in a folder.
-    pub(crate) fn fits_cache(&self, items: usize) -> bool {
-        self.remote.as_ref().is_some_and(|remote| 2 * items as u64 * self.item_bytes() <= remote.max_bytes())
+    /// The arrays that are read, with the rungs or without.
+    fn kinds(&self, rungs: bool) -> impl Iterator<Item = ArrayKind> {
+        ArrayKind::all(self.config()).iter().copied().filter(move |kind| rungs || *kind != ArrayKind::Rungs)
     }
 
-    /// Bytes of one variant of one slice, uncompressed.
-    pub(crate) fn item_bytes(&self) -> u64 {
-        let arrays = &self.split(Split::Train).arrays;
-        arrays.iter().map(|array| array.spec.chunk_bytes() as u64).sum()
+    fn array(&self, split: Split, kind: ArrayKind) -> &StoredArray {
+        &self.split(split).arrays[kind.index(self.config())]
+    }
+
+    /// An error if rungs are asked for, and there are none.
+    pub(crate) fn check_rungs(&self, rungs: bool) -> Result<()> {
+        if !rungs || !self.config().rungs.is_empty() {
+            return Ok(());
+        }
+        let known = "embeddings, images and labels only; `sam-ladder precompute --rungs` makes a store with rungs".into();
+        Err(Error::Absent { path: self.path().into(), what: "rungs".into(), known })
+    }
+
+    /// Whether `items` variants of slices fit the cache on the local disk, with room to spare; meaningless for a store in a folder.
+    pub(crate) fn fits_cache(&self, items: usize, rungs: bool) -> bool {
+        self.remote.as_ref().is_some_and(|remote| 2 * items as u64 * self.item_bytes(rungs) <= remote.max_bytes())
+    }
+
+    /// Bytes of one variant of one slice, uncompressed, with the rungs or without.
+    pub(crate) fn item_bytes(&self, rungs: bool) -> u64 {
+        self.kinds(rungs).map(|kind| self.array(Split::Train, kind).spec.chunk_bytes() as u64).sum()
     }
 
     /// Reads one variant of one slice; `pick` must have been checked.
     pub(crate) fn read_item(&self, split: Split, pick: (u32, u32), item: BatchItem<'_>) -> Result<()> {
-        let BatchItem { embeddings, images, labels } = item;
+        let BatchItem { embeddings, images, labels, mut rungs } = item;
         self.read_bytes(split, ArrayKind::Labels, pick, labels)?;
         self.read_bytes(split, ArrayKind::Images, pick, bytemuck::cast_slice_mut(images.words))?;
         self.read_bytes(split, ArrayKind::Embeddings, pick, bytemuck::cast_slice_mut(embeddings.words))?;
+        if let Some(rungs) = &mut rungs {
+            self.read_bytes(split, ArrayKind::Rungs, pick, bytemuck::cast_slice_mut(rungs.words))?;
+        }
         if self.config().dtype == StoreDtype::Q8 {
             let mut pairs = vec![0.0f32; ArrayKind::Quantization.item_len(self.config())];
             self.read_bytes(split, ArrayKind::Quantization, pick, bytemuck::cast_slice_mut(&mut pairs))?;
-            let (of_embeddings, of_images) = pairs.split_at(embeddings.quantization.len());
+            let (of_embeddings, others) = pairs.split_at(embeddings.quantization.len());
+            let (of_images, of_rungs) = others.split_at(images.quantization.len());
             embeddings.quantization.copy_from_slice(of_embeddings);
             images.quantization.copy_from_slice(of_images);
+            if let Some(rungs) = rungs {
+                rungs.quantization.copy_from_slice(of_rungs);
+            }
         }
         Ok(())
     }
@@ -278,12 +306,22 @@ impl Store {
         for (values, kind) in [(&mut batch.embeddings, ArrayKind::Embeddings), (&mut batch.images, ArrayKind::Images)] {
             values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels(config));
         }
+        let kind = ArrayKind::Rungs;
+        let rungs = match &mut batch.rungs {
+            Some(values) => {
+                values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels(config));
+                values.items_mut().map(Some).collect()
+            }
+            None => picks.iter().map(|_| None).collect::<Vec<_>>(),
+        };
         let label_len = ArrayKind::Labels.item_len(config);
         batch.labels.resize(picks.len() * label_len, 0);
         (picks, batch.embeddings.items_mut(), batch.images.items_mut())
             .into_par_iter()
-            .zip(batch.labels.par_chunks_mut(label_len))
-            .try_for_each(|((&pick, embeddings, images), labels)| fill(pick, BatchItem { embeddings, images, labels }))
+            .zip(batch.labels.par_chunks_mut(label_len).zip(rungs))
+            .try_for_each(|((&pick, embeddings, images), (labels, rungs))| {
+                fill(pick, BatchItem { embeddings, images, labels, rungs })
+            })
     }
 
     pub(crate) fn check_pick(&self, split: Split, row: u32, variant: u32) -> Result<()> {
@@ -301,7 +339,7 @@ impl Store {
     /// Reads one chunk as it is stored; `pick` must have been checked.
     pub(crate) fn read_bytes(&self, split: Split, kind: ArrayKind, pick: (u32, u32), out: &mut [u8]) -> Result<()> {
         let (row, variant) = (pick.0 as usize, pick.1 as usize);
-        let array = &self.split(split).arrays[kind as usize];
+        let array = self.array(split, kind);
         let read = match &self.remote {
             None => array.read_chunk(&self.storage, row, variant, out).map_err(Unread::Damaged),
             Some(remote) => array.fetch_chunk(remote, row, variant, out),
@@ -318,8 +356,8 @@ impl Store {
     /// The error of a chunk that cannot be read.
     fn unread(&self, split: Split, kind: ArrayKind, (row, variant): (u32, u32), reason: Unread) -> Error {
         let (row, variant) = (row as usize, variant as usize);
-        let SplitArrays { variants, slices, arrays, .. } = self.split(split);
-        let array = &arrays[kind as usize];
+        let SplitArrays { variants, slices, .. } = self.split(split);
+        let array = self.array(split, kind);
         match reason {
             Unread::Io(path, source) => Error::io("read", path)(source),
             Unread::Damaged(reason) => self.changed().unwrap_or_else(|| Error::Damaged {
@@ -371,6 +409,8 @@ pub(crate) struct BatchItem<'a> {
     pub(crate) embeddings: Item<'a>,
     pub(crate) images: Item<'a>,
     pub(crate) labels: &'a mut [u8],
+    /// `None` if they are not asked for.
+    pub(crate) rungs: Option<Item<'a>>,
 }
 
 /// Rows whose shards are in an array's folder; empty if there is no such folder.

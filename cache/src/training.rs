@@ -107,4 +107,12 @@ impl TrainingSplit {
     pub fn reader(&self, mode: ReadMode) -> Reader {
         Reader::new(self.store.clone(), Split::Train, mode)
     }
+
+    /// A reader of the training slices with their rungs.
+    ///
+    /// # Errors
+    /// As [`Reader::with_rungs`].
+    pub fn reader_with_rungs(&self, mode: ReadMode) -> Result<Reader> {
+        Reader::with_rungs(self.store.clone(), Split::Train, mode)
+    }
 }

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::store::{
-    CHECKSUMS_TABLE, DECODER_WEIGHTS, MANIFEST_COPY, StoreAttributes, VARIANTS_TABLE, scans_table, slices_table,
+    CHECKSUMS_TABLE, DECODER_WEIGHTS, MANIFEST_COPY, RUNG_PROJECTION, StoreAttributes, VARIANTS_TABLE, scans_table, slices_table,
 };
 use sam_ladder_schemas::tables::SliceRow;
 use std::collections::BTreeSet;
@@ -77,6 +77,8 @@ pub enum Part {
     Scans(Split),
     /// The decoder's weights.
     Decoder,
+    /// The rungs' projection.
+    RungProjection,
     /// One slice of an array.
     Shard {
         /// Path of the array within the store.
@@ -117,6 +119,7 @@ impl fmt::Display for Damage {
             Part::Checksums { .. } => f.write_str("table of checksums")?,
             Part::Scans(split) => write!(f, "table of the {split} scans")?,
             Part::Decoder => f.write_str("the decoder's weights")?,
+            Part::RungProjection => f.write_str("the rungs' projection")?,
             Part::Mask { split, case } => write!(f, "mask of {split} case {case}")?,
             Part::Shard { array, row, case, slice_index, variants, .. } => {
                 write!(f, "{array}: case {case}, slice {slice_index} of it (row {row}), ")?;
@@ -251,7 +254,7 @@ fn checks(layout: &StoreLayout) -> Result<Vec<Check>> {
         let (path, bytes) = array_file(&layout.array(split, kind))?;
         all.push(Check::Metadata(path, bytes));
     }
-    all.extend(hashed_files().into_iter().filter(|name| name != CHECKSUMS_TABLE).map(Check::Hashed));
+    all.extend(hashed_files(&layout.attributes().config).into_iter().filter(|name| name != CHECKSUMS_TABLE).map(Check::Hashed));
     for (split, kind) in arrays {
         all.extend((0..layout.num_slices(split)).map(|row| Check::Shard(split, kind, row)));
     }
@@ -289,6 +292,7 @@ impl Context<'_> {
         let part = match name {
             VARIANTS_TABLE => Part::Metadata,
             DECODER_WEIGHTS => Part::Decoder,
+            RUNG_PROJECTION => Part::RungProjection,
             _ if name == slices_table(Split::Train) => Part::Slices(Split::Train),
             _ if name == slices_table(Split::Test) => Part::Slices(Split::Test),
             _ if name == scans_table(Split::Train) => Part::Scans(Split::Train),

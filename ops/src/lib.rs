@@ -47,6 +47,7 @@ mod tape;
 #[cfg(test)]
 mod testing;
 mod token_conv;
+mod token_linear;
 
 pub use attention::{multi_head_attention, multi_head_cross_attention, multi_head_self_attention};
 pub use batch_norm::{
@@ -77,6 +78,7 @@ pub use segmentation_loss::{Region, SegmentationLoss, segmentation_loss};
 pub use strided_copy::contiguous;
 pub use tape::{Gradients, Tape, Value, record, record_composed};
 pub use token_conv::TokenConv;
+pub use token_linear::token_linear;
 
 /// Operations composed of candle's, as the tests' references.
 pub mod composed {

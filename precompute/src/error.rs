@@ -49,6 +49,26 @@ pub enum Error {
     /// The decoder's weights have no form as a safetensors file.
     #[error("cannot encode the decoder's weights: {0}")]
     DecoderWeights(#[from] safetensors::SafeTensorError),
+    /// An encoder that does not show its tokens.
+    #[error("this encoder has no rungs")]
+    NoRungs,
+    /// A projection of training tokens, and nothing to train on.
+    #[error("the rungs' projection is made of training slices, and these scans have none")]
+    NoSample,
+    /// A scan that the rungs' projection is made of cannot be read.
+    #[error("case {case}, whose slices the rungs' projection is made of, cannot be used: {source}")]
+    SampledScan {
+        /// The case.
+        case: String,
+        /// What is wrong with it.
+        source: Box<ScanError>,
+    },
+    /// Tokens of which no projection can be made.
+    #[error("the tokens after block {block} have no principal components: not all of them are finite")]
+    SampledTokens {
+        /// The block, from 0.
+        block: usize,
+    },
     /// Damage that only the scans can mend.
     #[error("{}: this damage can be repaired only from the scans", .0.display())]
     NeedsScans(PathBuf),
@@ -160,7 +180,12 @@ impl Error {
                 "put good copies of these files in place, or move these scans out of the folder; then run the same command again"
                     .into()
             }
-            Error::EncoderNotLoaded | Error::EncoderShape { .. } | Error::DecoderWeights(_) => return None,
+            Error::NoSample => "take --rung-projection random or none, or add training scans".into(),
+            Error::SampledScan { .. } => {
+                "put a good copy of its file in place, or move the scan out of the folder; then run the same command again".into()
+            }
+            Error::SampledTokens { .. } => "check the checkpoint: the encoder's weights may be damaged".into(),
+            Error::NoRungs | Error::EncoderNotLoaded | Error::EncoderShape { .. } | Error::DecoderWeights(_) => return None,
         })
     }
 

@@ -7,4 +7,5 @@ pub mod error;
 pub mod phantom;
 pub mod pipeline;
 pub mod preprocess;
+pub mod rungs;
 pub mod scans;

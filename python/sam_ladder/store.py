@@ -68,6 +68,11 @@ class Store:
         return ["background", *self.config["class_names"]]
 
     @property
+    def rung_blocks(self) -> list[int]:
+        """The blocks of the encoder, from 0, after which tokens are stored as `rungs`; none in a store without rungs."""
+        return list(self.config.get("rungs", ()))
+
+    @property
     def num_classes(self) -> int:
         """Classes, including the background."""
         return len(self.class_names)
@@ -110,6 +115,10 @@ class Split:
         self.embeddings = Values(self, "embeddings", slice(0, EMBEDDING_CHANNELS))
         #: [slice, variant, y, x], or [slice, variant, channel, y, x] with two or three channels: what the encoder saw, in about [0, 1]
         self.images = Values(self, "images", slice(EMBEDDING_CHANNELS, EMBEDDING_CHANNELS + self.image_channels))
+        rungs = self.zarr.get("rungs")
+        first = EMBEDDING_CHANNELS + self.image_channels
+        #: [slice, variant, rung, channel, grid, grid]: the encoder's tokens after the blocks `store.rung_blocks`; None in a store without rungs
+        self.rungs: Values | None = None if rungs is None else Values(self, "rungs", slice(first, first + rungs.shape[2] * rungs.shape[3]))
         #: [slice, variant, y, x] at a quarter of the image's side: uint8 classes
         self.labels = Values(self, "labels", None)
 

@@ -10,7 +10,7 @@ import pytest
 import sam_ladder
 import torch
 import zarr
-from conftest import ladder, logits_of, train_briefly
+from conftest import SMALL, ladder, logits_of, train_briefly
 
 def test_number_formats_are_decoded(folder):
     exact = sam_ladder.open_store(folder / "f32.zarr")
@@ -24,6 +24,24 @@ def test_number_formats_are_decoded(folder):
             scale = theirs.max(axes, keepdims=True) - theirs.min(axes, keepdims=True) if dtype == "q8" else np.abs(theirs)
             assert np.all(np.abs(ours - theirs) <= 1.001 * tolerance * scale + 1e-7), (dtype, name)
         assert np.array_equal(store.train.labels[:], exact.train.labels[:])
+
+
+def test_rungs_are_read(folder):
+    assert sam_ladder.open_store(folder / "f32.zarr").train.rungs is None and sam_ladder.open_store(folder / "f32.zarr").rung_blocks == []
+    stores = {}
+    for dtype in ("f32", "q8"):
+        path = folder / f"rungs-{dtype}.zarr"
+        ladder("precompute", "--scans", folder / "scans", "--store", path, *SMALL, "--augment", "none", "--dtype", dtype,
+               "--rungs", "2,11", "--rung-channels", 8)  # fmt: skip
+        stores[dtype] = sam_ladder.open_store(path)
+    exact, codes = (stores[dtype].train.rungs for dtype in ("f32", "q8"))
+    assert stores["q8"].rung_blocks == [2, 11] and exact.shape == codes.shape == (len(stores["q8"].train), 1, 2, 8, 4, 4)
+    assert np.array_equal(exact[3, 0, 1], exact.zarr[3, 0, 1])
+    spread = exact[:].max((-2, -1), keepdims=True) - exact[:].min((-2, -1), keepdims=True)
+    assert np.all(np.abs(codes[:] - exact[:]) <= 1.01 * 0.5 / 255 * spread + 1e-6 * np.abs(exact[:]))
+    # Principal components of the training tokens: around 0, with descending deviations.
+    deviations = exact[:].std((0, 1, 4, 5))
+    assert np.all(np.diff(deviations) < 0) and np.all(np.abs(exact[:].mean((0, 1, 4, 5))) < 1e-3 * deviations[:, :1])
 
 
 def test_indices_choose_as_numpys_do(folder):

@@ -56,7 +56,8 @@ pub enum InspectedVoxels {
     Usable {
         /// [`PERCENTILES`] of each channel's values, as the file has them.
         percentiles: Vec<[f64; PERCENTILES.len()]>,
-        /// For each channel, the share of voxels that the window, or the range between its percentiles, does not clip.
+        /// For each channel, the share of voxels that the window, or the range between its percentiles, does not clip; where the image's channels are
+        /// windows of one channel, for each window.
         in_window: Vec<f64>,
         /// Voxels of each class, from class 1.
         organ_voxels: Vec<u64>,

@@ -2,8 +2,10 @@
 
 use crate::encoder::{EncoderArch, PATCH_SIZE};
 use crate::gpu_precision::GpuPrecision;
+use crate::image_channels::ChannelsFrom;
 use crate::json_schema;
 use crate::orientation::Orientation;
+use crate::rungs::{self, RUNG_CHANNELS, RungProjection};
 use crate::setting::{Problem, SettingError};
 use crate::tables::voxels_column;
 use crate::variants::AugmentPolicy;
@@ -114,6 +116,9 @@ pub struct Preprocessing {
     /// if it is not stated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spacing_mm: Option<[f64; 3]>,
+    /// What the three channels of the image of a scan of one channel are. The published choice is left out of the JSON.
+    #[serde(default, skip_serializing_if = "ChannelsFrom::is_slice")]
+    pub channels_from: ChannelsFrom,
 }
 
 impl Default for Preprocessing {
@@ -125,6 +130,7 @@ impl Default for Preprocessing {
             channels: one_ct_channel(),
             orientation: None,
             spacing_mm: None,
+            channels_from: ChannelsFrom::Slice,
         }
     }
 }
@@ -247,6 +253,38 @@ pub struct PrecomputeConfig {
     #[serde(default, skip_serializing_if = "PixelNormalisation::is_none")]
     #[schemars(extend("default" = "none"))]
     pub pixel_normalisation: PixelNormalisation,
+    /// The ladder: blocks of the encoder, counted from 0, after which the tokens are stored too, as `rungs`
+    // Left out of the JSON if there are none, and so are the defaults of the others.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BLOCK,BLOCK", value_delimiter = ','))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rungs: Vec<usize>,
+    /// With --rungs: channels to which each token is brought
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t = RUNG_CHANNELS))]
+    #[serde(default = "rung_channels", skip_serializing_if = "is_rung_channels")]
+    #[schemars(range(min = 1, max = 1280), extend("default" = RUNG_CHANNELS))]
+    pub rung_channels: usize,
+    /// With --rungs: the linear map that brings a token to these channels
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(default, skip_serializing_if = "RungProjection::is_default")]
+    #[schemars(extend("default" = "pca"))]
+    pub rung_projection: RungProjection,
+    /// With --rungs: seed of the slices that a projection by pca is made of, or of a random one
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SEED", default_value_t))]
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(extend("default" = 0))]
+    pub rung_seed: u64,
+}
+
+fn rung_channels() -> usize {
+    RUNG_CHANNELS
+}
+
+fn is_rung_channels(channels: &usize) -> bool {
+    *channels == RUNG_CHANNELS
+}
+
+fn is_zero(seed: &u64) -> bool {
+    *seed == 0
 }
 
 /// `--test-augment`, which takes fewer values than `--augment`.
@@ -285,6 +323,10 @@ impl PrecomputeConfig {
             unlabelled: false,
             precision: GpuPrecision::F32,
             pixel_normalisation: PixelNormalisation::None,
+            rungs: Vec::new(),
+            rung_channels: RUNG_CHANNELS,
+            rung_projection: RungProjection::Pca,
+            rung_seed: 0,
         }
     }
 
@@ -310,12 +352,49 @@ impl PrecomputeConfig {
 
     /// Channels of an image, from 1 to [`MAX_CHANNELS`].
     pub fn num_channels(&self) -> usize {
-        self.preprocessing.channels.len()
+        match self.preprocessing.channels_from {
+            ChannelsFrom::Slice => self.preprocessing.channels.len(),
+            ChannelsFrom::Neighbours | ChannelsFrom::Windows { .. } => MAX_CHANNELS,
+        }
     }
 
     /// Values of one image: channels times pixels.
     pub fn image_len(&self) -> usize {
         self.num_channels() * self.image_size.pow(2)
+    }
+
+    /// Channels of a stored rung: those that its tokens are brought to, or all of the encoder's.
+    pub fn stored_rung_channels(&self) -> usize {
+        match self.rung_projection {
+            RungProjection::Pca | RungProjection::Random => self.rung_channels,
+            RungProjection::None => self.encoder.embed_dim(),
+        }
+    }
+
+    /// Values of the rungs of one image; 0 without rungs.
+    pub fn rungs_len(&self) -> usize {
+        self.rungs.len() * self.stored_rung_channels() * self.grid_size().pow(2)
+    }
+
+    /// Whether a store has a file with the rungs' projection.
+    pub fn has_rung_projection(&self) -> bool {
+        !self.rungs.is_empty() && self.rung_projection != RungProjection::None
+    }
+
+    /// Whether the rungs' projection is made of a sample of training slices.
+    pub fn samples_rungs(&self) -> bool {
+        !self.rungs.is_empty() && self.rung_projection == RungProjection::Pca
+    }
+
+    /// The same settings without rungs.
+    pub fn without_rungs(self) -> Self {
+        PrecomputeConfig {
+            rungs: Vec::new(),
+            rung_channels: RUNG_CHANNELS,
+            rung_projection: RungProjection::Pca,
+            rung_seed: 0,
+            ..self
+        }
     }
 
     /// Checks what types cannot: sizes, the rotation step, classes, channels and their intensities.
@@ -349,7 +428,9 @@ impl PrecomputeConfig {
             let found = format!("{spacing:?}");
             return Err(Problem::expected("three positive numbers", found).with("preprocessing.spacing_mm"));
         }
-        self.preprocessing.check_channels()
+        self.preprocessing.check_channels()?;
+        self.preprocessing.check_channels_from()?;
+        rungs::check(&self.rungs, (self.rung_channels, self.rung_projection, self.rung_seed), self.encoder)
     }
 
     /// Tables distinguish classes by name: a class is a column of `slices.parquet`, and a row next to `mean` in an evaluation.
@@ -411,6 +492,31 @@ impl Preprocessing {
             }
         }
         Ok(())
+    }
+
+    /// Three channels are made only of one, and windows only of values with a unit.
+    fn check_channels_from(&self) -> Result<(), SettingError> {
+        let refuse = |reason: String, hint: &str| Err(Problem::conflict(reason, hint).with("preprocessing.channels_from"));
+        if self.channels_from.is_slice() {
+            return Ok(());
+        }
+        let [only] = &self.channels[..] else {
+            let names: Vec<&str> = self.channels.iter().map(|channel| channel.name.as_str()).collect();
+            let reason =
+                format!("the three channels are made of one, and these scans have {}: {}", names.len(), names.join(", "));
+            return refuse(reason, "take one of them with --channels, or leave --channels-from out");
+        };
+        if self.channels_from.windows().is_some() && only.intensity != Intensity::Window {
+            let reason = format!(
+                "windows are in Hounsfield units, and the channel {:?} is scaled between percentiles of each scan",
+                only.name
+            );
+            return refuse(
+                reason,
+                "call the channel CT in dataset.json if it is CT; for other images leave --channels-from windows out",
+            );
+        }
+        self.channels_from.check()
     }
 }
 
@@ -478,6 +584,64 @@ mod tests {
         assert_eq!(json["preprocessing"]["channels"][1]["intensity"]["kind"], "percentiles");
         assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), config);
         assert_eq!((config.num_channels(), config.image_len()), (2, 2 * 512 * 512));
+    }
+
+    #[test]
+    fn rungs_leave_no_trace_where_there_are_none() {
+        let json = serde_json::to_value(published()).unwrap();
+        assert!(json.as_object().unwrap().keys().all(|key| !key.contains("rung")), "{json}");
+        assert_eq!((published().rungs_len(), published().has_rung_projection()), (0, false));
+        let with = PrecomputeConfig { rungs: vec![2, 5, 8, 11], ..published() };
+        assert!(with.validate().is_ok());
+        let json = serde_json::to_value(&with).unwrap();
+        assert_eq!(json["rungs"], serde_json::json!([2, 5, 8, 11]));
+        assert!(json.get("rung_channels").is_none());
+        assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), with);
+        assert_eq!((with.rungs_len(), with.samples_rungs()), (4 * 64 * 32 * 32, true));
+        assert_eq!(with.clone().without_rungs(), published());
+        let none = PrecomputeConfig { rung_projection: RungProjection::None, ..with.clone() };
+        assert_eq!((none.rungs_len(), none.has_rung_projection()), (4 * 768 * 32 * 32, false));
+        let random = PrecomputeConfig { rung_projection: RungProjection::Random, rung_channels: 8, rung_seed: 3, ..with };
+        let json = serde_json::to_value(&random).unwrap();
+        assert_eq!(
+            (&json["rung_channels"], &json["rung_projection"], &json["rung_seed"]),
+            (&8.into(), &"random".into(), &3.into())
+        );
+        assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), random);
+    }
+
+    #[test]
+    fn channels_that_are_made_of_one_leave_no_trace_where_there_are_none() {
+        let json = serde_json::to_value(published()).unwrap();
+        assert!(json["preprocessing"].get("channels_from").is_none());
+        let with = |channels_from| {
+            let mut config = published();
+            config.preprocessing.channels_from = channels_from;
+            config
+        };
+        let windows = ChannelsFrom::Windows { hu: ChannelsFrom::DEFAULT_WINDOWS };
+        for (channels_from, kind) in [(ChannelsFrom::Neighbours, "neighbours"), (windows, "windows")] {
+            let config = with(channels_from);
+            assert!(config.validate().is_ok());
+            let json = serde_json::to_value(&config).unwrap();
+            assert_eq!(json["preprocessing"]["channels_from"]["kind"], kind);
+            assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), config);
+            assert_eq!((config.num_channels(), config.image_len()), (3, 3 * 512 * 512));
+            let mut two = config.clone();
+            two.preprocessing.channels.push(Channel { index: 1, name: "PET".into(), intensity: Intensity::Window });
+            let error = two.validate().unwrap_err();
+            assert!(error.to_string().contains("these scans have 2: CT, PET"), "{error}");
+            assert!(error.hint().unwrap().contains("--channels"));
+        }
+        let mut mr = with(windows);
+        mr.preprocessing.channels[0] =
+            Channel { index: 0, name: "MR".into(), intensity: Intensity::Percentiles { low: 0.5, high: 99.5 } };
+        assert!(mr.validate().unwrap_err().to_string().contains("\"MR\" is scaled between percentiles"));
+        mr.preprocessing.channels_from = ChannelsFrom::Neighbours;
+        assert!(mr.validate().is_ok(), "slices have neighbours in any unit");
+        for window in [[5.0, 5.0], [f32::NAN, 1.0], [0.0, f32::INFINITY]] {
+            assert!(with(ChannelsFrom::Windows { hu: [[0.0, 1.0], window, [0.0, 1.0]] }).validate().is_err(), "{window:?}");
+        }
     }
 
     #[test]

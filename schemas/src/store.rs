@@ -14,14 +14,19 @@ pub const CHECKSUMS_TABLE: &str = "checksums.parquet";
 pub const MANIFEST_COPY: &str = "manifest.json";
 /// SAM's frozen prompt encoder and mask decoder (`prompt_encoder.…`, `mask_decoder.…`), so that training needs only the store.
 pub const DECODER_WEIGHTS: &str = "sam_decoder.safetensors";
+/// The linear maps that bring tokens to the channels of [`RUNGS`]: for each block `blocks.<i>.mean` `[C]` and `blocks.<i>.components` `[c, C]`,
+/// only in stores with rungs that have a projection.
+pub const RUNG_PROJECTION: &str = "rung_projection.safetensors";
 /// `[slice, variant, 256, g, g]`, g = image_size / 16.
 pub const EMBEDDINGS: &str = "embeddings";
 /// `[slice, variant, s, s]`, or `[slice, variant, c, s, s]` for 2 or 3 channels: input of the side network.
 pub const IMAGES: &str = "images";
 /// `[slice, variant, s/4, s/4]`, uint8: labels for the loss.
 pub const LABELS: &str = "labels";
-/// `[slice, variant, 256 + channels of an image, 2]`, float32, only in 8-bit stores: scale and offset of each channel, first of the
-/// embeddings, then of the image.
+/// `[slice, variant, rung, c, g, g]`: the encoder's tokens after some blocks, only in stores with rungs.
+pub const RUNGS: &str = "rungs";
+/// `[slice, variant, 256 + channels of an image + channels of all rungs, 2]`, float32, only in 8-bit stores: scale and offset of each channel,
+/// first of the embeddings, then of the image, then of each rung.
 pub const QUANTIZATION: &str = "quantization";
 /// Group in each split with the reference segmentations at the scans' own resolution, one array `[d, h, w]` per case.
 pub const MASKS: &str = "masks";
@@ -58,6 +63,15 @@ pub struct CaseLayout {
     pub sources: Vec<String>,
 }
 
+/// A training slice of which tokens were taken for the rungs' projection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampledSlice {
+    /// Its case.
+    pub case: String,
+    /// The slice within the case, from 0.
+    pub slice: usize,
+}
+
 /// Attributes of the store's root group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoreAttributes {
@@ -74,6 +88,9 @@ pub struct StoreAttributes {
     /// Every case, `train` before `test`, in the order of the arrays' rows: sorted by name when the store was begun, then those that were
     /// added, each time sorted by name.
     pub cases: Vec<CaseLayout>,
+    /// The slices that the rungs' projection is made of, as they were chosen when the store was begun; left out if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rung_sample: Vec<SampledSlice>,
     /// Files that are neither arrays nor metadata (tables and the decoder's weights), with their hashes; empty while incomplete.
     pub files: Vec<SourceFile>,
     /// Hash of all the other attributes.
@@ -85,14 +102,28 @@ impl StoreAttributes {
     pub fn new(config: PrecomputeConfig, mut sources: Vec<SourceFile>) -> Self {
         sources.sort_by(|a, b| a.path.cmp(&b.path));
         let cache_id = cache_id(&config, &sources);
-        let (cases, files, checksum) = (vec![], vec![], String::new());
-        StoreAttributes { format_version: FORMAT_VERSION, cache_id, complete: false, config, sources, cases, files, checksum }
-            .sealed()
+        StoreAttributes {
+            format_version: FORMAT_VERSION,
+            cache_id,
+            complete: false,
+            config,
+            sources,
+            cases: vec![],
+            rung_sample: vec![],
+            files: vec![],
+            checksum: String::new(),
+        }
+        .sealed()
     }
 
     /// The same store with these cases, in the order of the rows.
     pub fn with_cases(self, cases: Vec<CaseLayout>) -> Self {
         StoreAttributes { cases, ..self }.sealed()
+    }
+
+    /// The same store, whose rungs' projection is made of these slices.
+    pub fn with_rung_sample(self, rung_sample: Vec<SampledSlice>) -> Self {
+        StoreAttributes { rung_sample, ..self }.sealed()
     }
 
     /// The same store, complete, with these tables and weights.

@@ -51,7 +51,8 @@ pub struct ScanRow {
     pub spacing_source: SpacingSource,
     /// [`PERCENTILES`] of each channel's values as the file has them, channel after channel.
     pub percentiles: Vec<f64>,
-    /// For each channel, the share of voxels that the window, or the range between its percentiles, does not clip.
+    /// For each channel, the share of voxels that the window, or the range between its percentiles, does not clip; where the image's channels are
+    /// windows of one channel, for each window.
     pub in_window: Vec<f64>,
 }
 

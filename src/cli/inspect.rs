@@ -1,6 +1,7 @@
 //! `sam-ladder inspect`: what a folder of scans holds, before anything is computed.
 
 use super::device::DeviceChoice;
+use super::image_channels::ChannelArgs;
 use super::precompute::parse_window;
 use super::progress::Terminal;
 use crate::print::{print_line, print_note};
@@ -48,6 +49,8 @@ pub struct Args {
     /// Hounsfield units (other units, if no channel is CT) that become 0 and 1
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, value_parser = parse_window)]
     window: Option<[f32; 2]>,
+    #[command(flatten)]
+    image_channels: ChannelArgs,
     /// In nnU-Net's layout: cases of imagesTr to count as test cases
     #[arg(long, value_name = "CASE,CASE", value_delimiter = ',')]
     test_cases: Vec<String>,
@@ -76,6 +79,7 @@ impl Args {
             window: self.window,
             test_cases: self.test_cases.clone(),
             orientation: self.orientation,
+            channels_from: self.image_channels.chosen(self.window)?,
             ..SourceOptions::default()
         };
         let config = configure(&self.scans, &options, PrecomputeConfig::default())?;
@@ -175,6 +179,10 @@ fn layout(source: &ScanSource, config: PrecomputeConfig) -> anyhow::Result<Store
 fn channels(config: &PrecomputeConfig) -> Vec<String> {
     let preprocessing = &config.preprocessing;
     let [low, high] = preprocessing.window_hu;
+    if let (Some(windows), [only]) = (preprocessing.channels_from.windows(), &preprocessing.channels[..]) {
+        let windows = windows.map(|[low, high]| format!("{low} to {high}"));
+        return vec![format!("{}, {} become 0 to 1 in three channels", only.name, windows.join(", "))];
+    }
     let one = |channel: &Channel| match channel.intensity {
         Intensity::Window => format!("{}, {low} to {high} become 0 to 1", channel.name),
         Intensity::Percentiles { low, high } => {

@@ -7,6 +7,7 @@ mod device;
 mod doctor;
 mod eval;
 mod export;
+mod image_channels;
 mod inspect;
 mod learning_curve;
 mod lines;

@@ -1,6 +1,7 @@
 //! `sam-ladder precompute`.
 
 use super::device::DeviceChoice;
+use super::image_channels::ChannelArgs;
 use super::profile::Profile;
 use super::progress::{self, Terminal};
 use super::slurm::SlurmArgs;
@@ -62,6 +63,8 @@ pub struct Args {
     /// In nnU-Net's layout: numbers of the channels to use, at most three, in the order in which the network sees them [default: all]
     #[arg(long, value_name = "0,1,2", value_delimiter = ',')]
     channels: Option<Vec<u32>>,
+    #[command(flatten)]
+    image_channels: ChannelArgs,
     /// How the slices lie, as nibabel's axis codes [default: as the first training scan's]. nnU-Net layout: scans stored otherwise are turned
     /// to it. Other layouts: nothing is turned; it only records how the arrays lie, for `predict`
     #[arg(long, value_name = "LPS")]
@@ -161,6 +164,7 @@ impl Args {
             orientation: self.orientation,
             spacing_mm: self.spacing,
             class_names: self.classes.clone(),
+            channels_from: self.image_channels.chosen(self.window)?,
         };
         let config = configure(&self.scans, &options, config)?;
         let observer = Terminal::new();

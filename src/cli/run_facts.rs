@@ -7,6 +7,7 @@ use sam_ladder_formats::hash::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::eval::Resample;
+use sam_ladder_schemas::image_channels::ChannelsFrom;
 use sam_ladder_schemas::precompute::{EncoderWeights, Intensity, PrecomputeConfig};
 use sam_ladder_schemas::train::{BEST_CHECKPOINT, CHECKPOINT, RunRecord};
 use sam_ladder_train::WeightSource;
@@ -181,6 +182,9 @@ fn of_store(store: &Store) -> Vec<RunFact> {
             ),
         ),
     ];
+    if config.preprocessing.channels_from == ChannelsFrom::Neighbours {
+        facts.push(fact("channels", "the slices below, at and above".into()));
+    }
     if let Some(orientation) = config.preprocessing.orientation {
         facts.push(fact("orientation", orientation.to_string()));
     }
@@ -190,6 +194,10 @@ fn of_store(store: &Store) -> Vec<RunFact> {
 /// How values become grey: `window -125 to 275 HU`.
 pub fn greys(config: &PrecomputeConfig) -> String {
     let [low, high] = config.preprocessing.window_hu;
+    if let Some(windows) = config.preprocessing.channels_from.windows() {
+        let shown = windows.map(|[low, high]| format!("{low} to {high}"));
+        return format!("windows {} HU, of which pictures show the first", shown.join(", "));
+    }
     let of_channel = |intensity: Intensity| match intensity {
         Intensity::Window => format!("window {low} to {high} HU"),
         Intensity::Percentiles { low, high } => format!("percentiles {low} to {high} of each scan"),

@@ -130,10 +130,10 @@ impl<'a> ScoredCases<'a> {
         let pick = (rows.start + slice as u32, identity_variant(self.store, self.split)?);
         let mut batch = Batch::default();
         self.store.read_batch(self.split, &[pick], &mut batch)?;
-        let size = self.store.config().image_size;
-        // Of several channels the picture shows the first.
-        let mut values = batch.images.to_vec();
-        values.truncate(size * size);
+        let config = self.store.config();
+        let (size, shown) = (config.image_size, config.preprocessing.channels_from.shown_channel());
+        // Of several channels the picture shows the first; of neighbours the slice itself.
+        let values = batch.images.to_vec()[shown * size * size..][..size * size].to_vec();
         Ok(GreySlice { size: [size, size], values })
     }
 

@@ -5,6 +5,7 @@ use crate::cli::{nifti, write_pair};
 use sam_ladder_precompute::encoder::EncoderError;
 use sam_ladder_precompute::error::Result;
 use sam_ladder_precompute::pipeline::{Encode, FillOptions, Loaded, Plan, Share, Summary, fill_part};
+use sam_ladder_precompute::rungs::{RungMap, RungMaps};
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
@@ -41,7 +42,7 @@ pub fn write_scans(folder: &Path) {
     }
 }
 
-/// Embedding `[c, y, x]` = the mean over patch (y, x) of the image, plus c/256.
+/// Embedding `[c, y, x]` = the mean over patch (y, x) of the image, plus c/256; of several channels the sum, each times its number from 1.
 #[derive(Default)]
 pub struct Formula<'a> {
     /// Fails once this many images were encoded.
@@ -50,6 +51,48 @@ pub struct Formula<'a> {
     pub images: Option<&'a AtomicUsize>,
     /// Time per batch.
     pub pause: Duration,
+    /// What is made in addition.
+    pub rungs: Option<RungMaps>,
+}
+
+/// Channels of ViT-B's tokens.
+pub const WIDTH: usize = 768;
+
+/// Tokens after blocks, by a formula: `[token, 768]` of each block, from the mean of the token's patch in the image's first channel.
+pub fn tokens_of(image: &[f32], size: usize, blocks: &[usize]) -> Vec<Vec<f32>> {
+    let grid = size / 16;
+    let mean = |at: usize| {
+        let (y, x) = (at / grid, at % grid);
+        (0..256).map(|i| image[(y * 16 + i / 16) * size + x * 16 + i % 16]).sum::<f32>() / 256.0
+    };
+    let value = |mean: f32, block: usize, channel: usize| {
+        let [a, b, c] = [7, 11, 13].map(|prime| ((channel * prime + block * 5) % (prime + 6)) as f32 / 8.0);
+        a + b * mean + c * mean * mean
+    };
+    let of_block = |block: &usize| {
+        (0..grid * grid)
+            .flat_map(|at| (0..WIDTH).map(move |channel| value(mean(at), *block, channel)).collect::<Vec<_>>())
+            .collect()
+    };
+    blocks.iter().map(of_block).collect()
+}
+
+/// The rungs of an image, `[rung, c, g·g]`: its tokens, mapped in float64.
+pub fn rungs_of(image: &[f32], size: usize, maps: &RungMaps) -> Vec<f32> {
+    let mapped = |rung: usize, tokens: Vec<f32>| {
+        let tokens: Vec<Vec<f32>> = tokens.chunks(WIDTH).map(<[f32]>::to_vec).collect();
+        let value = |channel: usize, token: &[f32]| match &maps.maps {
+            None => token[channel],
+            Some(maps) => {
+                let RungMap { mean, components } = &maps[rung];
+                let row = &components[channel * WIDTH..][..WIDTH];
+                let terms = token.iter().zip(mean).zip(row).map(|((t, m), c)| (f64::from(*t) - f64::from(*m)) * f64::from(*c));
+                terms.sum::<f64>() as f32
+            }
+        };
+        (0..maps.channels).flat_map(|c| tokens.iter().map(|token| value(c, token)).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    tokens_of(image, size, &maps.blocks).into_iter().enumerate().flat_map(|(rung, tokens)| mapped(rung, tokens)).collect()
 }
 
 impl Encode for Formula<'_> {
@@ -61,13 +104,31 @@ impl Encode for Formula<'_> {
         }
         let grid = size / 16;
         let patch = |image: &[f32], y: usize, x: usize| {
-            (0..256).map(|i| image[(y * 16 + i / 16) * size + x * 16 + i % 16]).sum::<f32>() / 256.0
+            let mean = |plane: &[f32]| (0..256).map(|i| plane[(y * 16 + i / 16) * size + x * 16 + i % 16]).sum::<f32>() / 256.0;
+            image.chunks(size * size).enumerate().map(|(channel, plane)| mean(plane) * (channel + 1) as f32).sum::<f32>()
         };
         let embed = |image: &[f32]| {
             let means: Vec<f32> = (0..grid * grid).map(|i| patch(image, i / grid, i % grid)).collect();
             (0..256).flat_map(|c| means.iter().map(move |mean| mean + c as f32 / 256.0).collect::<Vec<_>>()).collect::<Vec<_>>()
         };
-        Ok(images.chunks(size * size).flat_map(embed).collect())
+        let mut made: Vec<f32> = images.chunks(images.len() / batch).flat_map(embed).collect();
+        if let Some(maps) = &self.rungs {
+            made.extend(images.chunks(images.len() / batch).flat_map(|image| rungs_of(image, size, maps)));
+        }
+        Ok(made)
+    }
+
+    fn tokens(&self, images: &[f32], batch: usize, size: usize, blocks: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let mut all = vec![Vec::new(); blocks.len()];
+        for image in images.chunks(images.len() / batch) {
+            all.iter_mut().zip(tokens_of(image, size, blocks)).for_each(|(all, tokens)| all.extend(tokens));
+        }
+        Ok(all)
+    }
+
+    fn set_rungs(&mut self, rungs: &RungMaps) -> Result<()> {
+        self.rungs = Some(rungs.clone());
+        Ok(())
     }
 }
 

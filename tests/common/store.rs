@@ -62,7 +62,9 @@ pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2
             let mut images = rule_values(&format!("{name}.images"), variants * IMAGE_SIZE * IMAGE_SIZE);
             let labels = labels_of(&name, variants);
             paint(&mut images, &labels, variants);
-            writer.write_slice(split, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels }).unwrap();
+            writer
+                .write_slice(split, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] })
+                .unwrap();
             table.push(SliceRow {
                 row: row as u32,
                 case: case.into(),

@@ -82,7 +82,11 @@ fn write_store(path: &Path) -> Outcome<()> {
         let bright = |at: usize| 0.7 * f32::from(u8::from(is_inside(at / SIDE / 4, at % SIDE / 4)));
         let images: Vec<f32> = noise.iter().enumerate().map(|(at, noise)| 0.1 + 0.1 * noise + bright(at)).collect();
         let embeddings = self::noise(EMBED_CHANNELS * grid * grid, 100 + row as u64);
-        writer.write_slice(Split::Train, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels })?;
+        writer.write_slice(
+            Split::Train,
+            row,
+            &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] },
+        )?;
         rows.push(SliceRow {
             row: row as u32,
             case: "0005".into(),

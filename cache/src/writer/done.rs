@@ -128,7 +128,7 @@ impl StoreWriter {
     /// The checksums of an array, shard after shard; `None` unless all shards are done.
     pub(super) fn checksums_of(&self, split: Split, kind: ArrayKind) -> Option<Vec<u32>> {
         let state = lock(&self.state);
-        let rows = &state.done[split as usize][kind as usize];
+        let rows = &state.done[split as usize][kind.index(&self.layout.attributes().config)];
         (0..self.layout.num_slices(split)).map(|row| rows.get(&row).cloned()).collect::<Option<Vec<_>>>().map(|all| all.concat())
     }
 

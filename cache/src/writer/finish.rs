@@ -12,7 +12,9 @@ use crate::store::Store;
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::rows::encode_rows;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::store::{CHECKSUMS_TABLE, DECODER_WEIGHTS, SourceFile, VARIANTS_TABLE, scans_table, slices_table};
+use sam_ladder_schemas::store::{
+    CHECKSUMS_TABLE, DECODER_WEIGHTS, RUNG_PROJECTION, SourceFile, VARIANTS_TABLE, scans_table, slices_table,
+};
 use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 
 impl StoreWriter {
@@ -45,6 +47,9 @@ impl StoreWriter {
         }
         if !self.has_decoder()? {
             missing.push(format!("{DECODER_WEIGHTS} is missing"));
+        }
+        if self.layout.attributes().config.has_rung_projection() && self.rung_projection()?.is_none() {
+            missing.push(format!("{RUNG_PROJECTION} is missing"));
         }
         Ok(missing)
     }
@@ -105,8 +110,11 @@ impl StoreWriter {
             let name = scans_table(split);
             files.push(written(&self.storage, &name, encode_rows(&self.storage.join(&name), &scans)?)?);
         }
-        let sha256 = self.decoder_hash()?.ok_or_else(|| self.lost(DECODER_WEIGHTS))?;
-        files.push(SourceFile { path: DECODER_WEIGHTS.into(), sha256 });
+        let projection = self.layout.attributes().config.has_rung_projection().then_some(RUNG_PROJECTION);
+        for name in [DECODER_WEIGHTS].into_iter().chain(projection) {
+            let sha256 = self.file_hash(name)?.ok_or_else(|| self.lost(name))?;
+            files.push(SourceFile { path: name.into(), sha256 });
+        }
         Ok(files)
     }
 
@@ -177,7 +185,7 @@ mod tests {
         let case = CaseLayout { case: "a".into(), split: Split::Train, num_slices: 1, sources: vec![source.path.clone()] };
         let layout = StoreLayout::new(StoreAttributes::new(config, vec![source.clone()]), vec![case]).unwrap();
         let Opened::Writer(writer) = StoreWriter::open_or_create(folder, layout).unwrap() else { panic!("a new store") };
-        let tensors = SliceTensors { embeddings: &[0.25; EMBED_CHANNELS], images: &[0.5; 256], labels: &[1; 16] };
+        let tensors = SliceTensors { embeddings: &[0.25; EMBED_CHANNELS], images: &[0.5; 256], labels: &[1; 16], rungs: &[] };
         writer.write_slice(Split::Train, 0, &tensors).unwrap();
         let row = SliceRow {
             row: 0,

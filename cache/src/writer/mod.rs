@@ -22,16 +22,17 @@ use crate::arrays::{ArrayKind, ArraySpec, ChunkEncoder};
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::manifest::{array_file, check_bytes, group_files, read_manifest};
+use crate::rung_sample;
 use crate::storage::Storage;
 use crate::store::Store;
 use done::State;
 use open::Ready;
 use previous::Previous;
-use progress::{Progress, case_key};
+use progress::{FileRecord, Progress, case_key};
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
-use sam_ladder_schemas::store::{CaseLayout, DECODER_WEIGHTS, StoreAttributes};
+use sam_ladder_schemas::store::{CaseLayout, DECODER_WEIGHTS, RUNG_PROJECTION, StoreAttributes};
 use serde_json::json;
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -126,19 +127,7 @@ impl StoreWriter {
     /// # Errors
     /// [`Error::File`] for a bucket that does not answer.
     pub fn has_decoder(&self) -> Result<bool> {
-        let path = self.storage.join(DECODER_WEIGHTS);
-        match self.storage.read(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-            bytes => {
-                let found = sha256_hex(&bytes.map_err(Error::io("read", &path))?);
-                Ok(self.decoder_hash()?.is_some_and(|recorded| recorded == found) || self.is_finished())
-            }
-        }
-    }
-
-    fn decoder_hash(&self) -> Result<Option<String>> {
-        let before = || self.previous.as_ref().and_then(|previous| previous.decoder().map(str::to_owned));
-        Ok(self.progress.decoder()?.or_else(before))
+        Ok(self.recorded_file(DECODER_WEIGHTS)?.is_some())
     }
 
     /// Writes SAM's prompt encoder and mask decoder, given as the bytes of a safetensors file.
@@ -146,8 +135,53 @@ impl StoreWriter {
     /// # Errors
     /// [`Error::File`].
     pub fn write_decoder(&self, safetensors: &[u8]) -> Result<()> {
-        self.storage.write(&self.storage.join(DECODER_WEIGHTS), safetensors.to_vec())?;
-        self.progress.write_decoder(&sha256_hex(safetensors))
+        self.write_file(DECODER_WEIGHTS, safetensors)
+    }
+
+    /// The bytes of the rungs' projection, if they are written and are those that are recorded.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a bucket that does not answer.
+    pub fn rung_projection(&self) -> Result<Option<Vec<u8>>> {
+        self.recorded_file(RUNG_PROJECTION)
+    }
+
+    /// Writes the rungs' projection, given as the bytes of a safetensors file. All of a store's rungs have the one that it was begun with.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn write_rung_projection(&self, safetensors: &[u8]) -> Result<()> {
+        self.write_file(RUNG_PROJECTION, safetensors)
+    }
+
+    fn recorded_file(&self, name: &'static str) -> Result<Option<Vec<u8>>> {
+        let path = self.storage.join(name);
+        match self.storage.read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            bytes => {
+                let bytes = bytes.map_err(Error::io("read", &path))?;
+                let found = sha256_hex(&bytes);
+                let is_recorded = self.file_hash(name)?.is_some_and(|recorded| recorded == found) || self.is_finished();
+                Ok(is_recorded.then_some(bytes))
+            }
+        }
+    }
+
+    fn file_hash(&self, name: &'static str) -> Result<Option<String>> {
+        let before = || self.previous.as_ref().and_then(|previous| previous.file(name).map(str::to_owned));
+        Ok(self.progress.file(&self.file_record(name))?.or_else(before))
+    }
+
+    fn write_file(&self, name: &'static str, bytes: &[u8]) -> Result<()> {
+        self.storage.write(&self.storage.join(name), bytes.to_vec())?;
+        self.progress.write_file(&self.file_record(name), &sha256_hex(bytes))
+    }
+
+    fn file_record(&self, name: &str) -> FileRecord {
+        match name {
+            RUNG_PROJECTION => FileRecord { stem: "rung_projection", key: rung_sample::key(self.layout.attributes()) },
+            _ => FileRecord { stem: "decoder", key: "decoder".into() },
+        }
     }
 
     /// Checks that the store still has this writer's layout.

@@ -111,7 +111,7 @@ fn is_still(storage: &Storage, found: &StoreAttributes) -> bool {
 /// Goes on from what was found; `None` if it changed meanwhile.
 fn proceed(storage: &Storage, found: &StoreAttributes, requested: &StoreLayout) -> Result<Option<Ready>> {
     let wanted = requested.attributes();
-    let layout = requested.arranged_as(&found.cases)?;
+    let layout = requested.arranged_as(found)?;
     if found.cache_id == wanted.cache_id && layout.attributes().cases == found.cases {
         return if found.complete { opened(storage, found, layout) } else { Ok(Some(Ready::Unfinished(Box::new(layout)))) };
     }
@@ -172,7 +172,9 @@ fn rearrange(storage: &Storage, found: &StoreAttributes, layout: &StoreLayout) -
         None => true,
     };
     let before = StoreLayout::of(found)?;
-    if !nothing_is_lost || (!found.cases.iter().any(|case| same(&case)) && holds_shards(storage, &before)?) {
+    // What is stored was made with the projection of the scans that were sampled.
+    let keeps = found.cases.iter().any(|case| same(&case)) && found.rung_sample == wanted.rung_sample;
+    if !nothing_is_lost || (!keeps && holds_shards(storage, &before)?) {
         return Ok(false);
     }
     if !is_still(storage, found) {

@@ -19,7 +19,7 @@ use crate::store::{read_scans, read_slices};
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
-use sam_ladder_schemas::store::{CHECKSUMS_TABLE, DECODER_WEIGHTS, StoreAttributes, scans_table, slices_table};
+use sam_ladder_schemas::store::{CHECKSUMS_TABLE, StoreAttributes, scans_table, slices_table};
 use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::variants::Variant;
 use std::io::ErrorKind;
@@ -39,8 +39,8 @@ pub(super) struct Previous {
     slices: [Option<Vec<SliceRow>>; 2],
     /// Its scans; `None` if their table is damaged.
     scans: [Option<Vec<ScanRow>>; 2],
-    /// SHA-256 of the decoder's file.
-    decoder: Option<String>,
+    /// Its manifest.
+    attributes: StoreAttributes,
     /// Its rows, by row of the new store.
     rows: [Vec<Option<usize>>; 2],
     /// Its indices of variants, by index in the new store.
@@ -61,8 +61,7 @@ impl Previous {
             let there = before.variants(split);
             layout.variants(split).iter().map(|variant| there.iter().position(|v| v.kind == variant.kind)).collect()
         });
-        let decoder = recorded_hash(&attributes, DECODER_WEIGHTS).map(str::to_owned);
-        Ok(Some(Previous { store: store.clone(), folder, layout: before, checksums, slices, scans, decoder, rows, variants }))
+        Ok(Some(Previous { store: store.clone(), folder, layout: before, checksums, slices, scans, attributes, rows, variants }))
     }
 
     /// The checksums of a slice's shard, if it has the same variants now.
@@ -106,9 +105,9 @@ impl Previous {
         Some(CaseRecord { scan, rows: self.slices[split as usize].as_ref()?.get(rows)?.to_vec(), mask })
     }
 
-    /// SHA-256 of the decoder's file.
-    pub(super) fn decoder(&self) -> Option<&str> {
-        self.decoder.as_deref()
+    /// SHA-256 of a file that is neither array nor metadata.
+    pub(super) fn file(&self, name: &str) -> Option<&str> {
+        recorded_hash(&self.attributes, name)
     }
 }
 

@@ -23,8 +23,6 @@ use std::path::PathBuf;
 
 /// Name of the folder.
 const PROGRESS: &str = "progress";
-/// In place of a case's key, for the decoder's file.
-const DECODER: &str = "decoder";
 /// Characters of a key.
 const KEY_LEN: usize = 16;
 
@@ -55,6 +53,20 @@ pub(super) fn case_key(attributes: &StoreAttributes, case: &CaseLayout) -> Strin
     let mut key = sha256_hex(all.to_string().as_bytes());
     key.truncate(KEY_LEN);
     key
+}
+
+/// Of what file of the store there is a record.
+pub(super) struct FileRecord {
+    /// Name of the record, without its ending.
+    pub(super) stem: &'static str,
+    /// In place of a case's key: what determines the file.
+    pub(super) key: String,
+}
+
+impl FileRecord {
+    fn name(&self) -> String {
+        format!("{}.json", self.stem)
+    }
 }
 
 /// The records of one store, and the name of one of its writers.
@@ -113,14 +125,14 @@ impl Progress {
         Ok(all)
     }
 
-    /// Records the SHA-256 of the decoder's file.
-    pub(super) fn write_decoder(&self, sha256: &str) -> Result<()> {
-        self.write(self.path("decoder.json".into()), DECODER, &json!(sha256))
+    /// Records the SHA-256 of a file of the store.
+    pub(super) fn write_file(&self, file: &FileRecord, sha256: &str) -> Result<()> {
+        self.write(self.path(file.name()), &file.key, &json!(sha256))
     }
 
-    /// The SHA-256 of the decoder's file.
-    pub(super) fn decoder(&self) -> Result<Option<String>> {
-        self.read(self.path("decoder.json".into()), DECODER)
+    /// The SHA-256 of a file of the store, if that file is recorded.
+    pub(super) fn file(&self, file: &FileRecord) -> Result<Option<String>> {
+        self.read(self.path(file.name()), &file.key)
     }
 
     /// Writes a record of what `key` names.

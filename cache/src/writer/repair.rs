@@ -59,7 +59,9 @@ pub fn begin_repair(store: &Path, report: &VerifyReport) -> Result<bool> {
         let path = store.join(&damage.path);
         match &damage.part {
             Part::Manifest | Part::Metadata | Part::Checksums { proven: true } => {}
-            Part::Slices(_) | Part::Scans(_) | Part::Decoder | Part::Checksums { proven: false } => store.remove(&path)?,
+            Part::Slices(_) | Part::Scans(_) | Part::Decoder | Part::RungProjection | Part::Checksums { proven: false } => {
+                store.remove(&path)?;
+            }
             Part::Mask { split, case } => {
                 let shard = mask_shard(store, *split, case);
                 store.remove(&shard.with_file_name(crate::arrays::METADATA))?;

@@ -19,6 +19,8 @@ pub struct SliceTensors<'a> {
     pub images: &'a [f32],
     /// `[variant, s/4, s/4]`.
     pub labels: &'a [u8],
+    /// `[variant, rung, c, g, g]`; empty for a store without rungs.
+    pub rungs: &'a [f32],
 }
 
 /// What must be computed of a slice; the rest is already stored.
@@ -26,7 +28,7 @@ pub struct SliceTensors<'a> {
 pub struct Wanted {
     /// Indices of the variants whose images and labels are wanted, ascending.
     pub variants: Vec<usize>,
-    /// Those among them whose embeddings are wanted.
+    /// Those among them whose embeddings, and rungs if the store has any, are wanted.
     pub embeddings: Vec<usize>,
 }
 
@@ -38,8 +40,8 @@ impl Wanted {
 
     fn of(&self, kind: ArrayKind) -> &[usize] {
         match kind {
-            // Scales and offsets belong to both tensors, so a slice that lacks them needs both.
-            ArrayKind::Embeddings | ArrayKind::Quantization => &self.embeddings,
+            // Scales and offsets belong to all tensors, so a slice that lacks them needs all.
+            ArrayKind::Embeddings | ArrayKind::Quantization | ArrayKind::Rungs => &self.embeddings,
             ArrayKind::Images | ArrayKind::Labels => &self.variants,
         }
     }
@@ -63,7 +65,7 @@ impl StoreWriter {
             let lacking: Vec<usize> =
                 (0..num_variants).filter(|&variant| stored.get(variant).is_none_or(Option::is_none)).collect();
             variants.extend(&lacking);
-            if matches!(kind, ArrayKind::Embeddings | ArrayKind::Quantization) {
+            if matches!(kind, ArrayKind::Embeddings | ArrayKind::Quantization | ArrayKind::Rungs) {
                 embeddings.extend(lacking);
             }
         }
@@ -93,13 +95,18 @@ impl StoreWriter {
         let named = |kind: ArrayKind| name_of(split, kind, row);
         let embeddings = self.to_stored(ArrayKind::Embeddings, &wanted.embeddings, tensors.embeddings, named)?;
         let images = self.to_stored(ArrayKind::Images, &wanted.variants, tensors.images, named)?;
+        let rungs = match tensors.rungs {
+            // Of no channels there are no items.
+            [] => Vec::new(),
+            rungs => self.to_stored(ArrayKind::Rungs, &wanted.embeddings, rungs, named)?,
+        };
         let mut shards = Vec::new();
         for (i, &kind) in ArrayKind::all(&self.layout.attributes().config).iter().enumerate() {
             if self.is_shard_done(split, i, row) {
                 continue;
             }
             let encoder = &self.arrays[split as usize][i];
-            let made = self.encode(encoder, kind, wanted, tensors.labels, (&embeddings, &images))?;
+            let made = self.encode(encoder, kind, wanted, tensors.labels, (&embeddings, &images, &rungs))?;
             let mut chunks = self.stored_chunks(split, kind, row);
             chunks.resize(self.layout.num_variants(split), None);
             for (&variant, chunk) in wanted.of(kind).iter().zip(made) {
@@ -134,8 +141,9 @@ impl StoreWriter {
             let reason = format!("the split has {} slices", self.layout.num_slices(split));
             return Err(Error::Values { what: format!("{split} slice {row}"), reason });
         }
-        let lens = [tensors.embeddings.len(), tensors.images.len(), tensors.labels.len()];
-        for (kind, len) in [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels].into_iter().zip(lens) {
+        let lens = [tensors.embeddings.len(), tensors.images.len(), tensors.labels.len(), tensors.rungs.len()];
+        let kinds = [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels, ArrayKind::Rungs];
+        for (kind, len) in kinds.into_iter().zip(lens) {
             let expected = wanted.of(kind).len() * kind.item_len(config);
             if len != expected {
                 let reason = format!("expected {expected} values, got {len}");
@@ -159,7 +167,7 @@ impl StoreWriter {
         kind: ArrayKind,
         wanted: &Wanted,
         labels: &[u8],
-        (embeddings, images): (&[Stored], &[Stored]),
+        (embeddings, images, rungs): (&[Stored], &[Stored], &[Stored]),
     ) -> Result<Vec<Vec<u8>>> {
         match kind {
             ArrayKind::Labels => {
@@ -168,11 +176,13 @@ impl StoreWriter {
             }
             ArrayKind::Images => images.par_iter().map(|item| encoder.encode(&item.bytes)).collect(),
             ArrayKind::Embeddings => embeddings.par_iter().map(|item| encoder.encode(&item.bytes)).collect(),
+            ArrayKind::Rungs => rungs.par_iter().map(|item| encoder.encode(&item.bytes)).collect(),
             ArrayKind::Quantization => {
                 let image_of = |variant| wanted.variants.iter().zip(images).find(|(v, _)| *v == variant).map(|(_, item)| item);
-                let pairs = wanted.of(kind).iter().zip(embeddings).map(|(variant, item)| {
+                let pairs = wanted.of(kind).iter().zip(embeddings).enumerate().map(|(at, (variant, item))| {
                     let of_image = image_of(variant).map_or(&[][..], |item| &item.quantization);
-                    encoder.encode(bytemuck::cast_slice(&[&item.quantization, of_image].concat()))
+                    let of_rungs = rungs.get(at).map_or(&[][..], |item| &item.quantization);
+                    encoder.encode(bytemuck::cast_slice(&[&item.quantization, of_image, of_rungs].concat()))
                 });
                 pairs.collect()
             }

@@ -56,7 +56,7 @@ pub fn images_stored(path: &Path, layout: &StoreLayout) -> Result<usize> {
         return Ok(0);
     }
     let (found, requested) = (read_manifest(&store)?, layout.attributes());
-    let layout = layout.arranged_as(&found.cases)?;
+    let layout = layout.arranged_as(&found)?;
     if found.complete && previous::grows(&found, &layout) {
         return Ok(StoreLayout::of(&found)?.num_items());
     }
@@ -80,7 +80,7 @@ fn recorded_images(store: &Storage, layout: &StoreLayout) -> Result<usize> {
             };
             let known = |row: usize, kind: ArrayKind| {
                 let was_there = || previous.as_ref().is_some_and(|previous| previous.checksums(split, kind, row).is_some());
-                there[kind as usize].contains(&row) && (recorded(row - rows.start, kind) || was_there())
+                there[kind.index(&layout.attributes().config)].contains(&row) && (recorded(row - rows.start, kind) || was_there())
             };
             let whole = |&row: &usize| kinds.iter().all(|&kind| known(row, kind));
             images += rows.clone().filter(whole).count() * layout.num_variants(split);

@@ -58,6 +58,11 @@ impl Stream {
         attention.forward_cpu(&self.qkv, qkv.bias().cpu()?, grid, &mut self.rows)
     }
 
+    pub(super) fn tokens(&self, tokens: usize) -> Result<Tensor> {
+        let c = self.x.len() / tokens.max(1);
+        tensor_from(self.x.clone(), (tokens, c))
+    }
+
     pub(super) fn into_tokens(self, tokens: usize) -> Result<Tensor> {
         let c = self.x.len() / tokens.max(1);
         tensor_from(self.x, (tokens, c))

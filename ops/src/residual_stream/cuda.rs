@@ -67,6 +67,10 @@ impl Stream {
         Ok(())
     }
 
+    pub(super) fn tokens(&self) -> Tensor {
+        self.x.clone()
+    }
+
     pub(super) fn into_tokens(self) -> Tensor {
         self.x
     }

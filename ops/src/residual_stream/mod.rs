@@ -81,6 +81,18 @@ impl ResidualStream {
         }
     }
 
+    /// The tokens as they are now, `[b·grid·grid, c]`, float32. On a GPU the next step changes them in place, so whatever is made of them must be
+    /// queued before it.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn tokens(&self) -> Result<Tensor> {
+        match &self.path {
+            Path::Cpu(stream) => stream.tokens(self.grid.tokens()),
+            Path::Cuda(stream) => Ok(stream.tokens()),
+        }
+    }
+
     /// The tokens, `[b·grid·grid, c]`, float32.
     ///
     /// # Errors

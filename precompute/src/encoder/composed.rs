@@ -13,23 +13,26 @@ const NORM_EPS: f64 = 1e-6;
 /// Every parameter by its name without `image_encoder.`.
 pub(super) type Weights = HashMap<String, Tensor>;
 
-/// Image embeddings of a batch (`ImageEncoderViT.forward`).
+/// Image embeddings of a batch (`ImageEncoderViT.forward`), and the tokens after each block.
 ///
 /// # Shapes
-/// images `[b, 3, s, s]` → `[b, 256, s/16, s/16]`
-pub(super) fn forward(config: &VitConfig, weights: &Weights, images: &Tensor) -> Result<Tensor> {
+/// images `[b, 3, s, s]` → `[b, 256, s/16, s/16]` and `[b, g, g, c]`
+pub(super) fn forward(config: &VitConfig, weights: &Weights, images: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
     let x = images.conv2d(&weights["patch_embed.proj.weight"], 0, PATCH_SIZE, 1, 1)?; // [b, c, g, g]
     let x = x.permute((0, 2, 3, 1))?.broadcast_add(&weights["patch_embed.proj.bias"])?; // [b, g, g, c]
     let mut x = x.broadcast_add(&weights["pos_embed"])?;
+    let mut after_blocks = Vec::new();
     for i in 0..config.depth {
         let window = if config.global_attn_indexes.contains(&i) { None } else { Some(WINDOW_SIZE) };
         x = block_forward(config, weights, i, &x, window)?;
+        after_blocks.push(x.clone());
     }
     let x = x.permute((0, 3, 1, 2))?.contiguous()?; // [b, c, g, g]
     let x = x.conv2d(&weights["neck.0.weight"], 0, 1, 1, 1)?;
     let x = layer_norm_2d_composed(&x, &weights["neck.1.weight"], &weights["neck.1.bias"], NORM_EPS)?;
     let x = x.conv2d(&weights["neck.2.weight"], 1, 1, 1, 1)?;
-    layer_norm_2d_composed(&x, &weights["neck.3.weight"], &weights["neck.3.bias"], NORM_EPS)
+    let x = layer_norm_2d_composed(&x, &weights["neck.3.weight"], &weights["neck.3.bias"], NORM_EPS)?;
+    Ok((x, after_blocks))
 }
 
 fn linear(x: &Tensor, weights: &Weights, layer: &str) -> Result<Tensor> {

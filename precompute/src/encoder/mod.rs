@@ -33,6 +33,7 @@ pub use load::{decoder_weights, detect_arch, published_encoder, sized_encoder_te
 pub use other_model::OtherModel;
 pub use random::{random_decoder_weights, random_encoder_tensors, random_tensor};
 use vit::ImageEncoderVit;
+pub use vit::Taps;
 
 /// Where an encoder computes, and how exactly.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +96,14 @@ impl ImageEncoder {
     /// # Errors
     /// If the images have another shape, or the device fails.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_tapped(images, None)
+    }
+
+    /// As [`Self::forward`], and shows the tokens after some blocks. The embeddings have the same bits.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], and those of the taps.
+    pub fn forward_tapped(&self, images: &Tensor, taps: Option<Taps<'_>>) -> Result<Tensor> {
         let size = self.config.image_size;
         if !matches!(images.dims(), &[_, 1..=3, height, width] if (height, width) == (size, size)) {
             return Err(EncoderError::ImageShape { found: images.dims().to_vec(), size });
@@ -103,7 +112,7 @@ impl ImageEncoder {
         if images.dim(1)? == 2 {
             images = images.pad_with_zeros(1, 0, 1)?;
         }
-        Ok(self.vit.forward(&images)?)
+        Ok(self.vit.forward(&images, taps)?)
     }
 }
 
@@ -141,13 +150,39 @@ mod tests {
             let images = random_tensor(1, "images", &[batch, channels, image_size, image_size])?;
             let got = encoder.forward(&images)?;
             let three = images.expand((batch, 3, image_size, image_size))?.contiguous()?;
-            let want = composed::forward(&config, &weights, &three)?;
+            let (want, after_blocks) = composed::forward(&config, &weights, &three)?;
             assert_eq!(got.dims(), [batch, 256, config.grid(), config.grid()]);
-            let difference = (&got - &want)?.abs()?.max_all()?.to_scalar::<f32>()?;
-            let scale = want.abs()?.max_all()?.to_scalar::<f32>()?;
-            assert!(difference < 1e-5 * scale, "{image_size}: {difference} of {scale}");
+            assert!(differs_by(&got, &want)? < 1e-5, "{image_size}");
+
+            // The tokens after each block; looking at them changes no bit of the embeddings.
+            let mut tokens = Vec::new();
+            let mut visit = |place: usize, x: &Tensor| {
+                tokens.push((place, x.copy()?));
+                Ok(())
+            };
+            let tapped = encoder.forward_tapped(&images, Some(Taps { blocks: &[0, 1, 2], visit: &mut visit }))?;
+            let bits = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+            assert_eq!(bits(&tapped)?, bits(&got)?);
+            assert_eq!(tokens.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0, 1, 2]);
+            for ((block, found), want) in tokens.iter().zip(&after_blocks) {
+                let want = want.reshape((batch * config.grid().pow(2), config.embed_dim))?;
+                assert!(differs_by(found, &want)? < 1e-5, "{image_size}, block {block}");
+            }
+            let mut only = Vec::new();
+            let mut visit = |place: usize, x: &Tensor| {
+                only.push((place, x.copy()?));
+                Ok(())
+            };
+            encoder.forward_tapped(&images, Some(Taps { blocks: &[1], visit: &mut visit }))?;
+            assert_eq!((only.len(), only[0].0, bits(&only[0].1)?), (1, 0, bits(&tokens[1].1)?));
         }
         Ok(())
+    }
+
+    /// Largest difference, over the largest value.
+    fn differs_by(found: &Tensor, want: &Tensor) -> Result<f32> {
+        let difference = (found - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        Ok(difference / want.abs()?.max_all()?.to_scalar::<f32>()?)
     }
 
     #[test]

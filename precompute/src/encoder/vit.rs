@@ -23,6 +23,15 @@ pub(super) struct ImageEncoderVit {
     neck_conv2: TokenConv,
 }
 
+/// Blocks after which tokens are looked at, and what is done with them: it gets the block's place among them, and the tokens `[b·g·g, c]`,
+/// float32. On a GPU these change with the next block, so whatever is made of them must be queued at once.
+pub struct Taps<'a> {
+    /// The blocks, ascending.
+    pub blocks: &'a [usize],
+    /// Called after each.
+    pub visit: &'a mut dyn FnMut(usize, &Tensor) -> TensorResult<()>,
+}
+
 /// `Block`: attention, within windows or over the whole image, then a perceptron, each behind a norm and with a residual connection.
 struct Block {
     norm1: FrozenNorm,
@@ -35,11 +44,11 @@ struct Block {
 }
 
 impl ImageEncoderVit {
-    /// Image embeddings of images in [0, 1]; one channel stands for three equal ones.
+    /// Image embeddings of images in [0, 1]; one channel stands for three equal ones. The taps change nothing.
     ///
     /// # Shapes
     /// images `[b, 1 or 3, s, s]`, float32 → `[b, 256, g, g]`, float32
-    pub(super) fn forward(&self, images: &Tensor) -> TensorResult<Tensor> {
+    pub(super) fn forward(&self, images: &Tensor, mut taps: Option<Taps<'_>>) -> TensorResult<Tensor> {
         let mut x = self.patch_embed.forward(images)?; // [b·g·g, c]
         let grid = x.grid();
         if let Some(first) = self.blocks.first() {
@@ -65,6 +74,11 @@ impl ImageEncoderVit {
                     None => Ok(()),
                 }
             })?;
+            if let Some(Taps { blocks, visit }) = &mut taps
+                && let Some(place) = blocks.iter().position(|block| *block == i)
+            {
+                visit(place, &x.tokens()?)?;
+            }
         }
         let _span = tracing::trace_span!("neck").entered();
         let x = self.neck_conv1.forward(&x.into_tokens()?, grid)?; // [b·g·g, 256]

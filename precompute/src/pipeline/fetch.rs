@@ -1,7 +1,7 @@
-//! Fetches embeddings from the encoder's device, behind the encoder, and puts those of a group together.
+//! Fetches embeddings, and rungs if there are any, from the encoder's device, behind the encoder, and puts those of a group together.
 
 use super::prepare::{CaseEnd, Group};
-use super::write::Encoded;
+use super::write::{Encoded, Made};
 use crate::error::{Error, Result};
 use sam_ladder_ops::device::Download;
 use sam_ladder_schemas::observer::Progress;
@@ -30,19 +30,19 @@ impl Begun {
 
 /// Puts the embeddings of each group together and passes them on, in order.
 pub(super) struct Fetcher<'a> {
-    /// Values of an image's embedding.
-    embedding_len: usize,
+    /// Values of an image's embedding, and of its rungs.
+    lens: [usize; 2],
     progress: &'a dyn Progress,
     out: SyncSender<Encoded>,
     /// Those of the group that is under way.
-    embeddings: Vec<f32>,
+    made: Made,
     /// Images of which the embeddings were fetched.
     images: usize,
 }
 
 impl<'a> Fetcher<'a> {
-    pub(super) fn new(embedding_len: usize, progress: &'a dyn Progress, out: SyncSender<Encoded>) -> Self {
-        Fetcher { embedding_len, progress, out, embeddings: Vec::new(), images: 0 }
+    pub(super) fn new(lens: [usize; 2], progress: &'a dyn Progress, out: SyncSender<Encoded>) -> Self {
+        Fetcher { lens, progress, out, made: Made::default(), images: 0 }
     }
 
     /// Takes what comes until the sender hangs up, and then what is still queued; or until nobody listens. The number of images.
@@ -73,20 +73,22 @@ impl<'a> Fetcher<'a> {
         let encoded = match begun {
             Begun::Batch { embeddings, images } => {
                 let embeddings = tracing::trace_span!("wait for the device", images).in_scope(|| embeddings.wait())?;
-                let expected = images * self.embedding_len;
+                let [of_embeddings, of_rungs] = self.lens.map(|len| images * len);
+                let expected = of_embeddings + of_rungs;
                 if embeddings.len() != expected {
                     return Err(Error::EncoderShape { batch: images, expected, found: embeddings.len() });
                 }
-                if self.embeddings.is_empty() {
-                    self.embeddings = embeddings;
+                self.made.rungs.extend_from_slice(&embeddings[of_embeddings..]);
+                if self.made.embeddings.is_empty() && of_rungs == 0 {
+                    self.made.embeddings = embeddings;
                 } else {
-                    self.embeddings.extend_from_slice(&embeddings);
+                    self.made.embeddings.extend_from_slice(&embeddings[..of_embeddings]);
                 }
                 self.images += images;
                 self.progress.advance(images as u64);
                 return Ok(true);
             }
-            Begun::Group(group) => Encoded::Group(group, std::mem::take(&mut self.embeddings)),
+            Begun::Group(group) => Encoded::Group(group, std::mem::take(&mut self.made)),
             Begun::CaseEnd(end) => Encoded::CaseEnd(end),
         };
         Ok(tracing::trace_span!("wait for the writer").in_scope(|| self.out.send(encoded).is_ok()))

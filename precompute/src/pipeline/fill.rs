@@ -4,14 +4,16 @@ use super::encode::Encode;
 use super::lazy::{Lazy, Loaded};
 use super::plan::Plan;
 use super::prepare::read;
+use super::rung_sample::Sampled;
 use super::share::{GroupRange, Share, groups_of};
 use super::space;
 use super::stages::{Outcome, Pass};
 use super::write::num_done;
 use crate::error::{Error, Result};
+use crate::rungs::RungMaps;
 use crate::scans::{CaseEntry, ScanError};
 use rayon::prelude::*;
-use sam_ladder_cache::{CaseLayout, Opened, StoreWriter, Survey, survey};
+use sam_ladder_cache::{CaseLayout, Opened, StoreLayout, StoreWriter, Survey, survey};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Silent, Unit};
 use sam_ladder_schemas::setting::Problem;
@@ -94,7 +96,7 @@ pub fn fill_part<E: Encode>(
     if let Some(warning) = space::check(plan, store)? {
         options.observer.message(&warning);
     }
-    let resumed = look_before(plan, store, &mut lazy)?;
+    let Before { resumed, rungs } = look_before(plan, store, options, &mut lazy)?;
     let mut summary = Summary {
         already_complete: true,
         complete: true,
@@ -116,26 +118,48 @@ pub fn fill_part<E: Encode>(
     }
     let progress = begin(options.observer, &writer, &groups);
     summary.already_complete = false;
-    Run { plan, writer: &writer, lazy, options, groups: &groups, progress }.fill_and_finish(store, &mut summary)?;
+    Run { plan, writer: &writer, lazy, options, groups: &groups, progress, rungs }.fill_and_finish(store, &mut summary)?;
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)
 }
 
+/// What was found before anything was written.
+#[derive(Default)]
+struct Before {
+    /// Whether there is an unfinished store.
+    resumed: bool,
+    /// The rungs' maps of a new store, if they are made of its scans.
+    rungs: Option<RungMaps>,
+}
+
 /// Looks for what would stop the work, before anything is written: a checkpoint that is refused leaves no empty store, and no finished one
-/// incomplete; nor does a scan that cannot be read. Returns whether there is an unfinished store.
-fn look_before<E, F>(plan: &Plan, store: &Path, lazy: &mut Lazy<E, F>) -> Result<bool>
+/// incomplete; nor does a scan that cannot be read, if it has to be read first.
+fn look_before<E: Encode, F>(plan: &Plan, store: &Path, options: &FillOptions, lazy: &mut Lazy<E, F>) -> Result<Before>
 where
     F: FnOnce() -> Result<Loaded<E>>,
 {
     match survey(store, &plan.layout)? {
-        Survey::New => lazy.get().map(|_| false),
+        Survey::New => {
+            let encoder = &lazy.get()?.encoder;
+            let samples = plan.layout.attributes().config.samples_rungs();
+            let rungs = samples.then(|| sampled(plan, &plan.layout, store, options, encoder)).transpose()?;
+            Ok(Before { resumed: false, rungs })
+        }
         Survey::Grows(new) => {
             check_new_scans(plan, store, &new)?;
-            lazy.get().map(|_| false)
+            lazy.get()?;
+            Ok(Before::default())
         }
-        Survey::Complete => Ok(false),
-        Survey::Begun => Ok(true),
+        Survey::Complete => Ok(Before::default()),
+        Survey::Begun => Ok(Before { resumed: true, rungs: None }),
     }
+}
+
+/// The rungs' maps, of the training slices that the layout names.
+fn sampled<E: Encode>(plan: &Plan, layout: &StoreLayout, store: &Path, options: &FillOptions, encoder: &E) -> Result<RungMaps> {
+    let sampled = Sampled { source: &plan.source, layout, stop: options.stop, observer: options.observer };
+    let total = Split::ALL.into_iter().map(|split| layout.num_slices(split)).sum();
+    sampled.maps(encoder)?.ok_or_else(|| Error::Stopped { store: store.into(), done: 0, total })
 }
 
 /// Reads the scans by which a finished store would grow, as they will be read again later, before anything of the store is touched.
@@ -169,6 +193,8 @@ struct Run<'a, E, F> {
     options: &'a FillOptions<'a>,
     groups: &'a [GroupRange],
     progress: Box<dyn Progress>,
+    /// The rungs' maps, if they are made already and not written.
+    rungs: Option<RungMaps>,
 }
 
 impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
@@ -207,6 +233,7 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         if !self.writer.has_decoder()? {
             self.writer.write_decoder(&self.lazy.get()?.decoder)?;
         }
+        self.prepare_rungs()?;
         let pass = Pass {
             source: &self.plan.source,
             writer: self.writer,
@@ -217,6 +244,33 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
             progress: &*self.progress,
         };
         pass.run(&mut self.lazy)
+    }
+}
+
+impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
+    /// Gives the encoder the rungs' maps: those that the store has, or those that it gets.
+    fn prepare_rungs(&mut self) -> Result<()> {
+        let layout = self.writer.layout();
+        let config = &layout.attributes().config;
+        if config.rungs.is_empty() {
+            return Ok(());
+        }
+        let maps = match (self.writer.rung_projection()?, RungMaps::without_tokens(config)) {
+            (Some(bytes), _) => RungMaps::from_safetensors(config, bytes)?,
+            (None, maps) => {
+                let made =
+                    self.rungs.take().filter(|_| layout.attributes().rung_sample == self.plan.layout.attributes().rung_sample);
+                let maps = match maps.or(made) {
+                    Some(maps) => maps,
+                    None => sampled(self.plan, layout, self.writer.path(), self.options, &self.lazy.get()?.encoder)?,
+                };
+                if config.has_rung_projection() {
+                    self.writer.write_rung_projection(&maps.to_safetensors()?)?;
+                }
+                maps
+            }
+        };
+        self.lazy.set_rungs(maps)
     }
 }
 

@@ -11,6 +11,7 @@ mod lazy;
 mod plan;
 mod prepare;
 mod repair;
+mod rung_sample;
 mod share;
 mod slices;
 mod space;

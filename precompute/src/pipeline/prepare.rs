@@ -168,16 +168,14 @@ impl Work<'_> {
         let config = &self.writer.layout().attributes().config;
         let variants = self.writer.layout().variants(scan.split);
         let [_, height, width] = scan.shape;
-        let pixels = height * width;
         let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
-        let channels = scan.image.len() / scan.label.len();
         let _span = tracing::trace_span!("make variants", slices = rows.len()).entered();
         let slices: Vec<DataSlice> = rows
             .par_iter()
             .map(|(row, _)| {
                 let slice = row - first_row;
-                let planes = &scan.image[slice * channels * pixels..][..channels * pixels];
-                DataSlice::new(planes, &scan.label[slice * pixels..][..pixels], [height, width], config.data_size)
+                let planes = scan.planes(slice, config.preprocessing.channels_from);
+                DataSlice::new(&planes, scan.labels(slice), [height, width], config.data_size)
             })
             .collect();
         let pairs = slices.iter().zip(rows);

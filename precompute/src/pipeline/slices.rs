@@ -49,14 +49,11 @@ pub fn encode_variant<E: Encode>(
     (config, encoder): (&PrecomputeConfig, &E),
 ) -> Result<EncodedSlices> {
     let [_, height, width] = scan.shape;
-    let pixels = height * width;
-    let channels = scan.image.len() / scan.label.len();
     let images: Vec<Vec<f32>> = slices
         .into_par_iter()
         .map(|slice| {
-            let planes = &scan.image[slice * channels * pixels..][..channels * pixels];
-            let labels = &scan.label[slice * pixels..][..pixels];
-            let slice = DataSlice::new(planes, labels, [height, width], config.data_size);
+            let planes = scan.planes(slice, config.preprocessing.channels_from);
+            let slice = DataSlice::new(&planes, scan.labels(slice), [height, width], config.data_size);
             slice.variant(kind, config.image_size).image
         })
         .collect();

@@ -63,8 +63,8 @@ impl Pass<'_> {
         let (made, prepared) = sync_channel(work.most_groups_at_once());
         let (begun, to_fetch) = sync_channel(0);
         let (encoded, to_write) = sync_channel(WRITE_BEHIND);
-        let fetcher =
-            Fetcher::new(EMBED_CHANNELS * self.writer.layout().attributes().config.grid_size().pow(2), self.progress, encoded);
+        let config = &self.writer.layout().attributes().config;
+        let fetcher = Fetcher::new([EMBED_CHANNELS * config.grid_size().pow(2), config.rungs_len()], self.progress, encoded);
         let (writer, progress) = (self.writer, self.progress);
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || work.read_all(&read));

@@ -12,10 +12,19 @@ use std::sync::mpsc::Receiver;
 /// Slices of a group that are written at the same time.
 const SLICES_AT_ONCE: usize = 16;
 
+/// What the encoder made of the images of a group whose embeddings are wanted.
+#[derive(Default)]
+pub(super) struct Made {
+    /// `[image, 256, g, g]`
+    pub(super) embeddings: Vec<f32>,
+    /// `[image, rung, c, g, g]`; empty without rungs.
+    pub(super) rungs: Vec<f32>,
+}
+
 /// What the writing thread gets.
 pub(super) enum Encoded {
-    /// A group with the embeddings that are wanted of it.
-    Group(Group, Vec<f32>),
+    /// A group with what is wanted of it.
+    Group(Group, Made),
     /// All slices of a case were handed over before this.
     CaseEnd(CaseEnd),
 }
@@ -25,9 +34,9 @@ pub(super) fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: 
     let mut done = num_done(writer);
     for encoded in encoded {
         match encoded {
-            Encoded::Group(group, embeddings) => {
+            Encoded::Group(group, made) => {
                 done += group.rows.iter().filter(|(row, _)| !writer.is_slice_done(group.split, *row)).count();
-                write_group(writer, &group, &embeddings)?;
+                write_group(writer, &group, &made)?;
                 progress.describe(&counted(done, "slice"));
             }
             Encoded::CaseEnd(CaseEnd { split, scan, rows, mask }) => writer.write_case(split, &scan, &rows, &mask)?,
@@ -37,11 +46,12 @@ pub(super) fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: 
 }
 
 /// Writes the slices of a group at the same time: a disk syncs them together. If one fails, the others are written nevertheless.
-fn write_group(writer: &StoreWriter, group: &Group, embeddings: &[f32]) -> Result<()> {
+fn write_group(writer: &StoreWriter, group: &Group, made: &Made) -> Result<()> {
     let config = &writer.layout().attributes().config;
     let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
-    let embedding_len = EMBED_CHANNELS * config.grid_size().pow(2);
-    let (mut images, mut labels, mut encoded) = (&group.images[..], &group.labels[..], embeddings);
+    let (embedding_len, rungs_len) = (EMBED_CHANNELS * config.grid_size().pow(2), config.rungs_len());
+    let (mut images, mut labels) = (&group.images[..], &group.labels[..]);
+    let (mut embeddings, mut rungs) = (&made.embeddings[..], &made.rungs[..]);
     let slices: Vec<_> = group
         .rows
         .iter()
@@ -49,7 +59,8 @@ fn write_group(writer: &StoreWriter, group: &Group, embeddings: &[f32]) -> Resul
             let tensors = SliceTensors {
                 images: take(&mut images, wanted.variants.len() * image_len),
                 labels: take(&mut labels, wanted.variants.len() * label_len),
-                embeddings: take(&mut encoded, wanted.embeddings.len() * embedding_len),
+                embeddings: take(&mut embeddings, wanted.embeddings.len() * embedding_len),
+                rungs: take(&mut rungs, wanted.embeddings.len() * rungs_len),
             };
             (*row, wanted, tensors)
         })

@@ -17,8 +17,10 @@ pub(super) struct Image {
     pub(super) grid: Grid,
     /// `[d, c, h, w]`, turned, in [0, 1].
     values: Vec<f32>,
-    /// What each channel's values were like.
+    /// What the values of each file were like.
     channels: Vec<ChannelValues>,
+    /// For each channel or window, the share of voxels that it does not clip.
+    in_window: Vec<f64>,
     /// What the user should know of them.
     notes: Vec<String>,
     /// The file of the first channel.
@@ -35,7 +37,7 @@ pub(super) fn read(
     wanted: Option<Orientation>,
 ) -> Result<Image, ScanError> {
     let (mut planes, mut channels, mut notes) = (Vec::with_capacity(paths.len()), Vec::new(), Vec::new());
-    let mut files = Vec::new();
+    let (mut files, mut in_window) = (Vec::new(), Vec::new());
     let mut first: Option<(Grid, SourceFile)> = None;
     for (path, channel) in paths.iter().zip(&preprocessing.channels) {
         let at = files.len();
@@ -44,14 +46,30 @@ pub(super) fn read(
         let (grid, _) = first.get_or_insert_with(|| (Grid::new(geometry, wanted), source_file(root, &files[at])));
         same_grid(path, &image.geometry, &paths[0], &grid.geometry)?;
         let shape = grid.geometry.shape;
-        let values = intensity::apply(path, &mut image.voxels, shape, channel.intensity, preprocessing)?;
+        let values = match preprocessing.channels_from.windows() {
+            None => {
+                let values = intensity::apply(path, &mut image.voxels, shape, channel.intensity, preprocessing)?;
+                in_window.push(values.in_window);
+                planes.push(grid.turn.voxels(image.voxels, shape));
+                values
+            }
+            Some(windows) => {
+                let (values, windowed) = intensity::in_windows(path, &image.voxels, shape, windows)?;
+                for (window, voxels) in windows.iter().zip(windowed) {
+                    let part = intensity::part_in(&image.voxels, *window);
+                    notes.extend(empty_window(path, *window, part));
+                    in_window.push(part);
+                    planes.push(grid.turn.voxels(voxels, shape));
+                }
+                values
+            }
+        };
         notes.extend(values.strange_for(channel).map(|strange| format!("warning: {}: {strange}", path.display())));
         channels.push(values);
-        planes.push(grid.turn.voxels(image.voxels, shape));
     }
     let Some((grid, source)) = first else { return Err(ScanError::NoScans { path: root.into(), advice: None }) };
     let [_, height, width] = grid.shape();
-    Ok(Image { values: slice_by_slice(planes, height * width), grid, channels, notes, source, files })
+    Ok(Image { values: slice_by_slice(planes, height * width), grid, channels, in_window, notes, source, files })
 }
 
 impl Image {
@@ -60,7 +78,7 @@ impl Image {
         let (shape, label) = (self.grid.shape(), label(&self.grid));
         let row = ScanRow {
             percentiles: self.channels.iter().flat_map(|values| values.percentiles).collect(),
-            in_window: self.channels.iter().map(|values| values.in_window).collect(),
+            in_window: self.in_window,
             ..self.grid.row(case)
         };
         Scan {
@@ -76,6 +94,11 @@ impl Image {
             files: self.files,
         }
     }
+}
+
+/// A warning of a window that shows nothing of a scan.
+fn empty_window(path: &Path, [low, high]: [f32; 2], part: f64) -> Option<String> {
+    (part == 0.0).then(|| format!("warning: {}: no voxel lies within the window from {low} to {high}", path.display()))
 }
 
 /// Channels `[d, h, w]` each → `[d, c, h, w]`.

@@ -42,12 +42,12 @@ impl ChannelValues {
     /// Of `values`, at least one and all of them finite.
     pub(super) fn of(values: &[f32], window: [f32; 2]) -> Self {
         let range = values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[least, most], &v| [least.min(v), most.max(v)]);
-        let share = |of: &dyn Fn(f32) -> bool| values.iter().filter(|value| of(**value)).count() as f64 / values.len() as f64;
+        let share = |of: &dyn Fn(f32) -> bool| share(values, of);
         ChannelValues {
             range,
             percentiles: percentiles(values, PERCENTILES).map(f64::from),
             window,
-            in_window: share(&|value| (window[0]..=window[1]).contains(&value)),
+            in_window: part_in(values, window),
             dense: share(&|value| value > DENSE_HU),
             below_air: share(&|value| value < BELOW_AIR_HU && value > range[0]),
         }
@@ -150,6 +150,33 @@ pub(super) fn apply(
             Ok(values)
         }
     }
+}
+
+/// A channel `[d, h, w]` in three windows, each brought to [0, 1]; what its values were like, with the range that the windows cover together for
+/// a window.
+pub(super) fn in_windows(
+    path: &Path,
+    image: &[f32],
+    shape: [usize; 3],
+    windows: &[[f32; 2]; 3],
+) -> Result<(ChannelValues, [Vec<f32>; 3]), ScanError> {
+    refuse_not_finite(path, image, shape)?;
+    let covered = windows.iter().fold(windows[0], |[least, most], [low, high]| [least.min(*low), most.max(*high)]);
+    let windowed = windows.map(|window| {
+        let mut values = image.to_vec();
+        clip_and_scale(&mut values, window);
+        values
+    });
+    Ok((ChannelValues::of(image, covered), windowed))
+}
+
+/// Share of the values that a window does not clip.
+pub(super) fn part_in(values: &[f32], [low, high]: [f32; 2]) -> f64 {
+    share(values, &|value| (low..=high).contains(&value))
+}
+
+fn share(values: &[f32], of: &dyn Fn(f32) -> bool) -> f64 {
+    values.iter().filter(|value| of(**value)).count() as f64 / values.len() as f64
 }
 
 /// Clips to the window and scales the window to [0, 1], in float32 as NumPy does.

@@ -32,10 +32,12 @@ use rayon::prelude::*;
 use sam_ladder_formats::nifti::NiftiImage;
 use sam_ladder_formats::{hash, placeholder, volume};
 use sam_ladder_schemas::classes::{SYNAPSE_TEST_CASES, Split};
+use sam_ladder_schemas::image_channels::ChannelsFrom;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::precompute::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
 use sam_ladder_schemas::tables::ScanRow;
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -52,7 +54,7 @@ pub struct Scan {
     /// Distance between voxel centres along depth, height and width, in millimetres; `None` if neither file nor user says
     /// it, or the affine is sheared.
     pub spacing_mm: Option<[f64; 3]>,
-    /// `[d, c, h, w]`, c channels, each slice's together: what their intensities say as [0, 1].
+    /// `[d, c, h, w]`, c channels of the files or windows of one, each slice's together: what their intensities say as [0, 1].
     pub image: Vec<f32>,
     /// `[d, h, w]`, classes.
     pub label: Vec<u8>,
@@ -64,6 +66,35 @@ pub struct Scan {
     pub row: ScanRow,
     /// What the user should know of its values, one line each.
     pub notes: Vec<String>,
+}
+
+impl Scan {
+    /// The channels of a slice's image, `[c, h, w]`: those of the slice, or also its neighbours along depth, of which the ends of the scan have
+    /// only one.
+    ///
+    /// # Panics
+    /// When there is no such slice.
+    pub fn planes(&self, slice: usize, channels_from: ChannelsFrom) -> Cow<'_, [f32]> {
+        let depth = self.shape[0];
+        let len = self.image.len() / depth;
+        let planes = |slice: usize| &self.image[slice * len..][..len];
+        match channels_from {
+            ChannelsFrom::Slice | ChannelsFrom::Windows { .. } => Cow::Borrowed(planes(slice)),
+            ChannelsFrom::Neighbours => {
+                let (below, above) = (slice.saturating_sub(1), (slice + 1).min(depth - 1));
+                Cow::Owned([planes(below), planes(slice), planes(above)].concat())
+            }
+        }
+    }
+
+    /// The labels of a slice, `[h, w]`.
+    ///
+    /// # Panics
+    /// When there is no such slice.
+    pub fn labels(&self, slice: usize) -> &[u8] {
+        let len = self.label.len() / self.shape[0];
+        &self.label[slice * len..][..len]
+    }
 }
 
 /// A file that was read, and the SHA-256 of its bytes.
@@ -195,6 +226,11 @@ impl ScanSource {
 
     fn open_noting(dir: &Path, preprocessing: &Preprocessing, unused: &mut Unused) -> Result<Self, ScanError> {
         let (layout, root) = find_layout(dir)?;
+        if layout == Layout::Published && preprocessing.channels_from.windows().is_some() {
+            // Its images are windowed already.
+            let option = "--channels-from windows";
+            return Err(ScanError::NotForLayout { path: dir.into(), option, layout: layout.name() });
+        }
         let mut cases = match layout {
             Layout::RawSynapse => raw_synapse::cases(&root, unused)?,
             Layout::Published => published::cases(&root, unused)?,

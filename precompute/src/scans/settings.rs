@@ -5,6 +5,7 @@ use super::error::ScanError;
 use super::folder::Unused;
 use super::{CaseEntry, Layout, find_layout, nnunet, raw_synapse};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::image_channels::ChannelsFrom;
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::{Channel, IGNORED_CLASS, Intensity, MAX_CHANNELS, PrecomputeConfig, Preprocessing};
 use std::path::Path;
@@ -27,6 +28,8 @@ pub struct SourceOptions {
     pub spacing_mm: Option<[f64; 3]>,
     /// Names of the labels from 1, for the published layout, whose files do not say them.
     pub class_names: Option<Vec<String>>,
+    /// What the three channels of the image are, of scans of one channel.
+    pub channels_from: ChannelsFrom,
 }
 
 /// The config for a folder of scans: its classes, labels and channels as the layout has them, and the options.
@@ -57,6 +60,7 @@ pub fn configure(dir: &Path, options: &SourceOptions, config: PrecomputeConfig) 
     let mut config = config;
     config.preprocessing.window_hu = options.window.unwrap_or(config.preprocessing.window_hu);
     config.preprocessing.spacing_mm = options.spacing_mm;
+    config.preprocessing.channels_from = options.channels_from;
     config.preprocessing.orientation = match layout {
         Layout::RawSynapse => {
             options.orientation.or_else(|| training_orientation(raw_synapse::cases(&root, &mut Unused::listing_errors()), &[]))
@@ -115,6 +119,7 @@ fn configure_nnunet(root: &Path, options: &SourceOptions, config: PrecomputeConf
         channels,
         orientation: options.orientation,
         spacing_mm: None,
+        channels_from: options.channels_from,
     };
     if options.orientation.is_none() {
         preprocessing.orientation =

@@ -198,7 +198,7 @@ fn ensure_same_images(first: &Path, of_first: &PrecomputeConfig, run: &Path, of_
     Err(refusal(message, "average runs on stores of the same settings"))
 }
 
-/// The settings of a store of new scans: each slice as it is, and no labels.
+/// The settings of a store of new scans: each slice as it is, no labels, and no rungs, which no model reads yet.
 fn of_new_scans(config: PrecomputeConfig) -> PrecomputeConfig {
     PrecomputeConfig {
         augment: AugmentPolicy::None,
@@ -206,7 +206,7 @@ fn of_new_scans(config: PrecomputeConfig) -> PrecomputeConfig {
         rotation_step: 1,
         test_cases: Vec::new(),
         unlabelled: true,
-        ..config
+        ..config.without_rungs()
     }
 }
 
