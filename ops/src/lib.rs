@@ -48,6 +48,7 @@ mod tape;
 mod testing;
 mod token_conv;
 
+pub use add::add;
 pub use attention::{multi_head_attention, multi_head_cross_attention, multi_head_self_attention};
 pub use batch_norm::{
     BatchNormGradients, BatchNormParams, BatchStatistics, GradientSums, NormalizedShortcut, Tail, batch_norm_inference,
@@ -55,7 +56,7 @@ pub use batch_norm::{
     relu_backward_summed,
 };
 pub use batch_norm_pool::{Places, normalize_relu_max_pool, normalize_relu_max_pool_backward};
-pub use conv_transpose::{conv_transpose2d_2x2, patches_to_image};
+pub use conv_transpose::{conv_transpose2d_2x2, image_to_patches, patches_to_image};
 pub use conv2d::Conv2d;
 pub use convert::{convert_all, sum_second_axis, to_format};
 pub use cpu::vector_instructions;

@@ -41,7 +41,7 @@ def test_a_model_has_the_programs_logits(folder, tmp_path, choice):
     expected = logits_of(run, store, tmp_path / "logits.safetensors")
     ladder("export", "--run", run, "--out", tmp_path / "m.onnx")
     model = check(tmp_path / "m.onnx", store, expected)
-    arm = choice[1] if choice[0] == "--arm" else "full"
+    arm = choice[choice.index("--arm") + 1] if "--arm" in choice else "full"
     names = {entry.name for entry in model.get_inputs()}
     assert names == {"full": {"images", "embeddings"}, "cnn-only": {"images"}, "sam-only": {"embeddings"}}[arm]
     # Batches of any size.

@@ -4,7 +4,7 @@ use crate::gpu_precision::GpuPrecision;
 use crate::group_by::GroupBy;
 use crate::json_schema;
 use crate::setting::{Problem, SettingError};
-use crate::train_choices::{ClassWeights, LossKind, LrSchedule, Sampling};
+use crate::train_choices::{ClassWeights, DecoderKind, LossKind, LrSchedule, Sampling};
 use crate::variants::AugmentPolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -234,6 +234,11 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(with = "String", extend("default" = "none"))]
     pub class_weights: ClassWeights,
+    /// What the mask decoder's upscaling sees
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "plain"))]
+    pub decoder: DecoderKind,
 }
 
 /// γ of the focal loss, as in Lin et al., "Focal Loss for Dense Object Detection" (2017).
@@ -297,6 +302,7 @@ impl Default for TrainConfig {
             tversky_alpha: TVERSKY_ALPHA,
             tversky_beta: TVERSKY_BETA,
             class_weights: ClassWeights::default(),
+            decoder: DecoderKind::default(),
         }
     }
 }
@@ -323,6 +329,19 @@ impl TrainConfig {
         if self.early_stopping > 0 && self.val_cases.is_empty() {
             let hint = "hold cases out with --fold 1/5 or --val-cases, or leave --early-stopping out";
             return Err(Problem::conflict("no case is held out for validation", hint).with("early_stopping"));
+        }
+        self.check_model()
+    }
+
+    /// Checks that the parts of the model go together.
+    fn check_model(&self) -> Result<(), SettingError> {
+        if self.decoder == DecoderKind::Skips && self.arm == Arm::SamOnly {
+            let reason = "skips come from the side network, which arm sam-only leaves out";
+            return Err(Problem::conflict(reason, "leave decoder at plain, or take another arm").with("decoder"));
+        }
+        if self.decoder == DecoderKind::Skips && self.side_network == SideNetworkKind::VitTiny {
+            let reason = "skips come from layer1 and layer2 of a ResNet, and vit-tiny has no stages of a higher resolution";
+            return Err(Problem::conflict(reason, "take a ResNet as side_network, or leave decoder at plain").with("decoder"));
         }
         Ok(())
     }
@@ -454,7 +473,7 @@ mod tests {
         let schema = json_schema::schema_of::<TrainConfig>();
         let named = schema["properties"].as_object().unwrap().keys();
         let left_out: Vec<&String> = named.filter(|name| json.get(name).is_none()).collect();
-        assert_eq!(left_out.len(), 12, "{left_out:?}");
+        assert_eq!(left_out.len(), 13, "{left_out:?}");
         let all: Map<String, Value> =
             left_out.iter().map(|name| ((*name).clone(), schema["properties"][*name]["default"].clone())).collect();
         assert_eq!(TrainConfig::with(&all).unwrap(), TrainConfig::default());
@@ -470,6 +489,14 @@ mod tests {
         assert!(sequential.validate().unwrap_err().to_string().contains("sampling: organs draws slices at random"));
         let unvalidated = TrainConfig { early_stopping: 3, ..base.clone() };
         assert!(unvalidated.validate().unwrap_err().hint().unwrap().contains("--fold 1/5"));
+        let skips = |arm, side_network| TrainConfig { decoder: DecoderKind::Skips, arm, side_network, ..base.clone() };
+        let sam_only = skips(Arm::SamOnly, SideNetworkKind::Resnet18).validate().unwrap_err().to_string();
+        assert!(sam_only.contains("decoder: skips come from the side network") && sam_only.contains("sam-only"), "{sam_only}");
+        let vit = skips(Arm::Full, SideNetworkKind::VitTiny).validate().unwrap_err().to_string();
+        assert!(vit.contains("vit-tiny has no stages"), "{vit}");
+        for side_network in [SideNetworkKind::Resnet18, SideNetworkKind::Resnet34, SideNetworkKind::Resnet50] {
+            skips(Arm::CnnOnly, side_network).validate().unwrap();
+        }
         for (wrong, name) in [
             (TrainConfig { ema: 1.0, ..base.clone() }, "ema"),
             (TrainConfig { train_fraction: 0.0, ..base.clone() }, "train_fraction"),
@@ -497,6 +524,7 @@ mod tests {
         same::<Sampling>();
         same::<LrSchedule>();
         same::<LossKind>();
+        same::<DecoderKind>();
         same::<AugmentPolicy>();
         same::<crate::encoder::EncoderArch>();
         same::<crate::precompute::StoreDtype>();
@@ -518,6 +546,9 @@ mod tests {
         }
         for gate in [GateKind::Scalar, GateKind::Channel, GateKind::Pixel] {
             assert_eq!(serde_json::to_value(gate).unwrap(), gate.name());
+        }
+        for decoder in [DecoderKind::Plain, DecoderKind::Skips] {
+            assert_eq!(serde_json::to_value(decoder).unwrap(), decoder.name());
         }
     }
 }

@@ -364,7 +364,9 @@ pub enum TrainError {
     #[error("{0}: the name must end in .safetensors, .pth or .onnx")]
     Ending(PathBuf),
     /// A model for which the published code has no names.
-    #[error("{run}: its side network is {side_network} and its gate {gate}, but the published code has only resnet18 and scalar")]
+    #[error(
+        "{run}: its side network is {side_network}, its gate {gate} and its decoder {decoder}, but the published code has only resnet18, scalar and plain"
+    )]
     NoPublishedNames {
         /// The run folder.
         run: PathBuf,
@@ -372,6 +374,8 @@ pub enum TrainError {
         side_network: &'static str,
         /// The gate's name.
         gate: &'static str,
+        /// The decoder's name.
+        decoder: &'static str,
         /// The model's file.
         checkpoint: PathBuf,
     },

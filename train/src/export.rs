@@ -60,6 +60,7 @@ pub fn export(args: &ExportArgs) -> Result<Exported> {
             run: args.run.clone(),
             side_network: config.side_network.name(),
             gate: config.gate.name(),
+            decoder: config.decoder.name(),
             checkpoint: run_checkpoint(&args.run, args.checkpoint),
         });
     }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! In the published model, the CNN, α and `output_upscaling` are trained; everything else is frozen, and gradients flow through it to the
-//! CNN. [`ModelConfig`] offers other side networks and gates, and can also train the mask tokens and hypernetworks.
+//! CNN. [`ModelConfig`] offers other side networks and gates and skips from the CNN to `output_upscaling`, and can also train the mask tokens and
+//! hypernetworks.
 
 mod batch_norm;
 mod error;
@@ -22,6 +23,8 @@ mod prompt_encoder;
 mod residual_block;
 mod resnet;
 mod side_network;
+mod side_output;
+mod skips;
 mod transformer;
 mod vit;
 mod weights;
@@ -30,6 +33,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::{F32Math, Gradients, Tape, Value};
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind, TrainConfig};
+use sam_ladder_schemas::train_choices::DecoderKind;
 
 pub use error::ModelError;
 pub use weights::ModelWeights;
@@ -38,7 +42,8 @@ use gate::Gate;
 use mask_decoder::MaskDecoder;
 use parameters::Parameters;
 use prompt_encoder::PromptEncoder;
-use side_network::{SideNetwork, SideTape};
+use side_network::{SideNetwork, SideTape, stage_channels};
+use side_output::{SideGradients, SideOutput};
 
 /// Side of a patch (one position of the embeddings) in pixels of the network's input.
 const PATCH_SIZE: usize = 16;
@@ -56,6 +61,8 @@ pub struct ModelConfig {
     pub side_network: SideNetworkKind,
     /// The gate.
     pub gate: GateKind,
+    /// What the decoder's upscaling sees.
+    pub decoder: DecoderKind,
     /// Whether the mask tokens are trained.
     pub train_mask_tokens: bool,
     /// Whether the hypernetworks are trained.
@@ -73,6 +80,7 @@ impl ModelConfig {
             arm,
             side_network: SideNetworkKind::Resnet18,
             gate: GateKind::Scalar,
+            decoder: DecoderKind::Plain,
             train_mask_tokens: false,
             train_hypernetworks: false,
             math: F32Math::Exact,
@@ -87,6 +95,7 @@ impl ModelConfig {
             arm: config.arm,
             side_network: config.side_network,
             gate: config.gate,
+            decoder: config.decoder,
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
             math: if config.precision == GpuPrecision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
@@ -95,7 +104,7 @@ impl ModelConfig {
 
     /// Whether the published model has the same tensors.
     pub fn has_published_names(&self) -> bool {
-        self.side_network == SideNetworkKind::Resnet18 && self.gate == GateKind::Scalar
+        self.side_network == SideNetworkKind::Resnet18 && self.gate == GateKind::Scalar && self.decoder == DecoderKind::Plain
     }
 }
 
@@ -116,8 +125,8 @@ pub struct TrainPass<'a> {
     /// The gate's and the mask decoder's operations, and their output.
     tape: Tape,
     output: Value,
-    /// x_cnn, a leaf of that tape, and what the side network's backward pass needs.
-    cnn: Option<(Tensor, &'a SideNetwork, SideTape)>,
+    /// x_cnn and the stages, leaves of that tape, and what the side network's backward pass needs.
+    cnn: Option<(SideOutput, &'a SideNetwork, SideTape)>,
 }
 
 impl TrainPass<'_> {
@@ -131,11 +140,13 @@ impl TrainPass<'_> {
         drop(low_res_logits);
         let mut gradients = tape.backward(&output, gradient)?;
         drop(output);
-        if let Some((x_cnn, side_network, side_tape)) = cnn
-            && let Some(gradient) = gradients.remove(&x_cnn)
+        if let Some((of_cnn, side_network, side_tape)) = cnn
+            && let Some(x) = gradients.remove(&of_cnn.x)
         {
-            drop(x_cnn);
-            side_network.backward(side_tape, gradient, &mut gradients)?;
+            let stages =
+                of_cnn.stages.as_ref().map_or([None, None], |stages| stages.each_ref().map(|stage| gradients.remove(stage)));
+            drop(of_cnn);
+            side_network.backward(side_tape, SideGradients { x, stages }, &mut gradients)?;
         }
         Ok(gradients)
     }
@@ -145,7 +156,8 @@ impl LadderSam {
     /// Makes the model from its weights.
     ///
     /// # Errors
-    /// Names a weight that is missing, superfluous or of another shape; an image size that is not a positive multiple of 16.
+    /// Names a weight that is missing, superfluous or of another shape; an image size that is not a positive multiple of 16; skips from a side
+    /// network without stages, or in an arm without a side network.
     pub fn new(config: &ModelConfig, weights: &ModelWeights, device: &Device) -> std::result::Result<Self, ModelError> {
         if config.image_size == 0 || !config.image_size.is_multiple_of(PATCH_SIZE) {
             return Err(ModelError::ImageSize(config.image_size));
@@ -153,12 +165,16 @@ impl LadderSam {
         if config.num_classes < 2 {
             return Err(ModelError::Classes(config.num_classes));
         }
+        let skips = config.decoder == DecoderKind::Skips;
+        if skips && (stage_channels(config.side_network).is_none() || config.arm == Arm::SamOnly) {
+            return Err(ModelError::NoStages);
+        }
         weights.check(config)?;
         let mut parameters = Parameters::new(weights, device, config.math);
         let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
-        let side_network = SideNetwork::new(config.side_network, &mut parameters)?;
+        let side_network = SideNetwork::new(config.side_network, skips, &mut parameters)?;
         parameters.seal(tensor_names(config))?;
         Ok(LadderSam { config: *config, side_network, gate, prompt_encoder, mask_decoder, parameters })
     }
@@ -190,11 +206,11 @@ impl LadderSam {
     /// # Errors
     /// Inputs of another shape.
     pub fn forward(&self, images: &Tensor, embeddings: &Tensor) -> Result<Tensor> {
-        let x_cnn = match self.config.arm {
+        let cnn = match self.config.arm {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => Some(self.side_network.forward(images)?),
         };
-        self.decode(x_cnn.map(Value::from).as_ref(), embeddings, None).map(Value::into_tensor)
+        self.decode(cnn.as_ref(), embeddings, None).map(Value::into_tensor)
     }
 
     /// As [`Self::forward`], but in training mode: batch norm uses the statistics of the batch, and updates the running ones with momentum 0.1.
@@ -230,23 +246,24 @@ impl LadderSam {
         let cnn = match self.config.arm {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => {
-                let (x_cnn, side_tape) = self.side_network.forward_train(images)?;
-                Some((x_cnn, &self.side_network, side_tape))
+                let (of_cnn, side_tape) = self.side_network.forward_train(images)?;
+                Some((of_cnn, &self.side_network, side_tape))
             }
         };
         let tape = Tape::default();
-        let x_cnn = cnn.as_ref().map(|(x_cnn, _, _)| tape.leaf(x_cnn));
-        let output = self.decode(x_cnn.as_ref(), embeddings, Some(&tape))?;
+        let output = self.decode(cnn.as_ref().map(|(of_cnn, _, _)| of_cnn), embeddings, Some(&tape))?;
         Ok(TrainPass { low_res_logits: output.tensor().clone(), tape, output, cnn })
     }
 
-    fn decode(&self, x_cnn: Option<&Value>, embeddings: &Tensor, tape: Option<&Tape>) -> Result<Value> {
-        let x = match (x_cnn, self.config.arm) {
+    fn decode(&self, cnn: Option<&SideOutput>, embeddings: &Tensor, tape: Option<&Tape>) -> Result<Value> {
+        let value = |tensor: &Tensor| tape.map_or_else(|| tensor.into(), |tape| tape.leaf(tensor));
+        let x = match (cnn, self.config.arm) {
             (None, _) => embeddings.into(),
-            (Some(x_cnn), Arm::Full) => self.gate.forward(&embeddings.into(), x_cnn, tape)?,
-            (Some(x_cnn), _) => x_cnn.clone(),
+            (Some(cnn), Arm::Full) => self.gate.forward(&embeddings.into(), &value(&cnn.x), tape)?,
+            (Some(cnn), _) => value(&cnn.x),
         };
-        self.mask_decoder.forward(&x, tape)
+        let stages = cnn.and_then(|cnn| cnn.stages.as_ref()).map(|stages| stages.each_ref().map(value));
+        self.mask_decoder.forward(&x, stages.as_ref(), tape)
     }
 
     /// x_cnn in training mode, as in [`Self::forward_train`]: `[b, c, s, s]` → `[b, 256, s/16, s/16]`.
@@ -255,7 +272,7 @@ impl LadderSam {
     /// Images of another shape.
     pub fn cnn_embeddings(&self, images: &Tensor) -> Result<Tensor> {
         self.parameters.count_batch()?;
-        Ok(self.side_network.forward_train(images)?.0)
+        Ok(self.side_network.forward_train(images)?.0.x)
     }
 
     /// SAM's dense positional encoding, `[1, 256, g, g]`.

@@ -13,6 +13,7 @@ use sam_ladder_formats::onnx::{Axis, Graph, Value};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::PixelNormalisation;
 use sam_ladder_schemas::train::{Arm, GateKind};
+use sam_ladder_schemas::train_choices::DecoderKind;
 
 use crate::error::Result;
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
@@ -70,16 +71,18 @@ pub(crate) fn onnx_graph(
             Some(net.graph.input("embeddings", &axes, "the output of SAM's image encoder, neck included"))
         }
     };
-    let x_cnn = match &images {
+    let of_cnn = match &images {
         Some(images) if needs_cnn => Some(side_network::embed(&mut net, config.side_network, images, grid)?),
         _ => None,
     };
-    let x = match (x_sam, x_cnn) {
-        (Some(sam), Some(cnn)) => mix(&mut net, config.gate, &sam, &cnn)?,
-        (Some(x), None) | (None, Some(x)) => x,
+    let x = match (x_sam, of_cnn.as_ref().map(|of_cnn| &of_cnn.x)) {
+        (Some(sam), Some(cnn)) => mix(&mut net, config.gate, &sam, cnn)?,
+        (Some(x), None) => x,
+        (None, Some(x)) => x.clone(),
         (None, None) => return Err(crate::error::internal("the model has no input".into())),
     };
-    let logits = decoder::decode(&mut net, &x, &image_pe, config.num_classes)?;
+    let stages = of_cnn.and_then(|of_cnn| of_cnn.stages).filter(|_| config.decoder == DecoderKind::Skips);
+    let logits = decoder::decode(&mut net, (&x, stages.as_ref()), &image_pe, config.num_classes)?;
     let axes = [BATCH, Axis::Size(config.num_classes), Axis::Size(size / 4), Axis::Size(size / 4)];
     net.graph.output(
         &logits,

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use sam_ladder_formats::atomic::{sync_folder, write_atomic};
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
+use sam_ladder_schemas::train_choices::DecoderKind;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -42,6 +43,9 @@ pub struct CheckpointInfo {
     /// Gate.
     #[serde(default)]
     pub gate: GateKind,
+    /// Decoder; left out where it is the published one.
+    #[serde(default, skip_serializing_if = "DecoderKind::is_plain")]
+    pub decoder: DecoderKind,
     /// `cache_id` of the store.
     pub cache_id: String,
     /// Optimizer steps taken.

@@ -68,6 +68,7 @@ impl RunState {
             arm: config.arm,
             side_network: config.side_network,
             gate: config.gate,
+            decoder: config.decoder,
             cache_id: self.position.cache_id.clone(),
             steps: self.position.steps,
             epochs: self.position.epoch,

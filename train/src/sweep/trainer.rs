@@ -175,7 +175,7 @@ impl Trainer for StoreTrainer<'_> {
 fn largest_steps(config: &SweepConfig) -> Vec<TrainConfig> {
     let mut combinations = vec![Map::new()];
     for setting in &config.settings {
-        if !["batch_size", "side_network", "precision"].contains(&setting.name.as_str()) {
+        if !["batch_size", "side_network", "precision", "decoder"].contains(&setting.name.as_str()) {
             continue;
         }
         let values = match &setting.domain {
