@@ -26,6 +26,7 @@ CHOICES = {
     "`--gate channel`": "--gate channel",
     "`--gate pixel`": "--gate pixel",
     "`--decoder skips`": "--decoder skips",
+    "`--neighbours 1`": "--neighbours 1",
     "`--train-mask-tokens`": "--train-mask-tokens",
     "`--train-mask-tokens --train-hypernetworks`": "--train-mask-tokens --train-hypernetworks",
 }

@@ -1,4 +1,4 @@
-//! Each choice beyond the paper (side networks, gates, skips, trained tokens and hypernetworks) against PyTorch, torchvision and timm: forward
+//! Each choice beyond the paper (side networks, gates, skips, neighbours, trained tokens and hypernetworks) against PyTorch, torchvision and timm: forward
 //! passes, loss, every gradient, batch norm's running statistics (`data/side_networks.json`, which `data/make_side_networks.py` writes).
 
 mod common;
@@ -51,6 +51,7 @@ struct Case {
 struct Choice {
     arm: Option<Arm>,
     decoder: DecoderKind,
+    neighbours: u32,
     side_network: SideNetworkKind,
     gate: GateKind,
     tokens: bool,
@@ -85,6 +86,7 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
         side_network: choice.side_network,
         gate: choice.gate,
         decoder: choice.decoder,
+        neighbours: choice.neighbours > 0,
         train_mask_tokens: choice.tokens,
         train_hypernetworks: choice.hypernetworks,
         ..ModelConfig::published(SIZE, 9, choice.arm.unwrap_or(Arm::Full))
@@ -108,7 +110,12 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
 
 fn check(case: &str) {
     let expected = &expected().cases[case];
-    let batch = model::rule_batch_of(&expected.inputs, 2, SIZE).unwrap();
+    let mut batch = model::rule_batch_of(&expected.inputs, 2, SIZE).unwrap();
+    if expected.choice.neighbours > 0 {
+        let (count, grid) = (2 * 3 * 256 * (SIZE / 16).pow(2), SIZE / 16);
+        let values = rule_values(&format!("{}.embeddings", expected.inputs), count);
+        batch.embeddings = Tensor::from_vec(values, (2, 3, 256, grid, grid), &device::device()).unwrap();
+    }
     let (_, model) = build(&expected.choice);
     let evaluated = model.forward(&batch.images, &batch.embeddings).unwrap();
     assert_summary(case, "evaluated", &evaluated, &expected.evaluated, FORWARD_F32);
@@ -173,6 +180,11 @@ fn resnet50_equals_torchvision() {
 #[test]
 fn vit_tiny_equals_timm() {
     check("vit-tiny");
+}
+
+#[test]
+fn neighbours_equal_pytorch() {
+    check("neighbours");
 }
 
 #[test]

@@ -43,7 +43,7 @@ def load_model(path: str | Path) -> LadderSam:
     if info is None:
         raise RunError(f"{path}: not a model that `sam-ladder train` wrote: its metadata lacks the entry sam_ladder")
     info = json.loads(info)
-    choices = {name: info[name] for name in ("arm", "side_network", "gate", "decoder") if name in info}
+    choices = {name: info[name] for name in ("arm", "side_network", "gate", "decoder", "neighbours") if name in info}
     model = LadderSam(info["image_size"], info["num_classes"], **choices)
     model.load_state_dict(state, strict=True)
     return model.eval()
@@ -63,6 +63,7 @@ class LadderSam(nn.Module):
     """A side network, the gate, and SAM's mask decoder without prompts.
 
     `model(images, embeddings)`: images [b, 1 to 3, s, s] in [0, 1] and SAM's embeddings [b, 256, s/16, s/16] to logits [b, classes, s/4, s/4].
+    With `neighbours=1` the embeddings are those of the slices before, at and after, [b, 3, 256, s/16, s/16] (`SliceDataset(neighbours=1)`).
     `requires_grad` is set as in the published training: side network, gate and `output_upscaling`, and the skips of `decoder="skips"`.
     """
 
@@ -74,6 +75,7 @@ class LadderSam(nn.Module):
         side_network: str = "resnet18",
         gate: str = "scalar",
         decoder: str = "plain",
+        neighbours: int = 0,
     ):
         super().__init__()
         choices = (("arm", arm, ARMS), ("side_network", side_network, SIDE_NETWORKS), ("gate", gate, GATES), ("decoder", decoder, DECODERS))
@@ -82,11 +84,16 @@ class LadderSam(nn.Module):
                 raise ValueError(f"{what}: {value!r}; this version of the package knows {', '.join(known)}")
         if decoder == "skips" and (side_network == "vit-tiny" or arm == "sam-only"):
             raise ValueError("decoder: skips need a ResNet as side network, in an arm that uses it")
+        if neighbours not in (0, 1) or (neighbours and arm == "cnn-only"):
+            raise ValueError(f"neighbours: {neighbours}; there may be 0 or 1 on each side, in an arm that uses SAM's embeddings")
         self.arm, self.grid = arm, image_size // PATCH
         self.CNN_encoder = VitTiny(self.grid) if side_network == "vit-tiny" else ResNet(side_network)
         self.sam = Sam(num_classes, gate, self.CNN_encoder.stage_channels if decoder == "skips" else None)
+        if neighbours:
+            self.sam.neighbours = DepthMix()
         for name, parameter in self.sam.named_parameters():
-            parameter.requires_grad = name.startswith("alpha") or any(part in name for part in ("output_upscaling", "conv_s0", "conv_s1"))
+            trained = ("output_upscaling", "conv_s0", "conv_s1", "neighbours")
+            parameter.requires_grad = name.startswith("alpha") or any(part in name for part in trained)
 
     def image_pe(self) -> Tensor:
         """SAM's positional encoding of the grid's cells, [1, 256, grid, grid]."""
@@ -112,6 +119,8 @@ class LadderSam(nn.Module):
 
     def forward(self, images: Tensor, embeddings: Tensor) -> Tensor:
         stages = None
+        if hasattr(self.sam, "neighbours"):
+            embeddings = self.sam.neighbours(embeddings)
         if self.arm == "sam-only":
             x = embeddings
         else:
@@ -144,6 +153,17 @@ class Sam(nn.Module):
             self.alpha = nn.Parameter(torch.zeros(1) if gate == "scalar" else torch.zeros(WIDTH, 1, 1))
         self.prompt_encoder = PromptEncoder()
         self.mask_decoder = MaskDecoder(num_classes, stages)
+
+
+class DepthMix(nn.Module):
+    """A channel's sum over the slices before, at and after, [b, 3, 256, g, g] to [b, 256, g, g]; it starts as the slice itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]).repeat(WIDTH, 1))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return (embeddings * self.weight.T[None, :, :, None, None]).sum(1)
 
 
 class PositionEncoding(nn.Module):

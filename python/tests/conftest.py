@@ -18,6 +18,7 @@ CHOICES = [
     ["--train-mask-tokens", "--train-hypernetworks"],
     ["--decoder", "skips"],
     ["--decoder", "skips", "--side-network", "resnet50", "--arm", "cnn-only"],
+    ["--neighbours", "1"],
 ]
 
 

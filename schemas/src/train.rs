@@ -239,6 +239,11 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = "plain"))]
     pub decoder: DecoderKind,
+    /// Slices on each side whose embeddings join those of a slice, by a trained sum over depth that starts as the slice itself
+    #[cfg_attr(feature = "cli", arg(long, value_name = "0|1", default_value_t = 0))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(range(max = 1), extend("default" = 0))]
+    pub neighbours: u32,
 }
 
 /// γ of the focal loss, as in Lin et al., "Focal Loss for Dense Object Detection" (2017).
@@ -303,6 +308,7 @@ impl Default for TrainConfig {
             tversky_beta: TVERSKY_BETA,
             class_weights: ClassWeights::default(),
             decoder: DecoderKind::default(),
+            neighbours: 0,
         }
     }
 }
@@ -335,6 +341,10 @@ impl TrainConfig {
 
     /// Checks that the parts of the model go together.
     fn check_model(&self) -> Result<(), SettingError> {
+        if self.neighbours > 0 && self.arm == Arm::CnnOnly {
+            let reason = "neighbours join SAM's embeddings, which arm cnn-only leaves out";
+            return Err(Problem::conflict(reason, "leave neighbours at 0, or take another arm").with("neighbours"));
+        }
         if self.decoder == DecoderKind::Skips && self.arm == Arm::SamOnly {
             let reason = "skips come from the side network, which arm sam-only leaves out";
             return Err(Problem::conflict(reason, "leave decoder at plain, or take another arm").with("decoder"));
@@ -473,7 +483,7 @@ mod tests {
         let schema = json_schema::schema_of::<TrainConfig>();
         let named = schema["properties"].as_object().unwrap().keys();
         let left_out: Vec<&String> = named.filter(|name| json.get(name).is_none()).collect();
-        assert_eq!(left_out.len(), 13, "{left_out:?}");
+        assert_eq!(left_out.len(), 14, "{left_out:?}");
         let all: Map<String, Value> =
             left_out.iter().map(|name| ((*name).clone(), schema["properties"][*name]["default"].clone())).collect();
         assert_eq!(TrainConfig::with(&all).unwrap(), TrainConfig::default());
@@ -497,6 +507,11 @@ mod tests {
         for side_network in [SideNetworkKind::Resnet18, SideNetworkKind::Resnet34, SideNetworkKind::Resnet50] {
             skips(Arm::CnnOnly, side_network).validate().unwrap();
         }
+        let around = |arm, neighbours| TrainConfig { neighbours, arm, ..base.clone() };
+        let cnn_only = around(Arm::CnnOnly, 1).validate().unwrap_err().to_string();
+        assert!(cnn_only.contains("neighbours: neighbours join SAM's embeddings"), "{cnn_only}");
+        assert!(around(Arm::Full, 2).validate().unwrap_err().to_string().starts_with("neighbours"));
+        around(Arm::SamOnly, 1).validate().unwrap();
         for (wrong, name) in [
             (TrainConfig { ema: 1.0, ..base.clone() }, "ema"),
             (TrainConfig { train_fraction: 0.0, ..base.clone() }, "train_fraction"),

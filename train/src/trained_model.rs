@@ -102,6 +102,7 @@ pub fn load_trained(source: &WeightSource, shape: BatchShape, device: &Device) -
         side_network: info.side_network,
         gate: info.gate,
         decoder: info.decoder,
+        neighbours: info.neighbours > 0,
         ..published
     });
     Ok(LadderSam::new(&config, &whole_model(&config, &path)?, device)?)

@@ -124,6 +124,7 @@ fn each_option_trains_what_it_says_in_addition() {
     assert!(hypernetworks.iter().all(|name| name.starts_with("sam.mask_decoder.output_hypernetworks_mlps.")));
     let skips = ["sam.mask_decoder.conv_s0.weight", "sam.mask_decoder.conv_s1.weight"];
     assert_eq!(gained(ModelConfig { decoder: DecoderKind::Skips, ..published }), skips);
+    assert_eq!(gained(ModelConfig { neighbours: true, ..published }), ["sam.neighbours.weight"]);
     // Every tensor of a side network is trained except the statistics of its batch norms.
     for side_network in [SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny] {
         let config = ModelConfig { side_network, ..published };
@@ -156,6 +157,42 @@ fn every_gate_starts_where_the_published_one_does() -> Result<()> {
     let published = logits(GateKind::Scalar);
     assert_eq!(published, logits(GateKind::Channel));
     assert_eq!(published, logits(GateKind::Pixel));
+    Ok(())
+}
+
+/// Hand-made weights: of a slice only, the model is the one without neighbours; of the slice before only, the one of that slice; and otherwise that
+/// of the sums by channel.
+#[test]
+fn neighbours_are_summed_by_their_weights() -> Result<()> {
+    let (images, own, _) = batch()?;
+    let grid = SIZE / 16;
+    let other = |seed| Tensor::from_vec(noise(2 * 256 * grid * grid, seed), (2, 256, grid, grid), &Device::Cpu);
+    let (before, after) = (other(11)?, other(12)?);
+    let three = Tensor::stack(&[&before, &own, &after], 1)?;
+    for arm in [Arm::Full, Arm::SamOnly] {
+        let plain_weights = weights(&config(arm));
+        let plain = LadderSam::new(&config(arm), &plain_weights, &Device::Cpu).unwrap();
+        let around = |weight: Tensor| -> Result<Vec<f32>> {
+            let mut weights = plain_weights.clone();
+            weights.0.insert("sam.neighbours.weight".into(), weight);
+            let model = LadderSam::new(&ModelConfig { neighbours: true, ..config(arm) }, &weights, &Device::Cpu).unwrap();
+            assert!(model.forward(&images, &own).is_err(), "one slice's embeddings");
+            Ok(values(&model.forward(&images, &three)?))
+        };
+        let of_all = |weights: [f32; 3]| Tensor::new(&weights, &Device::Cpu)?.broadcast_as((256, 3))?.contiguous();
+        assert_eq!(around(of_all([0.0, 1.0, 0.0])?)?, values(&plain.forward(&images, &own)?));
+        assert_eq!(around(of_all([1.0, 0.0, 0.0])?)?, values(&plain.forward(&images, &before)?));
+        assert_eq!(around(of_all([0.0, 0.0, 1.0])?)?, values(&plain.forward(&images, &after)?));
+        // Channel c takes c/256 of the slice before, twice its own and -½ of the slice after.
+        let by_channel: Vec<f32> = (0..256).flat_map(|c| [c as f32 / 256.0, 2.0, -0.5]).collect();
+        let share = Tensor::from_vec((0..256).map(|c| c as f32 / 256.0).collect(), (1, 256, 1, 1), &Device::Cpu)?;
+        let sum = ((before.broadcast_mul(&share)? + (&own * 2.0)?)? - (&after * 0.5)?)?;
+        let found = around(Tensor::from_vec(by_channel, (256, 3), &Device::Cpu)?)?;
+        assert_close("sums by channel", &found, &values(&plain.forward(&images, &sum)?));
+    }
+    let cnn_only = ModelConfig { neighbours: true, ..config(Arm::CnnOnly) };
+    let error = LadderSam::new(&cnn_only, &weights(&cnn_only), &Device::Cpu).err().unwrap();
+    assert!(matches!(error, ModelError::NoNeighbours), "{error}");
     Ok(())
 }
 

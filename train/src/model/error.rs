@@ -30,6 +30,9 @@ pub enum ModelError {
     /// Skips without what they come from.
     #[error("the decoder's skips need a ResNet as side network, in an arm that uses it")]
     NoStages,
+    /// Neighbours without what they join.
+    #[error("neighbours join SAM's embeddings, which the arm cnn-only leaves out")]
+    NoNeighbours,
     /// An error of the tensor library.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -43,6 +46,7 @@ impl ModelError {
                 Some("the model needs every tensor of the published state dict but the image encoder's".into())
             }
             ModelError::Extra(_) => Some("leave out what belongs to the image encoder or to the CNN beyond layer3".into()),
+            ModelError::NoNeighbours => Some("take another arm, or no neighbours".into()),
             ModelError::NoStages => Some("take another side network or arm, or the plain decoder".into()),
             ModelError::Shape { .. } | ModelError::ImageSize(_) | ModelError::Classes(_) | ModelError::Tensor(_) => None,
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sam_ladder_schemas::sam_names::{mask_decoder_tensors, prompt_encoder_tensors};
 use sam_ladder_schemas::train_choices::DecoderKind;
 
+use super::depth_mix::depth_mix_names;
 use super::error::ModelError;
 use super::gate::gate_names;
 use super::names::Names;
@@ -21,6 +22,9 @@ impl ModelWeights {
     pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         let mut list = Names::default();
         gate_names(&mut list, config.gate);
+        if config.neighbours {
+            depth_mix_names(&mut list);
+        }
         let sam = prompt_encoder_tensors().into_iter().chain(mask_decoder_tensors(config.num_classes));
         list.0.extend(sam.map(|(name, shape)| (format!("sam.{name}"), shape)));
         if config.decoder == DecoderKind::Skips {

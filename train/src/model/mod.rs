@@ -7,10 +7,11 @@
 //! ```
 //!
 //! In the published model, the CNN, α and `output_upscaling` are trained; everything else is frozen, and gradients flow through it to the
-//! CNN. [`ModelConfig`] offers other side networks and gates and skips from the CNN to `output_upscaling`, and can also train the mask tokens and
-//! hypernetworks.
+//! CNN. [`ModelConfig`] offers other side networks and gates and skips from the CNN to `output_upscaling`, mixes x_sam with that of the slices around, and
+//! can also train the mask tokens and hypernetworks.
 
 mod batch_norm;
+mod depth_mix;
 mod error;
 mod expected;
 mod gate;
@@ -38,6 +39,7 @@ use sam_ladder_schemas::train_choices::DecoderKind;
 pub use error::ModelError;
 pub use weights::ModelWeights;
 
+use depth_mix::DepthMix;
 use gate::Gate;
 use mask_decoder::MaskDecoder;
 use parameters::Parameters;
@@ -63,6 +65,8 @@ pub struct ModelConfig {
     pub gate: GateKind,
     /// What the decoder's upscaling sees.
     pub decoder: DecoderKind,
+    /// Whether the embeddings are those of three slices, which are mixed along depth.
+    pub neighbours: bool,
     /// Whether the mask tokens are trained.
     pub train_mask_tokens: bool,
     /// Whether the hypernetworks are trained.
@@ -81,6 +85,7 @@ impl ModelConfig {
             side_network: SideNetworkKind::Resnet18,
             gate: GateKind::Scalar,
             decoder: DecoderKind::Plain,
+            neighbours: false,
             train_mask_tokens: false,
             train_hypernetworks: false,
             math: F32Math::Exact,
@@ -96,6 +101,7 @@ impl ModelConfig {
             side_network: config.side_network,
             gate: config.gate,
             decoder: config.decoder,
+            neighbours: config.neighbours > 0,
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
             math: if config.precision == GpuPrecision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
@@ -104,7 +110,8 @@ impl ModelConfig {
 
     /// Whether the published model has the same tensors.
     pub fn has_published_names(&self) -> bool {
-        self.side_network == SideNetworkKind::Resnet18 && self.gate == GateKind::Scalar && self.decoder == DecoderKind::Plain
+        let own = (self.side_network, self.gate, self.decoder, self.neighbours);
+        own == (SideNetworkKind::Resnet18, GateKind::Scalar, DecoderKind::Plain, false)
     }
 }
 
@@ -112,6 +119,7 @@ impl ModelConfig {
 pub struct LadderSam {
     config: ModelConfig,
     side_network: SideNetwork,
+    depth_mix: Option<DepthMix>,
     gate: Gate,
     prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
@@ -157,7 +165,7 @@ impl LadderSam {
     ///
     /// # Errors
     /// Names a weight that is missing, superfluous or of another shape; an image size that is not a positive multiple of 16; skips from a side
-    /// network without stages, or in an arm without a side network.
+    /// network without stages, or in an arm without a side network; neighbours in an arm without embeddings.
     pub fn new(config: &ModelConfig, weights: &ModelWeights, device: &Device) -> std::result::Result<Self, ModelError> {
         if config.image_size == 0 || !config.image_size.is_multiple_of(PATCH_SIZE) {
             return Err(ModelError::ImageSize(config.image_size));
@@ -169,14 +177,18 @@ impl LadderSam {
         if skips && (stage_channels(config.side_network).is_none() || config.arm == Arm::SamOnly) {
             return Err(ModelError::NoStages);
         }
+        if config.neighbours && config.arm == Arm::CnnOnly {
+            return Err(ModelError::NoNeighbours);
+        }
         weights.check(config)?;
         let mut parameters = Parameters::new(weights, device, config.math);
+        let depth_mix = if config.neighbours { Some(DepthMix::new(&mut parameters)?) } else { None };
         let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
         let side_network = SideNetwork::new(config.side_network, skips, &mut parameters)?;
         parameters.seal(tensor_names(config))?;
-        Ok(LadderSam { config: *config, side_network, gate, prompt_encoder, mask_decoder, parameters })
+        Ok(LadderSam { config: *config, side_network, depth_mix, gate, prompt_encoder, mask_decoder, parameters })
     }
 
     /// The configuration that the model was made with.
@@ -201,7 +213,8 @@ impl LadderSam {
 
     /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
     ///
-    /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
+    /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]`, of a model with neighbours those of the slices
+    /// before, at and after, `[b, 3, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
     ///
     /// # Errors
     /// Inputs of another shape.
@@ -257,9 +270,13 @@ impl LadderSam {
 
     fn decode(&self, cnn: Option<&SideOutput>, embeddings: &Tensor, tape: Option<&Tape>) -> Result<Value> {
         let value = |tensor: &Tensor| tape.map_or_else(|| tensor.into(), |tape| tape.leaf(tensor));
+        let x_sam = || match &self.depth_mix {
+            Some(depth_mix) => depth_mix.forward(embeddings, tape),
+            None => Ok(embeddings.into()),
+        };
         let x = match (cnn, self.config.arm) {
-            (None, _) => embeddings.into(),
-            (Some(cnn), Arm::Full) => self.gate.forward(&embeddings.into(), &value(&cnn.x), tape)?,
+            (None, _) => x_sam()?,
+            (Some(cnn), Arm::Full) => self.gate.forward(&x_sam()?, &value(&cnn.x), tape)?,
             (Some(cnn), _) => value(&cnn.x),
         };
         let stages = cnn.and_then(|cnn| cnn.stages.as_ref()).map(|stages| stages.each_ref().map(value));

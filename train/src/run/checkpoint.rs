@@ -46,6 +46,9 @@ pub struct CheckpointInfo {
     /// Decoder; left out where it is the published one.
     #[serde(default, skip_serializing_if = "DecoderKind::is_plain")]
     pub decoder: DecoderKind,
+    /// Slices on each side whose embeddings it takes; left out where there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub neighbours: u32,
     /// `cache_id` of the store.
     pub cache_id: String,
     /// Optimizer steps taken.
@@ -57,6 +60,10 @@ pub struct CheckpointInfo {
     /// Decay of the exponential moving average that the model is; `None` for a model as the optimizer left it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn one_channel() -> usize {

@@ -23,6 +23,10 @@ pub(crate) fn reserve(config: &TrainConfig, image_size: usize, recorded: bool) -
     if config.decoder == DecoderKind::Skips {
         numbers += skip_numbers(config.side_network);
     }
+    if config.neighbours > 0 {
+        // A number of x_sam per pixel: three slices in two batches, their products, and those of the gradient.
+        numbers += 12;
+    }
     let step = pixels * numbers * format;
     FIXED_BYTES + if recorded { 2 * step } else { step }
 }

@@ -69,6 +69,7 @@ impl RunState {
             side_network: config.side_network,
             gate: config.gate,
             decoder: config.decoder,
+            neighbours: u32::from(config.neighbours),
             cache_id: self.position.cache_id.clone(),
             steps: self.position.steps,
             epochs: self.position.epoch,
