@@ -25,6 +25,8 @@ CHOICES = {
     "`--side-network vit-tiny`": "--side-network vit-tiny",
     "`--gate channel`": "--gate channel",
     "`--gate pixel`": "--gate pixel",
+    "`--decoder skips`": "--decoder skips",
+    "`--neighbours 1`": "--neighbours 1",
     "`--train-mask-tokens`": "--train-mask-tokens",
     "`--train-mask-tokens --train-hypernetworks`": "--train-mask-tokens --train-hypernetworks",
 }
@@ -96,15 +98,16 @@ for suffix, option in [("", ""), (" `--average-reflections`", "--average-reflect
     print(f"| the {FOLDS} folds together, `eval --run A --run B --run C`{suffix} | {shown(scores)}")
 
 if bench_step:
-    print("\n| network, gate | parameters trained | step at 224, batch 8, s per image |\n| --- | --- | --- |")
-    for network, gate in [
-        ("resnet18", "scalar"),
-        ("resnet34", "scalar"),
-        ("resnet50", "scalar"),
-        ("vit-tiny", "scalar"),
-        ("resnet18", "channel"),
-        ("resnet18", "pixel"),
+    print("\n| network, gate, decoder | parameters trained | step at 224, batch 8, s per image |\n| --- | --- | --- |")
+    for network, gate, decoder in [
+        ("resnet18", "scalar", "plain"),
+        ("resnet34", "scalar", "plain"),
+        ("resnet50", "scalar", "plain"),
+        ("vit-tiny", "scalar", "plain"),
+        ("resnet18", "channel", "plain"),
+        ("resnet18", "pixel", "plain"),
+        ("resnet18", "scalar", "skips"),
     ]:
-        out = subprocess.run([bench_step, "224", "8", "3", network, gate], check=True, capture_output=True, text=True).stdout
+        out = subprocess.run([bench_step, "224", "8", "3", network, gate, decoder], check=True, capture_output=True, text=True).stdout
         parameters = next(line.split()[0] for line in out.splitlines() if "parameters" in line)
-        print(f"| {network}, {gate} | {int(parameters):,} | {float(out.split()[-2]):.3f} |")
+        print(f"| {network}, {gate}, {decoder} | {int(parameters):,} | {float(out.split()[-2]):.3f} |")

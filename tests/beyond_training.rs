@@ -83,9 +83,22 @@ fn every_choice_trains_and_resumes_in_the_same_bits() {
     }
     // A run by default settings names none of them.
     let text = std::fs::read_to_string(published.run.join(RUN_CONFIG)).unwrap();
-    for name in ["sampling", "ema", "loss", "class_weights", "train_fraction", "trained_cases", "stopped_early"] {
+    for name in [
+        "sampling",
+        "ema",
+        "loss",
+        "class_weights",
+        "train_fraction",
+        "trained_cases",
+        "stopped_early",
+        "\"decoder\":",
+        "neighbours",
+    ] {
         assert!(!text.contains(name), "{name}");
     }
+    let checkpoint = std::fs::read(published.run.join(CHECKPOINT)).unwrap();
+    let holds = |text: &[u8]| checkpoint.windows(text.len()).any(|part| part == text);
+    assert!(holds(br#"\"gate\":"#) && !holds(br#"\"decoder\":"#) && !holds(b"neighbours"));
 }
 
 /// Float32 tensors by name, those of `prefix` without it.

@@ -51,8 +51,8 @@ fn result(folder: &Path, run: &str) -> [Vec<u8>; 2] {
 #[test]
 fn every_gate_goes_through_a_graph() {
     let folder = workplace();
-    for gate in ["scalar", "channel", "pixel"] {
-        let [plain, graphed] = [format!("plain-{gate}"), format!("graphed-{gate}")];
+    for gate in ["scalar", "channel", "pixel", "scalar --decoder skips", "scalar --neighbours 1"] {
+        let [plain, graphed] = ["plain", "graphed"].map(|way| format!("{way}-{}", gate.replace(' ', "")));
         cli::succeed(train(folder.path(), &plain, &format!("--epochs 4 --batch-size 4 --gate {gate} --cuda-graph off")));
         cli::succeed(train(folder.path(), &graphed, &format!("--epochs 4 --batch-size 4 --gate {gate} --cuda-graph")));
         assert_eq!(counted(folder.path(), &plain, "graph launches"), 0, "{gate}");
@@ -68,9 +68,9 @@ fn every_gate_goes_through_a_graph() {
 #[test]
 fn a_step_does_not_wait() {
     let folder = workplace();
-    for gate in ["scalar", "channel", "pixel"] {
+    for gate in ["scalar", "channel", "pixel", "scalar --decoder skips", "scalar --neighbours 1"] {
         let [few, many] = [4, 2].map(|batch| {
-            let run = format!("{gate}-{batch}");
+            let run = format!("{}-{batch}", gate.replace(' ', ""));
             let words = format!("--epochs 2 --batch-size {batch} --gate {gate} --device-store 1G");
             cli::succeed(train(folder.path(), &run, &words));
             counted(folder.path(), &run, "waits of the host")

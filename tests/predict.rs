@@ -26,12 +26,14 @@ fn said(mut command: Command) -> String {
 }
 
 /// Phantoms, a store of them in a number format, and a run; enough steps that masks have organs in them.
-fn trained(at: &Path, sizes: &str, steps: usize) {
+fn trained(at: &Path, sizes: &str, steps: usize, options: &str) {
     succeed(on(at, "phantom --out @scans --cases 3 --size 48 --depth 5 --seed 3"));
     succeed(on(at, &format!("precompute --scans @scans --store @s.zarr --random-encoder 3 {sizes} --augment none")));
     succeed(on(
         at,
-        &format!("train --store @s.zarr --run @run --epochs 60 --max-steps {steps} --batch-size 5 --warmup 5 --lr 2e-3"),
+        &format!(
+            "train --store @s.zarr --run @run --epochs 60 --max-steps {steps} --batch-size 5 --warmup 5 --lr 2e-3 {options}"
+        ),
     ));
     succeed(on(at, "eval --store @s.zarr --run @run --out @eval --save-nifti --scans @scans"));
 }
@@ -39,16 +41,17 @@ fn trained(at: &Path, sizes: &str, steps: usize) {
 #[test]
 fn a_new_scans_mask_is_the_evaluations() {
     // Number formats round the model's input; both ways must round in the same way.
-    for (sizes, steps) in [
-        ("--image-size 64 --data-size 48", 60),
-        ("--image-size 32 --data-size 40 --dtype q8", 2),
-        ("--image-size 32 --data-size 40 --channels-from neighbours", 2),
-        ("--image-size 32 --data-size 40 --channels-from windows --windows bone,-125:275,liver", 2),
-        ("--image-size 32 --data-size 40 --rungs 2,11 --rung-channels 8", 2),
+    for (sizes, steps, options) in [
+        ("--image-size 64 --data-size 48", 60, ""),
+        ("--image-size 32 --data-size 40 --dtype q8", 2, ""),
+        ("--image-size 32 --data-size 40 --channels-from neighbours", 2, ""),
+        ("--image-size 32 --data-size 40 --channels-from windows --windows bone,-125:275,liver", 2, ""),
+        ("--image-size 32 --data-size 40 --rungs 2,11 --rung-channels 8", 2, ""),
+        ("--image-size 32 --data-size 40", 9, "--neighbours 1 --decoder skips"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
-        trained(at, sizes, steps);
+        trained(at, sizes, steps, options);
         let scan = "@scans/RawData/Training/img/img0001.nii.gz";
         succeed(on(at, &format!("predict --scan {scan} --run @run --out @mask.nii.gz")));
         let mask = bytes(&at.join("mask.nii.gz"));
@@ -271,7 +274,7 @@ fn what_the_run_was_trained_with_is_required() {
 fn several_runs_segment_together_and_say_where_they_disagree() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    trained(at, "--image-size 32 --data-size 32", 8);
+    trained(at, "--image-size 32 --data-size 32", 8, "");
     succeed(on(at, "train --store @s.zarr --run @two --epochs 60 --max-steps 3 --batch-size 5 --warmup 5 --lr 2e-3 --seed 5"));
     let scan = "@scans/RawData/Training/img/img0001.nii.gz";
     let both = format!("predict --scan {scan} --run @run --run @two --resample logits --average-reflections");

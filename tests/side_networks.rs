@@ -1,4 +1,4 @@
-//! Each choice beyond the paper (side networks, gates, trained tokens and hypernetworks) against PyTorch, torchvision and timm: forward
+//! Each choice beyond the paper (side networks, gates, skips, neighbours, trained tokens and hypernetworks) against PyTorch, torchvision and timm: forward
 //! passes, loss, every gradient, batch norm's running statistics (`data/side_networks.json`, which `data/make_side_networks.py` writes).
 
 mod common;
@@ -15,6 +15,7 @@ use common::{rule_values, rule_weight};
 use model::norm;
 use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
+use sam_ladder_schemas::train_choices::DecoderKind;
 use sam_ladder_train::ladder_loss;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
 
@@ -48,6 +49,9 @@ struct Case {
 #[derive(serde::Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 struct Choice {
+    arm: Option<Arm>,
+    decoder: DecoderKind,
+    neighbours: u32,
     side_network: SideNetworkKind,
     gate: GateKind,
     tokens: bool,
@@ -81,9 +85,11 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
     let config = ModelConfig {
         side_network: choice.side_network,
         gate: choice.gate,
+        decoder: choice.decoder,
+        neighbours: choice.neighbours > 0,
         train_mask_tokens: choice.tokens,
         train_hypernetworks: choice.hypernetworks,
-        ..ModelConfig::published(SIZE, 9, Arm::Full)
+        ..ModelConfig::published(SIZE, 9, choice.arm.unwrap_or(Arm::Full))
     };
     let weights = ModelWeights::expected(&config).into_iter().map(|(name, shape)| {
         let values = match (name.as_str(), choice.gate) {
@@ -104,7 +110,12 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
 
 fn check(case: &str) {
     let expected = &expected().cases[case];
-    let batch = model::rule_batch_of(&expected.inputs, 2, SIZE).unwrap();
+    let mut batch = model::rule_batch_of(&expected.inputs, 2, SIZE).unwrap();
+    if expected.choice.neighbours > 0 {
+        let (count, grid) = (2 * 3 * 256 * (SIZE / 16).pow(2), SIZE / 16);
+        let values = rule_values(&format!("{}.embeddings", expected.inputs), count);
+        batch.embeddings = Tensor::from_vec(values, (2, 3, 256, grid, grid), &device::device()).unwrap();
+    }
     let (_, model) = build(&expected.choice);
     let evaluated = model.forward(&batch.images, &batch.embeddings).unwrap();
     assert_summary(case, "evaluated", &evaluated, &expected.evaluated, FORWARD_F32);
@@ -116,8 +127,11 @@ fn check(case: &str) {
     let loss = ladder_loss(&pass.low_res_logits, &batch.labels, 9, 0.8).unwrap();
     assert!((f64::from(loss.read().unwrap()[0]) / expected.loss - 1.0).abs() < FORWARD_F32);
     let gradients = pass.backward(loss.gradient).unwrap();
-    assert_eq!(model.trainable().len(), expected.gradients.len());
-    for (name, var) in model.trainable() {
+    // Without x_sam there is nothing to mix.
+    let used: Vec<_> =
+        model.trainable().iter().filter(|(name, _)| expected.choice.arm.is_none() || name != "sam.alpha").collect();
+    assert_eq!(used.len(), expected.gradients.len());
+    for (name, var) in used {
         let name = name.strip_prefix("sam.").unwrap_or(name);
         let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
         assert_eq!(gradient.dims(), var.dims());
@@ -166,6 +180,21 @@ fn resnet50_equals_torchvision() {
 #[test]
 fn vit_tiny_equals_timm() {
     check("vit-tiny");
+}
+
+#[test]
+fn neighbours_equal_pytorch() {
+    check("neighbours");
+}
+
+#[test]
+fn skips_to_the_decoder_equal_pytorch() {
+    check("skips");
+}
+
+#[test]
+fn skips_of_a_bottleneck_network_without_sam_equal_pytorch() {
+    check("skips-resnet50");
 }
 
 #[test]

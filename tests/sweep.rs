@@ -167,6 +167,32 @@ fn trials_trained_together_equal_single_runs() {
     assert_eq!(curves(&args.out).len(), 4 * 2 * 3);
 }
 
+/// Trials with and without neighbours and skips, one after another or side by side: each has the steps of a single run.
+#[test]
+fn trials_of_other_models_have_batches_of_their_own() {
+    let folder = workplace();
+    let grid = "[settings]\nepochs = 1\nbatch_size = 3\nwarmup = 0\nneighbours = [0, 1]\ndecoder = [\"plain\", \"skips\"]\n\
+                [search]\nmethod = \"grid\"\n[validation]\ncases = [\"0006\"]\n";
+    let args = SweepArgs { jobs: Some(4), ..args(folder.path(), "s", grid) };
+    let summary = sweep(&args).unwrap();
+    assert_eq!(summary.trials.len(), 4);
+    let mut all = Vec::new();
+    for row in &summary.trials {
+        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&row.settings).unwrap();
+        let of_trial = TrainConfig::with(&settings).unwrap();
+        let config = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, val_cases: vec!["0006".into()], ..of_trial };
+        let lone = train_args(&args.store, folder.path().join(format!("lone-{}", row.trial)), config);
+        train(&lone).unwrap();
+        let beside = args.out.join(run_dir(&row.trial, 1234, 1));
+        let [lone, beside] = [&lone.run, &beside].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
+        assert!(lone == beside, "trial {}: the steps differ", row.settings);
+        all.push(beside);
+    }
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 4, "each model takes other steps");
+}
+
 /// Fills the files of every array below `folder` with other bytes.
 fn damage(folder: &Path) -> usize {
     let mut count = 0;

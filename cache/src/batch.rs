@@ -20,6 +20,8 @@ pub struct Batch {
     pub labels: Vec<u8>,
     /// `[b, rung, c, g, g]`: tokens after some of the encoder's blocks. They are read only if they are asked for, which this being `Some` says.
     pub rungs: Option<Values>,
+    /// Embeddings of the slices before and after each in its case, `[b, 2, 256, g, g]`; empty unless they were asked for.
+    pub around: Values,
 }
 
 impl Batch {
@@ -45,6 +47,7 @@ impl Batch {
             images: of(ArrayKind::Images, images)?,
             labels: Vec::new(),
             rungs: None,
+            around: Values::default(),
         };
         let items = [&batch.embeddings, &batch.images].map(|values| values.len() / values.item_len);
         if items[0] != items[1] {
@@ -52,6 +55,16 @@ impl Batch {
             return Err(Error::Values { what: ArrayKind::Embeddings.name().into(), reason });
         }
         Ok(batch)
+    }
+
+    /// The same with the embeddings of the slices before and after each, `[b, 2, 256, g, g]`, as a store would return them.
+    ///
+    /// # Errors
+    /// As [`Self::as_stored`].
+    pub fn with_around(self, config: &PrecomputeConfig, embeddings: &[f32]) -> Result<Batch> {
+        let kind = ArrayKind::Embeddings;
+        let around = Values::as_stored(config.dtype, kind.item_len(config), kind.channels(config), embeddings);
+        Ok(Batch { around: around.map_err(|reason| Error::Values { what: kind.name().into(), reason })?, ..self })
     }
 }
 
@@ -109,6 +122,13 @@ impl Values {
         (self.dtype, self.item_len) = (dtype, item_len);
         self.words.resize(items * number::words(item_len, dtype), 0);
         self.quantization.resize(if dtype == StoreDtype::Q8 { items * channels * 2 } else { 0 }, 0.0);
+    }
+
+    /// Leaves nothing but the memory.
+    pub(crate) fn clear(&mut self) {
+        (self.dtype, self.item_len) = (StoreDtype::F32, 1);
+        self.words.clear();
+        self.quantization.clear();
     }
 
     /// The items, for writing in parallel.

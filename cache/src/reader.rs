@@ -79,17 +79,8 @@ impl Reader {
         if self.store.fits_cache(picks.len(), self.rungs) {
             self.fetch_ahead(picks)?;
         }
-        let num_variants = self.store.variants(self.split).len();
         self.store.fill_batch(picks, batch, |pick, item| {
-            self.store.check_pick(self.split, pick.0, pick.1)?;
-            let slot = &kept[pick.0 as usize * num_variants + pick.1 as usize];
-            let stored = match slot.get() {
-                Some(stored) => stored,
-                None => {
-                    let stored = self.read(pick)?;
-                    slot.get_or_init(|| stored)
-                }
-            };
+            let stored = self.kept(kept, pick)?;
             item.embeddings.words.copy_from_slice(&stored.embeddings);
             item.images.words.copy_from_slice(&stored.images);
             let [of_embeddings, of_image, of_rungs] = &stored.quantization;
@@ -102,6 +93,41 @@ impl Reader {
             item.labels.copy_from_slice(&stored.labels);
             Ok(())
         })
+    }
+
+    /// As [`Store::around`], for the reader's split.
+    pub fn around(&self, row: u32) -> [u32; 2] {
+        self.store.around(self.split, row)
+    }
+
+    /// As [`Store::read_embeddings`], for the reader's split. Where items are kept, they are kept whole.
+    ///
+    /// # Errors
+    /// As [`Store::read_batch`].
+    pub fn read_embeddings(&self, picks: &[(u32, u32)], values: &mut Values) -> Result<()> {
+        let Some(kept) = &self.kept else { return self.store.read_embeddings(self.split, picks, values) };
+        if self.store.fits_cache(picks.len(), self.rungs) {
+            self.fetch_ahead(picks)?;
+        }
+        self.store.fill_embeddings(picks, values, |pick, item| {
+            let stored = self.kept(kept, pick)?;
+            item.words.copy_from_slice(&stored.embeddings);
+            item.quantization.copy_from_slice(&stored.quantization[0]);
+            Ok(())
+        })
+    }
+
+    /// An item that is kept, which is read if it is not there yet.
+    fn kept<'a>(&self, kept: &'a [OnceLock<Kept>], pick: (u32, u32)) -> Result<&'a Kept> {
+        self.store.check_pick(self.split, pick.0, pick.1)?;
+        let slot = &kept[pick.0 as usize * self.store.variants(self.split).len() + pick.1 as usize];
+        match slot.get() {
+            Some(stored) => Ok(stored),
+            None => {
+                let stored = self.read(pick)?;
+                Ok(slot.get_or_init(|| stored))
+            }
+        }
     }
 
     /// Number of batches of `batch_size` by which [`Self::fetch_ahead`] may run ahead of [`Self::read_batch`]: as many as fit half of the
@@ -120,6 +146,17 @@ impl Reader {
         let slot = |pick: &(u32, u32)| kept.get(pick.0 as usize * num_variants + pick.1 as usize);
         let missing: Vec<_> = picks.iter().copied().filter(|pick| slot(pick).is_none_or(|slot| slot.get().is_none())).collect();
         self.store.fetch_ahead(self.split, &missing, self.rungs)
+    }
+
+    /// As [`Self::fetch_ahead`], for [`Self::read_embeddings`].
+    ///
+    /// # Errors
+    /// As [`Store::fetch_ahead`].
+    pub fn fetch_embeddings_ahead(&self, picks: &[(u32, u32)]) -> Result<()> {
+        match &self.kept {
+            None => self.store.fetch_embeddings_ahead(self.split, picks),
+            Some(_) => self.fetch_ahead(picks),
+        }
     }
 
     fn read(&self, pick: (u32, u32)) -> Result<Kept> {

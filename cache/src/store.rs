@@ -1,7 +1,7 @@
 //! A finished store, opened for reading.
 
 use crate::arrays::{ArrayKind, ArraySpec};
-use crate::batch::{Batch, Item};
+use crate::batch::{Batch, Item, Values};
 use crate::checksums::Checksums;
 use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
@@ -226,15 +226,76 @@ impl Store {
         })
     }
 
+    /// As [`Self::read_batch`], with the embeddings of the slices around each, in the same variant.
+    ///
+    /// # Errors
+    /// As [`Self::read_batch`].
+    pub fn read_batch_around(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
+        self.read_batch(split, picks, batch)?;
+        let around = |&(row, variant): &(u32, u32)| self.around(split, row).map(|row| (row, variant));
+        self.read_embeddings(split, &picks.iter().flat_map(around).collect::<Vec<_>>(), &mut batch.around)
+    }
+
+    /// The rows of the slices before and after a slice in its case; at an end of the case, the slice itself.
+    pub fn around(&self, split: Split, row: u32) -> [u32; 2] {
+        let case = |row: u32| self.slices(split).get(row as usize).map(|slice| &slice.case);
+        let of_case =
+            |other: Option<u32>| other.filter(|&other| case(other).is_some() && case(other) == case(row)).unwrap_or(row);
+        [of_case(row.checked_sub(1)), of_case(row.checked_add(1))]
+    }
+
+    /// Reads only the embeddings of the given (row, variant) pairs.
+    ///
+    /// # Errors
+    /// As [`Self::read_batch`].
+    pub fn read_embeddings(&self, split: Split, picks: &[(u32, u32)], values: &mut Values) -> Result<()> {
+        if self.fits_cache(picks.len(), false) {
+            self.fetch_embeddings_ahead(split, picks)?;
+        }
+        self.fill_embeddings(picks, values, |pick, item| {
+            self.check_pick(split, pick.0, pick.1)?;
+            self.read_bytes(split, ArrayKind::Embeddings, pick, bytemuck::cast_slice_mut(item.words))?;
+            if self.config().dtype == StoreDtype::Q8 {
+                let pairs = self.read_pairs(split, pick)?;
+                item.quantization.copy_from_slice(&pairs[..item.quantization.len()]);
+            }
+            Ok(())
+        })
+    }
+
+    /// Resizes `values` to the embeddings of `picks` and fills them in parallel.
+    pub(crate) fn fill_embeddings(
+        &self,
+        picks: &[(u32, u32)],
+        values: &mut Values,
+        fill: impl Fn((u32, u32), Item<'_>) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let (config, kind) = (self.config(), ArrayKind::Embeddings);
+        values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels(config));
+        picks.into_par_iter().zip(values.items_mut()).try_for_each(|(&pick, item)| fill(pick, item))
+    }
+
     /// Fetches the chunks of the given pairs from a bucket to the local disk, many at a time, those of the rungs only if they are asked for; does
     /// nothing for a store in a folder.
     ///
     /// # Errors
     /// As [`Self::read_batch`].
     pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)], rungs: bool) -> Result<()> {
+        self.fetch_kinds_ahead(split, picks, |kind| rungs || kind != ArrayKind::Rungs)
+    }
+
+    /// As [`Self::fetch_ahead`], for [`Self::read_embeddings`].
+    ///
+    /// # Errors
+    /// As [`Self::read_batch`].
+    pub fn fetch_embeddings_ahead(&self, split: Split, picks: &[(u32, u32)]) -> Result<()> {
+        self.fetch_kinds_ahead(split, picks, |kind| matches!(kind, ArrayKind::Embeddings | ArrayKind::Quantization))
+    }
+
+    fn fetch_kinds_ahead(&self, split: Split, picks: &[(u32, u32)], wanted: impl Fn(ArrayKind) -> bool) -> Result<()> {
         let Some(remote) = self.remote.as_ref().filter(|remote| remote.max_bytes() > 0) else { return Ok(()) };
         picks.iter().try_for_each(|pick| self.check_pick(split, pick.0, pick.1))?;
-        let kinds: Vec<ArrayKind> = self.kinds(rungs).collect();
+        let kinds: Vec<ArrayKind> = ArrayKind::all(self.config()).iter().copied().filter(|&kind| wanted(kind)).collect();
         let chunks = picks.iter().flat_map(|&pick| kinds.iter().map(move |&kind| (pick, kind)));
         let fetched = chunks.map(|(pick, kind)| async move {
             let array = self.array(split, kind);
@@ -282,8 +343,7 @@ impl Store {
             self.read_bytes(split, ArrayKind::Rungs, pick, bytemuck::cast_slice_mut(rungs.words))?;
         }
         if self.config().dtype == StoreDtype::Q8 {
-            let mut pairs = vec![0.0f32; ArrayKind::Quantization.item_len(self.config())];
-            self.read_bytes(split, ArrayKind::Quantization, pick, bytemuck::cast_slice_mut(&mut pairs))?;
+            let pairs = self.read_pairs(split, pick)?;
             let (of_embeddings, others) = pairs.split_at(embeddings.quantization.len());
             let (of_images, of_rungs) = others.split_at(images.quantization.len());
             embeddings.quantization.copy_from_slice(of_embeddings);
@@ -293,6 +353,13 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Scales and offsets of a pair's channels, those of the embeddings first.
+    fn read_pairs(&self, split: Split, pick: (u32, u32)) -> Result<Vec<f32>> {
+        let mut pairs = vec![0.0f32; ArrayKind::Quantization.item_len(self.config())];
+        self.read_bytes(split, ArrayKind::Quantization, pick, bytemuck::cast_slice_mut(&mut pairs))?;
+        Ok(pairs)
     }
 
     /// Resizes `batch` to `picks` and fills its items in parallel.
@@ -316,6 +383,7 @@ impl Store {
         };
         let label_len = ArrayKind::Labels.item_len(config);
         batch.labels.resize(picks.len() * label_len, 0);
+        batch.around.clear();
         (picks, batch.embeddings.items_mut(), batch.images.items_mut())
             .into_par_iter()
             .zip(batch.labels.par_chunks_mut(label_len).zip(rungs))

@@ -49,6 +49,7 @@ mod testing;
 mod token_conv;
 mod token_linear;
 
+pub use add::add;
 pub use attention::{multi_head_attention, multi_head_cross_attention, multi_head_self_attention};
 pub use batch_norm::{
     BatchNormGradients, BatchNormParams, BatchStatistics, GradientSums, NormalizedShortcut, Tail, batch_norm_inference,
@@ -56,7 +57,7 @@ pub use batch_norm::{
     relu_backward_summed,
 };
 pub use batch_norm_pool::{Places, normalize_relu_max_pool, normalize_relu_max_pool_backward};
-pub use conv_transpose::{conv_transpose2d_2x2, patches_to_image};
+pub use conv_transpose::{conv_transpose2d_2x2, image_to_patches, patches_to_image};
 pub use conv2d::Conv2d;
 pub use convert::{convert_all, sum_second_axis, to_format};
 pub use cpu::vector_instructions;

@@ -14,7 +14,8 @@ from .store import Store, open_store
 class SliceDataset(torch.utils.data.Dataset):
     """Items `(image, embedding, label)` of a store's slices, in the order in which a model takes them.
 
-    image: float32 [c, s, s]; embedding: float32 [256, s/16, s/16]; label: int64 [s/4, s/4].
+    image: float32 [c, s, s]; embedding: float32 [256, s/16, s/16]; label: int64 [s/4, s/4]. With `neighbours=1`, for a model with neighbours, the
+    embedding is that of the slices before, at and after in the same case and variant, [3, 256, s/16, s/16]; the ends of a case repeat.
 
     `variants` says which image of a slice is an item:
 
@@ -32,17 +33,24 @@ class SliceDataset(torch.utils.data.Dataset):
         split: str = "train",
         variants: str = "draw",
         cases: list[str] | None = None,
+        neighbours: int = 0,
         **storage_options: Any,
     ):
         opened = store if isinstance(store, Store) else open_store(store, **storage_options)
         if split not in ("train", "test"):
             raise ValueError(f"split: {split!r}; there are 'train' and 'test'")
+        if neighbours not in (0, 1):
+            raise ValueError(f"neighbours: {neighbours}; there are 0 and 1")
+        self._neighbours = neighbours
         self._address, self._options, self._split_name = opened.address, opened._storage_options, split
         self._opened = opened
         of_split = getattr(opened, split)
         if cases is not None and not len(cases):
             raise ValueError(f"cases: expected at least one of {', '.join(of_split.cases)}, or None for all")
         rows = range(len(of_split)) if cases is None else [row for case in cases for row in of_split.rows(case)]
+        of_case = of_split.slices["case"].to_numpy()
+        ends = range(len(of_split))
+        self._around = [[o if o in ends and of_case[o] == of_case[row] else row for o in (row - 1, row, row + 1)] for row in ends]
         names = of_split.variant_names
         if variants not in ("draw", "all", *names):
             raise ValueError(f"variants: {variants!r}; there are 'draw', 'all', {', '.join(map(repr, names))}")
@@ -72,4 +80,5 @@ class SliceDataset(torch.utils.data.Dataset):
         split = getattr(self.store, self._split_name)
         image = split.images[row, variant].reshape(split.image_channels, *split.images.shape[-2:])
         label = split.labels[row, variant].astype(np.int64)
-        return torch.from_numpy(image), torch.from_numpy(split.embeddings[row, variant]), torch.from_numpy(label)
+        embedding = split.embeddings[self._around[row], variant] if self._neighbours else split.embeddings[row, variant]
+        return torch.from_numpy(image), torch.from_numpy(embedding), torch.from_numpy(label)

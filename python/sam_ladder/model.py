@@ -19,6 +19,7 @@ PATCH = 16
 WIDTH = 256
 SIDE_NETWORKS = ("resnet18", "resnet34", "resnet50", "vit-tiny")
 GATES = ("scalar", "channel", "pixel")
+DECODERS = ("plain", "skips")
 ARMS = ("full", "cnn-only", "sam-only")
 
 
@@ -42,7 +43,7 @@ def load_model(path: str | Path) -> LadderSam:
     if info is None:
         raise RunError(f"{path}: not a model that `sam-ladder train` wrote: its metadata lacks the entry sam_ladder")
     info = json.loads(info)
-    choices = {name: info[name] for name in ("arm", "side_network", "gate") if name in info}
+    choices = {name: info[name] for name in ("arm", "side_network", "gate", "decoder", "neighbours") if name in info}
     model = LadderSam(info["image_size"], info["num_classes"], **choices)
     model.load_state_dict(state, strict=True)
     return model.eval()
@@ -62,21 +63,37 @@ class LadderSam(nn.Module):
     """A side network, the gate, and SAM's mask decoder without prompts.
 
     `model(images, embeddings)`: images [b, 1 to 3, s, s] in [0, 1] and SAM's embeddings [b, 256, s/16, s/16] to logits [b, classes, s/4, s/4].
-    `requires_grad` is set as in the published training: side network, gate and `output_upscaling`.
+    With `neighbours=1` the embeddings are those of the slices before, at and after, [b, 3, 256, s/16, s/16] (`SliceDataset(neighbours=1)`).
+    `requires_grad` is set as in the published training: side network, gate and `output_upscaling`, and the skips of `decoder="skips"`.
     """
 
     def __init__(
-        self, image_size: int, num_classes: int = 9, arm: str = "full", side_network: str = "resnet18", gate: str = "scalar"
+        self,
+        image_size: int,
+        num_classes: int = 9,
+        arm: str = "full",
+        side_network: str = "resnet18",
+        gate: str = "scalar",
+        decoder: str = "plain",
+        neighbours: int = 0,
     ):
         super().__init__()
-        for what, value, known in (("arm", arm, ARMS), ("side_network", side_network, SIDE_NETWORKS), ("gate", gate, GATES)):
+        choices = (("arm", arm, ARMS), ("side_network", side_network, SIDE_NETWORKS), ("gate", gate, GATES), ("decoder", decoder, DECODERS))
+        for what, value, known in choices:
             if value not in known:
                 raise ValueError(f"{what}: {value!r}; this version of the package knows {', '.join(known)}")
+        if decoder == "skips" and (side_network == "vit-tiny" or arm == "sam-only"):
+            raise ValueError("decoder: skips need a ResNet as side network, in an arm that uses it")
+        if neighbours not in (0, 1) or (neighbours and arm == "cnn-only"):
+            raise ValueError(f"neighbours: {neighbours}; there may be 0 or 1 on each side, in an arm that uses SAM's embeddings")
         self.arm, self.grid = arm, image_size // PATCH
-        self.sam = Sam(num_classes, gate)
         self.CNN_encoder = VitTiny(self.grid) if side_network == "vit-tiny" else ResNet(side_network)
+        self.sam = Sam(num_classes, gate, self.CNN_encoder.stage_channels if decoder == "skips" else None)
+        if neighbours:
+            self.sam.neighbours = DepthMix()
         for name, parameter in self.sam.named_parameters():
-            parameter.requires_grad = name.startswith("alpha") or "output_upscaling" in name
+            trained = ("output_upscaling", "conv_s0", "conv_s1", "neighbours")
+            parameter.requires_grad = name.startswith("alpha") or any(part in name for part in trained)
 
     def image_pe(self) -> Tensor:
         """SAM's positional encoding of the grid's cells, [1, 256, grid, grid]."""
@@ -88,12 +105,11 @@ class LadderSam(nn.Module):
 
     def cnn_embeddings(self, images: Tensor) -> Tensor:
         """The side network's output, [b, 256, grid, grid]. One channel is repeated to three; of two, the third is zero."""
-        channels = images.shape[1]
-        if channels == 1:
-            images = images.expand(-1, 3, -1, -1)
-        elif channels == 2:
-            images = torch.cat([images, torch.zeros_like(images[:, :1])], 1)
-        return self.CNN_encoder(images)
+        return self.CNN_encoder(_three_channels(images))
+
+    def cnn_stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The side network's output as `cnn_embeddings`, and layer1 [b, c1, s/4, s/4] and layer2 [b, c2, s/8, s/8] of a ResNet."""
+        return self.CNN_encoder.stages(_three_channels(images))
 
     def mix(self, embeddings: Tensor, cnn: Tensor) -> Tensor:
         """Equation (3) of the paper: g·x_sam + (1 - g)·x_cnn."""
@@ -102,19 +118,32 @@ class LadderSam(nn.Module):
         return gate * embeddings + (1 - gate) * cnn
 
     def forward(self, images: Tensor, embeddings: Tensor) -> Tensor:
+        stages = None
+        if hasattr(self.sam, "neighbours"):
+            embeddings = self.sam.neighbours(embeddings)
         if self.arm == "sam-only":
             x = embeddings
-        elif self.arm == "cnn-only":
-            x = self.cnn_embeddings(images)
         else:
-            x = self.mix(embeddings, self.cnn_embeddings(images))
-        return self.sam.mask_decoder(x, self.image_pe(), self.sam.prompt_encoder.no_mask_embed.weight)
+            if hasattr(self.sam.mask_decoder, "conv_s0"):
+                x, *stages = self.cnn_stages(images)
+            else:
+                x = self.cnn_embeddings(images)
+            if self.arm == "full":
+                x = self.mix(embeddings, x)
+        return self.sam.mask_decoder(x, self.image_pe(), self.sam.prompt_encoder.no_mask_embed.weight, stages)
+
+
+def _three_channels(images: Tensor) -> Tensor:
+    channels = images.shape[1]
+    if channels == 1:
+        return images.expand(-1, 3, -1, -1)
+    return torch.cat([images, torch.zeros_like(images[:, :1])], 1) if channels == 2 else images
 
 
 class Sam(nn.Module):
-    """SAM without its image encoder, and the gate's parameter, which the published code has here."""
+    """SAM without its image encoder, and the gate's parameter, which the published code has here. With `stages`, channels of skips."""
 
-    def __init__(self, num_classes: int, gate: str = "scalar"):
+    def __init__(self, num_classes: int, gate: str = "scalar", stages: tuple[int, int] | None = None):
         super().__init__()
         if gate == "pixel":
             self.alpha = nn.Conv2d(2 * WIDTH, 1, 1)
@@ -123,7 +152,18 @@ class Sam(nn.Module):
         else:
             self.alpha = nn.Parameter(torch.zeros(1) if gate == "scalar" else torch.zeros(WIDTH, 1, 1))
         self.prompt_encoder = PromptEncoder()
-        self.mask_decoder = MaskDecoder(num_classes)
+        self.mask_decoder = MaskDecoder(num_classes, stages)
+
+
+class DepthMix(nn.Module):
+    """A channel's sum over the slices before, at and after, [b, 3, 256, g, g] to [b, 256, g, g]; it starts as the slice itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]).repeat(WIDTH, 1))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return (embeddings * self.weight.T[None, :, :, None, None]).sum(1)
 
 
 class PositionEncoding(nn.Module):
@@ -148,9 +188,9 @@ class PromptEncoder(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """One mask per class."""
+    """One mask per class. With `stages`, the channels of a side network's layer1 and layer2, these join `output_upscaling`, as in SAM 2."""
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, stages: tuple[int, int] | None = None):
         super().__init__()
         self.transformer = Transformer()
         self.iou_token, self.mask_tokens = nn.Embedding(1, WIDTH), nn.Embedding(num_classes, WIDTH)
@@ -160,13 +200,25 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList([Mlp(32) for _ in range(num_classes)])
         # In checkpoints, and not used.
         self.iou_prediction_head = Mlp(num_classes)
+        if stages is not None:
+            self.conv_s0, self.conv_s1 = nn.Conv2d(stages[0], 32, 1, bias=False), nn.Conv2d(stages[1], 64, 1, bias=False)
+            nn.init.zeros_(self.conv_s0.weight)
+            nn.init.zeros_(self.conv_s1.weight)
 
-    def forward(self, x: Tensor, image_pe: Tensor, no_mask_embed: Tensor) -> Tensor:
+    def upscale(self, image: Tensor, stages: tuple[Tensor, Tensor] | None) -> Tensor:
+        """[b, 256, g, g] to [b, 32, 4g, 4g]; layer1 and layer2 are added before norm and GELU."""
+        if stages is None:
+            return self.output_upscaling(image)
+        dc1, ln1, act1, dc2, act2 = self.output_upscaling
+        layer1, layer2 = stages
+        return act2(dc2(act1(ln1(dc1(image) + self.conv_s1(layer2)))) + self.conv_s0(layer1))
+
+    def forward(self, x: Tensor, image_pe: Tensor, no_mask_embed: Tensor, stages: tuple[Tensor, Tensor] | None = None) -> Tensor:
         b, c, h, w = x.shape
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(b, -1, -1)
         image = (x + no_mask_embed.reshape(1, c, 1, 1)).flatten(2).transpose(1, 2)
         tokens, image = self.transformer(image, image_pe.flatten(2).transpose(1, 2).expand(b, -1, -1), tokens)
-        upscaled = self.output_upscaling(image.transpose(1, 2).reshape(b, c, h, w))
+        upscaled = self.upscale(image.transpose(1, 2).reshape(b, c, h, w), stages)
         hyper = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1)
         return (hyper @ upscaled.flatten(2)).reshape(b, -1, 4 * h, 4 * w)
 
@@ -270,6 +322,7 @@ class ResNet(nn.Module):
             blocks = [block(channels if i == 0 else width * block.expansion, width, 2 if i == 0 and number > 1 else 1) for i in range(depth)]
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             channels = width * block.expansion
+        self.stage_channels = (64 * block.expansion, 128 * block.expansion)
         if channels != WIDTH:
             self.projection = nn.Conv2d(channels, WIDTH, 1)
         for module in self.modules():
@@ -277,9 +330,14 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.projection(x) if hasattr(self, "projection") else x
+        return self.stages(images)[0]
+
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, layer1 and layer2."""
+        layer1 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+        layer2 = self.layer2(layer1)
+        x = self.layer3(layer2)
+        return (self.projection(x) if hasattr(self, "projection") else x), layer1, layer2
 
 
 class BasicBlock(nn.Module):

@@ -16,6 +16,9 @@ CHOICES = [
     *(["--gate", name] for name in ("channel", "pixel")),
     *(["--arm", name] for name in ("cnn-only", "sam-only")),
     ["--train-mask-tokens", "--train-hypernetworks"],
+    ["--decoder", "skips"],
+    ["--decoder", "skips", "--side-network", "resnet50", "--arm", "cnn-only"],
+    ["--neighbours", "1"],
 ]
 
 

@@ -139,6 +139,16 @@ def test_a_dataset_draws_as_the_table_says(folder):
             sam_ladder.SliceDataset(store, **words)
 
 
+def test_neighbours_are_of_the_same_case(folder):
+    store = sam_ladder.open_store(folder / "q8.zarr")
+    dataset = sam_ladder.SliceDataset(store, variants="all", neighbours=1)
+    for case in store.train.cases:
+        rows = store.train.rows(case)
+        for row in rows:
+            expected = store.train.embeddings[[max(row - 1, rows[0]), row, min(row + 1, rows[-1])], 3]
+            assert np.array_equal(dataset[row * store.train.num_variants + 3][1], expected)
+
+
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_a_dataset_is_read_by_workers(folder, context):
     dataset = sam_ladder.SliceDataset(folder / "q8.zarr", variants="all")
@@ -172,7 +182,8 @@ def test_a_model_computes_what_the_program_computes(folder, tmp_path, choice):
     train_briefly(store, tmp_path / "run", choice)
     expected = logits_of(tmp_path / "run", store, tmp_path / "logits.safetensors")
     model = sam_ladder.load_model(tmp_path / "run")
-    loader = torch.utils.data.DataLoader(sam_ladder.SliceDataset(store, "test", "identity"), batch_size=8)
+    neighbours = 1 if "--neighbours" in choice else 0
+    loader = torch.utils.data.DataLoader(sam_ladder.SliceDataset(store, "test", "identity", neighbours=neighbours), batch_size=8)
     with torch.inference_mode():
         found = torch.cat([model(images, embeddings) for images, embeddings, _ in loader]).numpy()
     assert found.shape == expected.shape

@@ -4,7 +4,7 @@ use crate::gpu_precision::GpuPrecision;
 use crate::group_by::GroupBy;
 use crate::json_schema;
 use crate::setting::{Problem, SettingError};
-use crate::train_choices::{ClassWeights, LossKind, LrSchedule, Sampling};
+use crate::train_choices::{ClassWeights, DecoderKind, LossKind, LrSchedule, Sampling};
 use crate::variants::AugmentPolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -234,6 +234,16 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(with = "String", extend("default" = "none"))]
     pub class_weights: ClassWeights,
+    /// What the mask decoder's upscaling sees
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "plain"))]
+    pub decoder: DecoderKind,
+    /// Slices on each side whose embeddings join those of a slice, by a trained sum over depth that starts as the slice itself
+    #[cfg_attr(feature = "cli", arg(long, value_name = "0|1", default_value_t = 0))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(range(max = 1), extend("default" = 0))]
+    pub neighbours: u32,
 }
 
 /// γ of the focal loss, as in Lin et al., "Focal Loss for Dense Object Detection" (2017).
@@ -297,6 +307,8 @@ impl Default for TrainConfig {
             tversky_alpha: TVERSKY_ALPHA,
             tversky_beta: TVERSKY_BETA,
             class_weights: ClassWeights::default(),
+            decoder: DecoderKind::default(),
+            neighbours: 0,
         }
     }
 }
@@ -327,6 +339,23 @@ impl TrainConfig {
         if self.loss == LossKind::Tversky && self.tversky_alpha == 0.0 && self.tversky_beta == 0.0 {
             let hint = "give one of them a weight: published Dice has 0.5 and 0.5";
             return Err(Problem::conflict("with α and β both 0 no mistake counts", hint).with("tversky_alpha"));
+        }
+        self.check_model()
+    }
+
+    /// Checks that the parts of the model go together.
+    fn check_model(&self) -> Result<(), SettingError> {
+        if self.neighbours > 0 && self.arm == Arm::CnnOnly {
+            let reason = "neighbours join SAM's embeddings, which arm cnn-only leaves out";
+            return Err(Problem::conflict(reason, "leave neighbours at 0, or take another arm").with("neighbours"));
+        }
+        if self.decoder == DecoderKind::Skips && self.arm == Arm::SamOnly {
+            let reason = "skips come from the side network, which arm sam-only leaves out";
+            return Err(Problem::conflict(reason, "leave decoder at plain, or take another arm").with("decoder"));
+        }
+        if self.decoder == DecoderKind::Skips && self.side_network == SideNetworkKind::VitTiny {
+            let reason = "skips come from layer1 and layer2 of a ResNet, and vit-tiny has no stages of a higher resolution";
+            return Err(Problem::conflict(reason, "take a ResNet as side_network, or leave decoder at plain").with("decoder"));
         }
         Ok(())
     }
@@ -470,7 +499,7 @@ mod tests {
         let schema = json_schema::schema_of::<TrainConfig>();
         let named = schema["properties"].as_object().unwrap().keys();
         let left_out: Vec<&String> = named.filter(|name| json.get(name).is_none()).collect();
-        assert_eq!(left_out.len(), 12, "{left_out:?}");
+        assert_eq!(left_out.len(), 14, "{left_out:?}");
         let all: Map<String, Value> =
             left_out.iter().map(|name| ((*name).clone(), schema["properties"][*name]["default"].clone())).collect();
         assert_eq!(TrainConfig::with(&all).unwrap(), TrainConfig::default());
@@ -486,6 +515,19 @@ mod tests {
         assert!(sequential.validate().unwrap_err().to_string().contains("sampling: organs draws slices at random"));
         let unvalidated = TrainConfig { early_stopping: 3, ..base.clone() };
         assert!(unvalidated.validate().unwrap_err().hint().unwrap().contains("--fold 1/5"));
+        let skips = |arm, side_network| TrainConfig { decoder: DecoderKind::Skips, arm, side_network, ..base.clone() };
+        let sam_only = skips(Arm::SamOnly, SideNetworkKind::Resnet18).validate().unwrap_err().to_string();
+        assert!(sam_only.contains("decoder: skips come from the side network") && sam_only.contains("sam-only"), "{sam_only}");
+        let vit = skips(Arm::Full, SideNetworkKind::VitTiny).validate().unwrap_err().to_string();
+        assert!(vit.contains("vit-tiny has no stages"), "{vit}");
+        for side_network in [SideNetworkKind::Resnet18, SideNetworkKind::Resnet34, SideNetworkKind::Resnet50] {
+            skips(Arm::CnnOnly, side_network).validate().unwrap();
+        }
+        let around = |arm, neighbours| TrainConfig { neighbours, arm, ..base.clone() };
+        let cnn_only = around(Arm::CnnOnly, 1).validate().unwrap_err().to_string();
+        assert!(cnn_only.contains("neighbours: neighbours join SAM's embeddings"), "{cnn_only}");
+        assert!(around(Arm::Full, 2).validate().unwrap_err().to_string().starts_with("neighbours"));
+        around(Arm::SamOnly, 1).validate().unwrap();
         for (wrong, name) in [
             (TrainConfig { ema: 1.0, ..base.clone() }, "ema"),
             (TrainConfig { train_fraction: 0.0, ..base.clone() }, "train_fraction"),
@@ -524,6 +566,7 @@ mod tests {
         same::<Sampling>();
         same::<LrSchedule>();
         same::<LossKind>();
+        same::<DecoderKind>();
         same::<AugmentPolicy>();
         same::<crate::encoder::EncoderArch>();
         same::<crate::precompute::StoreDtype>();
@@ -545,6 +588,9 @@ mod tests {
         }
         for gate in [GateKind::Scalar, GateKind::Channel, GateKind::Pixel] {
             assert_eq!(serde_json::to_value(gate).unwrap(), gate.name());
+        }
+        for decoder in [DecoderKind::Plain, DecoderKind::Skips] {
+            assert_eq!(serde_json::to_value(decoder).unwrap(), decoder.name());
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Choices of training that the paper does not have: how slices are drawn, how the learning rate falls, and which loss is minimised.
+//! Choices of training that the paper does not have: how slices are drawn, how the learning rate falls, which loss is minimised, and what else the
+//! decoder sees.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,33 @@ pub enum LossKind {
     Tversky,
     /// A is cross-entropy, B is generalised Dice: each class weighs by one over its squared volume in the batch (Sudre et al., 2017)
     GeneralisedDice,
+}
+
+/// What the mask decoder's upscaling sees
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum DecoderKind {
+    /// Only the embeddings: the published one
+    #[default]
+    Plain,
+    /// Also the side network's layer1 and layer2, each by a trained 1×1 convolution that starts at zero; for ResNets
+    Skips,
+}
+
+impl DecoderKind {
+    /// As it is typed and stored: `plain`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DecoderKind::Plain => "plain",
+            DecoderKind::Skips => "skips",
+        }
+    }
+
+    /// Whether it is the published one, which records leave out.
+    pub fn is_plain(&self) -> bool {
+        *self == DecoderKind::Plain
+    }
 }
 
 /// The accepted forms of [`ClassWeights`], in words.

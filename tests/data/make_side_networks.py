@@ -67,8 +67,8 @@ def rule_weight(key, shape):
 class Model(LadderSam):
     """The package's model with torchvision's or timm's side network, and more that trains."""
 
-    def __init__(self, side_network="resnet18", gate="scalar", tokens=False, hypernetworks=False):
-        super().__init__(SIZE, CLASSES, gate=gate)
+    def __init__(self, side_network="resnet18", gate="scalar", tokens=False, hypernetworks=False, decoder="plain", arm="full", neighbours=0):
+        super().__init__(SIZE, CLASSES, arm, side_network, gate, decoder, neighbours)
         self.vit = side_network == "vit-tiny"
         if self.vit:
             self.CNN_encoder = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=0)
@@ -82,18 +82,25 @@ class Model(LadderSam):
             if (tokens and name == "mask_tokens.weight") or (hypernetworks and "output_hypernetworks_mlps" in name):
                 parameter.requires_grad = True
 
-    def cnn_embeddings(self, images):
+    def cnn_stages(self, images):
         net, images = self.CNN_encoder, images.expand(-1, 3, -1, -1)
         if self.vit:
             x = net.forward_features(images)[:, 1:]
-            x = x.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+            x, stages = x.transpose(1, 2).unflatten(2, (self.grid, self.grid)), []
         else:
-            x = net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))))
-        return net.projection(x) if hasattr(net, "projection") else x
+            layer1 = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))
+            layer2 = net.layer2(layer1)
+            x, stages = net.layer3(layer2), [layer1, layer2]
+        return [net.projection(x) if hasattr(net, "projection") else x, *stages]
 
     def forward(self, images, embeddings):
-        cnn = self.cnn_embeddings(images)
-        return self.sam.mask_decoder(self.mix(embeddings, cnn), self.image_pe(), self.sam.prompt_encoder.no_mask_embed.weight), cnn
+        cnn, *stages = self.cnn_stages(images)
+        decoder = self.sam.mask_decoder
+        if hasattr(self.sam, "neighbours"):
+            embeddings = self.sam.neighbours(embeddings)
+        x = self.mix(embeddings, cnn) if self.arm == "full" else cnn
+        no_mask = self.sam.prompt_encoder.no_mask_embed.weight
+        return decoder(x, self.image_pe(), no_mask, stages if hasattr(decoder, "conv_s0") else None), cnn
 
 
 def own(named):
@@ -122,13 +129,14 @@ def summary(name, tensor):
     return [float(np.linalg.norm(flat)), *products]
 
 
-def batch(name):
+def batch(name, neighbours):
     images = torch.from_numpy((rule(f"{name}.images", BATCH * SIZE * SIZE) + 1) / 2).float().double()
     grid = SIZE // 16
-    embeddings = torch.from_numpy(rule(f"{name}.embeddings", BATCH * 256 * grid * grid))
+    slices = [3] if neighbours else []
+    embeddings = torch.from_numpy(rule(f"{name}.embeddings", BATCH * math.prod(slices) * 256 * grid * grid))
     labels = np.floor((rule(f"{name}.labels", BATCH * grid * grid) + 1) / 2 * CLASSES).astype(np.int64)
     labels = torch.from_numpy(labels).reshape(BATCH, grid, grid).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    return images.reshape(BATCH, 1, SIZE, SIZE), embeddings.reshape(BATCH, 256, grid, grid), labels
+    return images.reshape(BATCH, 1, SIZE, SIZE), embeddings.reshape(BATCH, *slices, 256, grid, grid), labels
 
 
 def clearance(model, inputs):
@@ -156,7 +164,7 @@ def case(name, **choice):
     while True:
         load_rule(model)
         inputs_name = f"side_networks.{name}.{tries}"
-        images, embeddings, labels = batch(inputs_name)
+        images, embeddings, labels = batch(inputs_name, choice.get("neighbours", 0))
         if (distance := clearance(model, (images, embeddings))) > CLEARANCE:
             break
         tries += 1
@@ -205,6 +213,9 @@ cases = {
     "resnet34": case("resnet34", side_network="resnet34"),
     "resnet50": case("resnet50", side_network="resnet50"),
     "vit-tiny": case("vit-tiny", side_network="vit-tiny"),
+    "skips": case("skips", decoder="skips"),
+    "neighbours": case("neighbours", neighbours=1),
+    "skips-resnet50": case("skips-resnet50", decoder="skips", side_network="resnet50", arm="cnn-only"),
 }
 out = {"positions": {str(side): positions(side) for side in [32, 14, 10, 3]}, "cases": cases}
 

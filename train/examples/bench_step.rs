@@ -1,5 +1,5 @@
-//! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS] [resnet18|resnet34|resnet50|vit-tiny] [scalar|channel|pixel]`
-//! prints the median seconds per image.
+//! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS] [resnet18|resnet34|resnet50|vit-tiny] [scalar|channel|pixel]
+//! [plain|skips]` prints the median seconds per image.
 //!
 //! A step is forward, loss, backward and the AdamW update, with images and embeddings that are already in memory and seeded random
 //! weights; `bench/time_step.py` does the same in PyTorch.
@@ -9,6 +9,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use made_up::{noise, weights};
 use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetworkKind};
+use sam_ladder_schemas::train_choices::DecoderKind;
 use sam_ladder_train::model::{LadderSam, ModelConfig};
 use sam_ladder_train::{Optimizer, ladder_loss};
 
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).map(|argument| argument.parse::<usize>()).transpose();
     let (Some(size), Some(batch)) = (number(0)?, number(1)?) else {
-        return Err("usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE]".into());
+        return Err("usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE] [DECODER]".into());
     };
     let steps = number(2)?.unwrap_or(5).max(1);
     let mut config = ModelConfig::published(size, 9, Arm::Full);
@@ -37,6 +38,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(name) = arguments.get(4) {
         let all = [GateKind::Scalar, GateKind::Channel, GateKind::Pixel];
         config.gate = all.into_iter().find(|gate| gate.name() == name).ok_or("no such gate")?;
+    }
+    if let Some(name) = arguments.get(5) {
+        let all = [DecoderKind::Plain, DecoderKind::Skips];
+        config.decoder = all.into_iter().find(|decoder| decoder.name() == name).ok_or("no such decoder")?;
     }
     let model = LadderSam::new(&config, &weights(&config)?, &Device::Cpu)?;
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;

@@ -17,8 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut batch = Batch::default();
     let mut logits = Vec::new();
     for row in 0..store.slices(Split::Test).len() as u32 {
-        store.read_batch(Split::Test, &[(row, identity)], &mut batch)?;
-        let (images, embeddings) = input_tensors(&batch, 1, BatchShape::of(store.config()), &Device::Cpu)?;
+        store.read_batch_around(Split::Test, &[(row, identity)], &mut batch)?;
+        let shape = BatchShape { neighbours: model.config().neighbours, ..BatchShape::of(store.config()) };
+        let (images, embeddings) = input_tensors(&batch, 1, shape, &Device::Cpu)?;
         logits.push(model.forward(&images, &embeddings)?);
     }
     save_safetensors(out, &[("low_res_logits".into(), Tensor::cat(&logits, 0)?)])?;

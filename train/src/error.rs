@@ -364,7 +364,9 @@ pub enum TrainError {
     #[error("{0}: the name must end in .safetensors, .pth or .onnx")]
     Ending(PathBuf),
     /// A model for which the published code has no names.
-    #[error("{run}: its side network is {side_network} and its gate {gate}, but the published code has only resnet18 and scalar")]
+    #[error(
+        "{run}: its side network is {side_network}, its gate {gate} and its decoder {decoder}, with {neighbours} neighbours, but the published code has only resnet18, scalar and plain, with none"
+    )]
     NoPublishedNames {
         /// The run folder.
         run: PathBuf,
@@ -372,9 +374,16 @@ pub enum TrainError {
         side_network: &'static str,
         /// The gate's name.
         gate: &'static str,
+        /// The decoder's name.
+        decoder: &'static str,
+        /// Slices on each side.
+        neighbours: u32,
         /// The model's file.
         checkpoint: PathBuf,
     },
+    /// A model in ONNX of one image with neighbours.
+    #[error("{0}: its model takes the embeddings of three slices, and a model with the encoder would see the image of one")]
+    EncoderOfNeighbours(PathBuf),
     /// A tensor that does not belong to the image encoder.
     #[error("tensor {0} is not one of SAM's image encoder, expected image_encoder.…")]
     NotOfTheEncoder(String),

@@ -60,6 +60,8 @@ pub fn export(args: &ExportArgs) -> Result<Exported> {
             run: args.run.clone(),
             side_network: config.side_network.name(),
             gate: config.gate.name(),
+            decoder: config.decoder.name(),
+            neighbours: u32::from(config.neighbours),
             checkpoint: run_checkpoint(&args.run, args.checkpoint),
         });
     }
@@ -93,6 +95,9 @@ fn export_onnx(
     (config, weights): (&ModelConfig, &ModelWeights),
 ) -> Result<Exported> {
     let encoder = args.image_encoder.as_deref();
+    if encoder.is_some() && config.neighbours {
+        return Err(TrainError::EncoderOfNeighbours(args.run.clone()));
+    }
     let normalisation = record.store.pixel_normalisation;
     let with_encoder = encoder.map(|weights| OnnxEncoder { weights, normalisation });
     let graph = onnx_graph(config, weights, with_encoder, info.channels)?;

@@ -28,8 +28,10 @@ const UNUSED_PARTS: [&str; 5] =
 /// What a file with a whole model should hold.
 const WHOLE_MODEL: &str = "the file must hold a whole model in the published code's names; the weights of a side network by themselves are \
                            for `train --cnn-checkpoint`";
-/// The gate's parameters.
-const GATE_PREFIX: &str = "sam.alpha";
+/// What starts at zero: the gate's parameters and the decoder's skips.
+const ZERO_AT_START: [&str; 2] = ["sam.alpha", "sam.mask_decoder.conv_s"];
+/// The mixture of a slice's embeddings with those around, `[256, 3]`, which starts as the slice itself.
+const NEIGHBOURS: &str = "sam.neighbours.weight";
 /// A batch norm's step counter, which torchvision's older checkpoints lack.
 const COUNTER: &str = "num_batches_tracked";
 
@@ -83,8 +85,10 @@ fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights>
     let shapes: HashMap<&str, &[usize]> = expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let mut weights = BTreeMap::new();
     for (name, shape) in &expected {
-        let tensor = if name.starts_with(GATE_PREFIX) {
+        let tensor = if starts_at_zero(name) {
             Tensor::zeros(shape.as_slice(), DType::F32, &Device::Cpu)?
+        } else if name == NEIGHBOURS {
+            Tensor::new(&[0f32, 1.0, 0.0], &Device::Cpu)?.broadcast_as(shape.as_slice())?.contiguous()?
         } else if let Some(cnn_name) = name.strip_prefix(CNN_PREFIX) {
             side_network::weight(config, cnn.as_ref(), cnn_name, shape, sources.seed)?
         } else if SEEDED_PARTS.iter().any(|part| name.contains(part)) {
@@ -106,6 +110,10 @@ fn open_decoder(path: &Path) -> Result<StateDict> {
     Ok(StateDict::from_safetensors(path.display().to_string(), read_file(path)?)?)
 }
 
+fn starts_at_zero(name: &str) -> bool {
+    ZERO_AT_START.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Refuses a file with keys that are not `known`; `advice` says what it should hold.
 fn refuse_unknown(path: &Path, file: &StateDict, advice: &'static str, known: impl Fn(&str) -> bool) -> Result<()> {
     let mut unknown: Vec<String> = file.names().map(|name| name.to_string()).filter(|name| !known(name)).collect();
@@ -125,8 +133,8 @@ fn read(file: &StateDict, key: &str, name: &str, shape: &[usize]) -> Result<Tens
             None => Ok(Tensor::zeros(shape, DType::I64, &Device::Cpu)?),
         };
     }
-    // Every gate starts at zero, and stays there in an arm that does not use it.
-    if name.starts_with(GATE_PREFIX) && file.check(key, shape).is_ok() {
+    // A gate stays at zero in an arm that does not use it.
+    if starts_at_zero(name) && file.check(key, shape).is_ok() {
         let tensor = file.tensor(key, &Device::Cpu)?;
         if tensor.flatten_all()?.to_vec1::<f32>()?.iter().all(|&value| value == 0.0) {
             return Ok(tensor);

@@ -99,6 +99,11 @@ impl Ensemble {
         Ok(PredictedMask { case: case.to_string(), mask, extras, shape, spacing_mm: slice.spacing_mm })
     }
 
+    /// Whether a model takes the embeddings of the slices before and after each.
+    pub fn takes_neighbours(&self) -> bool {
+        self.models.iter().any(|model| model.config().neighbours)
+    }
+
     /// The variants of a slice that [`Self::segment_slices`] takes.
     pub fn variants(&self) -> Vec<VariantKind> {
         let policy = if self.average_reflections { AugmentPolicy::Flips } else { AugmentPolicy::None };
@@ -107,7 +112,8 @@ impl Ensemble {
 
     /// Predicts `count` slices of `size` `[h, w]` without a store, and adds what it makes of them.
     ///
-    /// `batches` holds, for each of [`Self::variants`], images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`; labels are ignored.
+    /// `batches` holds, for each of [`Self::variants`], images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`, and if it
+    /// [takes neighbours](Self::takes_neighbours) the embeddings around, `[count, 2, 256, s/16, s/16]`; labels are ignored.
     ///
     /// # Errors
     /// Buffers of another size.
@@ -165,7 +171,10 @@ impl Ensemble {
         let mut sums: Vec<Option<Tensor>> = vec![None; self.models.len()];
         for &(variant, kind) in &variants {
             let picks: Vec<(u32, u32)> = rows.iter().map(|&row| (row, variant)).collect();
-            store.read_batch(split, &picks, &mut batch)?;
+            match self.takes_neighbours() {
+                true => store.read_batch_around(split, &picks, &mut batch)?,
+                false => store.read_batch(split, &picks, &mut batch)?,
+            }
             self.add_logits(&batch, rows.len(), kind, &mut sums)?;
         }
         means(sums, variants.len())
@@ -186,6 +195,7 @@ fn logits(model: &LadderSam, batch: &Batch, count: usize) -> Result<Tensor> {
         num_classes: model.config().num_classes,
         channels: batch.images.len() / (count * s * s).max(1),
         precision: Numerics::F32,
+        neighbours: model.config().neighbours,
     };
     let (images, embeddings) = input_tensors(batch, count, shape, model.image_pe().device())?;
     Ok(model.forward(&images, &embeddings)?)

@@ -98,6 +98,12 @@ pub fn load_trained(source: &WeightSource, shape: BatchShape, device: &Device) -
     }
     let arm = info.as_ref().map_or(Arm::Full, |info| info.arm);
     let published = ModelConfig::published(shape.image_size, shape.num_classes, arm);
-    let config = info.map_or(published, |info| ModelConfig { side_network: info.side_network, gate: info.gate, ..published });
+    let config = info.map_or(published, |info| ModelConfig {
+        side_network: info.side_network,
+        gate: info.gate,
+        decoder: info.decoder,
+        neighbours: info.neighbours > 0,
+        ..published
+    });
     Ok(LadderSam::new(&config, &whole_model(&config, &path)?, device)?)
 }

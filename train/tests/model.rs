@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use candle_core::{DType, Device, Result, Tensor};
 use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetworkKind};
+use sam_ladder_schemas::train_choices::DecoderKind;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelError, ModelWeights, upsample_masks};
 use sam_ladder_train::{Optimizer, ladder_loss};
 
@@ -121,6 +122,9 @@ fn each_option_trains_what_it_says_in_addition() {
     let hypernetworks = gained(ModelConfig { train_hypernetworks: true, ..published });
     assert_eq!(hypernetworks.len(), 9 * 3 * 2);
     assert!(hypernetworks.iter().all(|name| name.starts_with("sam.mask_decoder.output_hypernetworks_mlps.")));
+    let skips = ["sam.mask_decoder.conv_s0.weight", "sam.mask_decoder.conv_s1.weight"];
+    assert_eq!(gained(ModelConfig { decoder: DecoderKind::Skips, ..published }), skips);
+    assert_eq!(gained(ModelConfig { neighbours: true, ..published }), ["sam.neighbours.weight"]);
     // Every tensor of a side network is trained except the statistics of its batch norms.
     for side_network in [SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny] {
         let config = ModelConfig { side_network, ..published };
@@ -154,6 +158,115 @@ fn every_gate_starts_where_the_published_one_does() -> Result<()> {
     assert_eq!(published, logits(GateKind::Channel));
     assert_eq!(published, logits(GateKind::Pixel));
     Ok(())
+}
+
+/// Hand-made weights: of a slice only, the model is the one without neighbours; of the slice before only, the one of that slice; and otherwise that
+/// of the sums by channel.
+#[test]
+fn neighbours_are_summed_by_their_weights() -> Result<()> {
+    let (images, own, _) = batch()?;
+    let grid = SIZE / 16;
+    let other = |seed| Tensor::from_vec(noise(2 * 256 * grid * grid, seed), (2, 256, grid, grid), &Device::Cpu);
+    let (before, after) = (other(11)?, other(12)?);
+    let three = Tensor::stack(&[&before, &own, &after], 1)?;
+    for arm in [Arm::Full, Arm::SamOnly] {
+        let plain_weights = weights(&config(arm));
+        let plain = LadderSam::new(&config(arm), &plain_weights, &Device::Cpu).unwrap();
+        let around = |weight: Tensor| -> Result<Vec<f32>> {
+            let mut weights = plain_weights.clone();
+            weights.0.insert("sam.neighbours.weight".into(), weight);
+            let model = LadderSam::new(&ModelConfig { neighbours: true, ..config(arm) }, &weights, &Device::Cpu).unwrap();
+            assert!(model.forward(&images, &own).is_err(), "one slice's embeddings");
+            Ok(values(&model.forward(&images, &three)?))
+        };
+        let of_all = |weights: [f32; 3]| Tensor::new(&weights, &Device::Cpu)?.broadcast_as((256, 3))?.contiguous();
+        assert_eq!(around(of_all([0.0, 1.0, 0.0])?)?, values(&plain.forward(&images, &own)?));
+        assert_eq!(around(of_all([1.0, 0.0, 0.0])?)?, values(&plain.forward(&images, &before)?));
+        assert_eq!(around(of_all([0.0, 0.0, 1.0])?)?, values(&plain.forward(&images, &after)?));
+        // Channel c takes c/256 of the slice before, twice its own and -½ of the slice after.
+        let by_channel: Vec<f32> = (0..256).flat_map(|c| [c as f32 / 256.0, 2.0, -0.5]).collect();
+        let share = Tensor::from_vec((0..256).map(|c| c as f32 / 256.0).collect(), (1, 256, 1, 1), &Device::Cpu)?;
+        let sum = ((before.broadcast_mul(&share)? + (&own * 2.0)?)? - (&after * 0.5)?)?;
+        let found = around(Tensor::from_vec(by_channel, (256, 3), &Device::Cpu)?)?;
+        assert_close("sums by channel", &found, &values(&plain.forward(&images, &sum)?));
+    }
+    let cnn_only = ModelConfig { neighbours: true, ..config(Arm::CnnOnly) };
+    let error = LadderSam::new(&cnn_only, &weights(&cnn_only), &Device::Cpu).err().unwrap();
+    assert!(matches!(error, ModelError::NoNeighbours), "{error}");
+    Ok(())
+}
+
+/// Skips start at zero: then logits and gradients are those of the plain decoder, and only the skips' own are there in addition.
+#[test]
+fn skips_begin_as_the_plain_decoder() -> Result<()> {
+    let (images, embeddings, labels) = batch()?;
+    for (arm, side_network) in [(Arm::Full, SideNetworkKind::Resnet18), (Arm::CnnOnly, SideNetworkKind::Resnet50)] {
+        let plain_config = ModelConfig { side_network, ..config(arm) };
+        let skips_config = ModelConfig { decoder: DecoderKind::Skips, ..plain_config };
+        let plain_weights = weights(&plain_config);
+        let mut skips_weights = plain_weights.clone();
+        for (name, shape) in ModelWeights::expected(&skips_config).into_iter().filter(|(name, _)| name.contains(".conv_s")) {
+            skips_weights.0.insert(name, Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+        }
+        let plain = LadderSam::new(&plain_config, &plain_weights, &Device::Cpu).unwrap();
+        let skips = LadderSam::new(&skips_config, &skips_weights, &Device::Cpu).unwrap();
+        assert_eq!(values(&plain.forward(&images, &embeddings)?), values(&skips.forward(&images, &embeddings)?));
+        let gradients = |model: &LadderSam| -> Result<Vec<(String, Option<Tensor>)>> {
+            let pass = model.forward_train(&images, &embeddings)?;
+            let loss = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?;
+            let found = pass.backward(loss.gradient)?;
+            Ok(model.trainable().iter().map(|(name, var)| (name.clone(), found.get(var).cloned())).collect())
+        };
+        let of_plain: std::collections::HashMap<_, _> = gradients(&plain)?.into_iter().collect();
+        let of_skips = gradients(&skips)?;
+        assert_eq!(of_skips.len(), of_plain.len() + 2);
+        for (name, gradient) in of_skips {
+            match of_plain.get(&name) {
+                Some(expected) => assert_eq!(gradient.as_ref().map(values), expected.as_ref().map(values), "{name}"),
+                None => assert!(values(&gradient.unwrap()).iter().any(|&g| g != 0.0), "{name}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Both stages reach the logits, and a stage's gradient reaches what made it, also where nothing else does: layer1 through its skip only, with
+/// every other way from it closed.
+#[test]
+fn skips_look_at_their_stages() -> Result<()> {
+    let (images, embeddings, labels) = batch()?;
+    let config = ModelConfig { decoder: DecoderKind::Skips, ..config(Arm::Full) };
+    for (closed, kept) in [("CNN_encoder.layer2.", "layer1"), ("CNN_encoder.layer3.", "layer2")] {
+        let mut weights = weights(&config);
+        // What comes after the stage is zero whatever the stage is.
+        for (name, tensor) in &mut weights.0 {
+            if name.starts_with(closed) && tensor.rank() == 4 {
+                *tensor = tensor.zeros_like()?;
+            }
+        }
+        let model = LadderSam::new(&config, &weights, &Device::Cpu).unwrap();
+        let other = model.forward(&(&images * 0.5)?, &embeddings)?;
+        assert_ne!(values(&model.forward(&images, &embeddings)?), values(&other), "{kept}");
+        let pass = model.forward_train(&images, &embeddings)?;
+        let loss = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8)?;
+        let found = pass.backward(loss.gradient)?;
+        let name = format!("CNN_encoder.{kept}.1.conv2.weight");
+        let (_, var) = model.trainable().iter().find(|(other, _)| *other == name).unwrap();
+        assert!(values(found.get(var).unwrap()).iter().any(|&g| g != 0.0), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn skips_from_nowhere_are_refused() {
+    let published = config(Arm::Full);
+    for config in [
+        ModelConfig { decoder: DecoderKind::Skips, arm: Arm::SamOnly, ..published },
+        ModelConfig { decoder: DecoderKind::Skips, side_network: SideNetworkKind::VitTiny, ..published },
+    ] {
+        let error = LadderSam::new(&config, &weights(&config), &Device::Cpu).err().unwrap();
+        assert!(matches!(error, ModelError::NoStages), "{error}");
+    }
 }
 
 /// What a GPU's steps record of a gate: α and, unless it is one number, its mean.

@@ -12,7 +12,7 @@ use crate::dispatch::{Path, path};
 ///
 /// # Errors
 /// Another shape or number format.
-pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match path(&[a, b]) {
         Path::Cuda if a.dims() == b.dims() && a.dtype() == b.dtype() => cuda::add(a, b),
         _ => a + b,

@@ -44,6 +44,28 @@ pub fn patches_to_image(x: &Value, (h, w): (usize, usize)) -> Result<Value> {
     x.reshape(vec![b, c, h, w, 2, 2, 2, 2])?.permute(&[0, 1, 2, 4, 6, 3, 5, 7])?.reshape((b, c, 4 * h, 4 * w))
 }
 
+/// The pixels of an image as rows, in the order in which `times` [`conv_transpose2d_2x2`] in a row give them: the inverse of what
+/// [`patches_to_image`] does for two, channels last.
+///
+/// # Shapes
+/// `[b, c, 2ᵗ·h, 2ᵗ·w]` → `[b, 4ᵗ·h·w, c]`
+///
+/// # Errors
+/// A side that 2ᵗ does not divide.
+pub fn image_to_patches(x: &Value, times: usize) -> Result<Value> {
+    let (b, c, height, width) = x.tensor().dims4()?;
+    let scale = 1 << times;
+    if !height.is_multiple_of(scale) || !width.is_multiple_of(scale) {
+        bail!("image_to_patches: {height}×{width} pixels are not whole patches of {scale}×{scale}");
+    }
+    // One axis for the pixel and one for the place within each patch, of rows and then of columns.
+    let sides = |side: usize| std::iter::once(side / scale).chain(std::iter::repeat_n(2, times));
+    let dims: Vec<usize> = [b, c].into_iter().chain(sides(height)).chain(sides(width)).collect();
+    let pairs = (0..=times).flat_map(|level| [2 + level, 3 + times + level]);
+    let axes: Vec<usize> = std::iter::once(0).chain(pairs).chain([1]).collect();
+    x.reshape(dims)?.permute(&axes)?.reshape((b, height * width, c))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +108,26 @@ mod tests {
                 conv_transpose2d_2x2_composed(&x, &t[3], &t[4])
             },
         )
+    }
+
+    /// Rows of pixels go back to the image that they came of, and one of 2×2 pixels has its rows one after the other.
+    #[test]
+    fn an_image_is_taken_apart_as_two_in_a_row_put_it_together() -> Result<()> {
+        let (b, c, h, w) = (2, 3, 2, 5);
+        let image = uniform(&[b, c, 4 * h, 4 * w], 1)?;
+        assert_gradients_match(
+            std::slice::from_ref(&image),
+            |v| patches_to_image(&image_to_patches(&v[0], 2)?.permute(&[0, 2, 1])?, (h, w)),
+            |t| t[0].affine(1.0, 0.0),
+        )?;
+        // [1, 2, 2, 4]: channel 0 counts from 0, channel 1 from 10.
+        let two: Vec<f32> = (0..8).chain(10..18).map(|n| n as f32).collect();
+        let rows = image_to_patches(&Tensor::from_vec(two, (1, 2, 2, 4), image.device())?.into(), 1)?;
+        let found = rows.tensor().narrow(2, 0, 1)?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(found, [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]);
+        assert_eq!(rows.tensor().get(0)?.get(2)?.to_vec1::<f32>()?, [4.0, 14.0]);
+        assert!(image_to_patches(&image.into(), 3).unwrap_err().to_string().contains("8×20 pixels"));
+        Ok(())
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `sam-ladder predict`: encode new scans as stage one does, then the model of stage two; composed here, as `eval` is.
 
+mod encoded;
 mod extras;
 mod outputs;
 mod settings;
@@ -16,6 +17,7 @@ use crate::error::refusal;
 use crate::interrupt;
 use crate::print::print_note;
 use candle_core::Device;
+use encoded::EncodedSlices;
 use extras::{Extras, Made, disagreement, one_line};
 use outputs::{Existing, Outputs, ensure_folder, ensure_mask_name, ensure_mask_of};
 use sam_ladder_cache::{Batch, Store};
@@ -303,14 +305,18 @@ impl Args {
             scan.notes.iter().chain(&values::strange(&scan.row, settings)).for_each(|note| observer.message(note));
             let [depth, height, width] = scan.shape;
             let mut found = Segmented { mask: Vec::with_capacity(depth * height * width), ..Segmented::default() };
+            let mut variants: Vec<_> = model.variants().into_iter().map(|kind| (kind, EncodedSlices::default())).collect();
             for first in (0..depth).step_by(self.batch_size as usize) {
                 let slices = first..depth.min(first + self.batch_size as usize);
                 let count = slices.len();
-                let encoded = |kind| -> anyhow::Result<(VariantKind, Batch)> {
-                    let encoded = encode_variant::<SamEncoder>(&scan, slices.clone(), kind, (&settings.config, &encoder))?;
-                    Ok((kind, Batch::as_stored(&settings.config, &encoded.embeddings, &encoded.images)?))
+                let batch = |(kind, kept): &mut (VariantKind, EncodedSlices)| -> anyhow::Result<(VariantKind, Batch)> {
+                    let encode = |slices| {
+                        let encoded = encode_variant::<SamEncoder>(&scan, slices, *kind, (&settings.config, &encoder))?;
+                        Ok([encoded.embeddings, encoded.images])
+                    };
+                    Ok((*kind, kept.batch(slices.clone(), (depth, model.takes_neighbours()), &settings.config, encode)?))
                 };
-                let batches = model.variants().into_iter().map(encoded).collect::<anyhow::Result<Vec<_>>>()?;
+                let batches = variants.iter_mut().map(batch).collect::<anyhow::Result<Vec<_>>>()?;
                 model.segment_slices(&batches, count, [height, width], &mut found)?;
                 pace.done(count);
             }

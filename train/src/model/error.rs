@@ -27,6 +27,12 @@ pub enum ModelError {
     /// Too few classes.
     #[error("the number of classes must be at least 2 with the background, got {0}")]
     Classes(usize),
+    /// Skips without what they come from.
+    #[error("the decoder's skips need a ResNet as side network, in an arm that uses it")]
+    NoStages,
+    /// Neighbours without what they join.
+    #[error("neighbours join SAM's embeddings, which the arm cnn-only leaves out")]
+    NoNeighbours,
     /// An error of the tensor library.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -40,6 +46,8 @@ impl ModelError {
                 Some("the model needs every tensor of the published state dict but the image encoder's".into())
             }
             ModelError::Extra(_) => Some("leave out what belongs to the image encoder or to the CNN beyond layer3".into()),
+            ModelError::NoNeighbours => Some("take another arm, or no neighbours".into()),
+            ModelError::NoStages => Some("take another side network or arm, or the plain decoder".into()),
             ModelError::Shape { .. } | ModelError::ImageSize(_) | ModelError::Classes(_) | ModelError::Tensor(_) => None,
         }
     }

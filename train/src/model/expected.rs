@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 
 use sam_ladder_schemas::sam_names::{mask_decoder_tensors, prompt_encoder_tensors};
+use sam_ladder_schemas::train_choices::DecoderKind;
 
+use super::depth_mix::depth_mix_names;
 use super::error::ModelError;
 use super::gate::gate_names;
 use super::names::Names;
 use super::side_network::side_network_names;
+use super::skips::skip_names;
 use super::weights::ModelWeights;
 use super::{ModelConfig, PATCH_SIZE};
 
@@ -19,8 +22,14 @@ impl ModelWeights {
     pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         let mut list = Names::default();
         gate_names(&mut list, config.gate);
+        if config.neighbours {
+            depth_mix_names(&mut list);
+        }
         let sam = prompt_encoder_tensors().into_iter().chain(mask_decoder_tensors(config.num_classes));
         list.0.extend(sam.map(|(name, shape)| (format!("sam.{name}"), shape)));
+        if config.decoder == DecoderKind::Skips {
+            skip_names(&mut list, config.side_network);
+        }
         side_network_names(&mut list, config.side_network, config.image_size / PATCH_SIZE);
         list.0
     }

@@ -1,7 +1,8 @@
-//! SAM's mask decoder without prompts. `output_upscaling` is trained, and mask tokens and hypernetworks if the config says so.
+//! SAM's mask decoder without prompts. `output_upscaling` is trained, and skips to it, mask tokens and hypernetworks if the config says so.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use sam_ladder_ops::{F32Math, Tape, Value, conv_transpose2d_2x2, gelu, layer_norm, patches_to_image, product_transposed};
+use sam_ladder_schemas::train_choices::DecoderKind;
 
 use super::ModelConfig;
 use super::error::ModelError;
@@ -9,6 +10,7 @@ use super::mlp::Hypernetworks;
 use super::names::EMBED_DIM;
 use super::parameters::{Parameters, Trainable};
 use super::prompt_encoder::PromptEncoder;
+use super::skips::Skips;
 use super::transformer::{MaskTokens, TwoWayTransformer};
 
 const EPS_2D: f64 = 1e-6;
@@ -39,18 +41,18 @@ impl MaskDecoder {
         let image_pe = prompts.image_pe().flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [1, n, 256]
         let no_mask = prompts.no_mask_embed().reshape((1, 1, EMBED_DIM))?;
         let transformer = TwoWayTransformer::new(&format!("{p}.transformer"), tokens, (&image_pe, &no_mask), parameters)?;
-        let upscaling = OutputUpscaling::new(&format!("{p}.output_upscaling"), parameters)?;
+        let upscaling = OutputUpscaling::new(&format!("{p}.output_upscaling"), config.decoder, parameters)?;
         let hypernetworks = format!("{p}.output_hypernetworks_mlps");
         let hypernetworks = Hypernetworks::new(&hypernetworks, config.num_classes, config.train_hypernetworks, parameters)?;
         Ok(MaskDecoder { transformer, upscaling, hypernetworks, num_classes: config.num_classes, math: parameters.math() })
     }
 
-    /// x `[b, 256, g, g]` → low_res_logits `[b, C, 4g, 4g]`
-    pub(super) fn forward(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
+    /// x `[b, 256, g, g]` and, for skips, layer1 `[b, c1, 4g, 4g]` and layer2 `[b, c2, 2g, 2g]` → low_res_logits `[b, C, 4g, 4g]`
+    pub(super) fn forward(&self, x: &Value, stages: Option<&[Value; 2]>, tape: Option<&Tape>) -> Result<Value> {
         let (b, c, h, w) = x.tensor().dims4()?;
         let image = x.reshape((b, c, h * w))?.permute(&[0, 2, 1])?; // [b, n, 256]
         let (tokens, image) = self.transformer.forward(&image, tape)?;
-        let upscaled = self.upscaling.forward(&image, tape)?; // [b, 16n, 32]
+        let upscaled = self.upscaling.forward(&image, stages, tape)?; // [b, 16n, 32]
         let hyper = self.hypernetworks.forward(&tokens.narrow(1, 1, self.num_classes)?, tape)?; // [b, C, 32]
         patches_to_image(&product_transposed(&hyper, &upscaled, self.math)?, (h, w))
     }
@@ -65,11 +67,12 @@ struct OutputUpscaling {
     norm_bias: Trainable,
     weight3: Trainable,
     bias3: Trainable,
+    skips: Option<Skips>,
     math: F32Math,
 }
 
 impl OutputUpscaling {
-    fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    fn new(prefix: &str, decoder: DecoderKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(OutputUpscaling {
             weight0: parameters.trainable_tensor(&format!("{prefix}.0.weight"))?,
             bias0: parameters.trainable_tensor(&format!("{prefix}.0.bias"))?,
@@ -77,14 +80,30 @@ impl OutputUpscaling {
             norm_bias: parameters.trainable_tensor(&format!("{prefix}.1.bias"))?,
             weight3: parameters.trainable_tensor(&format!("{prefix}.3.weight"))?,
             bias3: parameters.trainable_tensor(&format!("{prefix}.3.bias"))?,
+            skips: match decoder {
+                DecoderKind::Plain => None,
+                DecoderKind::Skips => Some(Skips::new(parameters)?),
+            },
             math: parameters.math(),
         })
     }
 
-    /// `[b, n, 256]` → `[b, 16n, 32]`
-    fn forward(&self, x: &Value, tape: Option<&Tape>) -> Result<Value> {
-        let x = conv_transpose2d_2x2(x, &self.weight0.on(tape), &self.bias0.on(tape), self.math)?; // [b, 4n, 64]
+    /// `[b, n, 256]`, and layer1 and layer2 for skips → `[b, 16n, 32]`
+    fn forward(&self, x: &Value, stages: Option<&[Value; 2]>, tape: Option<&Tape>) -> Result<Value> {
+        let skips = match (&self.skips, stages) {
+            (None, _) => None,
+            (Some(skips), Some(stages)) => Some((skips, stages)),
+            (Some(_), None) => bail!("the decoder's skips need stages of the side network"),
+        };
+        let mut x = conv_transpose2d_2x2(x, &self.weight0.on(tape), &self.bias0.on(tape), self.math)?; // [b, 4n, 64]
+        if let Some((skips, [_, layer2])) = skips {
+            x = skips.eighth.add_to(&x, layer2, tape)?;
+        }
         let x = gelu(&layer_norm(&x, &self.norm_weight.on(tape), &self.norm_bias.on(tape), EPS_2D)?)?;
-        gelu(&conv_transpose2d_2x2(&x, &self.weight3.on(tape), &self.bias3.on(tape), self.math)?)
+        let mut x = conv_transpose2d_2x2(&x, &self.weight3.on(tape), &self.bias3.on(tape), self.math)?; // [b, 16n, 32]
+        if let Some((skips, [layer1, _])) = skips {
+            x = skips.quarter.add_to(&x, layer1, tape)?;
+        }
+        gelu(&x)
     }
 }

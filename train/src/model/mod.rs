@@ -7,9 +7,11 @@
 //! ```
 //!
 //! In the published model, the CNN, α and `output_upscaling` are trained; everything else is frozen, and gradients flow through it to the
-//! CNN. [`ModelConfig`] offers other side networks and gates, and can also train the mask tokens and hypernetworks.
+//! CNN. [`ModelConfig`] offers other side networks and gates and skips from the CNN to `output_upscaling`, mixes x_sam with that of the slices around, and
+//! can also train the mask tokens and hypernetworks.
 
 mod batch_norm;
+mod depth_mix;
 mod error;
 mod expected;
 mod gate;
@@ -22,6 +24,8 @@ mod prompt_encoder;
 mod residual_block;
 mod resnet;
 mod side_network;
+mod side_output;
+mod skips;
 mod transformer;
 mod vit;
 mod weights;
@@ -30,15 +34,18 @@ use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::{F32Math, Gradients, Tape, Value};
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind, TrainConfig};
+use sam_ladder_schemas::train_choices::DecoderKind;
 
 pub use error::ModelError;
 pub use weights::ModelWeights;
 
+use depth_mix::DepthMix;
 use gate::Gate;
 use mask_decoder::MaskDecoder;
 use parameters::Parameters;
 use prompt_encoder::PromptEncoder;
-use side_network::{SideNetwork, SideTape};
+use side_network::{SideNetwork, SideTape, stage_channels};
+use side_output::{SideGradients, SideOutput};
 
 /// Side of a patch (one position of the embeddings) in pixels of the network's input.
 const PATCH_SIZE: usize = 16;
@@ -56,6 +63,10 @@ pub struct ModelConfig {
     pub side_network: SideNetworkKind,
     /// The gate.
     pub gate: GateKind,
+    /// What the decoder's upscaling sees.
+    pub decoder: DecoderKind,
+    /// Whether the embeddings are those of three slices, which are mixed along depth.
+    pub neighbours: bool,
     /// Whether the mask tokens are trained.
     pub train_mask_tokens: bool,
     /// Whether the hypernetworks are trained.
@@ -73,6 +84,8 @@ impl ModelConfig {
             arm,
             side_network: SideNetworkKind::Resnet18,
             gate: GateKind::Scalar,
+            decoder: DecoderKind::Plain,
+            neighbours: false,
             train_mask_tokens: false,
             train_hypernetworks: false,
             math: F32Math::Exact,
@@ -87,6 +100,8 @@ impl ModelConfig {
             arm: config.arm,
             side_network: config.side_network,
             gate: config.gate,
+            decoder: config.decoder,
+            neighbours: config.neighbours > 0,
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
             math: if config.precision == GpuPrecision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
@@ -95,7 +110,8 @@ impl ModelConfig {
 
     /// Whether the published model has the same tensors.
     pub fn has_published_names(&self) -> bool {
-        self.side_network == SideNetworkKind::Resnet18 && self.gate == GateKind::Scalar
+        let own = (self.side_network, self.gate, self.decoder, self.neighbours);
+        own == (SideNetworkKind::Resnet18, GateKind::Scalar, DecoderKind::Plain, false)
     }
 }
 
@@ -103,6 +119,7 @@ impl ModelConfig {
 pub struct LadderSam {
     config: ModelConfig,
     side_network: SideNetwork,
+    depth_mix: Option<DepthMix>,
     gate: Gate,
     prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
@@ -116,8 +133,8 @@ pub struct TrainPass<'a> {
     /// The gate's and the mask decoder's operations, and their output.
     tape: Tape,
     output: Value,
-    /// x_cnn, a leaf of that tape, and what the side network's backward pass needs.
-    cnn: Option<(Tensor, &'a SideNetwork, SideTape)>,
+    /// x_cnn and the stages, leaves of that tape, and what the side network's backward pass needs.
+    cnn: Option<(SideOutput, &'a SideNetwork, SideTape)>,
 }
 
 impl TrainPass<'_> {
@@ -131,11 +148,13 @@ impl TrainPass<'_> {
         drop(low_res_logits);
         let mut gradients = tape.backward(&output, gradient)?;
         drop(output);
-        if let Some((x_cnn, side_network, side_tape)) = cnn
-            && let Some(gradient) = gradients.remove(&x_cnn)
+        if let Some((of_cnn, side_network, side_tape)) = cnn
+            && let Some(x) = gradients.remove(&of_cnn.x)
         {
-            drop(x_cnn);
-            side_network.backward(side_tape, gradient, &mut gradients)?;
+            let stages =
+                of_cnn.stages.as_ref().map_or([None, None], |stages| stages.each_ref().map(|stage| gradients.remove(stage)));
+            drop(of_cnn);
+            side_network.backward(side_tape, SideGradients { x, stages }, &mut gradients)?;
         }
         Ok(gradients)
     }
@@ -145,7 +164,8 @@ impl LadderSam {
     /// Makes the model from its weights.
     ///
     /// # Errors
-    /// Names a weight that is missing, superfluous or of another shape; an image size that is not a positive multiple of 16.
+    /// Names a weight that is missing, superfluous or of another shape; an image size that is not a positive multiple of 16; skips from a side
+    /// network without stages, or in an arm without a side network; neighbours in an arm without embeddings.
     pub fn new(config: &ModelConfig, weights: &ModelWeights, device: &Device) -> std::result::Result<Self, ModelError> {
         if config.image_size == 0 || !config.image_size.is_multiple_of(PATCH_SIZE) {
             return Err(ModelError::ImageSize(config.image_size));
@@ -153,14 +173,22 @@ impl LadderSam {
         if config.num_classes < 2 {
             return Err(ModelError::Classes(config.num_classes));
         }
+        let skips = config.decoder == DecoderKind::Skips;
+        if skips && (stage_channels(config.side_network).is_none() || config.arm == Arm::SamOnly) {
+            return Err(ModelError::NoStages);
+        }
+        if config.neighbours && config.arm == Arm::CnnOnly {
+            return Err(ModelError::NoNeighbours);
+        }
         weights.check(config)?;
         let mut parameters = Parameters::new(weights, device, config.math);
+        let depth_mix = if config.neighbours { Some(DepthMix::new(&mut parameters)?) } else { None };
         let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
-        let side_network = SideNetwork::new(config.side_network, &mut parameters)?;
+        let side_network = SideNetwork::new(config.side_network, skips, &mut parameters)?;
         parameters.seal(tensor_names(config))?;
-        Ok(LadderSam { config: *config, side_network, gate, prompt_encoder, mask_decoder, parameters })
+        Ok(LadderSam { config: *config, side_network, depth_mix, gate, prompt_encoder, mask_decoder, parameters })
     }
 
     /// The configuration that the model was made with.
@@ -185,16 +213,17 @@ impl LadderSam {
 
     /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
     ///
-    /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
+    /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]`, of a model with neighbours those of the slices
+    /// before, at and after, `[b, 3, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
     ///
     /// # Errors
     /// Inputs of another shape.
     pub fn forward(&self, images: &Tensor, embeddings: &Tensor) -> Result<Tensor> {
-        let x_cnn = match self.config.arm {
+        let cnn = match self.config.arm {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => Some(self.side_network.forward(images)?),
         };
-        self.decode(x_cnn.map(Value::from).as_ref(), embeddings, None).map(Value::into_tensor)
+        self.decode(cnn.as_ref(), embeddings, None).map(Value::into_tensor)
     }
 
     /// As [`Self::forward`], but in training mode: batch norm uses the statistics of the batch, and updates the running ones with momentum 0.1.
@@ -230,23 +259,28 @@ impl LadderSam {
         let cnn = match self.config.arm {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => {
-                let (x_cnn, side_tape) = self.side_network.forward_train(images)?;
-                Some((x_cnn, &self.side_network, side_tape))
+                let (of_cnn, side_tape) = self.side_network.forward_train(images)?;
+                Some((of_cnn, &self.side_network, side_tape))
             }
         };
         let tape = Tape::default();
-        let x_cnn = cnn.as_ref().map(|(x_cnn, _, _)| tape.leaf(x_cnn));
-        let output = self.decode(x_cnn.as_ref(), embeddings, Some(&tape))?;
+        let output = self.decode(cnn.as_ref().map(|(of_cnn, _, _)| of_cnn), embeddings, Some(&tape))?;
         Ok(TrainPass { low_res_logits: output.tensor().clone(), tape, output, cnn })
     }
 
-    fn decode(&self, x_cnn: Option<&Value>, embeddings: &Tensor, tape: Option<&Tape>) -> Result<Value> {
-        let x = match (x_cnn, self.config.arm) {
-            (None, _) => embeddings.into(),
-            (Some(x_cnn), Arm::Full) => self.gate.forward(&embeddings.into(), x_cnn, tape)?,
-            (Some(x_cnn), _) => x_cnn.clone(),
+    fn decode(&self, cnn: Option<&SideOutput>, embeddings: &Tensor, tape: Option<&Tape>) -> Result<Value> {
+        let value = |tensor: &Tensor| tape.map_or_else(|| tensor.into(), |tape| tape.leaf(tensor));
+        let x_sam = || match &self.depth_mix {
+            Some(depth_mix) => depth_mix.forward(embeddings, tape),
+            None => Ok(embeddings.into()),
         };
-        self.mask_decoder.forward(&x, tape)
+        let x = match (cnn, self.config.arm) {
+            (None, _) => x_sam()?,
+            (Some(cnn), Arm::Full) => self.gate.forward(&x_sam()?, &value(&cnn.x), tape)?,
+            (Some(cnn), _) => value(&cnn.x),
+        };
+        let stages = cnn.and_then(|cnn| cnn.stages.as_ref()).map(|stages| stages.each_ref().map(value));
+        self.mask_decoder.forward(&x, stages.as_ref(), tape)
     }
 
     /// x_cnn in training mode, as in [`Self::forward_train`]: `[b, c, s, s]` → `[b, 256, s/16, s/16]`.
@@ -255,7 +289,7 @@ impl LadderSam {
     /// Images of another shape.
     pub fn cnn_embeddings(&self, images: &Tensor) -> Result<Tensor> {
         self.parameters.count_batch()?;
-        Ok(self.side_network.forward_train(images)?.0)
+        Ok(self.side_network.forward_train(images)?.0.x)
     }
 
     /// SAM's dense positional encoding, `[1, 256, g, g]`.

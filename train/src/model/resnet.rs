@@ -7,7 +7,7 @@
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{
-    Conv2d, Gradients, Places, contiguous, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward,
+    Conv2d, Gradients, Places, add, contiguous, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward,
     sum_second_axis,
 };
 
@@ -17,6 +17,7 @@ use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable, convert};
 use super::projection::{Projection, projection_names};
 use super::residual_block::{BlockShape, BlockTape, ResidualBlock};
+use super::side_output::{SideGradients, SideOutput};
 
 /// Channels of the stem.
 const STEM: usize = 64;
@@ -30,16 +31,22 @@ pub(super) enum ResNetKind {
 }
 
 impl ResNetKind {
+    /// Blocks of each layer.
+    fn depths(self) -> [usize; 3] {
+        if self == ResNetKind::ResNet18 { [2, 2, 2] } else { [3, 4, 6] }
+    }
+
+    /// Channels of each layer.
+    fn widths(self) -> [usize; 3] {
+        if self == ResNetKind::ResNet50 { [256, 512, 1024] } else { [64, 128, EMBED_DIM] }
+    }
+
     /// Every block by name. Layer 1 keeps the resolution; the first block of each later layer halves it.
     fn blocks(self) -> Vec<(String, BlockShape)> {
-        let (depths, widths, block): (_, _, fn(usize, usize, usize) -> BlockShape) = match self {
-            ResNetKind::ResNet18 => ([2, 2, 2], [64, 128, 256], BlockShape::basic),
-            ResNetKind::ResNet34 => ([3, 4, 6], [64, 128, 256], BlockShape::basic),
-            ResNetKind::ResNet50 => ([3, 4, 6], [256, 512, 1024], BlockShape::bottleneck),
-        };
+        let block = if self == ResNetKind::ResNet50 { BlockShape::bottleneck } else { BlockShape::basic };
         let mut blocks = Vec::new();
         let mut input = STEM;
-        for (layer, (depth, output)) in depths.into_iter().zip(widths).enumerate() {
+        for (layer, (depth, output)) in self.depths().into_iter().zip(self.widths()).enumerate() {
             for number in 0..depth {
                 let stride = if number == 0 && layer > 0 { 2 } else { 1 };
                 blocks.push((format!("CNN_encoder.layer{}.{number}", layer + 1), block(input, output, stride)));
@@ -51,7 +58,19 @@ impl ResNetKind {
 
     /// Channels of layer3.
     fn channels(self) -> usize {
-        if self == ResNetKind::ResNet50 { 1024 } else { EMBED_DIM }
+        self.widths()[2]
+    }
+
+    /// Channels of layer1 and layer2.
+    pub(super) fn stage_channels(self) -> [usize; 2] {
+        let [layer1, layer2, _] = self.widths();
+        [layer1, layer2]
+    }
+
+    /// Index of the last block of layer1 and of layer2.
+    fn stage_ends(self) -> [usize; 2] {
+        let [layer1, layer2, _] = self.depths();
+        [layer1 - 1, layer1 + layer2 - 1]
     }
 
     fn has_projection(self) -> bool {
@@ -82,10 +101,13 @@ pub(super) struct ResNet {
     convolutions: Vec<Trainable>,
     /// `None` if layer3 has SAM's 256 channels.
     projection: Option<Projection>,
+    /// Index of the last block of layer1 and of layer2, if their outputs are wanted.
+    stage_ends: Option<[usize; 2]>,
 }
 
 impl ResNet {
-    pub(super) fn new(kind: ResNetKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    /// With `stages`, layer1 and layer2 are outputs, too.
+    pub(super) fn new(kind: ResNetKind, stages: bool, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         let stem = parameters.trainable_tensor("CNN_encoder.conv1.weight")?;
         let stem_norm = BatchNorm::new("CNN_encoder.bn1", parameters)?;
         let blocks = kind
@@ -96,50 +118,64 @@ impl ResNet {
         let projection = if kind.has_projection() { Some(Projection::new(parameters)?) } else { None };
         let stem_conv = Conv2d::new(2, 3).with_math(parameters.math());
         let convolutions = blocks.iter().flat_map(ResidualBlock::weights).cloned().collect();
-        Ok(ResNet { stem, stem_conv, stem_norm, blocks, convolutions, projection })
+        let stage_ends = stages.then(|| kind.stage_ends());
+        Ok(ResNet { stem, stem_conv, stem_norm, blocks, convolutions, projection, stage_ends })
     }
 
-    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, by the running statistics.
-    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
+    /// Which stage ends with a block: 0 for layer1, 1 for layer2; only if stages are wanted.
+    fn stage_of(&self, block: usize) -> Option<usize> {
+        self.stage_ends?.iter().position(|&end| end == block)
+    }
+
+    /// Of images `[b, c, s, s]`, by the running statistics.
+    pub(super) fn forward(&self, images: &Tensor) -> Result<SideOutput> {
         let x = self.stem_conv.forward(images, &self.stem_weight(images)?)?;
         let mut x = max_pool2d_3x3_s2_p1(&self.stem_norm.infer(&x, true)?)?;
-        for block in &self.blocks {
+        let mut stages = Vec::new();
+        for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x)?;
+            stages.extend(self.stage_of(index).map(|_| x.clone()));
         }
-        match &self.projection {
-            Some(projection) => projection.forward(&x),
-            None => Ok(x),
+        if let Some(projection) = &self.projection {
+            x = projection.forward(&x)?;
         }
+        Ok(SideOutput { x, stages: stages.try_into().ok() })
     }
 
     /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Also returns the tape for [`Self::backward`].
-    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, ResNetTape)> {
+    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(SideOutput, ResNetTape)> {
         convert(&self.convolutions, images.dtype())?;
         let stem = self.stem_norm.normalized(self.stem_conv.forward(images, &self.stem_weight(images)?)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
         let (mut x, places) = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
-        let mut blocks = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
+        let (mut blocks, mut stages) = (Vec::with_capacity(self.blocks.len()), Vec::new());
+        for (index, block) in self.blocks.iter().enumerate() {
             let tape = block.forward_train(x)?;
             x = tape.out.clone();
+            stages.extend(self.stage_of(index).map(|_| x.clone()));
             blocks.push(tape);
         }
         let layer3 = self.projection.as_ref().map(|_| x.clone());
         if let Some(projection) = &self.projection {
             x = projection.forward(&x)?;
         }
-        Ok((x, ResNetTape { images: images.clone(), stem, places, blocks, layer3 }))
+        let output = SideOutput { x, stages: stages.try_into().ok() };
+        Ok((output, ResNetTape { images: images.clone(), stem, places, blocks, layer3 }))
     }
 
-    /// Adds the gradients of every variable to `grads`, given that of [`Self::forward_train`]'s output.
-    pub(super) fn backward(&self, tape: ResNetTape, grad: Tensor, grads: &mut Gradients) -> Result<()> {
+    /// Adds the gradients of every variable to `grads`, given those of [`Self::forward_train`]'s output.
+    pub(super) fn backward(&self, tape: ResNetTape, grad: SideGradients, grads: &mut Gradients) -> Result<()> {
         let ResNetTape { images, stem, places, mut blocks, layer3 } = tape;
+        let SideGradients { x: grad, stages: mut of_stages } = grad;
         let grad = match (&self.projection, layer3) {
             (Some(projection), Some(layer3)) => projection.backward(&layer3, &grad, grads)?,
             _ => grad,
         };
         let mut grad = (grad, None);
-        for block in self.blocks.iter().rev() {
+        for (index, block) in self.blocks.iter().enumerate().rev() {
+            if let Some(of_stage) = self.stage_of(index).and_then(|stage| of_stages[stage].take()) {
+                grad.0 = add(&grad.0, &of_stage)?;
+            }
             let Some(tape) = blocks.pop() else { candle_core::bail!("the tape has fewer blocks than the network") };
             grad = block.backward(tape, grad, grads)?;
         }

@@ -1,4 +1,5 @@
-//! The common interface of side networks: from images to embeddings of SAM's shape, and the backward pass.
+//! The common interface of side networks: from images to embeddings of SAM's shape and, for the decoder's skips, the stages before them; and the
+//! backward pass.
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{Gradients, Tape, Value};
@@ -8,6 +9,7 @@ use super::error::ModelError;
 use super::names::Names;
 use super::parameters::Parameters;
 use super::resnet::{ResNet, ResNetKind, ResNetTape};
+use super::side_output::{SideGradients, SideOutput};
 use super::vit::{VitTiny, vit_names};
 
 /// `CNN_encoder`: one of the side networks.
@@ -24,45 +26,45 @@ pub(super) enum SideTape {
 }
 
 impl SideNetwork {
-    pub(super) fn new(kind: SideNetworkKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    /// With `stages`, [`SideOutput::stages`] are there; only for those of which [`stage_channels`] are known.
+    pub(super) fn new(kind: SideNetworkKind, stages: bool, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(match resnet_kind(kind) {
-            Some(kind) => SideNetwork::ResNet(ResNet::new(kind, parameters)?),
+            Some(kind) => SideNetwork::ResNet(ResNet::new(kind, stages, parameters)?),
             None => SideNetwork::Vit(VitTiny::new(parameters)?),
         })
     }
 
-    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, by batch norm's running statistics.
-    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
+    /// Of images `[b, c, s, s]`, by batch norm's running statistics.
+    pub(super) fn forward(&self, images: &Tensor) -> Result<SideOutput> {
         check_channels(images)?;
         match self {
             SideNetwork::ResNet(network) => network.forward(images),
-            SideNetwork::Vit(network) => network.forward(images, None).map(Value::into_tensor),
+            SideNetwork::Vit(network) => Ok(SideOutput { x: network.forward(images, None)?.into_tensor(), stages: None }),
         }
     }
 
-    /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Returns a tensor without graph, and the tape for
-    /// [`Self::backward`].
-    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(Tensor, SideTape)> {
+    /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Also returns the tape for [`Self::backward`].
+    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(SideOutput, SideTape)> {
         check_channels(images)?;
         match self {
             SideNetwork::ResNet(network) => {
-                let (x, tape) = network.forward_train(images)?;
-                Ok((x, SideTape::ResNet(Box::new(tape))))
+                let (output, tape) = network.forward_train(images)?;
+                Ok((output, SideTape::ResNet(Box::new(tape))))
             }
             SideNetwork::Vit(network) => {
                 let tape = Tape::default();
                 let x = network.forward(images, Some(&tape))?;
-                Ok((x.tensor().clone(), SideTape::Vit(tape, x)))
+                Ok((SideOutput { x: x.tensor().clone(), stages: None }, SideTape::Vit(tape, x)))
             }
         }
     }
 
-    /// Adds the gradients of every variable to `grads`, given that of [`Self::forward_train`]'s output.
-    pub(super) fn backward(&self, tape: SideTape, grad: Tensor, grads: &mut Gradients) -> Result<()> {
+    /// Adds the gradients of every variable to `grads`, given those of [`Self::forward_train`]'s output.
+    pub(super) fn backward(&self, tape: SideTape, grad: SideGradients, grads: &mut Gradients) -> Result<()> {
         match (self, tape) {
             (SideNetwork::ResNet(network), SideTape::ResNet(tape)) => network.backward(*tape, grad, grads),
             (SideNetwork::Vit(_), SideTape::Vit(tape, x)) => {
-                grads.extend(tape.backward(&x, grad)?);
+                grads.extend(tape.backward(&x, grad.x)?);
                 Ok(())
             }
             _ => candle_core::bail!("the tape is another network's"),
@@ -84,6 +86,11 @@ fn resnet_kind(kind: SideNetworkKind) -> Option<ResNetKind> {
         SideNetworkKind::Resnet50 => Some(ResNetKind::ResNet50),
         SideNetworkKind::VitTiny => None,
     }
+}
+
+/// Channels of layer1 and layer2, at a quarter and an eighth of the images' side; `None` for a network without such stages.
+pub(super) fn stage_channels(kind: SideNetworkKind) -> Option<[usize; 2]> {
+    resnet_kind(kind).map(ResNetKind::stage_channels)
 }
 
 /// Names and shapes of the network's tensors for a grid of `grid`×`grid` embeddings.

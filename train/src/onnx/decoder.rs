@@ -14,8 +14,14 @@ const EPS: f32 = 1e-5;
 const EPS_2D: f32 = 1e-6;
 const CHANNELS: i64 = EMBED_CHANNELS as i64;
 
-/// x `[b, 256, g, g]` and the positional encoding `[1, 256, g, g]` → `[b, classes, 4g, 4g]`
-pub(super) fn decode(net: &mut Layers, x: &Value, image_pe: &Tensor, classes: usize) -> Result<Value> {
+/// x `[b, 256, g, g]`, for skips layer1 `[b, c1, 4g, 4g]` and layer2 `[b, c2, 2g, 2g]`, and the positional encoding `[1, 256, g, g]` →
+/// `[b, classes, 4g, 4g]`
+pub(super) fn decode(
+    net: &mut Layers,
+    (x, stages): (&Value, Option<&[Value; 2]>),
+    image_pe: &Tensor,
+    classes: usize,
+) -> Result<Value> {
     let (grid, classes) = (image_pe.dims()[2] as i64, classes as i64);
     let no_mask = net.tensor("sam.prompt_encoder.no_mask_embed.weight")?.reshape((1, EMBED_CHANNELS, 1, 1))?;
     let no_mask = net.constant("no_mask_embed", &no_mask)?;
@@ -38,7 +44,7 @@ pub(super) fn decode(net: &mut Layers, x: &Value, image_pe: &Tensor, classes: us
 
     let image = net.transpose(&keys, &[0, 2, 1]);
     let image = net.reshape(&image, &[0, CHANNELS, grid, grid]);
-    let upscaled = upscale(net, &image)?; // [b, 32, 4g, 4g]
+    let upscaled = upscale(net, &image, stages)?; // [b, 32, 4g, 4g]
     let upscaled = net.reshape(&upscaled, &[0, 0, 16 * grid * grid]);
     let tokens = net.slice(&queries, 1, 1, 1 + classes);
     let hyper = hypernetworks(net, &tokens, classes as usize)?; // [b, classes, 32]
@@ -103,13 +109,20 @@ fn attention(net: &mut Layers, prefix: &str, q: &Value, k: &Value, v: &Value) ->
     net.linear(&out, &format!("{prefix}.out_proj"))
 }
 
-/// `[b, 256, g, g]` → `[b, 32, 4g, 4g]`
-fn upscale(net: &mut Layers, x: &Value) -> Result<Value> {
+/// `[b, 256, g, g]` → `[b, 32, 4g, 4g]`, with skips from layer1 and layer2
+fn upscale(net: &mut Layers, x: &Value, stages: Option<&[Value; 2]>) -> Result<Value> {
     let prefix = format!("{PREFIX}.output_upscaling");
+    let skip = |net: &mut Layers, x: Value, stage: usize| -> Result<Value> {
+        let Some(stages) = stages else { return Ok(x) };
+        let projected = net.conv(&stages[stage], &format!("{PREFIX}.conv_s{stage}"), 1, 0)?;
+        Ok(net.add(&x, &projected))
+    };
     let x = net.conv_transpose(x, &format!("{prefix}.0"))?;
+    let x = skip(net, x, 1)?;
     let x = net.layer_norm_2d(&x, &format!("{prefix}.1"), EPS_2D)?;
     let x = net.gelu(&x);
     let x = net.conv_transpose(&x, &format!("{prefix}.3"))?;
+    let x = skip(net, x, 0)?;
     Ok(net.gelu(&x))
 }
 

@@ -13,6 +13,7 @@ use sam_ladder_formats::onnx::{Axis, Graph, Value};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::PixelNormalisation;
 use sam_ladder_schemas::train::{Arm, GateKind};
+use sam_ladder_schemas::train_choices::DecoderKind;
 
 use crate::error::Result;
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
@@ -32,12 +33,14 @@ pub(crate) struct OnnxEncoder<'a> {
 /// The graph of a model for images of `channels` channels. Its inputs are those that the arm needs:
 ///
 /// - `images` `[batch, channels, s, s]` in [0, 1],
-/// - `embeddings` `[batch, 256, s/16, s/16]` of the image encoder, unless there is an `encoder`;
+/// - `embeddings` `[batch, 256, s/16, s/16]` of the image encoder, unless there is an `encoder`; with neighbours those of the slices before, at and
+///   after, `[batch, 3, 256, s/16, s/16]`;
 ///
 /// its output is `low_res_logits` `[batch, classes, s/4, s/4]`.
 ///
 /// # Errors
-/// Weights that do not fit the configuration.
+/// Weights that do not fit the configuration. Of a model with neighbours and an `encoder`, which sees one slice, the neighbours are left out: the
+/// caller refuses it.
 pub(crate) fn onnx_graph(
     config: &ModelConfig,
     weights: &ModelWeights,
@@ -67,19 +70,25 @@ pub(crate) fn onnx_graph(
         }
         _ => {
             let axes = [BATCH, Axis::Size(EMBED_CHANNELS), Axis::Size(grid), Axis::Size(grid)];
-            Some(net.graph.input("embeddings", &axes, "the output of SAM's image encoder, neck included"))
+            let what = "the output of SAM's image encoder, neck included";
+            Some(match config.neighbours {
+                false => net.graph.input("embeddings", &axes, what),
+                true => around_mixed(&mut net, &axes, what)?,
+            })
         }
     };
-    let x_cnn = match &images {
+    let of_cnn = match &images {
         Some(images) if needs_cnn => Some(side_network::embed(&mut net, config.side_network, images, grid)?),
         _ => None,
     };
-    let x = match (x_sam, x_cnn) {
-        (Some(sam), Some(cnn)) => mix(&mut net, config.gate, &sam, &cnn)?,
-        (Some(x), None) | (None, Some(x)) => x,
+    let x = match (x_sam, of_cnn.as_ref().map(|of_cnn| &of_cnn.x)) {
+        (Some(sam), Some(cnn)) => mix(&mut net, config.gate, &sam, cnn)?,
+        (Some(x), None) => x,
+        (None, Some(x)) => x.clone(),
         (None, None) => return Err(crate::error::internal("the model has no input".into())),
     };
-    let logits = decoder::decode(&mut net, &x, &image_pe, config.num_classes)?;
+    let stages = of_cnn.and_then(|of_cnn| of_cnn.stages).filter(|_| config.decoder == DecoderKind::Skips);
+    let logits = decoder::decode(&mut net, (&x, stages.as_ref()), &image_pe, config.num_classes)?;
     let axes = [BATCH, Axis::Size(config.num_classes), Axis::Size(size / 4), Axis::Size(size / 4)];
     net.graph.output(
         &logits,
@@ -106,6 +115,23 @@ fn normalised(net: &mut Layers, images: &Value, normalisation: PixelNormalisatio
     let deviation = net.graph.floats("pixel_deviation", &[1, 3, 1, 1], &deviation);
     let centred = net.graph.op("Sub", &[images, &mean], &[]);
     net.graph.op("Div", &[&centred, &deviation], &[])
+}
+
+/// The embeddings of three slices as input, and their sum over depth by each channel's weights.
+fn around_mixed(net: &mut Layers, axes: &[Axis; 4], what: &str) -> Result<Value> {
+    let [batch, rest @ ..] = axes;
+    let axes = [&[*batch, Axis::Size(3)], &rest[..]].concat();
+    let slices = net.graph.input("embeddings", &axes, &format!("{what}, of the slices before, at and after"));
+    let weight = net.tensor("sam.neighbours.weight")?.t()?.contiguous()?.reshape((1, 3, EMBED_CHANNELS, 1, 1))?;
+    let weight = net.constant("neighbours", &weight)?;
+    let weighted = net.graph.op("Mul", &[&slices, &weight], &[]);
+    let part = |net: &mut Layers, slice: i64| {
+        let part = net.slice(&weighted, 1, slice, slice + 1);
+        net.squeeze(&part, 1)
+    };
+    let [before, own, after] = [part(net, 0), part(net, 1), part(net, 2)];
+    let sum = net.add(&before, &own);
+    Ok(net.add(&sum, &after))
 }
 
 /// Equation (3): x_cnn + g·(x_sam - x_cnn).

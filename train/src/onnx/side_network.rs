@@ -12,23 +12,39 @@ const PREFIX: &str = "CNN_encoder";
 const VIT_EPS: f32 = 1e-6;
 const VIT_HEADS: i64 = 3;
 
-/// `images` `[b, 3, s, s]` → `[b, 256, grid, grid]`
-pub(super) fn embed(net: &mut Layers, kind: SideNetworkKind, images: &Value, grid: usize) -> Result<Value> {
-    let x = match kind {
-        SideNetworkKind::VitTiny => vit(net, images, grid)?,
-        SideNetworkKind::Resnet18 | SideNetworkKind::Resnet34 | SideNetworkKind::Resnet50 => resnet(net, images)?,
-    };
-    let projection = format!("{PREFIX}.projection");
-    if net.has(&format!("{projection}.weight")) { net.conv(&x, &projection, 1, 0) } else { Ok(x) }
+/// What a side network makes of images.
+pub(super) struct SideOutput {
+    /// `[b, 256, grid, grid]`
+    pub(super) x: Value,
+    /// A ResNet's layer1 and layer2, at a quarter and an eighth of the images' side.
+    pub(super) stages: Option<[Value; 2]>,
 }
 
-/// A ResNet up to layer3; its blocks are those whose weights there are.
-fn resnet(net: &mut Layers, images: &Value) -> Result<Value> {
+/// Of `images` `[b, 3, s, s]`.
+pub(super) fn embed(net: &mut Layers, kind: SideNetworkKind, images: &Value, grid: usize) -> Result<SideOutput> {
+    let (mut x, stages) = match kind {
+        SideNetworkKind::VitTiny => (vit(net, images, grid)?, None),
+        SideNetworkKind::Resnet18 | SideNetworkKind::Resnet34 | SideNetworkKind::Resnet50 => {
+            let [layer1, layer2, layer3] = resnet(net, images)?;
+            (layer3, Some([layer1, layer2]))
+        }
+    };
+    let projection = format!("{PREFIX}.projection");
+    if net.has(&format!("{projection}.weight")) {
+        x = net.conv(&x, &projection, 1, 0)?;
+    }
+    Ok(SideOutput { x, stages })
+}
+
+/// A ResNet's three layers; their blocks are those whose weights there are.
+fn resnet(net: &mut Layers, images: &Value) -> Result<[Value; 3]> {
     let x = net.conv(images, &format!("{PREFIX}.conv1"), 2, 3)?;
     let x = net.batch_norm(&x, &format!("{PREFIX}.bn1"))?;
     let x = net.relu(&x);
-    let mut x = net.max_pool(&x);
-    for layer in 1..=3 {
+    let x = net.max_pool(&x);
+    let mut layers = [x.clone(), x.clone(), x.clone()];
+    let mut x = x;
+    for (layer, out) in (1..).zip(&mut layers) {
         let prefix = |number: usize| format!("{PREFIX}.layer{layer}.{number}");
         for number in (0..).take_while(|number| number < &64) {
             if !net.has(&format!("{}.conv1.weight", prefix(number))) {
@@ -37,8 +53,9 @@ fn resnet(net: &mut Layers, images: &Value) -> Result<Value> {
             let stride = if number == 0 && layer > 1 { 2 } else { 1 };
             x = residual_block(net, &x, &prefix(number), stride)?;
         }
+        *out = x.clone();
     }
-    Ok(x)
+    Ok(layers)
 }
 
 /// Two 3×3 convolutions, or 1×1, 3×3 and 1×1 of a bottleneck. The first 3×3 has the stride.

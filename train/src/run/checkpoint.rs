@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use sam_ladder_formats::atomic::{sync_folder, write_atomic};
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
+use sam_ladder_schemas::train_choices::DecoderKind;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -42,6 +43,12 @@ pub struct CheckpointInfo {
     /// Gate.
     #[serde(default)]
     pub gate: GateKind,
+    /// Decoder; left out where it is the published one.
+    #[serde(default, skip_serializing_if = "DecoderKind::is_plain")]
+    pub decoder: DecoderKind,
+    /// Slices on each side whose embeddings it takes; left out where there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub neighbours: u32,
     /// `cache_id` of the store.
     pub cache_id: String,
     /// Optimizer steps taken.
@@ -53,6 +60,10 @@ pub struct CheckpointInfo {
     /// Decay of the exponential moving average that the model is; `None` for a model as the optimizer left it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn one_channel() -> usize {

@@ -3,6 +3,7 @@
 //! Items that do not fit are copied with each batch, also in the stored format (half the bytes of float32), while the previous step runs.
 
 use super::gpu::{DeviceStore, budget};
+use super::read_ahead::ToRead;
 use super::sampler::Item;
 use super::tensors::{BatchShape, BatchTensors};
 use crate::error::{Result, internal};
@@ -31,36 +32,64 @@ pub(super) struct KeptBatch {
     shape: BatchShape,
     /// `[2·count]`, u32: which item goes to which row, first all items, then their rows.
     picks: Tensor,
+    /// With neighbours, the same for the embeddings, `[6·count]`.
+    embedding_picks: Option<Tensor>,
+    /// The batch's embeddings, a row for each that is stored: `[count, 256, g, g]`, with neighbours `[3·count, 256, g, g]`.
+    embeddings: Tensor,
 }
 
 /// Which of some items go to which rows of a batch, both `[n]`, u32.
+#[derive(Clone)]
 struct Picks {
     items: Tensor,
     rows: Tensor,
 }
 
+/// Where the rows of a batch come from.
+struct Picked {
+    /// Items in the GPU's memory.
+    resident: Picks,
+    resident_embeddings: Picks,
+    /// Items that are read.
+    read: Picks,
+    read_embeddings: Picks,
+    /// Neighbours that are read; `None` without neighbours.
+    read_around: Option<Picks>,
+}
+
 impl KeptBatch {
     /// Memory for `count` items.
     pub(super) fn new(count: usize, shape: BatchShape, device: &Device) -> Result<Self> {
-        let picks = Tensor::zeros(2 * count, DType::U32, device)?;
-        Ok(KeptBatch { batch: BatchTensors::empty(count, shape, device)?, shape, picks })
+        let of = |rows: usize| Tensor::zeros(2 * rows, DType::U32, device);
+        let batch = BatchTensors::empty(count, shape, device)?;
+        let embeddings = if shape.neighbours { batch.embeddings.flatten(0, 1)? } else { batch.embeddings.clone() };
+        let embedding_picks = if shape.neighbours { Some(of(3 * count)?) } else { None };
+        Ok(KeptBatch { batch, shape, picks: of(count)?, embedding_picks, embeddings })
     }
 
     /// Whether it is for batches of this size and shape.
     pub(super) fn fits(&self, count: usize, shape: BatchShape) -> bool {
         self.shape == shape && self.picks.elem_count() == 2 * count
     }
+}
 
-    /// Writes what goes where: the resident items, then those that are read.
-    fn pick(&self, resident: &[(u32, u32)], read: &[(u32, u32)]) -> Result<[Picks; 2]> {
-        let all = || resident.iter().chain(read);
+impl Picks {
+    /// Writes what goes where, list after list of items and their rows.
+    fn write<const N: usize>(to: &Tensor, lists: [&[(u32, u32)]; N]) -> Result<[Picks; N]> {
+        let all = || lists.iter().copied().flatten();
         let numbers: Vec<u32> = all().map(|&(item, _)| item).chain(all().map(|&(_, row)| row)).collect();
-        overwrite(&self.picks, &numbers)?;
-        let (first, second, count) = (resident.len(), read.len(), resident.len() + read.len());
-        let part = |start: usize, len: usize| -> Result<Picks> {
-            Ok(Picks { items: self.picks.narrow(0, start, len)?, rows: self.picks.narrow(0, count + start, len)? })
-        };
-        Ok([part(0, first)?, part(first, second)?])
+        overwrite(to, &numbers)?;
+        let (count, mut parts) = (numbers.len() / 2, Vec::with_capacity(N));
+        let mut start = 0;
+        for list in lists {
+            parts.push(Picks { items: to.narrow(0, start, list.len())?, rows: to.narrow(0, count + start, list.len())? });
+            start += list.len();
+        }
+        parts.try_into().map_err(|_| internal("a list of picks is missing".into()))
+    }
+
+    fn count(&self) -> usize {
+        self.items.elem_count()
     }
 }
 
@@ -109,55 +138,87 @@ impl DeviceItems {
         Ok(Some(Arc::new(on_device)))
     }
 
-    /// The items that are not resident and must be read, in order.
-    pub(super) fn missing(&self, items: &[Item]) -> Vec<Item> {
-        items.iter().filter(|item| !self.places.contains_key(item)).copied().collect()
+    /// What of a batch is not resident and must be read, in order.
+    pub(super) fn missing(&self, whole: &ToRead) -> ToRead {
+        let missing = |items: &[Item]| items.iter().filter(|item| !self.places.contains_key(item)).copied().collect();
+        ToRead { items: missing(&whole.items), around: missing(&whole.around) }
     }
 
-    /// Writes the batch of `items`; `read` holds the items that are [`Self::missing`].
+    /// Writes the batch of `whole`; `read` holds what is [`Self::missing`].
     ///
     /// # Errors
     /// Those of the device.
-    pub(super) fn fill(&self, kept: &KeptBatch, items: &[Item], read: &Batch, staging: &mut Staging) -> Result<()> {
-        let _span = tracing::trace_span!("gather batch", slices = items.len()).entered();
-        let (mut resident, mut missing) = (Vec::with_capacity(items.len()), Vec::new());
-        for (item, row) in items.iter().zip(0u32..) {
-            match self.places.get(item) {
-                Some(&place) => resident.push((place, row)),
-                None => missing.push((missing.len() as u32, row)),
-            }
-        }
-        let [of_resident, of_missing] = kept.pick(&resident, &missing)?;
+    pub(super) fn fill(&self, kept: &KeptBatch, whole: &ToRead, read: &Batch, staging: &mut Staging) -> Result<()> {
+        let _span = tracing::trace_span!("gather batch", slices = whole.items.len()).entered();
+        let picked = self.picked(kept, whole)?;
+        let resident = picked.resident.count() + picked.resident_embeddings.count();
         match &self.resident {
-            Some(stored) if !resident.is_empty() => stored.gather(&of_resident, &kept.batch)?,
-            None if !resident.is_empty() => return Err(internal("items have places in memory that is not there".into())),
+            Some(stored) if resident > 0 => stored.gather(&picked, kept)?,
+            None if resident > 0 => return Err(internal("items have places in memory that is not there".into())),
             _ => {}
         }
-        if missing.is_empty() { Ok(()) } else { stage(missing.len(), read, &of_missing, &kept.batch, staging) }
+        let around = picked.read_around.as_ref().map_or(0, Picks::count);
+        if picked.read.count() + around == 0 { Ok(()) } else { stage(read, &picked, kept, staging) }
+    }
+
+    /// Where the rows of a batch come from. Of each item the three embeddings follow one another: before, its own, after.
+    fn picked(&self, kept: &KeptBatch, whole: &ToRead) -> Result<Picked> {
+        let [resident, missing] = self.places_of(&whole.items, |index| index);
+        let [resident, read] = Picks::write(&kept.picks, [&resident, &missing])?;
+        let Some(to) = &kept.embedding_picks else {
+            let (resident_embeddings, read_embeddings) = (resident.clone(), read.clone());
+            return Ok(Picked { resident, resident_embeddings, read, read_embeddings, read_around: None });
+        };
+        let [mut all, own] = self.places_of(&whole.items, |index| 3 * index + 1);
+        let [around, missing] = self.places_of(&whole.around, |index| 3 * (index / 2) + 2 * (index % 2));
+        all.extend(around);
+        let [resident_embeddings, read_embeddings, read_around] = Picks::write(to, [&all, &own, &missing])?;
+        Ok(Picked { resident, resident_embeddings, read, read_embeddings, read_around: Some(read_around) })
+    }
+
+    /// The places of those items that are resident, and of the others their numbers in what is read; each with the row that `row` gives for its
+    /// index.
+    fn places_of(&self, items: &[Item], row: impl Fn(u32) -> u32) -> [Vec<(u32, u32)>; 2] {
+        let (mut resident, mut missing) = (Vec::with_capacity(items.len()), Vec::new());
+        for (item, index) in items.iter().zip(0u32..) {
+            match self.places.get(item) {
+                Some(&place) => resident.push((place, row(index))),
+                None => missing.push((missing.len() as u32, row(index))),
+            }
+        }
+        [resident, missing]
     }
 }
 
-/// Copies the read items to the device, and decodes them into their rows of `batch`.
-fn stage(count: usize, read: &Batch, picks: &Picks, batch: &BatchTensors, staging: &mut Staging) -> Result<()> {
-    let pairs = [&read.embeddings, &read.images].map(Values::quantization);
-    let quantization: Vec<&[u8]> = pairs.iter().map(|pairs| float_bytes(pairs)).collect();
-    let copied =
-        staging.upload(&[read.embeddings.bytes(), read.images.bytes(), &read.labels, quantization[0], quantization[1]])?;
-    let [embeddings, images, labels, of_embeddings, of_images] = copied.as_slice() else {
-        return Err(internal(format!("the copy of a batch has {} parts, expected five", copied.len())));
-    };
-    let decode = |bytes: &Tensor, values: &Values, pairs: &Tensor, to: &Tensor| -> Result<()> {
+/// Copies what was read to the device, and decodes it into its rows of the batch.
+fn stage(read: &Batch, picked: &Picked, kept: &KeptBatch, staging: &mut Staging) -> Result<()> {
+    let values = [&read.embeddings, &read.images, &read.around];
+    let parts = if picked.read_around.is_some() { 3 } else { 2 };
+    let bytes = values[..parts].iter().map(|values| values.bytes());
+    let quantization = values[..parts].iter().map(|values| float_bytes(values.quantization()));
+    let copied = staging.upload(&bytes.chain(quantization).chain([&*read.labels]).collect::<Vec<_>>())?;
+    let decode = |part: usize, picks: &Picks, to: &Tensor| -> Result<()> {
+        let (values, count) = (values[part], picks.count());
+        if count == 0 {
+            return Ok(());
+        }
         let quantization = match values.dtype() {
-            StoreDtype::Q8 => Some(as_f32(pairs, (count, to.dim(1)?, 2))?),
+            StoreDtype::Q8 => Some(as_f32(&copied[parts + part], (count, to.dim(1)?, 2))?),
             _ => None,
         };
-        let item_len = values.len() / count.max(1);
-        let stored = Stored { bytes, dtype: number_format(values.dtype()), item_len, quantization: quantization.as_ref() };
+        let (bytes, dtype, item_len) = (&copied[part], number_format(values.dtype()), values.len() / count);
+        let stored = Stored { bytes, dtype, item_len, quantization: quantization.as_ref() };
         Ok(gather_to(&stored, &picks.items, &picks.rows, to)?)
     };
-    decode(images, &read.images, of_images, &batch.images)?;
-    decode(embeddings, &read.embeddings, of_embeddings, &batch.embeddings)?;
-    gather_bytes_to(labels, read.labels.len() / count.max(1), &picks.items, &picks.rows, &batch.labels)?;
+    decode(1, &picked.read, &kept.batch.images)?;
+    decode(0, &picked.read_embeddings, &kept.embeddings)?;
+    if let Some(picks) = &picked.read_around {
+        decode(2, picks, &kept.embeddings)?;
+    }
+    let Picks { items, rows } = &picked.read;
+    if picked.read.count() > 0 {
+        gather_bytes_to(&copied[2 * parts], read.labels.len() / picked.read.count(), items, rows, &kept.batch.labels)?;
+    }
     Ok(staging.consumed()?)
 }
 
@@ -222,13 +283,77 @@ impl Resident {
     }
 
     /// Writes some items to their rows of a batch.
-    fn gather(&self, picks: &Picks, batch: &BatchTensors) -> Result<()> {
-        for (bytes, part, to) in [(&self.images, 1, &batch.images), (&self.embeddings, 0, &batch.embeddings)] {
+    fn gather(&self, picked: &Picked, kept: &KeptBatch) -> Result<()> {
+        let images = (&self.images, 1, &picked.resident, &kept.batch.images);
+        for (bytes, part, picks, to) in [images, (&self.embeddings, 0, &picked.resident_embeddings, &kept.embeddings)] {
+            if picks.count() == 0 {
+                continue;
+            }
             let quantization = self.quantization.as_ref().map(|quantization| &quantization[part]);
             let item_len = to.elem_count() / to.dim(0)?;
             let stored = Stored { bytes, dtype: self.format, item_len, quantization };
             gather_to(&stored, &picks.items, &picks.rows, to)?;
         }
-        Ok(gather_bytes_to(&self.labels, self.labels.dim(1)?, &picks.items, &picks.rows, &batch.labels)?)
+        let Picks { items, rows } = &picked.resident;
+        if picked.resident.count() == 0 {
+            return Ok(());
+        }
+        Ok(gather_bytes_to(&self.labels, self.labels.dim(1)?, items, rows, &kept.batch.labels)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tensors::batch_tensors;
+    use super::*;
+    use sam_ladder_ops::Numerics;
+    use sam_ladder_schemas::encoder::EncoderArch;
+    use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
+
+    /// Items of these rows as a store returns them, with the embeddings of those around: the values count up from the row.
+    fn stored(config: &PrecomputeConfig, rows: &[Item], around: &[Item]) -> Batch {
+        let of = |rows: &[Item], len: usize| -> Vec<f32> {
+            rows.iter().flat_map(|&(row, _)| (0..len).map(move |i| (row * 7) as f32 + (i * 31 % 64) as f32)).collect()
+        };
+        let batch = Batch::as_stored(config, &of(rows, 256), &of(rows, 256)).unwrap();
+        let batch = if around.is_empty() { batch } else { batch.with_around(config, &of(around, 256)).unwrap() };
+        Batch { labels: rows.iter().flat_map(|&(row, _)| [row as u8; 16]).collect(), ..batch }
+    }
+
+    #[test]
+    fn a_batch_is_the_same_wherever_its_items_are() -> Result<()> {
+        let cpu = Device::Cpu;
+        for (dtype, neighbours) in
+            [(StoreDtype::F32, false), (StoreDtype::F16, true), (StoreDtype::Q8, false), (StoreDtype::Q8, true)]
+        {
+            let mut config = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 });
+            (config.image_size, config.dtype) = (16, dtype);
+            let shape = BatchShape { precision: Numerics::F32, neighbours, ..BatchShape::of(&config) };
+            let items = vec![(2, 0), (5, 0), (0, 0)];
+            let around = vec![(1, 0), (3, 0), (4, 0), (5, 0), (0, 0), (1, 0)];
+            let whole = ToRead { items, around: if neighbours { around } else { Vec::new() } };
+            let expected = batch_tensors(&stored(&config, &whole.items, &whole.around), 3, shape, &cpu)?;
+            for rows in [vec![], vec![0u32, 1, 2, 3, 4, 5], vec![5, 1], vec![3], vec![0, 2, 5]] {
+                let resident: Vec<Item> = rows.iter().map(|&row| (row, 0)).collect();
+                let mut on_device = DeviceItems { places: HashMap::new(), resident: None };
+                if !resident.is_empty() {
+                    let all = stored(&config, &resident, &[]);
+                    let memory = Resident::empty(&stored(&config, &resident[..1], &[]), rows.len(), &cpu)?;
+                    memory.set(0, rows.len(), &all, &cpu)?;
+                    on_device.places.extend(resident.into_iter().zip(0..));
+                    on_device.resident = Some(memory);
+                }
+                let missing = on_device.missing(&whole);
+                let read = stored(&config, &missing.items, &missing.around);
+                let kept = KeptBatch::new(3, shape, &cpu)?;
+                on_device.fill(&kept, &whole, &read, &mut Staging::new(&cpu)?)?;
+                for (found, expected) in kept.batch.parts().into_iter().zip(expected.parts()) {
+                    let values = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+                    assert_eq!(found.dims(), expected.dims());
+                    assert_eq!(values(found)?, values(expected)?, "{dtype:?}, {rows:?} in memory");
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ pub use sam_ladder_schemas::cuda_graph::CudaGraph;
 pub use sam_ladder_schemas::device_store::DeviceStore;
 use sam_ladder_schemas::gpu_precision::GpuPrecision as Asked;
 use sam_ladder_schemas::train::{SideNetworkKind, TrainConfig};
+use sam_ladder_schemas::train_choices::DecoderKind;
 
 /// Memory for the libraries (cuDNN's scratch memory is at most 1 GiB), the parameters, and copies of their state.
 const FIXED_BYTES: u64 = 2 << 30;
@@ -18,7 +19,15 @@ const FIXED_BYTES: u64 = 2 << 30;
 pub(crate) fn reserve(config: &TrainConfig, image_size: usize, recorded: bool) -> u64 {
     let format = if config.precision == Asked::Bf16 { 2 } else { 4 };
     let pixels = (config.batch_size * image_size * image_size) as u64;
-    let step = pixels * numbers_per_pixel(config.side_network, image_size as u64) * format;
+    let mut numbers = numbers_per_pixel(config.side_network, image_size as u64);
+    if config.decoder == DecoderKind::Skips {
+        numbers += skip_numbers(config.side_network);
+    }
+    if config.neighbours > 0 {
+        // A number of x_sam per pixel: three slices in two batches, their products, and those of the gradient.
+        numbers += 12;
+    }
+    let step = pixels * numbers * format;
     FIXED_BYTES + if recorded { 2 * step } else { step }
 }
 
@@ -31,6 +40,14 @@ fn numbers_per_pixel(network: SideNetworkKind, image_size: u64) -> u64 {
         SideNetworkKind::Resnet50 => 500,
         SideNetworkKind::VitTiny => 240 + image_size * image_size / 1200,
     }
+}
+
+/// What skips add to it, not counted yet: for each stage its gradient, kept until the side network's is there, and in the decoder the projection, the
+/// same in another order, their sum, and the gradients of these three.
+fn skip_numbers(network: SideNetworkKind) -> u64 {
+    let per_pixel = |layer1: u64, layer2: u64| layer1.div_ceil(16) + layer2.div_ceil(64);
+    let stages = if network == SideNetworkKind::Resnet50 { per_pixel(256, 512) } else { per_pixel(64, 128) };
+    stages + 6 * per_pixel(32, 64)
 }
 
 /// Bytes for stored items: the wanted number, limited by the free memory. `Auto` leaves `reserve` bytes free.
@@ -97,6 +114,8 @@ mod tests {
         let half = TrainConfig { precision: Asked::Bf16, ..wide.clone() };
         let one = step(&wide, 512, false);
         assert_eq!([step(&wide, 512, true), step(&wide, 1024, false), step(&half, 512, true)], [2 * one, 4 * one, one]);
+        let skips = TrainConfig { decoder: DecoderKind::Skips, ..wide.clone() };
+        assert!(step(&skips, 512, false) > one);
         assert_eq!(step(&TrainConfig { batch_size: 2 * wide.batch_size, ..wide }, 512, false), 2 * one);
     }
 

@@ -44,7 +44,8 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     let groups = args.groups.clone().map_or_else(|| groups_of(&args.config, resumed.as_ref(), store), Ok)?;
     groups.check_whole(&store.cases(), &args.config.val_cases)?;
     let precompute = store.config();
-    let shape = BatchShape { precision: set_up(&args.device, &args.config)?, ..BatchShape::of(precompute) };
+    let neighbours = args.config.neighbours > 0;
+    let shape = BatchShape { precision: set_up(&args.device, &args.config)?, neighbours, ..BatchShape::of(precompute) };
     let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
     let trained_cases = trained_cases(store, &args.config)?;
     let slices: Vec<&SliceRow> = store.slices().iter().filter(|slice| trained_cases.contains(&slice.case)).collect();

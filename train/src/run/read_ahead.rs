@@ -10,6 +10,27 @@ use std::thread::JoinHandle;
 /// Number of reused buffers: memory holds two batches, whatever the store's size.
 const BUFFERS: usize = 2;
 
+/// What is read for a batch.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ToRead {
+    /// Items of which everything is read.
+    pub(super) items: Vec<Item>,
+    /// Items of which the embeddings are read, as those around others.
+    pub(super) around: Vec<Item>,
+}
+
+impl ToRead {
+    fn fetch(&self, reader: &Reader) -> sam_ladder_cache::Result<()> {
+        reader.fetch_ahead(&self.items)?;
+        if self.around.is_empty() { Ok(()) } else { reader.fetch_embeddings_ahead(&self.around) }
+    }
+
+    fn read(&self, reader: &Reader, batch: &mut Batch) -> sam_ladder_cache::Result<()> {
+        reader.read_batch(&self.items, batch)?;
+        if self.around.is_empty() { Ok(()) } else { reader.read_embeddings(&self.around, &mut batch.around) }
+    }
+}
+
 /// Batches of a plan, in order, read on a separate thread. For a store in a bucket, another thread fetches more batches ahead to the local
 /// disk.
 pub(super) struct ReadAhead {
@@ -20,10 +41,10 @@ pub(super) struct ReadAhead {
 
 impl ReadAhead {
     /// Begins to read.
-    pub(super) fn start(reader: &Arc<Reader>, plan: Vec<Vec<Item>>) -> Self {
+    pub(super) fn start(reader: &Arc<Reader>, plan: Vec<ToRead>) -> Self {
         let (full_sender, full) = sync_channel::<Result<Batch>>(1);
         let (empty, empty_receiver) = sync_channel::<Batch>(BUFFERS);
-        let ahead = reader.batches_ahead(plan.first().map_or(0, Vec::len));
+        let ahead = reader.batches_ahead(plan.first().map_or(0, |first| first.items.len() + first.around.len()));
         // Its capacity limits the batches that are fetched but not yet read.
         let (fetched_sender, fetched) = sync_channel::<()>(ahead);
         let plan = Arc::new(plan);
@@ -32,8 +53,8 @@ impl ReadAhead {
             let (reader, plan) = (reader.clone(), plan.clone());
             threads.push(std::thread::spawn(move || {
                 // A fetch error occurs again in the thread that reads the batch, which reports it.
-                for items in plan.iter() {
-                    if fetched_sender.send(()).is_err() || reader.fetch_ahead(items).is_err() {
+                for batch in plan.iter() {
+                    if fetched_sender.send(()).is_err() || batch.fetch(&reader).is_err() {
                         return;
                     }
                 }
@@ -41,11 +62,11 @@ impl ReadAhead {
         }
         let reader = reader.clone();
         threads.push(std::thread::spawn(move || {
-            for (index, items) in plan.iter().enumerate() {
+            for (index, batch) in plan.iter().enumerate() {
                 let buffer = if index < BUFFERS { Ok(Batch::default()) } else { empty_receiver.recv() };
                 let Ok(mut buffer) = buffer else { return };
-                let _span = tracing::trace_span!("read batch", slices = items.len()).entered();
-                let read = reader.read_batch(items, &mut buffer).map(|()| buffer).map_err(TrainError::from);
+                let _span = tracing::trace_span!("read batch", slices = batch.items.len()).entered();
+                let read = batch.read(&reader, &mut buffer).map(|()| buffer).map_err(TrainError::from);
                 if ahead > 0 {
                     let _ = fetched.recv();
                 }

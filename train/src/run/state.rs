@@ -68,6 +68,8 @@ impl RunState {
             arm: config.arm,
             side_network: config.side_network,
             gate: config.gate,
+            decoder: config.decoder,
+            neighbours: u32::from(config.neighbours),
             cache_id: self.position.cache_id.clone(),
             steps: self.position.steps,
             epochs: self.position.epoch,

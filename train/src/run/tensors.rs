@@ -18,6 +18,8 @@ pub struct BatchShape {
     pub channels: usize,
     /// How exactly a GPU computes.
     pub precision: Numerics,
+    /// Whether there are the embeddings of the slices around, too.
+    pub neighbours: bool,
 }
 
 impl BatchShape {
@@ -28,6 +30,7 @@ impl BatchShape {
             num_classes: config.num_classes(),
             channels: config.num_channels(),
             precision: Numerics::F32,
+            neighbours: false,
         }
     }
 
@@ -47,7 +50,7 @@ impl BatchShape {
 pub struct BatchTensors {
     /// `[b, c, s, s]`, in [0, 1].
     pub images: Tensor,
-    /// `[b, 256, s/16, s/16]`.
+    /// `[b, 256, s/16, s/16]`, or with those of the slices before and after `[b, 3, 256, s/16, s/16]`.
     pub embeddings: Tensor,
     /// `[b, s/4, s/4]`, classes as u8.
     pub labels: Tensor,
@@ -61,9 +64,10 @@ impl BatchTensors {
     pub(super) fn empty(count: usize, shape: BatchShape, device: &Device) -> Result<Self> {
         let BatchShape { image_size: s, channels, precision, .. } = shape;
         let (g, low) = (shape.grid_size(), shape.low_res_size());
+        let embeddings = if shape.neighbours { vec![count, 3, EMBED_CHANNELS, g, g] } else { vec![count, EMBED_CHANNELS, g, g] };
         Ok(BatchTensors {
             images: Tensor::zeros((count, channels, s, s), precision.dtype(), device)?,
-            embeddings: Tensor::zeros((count, EMBED_CHANNELS, g, g), precision.dtype(), device)?,
+            embeddings: Tensor::zeros(embeddings, precision.dtype(), device)?,
             labels: Tensor::zeros((count, low, low), DType::U8, device)?,
         })
     }
@@ -101,14 +105,20 @@ pub(crate) fn batch_tensors(batch: &Batch, count: usize, shape: BatchShape, devi
     Ok(BatchTensors { images, embeddings, labels: Tensor::from_slice(&batch.labels, (count, low, low), device)? })
 }
 
-/// The model's input for `count` slices: images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`.
+/// The model's input for `count` slices: images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`, or with those of the slices before and
+/// after `[count, 3, 256, s/16, s/16]`.
 ///
 /// # Errors
 /// When the buffers are of another size.
 pub fn input_tensors(batch: &Batch, count: usize, shape: BatchShape, device: &Device) -> Result<(Tensor, Tensor)> {
     let (s, g) = (shape.image_size, shape.grid_size());
     let images = Tensor::from_vec(batch.images.to_vec(), (count, shape.channels, s, s), device)?;
-    let embeddings = Tensor::from_vec(batch.embeddings.to_vec(), (count, EMBED_CHANNELS, g, g), device)?;
+    let mut embeddings = Tensor::from_vec(batch.embeddings.to_vec(), (count, EMBED_CHANNELS, g, g), device)?;
+    if shape.neighbours {
+        let around = Tensor::from_vec(batch.around.to_vec(), (count, 2, EMBED_CHANNELS, g, g), device)?;
+        let [before, after] = [around.narrow(1, 0, 1)?, around.narrow(1, 1, 1)?];
+        embeddings = Tensor::cat(&[&before, &embeddings.unsqueeze(1)?, &after], 1)?;
+    }
     let dtype = shape.precision.dtype();
     Ok((images.to_dtype(dtype)?, embeddings.to_dtype(dtype)?))
 }

@@ -175,7 +175,7 @@ impl Trainer for StoreTrainer<'_> {
 fn largest_steps(config: &SweepConfig) -> Vec<TrainConfig> {
     let mut combinations = vec![Map::new()];
     for setting in &config.settings {
-        if !["batch_size", "side_network", "precision"].contains(&setting.name.as_str()) {
+        if !["batch_size", "side_network", "precision", "decoder", "neighbours"].contains(&setting.name.as_str()) {
             continue;
         }
         let values = match &setting.domain {
@@ -202,11 +202,12 @@ fn all_items(store: &TrainingSplit) -> Vec<(u32, u32)> {
 
 /// Runs of one seed and fold with the same key will draw the same batches.
 fn group_key(run: &Run) -> String {
-    let TrainConfig { batch_size, order, augment, precision, sampling, .. } = &run.setup().config;
+    let TrainConfig { batch_size, order, augment, precision, sampling, neighbours, .. } = &run.setup().config;
     let cases = run.setup().trained_cases.join(" ");
     let position = run.position();
     let order = if *order == SliceOrder::Shuffled { "shuffled" } else { "sequential" };
-    format!("{} {} {batch_size} {order} {augment:?} {precision:?} {sampling:?} {cases}", position.epoch, position.batch)
+    let at = format!("{} {}", position.epoch, position.batch);
+    format!("{at} {batch_size} {order} {augment:?} {precision:?} {sampling:?} {neighbours} {cases}")
 }
 
 #[cfg(test)]
