@@ -228,6 +228,27 @@ fn the_published_layout_has_neighbours_and_no_windows() {
     assert!(error.to_string().contains("--channels-from windows does not apply"), "{error}");
 }
 
+/// Of neighbours the middle channel is the slice; of windows the first, here the published one, shows what the published image shows.
+#[test]
+fn pictures_show_the_slice_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(on(at, "phantom --out @scans --cases 2 --size 32 --depth 3 --seed 3"));
+    let pictures = |name: &str, options: &str| {
+        let sizes = "--random-encoder 3 --image-size 32 --data-size 32 --augment none";
+        succeed(on(at, &format!("precompute --scans @scans --store @{name}.zarr {sizes} {options}")));
+        succeed(on(at, &format!("train --store @{name}.zarr --run @{name} --epochs 1 --batch-size 2")));
+        succeed(on(at, &format!("eval --store @{name}.zarr --run @{name} --out @{name}-eval --case-pages")));
+        let page = std::fs::read_to_string(at.join(format!("{name}-eval/cases/0001.html"))).unwrap();
+        let urls = page.split("href=\"data:image/png;base64,").skip(1);
+        urls.map(|url| url.split('"').next().unwrap().to_string()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let of_slice = pictures("slice", "");
+    assert_eq!(of_slice.len(), 3, "one of each slice");
+    assert_eq!(pictures("neighbours", "--channels-from neighbours"), of_slice);
+    assert_eq!(pictures("windows", "--channels-from windows --windows published,soft,bone"), of_slice);
+}
+
 #[test]
 fn what_does_not_go_together_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -264,7 +264,7 @@ impl Both {
             let threads: Vec<_> = (1..=workers)
                 .map(|index| {
                     let (scans, place, config) = (&self.scans, &self.place, &config);
-                    let encoder = move || Formula { fails_after, images: None, pause: Duration::ZERO };
+                    let encoder = move || Formula { fails_after, images: None, pause: Duration::ZERO, rungs: None };
                     scope.spawn(move || {
                         let images = std::sync::atomic::AtomicUsize::new(0);
                         let encoder = Formula { images: Some(&images), ..encoder() };
