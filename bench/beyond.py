@@ -98,16 +98,18 @@ for suffix, option in [("", ""), (" `--average-reflections`", "--average-reflect
     print(f"| the {FOLDS} folds together, `eval --run A --run B --run C`{suffix} | {shown(scores)}")
 
 if bench_step:
-    print("\n| network, gate, decoder | parameters trained | step at 224, batch 8, s per image |\n| --- | --- | --- |")
-    for network, gate, decoder in [
-        ("resnet18", "scalar", "plain"),
-        ("resnet34", "scalar", "plain"),
-        ("resnet50", "scalar", "plain"),
-        ("vit-tiny", "scalar", "plain"),
-        ("resnet18", "channel", "plain"),
-        ("resnet18", "pixel", "plain"),
-        ("resnet18", "scalar", "skips"),
+    print("\n| network, gate, decoder, neighbours | parameters trained | step at 224, batch 8, s per image |\n| --- | --- | --- |")
+    for network, gate, decoder, neighbours in [
+        ("resnet18", "scalar", "plain", 0),
+        ("resnet34", "scalar", "plain", 0),
+        ("resnet50", "scalar", "plain", 0),
+        ("vit-tiny", "scalar", "plain", 0),
+        ("resnet18", "channel", "plain", 0),
+        ("resnet18", "pixel", "plain", 0),
+        ("resnet18", "scalar", "skips", 0),
+        ("resnet18", "scalar", "plain", 1),
     ]:
-        out = subprocess.run([bench_step, "224", "8", "3", network, gate, decoder], check=True, capture_output=True, text=True).stdout
+        words = [bench_step, "224", "8", "3", network, gate, decoder, str(neighbours)]
+        out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         parameters = next(line.split()[0] for line in out.splitlines() if "parameters" in line)
-        print(f"| {network}, {gate}, {decoder} | {int(parameters):,} | {float(out.split()[-2]):.3f} |")
+        print(f"| {network}, {gate}, {decoder}, {neighbours} | {int(parameters):,} | {float(out.split()[-2]):.3f} |")

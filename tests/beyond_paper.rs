@@ -116,7 +116,7 @@ fn only_what_the_published_code_has_is_exported() {
     assert!(error.contains("its decoder skips"), "{error}");
     load_model(&of_run(&folder.path().join("skips")), &Store::open(&base.store).unwrap(), &Device::Cpu).unwrap();
     let error = attempt("neighbours", |config| config.neighbours = 1).unwrap_err().to_string();
-    assert!(error.contains("with 1 neighbours"), "{error}");
+    assert!(error.contains("its neighbours 1"), "{error}");
     let error = attempt("network", |config| config.side_network = SideNetworkKind::Resnet34).unwrap_err().to_string();
     assert!(error.contains("resnet34") && !error.contains('\n'), "{error}");
     assert!(!folder.path().join("network.pth").exists());

@@ -272,6 +272,17 @@ fn training_from_a_bucket_makes_the_bytes_of_training_from_a_folder() {
     succeed(train(&server, STORE, &run, &caching));
     assert!(fs::read(run.join(CHECKPOINT)).unwrap() == expected);
 
+    // With the embeddings of the slices around, through a small cache and a large one.
+    let around = base.path().join("around");
+    succeed(train(&server, local.to_str().unwrap(), &around, &["--neighbours", "1"]));
+    for size in ["200K", "1G"] {
+        let (run, cache) = (base.path().join(format!("around-{size}")), base.path().join(format!("cache-{size}")));
+        let options = ["--neighbours", "1", "--cache-dir", cache.to_str().unwrap(), "--cache-size", size];
+        succeed(train(&server, STORE, &run, &options));
+        let [found, expected] = [&run, &around].map(|run| fs::read(run.join(CHECKPOINT)).unwrap());
+        assert!(found == expected, "{size}");
+    }
+
     // A chunk that is damaged in the bucket is named.
     let object = server.folder(STORE).join("train/images/c.2.0.0.0");
     let mut bytes = fs::read(&object).unwrap();

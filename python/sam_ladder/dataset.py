@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .store import Store, open_store
+from .store import Split, Store, open_store
 
 
 class SliceDataset(torch.utils.data.Dataset):
@@ -41,16 +41,13 @@ class SliceDataset(torch.utils.data.Dataset):
             raise ValueError(f"split: {split!r}; there are 'train' and 'test'")
         if neighbours not in (0, 1):
             raise ValueError(f"neighbours: {neighbours}; there are 0 and 1")
-        self._neighbours = neighbours
         self._address, self._options, self._split_name = opened.address, opened._storage_options, split
         self._opened = opened
         of_split = getattr(opened, split)
         if cases is not None and not len(cases):
             raise ValueError(f"cases: expected at least one of {', '.join(of_split.cases)}, or None for all")
         rows = range(len(of_split)) if cases is None else [row for case in cases for row in of_split.rows(case)]
-        of_case = of_split.slices["case"].to_numpy()
-        ends = range(len(of_split))
-        self._around = [[o if o in ends and of_case[o] == of_case[row] else row for o in (row - 1, row, row + 1)] for row in ends]
+        self._around = _around(of_split) if neighbours else None
         names = of_split.variant_names
         if variants not in ("draw", "all", *names):
             raise ValueError(f"variants: {variants!r}; there are 'draw', 'all', {', '.join(map(repr, names))}")
@@ -80,5 +77,11 @@ class SliceDataset(torch.utils.data.Dataset):
         split = getattr(self.store, self._split_name)
         image = split.images[row, variant].reshape(split.image_channels, *split.images.shape[-2:])
         label = split.labels[row, variant].astype(np.int64)
-        embedding = split.embeddings[self._around[row], variant] if self._neighbours else split.embeddings[row, variant]
+        embedding = split.embeddings[row if self._around is None else self._around[row], variant]
         return torch.from_numpy(image), torch.from_numpy(embedding), torch.from_numpy(label)
+
+
+def _around(split: Split) -> list[list[int]]:
+    """For each row the rows before, at and after it in its case, whose ends repeat."""
+    cases, rows = split.slices["case"].to_numpy(), range(len(split))
+    return [[other if other in rows and cases[other] == cases[row] else row for other in (row - 1, row, row + 1)] for row in rows]

@@ -1,5 +1,5 @@
 //! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS] [resnet18|resnet34|resnet50|vit-tiny] [scalar|channel|pixel]
-//! [plain|skips]` prints the median seconds per image.
+//! [plain|skips] [0|1]` prints the median seconds per image; the last is the number of neighbours.
 //!
 //! A step is forward, loss, backward and the AdamW update, with images and embeddings that are already in memory and seeded random
 //! weights; `bench/time_step.py` does the same in PyTorch.
@@ -22,14 +22,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    allocator::keep_freed_pages();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |at: usize| arguments.get(at).map(|argument| argument.parse::<usize>()).transpose();
-    let (Some(size), Some(batch)) = (number(0)?, number(1)?) else {
-        return Err("usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE] [DECODER]".into());
-    };
-    let steps = number(2)?.unwrap_or(5).max(1);
+/// The model that the arguments name.
+fn chosen(size: usize, arguments: &[String]) -> Result<ModelConfig, Box<dyn std::error::Error>> {
     let mut config = ModelConfig::published(size, 9, Arm::Full);
     if let Some(name) = arguments.get(3) {
         let all = [SideNetworkKind::Resnet18, SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny];
@@ -43,11 +37,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let all = [DecoderKind::Plain, DecoderKind::Skips];
         config.decoder = all.into_iter().find(|decoder| decoder.name() == name).ok_or("no such decoder")?;
     }
+    config.neighbours = arguments.get(6).is_some_and(|number| number != "0");
+    Ok(config)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    allocator::keep_freed_pages();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| arguments.get(at).map(|argument| argument.parse::<usize>()).transpose();
+    let (Some(size), Some(batch)) = (number(0)?, number(1)?) else {
+        return Err("usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE] [DECODER] [NEIGHBOURS]".into());
+    };
+    let steps = number(2)?.unwrap_or(5).max(1);
+    let config = chosen(size, &arguments)?;
     let model = LadderSam::new(&config, &weights(&config)?, &Device::Cpu)?;
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
     let (grid, low) = (size / 16, size / 4);
     let images = Tensor::from_vec(noise(batch * size * size, 101), (batch, 1, size, size), &Device::Cpu)?;
-    let embeddings = Tensor::from_vec(noise(batch * 256 * grid * grid, 102), (batch, 256, grid, grid), &Device::Cpu)?;
+    let slices: &[usize] = if config.neighbours { &[3] } else { &[] };
+    let dims = [&[batch][..], slices, &[256, grid, grid]].concat();
+    let embeddings = Tensor::from_vec(noise(dims.iter().product(), 102), dims, &Device::Cpu)?;
     let labels: Vec<u8> = noise(batch * low * low, 103).iter().map(|x| ((x + 1.0) * 4.5) as u8).collect();
     let labels = Tensor::from_vec(labels, (batch, low, low), &Device::Cpu)?;
 

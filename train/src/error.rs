@@ -365,7 +365,7 @@ pub enum TrainError {
     Ending(PathBuf),
     /// A model for which the published code has no names.
     #[error(
-        "{run}: its side network is {side_network}, its gate {gate} and its decoder {decoder}, with {neighbours} neighbours, but the published code has only resnet18, scalar and plain, with none"
+        "{run}: its side network is {side_network}, its gate {gate}, its decoder {decoder} and its neighbours {neighbours}, but the published code has only resnet18, scalar, plain and 0"
     )]
     NoPublishedNames {
         /// The run folder.
