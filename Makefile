@@ -58,7 +58,7 @@ weights: ## Download the weights of SAM (MODEL=vit_b, vit_l or vit_h) and ResNet
 
 .PHONY: viewer
 viewer: ## Download the viewer NiiVue from npm's registry into WEIGHTS and check it, for `eval --viewer weights/niivue.umd.js`
-	bench/weights.sh $(WEIGHTS) niivue
+	WEIGHTS_TABLE=bench/viewer.tsv bench/weights.sh $(WEIGHTS) niivue
 	tar -xzf $(WEIGHTS)/niivue-0.69.0.tgz -C $(WEIGHTS) --strip-components=2 package/dist/niivue.umd.js
 
 .PHONY: precompute

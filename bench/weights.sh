@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Downloads published weights into a folder, from their publishers, and checks their sizes and SHA-256.
 #
-#   bench/weights.sh FOLDER NAME...          NAME: vit_b, vit_l, vit_h (SAM), resnet18 (torchvision), niivue (a viewer, from npm)
+#   bench/weights.sh FOLDER NAME...          NAME: vit_b, vit_l, vit_h (SAM), resnet18 (torchvision)
 #
 # A download that broke off resumes. curl takes the proxy from https_proxy. Files that exist already are checked and kept.
 # WEIGHTS_TABLE names a table of files other than weights.tsv, for example one with the URLs of a mirror.

@@ -176,12 +176,42 @@ fn sixteen_bits_are_near_float32() {
     }
 }
 
+/// Tokens that are taken on the way are those of the CPU up to rounding, and the embeddings keep their bits.
+#[test]
+fn rungs_are_those_of_the_cpu() {
+    let folder = workplace();
+    cli::succeed(precompute(folder.path(), "plain.zarr", "cuda:0"));
+    for projection in ["random", "none", "pca"] {
+        let rungs = |device: &str| {
+            let store = format!("{projection}-{}.zarr", &device[..3]);
+            let mut command = precompute(folder.path(), &store, device);
+            command.args(["--rungs", "0,11", "--rung-projection", projection]);
+            command.args(if projection == "none" { &[][..] } else { &["--rung-channels", "8"] });
+            cli::succeed(command);
+            let batch = whole(&folder.path().join(store), Batch::with_rungs());
+            (batch.embeddings.to_vec(), batch.rungs.unwrap().to_vec())
+        };
+        let ((found_x, found), (_, expected)) = (rungs("cuda:0"), rungs("cpu"));
+        assert!(found_x == embeddings(&folder.path().join("plain.zarr")), "{projection}");
+        // The axes of principal components may turn with the last bits.
+        let same = |a: f32, b: f32, scale: f32| (a - b).abs() < 1e-3 * scale;
+        let scale = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+        assert_eq!(found.len(), expected.len());
+        let near = projection == "pca" || found.iter().zip(&expected).all(|(&a, &b)| same(a, b, scale));
+        assert!(near && found.iter().all(|value| value.is_finite()), "{projection}");
+    }
+}
+
 fn embeddings(store: &Path) -> Vec<f32> {
+    whole(store, Batch::default()).embeddings.to_vec()
+}
+
+/// All slices of a store.
+fn whole(store: &Path, mut batch: Batch) -> Batch {
     let store = Store::open(store).unwrap();
     let rows: Vec<(u32, u32)> = (0..SLICES as u32).map(|row| (row, 0)).collect();
-    let mut batch = Batch::default();
     store.read_batch(Split::Train, &rows, &mut batch).unwrap();
-    batch.embeddings.to_vec()
+    batch
 }
 
 /// Whatever call fails, the work ends with an error, what is finished is kept, and the same command goes on to the same bytes.
