@@ -27,7 +27,7 @@ pub enum ChannelSource {
     /// The slice, three times: the published choice
     #[default]
     Slice,
-    /// The slices below, at and above; the ends of a scan repeat
+    /// The slices below, at and above; at the ends of a scan the slice itself is repeated
     Neighbours,
     /// The slice in three windows of Hounsfield units, which --windows chooses
     Windows,

@@ -253,22 +253,22 @@ pub struct PrecomputeConfig {
     #[serde(default, skip_serializing_if = "PixelNormalisation::is_none")]
     #[schemars(extend("default" = "none"))]
     pub pixel_normalisation: PixelNormalisation,
-    /// The ladder: blocks of the encoder, counted from 0, after which the tokens are stored too, as `rungs`
+    /// The ladder: blocks of the encoder, counted from 0, after which its tokens (one vector per 16 × 16 pixels) are also stored, as `rungs`
     // Left out of the JSON if there are none, and so are the defaults of the others.
     #[cfg_attr(feature = "cli", arg(long, value_name = "BLOCK,BLOCK", value_delimiter = ','))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rungs: Vec<usize>,
-    /// With --rungs: channels to which each token is brought
+    /// With --rungs: channels to which each token is reduced
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t = RUNG_CHANNELS))]
     #[serde(default = "rung_channels", skip_serializing_if = "is_rung_channels")]
     #[schemars(range(min = 1, max = 1280), extend("default" = RUNG_CHANNELS))]
     pub rung_channels: usize,
-    /// With --rungs: the linear map that brings a token to these channels
+    /// With --rungs: the linear map that reduces a token to these channels
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     #[serde(default, skip_serializing_if = "RungProjection::is_default")]
     #[schemars(extend("default" = "pca"))]
     pub rung_projection: RungProjection,
-    /// With --rungs: seed of the slices that a projection by pca is made of, or of a random one
+    /// With --rungs: seed that chooses the slices for pca, or the numbers for random
     #[cfg_attr(feature = "cli", arg(long, value_name = "SEED", default_value_t))]
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(extend("default" = 0))]

@@ -10,7 +10,7 @@ pub const RUNG_CHANNELS: usize = 64;
 /// Training slices of which tokens are taken for a projection by principal components.
 pub const SAMPLED_SLICES: usize = 64;
 
-/// The linear map that brings a rung's tokens to its channels
+/// The linear map that reduces a rung's tokens to its channels
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -18,9 +18,9 @@ pub enum RungProjection {
     /// Onto the principal components of a sample of training tokens: the directions in which they vary most
     #[default]
     Pca,
-    /// By a matrix of seeded normal numbers, which keeps distances about as they are
+    /// By a matrix of normal numbers from --rung-seed, which roughly keeps distances
     Random,
-    /// None: all channels of the encoder
+    /// No map: all channels of the encoder are kept
     None,
 }
 

@@ -239,7 +239,7 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = "plain"))]
     pub decoder: DecoderKind,
-    /// Slices on each side whose embeddings join those of a slice, by a trained sum over depth that starts as the slice itself
+    /// Number of slices before and after each slice whose embeddings are added to its own, by a trained sum that starts as the slice itself
     #[cfg_attr(feature = "cli", arg(long, value_name = "0|1", default_value_t = 0))]
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(range(max = 1), extend("default" = 0))]

@@ -64,10 +64,10 @@ pub enum LossKind {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum DecoderKind {
-    /// Only the embeddings: the published one
+    /// Only the embeddings: the published choice
     #[default]
     Plain,
-    /// Also the side network's layer1 and layer2, each by a trained 1×1 convolution that starts at zero; for ResNets
+    /// Also the side network's layer1 and layer2, each through a trained 1×1 convolution that starts at zero; only for ResNets
     Skips,
 }
 

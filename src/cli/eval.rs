@@ -95,7 +95,7 @@ pub struct Args {
     /// Write a page for each case, with all its slices under a slider: OUT/cases/CASE.html
     #[arg(long)]
     case_pages: bool,
-    /// Add a view in three dimensions to the pages of --case-pages: NiiVue's script, which `make viewer` fetches (weights/niivue.umd.js)
+    /// Write the pages of --case-pages with a view in three dimensions. FILE is NiiVue's script: `make viewer` fetches it to weights/niivue.umd.js
     #[arg(long, value_name = "FILE")]
     viewer: Option<PathBuf>,
     /// With --save-nifti: folder of the scans that the store was made from. Each mask then gets its scan's whole header, not only the

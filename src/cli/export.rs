@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long)]
     last: bool,
     /// Include the image encoder, so that an ONNX model takes only images. Needs --sam-checkpoint, unless the run's store has a random
-    /// encoder
+    /// encoder. Refused for a run with --neighbours 1
     #[arg(long)]
     with_encoder: bool,
     /// SAM checkpoint of the run's store: implies --with-encoder. The published code loads such a file with strict=True

@@ -6,7 +6,7 @@ use sam_ladder_schemas::image_channels::{ChannelSource, ChannelsFrom, parse_wind
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ChannelArgs {
-    /// Scans of one channel: what the three channels of the image are, which encoder and side network see
+    /// For scans of one channel: what the three channels are that encoder and side network see
     #[arg(long, value_enum, default_value_t)]
     channels_from: ChannelSource,
     /// With --channels-from windows: three windows, by name or as LOW:HIGH in Hounsfield units [default: soft,liver,bone]. Names, by level and

@@ -102,7 +102,8 @@ pub struct Args {
     /// logarithm of the number of classes)
     #[arg(long)]
     save_entropy: bool,
-    /// Write a table of the organs: voxels, volume, mean entropy and, of several runs, how far they agree
+    /// Write a table of the organs: voxels, volume, mean entropy and, of several runs, how far they agree. With --skip-existing, earlier rows
+    /// are kept
     #[arg(long, value_name = "FILE.csv|FILE.json")]
     statistics: Option<PathBuf>,
     /// Write masks as they come from the model, even if the run has a postprocessing
