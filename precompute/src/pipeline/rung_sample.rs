@@ -44,7 +44,7 @@ impl Sampled<'_> {
         let progress = self.observer.begin(Phase::new("sampling tokens", Unit::Slices, sample.len() as u64));
         for entry in self.source.cases().iter().filter(|entry| entry.split == Split::Train) {
             let of_case = sample.iter().filter(|sampled| sampled.case == entry.case);
-            let slices: Vec<usize> = of_case.map(|sampled| sampled.slice as usize).collect();
+            let slices: Vec<usize> = of_case.map(|sampled| sampled.slice).collect();
             if slices.is_empty() {
                 continue;
             }
