@@ -9,7 +9,7 @@ mod same_stores;
 mod stage_one;
 
 use cli::{assert_refused, nifti, on, program, succeed, write_pair};
-use folders::{assert_same_files, files};
+use folders::files;
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_formats::nifti::{Geometry, write_nifti};
 use sam_ladder_precompute::scans::ScanSource;
@@ -17,8 +17,8 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::image_channels::ChannelsFrom;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::variants::AugmentPolicy;
-use same_stores::assert_same_content;
-use stage_one::{Formula, config, fill, fill_failing, fill_whole, write_scan, write_scans};
+use same_stores::{assert_filled_alike, assert_same_content};
+use stage_one::{Formula, config, fill, fill_whole, write_scan, write_scans};
 use std::path::{Path, PathBuf};
 
 const WINDOWS: ChannelsFrom = ChannelsFrom::Windows { hu: ChannelsFrom::DEFAULT_WINDOWS };
@@ -183,20 +183,9 @@ fn interrupted_shared_and_grown_stores_have_the_bytes_of_one_made_at_once() {
         let (scans, at) = (folder.path().join("scans"), |name: &str| folder.path().join(name));
         write_scans(&scans);
         let flips = with(channels_from, config(AugmentPolicy::Flips, 1));
-        fill_whole(&scans, &at("whole.zarr"), &flips);
-        let expected = files(&at("whole.zarr"));
-        fill_failing(&scans, &at("resumed.zarr"), &flips, 9);
-        fill_whole(&scans, &at("resumed.zarr"), &flips);
-        assert_same_files(&at("resumed.zarr"), &expected, "interrupted");
-        for share in ["3/3", "1/3", "2/3", "3/3"] {
-            fill(&scans, &at("shared.zarr"), &flips, share, Formula::default()).unwrap();
-        }
-        assert_same_files(&at("shared.zarr"), &expected, "three workers");
-        // Variants are added, and a scan; neighbours come from the scan, not from the store.
         let more = with(channels_from, config(AugmentPolicy::Reference, 10));
-        fill_whole(&scans, &at("shared.zarr"), &more);
-        fill_whole(&scans, &at("more.zarr"), &more);
-        assert_same_files(&at("shared.zarr"), &files(&at("more.zarr")), "more variants");
+        assert_filled_alike(folder.path(), &flips, &more);
+        // A scan is added; neighbours come from the scan, not from the store.
         write_scan(&scans, 6, 3);
         fill_whole(&scans, &at("shared.zarr"), &more);
         fill_whole(&scans, &at("again.zarr"), &more);

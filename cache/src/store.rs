@@ -211,8 +211,8 @@ impl Store {
     /// `batch` is resized and overwritten; its memory is reused. After an error its content is unspecified.
     ///
     /// # Errors
-    /// [`Error::Absent`] for a pair outside the arrays, and for rungs of a store that has none; [`Error::Damaged`] with array, slice, case and variant; [`Error::Changed`] for a
-    /// store that has changed since it was opened, so that the pair can no longer be read;
+    /// [`Error::Absent`] for a pair outside the arrays, and for rungs of a store that has none; [`Error::Damaged`] with array, slice, case and
+    /// variant; [`Error::Changed`] for a store that has changed since it was opened, so that the pair can no longer be read;
     /// [`Error::File`] for a bucket that does not answer.
     pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
         let rungs = batch.rungs.is_some();
@@ -281,7 +281,7 @@ impl Store {
     /// # Errors
     /// As [`Self::read_batch`].
     pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)], rungs: bool) -> Result<()> {
-        self.fetch_kinds_ahead(split, picks, |kind| rungs || kind != ArrayKind::Rungs)
+        self.fetch_kinds_ahead(split, picks, &self.kinds(rungs).collect::<Vec<_>>())
     }
 
     /// As [`Self::fetch_ahead`], for [`Self::read_embeddings`].
@@ -289,13 +289,13 @@ impl Store {
     /// # Errors
     /// As [`Self::read_batch`].
     pub fn fetch_embeddings_ahead(&self, split: Split, picks: &[(u32, u32)]) -> Result<()> {
-        self.fetch_kinds_ahead(split, picks, |kind| matches!(kind, ArrayKind::Embeddings | ArrayKind::Quantization))
+        let kinds = [ArrayKind::Embeddings, ArrayKind::Quantization];
+        self.fetch_kinds_ahead(split, picks, &kinds[..if self.config().dtype == StoreDtype::Q8 { 2 } else { 1 }])
     }
 
-    fn fetch_kinds_ahead(&self, split: Split, picks: &[(u32, u32)], wanted: impl Fn(ArrayKind) -> bool) -> Result<()> {
+    fn fetch_kinds_ahead(&self, split: Split, picks: &[(u32, u32)], kinds: &[ArrayKind]) -> Result<()> {
         let Some(remote) = self.remote.as_ref().filter(|remote| remote.max_bytes() > 0) else { return Ok(()) };
         picks.iter().try_for_each(|pick| self.check_pick(split, pick.0, pick.1))?;
-        let kinds: Vec<ArrayKind> = ArrayKind::all(self.config()).iter().copied().filter(|&kind| wanted(kind)).collect();
         let chunks = picks.iter().flat_map(|&pick| kinds.iter().map(move |&kind| (pick, kind)));
         let fetched = chunks.map(|(pick, kind)| async move {
             let array = self.array(split, kind);

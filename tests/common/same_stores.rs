@@ -1,9 +1,30 @@
 //! Stores compared by what they say of each case, whatever the order of their rows.
 #![allow(dead_code)] // each test binary compiles this file anew and uses only a part of it
 
+use crate::folders::{assert_same_files, files};
+use crate::stage_one::{Formula, fill, fill_failing, fill_whole};
 use sam_ladder_cache::{Batch, Error, ReferenceMask, Store};
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
 use std::path::Path;
+
+/// Makes stores of `folder/scans` in it: `whole.zarr` at once, `resumed.zarr` after an interruption, `shared.zarr` by three workers. Asserts that
+/// they have the same bytes, and that `shared.zarr` has those of one made at once when `more` variants are added to it.
+pub fn assert_filled_alike(folder: &Path, config: &PrecomputeConfig, more: &PrecomputeConfig) {
+    let (scans, at) = (folder.join("scans"), |name: &str| folder.join(name));
+    fill_whole(&scans, &at("whole.zarr"), config);
+    let expected = files(&at("whole.zarr"));
+    fill_failing(&scans, &at("resumed.zarr"), config, 9);
+    fill_whole(&scans, &at("resumed.zarr"), config);
+    assert_same_files(&at("resumed.zarr"), &expected, "interrupted");
+    for share in ["3/3", "1/3", "2/3", "3/3"] {
+        fill(&scans, &at("shared.zarr"), config, share, Formula::default()).unwrap();
+    }
+    assert_same_files(&at("shared.zarr"), &expected, "three workers");
+    fill_whole(&scans, &at("shared.zarr"), more);
+    fill_whole(&scans, &at("more.zarr"), more);
+    assert_same_files(&at("shared.zarr"), &files(&at("more.zarr")), "more variants");
+}
 
 /// Asserts that two stores hold the same slices, tensors and masks of the same cases.
 pub fn assert_same_content(found: &Path, expected: &Path, what: &str) {
