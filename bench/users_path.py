@@ -1,6 +1,6 @@
 """`make users-path`: how long a user waits for each command to say something: users_path.py PROGRAM [FOLDER]
 
-Takes phantom scans through inspect, precompute, verify, status, train, eval, predict, export, sweep and doctor, each in a pseudo-terminal. Prints as Markdown when
+Takes phantom scans through inspect, precompute, verify, status, train, eval, audit, predict, export, sweep and doctor, each in a pseudo-terminal. Prints as Markdown when
 each printed its first word, its longest silence, and its total time. Fails if a first word takes more than a second, or a silence more than two.
 """
 
@@ -70,8 +70,9 @@ def main():
         "precompute": f"--scans {scans} --store {store} --random-encoder 1 --preset native224 --augment none",
         "verify": f"--store {store}",
         "status": f"--store {store}",
-        "train": f"--store {store} --run {run} --epochs 3 --batch-size 8 --warmup 10",
+        "train": f"--store {store} --run {run} --epochs 3 --batch-size 8 --warmup 10 --fold 1/4",
         "eval": f"--store {store} --run {run} --out {folder / 'eval'}",
+        "audit": f"--store {store} --run {run} --out {folder / 'audit'}",
         "predict": f"--scan {scans}/RawData/Training/img --run {run} --out {folder / 'masks'}",
         "export": f"--run {run} --out {folder / 'model.onnx'} --with-encoder",
         "sweep": f"--store {store} --config {config} --out {folder / 'sweep'}",

@@ -6,13 +6,14 @@ use cli::{program, succeed};
 use std::path::Path;
 
 /// The commands, each after those whose output it needs.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "phantom",
     "inspect",
     "precompute",
     "verify",
     "train",
     "learning-curve",
+    "audit",
     "export",
     "eval",
     "predict",

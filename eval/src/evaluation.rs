@@ -12,9 +12,10 @@ use crate::overlay::{draw, encode_png};
 use crate::picture_choice::{Choice, ChosenSlice, choose_slices, slice_dice};
 use crate::protocol::Scoring;
 use crate::publish::{OutputFolder, Recorded, hashes_below};
-use crate::report::{ReportPage, SlicePicture, Viewer};
+use crate::report::{ReportPage, Viewer};
 use crate::run_curves::RunCurves;
 use crate::scored::Scored;
+use crate::slice_picture::SlicePicture;
 use crate::summary::summarise;
 use crate::table_md::{TableContext, markdown};
 use crate::table_terminal::terminal_table;
@@ -278,13 +279,13 @@ fn replaced<'a>(masks: CaseMasks<'a>, prediction: &'a [u8], reference: &'a [u8])
 }
 
 /// A mask's classes in a slice `[h, w]`.
-fn plane_of(mask: MaskView<'_>, slice: usize) -> &[u8] {
+pub(crate) fn plane_of(mask: MaskView<'_>, slice: usize) -> &[u8] {
     let [_, height, width] = mask.shape;
     &mask.voxels[slice * height * width..(slice + 1) * height * width]
 }
 
 /// A slice as it is shown.
-fn shown_slice(prediction: &CasePrediction, slice: usize) -> Result<ShownSlice> {
+pub(crate) fn shown_slice(prediction: &CasePrediction, slice: usize) -> Result<ShownSlice> {
     let CaseMasks { prediction: mask, reference, spacing_mm, .. } = prediction.masks;
     let [_, height, width] = reference.shape;
     let display = Display::of(prediction.orientation);

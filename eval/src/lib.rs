@@ -32,9 +32,11 @@
 //! | `postprocess`, `components` | what is done to masks after the arg-max, and its choice |
 //! | `evaluation`, `folder`, `scored` | writing an evaluation's folder, reading it back; which cases it scored |
 //! | `table_md`, `table_terminal`, [`comparison`], `results` | tables to read |
+//! | `audit` | labels that several runs dispute |
 //! | `inspection` | what `inspect` found in a folder of scans |
-//! | `report`, `sweep_page`, [`plot`], `overlay`, `display`, `outline` | pages, charts and pictures |
+//! | `report`, `sweep_page`, [`plot`], `slice_picture`, `overlay`, `display`, `outline` | pages, charts and pictures |
 
+mod audit;
 mod case_scores;
 pub mod comparison;
 mod components;
@@ -65,6 +67,7 @@ mod results;
 mod run_curves;
 mod scored;
 mod scores;
+mod slice_picture;
 pub mod statistics;
 mod summary;
 mod surface_dice;
@@ -75,6 +78,7 @@ mod table_md;
 mod table_terminal;
 mod table_text;
 
+pub use audit::{AUDIT_PAGE, AUDIT_TABLE, Audit, AuditConfig, AuditOutputs, DisputedSlice, class_name};
 pub use case_scores::{CaseMasks, evaluate_case};
 pub use dice::dice;
 pub use display::GreySlice;

@@ -7,7 +7,6 @@ mod scores_table;
 mod slices;
 mod viewer;
 
-pub(crate) use slices::SlicePicture;
 pub(crate) use viewer::Viewer;
 
 use crate::folder::RunFact;
@@ -16,6 +15,7 @@ use crate::page::{Document, section};
 use crate::palette::{colour, hex};
 use crate::run_curves::RunCurves;
 use crate::scored::OF_VALIDATION;
+use crate::slice_picture::SlicePicture;
 use crate::summary::{MEAN, has_spacing};
 use crate::table_md::TableContext;
 use crate::table_text::{interval, number, percent};

@@ -1,4 +1,4 @@
-//! CSV tables of others: the values of one column by those of another. Read only.
+//! CSV tables: the values of one column of others' tables by those of another, and the fields of ours.
 
 use crate::error::{Error, Problem, Result};
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
@@ -40,6 +40,12 @@ pub fn read_lines(path: &Path) -> Result<Vec<Vec<String>>> {
         Ok(lines)
     };
     lines().map_err(|problem| problem.in_content_of(path))
+}
+
+/// A text as a field of a table (RFC 4180); quoted too where a reader could take it for a comment.
+pub fn field(text: &str) -> String {
+    let plain = !text.contains([',', '"', '#', '\n', '\r']);
+    if plain { text.into() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
 }
 
 fn wrong(what: String) -> Problem {

@@ -7,7 +7,7 @@
 //! | [`volume`] | volumes of any format that is read: NIfTI, `.hdr`/`.img` pairs, NRRD, MetaImage |
 //! | [`nifti`] | NIfTI-1 and NIfTI-2, where voxels lie in space, and writing `.nii` and `.nii.gz` |
 //! | [`npz`], [`hdf5`] | arrays of numbers in `.npz` and HDF5 files (read only) |
-//! | [`csv`] | a column of a table (read only) |
+//! | [`csv`] | a column of a table, and fields to write |
 //! | [`state_dict`] | checkpoints: `.pth` and `.safetensors` (feature `state-dict`) |
 //! | [`onnx`] | models in ONNX (write only) |
 //! | [`placeholder`] | links and pointer files of git-annex and Git LFS, whose content was not fetched |

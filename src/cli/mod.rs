@@ -1,5 +1,6 @@
 //! What can be typed: one module per command, each with clap's arguments and how they become a validated config.
 
+mod audit;
 mod cache;
 mod checkpoint_names;
 mod completions;
@@ -64,6 +65,8 @@ enum Command {
         _ => arg,
     }))]
     LearningCurve(learning_curve::Args),
+    /// Find labels that are likely wrong: slices in which several runs agree with one another, and not with the label
+    Audit(audit::Args),
     /// Segment the test scans of a store and measure Dice and HD95
     Eval(eval::Args),
     /// Segment new scans: volumes in, NIfTI masks on the scans' own grids out
@@ -95,6 +98,7 @@ impl Cli {
             Command::Verify(args) => args.run(),
             Command::Train(args) => args.run(),
             Command::LearningCurve(args) => args.run(),
+            Command::Audit(args) => args.run(),
             Command::Sweep(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),

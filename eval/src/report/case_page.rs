@@ -1,7 +1,8 @@
 //! A case's page: all its slices under a slider, so that nobody needs a second program to look through a mask.
 
-use super::{ReportPage, SlicePicture, Viewer};
+use super::{ReportPage, Viewer};
 use crate::page::Document;
+use crate::slice_picture::SlicePicture;
 use maud::{Markup, html};
 
 impl ReportPage<'_> {
@@ -39,5 +40,5 @@ impl ReportPage<'_> {
 
 /// A slice that is not drawn until the slider is there.
 fn template(page: &ReportPage, picture: &SlicePicture, slice: usize) -> Markup {
-    html! { template data-text=(picture.text()) { (picture.panels(page, &format!("scan-{slice}"))) } }
+    html! { template data-text=(picture.text()) { (picture.panels(page.look(), &format!("scan-{slice}"))) } }
 }

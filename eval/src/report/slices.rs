@@ -1,112 +1,31 @@
-//! The report's pictures of slices: the scan with both masks' outlines, and next to it where they differ, sharp at any size.
+//! The report's pictures of slices, the worst first.
 
 use super::ReportPage;
-use crate::display::{Difference, ShownSlice};
+use crate::display::Difference;
 use crate::folder::CASE_PAGES;
-use crate::outline::outlines;
-use crate::overlay::{encode_grey, reference_colour};
-use crate::page::{png_url, section};
-use crate::palette::{colour, hex};
-use crate::picture_choice::ChosenSlice;
+use crate::page::section;
+use crate::palette::hex;
 use crate::scores::Scores;
+use crate::slice_picture::{OrganLook, SlicePicture, enlarged, lines_legend};
 use crate::table_text::{number, percent};
 use maud::{Markup, html};
 
-/// A slice's picture: the scan, and lines over it.
-#[derive(Debug, Clone)]
-pub(crate) struct SlicePicture {
-    case: String,
-    chosen: ChosenSlice,
-    /// The scan, as a PNG file.
-    grey: Vec<u8>,
-    /// Each class' outlines in the reference and in the prediction, and those of each kind of difference.
-    reference: Vec<(u8, String)>,
-    prediction: Vec<(u8, String)>,
-    differences: Vec<(u8, String)>,
-    /// Height and width of the masks, in pixels.
-    size: [usize; 2],
-    /// The same in millimetres.
-    extent: [f64; 2],
-    /// The sides of the body at the left, right, top and bottom.
-    sides: Option<[char; 4]>,
-}
-
-impl SlicePicture {
-    /// # Errors
-    /// If the scan is no picture.
-    pub fn new(case: &str, chosen: ChosenSlice, shown: &ShownSlice) -> Result<Self, png::EncodingError> {
-        Ok(SlicePicture {
-            case: case.into(),
-            chosen,
-            grey: encode_grey(shown.grey.as_ref())?,
-            reference: outlines(&shown.reference, shown.size),
-            prediction: outlines(&shown.prediction, shown.size),
-            differences: outlines(&shown.differences(), shown.size),
-            size: shown.size,
-            extent: [0, 1].map(|axis| shown.size[axis] as f64 * shown.spacing_mm[axis]),
-            sides: shown.sides,
-        })
-    }
-
-    /// Length of what is drawn of its differences: the more of them, the longer.
-    pub(super) fn differing(&self) -> usize {
-        self.differences.iter().map(|(_, path)| path.len()).sum()
-    }
-
-    /// What it is.
-    pub(super) fn text(&self) -> String {
-        let ChosenSlice { slice, dice, .. } = self.chosen;
-        format!("Case {}, slice {slice}: DSC in the slice {} percent", self.case, percent(dice))
-    }
-
-    /// Both panels; the second uses the first one's scan, so that the page holds it once.
-    pub(super) fn panels(&self, page: &ReportPage, id: &str) -> Markup {
-        let ([height, width], [tall, wide]) = (self.size, self.extent);
-        let panel = |label: String, drawn: Markup| {
-            html! {
-                span.panel style={ "aspect-ratio:" (format!("{wide:.2}/{tall:.2}")) } {
-                    svg viewBox={ "0 0 " (width) " " (height) } preserveAspectRatio="none" role="img" aria-label=(label) { (drawn) }
-                    @if let Some([left, right, top, bottom]) = self.sides {
-                        span.side.left { (left) } span.side.right { (right) } span.side.top { (top) } span.side.bottom { (bottom) }
-                    }
-                }
-            }
-        };
-        let line = |class: u8, path: &str, kind: &str, rgb: [u8; 3], of: &str| {
-            let organ = page.context.class_names.get(usize::from(class) - 1).map_or("", String::as_str);
-            html! { path class=(kind) d=(path) stroke=(hex(rgb)) { title { (organ) ", " (of) } } }
-        };
-        let outlined = html! {
-            image id=(id) href=(png_url(&self.grey)) width=(width) height=(height) preserveAspectRatio="none" {}
-            @for (class, path) in &self.prediction { (line(*class, path, "prediction", colour(page.palette, *class), "prediction")) }
-            @for (class, path) in &self.reference { (line(*class, path, "reference", reference_colour(page.palette, *class), "reference")) }
-        };
-        let different = html! {
-            use href={ "#" (id) } {}
-            @for difference in Difference::ALL {
-                @for (_, path) in self.differences.iter().filter(|(kind, _)| *kind == difference as u8) {
-                    path.difference d=(path) fill=(hex(difference.colour())) { title { (difference.name()) } }
-                }
-            }
-        };
-        let name = format!("Case {}, slice {}", self.case, self.chosen.slice);
-        html! {
-            (panel(format!("{name}: scan with the outlines of reference and prediction"), outlined))
-            (panel(format!("{name}: where reference and prediction differ"), different))
-        }
-    }
-
-    fn figure(&self, page: &ReportPage, id: &str) -> Markup {
+impl ReportPage<'_> {
+    /// A picture with its caption; a click enlarges it.
+    fn figure(&self, picture: &SlicePicture, id: &str) -> Markup {
         html! {
             figure.slice {
-                button.panels type="button" title="Enlarge" { (self.panels(page, id)) }
-                figcaption { span.tag { (self.chosen.choice.name()) } span.what { (self.text()) } }
+                button.panels type="button" title="Enlarge" { (picture.panels(self.look(), id)) }
+                figcaption { span.tag { (picture.chosen.choice.name()) } span.what { (picture.text()) } }
             }
         }
     }
-}
 
-impl ReportPage<'_> {
+    /// How organs are drawn.
+    pub(super) fn look(&self) -> OrganLook<'_> {
+        OrganLook { class_names: self.context.class_names, palette: self.palette }
+    }
+
     /// Each case's pictures, the worst case and in it the worst slice first.
     pub(super) fn slices_section(&self, organs: &[String]) -> Markup {
         let scores = Scores::new(self.cases, self.context.class_names, |row| row.dice);
@@ -121,7 +40,7 @@ impl ReportPage<'_> {
             let mut pictures: Vec<&SlicePicture> = self.pictures.iter().filter(|picture| picture.case == *case).collect();
             let dice = |picture: &SlicePicture| picture.chosen.dice.unwrap_or(f64::INFINITY);
             pictures.sort_by(|a, b| dice(a).total_cmp(&dice(b)));
-            let figures = pictures.iter().enumerate().map(|(at, picture)| picture.figure(self, &format!("scan-{index}-{at}")));
+            let figures = pictures.iter().enumerate().map(|(at, picture)| self.figure(picture, &format!("scan-{index}-{at}")));
             cases.push(html! {
                 h3 {
                     "Case " (case) span.scores { (heading(case)) }
@@ -134,15 +53,7 @@ impl ReportPage<'_> {
             (self.legend(organs))
             p.note { (self.how_slices_are_shown()) }
             @for case in cases { (case) }
-            dialog #enlarged aria-label="A slice, enlarged" {
-                div.panels {}
-                p.bar {
-                    button.previous type="button" { "← previous" }
-                    span.what {}
-                    button.next type="button" { "next →" }
-                    button.close type="button" { "close" }
-                }
-            }
+            (enlarged())
         };
         section("slices", "Slices", body)
     }
@@ -150,8 +61,7 @@ impl ReportPage<'_> {
     pub(super) fn legend(&self, organs: &[String]) -> Markup {
         html! {
             ul.legend aria-label="Lines and colours of the pictures" {
-                li { svg.sample viewBox="0 0 30 8" aria-hidden="true" { path.prediction d="M0 4h30" {} } "prediction" }
-                li { svg.sample viewBox="0 0 30 8" aria-hidden="true" { path.reference d="M0 4h30" {} } "reference" }
+                (lines_legend("prediction", "reference"))
                 @for difference in Difference::ALL {
                     li { span.swatch style={ "background:" (hex(difference.colour())) } {} (difference.name()) }
                 }
@@ -161,7 +71,7 @@ impl ReportPage<'_> {
     }
 
     fn how_slices_are_shown(&self) -> String {
-        let placed = self.pictures.iter().any(|picture| picture.sides.is_some());
+        let placed = self.pictures.iter().any(|picture| picture.is_placed());
         format!(
             "The worst case is first, and of each case the slice with the lowest DSC; then its other worst ones, the one with the most organ \
              voxels, and the best. The DSC of a slice is the mean over the organs that the reference or the prediction has in it. Slices with \
@@ -179,13 +89,6 @@ impl ReportPage<'_> {
             " Nothing says how these scans lie in space: slices are shown as they lie in the array, without the sides of the body."
         };
         format!("{greys}{lie}")
-    }
-}
-
-impl SlicePicture {
-    /// Whether it is known how it lies in the body.
-    pub(super) fn is_placed(&self) -> bool {
-        self.sides.is_some()
     }
 }
 

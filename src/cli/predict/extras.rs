@@ -4,7 +4,7 @@ use super::outputs::Existing;
 use crate::error::refusal;
 use anyhow::Context;
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::csv::read_lines;
+use sam_ladder_formats::csv::{field, read_lines};
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::nifti::{origin_of, write_scaled_nifti};
 use sam_ladder_formats::outputs::{HASH_COMMENT, Origin, is_regular_file, is_there, may_write, origin_of_text, sealed};
@@ -228,10 +228,7 @@ pub fn one_line(text: &str) -> String {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => {
-            let text = one_line(text);
-            if text.contains([',', '"', '#']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
-        }
+        Value::String(text) => field(&one_line(text)),
         other => other.to_string(),
     }
 }
