@@ -29,6 +29,7 @@ SWEEP_KILLS ?= 50
 MODEL_SECONDS ?= 300
 CONFIG ?= docs/sweep.toml
 SWEEP  ?= $(DEMO)/sweep
+BEYOND ?= beyond
 # On a machine with an NVIDIA GPU: make precompute FEATURES=cuda
 FEATURES ?=
 
@@ -148,6 +149,11 @@ soak-sweep: ## Kill a sweep fifty times (SWEEP_KILLS) at random moments and chec
 .PHONY: bench-sweep
 bench-sweep: build $(VENV)/ready ## Compare TPE with successive halving with a grid of 64 points, five seeds, on a small phantom
 	$(VENV)/bin/python bench/sweep_search.py $(LADDER) $(ARGS)
+
+.PHONY: beyond
+beyond: $(VENV)/ready ## Train each option beyond the paper on phantoms on which it can matter, three seeds each (BEYOND=folder, resumes; hours)
+	$(CARGO) build --release --workspace --examples --bins
+	$(VENV)/bin/python bench/beyond.py $(LADDER) $(BEYOND) --bench-step target/release/examples/bench_step $(ARGS)
 
 .PHONY: bench-sharing
 bench-sharing: build ## Measure what a sweep's trials save by reading the store together

@@ -73,8 +73,8 @@ fn a_scan_stored_otherwise_has_the_mask_of_the_same_anatomy() {
     (nowhere.geometry.sform_code, nowhere.geometry.qform_code) = (0, 0);
     write(&at.join("new/nowhere.nii.gz"), &nowhere);
     let told = said(on(at, "predict --scan @new --run @run --out @masks"));
-    assert!(told.contains("4 of 6 scans are turned to the orientation LPS: ASR, LAS, RAS, SPL"), "{told}");
-    assert!(told.contains("1 of 6 scans have no affine") && told.contains(": nowhere"), "{told}");
+    assert!(told.contains("turned to the orientation LPS: 4 of 6 scans: ASR, LAS, RAS, SPL"), "{told}");
+    assert!(told.contains("in 1 of 6 scans; slices are taken as they lie") && told.contains(": nowhere"), "{told}");
     let mask = |name: &str| read_image(&at.join(format!("masks/{name}.nii.gz"))).unwrap();
     let expected = mask("LPS");
     assert!(expected.voxels.iter().any(|&class| class > 0.0), "the mask has organs");
@@ -99,7 +99,7 @@ fn a_scan_stored_otherwise_has_the_mask_of_the_same_anatomy() {
     assert_eq!(of_scan.collect::<Vec<_>>(), [""; 0], "{told}");
     // Through a store, too; and a stated orientation goes before the run's.
     let told = said(on(at, "predict --scan @new --run @run --out @stored --store @new.zarr"));
-    assert!(told.contains("4 of 6 scans are turned"), "{told}");
+    assert!(told.contains(": 4 of 6 scans: ASR"), "{told}");
     let stored = read_image(&at.join("stored/ASR.nii.gz")).unwrap();
     assert_eq!(stored.voxels, mask("ASR").voxels);
     succeed(on(at, "predict --scan @new/ASR.nii.gz --run @run --out @as-it-lies.nii.gz --orientation ASR"));
@@ -126,7 +126,7 @@ fn an_evaluations_masks_lie_where_their_scans_do() {
     std::fs::write(at.join("d/dataset.json"), json).unwrap();
     let precompute = "precompute --scans @d --random-encoder 3 --image-size 32 --data-size 32 --augment none --test-cases c";
     let told = said(on(at, &format!("{precompute} --store @s.zarr")));
-    assert!(told.contains("2 of 3 scans are turned to the orientation LPS: b, c"), "{told}");
+    assert!(told.contains("turned to the orientation LPS: 2 of 3 scans: b, c"), "{told}");
     let store = Store::open(at.join("s.zarr")).unwrap();
     let [scan] = store.scans(Split::Test) else { panic!("one test scan") };
     let file = read_image(&at.join("d/imagesTr/c_0000.nii.gz")).unwrap();
@@ -221,9 +221,9 @@ fn a_sheared_scan_has_its_mask_and_no_millimetres() {
     }
     let told =
         said(on(at, "precompute --scans @p --store @s.zarr --random-encoder 3 --image-size 32 --data-size 32 --augment none"));
-    assert!(told.contains("1 of 3 scans have a sheared affine") && told.contains("0001: an angle of 65.0 degrees"), "{told}");
+    assert!(told.contains("a sheared affine in 1 of 3 scans") && told.contains("0001: an angle of 65.0 degrees"), "{told}");
     let told = said(on(at, "eval --store @s.zarr --zero-shot --out @voxels --save-nifti"));
-    assert!(told.contains("1 of 1 scans is unknown (case 0001: its affine is sheared, with an angle of 65.0"), "{told}");
+    assert!(told.contains("unknown in 1 of 1 scan (case 0001: its affine is sheared, with an angle of 65.0"), "{told}");
     let rows: Vec<CaseRow> = read_rows(&at.join("voxels/cases.parquet")).unwrap();
     assert!(rows.iter().all(|row| row.hd95_mm.is_none() && row.volume_difference_ml.is_none()));
     let mask = read_image(&at.join("voxels/masks/0001.nii.gz")).unwrap().geometry;

@@ -112,7 +112,7 @@ impl StoreLayout {
     pub fn variants(&self, split: Split) -> Vec<Variant> {
         let config = &self.attributes.config;
         match split {
-            Split::Train => variants(config.augment, config.rotation_step),
+            Split::Train => config.train_variants(),
             Split::Test => variants(config.test_augment, 1),
         }
     }

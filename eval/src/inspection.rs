@@ -1,20 +1,19 @@
-//! What `inspect` found in a folder of scans, as a page and as lines for a terminal.
+//! What `inspect` found in a folder of scans, as a page.
 
+mod cells;
 mod intensities;
+mod lines;
+
+pub use lines::inspection_lines;
 
 use crate::page::{Document, section};
-use crate::table_text::{UNDEFINED, aligned_table};
+use crate::table_text::UNDEFINED;
+use cells::{COST_COLUMNS, ORGAN_COLUMNS, OrganFacts, case_columns, cost_cells};
 use intensities::intensity_strips;
 use maud::{Markup, html};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::counted::counted;
-use sam_ladder_schemas::inspection::{InspectedCase, InspectedCost, InspectedVoxels, Inspection};
+use sam_ladder_schemas::inspection::{InspectedCost, InspectedVoxels, Inspection};
 use sam_ladder_schemas::tables::PERCENTILES;
-
-const ORGAN_COLUMNS: [&str; 5] = ["training cases", "test cases", "middle volume", "smallest", "largest"];
-const COST_COLUMNS: [&str; 3] = ["images", "disk, at most", "encoding"];
-/// Cases that a terminal shows.
-const CASES: usize = 40;
 
 /// The page, self-contained.
 pub fn inspection_page(inspection: &Inspection) -> String {
@@ -63,30 +62,6 @@ fn remarks(inspection: &Inspection) -> Markup {
         }
         p.note { "Channels: " (inspection.channels.join("; ")) "." }
     }
-}
-
-/// A heading, and a case's cell below it.
-type Column = (&'static str, fn(&InspectedCase) -> String);
-
-/// What is shown of a case.
-fn case_columns() -> [Column; 6] {
-    [
-        ("split", |case| case.split.to_string()),
-        ("slices", |case| case.slices.to_string()),
-        ("height × width", |case| case.plane.map_or(UNDEFINED.into(), |[h, w]| format!("{h} × {w}"))),
-        ("voxel, mm", |case| {
-            case.spacing_mm
-                .map_or(UNDEFINED.into(), |[z, y, x]| format!("{} × {} × {}", millimetres(z), millimetres(y), millimetres(x)))
-        }),
-        ("orientation", |case| case.orientation.clone().unwrap_or(UNDEFINED.into())),
-        ("file", |case| case.file.clone()),
-    ]
-}
-
-/// At most three decimals.
-fn millimetres(value: f64) -> String {
-    let text = format!("{value:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').into()
 }
 
 fn cases_table(inspection: &Inspection) -> Markup {
@@ -143,53 +118,6 @@ fn organs_table(inspection: &Inspection) -> Markup {
     }
 }
 
-struct OrganFacts {
-    /// Cases with the organ, and all, of each split.
-    with: [(usize, usize); 2],
-    /// Volumes and their unit, sorted.
-    volumes: Vec<f64>,
-    unit: &'static str,
-}
-
-impl OrganFacts {
-    fn of(cases: &[InspectedCase], organ: usize) -> Self {
-        let counts: Vec<(&InspectedCase, u64)> =
-            cases.iter().filter_map(|case| Some((case, *case.organ_voxels()?.get(organ)?))).collect();
-        let with = Split::ALL.map(|split| {
-            let of_split = counts.iter().filter(|(case, _)| case.split == split);
-            (of_split.clone().filter(|(_, count)| *count > 0).count(), of_split.count())
-        });
-        let there = || counts.iter().filter(|(_, count)| *count > 0);
-        let in_ml = there().all(|(case, _)| case.spacing_mm.is_some());
-        let mut volumes: Vec<f64> =
-            there().map(|(case, count)| *count as f64 * if in_ml { case.voxel_ml().unwrap_or(f64::NAN) } else { 1.0 }).collect();
-        volumes.sort_by(f64::total_cmp);
-        OrganFacts { with, volumes, unit: if in_ml { "ml" } else { "voxels" } }
-    }
-
-    fn cells(&self) -> Vec<String> {
-        let volume = |value: Option<&f64>| match value {
-            None => UNDEFINED.into(),
-            Some(value) if self.unit == "ml" => format!("{value:.1} ml"),
-            Some(value) => format!("{value} voxels"),
-        };
-        let share = |(with, all): (usize, usize)| if all == 0 { UNDEFINED.into() } else { format!("{with} of {all}") };
-        let half = self.volumes.len() / 2;
-        let middle = match self.volumes.len() {
-            0 => None,
-            count if count.is_multiple_of(2) => Some((self.volumes[half - 1] + self.volumes[half]) / 2.0),
-            _ => Some(self.volumes[half]),
-        };
-        vec![
-            share(self.with[0]),
-            share(self.with[1]),
-            volume(middle.as_ref()),
-            volume(self.volumes.first()),
-            volume(self.volumes.last()),
-        ]
-    }
-}
-
 fn costs_table(costs: &[InspectedCost]) -> Markup {
     let table = html! {
         table.organs.plain {
@@ -208,59 +136,12 @@ fn costs_table(costs: &[InspectedCost]) -> Markup {
     }
 }
 
-fn cost_cells(cost: &InspectedCost) -> [String; 3] {
-    let bytes = match cost.bytes as f64 {
-        bytes if bytes < 1e9 => format!("{:.0} MB", bytes / 1e6),
-        bytes => format!("{:.1} GB", bytes / 1e9),
-    };
-    [cost.images.to_string(), bytes, cost.seconds.map_or(UNDEFINED.into(), duration)]
-}
-
-fn duration(seconds: f64) -> String {
-    match seconds {
-        seconds if seconds < 90.0 => format!("{seconds:.0} s"),
-        seconds if seconds < 5400.0 => format!("{:.0} min", seconds / 60.0),
-        seconds => format!("{:.1} h", seconds / 3600.0),
-    }
-}
-
-/// The same for a terminal: a line for each of the first cases, what to look at, and the costs.
-pub fn inspection_lines(inspection: &Inspection) -> String {
-    let columns = case_columns();
-    let mut headings = vec!["case"];
-    headings.extend(columns.iter().map(|(heading, _)| *heading));
-    let left: Vec<bool> = (0..headings.len()).map(|column| column == 0 || column == headings.len() - 1).collect();
-    let row =
-        |case: &InspectedCase| std::iter::once(case.case.clone()).chain(columns.iter().map(|(_, cell)| cell(case))).collect();
-    let rows: Vec<Vec<String>> = inspection.cases.iter().take(CASES).map(row).collect();
-    let mut out = format!("{}: {}\n\n{}", inspection.folder, inspection.layout, aligned_table(&headings, &left, &rows));
-    if inspection.cases.len() > CASES {
-        out += &format!("and {}\n", counted(inspection.cases.len() - CASES, "more case"));
-    }
-    if inspection.cases.iter().any(|case| case.voxels.is_some()) {
-        let rows: Vec<Vec<String>> = (inspection.class_names.iter().enumerate())
-            .map(|(organ, name)| std::iter::once(name.clone()).chain(OrganFacts::of(&inspection.cases, organ).cells()).collect())
-            .collect();
-        let headings = [&["organ"], &ORGAN_COLUMNS[..]].concat();
-        out += &format!("\n{}", aligned_table(&headings, &[true, false, false, false, false, false], &rows));
-    }
-    let rows: Vec<Vec<String>> =
-        inspection.costs.iter().map(|cost| std::iter::once(cost.options.clone()).chain(cost_cells(cost)).collect()).collect();
-    out += &format!("\n{}", aligned_table(&[&["precompute"], &COST_COLUMNS[..]].concat(), &[true, false, false, false], &rows));
-    let unusable = inspection.cases.iter().filter_map(|case| match &case.voxels {
-        Some(InspectedVoxels::Unusable(why)) => Some(format!("case {} cannot be used: {why}", case.case)),
-        _ => None,
-    });
-    let warnings: Vec<String> = inspection.warnings.iter().cloned().chain(unusable).collect();
-    out += &warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect::<String>();
-    out + &inspection.remarks.iter().map(|remark| format!("\n{remark}")).collect::<String>()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sam_ladder_schemas::inspection::InspectedCase;
 
-    fn inspection() -> Inspection {
+    pub(super) fn inspection() -> Inspection {
         let case = |name: &str, split, voxels| InspectedCase {
             case: name.into(),
             split,
@@ -296,20 +177,6 @@ mod tests {
                 seconds: Some(4000.0),
             }],
         }
-    }
-
-    #[test]
-    fn organs_are_counted_in_millilitres_of_the_cases_that_have_them() {
-        let cases = inspection().cases;
-        // 3 × 0.5 × 0.75 mm³ = 1.125e-3 ml for each voxel.
-        assert_eq!(
-            OrganFacts::of(&cases, 0).cells(),
-            ["2 of 2", "–", "4.5 ml", "1.8 ml", "7.2 ml"].map(|cell| cell.replace('–', UNDEFINED))
-        );
-        assert_eq!(OrganFacts::of(&cases, 1).cells()[..3], ["1 of 2".to_string(), UNDEFINED.into(), "0.9 ml".into()]);
-        let mut unknown = cases;
-        unknown[1].spacing_mm = None;
-        assert_eq!(OrganFacts::of(&unknown, 1).cells()[2], "800 voxels");
     }
 
     #[test]

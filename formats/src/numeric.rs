@@ -1,5 +1,7 @@
 //! Converts stored numbers of any type, width and byte order to float32.
 
+use half::f16;
+
 /// A real number type that files store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NumericType {
@@ -11,6 +13,7 @@ pub(crate) enum NumericType {
     I32,
     U64,
     I64,
+    F16,
     F32,
     F64,
 }
@@ -44,6 +47,7 @@ impl NumericType {
             "i4" => Self::I32,
             "u8" => Self::U64,
             "i8" => Self::I64,
+            "f2" => Self::F16,
             "f4" => Self::F32,
             "f8" => Self::F64,
             _ => return None,
@@ -54,7 +58,7 @@ impl NumericType {
     pub(crate) fn bytes(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
-            Self::U16 | Self::I16 => 2,
+            Self::U16 | Self::I16 | Self::F16 => 2,
             Self::U32 | Self::I32 | Self::F32 => 4,
             Self::U64 | Self::I64 | Self::F64 => 8,
         }
@@ -98,6 +102,7 @@ impl NumericType {
             Self::I16 => f64::from(whole as u16 as i16),
             Self::I32 => f64::from(whole as u32 as i32),
             Self::I64 => whole as i64 as f64,
+            Self::F16 => f16::from_bits(whole as u16).to_f64(),
             Self::F32 => f64::from(f32::from_bits(whole as u32)),
             Self::F64 => f64::from_bits(whole),
         };
@@ -109,11 +114,15 @@ impl NumericType {
     pub(crate) fn decode(self, bytes: &[u8], big_endian: bool, slope: f64, intercept: f64) -> Vec<f32> {
         macro_rules! decode {
             ($type:ty) => {
+                decode!($type, |value| value as f64)
+            };
+            ($type:ty, $wide:expr) => {
                 bytes
                     .chunks_exact(size_of::<$type>())
                     .map(|chunk| {
                         let raw = chunk.try_into().expect("chunks have the type's width");
-                        let value = if big_endian { <$type>::from_be_bytes(raw) } else { <$type>::from_le_bytes(raw) } as f64;
+                        let value = if big_endian { <$type>::from_be_bytes(raw) } else { <$type>::from_le_bytes(raw) };
+                        let value = $wide(value);
                         // NumPy skips the steps that change nothing.
                         let scaled = if slope != 1.0 { value * slope } else { value };
                         (if intercept != 0.0 { scaled + intercept } else { scaled }) as f32
@@ -130,6 +139,7 @@ impl NumericType {
             Self::I32 => decode!(i32),
             Self::U64 => decode!(u64),
             Self::I64 => decode!(i64),
+            Self::F16 => decode!(f16, f16::to_f64),
             Self::F32 => decode!(f32),
             Self::F64 => decode!(f64),
         }
@@ -169,6 +179,17 @@ mod tests {
         check!(i64, I64);
         check!(f32, F32);
         check!(f64, F64);
+    }
+
+    #[test]
+    fn half_precision_in_either_byte_order() {
+        // numpy.array([-1.5, 65504, 2**-24], '<f2').tobytes()
+        let little = [0x00, 0xbe, 0xff, 0x7b, 0x01, 0x00];
+        let big = [0xbe, 0x00, 0x7b, 0xff, 0x00, 0x01];
+        let expected = [-1.5, 65504.0, 2f32.powi(-24)];
+        assert_eq!((NumericType::from_numpy("f2"), NumericType::F16.bytes()), (Some(NumericType::F16), 2));
+        assert_eq!(NumericType::F16.decode(&little, false, 1.0, 0.0), expected);
+        assert_eq!(NumericType::F16.decode(&big, true, 1.0, 0.0), expected);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The variants of the published augmentation, applied to a square slice at data size (`random_rot_flip` and `random_rotate` of
 //! the published `dataset_synapse.py`, without their dice).
 
+use crate::draw::Draw;
 use sam_ladder_ops::image::ndimage::{flip, rot90, rotate_nearest};
 use sam_ladder_schemas::variants::VariantKind;
 
-/// A variant of a square slice `[size, size]`, image or labels: same shape, values moved or, at a rotation's border, 0.
+/// A variant of a square slice `[size, size]`, image or labels: same shape, values moved or, at a rotation's border, 0. A draw is that of labels of
+/// no case.
 ///
 /// # Panics
 /// When `slice` does not have `size * size` elements.
@@ -16,6 +18,7 @@ pub fn apply<T: Copy + Default>(kind: VariantKind, slice: &[T], size: usize) -> 
             flip(&turned, shape, axis.into())
         }
         VariantKind::Rotation { angle_degrees } => rotate_nearest(slice, [size, size], angle_degrees.into()),
+        VariantKind::Draw { seed, number } => Draw::of(seed, number, "", 0).label(slice, size),
     }
 }
 

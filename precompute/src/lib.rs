@@ -2,6 +2,7 @@
 
 pub mod augment;
 pub mod disk;
+pub mod draw;
 pub mod encoder;
 pub mod error;
 pub mod phantom;

@@ -11,12 +11,16 @@
 //! its spline may leave [0, 1] a little, and so may the images.
 
 use crate::augment;
+use crate::draw::Draw;
 use sam_ladder_ops::image::ndimage::{zoom_cubic, zoom_nearest};
 use sam_ladder_schemas::variants::VariantKind;
 
 /// A slice and its labels at data size, where the published code augments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataSlice {
+    /// Of the scan, for its draws.
+    case: String,
+    slice: usize,
     size: usize,
     /// `[c, size, size]`
     image: Vec<f32>,
@@ -42,7 +46,12 @@ impl DataSlice {
         let data = [data_size, data_size];
         let planes = image.chunks(shape[0] * shape[1]);
         let image = planes.flat_map(|plane| zoom_cubic(plane, shape, data)).collect();
-        DataSlice { size: data_size, image, label: zoom_nearest(label, shape, data) }
+        DataSlice { case: String::new(), slice: 0, size: data_size, image, label: zoom_nearest(label, shape, data) }
+    }
+
+    /// The same as a slice of a case, counted from 0: its draws are its own.
+    pub fn of_case(self, case: &str, slice: usize) -> Self {
+        DataSlice { case: case.into(), slice, ..self }
     }
 
     /// A variant of the slice for a network of `image_size`. Test slices have only [`VariantKind::Identity`].
@@ -50,9 +59,18 @@ impl DataSlice {
         let data = [self.size, self.size];
         let network = [image_size, image_size];
         let low_res = [image_size / 4, image_size / 4];
-        let planes = self.image.chunks(self.size * self.size);
-        let image = planes.flat_map(|plane| zoom_cubic(&augment::apply(kind, plane, self.size), data, network)).collect();
-        let label = augment::apply(kind, &self.label, self.size);
+        let (moved, label): (Vec<f32>, Vec<u8>) = match kind {
+            VariantKind::Draw { seed, number } => {
+                let draw = Draw::of(seed, number, &self.case, self.slice);
+                (draw.image(&self.image, self.size), draw.label(&self.label, self.size))
+            }
+            kind => {
+                let planes = self.image.chunks(self.size * self.size);
+                let moved = planes.flat_map(|plane| augment::apply(kind, plane, self.size)).collect();
+                (moved, augment::apply(kind, &self.label, self.size))
+            }
+        };
+        let image = moved.chunks(self.size * self.size).flat_map(|plane| zoom_cubic(plane, data, network)).collect();
         VariantTensors { image, label: zoom_nearest(&zoom_nearest(&label, data, network), network, low_res) }
     }
 

@@ -8,7 +8,7 @@ use crate::orientation::Orientation;
 use crate::rungs::{self, RUNG_CHANNELS, RungProjection};
 use crate::setting::{Problem, SettingError};
 use crate::tables::voxels_column;
-use crate::variants::AugmentPolicy;
+use crate::variants::{AugmentPolicy, Variant, seeded, variants};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -141,6 +141,8 @@ pub const IGNORED_CLASS: u8 = 254;
 
 /// Longest side of an image in pixels: eight times SAM's. At a longer side one embedding takes a gigabyte.
 pub const MAX_SIDE: usize = 8192;
+/// Most draws of a slice that a store may hold.
+const MAX_DRAWS: u32 = 1000;
 
 /// Channels that SAM's encoder and ResNet-18 take. A single channel is repeated three times; with two channels the third is zero.
 pub const MAX_CHANNELS: usize = 3;
@@ -222,6 +224,17 @@ pub struct PrecomputeConfig {
     #[cfg_attr(feature = "cli", arg(long, value_name = "DEGREES"))]
     #[schemars(range(min = 1))]
     pub rotation_step: u32,
+    /// With --augment seeded: draws of each training slice to store, in addition to the slice itself
+    // Left out of the JSON unless draws are stored, and so is the default of the seed.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t))]
+    #[serde(default, skip_serializing_if = "is_no_draw")]
+    #[schemars(range(max = MAX_DRAWS), extend("default" = 0))]
+    pub draws: u32,
+    /// With --augment seeded: seed of the draws
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SEED", default_value_t))]
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(extend("default" = 0))]
+    pub draw_seed: u64,
     /// Number format of the stored embeddings and images
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub dtype: StoreDtype,
@@ -283,6 +296,10 @@ fn is_rung_channels(channels: &usize) -> bool {
     *channels == RUNG_CHANNELS
 }
 
+fn is_no_draw(draws: &u32) -> bool {
+    *draws == 0
+}
+
 fn is_zero(seed: &u64) -> bool {
     *seed == 0
 }
@@ -316,6 +333,8 @@ impl PrecomputeConfig {
             augment: AugmentPolicy::Reference,
             test_augment: AugmentPolicy::None,
             rotation_step: 1,
+            draws: 0,
+            draw_seed: 0,
             dtype: StoreDtype::F16,
             compression: Compression::None,
             class_names: crate::classes::SYNAPSE_ORGANS.map(String::from).to_vec(),
@@ -397,6 +416,28 @@ impl PrecomputeConfig {
         }
     }
 
+    /// The variants of each training slice, by index.
+    pub fn train_variants(&self) -> Vec<Variant> {
+        match self.augment {
+            AugmentPolicy::Seeded => seeded(self.draw_seed, self.draws),
+            policy => variants(policy, self.rotation_step),
+        }
+    }
+
+    fn check_draws(&self) -> Result<(), SettingError> {
+        match (self.augment == AugmentPolicy::Seeded, self.draws) {
+            (true, 0) => Err(Problem::expected("a number of draws, such as 20, for augment = seeded", "0").with("draws")),
+            (false, 1..) => {
+                Err(Problem::conflict("draws need augment = seeded", "pass --augment seeded, or leave --draws out").with("draws"))
+            }
+            (false, 0) if self.draw_seed > 0 => {
+                let advice = "pass --augment seeded, or leave --draw-seed out";
+                Err(Problem::conflict("a seed of draws needs augment = seeded", advice).with("draw_seed"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks what types cannot: sizes, the rotation step, classes, channels and their intensities.
     ///
     /// # Errors
@@ -405,14 +446,16 @@ impl PrecomputeConfig {
         json_schema::check(&json!(self), &json_schema::schema_of::<Self>(), "")?;
         match (self.test_augment, self.augment) {
             (AugmentPolicy::None, _) | (AugmentPolicy::Flips, AugmentPolicy::Flips | AugmentPolicy::Reference) => {}
-            (AugmentPolicy::Flips, AugmentPolicy::None) => {
+            (AugmentPolicy::Flips, AugmentPolicy::None | AugmentPolicy::Seeded) => {
                 let reason = "flips need augment = flips or reference: a model that never saw a reflection cannot segment one";
                 return Err(Problem::conflict(reason, "change --augment, or leave --test-augment out").with("test_augment"));
             }
-            (AugmentPolicy::Reference, _) => {
-                return Err(Problem::expected("\"none\" or \"flips\"", "\"reference\"").with("test_augment"));
+            (AugmentPolicy::Reference | AugmentPolicy::Seeded, _) => {
+                let found = json!(self.test_augment).to_string();
+                return Err(Problem::expected("\"none\" or \"flips\"", found).with("test_augment"));
             }
         }
+        self.check_draws()?;
         // 255 is the fill value: it marks what was never written.
         if self.class_names.is_empty() || self.class_names.len() > 254 {
             let found = format!("{} classes", self.class_names.len());

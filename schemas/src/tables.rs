@@ -208,7 +208,7 @@ pub struct VariantRow {
     pub variant: u32,
     /// See [`Variant::name`].
     pub name: String,
-    /// `identity`, `reflection` or `rotation`.
+    /// `identity`, `reflection`, `rotation` or `draw`.
     pub kind: String,
     /// Quarter turns of a reflection.
     pub k: Option<u8>,
@@ -227,6 +227,7 @@ impl VariantRow {
             VariantKind::Identity => ("identity", None, None),
             VariantKind::Reflection { k, axis } => ("reflection", Some((k, axis)), None),
             VariantKind::Rotation { angle_degrees } => ("rotation", None, Some(angle_degrees)),
+            VariantKind::Draw { .. } => ("draw", None, None),
         };
         let (k, axis) = reflection.unzip();
         let (variant, name, probability) = (index as u32, variant.name(), variant.probability);

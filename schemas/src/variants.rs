@@ -23,6 +23,8 @@ pub enum AugmentPolicy {
     Flips,
     /// Only the slice itself
     None,
+    /// The slice itself, and seeded draws of a wider augmentation (--draws): turned, resized, shifted, noise, contrast, gamma
+    Seeded,
 }
 
 /// How a variant is made from the slice at data size.
@@ -43,6 +45,13 @@ pub enum VariantKind {
         /// Angle in degrees, never 0.
         angle_degrees: i32,
     },
+    /// A draw of the wider augmentation, each slice's own.
+    Draw {
+        /// The store's seed.
+        seed: u64,
+        /// Number of the draw, from 0.
+        number: u32,
+    },
 }
 
 /// One variant of the store: row `i` of `variants.parquet` describes index `i` of the arrays' `variant` axis.
@@ -56,12 +65,13 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// A short name that is unique within a store: `identity`, `rot90x1_flip0`, `rotate-20`.
+    /// A short name that is unique within a store: `identity`, `rot90x1_flip0`, `rotate-20`, `draw3`.
     pub fn name(&self) -> String {
         match self.kind {
             VariantKind::Identity => "identity".into(),
             VariantKind::Reflection { k, axis } => format!("rot90x{k}_flip{axis}"),
             VariantKind::Rotation { angle_degrees } => format!("rotate{angle_degrees}"),
+            VariantKind::Draw { number, .. } => format!("draw{number}"),
         }
     }
 }
@@ -69,14 +79,15 @@ impl Variant {
 /// The variants of a policy: identity first, then reflections, then rotations by ascending angle.
 ///
 /// Only angles that are multiples of `rotation_step` are kept (1 keeps all). The probability of rotating, ¼, is spread evenly over them,
-/// including angle 0, whose share goes to the identity. `Flips` and `None` give the probability of what they lack to the identity.
+/// including angle 0, whose share goes to the identity. `Flips` and `None` give the probability of what they lack to the identity. Of `Seeded`,
+/// which [`seeded`] makes, only the identity is made here.
 ///
 /// # Panics
 /// When `rotation_step` is 0; the command line refuses that.
 pub fn variants(policy: AugmentPolicy, rotation_step: u32) -> Vec<Variant> {
     assert!(rotation_step > 0, "rotation_step must be at least 1");
     let mut out = vec![Variant { kind: VariantKind::Identity, probability: 1.0 }];
-    if policy == AugmentPolicy::None {
+    if matches!(policy, AugmentPolicy::None | AugmentPolicy::Seeded) {
         return out;
     }
     for (k, axis) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
@@ -95,6 +106,13 @@ pub fn variants(policy: AugmentPolicy, rotation_step: u32) -> Vec<Variant> {
     out
 }
 
+/// The variants of [`AugmentPolicy::Seeded`]: identity and draws, each as probable.
+pub fn seeded(seed: u64, draws: u32) -> Vec<Variant> {
+    let probability = 1.0 / f64::from(draws + 1);
+    let draw = |number| Variant { kind: VariantKind::Draw { seed, number }, probability };
+    std::iter::once(Variant { kind: VariantKind::Identity, probability }).chain((0..draws).map(draw)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +126,15 @@ mod tests {
         assert!(reference[5..].iter().all(|v| v.probability == 0.25 / 40.0));
         assert_eq!(reference[5].name(), "rotate-20");
         assert_eq!(reference[43].name(), "rotate19");
+    }
+
+    #[test]
+    fn seeded_variants_are_equally_probable_and_the_first_stay_if_there_are_more() {
+        let (few, many) = (seeded(5, 3), seeded(5, 9));
+        assert_eq!(few.iter().map(Variant::name).collect::<Vec<_>>(), ["identity", "draw0", "draw1", "draw2"]);
+        assert!(few.iter().all(|variant| variant.probability == 0.25));
+        assert!(few.iter().zip(&many).all(|(few, many)| few.kind == many.kind));
+        assert_ne!(seeded(6, 3)[1].kind, few[1].kind);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use sam_ladder_formats::nifti::Geometry;
 use sam_ladder_formats::volume::read_geometry;
 use sam_ladder_precompute::scans::sha256_of_file;
 use sam_ladder_schemas::classes::Split;
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::eval::Resample;
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::tables::{ScanRow, SliceRow};
@@ -101,10 +102,9 @@ impl<'a> ScoredCases<'a> {
                     let hint = "state it with --spacing DEPTH,HEIGHT,WIDTH, or measure in voxels with --unit voxels";
                     return Err(refusal(message, hint));
                 }
-                let (count, all) = (unknown.len(), self.cases.len());
+                let (count, all) = (unknown.len(), counted(self.cases.len(), "scan"));
                 print_note!(
-                    "warning: the voxel spacing of {count} of {all} scans is unknown{why}: nothing is measured in millimetres of them; \
-                     --spacing states it"
+                    "warning: the voxel spacing is unknown in {count} of {all}{why}; nothing is measured in millimetres there: --spacing states it"
                 );
                 Ok(())
             }

@@ -213,6 +213,11 @@ pub enum TrainError {
         /// Variants of the store.
         stored: usize,
     },
+    /// Neighbouring slices that do not lie over one another.
+    #[error(
+        "{0} holds seeded draws, which move each slice in its own way, so the embeddings of neighbouring slices do not go together"
+    )]
+    NeighboursApart(PathBuf),
     /// A store lacks the unaugmented variant.
     #[error("{0} has no identity variant")]
     NoIdentity(PathBuf),

@@ -127,8 +127,9 @@ fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Opt
 /// Whether a store is contained in what is requested, so that it has only to grow: more scans, more variants, all else the same.
 pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
     let requested = layout.attributes();
-    let PrecomputeConfig { augment, test_augment, rotation_step, .. } = requested.config;
-    let same_variants = PrecomputeConfig { augment, test_augment, rotation_step, ..found.config.clone() };
+    // Draws of another seed are other variants.
+    let PrecomputeConfig { augment, test_augment, rotation_step, draws, draw_seed, .. } = requested.config;
+    let same_variants = PrecomputeConfig { augment, test_augment, rotation_step, draws, draw_seed, ..found.config.clone() };
     let Ok(before) = StoreLayout::of(found) else { return false };
     let kinds = |variants: Vec<Variant>| variants.into_iter().map(|variant| variant.kind).collect::<Vec<_>>();
     let more_variants = Split::ALL.into_iter().all(|split| {

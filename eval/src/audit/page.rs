@@ -88,14 +88,13 @@ impl Audit {
     fn words(&self, slice: &DisputedSlice) -> String {
         let [label, predicted] = [slice.label, slice.predicted].map(|class| class_name(&self.config.class_names, class));
         let area = slice.area_mm2.map_or_else(|| counted(slice.pixels, "pixel"), |area| format!("{area:.0} mm²"));
-        let most = if slice.of_these < slice.pixels { " most of it" } else { "" };
-        let agreement = match slice.agreement {
-            Some(_) => format!("{} (DSC {} percent)", counted(slice.runs, "run"), percent(slice.agreement)),
-            None => counted(slice.runs, "run"),
-        };
-        let (case, index, dice) = (&slice.case, slice.slice, percent(slice.dice));
+        let most = if slice.of_these < slice.pixels { "most of it " } else { "" };
+        let agreement =
+            slice.agreement.map_or(String::new(), |_| format!("with each other {} percent, ", percent(slice.agreement)));
+        let (case, index, dice, runs) = (&slice.case, slice.slice, percent(slice.dice), counted(slice.runs, "run"));
         format!(
-            "Case {case}, slice {index}: {area} disputed,{most} labelled {label}, {predicted} by {agreement}. DSC of runs and label {dice} percent"
+            "Case {case}, slice {index}: {area} disputed, {most}{label} in the label, {predicted} in {runs}. DSC of the runs {agreement}with the \
+             label {dice} percent."
         )
     }
 

@@ -1,4 +1,5 @@
 //! Image resampling as in SciPy and PyTorch.
 
+pub mod affine;
 pub mod bicubic;
 pub mod ndimage;

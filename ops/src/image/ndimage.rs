@@ -150,14 +150,14 @@ pub fn zoom_cubic(slice: &[f32], [h, w]: [usize; 2], [oh, ow]: [usize; 2]) -> Ve
 }
 
 /// Four neighbouring spline coefficients along an axis and their weights at one coordinate.
-struct CubicTap {
-    indices: [usize; 4],
-    weights: [f64; 4],
+pub(super) struct CubicTap {
+    pub indices: [usize; 4],
+    pub weights: [f64; 4],
 }
 
 impl CubicTap {
     /// `None` where the coordinate lies outside `[0, n - 1]`.
-    fn new(coordinate: f64, n: usize) -> Option<Self> {
+    pub fn new(coordinate: f64, n: usize) -> Option<Self> {
         if !(coordinate >= 0.0 && coordinate <= (n - 1) as f64) {
             return None;
         }
@@ -184,7 +184,7 @@ fn reflect(index: isize, n: usize) -> usize {
 }
 
 /// B-spline coefficients `[h, w]` of a slice: the recursive prefilter along each axis (`scipy.ndimage.spline_filter`).
-fn spline_coefficients(slice: &[f32], [h, w]: [usize; 2]) -> Vec<f64> {
+pub(super) fn spline_coefficients(slice: &[f32], [h, w]: [usize; 2]) -> Vec<f64> {
     let mut coefficients: Vec<f64> = slice.iter().map(|&value| f64::from(value)).collect();
     prefilter_columns(&mut coefficients, [h, w]);
     let mut transposed = gather([w, h], |column, row| coefficients[row * w + column]);
@@ -246,7 +246,7 @@ fn endpoint_grid(n: usize, out_n: usize) -> impl Iterator<Item = f64> {
 }
 
 /// The pixel nearest to a coordinate, halves upwards; `None` outside `[0, n - 1]`.
-fn nearest_index(coordinate: f64, n: usize) -> Option<usize> {
+pub(super) fn nearest_index(coordinate: f64, n: usize) -> Option<usize> {
     (coordinate >= 0.0 && coordinate <= n as f64 - 1.0).then(|| (coordinate + 0.5).floor() as usize)
 }
 
@@ -263,7 +263,7 @@ fn sin_cos_degrees(angle_degrees: f64) -> (f64, f64) {
 }
 
 /// A slice of shape `[h, w]` from the value of each of its pixels.
-fn gather<T>([h, w]: [usize; 2], value: impl Fn(usize, usize) -> T) -> Vec<T> {
+pub(super) fn gather<T>([h, w]: [usize; 2], value: impl Fn(usize, usize) -> T) -> Vec<T> {
     let mut out = Vec::with_capacity(h * w);
     for row in 0..h {
         out.extend((0..w).map(|column| value(row, column)));

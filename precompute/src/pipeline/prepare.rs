@@ -175,7 +175,7 @@ impl Work<'_> {
             .map(|(row, _)| {
                 let slice = row - first_row;
                 let planes = scan.planes(slice, config.preprocessing.channels_from);
-                DataSlice::new(&planes, scan.labels(slice), [height, width], config.data_size)
+                DataSlice::new(&planes, scan.labels(slice), [height, width], config.data_size).of_case(&scan.case, slice)
             })
             .collect();
         let pairs = slices.iter().zip(rows);

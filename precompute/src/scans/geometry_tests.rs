@@ -118,7 +118,13 @@ fn a_scan_without_an_affine_is_taken_as_it_lies_and_said() {
     assert_eq!(read.spacing_mm, Some([3.0, 0.8, 0.7].map(|side: f64| f64::from(side as f32))));
     let grid = scan.grid(&in_lps()).unwrap();
     let notes = grid_notes([("nowhere", path.as_path(), &grid)], in_lps().orientation, false);
-    assert!(notes.len() == 1 && notes[0].contains("1 of 1 scans have no affine") && notes[0].ends_with(": nowhere"), "{notes:?}");
+    assert!(
+        notes.len() == 1
+            && notes[0].starts_with("warning: no affine (codes")
+            && notes[0].contains(" in 1 of 1 scan; ")
+            && notes[0].ends_with(": nowhere"),
+        "{notes:?}"
+    );
 }
 
 /// An nnU-Net folder of training cases in these orientations, with one CT channel, or two with `second`; labels are 1 in one half.
@@ -172,13 +178,13 @@ fn a_mixed_set_is_brought_to_the_first_training_case() {
     assert!(scans.iter().all(|scan| (&scan.image, &scan.label) == (&scans[0].image, &scans[0].label)));
     let notes = source.notes(&[]);
     assert!(notes[0].contains("0 test scans found"));
-    assert_eq!(notes[1..], ["2 of 3 scans are turned to the orientation RAS: b, c"]);
+    assert_eq!(notes[1..], ["turned to the orientation RAS: 2 of 3 scans: b, c"]);
     let typed = SourceOptions { orientation: Some("SAR".parse().unwrap()), ..SourceOptions::default() };
     let config = configure(dir.path(), &typed, PrecomputeConfig::default()).unwrap();
     let source = ScanSource::open(dir.path(), &config.preprocessing).unwrap();
     // Width is the axis towards the head, depth the one towards the right.
     assert_eq!((source.cases()[0].num_slices, source.read(&source.cases()[0]).unwrap().shape), (5, [5, 4, 3]));
-    assert!(source.notes(&[])[1].contains("3 of 3 scans are turned to the orientation SAR"));
+    assert!(source.notes(&[])[1].contains("turned to the orientation SAR: 3 of 3 scans"));
 }
 
 #[test]
@@ -193,7 +199,12 @@ fn raw_synapse_scans_are_taken_as_they_lie() {
         assert_eq!(source.read(case).unwrap(), published.read(as_published).unwrap());
     }
     let notes = source.notes(&[]).join("\n");
-    assert!(notes.contains("3 of 6 scans do not have the orientation RAS") && notes.contains("0006, 0009, 0002"), "{notes}");
+    assert!(
+        notes.contains("another orientation than RAS")
+            && notes.contains("in 3 of 6 scans; ")
+            && notes.contains("0006, 0009, 0002"),
+        "{notes}"
+    );
     // A new scan is turned as the model needs it.
     let new = NewScan { case: "0006".into(), files: vec![source.cases()[1].files[0].clone()] };
     assert_eq!(new.grid(&config.preprocessing).unwrap().turn.axes(), [-1, 2, 3]);
@@ -272,14 +283,14 @@ fn what_is_wrong_with_a_grid_is_said() {
         grid_notes([("a", Path::new("a.nii"), &grid)], None, false)
     };
     let fine = || Geometry::aligned([3, 4, 5], [5.0, 2.0, 2.0]);
-    let start = "warning: 1 of 1 scans have ";
+    let in_one = " in 1 of 1 scan (a: ";
     assert_eq!(notes(fine()), [""; 0]);
     let metres = notes(Geometry { xyzt_units: 1, ..fine() });
     assert_eq!(
         metres,
         [format!(
-            "{start}voxels of an improbable size; check unit (xyzt_units) and affine (a: 2000 × 2000 × 5000 mm, expected sides from 0.01 to \
-             100 mm): a"
+            "warning: voxels of an improbable size{in_one}2000 × 2000 × 5000 mm, expected sides from 0.01 to 100 mm); check unit \
+             (xyzt_units) and affine: a"
         )]
     );
     let micrometres = notes(Geometry { xyzt_units: 3, ..fine() });
@@ -291,7 +302,7 @@ fn what_is_wrong_with_a_grid_is_said() {
     let grid = Grid::new(tilted.clone(), None);
     assert_eq!((grid.spacing_mm(), grid.row("a").spacing_mm, grid.row("a").spacing_source), (None, None, SpacingSource::None));
     let tilted = notes(tilted);
-    assert!(tilted.len() == 1 && tilted[0].starts_with(&format!("{start}a sheared affine")), "{tilted:?}");
+    assert!(tilted.len() == 1 && tilted[0].starts_with(&format!("warning: a sheared affine{in_one}")), "{tilted:?}");
     assert!(tilted[0].contains("(a: an angle of 65.0 degrees between its axes, expected 90.0)"), "{tilted:?}");
     // The sform in LPS, the qform in RAS: the first voxel is the same, and the last ones are 2 * (8, 6, 0) mm apart.
     let mut turned = fine();
@@ -528,8 +539,9 @@ fn a_scan_halfway_between_two_orientations_is_said() {
     let notes = grid_notes(grids.iter().map(|(case, grid)| (*case, path, grid)), Some("LPS".parse().unwrap()), false);
     let [note] = &notes[..] else { panic!("{notes:?}") };
     assert!(
-        note.contains("2 of 3 scans lie nearly halfway between two orientations")
-            && note.contains("(a: turned by 45.0 degrees from LPS): a, c"),
+        note.contains("an affine nearly halfway between two orientations in 2 of 3 scans")
+            && note.contains("(a: turned by 45.0 degrees from LPS); the nearest")
+            && note.ends_with(": a, c"),
         "{note}"
     );
 }

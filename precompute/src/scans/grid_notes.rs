@@ -1,6 +1,7 @@
 //! What the user should know of where scans lie, before their voxels are read.
 
 use super::grid::{Grid, SAME_GRID};
+use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::orientation::Orientation;
 use std::path::Path;
 
@@ -19,38 +20,43 @@ pub fn grid_notes<'a>(
 ) -> Vec<String> {
     let scans: Vec<Placed> = scans.into_iter().collect();
     let mut notes: Vec<String> = scans.iter().filter_map(|(_, path, grid)| contradicting_pixdim(path, grid)).collect();
-    notes.extend(of_several(&scans, improbable_size, "have voxels of an improbable size; check unit (xyzt_units) and affine"));
+    notes.extend(of_several(&scans, improbable_size, "voxels of an improbable size", "check unit (xyzt_units) and affine"));
     notes.extend(of_several(
         &scans,
         sheared,
-        "have a sheared affine: nothing of them is measured in millimetres, unless `eval --spacing` states their spacing",
+        "a sheared affine",
+        "nothing is measured in millimetres there, unless `eval --spacing` states the spacing",
     ));
     notes.extend(of_several(
         &scans,
         contradicting_qform,
-        "have an sform and a qform that contradict each other: the sform counts, but other programs may take the qform",
+        "an sform and a qform that contradict each other",
+        "the sform counts, but other programs may take the qform",
     ));
     notes.extend(of_several(
         &scans,
         halfway,
-        "lie nearly halfway between two orientations: the nearest one is taken, but slices that lie so much askew are unlike those of other scans",
+        "an affine nearly halfway between two orientations",
+        "the nearest one is taken, but slices that lie so much askew are unlike those of other scans",
     ));
     notes.extend(of_several(
         &scans,
         |grid| grid.orientation().is_none().then(String::new),
-        "have no affine (codes of sform and qform are 0, or it cannot be used) and are taken as they lie",
+        "no affine (codes of sform and qform are 0, or it cannot be used)",
+        "slices are taken as they lie",
     ));
     notes.extend(wanted.and_then(|wanted| turned(&scans, wanted, as_published)));
     notes
 }
 
-/// A warning that names the scans of which something is so, with what it is of the first.
-fn of_several(scans: &[Placed], what: impl Fn(&Grid) -> Option<String>, sentence: &str) -> Option<String> {
+/// A warning that names the scans of which something is found, with what it is of the first.
+fn of_several(scans: &[Placed], what: impl Fn(&Grid) -> Option<String>, name: &str, consequence: &str) -> Option<String> {
     let found: Vec<(&str, String)> = scans.iter().filter_map(|(case, _, grid)| Some((*case, what(grid)?))).collect();
     let cases: Vec<&str> = found.iter().map(|(case, _)| *case).collect();
     let (first, detail) = found.first()?;
     let detail = if detail.is_empty() { String::new() } else { format!(" ({first}: {detail})") };
-    Some(format!("warning: {} of {} scans {sentence}{detail}: {}", cases.len(), scans.len(), listed(&cases)))
+    let (count, all) = (cases.len(), counted(scans.len(), "scan"));
+    Some(format!("warning: {name} in {count} of {all}{detail}; {consequence}: {}", listed(&cases)))
 }
 
 fn contradicting_pixdim(path: &Path, grid: &Grid) -> Option<String> {
@@ -92,12 +98,12 @@ fn contradicting_qform(grid: &Grid) -> Option<String> {
 fn turned(scans: &[Placed], wanted: Orientation, as_published: bool) -> Option<String> {
     let lies_otherwise = |grid: &Grid| grid.orientation().is_some_and(|found| found != wanted);
     let cases: Vec<&str> = scans.iter().filter(|(_, _, grid)| lies_otherwise(grid)).map(|(case, ..)| *case).collect();
-    let (count, all, names) = (cases.len(), scans.len(), listed(&cases));
+    let (count, all, names) = (cases.len(), counted(scans.len(), "scan"), listed(&cases));
     (count > 0).then(|| match as_published {
-        false => format!("{count} of {all} scans are turned to the orientation {wanted}: {names}"),
+        false => format!("turned to the orientation {wanted}: {count} of {all}: {names}"),
         true => format!(
-            "warning: {count} of {all} scans do not have the orientation {wanted} of the first training scan, but are taken as they lie, \
-             as published: {names}"
+            "warning: another orientation than {wanted}, which the first training scan has, in {count} of {all}; slices are taken as they \
+             lie, as published: {names}"
         ),
     })
 }

@@ -38,6 +38,7 @@ impl TrainError {
             TrainError::NoForeground(_) => "leave --sampling out, or check the labels of the training scans".into(),
             TrainError::ClassWeights { classes, .. } => format!("give {classes} numbers, that of the background first"),
             TrainError::NoVariant { .. } => "run precompute with more variants (--augment), or train with fewer".into(),
+            TrainError::NeighboursApart(_) => "leave --neighbours out, or pass --augment none".into(),
             TrainError::NoIdentity(_) | TrainError::Probabilities(_) => "run precompute again".into(),
             TrainError::UnknownKey { advice, .. } => (*advice).into(),
             TrainError::RunExists(_) => "continue it with --resume, or choose another --run".into(),

@@ -47,6 +47,9 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     let neighbours = args.config.neighbours > 0;
     let shape = BatchShape { precision: set_up(&args.device, &args.config)?, neighbours, ..BatchShape::of(precompute) };
     let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
+    if neighbours && draws.move_slices_apart(store.variants()) {
+        return Err(TrainError::NeighboursApart(args.store.clone()));
+    }
     let trained_cases = trained_cases(store, &args.config)?;
     let slices: Vec<&SliceRow> = store.slices().iter().filter(|slice| trained_cases.contains(&slice.case)).collect();
     let slice_draws = SliceDraws::new(args.config.sampling, &slices, args.config.batch_size)?;

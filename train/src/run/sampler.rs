@@ -8,7 +8,7 @@ use crate::error::{Result, TrainError};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use sam_ladder_schemas::train::SliceOrder;
-use sam_ladder_schemas::variants::{AugmentPolicy, Variant, VariantKind, variants};
+use sam_ladder_schemas::variants::{AugmentPolicy, Variant, VariantKind, seeded, variants};
 use std::path::Path;
 
 /// Row of a slice and index of a variant, as in the store.
@@ -84,6 +84,7 @@ impl VariantDraws {
     pub fn new(stored: &[Variant], policy: Option<AugmentPolicy>, rotation_step: u32) -> Result<Self> {
         let wanted = match policy {
             None => stored.to_vec(),
+            Some(AugmentPolicy::Seeded) => seeded_of(stored),
             Some(policy) => variants(policy, rotation_step.max(1)),
         };
         let mut indices = Vec::with_capacity(wanted.len());
@@ -105,11 +106,23 @@ impl VariantDraws {
         Ok(VariantDraws { indices, cumulative })
     }
 
+    /// Whether neighbouring slices are moved differently in one of these variants of a store.
+    pub(crate) fn move_slices_apart(&self, stored: &[Variant]) -> bool {
+        self.indices.iter().any(|&index| matches!(stored[index as usize].kind, VariantKind::Draw { .. }))
+    }
+
     fn draw(&self, rng: &mut ChaCha8Rng) -> u32 {
         let at = unit(rng);
         let found = self.cumulative.partition_point(|&sum| sum <= at);
         self.indices[found.min(self.indices.len() - 1)]
     }
+}
+
+/// Identity and the draws that are stored, or a first one if none is.
+fn seeded_of(stored: &[Variant]) -> Vec<Variant> {
+    let draws =
+        || stored.iter().filter_map(|variant| if let VariantKind::Draw { seed, .. } = variant.kind { Some(seed) } else { None });
+    seeded(draws().next().unwrap_or(0), (draws().count() as u32).max(1))
 }
 
 /// Index of the unaugmented variant among those of the store at `path`.
