@@ -200,6 +200,10 @@ impl Args {
             channels_from: self.image_channels.chosen(self.window)?,
         };
         let config = configure(&self.scans, &options, config)?;
+        if !config.encoder.is_sam() && config.pixel_normalisation.is_none() {
+            let name = config.encoder.name();
+            print_note!("{name} was trained on normalised images: consider --pixel-normalisation imagenet");
+        }
         let observer = Terminal::new();
         let plan = Plan::new(&self.scans, &config, &*observer)?;
         if self.slurm.is_given() {
