@@ -14,7 +14,7 @@ const SLICES_AT_ONCE: usize = 16;
 /// What the encoder made of the images of a group whose embeddings are wanted.
 #[derive(Default)]
 pub(super) struct Made {
-    /// `[image, 256, g, g]`
+    /// `[image, channels, g, g]`
     pub(super) embeddings: Vec<f32>,
     /// `[image, rung, c, g, g]`; empty without rungs.
     pub(super) rungs: Vec<f32>,
