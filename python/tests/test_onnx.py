@@ -53,10 +53,10 @@ def test_a_model_has_the_programs_logits(folder, tmp_path, choice):
     assert json.loads(model.get_modelmeta().custom_metadata_map["class_names"]) == sam_ladder.open_store(store).class_names
 
 
-@pytest.mark.parametrize("choice", [[], ["--neighbours", "1"]], ids=["plain", "neighbours"])
-def test_a_model_on_embeddings_of_another_encoder(other_encoder, tmp_path, choice):
+@pytest.mark.parametrize("words", [[], ["--neighbours", "1"]], ids=["plain", "neighbours"])
+def test_a_model_on_embeddings_of_another_encoder(other_encoder, tmp_path, words):
     store, _ = other_encoder
-    train_briefly(store, tmp_path / "run", choice)
+    train_briefly(store, tmp_path / "run", words)
     expected = logits_of(tmp_path / "run", store, tmp_path / "logits.safetensors")
     ladder("export", "--run", tmp_path / "run", "--out", tmp_path / "m.onnx")
     check(tmp_path / "m.onnx", store, expected)
