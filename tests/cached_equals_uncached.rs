@@ -66,6 +66,7 @@ fn precompute(scans: &Path, store: &Path, dtype: StoreDtype) {
         store: store.into(),
         config,
         checkpoint: None,
+        decoder_checkpoint: None,
         batch_size: 4,
         device: Device::Cpu,
         observer: silent(),

@@ -210,6 +210,36 @@ fn rungs_are_those_of_the_cpu() {
     }
 }
 
+/// Embeddings and tokens of DINO's encoders, with tokens before the patches, rotary positions and images of another size, are the CPU's up to rounding;
+/// in 16 bits they are near these.
+#[test]
+fn other_encoders_are_those_of_the_cpu() {
+    let folder = workplace();
+    for encoder in ["dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16"] {
+        let fill = |device: &str, precision: &str| {
+            let store = format!("{encoder}-{}-{precision}.zarr", &device[..3]);
+            let mut command = precompute(folder.path(), &store, device);
+            command.args(["--encoder", encoder, "--rungs", "0,11", "--rung-projection", "none", "--precision", precision]);
+            command.args(["--pixel-normalisation", "imagenet"]);
+            cli::succeed(command);
+            let batch = whole(&folder.path().join(store), Batch::with_rungs());
+            [batch.embeddings.to_vec(), batch.rungs.unwrap().to_vec()]
+        };
+        let expected = fill("cpu", "f32");
+        for (precision, wrong) in [("f32", 1e-3), ("bf16", 8e-2), ("f16", 1.5e-2)] {
+            for (found, expected) in fill("cuda:0", precision).iter().zip(&expected) {
+                let scale = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+                assert_eq!(found.len(), expected.len());
+                for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    // Not `>`, which is false of NaN.
+                    let near = (found - expected).abs() <= wrong * scale;
+                    assert!(near, "{encoder}, {precision}, value {i}: {found}, expected {expected} of at most {scale}");
+                }
+            }
+        }
+    }
+}
+
 /// Tokens `[slice, rung, C, g, g]` through the maps of a store: `[slice, rung, c, g, g]`.
 fn mapped(tokens: &[f32], store: &Path) -> Vec<f32> {
     let config = Store::open(store).unwrap().config().clone();

@@ -484,14 +484,14 @@ fn a_checkpoint_that_is_refused_leaves_no_store_and_no_unfinished_one() {
     let (scans, store) = (folder.path().join("scans"), folder.path().join("s.zarr"));
     let refused = |augment| {
         let plan = Plan::new(&scans, &config(augment, 1), &Silent).unwrap();
-        let load = || -> sam_ladder_precompute::error::Result<Loaded<Formula>> { Err(Error::NoCheckpoint) };
+        let load = || -> sam_ladder_precompute::error::Result<Loaded<Formula>> { Err(Error::NoCheckpoint("--sam-checkpoint")) };
         fill_part(&plan, &store, &FillOptions::whole(4, &Silent), load).unwrap_err()
     };
-    assert!(matches!(refused(AugmentPolicy::None), Error::NoCheckpoint));
+    assert!(matches!(refused(AugmentPolicy::None), Error::NoCheckpoint(_)));
     assert!(!store.exists());
     fill_whole(&scans, &store, &config(AugmentPolicy::None, 1));
     let before = files(&store);
-    assert!(matches!(refused(AugmentPolicy::Flips), Error::NoCheckpoint));
+    assert!(matches!(refused(AugmentPolicy::Flips), Error::NoCheckpoint(_)));
     assert_same_files(&store, &before, "not grown");
 }
 

@@ -63,7 +63,10 @@ fn made_small(words: &[String]) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let mut words_left = words.iter();
     while let Some(word) = words_left.next() {
-        if DROPPED.contains(&word.as_str()) {
+        if word == "--encoder-checkpoint" {
+            words_left.next();
+            out.extend(["--encoder", "dinov2_vits14_reg"].map(String::from));
+        } else if DROPPED.contains(&word.as_str()) {
             words_left.next();
             if words[0] == "precompute" {
                 out.extend(["--random-encoder", "0"].map(String::from));

@@ -6,18 +6,20 @@ mod common;
 mod device;
 #[path = "common/model.rs"]
 mod model;
+#[path = "common/summary.rs"]
+mod summary;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
 use common::{rule_values, rule_weight};
-use model::norm;
 use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
 use sam_ladder_schemas::train_choices::DecoderKind;
 use sam_ladder_train::ladder_loss;
 use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
+use summary::{Summary, assert_summary};
 
 /// Norm of the difference over the norm, float32 against PyTorch's float64.
 const FORWARD_F32: f64 = 1e-5;
@@ -56,29 +58,12 @@ struct Choice {
     gate: GateKind,
     tokens: bool,
     hypernetworks: bool,
+    embed_channels: Option<usize>,
 }
-
-/// Norm of a tensor, then its products with four rule-made vectors.
-type Summary = Vec<f64>;
 
 fn expected() -> Expected {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/side_networks.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-/// A difference d between two tensors changes a product with a vector of variance 1/3 by some |d|/√3: √3 times the root mean square
-/// over four products estimates |d|, and is less than half of it once in ten.
-fn assert_summary(what: &str, name: &str, found: &Tensor, expected: &Summary, tolerance: f64) {
-    let values: Vec<f64> = found.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect();
-    let scale = expected[0];
-    let norm_error = (norm(found) - scale).abs() / scale;
-    let products = expected[1..].iter().enumerate().map(|(i, expected)| {
-        let vector = rule_values(&format!("{name}.{i}"), values.len());
-        values.iter().zip(vector).map(|(x, v)| x * f64::from(v)).sum::<f64>() - expected
-    });
-    let product_error = (3.0 * products.map(|d| d * d).sum::<f64>() / (expected.len() - 1) as f64).sqrt() / scale;
-    println!("{what}/{name}: {norm_error:.1e} {product_error:.1e}");
-    assert!(norm_error < tolerance && product_error < tolerance, "{what}/{name}: off by {norm_error:.1e}, {product_error:.1e}");
 }
 
 fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
@@ -87,6 +72,7 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
         gate: choice.gate,
         decoder: choice.decoder,
         neighbours: choice.neighbours > 0,
+        embed_channels: choice.embed_channels.unwrap_or(256),
         train_mask_tokens: choice.tokens,
         train_hypernetworks: choice.hypernetworks,
         ..ModelConfig::published(SIZE, 9, choice.arm.unwrap_or(Arm::Full))
@@ -111,10 +97,14 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
 fn check(case: &str) {
     let expected = &expected().cases[case];
     let mut batch = model::rule_batch_of(&expected.inputs, 2, SIZE).unwrap();
-    if expected.choice.neighbours > 0 {
-        let (count, grid) = (2 * 3 * 256 * (SIZE / 16).pow(2), SIZE / 16);
-        let values = rule_values(&format!("{}.embeddings", expected.inputs), count);
-        batch.embeddings = Tensor::from_vec(values, (2, 3, 256, grid, grid), &device::device()).unwrap();
+    let (channels, grid) = (expected.choice.embed_channels.unwrap_or(256), SIZE / 16);
+    if expected.choice.neighbours > 0 || channels != 256 {
+        let shape = match expected.choice.neighbours {
+            0 => vec![2, channels, grid, grid],
+            _ => vec![2, 3, channels, grid, grid],
+        };
+        let values = rule_values(&format!("{}.embeddings", expected.inputs), shape.iter().product());
+        batch.embeddings = Tensor::from_vec(values, shape, &device::device()).unwrap();
     }
     let (_, model) = build(&expected.choice);
     let evaluated = model.forward(&batch.images, &batch.embeddings).unwrap();
@@ -185,6 +175,12 @@ fn vit_tiny_equals_timm() {
 #[test]
 fn neighbours_equal_pytorch() {
     check("neighbours");
+}
+
+#[test]
+fn a_projection_of_other_embeddings_equals_pytorch() {
+    check("wide");
+    check("wide-neighbours");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::shard;
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::store::{EMBEDDINGS, IMAGES, LABELS, MASKS, QUANTIZATION, RUNGS, StoreAttributes};
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ impl ArrayKind {
     /// Channels of one variant of one slice; in 8-bit stores each has its own scale and offset.
     pub(crate) fn channels(self, config: &PrecomputeConfig) -> usize {
         match self {
-            ArrayKind::Embeddings => EMBED_CHANNELS,
+            ArrayKind::Embeddings => config.embed_channels(),
             ArrayKind::Images => config.num_channels(),
             ArrayKind::Rungs => config.rungs.len() * config.stored_rung_channels(),
             ArrayKind::Labels | ArrayKind::Quantization => 0,
@@ -82,7 +82,7 @@ impl ArrayKind {
     /// Shape of one variant of one slice.
     pub(crate) fn item_shape(self, config: &PrecomputeConfig) -> Vec<usize> {
         match self {
-            ArrayKind::Embeddings => vec![EMBED_CHANNELS, config.grid_size(), config.grid_size()],
+            ArrayKind::Embeddings => vec![config.embed_channels(), config.grid_size(), config.grid_size()],
             ArrayKind::Images => match config.num_channels() {
                 1 => vec![config.image_size; 2],
                 channels => vec![channels, config.image_size, config.image_size],
@@ -107,7 +107,7 @@ impl ArrayKind {
         match self {
             ArrayKind::Embeddings => vec!["slice", "variant", "channel", "grid_y", "grid_x"],
             ArrayKind::Images if config.num_channels() == 1 => vec!["slice", "variant", "y", "x"],
-            // Not `channel`, which has length 256 in the embeddings: in xarray a name has one length.
+            // Not `channel`, which has another length in the embeddings: in xarray a name has one length.
             ArrayKind::Images => vec!["slice", "variant", "image_channel", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
             ArrayKind::Quantization => vec!["slice", "variant", "quantized_channel", "scale_offset"],
@@ -134,6 +134,20 @@ pub(crate) struct ArraySpec {
     number: Number,
     compression: Compression,
     dimension_names: Vec<&'static str>,
+    /// What an array of embeddings says of an encoder that is not SAM's.
+    encoder: Option<Value>,
+}
+
+/// The encoder's name, the side of its patches, the stride of the embeddings in pixels of the stored images, and the side of what it saw. Of SAM's
+/// encoders, whose numbers are those of the published code, nothing is said.
+fn encoder_facts(config: &PrecomputeConfig, kind: ArrayKind) -> Option<Value> {
+    let encoder = config.encoder;
+    (kind == ArrayKind::Embeddings && !encoder.is_sam()).then(|| {
+        json!({
+            "encoder": encoder, "channels": encoder.embed_channels(), "patch": encoder.patch(), "stride": PATCH_SIZE,
+            "grid": config.grid_size(), "encoder_size": encoder.encoder_size(config.image_size)
+        })
+    })
 }
 
 impl ArraySpec {
@@ -154,6 +168,7 @@ impl ArraySpec {
             },
             compression: config.compression,
             dimension_names: kind.dimension_names(config),
+            encoder: encoder_facts(config, kind),
         }
     }
 
@@ -168,6 +183,7 @@ impl ArraySpec {
             number: Number::U8,
             compression: Compression::Zstd,
             dimension_names: vec!["depth", "height", "width"],
+            encoder: None,
         }
     }
 
@@ -244,6 +260,9 @@ impl ArraySpec {
             Number::Float(StoreDtype::Q8) => builder.attributes_mut().insert("encoding".into(), json!("quantized")),
             _ => None,
         };
+        if let Some(Value::Object(facts)) = &self.encoder {
+            builder.attributes_mut().extend(facts.clone());
+        }
         builder.build(Arc::new(MemoryStore::new()), &format!("/{}", self.path)).map_err(|e| self.zarr_error(e))
     }
 

@@ -12,7 +12,7 @@ const CHUNK: usize = 1 << 16;
 /// A batch of slices for stage two; its memory is reused.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Batch {
-    /// `[b, 256, g, g]`, g = image_size / 16.
+    /// `[b, channels, g, g]`, 256 channels of SAM's encoders, g = image_size / 16.
     pub embeddings: Values,
     /// `[b, s, s]`, s = image_size; `[b, c, s, s]` where images have more than one channel.
     pub images: Values,

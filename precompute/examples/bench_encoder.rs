@@ -11,11 +11,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [arch, size, batch, rounds @ ..] = arguments.as_slice() else {
         return Err("usage: bench_encoder ARCH SIZE BATCH [ROUNDS]".into());
     };
-    let arch = EncoderArch::ALL.into_iter().find(|known| known.name() == arch).ok_or("ARCH is vit_b, vit_l or vit_h")?;
+    let arch = EncoderArch::ALL
+        .into_iter()
+        .find(|known| known.name() == arch)
+        .ok_or("ARCH is an encoder's name, such as vit_b or dinov3_vits16")?;
     let (size, batch): (usize, usize) = (size.parse()?, batch.parse()?);
     let rounds: usize = rounds.first().map_or(Ok(5), |rounds| rounds.parse())?;
     let encoder = ImageEncoder::random(arch, size, 0, &Device::Cpu)?;
-    let images = Tensor::rand(0f32, 1f32, (batch, 1, size, size), &Device::Cpu)?;
+    let images = Tensor::rand(0f32, 1f32, (batch, 1, encoder.image_size(), encoder.image_size()), &Device::Cpu)?;
     encoder.forward(&images)?;
     let mut seconds = Vec::with_capacity(rounds);
     for _ in 0..rounds.max(1) {

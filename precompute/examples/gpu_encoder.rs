@@ -12,7 +12,13 @@ use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, Placement, VitCo
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
 
 /// Floating-point operations of the products of one image: linear layers, scores, weighted sums and the neck.
-fn operations(config: &VitConfig) -> f64 {
+fn operations(arch: EncoderArch, image_size: usize) -> f64 {
+    if !arch.is_sam() {
+        let (c, depth, grid) = (arch.embed_dim() as f64, arch.depth() as f64, image_size / arch.patch());
+        let tokens = (1 + arch.registers() + grid * grid) as f64;
+        return 2.0 * depth * tokens * (12.0 * c * c + tokens * 2.0 * c);
+    }
+    let config = &VitConfig::new(arch, image_size);
     let (c, grid) = (config.embed_dim as f64, config.grid());
     let tokens = (grid * grid) as f64;
     let mut sum = tokens * (3.0 * 256.0 * c + c * 256.0 + 9.0 * 256.0 * 256.0);
@@ -42,7 +48,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [arch, size, batch, precision, device, rest @ ..] = arguments.as_slice() else {
         return Err("usage: gpu_encoder ARCH SIZE BATCH f32|tf32|bf16|f16 DEVICE [ROUNDS] [--against-f32]".into());
     };
-    let arch = EncoderArch::ALL.into_iter().find(|known| known.name() == arch).ok_or("ARCH is vit_b, vit_l or vit_h")?;
+    let arch = EncoderArch::ALL
+        .into_iter()
+        .find(|known| known.name() == arch)
+        .ok_or("ARCH is an encoder's name, such as vit_b or dinov3_vits16")?;
     let precision = [GpuPrecision::F32, GpuPrecision::Tf32, GpuPrecision::Bf16, GpuPrecision::F16]
         .into_iter()
         .find(|known| known.name() == precision);
@@ -54,6 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => Device::Cpu,
     };
     let encoder = ImageEncoder::random(arch, size, 0, Placement { device: &device, precision })?;
+    let size = encoder.image_size();
     let values: Vec<f32> = (0..batch * size * size).map(|i| (i * 7919 % 1013) as f32 / 1013.0).collect();
     let images = Tensor::from_vec(values, (batch, 1, size, size), &device)?;
     if flags.iter().any(|flag| flag == "--against-f32") {
@@ -73,7 +83,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     seconds.sort_by(f64::total_cmp);
     let image = seconds[seconds.len() / 2] / batch as f64;
-    println!("{:.2} TFLOP/s", operations(encoder.config()) / image / 1e12);
+    println!("{:.2} TFLOP/s", operations(arch, size) / image / 1e12);
     println!("{image:.7} s/image");
     Ok(())
 }

@@ -28,8 +28,11 @@ pub enum Error {
     #[error(transparent)]
     Encoder(#[from] EncoderError),
     /// The encoder's weights are a checkpoint's, and no file of them is given.
-    #[error("the encoder's weights come from a SAM checkpoint, but no file is given")]
-    NoCheckpoint,
+    #[error("frozen weights come from a checkpoint, but no file is given with {0}")]
+    NoCheckpoint(
+        /// The option that names it.
+        &'static str,
+    ),
     /// Random weights and a checkpoint.
     #[error("the encoder's weights are random, but the checkpoint {} is given", .0.display())]
     UnusedCheckpoint(PathBuf),
@@ -162,8 +165,8 @@ impl Error {
             Error::File(error) => return error.hint(),
             Error::Store(error) => return error.hint(),
             Error::Encoder(error) => return error.hint(),
-            Error::NoCheckpoint => "pass --sam-checkpoint FILE".into(),
-            Error::UnusedCheckpoint(_) => "pass only one of --random-encoder and --sam-checkpoint".into(),
+            Error::NoCheckpoint(option) => format!("pass {option} FILE"),
+            Error::UnusedCheckpoint(_) => "leave the checkpoint or --random-encoder out".into(),
             Error::NoSpace { .. } => {
                 "free space, choose another --store, or store less: --augment flips, --dtype q8, --preset native224".into()
             }

@@ -14,8 +14,9 @@ from .store import Split, Store, open_store
 class SliceDataset(torch.utils.data.Dataset):
     """Items `(image, embedding, label)` of a store's slices, in the order in which a model takes them.
 
-    image: float32 [c, s, s]; embedding: float32 [256, s/16, s/16]; label: int64 [s/4, s/4]. With `neighbours=1`, for a model with neighbours, the
-    embedding is that of the slices before, at and after in the same case and variant, [3, 256, s/16, s/16]; the ends of a case repeat.
+    image: float32 [c, s, s]; embedding: float32 [256, s/16, s/16], of another encoder than SAM's its channels; label: int64 [s/4, s/4]. With
+    `neighbours=1`, for a model with neighbours, the embedding is that of the slices before, at and after in the same case and variant,
+    [3, 256, s/16, s/16]; the ends of a case repeat.
 
     `variants` says which image of a slice is an item:
 

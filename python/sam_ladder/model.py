@@ -43,7 +43,7 @@ def load_model(path: str | Path) -> LadderSam:
     if info is None:
         raise RunError(f"{path}: not a model that `sam-ladder train` wrote: its metadata lacks the entry sam_ladder")
     info = json.loads(info)
-    choices = {name: info[name] for name in ("arm", "side_network", "gate", "decoder", "neighbours") if name in info}
+    choices = {name: info[name] for name in ("arm", "side_network", "gate", "decoder", "neighbours", "embed_channels") if name in info}
     model = LadderSam(info["image_size"], info["num_classes"], **choices)
     model.load_state_dict(state, strict=True)
     return model.eval()
@@ -64,6 +64,7 @@ class LadderSam(nn.Module):
 
     `model(images, embeddings)`: images [b, 1 to 3, s, s] in [0, 1] and SAM's embeddings [b, 256, s/16, s/16] to logits [b, classes, s/4, s/4].
     With `neighbours=1` the embeddings are those of the slices before, at and after, [b, 3, 256, s/16, s/16] (`SliceDataset(neighbours=1)`).
+    Embeddings of another encoder than SAM's have `embed_channels` channels, and are brought to 256 by a trained projection.
     `requires_grad` is set as in the published training: side network, gate and `output_upscaling`, and the skips of `decoder="skips"`.
     """
 
@@ -76,6 +77,7 @@ class LadderSam(nn.Module):
         gate: str = "scalar",
         decoder: str = "plain",
         neighbours: int = 0,
+        embed_channels: int = WIDTH,
     ):
         super().__init__()
         choices = (("arm", arm, ARMS), ("side_network", side_network, SIDE_NETWORKS), ("gate", gate, GATES), ("decoder", decoder, DECODERS))
@@ -90,9 +92,11 @@ class LadderSam(nn.Module):
         self.CNN_encoder = VitTiny(self.grid) if side_network == "vit-tiny" else ResNet(side_network)
         self.sam = Sam(num_classes, gate, self.CNN_encoder.stage_channels if decoder == "skips" else None)
         if neighbours:
-            self.sam.neighbours = DepthMix()
+            self.sam.neighbours = DepthMix(embed_channels)
+        if embed_channels != WIDTH:
+            self.sam.embedding_projection = nn.Conv2d(embed_channels, WIDTH, 1)
         for name, parameter in self.sam.named_parameters():
-            trained = ("output_upscaling", "conv_s0", "conv_s1", "neighbours")
+            trained = ("output_upscaling", "conv_s0", "conv_s1", "neighbours", "embedding_projection")
             parameter.requires_grad = name.startswith("alpha") or any(part in name for part in trained)
 
     def image_pe(self) -> Tensor:
@@ -121,6 +125,8 @@ class LadderSam(nn.Module):
         stages = None
         if hasattr(self.sam, "neighbours"):
             embeddings = self.sam.neighbours(embeddings)
+        if hasattr(self.sam, "embedding_projection") and self.arm != "cnn-only":
+            embeddings = self.sam.embedding_projection(embeddings)
         if self.arm == "sam-only":
             x = embeddings
         else:
@@ -156,11 +162,11 @@ class Sam(nn.Module):
 
 
 class DepthMix(nn.Module):
-    """A channel's sum over the slices before, at and after, [b, 3, 256, g, g] to [b, 256, g, g]; it starts as the slice itself."""
+    """A channel's sum over the slices before, at and after, [b, 3, c, g, g] to [b, c, g, g]; it starts as the slice itself."""
 
-    def __init__(self):
+    def __init__(self, channels: int = WIDTH):
         super().__init__()
-        self.weight = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]).repeat(WIDTH, 1))
+        self.weight = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]).repeat(channels, 1))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return (embeddings * self.weight.T[None, :, :, None, None]).sum(1)

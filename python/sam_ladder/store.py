@@ -15,7 +15,6 @@ import zarr
 from .errors import StoreError
 
 FORMAT_VERSION = 2
-EMBEDDING_CHANNELS = 256
 
 
 def open_store(path: str | Path, **storage_options: Any) -> Store:
@@ -111,12 +110,14 @@ class Split:
         images = self.zarr["images"]
         #: channels of an image
         self.image_channels: int = 1 if images.ndim == 4 else images.shape[2]
-        #: [slice, variant, 256, grid, grid]: the image encoder's output
-        self.embeddings = Values(self, "embeddings", slice(0, EMBEDDING_CHANNELS))
+        #: channels of the embeddings: 256 of SAM's encoders, of others the width of a token
+        self.embedding_channels: int = int(self.zarr["embeddings"].shape[2])
+        #: [slice, variant, channel, grid, grid]: the image encoder's output
+        self.embeddings = Values(self, "embeddings", slice(0, self.embedding_channels))
         #: [slice, variant, y, x], or [slice, variant, channel, y, x] with two or three channels: what the encoder saw, in about [0, 1]
-        self.images = Values(self, "images", slice(EMBEDDING_CHANNELS, EMBEDDING_CHANNELS + self.image_channels))
+        self.images = Values(self, "images", slice(self.embedding_channels, self.embedding_channels + self.image_channels))
         rungs = self.zarr.get("rungs")
-        first = EMBEDDING_CHANNELS + self.image_channels
+        first = self.embedding_channels + self.image_channels
         #: [slice, variant, rung, channel, grid, grid]: the encoder's tokens after the blocks `store.rung_blocks`; None in a store without rungs
         self.rungs: Values | None = None if rungs is None else Values(self, "rungs", slice(first, first + rungs.shape[2] * rungs.shape[3]))
         #: [slice, variant, y, x] at a quarter of the image's side: uint8 classes

@@ -43,6 +43,15 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("choice", CHOICES, ids=lambda words: "-".join(word.strip("-") for word in words))
 
 
+@pytest.fixture(scope="session", params=["dinov2_vits14_reg", "dinov3_vitb16"])
+def other_encoder(request, folder):
+    """A store of the scans with another encoder than SAM's, in 8 bits and with a rung, and the channels of its embeddings."""
+    path = folder / f"{request.param}.zarr"
+    ladder("precompute", "--scans", folder / "scans", "--store", path, *SMALL, "--augment", "none", "--dtype", "q8", "--encoder", request.param,
+           "--rungs", 3, "--rung-channels", 4)  # fmt: skip
+    return path, {"dinov2_vits14_reg": 384, "dinov3_vitb16": 768}[request.param]
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """`scans/`, and a store of them in each number format."""

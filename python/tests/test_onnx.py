@@ -53,6 +53,15 @@ def test_a_model_has_the_programs_logits(folder, tmp_path, choice):
     assert json.loads(model.get_modelmeta().custom_metadata_map["class_names"]) == sam_ladder.open_store(store).class_names
 
 
+@pytest.mark.parametrize("words", [[], ["--neighbours", "1"]], ids=["plain", "neighbours"])
+def test_a_model_on_embeddings_of_another_encoder(other_encoder, tmp_path, words):
+    store, _ = other_encoder
+    train_briefly(store, tmp_path / "run", words)
+    expected = logits_of(tmp_path / "run", store, tmp_path / "logits.safetensors")
+    ladder("export", "--run", tmp_path / "run", "--out", tmp_path / "m.onnx")
+    check(tmp_path / "m.onnx", store, expected)
+
+
 @pytest.mark.parametrize("size, normalisation", [(64, "sam"), (224, "none"), (256, "none")])
 def test_a_model_with_the_encoder_takes_images_only(tmp_path, size, normalisation):
     """Grids of 4, 14 and 16: windows larger than the grid, the whole grid, and windows that reach over its edge."""

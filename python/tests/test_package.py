@@ -190,6 +190,24 @@ def test_a_model_computes_what_the_program_computes(folder, tmp_path, choice):
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("words", [[], ["--neighbours", "1", "--gate", "pixel"], ["--arm", "cnn-only"]], ids=["plain", "neighbours", "cnn-only"])
+def test_embeddings_of_another_encoder(other_encoder, tmp_path, words):
+    path, channels = other_encoder
+    store = sam_ladder.open_store(path)
+    assert store.test.embeddings.shape == (len(store.test), 1, channels, 4, 4)
+    # Channels of images and rungs come after those of the embeddings.
+    assert 0.0 <= store.test.images[:].mean() <= 1.0 and store.test.rungs[0].shape == (1, 1, 4, 4, 4)
+    train_briefly(path, tmp_path / "run", words)
+    expected = logits_of(tmp_path / "run", path, tmp_path / "logits.safetensors")
+    model = sam_ladder.load_model(tmp_path / "run")
+    assert model.sam.embedding_projection.weight.shape == (256, channels, 1, 1)
+    dataset = sam_ladder.SliceDataset(store, "test", "identity", neighbours=int("--neighbours" in words))
+    with torch.inference_mode():
+        items = (dataset[row] for row in range(len(dataset)))
+        found = torch.cat([model(image[None], embedding[None]) for image, embedding, _ in items]).numpy()
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
 def test_models_that_are_not_ours_are_refused(folder, tmp_path):
     with pytest.raises(sam_ladder.RunError, match="no model here"):
         sam_ladder.load_model(tmp_path)

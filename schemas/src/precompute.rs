@@ -55,7 +55,7 @@ pub enum Compression {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "source", rename_all = "snake_case")]
 pub enum EncoderWeights {
-    /// A SAM checkpoint file.
+    /// A checkpoint file.
     Checkpoint {
         /// Its SHA-256, in hexadecimal.
         sha256: String,
@@ -195,12 +195,17 @@ fn is_one_ct_channel(channels: &[Channel]) -> bool {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
 pub struct PrecomputeConfig {
-    /// SAM's image encoder. The checkpoint determines it; a checkpoint of another one is refused
+    /// The frozen image encoder. The checkpoint determines it; a checkpoint of another one is refused
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub encoder: EncoderArch,
     /// Weights of the encoder
     #[cfg_attr(feature = "cli", arg(skip = EncoderWeights::Random { seed: 0 }))]
     pub weights: EncoderWeights,
+    /// Weights of SAM's mask decoder, if they are not from the same checkpoint as the encoder's
+    // Left out of the JSON with SAM's encoders, and where both are random.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder_weights: Option<EncoderWeights>,
     /// Side of the network's input in pixels, a multiple of 16
     #[cfg_attr(feature = "cli", arg(long, value_name = "PIXELS"))]
     #[schemars(range(min = 16, max = MAX_SIDE), extend("multipleOf" = PATCH_SIZE))]
@@ -327,6 +332,7 @@ impl PrecomputeConfig {
         PrecomputeConfig {
             encoder,
             weights,
+            decoder_weights: None,
             image_size: 512,
             data_size: 224,
             preprocessing: Preprocessing::default(),
@@ -352,6 +358,16 @@ impl PrecomputeConfig {
     /// Tokens along the side of the embeddings: `image_size / 16`.
     pub fn grid_size(&self) -> usize {
         self.image_size / PATCH_SIZE
+    }
+
+    /// Channels of the embeddings: 256 of SAM's encoders.
+    pub fn embed_channels(&self) -> usize {
+        self.encoder.embed_channels()
+    }
+
+    /// Values of the embeddings of one image.
+    pub fn embeddings_len(&self) -> usize {
+        self.embed_channels() * self.grid_size().pow(2)
     }
 
     /// Pixels along the side of the low-resolution labels and logits: `image_size / 4`.
@@ -473,7 +489,24 @@ impl PrecomputeConfig {
         }
         self.preprocessing.check_channels()?;
         self.preprocessing.check_channels_from()?;
+        self.check_decoder()?;
         rungs::check(&self.rungs, (self.rung_channels, self.rung_projection, self.rung_seed), self.encoder)
+    }
+
+    /// SAM's checkpoint has both encoder and decoder; that of another encoder has no mask decoder.
+    fn check_decoder(&self) -> Result<(), SettingError> {
+        let name = self.encoder.name();
+        match (&self.weights, &self.decoder_weights) {
+            (_, Some(_)) if self.encoder.is_sam() => {
+                let reason = format!("{name} and the mask decoder are of one checkpoint");
+                Err(Problem::conflict(reason, "leave it out").with("decoder_weights"))
+            }
+            (EncoderWeights::Checkpoint { .. }, None) if !self.encoder.is_sam() => {
+                let reason = format!("a checkpoint of {name} has no mask decoder");
+                Err(Problem::conflict(reason, "pass SAM's with --sam-checkpoint").with("decoder_weights"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tables distinguish classes by name: a class is a column of `slices.parquet`, and a row next to `mean` in an evaluation.
@@ -577,6 +610,28 @@ mod tests {
         assert_eq!(json["preprocessing"].as_object().unwrap().keys().collect::<Vec<_>>(), ["window_hu", "label_map"]);
         assert!(json.get("test_cases").is_none() && json.get("unlabelled").is_none());
         assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), published());
+    }
+
+    #[test]
+    fn another_encoder_has_channels_of_its_own_and_sams_decoder() {
+        let json = serde_json::to_value(published()).unwrap();
+        assert!(json.get("decoder_weights").is_none());
+        assert_eq!((published().embed_channels(), published().embeddings_len()), (256, 256 * 32 * 32));
+        let file = |sha256: &str| EncoderWeights::Checkpoint { sha256: sha256.into() };
+        let dino = PrecomputeConfig::published(EncoderArch::Dinov2Vits14, file("d"));
+        let error = dino.validate().unwrap_err();
+        assert!(error.to_string().contains("decoder_weights: a checkpoint of dinov2_vits14 has no mask decoder"), "{error}");
+        let both = PrecomputeConfig { decoder_weights: Some(file("s")), ..dino };
+        assert!(both.validate().is_ok());
+        assert_eq!((both.embed_channels(), both.grid_size()), (384, 32));
+        let json = serde_json::to_value(&both).unwrap();
+        assert_eq!((&json["encoder"], &json["decoder_weights"]["sha256"]), (&"dinov2_vits14".into(), &"s".into()));
+        assert_eq!(serde_json::from_value::<PrecomputeConfig>(json).unwrap(), both);
+        assert!(PrecomputeConfig { encoder: EncoderArch::VitB, ..both }.validate().is_err());
+        let random = PrecomputeConfig::published(EncoderArch::Dinov3Vitl16, EncoderWeights::Random { seed: 0 });
+        assert!(random.validate().is_ok());
+        assert!(PrecomputeConfig { rungs: vec![23], rung_channels: 1024, ..random.clone() }.validate().is_ok());
+        assert!(PrecomputeConfig { rungs: vec![24], ..random }.validate().is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::{random_encoder_tensors, sized_encoder_tensors};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::precompute::EncoderWeights;
-use sam_ladder_train::{ExportArgs, RunCheckpoint, export};
+use sam_ladder_train::{ExportArgs, RunCheckpoint, TrainError, export};
 use std::path::PathBuf;
 
 /// Arguments of `export`.
@@ -65,6 +65,10 @@ impl Args {
             return Ok(None);
         }
         let record = sam_ladder_train::run::read_record(&self.run)?;
+        if !record.store.encoder.is_sam() {
+            let (run, encoder) = (self.run.clone(), record.store.encoder.name());
+            return Err(TrainError::OnnxOfEncoder { run, encoder }.into());
+        }
         match (&self.sam_checkpoint, &record.store.weights) {
             (Some(path), weights) => {
                 ensure_same(path, weights, &self.run)?;

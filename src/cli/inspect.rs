@@ -10,7 +10,7 @@ use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_eval::{inspection_lines, inspection_page};
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::outputs::{self, HTML_COMMENT, origin_of_text, sealed};
-use sam_ladder_precompute::pipeline::{PrecomputeArgs, load, seconds_per_image};
+use sam_ladder_precompute::pipeline::{PrecomputeArgs, load_encoder, seconds_per_image};
 use sam_ladder_precompute::scans::{ScanSource, SourceOptions, configure, unlike_scans};
 use sam_ladder_schemas::inspection::{InspectedCost, Inspection};
 use sam_ladder_schemas::observer::{Observer, Phase, Progress};
@@ -156,11 +156,12 @@ impl Args {
             store: PathBuf::new(),
             config: config.clone(),
             checkpoint: None,
+            decoder_checkpoint: None,
             batch_size: 1,
             device: self.device.open()?,
             observer: terminal.clone(),
         };
-        Ok(seconds_per_image(&load(&args)?.encoder, config, args.batch_size)?)
+        Ok(seconds_per_image(&load_encoder(&args)?, config, args.batch_size)?)
     }
 }
 

@@ -4,6 +4,7 @@ use super::device::DeviceChoice;
 use super::image_channels::ChannelArgs;
 use super::profile::Profile;
 use super::progress::{self, Terminal};
+use super::sam_checkpoint::WeightFiles;
 use super::slurm::SlurmArgs;
 use super::typed::Typed;
 use super::weights;
@@ -12,7 +13,9 @@ use crate::interrupt;
 use crate::print::{print_line, print_note};
 use crate::slurm::{Job, JobsFolder, Word};
 use sam_ladder_cache::{Store, images_stored};
-use sam_ladder_precompute::pipeline::{Plan, PrecomputeArgs, Share, Space, Summary, estimate, identify_weights, load, run_part};
+use sam_ladder_precompute::pipeline::{
+    Plan, PrecomputeArgs, Share, Space, Summary, estimate, identify_encoder, identify_weights, load_encoder, run_part,
+};
 use sam_ladder_precompute::scans::{SourceOptions, configure};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::encoder::EncoderArch;
@@ -35,6 +38,9 @@ Examples:
   sam-ladder precompute --scans /data/RawData --store small.zarr \\
       --sam-checkpoint weights/sam_vit_b_01ec64.pth --preset native224 --augment flips
   sam-ladder precompute --scans scans --store trial.zarr --random-encoder 0 --dry-run
+  sam-ladder precompute --scans /data/RawData --store dino.zarr --pixel-normalisation imagenet \\
+      --encoder-checkpoint weights/dinov2_vits14_reg4_pretrain.pth \\
+      --sam-checkpoint weights/sam_vit_b_01ec64.pth
 ")]
 pub struct Args {
     /// Folder of the scans: the raw Synapse layout (RawData/Training/{img,label}), the published preprocessed one (train_npz, test_vol_h5), or
@@ -48,6 +54,10 @@ pub struct Args {
     /// SAM checkpoint (Segment Anything's published weights, which `make weights` downloads), .pth or .safetensors; or --random-encoder
     #[arg(long, value_name = "FILE", conflicts_with = "random_encoder")]
     sam_checkpoint: Option<PathBuf>,
+    /// Checkpoint of another encoder instead of SAM's: DINOv2's or DINOv3's ViT-S, B or L, in their publisher's names or timm's. The mask decoder is
+    /// still that of --sam-checkpoint
+    #[arg(long, value_name = "FILE", conflicts_with = "random_encoder", requires = "sam_checkpoint")]
+    encoder_checkpoint: Option<PathBuf>,
     /// Random weights from this seed instead of a checkpoint, to try things out
     #[arg(long, value_name = "SEED")]
     random_encoder: Option<u64>,
@@ -116,24 +126,47 @@ impl Args {
             Preset::Native224 => PrecomputeConfig { image_size: 224, data_size: 224, ..published },
         };
         let typed = self.settings.over(preset)?;
-        let (encoder, weights) = self.weights(&typed)?;
-        Ok(PrecomputeConfig { encoder, weights, ..typed })
-    }
-
-    /// Architecture and weights: of the checkpoint, or random.
-    fn weights(&self, typed: &PrecomputeConfig) -> anyhow::Result<(EncoderArch, EncoderWeights)> {
         let Some(path) = &self.sam_checkpoint else {
             let seed = self.random_encoder.ok_or_else(weights::none_given)?;
-            return Ok((typed.encoder, EncoderWeights::Random { seed }));
+            return Ok(PrecomputeConfig { weights: EncoderWeights::Random { seed }, ..typed });
         };
         weights::ensure_there(path, weights::RANDOM_ENCODER)?;
-        let (found, weights) = identify_weights(path, &*Terminal::new())?;
-        if self.settings.has("encoder") && found != typed.encoder {
-            let (path, found, typed) = (path.display(), found.name(), typed.encoder.name());
-            let message = format!("{path} is a {found} checkpoint, expected {typed} as in --encoder");
-            return Err(refusal(message, "leave --encoder out, or pass another --sam-checkpoint"));
+        let of_sam = identify_weights(path, &*Terminal::new())?;
+        let Some(path) = &self.encoder_checkpoint else {
+            let (encoder, weights) = self.as_typed(path, of_sam, typed.encoder, "--sam-checkpoint")?;
+            return Ok(PrecomputeConfig { encoder, weights, ..typed });
+        };
+        weights::ensure_there(path, "")?;
+        let of_other = identify_encoder(path, &*Terminal::new())?;
+        let (encoder, weights) = self.as_typed(path, of_other, typed.encoder, "--encoder-checkpoint")?;
+        Ok(PrecomputeConfig { encoder, weights, decoder_weights: Some(of_sam.1), ..typed })
+    }
+
+    /// What a checkpoint holds, unless another encoder was typed.
+    fn as_typed(
+        &self,
+        path: &Path,
+        (found, weights): (EncoderArch, EncoderWeights),
+        typed: EncoderArch,
+        option: &str,
+    ) -> anyhow::Result<(EncoderArch, EncoderWeights)> {
+        if !self.settings.has("encoder") || found == typed {
+            return Ok((found, weights));
         }
-        Ok((found, weights))
+        let message = format!("{} is a {} checkpoint, expected {} as in --encoder", path.display(), found.name(), typed.name());
+        let hint = match (option, typed.is_sam()) {
+            ("--sam-checkpoint", false) => format!("pass the checkpoint of {} with --encoder-checkpoint, too", typed.name()),
+            _ => format!("leave --encoder out, or pass another {option}"),
+        };
+        Err(refusal(message, hint))
+    }
+
+    /// The files that the encoder and SAM's decoder are read from.
+    fn weight_files(&self) -> WeightFiles {
+        match &self.encoder_checkpoint {
+            Some(_) => WeightFiles { encoder: self.encoder_checkpoint.clone(), decoder: self.sam_checkpoint.clone() },
+            None => WeightFiles { encoder: self.sam_checkpoint.clone(), decoder: None },
+        }
     }
 
     /// Sends workers to Slurm, and after them a job that finishes the store.
@@ -167,22 +200,28 @@ impl Args {
             channels_from: self.image_channels.chosen(self.window)?,
         };
         let config = configure(&self.scans, &options, config)?;
+        if !config.encoder.is_sam() && config.pixel_normalisation.is_none() {
+            let name = config.encoder.name();
+            print_note!("{name} was trained on normalised images: consider --pixel-normalisation imagenet");
+        }
         let observer = Terminal::new();
         let plan = Plan::new(&self.scans, &config, &*observer)?;
         if self.slurm.is_given() {
             return self.submit(&plan);
         }
+        let files = self.weight_files();
         let args = PrecomputeArgs {
             scans: self.scans,
             store: self.store,
             config,
-            checkpoint: self.sam_checkpoint,
+            checkpoint: files.encoder,
+            decoder_checkpoint: files.decoder,
             batch_size: self.batch_size as usize,
             device: self.device.open()?,
             observer,
         };
         if self.dry_run {
-            let estimate = estimate(&plan, &args.store, args.batch_size, || Ok(load(&args)?.encoder))?;
+            let estimate = estimate(&plan, &args.store, args.batch_size, || load_encoder(&args))?;
             plan.check_values(&*args.observer);
             let space = Space::of(&plan, &args.store).map(|space| format!("\n{space}")).unwrap_or_default();
             print_line!("{plan}{space}\n{estimate}");

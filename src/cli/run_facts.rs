@@ -154,13 +154,23 @@ fn initial_weights(group: &str, record: &RunRecord) -> RunFact {
 }
 
 fn of_encoder(config: &PrecomputeConfig) -> Vec<RunFact> {
-    let group = "SAM's image encoder";
+    let (group, own) = match config.encoder.is_sam() {
+        true => ("SAM's image encoder", "SAM's"),
+        false => ("Image encoder", "pretrained ones"),
+    };
     let architecture = RunFact::new(group, "architecture", config.encoder.name());
     let weights = match &config.weights {
         EncoderWeights::Checkpoint { sha256 } => RunFact::new(group, "weights", format!("SHA-256 {sha256}")),
-        EncoderWeights::Random { seed } => RunFact::caution(group, "weights", format!("random (seed {seed}), not SAM's")),
+        EncoderWeights::Random { seed } => RunFact::caution(group, "weights", format!("random (seed {seed}), not {own}")),
     };
-    vec![architecture, weights]
+    let decoder = match &config.decoder_weights {
+        Some(EncoderWeights::Checkpoint { sha256 }) => Some(RunFact::new(group, "SAM's decoder", format!("SHA-256 {sha256}"))),
+        Some(EncoderWeights::Random { seed }) => {
+            Some(RunFact::caution(group, "SAM's decoder", format!("random (seed {seed}), not SAM's")))
+        }
+        None => None,
+    };
+    [architecture, weights].into_iter().chain(decoder).collect()
 }
 
 fn of_store(store: &Store) -> Vec<RunFact> {

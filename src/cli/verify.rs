@@ -2,7 +2,7 @@
 
 use super::device::DeviceChoice;
 use super::progress::Terminal;
-use super::sam_checkpoint::ensure_same;
+use super::sam_checkpoint::TypedWeights;
 use crate::error::refusal;
 use crate::print::{print_line, print_note};
 use anyhow::Context;
@@ -34,6 +34,9 @@ pub struct Args {
     /// With --repair: SAM checkpoint that the store was made with; not needed for a random encoder
     #[arg(long, value_name = "FILE", requires = "repair")]
     sam_checkpoint: Option<PathBuf>,
+    /// With --repair: checkpoint of the store's encoder, if it is not SAM's
+    #[arg(long, value_name = "FILE", requires = "repair")]
+    encoder_checkpoint: Option<PathBuf>,
     /// With --repair: images per pass of the encoder
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), requires = "repair")]
     batch_size: u32,
@@ -108,9 +111,8 @@ impl Args {
 
     fn mend(&self, report: &VerifyReport) -> anyhow::Result<()> {
         let config = &report.attributes.config;
-        if let Some(path) = &self.sam_checkpoint {
-            ensure_same(path, &config.weights, &self.store)?;
-        }
+        let typed = TypedWeights { sam: self.sam_checkpoint.as_deref(), encoder: self.encoder_checkpoint.as_deref() };
+        let files = typed.checked(config, &self.store)?;
         let observer = Terminal::new();
         let plan = || {
             let scans =
@@ -122,7 +124,8 @@ impl Args {
             scans: self.scans.clone().unwrap_or_default(),
             store: self.store.clone(),
             config: config.clone(),
-            checkpoint: self.sam_checkpoint.clone(),
+            checkpoint: files.encoder,
+            decoder_checkpoint: files.decoder,
             batch_size: self.batch_size as usize,
             device,
             observer: observer.clone(),

@@ -27,7 +27,8 @@ fi
 # What runs, by binary: filters of its tests, or nothing for all of them. Of sweeps and run folders those tests that depend on the device.
 quick=(golden_step "cuda_host every_gate a_step_does_not a_device_has a_recording_that_fails auto_leaves a_graph_that a_recorded_step modules_are")
 whole=(
-  golden_step cuda_host cuda_host_precompute golden_encoder golden_trajectory side_networks train_run run_weights
+  golden_step cuda_host cuda_host_precompute golden_encoder golden_trajectory side_networks dino_encoders train_run
+  run_weights
   "run_folder a_run_says" beyond_paper "sweep trials_trained_together a_sweep_through_graphs"
 )
 if [[ $part == quick ]]; then parts=("${quick[@]}"); else parts=("${whole[@]}"); fi

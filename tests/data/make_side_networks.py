@@ -67,8 +67,9 @@ def rule_weight(key, shape):
 class Model(LadderSam):
     """The package's model with torchvision's or timm's side network, and more that trains."""
 
-    def __init__(self, side_network="resnet18", gate="scalar", tokens=False, hypernetworks=False, decoder="plain", arm="full", neighbours=0):
-        super().__init__(SIZE, CLASSES, arm, side_network, gate, decoder, neighbours)
+    def __init__(self, side_network="resnet18", gate="scalar", tokens=False, hypernetworks=False, decoder="plain", arm="full", neighbours=0,
+                 embed_channels=256):  # fmt: skip
+        super().__init__(SIZE, CLASSES, arm, side_network, gate, decoder, neighbours, embed_channels)
         self.vit = side_network == "vit-tiny"
         if self.vit:
             self.CNN_encoder = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=0)
@@ -98,6 +99,8 @@ class Model(LadderSam):
         decoder = self.sam.mask_decoder
         if hasattr(self.sam, "neighbours"):
             embeddings = self.sam.neighbours(embeddings)
+        if hasattr(self.sam, "embedding_projection"):
+            embeddings = self.sam.embedding_projection(embeddings)
         x = self.mix(embeddings, cnn) if self.arm == "full" else cnn
         no_mask = self.sam.prompt_encoder.no_mask_embed.weight
         return decoder(x, self.image_pe(), no_mask, stages if hasattr(decoder, "conv_s0") else None), cnn
@@ -129,14 +132,14 @@ def summary(name, tensor):
     return [float(np.linalg.norm(flat)), *products]
 
 
-def batch(name, neighbours):
+def batch(name, neighbours, channels):
     images = torch.from_numpy((rule(f"{name}.images", BATCH * SIZE * SIZE) + 1) / 2).float().double()
     grid = SIZE // 16
     slices = [3] if neighbours else []
-    embeddings = torch.from_numpy(rule(f"{name}.embeddings", BATCH * math.prod(slices) * 256 * grid * grid))
+    embeddings = torch.from_numpy(rule(f"{name}.embeddings", BATCH * math.prod(slices) * channels * grid * grid))
     labels = np.floor((rule(f"{name}.labels", BATCH * grid * grid) + 1) / 2 * CLASSES).astype(np.int64)
     labels = torch.from_numpy(labels).reshape(BATCH, grid, grid).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    return images.reshape(BATCH, 1, SIZE, SIZE), embeddings.reshape(BATCH, *slices, 256, grid, grid), labels
+    return images.reshape(BATCH, 1, SIZE, SIZE), embeddings.reshape(BATCH, *slices, channels, grid, grid), labels
 
 
 def clearance(model, inputs):
@@ -164,7 +167,7 @@ def case(name, **choice):
     while True:
         load_rule(model)
         inputs_name = f"side_networks.{name}.{tries}"
-        images, embeddings, labels = batch(inputs_name, choice.get("neighbours", 0))
+        images, embeddings, labels = batch(inputs_name, choice.get("neighbours", 0), choice.get("embed_channels", 256))
         if (distance := clearance(model, (images, embeddings))) > CLEARANCE:
             break
         tries += 1
@@ -215,6 +218,8 @@ cases = {
     "vit-tiny": case("vit-tiny", side_network="vit-tiny"),
     "skips": case("skips", decoder="skips"),
     "neighbours": case("neighbours", neighbours=1),
+    "wide": case("wide", embed_channels=384),
+    "wide-neighbours": case("wide-neighbours", embed_channels=1024, neighbours=1, gate="pixel"),
     "skips-resnet50": case("skips-resnet50", decoder="skips", side_network="resnet50", arm="cnn-only"),
 }
 out = {"positions": {str(side): positions(side) for side in [32, 14, 10, 3]}, "cases": cases}

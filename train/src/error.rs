@@ -370,7 +370,7 @@ pub enum TrainError {
     Ending(PathBuf),
     /// A model for which the published code has no names.
     #[error(
-        "{run}: its side network is {side_network}, its gate {gate}, its decoder {decoder} and its neighbours {neighbours}, but the published code has only resnet18, scalar, plain and 0"
+        "{run}: its side network is {side_network}, its gate {gate}, its decoder {decoder} and its neighbours {neighbours}, but the published code has only resnet18, scalar, plain and 0{}", if *embed_channels == 256 { String::new() } else { format!(", and embeddings of 256 channels, not {embed_channels}") }
     )]
     NoPublishedNames {
         /// The run folder.
@@ -383,12 +383,22 @@ pub enum TrainError {
         decoder: &'static str,
         /// Slices on each side.
         neighbours: u32,
+        /// Channels of the embeddings.
+        embed_channels: usize,
         /// The model's file.
         checkpoint: PathBuf,
     },
     /// A model in ONNX of one image with neighbours.
     #[error("{0}: its model takes the embeddings of three slices, and a model with the encoder would see the image of one")]
     EncoderOfNeighbours(PathBuf),
+    /// A model in ONNX with another encoder than SAM's.
+    #[error("{run}: a model in ONNX has the image encoder only if it is SAM's, and this run's is {encoder}")]
+    OnnxOfEncoder {
+        /// The run folder.
+        run: PathBuf,
+        /// The encoder's name.
+        encoder: &'static str,
+    },
     /// A tensor that does not belong to the image encoder.
     #[error("tensor {0} is not one of SAM's image encoder, expected image_encoder.…")]
     NotOfTheEncoder(String),

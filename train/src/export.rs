@@ -54,7 +54,8 @@ pub fn export(args: &ExportArgs) -> Result<Exported> {
     let origin = |path: &Path| Origin::ours_if(is_regular_file(path) && (is_ours(path) || onnx::is_ours(path)));
     outputs::may_write(std::slice::from_ref(&args.out), args.force, "a model exported by sam-ladder", origin)?;
     let record = read_record(&args.run)?;
-    let config = ModelConfig::of_run(&record.config, record.image_size, record.num_classes);
+    let of_run = ModelConfig::of_run(&record.config, record.image_size, record.num_classes);
+    let config = ModelConfig { embed_channels: record.store.embed_channels(), ..of_run };
     if format != Format::Onnx && !config.has_published_names() {
         return Err(TrainError::NoPublishedNames {
             run: args.run.clone(),
@@ -62,8 +63,12 @@ pub fn export(args: &ExportArgs) -> Result<Exported> {
             gate: config.gate.name(),
             decoder: config.decoder.name(),
             neighbours: u32::from(config.neighbours),
+            embed_channels: config.embed_channels,
             checkpoint: run_checkpoint(&args.run, args.checkpoint),
         });
+    }
+    if args.image_encoder.is_some() && !record.store.encoder.is_sam() {
+        return Err(TrainError::OnnxOfEncoder { run: args.run.clone(), encoder: record.store.encoder.name() });
     }
     let path = run_checkpoint(&args.run, args.checkpoint);
     let Some(info) = read_info(&path)? else {

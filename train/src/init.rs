@@ -30,8 +30,10 @@ const WHOLE_MODEL: &str = "the file must hold a whole model in the published cod
                            for `train --cnn-checkpoint`";
 /// What starts at zero: the gate's parameters and the decoder's skips.
 const ZERO_AT_START: [&str; 2] = ["sam.alpha", "sam.mask_decoder.conv_s"];
-/// The mixture of a slice's embeddings with those around, `[256, 3]`, which starts as the slice itself.
+/// The mixture of a slice's embeddings with those around, `[channels, 3]`, which starts as the slice itself.
 const NEIGHBOURS: &str = "sam.neighbours.weight";
+/// The projection from another encoder's channels to SAM's, which starts at PyTorch's default.
+const EMBEDDING_PROJECTION: &str = "sam.embedding_projection.";
 /// A batch norm's step counter, which torchvision's older checkpoints lack.
 const COUNTER: &str = "num_batches_tracked";
 
@@ -89,6 +91,8 @@ fn assemble(config: &ModelConfig, sources: &InitSources) -> Result<ModelWeights>
             Tensor::zeros(shape.as_slice(), DType::F32, &Device::Cpu)?
         } else if name == NEIGHBOURS {
             Tensor::new(&[0f32, 1.0, 0.0], &Device::Cpu)?.broadcast_as(shape.as_slice())?.contiguous()?
+        } else if name.starts_with(EMBEDDING_PROJECTION) {
+            uniform_by_fan_in(name, shape, config.embed_channels, sources.seed)?
         } else if let Some(cnn_name) = name.strip_prefix(CNN_PREFIX) {
             side_network::weight(config, cnn.as_ref(), cnn_name, shape, sources.seed)?
         } else if SEEDED_PARTS.iter().any(|part| name.contains(part)) {

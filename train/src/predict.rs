@@ -194,6 +194,7 @@ fn logits(model: &LadderSam, batch: &Batch, count: usize) -> Result<Tensor> {
         image_size: s,
         num_classes: model.config().num_classes,
         channels: batch.images.len() / (count * s * s).max(1),
+        embed_channels: model.config().embed_channels,
         precision: Numerics::F32,
         neighbours: model.config().neighbours,
     };

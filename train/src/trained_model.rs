@@ -55,7 +55,8 @@ pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Resu
     let shape = BatchShape::of(store.config());
     match source {
         WeightSource::ZeroShot { seed, arm } => {
-            let config = ModelConfig::published(shape.image_size, shape.num_classes, *arm);
+            let published = ModelConfig::published(shape.image_size, shape.num_classes, *arm);
+            let config = ModelConfig { embed_channels: shape.embed_channels, ..published };
             let sources = InitSources { sam_decoder: store.decoder_path(), cnn_checkpoint: None, init: None, seed: *seed };
             Ok(LadderSam::new(&config, &initial_weights(&config, &sources)?, device)?)
         }
@@ -90,6 +91,7 @@ pub fn load_trained(source: &WeightSource, shape: BatchShape, device: &Device) -
             ("image size", info.image_size, shape.image_size),
             ("number of classes", info.num_classes, shape.num_classes),
             ("number of channels", info.channels, shape.channels),
+            ("number of channels of the embeddings", info.embed_channels, shape.embed_channels),
         ] {
             if trained != found {
                 return Err(TrainError::OtherImages { path, what, trained, found });
@@ -97,7 +99,8 @@ pub fn load_trained(source: &WeightSource, shape: BatchShape, device: &Device) -
         }
     }
     let arm = info.as_ref().map_or(Arm::Full, |info| info.arm);
-    let published = ModelConfig::published(shape.image_size, shape.num_classes, arm);
+    let published =
+        ModelConfig { embed_channels: shape.embed_channels, ..ModelConfig::published(shape.image_size, shape.num_classes, arm) };
     let config = info.map_or(published, |info| ModelConfig {
         side_network: info.side_network,
         gate: info.gate,

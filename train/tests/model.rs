@@ -125,6 +125,8 @@ fn each_option_trains_what_it_says_in_addition() {
     let skips = ["sam.mask_decoder.conv_s0.weight", "sam.mask_decoder.conv_s1.weight"];
     assert_eq!(gained(ModelConfig { decoder: DecoderKind::Skips, ..published }), skips);
     assert_eq!(gained(ModelConfig { neighbours: true, ..published }), ["sam.neighbours.weight"]);
+    let projection = ["sam.embedding_projection.bias", "sam.embedding_projection.weight"];
+    assert_eq!(gained(ModelConfig { embed_channels: 384, ..published }), projection);
     // Every tensor of a side network is trained except the statistics of its batch norms.
     for side_network in [SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny] {
         let config = ModelConfig { side_network, ..published };

@@ -10,6 +10,7 @@ use crate::cpu::tensor_from;
 use crate::frozen::{FrozenLinear, FrozenNorm};
 use crate::layer_norm::cpu::{add_layer_norm_rows, layer_norm_rows};
 use crate::matmul::packed::{Output, split_tiles, tiles};
+use crate::prefix_attention::PrefixAttention;
 use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
 
 /// Rows that one task of an element-wise pass works on: all of a tile, where products are computed in tiles.
@@ -55,6 +56,10 @@ impl Stream {
     }
 
     pub(super) fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
+        attention.forward_cpu(&self.qkv, qkv.bias().cpu()?, grid, &mut self.rows)
+    }
+
+    pub(super) fn attend_with_prefix(&mut self, attention: &PrefixAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
         attention.forward_cpu(&self.qkv, qkv.bias().cpu()?, grid, &mut self.rows)
     }
 

@@ -6,6 +6,7 @@ use crate::add::add_widened_cuda;
 use crate::frozen::{FrozenLinear, FrozenNorm};
 use crate::layer_norm::cuda::add_layer_norm;
 use crate::linear::cuda::{Activation, product};
+use crate::prefix_attention::PrefixAttention;
 use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
 
 /// All tokens.
@@ -24,7 +25,18 @@ impl Stream {
         Self { x, dtype, rows: None, pending: None }
     }
 
+    /// The number format of products.
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     pub(super) fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
+        let rows = self.take()?;
+        self.rows = Some(attention.forward(&rows, qkv.bias().cuda()?, grid)?);
+        Ok(())
+    }
+
+    pub(super) fn attend_with_prefix(&mut self, attention: &PrefixAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
         let rows = self.take()?;
         self.rows = Some(attention.forward(&rows, qkv.bias().cuda()?, grid)?);
         Ok(())

@@ -17,9 +17,9 @@ pub enum EncoderError {
     OtherArchitecture {
         /// The file.
         path: String,
-        /// SAM's name of the checkpoint's architecture.
+        /// Name of the checkpoint's architecture.
         found: &'static str,
-        /// SAM's name of the requested architecture.
+        /// Name of the requested architecture.
         expected: &'static str,
     },
     /// The checkpoint has no table of positions, by which SAM's encoders are known.
@@ -42,8 +42,36 @@ pub enum EncoderError {
         /// Its shape.
         found: Vec<usize>,
     },
-    /// The checkpoint holds tensors that SAM lacks.
-    #[error("{path}: the key {key}{} is not one of SAM's {arch}", if *others > 0 { format!(" and {others} more") } else { String::new() })]
+    /// The checkpoint is none of DINOv2's and DINOv3's that are known.
+    #[error("{path} is not a checkpoint of DINOv2's or DINOv3's ViT-S, B or L{}", model.as_ref().map_or_else(String::new, |model| format!("; it looks like {}", model.name())))]
+    NoDino {
+        /// The file.
+        path: String,
+        /// What the file's names are those of, if that is known.
+        model: Option<OtherModel>,
+    },
+    /// The checkpoint's table of positions is not DINOv2's.
+    #[error("{path}: pos_embed has shape {found:?}, expected [1, {}n·n, {width}]", if *class { "1 + " } else { "" })]
+    DinoPositions {
+        /// The file.
+        path: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// Width of a token.
+        width: usize,
+        /// Whether the class token has a position.
+        class: bool,
+    },
+    /// The checkpoint's rotary positions are not DINOv3's.
+    #[error("{path}: {key} are not those of DINOv3, 100^(4·k/d)")]
+    OtherPeriods {
+        /// The file.
+        path: String,
+        /// Their name.
+        key: &'static str,
+    },
+    /// The checkpoint holds tensors that the encoder lacks.
+    #[error("{path}: the key {key}{} is not one of {arch}", if *others > 0 { format!(" and {others} more") } else { String::new() })]
     ForeignTensors {
         /// The file.
         path: String,
@@ -51,8 +79,8 @@ pub enum EncoderError {
         key: String,
         /// How many there are besides.
         others: usize,
-        /// SAM's name of the architecture.
-        arch: &'static str,
+        /// The architecture, and whose it is.
+        arch: String,
     },
     /// The image size is not a positive multiple of 16.
     #[error("image size {0} is not a positive multiple of 16")]
@@ -89,7 +117,14 @@ impl EncoderError {
             EncoderError::NoPositions { .. } | EncoderError::PositionsShape { .. } => {
                 Some("pass sam_vit_b, sam_vit_l or sam_vit_h as Segment Anything publishes them (make weights)".into())
             }
-            EncoderError::ForeignTensors { .. } => Some("pass SAM's own checkpoint".into()),
+            EncoderError::ForeignTensors { arch, .. } if arch.starts_with("SAM") => Some("pass SAM's own checkpoint".into()),
+            EncoderError::NoDino { model: Some(model), .. } => Some(model.advice()),
+            EncoderError::ForeignTensors { .. }
+            | EncoderError::NoDino { .. }
+            | EncoderError::DinoPositions { .. }
+            | EncoderError::OtherPeriods { .. } => {
+                Some("pass the pretrained backbone as its publisher or timm publishes it, without heads".into())
+            }
             EncoderError::ImageSize(size) => Some(format!("the next one is {}", size.next_multiple_of(16).max(16))),
             EncoderError::Precision { .. } => Some("pass --precision f32".into()),
             EncoderError::Weights(error) => error.hint(),

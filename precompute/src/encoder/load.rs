@@ -1,4 +1,4 @@
-//! From a SAM checkpoint to an encoder at any image size, and to the decoder's tensors.
+//! From a checkpoint to an encoder at any image size, and from SAM's to the decoder's tensors.
 
 use std::collections::HashMap;
 
@@ -8,6 +8,8 @@ use sam_ladder_schemas::encoder::{EncoderArch, PATCH_SIZE};
 use sam_ladder_schemas::sam_names::{NamedShape, SAM_MASK_TOKENS, mask_decoder_tensors, prompt_encoder_tensors};
 
 use super::config::VitConfig;
+use super::dino::DinoState;
+use super::dino::detect::detect_dino;
 use super::other_model::recognise;
 use super::position_tables::{resize_rows, resize_square};
 use super::{EncoderError, ImageEncoder, Placement, Result, check_image_size};
@@ -32,6 +34,15 @@ pub fn detect_arch(state: &StateDict) -> Result<EncoderArch> {
     Ok(arch_and_grid(state, key, &shape)?.0)
 }
 
+/// Which of DINO's encoders a checkpoint holds.
+///
+/// # Errors
+/// If it holds none of them.
+pub fn detect_encoder(state: &StateDict) -> Result<EncoderArch> {
+    let of_other = || EncoderError::NoDino { path: state.source().to_owned(), model: recognise(state) };
+    detect_dino(state).ok_or_else(of_other)
+}
+
 fn no_positions(state: &StateDict, key: &str) -> EncoderError {
     EncoderError::NoPositions { path: state.source().to_owned(), key: key.to_owned(), model: recognise(state) }
 }
@@ -39,7 +50,7 @@ fn no_positions(state: &StateDict, key: &str) -> EncoderError {
 /// Architecture and tokens along the side of a table of absolute positions.
 fn arch_and_grid(state: &StateDict, key: &str, shape: &[usize]) -> Result<(EncoderArch, usize)> {
     let arch =
-        EncoderArch::ALL.into_iter().find(|arch| matches!(shape[..], [1, h, w, c] if h == w && h > 0 && c == arch.embed_dim()));
+        EncoderArch::SAM.into_iter().find(|arch| matches!(shape[..], [1, h, w, c] if h == w && h > 0 && c == arch.embed_dim()));
     let arch = arch.ok_or_else(|| EncoderError::PositionsShape {
         path: state.source().to_owned(),
         key: key.to_owned(),
@@ -78,7 +89,7 @@ pub fn decoder_weights(state: &StateDict) -> Result<Vec<(String, Tensor)>> {
 }
 
 impl ImageEncoder {
-    /// Loads one of SAM's encoders from a checkpoint of the whole of SAM. The tables of positions are brought to `image_size`, unless the
+    /// Loads an encoder for a network's input of `image_size`: one of SAM's from a checkpoint of the whole of SAM, or one of DINO's. The tables of positions are brought to `image_size`, unless the
     /// checkpoint has that size already: absolute ones along both axes, relative ones of the global blocks along their rows.
     ///
     /// # Errors
@@ -90,6 +101,12 @@ impl ImageEncoder {
         image_size: usize,
         placement: impl Into<Placement<'a>>,
     ) -> Result<Self> {
+        if !arch.is_sam() {
+            check_image_size(image_size)?;
+            detect_encoder(state)?;
+            let file = DinoState::new(state, arch, image_size / PATCH_SIZE)?;
+            return Self::dino_from_tensors(file.config(), placement.into(), |name| file.tensor(name));
+        }
         let sized = SizedState::new(state, arch, image_size)?;
         Self::from_tensors(sized.config.clone(), placement.into(), |name| sized.tensor(name))
     }
@@ -163,7 +180,7 @@ fn check(state: &StateDict, arch: EncoderArch) -> Result<VitConfig> {
             path: state.source().to_owned(),
             key: (*first).to_owned(),
             others: extra.len() - 1,
-            arch: arch.name(),
+            arch: format!("SAM's {}", arch.name()),
         });
     }
     Ok(stored)

@@ -1,4 +1,5 @@
-//! SAM's frozen image encoder: ViT-B, -L or -H at any image size that is a multiple of 16 (`modeling/image_encoder.py`).
+//! The frozen image encoder, at any image size that is a multiple of 16: SAM's ViT-B, -L or -H (`modeling/image_encoder.py`), or one of DINOv2's and
+//! DINOv3's (`dino`).
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -14,6 +15,7 @@
 #[cfg(test)]
 mod composed;
 mod config;
+mod dino;
 mod error;
 mod load;
 mod other_model;
@@ -28,8 +30,9 @@ use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
 
 pub use config::VitConfig;
+use dino::{DinoConfig, DinoVit};
 pub use error::{EncoderError, Result};
-pub use load::{decoder_weights, detect_arch, published_encoder, sized_encoder_tensors};
+pub use load::{decoder_weights, detect_arch, detect_encoder, published_encoder, sized_encoder_tensors};
 pub use other_model::OtherModel;
 pub use random::{random_decoder_weights, random_encoder_tensors, random_tensor};
 use vit::ImageEncoderVit;
@@ -69,9 +72,17 @@ impl Placement<'_> {
 
 /// The frozen encoder on its device.
 pub struct ImageEncoder {
-    config: VitConfig,
+    /// Pixels along the side of the images that it takes.
+    image_size: usize,
+    /// Tokens along the side of its embeddings.
+    grid: usize,
     device: Device,
-    vit: ImageEncoderVit,
+    network: Network,
+}
+
+enum Network {
+    Sam(ImageEncoderVit),
+    Dino(DinoVit),
 }
 
 impl ImageEncoder {
@@ -79,19 +90,38 @@ impl ImageEncoder {
     fn from_tensors(config: VitConfig, placement: Placement<'_>, mut get: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
         let numerics = placement.numerics()?;
         let vit = ImageEncoderVit::new(&config, numerics, |name| Ok(get(name)?.to_device(placement.device)?))?;
-        Ok(Self { config, device: placement.device.clone(), vit })
+        let (image_size, grid) = (config.image_size, config.grid());
+        Ok(Self { image_size, grid, device: placement.device.clone(), network: Network::Sam(vit) })
     }
 
-    /// The encoder's numbers.
-    pub fn config(&self) -> &VitConfig {
-        &self.config
+    /// As [`Self::from_tensors`], of one of DINO's, by the names of [`DinoConfig::tensors`].
+    fn dino_from_tensors(
+        config: &DinoConfig,
+        placement: Placement<'_>,
+        mut get: impl FnMut(&str) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let numerics = placement.numerics()?;
+        let vit = DinoVit::new(config, numerics, placement, |name| Ok(get(name)?.to_device(placement.device)?))?;
+        let (image_size, grid) = (config.image_size(), config.grid);
+        Ok(Self { image_size, grid, device: placement.device.clone(), network: Network::Dino(vit) })
+    }
+
+    /// Pixels along the side of the images that it takes: those of the network's input, or of DINOv2 14/16 of them
+    /// ([`EncoderArch::encoder_size`]).
+    pub fn image_size(&self) -> usize {
+        self.image_size
+    }
+
+    /// Tokens along the side of its embeddings.
+    pub fn grid(&self) -> usize {
+        self.grid
     }
 
     /// Embeds a batch of images, given in [0, 1] as they are (the published code's pixel mean is 0 and its deviation 1).
     ///
     /// # Shapes
-    /// images `[b, c, s, s]`, float32 → `[b, 256, s/16, s/16]`; c is 1 (grey, as if repeated to three channels), 2 (as if the third
-    /// were zero) or 3
+    /// images `[b, c, s, s]`, float32, s = [`Self::image_size`] → `[b, channels, g, g]`, g = [`Self::grid`]; of SAM 256 channels, of others the width
+    /// of a token. c is 1 (grey, as if repeated to three channels), 2 (as if the third were zero) or 3
     ///
     /// # Errors
     /// If the images have another shape, or the device fails.
@@ -104,7 +134,7 @@ impl ImageEncoder {
     /// # Errors
     /// As [`Self::forward`], and those of the taps.
     pub fn forward_tapped(&self, images: &Tensor, taps: Option<Taps<'_>>) -> Result<Tensor> {
-        let size = self.config.image_size;
+        let size = self.image_size;
         if !matches!(images.dims(), &[_, 1..=3, height, width] if (height, width) == (size, size)) {
             return Err(EncoderError::ImageShape { found: images.dims().to_vec(), size });
         }
@@ -112,7 +142,10 @@ impl ImageEncoder {
         if images.dim(1)? == 2 {
             images = images.pad_with_zeros(1, 0, 1)?;
         }
-        Ok(self.vit.forward(&images, taps)?)
+        Ok(match &self.network {
+            Network::Sam(vit) => vit.forward(&images, taps)?,
+            Network::Dino(vit) => vit.forward(&images, taps)?,
+        })
     }
 }
 

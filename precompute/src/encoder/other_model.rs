@@ -1,6 +1,9 @@
 //! Checkpoints that are passed in the place of SAM's, known by the names of their tensors.
 
 use sam_ladder_formats::state_dict::StateDict;
+use sam_ladder_schemas::encoder::EncoderArch;
+
+use super::dino::detect::detect_dino;
 
 /// A model that is not SAM under SAM's names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,10 @@ pub enum OtherModel {
     Whole,
     /// The model of a run, which has no image encoder.
     Run,
+    /// SAM itself.
+    Sam,
+    /// One of DINO's encoders.
+    Dino(EncoderArch),
     /// A ResNet.
     ResNet,
     /// SAM's image encoder without its decoder, or its decoder without the encoder.
@@ -27,9 +34,13 @@ pub enum OtherModel {
 pub(super) fn recognise(state: &StateDict) -> Option<OtherModel> {
     let begins = |start: &str| state.names().any(|name| name.starts_with(start));
     let prefix = state.names().find_map(|name| name.strip_suffix("image_encoder.pos_embed"));
+    if let (None, Some(arch)) = (prefix, detect_dino(state)) {
+        return Some(OtherModel::Dino(arch));
+    }
     Some(match prefix {
         _ if begins("CNN_encoder.") && prefix == Some("sam.") => OtherModel::Whole,
         _ if begins("CNN_encoder.") => OtherModel::Run,
+        Some("") => OtherModel::Sam,
         Some(prefix) => OtherModel::Prefixed(prefix.to_owned()),
         None if begins("image_encoder.trunk.") => OtherModel::Sam2,
         None if begins("image_encoder.layers.") => OtherModel::MobileSam,
@@ -49,6 +60,8 @@ impl OtherModel {
             OtherModel::Transformers => "SAM in the names of the library transformers".into(),
             OtherModel::Whole => "a whole model of the published code".into(),
             OtherModel::Run => "the model of a run, which has no image encoder".into(),
+            OtherModel::Sam => "SAM".into(),
+            OtherModel::Dino(arch) => format!("{}, an encoder without a mask decoder", arch.name()),
             OtherModel::ResNet => "a ResNet".into(),
             OtherModel::Part => "a part of SAM, the encoder or the decoder".into(),
             OtherModel::Prefixed(prefix) => format!("SAM with {prefix} before its names"),
@@ -59,6 +72,13 @@ impl OtherModel {
     pub(super) fn advice(&self) -> String {
         match self {
             OtherModel::Whole => "eval and predict take it as --checkpoint, train as --init".into(),
+            OtherModel::Sam => {
+                "pass it with --sam-checkpoint; its own encoder is used if there is no --encoder-checkpoint".into()
+            }
+            OtherModel::Dino(_) => {
+                "pass it with --encoder-checkpoint, and SAM's checkpoint, which has the mask decoder, with --sam-checkpoint"
+                    .into()
+            }
             OtherModel::ResNet => "train takes it as --cnn-checkpoint".into(),
             OtherModel::Prefixed(prefix) => {
                 let length = prefix.len();

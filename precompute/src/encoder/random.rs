@@ -7,9 +7,10 @@ use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use sam_ladder_schemas::encoder::EncoderArch;
+use sam_ladder_schemas::encoder::{EncoderArch, PATCH_SIZE};
 
 use super::config::VitConfig;
+use super::dino::DinoConfig;
 use super::load::{PREFIX, sam_decoder_tensors};
 use super::{ImageEncoder, Placement, Result, check_image_size};
 
@@ -51,7 +52,7 @@ fn spread(name: &str, shape: &[usize]) -> Spread {
     {
         Spread::Normal(1.0)
     } else if shape.len() == 1 {
-        Spread::Constant(if name.ends_with("weight") { 1.0 } else { 0.0 })
+        Spread::Constant(if ends(&["weight", "gamma"]) { 1.0 } else { 0.0 })
     } else {
         // the first axis of a transposed convolution is its input
         let fan_in: usize = if name.contains("output_upscaling") { shape[0] } else { shape[1..].iter().product() };
@@ -79,12 +80,17 @@ pub fn random_encoder_tensors(arch: EncoderArch, image_size: usize, seed: u64) -
 }
 
 impl ImageEncoder {
-    /// One of SAM's encoders with random weights.
+    /// An encoder with random weights, for a network's input of `image_size`.
     ///
     /// # Errors
     /// If the image size is not a multiple of 16.
     pub fn random<'a>(arch: EncoderArch, image_size: usize, seed: u64, placement: impl Into<Placement<'a>>) -> Result<Self> {
         check_image_size(image_size)?;
+        if !arch.is_sam() {
+            let config = DinoConfig::new(arch, image_size / PATCH_SIZE);
+            let shapes: HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
+            return Self::dino_from_tensors(&config, placement.into(), |name| random_tensor(seed, name, &shapes[name]));
+        }
         let config = VitConfig::new(arch, image_size);
         let shapes: HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
         Self::from_tensors(config, placement.into(), |name| random_tensor(seed, name, &shapes[name]))

@@ -4,7 +4,9 @@ use crate::encoder::{ImageEncoder, Taps};
 use crate::error::{Error, Result};
 use crate::rungs::{RungMap, RungMaps};
 use candle_core::{Device, Result as TensorResult, Tensor};
+use rayon::prelude::*;
 use sam_ladder_ops::device::{Download, Downloads, Staging, prepare};
+use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_ops::{FrozenLinear, Numerics, contiguous, token_linear};
 use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precompute::PixelNormalisation;
@@ -12,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// A frozen image encoder, seen as a function of plain numbers.
 pub trait Encode {
-    /// Embeddings `[batch, 256, size/16, size/16]` of `images` `[batch, c, size, size]`, one to three channels in [0, 1];
+    /// Embeddings `[batch, channels, size/16, size/16]`, of SAM's encoders 256 channels, of `images` `[batch, c, size, size]`, one to three channels in [0, 1];
     /// c follows from the length.
     ///
     /// # Errors
@@ -67,7 +69,8 @@ pub(super) fn encode_batches<E: Encode>(
     Ok(embeddings)
 }
 
-/// SAM's encoder on a device. On a GPU, images are copied from pinned memory on a stream of its own, and embeddings into pinned memory on another.
+/// The frozen encoder on a device. An encoder whose patches have another side than 16 pixels sees images of another size: they are resized as
+/// PyTorch does (`F.interpolate`, bicubic with antialiasing), so that it has as many tokens. On a GPU, images are copied from pinned memory on a stream of its own, and embeddings into pinned memory on another.
 pub struct SamEncoder {
     encoder: ImageEncoder,
     device: Device,
@@ -142,21 +145,27 @@ impl SamEncoder {
         Ok(three.broadcast_sub(mean)?.broadcast_div(deviation)?)
     }
 
-    /// Images `[b, c, s, s]` on the device, float32.
+    /// Images `[b, c, s, s]` on the device, float32, of the size that the encoder takes.
     fn upload(&self, images: &[f32], batch: usize, size: usize) -> TensorResult<Tensor> {
-        let channels = images.len() / (batch * size * size).max(1);
+        let (channels, own) = (images.len() / (batch * size * size).max(1), self.encoder.image_size());
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        uploads.upload_f32(images, (batch, channels, size, size))
+        // An image of a size that no grid has is refused by the encoder.
+        if own == size || size / PATCH_SIZE != self.encoder.grid() {
+            return uploads.upload_f32(images, (batch, channels, size, size));
+        }
+        let resize = |plane: &[f32]| resize_bicubic_antialiased(plane, [size, size], [own, own]);
+        let resized: Vec<Vec<f32>> = images.par_chunks(size * size).map(resize).collect();
+        uploads.upload_f32(&resized.concat(), (batch, channels, own, own))
     }
 
-    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`, on the device; followed by the rungs, if there are any, as one row of numbers.
+    /// `[b, c, s, s]` → `[b, channels, g, g]`, on the device; followed by the rungs, if there are any, as one row of numbers.
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let images = &self.normalised(images)?;
-        let (batch, _, size, _) = images.dims4()?;
+        let batch = images.dim(0)?;
         // Where weights are not packed (`ops::packed`), an image of one token takes another path through the matrix products than several
         // do, with other last bits. Encoded one by one, it has the same embedding whatever else is in the batch; larger images have it in any
         // batch (a test checks both).
-        if size == PATCH_SIZE && batch > 1 {
+        if self.encoder.grid() == 1 && batch > 1 {
             let one_by_one: Vec<Vec<Tensor>> =
                 (0..batch).map(|i| self.forward_parts(&images.narrow(0, i, 1)?)).collect::<Result<_>>()?;
             let parts = one_by_one[0].len();
@@ -166,13 +175,13 @@ impl SamEncoder {
         joined(self.forward_parts(images)?)
     }
 
-    /// The embeddings `[b, 256, g, g]`, and the rungs `[b, rung, c, g, g]`, if there are any.
+    /// The embeddings `[b, channels, g, g]`, and the rungs `[b, rung, c, g, g]`, if there are any.
     fn forward_parts(&self, images: &Tensor) -> Result<Vec<Tensor>> {
         let Some(rungs) = &self.rungs else { return Ok(vec![self.encoder.forward(images)?]) };
-        let (batch, _, size, _) = images.dims4()?;
+        let (batch, grid) = (images.dim(0)?, self.encoder.grid());
         let mut planes = Vec::with_capacity(rungs.blocks.len());
         let mut visit = |place: usize, tokens: &Tensor| {
-            planes.push(rungs.planes(place, tokens, (batch, size / PATCH_SIZE))?);
+            planes.push(rungs.planes(place, tokens, (batch, grid))?);
             Ok(())
         };
         let embeddings = self.encoder.forward_tapped(images, Some(Taps { blocks: &rungs.blocks, visit: &mut visit }))?;
@@ -293,14 +302,15 @@ mod tests {
     /// Stores grow and are repaired image by image: what an image is batched with must not reach its embedding's bits.
     #[test]
     fn embeddings_do_not_depend_on_the_batch() {
-        for size in [16, 32, 80] {
-            let encoder = ImageEncoder::random(EncoderArch::VitB, size, 3, &Device::Cpu).unwrap();
+        let (sam, dino) = (EncoderArch::VitB, [EncoderArch::Dinov2Vits14Reg, EncoderArch::Dinov3Vits16]);
+        for (arch, size) in [(sam, 16), (sam, 32), (sam, 80), (dino[0], 16), (dino[0], 80), (dino[1], 48)] {
+            let encoder = ImageEncoder::random(arch, size, 3, &Device::Cpu).unwrap();
             let encoder = SamEncoder::new(encoder, &Device::Cpu).unwrap();
             let images: Vec<f32> = (0..5 * size * size).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
             let alone: Vec<f32> = images.chunks(size * size).flat_map(|image| encoder.encode(image, 1, size).unwrap()).collect();
             for batch in [2, 3, 5] {
                 let together = encode_batches(&encoder, &images, (batch, size * size, size)).unwrap();
-                assert!(together == alone, "image size {size}, batches of {batch}");
+                assert!(together == alone, "{arch:?}, image size {size}, batches of {batch}");
             }
         }
     }

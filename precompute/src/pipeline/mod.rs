@@ -28,7 +28,9 @@ pub use share::Share;
 pub use slices::{EncodedSlices, encode_slices, encode_variant};
 pub use space::Space;
 
-use crate::encoder::{EncoderArch, ImageEncoder, Placement, decoder_weights, detect_arch, random_decoder_weights};
+use crate::encoder::{
+    EncoderArch, ImageEncoder, Placement, decoder_weights, detect_arch, detect_encoder, random_decoder_weights,
+};
 use crate::error::{Error, Result};
 use crate::scans::sha256_of_file;
 use candle_core::{Device, Tensor};
@@ -53,6 +55,8 @@ pub struct PrecomputeArgs {
     pub config: PrecomputeConfig,
     /// The checkpoint that `config.weights` was identified from; `None` for random weights.
     pub checkpoint: Option<PathBuf>,
+    /// SAM's checkpoint that `config.decoder_weights` was identified from; `None` if encoder and decoder are from one place.
+    pub decoder_checkpoint: Option<PathBuf>,
     /// Images that go through the encoder together.
     pub batch_size: usize,
     /// Where the encoder runs.
@@ -61,13 +65,29 @@ pub struct PrecomputeArgs {
     pub observer: Arc<dyn Observer>,
 }
 
-/// The architecture of a checkpoint and the name of its weights in a config.
+/// The architecture of a SAM checkpoint and the name of its weights in a config.
 ///
 /// # Errors
 /// When the file cannot be read or holds no SAM encoder.
 pub fn identify_weights(checkpoint: &Path, observer: &dyn Observer) -> Result<(EncoderArch, EncoderWeights)> {
+    identify(checkpoint, detect_arch, observer)
+}
+
+/// As [`identify_weights`], of a checkpoint of another encoder than SAM's.
+///
+/// # Errors
+/// When the file cannot be read or holds none that is known.
+pub fn identify_encoder(checkpoint: &Path, observer: &dyn Observer) -> Result<(EncoderArch, EncoderWeights)> {
+    identify(checkpoint, detect_encoder, observer)
+}
+
+fn identify(
+    checkpoint: &Path,
+    detect: fn(&StateDict) -> crate::encoder::Result<EncoderArch>,
+    observer: &dyn Observer,
+) -> Result<(EncoderArch, EncoderWeights)> {
     let state = StateDict::open(checkpoint)?;
-    let arch = detect_arch(&state)?;
+    let arch = detect(&state)?;
     state.notes().iter().for_each(|note| observer.message(note));
     Ok((arch, EncoderWeights::Checkpoint { sha256: sha256_of_file(checkpoint, observer)? }))
 }
@@ -94,24 +114,43 @@ pub fn run_part(plan: &Plan, args: &PrecomputeArgs, share: Share, stop: &AtomicB
 /// The encoder that the arguments name, on their device, and the decoder that goes with it.
 ///
 /// # Errors
-/// When the checkpoint cannot be read, is missing, or is not the one of the config.
+/// When a checkpoint cannot be read, is missing, or is not the one of the config.
 pub fn load(args: &PrecomputeArgs) -> Result<Loaded<SamEncoder>> {
+    let encoder = load_encoder(args)?;
+    Ok(Loaded { encoder, decoder: to_safetensors(&decoder_of(args)?)? })
+}
+
+/// The encoder that the arguments name, on their device.
+///
+/// # Errors
+/// When its checkpoint cannot be read, is missing, or is not the one of the config.
+pub fn load_encoder(args: &PrecomputeArgs) -> Result<SamEncoder> {
     let PrecomputeConfig { encoder: arch, image_size, .. } = args.config;
     let placement = Placement { device: &args.device, precision: args.config.precision };
     let _loading = args.observer.begin(Phase { name: "loading the encoder", unit: Unit::Tensors, total: None, done: 0 });
-    let (encoder, decoder) = match (&args.config.weights, &args.checkpoint) {
+    let encoder = match (&args.config.weights, &args.checkpoint) {
         (EncoderWeights::Checkpoint { .. }, Some(path)) => {
-            let weights = StateDict::open(path)?;
-            (ImageEncoder::load(&weights, arch, image_size, placement)?, decoder_weights(&weights)?)
+            ImageEncoder::load(&StateDict::open(path)?, arch, image_size, placement)?
         }
-        (EncoderWeights::Random { seed }, None) => {
-            (ImageEncoder::random(arch, image_size, *seed, placement)?, random_decoder_weights(*seed)?)
-        }
-        (EncoderWeights::Checkpoint { .. }, None) => return Err(Error::NoCheckpoint),
+        (EncoderWeights::Random { seed }, None) => ImageEncoder::random(arch, image_size, *seed, placement)?,
+        (EncoderWeights::Checkpoint { .. }, None) if arch.is_sam() => return Err(Error::NoCheckpoint("--sam-checkpoint")),
+        (EncoderWeights::Checkpoint { .. }, None) => return Err(Error::NoCheckpoint("--encoder-checkpoint")),
         (EncoderWeights::Random { .. }, Some(path)) => return Err(Error::UnusedCheckpoint(path.clone())),
     };
-    let encoder = SamEncoder::new(encoder, &args.device)?.normalising(args.config.pixel_normalisation)?;
-    Ok(Loaded { encoder, decoder: to_safetensors(&decoder)? })
+    SamEncoder::new(encoder, &args.device)?.normalising(args.config.pixel_normalisation)
+}
+
+/// SAM's mask decoder: of the encoder's own checkpoint if that is SAM's, otherwise of the one that the arguments name; or random.
+fn decoder_of(args: &PrecomputeArgs) -> Result<Vec<(String, Tensor)>> {
+    let (weights, path) = match &args.config.decoder_weights {
+        Some(weights) => (weights, &args.decoder_checkpoint),
+        None => (&args.config.weights, &args.checkpoint),
+    };
+    match (weights, path) {
+        (EncoderWeights::Random { seed }, _) => Ok(random_decoder_weights(*seed)?),
+        (EncoderWeights::Checkpoint { .. }, Some(path)) => Ok(decoder_weights(&StateDict::open(path)?)?),
+        (EncoderWeights::Checkpoint { .. }, None) => Err(Error::NoCheckpoint("--sam-checkpoint")),
+    }
 }
 
 fn to_safetensors(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {

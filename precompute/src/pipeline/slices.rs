@@ -15,7 +15,7 @@ use std::ops::Range;
 pub struct EncodedSlices {
     /// `[slices, c, s, s]`.
     pub images: Vec<f32>,
-    /// `[slices, 256, s/16, s/16]`.
+    /// `[slices, channels, s/16, s/16]`, 256 channels of SAM's encoders.
     pub embeddings: Vec<f32>,
 }
 

@@ -16,7 +16,6 @@ use super::write::write_all;
 use crate::error::Result;
 use crate::scans::{ScanError, ScanSource};
 use sam_ladder_cache::StoreWriter;
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::observer::{Observer, Progress};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -64,7 +63,7 @@ impl Pass<'_> {
         let (begun, to_fetch) = sync_channel(0);
         let (encoded, to_write) = sync_channel(WRITE_BEHIND);
         let config = &self.writer.layout().attributes().config;
-        let fetcher = Fetcher::new([EMBED_CHANNELS * config.grid_size().pow(2), config.rungs_len()], self.progress, encoded);
+        let fetcher = Fetcher::new([config.embeddings_len(), config.rungs_len()], self.progress, encoded);
         let (writer, progress) = (self.writer, self.progress);
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || work.read_all(&read));

@@ -5,7 +5,6 @@ use crate::error::Result;
 use sam_ladder_cache::{Result as StoreResult, SliceTensors, StoreWriter, Wanted};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::counted::counted;
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::observer::Progress;
 use std::sync::mpsc::Receiver;
 
@@ -15,7 +14,7 @@ const SLICES_AT_ONCE: usize = 16;
 /// What the encoder made of the images of a group whose embeddings are wanted.
 #[derive(Default)]
 pub(super) struct Made {
-    /// `[image, 256, g, g]`
+    /// `[image, channels, g, g]`
     pub(super) embeddings: Vec<f32>,
     /// `[image, rung, c, g, g]`; empty without rungs.
     pub(super) rungs: Vec<f32>,
@@ -49,7 +48,7 @@ pub(super) fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: 
 fn write_group(writer: &StoreWriter, group: &Group, made: &Made) -> Result<()> {
     let config = &writer.layout().attributes().config;
     let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
-    let (embedding_len, rungs_len) = (EMBED_CHANNELS * config.grid_size().pow(2), config.rungs_len());
+    let (embedding_len, rungs_len) = (config.embeddings_len(), config.rungs_len());
     let (mut images, mut labels) = (&group.images[..], &group.labels[..]);
     let (mut embeddings, mut rungs) = (&made.embeddings[..], &made.rungs[..]);
     let slices: Vec<_> = group

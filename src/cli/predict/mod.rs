@@ -13,6 +13,7 @@ use super::export::run_checkpoint;
 use super::postprocess::rules_of;
 use super::progress::{self, Terminal};
 use super::run_facts::ensure_each_once;
+use super::sam_checkpoint::{TypedWeights, WeightFiles};
 use crate::error::refusal;
 use crate::interrupt;
 use crate::print::print_note;
@@ -31,7 +32,7 @@ use sam_ladder_schemas::eval::Resample;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::postprocessing::OrganRule;
-use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::precompute::{EncoderWeights, Preprocessing};
 use sam_ladder_schemas::tables::ScanRow;
 use sam_ladder_schemas::variants::{AugmentPolicy, VariantKind};
 use sam_ladder_train::run::BatchShape;
@@ -77,6 +78,9 @@ pub struct Args {
     /// encoder
     #[arg(long, value_name = "FILE")]
     sam_checkpoint: Option<PathBuf>,
+    /// Checkpoint of the encoder that the run's store was made with, if it is not SAM's. --sam-checkpoint is then needed only with --store
+    #[arg(long, value_name = "FILE")]
+    encoder_checkpoint: Option<PathBuf>,
     /// Mask to write, or folder for the masks of several scans, CASE.nii.gz each. Label tables for ITK-SNAP and 3D Slicer, and the
     /// organs' volumes as CSV, are written next to it
     #[arg(long, value_name = "MASK.nii.gz|DIR")]
@@ -261,7 +265,7 @@ impl Args {
             runs: &self.run,
             last: self.last,
             checkpoint: self.checkpoint.as_deref(),
-            sam_checkpoint: self.sam_checkpoint.as_deref(),
+            frozen: TypedWeights { sam: self.sam_checkpoint.as_deref(), encoder: self.encoder_checkpoint.as_deref() },
         })?;
         if let Some(orientation) = self.orientation {
             settings.config.preprocessing.orientation = Some(orientation);
@@ -273,6 +277,12 @@ impl Args {
         if self.store.is_some() && matches!(settings.encoder, EncoderFile::Published(_)) {
             let hint = "pass --sam-checkpoint in addition to --checkpoint, or remove --store";
             return Err(refusal("--store needs SAM's own checkpoint, since a store keeps SAM's decoder too", hint));
+        }
+        if let (Some(_), EncoderFile::Files(WeightFiles { decoder: None, .. }), Some(EncoderWeights::Checkpoint { sha256 })) =
+            (&self.store, &settings.encoder, &settings.config.decoder_weights)
+        {
+            let hint = format!("pass SAM's checkpoint (SHA-256 {sha256}) with --sam-checkpoint too, or remove --store");
+            return Err(refusal("--store needs SAM's checkpoint too, since a store keeps SAM's decoder", hint));
         }
         Ok(settings)
     }
@@ -286,7 +296,7 @@ impl Args {
         bad: &mut usize,
     ) -> anyhow::Result<[PathBuf; 2]> {
         let model = self.load_models(settings, device)?;
-        let encoder = settings.load_encoder(device)?.encoder;
+        let encoder = settings.load_encoder(device)?;
         // What is refused is refused before this, and leaves no file behind.
         let tables = outputs.write_label_tables(&settings.config.class_names)?;
         let observer = Terminal::new();
@@ -356,7 +366,7 @@ impl Args {
             let stop = interrupt::stop_flag("the slices in flight are finished")?;
             let options =
                 FillOptions { batch_size: self.batch_size as usize, share: Share::ALL, stop: &stop, observer: &*observer };
-            fill_part(&plan, store, &options, || settings.load_encoder(device))?.images_encoded
+            fill_part(&plan, store, &options, || settings.load_frozen(device))?.images_encoded
         };
         print_note!("{} encoded, the embeddings are in {}", counted(encoded, "slice"), store.display());
         let store = Store::open(store)?;

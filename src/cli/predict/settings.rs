@@ -2,13 +2,13 @@
 
 use crate::cli::export::run_checkpoint;
 use crate::cli::progress::Terminal;
-use crate::cli::sam_checkpoint::ensure_same;
+use crate::cli::sam_checkpoint::{TypedWeights, WeightFiles};
 use crate::cli::weights::ensure_there;
 use crate::error::refusal;
 use candle_core::Device;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::{EncoderError, published_encoder};
-use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load};
+use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load, load_encoder};
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
 use sam_ladder_schemas::tables::{ValueRange, VolumeRange};
@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 /// Key of the mask tokens in the published state dict: one per class.
 const MASK_TOKENS: &str = "sam.mask_decoder.mask_tokens.weight";
+/// Key of the projection from another encoder's channels to SAM's.
+const PROJECTION: &str = "sam.embedding_projection.weight";
 /// Key of the table of positions of its image encoder: one row per patch.
 const POS_EMBED: &str = "sam.image_encoder.pos_embed";
 
@@ -32,15 +34,15 @@ pub struct TypedFiles<'a> {
     pub last: bool,
     /// `--checkpoint`.
     pub checkpoint: Option<&'a Path>,
-    /// `--sam-checkpoint`.
-    pub sam_checkpoint: Option<&'a Path>,
+    /// `--sam-checkpoint` and `--encoder-checkpoint`.
+    pub frozen: TypedWeights<'a>,
 }
 
 /// Where the image encoder comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EncoderFile {
-    /// SAM's own checkpoint.
-    Sam(PathBuf),
+    /// SAM's own checkpoint, or another encoder's and, if it is needed, SAM's.
+    Files(WeightFiles),
     /// The whole published model.
     Published(PathBuf),
     /// None: random weights of the seed in the settings.
@@ -70,7 +72,7 @@ impl Settings {
     pub fn new(typed: TypedFiles) -> anyhow::Result<Self> {
         match (typed.runs, typed.checkpoint) {
             ([run], checkpoint) => Self::of_run(run, checkpoint, typed),
-            ([], Some(checkpoint)) => Self::of_checkpoint(checkpoint, typed.sam_checkpoint),
+            ([], Some(checkpoint)) => Self::of_checkpoint(checkpoint, typed.frozen),
             ([], None) => Err(refusal("no model is given", "pass --run DIR or --checkpoint FILE")),
             (runs, Some(_)) => {
                 let message = format!("--checkpoint replaces the model of one run, and {} are given", runs.len());
@@ -90,16 +92,18 @@ impl Settings {
 
     fn of_run(run: &Path, checkpoint: Option<&Path>, typed: TypedFiles) -> anyhow::Result<Self> {
         let record = read_record(run)?;
-        let encoder = match (&record.store.weights, typed.sam_checkpoint) {
+        let files = typed.frozen.checked(&record.store, run)?;
+        let encoder = match (&record.store.weights, &files.encoder) {
             (EncoderWeights::Random { .. }, None) => EncoderFile::Random,
             (EncoderWeights::Checkpoint { sha256 }, None) => {
-                let message = format!("{} was trained on embeddings of a SAM checkpoint (SHA-256 {sha256})", run.display());
-                return Err(refusal(message, "pass that file with --sam-checkpoint"));
+                let (what, option) = match record.store.encoder {
+                    sam if sam.is_sam() => ("SAM", "--sam-checkpoint"),
+                    other => (other.name(), "--encoder-checkpoint"),
+                };
+                let message = format!("{} was trained on embeddings of a {what} checkpoint (SHA-256 {sha256})", run.display());
+                return Err(refusal(message, format!("pass that file with {option}")));
             }
-            (weights, Some(path)) => {
-                ensure_same(path, weights, run)?;
-                EncoderFile::Sam(path.into())
-            }
+            (_, Some(_)) => EncoderFile::Files(files),
         };
         let weights = match checkpoint {
             Some(path) => WeightSource::Checkpoint(path.into()),
@@ -115,23 +119,27 @@ impl Settings {
     }
 
     /// The published preprocessing, and what the file says of sizes and classes.
-    fn of_checkpoint(path: &Path, sam_checkpoint: Option<&Path>) -> anyhow::Result<Self> {
+    fn of_checkpoint(path: &Path, frozen: TypedWeights<'_>) -> anyhow::Result<Self> {
         let state = StateDict::open(path)?;
         let info = read_info(path)?;
         let classes = state.shape(MASK_TOKENS).and_then(|shape| shape.first().copied()).ok_or_else(|| {
             let message = format!("{}: the key {MASK_TOKENS} is missing", path.display());
             refusal(message, "pass a whole model in the published code's names")
         })?;
+        if frozen.encoder.is_some() || state.shape(PROJECTION).is_some() {
+            let message = format!("{} does not name the encoder whose embeddings it takes", path.display());
+            return Err(refusal(message, "pass --run too: its record names it"));
+        }
         if let Some(info) = info.as_ref().filter(|info| info.channels != 1) {
             let message =
                 format!("{} is a model of images with {} channels, which the file does not name", path.display(), info.channels);
             return Err(refusal(message, "pass --run too: its record names them"));
         }
         let own_size = state.shape(POS_EMBED).and_then(|shape| shape.get(1).copied()).map(|grid| grid * 16);
-        let encoder = match (sam_checkpoint, own_size) {
+        let encoder = match (frozen.sam, own_size) {
             (Some(path), _) => {
                 ensure_there(path, "")?;
-                EncoderFile::Sam(path.into())
+                EncoderFile::Files(WeightFiles { encoder: Some(path.into()), decoder: None })
             }
             (None, Some(_)) => EncoderFile::Published(path.into()),
             (None, None) => {
@@ -139,8 +147,8 @@ impl Settings {
                 return Err(refusal(format!("{} holds no image encoder", path.display()), hint));
             }
         };
-        let (arch, weights) = match &encoder {
-            EncoderFile::Sam(path) => identify_weights(path, &*Terminal::new())?,
+        let (arch, weights) = match frozen.sam {
+            Some(path) => identify_weights(path, &*Terminal::new())?,
             // Named only by its architecture: no store is made of it.
             _ => (arch_of(&state)?, EncoderWeights::Checkpoint { sha256: String::new() }),
         };
@@ -154,33 +162,40 @@ impl Settings {
         Ok(Settings { config, weights, encoder, training_values: Vec::new(), training_volumes: Vec::new() })
     }
 
-    /// Loads the frozen encoder; with SAM's checkpoint or random weights, the decoder too that a store of it keeps.
+    /// Loads the frozen encoder.
     ///
     /// # Errors
     /// Weights that cannot be read or do not fit.
-    pub fn load_encoder(&self, device: &Device) -> sam_ladder_precompute::error::Result<Loaded<SamEncoder>> {
-        let checkpoint = match &self.encoder {
-            EncoderFile::Published(path) => {
-                let encoder = published_encoder(&StateDict::open(path)?, device)?;
-                let missing =
-                    || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into(), model: None };
-                let encoder = encoder.ok_or_else(missing)?;
-                let encoder = SamEncoder::new(encoder, device)?.normalising(self.config.pixel_normalisation)?;
-                return Ok(Loaded { encoder, decoder: Vec::new() });
-            }
-            EncoderFile::Sam(path) => Some(path.clone()),
-            EncoderFile::Random => None,
+    pub fn load_encoder(&self, device: &Device) -> sam_ladder_precompute::error::Result<SamEncoder> {
+        let EncoderFile::Published(path) = &self.encoder else { return load_encoder(&self.arguments(device)) };
+        let encoder = published_encoder(&StateDict::open(path)?, device)?;
+        let missing = || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into(), model: None };
+        SamEncoder::new(encoder.ok_or_else(missing)?, device)?.normalising(self.config.pixel_normalisation)
+    }
+
+    /// Loads the frozen encoder, and SAM's decoder, which a store keeps too.
+    ///
+    /// # Errors
+    /// Weights that cannot be read or do not fit.
+    pub fn load_frozen(&self, device: &Device) -> sam_ladder_precompute::error::Result<Loaded<SamEncoder>> {
+        load(&self.arguments(device))
+    }
+
+    fn arguments(&self, device: &Device) -> PrecomputeArgs {
+        let files = match &self.encoder {
+            EncoderFile::Files(files) => files.clone(),
+            EncoderFile::Published(_) | EncoderFile::Random => WeightFiles::default(),
         };
-        let args = PrecomputeArgs {
+        PrecomputeArgs {
             scans: PathBuf::new(),
             store: PathBuf::new(),
             config: self.config.clone(),
-            checkpoint,
+            checkpoint: files.encoder,
+            decoder_checkpoint: files.decoder,
             batch_size: 1,
             device: device.clone(),
             observer: Terminal::new(),
-        };
-        load(&args)
+        }
     }
 }
 
@@ -213,7 +228,7 @@ fn of_new_scans(config: PrecomputeConfig) -> PrecomputeConfig {
 fn arch_of(state: &StateDict) -> anyhow::Result<sam_ladder_schemas::encoder::EncoderArch> {
     use sam_ladder_schemas::encoder::EncoderArch;
     let width = state.shape(POS_EMBED).and_then(|shape| shape.last().copied());
-    let arch = EncoderArch::ALL.into_iter().find(|arch| Some(arch.embed_dim()) == width);
+    let arch = EncoderArch::SAM.into_iter().find(|arch| Some(arch.embed_dim()) == width);
     arch.ok_or_else(|| {
         let message = format!("{}: {POS_EMBED} does not have the width of any of SAM's encoders", state.source());
         refusal(message, "pass a model of the published code, or --sam-checkpoint too")

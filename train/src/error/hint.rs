@@ -68,7 +68,7 @@ impl TrainError {
             TrainError::NoPublishedNames { checkpoint, .. } => {
                 format!("export it to .onnx, or take {}, which holds the model under its own names", checkpoint.display())
             }
-            TrainError::EncoderOfNeighbours(_) => "leave --with-encoder out: the model then takes embeddings".into(),
+            TrainError::EncoderOfNeighbours(_) | TrainError::OnnxOfEncoder { .. } => "leave --with-encoder out: the model then takes embeddings".into(),
             TrainError::NoSpacing { .. } => "search by dice, or state the spacing with precompute --spacing (published layout); resample a scan whose affine is sheared".into(),
             TrainError::NoSweepFile => "pass --config sweep.toml, or --resume with --out".into(),
             TrainError::GridTooLarge(_) => "give the ranges fewer points, or set [budget] trials".into(),

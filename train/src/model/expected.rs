@@ -9,6 +9,7 @@ use super::depth_mix::depth_mix_names;
 use super::error::ModelError;
 use super::gate::gate_names;
 use super::names::Names;
+use super::projection::{EMBEDDING_PROJECTION, projection_names};
 use super::side_network::side_network_names;
 use super::skips::skip_names;
 use super::weights::ModelWeights;
@@ -23,7 +24,10 @@ impl ModelWeights {
         let mut list = Names::default();
         gate_names(&mut list, config.gate);
         if config.neighbours {
-            depth_mix_names(&mut list);
+            depth_mix_names(&mut list, config.embed_channels);
+        }
+        if config.projects_embeddings() {
+            projection_names(&mut list, EMBEDDING_PROJECTION, config.embed_channels);
         }
         let sam = prompt_encoder_tensors().into_iter().chain(mask_decoder_tensors(config.num_classes));
         list.0.extend(sam.map(|(name, shape)| (format!("sam.{name}"), shape)));

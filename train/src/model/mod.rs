@@ -8,7 +8,7 @@
 //!
 //! In the published model, the CNN, α and `output_upscaling` are trained; everything else is frozen, and gradients flow through it to the
 //! CNN. [`ModelConfig`] offers other side networks and gates and skips from the CNN to `output_upscaling`, mixes x_sam with that of the slices around, and
-//! can also train the mask tokens and hypernetworks.
+//! can also train the mask tokens and hypernetworks. Embeddings of another encoder than SAM's are brought to 256 channels by a trained projection.
 
 mod batch_norm;
 mod depth_mix;
@@ -32,6 +32,7 @@ mod weights;
 
 use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::{F32Math, Gradients, Tape, Value};
+use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind, TrainConfig};
 use sam_ladder_schemas::train_choices::DecoderKind;
@@ -43,6 +44,7 @@ use depth_mix::DepthMix;
 use gate::Gate;
 use mask_decoder::MaskDecoder;
 use parameters::Parameters;
+use projection::{EMBEDDING_PROJECTION, Projection};
 use prompt_encoder::PromptEncoder;
 use side_network::{SideNetwork, SideTape, stage_channels};
 use side_output::{SideGradients, SideOutput};
@@ -67,6 +69,8 @@ pub struct ModelConfig {
     pub decoder: DecoderKind,
     /// Whether the embeddings are those of three slices, which are mixed along depth.
     pub neighbours: bool,
+    /// Channels of the embeddings; if they are not 256, a trained projection follows.
+    pub embed_channels: usize,
     /// Whether the mask tokens are trained.
     pub train_mask_tokens: bool,
     /// Whether the hypernetworks are trained.
@@ -86,13 +90,14 @@ impl ModelConfig {
             gate: GateKind::Scalar,
             decoder: DecoderKind::Plain,
             neighbours: false,
+            embed_channels: EMBED_CHANNELS,
             train_mask_tokens: false,
             train_hypernetworks: false,
             math: F32Math::Exact,
         }
     }
 
-    /// The model that a run with these settings trains.
+    /// The model that a run with these settings trains, on embeddings of SAM's encoders; of others [`Self::embed_channels`] differ.
     pub fn of_run(config: &TrainConfig, image_size: usize, num_classes: usize) -> Self {
         ModelConfig {
             image_size,
@@ -102,6 +107,7 @@ impl ModelConfig {
             gate: config.gate,
             decoder: config.decoder,
             neighbours: config.neighbours > 0,
+            embed_channels: EMBED_CHANNELS,
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
             math: if config.precision == GpuPrecision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
@@ -110,8 +116,13 @@ impl ModelConfig {
 
     /// Whether the published model has the same tensors.
     pub fn has_published_names(&self) -> bool {
-        let own = (self.side_network, self.gate, self.decoder, self.neighbours);
-        own == (SideNetworkKind::Resnet18, GateKind::Scalar, DecoderKind::Plain, false)
+        let own = (self.side_network, self.gate, self.decoder, self.neighbours, self.projects_embeddings());
+        own == (SideNetworkKind::Resnet18, GateKind::Scalar, DecoderKind::Plain, false, false)
+    }
+
+    /// Whether a trained projection brings the embeddings to SAM's channels: that of another encoder than SAM's.
+    pub fn projects_embeddings(&self) -> bool {
+        self.embed_channels != EMBED_CHANNELS
     }
 }
 
@@ -120,6 +131,7 @@ pub struct LadderSam {
     config: ModelConfig,
     side_network: SideNetwork,
     depth_mix: Option<DepthMix>,
+    embedding_projection: Option<Projection>,
     gate: Gate,
     prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
@@ -182,13 +194,24 @@ impl LadderSam {
         }
         weights.check(config)?;
         let mut parameters = Parameters::new(weights, device, config.math);
-        let depth_mix = if config.neighbours { Some(DepthMix::new(&mut parameters)?) } else { None };
+        let depth_mix = if config.neighbours { Some(DepthMix::new(config.embed_channels, &mut parameters)?) } else { None };
+        let projection = |parameters: &mut Parameters| Projection::new(EMBEDDING_PROJECTION, parameters);
+        let embedding_projection = config.projects_embeddings().then(|| projection(&mut parameters)).transpose()?;
         let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
         let side_network = SideNetwork::new(config.side_network, skips, &mut parameters)?;
         parameters.seal(tensor_names(config))?;
-        Ok(LadderSam { config: *config, side_network, depth_mix, gate, prompt_encoder, mask_decoder, parameters })
+        Ok(LadderSam {
+            config: *config,
+            side_network,
+            depth_mix,
+            embedding_projection,
+            gate,
+            prompt_encoder,
+            mask_decoder,
+            parameters,
+        })
     }
 
     /// The configuration that the model was made with.
@@ -213,8 +236,8 @@ impl LadderSam {
 
     /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
     ///
-    /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]`, of a model with neighbours those of the slices
-    /// before, at and after, `[b, 3, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
+    /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]` (of another encoder than SAM's its channels), of
+    /// a model with neighbours those of the slices before, at and after, `[b, 3, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
     ///
     /// # Errors
     /// Inputs of another shape.
@@ -270,9 +293,12 @@ impl LadderSam {
 
     fn decode(&self, cnn: Option<&SideOutput>, embeddings: &Tensor, tape: Option<&Tape>) -> Result<Value> {
         let value = |tensor: &Tensor| tape.map_or_else(|| tensor.into(), |tape| tape.leaf(tensor));
-        let x_sam = || match &self.depth_mix {
-            Some(depth_mix) => depth_mix.forward(embeddings, tape),
-            None => Ok(embeddings.into()),
+        let x_sam = || {
+            let mixed = match &self.depth_mix {
+                Some(depth_mix) => depth_mix.forward(embeddings, tape)?,
+                None => embeddings.into(),
+            };
+            self.embedding_projection.as_ref().map_or(Ok(mixed.clone()), |projection| projection.forward_on(&mixed, tape))
         };
         let x = match (cnn, self.config.arm) {
             (None, _) => x_sam()?,

@@ -1,4 +1,5 @@
-//! A 1×1 convolution with bias from a side network's channels to SAM's 256. No published checkpoint has it; it starts at random values.
+//! A 1×1 convolution with bias to SAM's 256 channels: from those of a side network, or from those of embeddings of another encoder than SAM's, after
+//! the sum over neighbouring slices and before the gate. No published checkpoint has it; it starts at random values.
 
 use candle_core::{DType, Result, Tensor};
 use sam_ladder_ops::{Conv2d, Gradients, Tape, Value, record, to_format};
@@ -7,9 +8,12 @@ use super::error::ModelError;
 use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
 
-const PREFIX: &str = "CNN_encoder.projection";
+/// That of a side network.
+pub(super) const SIDE_PROJECTION: &str = "CNN_encoder.projection";
+/// That of the embeddings.
+pub(super) const EMBEDDING_PROJECTION: &str = "sam.embedding_projection";
 
-/// `CNN_encoder.projection`.
+/// A projection.
 pub(super) struct Projection {
     /// [256, c, 1, 1]
     weight: Trainable,
@@ -19,10 +23,10 @@ pub(super) struct Projection {
 }
 
 impl Projection {
-    pub(super) fn new(parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    pub(super) fn new(name: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(Projection {
-            weight: parameters.trainable_tensor(&format!("{PREFIX}.weight"))?,
-            bias: parameters.trainable_tensor(&format!("{PREFIX}.bias"))?,
+            weight: parameters.trainable_tensor(&format!("{name}.weight"))?,
+            bias: parameters.trainable_tensor(&format!("{name}.bias"))?,
             conv: Conv2d::new(1, 0).with_math(parameters.math()),
         })
     }
@@ -56,6 +60,6 @@ impl Projection {
 }
 
 /// Names and shapes of a projection from `channels` channels.
-pub(super) fn projection_names(list: &mut Names, channels: usize) {
-    list.add_affine(PREFIX, &[EMBED_DIM, channels, 1, 1]);
+pub(super) fn projection_names(list: &mut Names, name: &str, channels: usize) {
+    list.add_affine(name, &[EMBED_DIM, channels, 1, 1]);
 }

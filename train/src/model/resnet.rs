@@ -15,7 +15,7 @@ use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::error::ModelError;
 use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable, convert};
-use super::projection::{Projection, projection_names};
+use super::projection::{Projection, SIDE_PROJECTION, projection_names};
 use super::residual_block::{BlockShape, BlockTape, ResidualBlock};
 use super::side_output::{SideGradients, SideOutput};
 
@@ -85,7 +85,7 @@ impl ResNetKind {
             shape.names(list, &prefix);
         }
         if self.has_projection() {
-            projection_names(list, self.channels());
+            projection_names(list, SIDE_PROJECTION, self.channels());
         }
     }
 }
@@ -115,7 +115,7 @@ impl ResNet {
             .iter()
             .map(|(prefix, shape)| ResidualBlock::new(prefix, shape, parameters))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let projection = if kind.has_projection() { Some(Projection::new(parameters)?) } else { None };
+        let projection = if kind.has_projection() { Some(Projection::new(SIDE_PROJECTION, parameters)?) } else { None };
         let stem_conv = Conv2d::new(2, 3).with_math(parameters.math());
         let convolutions = blocks.iter().flat_map(ResidualBlock::weights).cloned().collect();
         let stage_ends = stages.then(|| kind.stage_ends());

@@ -10,7 +10,7 @@ use super::error::ModelError;
 use super::mlp::TrainedLinear;
 use super::names::Names;
 use super::parameters::{Parameters, Trainable};
-use super::projection::{Projection, projection_names};
+use super::projection::{Projection, SIDE_PROJECTION, projection_names};
 
 /// Channels of each token.
 pub(super) const WIDTH: usize = 192;
@@ -41,7 +41,7 @@ impl VitTiny {
                 .map(|i| Block::new(&format!("CNN_encoder.blocks.{i}"), parameters))
                 .collect::<std::result::Result<_, _>>()?,
             norm: LayerNorm::new("CNN_encoder.norm", parameters)?,
-            projection: Projection::new(parameters)?,
+            projection: Projection::new(SIDE_PROJECTION, parameters)?,
         })
     }
 
@@ -168,5 +168,5 @@ pub(super) fn vit_names(list: &mut Names, grid: usize) {
         list.add_affine(&format!("{block}.mlp.fc2"), &[WIDTH, MLP_RATIO * WIDTH]);
     }
     list.add_affine(&format!("{p}.norm"), &[WIDTH]);
-    projection_names(list, WIDTH);
+    projection_names(list, SIDE_PROJECTION, WIDTH);
 }

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use sam_ladder_formats::onnx::{Axis, Graph, Value};
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::PixelNormalisation;
 use sam_ladder_schemas::train::{Arm, GateKind};
 use sam_ladder_schemas::train_choices::DecoderKind;
@@ -33,7 +32,7 @@ pub(crate) struct OnnxEncoder<'a> {
 /// The graph of a model for images of `channels` channels. Its inputs are those that the arm needs:
 ///
 /// - `images` `[batch, channels, s, s]` in [0, 1],
-/// - `embeddings` `[batch, 256, s/16, s/16]` of the image encoder, unless there is an `encoder`; with neighbours those of the slices before, at and
+/// - `embeddings` `[batch, 256, s/16, s/16]` of the image encoder (of another than SAM's its channels), unless there is an `encoder`; with neighbours those of the slices before, at and
 ///   after, `[batch, 3, 256, s/16, s/16]`;
 ///
 /// its output is `low_res_logits` `[batch, classes, s/4, s/4]`.
@@ -69,11 +68,18 @@ pub(crate) fn onnx_graph(
             Some(image_encoder::encode(&mut net, &images, grid)?)
         }
         _ => {
-            let axes = [BATCH, Axis::Size(EMBED_CHANNELS), Axis::Size(grid), Axis::Size(grid)];
-            let what = "the output of SAM's image encoder, neck included";
-            Some(match config.neighbours {
+            let axes = [BATCH, Axis::Size(config.embed_channels), Axis::Size(grid), Axis::Size(grid)];
+            let what = match config.projects_embeddings() {
+                false => "the output of SAM's image encoder, neck included",
+                true => "what stage one stores as embeddings",
+            };
+            let mixed = match config.neighbours {
                 false => net.graph.input("embeddings", &axes, what),
-                true => around_mixed(&mut net, &axes, what)?,
+                true => around_mixed(&mut net, (&axes, config.embed_channels), what)?,
+            };
+            Some(match config.projects_embeddings() {
+                false => mixed,
+                true => net.conv(&mixed, "sam.embedding_projection", 1, 0)?,
             })
         }
     };
@@ -118,11 +124,11 @@ fn normalised(net: &mut Layers, images: &Value, normalisation: PixelNormalisatio
 }
 
 /// The embeddings of three slices as input, and their sum over depth by each channel's weights.
-fn around_mixed(net: &mut Layers, axes: &[Axis; 4], what: &str) -> Result<Value> {
+fn around_mixed(net: &mut Layers, (axes, channels): (&[Axis; 4], usize), what: &str) -> Result<Value> {
     let [batch, rest @ ..] = axes;
     let axes = [&[*batch, Axis::Size(3)], &rest[..]].concat();
     let slices = net.graph.input("embeddings", &axes, &format!("{what}, of the slices before, at and after"));
-    let weight = net.tensor("sam.neighbours.weight")?.t()?.contiguous()?.reshape((1, 3, EMBED_CHANNELS, 1, 1))?;
+    let weight = net.tensor("sam.neighbours.weight")?.t()?.contiguous()?.reshape((1, 3, channels, 1, 1))?;
     let weight = net.constant("neighbours", &weight)?;
     let weighted = net.graph.op("Mul", &[&slices, &weight], &[]);
     let part = |net: &mut Layers, slice: i64| {

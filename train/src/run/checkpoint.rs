@@ -8,6 +8,7 @@ use crate::error::{Result, TrainError, io, unwritable};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use sam_ladder_formats::atomic::{sync_folder, write_atomic};
+use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
 use sam_ladder_schemas::train_choices::DecoderKind;
 use serde::de::DeserializeOwned;
@@ -49,6 +50,9 @@ pub struct CheckpointInfo {
     /// Slices on each side whose embeddings it takes; left out where there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub neighbours: u32,
+    /// Channels of the embeddings; left out where they are those of SAM's encoders.
+    #[serde(default = "sams_channels", skip_serializing_if = "is_sams_channels")]
+    pub embed_channels: usize,
     /// `cache_id` of the store.
     pub cache_id: String,
     /// Optimizer steps taken.
@@ -68,6 +72,14 @@ fn is_zero(number: &u32) -> bool {
 
 fn one_channel() -> usize {
     1
+}
+
+fn sams_channels() -> usize {
+    EMBED_CHANNELS
+}
+
+fn is_sams_channels(channels: &usize) -> bool {
+    *channels == EMBED_CHANNELS
 }
 
 /// A run's position between two steps.

@@ -103,7 +103,8 @@ fn followed(
 
 /// Configuration of the model that a run trains.
 fn model_config(args: &TrainArgs, shape: BatchShape) -> ModelConfig {
-    ModelConfig::of_run(&args.config, shape.image_size, shape.num_classes)
+    let of_run = ModelConfig::of_run(&args.config, shape.image_size, shape.num_classes);
+    ModelConfig { embed_channels: shape.embed_channels, ..of_run }
 }
 
 /// Makes the run directory. Its `config.json` is written last: a directory that has one can be resumed.

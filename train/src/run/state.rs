@@ -70,6 +70,7 @@ impl RunState {
             gate: config.gate,
             decoder: config.decoder,
             neighbours: u32::from(config.neighbours),
+            embed_channels: config.embed_channels,
             cache_id: self.position.cache_id.clone(),
             steps: self.position.steps,
             epochs: self.position.epoch,

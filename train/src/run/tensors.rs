@@ -4,7 +4,7 @@ use crate::error::Result;
 use candle_core::{DType, Device, Tensor, TensorId};
 use sam_ladder_cache::Batch;
 use sam_ladder_ops::Numerics;
-use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
+use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 
 /// Sizes and precision of a batch's tensors, which follow from the store and the run's settings.
@@ -16,6 +16,8 @@ pub struct BatchShape {
     pub num_classes: usize,
     /// Channels of the images, 1 to 3.
     pub channels: usize,
+    /// Channels of the embeddings: 256 of SAM's encoders.
+    pub embed_channels: usize,
     /// How exactly a GPU computes.
     pub precision: Numerics,
     /// Whether there are the embeddings of the slices around, too.
@@ -29,6 +31,7 @@ impl BatchShape {
             image_size: config.image_size,
             num_classes: config.num_classes(),
             channels: config.num_channels(),
+            embed_channels: config.embed_channels(),
             precision: Numerics::F32,
             neighbours: false,
         }
@@ -50,7 +53,7 @@ impl BatchShape {
 pub struct BatchTensors {
     /// `[b, c, s, s]`, in [0, 1].
     pub images: Tensor,
-    /// `[b, 256, s/16, s/16]`, or with those of the slices before and after `[b, 3, 256, s/16, s/16]`.
+    /// `[b, 256, s/16, s/16]`, or with those of the slices before and after `[b, 3, 256, s/16, s/16]`; of another encoder than SAM's its channels.
     pub embeddings: Tensor,
     /// `[b, s/4, s/4]`, classes as u8.
     pub labels: Tensor,
@@ -64,7 +67,8 @@ impl BatchTensors {
     pub(super) fn empty(count: usize, shape: BatchShape, device: &Device) -> Result<Self> {
         let BatchShape { image_size: s, channels, precision, .. } = shape;
         let (g, low) = (shape.grid_size(), shape.low_res_size());
-        let embeddings = if shape.neighbours { vec![count, 3, EMBED_CHANNELS, g, g] } else { vec![count, EMBED_CHANNELS, g, g] };
+        let embeddings =
+            if shape.neighbours { vec![count, 3, shape.embed_channels, g, g] } else { vec![count, shape.embed_channels, g, g] };
         Ok(BatchTensors {
             images: Tensor::zeros((count, channels, s, s), precision.dtype(), device)?,
             embeddings: Tensor::zeros(embeddings, precision.dtype(), device)?,
@@ -113,9 +117,9 @@ pub(crate) fn batch_tensors(batch: &Batch, count: usize, shape: BatchShape, devi
 pub fn input_tensors(batch: &Batch, count: usize, shape: BatchShape, device: &Device) -> Result<(Tensor, Tensor)> {
     let (s, g) = (shape.image_size, shape.grid_size());
     let images = Tensor::from_vec(batch.images.to_vec(), (count, shape.channels, s, s), device)?;
-    let mut embeddings = Tensor::from_vec(batch.embeddings.to_vec(), (count, EMBED_CHANNELS, g, g), device)?;
+    let mut embeddings = Tensor::from_vec(batch.embeddings.to_vec(), (count, shape.embed_channels, g, g), device)?;
     if shape.neighbours {
-        let around = Tensor::from_vec(batch.around.to_vec(), (count, 2, EMBED_CHANNELS, g, g), device)?;
+        let around = Tensor::from_vec(batch.around.to_vec(), (count, 2, shape.embed_channels, g, g), device)?;
         let [before, after] = [around.narrow(1, 0, 1)?, around.narrow(1, 1, 1)?];
         embeddings = Tensor::cat(&[&before, &embeddings.unsqueeze(1)?, &after], 1)?;
     }

@@ -1,0 +1,138 @@
+//! Attention among all tokens of an image on the CPU.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::cpu::SendPtr;
+use crate::cpu::simd::{exp, max, multiversion, sum_by};
+use crate::matmul::packed::Factor;
+
+/// Queries per tile of scores, a multiple of the register block: with 1024 keys the tile fits a core's second-level cache.
+const TILE_QUERIES: usize = 66;
+/// Queries per task, which packs its keys and values once.
+const TASK_QUERIES: usize = 4 * TILE_QUERIES;
+
+/// Sines and cosines of an image's tokens, `[tokens, d/2]`.
+#[derive(Debug)]
+pub(super) struct Rotation {
+    pub(super) sines: Vec<f32>,
+    pub(super) cosines: Vec<f32>,
+}
+
+/// Input of one layer.
+pub(super) struct Layer<'a> {
+    /// Output of the qkv layer without its bias, `[b, tokens, 3, heads, d]`.
+    pub(super) qkv: &'a [f32],
+    /// Bias of the qkv layer, `[3, heads, d]`.
+    pub(super) bias: &'a [f32],
+    pub(super) rotation: Option<&'a Rotation>,
+    pub(super) heads: usize,
+    pub(super) d: usize,
+    /// Tokens of an image.
+    pub(super) tokens: usize,
+}
+
+/// Some queries of one head of one image.
+struct Task {
+    image: usize,
+    head: usize,
+    queries: Range<usize>,
+}
+
+/// Buffers that a thread keeps from task to task.
+#[derive(Default)]
+struct Scratch {
+    q: Vec<f32>,
+    /// `[d, tokens]`
+    k: Factor,
+    /// `[tokens, d]`
+    v: Factor,
+    scores: Vec<f32>,
+    inverse_sums: Vec<f32>,
+    out: Vec<f32>,
+}
+
+impl Layer<'_> {
+    /// Attends, and joins the heads: → `out`, `[b, tokens, heads·d]`.
+    ///
+    /// # Panics
+    /// If a slice's length does not follow from the numbers.
+    pub(super) fn forward(&self, out: &mut [f32]) {
+        let width = self.heads * self.d;
+        let images = out.len() / (self.tokens * width);
+        assert_eq!(out.len(), images * self.tokens * width, "the output has another length");
+        assert_eq!(self.qkv.len(), 3 * out.len(), "qkv has another length");
+        let task = |image, head, start: usize| Task { image, head, queries: start..(start + TASK_QUERIES).min(self.tokens) };
+        let of_head = |image, head| (0..self.tokens).step_by(TASK_QUERIES).map(move |start| task(image, head, start));
+        let tasks: Vec<Task> = (0..images).flat_map(|image| (0..self.heads).flat_map(move |head| of_head(image, head))).collect();
+        let shared = SendPtr::new(out.as_mut_ptr());
+        tasks.par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, task| self.run(task, scratch, shared));
+    }
+
+    /// Packs keys and values of the image, then processes the queries, a tile at a time.
+    fn run(&self, task: &Task, scratch: &mut Scratch, out: SendPtr) {
+        let (d, width) = (self.d, self.heads * self.d);
+        scratch.k.pack_columns(d, self.tokens, |key, to| self.gather(task, 1, key, to));
+        scratch.v.pack_rows(self.tokens, d, |key, to| self.gather(task, 2, key, to));
+        for start in task.queries.clone().step_by(TILE_QUERIES) {
+            let queries = start..(start + TILE_QUERIES).min(task.queries.end);
+            self.weigh(task, queries.clone(), scratch);
+            let Scratch { v, scores, k, inverse_sums, out: values, .. } = &mut *scratch;
+            v.product(scores, k.stride(), queries.len(), values);
+            for ((query, values), inverse_sum) in queries.zip(values.chunks_exact(v.stride())).zip(&*inverse_sums) {
+                let place = (task.image * self.tokens + query) * width + task.head * d;
+                // SAFETY: these are the numbers of this task's head of one of its queries; no other task has the same queries of the same head, so
+                // no other thread touches them; they lie within the output, whose length was checked.
+                let out = unsafe { out.slice(place, d) };
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value * inverse_sum);
+            }
+        }
+    }
+
+    /// Part 0, 1 or 2 (query, key, value) of a token, with its bias; queries and keys turned.
+    fn gather(&self, task: &Task, part: usize, token: usize, to: &mut [f32]) {
+        let (d, width) = (self.d, self.heads * self.d);
+        let column = part * width + task.head * d;
+        let from = &self.qkv[(task.image * self.tokens + token) * 3 * width + column..][..d];
+        for ((to, value), bias) in to.iter_mut().zip(from).zip(&self.bias[column..column + d]) {
+            *to = value + bias;
+        }
+        if let Some(Rotation { sines, cosines }) = self.rotation.filter(|_| part < 2) {
+            let (half, (first, second)) = (d / 2, to.split_at_mut(d / 2));
+            let angles = sines[token * half..][..half].iter().zip(&cosines[token * half..][..half]);
+            for ((a, b), (sine, cosine)) in first.iter_mut().zip(second).zip(angles) {
+                (*a, *b) = (*a * cosine - *b * sine, *b * cosine + *a * sine);
+            }
+        }
+    }
+
+    /// The weights of every key for some queries, in place of their scores, each row still to be multiplied by its inverse sum.
+    fn weigh(&self, task: &Task, queries: Range<usize>, scratch: &mut Scratch) {
+        let (d, n, scale) = (self.d, queries.len(), 1.0 / (self.d as f32).sqrt());
+        let Scratch { q, k, v, scores, inverse_sums, out } = scratch;
+        let room = k.room(n);
+        q.resize(room * d, 0.0);
+        scores.resize(room * k.stride(), 0.0);
+        inverse_sums.resize(n, 0.0);
+        out.resize(room * v.stride(), 0.0);
+        for (query, to) in queries.zip(q.chunks_exact_mut(d)) {
+            self.gather(task, 0, query, to);
+        }
+        k.product(q, d, n, scores);
+        for (scores, inverse_sum) in scores.chunks_exact_mut(k.stride()).zip(inverse_sums) {
+            scores_to_weights(&mut scores[..self.tokens], scale, inverse_sum);
+        }
+    }
+}
+
+multiversion! {
+    /// Exponentials of one query's scores, in place, after the largest is subtracted and they are scaled; `inverse_sum` takes 1 over their sum.
+    fn scores_to_weights(scores: &mut [f32], scale: f32, inverse_sum: &mut f32) {
+        let largest = max(scores);
+        for score in scores.iter_mut() {
+            *score = exp::<FMA>((*score - largest) * scale);
+        }
+        *inverse_sum = 1.0 / sum_by(scores, |v| v);
+    }
+}
