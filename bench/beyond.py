@@ -1,8 +1,8 @@
 """Compares the options that go beyond the paper, on phantoms: beyond.py PROGRAM FOLDER [SEEDS] [SIZE] [BENCH_STEP]
 
-Makes the scans of `make demo` and a store of them with reflections at SIZE pixels (224, or 64 for a quick look), trains every choice with the same
-seeds and budget, evaluates, and prints Dice and HD95 of each as Markdown, and with BENCH_STEP the step times. Finished parts are kept, so an
-interrupted call resumes. Needs pyarrow.
+Makes the scans of `make demo` and a store of them with reflections and rungs at SIZE pixels (224, or 64 for a quick look), trains every choice
+with the same seeds and budget, evaluates, and prints Dice and HD95 of each as Markdown, and with BENCH_STEP the step times. Finished parts are
+kept, so an interrupted call resumes. Needs pyarrow.
 """
 
 import subprocess
@@ -27,6 +27,7 @@ CHOICES = {
     "`--gate pixel`": "--gate pixel",
     "`--decoder skips`": "--decoder skips",
     "`--neighbours 1`": "--neighbours 1",
+    "`--ladder gated`": "--ladder gated",
     "`--train-mask-tokens`": "--train-mask-tokens",
     "`--train-mask-tokens --train-hypernetworks`": "--train-mask-tokens --train-hypernetworks",
 }
@@ -69,7 +70,7 @@ call(f"phantom --out {folder}/scans --cases 8 --size 128 --depth 16 --seed 1", f
 stored = folder / "stored"
 call(
     f"precompute --scans {folder}/scans --store {folder}/store.zarr --random-encoder 1 "
-    f"--image-size {size} --data-size {size} --augment flips --test-augment flips",
+    f"--image-size {size} --data-size {size} --augment flips --test-augment flips --rungs 2,5,8,11",
     stored,
 )
 stored.touch()
@@ -98,18 +99,18 @@ for suffix, option in [("", ""), (" `--average-reflections`", "--average-reflect
     print(f"| the {FOLDS} folds together, `eval --run A --run B --run C`{suffix} | {shown(scores)}")
 
 if bench_step:
-    print("\n| network, gate, decoder, neighbours | parameters trained | step at 224, batch 8, s per image |\n| --- | --- | --- |")
-    for network, gate, decoder, neighbours in [
-        ("resnet18", "scalar", "plain", 0),
-        ("resnet34", "scalar", "plain", 0),
-        ("resnet50", "scalar", "plain", 0),
-        ("vit-tiny", "scalar", "plain", 0),
-        ("resnet18", "channel", "plain", 0),
-        ("resnet18", "pixel", "plain", 0),
-        ("resnet18", "scalar", "skips", 0),
-        ("resnet18", "scalar", "plain", 1),
+    print("\n| network, gate, decoder, neighbours, ladder | parameters trained | step at 224, batch 8, s per image |\n| --- | --- | --- |")
+    for words in [
+        "resnet18 scalar plain 0 none",
+        "resnet34 scalar plain 0 none",
+        "resnet50 scalar plain 0 none",
+        "vit-tiny scalar plain 0 none",
+        "resnet18 channel plain 0 none",
+        "resnet18 pixel plain 0 none",
+        "resnet18 scalar skips 0 none",
+        "resnet18 scalar plain 1 none",
+        "resnet18 scalar plain 0 gated",
     ]:
-        words = [bench_step, "224", "8", "3", network, gate, decoder, str(neighbours)]
-        out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        out = subprocess.run([bench_step, "224", "8", "3", *words.split()], check=True, capture_output=True, text=True).stdout
         parameters = next(line.split()[0] for line in out.splitlines() if "parameters" in line)
-        print(f"| {network}, {gate}, {decoder}, {neighbours} | {int(parameters):,} | {float(out.split()[-2]):.3f} |")
+        print(f"| {words.replace(' ', ', ')} | {int(parameters):,} | {float(out.split()[-2]):.3f} |")

@@ -1,5 +1,5 @@
 //! Choices of training that the paper does not have: how slices are drawn, how the learning rate falls, which loss is minimised, and what else the
-//! decoder sees.
+//! decoder and the side network see.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,28 @@ impl DecoderKind {
     /// Whether it is the published one, which records leave out.
     pub fn is_plain(&self) -> bool {
         *self == DecoderKind::Plain
+    }
+}
+
+/// Whether the side network takes the rungs of the ladder: tokens of SAM's encoder from several depths
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum LadderKind {
+    /// No: the published choice
+    #[default]
+    None,
+    /// Each rung is mixed into the side network by a gate of its own, which starts at ½; the store needs rungs (precompute --rungs)
+    Gated,
+}
+
+impl LadderKind {
+    /// As it is typed and stored: `none`.
+    pub fn name(self) -> &'static str {
+        match self {
+            LadderKind::None => "none",
+            LadderKind::Gated => "gated",
+        }
     }
 }
 

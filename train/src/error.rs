@@ -341,6 +341,19 @@ pub enum TrainError {
         /// Each setting that differs, with both values.
         differing: String,
     },
+    /// A ladder without rungs.
+    #[error("{0} has no rungs, which --ladder gated mixes into the side network")]
+    NoRungs(PathBuf),
+    /// A model and a store of different rungs.
+    #[error("{model} was trained on rungs that {store} does not hold: {differing}")]
+    OtherRungs {
+        /// The model's file.
+        model: PathBuf,
+        /// The store.
+        store: PathBuf,
+        /// What differs, with both values.
+        differing: String,
+    },
     /// A case of a store has no slices.
     #[error("{store}: case {case} has no slices")]
     NoSlices {
@@ -365,7 +378,7 @@ pub enum TrainError {
     Ending(PathBuf),
     /// A model for which the published code has no names.
     #[error(
-        "{run}: its side network is {side_network}, its gate {gate}, its decoder {decoder} and its neighbours {neighbours}, but the published code has only resnet18, scalar, plain and 0"
+        "{run}: its side network is {side_network}, its gate {gate}, its decoder {decoder}, its neighbours {neighbours} and its ladder {ladder}, but the published code has only resnet18, scalar, plain, 0 and none"
     )]
     NoPublishedNames {
         /// The run folder.
@@ -378,6 +391,8 @@ pub enum TrainError {
         decoder: &'static str,
         /// Slices on each side.
         neighbours: u32,
+        /// The ladder's name.
+        ladder: &'static str,
         /// The model's file.
         checkpoint: PathBuf,
     },

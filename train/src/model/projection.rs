@@ -1,35 +1,37 @@
-//! A 1×1 convolution with bias from a side network's channels to SAM's 256. No published checkpoint has it; it starts at random values.
+//! A 1×1 convolution with bias: from a side network's channels to SAM's 256, or from a rung's to those of the side network. No published
+//! checkpoint has it; it starts at random values.
 
 use candle_core::{DType, Result, Tensor};
 use sam_ladder_ops::{Conv2d, Gradients, Tape, Value, record, to_format};
 
 use super::error::ModelError;
-use super::names::{EMBED_DIM, Names};
+use super::names::Names;
 use super::parameters::{Parameters, Trainable};
 
-const PREFIX: &str = "CNN_encoder.projection";
+/// Of a side network to SAM's channels.
+pub(super) const TO_SAM: &str = "CNN_encoder.projection";
 
-/// `CNN_encoder.projection`.
+/// A projection.
 pub(super) struct Projection {
-    /// [256, c, 1, 1]
+    /// [co, c, 1, 1]
     weight: Trainable,
-    /// [256]
+    /// [co]
     bias: Trainable,
     conv: Conv2d,
 }
 
 impl Projection {
-    pub(super) fn new(parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    pub(super) fn new(prefix: &str, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(Projection {
-            weight: parameters.trainable_tensor(&format!("{PREFIX}.weight"))?,
-            bias: parameters.trainable_tensor(&format!("{PREFIX}.bias"))?,
+            weight: parameters.trainable_tensor(&format!("{prefix}.weight"))?,
+            bias: parameters.trainable_tensor(&format!("{prefix}.bias"))?,
             conv: Conv2d::new(1, 0).with_math(parameters.math()),
         })
     }
 
-    /// `[b, c, g, g]` → `[b, 256, g, g]`
+    /// `[b, c, g, g]` → `[b, co, g, g]`
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = to_format(&self.bias.tensor(), x.dtype())?.reshape((1, EMBED_DIM, 1, 1))?;
+        let bias = to_format(&self.bias.tensor(), x.dtype())?.reshape((1, (), 1, 1))?;
         self.conv.forward(x, &self.weight.tensor())?.broadcast_add(&bias)
     }
 
@@ -55,7 +57,7 @@ impl Projection {
     }
 }
 
-/// Names and shapes of a projection from `channels` channels.
-pub(super) fn projection_names(list: &mut Names, channels: usize) {
-    list.add_affine(PREFIX, &[EMBED_DIM, channels, 1, 1]);
+/// Names and shapes of a projection from and to so many channels.
+pub(super) fn projection_names(list: &mut Names, prefix: &str, [from, to]: [usize; 2]) {
+    list.add_affine(prefix, &[to, from, 1, 1]);
 }

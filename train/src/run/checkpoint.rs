@@ -8,6 +8,7 @@ use crate::error::{Result, TrainError, io, unwritable};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use sam_ladder_formats::atomic::{sync_folder, write_atomic};
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
 use sam_ladder_schemas::train_choices::DecoderKind;
 use serde::de::DeserializeOwned;
@@ -49,6 +50,12 @@ pub struct CheckpointInfo {
     /// Slices on each side whose embeddings it takes; left out where there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub neighbours: u32,
+    /// Rungs that its side network takes; left out where it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Rungs>,
+    /// SHA-256 of the projection that made these rungs; left out where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung_projection: Option<String>,
     /// `cache_id` of the store.
     pub cache_id: String,
     /// Optimizer steps taken.
