@@ -1,5 +1,6 @@
-//! Each choice beyond the paper (side networks, gates, skips, neighbours, ladders, trained tokens and hypernetworks) against PyTorch, torchvision and timm: forward
-//! passes, loss, every gradient, batch norm's running statistics (`data/side_networks.json`, which `data/make_side_networks.py` writes).
+//! Each choice beyond the paper (side networks, gates, skips, neighbours, ladders, trained tokens and hypernetworks) against PyTorch,
+//! torchvision and timm: forward passes, loss, every gradient, batch norm's running statistics (`data/side_networks.json`, which
+//! `data/make_side_networks.py` writes).
 
 mod common;
 #[path = "common/device.rs"]

@@ -255,8 +255,8 @@ pub struct StepRow {
     pub gate: f32,
 }
 
-/// Start of the names of the columns that `steps.parquet` of a run with `ladder = gated` has in addition, float32: `gate_block_5` is the gate of the rung
-/// after block 5 of the encoder after the step, the rung's share where it is mixed.
+/// Start of the names of the columns that `steps.parquet` of a run with `ladder = gated` has in addition, float32: `gate_block_5` is the
+/// gate, after the step, of the rung after block 5 of the encoder: the rung's share where it is mixed.
 pub const RUNG_GATE: &str = "gate_block_";
 
 /// One row of a run's `epochs.parquet`.

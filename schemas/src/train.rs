@@ -244,7 +244,7 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(range(max = 1), extend("default" = 0))]
     pub neighbours: u32,
-    /// Whether the side network takes the rungs of the ladder: tokens of SAM's encoder from several depths
+    /// The ladder: what the side network takes of the depths of SAM's encoder
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = "none"))]

@@ -86,15 +86,15 @@ impl DecoderKind {
     }
 }
 
-/// Whether the side network takes the rungs of the ladder: tokens of SAM's encoder from several depths
+/// The ladder: what the side network takes of the depths of SAM's encoder
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum LadderKind {
-    /// No: the published choice
+    /// Nothing: the published choice
     #[default]
     None,
-    /// Each rung is mixed into the side network by a gate of its own, which starts at ½; the store needs rungs (precompute --rungs)
+    /// The store's rungs (precompute --rungs), each mixed in by a gate of its own that starts at ½
     Gated,
 }
 

@@ -85,7 +85,17 @@ def rung(channels, width):
 class Model(LadderSam):
     """The package's model with torchvision's or timm's side network, and more that trains."""
 
-    def __init__(self, side_network="resnet18", gate="scalar", tokens=False, hypernetworks=False, decoder="plain", arm="full", neighbours=0, ladder=None):
+    def __init__(
+        self,
+        side_network="resnet18",
+        gate="scalar",
+        tokens=False,
+        hypernetworks=False,
+        decoder="plain",
+        arm="full",
+        neighbours=0,
+        ladder=None,
+    ):
         super().__init__(SIZE, CLASSES, arm, side_network, gate, decoder, neighbours)
         self.vit = side_network == "vit-tiny"
         if self.vit:

@@ -11,8 +11,8 @@ use crate::error::Result;
 const PREFIX: &str = "image_encoder";
 const EPS: f32 = 1e-6;
 
-/// `images` `[b, 3, s, s]` → `[b, 256, grid, grid]`, and the rungs after some blocks, `[b, c, grid, grid]` each. The numbers of the encoder are those of
-/// its weights' shapes.
+/// `images` `[b, 3, s, s]` → `[b, 256, grid, grid]`, and the rungs after some blocks, `[b, c, grid, grid]` each. The numbers of the encoder
+/// are those of its weights' shapes.
 pub(super) fn encode(
     net: &mut Layers,
     images: &Value,
