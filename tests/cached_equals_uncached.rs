@@ -120,7 +120,7 @@ fn uncached(scans: &Path, store: &Path) -> Vec<StepLosses> {
             let labels = Tensor::from_vec(labels, (items.len(), IMAGE_SIZE / 4, IMAGE_SIZE / 4), &Device::Cpu).unwrap();
             let embeddings = encoder.forward(&images).unwrap();
             let lr = learning_rate(losses.len(), config.lr, config.warmup, max_iterations);
-            let batch = BatchTensors { images, embeddings, labels };
+            let batch = BatchTensors { images, embeddings, labels, rungs: None };
             losses.push(
                 train_step(&model, &mut optimizer, &batch, StepSettings { loss: &LadderLoss::published(config.lambda), lr })
                     .unwrap(),

@@ -14,12 +14,13 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use store::write_store;
+use store::write_store_with_rungs;
 use tempfile::TempDir;
 
 fn workplace() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    write_store(&folder.path().join("store.zarr"), StoreDtype::F32, AugmentPolicy::Flips, 1);
+    let augment = [AugmentPolicy::Flips, AugmentPolicy::None];
+    write_store_with_rungs(&folder.path().join("store.zarr"), StoreDtype::F32, augment, 1, &[2, 11]);
     folder
 }
 
@@ -51,7 +52,7 @@ fn result(folder: &Path, run: &str) -> [Vec<u8>; 2] {
 #[test]
 fn every_gate_goes_through_a_graph() {
     let folder = workplace();
-    for gate in ["scalar", "channel", "pixel", "scalar --decoder skips", "scalar --neighbours 1"] {
+    for gate in ["scalar", "channel", "pixel", "scalar --decoder skips", "scalar --neighbours 1", "scalar --ladder gated"] {
         let [plain, graphed] = ["plain", "graphed"].map(|way| format!("{way}-{}", gate.replace(' ', "")));
         cli::succeed(train(folder.path(), &plain, &format!("--epochs 4 --batch-size 4 --gate {gate} --cuda-graph off")));
         cli::succeed(train(folder.path(), &graphed, &format!("--epochs 4 --batch-size 4 --gate {gate} --cuda-graph")));
@@ -68,7 +69,7 @@ fn every_gate_goes_through_a_graph() {
 #[test]
 fn a_step_does_not_wait() {
     let folder = workplace();
-    for gate in ["scalar", "channel", "pixel", "scalar --decoder skips", "scalar --neighbours 1"] {
+    for gate in ["scalar", "channel", "pixel", "scalar --decoder skips", "scalar --neighbours 1", "scalar --ladder gated"] {
         let [few, many] = [4, 2].map(|batch| {
             let run = format!("{}-{batch}", gate.replace(' ', ""));
             let words = format!("--epochs 2 --batch-size {batch} --gate {gate} --device-store 1G");

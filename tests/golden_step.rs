@@ -33,7 +33,7 @@ fn one_step_equals_the_published_model() {
     let model = rule_model(Arm::Full);
     assert_eq!((model.alpha().unwrap(), model.gate().unwrap()), (0.0, 0.5));
 
-    let cnn = rule_model(Arm::Full).cnn_embeddings(&batch.images).unwrap();
+    let cnn = rule_model(Arm::Full).cnn_embeddings(&batch.images, None).unwrap();
     assert_close("cnn_embeddings", &cnn, &expected["cnn_embeddings"], FORWARD_F32);
     assert_close("image_pe", model.image_pe(), &expected["image_pe"], FORWARD_F32);
 

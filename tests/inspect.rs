@@ -134,6 +134,35 @@ fn headers_are_enough_for_geometry_and_costs() {
     let line =
         printed.lines().find(|line| line.trim_start().starts_with("--preset native224 ") && !line.contains("flips")).unwrap();
     assert!(line.split_whitespace().any(|word| word == images), "{images} is not in {line}");
+
+    // With rungs the bytes are those of precompute, too.
+    let rungs = "--rungs 2,5,8,11 --rung-channels 32";
+    let printed = succeed(on(at, &format!("inspect --scans @scans --no-time {rungs}")));
+    assert!(printed.contains(&format!("--preset native224 {rungs}")), "{printed}");
+    let planned = succeed(on(
+        at,
+        &format!("precompute --scans @scans --store @s.zarr --random-encoder 0 --preset native224 --dry-run {rungs}"),
+    ));
+    // All twelve slices of the training cases are sampled: there are fewer than 64.
+    assert!(planned.contains(" slices to sample for the rungs' projection; "), "{planned}");
+    let bytes = |text: &str| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words
+            .windows(2)
+            .find(|pair| ["MB", "GB"].contains(&pair[1].trim_end_matches(',')))
+            .map(|pair| pair[0].parse::<f64>().unwrap())
+    };
+    let line = |printed: &str, with: &str| {
+        let found =
+            printed.lines().find(|line| line.contains("--preset native224 ") && !line.contains("flips") && line.contains(with));
+        found.map(str::to_string).unwrap_or_default()
+    };
+    let plain = succeed(on(at, "inspect --scans @scans --no-time"));
+    let [without, with] = [line(&plain, ""), line(&printed, "--rungs")].map(|line| bytes(&line).unwrap());
+    // In float16 the images have 224² numbers, the embeddings 256·14² and the labels 56² bytes; the rungs 4·32·14².
+    let [before, after] = [0.0, 128.0 * 196.0].map(|rungs| 2.0 * (50176.0 + 50176.0 + rungs) + 3136.0);
+    assert!((with / without - after / before).abs() < 0.01, "{with} and {without}");
+    assert!(assert_refused(on(at, "inspect --scans @scans --no-time --rungs 12")).contains("blocks from 0 to 11"));
 }
 
 #[test]

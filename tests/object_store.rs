@@ -283,6 +283,23 @@ fn training_from_a_bucket_makes_the_bytes_of_training_from_a_folder() {
         assert!(found == expected, "{size}");
     }
 
+    // With rungs, too; the run keeps the bucket's projection.
+    let (ladder, address) = (base.path().join("ladder.zarr"), "s3://lab/some/ladder.zarr");
+    store::write_store_with_rungs(&ladder, StoreDtype::Q8, [AugmentPolicy::Flips, AugmentPolicy::None], 1, &[2, 11]);
+    upload(&server, &ladder, address);
+    let climbing = ["--ladder", "gated", "--neighbours", "1"];
+    let from_folder = base.path().join("climbing");
+    succeed(train(&server, ladder.to_str().unwrap(), &from_folder, &climbing));
+    for size in ["200K", "1G"] {
+        let (run, cache) = (base.path().join(format!("climbing-{size}")), base.path().join(format!("rungs-{size}")));
+        let options = [&climbing[..], &["--cache-dir", cache.to_str().unwrap(), "--cache-size", size]].concat();
+        succeed(train(&server, address, &run, &options));
+        for file in [CHECKPOINT, "rung_projection.safetensors"] {
+            let [found, expected] = [&run, &from_folder].map(|run| fs::read(run.join(file)).unwrap());
+            assert!(found == expected, "{size}: {file}");
+        }
+    }
+
     // A chunk that is damaged in the bucket is named.
     let object = server.folder(STORE).join("train/images/c.2.0.0.0");
     let mut bytes = fs::read(&object).unwrap();

@@ -150,6 +150,7 @@ fn curves() -> RunCurves {
         dice: curve(2.5),
         lr: curve(1e-3),
         gate: curve(1.5),
+        rung_gates: [2, 5, 8, 11].map(|block| (format!("block {block}"), curve(1.0 / f64::from(block)))).to_vec(),
         epoch_loss: curve(2.0).into_iter().step_by(30).collect(),
         val_dice: curve(1.0).into_iter().step_by(30).map(|[step, value]| [step, 0.9 - value]).collect(),
     }
@@ -213,7 +214,7 @@ fn the_report_shows_every_case_organ_and_curve_at_every_width() {
         assert_eq!(page.count("svg.box-plot"), 4);
         // HD95 has no value in the case that misses the gallbladder, the other metrics have.
         assert_eq!((page.count(".mark-box"), page.count(".box-plot .mark-point")), (4 * 8, 4 * 8 * cases - 1));
-        assert_eq!((page.count("svg.line-chart"), page.count(".mark-line")), (4, 7));
+        assert_eq!((page.count("svg.line-chart"), page.count(".mark-line")), (5, 7 + 4));
         // Two maps, with a mean in front; the worst case is on top.
         assert_eq!((page.count("td.mark-cell"), page.count("td.mean"), page.count("td.empty")), (2 * 8 * cases, 2 * cases, 1));
         assert_eq!(page.texts(".heat tbody th")[..cases], ["0003", "0002", "0001", "0000"]);

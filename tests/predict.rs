@@ -48,6 +48,9 @@ fn a_new_scans_mask_is_the_evaluations() {
         ("--image-size 32 --data-size 40 --channels-from windows --windows bone,-125:275,liver", 2, ""),
         ("--image-size 32 --data-size 40 --rungs 2,11 --rung-channels 8", 2, ""),
         ("--image-size 32 --data-size 40", 9, "--neighbours 1 --decoder skips"),
+        ("--image-size 32 --data-size 40 --rungs 2,11 --rung-channels 8", 9, "--ladder gated"),
+        ("--image-size 48 --data-size 40 --rungs 0,5,11 --dtype q8", 4, "--ladder gated --neighbours 1 --side-network vit-tiny"),
+        ("--image-size 32 --data-size 40 --rungs 1,11 --rung-projection none", 4, "--ladder gated --gate pixel"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
@@ -120,6 +123,61 @@ fn check_volumes(at: &Path, mask: &[u8], has_organs: bool) {
         assert!(row[8].starts_with(expected) && (expected.is_empty() == row[8].is_empty()), "{text}");
     }
     assert!(!has_organs || rows.iter().any(|row| row[2] != "0"));
+}
+
+/// Rungs come from the run's own projection: with another run, alone or together, through a store or not, a mask is the evaluation's or refused.
+#[test]
+fn rungs_of_new_scans_are_made_by_the_runs_projection() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let store = |name: &str, rungs: &str| {
+        let sizes = "--random-encoder 3 --image-size 32 --data-size 40 --augment none --rungs";
+        succeed(on(at, &format!("precompute --scans @scans --store @{name}.zarr {sizes} {rungs}")));
+    };
+    let train = |store: &str, run: &str, options: &str| {
+        let words = format!("train --store @{store}.zarr --run @{run} --epochs 60 --max-steps 5 --batch-size 5 --warmup 2");
+        succeed(on(at, &format!("{words} --lr 2e-3 {options}")));
+    };
+    succeed(on(at, "phantom --out @scans --cases 3 --size 48 --depth 5 --seed 3"));
+    store("s", "2,11 --rung-channels 8");
+    store("other", "2,11 --rung-channels 8 --rung-projection random");
+    train("s", "climbing", "--ladder gated");
+    train("s", "plain", "--seed 2");
+    train("s", "second", "--ladder gated --seed 3");
+    train("other", "elsewhere", "--ladder gated");
+    let runs = "--run @plain --run @climbing --run @second";
+    succeed(on(at, &format!("eval --store @s.zarr {runs} --out @eval --save-nifti --scans @scans")));
+    let scan = "@scans/RawData/Training/img/img0001.nii.gz";
+    succeed(on(at, &format!("predict --scan {scan} {runs} --out @mask.nii.gz")));
+    let mask = bytes(&at.join("mask.nii.gz"));
+    assert_eq!(mask, bytes(&at.join("eval/masks/0001.nii.gz")));
+    succeed(on(at, &format!("predict --scan {scan} {runs} --store @new.zarr --out @stored.nii.gz")));
+    assert_eq!(bytes(&at.join("stored.nii.gz")), mask);
+    assert_eq!(
+        std::fs::read(at.join("new.zarr/rung_projection.safetensors")).unwrap(),
+        std::fs::read(at.join("s.zarr/rung_projection.safetensors")).unwrap()
+    );
+
+    let refused = |words: &str| assert_refused(on(at, &format!("predict --scan {scan} --out @no.nii.gz {words}")));
+    let error = refused("--run @climbing --run @elsewhere");
+    assert!(error.contains("was trained on other rungs than") && error.contains("projection"), "{error}");
+    // Another run's store: its rungs are others, even if its settings were the same.
+    let error = refused("--run @elsewhere --store @new.zarr");
+    assert!(error.contains("new.zarr") && error.contains("another --store"), "{error}");
+    let error = refused("--checkpoint @climbing/checkpoint.safetensors");
+    assert!(error.contains("a model with a ladder") && error.contains("pass --run too"), "{error}");
+    let error = refused("--run @elsewhere --checkpoint @climbing/checkpoint.safetensors");
+    assert!(error.contains("takes other rungs than"), "{error}");
+    let error = assert_refused(on(at, "eval --store @other.zarr --run @climbing --out @no"));
+    assert!(error.contains("was trained on tensors that") || error.contains("was trained on rungs that"), "{error}");
+    let projection = at.join("climbing/rung_projection.safetensors");
+    let mut damaged = std::fs::read(&projection).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&projection, damaged).unwrap();
+    assert!(refused("--run @climbing").contains("rung_projection.safetensors: is damaged"));
+    std::fs::remove_file(&projection).unwrap();
+    assert!(refused("--run @climbing").contains("rung_projection.safetensors"));
+    assert!(!at.join("no.nii.gz").exists() && !at.join("no").exists());
 }
 
 #[test]

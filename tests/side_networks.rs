@@ -1,5 +1,6 @@
-//! Each choice beyond the paper (side networks, gates, skips, neighbours, trained tokens and hypernetworks) against PyTorch, torchvision and timm: forward
-//! passes, loss, every gradient, batch norm's running statistics (`data/side_networks.json`, which `data/make_side_networks.py` writes).
+//! Each choice beyond the paper (side networks, gates, skips, neighbours, ladders, trained tokens and hypernetworks) against PyTorch,
+//! torchvision and timm: forward passes, loss, every gradient, batch norm's running statistics (`data/side_networks.json`, which
+//! `data/make_side_networks.py` writes).
 
 mod common;
 #[path = "common/device.rs"]
@@ -15,10 +16,11 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor};
 use common::{rule_values, rule_weight};
 use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
 use sam_ladder_schemas::train_choices::DecoderKind;
 use sam_ladder_train::ladder_loss;
-use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights};
+use sam_ladder_train::model::{LadderSam, ModelConfig, ModelWeights, OfSam};
 use summary::{Summary, assert_summary};
 
 /// Norm of the difference over the norm, float32 against PyTorch's float64.
@@ -54,6 +56,7 @@ struct Choice {
     arm: Option<Arm>,
     decoder: DecoderKind,
     neighbours: u32,
+    ladder: Option<Rungs>,
     side_network: SideNetworkKind,
     gate: GateKind,
     tokens: bool,
@@ -73,6 +76,7 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
         decoder: choice.decoder,
         neighbours: choice.neighbours > 0,
         embed_channels: choice.embed_channels.unwrap_or(256),
+        ladder: choice.ladder,
         train_mask_tokens: choice.tokens,
         train_hypernetworks: choice.hypernetworks,
         ..ModelConfig::published(SIZE, 9, choice.arm.unwrap_or(Arm::Full))
@@ -81,6 +85,10 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
         let values = match (name.as_str(), choice.gate) {
             // The rule's only α is 0; a gate per channel needs different values.
             ("sam.alpha", GateKind::Channel) => rule_values("gate.alpha", 256),
+            // And so do the rungs.
+            (name, _) if name.starts_with("CNN_encoder.ladder.") && name.ends_with(".alpha") => {
+                rule_values(name, 1).into_iter().map(|u| 2.0 * u).collect()
+            }
             _ => rule_weight(name.strip_prefix("sam.").unwrap_or(&name), &shape),
         };
         let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
@@ -106,13 +114,19 @@ fn check(case: &str) {
         let values = rule_values(&format!("{}.embeddings", expected.inputs), shape.iter().product());
         batch.embeddings = Tensor::from_vec(values, shape, &device::device()).unwrap();
     }
+    let rungs = expected.choice.ladder.map(|rungs| {
+        let dims = [2, rungs.count(), rungs.channels(), SIZE / 16, SIZE / 16];
+        let values = rule_values(&format!("{}.rungs", expected.inputs), dims.iter().product());
+        Tensor::from_vec(values, &dims[..], &device::device()).unwrap()
+    });
+    let of_sam = OfSam { embeddings: &batch.embeddings, rungs: rungs.as_ref() };
     let (_, model) = build(&expected.choice);
-    let evaluated = model.forward(&batch.images, &batch.embeddings).unwrap();
+    let evaluated = model.forward(&batch.images, of_sam).unwrap();
     assert_summary(case, "evaluated", &evaluated, &expected.evaluated, FORWARD_F32);
-    let cnn = build(&expected.choice).1.cnn_embeddings(&batch.images).unwrap();
+    let cnn = build(&expected.choice).1.cnn_embeddings(&batch.images, rungs.as_ref()).unwrap();
     assert_summary(case, "cnn_embeddings", &cnn, &expected.cnn_embeddings, FORWARD_F32);
 
-    let pass = model.forward_train(&batch.images, &batch.embeddings).unwrap();
+    let pass = model.forward_train(&batch.images, of_sam).unwrap();
     assert_summary(case, "low_res_logits", &pass.low_res_logits, &expected.low_res_logits, FORWARD_F32);
     let loss = ladder_loss(&pass.low_res_logits, &batch.labels, 9, 0.8).unwrap();
     assert!((f64::from(loss.read().unwrap()[0]) / expected.loss - 1.0).abs() < FORWARD_F32);
@@ -181,6 +195,26 @@ fn neighbours_equal_pytorch() {
 fn a_projection_of_other_embeddings_equals_pytorch() {
     check("wide");
     check("wide-neighbours");
+}
+
+#[test]
+fn a_ladder_equals_pytorch() {
+    check("ladder");
+}
+
+#[test]
+fn a_ladder_as_wide_as_its_stage_equals_pytorch() {
+    check("ladder-wide");
+}
+
+#[test]
+fn a_ladder_with_skips_and_neighbours_equals_pytorch() {
+    check("ladder-resnet50");
+}
+
+#[test]
+fn a_ladder_of_vit_tiny_equals_pytorch() {
+    check("ladder-vit-tiny");
 }
 
 #[test]

@@ -32,7 +32,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use store::write_store;
+use store::{write_store, write_store_with_rungs};
 use tempfile::TempDir;
 use train_args::train_args;
 
@@ -191,6 +191,34 @@ fn trials_of_other_models_have_batches_of_their_own() {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 4, "each model takes other steps");
+}
+
+/// Trials with and without a ladder read one store, with its rungs: each has the steps of a single run. Without rungs, nothing is begun.
+#[test]
+fn a_sweep_searches_over_the_ladder() {
+    let folder = workplace();
+    let grid = "[settings]\nepochs = 1\nbatch_size = 3\nwarmup = 0\nladder = [\"none\", \"gated\"]\n\
+                [search]\nmethod = \"grid\"\n[validation]\ncases = [\"0006\"]\n";
+    let refused = sweep(&args(folder.path(), "refused", grid)).unwrap_err();
+    assert!(refused.to_string().contains("has no rungs") && !folder.path().join("refused").exists(), "{refused}");
+    fs::remove_dir_all(folder.path().join("store.zarr")).unwrap();
+    let augment = [AugmentPolicy::Flips, AugmentPolicy::None];
+    write_store_with_rungs(&folder.path().join("store.zarr"), StoreDtype::F32, augment, 1, &[2, 11]);
+    let args = SweepArgs { jobs: Some(2), ..args(folder.path(), "s", grid) };
+    let summary = sweep(&args).unwrap();
+    let mut all = Vec::new();
+    for row in &summary.trials {
+        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&row.settings).unwrap();
+        let of_trial = TrainConfig::with(&settings).unwrap();
+        let config = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, val_cases: vec!["0006".into()], ..of_trial };
+        let lone = train_args(&args.store, folder.path().join(format!("lone-{}", row.trial)), config);
+        train(&lone).unwrap();
+        let beside = args.out.join(run_dir(&row.trial, 1234, 1));
+        let [lone, beside] = [&lone.run, &beside].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
+        assert!(lone == beside, "trial {}: the steps differ", row.settings);
+        all.push(beside);
+    }
+    assert!(all.len() == 2 && all[0] != all[1]);
 }
 
 /// Fills the files of every array below `folder` with other bytes.

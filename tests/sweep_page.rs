@@ -52,6 +52,7 @@ fn record(objectives: &[Objective]) -> SweepRecord {
             sam_decoder: InputFile { name: "sam_decoder.safetensors".into(), sha256: "0".repeat(64), path: None },
             cnn_checkpoint: None,
             init: None,
+            rung_projection: None,
         },
         store_path: None,
     }

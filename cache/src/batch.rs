@@ -57,6 +57,16 @@ impl Batch {
         Ok(batch)
     }
 
+    /// The same with the rungs `[b, rung, c, g, g]`, as a store would return them.
+    ///
+    /// # Errors
+    /// As [`Self::as_stored`].
+    pub fn and_rungs(self, config: &PrecomputeConfig, rungs: &[f32]) -> Result<Batch> {
+        let kind = ArrayKind::Rungs;
+        let rungs = Values::as_stored(config.dtype, kind.item_len(config), kind.channels(config), rungs);
+        Ok(Batch { rungs: Some(rungs.map_err(|reason| Error::Values { what: kind.name().into(), reason })?), ..self })
+    }
+
     /// The same with the embeddings of the slices before and after each, `[b, 2, 256, g, g]`, as a store would return them.
     ///
     /// # Errors

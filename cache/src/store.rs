@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::layout::StoreLayout;
 use crate::manifest::{
     check_array_metadata, check_bytes, check_hash, complete_layout, group_files, hashed_files, read_checksums, read_manifest,
-    read_table,
+    read_table, recorded_hash,
 };
 use crate::remote::{CacheOptions, Remote, Unread};
 use crate::shard;
@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use sam_ladder_formats::rows::decode_rows;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes, VARIANTS_TABLE, scans_table, slices_table};
+use sam_ladder_schemas::store::{DECODER_WEIGHTS, RUNG_PROJECTION, StoreAttributes, VARIANTS_TABLE, scans_table, slices_table};
 use sam_ladder_schemas::tables::{ScanRow, SliceRow, VariantRow};
 use sam_ladder_schemas::variants::Variant;
 use std::collections::HashSet;
@@ -170,6 +170,22 @@ impl Store {
     /// also reads from buckets.
     pub fn decoder_path(&self) -> PathBuf {
         self.storage.join(DECODER_WEIGHTS)
+    }
+
+    /// SHA-256 of the rungs' projection, as the manifest records it; `None` for a store without one.
+    pub fn rung_projection_sha256(&self) -> Option<&str> {
+        recorded_hash(&self.attributes, RUNG_PROJECTION)
+    }
+
+    /// The bytes of the rungs' projection, a safetensors file; `None` for a store without one.
+    ///
+    /// # Errors
+    /// [`Error::Manifest`] if it is not as the manifest records it.
+    pub fn rung_projection(&self) -> Result<Option<Vec<u8>>> {
+        if self.rung_projection_sha256().is_none() {
+            return Ok(None);
+        }
+        read_table(&self.storage, &self.attributes, RUNG_PROJECTION).map(|bytes| Some(bytes.to_vec()))
     }
 
     /// The reference segmentation of a case.

@@ -103,6 +103,19 @@ impl TrainingSplit {
         self.store.decoder_path()
     }
 
+    /// As [`Store::rung_projection_sha256`].
+    pub fn rung_projection_sha256(&self) -> Option<&str> {
+        self.store.rung_projection_sha256()
+    }
+
+    /// As [`Store::rung_projection`].
+    ///
+    /// # Errors
+    /// As [`Store::rung_projection`].
+    pub fn rung_projection(&self) -> Result<Option<Vec<u8>>> {
+        self.store.rung_projection()
+    }
+
     /// A reader of the training slices.
     pub fn reader(&self, mode: ReadMode) -> Reader {
         Reader::new(self.store.clone(), Split::Train, mode)

@@ -247,12 +247,14 @@ fn pictures_follow_the_radiological_convention() {
 fn the_report_shows_the_runs_course() {
     let dir = tempfile::tempdir().unwrap();
     let curve = |scale: f64| (0..50).map(|step| [f64::from(step), scale / f64::from(step + 1)]).collect::<Vec<_>>();
-    let curves = RunCurves { loss: curve(1.0), gate: curve(0.5), ..RunCurves::default() };
+    let rung_gates = vec![("block 2".to_string(), curve(0.25)), ("block 11".to_string(), curve(0.75))];
+    let curves = RunCurves { loss: curve(1.0), gate: curve(0.5), rung_gates, ..RunCurves::default() };
     let out = evaluate(EvaluationConfig { curves: Some(curves), palette: Palette::ItkSnap, ..config(dir.path()) });
     let page = std::fs::read_to_string(out.report).unwrap();
     assert_balanced(&page);
-    // Loss and gate; no chart of values that the run did not record.
-    assert_eq!((page.matches("<svg class=\"plot line-chart").count(), page.matches("class=\"mark-line\"").count()), (2, 2));
+    // Loss, gate, and the gates of two rungs in one; no chart of values that the run did not record.
+    assert_eq!((page.matches("<svg class=\"plot line-chart").count(), page.matches("class=\"mark-line\"").count()), (3, 4));
+    assert!(page.contains("block 2") && page.contains("block 11"));
     assert!(page.contains("background:#ff0000"));
     // Four box plots of two organs; two cases each, of which the spleen has no HD95.
     assert_eq!(page.matches("class=\"mark-box\"").count(), 7);

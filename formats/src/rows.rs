@@ -21,9 +21,9 @@
 use crate::atomic::write_atomic;
 use crate::error::{Error, Problem, Result};
 use crate::pages::check_pages;
-use arrow::array::Array;
+use arrow::array::{Array, Float32Array};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
@@ -63,6 +63,50 @@ pub fn write_rows<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T]) -> R
 pub fn encode_rows<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T]) -> Result<Vec<u8>> {
     let batch = columns::<T>().and_then(|columns| serde_arrow::to_record_batch(&columns, &rows));
     encode_batch(path, &batch.map_err(|error| failed("write", path, error))?)
+}
+
+/// Columns of float32 that a table has after those of its rows' struct, where their number is known only at run time: names and cells.
+pub type ExtraColumns = Vec<(String, Vec<f32>)>;
+
+/// As [`write_rows`], with further columns.
+///
+/// # Errors
+/// As [`write_rows`]; a column of another length.
+pub fn write_rows_with<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T], extra: &ExtraColumns) -> Result<()> {
+    let batch = columns::<T>().and_then(|columns| serde_arrow::to_record_batch(&columns, &rows));
+    let batch = batch.map_err(|error| failed("write", path, error))?;
+    let mut fields: Vec<FieldRef> = batch.schema().fields().iter().cloned().collect();
+    let mut cells = batch.columns().to_vec();
+    for (name, values) in extra {
+        fields.push(Arc::new(Field::new(name, DataType::Float32, false)));
+        cells.push(Arc::new(Float32Array::from(values.clone())));
+    }
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), cells);
+    write_atomic(path, &encode_batch(path, &batch.map_err(|error| failed("write", path, error))?)?)
+}
+
+/// As [`read_rows`], with the further columns whose names begin with `prefix`.
+///
+/// # Errors
+/// As [`read_rows`]; a further column that is not float32, or has an empty cell.
+pub fn read_rows_with<T: DeserializeOwned>(path: &Path, prefix: &str) -> Result<(Vec<T>, ExtraColumns)> {
+    let batch = decode_batch(path, File::open(path).map_err(Error::io("read", path))?)?;
+    let schema = batch.schema();
+    let (mut kept, mut extra) = (Vec::new(), Vec::new());
+    for (at, (field, cells)) in schema.fields().iter().zip(batch.columns()).enumerate() {
+        let name = field.name();
+        if !name.starts_with(prefix) {
+            kept.push(at);
+            continue;
+        }
+        let Some(values) = cells.as_any().downcast_ref::<Float32Array>().filter(|values| values.null_count() == 0) else {
+            let found = format!("has a column {name} of type {}, expected Float32 without empty cells", field.data_type());
+            return Err(Error::Columns { path: path.into(), problems: vec![found] });
+        };
+        extra.push((name.clone(), values.values().to_vec()));
+    }
+    let rows = from_batch(path, &batch.project(&kept).map_err(|error| failed("read", path, error))?)?;
+    Ok((rows, extra))
 }
 
 /// Reads all rows of the Parquet file `path`. A column may be missing if it may have empty cells or its field has a serde default, so
@@ -239,6 +283,7 @@ fn failed(action: &'static str, path: &Path, reason: impl std::fmt::Display) -> 
 mod tests {
     use super::*;
     use serde::Deserialize;
+    use std::fs;
 
     #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
     #[serde(rename_all = "lowercase")]
@@ -312,6 +357,27 @@ mod tests {
         ];
         assert_eq!(found, expected);
         assert!(schema.fields().iter().all(|field| field.metadata().is_empty()), "nothing of serde_arrow's own in the file");
+    }
+
+    #[test]
+    fn further_columns_come_back_after_those_of_the_struct() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.parquet");
+        let extra: ExtraColumns = vec![("gate_9".into(), vec![0.5, 0.25]), ("gate_10".into(), vec![1.0, 0.0])];
+        write_rows_with(&path, &rows(), &extra).unwrap();
+        assert_eq!(read_rows_with::<Row>(&path, "gate_").unwrap(), (rows(), extra.clone()));
+        let plain = fs::read(&path).unwrap();
+        assert_eq!(decode_batch(&path, bytes::Bytes::from(plain)).unwrap().schema().field(10).name(), "gate_9");
+        let error = read_rows::<Row>(&path).unwrap_err().to_string();
+        assert!(error.contains("unknown column gate_9"), "{error}");
+        // Without any, a table has the bytes of one of rows only.
+        write_rows_with(&path, &rows(), &Vec::new()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), bytes(&rows()));
+        assert_eq!(read_rows_with::<Row>(&path, "gate_").unwrap(), (rows(), Vec::new()));
+        assert!(write_rows_with(&path, &rows(), &vec![("gate_1".into(), vec![0.5])]).is_err());
+        // A column of the struct that is taken for another one.
+        let error = read_rows_with::<Row>(&path, "coun").unwrap_err().to_string();
+        assert!(error.contains("column count of type UInt32, expected Float32"), "{error}");
     }
 
     #[test]

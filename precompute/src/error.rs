@@ -55,6 +55,9 @@ pub enum Error {
     /// An encoder that does not show its tokens.
     #[error("this encoder has no rungs")]
     NoRungs,
+    /// A store of new scans whose rungs are those of another run.
+    #[error("{0} was begun with another projection of rungs")]
+    OtherProjection(PathBuf),
     /// A projection of training tokens, and nothing to train on.
     #[error("the rungs' projection is made of training slices, and these scans have none")]
     NoSample,
@@ -188,6 +191,7 @@ impl Error {
                 "put a good copy of its file in place, or move the scan out of the folder; then run the same command again".into()
             }
             Error::SampledTokens { .. } => "check the checkpoint: the encoder's weights may be damaged".into(),
+            Error::OtherProjection(_) => "choose another --store".into(),
             Error::NoRungs | Error::EncoderNotLoaded | Error::EncoderShape { .. } | Error::DecoderWeights(_) => return None,
         })
     }

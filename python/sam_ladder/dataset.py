@@ -16,7 +16,8 @@ class SliceDataset(torch.utils.data.Dataset):
 
     image: float32 [c, s, s]; embedding: float32 [256, s/16, s/16], of another encoder than SAM's its channels; label: int64 [s/4, s/4]. With
     `neighbours=1`, for a model with neighbours, the embedding is that of the slices before, at and after in the same case and variant,
-    [3, 256, s/16, s/16]; the ends of a case repeat.
+    [3, 256, s/16, s/16]; the ends of a case repeat. With `rungs=True`, for a model with a ladder, items are `(image, embedding, rungs, label)`, with
+    the slice's own rungs, float32 [rung, c, s/16, s/16].
 
     `variants` says which image of a slice is an item:
 
@@ -35,6 +36,7 @@ class SliceDataset(torch.utils.data.Dataset):
         variants: str = "draw",
         cases: list[str] | None = None,
         neighbours: int = 0,
+        rungs: bool = False,
         **storage_options: Any,
     ):
         opened = store if isinstance(store, Store) else open_store(store, **storage_options)
@@ -49,6 +51,9 @@ class SliceDataset(torch.utils.data.Dataset):
             raise ValueError(f"cases: expected at least one of {', '.join(of_split.cases)}, or None for all")
         rows = range(len(of_split)) if cases is None else [row for case in cases for row in of_split.rows(case)]
         self._around = _around(of_split) if neighbours else None
+        if rungs and of_split.rungs is None:
+            raise ValueError(f"rungs: {opened.address} has none; `sam-ladder precompute --rungs` makes a store with rungs")
+        self._rungs = rungs
         names = of_split.variant_names
         if variants not in ("draw", "all", *names):
             raise ValueError(f"variants: {variants!r}; there are 'draw', 'all', {', '.join(map(repr, names))}")
@@ -71,7 +76,7 @@ class SliceDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         row, variant = self._items[index]
         if variant is None:
             variant = int(torch.multinomial(self._probabilities, 1))
@@ -79,7 +84,8 @@ class SliceDataset(torch.utils.data.Dataset):
         image = split.images[row, variant].reshape(split.image_channels, *split.images.shape[-2:])
         label = split.labels[row, variant].astype(np.int64)
         embedding = split.embeddings[row if self._around is None else self._around[row], variant]
-        return torch.from_numpy(image), torch.from_numpy(embedding), torch.from_numpy(label)
+        rungs = [split.rungs[row, variant]] if self._rungs else []
+        return tuple(torch.from_numpy(part) for part in (image, embedding, *rungs, label))
 
 
 def _around(split: Split) -> list[list[int]]:

@@ -24,7 +24,7 @@ ARMS = ("full", "cnn-only", "sam-only")
 
 
 def load_model(path: str | Path) -> LadderSam:
-    """The model of a run, for inference: `model(images, embeddings)`.
+    """The model of a run, for inference: `model(images, embeddings)`, or with a ladder `model(images, embeddings, rungs)`.
 
     `path` is a run folder (then the best model on its validation cases if it had any, otherwise the last) or one of its `.safetensors` files.
     Every tensor must be there and none may be left over. Raises RunError if the file was not written by `sam-ladder train`.
@@ -43,7 +43,8 @@ def load_model(path: str | Path) -> LadderSam:
     if info is None:
         raise RunError(f"{path}: not a model that `sam-ladder train` wrote: its metadata lacks the entry sam_ladder")
     info = json.loads(info)
-    choices = {name: info[name] for name in ("arm", "side_network", "gate", "decoder", "neighbours", "embed_channels") if name in info}
+    names = ("arm", "side_network", "gate", "decoder", "neighbours", "embed_channels", "ladder")
+    choices = {name: info[name] for name in names if name in info}
     model = LadderSam(info["image_size"], info["num_classes"], **choices)
     model.load_state_dict(state, strict=True)
     return model.eval()
@@ -65,7 +66,9 @@ class LadderSam(nn.Module):
     `model(images, embeddings)`: images [b, 1 to 3, s, s] in [0, 1] and SAM's embeddings [b, 256, s/16, s/16] to logits [b, classes, s/4, s/4].
     With `neighbours=1` the embeddings are those of the slices before, at and after, [b, 3, 256, s/16, s/16] (`SliceDataset(neighbours=1)`).
     Embeddings of another encoder than SAM's have `embed_channels` channels, and are brought to 256 by a trained projection.
-    `requires_grad` is set as in the published training: side network, gate and `output_upscaling`, and the skips of `decoder="skips"`.
+    With `ladder={"blocks": [2, 5, 8, 11], "channels": 64}` it also takes a store's rungs, [b, rung, channels, s/16, s/16]
+    (`SliceDataset(rungs=True)`). `requires_grad` is set as in the published training: side network, gate and `output_upscaling`, and the skips of
+    `decoder="skips"`.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class LadderSam(nn.Module):
         decoder: str = "plain",
         neighbours: int = 0,
         embed_channels: int = WIDTH,
+        ladder: dict | None = None,
     ):
         super().__init__()
         choices = (("arm", arm, ARMS), ("side_network", side_network, SIDE_NETWORKS), ("gate", gate, GATES), ("decoder", decoder, DECODERS))
@@ -88,8 +92,12 @@ class LadderSam(nn.Module):
             raise ValueError("decoder: skips need a ResNet as side network, in an arm that uses it")
         if neighbours not in (0, 1) or (neighbours and arm == "cnn-only"):
             raise ValueError(f"neighbours: {neighbours}; there may be 0 or 1 on each side, in an arm that uses SAM's embeddings")
+        if ladder is not None and arm != "full":
+            raise ValueError("ladder: it mixes SAM's rungs into the side network, in the arm full")
         self.arm, self.grid = arm, image_size // PATCH
         self.CNN_encoder = VitTiny(self.grid) if side_network == "vit-tiny" else ResNet(side_network)
+        if ladder is not None:
+            self.CNN_encoder.ladder = Ladder(ladder["blocks"], ladder["channels"], *self.CNN_encoder.ladder_stage)
         self.sam = Sam(num_classes, gate, self.CNN_encoder.stage_channels if decoder == "skips" else None)
         if neighbours:
             self.sam.neighbours = DepthMix(embed_channels)
@@ -107,13 +115,13 @@ class LadderSam(nn.Module):
         angles = 2 * math.pi * torch.stack([x, y], -1) @ frequencies
         return torch.cat([angles.sin(), angles.cos()], -1).permute(2, 0, 1)[None]
 
-    def cnn_embeddings(self, images: Tensor) -> Tensor:
+    def cnn_embeddings(self, images: Tensor, rungs: Tensor | None = None) -> Tensor:
         """The side network's output, [b, 256, grid, grid]. One channel is repeated to three; of two, the third is zero."""
-        return self.CNN_encoder(_three_channels(images))
+        return self.CNN_encoder(_three_channels(images), rungs)
 
-    def cnn_stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def cnn_stages(self, images: Tensor, rungs: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The side network's output as `cnn_embeddings`, and layer1 [b, c1, s/4, s/4] and layer2 [b, c2, s/8, s/8] of a ResNet."""
-        return self.CNN_encoder.stages(_three_channels(images))
+        return self.CNN_encoder.stages(_three_channels(images), rungs)
 
     def mix(self, embeddings: Tensor, cnn: Tensor) -> Tensor:
         """Equation (3) of the paper: g·x_sam + (1 - g)·x_cnn."""
@@ -121,8 +129,10 @@ class LadderSam(nn.Module):
         gate = alpha(torch.cat([embeddings, cnn], 1)).sigmoid() if isinstance(alpha, nn.Module) else alpha.sigmoid()
         return gate * embeddings + (1 - gate) * cnn
 
-    def forward(self, images: Tensor, embeddings: Tensor) -> Tensor:
+    def forward(self, images: Tensor, embeddings: Tensor, rungs: Tensor | None = None) -> Tensor:
         stages = None
+        if (rungs is not None) != hasattr(self.CNN_encoder, "ladder"):
+            raise ValueError("rungs: a model with a ladder needs them, and no other takes them")
         if hasattr(self.sam, "neighbours"):
             embeddings = self.sam.neighbours(embeddings)
         if hasattr(self.sam, "embedding_projection") and self.arm != "cnn-only":
@@ -131,9 +141,9 @@ class LadderSam(nn.Module):
             x = embeddings
         else:
             if hasattr(self.sam.mask_decoder, "conv_s0"):
-                x, *stages = self.cnn_stages(images)
+                x, *stages = self.cnn_stages(images, rungs)
             else:
-                x = self.cnn_embeddings(images)
+                x = self.cnn_embeddings(images, rungs)
             if self.arm == "full":
                 x = self.mix(embeddings, x)
         return self.sam.mask_decoder(x, self.image_pe(), self.sam.prompt_encoder.no_mask_embed.weight, stages)
@@ -170,6 +180,38 @@ class DepthMix(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return (embeddings * self.weight.T[None, :, :, None, None]).sum(1)
+
+
+class Rung(nn.Module):
+    """The gate of one rung, σ(alpha), and its 1×1 convolution where its width is not the side network's."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(1))
+        if channels != width:
+            self.projection = nn.Conv2d(channels, width, 1)
+
+    def forward(self, x: Tensor, rung: Tensor) -> Tensor:
+        rung = self.projection(rung) if hasattr(self, "projection") else rung
+        if x.dim() == 3:  # tokens
+            rung = rung.flatten(2).transpose(1, 2)
+        gate = self.alpha.sigmoid()
+        return gate * rung + (1 - gate) * x
+
+
+class Ladder(nn.ModuleDict):
+    """Rungs by the block of the encoder after which they were taken, spread in order over the `depth` blocks of a side network's stage."""
+
+    def __init__(self, blocks: list[int], channels: int, width: int, depth: int):
+        super().__init__({str(block): Rung(channels, width) for block in sorted(blocks)})
+        self.places = [at * depth // len(blocks) for at in range(len(blocks))]
+
+    def mix(self, block: int, x: Tensor, rungs: Tensor) -> Tensor:
+        """The output of a block of the stage, [b, width, g, g] or [b, g·g, width], with its rungs."""
+        for at, (place, rung) in enumerate(zip(self.places, self.values())):
+            if place == block:
+                x = rung(x, rungs[:, at])
+        return x
 
 
 class PositionEncoding(nn.Module):
@@ -329,20 +371,24 @@ class ResNet(nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             channels = width * block.expansion
         self.stage_channels = (64 * block.expansion, 128 * block.expansion)
+        self.ladder_stage = (channels, depths[2])
         if channels != WIDTH:
             self.projection = nn.Conv2d(channels, WIDTH, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.stages(images)[0]
+    def forward(self, images: Tensor, rungs: Tensor | None = None) -> Tensor:
+        return self.stages(images, rungs)[0]
 
-    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def stages(self, images: Tensor, rungs: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The output, layer1 and layer2."""
         layer1 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
-        layer2 = self.layer2(layer1)
-        x = self.layer3(layer2)
+        x = layer2 = self.layer2(layer1)
+        for number, block in enumerate(self.layer3):
+            x = block(x)
+            if rungs is not None:
+                x = self.ladder.mix(number, x, rungs)
         return (self.projection(x) if hasattr(self, "projection") else x), layer1, layer2
 
 
@@ -406,11 +452,16 @@ class VitTiny(nn.Module):
         self.blocks = nn.Sequential(*[VitBlock(width, self.heads) for _ in range(self.depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.projection = nn.Conv2d(width, WIDTH, 1)
+        self.ladder_stage = (width, self.depth)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, rungs: Tensor | None = None) -> Tensor:
         patches = self.patch_embed["proj"](images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1) + self.pos_embed
-        x = self.norm(self.blocks(x))[:, 1:]
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if rungs is not None:
+                x = torch.cat([x[:, :1], self.ladder.mix(number, x[:, 1:], rungs)], 1)
+        x = self.norm(x)[:, 1:]
         return self.projection(x.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
 
 

@@ -19,12 +19,20 @@ CHOICES = [
     ["--decoder", "skips"],
     ["--decoder", "skips", "--side-network", "resnet50", "--arm", "cnn-only"],
     ["--neighbours", "1"],
+    ["--ladder", "gated", "--neighbours", "1"],
+    ["--ladder", "gated", "--side-network", "vit-tiny"],
+    ["--ladder", "gated", "--side-network", "resnet50", "--decoder", "skips"],
 ]
 
 
 def ladder(*words):
     """Runs the program."""
     subprocess.run([os.environ["SAM_LADDER_PROGRAM"], *map(str, words)], check=True, capture_output=True)
+
+
+def store_for(folder, choice):
+    """The float32 store that a choice needs."""
+    return folder / ("ladder.zarr" if "--ladder" in choice else "f32.zarr")
 
 
 def train_briefly(store, run, choice):
@@ -59,4 +67,6 @@ def folder(tmp_path_factory):
     ladder("phantom", "--out", folder / "scans", "--cases", 4, "--size", 64, "--depth", 6)
     for dtype in ("f32", "f16", "bf16", "q8"):
         ladder("precompute", "--scans", folder / "scans", "--store", folder / f"{dtype}.zarr", *SMALL, "--augment", "flips", "--dtype", dtype)
+    ladder("precompute", "--scans", folder / "scans", "--store", folder / "ladder.zarr", *SMALL, "--augment", "none", "--dtype", "f32",
+           "--rungs", "1,4,11", "--rung-channels", 8)  # fmt: skip
     return folder

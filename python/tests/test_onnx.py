@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import sam_ladder
-from conftest import SMALL, ladder, logits_of, train_briefly
+from conftest import SMALL, ladder, logits_of, store_for, train_briefly
 
 # Of the largest logit: float32, in another order of additions.
 TOLERANCE = 3e-5
@@ -27,6 +27,8 @@ def inputs_of(session, store, rows=slice(None)):
     dataset = sam_ladder.SliceDataset(store, "test", "identity", neighbours=int(around))
     embeddings = np.stack([dataset[row][1].numpy() for row in range(len(test))[rows]])
     known = {"images": images, "embeddings": embeddings}
+    if test.rungs is not None:
+        known["rungs"] = test.rungs[rows, 0]
     return {entry.name: known[entry.name] for entry in session.get_inputs()}
 
 
@@ -39,14 +41,15 @@ def check(path, store, expected):
 
 
 def test_a_model_has_the_programs_logits(folder, tmp_path, choice):
-    store, run = folder / "f32.zarr", tmp_path / "run"
+    store, run = store_for(folder, choice), tmp_path / "run"
     train_briefly(store, run, choice)
     expected = logits_of(run, store, tmp_path / "logits.safetensors")
     ladder("export", "--run", run, "--out", tmp_path / "m.onnx")
     model = check(tmp_path / "m.onnx", store, expected)
     arm = choice[choice.index("--arm") + 1] if "--arm" in choice else "full"
     names = {entry.name for entry in model.get_inputs()}
-    assert names == {"full": {"images", "embeddings"}, "cnn-only": {"images"}, "sam-only": {"embeddings"}}[arm]
+    rungs = {"rungs"} if "--ladder" in choice else set()
+    assert names == {"full": {"images", "embeddings"}, "cnn-only": {"images"}, "sam-only": {"embeddings"}}[arm] | rungs
     # Batches of any size.
     one = model.run(None, inputs_of(model, store, slice(2, 3)))[0]
     assert np.abs(one[0] - expected[2]).max() <= TOLERANCE * np.abs(expected).max()
@@ -70,6 +73,19 @@ def test_a_model_with_the_encoder_takes_images_only(tmp_path, size, normalisatio
     ladder("precompute", "--scans", tmp_path / "scans", "--store", store, "--random-encoder", 5, "--image-size", size, "--data-size", 48,
            "--augment", "none", "--dtype", "f32", "--pixel-normalisation", normalisation)  # fmt: skip
     ladder("train", "--store", store, "--run", run, "--epochs", 1, "--batch-size", 2, "--warmup", 0)
+    expected = logits_of(run, store, tmp_path / "logits.safetensors")
+    ladder("export", "--run", run, "--out", tmp_path / "m.onnx", "--with-encoder")
+    model = check(tmp_path / "m.onnx", store, expected)
+    assert [entry.name for entry in model.get_inputs()] == ["images"]
+
+
+@pytest.mark.parametrize("rungs", [["--rung-channels", "8"], ["--rung-projection", "none"]])
+def test_the_encoder_of_a_model_with_a_ladder_makes_its_rungs(tmp_path, rungs):
+    ladder("phantom", "--out", tmp_path / "scans", "--cases", 2, "--size", 48, "--depth", 2)
+    store, run = tmp_path / "s.zarr", tmp_path / "run"
+    ladder("precompute", "--scans", tmp_path / "scans", "--store", store, "--random-encoder", 5, "--image-size", 64, "--data-size", 48,
+           "--augment", "none", "--dtype", "f32", "--rungs", "0,5,11", *rungs)  # fmt: skip
+    ladder("train", "--store", store, "--run", run, "--epochs", 1, "--batch-size", 2, "--warmup", 0, "--ladder", "gated")
     expected = logits_of(run, store, tmp_path / "logits.safetensors")
     ladder("export", "--run", run, "--out", tmp_path / "m.onnx", "--with-encoder")
     model = check(tmp_path / "m.onnx", store, expected)

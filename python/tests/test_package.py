@@ -10,7 +10,7 @@ import pytest
 import sam_ladder
 import torch
 import zarr
-from conftest import SMALL, ladder, logits_of, train_briefly
+from conftest import SMALL, ladder, logits_of, store_for, train_briefly
 
 def test_number_formats_are_decoded(folder):
     exact = sam_ladder.open_store(folder / "f32.zarr")
@@ -178,14 +178,15 @@ def test_a_run_is_read(folder):
 
 
 def test_a_model_computes_what_the_program_computes(folder, tmp_path, choice):
-    store = folder / "f32.zarr"
+    store = store_for(folder, choice)
     train_briefly(store, tmp_path / "run", choice)
     expected = logits_of(tmp_path / "run", store, tmp_path / "logits.safetensors")
     model = sam_ladder.load_model(tmp_path / "run")
-    neighbours = 1 if "--neighbours" in choice else 0
-    loader = torch.utils.data.DataLoader(sam_ladder.SliceDataset(store, "test", "identity", neighbours=neighbours), batch_size=8)
+    neighbours, rungs = int("--neighbours" in choice), "--ladder" in choice
+    dataset = sam_ladder.SliceDataset(store, "test", "identity", neighbours=neighbours, rungs=rungs)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8)
     with torch.inference_mode():
-        found = torch.cat([model(images, embeddings) for images, embeddings, _ in loader]).numpy()
+        found = torch.cat([model(*inputs) for *inputs, _ in loader]).numpy()
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
 
@@ -206,6 +207,23 @@ def test_embeddings_of_another_encoder(other_encoder, tmp_path, words):
         items = (dataset[row] for row in range(len(dataset)))
         found = torch.cat([model(image[None], embedding[None]) for image, embedding, _ in items]).numpy()
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_rungs_and_ladder_go_together(folder, tmp_path):
+    store = folder / "ladder.zarr"
+    with pytest.raises(ValueError, match="precompute --rungs"):
+        sam_ladder.SliceDataset(folder / "f32.zarr", rungs=True)
+    image, embedding, rungs, _ = sam_ladder.SliceDataset(store, "test", "identity", rungs=True)[1]
+    assert np.array_equal(rungs, sam_ladder.open_store(store).test.rungs[1, 0])
+    model = sam_ladder.LadderSam(64, ladder={"blocks": [1, 4, 11], "channels": 8})
+    for wrong in ((model, (image[None], embedding[None])), (sam_ladder.LadderSam(64), (image[None], embedding[None], rungs[None]))):
+        with pytest.raises(ValueError, match="rungs"):
+            wrong[0](*wrong[1])
+    with pytest.raises(ValueError, match="arm full"):
+        sam_ladder.LadderSam(64, arm="cnn-only", ladder={"blocks": [1], "channels": 8})
+    train_briefly(store, tmp_path / "run", ["--ladder", "gated"])
+    gates = [name for name in sam_ladder.read_run(tmp_path / "run").steps if name.startswith("gate_block_")]
+    assert gates == ["gate_block_1", "gate_block_4", "gate_block_11"]
 
 
 def test_models_that_are_not_ours_are_refused(folder, tmp_path):

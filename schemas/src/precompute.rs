@@ -5,7 +5,7 @@ use crate::gpu_precision::GpuPrecision;
 use crate::image_channels::ChannelsFrom;
 use crate::json_schema;
 use crate::orientation::Orientation;
-use crate::rungs::{self, RUNG_CHANNELS, RungProjection};
+use crate::rungs::{self, RUNG_CHANNELS, RungProjection, Rungs};
 use crate::setting::{Problem, SettingError};
 use crate::tables::voxels_column;
 use crate::variants::{AugmentPolicy, Variant, seeded, variants};
@@ -404,6 +404,11 @@ impl PrecomputeConfig {
             RungProjection::Pca | RungProjection::Random => self.rung_channels,
             RungProjection::None => self.encoder.embed_dim(),
         }
+    }
+
+    /// The stored rungs, if there are any.
+    pub fn stored_rungs(&self) -> Option<Rungs> {
+        Rungs::new(&self.rungs, self.stored_rung_channels())
     }
 
     /// Values of the rungs of one image; 0 without rungs.

@@ -31,6 +31,60 @@ impl RungProjection {
     }
 }
 
+/// The rungs of a store as a model takes them: after which blocks of the encoder, and with how many channels. As JSON
+/// `{"blocks": [2, 5, 8, 11], "channels": 64}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "NamedRungs", into = "NamedRungs")]
+pub struct Rungs {
+    /// Bit `i` is block `i`: no encoder has as many as 64.
+    blocks: u64,
+    channels: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NamedRungs {
+    blocks: Vec<usize>,
+    channels: usize,
+}
+
+impl Rungs {
+    /// Of these blocks; `None` if there are none, or one that no encoder has.
+    pub fn new(blocks: &[usize], channels: usize) -> Option<Self> {
+        let known = !blocks.is_empty() && blocks.iter().all(|&block| block < u64::BITS as usize);
+        known.then(|| Rungs { blocks: blocks.iter().fold(0, |bits, &block| bits | 1 << block), channels })
+    }
+
+    /// The blocks, ascending.
+    pub fn blocks(self) -> impl Iterator<Item = usize> {
+        (0..u64::BITS as usize).filter(move |block| self.blocks >> block & 1 == 1)
+    }
+
+    /// Number of rungs.
+    pub fn count(self) -> usize {
+        self.blocks.count_ones() as usize
+    }
+
+    /// Channels of each.
+    pub fn channels(self) -> usize {
+        self.channels
+    }
+}
+
+impl TryFrom<NamedRungs> for Rungs {
+    type Error = String;
+
+    fn try_from(named: NamedRungs) -> Result<Self, String> {
+        let found = || format!("expected blocks from 0 to 63, found {:?}", named.blocks);
+        Rungs::new(&named.blocks, named.channels).ok_or_else(found)
+    }
+}
+
+impl From<Rungs> for NamedRungs {
+    fn from(rungs: Rungs) -> Self {
+        NamedRungs { blocks: rungs.blocks().collect(), channels: rungs.channels }
+    }
+}
+
 /// Checks what a config says of its rungs: blocks that the encoder has, ascending, and nothing that has no effect.
 ///
 /// # Errors
@@ -72,6 +126,20 @@ pub(crate) fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rungs_are_read_as_they_are_written() {
+        let rungs = Rungs::new(&[11, 2], 64).unwrap();
+        assert_eq!((rungs.blocks().collect::<Vec<_>>(), rungs.count(), rungs.channels()), (vec![2, 11], 2, 64));
+        let json = serde_json::json!({"blocks": [2, 11], "channels": 64});
+        assert_eq!(serde_json::json!(rungs), json);
+        assert_eq!(serde_json::from_value::<Rungs>(json).unwrap(), rungs);
+        for blocks in [vec![], vec![64]] {
+            assert_eq!(Rungs::new(&blocks, 64), None);
+            let json = serde_json::json!({"blocks": blocks, "channels": 64});
+            assert!(serde_json::from_value::<Rungs>(json).is_err());
+        }
+    }
 
     #[test]
     fn rungs_are_ascending_blocks_and_nothing_is_without_effect() {

@@ -256,6 +256,10 @@ pub struct StepRow {
     pub gate: f32,
 }
 
+/// Start of the names of the columns that `steps.parquet` of a run with `ladder = gated` has in addition, float32: `gate_block_5` is the
+/// gate, after the step, of the rung after block 5 of the encoder: the rung's share where it is mixed.
+pub const RUNG_GATE: &str = "gate_block_";
+
 /// One row of a run's `epochs.parquet`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EpochRow {

@@ -4,7 +4,7 @@ use crate::gpu_precision::GpuPrecision;
 use crate::group_by::GroupBy;
 use crate::json_schema;
 use crate::setting::{Problem, SettingError};
-use crate::train_choices::{ClassWeights, DecoderKind, LossKind, LrSchedule, Sampling};
+use crate::train_choices::{ClassWeights, DecoderKind, LadderKind, LossKind, LrSchedule, Sampling};
 use crate::variants::AugmentPolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -244,6 +244,11 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(range(max = 1), extend("default" = 0))]
     pub neighbours: u32,
+    /// The ladder: what the side network takes of the depths of SAM's encoder
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "none"))]
+    pub ladder: LadderKind,
 }
 
 /// γ of the focal loss, as in Lin et al., "Focal Loss for Dense Object Detection" (2017).
@@ -309,6 +314,7 @@ impl Default for TrainConfig {
             class_weights: ClassWeights::default(),
             decoder: DecoderKind::default(),
             neighbours: 0,
+            ladder: LadderKind::default(),
         }
     }
 }
@@ -348,6 +354,11 @@ impl TrainConfig {
         if self.neighbours > 0 && self.arm == Arm::CnnOnly {
             let reason = "neighbours join SAM's embeddings, which arm cnn-only leaves out";
             return Err(Problem::conflict(reason, "leave neighbours at 0, or take another arm").with("neighbours"));
+        }
+        if self.ladder == LadderKind::Gated && self.arm != Arm::Full {
+            let reason =
+                "the ladder mixes SAM's rungs into the side network, and the arms cnn-only and sam-only leave one of them out";
+            return Err(Problem::conflict(reason, "leave ladder at none, or take the arm full").with("ladder"));
         }
         if self.decoder == DecoderKind::Skips && self.arm == Arm::SamOnly {
             let reason = "skips come from the side network, which arm sam-only leaves out";
@@ -421,6 +432,9 @@ pub struct RunInputs {
     pub cnn_checkpoint: Option<InputFile>,
     /// `--init`.
     pub init: Option<InputFile>,
+    /// With `ladder = gated`: the rungs' projection of the store, of which the run keeps the same bytes; left out if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung_projection: Option<InputFile>,
 }
 
 /// A training case that a run held out, and which scan it was.
@@ -499,7 +513,7 @@ mod tests {
         let schema = json_schema::schema_of::<TrainConfig>();
         let named = schema["properties"].as_object().unwrap().keys();
         let left_out: Vec<&String> = named.filter(|name| json.get(name).is_none()).collect();
-        assert_eq!(left_out.len(), 14, "{left_out:?}");
+        assert_eq!(left_out.len(), 15, "{left_out:?}");
         let all: Map<String, Value> =
             left_out.iter().map(|name| ((*name).clone(), schema["properties"][*name]["default"].clone())).collect();
         assert_eq!(TrainConfig::with(&all).unwrap(), TrainConfig::default());
@@ -528,6 +542,11 @@ mod tests {
         assert!(cnn_only.contains("neighbours: neighbours join SAM's embeddings"), "{cnn_only}");
         assert!(around(Arm::Full, 2).validate().unwrap_err().to_string().starts_with("neighbours"));
         around(Arm::SamOnly, 1).validate().unwrap();
+        let gated = |arm| TrainConfig { ladder: LadderKind::Gated, arm, ..base.clone() };
+        for arm in [Arm::CnnOnly, Arm::SamOnly] {
+            assert!(gated(arm).validate().unwrap_err().to_string().starts_with("ladder: the ladder mixes SAM's rungs"));
+        }
+        gated(Arm::Full).validate().unwrap();
         for (wrong, name) in [
             (TrainConfig { ema: 1.0, ..base.clone() }, "ema"),
             (TrainConfig { train_fraction: 0.0, ..base.clone() }, "train_fraction"),
@@ -567,6 +586,7 @@ mod tests {
         same::<LrSchedule>();
         same::<LossKind>();
         same::<DecoderKind>();
+        same::<LadderKind>();
         same::<AugmentPolicy>();
         same::<crate::encoder::EncoderArch>();
         same::<crate::precompute::StoreDtype>();
@@ -591,6 +611,9 @@ mod tests {
         }
         for decoder in [DecoderKind::Plain, DecoderKind::Skips] {
             assert_eq!(serde_json::to_value(decoder).unwrap(), decoder.name());
+        }
+        for ladder in [LadderKind::None, LadderKind::Gated] {
+            assert_eq!(serde_json::to_value(ladder).unwrap(), ladder.name());
         }
     }
 }

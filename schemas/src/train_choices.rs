@@ -1,5 +1,5 @@
 //! Choices of training that the paper does not have: how slices are drawn, how the learning rate falls, which loss is minimised, and what else the
-//! decoder sees.
+//! decoder and the side network see.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,28 @@ impl DecoderKind {
     /// Whether it is the published one, which records leave out.
     pub fn is_plain(&self) -> bool {
         *self == DecoderKind::Plain
+    }
+}
+
+/// The ladder: what the side network takes of the depths of SAM's encoder
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum LadderKind {
+    /// Nothing: the published choice
+    #[default]
+    None,
+    /// The store's rungs (precompute --rungs), each mixed in by a gate of its own that starts at ½
+    Gated,
+}
+
+impl LadderKind {
+    /// As it is typed and stored: `none`.
+    pub fn name(self) -> &'static str {
+        match self {
+            LadderKind::None => "none",
+            LadderKind::Gated => "gated",
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use sam_ladder_schemas::inspection::{InspectedCost, Inspection};
 use sam_ladder_schemas::observer::{Observer, Phase, Progress};
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::{Channel, EncoderWeights, Intensity, PrecomputeConfig};
+use sam_ladder_schemas::rungs::RUNG_CHANNELS;
 use sam_ladder_schemas::store::StoreAttributes;
 use sam_ladder_schemas::variants::AugmentPolicy;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,12 @@ pub struct Args {
     /// How the slices lie, as nibabel's axis codes [default: as the first training scan's]
     #[arg(long, value_name = "LPS")]
     orientation: Option<Orientation>,
+    /// Count the ladder's rungs after these blocks of the encoder among the costs
+    #[arg(long, value_name = "BLOCK,BLOCK", value_delimiter = ',')]
+    rungs: Vec<usize>,
+    /// With --rungs: channels of each
+    #[arg(long, value_name = "N", default_value_t = RUNG_CHANNELS)]
+    rung_channels: usize,
     /// Do not measure the encoder's time on this machine
     #[arg(long)]
     no_time: bool,
@@ -82,7 +89,9 @@ impl Args {
             channels_from: self.image_channels.chosen(self.window)?,
             ..SourceOptions::default()
         };
-        let config = configure(&self.scans, &options, PrecomputeConfig::default())?;
+        let (rungs, rung_channels) = (self.rungs.clone(), self.rung_channels);
+        let config = PrecomputeConfig { rungs, rung_channels, ..PrecomputeConfig::default() };
+        let config = configure(&self.scans, &options, config)?;
         config.validate()?;
         let (source, unusable) = ScanSource::open_usable(&self.scans, &config.preprocessing)?;
         let source = source.with_test_cases(&config.test_cases)?;
@@ -134,19 +143,28 @@ impl Args {
             for augment in [AugmentPolicy::Flips, AugmentPolicy::Reference] {
                 let layout = layout(source, PrecomputeConfig { augment, ..config.clone() })?;
                 let images = layout.num_items();
-                let options = match augment {
-                    AugmentPolicy::Flips => format!("--preset {preset} --augment flips"),
-                    _ => format!("--preset {preset}"),
-                };
+                let augment = if augment == AugmentPolicy::Flips { " --augment flips" } else { "" };
+                // The slices of whose tokens the rungs' projection is made are encoded once more.
+                let encoded = images + layout.attributes().rung_sample.len();
                 costs.push(InspectedCost {
-                    options,
+                    options: format!("--preset {preset}{augment}{}", self.rung_options()),
                     images,
                     bytes: layout.num_bytes(),
-                    seconds: seconds.map(|each| each * images as f64),
+                    seconds: seconds.map(|each| each * encoded as f64),
                 });
             }
         }
         Ok(costs)
+    }
+
+    /// The options of rungs, as they are typed.
+    fn rung_options(&self) -> String {
+        let blocks: Vec<String> = self.rungs.iter().map(usize::to_string).collect();
+        match (self.rungs.is_empty(), self.rung_channels) {
+            (true, _) => String::new(),
+            (false, RUNG_CHANNELS) => format!(" --rungs {}", blocks.join(",")),
+            (false, channels) => format!(" --rungs {} --rung-channels {channels}", blocks.join(",")),
+        }
     }
 
     /// Seconds per image, of an encoder with random weights.

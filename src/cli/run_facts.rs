@@ -195,6 +195,10 @@ fn of_store(store: &Store) -> Vec<RunFact> {
     if config.preprocessing.channels_from == ChannelsFrom::Neighbours {
         facts.push(fact("channels", "the slices below, at and above".into()));
     }
+    if !config.rungs.is_empty() {
+        let (blocks, channels) = (text_of(&serde_json::json!(config.rungs)), config.stored_rung_channels());
+        facts.push(fact("rungs", format!("after the encoder's blocks {blocks}, {channels} channels each")));
+    }
     if let Some(orientation) = config.preprocessing.orientation {
         facts.push(fact("orientation", orientation.to_string()));
     }

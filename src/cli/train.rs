@@ -14,7 +14,7 @@ use crate::print::print_note;
 use sam_ladder_cache::{TrainingSplit, is_remote};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::train::TrainConfig;
-use sam_ladder_train::run::{self, TrainArgs};
+use sam_ladder_train::run::{self, TrainArgs, gates_text};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -114,7 +114,7 @@ impl Args {
         let summary = run::train_until(&args, &stop)?;
         let time = progress::duration(started.elapsed().as_secs_f64());
         let at = match summary.last {
-            Some(row) => format!(", loss {:.4}, gate {:.3}", row.loss, row.gate),
+            Some(row) => format!(", loss {:.4}, {}", row.loss, gates_text(row.gate, &summary.rung_gates)),
             None => String::new(),
         };
         let best = match summary.best_val_dice.zip(summary.best_epoch) {

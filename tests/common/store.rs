@@ -5,9 +5,11 @@ use crate::common::{rule_values, rule_weight};
 use candle_core::{Device, Tensor};
 use sam_ladder_cache::{CaseLayout, Opened, ReferenceMask, SliceTensors, Store, StoreLayout, StoreWriter};
 use sam_ladder_formats::state_dict::save_safetensors;
+use sam_ladder_precompute::rungs::RungMaps;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::rungs::RungProjection;
 use sam_ladder_schemas::store::{SourceFile, StoreAttributes};
 use sam_ladder_schemas::tables::{ScanRow, SliceRow};
 use sam_ladder_schemas::train::Arm;
@@ -33,12 +35,24 @@ pub fn write_store(path: &Path, dtype: StoreDtype, augment: AugmentPolicy, seed:
 
 /// As [`write_store`], with the variants of both splits.
 pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2], seed: u64) -> Store {
+    write_store_with_rungs(path, dtype, augment, seed, &[])
+}
+
+/// Channels of the rungs of [`write_store_with_rungs`].
+pub const RUNG_CHANNELS: usize = 8;
+
+/// As [`write_store_of`], with rungs after these blocks and a random projection by `seed`.
+pub fn write_store_with_rungs(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2], seed: u64, blocks: &[usize]) -> Store {
     let mut config = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed });
     config.image_size = IMAGE_SIZE;
     config.data_size = IMAGE_SIZE;
     [config.augment, config.test_augment] = augment;
     config.dtype = dtype;
     config.class_names = vec!["spleen".into(), "liver".into()];
+    if !blocks.is_empty() {
+        (config.rungs, config.rung_channels) = (blocks.to_vec(), RUNG_CHANNELS);
+        (config.rung_projection, config.rung_seed) = (RungProjection::Random, seed);
+    }
     let source = SourceFile { path: "img.nii".into(), sha256: "0".repeat(64) };
     let cases = TRAIN_CASES.map(|case| (Split::Train, case)).into_iter().chain([(Split::Test, TEST_CASE)]);
     let cases = cases.map(|(split, (case, num_slices))| CaseLayout {
@@ -60,10 +74,15 @@ pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2
             let grid = IMAGE_SIZE / 16;
             let embeddings = rule_values(&format!("{name}.embeddings"), variants * 256 * grid * grid);
             let mut images = rule_values(&format!("{name}.images"), variants * IMAGE_SIZE * IMAGE_SIZE);
+            let rungs = rule_values(&format!("{name}.rungs"), variants * config.rungs_len());
             let labels = labels_of(&name, variants);
             paint(&mut images, &labels, variants);
             writer
-                .write_slice(split, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] })
+                .write_slice(
+                    split,
+                    row,
+                    &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &rungs },
+                )
                 .unwrap();
             table.push(SliceRow {
                 row: row as u32,
@@ -80,6 +99,9 @@ pub fn write_store_of(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2
         let mask = ReferenceMask { labels: vec![1; shape.iter().product()], shape };
         let scan = ScanRow::of_array(case, shape, Some([3.0, 0.8, 0.7]));
         writer.write_case(split, &scan, &table, &mask).unwrap();
+    }
+    if let Some(maps) = RungMaps::without_tokens(&config).filter(|_| !blocks.is_empty()) {
+        writer.write_rung_projection(&maps.to_safetensors().unwrap()).unwrap();
     }
     writer.write_decoder(&decoder_bytes(path)).unwrap();
     writer.finish().unwrap()

@@ -64,11 +64,39 @@ def rule_weight(key, shape):
     return torch.from_numpy((rule(key, count) * scale + offset).astype(np.float32).astype(np.float64)).reshape(shape)
 
 
+# For four rungs.
+RUNG_PLACES = {
+    "resnet18": ([0, 0, 1, 1], 256),
+    "resnet34": ([0, 1, 3, 4], 256),
+    "resnet50": ([0, 1, 3, 4], 1024),
+    "vit-tiny": ([0, 3, 6, 9], 192),
+}
+
+
+def rung(channels, width):
+    """The gate and, if needed, the 1×1 convolution of a rung."""
+    module = nn.Module()
+    module.alpha = nn.Parameter(torch.zeros(1))
+    if channels != width:
+        module.projection = nn.Conv2d(channels, width, 1)
+    return module
+
+
 class Model(LadderSam):
     """The package's model with torchvision's or timm's side network, and more that trains."""
 
-    def __init__(self, side_network="resnet18", gate="scalar", tokens=False, hypernetworks=False, decoder="plain", arm="full", neighbours=0,
-                 embed_channels=256):  # fmt: skip
+    def __init__(
+        self,
+        side_network="resnet18",
+        gate="scalar",
+        tokens=False,
+        hypernetworks=False,
+        decoder="plain",
+        arm="full",
+        neighbours=0,
+        embed_channels=256,
+        ladder=None,
+    ):
         super().__init__(SIZE, CLASSES, arm, side_network, gate, decoder, neighbours, embed_channels)
         self.vit = side_network == "vit-tiny"
         if self.vit:
@@ -79,23 +107,48 @@ class Model(LadderSam):
             self.CNN_encoder = cnn
         if side_network in ("resnet50", "vit-tiny"):
             self.CNN_encoder.projection = nn.Conv2d(192 if self.vit else 1024, 256, 1)
+        # The block of the side network's stage after which each rung is mixed in, written down, and the stage's width.
+        self.places, width = RUNG_PLACES[side_network]
+        if ladder:
+            self.CNN_encoder.ladder = nn.ModuleDict({str(block): rung(ladder["channels"], width) for block in ladder["blocks"]})
         for name, parameter in self.sam.mask_decoder.named_parameters():
             if (tokens and name == "mask_tokens.weight") or (hypernetworks and "output_hypernetworks_mlps" in name):
                 parameter.requires_grad = True
 
-    def cnn_stages(self, images):
+    def climb(self, number, x, rungs):
+        """LST's mixture, μ·rung + (1 - μ)·h, of a block's output [b, c, g, g]."""
+        for at, (place, rung) in enumerate(zip(self.places, self.CNN_encoder.ladder.values())):
+            if place == number:
+                mu = torch.sigmoid(rung.alpha)
+                projected = rung.projection(rungs[:, at]) if hasattr(rung, "projection") else rungs[:, at]
+                x = mu * projected + (1 - mu) * x
+        return x
+
+    def cnn_stages(self, images, rungs=None):
         net, images = self.CNN_encoder, images.expand(-1, 3, -1, -1)
         if self.vit:
+            hooks = []
+            for number, block in enumerate(net.blocks if rungs is not None else []):
+
+                def mixed(block, inputs, x, number=number):
+                    patches = self.climb(number, x[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid)), rungs)
+                    return torch.cat([x[:, :1], patches.flatten(2).transpose(1, 2)], 1)
+
+                hooks.append(block.register_forward_hook(mixed))
             x = net.forward_features(images)[:, 1:]
+            for hook in hooks:
+                hook.remove()
             x, stages = x.transpose(1, 2).unflatten(2, (self.grid, self.grid)), []
         else:
             layer1 = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))
-            layer2 = net.layer2(layer1)
-            x, stages = net.layer3(layer2), [layer1, layer2]
+            x = layer2 = net.layer2(layer1)
+            stages = [layer1, layer2]
+            for number, block in enumerate(net.layer3):
+                x = block(x) if rungs is None else self.climb(number, block(x), rungs)
         return [net.projection(x) if hasattr(net, "projection") else x, *stages]
 
-    def forward(self, images, embeddings):
-        cnn, *stages = self.cnn_stages(images)
+    def forward(self, images, embeddings, rungs=None):
+        cnn, *stages = self.cnn_stages(images, rungs)
         decoder = self.sam.mask_decoder
         if hasattr(self.sam, "neighbours"):
             embeddings = self.sam.neighbours(embeddings)
@@ -120,6 +173,9 @@ def load_rule(model):
                 value = torch.from_numpy(rule("gate.alpha", 256)).reshape(256, 1, 1)
             else:
                 value = rule_weight(key, tuple(tensor.shape))
+            # Gates of rungs that differ, so that they cannot be taken for one another.
+            if key.startswith("CNN_encoder.ladder.") and key.endswith(".alpha"):
+                value = torch.from_numpy(2 * rule(key, 1).astype(np.float32).astype(np.float64))
             # A bottleneck's last norm, as the rule has a basic block's: a quarter, so that rounding does not grow from block to block.
             if ".bn3." in key and key.endswith(("weight", "bias")):
                 value = value / 4
@@ -132,14 +188,18 @@ def summary(name, tensor):
     return [float(np.linalg.norm(flat)), *products]
 
 
-def batch(name, neighbours, channels):
+def batch(name, neighbours, channels, ladder=None):
     images = torch.from_numpy((rule(f"{name}.images", BATCH * SIZE * SIZE) + 1) / 2).float().double()
     grid = SIZE // 16
     slices = [3] if neighbours else []
     embeddings = torch.from_numpy(rule(f"{name}.embeddings", BATCH * math.prod(slices) * channels * grid * grid))
     labels = np.floor((rule(f"{name}.labels", BATCH * grid * grid) + 1) / 2 * CLASSES).astype(np.int64)
     labels = torch.from_numpy(labels).reshape(BATCH, grid, grid).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    return images.reshape(BATCH, 1, SIZE, SIZE), embeddings.reshape(BATCH, *slices, channels, grid, grid), labels
+    inputs = [images.reshape(BATCH, 1, SIZE, SIZE), embeddings.reshape(BATCH, *slices, channels, grid, grid)]
+    if ladder:
+        shape = (BATCH, len(ladder["blocks"]), ladder["channels"], grid, grid)
+        inputs.append(torch.from_numpy(rule(f"{name}.rungs", math.prod(shape))).reshape(shape))
+    return inputs, labels
 
 
 def clearance(model, inputs):
@@ -167,22 +227,22 @@ def case(name, **choice):
     while True:
         load_rule(model)
         inputs_name = f"side_networks.{name}.{tries}"
-        images, embeddings, labels = batch(inputs_name, choice.get("neighbours", 0), choice.get("embed_channels", 256))
-        if (distance := clearance(model, (images, embeddings))) > CLEARANCE:
+        inputs, labels = batch(inputs_name, choice.get("neighbours", 0), choice.get("embed_channels", 256), choice.get("ladder"))
+        if (distance := clearance(model, inputs)) > CLEARANCE:
             break
         tries += 1
     load_rule(model)
     model.eval()
     with torch.no_grad():
-        evaluated, _ = model(images, embeddings)
+        evaluated, _ = model(*inputs)
     model.train()
-    logits, cnn = model(images, embeddings)
+    logits, cnn = model(*inputs)
     loss = ladder_loss(logits, labels)
     loss.backward()
     gradients = {key: value.grad for key, value in own(model.named_parameters()) if value.grad is not None}
     single = Model(**choice).train()
     load_rule(single)
-    single_logits, single_cnn = single(images.float(), embeddings.float())
+    single_logits, single_cnn = single(*(part.float() for part in inputs))
     ladder_loss(single_logits, labels).backward()
     singles = dict(own(single.named_parameters()))
     off = [((a - b).norm() / b.norm()).item() for a, b in [(single_cnn, cnn), (single_logits, logits)]]
@@ -220,6 +280,13 @@ cases = {
     "neighbours": case("neighbours", neighbours=1),
     "wide": case("wide", embed_channels=384),
     "wide-neighbours": case("wide-neighbours", embed_channels=1024, neighbours=1, gate="pixel"),
+    # Rungs that are narrower than their stage, and as wide; more of them than it has blocks, and fewer.
+    "ladder": case("ladder", ladder={"blocks": [2, 5, 8, 11], "channels": 24}),
+    "ladder-wide": case("ladder-wide", ladder={"blocks": [0, 1, 7, 9], "channels": 256}, side_network="resnet34"),
+    "ladder-resnet50": case(
+        "ladder-resnet50", ladder={"blocks": [5, 11, 17, 23], "channels": 16}, side_network="resnet50", decoder="skips", neighbours=1
+    ),
+    "ladder-vit-tiny": case("ladder-vit-tiny", ladder={"blocks": [2, 5, 8, 11], "channels": 24}, side_network="vit-tiny"),
     "skips-resnet50": case("skips-resnet50", decoder="skips", side_network="resnet50", arm="cnn-only"),
 }
 out = {"positions": {str(side): positions(side) for side in [32, 14, 10, 3]}, "cases": cases}

@@ -1,5 +1,6 @@
 //! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS] [resnet18|resnet34|resnet50|vit-tiny] [scalar|channel|pixel]
-//! [plain|skips] [0|1]` prints the median seconds per image; the last is the number of neighbours.
+//! [plain|skips] [0|1] [none|gated]` prints the median seconds per image; the number is that of the neighbours, and a ladder has four rungs of 64
+//! channels.
 //!
 //! A step is forward, loss, backward and the AdamW update, with images and embeddings that are already in memory and seeded random
 //! weights; `bench/time_step.py` does the same in PyTorch.
@@ -8,9 +9,10 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use made_up::{noise, weights};
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetworkKind};
-use sam_ladder_schemas::train_choices::DecoderKind;
-use sam_ladder_train::model::{LadderSam, ModelConfig};
+use sam_ladder_schemas::train_choices::{DecoderKind, LadderKind};
+use sam_ladder_train::model::{LadderSam, ModelConfig, OfSam};
 use sam_ladder_train::{Optimizer, ladder_loss};
 
 #[path = "../../src/allocator.rs"]
@@ -38,6 +40,8 @@ fn chosen(size: usize, arguments: &[String]) -> Result<ModelConfig, Box<dyn std:
         config.decoder = all.into_iter().find(|decoder| decoder.name() == name).ok_or("no such decoder")?;
     }
     config.neighbours = arguments.get(6).is_some_and(|number| number != "0");
+    config.ladder =
+        Rungs::new(&[2, 5, 8, 11], 64).filter(|_| arguments.get(7).is_some_and(|name| name == LadderKind::Gated.name()));
     Ok(config)
 }
 
@@ -46,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).map(|argument| argument.parse::<usize>()).transpose();
     let (Some(size), Some(batch)) = (number(0)?, number(1)?) else {
-        return Err("usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE] [DECODER] [NEIGHBOURS]".into());
+        return Err("usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE] [DECODER] [NEIGHBOURS] [LADDER]".into());
     };
     let steps = number(2)?.unwrap_or(5).max(1);
     let config = chosen(size, &arguments)?;
@@ -57,6 +61,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let slices: &[usize] = if config.neighbours { &[3] } else { &[] };
     let dims = [&[batch][..], slices, &[256, grid, grid]].concat();
     let embeddings = Tensor::from_vec(noise(dims.iter().product(), 102), dims, &Device::Cpu)?;
+    let of_rungs = |rungs: Rungs| {
+        let dims = [batch, rungs.count(), rungs.channels(), grid, grid];
+        Tensor::from_vec(noise(dims.iter().product(), 104), &dims[..], &Device::Cpu)
+    };
+    let rungs = config.ladder.map(of_rungs).transpose()?;
     let labels: Vec<u8> = noise(batch * low * low, 103).iter().map(|x| ((x + 1.0) * 4.5) as u8).collect();
     let labels = Tensor::from_vec(labels, (batch, low, low), &Device::Cpu)?;
 
@@ -64,7 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut totals = Vec::new();
     for step in 0..=steps {
         let start = Instant::now();
-        let pass = model.forward_train(&images, &embeddings)?;
+        let pass = model.forward_train(&images, OfSam { embeddings: &embeddings, rungs: rungs.as_ref() })?;
         let forward = Instant::now();
         let loss = ladder_loss(&pass.low_res_logits, &labels, config.num_classes, 0.8)?;
         let lossed = Instant::now();

@@ -79,6 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         images: Tensor::zeros((batch, 1, size, size), precision.dtype(), &device)?,
         embeddings: Tensor::zeros((batch, 256, grid, grid), precision.dtype(), &device)?,
         labels: Tensor::zeros((batch, low, low), DType::U8, &device)?,
+        rungs: None,
     };
     let indices = Tensor::zeros(2 * batch, DType::U32, &device)?;
     let make = |step: usize| -> candle_core::Result<BatchTensors> {
@@ -99,6 +100,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             images: Tensor::from_vec(noise(batch * image_len, 101), (batch, 1, size, size), &device)?,
             embeddings: Tensor::from_vec(noise(batch * embedding_len, 102), (batch, 256, grid, grid), &device)?,
             labels: labels.narrow(0, 0, batch * low * low)?.reshape((batch, low, low))?,
+            rungs: None,
         })
     };
     let loss = sam_ladder_train::LadderLoss::published(0.8);

@@ -346,6 +346,19 @@ pub enum TrainError {
         /// Each setting that differs, with both values.
         differing: String,
     },
+    /// A ladder without rungs.
+    #[error("{0} has no rungs, which --ladder gated mixes into the side network")]
+    NoRungs(PathBuf),
+    /// A model and a store of different rungs.
+    #[error("{model} was trained on rungs that {store} does not hold: {differing}")]
+    OtherRungs {
+        /// The model's file.
+        model: PathBuf,
+        /// The store.
+        store: PathBuf,
+        /// What differs, with both values.
+        differing: String,
+    },
     /// A case of a store has no slices.
     #[error("{store}: case {case} has no slices")]
     NoSlices {
@@ -370,7 +383,7 @@ pub enum TrainError {
     Ending(PathBuf),
     /// A model for which the published code has no names.
     #[error(
-        "{run}: its side network is {side_network}, its gate {gate}, its decoder {decoder} and its neighbours {neighbours}, but the published code has only resnet18, scalar, plain and 0{}", if *embed_channels == 256 { String::new() } else { format!(", and embeddings of 256 channels, not {embed_channels}") }
+        "{run}: its side network is {side_network}, its gate {gate}, its decoder {decoder}, its neighbours {neighbours}, its ladder {ladder} and the channels of its embeddings {embed_channels}, but the published code has only resnet18, scalar, plain, 0, none and 256"
     )]
     NoPublishedNames {
         /// The run folder.
@@ -385,6 +398,8 @@ pub enum TrainError {
         neighbours: u32,
         /// Channels of the embeddings.
         embed_channels: usize,
+        /// The ladder's name.
+        ladder: &'static str,
         /// The model's file.
         checkpoint: PathBuf,
     },

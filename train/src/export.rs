@@ -4,12 +4,13 @@ use crate::error::{Result, TrainError, internal};
 use crate::init::{CNN_PREFIX, resnet_default, whole_model};
 use crate::model::{ModelConfig, ModelWeights};
 use crate::onnx::{OnnxEncoder, onnx_graph};
-use crate::run::{CheckpointInfo, read_info, read_record};
+use crate::run::{CheckpointInfo, read_info, read_projection, read_record};
 use crate::trained_model::{RunCheckpoint, run_checkpoint};
 use candle_core::Tensor;
 use sam_ladder_formats::onnx;
 use sam_ladder_formats::outputs::{self, Origin, is_regular_file};
-use sam_ladder_formats::state_dict::{is_ours, save_pth, save_safetensors};
+use sam_ladder_formats::state_dict::{StateDict, is_ours, save_pth, save_safetensors};
+use sam_ladder_schemas::store::RUNG_PROJECTION;
 use sam_ladder_schemas::train::RunRecord;
 use std::path::{Path, PathBuf};
 
@@ -54,7 +55,7 @@ pub fn export(args: &ExportArgs) -> Result<Exported> {
     let origin = |path: &Path| Origin::ours_if(is_regular_file(path) && (is_ours(path) || onnx::is_ours(path)));
     outputs::may_write(std::slice::from_ref(&args.out), args.force, "a model exported by sam-ladder", origin)?;
     let record = read_record(&args.run)?;
-    let of_run = ModelConfig::of_run(&record.config, record.image_size, record.num_classes);
+    let of_run = ModelConfig::of_run(&record.config, record.image_size, record.num_classes, record.store.stored_rungs());
     let config = ModelConfig { embed_channels: record.store.embed_channels(), ..of_run };
     if format != Format::Onnx && !config.has_published_names() {
         return Err(TrainError::NoPublishedNames {
@@ -64,6 +65,7 @@ pub fn export(args: &ExportArgs) -> Result<Exported> {
             decoder: config.decoder.name(),
             neighbours: u32::from(config.neighbours),
             embed_channels: config.embed_channels,
+            ladder: record.config.ladder.name(),
             checkpoint: run_checkpoint(&args.run, args.checkpoint),
         });
     }
@@ -104,7 +106,12 @@ fn export_onnx(
         return Err(TrainError::EncoderOfNeighbours(args.run.clone()));
     }
     let normalisation = record.store.pixel_normalisation;
-    let with_encoder = encoder.map(|weights| OnnxEncoder { weights, normalisation });
+    let projection = match encoder {
+        Some(_) => run_projection(&args.run, record)?,
+        None => None,
+    };
+    let projection = projection.as_ref();
+    let with_encoder = encoder.map(|weights| OnnxEncoder { weights, normalisation, projection });
     let graph = onnx_graph(config, weights, with_encoder, info.channels)?;
     let class_names: Vec<&str> =
         std::iter::once("background").chain(record.store.class_names.iter().map(String::as_str)).collect();
@@ -118,6 +125,15 @@ fn export_onnx(
     ];
     let files = graph.save(&args.out, &record.program, &metadata)?;
     Ok(Exported { tensors: weights.0.len() + encoder.map_or(0, <[_]>::len), files })
+}
+
+/// The rungs' projection that a run keeps; `None` if it has no ladder, or rungs are the tokens as they are.
+///
+/// # Errors
+/// A file that is missing, or not the recorded one.
+fn run_projection(run: &Path, record: &RunRecord) -> Result<Option<StateDict>> {
+    let Some(bytes) = read_projection(run, record)? else { return Ok(None) };
+    Ok(Some(StateDict::from_safetensors(run.join(RUNG_PROJECTION).display().to_string(), bytes)?))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

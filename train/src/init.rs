@@ -34,6 +34,8 @@ const ZERO_AT_START: [&str; 2] = ["sam.alpha", "sam.mask_decoder.conv_s"];
 const NEIGHBOURS: &str = "sam.neighbours.weight";
 /// The projection from another encoder's channels to SAM's, which starts at PyTorch's default.
 const EMBEDDING_PROJECTION: &str = "sam.embedding_projection.";
+/// The gates and projections of the ladder's rungs.
+const LADDER: &str = "CNN_encoder.ladder.";
 /// A batch norm's step counter, which torchvision's older checkpoints lack.
 const COUNTER: &str = "num_batches_tracked";
 
@@ -115,7 +117,8 @@ fn open_decoder(path: &Path) -> Result<StateDict> {
 }
 
 fn starts_at_zero(name: &str) -> bool {
-    ZERO_AT_START.iter().any(|prefix| name.starts_with(prefix))
+    let is_rung_gate = name.starts_with(LADDER) && name.ends_with(".alpha");
+    is_rung_gate || ZERO_AT_START.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Refuses a file with keys that are not `known`; `advice` says what it should hold.

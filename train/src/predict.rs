@@ -4,8 +4,8 @@
 //! needed.
 
 use crate::error::{Result, TrainError};
-use crate::model::LadderSam;
-use crate::run::{BatchShape, identity_index, input_tensors};
+use crate::model::{LadderSam, OfSam};
+use crate::run::{BatchShape, identity_index, input_tensors, rung_tensor};
 use crate::segment::{MaskRule, Segmented, reflected};
 use crate::trained_model::{WeightSource, load_model};
 use candle_core::{Device, Tensor};
@@ -104,6 +104,11 @@ impl Ensemble {
         self.models.iter().any(|model| model.config().neighbours)
     }
 
+    /// Whether a model takes the rungs of the ladder.
+    pub fn takes_rungs(&self) -> bool {
+        self.models.iter().any(|model| model.config().ladder.is_some())
+    }
+
     /// The variants of a slice that [`Self::segment_slices`] takes.
     pub fn variants(&self) -> Vec<VariantKind> {
         let policy = if self.average_reflections { AugmentPolicy::Flips } else { AugmentPolicy::None };
@@ -113,7 +118,8 @@ impl Ensemble {
     /// Predicts `count` slices of `size` `[h, w]` without a store, and adds what it makes of them.
     ///
     /// `batches` holds, for each of [`Self::variants`], images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`, and if it
-    /// [takes neighbours](Self::takes_neighbours) the embeddings around, `[count, 2, 256, s/16, s/16]`; labels are ignored.
+    /// [takes neighbours](Self::takes_neighbours) the embeddings around, `[count, 2, 256, s/16, s/16]`, and if it [takes rungs](Self::takes_rungs)
+    /// these, `[count, rung, c, s/16, s/16]`; labels are ignored.
     ///
     /// # Errors
     /// Buffers of another size.
@@ -167,7 +173,7 @@ impl Ensemble {
             true => averaged_variants(store, split)?,
             false => vec![(identity_variant(store, split)?, VariantKind::Identity)],
         };
-        let mut batch = Batch::default();
+        let mut batch = if self.takes_rungs() { Batch::with_rungs() } else { Batch::default() };
         let mut sums: Vec<Option<Tensor>> = vec![None; self.models.len()];
         for &(variant, kind) in &variants {
             let picks: Vec<(u32, u32)> = rows.iter().map(|&row| (row, variant)).collect();
@@ -197,9 +203,12 @@ fn logits(model: &LadderSam, batch: &Batch, count: usize) -> Result<Tensor> {
         embed_channels: model.config().embed_channels,
         precision: Numerics::F32,
         neighbours: model.config().neighbours,
+        rungs: model.config().ladder,
     };
-    let (images, embeddings) = input_tensors(batch, count, shape, model.image_pe().device())?;
-    Ok(model.forward(&images, &embeddings)?)
+    let device = model.image_pe().device();
+    let (images, embeddings) = input_tensors(batch, count, shape, device)?;
+    let rungs = rung_tensor(batch, count, shape, device)?;
+    Ok(model.forward(&images, OfSam { embeddings: &embeddings, rungs: rungs.as_ref() })?)
 }
 
 /// Index of the unaugmented variant.

@@ -3,7 +3,7 @@
 use crate::error::{Result, TrainError};
 use crate::init::{InitSources, initial_weights, whole_model};
 use crate::model::{LadderSam, ModelConfig};
-use crate::run::{BatchShape, check_same_encoder, read_info, read_record};
+use crate::run::{BatchShape, check_same_encoder, check_same_rungs, read_info, read_record};
 use candle_core::Device;
 use sam_ladder_cache::Store;
 use sam_ladder_schemas::train::{Arm, BEST_CHECKPOINT, CHECKPOINT};
@@ -64,8 +64,24 @@ pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Resu
             if let WeightSource::Run { folder, .. } = trained {
                 check_same_encoder(folder, &read_record(folder)?, store)?;
             }
+            let path = path_of(trained)?;
+            if let Some(info) = read_info(&path)? {
+                check_same_rungs(&path, &info, store)?;
+            }
             load_trained(trained, shape, device)
         }
+    }
+}
+
+/// The file of a trained model.
+fn path_of(source: &WeightSource) -> Result<PathBuf> {
+    match source {
+        WeightSource::Run { folder, checkpoint } => {
+            read_record(folder)?;
+            Ok(run_checkpoint(folder, *checkpoint))
+        }
+        WeightSource::Checkpoint(path) => Ok(path.clone()),
+        WeightSource::ZeroShot { .. } => Err(TrainError::NeedsStore),
     }
 }
 
@@ -75,16 +91,7 @@ pub fn load_model(source: &WeightSource, store: &Store, device: &Device) -> Resu
 /// Weights that cannot be read, do not fit, or were trained for another image size, number of classes or number of channels;
 /// [`WeightSource::ZeroShot`], which needs a store.
 pub fn load_trained(source: &WeightSource, shape: BatchShape, device: &Device) -> Result<LadderSam> {
-    let path = match source {
-        WeightSource::Run { folder, checkpoint } => {
-            read_record(folder)?;
-            run_checkpoint(folder, *checkpoint)
-        }
-        WeightSource::Checkpoint(path) => path.clone(),
-        WeightSource::ZeroShot { .. } => {
-            return Err(TrainError::NeedsStore);
-        }
-    };
+    let path = path_of(source)?;
     let info = read_info(&path)?;
     if let Some(info) = &info {
         for (what, trained, found) in [
@@ -106,6 +113,7 @@ pub fn load_trained(source: &WeightSource, shape: BatchShape, device: &Device) -
         gate: info.gate,
         decoder: info.decoder,
         neighbours: info.neighbours > 0,
+        ladder: info.ladder,
         ..published
     });
     Ok(LadderSam::new(&config, &whole_model(&config, &path)?, device)?)

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use candle_core::{DType, Device, Result, Tensor};
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetworkKind};
 use sam_ladder_schemas::train_choices::DecoderKind;
-use sam_ladder_train::model::{LadderSam, ModelConfig, ModelError, ModelWeights, upsample_masks};
+use sam_ladder_train::model::{LadderSam, ModelConfig, ModelError, ModelWeights, OfSam, upsample_masks};
 use sam_ladder_train::{Optimizer, ladder_loss};
 
 #[path = "../examples/made_up/mod.rs"]
@@ -127,6 +128,15 @@ fn each_option_trains_what_it_says_in_addition() {
     assert_eq!(gained(ModelConfig { neighbours: true, ..published }), ["sam.neighbours.weight"]);
     let projection = ["sam.embedding_projection.bias", "sam.embedding_projection.weight"];
     assert_eq!(gained(ModelConfig { embed_channels: 384, ..published }), projection);
+    let names = |channels| {
+        let ladder = Rungs::new(&[2, 11], channels);
+        gained(ModelConfig { ladder, ..published })
+    };
+    let of =
+        |block: u32| ["alpha", "projection.bias", "projection.weight"].map(|end| format!("CNN_encoder.ladder.{block}.{end}"));
+    assert_eq!(names(64), [of(11), of(2)].concat());
+    // As wide as layer3: nothing to project.
+    assert_eq!(names(256), [11, 2].map(|block| format!("CNN_encoder.ladder.{block}.alpha")));
     // Every tensor of a side network is trained except the statistics of its batch norms.
     for side_network in [SideNetworkKind::Resnet34, SideNetworkKind::Resnet50, SideNetworkKind::VitTiny] {
         let config = ModelConfig { side_network, ..published };
@@ -195,6 +205,117 @@ fn neighbours_are_summed_by_their_weights() -> Result<()> {
     let cnn_only = ModelConfig { neighbours: true, ..config(Arm::CnnOnly) };
     let error = LadderSam::new(&cnn_only, &weights(&cnn_only), &Device::Cpu).err().unwrap();
     assert!(matches!(error, ModelError::NoNeighbours), "{error}");
+    Ok(())
+}
+
+/// Four rungs as wide as layer3, without a projection; and images, embeddings and labels.
+fn ladder_inputs() -> Result<(Tensor, [Tensor; 4], Tensor, Tensor, Tensor)> {
+    let (images, embeddings, labels) = batch()?;
+    let grid = SIZE / 16;
+    // Not negative, so that they pass a ReLU.
+    let rung = |seed| Tensor::from_vec(noise(2 * 256 * grid * grid, seed), (2, 256, grid, grid), &Device::Cpu)?.abs();
+    let rungs = [rung(21)?, rung(22)?, rung(23)?, rung(24)?];
+    Ok((Tensor::stack(&rungs, 1)?, rungs, images, embeddings, labels))
+}
+
+/// A model with rungs after the encoder's blocks 2, 5, 8 and 11, with these α, of which a large one lets only the rung through, and a large
+/// negative one nothing of it.
+fn climbing(side_network: SideNetworkKind, alphas: [f32; 4], change: impl Fn(&mut ModelWeights)) -> LadderSam {
+    let config = ModelConfig { ladder: Rungs::new(&[2, 5, 8, 11], 256), side_network, ..config(Arm::Full) };
+    let mut all = weights(&config);
+    for (block, alpha) in [2, 5, 8, 11].into_iter().zip(alphas) {
+        let alpha = Tensor::new(&[alpha], &Device::Cpu).unwrap();
+        all.0.insert(format!("CNN_encoder.ladder.{block}.alpha"), alpha);
+    }
+    change(&mut all);
+    LadderSam::new(&config, &all, &Device::Cpu).unwrap()
+}
+
+/// Hand-made weights: where every block of layer3 after the first does nothing, x_cnn is what the rungs' formula makes of them, in the order of the
+/// encoder's depth. Where every gate is closed, the model is the one without a ladder.
+#[test]
+fn rungs_are_mixed_in_the_order_of_their_depth() -> Result<()> {
+    let (all, rungs, images, embeddings, _) = ladder_inputs()?;
+    let of_sam = OfSam { embeddings: &embeddings, rungs: Some(&all) };
+    for (network, depth) in [(SideNetworkKind::Resnet18, 2), (SideNetworkKind::Resnet34, 6)] {
+        let idle = |all: &mut ModelWeights| {
+            for block in 1..depth {
+                for end in ["weight", "bias"] {
+                    let name = format!("CNN_encoder.layer3.{block}.bn2.{end}");
+                    let zeros = all.0[&name].zeros_like().unwrap();
+                    all.0.insert(name, zeros);
+                }
+            }
+        };
+        // The first rung takes the place of what came before; the others have gates that differ.
+        let alphas = [200.0, 0.7, -1.1, 0.3];
+        let found = climbing(network, alphas, idle).cnn_embeddings(&images, Some(&all))?;
+        let mut expected = rungs[0].clone();
+        for (rung, alpha) in rungs[1..].iter().zip(&alphas[1..]) {
+            let gate = 1.0 / (1.0 + (-f64::from(*alpha)).exp());
+            expected = ((rung * gate)? + (expected * (1.0 - gate))?)?;
+        }
+        assert_close("x_cnn", &values(&found), &values(&expected));
+
+        let plain_config = ModelConfig { side_network: network, ..config(Arm::Full) };
+        let plain = LadderSam::new(&plain_config, &weights(&plain_config), &Device::Cpu).unwrap();
+        let closed = climbing(network, [-200.0; 4], |_| ());
+        assert_eq!(values(&closed.forward(&images, of_sam)?), values(&plain.forward(&images, &embeddings)?));
+    }
+    Ok(())
+}
+
+/// The block of layer3 after which a rung is mixed in does not reach what comes after a rung that lets nothing else through, and the next one does.
+#[test]
+fn each_rung_has_its_block() -> Result<()> {
+    let (all, _, images, ..) = ladder_inputs()?;
+    for (network, depth, places) in [(SideNetworkKind::Resnet18, 2, [0, 0, 1, 1]), (SideNetworkKind::Resnet34, 6, [0, 1, 3, 4])] {
+        for (at, place) in places.into_iter().enumerate() {
+            let mut alphas = [-200.0; 4];
+            alphas[at] = 200.0;
+            let with_other = |block: Option<usize>| -> Result<Vec<f32>> {
+                let change = |all: &mut ModelWeights| {
+                    if let Some(block) = block {
+                        let name = format!("CNN_encoder.layer3.{block}.bn2.bias");
+                        let other = (&all.0[&name] + 1.0).unwrap();
+                        all.0.insert(name, other);
+                    }
+                };
+                Ok(values(&climbing(network, alphas, change).cnn_embeddings(&images, Some(&all))?))
+            };
+            let expected = with_other(None)?;
+            let change = |block: usize| -> Result<f32> {
+                let pairs = with_other(Some(block))?.into_iter().zip(expected.iter().copied()).collect::<Vec<_>>();
+                Ok(pairs.into_iter().fold(0.0, |most: f32, (a, b)| most.max((a - b).abs())))
+            };
+            // Rounding only, in b + 1·(a - b).
+            assert!(change(place)? < 1e-4, "rung {at}: {}", change(place)?);
+            if place + 1 < depth {
+                assert!(change(place + 1)? > 0.1, "rung {at}: {}", change(place + 1)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn rungs_that_are_missing_superfluous_or_others_are_refused() -> Result<()> {
+    let (all, _, images, embeddings, _) = ladder_inputs()?;
+    let climbing = climbing(SideNetworkKind::Resnet18, [0.0; 4], |_| ());
+    let plain = model(Arm::Full);
+    let attempt = |model: &LadderSam, rungs: Option<&Tensor>| {
+        model.forward(&images, OfSam { embeddings: &embeddings, rungs }).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert!(attempt(&climbing, None).contains("takes rungs"));
+    assert!(attempt(&plain, Some(&all)).contains("takes no rungs"));
+    assert!(attempt(&climbing, Some(&all.narrow(1, 0, 3)?)).contains("expected 4 rungs of 256 channels"));
+    assert_eq!(climbing.rung_gates()?, [0.5; 4]);
+    assert!(plain.rung_gates()?.is_empty());
+    for arm in [Arm::CnnOnly, Arm::SamOnly] {
+        let config = ModelConfig { ladder: Rungs::new(&[2], 64), ..config(arm) };
+        let error = LadderSam::new(&config, &weights(&config), &Device::Cpu).err().unwrap();
+        assert!(matches!(error, ModelError::NoLadder), "{error}");
+    }
     Ok(())
 }
 

@@ -70,7 +70,9 @@ impl ReportPage<'_> {
     /// Learning curves and the gate; empty without a run.
     pub(super) fn training_section(&self) -> Markup {
         let Some(curves) = self.curves else { return html! {} };
-        let line = |name, series, points, dots| Line { name, paint: Paint::Series(series), points, dots };
+        fn line<'a>(name: &'a str, series: usize, points: &'a Curve, dots: bool) -> Line<'a> {
+            Line { name, paint: Paint::Series(series), points, dots }
+        }
         let few = |curve: &Curve| curve.len() <= 60;
         let percent: Curve = curves.val_dice.iter().map(|[step, dice]| [*step, 100.0 * dice]).collect();
         let losses = [
@@ -80,6 +82,12 @@ impl ReportPage<'_> {
             line("loss, epoch mean", 0, &curves.epoch_loss, few(&curves.epoch_loss)),
         ];
         let losses: Vec<Line> = losses.into_iter().filter(|line| !line.points.is_empty()).collect();
+        let rungs: Vec<Line> = curves
+            .rung_gates
+            .iter()
+            .zip((0..8).cycle())
+            .map(|((block, curve), series)| line(block, series, curve, false))
+            .collect();
         let charts: Vec<Markup> = [
             over_steps("Training loss: lower is better", "loss", &losses),
             over_steps(
@@ -91,6 +99,11 @@ impl ReportPage<'_> {
                 "Gate, SAM's share of the embeddings: 1 is only SAM, 0 only the side network",
                 "gate σ(α)",
                 &[line("gate", 3, &curves.gate, false)],
+            ),
+            over_steps(
+                "Gates of the ladder, each rung's share where it is mixed into the side network, by the encoder's block",
+                "gate σ(α)",
+                &rungs,
             ),
             over_steps("Learning rate of each step", "learning rate", &[line("learning rate", 0, &curves.lr, false)]),
         ]

@@ -211,7 +211,7 @@ mod tests {
             jobs: 2,
             folds: vec![vec!["0005".into()]],
             groups: Default::default(),
-            inputs: RunInputs { sam_decoder: file, cnn_checkpoint: None, init: None },
+            inputs: RunInputs { sam_decoder: file, cnn_checkpoint: None, init: None, rung_projection: None },
             store_path: None,
         };
         SweepPage { name: "a <sweep>".into(), record, trials, curves, test: None }

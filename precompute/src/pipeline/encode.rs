@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use sam_ladder_ops::device::{Download, Downloads, Staging, prepare};
 use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_ops::{FrozenLinear, Numerics, contiguous, token_linear};
-use sam_ladder_schemas::encoder::PATCH_SIZE;
+use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 use sam_ladder_schemas::precompute::PixelNormalisation;
 use std::sync::{Mutex, PoisonError};
 
@@ -46,27 +46,42 @@ pub trait Encode {
     }
 }
 
-/// Embeddings of any number of images, of `image_len` values each, `batch_size` at a time: the next batch is begun before one is waited for.
+/// Embeddings of any number of images, of `image_len` values each, and their rungs of `rungs_len`; `batch_size` images at a time: the next batch is
+/// begun before one is waited for.
 ///
 /// # Errors
-/// The encoder's.
+/// The encoder's; [`Error::EncoderShape`] for rungs that are missing or superfluous.
 pub(super) fn encode_batches<E: Encode>(
     encoder: &E,
     images: &[f32],
     (batch_size, image_len, size): (usize, usize, usize),
-) -> Result<Vec<f32>> {
-    let mut embeddings = Vec::new();
-    let mut begun: Option<Download> = None;
+    rungs_len: usize,
+) -> Result<[Vec<f32>; 2]> {
+    let embedding_len = EMBED_CHANNELS * (size / PATCH_SIZE).pow(2);
+    let (mut embeddings, mut rungs) = (Vec::new(), Vec::new());
+    let mut add = |batch: usize, download: Download| -> Result<()> {
+        let made = download.wait()?;
+        let expected = batch * (embedding_len + rungs_len);
+        if made.len() != expected {
+            return Err(Error::EncoderShape { batch, expected, found: made.len() });
+        }
+        let (of_embeddings, of_rungs) = made.split_at(batch * embedding_len);
+        embeddings.extend_from_slice(of_embeddings);
+        rungs.extend_from_slice(of_rungs);
+        Ok(())
+    };
+    let mut begun: Option<(usize, Download)> = None;
     for images in images.chunks((batch_size * image_len).max(1)) {
-        let next = encoder.begin(images, images.len() / image_len, size)?;
-        if let Some(before) = begun.replace(next) {
-            embeddings.extend(before.wait()?);
+        let batch = images.len() / image_len;
+        let next = (batch, encoder.begin(images, batch, size)?);
+        if let Some((batch, before)) = begun.replace(next) {
+            add(batch, before)?;
         }
     }
-    if let Some(last) = begun {
-        embeddings.extend(last.wait()?);
+    if let Some((batch, last)) = begun {
+        add(batch, last)?;
     }
-    Ok(embeddings)
+    Ok([embeddings, rungs])
 }
 
 /// The frozen encoder on a device. An encoder whose patches have another side than 16 pixels sees images of another size: they are resized as
@@ -309,7 +324,7 @@ mod tests {
             let images: Vec<f32> = (0..5 * size * size).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
             let alone: Vec<f32> = images.chunks(size * size).flat_map(|image| encoder.encode(image, 1, size).unwrap()).collect();
             for batch in [2, 3, 5] {
-                let together = encode_batches(&encoder, &images, (batch, size * size, size)).unwrap();
+                let [together, _] = encode_batches(&encoder, &images, (batch, size * size, size), 0).unwrap();
                 assert!(together == alone, "{arch:?}, image size {size}, batches of {batch}");
             }
         }

@@ -141,7 +141,7 @@ where
     match survey(store, &plan.layout)? {
         Survey::New => {
             let encoder = &lazy.get()?.encoder;
-            let samples = plan.layout.attributes().config.samples_rungs();
+            let samples = plan.layout.attributes().config.samples_rungs() && plan.rungs.is_none();
             let rungs = samples.then(|| sampled(plan, &plan.layout, store, options, encoder)).transpose()?;
             Ok(Before { resumed: false, rungs })
         }
@@ -255,8 +255,15 @@ impl<E: Encode, F: FnOnce() -> Result<Loaded<E>>> Run<'_, E, F> {
         if config.rungs.is_empty() {
             return Ok(());
         }
-        let maps = match (self.writer.rung_projection()?, RungMaps::without_tokens(config)) {
-            (Some(bytes), _) => RungMaps::from_safetensors(config, bytes)?,
+        let given = self.plan.rungs.as_ref();
+        let maps = match (self.writer.rung_projection()?, given.cloned().or_else(|| RungMaps::without_tokens(config))) {
+            (Some(bytes), _) => {
+                let stored = RungMaps::from_safetensors(config, bytes)?;
+                if given.is_some_and(|given| *given != stored) {
+                    return Err(Error::OtherProjection(self.writer.path().into()));
+                }
+                stored
+            }
             (None, maps) => {
                 let made =
                     self.rungs.take().filter(|_| layout.attributes().rung_sample == self.plan.layout.attributes().rung_sample);

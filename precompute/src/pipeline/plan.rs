@@ -2,6 +2,7 @@
 
 use crate::disk::in_words;
 use crate::error::Result;
+use crate::rungs::RungMaps;
 use crate::scans::{ScanSource, find_new_scans};
 use sam_ladder_cache::{CaseLayout, StoreLayout};
 use sam_ladder_schemas::classes::Split;
@@ -19,6 +20,8 @@ pub struct Plan {
     pub(super) layout: StoreLayout,
     /// Bytes of the reference masks, uncompressed.
     mask_bytes: u64,
+    /// The rungs' maps, if they are not made for the store.
+    pub(super) rungs: Option<RungMaps>,
 }
 
 impl Plan {
@@ -65,7 +68,12 @@ impl Plan {
                 sources: case.all_files().map(|file| source.source_name(file)).collect(),
             })
             .collect();
-        Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source, mask_bytes })
+        Ok(Plan { layout: StoreLayout::new(attributes, cases)?, source, mask_bytes, rungs: None })
+    }
+
+    /// The same with rungs by these maps, such as those of a run's store, instead of maps made for the store.
+    pub fn with_rungs(self, rungs: Option<RungMaps>) -> Self {
+        Plan { rungs, ..self }
     }
 
     /// Reads every scan, without encoding it, and reports what the encoding would: strange values, cases that cannot be used.

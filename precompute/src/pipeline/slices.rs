@@ -17,9 +17,12 @@ pub struct EncodedSlices {
     pub images: Vec<f32>,
     /// `[slices, channels, s/16, s/16]`, 256 channels of SAM's encoders.
     pub embeddings: Vec<f32>,
+    /// `[slices, rung, c, s/16, s/16]`; empty without rungs.
+    pub rungs: Vec<f32>,
 }
 
-/// Prepares some slices of a scan as test slices are prepared, and encodes them, [`DEFAULT_BATCH_SIZE`] at a time.
+/// Prepares some slices of a scan as test slices are prepared, and encodes them, [`DEFAULT_BATCH_SIZE`] at a time. For a config with rungs the
+/// encoder must have been [given their maps](Encode::set_rungs).
 ///
 /// # Errors
 /// The encoder's.
@@ -58,6 +61,7 @@ pub fn encode_variant<E: Encode>(
         })
         .collect();
     let images = images.concat();
-    let embeddings = encode_batches(encoder, &images, (DEFAULT_BATCH_SIZE, config.image_len(), config.image_size))?;
-    Ok(EncodedSlices { images, embeddings })
+    let sizes = (DEFAULT_BATCH_SIZE, config.image_len(), config.image_size);
+    let [embeddings, rungs] = encode_batches(encoder, &images, sizes, config.rungs_len())?;
+    Ok(EncodedSlices { images, embeddings, rungs })
 }

@@ -47,7 +47,7 @@ impl RungMaps {
     }
 
     /// The maps of a config that need no tokens: none, or random ones.
-    pub(crate) fn without_tokens(config: &PrecomputeConfig) -> Option<Self> {
+    pub fn without_tokens(config: &PrecomputeConfig) -> Option<Self> {
         match config.rung_projection {
             RungProjection::None => Some(Self::of(config)),
             RungProjection::Random => Some(Self::random(config)),

@@ -321,10 +321,7 @@ impl Args {
                 let slices = first..depth.min(first + self.batch_size as usize);
                 let count = slices.len();
                 let batch = |(kind, kept): &mut (VariantKind, EncodedSlices)| -> anyhow::Result<(VariantKind, Batch)> {
-                    let encode = |slices| {
-                        let encoded = encode_variant::<SamEncoder>(&scan, slices, *kind, (&settings.config, &encoder))?;
-                        Ok([encoded.embeddings, encoded.images])
-                    };
+                    let encode = |slices| Ok(encode_variant::<SamEncoder>(&scan, slices, *kind, (&settings.config, &encoder))?);
                     Ok((*kind, kept.batch(slices.clone(), (depth, model.takes_neighbours()), &settings.config, encode)?))
                 };
                 let batches = variants.iter_mut().map(batch).collect::<anyhow::Result<Vec<_>>>()?;
@@ -347,6 +344,7 @@ impl Args {
         bad: &mut usize,
     ) -> anyhow::Result<Option<[PathBuf; 2]>> {
         let observer = Terminal::new();
+        ensure_same_rungs(store, settings)?;
         let mut plan = plan_of(&jobs, settings, &*observer)?;
         if !holds(store, &plan) {
             // A bad scan must not cost the masks of the others.
@@ -410,7 +408,8 @@ struct Work<'a> {
 /// The store that the scans become.
 fn plan_of(jobs: &[MaskJob], settings: &Settings, observer: &dyn Observer) -> anyhow::Result<Plan> {
     let scans: Vec<NewScan> = jobs.iter().map(|job| job.scan.clone()).collect();
-    Ok(Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, observer)?)
+    let plan = Plan::of(ScanSource::unlabelled(&scans, &settings.config.preprocessing)?, &settings.config, observer)?;
+    Ok(plan.with_rungs(settings.rungs.clone()))
 }
 
 /// A warning of a scan without a mask, with the reason and what to do.
@@ -470,6 +469,17 @@ fn say_how_they_lie(jobs: &[MaskJob], preprocessing: &Preprocessing, has_store: 
     }
     let scans = jobs.iter().map(|job| (job.scan.case.as_str(), job.scan.files[0].as_path(), &job.grid));
     grid_notes(scans, preprocessing.orientation, false).iter().for_each(|note| print_note!("{note}"));
+}
+
+/// Refuses a finished store whose rungs were made by another projection than the runs'.
+fn ensure_same_rungs(store: &Path, settings: &Settings) -> anyhow::Result<()> {
+    let Ok(found) = Store::open(store) else { return Ok(()) };
+    let (stored, wanted) = (found.rung_projection_sha256(), settings.rung_sha256.as_deref());
+    if stored.is_none() || wanted.is_none() || stored == wanted {
+        return Ok(());
+    }
+    let message = format!("{} has the rungs of another run: their projection is another", store.display());
+    Err(refusal(message, "choose another --store"))
 }
 
 /// Whether a finished store of these settings has every scan of the plan, byte for byte the same.

@@ -8,13 +8,16 @@ use crate::error::refusal;
 use candle_core::Device;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::{EncoderError, published_encoder};
-use sam_ladder_precompute::pipeline::{Loaded, PrecomputeArgs, SamEncoder, identify_weights, load, load_encoder};
+use sam_ladder_precompute::pipeline::{Encode, Loaded, PrecomputeArgs, SamEncoder, identify_weights, load, load_encoder};
+use sam_ladder_precompute::rungs::RungMaps;
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, StoreDtype};
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::tables::{ValueRange, VolumeRange};
+use sam_ladder_schemas::train_choices::LadderKind;
 use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::WeightSource;
-use sam_ladder_train::run::{read_info, read_record};
+use sam_ladder_train::run::{read_info, read_projection, read_record};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +61,10 @@ pub struct Settings {
     pub weights: Vec<WeightSource>,
     /// The frozen ones.
     pub encoder: EncoderFile,
+    /// The maps from tokens to rungs of the runs with a ladder; the config has rungs exactly if there are any.
+    pub rungs: Option<RungMaps>,
+    /// SHA-256 of the file with these maps; `None` for rungs that are the tokens as they are.
+    pub rung_sha256: Option<String>,
     /// What the values of the training scans were like, for each channel; empty if nothing is known of them.
     pub training_values: Vec<ValueRange>,
     /// The organs' volumes in the cases that the model was trained on, by class from 1; empty if nothing is known of them.
@@ -83,6 +90,7 @@ impl Settings {
                 for run in others {
                     let of_run = Self::of_run(run, None, typed)?;
                     ensure_same_images(first, &settings.config, run, &of_run.config)?;
+                    settings.take_rungs(first, run, &of_run)?;
                     settings.weights.extend(of_run.weights);
                 }
                 Ok(settings)
@@ -109,13 +117,49 @@ impl Settings {
             Some(path) => WeightSource::Checkpoint(path.into()),
             None => WeightSource::Run { folder: run.into(), checkpoint: run_checkpoint(typed.last) },
         };
+        let rung_sha256 = record.inputs.rung_projection.as_ref().map(|file| file.sha256.clone());
+        let projection = read_projection(run, &record)?;
+        let has_ladder = record.config.ladder == LadderKind::Gated;
+        let config = of_new_scans(if has_ladder { record.store } else { record.store.without_rungs() });
+        let rungs = match projection {
+            Some(bytes) => Some(RungMaps::from_safetensors(&config, bytes)?),
+            None => has_ladder.then(|| RungMaps::without_tokens(&config)).flatten(),
+        };
+        if let Some(path) = checkpoint {
+            ensure_rungs_of(path, run, (config.stored_rungs(), rung_sha256.as_deref()))?;
+        }
         Ok(Settings {
-            config: of_new_scans(record.store),
+            config,
             weights: vec![weights],
             encoder,
+            rungs,
+            rung_sha256,
             training_values: record.training_values,
             training_volumes: record.training_volumes,
         })
+    }
+
+    /// Takes the rungs of another run's settings, if it has any. The first run with a ladder decides.
+    ///
+    /// # Errors
+    /// Other rungs than those that are taken already.
+    fn take_rungs(&mut self, first: &Path, run: &Path, other: &Settings) -> anyhow::Result<()> {
+        if other.rungs.is_none() {
+            return Ok(());
+        }
+        if self.rungs.is_none() {
+            (self.rungs, self.rung_sha256) = (other.rungs.clone(), other.rung_sha256.clone());
+            self.config = other.config.clone();
+            return Ok(());
+        }
+        let named = |settings: &Settings| json!({"rungs": settings.config.stored_rungs(), "projection": settings.rung_sha256});
+        let differing = differences(&named(self), "those before have", &named(other), "it has");
+        if differing.is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("{} was trained on other rungs than {}, or a run after it: {differing}", run.display(), first.display());
+        Err(refusal(message, "average runs with a ladder that were trained on one store"))
     }
 
     /// The published preprocessing, and what the file says of sizes and classes.
@@ -134,6 +178,10 @@ impl Settings {
             let message =
                 format!("{} is a model of images with {} channels, which the file does not name", path.display(), info.channels);
             return Err(refusal(message, "pass --run too: its record names them"));
+        }
+        if info.as_ref().is_some_and(|info| info.ladder.is_some()) {
+            let message = format!("{} is a model with a ladder, whose rungs the file cannot make", path.display());
+            return Err(refusal(message, "pass --run too: the run keeps the rungs' projection"));
         }
         let own_size = state.shape(POS_EMBED).and_then(|shape| shape.get(1).copied()).map(|grid| grid * 16);
         let encoder = match (frozen.sam, own_size) {
@@ -159,7 +207,8 @@ impl Settings {
             config.class_names = (1..classes).map(|class| format!("class {class}")).collect();
         }
         let weights = vec![WeightSource::Checkpoint(path.into())];
-        Ok(Settings { config, weights, encoder, training_values: Vec::new(), training_volumes: Vec::new() })
+        let (training_values, training_volumes) = (Vec::new(), Vec::new());
+        Ok(Settings { config, weights, encoder, rungs: None, rung_sha256: None, training_values, training_volumes })
     }
 
     /// Loads the frozen encoder.
@@ -167,7 +216,7 @@ impl Settings {
     /// # Errors
     /// Weights that cannot be read or do not fit.
     pub fn load_encoder(&self, device: &Device) -> sam_ladder_precompute::error::Result<SamEncoder> {
-        let EncoderFile::Published(path) = &self.encoder else { return load_encoder(&self.arguments(device)) };
+        let EncoderFile::Published(path) = &self.encoder else { return self.making_rungs(load_encoder(&self.arguments(device))?) };
         let encoder = published_encoder(&StateDict::open(path)?, device)?;
         let missing = || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into(), model: None };
         SamEncoder::new(encoder.ok_or_else(missing)?, device)?.normalising(self.config.pixel_normalisation)
@@ -178,7 +227,16 @@ impl Settings {
     /// # Errors
     /// Weights that cannot be read or do not fit.
     pub fn load_frozen(&self, device: &Device) -> sam_ladder_precompute::error::Result<Loaded<SamEncoder>> {
-        load(&self.arguments(device))
+        let Loaded { encoder, decoder } = load(&self.arguments(device))?;
+        Ok(Loaded { encoder: self.making_rungs(encoder)?, decoder })
+    }
+
+    /// The encoder, which also makes the rungs of a model with a ladder.
+    fn making_rungs(&self, mut encoder: SamEncoder) -> sam_ladder_precompute::error::Result<SamEncoder> {
+        if let Some(rungs) = &self.rungs {
+            encoder.set_rungs(rungs)?;
+        }
+        Ok(encoder)
     }
 
     fn arguments(&self, device: &Device) -> PrecomputeArgs {
@@ -199,12 +257,28 @@ impl Settings {
     }
 }
 
+/// Refuses a model with a ladder whose rungs are not those that its run makes.
+///
+/// # Errors
+/// Both values of what differs.
+fn ensure_rungs_of(checkpoint: &Path, run: &Path, (rungs, sha256): (Option<Rungs>, Option<&str>)) -> anyhow::Result<()> {
+    let Some(info) = read_info(checkpoint)?.filter(|info| info.ladder.is_some()) else { return Ok(()) };
+    let taken = json!({"rungs": info.ladder, "projection": info.rung_projection});
+    let differing = differences(&taken, "the model takes", &json!({"rungs": rungs, "projection": sha256}), "the run makes");
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{} takes other rungs than {} makes: {differing}", checkpoint.display(), run.display());
+    Err(refusal(message, "pass --run the run that the model is of"))
+}
+
 /// Refuses runs whose models see other images: the scans are prepared and encoded once, for all of them.
 ///
 /// # Errors
 /// Every setting that differs, with both values.
 fn ensure_same_images(first: &Path, of_first: &PrecomputeConfig, run: &Path, of_run: &PrecomputeConfig) -> anyhow::Result<()> {
     let [left, right] = [first, run].map(|run| format!("{} has", run.display()));
+    let [of_first, of_run] = [of_first, of_run].map(|config| config.clone().without_rungs());
     let differing = differences(&json!(of_first), &left, &json!(of_run), &right);
     if differing.is_empty() {
         return Ok(());
@@ -213,15 +287,17 @@ fn ensure_same_images(first: &Path, of_first: &PrecomputeConfig, run: &Path, of_
     Err(refusal(message, "average runs on stores of the same settings"))
 }
 
-/// The settings of a store of new scans: each slice as it is, no labels, and no rungs, which no model reads yet.
+/// The settings of a store of new scans: each slice as it is, and no labels.
 fn of_new_scans(config: PrecomputeConfig) -> PrecomputeConfig {
     PrecomputeConfig {
         augment: AugmentPolicy::None,
         test_augment: AugmentPolicy::None,
         rotation_step: 1,
+        draws: 0,
+        draw_seed: 0,
         test_cases: Vec::new(),
         unlabelled: true,
-        ..config.without_rungs()
+        ..config
     }
 }
 

@@ -57,6 +57,12 @@ impl TrainError {
                 "pass --store a store with the run's settings, or run `sam-ladder train --store {} --run ANOTHER` and evaluate that run",
                 store.display()
             ),
+            TrainError::NoRungs(_) => {
+                "make a store with rungs, such as `sam-ladder precompute --rungs 2,5,8,11`, or leave --ladder at none".into()
+            }
+            TrainError::OtherRungs { .. } => {
+                "pass --store the store that the run was trained on, also after it has grown; predict makes the rungs of new scans".into()
+            }
             TrainError::NoReflections { split: Split::Train, .. } => {
                 "run precompute again with --augment flips, or leave --average-reflections out".into()
             }

@@ -13,8 +13,8 @@ use std::path::Path;
 
 /// What a checkpoint of a side network should hold.
 const SIDE_NETWORK: &str = "--cnn-checkpoint takes the names of the side network's publisher: torchvision's ResNet-18 unless --side-network says otherwise";
-/// Prefix of our addition: see `model::projection`.
-const PROJECTION: &str = "projection.";
+/// Prefixes of our additions: see `model::projection` and `model::ladder`.
+const ADDITIONS: [&str; 2] = ["projection.", "ladder."];
 /// timm's position embeddings, whose size depends on the image size.
 const POS_EMBED: &str = "pos_embed";
 /// Standard deviation of timm's initial linear layers and positions.
@@ -42,14 +42,15 @@ pub(super) fn weight(
     seed: u64,
 ) -> Result<Tensor> {
     let whole_name = format!("{CNN_PREFIX}{name}");
+    let is_addition = ADDITIONS.iter().any(|prefix| name.starts_with(prefix));
     match checkpoint {
-        // A checkpoint of this program may have the projection.
-        Some(file) if !name.starts_with(PROJECTION) || file.shape(name).is_some() => match name {
+        // A checkpoint of this program may have the additions.
+        Some(file) if !is_addition || file.shape(name).is_some() => match name {
             POS_EMBED => positions(file, shape),
             _ => read(file, name, &whole_name, shape),
         },
-        _ if name.starts_with(PROJECTION) => {
-            let weight = format!("{CNN_PREFIX}{PROJECTION}weight");
+        _ if is_addition => {
+            let weight = format!("{}.weight", whole_name.rsplit_once('.').map_or(&*whole_name, |(layer, _)| layer));
             let fan_in = ModelWeights::expected(config).into_iter().find(|(name, _)| *name == weight).map(|(_, shape)| shape[1]);
             uniform_by_fan_in(&whole_name, shape, fan_in.unwrap_or(1), seed)
         }

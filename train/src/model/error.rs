@@ -33,6 +33,9 @@ pub enum ModelError {
     /// Neighbours without what they join.
     #[error("neighbours join SAM's embeddings, which the arm cnn-only leaves out")]
     NoNeighbours,
+    /// A ladder without one of its sides.
+    #[error("the ladder mixes SAM's rungs into the side network, in the arm full")]
+    NoLadder,
     /// An error of the tensor library.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -47,6 +50,7 @@ impl ModelError {
             }
             ModelError::Extra(_) => Some("leave out what belongs to the image encoder or to the CNN beyond layer3".into()),
             ModelError::NoNeighbours => Some("take another arm, or no neighbours".into()),
+            ModelError::NoLadder => Some("take the arm full, or no ladder".into()),
             ModelError::NoStages => Some("take another side network or arm, or the plain decoder".into()),
             ModelError::Shape { .. } | ModelError::ImageSize(_) | ModelError::Classes(_) | ModelError::Tensor(_) => None,
         }

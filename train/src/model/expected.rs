@@ -8,9 +8,10 @@ use sam_ladder_schemas::train_choices::DecoderKind;
 use super::depth_mix::depth_mix_names;
 use super::error::ModelError;
 use super::gate::gate_names;
+use super::ladder::ladder_names;
 use super::names::Names;
 use super::projection::{EMBEDDING_PROJECTION, projection_names};
-use super::side_network::side_network_names;
+use super::side_network::{ladder_stage, side_network_names};
 use super::skips::skip_names;
 use super::weights::ModelWeights;
 use super::{ModelConfig, PATCH_SIZE};
@@ -35,6 +36,9 @@ impl ModelWeights {
             skip_names(&mut list, config.side_network);
         }
         side_network_names(&mut list, config.side_network, config.image_size / PATCH_SIZE);
+        if let Some(rungs) = config.ladder {
+            ladder_names(&mut list, rungs, ladder_stage(config.side_network));
+        }
         list.0
     }
 

@@ -7,14 +7,17 @@
 //! ```
 //!
 //! In the published model, the CNN, α and `output_upscaling` are trained; everything else is frozen, and gradients flow through it to the
-//! CNN. [`ModelConfig`] offers other side networks and gates and skips from the CNN to `output_upscaling`, mixes x_sam with that of the slices around, and
-//! can also train the mask tokens and hypernetworks. Embeddings of another encoder than SAM's are brought to 256 channels by a trained projection.
+//! CNN. [`ModelConfig`] offers other side networks and gates and skips from the CNN to `output_upscaling`, mixes x_sam with that of the slices around
+//! and tokens from within SAM's encoder into the CNN, and can also train the mask tokens and hypernetworks. Embeddings of another encoder than SAM's
+//! are brought to 256 channels by a trained projection.
 
 mod batch_norm;
 mod depth_mix;
 mod error;
 mod expected;
 mod gate;
+mod inputs;
+mod ladder;
 mod mask_decoder;
 mod mlp;
 mod names;
@@ -34,14 +37,17 @@ use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::{F32Math, Gradients, Tape, Value};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::gpu_precision::GpuPrecision;
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind, TrainConfig};
-use sam_ladder_schemas::train_choices::DecoderKind;
+use sam_ladder_schemas::train_choices::{DecoderKind, LadderKind};
 
 pub use error::ModelError;
+pub use inputs::OfSam;
 pub use weights::ModelWeights;
 
 use depth_mix::DepthMix;
 use gate::Gate;
+use ladder::Ladder;
 use mask_decoder::MaskDecoder;
 use parameters::Parameters;
 use projection::{EMBEDDING_PROJECTION, Projection};
@@ -71,6 +77,8 @@ pub struct ModelConfig {
     pub neighbours: bool,
     /// Channels of the embeddings; if they are not 256, a trained projection follows.
     pub embed_channels: usize,
+    /// The rungs that are mixed into the side network, if any are.
+    pub ladder: Option<Rungs>,
     /// Whether the mask tokens are trained.
     pub train_mask_tokens: bool,
     /// Whether the hypernetworks are trained.
@@ -91,14 +99,16 @@ impl ModelConfig {
             decoder: DecoderKind::Plain,
             neighbours: false,
             embed_channels: EMBED_CHANNELS,
+            ladder: None,
             train_mask_tokens: false,
             train_hypernetworks: false,
             math: F32Math::Exact,
         }
     }
 
-    /// The model that a run with these settings trains, on embeddings of SAM's encoders; of others [`Self::embed_channels`] differ.
-    pub fn of_run(config: &TrainConfig, image_size: usize, num_classes: usize) -> Self {
+    /// The model that a run with these settings trains, on embeddings of SAM's encoders (of others [`Self::embed_channels`] differ); `rungs` are its
+    /// store's, which it takes if it has a ladder.
+    pub fn of_run(config: &TrainConfig, image_size: usize, num_classes: usize, rungs: Option<Rungs>) -> Self {
         ModelConfig {
             image_size,
             num_classes,
@@ -108,6 +118,7 @@ impl ModelConfig {
             decoder: config.decoder,
             neighbours: config.neighbours > 0,
             embed_channels: EMBED_CHANNELS,
+            ladder: rungs.filter(|_| config.ladder == LadderKind::Gated),
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
             math: if config.precision == GpuPrecision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
@@ -116,8 +127,8 @@ impl ModelConfig {
 
     /// Whether the published model has the same tensors.
     pub fn has_published_names(&self) -> bool {
-        let own = (self.side_network, self.gate, self.decoder, self.neighbours, self.projects_embeddings());
-        own == (SideNetworkKind::Resnet18, GateKind::Scalar, DecoderKind::Plain, false, false)
+        let own = (self.side_network, self.gate, self.decoder, self.neighbours, self.ladder, self.projects_embeddings());
+        own == (SideNetworkKind::Resnet18, GateKind::Scalar, DecoderKind::Plain, false, None, false)
     }
 
     /// Whether a trained projection brings the embeddings to SAM's channels: that of another encoder than SAM's.
@@ -177,7 +188,7 @@ impl LadderSam {
     ///
     /// # Errors
     /// Names a weight that is missing, superfluous or of another shape; an image size that is not a positive multiple of 16; skips from a side
-    /// network without stages, or in an arm without a side network; neighbours in an arm without embeddings.
+    /// network without stages, or in an arm without a side network; neighbours in an arm without embeddings; a ladder in an arm without either.
     pub fn new(config: &ModelConfig, weights: &ModelWeights, device: &Device) -> std::result::Result<Self, ModelError> {
         if config.image_size == 0 || !config.image_size.is_multiple_of(PATCH_SIZE) {
             return Err(ModelError::ImageSize(config.image_size));
@@ -192,6 +203,9 @@ impl LadderSam {
         if config.neighbours && config.arm == Arm::CnnOnly {
             return Err(ModelError::NoNeighbours);
         }
+        if config.ladder.is_some() && config.arm != Arm::Full {
+            return Err(ModelError::NoLadder);
+        }
         weights.check(config)?;
         let mut parameters = Parameters::new(weights, device, config.math);
         let depth_mix = if config.neighbours { Some(DepthMix::new(config.embed_channels, &mut parameters)?) } else { None };
@@ -200,7 +214,7 @@ impl LadderSam {
         let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
-        let side_network = SideNetwork::new(config.side_network, skips, &mut parameters)?;
+        let side_network = SideNetwork::new(config.side_network, skips, config.ladder, &mut parameters)?;
         parameters.seal(tensor_names(config))?;
         Ok(LadderSam {
             config: *config,
@@ -237,14 +251,16 @@ impl LadderSam {
     /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
     ///
     /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]` (of another encoder than SAM's its channels), of
-    /// a model with neighbours those of the slices before, at and after, `[b, 3, 256, s/16, s/16]` → `[b, C, s/4, s/4]`.
+    /// a model with neighbours those of the slices before, at and after, `[b, 3, 256, s/16, s/16]`; of a model with a ladder with rungs
+    /// `[b, rung, c, s/16, s/16]` → `[b, C, s/4, s/4]`.
     ///
     /// # Errors
-    /// Inputs of another shape.
-    pub fn forward(&self, images: &Tensor, embeddings: &Tensor) -> Result<Tensor> {
+    /// Inputs of another shape, and rungs that are missing or superfluous.
+    pub fn forward<'a>(&self, images: &Tensor, sam: impl Into<OfSam<'a>>) -> Result<Tensor> {
+        let OfSam { embeddings, rungs } = sam.into();
         let cnn = match self.config.arm {
             Arm::SamOnly => None,
-            Arm::CnnOnly | Arm::Full => Some(self.side_network.forward(images)?),
+            Arm::CnnOnly | Arm::Full => Some(self.side_network.forward(images, rungs)?),
         };
         self.decode(cnn.as_ref(), embeddings, None).map(Value::into_tensor)
     }
@@ -252,10 +268,10 @@ impl LadderSam {
     /// As [`Self::forward`], but in training mode: batch norm uses the statistics of the batch, and updates the running ones with momentum 0.1.
     ///
     /// # Errors
-    /// Inputs of another shape.
-    pub fn forward_train(&self, images: &Tensor, embeddings: &Tensor) -> Result<TrainPass<'_>> {
+    /// As [`Self::forward`].
+    pub fn forward_train<'a>(&self, images: &Tensor, sam: impl Into<OfSam<'a>>) -> Result<TrainPass<'_>> {
         self.count_batch()?;
-        self.forward_train_uncounted(images, embeddings)
+        self.forward_train_uncounted(images, sam)
     }
 
     /// Counts a batch in every `num_batches_tracked`: the host's part of [`Self::forward_train`].
@@ -278,11 +294,12 @@ impl LadderSam {
     ///
     /// # Errors
     /// As [`Self::forward_train`].
-    pub fn forward_train_uncounted(&self, images: &Tensor, embeddings: &Tensor) -> Result<TrainPass<'_>> {
+    pub fn forward_train_uncounted<'a>(&self, images: &Tensor, sam: impl Into<OfSam<'a>>) -> Result<TrainPass<'_>> {
+        let OfSam { embeddings, rungs } = sam.into();
         let cnn = match self.config.arm {
             Arm::SamOnly => None,
             Arm::CnnOnly | Arm::Full => {
-                let (of_cnn, side_tape) = self.side_network.forward_train(images)?;
+                let (of_cnn, side_tape) = self.side_network.forward_train(images, rungs)?;
                 Some((of_cnn, &self.side_network, side_tape))
             }
         };
@@ -309,13 +326,13 @@ impl LadderSam {
         self.mask_decoder.forward(&x, stages.as_ref(), tape)
     }
 
-    /// x_cnn in training mode, as in [`Self::forward_train`]: `[b, c, s, s]` → `[b, 256, s/16, s/16]`.
+    /// x_cnn in training mode, as in [`Self::forward_train`]: `[b, c, s, s]`, and of a model with a ladder its rungs → `[b, 256, s/16, s/16]`.
     ///
     /// # Errors
-    /// Images of another shape.
-    pub fn cnn_embeddings(&self, images: &Tensor) -> Result<Tensor> {
+    /// As [`Self::forward`].
+    pub fn cnn_embeddings(&self, images: &Tensor, rungs: Option<&Tensor>) -> Result<Tensor> {
         self.parameters.count_batch()?;
-        Ok(self.side_network.forward_train(images)?.0.x)
+        Ok(self.side_network.forward_train(images, rungs)?.0.x)
     }
 
     /// SAM's dense positional encoding, `[1, 256, g, g]`.
@@ -341,12 +358,24 @@ impl LadderSam {
         self.gate.value()
     }
 
-    /// α and, for a gate that is not one number, its mean: `[1]` or `[2]`, on the device, without waiting for it.
+    /// α and, for a gate that is not one number, its mean: `[1]` or `[2]`; of a model with a ladder followed by α of each rung. On the device,
+    /// without waiting for it.
     ///
     /// # Errors
     /// Those of the tensor library.
     pub fn gate_numbers(&self) -> Result<Tensor> {
-        self.gate.numbers()
+        match self.side_network.ladder() {
+            Some(ladder) => Tensor::cat(&[&self.gate.numbers()?, &ladder.alphas()?], 0),
+            None => self.gate.numbers(),
+        }
+    }
+
+    /// Of a model with a ladder the gate of each rung, in the order of the encoder's blocks: the rung's share where it is mixed. Otherwise empty.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn rung_gates(&self) -> Result<Vec<f32>> {
+        self.side_network.ladder().map_or_else(|| Ok(Vec::new()), Ladder::gates)
     }
 }
 

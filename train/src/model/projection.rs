@@ -1,11 +1,11 @@
-//! A 1×1 convolution with bias to SAM's 256 channels: from those of a side network, or from those of embeddings of another encoder than SAM's, after
-//! the sum over neighbouring slices and before the gate. No published checkpoint has it; it starts at random values.
+//! A 1×1 convolution with bias: from a side network's channels to SAM's 256; from those of embeddings of another encoder than SAM's, after the sum over
+//! neighbouring slices and before the gate; or from a rung's to those of the side network. No published checkpoint has it; it starts at random values.
 
 use candle_core::{DType, Result, Tensor};
 use sam_ladder_ops::{Conv2d, Gradients, Tape, Value, record, to_format};
 
 use super::error::ModelError;
-use super::names::{EMBED_DIM, Names};
+use super::names::Names;
 use super::parameters::{Parameters, Trainable};
 
 /// That of a side network.
@@ -15,9 +15,9 @@ pub(super) const EMBEDDING_PROJECTION: &str = "sam.embedding_projection";
 
 /// A projection.
 pub(super) struct Projection {
-    /// [256, c, 1, 1]
+    /// [co, c, 1, 1]
     weight: Trainable,
-    /// [256]
+    /// [co]
     bias: Trainable,
     conv: Conv2d,
 }
@@ -31,9 +31,9 @@ impl Projection {
         })
     }
 
-    /// `[b, c, g, g]` → `[b, 256, g, g]`
+    /// `[b, c, g, g]` → `[b, co, g, g]`
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = to_format(&self.bias.tensor(), x.dtype())?.reshape((1, EMBED_DIM, 1, 1))?;
+        let bias = to_format(&self.bias.tensor(), x.dtype())?.reshape((1, (), 1, 1))?;
         self.conv.forward(x, &self.weight.tensor())?.broadcast_add(&bias)
     }
 
@@ -59,7 +59,7 @@ impl Projection {
     }
 }
 
-/// Names and shapes of a projection from `channels` channels.
-pub(super) fn projection_names(list: &mut Names, name: &str, channels: usize) {
-    list.add_affine(name, &[EMBED_DIM, channels, 1, 1]);
+/// Names and shapes of a projection from and to so many channels.
+pub(super) fn projection_names(list: &mut Names, prefix: &str, [from, to]: [usize; 2]) {
+    list.add_affine(prefix, &[to, from, 1, 1]);
 }

@@ -13,6 +13,7 @@ use sam_ladder_ops::{
 
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::error::ModelError;
+use super::ladder::{Ladder, Mixed, Stage};
 use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable, convert};
 use super::projection::{Projection, SIDE_PROJECTION, projection_names};
@@ -73,6 +74,11 @@ impl ResNetKind {
         [layer1 - 1, layer1 + layer2 - 1]
     }
 
+    /// layer3, which has the resolution of the embeddings.
+    pub(super) fn ladder_stage(self) -> Stage {
+        Stage { width: self.channels(), depth: self.depths()[2] }
+    }
+
     fn has_projection(self) -> bool {
         self.channels() != EMBED_DIM
     }
@@ -85,7 +91,7 @@ impl ResNetKind {
             shape.names(list, &prefix);
         }
         if self.has_projection() {
-            projection_names(list, SIDE_PROJECTION, self.channels());
+            projection_names(list, SIDE_PROJECTION, [self.channels(), EMBED_DIM]);
         }
     }
 }
@@ -103,11 +109,20 @@ pub(super) struct ResNet {
     projection: Option<Projection>,
     /// Index of the last block of layer1 and of layer2, if their outputs are wanted.
     stage_ends: Option<[usize; 2]>,
+    /// What rungs are mixed into layer3, if there are any.
+    ladder: Option<Ladder>,
+    /// Index of the first block of layer3.
+    layer3: usize,
 }
 
 impl ResNet {
     /// With `stages`, layer1 and layer2 are outputs, too.
-    pub(super) fn new(kind: ResNetKind, stages: bool, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    pub(super) fn new(
+        kind: ResNetKind,
+        stages: bool,
+        ladder: Option<Ladder>,
+        parameters: &mut Parameters,
+    ) -> std::result::Result<Self, ModelError> {
         let stem = parameters.trainable_tensor("CNN_encoder.conv1.weight")?;
         let stem_norm = BatchNorm::new("CNN_encoder.bn1", parameters)?;
         let blocks = kind
@@ -119,7 +134,8 @@ impl ResNet {
         let stem_conv = Conv2d::new(2, 3).with_math(parameters.math());
         let convolutions = blocks.iter().flat_map(ResidualBlock::weights).cloned().collect();
         let stage_ends = stages.then(|| kind.stage_ends());
-        Ok(ResNet { stem, stem_conv, stem_norm, blocks, convolutions, projection, stage_ends })
+        let layer3 = kind.depths()[..2].iter().sum();
+        Ok(ResNet { stem, stem_conv, stem_norm, blocks, convolutions, projection, stage_ends, ladder, layer3 })
     }
 
     /// Which stage ends with a block: 0 for layer1, 1 for layer2; only if stages are wanted.
@@ -127,13 +143,27 @@ impl ResNet {
         self.stage_ends?.iter().position(|&end| end == block)
     }
 
-    /// Of images `[b, c, s, s]`, by the running statistics.
-    pub(super) fn forward(&self, images: &Tensor) -> Result<SideOutput> {
+    pub(super) fn ladder(&self) -> Option<&Ladder> {
+        self.ladder.as_ref()
+    }
+
+    /// The ladder and the rungs, with the number of a block in layer3, if any are mixed in after it.
+    fn rungs_after<'a>(&'a self, block: usize, rungs: Option<&'a Tensor>) -> Option<(&'a Ladder, usize, &'a Tensor)> {
+        let place = block.checked_sub(self.layer3)?;
+        let ladder = self.ladder.as_ref().filter(|ladder| ladder.is_at(place))?;
+        Some((ladder, place, rungs?))
+    }
+
+    /// Of images `[b, c, s, s]` and rungs `[b, rung, c, s/16, s/16]`, if there are any; by the running statistics.
+    pub(super) fn forward(&self, images: &Tensor, rungs: Option<&Tensor>) -> Result<SideOutput> {
         let x = self.stem_conv.forward(images, &self.stem_weight(images)?)?;
         let mut x = max_pool2d_3x3_s2_p1(&self.stem_norm.infer(&x, true)?)?;
         let mut stages = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x)?;
+            if let Some((ladder, place, rungs)) = self.rungs_after(index, rungs) {
+                x = ladder.mix(place, &x.into(), rungs, None)?.into_tensor();
+            }
             stages.extend(self.stage_of(index).map(|_| x.clone()));
         }
         if let Some(projection) = &self.projection {
@@ -143,16 +173,21 @@ impl ResNet {
     }
 
     /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Also returns the tape for [`Self::backward`].
-    pub(super) fn forward_train(&self, images: &Tensor) -> Result<(SideOutput, ResNetTape)> {
+    pub(super) fn forward_train(&self, images: &Tensor, rungs: Option<&Tensor>) -> Result<(SideOutput, ResNetTape)> {
         convert(&self.convolutions, images.dtype())?;
         let stem = self.stem_norm.normalized(self.stem_conv.forward(images, &self.stem_weight(images)?)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
         let (mut x, places) = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
-        let (mut blocks, mut stages) = (Vec::with_capacity(self.blocks.len()), Vec::new());
+        let (mut blocks, mut stages, mut mixtures) = (Vec::with_capacity(self.blocks.len()), Vec::new(), Vec::new());
         for (index, block) in self.blocks.iter().enumerate() {
             let tape = block.forward_train(x)?;
             x = tape.out.clone();
             stages.extend(self.stage_of(index).map(|_| x.clone()));
+            if let Some((ladder, place, rungs)) = self.rungs_after(index, rungs) {
+                let mixed = Mixed::new(ladder, place, &x, rungs)?;
+                x = mixed.output().clone();
+                mixtures.push((index, mixed));
+            }
             blocks.push(tape);
         }
         let layer3 = self.projection.as_ref().map(|_| x.clone());
@@ -160,12 +195,12 @@ impl ResNet {
             x = projection.forward(&x)?;
         }
         let output = SideOutput { x, stages: stages.try_into().ok() };
-        Ok((output, ResNetTape { images: images.clone(), stem, places, blocks, layer3 }))
+        Ok((output, ResNetTape { images: images.clone(), stem, places, blocks, mixtures, layer3 }))
     }
 
     /// Adds the gradients of every variable to `grads`, given those of [`Self::forward_train`]'s output.
     pub(super) fn backward(&self, tape: ResNetTape, grad: SideGradients, grads: &mut Gradients) -> Result<()> {
-        let ResNetTape { images, stem, places, mut blocks, layer3 } = tape;
+        let ResNetTape { images, stem, places, mut blocks, mut mixtures, layer3 } = tape;
         let SideGradients { x: grad, stages: mut of_stages } = grad;
         let grad = match (&self.projection, layer3) {
             (Some(projection), Some(layer3)) => projection.backward(&layer3, &grad, grads)?,
@@ -175,6 +210,9 @@ impl ResNet {
         for (index, block) in self.blocks.iter().enumerate().rev() {
             if let Some(of_stage) = self.stage_of(index).and_then(|stage| of_stages[stage].take()) {
                 grad.0 = add(&grad.0, &of_stage)?;
+            }
+            if let Some((_, mixed)) = mixtures.pop_if(|(after, _)| *after == index) {
+                grad = (mixed.backward(grad, grads)?, None);
             }
             let Some(tape) = blocks.pop() else { candle_core::bail!("the tape has fewer blocks than the network") };
             grad = block.backward(tape, grad, grads)?;
@@ -217,6 +255,8 @@ pub(super) struct ResNetTape {
     stem: Normalized,
     places: Places,
     blocks: Vec<BlockTape>,
+    /// With rungs: after which block, and the mixture.
+    mixtures: Vec<(usize, Mixed)>,
     /// The projection's input, if there is a projection.
     layer3: Option<Tensor>,
 }

@@ -3,12 +3,15 @@
 //! channels. There is no dropout, as in timm's defaults.
 
 use candle_core::{Result, Tensor};
-use sam_ladder_ops::{F32Math, Tape, Value, gelu, layer_norm, linear, multi_head_self_attention, record_composed};
+use sam_ladder_ops::{
+    F32Math, Tape, Value, contiguous, gelu, layer_norm, linear, multi_head_self_attention, record, record_composed,
+};
 
 use super::PATCH_SIZE;
 use super::error::ModelError;
+use super::ladder::{Ladder, Stage};
 use super::mlp::TrainedLinear;
-use super::names::Names;
+use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable};
 use super::projection::{Projection, SIDE_PROJECTION, projection_names};
 
@@ -29,10 +32,15 @@ pub(super) struct VitTiny {
     blocks: Vec<Block>,
     norm: LayerNorm,
     projection: Projection,
+    /// What rungs are mixed in, if there are any.
+    ladder: Option<Ladder>,
 }
 
+/// What takes rungs: the patches' tokens of every block.
+pub(super) const LADDER_STAGE: Stage = Stage { width: WIDTH, depth: DEPTH };
+
 impl VitTiny {
-    pub(super) fn new(parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+    pub(super) fn new(ladder: Option<Ladder>, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
         Ok(VitTiny {
             cls_token: parameters.trainable_tensor("CNN_encoder.cls_token")?,
             pos_embed: parameters.trainable_tensor("CNN_encoder.pos_embed")?,
@@ -42,11 +50,16 @@ impl VitTiny {
                 .collect::<std::result::Result<_, _>>()?,
             norm: LayerNorm::new("CNN_encoder.norm", parameters)?,
             projection: Projection::new(SIDE_PROJECTION, parameters)?,
+            ladder,
         })
     }
 
-    /// `[b, c, s, s]` → `[b, 256, s/16, s/16]`
-    pub(super) fn forward(&self, images: &Tensor, tape: Option<&Tape>) -> Result<Value> {
+    pub(super) fn ladder(&self) -> Option<&Ladder> {
+        self.ladder.as_ref()
+    }
+
+    /// `[b, c, s, s]`, and rungs `[b, rung, c, s/16, s/16]` if there are any → `[b, 256, s/16, s/16]`
+    pub(super) fn forward(&self, images: &Tensor, rungs: Option<&Tensor>, tape: Option<&Tape>) -> Result<Value> {
         let (b, _, h, w) = images.dims4()?;
         let (gh, gw) = (h / PATCH_SIZE, w / PATCH_SIZE);
         let patches = self.patch_embed.forward(images, tape)?; // [b, g·g, 192]
@@ -54,12 +67,26 @@ impl VitTiny {
             let cls = t[0].broadcast_as((b, 1, WIDTH))?.contiguous()?;
             Tensor::cat(&[&cls, &t[1]], 1)?.broadcast_add(&t[2])
         })?; // [b, 1 + g·g, 192]
-        for block in &self.blocks {
+        for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, tape)?;
+            if let (Some(ladder), Some(rungs)) = (self.ladder.as_ref().filter(|ladder| ladder.is_at(index)), rungs) {
+                let patches = ladder.mix_tokens(index, &x.narrow(1, 1, gh * gw)?, rungs, tape)?;
+                x = joined(&x.narrow(1, 0, 1)?, &patches)?;
+            }
         }
         let x = self.norm.forward(&x, tape)?.narrow(1, 1, gh * gw)?; // [b, g·g, 192]
         self.projection.forward_on(&x.permute(&[0, 2, 1])?.reshape((b, WIDTH, gh, gw))?, tape)
     }
+}
+
+/// The class token `[b, 1, 192]` before the patches' `[b, n, 192]`.
+fn joined(class: &Value, patches: &Value) -> Result<Value> {
+    let tokens = patches.tensor().dim(1)?;
+    record(Tensor::cat(&[class.tensor(), patches.tensor()], 1)?, &[class, patches], move |gradient, wanted| {
+        let part =
+            |wanted: bool, start: usize, len: usize| wanted.then(|| contiguous(&gradient.narrow(1, start, len)?)).transpose();
+        Ok(vec![part(wanted[0], 0, 1)?, part(wanted[1], 1, tokens)?])
+    })
 }
 
 /// A linear map of each patch: timm's 16×16 convolution with stride 16.
@@ -168,5 +195,5 @@ pub(super) fn vit_names(list: &mut Names, grid: usize) {
         list.add_affine(&format!("{block}.mlp.fc2"), &[WIDTH, MLP_RATIO * WIDTH]);
     }
     list.add_affine(&format!("{p}.norm"), &[WIDTH]);
-    projection_names(list, SIDE_PROJECTION, WIDTH);
+    projection_names(list, SIDE_PROJECTION, [WIDTH, EMBED_DIM]);
 }

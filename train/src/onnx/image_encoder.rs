@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use sam_ladder_formats::onnx::Value;
+use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
 
 use super::layers::Layers;
@@ -10,8 +11,15 @@ use crate::error::Result;
 const PREFIX: &str = "image_encoder";
 const EPS: f32 = 1e-6;
 
-/// `images` `[b, 3, s, s]` → `[b, 256, grid, grid]`. The numbers of the encoder are those of its weights' shapes.
-pub(super) fn encode(net: &mut Layers, images: &Value, grid: usize) -> Result<Value> {
+/// `images` `[b, 3, s, s]` → `[b, 256, grid, grid]`, and the rungs after some blocks, `[b, c, grid, grid]` each. The numbers of the encoder
+/// are those of its weights' shapes.
+pub(super) fn encode(
+    net: &mut Layers,
+    images: &Value,
+    grid: usize,
+    (blocks, projection): (&[usize], Option<&StateDict>),
+) -> Result<(Value, Vec<Value>)> {
+    let mut rungs = Vec::with_capacity(blocks.len());
     let x = net.conv(images, &format!("{PREFIX}.patch_embed.proj"), PATCH_SIZE as i64, 0)?;
     let x = net.transpose(&x, &[0, 2, 3, 1]); // [b, g, g, c]
     let positions = net.weight(&format!("{PREFIX}.pos_embed"))?;
@@ -29,13 +37,30 @@ pub(super) fn encode(net: &mut Layers, images: &Value, grid: usize) -> Result<Va
         let hidden = net.gelu(&hidden);
         let out = net.linear(&hidden, &format!("{block}.mlp.lin2"))?;
         x = net.add(&x, &out);
+        if blocks.contains(&number) {
+            rungs.push(rung(net, &x, number, projection)?);
+        }
     }
     let mut x = net.transpose(&x, &[0, 3, 1, 2]);
     for (conv, norm, padding) in [("neck.0", "neck.1", 0), ("neck.2", "neck.3", 1)] {
         x = net.conv(&x, &format!("{PREFIX}.{conv}"), 1, padding)?;
         x = net.layer_norm_2d(&x, &format!("{PREFIX}.{norm}"), EPS)?;
     }
-    Ok(net.reshape(&x, &[0, EMBED_CHANNELS as i64, grid as i64, grid as i64]))
+    Ok((net.reshape(&x, &[0, EMBED_CHANNELS as i64, grid as i64, grid as i64]), rungs))
+}
+
+/// Tokens `[b, g, g, C]` after a block, mapped as the run's projection says: `[b, c, g, g]`.
+fn rung(net: &mut Layers, tokens: &Value, block: usize, projection: Option<&StateDict>) -> Result<Value> {
+    let mut x = tokens.clone();
+    if let Some(projection) = projection {
+        let mean = projection.tensor(&format!("blocks.{block}.mean"), &Device::Cpu)?;
+        let components = projection.tensor(&format!("blocks.{block}.components"), &Device::Cpu)?;
+        let mean = net.constant(&format!("rungs.{block}.mean"), &mean)?;
+        let components = net.constant(&format!("rungs.{block}.components"), &components.t()?.contiguous()?)?;
+        let centred = net.graph.op("Sub", &[&x, &mean], &[]);
+        x = net.matmul(&centred, &components);
+    }
+    Ok(net.transpose(&x, &[0, 3, 1, 2]))
 }
 
 /// Attention within windows, or within the whole grid if the table of positions is as large: `[b, g, g, c]` → the same.

@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use sam_ladder_formats::onnx::{Axis, Graph, Value};
+use sam_ladder_formats::state_dict::StateDict;
+use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::PixelNormalisation;
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind};
 use sam_ladder_schemas::train_choices::DecoderKind;
 
@@ -27,6 +30,8 @@ pub(crate) struct OnnxEncoder<'a> {
     pub weights: &'a [(String, Tensor)],
     /// What is done to images before it sees them.
     pub normalisation: PixelNormalisation,
+    /// The maps from its tokens to the model's rungs (`blocks.<i>.mean`, `blocks.<i>.components`); without, rungs are the tokens as they are.
+    pub projection: Option<&'a StateDict>,
 }
 
 /// The graph of a model for images of `channels` channels. Its inputs are those that the arm needs:
@@ -34,6 +39,7 @@ pub(crate) struct OnnxEncoder<'a> {
 /// - `images` `[batch, channels, s, s]` in [0, 1],
 /// - `embeddings` `[batch, 256, s/16, s/16]` of the image encoder (of another than SAM's its channels), unless there is an `encoder`; with neighbours those of the slices before, at and
 ///   after, `[batch, 3, 256, s/16, s/16]`;
+/// - with a ladder, `rungs` `[batch, rung, c, s/16, s/16]` of the image encoder, unless there is an `encoder`;
 ///
 /// its output is `low_res_logits` `[batch, classes, s/4, s/4]`.
 ///
@@ -61,11 +67,15 @@ pub(crate) fn onnx_graph(
     } else {
         None
     };
+    let mut rungs = Vec::new();
     let x_sam = match (&images, encoder) {
         _ if !needs_sam => None,
         (Some(images), Some(encoder)) => {
             let images = normalised(&mut net, images, encoder.normalisation);
-            Some(image_encoder::encode(&mut net, &images, grid)?)
+            let blocks: Vec<usize> = config.ladder.into_iter().flat_map(Rungs::blocks).collect();
+            let x_sam;
+            (x_sam, rungs) = image_encoder::encode(&mut net, &images, grid, (&blocks, encoder.projection))?;
+            Some(x_sam)
         }
         _ => {
             let axes = [BATCH, Axis::Size(config.embed_channels), Axis::Size(grid), Axis::Size(grid)];
@@ -83,8 +93,14 @@ pub(crate) fn onnx_graph(
             })
         }
     };
+    if let Some(wanted) = config.ladder.filter(|_| rungs.is_empty()) {
+        rungs = rung_inputs(&mut net, wanted, grid);
+    }
     let of_cnn = match &images {
-        Some(images) if needs_cnn => Some(side_network::embed(&mut net, config.side_network, images, grid)?),
+        Some(images) if needs_cnn => {
+            let rungs = config.ladder.map(|wanted| wanted.blocks().zip(rungs).collect()).unwrap_or_default();
+            Some(side_network::embed(&mut net, config.side_network, images, (&rungs, grid))?)
+        }
         _ => None,
     };
     let x = match (x_sam, of_cnn.as_ref().map(|of_cnn| &of_cnn.x)) {
@@ -138,6 +154,19 @@ fn around_mixed(net: &mut Layers, (axes, channels): (&[Axis; 4], usize), what: &
     let [before, own, after] = [part(net, 0), part(net, 1), part(net, 2)];
     let sum = net.add(&before, &own);
     Ok(net.add(&sum, &after))
+}
+
+/// The rungs as an input, one after another, `[b, c, g, g]`.
+fn rung_inputs(net: &mut Layers, rungs: Rungs, grid: usize) -> Vec<Value> {
+    let axes = [BATCH, Axis::Size(rungs.count()), Axis::Size(rungs.channels()), Axis::Size(grid), Axis::Size(grid)];
+    let blocks: Vec<String> = rungs.blocks().map(|block| block.to_string()).collect();
+    let what = format!("what stage one stores as rungs: tokens after the encoder's blocks {}", blocks.join(", "));
+    let all = net.graph.input("rungs", &axes, &what);
+    let one = |at: usize| {
+        let one = net.slice(&all, 1, at as i64, at as i64 + 1);
+        net.squeeze(&one, 1)
+    };
+    (0..rungs.count()).map(one).collect()
 }
 
 /// Equation (3): x_cnn + g·(x_sam - x_cnn).

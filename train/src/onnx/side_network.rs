@@ -20,12 +20,20 @@ pub(super) struct SideOutput {
     pub(super) stages: Option<[Value; 2]>,
 }
 
-/// Of `images` `[b, 3, s, s]`.
-pub(super) fn embed(net: &mut Layers, kind: SideNetworkKind, images: &Value, grid: usize) -> Result<SideOutput> {
+/// Rungs `[b, c, grid, grid]`, each with the encoder's block after which it was taken, in their order.
+type NamedRungs = Vec<(usize, Value)>;
+
+/// Of `images` `[b, 3, s, s]` and rungs.
+pub(super) fn embed(
+    net: &mut Layers,
+    kind: SideNetworkKind,
+    images: &Value,
+    (rungs, grid): (&NamedRungs, usize),
+) -> Result<SideOutput> {
     let (mut x, stages) = match kind {
-        SideNetworkKind::VitTiny => (vit(net, images, grid)?, None),
+        SideNetworkKind::VitTiny => (vit(net, images, rungs, grid)?, None),
         SideNetworkKind::Resnet18 | SideNetworkKind::Resnet34 | SideNetworkKind::Resnet50 => {
-            let [layer1, layer2, layer3] = resnet(net, images)?;
+            let [layer1, layer2, layer3] = resnet(net, images, rungs)?;
             (layer3, Some([layer1, layer2]))
         }
     };
@@ -37,7 +45,7 @@ pub(super) fn embed(net: &mut Layers, kind: SideNetworkKind, images: &Value, gri
 }
 
 /// A ResNet's three layers; their blocks are those whose weights there are.
-fn resnet(net: &mut Layers, images: &Value) -> Result<[Value; 3]> {
+fn resnet(net: &mut Layers, images: &Value, rungs: &NamedRungs) -> Result<[Value; 3]> {
     let x = net.conv(images, &format!("{PREFIX}.conv1"), 2, 3)?;
     let x = net.batch_norm(&x, &format!("{PREFIX}.bn1"))?;
     let x = net.relu(&x);
@@ -46,16 +54,42 @@ fn resnet(net: &mut Layers, images: &Value) -> Result<[Value; 3]> {
     let mut x = x;
     for (layer, out) in (1..).zip(&mut layers) {
         let prefix = |number: usize| format!("{PREFIX}.layer{layer}.{number}");
-        for number in (0..).take_while(|number| number < &64) {
-            if !net.has(&format!("{}.conv1.weight", prefix(number))) {
-                break;
-            }
+        let depth = (0..).take_while(|&number| net.has(&format!("{}.conv1.weight", prefix(number)))).count();
+        for number in 0..depth {
             let stride = if number == 0 && layer > 1 { 2 } else { 1 };
             x = residual_block(net, &x, &prefix(number), stride)?;
+            for rung in after(rungs, (number, depth)).iter().filter(|_| layer == 3) {
+                x = mixed(net, &x, rung, |_, rung| rung)?;
+            }
         }
         *out = x.clone();
     }
     Ok(layers)
+}
+
+/// The rungs after a block of a stage of `depth` blocks, as `model::ladder` spreads them.
+fn after(rungs: &NamedRungs, (block, depth): (usize, usize)) -> &[(usize, Value)] {
+    let count = rungs.len();
+    let first = |block: usize| (block * count).div_ceil(depth.max(1)).min(count);
+    &rungs[first(block)..first(block + 1)]
+}
+
+/// μ·P(rung) + (1 - μ)·x with the gate of the rung; `shaped` gives what is projected the shape of x.
+fn mixed(
+    net: &mut Layers,
+    x: &Value,
+    (block, rung): &(usize, Value),
+    shaped: impl Fn(&mut Layers, Value) -> Value,
+) -> Result<Value> {
+    let prefix = format!("{PREFIX}.ladder.{block}");
+    let projection = format!("{prefix}.projection");
+    let rung = if net.has(&format!("{projection}.weight")) { net.conv(rung, &projection, 1, 0)? } else { rung.clone() };
+    let rung = shaped(net, rung);
+    let alpha = net.weight(&format!("{prefix}.alpha"))?;
+    let gate = net.graph.op("Sigmoid", &[&alpha], &[]);
+    let difference = net.graph.op("Sub", &[&rung, x], &[]);
+    let part = net.graph.op("Mul", &[&gate, &difference], &[]);
+    Ok(net.add(x, &part))
 }
 
 /// Two 3×3 convolutions, or 1×1, 3×3 and 1×1 of a bottleneck. The first 3×3 has the stride.
@@ -82,7 +116,7 @@ fn residual_block(net: &mut Layers, input: &Value, prefix: &str, stride: i64) ->
 }
 
 /// timm's vit_tiny without the class token at the end.
-fn vit(net: &mut Layers, images: &Value, grid: usize) -> Result<Value> {
+fn vit(net: &mut Layers, images: &Value, rungs: &NamedRungs, grid: usize) -> Result<Value> {
     let patches = net.conv(images, &format!("{PREFIX}.patch_embed.proj"), 16, 0)?;
     let positions = net.tensor(&format!("{PREFIX}.pos_embed"))?; // [1, 1 + grid², c]
     let (tokens, width) = (positions.dims()[1] as i64, positions.dims()[2] as i64);
@@ -95,12 +129,18 @@ fn vit(net: &mut Layers, images: &Value, grid: usize) -> Result<Value> {
     let table = Tensor::cat(&[&first, &positions.narrow(1, 1, grid * grid)?], 1)?;
     let table = net.constant(&format!("{PREFIX}.tokens"), &table)?;
     let mut x = net.add(&patches, &table);
-    for number in 0.. {
-        let prefix = format!("{PREFIX}.blocks.{number}");
-        if !net.has(&format!("{prefix}.norm1.weight")) {
-            break;
+    let prefix = |number: usize| format!("{PREFIX}.blocks.{number}");
+    let depth = (0..).take_while(|&number| net.has(&format!("{}.norm1.weight", prefix(number)))).count();
+    for number in 0..depth {
+        x = vit_block(net, &x, &prefix(number), width)?;
+        for rung in after(rungs, (number, depth)) {
+            let (class, patches) = (net.slice(&x, 1, 0, 1), net.slice(&x, 1, 1, tokens));
+            let patches = mixed(net, &patches, rung, |net, rung| {
+                let rows = net.reshape(&rung, &[0, width, -1]);
+                net.transpose(&rows, &[0, 2, 1])
+            })?;
+            x = net.concat(&[&class, &patches], 1);
         }
-        x = vit_block(net, &x, &prefix, width)?;
     }
     let x = net.layer_norm(&x, &format!("{PREFIX}.norm"), VIT_EPS)?;
     let x = net.slice(&x, 1, 1, tokens);
@@ -132,4 +172,25 @@ fn vit_block(net: &mut Layers, input: &Value, prefix: &str, width: i64) -> Resul
     let hidden = net.gelu(&hidden);
     let out = net.linear(&hidden, &format!("{prefix}.mlp.fc2"))?;
     Ok(net.add(&x, &out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sam_ladder_formats::onnx::{Axis, Graph};
+
+    /// A rung is where `rung * depth / count` says, as in `model::ladder`.
+    #[test]
+    fn rungs_are_where_the_model_has_them() {
+        let mut graph = Graph::new("test");
+        let value = graph.input("x", &[Axis::Size(1)], "anything");
+        for (count, depth) in [(1, 2), (3, 2), (4, 2), (4, 6), (4, 12), (5, 12), (12, 12), (24, 2), (7, 3)] {
+            let rungs: NamedRungs = (0..count).map(|rung| (rung, value.clone())).collect();
+            for block in 0..depth {
+                let found: Vec<usize> = after(&rungs, (block, depth)).iter().map(|(rung, _)| *rung).collect();
+                let expected: Vec<usize> = (0..count).filter(|rung| rung * depth / count == block).collect();
+                assert_eq!(found, expected, "{count} rungs, block {block} of {depth}");
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use sam_ladder_formats::atomic::{sync_folder, write_atomic};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind};
 use sam_ladder_schemas::train_choices::DecoderKind;
 use serde::de::DeserializeOwned;
@@ -53,6 +54,12 @@ pub struct CheckpointInfo {
     /// Channels of the embeddings; left out where they are those of SAM's encoders.
     #[serde(default = "sams_channels", skip_serializing_if = "is_sams_channels")]
     pub embed_channels: usize,
+    /// Rungs that its side network takes; left out where it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Rungs>,
+    /// SHA-256 of the projection that made these rungs; left out where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung_projection: Option<String>,
     /// `cache_id` of the store.
     pub cache_id: String,
     /// Optimizer steps taken.

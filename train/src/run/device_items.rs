@@ -36,6 +36,8 @@ pub(super) struct KeptBatch {
     embedding_picks: Option<Tensor>,
     /// The batch's embeddings, a row for each that is stored: `[count, 256, g, g]`, with neighbours `[3·count, 256, g, g]`.
     embeddings: Tensor,
+    /// The batch's rungs with their channels in a row, `[count, rung·c, g, g]`.
+    rungs: Option<Tensor>,
 }
 
 /// Which of some items go to which rows of a batch, both `[n]`, u32.
@@ -64,7 +66,8 @@ impl KeptBatch {
         let batch = BatchTensors::empty(count, shape, device)?;
         let embeddings = if shape.neighbours { batch.embeddings.flatten(0, 1)? } else { batch.embeddings.clone() };
         let embedding_picks = if shape.neighbours { Some(of(3 * count)?) } else { None };
-        Ok(KeptBatch { batch, shape, picks: of(count)?, embedding_picks, embeddings })
+        let rungs = batch.rungs.as_ref().map(|rungs| rungs.flatten(1, 2)).transpose()?;
+        Ok(KeptBatch { batch, shape, picks: of(count)?, embedding_picks, embeddings, rungs })
     }
 
     /// Whether it is for batches of this size and shape.
@@ -98,8 +101,10 @@ struct Resident {
     embeddings: Tensor,
     images: Tensor,
     labels: Tensor,
-    /// `[items, channels, 2]`
-    quantization: Option<[Tensor; 2]>,
+    /// If the reader has them.
+    rungs: Option<Tensor>,
+    /// `[items, channels, 2]`, of embeddings, images and rungs.
+    quantization: Option<[Tensor; 3]>,
     format: DType,
 }
 
@@ -120,8 +125,9 @@ impl DeviceItems {
         let Some(&first) = items.first() else { return Ok(Some(Arc::new(on_device))) };
         let mut batch = Batch::default();
         reader.read_batch(&[first], &mut batch)?;
-        let item_bytes = [&batch.embeddings, &batch.images].map(|v| v.bytes().len() + 4 * v.quantization().len());
-        let item_bytes = (item_bytes.iter().sum::<usize>() + batch.labels.len()) as u64;
+        let values = [&batch.embeddings, &batch.images].into_iter().chain(&batch.rungs);
+        let item_bytes = values.map(|values| values.bytes().len() + 4 * values.quantization().len());
+        let item_bytes = (item_bytes.sum::<usize>() + batch.labels.len()) as u64;
         let room = budget(memory, wanted, reserve);
         let count = items.len().min((room / item_bytes) as usize).min(u32::MAX as usize);
         observer.message(&report(items.len(), count, item_bytes, room, wanted));
@@ -192,10 +198,19 @@ impl DeviceItems {
 
 /// Copies what was read to the device, and decodes it into its rows of the batch.
 fn stage(read: &Batch, picked: &Picked, kept: &KeptBatch, staging: &mut Staging) -> Result<()> {
-    let values = [&read.embeddings, &read.images, &read.around];
-    let parts = if picked.read_around.is_some() { 3 } else { 2 };
-    let bytes = values[..parts].iter().map(|values| values.bytes());
-    let quantization = values[..parts].iter().map(|values| float_bytes(values.quantization()));
+    let mut values = vec![&read.embeddings, &read.images];
+    let around = picked.read_around.as_ref().map(|picks| (values.len(), picks));
+    values.extend(around.map(|_| &read.around));
+    if kept.rungs.is_some() && read.rungs.is_none() {
+        return Err(internal("a batch was read without the rungs that it takes".into()));
+    }
+    let rungs = kept.rungs.as_ref().zip(read.rungs.as_ref()).map(|(to, read)| {
+        values.push(read);
+        (values.len() - 1, to)
+    });
+    let parts = values.len();
+    let bytes = values.iter().map(|values| values.bytes());
+    let quantization = values.iter().map(|values| float_bytes(values.quantization()));
     let copied = staging.upload(&bytes.chain(quantization).chain([&*read.labels]).collect::<Vec<_>>())?;
     let decode = |part: usize, picks: &Picks, to: &Tensor| -> Result<()> {
         let (values, count) = (values[part], picks.count());
@@ -212,8 +227,11 @@ fn stage(read: &Batch, picked: &Picked, kept: &KeptBatch, staging: &mut Staging)
     };
     decode(1, &picked.read, &kept.batch.images)?;
     decode(0, &picked.read_embeddings, &kept.embeddings)?;
-    if let Some(picks) = &picked.read_around {
-        decode(2, picks, &kept.embeddings)?;
+    if let Some((part, picks)) = around {
+        decode(part, picks, &kept.embeddings)?;
+    }
+    if let Some((part, to)) = rungs {
+        decode(part, &picked.read, to)?;
     }
     let Picks { items, rows } = &picked.read;
     if picked.read.count() > 0 {
@@ -258,8 +276,12 @@ impl Resident {
             embeddings: bytes(batch.embeddings.bytes().len())?,
             images: bytes(batch.images.bytes().len())?,
             labels: bytes(batch.labels.len())?,
+            rungs: batch.rungs.as_ref().map(|rungs| bytes(rungs.bytes().len())).transpose()?,
             quantization: match batch.images.dtype() {
-                StoreDtype::Q8 => Some([pairs(&batch.embeddings)?, pairs(&batch.images)?]),
+                StoreDtype::Q8 => {
+                    let of_rungs = batch.rungs.as_ref().map_or_else(|| bytes(0), &pairs)?;
+                    Some([pairs(&batch.embeddings)?, pairs(&batch.images)?, of_rungs])
+                }
                 _ => None,
             },
             format: number_format(batch.images.dtype()),
@@ -270,11 +292,12 @@ impl Resident {
     fn set(&self, first: usize, count: usize, batch: &Batch, device: &Device) -> Result<()> {
         let parts =
             [(&self.embeddings, batch.embeddings.bytes()), (&self.images, batch.images.bytes()), (&self.labels, &batch.labels)];
-        for (to, from) in parts {
+        let rungs = self.rungs.as_ref().zip(batch.rungs.as_ref()).map(|(to, from)| (to, from.bytes()));
+        for (to, from) in parts.into_iter().chain(rungs) {
             to.slice_set(&Tensor::from_slice(from, (count, from.len() / count), device)?, 0, first)?;
         }
         if let Some(quantization) = &self.quantization {
-            for (to, from) in quantization.iter().zip([&batch.embeddings, &batch.images]) {
+            for (to, from) in quantization.iter().zip([&batch.embeddings, &batch.images].into_iter().chain(&batch.rungs)) {
                 let pairs = from.quantization();
                 to.slice_set(&Tensor::from_slice(pairs, (count, pairs.len() / count / 2, 2), device)?, 0, first)?;
             }
@@ -285,7 +308,9 @@ impl Resident {
     /// Writes some items to their rows of a batch.
     fn gather(&self, picked: &Picked, kept: &KeptBatch) -> Result<()> {
         let images = (&self.images, 1, &picked.resident, &kept.batch.images);
-        for (bytes, part, picks, to) in [images, (&self.embeddings, 0, &picked.resident_embeddings, &kept.embeddings)] {
+        let embeddings = (&self.embeddings, 0, &picked.resident_embeddings, &kept.embeddings);
+        let rungs = self.rungs.as_ref().zip(kept.rungs.as_ref()).map(|(bytes, to)| (bytes, 2, &picked.resident, to));
+        for (bytes, part, picks, to) in [images, embeddings].into_iter().chain(rungs) {
             if picks.count() == 0 {
                 continue;
             }
@@ -317,18 +342,30 @@ mod tests {
         };
         let batch = Batch::as_stored(config, &of(rows, 256), &of(rows, 256)).unwrap();
         let batch = if around.is_empty() { batch } else { batch.with_around(config, &of(around, 256)).unwrap() };
+        let batch = match config.rungs_len() {
+            0 => batch,
+            len => batch.and_rungs(config, &of(rows, len)).unwrap(),
+        };
         Batch { labels: rows.iter().flat_map(|&(row, _)| [row as u8; 16]).collect(), ..batch }
     }
 
     #[test]
     fn a_batch_is_the_same_wherever_its_items_are() -> Result<()> {
         let cpu = Device::Cpu;
-        for (dtype, neighbours) in
-            [(StoreDtype::F32, false), (StoreDtype::F16, true), (StoreDtype::Q8, false), (StoreDtype::Q8, true)]
-        {
+        for (dtype, neighbours, blocks) in [
+            (StoreDtype::F32, false, vec![]),
+            (StoreDtype::F16, true, vec![]),
+            (StoreDtype::Q8, false, vec![]),
+            (StoreDtype::Q8, true, vec![]),
+            (StoreDtype::F32, false, vec![2, 5]),
+            (StoreDtype::Bf16, true, vec![11]),
+            (StoreDtype::Q8, true, vec![2, 5, 8]),
+        ] {
             let mut config = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 });
             (config.image_size, config.dtype) = (16, dtype);
-            let shape = BatchShape { precision: Numerics::F32, neighbours, ..BatchShape::of(&config) };
+            (config.rungs, config.rung_channels) = (blocks, 7);
+            let rungs = config.stored_rungs();
+            let shape = BatchShape { precision: Numerics::F32, neighbours, rungs, ..BatchShape::of(&config) };
             let items = vec![(2, 0), (5, 0), (0, 0)];
             let around = vec![(1, 0), (3, 0), (4, 0), (5, 0), (0, 0), (1, 0)];
             let whole = ToRead { items, around: if neighbours { around } else { Vec::new() } };
@@ -347,6 +384,7 @@ mod tests {
                 let read = stored(&config, &missing.items, &missing.around);
                 let kept = KeptBatch::new(3, shape, &cpu)?;
                 on_device.fill(&kept, &whole, &read, &mut Staging::new(&cpu)?)?;
+                assert_eq!(kept.batch.parts().len(), if rungs.is_some() { 4 } else { 3 });
                 for (found, expected) in kept.batch.parts().into_iter().zip(expected.parts()) {
                     let values = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
                     assert_eq!(found.dims(), expected.dims());

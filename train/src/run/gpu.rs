@@ -9,7 +9,7 @@ pub use sam_ladder_schemas::cuda_graph::CudaGraph;
 pub use sam_ladder_schemas::device_store::DeviceStore;
 use sam_ladder_schemas::gpu_precision::GpuPrecision as Asked;
 use sam_ladder_schemas::train::{SideNetworkKind, TrainConfig};
-use sam_ladder_schemas::train_choices::DecoderKind;
+use sam_ladder_schemas::train_choices::{DecoderKind, LadderKind};
 
 /// Memory for the libraries (cuDNN's scratch memory is at most 1 GiB), the parameters, and copies of their state.
 const FIXED_BYTES: u64 = 2 << 30;
@@ -26,6 +26,11 @@ pub(crate) fn reserve(config: &TrainConfig, image_size: usize, recorded: bool) -
     if config.neighbours > 0 {
         // A number of x_sam per pixel: three slices in two batches, their products, and those of the gradient.
         numbers += 12;
+    }
+    if config.ladder == LadderKind::Gated {
+        // A number of a stage per pixel is 1 of 256 channels, 4 of resnet50's: rungs in two batches, four of them projected, their mixtures, and the
+        // gradients.
+        numbers += if config.side_network == SideNetworkKind::Resnet50 { 56 } else { 20 };
     }
     let step = pixels * numbers * format;
     FIXED_BYTES + if recorded { 2 * step } else { step }
@@ -116,6 +121,8 @@ mod tests {
         assert_eq!([step(&wide, 512, true), step(&wide, 1024, false), step(&half, 512, true)], [2 * one, 4 * one, one]);
         let skips = TrainConfig { decoder: DecoderKind::Skips, ..wide.clone() };
         assert!(step(&skips, 512, false) > one);
+        let ladder = TrainConfig { ladder: LadderKind::Gated, ..wide.clone() };
+        assert!(step(&ladder, 512, false) > one);
         assert_eq!(step(&TrainConfig { batch_size: 2 * wide.batch_size, ..wide }, 512, false), 2 * one);
     }
 

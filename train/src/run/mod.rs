@@ -6,6 +6,7 @@
 //! | `steps.parquet`, `epochs.parquet` | one row per step, one row per epoch |
 //! | `checkpoint.safetensors` | the model in the published names, as of the last checkpoint |
 //! | `best.safetensors` | the model of the epoch with the highest validation Dice |
+//! | `rung_projection.safetensors` | with a ladder, the store's maps from tokens to rungs |
 //! | `state.safetensors` | all that `--resume` needs |
 //! | `log.txt` | what the training has said, with times |
 //! | `.lock` | locked by the process that trains |
@@ -46,15 +47,16 @@ pub(crate) use gpu::{records_steps, reserve};
 pub(crate) use hparams::{SessionStatus, session_end};
 use log::Log;
 pub(crate) use open::open_run;
+pub use open::rungs_of;
 pub(crate) use random::{below, unit};
-pub use resume::read_record;
-pub(crate) use resume::{check_same_encoder, held_out_case, input_file, whole_path};
+pub(crate) use resume::{check_same_encoder, check_same_rungs, held_out_case, input_file, whole_path};
+pub use resume::{read_projection, read_record};
 pub(crate) use sampler::identity_index;
 pub use sampler::{Item, Sampler, VariantDraws};
 pub use slice_draws::SliceDraws;
 pub use step::{StepLosses, StepSettings, start_step, train_step};
 pub use step_graph::StepGraph;
-pub use tensors::{BatchShape, BatchTensors, input_tensors};
+pub use tensors::{BatchShape, BatchTensors, input_tensors, rung_tensor};
 pub(crate) use training_loop::{Control, StepKind, train_group};
 pub(crate) use training_run::{Checkpoints, Report, Run};
 pub(crate) use validation::check_cases;
@@ -63,11 +65,12 @@ pub use validation::{CaseVolume, Hd95, fold_cases, groups_of};
 use crate::error::{Result, TrainError};
 use crate::groups::Groups;
 use candle_core::Device;
-use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
+use sam_ladder_cache::{CacheOptions, ReadMode, Reader, TrainingSplit};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{RUN_LOG, TrainConfig};
+use sam_ladder_schemas::train_choices::LadderKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -123,6 +126,14 @@ pub struct RunSummary {
     pub best_epoch: Option<u32>,
     /// Whether early stopping ended it.
     pub stopped_early: bool,
+    /// With a ladder, the gate of each rung after the last step, in the order of the encoder's blocks.
+    pub rung_gates: Vec<f32>,
+}
+
+/// `gate 0.513`, or with a ladder `gate 0.513, rungs 0.49 0.51`.
+pub fn gates_text(gate: f32, rungs: &[f32]) -> String {
+    let rungs: String = rungs.iter().map(|gate| format!(" {gate:.2}")).collect();
+    if rungs.is_empty() { format!("gate {gate:.3}") } else { format!("gate {gate:.3}, rungs{rungs}") }
 }
 
 /// Starts or resumes a run and trains to its end.
@@ -149,11 +160,12 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     let checkpoints = Checkpoints { every_steps: args.checkpoint_every, epochs_after: Duration::ZERO, models: true };
     let run = open_run(args, &store, checkpoints, None)?;
     // The host keeps no second copy of the items in the GPU's memory.
-    let once = store.reader(ReadMode::Stream);
+    let rungs = args.config.ladder == LadderKind::Gated;
+    let once = reader(&store, ReadMode::Stream, rungs)?;
     let reserved = reserve(&run.setup().config, run.setup().shape.image_size, records);
     let resident = (&args.device, args.device_store, reserved);
     let items = DeviceItems::load(&once, || run.setup().sampler.items(), resident, &*args.observer)?;
-    let mut source = BatchSource::new(Arc::new(store.reader(args.read_mode)), &args.device, items)?;
+    let mut source = BatchSource::new(Arc::new(reader(&store, args.read_mode, rungs)?), &args.device, items)?;
     let file = Log::new(&args.run.join(RUN_LOG), args.observer.clone());
     let log: Arc<dyn Observer> = Arc::new(file.clone());
     announce(&*log, args, &store, &run);
@@ -172,4 +184,12 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
         Ok(_) => {}
     }
     summary
+}
+
+/// A reader of the training slices, with their rungs if they are wanted.
+///
+/// # Errors
+/// A store without rungs.
+pub(crate) fn reader(store: &TrainingSplit, mode: ReadMode, rungs: bool) -> Result<Reader> {
+    if rungs { Ok(store.reader_with_rungs(mode)?) } else { Ok(store.reader(mode)) }
 }

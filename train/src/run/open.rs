@@ -23,13 +23,17 @@ use crate::model::{LadderSam, ModelConfig, ModelWeights};
 use crate::optimizer::Optimizer;
 use candle_core::Tensor;
 use sam_ladder_cache::TrainingSplit;
-use sam_ladder_formats::atomic::{is_temporary_of, tidy};
+use sam_ladder_formats::atomic::{is_temporary_of, tidy, write_atomic};
+use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::outputs::is_regular_file;
-use sam_ladder_formats::rows::read_rows;
-use sam_ladder_schemas::tables::{EpochRow, SliceRow, StepRow, ValueRange, VolumeRange};
+use sam_ladder_formats::rows::{read_rows, read_rows_with};
+use sam_ladder_schemas::rungs::Rungs;
+use sam_ladder_schemas::store::RUNG_PROJECTION;
+use sam_ladder_schemas::tables::{EpochRow, RUNG_GATE, SliceRow, StepRow, ValueRange, VolumeRange};
 use sam_ladder_schemas::train::{
-    CHECKPOINT, EPOCHS_TABLE, RESUME_STATE, RUN_CONFIG, RUN_LOCK, RUN_LOG, RunInputs, RunRecord, STEPS_TABLE,
+    CHECKPOINT, EPOCHS_TABLE, InputFile, RESUME_STATE, RUN_CONFIG, RUN_LOCK, RUN_LOG, RunInputs, RunRecord, STEPS_TABLE,
 };
+use sam_ladder_schemas::train_choices::LadderKind;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -45,7 +49,8 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     groups.check_whole(&store.cases(), &args.config.val_cases)?;
     let precompute = store.config();
     let neighbours = args.config.neighbours > 0;
-    let shape = BatchShape { precision: set_up(&args.device, &args.config)?, neighbours, ..BatchShape::of(precompute) };
+    let rungs = rungs_of(args.config.ladder, store)?;
+    let shape = BatchShape { precision: set_up(&args.device, &args.config)?, neighbours, rungs, ..BatchShape::of(precompute) };
     let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
     if neighbours && draws.move_slices_apart(store.variants()) {
         return Err(TrainError::NeighboursApart(args.store.clone()));
@@ -65,6 +70,26 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     };
     let (folder, config) = (args.run.clone(), args.config.clone());
     Run::new(RunSetup { folder, config, shape, trained_cases, sampler, loss, validation, hd95, checkpoints }, state)
+}
+
+/// The rungs of the store, if there is a ladder.
+///
+/// # Errors
+/// A store without rungs.
+pub fn rungs_of(ladder: LadderKind, store: &TrainingSplit) -> Result<Option<Rungs>> {
+    match (ladder, store.config().stored_rungs()) {
+        (LadderKind::None, _) => Ok(None),
+        (LadderKind::Gated, Some(rungs)) => Ok(Some(rungs)),
+        (LadderKind::Gated, None) => Err(TrainError::NoRungs(store.path().into())),
+    }
+}
+
+/// The rungs' projection of the store, and its record, for a run with a ladder; `None` without one, and if rungs are the tokens as they are.
+fn rung_projection(args: &TrainArgs, store: &TrainingSplit) -> Result<Option<(InputFile, Vec<u8>)>> {
+    let wanted = args.config.ladder == LadderKind::Gated;
+    let Some(bytes) = wanted.then(|| store.rung_projection()).transpose()?.flatten() else { return Ok(None) };
+    let path = Some(whole_path(&args.store).join(RUNG_PROJECTION));
+    Ok(Some((InputFile { name: RUNG_PROJECTION.into(), sha256: sha256_hex(&bytes), path }, bytes)))
 }
 
 /// The loss that the settings name.
@@ -103,7 +128,7 @@ fn followed(
 
 /// Configuration of the model that a run trains.
 fn model_config(args: &TrainArgs, shape: BatchShape) -> ModelConfig {
-    let of_run = ModelConfig::of_run(&args.config, shape.image_size, shape.num_classes);
+    let of_run = ModelConfig::of_run(&args.config, shape.image_size, shape.num_classes, shape.rungs);
     ModelConfig { embed_channels: shape.embed_channels, ..of_run }
 }
 
@@ -125,10 +150,12 @@ fn start_run(
     let config = model_config(args, shape);
     let model = LadderSam::new(&config, &initial_weights(&config, &sources)?, &args.device)?;
     let (optimizer, ema) = followed(args, &model, None)?;
+    let projection = rung_projection(args, store)?;
     let inputs = RunInputs {
         sam_decoder: input_file(&sources.sam_decoder)?,
         cnn_checkpoint: sources.cnn_checkpoint.as_deref().map(input_file).transpose()?,
         init: sources.init.as_deref().map(input_file).transpose()?,
+        rung_projection: projection.as_ref().map(|(file, _)| file.clone()),
     };
     let cache_id = store.attributes().cache_id.clone();
     let is_trained_on = |case: &str| facts.trained_cases.iter().any(|trained| trained == case);
@@ -155,9 +182,13 @@ fn start_run(
     refuse_existing(&args.run)?;
     tidy(&args.run)?;
     let position = Position { cache_id, steps: 0, epoch: 0, batch: 0, epoch_seconds: 0.0 };
-    let records = Records::new(&args.run);
-    let state = RunState { model, optimizer, ema, records, position, channels: shape.channels, _lock: lock };
+    let records = Records::new(&args.run, shape.rungs.into_iter().flat_map(Rungs::blocks));
+    let rung_projection = record.inputs.rung_projection.as_ref().map(|file| file.sha256.clone());
+    let state = RunState { model, optimizer, ema, records, position, channels: shape.channels, rung_projection, _lock: lock };
     if checkpoints.models {
+        if let Some((_, bytes)) = projection {
+            write_atomic(&args.run.join(RUNG_PROJECTION), &bytes)?;
+        }
         state.save(&args.run, true)?;
     }
     write_record(&args.run, &record)?;
@@ -175,6 +206,7 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
         store: store.config(),
         cnn_checkpoint: args.cnn_checkpoint.as_deref().map(input_file).transpose()?,
         init: args.init.as_deref().map(input_file).transpose()?,
+        rung_projection: store.rung_projection_sha256(),
     };
     check_same_run(&args.run, &record, &wanted)?;
     tidy(&args.run)?;
@@ -184,7 +216,8 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
         let reason = format!("is of another run, its store is {}, expected {}", position.cache_id, record.cache_id);
         return Err(TrainError::RunDamaged { path, reason });
     }
-    let records = Records::resume(&args.run, position.steps, position.epoch)?;
+    let blocks = shape.rungs.into_iter().flat_map(Rungs::blocks);
+    let records = Records::resume(&args.run, blocks, (position.steps, position.epoch))?;
     let model = LadderSam::new(&model_config(args, shape), &ModelWeights(model), &args.device)?;
     let (mut optimizer, ema) = followed(args, &model, Some(averages))?;
     optimizer.load_state(&optimizer_state)?;
@@ -193,7 +226,8 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
         (record.config.max_steps, record.store_path) = (args.config.max_steps, store_path);
         write_record(&args.run, &record)?;
     }
-    let state = RunState { model, optimizer, ema, records, position, channels: shape.channels, _lock: lock };
+    let rung_projection = record.inputs.rung_projection.as_ref().map(|file| file.sha256.clone());
+    let state = RunState { model, optimizer, ema, records, position, channels: shape.channels, rung_projection, _lock: lock };
     // A run that was killed between the two files of its checkpoint has a model older than its state, and may have no step left that
     // would write another.
     let model = read_info(&args.run.join(CHECKPOINT)).ok().flatten();
@@ -222,7 +256,7 @@ fn refuse_existing(run: &Path) -> Result<()> {
     let mut names = Vec::new();
     for entry in entries {
         let name = entry.map_err(io(run))?.file_name().to_string_lossy().into_owned();
-        let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT, RUN_LOCK, RUN_LOG];
+        let begun = [STEPS_TABLE, EPOCHS_TABLE, RESUME_STATE, CHECKPOINT, RUNG_PROJECTION, RUN_LOCK, RUN_LOG];
         let aside = |of: &&str| is_temporary_of(&name, of);
         let is_known = begun.contains(&&*name) && is_regular_file(&run.join(&name));
         if !is_known && !begun.iter().any(aside) && !aside(&RUN_CONFIG) {
@@ -232,7 +266,7 @@ fn refuse_existing(run: &Path) -> Result<()> {
     }
     let has = |name: &str| names.iter().any(|found| found == name);
     let of_no_step = |name: &str| match name {
-        STEPS_TABLE => read_rows::<StepRow>(&run.join(name)).is_ok_and(|rows| rows.is_empty()),
+        STEPS_TABLE => read_rows_with::<StepRow>(&run.join(name), RUNG_GATE).is_ok_and(|(rows, _)| rows.is_empty()),
         EPOCHS_TABLE => read_rows::<EpochRow>(&run.join(name)).is_ok_and(|rows| rows.is_empty()),
         RESUME_STATE => ResumeState::load(&run.join(name)).is_ok_and(|state| state.position.steps == 0),
         // It is written after the state.

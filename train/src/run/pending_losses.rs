@@ -6,6 +6,7 @@ use crate::error::{Result, internal};
 use crate::model::LadderSam;
 use candle_core::{DType, Tensor};
 use sam_ladder_ops::device::{copy_into, queues_work};
+use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::Arm;
 
@@ -16,9 +17,19 @@ const READ_EVERY: usize = 50;
 #[derive(Debug, Default)]
 pub(super) struct PendingLosses {
     steps: Vec<(TakenStep, Numbers)>,
-    /// `[READ_EVERY, 4]` on a GPU: of each step in order its losses and α; `[READ_EVERY, 5]` with the mean of a gate that is not one number.
-    /// The memory stays, so a step allocates nothing for them.
+    /// `[READ_EVERY, 4]` on a GPU: of each step in order its losses and α; `[READ_EVERY, 5]` with the mean of a gate that is not one number; and then
+    /// α of each rung. The memory stays, so a step allocates nothing for them.
     on_device: Option<Tensor>,
+    /// Number of rungs.
+    rungs: usize,
+}
+
+/// A step whose numbers are known.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RecordedStep {
+    pub(super) row: StepRow,
+    /// The gate of each rung after the step; empty without a ladder.
+    pub(super) rung_gates: Vec<f32>,
 }
 
 /// What is known about a step before its losses.
@@ -31,8 +42,8 @@ pub(super) struct TakenStep {
 
 #[derive(Debug)]
 enum Numbers {
-    /// Losses, α and the gate.
-    Known(StepLosses, f32, f32),
+    /// Losses, α, the gate, and those of the rungs.
+    Known(StepLosses, f32, f32, Vec<f32>),
     /// In the next row of the GPU's memory.
     OnDevice,
 }
@@ -40,14 +51,15 @@ enum Numbers {
 impl PendingLosses {
     /// Adds a step that was just taken, with its losses `[3]`, which are copied: the next step may overwrite them.
     pub(super) fn push(&mut self, taken: TakenStep, losses: &Tensor, model: &LadderSam) -> Result<()> {
+        self.rungs = model.config().ladder.map_or(0, Rungs::count);
         if queues_work(losses.device()) {
             return self.keep(taken, losses, &model.gate_numbers()?);
         }
-        self.steps.push((taken, Numbers::Known(StepLosses::read(losses)?, model.alpha()?, model.gate()?)));
+        self.steps.push((taken, Numbers::Known(StepLosses::read(losses)?, model.alpha()?, model.gate()?, model.rung_gates()?)));
         Ok(())
     }
 
-    /// Adds a step whose losses `[3]` and gate numbers `[1]` or `[2]` stay on the device.
+    /// Adds a step whose losses `[3]` and [gate numbers](LadderSam::gate_numbers) stay on the device.
     fn keep(&mut self, taken: TakenStep, losses: &Tensor, gate: &Tensor) -> Result<()> {
         let width = losses.elem_count() + gate.elem_count();
         let rows = match &mut self.on_device {
@@ -67,24 +79,32 @@ impl PendingLosses {
     }
 
     /// Reads all losses in one copy: one row per step.
-    pub(super) fn read(&mut self, arm: Arm) -> Result<Vec<StepRow>> {
+    pub(super) fn read(&mut self, arm: Arm) -> Result<Vec<RecordedStep>> {
         let copied = match &self.on_device {
             Some(rows) if !self.steps.is_empty() => rows.narrow(0, 0, self.steps.len())?.to_vec2::<f32>()?,
             _ => Vec::new(),
         };
-        let mut rows = Vec::with_capacity(self.steps.len());
+        let mut recorded = Vec::with_capacity(self.steps.len());
         for (index, (TakenStep { step, epoch, lr }, numbers)) in self.steps.drain(..).enumerate() {
-            let (losses, alpha, gate) = match numbers {
-                Numbers::Known(losses, alpha, gate) => (losses, alpha, gate),
-                Numbers::OnDevice => match copied.get(index).map(Vec::as_slice) {
-                    Some(&[total, ce, dice, alpha]) => (StepLosses { total, ce, dice }, alpha, gate(arm, sigmoid(alpha))),
-                    Some(&[total, ce, dice, alpha, mean]) => (StepLosses { total, ce, dice }, alpha, gate(arm, mean)),
-                    other => return Err(internal(format!("a step's numbers are {other:?}, expected four or five"))),
-                },
+            let (losses, alpha, gate, rung_gates) = match numbers {
+                Numbers::Known(losses, alpha, gate, rung_gates) => (losses, alpha, gate, rung_gates),
+                Numbers::OnDevice => {
+                    let row = copied.get(index).map_or(&[][..], Vec::as_slice);
+                    let (numbers, alphas) = row.split_at(row.len().saturating_sub(self.rungs));
+                    let rung_gates = alphas.iter().map(|&alpha| sigmoid(alpha)).collect();
+                    match numbers {
+                        &[total, ce, dice, alpha] => {
+                            (StepLosses { total, ce, dice }, alpha, gate(arm, sigmoid(alpha)), rung_gates)
+                        }
+                        &[total, ce, dice, alpha, mean] => (StepLosses { total, ce, dice }, alpha, gate(arm, mean), rung_gates),
+                        other => return Err(internal(format!("a step's numbers are {other:?}, expected four or five"))),
+                    }
+                }
             };
-            rows.push(StepRow { step, epoch, lr, loss: losses.total, ce: losses.ce, dice: losses.dice, alpha, gate });
+            let row = StepRow { step, epoch, lr, loss: losses.total, ce: losses.ce, dice: losses.dice, alpha, gate };
+            recorded.push(RecordedStep { row, rung_gates });
         }
-        Ok(rows)
+        Ok(recorded)
     }
 }
 
@@ -122,10 +142,11 @@ mod tests {
             }
             assert!(!pending.is_due());
             let known = StepLosses { total: 9.0, ce: 8.0, dice: 7.0 };
-            pending.steps.push((taken(round + 3), Numbers::Known(known, 1.0, 0.25)));
+            pending.steps.push((taken(round + 3), Numbers::Known(known, 1.0, 0.25, Vec::new())));
             assert!(pending.is_due());
             let rows = pending.read(Arm::Full)?;
-            let found: Vec<(u64, f32, f32)> = rows.iter().map(|row| (row.step, row.dice, row.gate)).collect();
+            let found: Vec<(u64, f32, f32)> =
+                rows.iter().map(|RecordedStep { row, .. }| (row.step, row.dice, row.gate)).collect();
             let dice = 3.0 + round as f32;
             let expected = [(0, dice, 0.5), (1, dice + 1.0, 0.5), (2, dice + 2.0, 0.5), (3, 7.0, 0.25)];
             assert_eq!(found, expected.map(|(step, dice, gate)| (round + step, dice, gate)));
@@ -144,8 +165,25 @@ mod tests {
                 pending.keep(taken(step), &losses, &Tensor::new(&[-4.0f32, 0.25], &Device::Cpu)?)?;
             }
             let rows = pending.read(arm)?;
-            let found: Vec<[f32; 5]> = rows.iter().map(|row| [row.loss, row.ce, row.dice, row.alpha, row.gate]).collect();
+            let numbers = |RecordedStep { row, .. }: &RecordedStep| [row.loss, row.ce, row.dice, row.alpha, row.gate];
+            let found: Vec<[f32; 5]> = rows.iter().map(numbers).collect();
             assert_eq!(found, [[1.0, 2.0, 3.0, -4.0, gate], [2.0, 2.0, 3.0, -4.0, gate]]);
+        }
+        Ok(())
+    }
+
+    /// α of the rungs comes last, after one number of the gate or two.
+    #[test]
+    fn the_gates_of_rungs_come_last() -> Result<()> {
+        for (numbers, gate) in [(vec![0f32, 1.0, -1.0], 0.5), (vec![-4.0, 0.25, 1.0, -1.0], 0.25)] {
+            let mut pending = PendingLosses { rungs: 2, ..PendingLosses::default() };
+            let numbers = Tensor::new(numbers, &Device::Cpu)?;
+            pending.keep(taken(0), &Tensor::new(&[1.0f32, 2.0, 3.0], &Device::Cpu)?, &numbers)?;
+            let rows = pending.read(Arm::Full)?;
+            assert_eq!((rows[0].row.dice, rows[0].row.gate), (3.0, gate));
+            // σ(1) and σ(-1).
+            let [first, second] = rows[0].rung_gates[..] else { panic!("{rows:?}") };
+            assert!((first - 0.731_058_6).abs() < 1e-6 && (second - 0.268_941_4).abs() < 1e-6, "{rows:?}");
         }
         Ok(())
     }

@@ -4,8 +4,8 @@
 
 use crate::error::{Result, TrainError};
 use crate::run::validation::Scores;
-use sam_ladder_formats::rows::{read_rows, write_rows};
-use sam_ladder_schemas::tables::{EpochRow, StepRow};
+use sam_ladder_formats::rows::{ExtraColumns, read_rows, read_rows_with, write_rows, write_rows_with};
+use sam_ladder_schemas::tables::{EpochRow, RUNG_GATE, StepRow};
 use sam_ladder_schemas::train::{EPOCHS_TABLE, STEPS_TABLE};
 use std::path::{Path, PathBuf};
 
@@ -15,27 +15,51 @@ pub struct Records {
     folder: PathBuf,
     /// One row per optimizer step.
     pub steps: Vec<StepRow>,
+    /// With a ladder, the gates of each rung, a column of `steps` each.
+    pub rung_gates: ExtraColumns,
     /// One row per whole epoch.
     pub epochs: Vec<EpochRow>,
 }
 
 impl Records {
-    /// Records of a new run.
-    pub fn new(folder: &Path) -> Self {
-        Records { folder: folder.to_path_buf(), steps: Vec::new(), epochs: Vec::new() }
+    /// Records of a new run, whose side network takes the rungs after these blocks of the encoder.
+    pub fn new(folder: &Path, blocks: impl IntoIterator<Item = usize>) -> Self {
+        let rung_gates = blocks.into_iter().map(|block| (format!("{RUNG_GATE}{block}"), Vec::new())).collect();
+        Records { folder: folder.to_path_buf(), steps: Vec::new(), rung_gates, epochs: Vec::new() }
+    }
+
+    /// Adds a step.
+    pub(crate) fn push(&mut self, row: StepRow, rung_gates: &[f32]) {
+        self.steps.push(row);
+        for ((_, column), gate) in self.rung_gates.iter_mut().zip(rung_gates) {
+            column.push(*gate);
+        }
+    }
+
+    /// The gate of each rung after the last step, by the encoder's block.
+    pub(crate) fn last_rung_gates(&self) -> Vec<f32> {
+        self.rung_gates.iter().filter_map(|(_, column)| column.last().copied()).collect()
     }
 
     /// Records of a run that is resumed after `steps` steps and `epochs` whole epochs; later rows are dropped.
     ///
     /// # Errors
     /// If a table cannot be read or has too few rows.
-    pub fn resume(folder: &Path, steps: u64, epochs: u32) -> Result<Self> {
-        let mut records = Records::new(folder);
+    pub fn resume(folder: &Path, blocks: impl IntoIterator<Item = usize>, (steps, epochs): (u64, u32)) -> Result<Self> {
+        let mut records = Records::new(folder, blocks);
         if steps > 0 {
             let path = folder.join(STEPS_TABLE);
-            records.steps = read_rows(&path)?;
+            let (rows, rung_gates) = read_rows_with(&path, RUNG_GATE)?;
+            let names = |columns: &ExtraColumns| columns.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ");
+            let [found, expected] = [&rung_gates, &records.rung_gates].map(names);
+            if found != expected {
+                let reason = format!("has the gates {found:?}, expected {expected:?}");
+                return Err(TrainError::RunDamaged { path, reason });
+            }
+            (records.steps, records.rung_gates) = (rows, rung_gates);
             check_length(&path, records.steps.len(), steps as usize)?;
             records.steps.truncate(steps as usize);
+            records.rung_gates.iter_mut().for_each(|(_, column)| column.truncate(steps as usize));
         }
         if epochs > 0 {
             let path = folder.join(EPOCHS_TABLE);
@@ -51,7 +75,7 @@ impl Records {
     /// # Errors
     /// The operating system's, naming the file.
     pub fn save(&self) -> Result<()> {
-        write_rows(&self.folder.join(STEPS_TABLE), &self.steps)?;
+        write_rows_with(&self.folder.join(STEPS_TABLE), &self.steps, &self.rung_gates)?;
         write_rows(&self.folder.join(EPOCHS_TABLE), &self.epochs)?;
         Ok(())
     }

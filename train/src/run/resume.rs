@@ -1,5 +1,6 @@
 //! A run folder's record, and whether a call that resumes it has the same settings and inputs.
 
+use super::checkpoint::CheckpointInfo;
 use crate::error::{Result, TrainError, io, unwritable};
 use sam_ladder_cache::{Store, is_remote, read_file};
 use sam_ladder_formats::atomic::write_atomic;
@@ -7,7 +8,7 @@ use sam_ladder_formats::hash::{sha256_hex, sha256_of_file};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
-use sam_ladder_schemas::store::StoreAttributes;
+use sam_ladder_schemas::store::{RUNG_PROJECTION, StoreAttributes};
 use sam_ladder_schemas::train::{HeldOutCase, InputFile, RUN_CONFIG, RunRecord, TrainConfig};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,8 @@ pub(crate) struct Wanted<'a> {
     /// Files that the call names again; files that it leaves out are taken from the run.
     pub(crate) cnn_checkpoint: Option<InputFile>,
     pub(crate) init: Option<InputFile>,
+    /// SHA-256 of the store's projection of rungs, if it has one.
+    pub(crate) rung_projection: Option<&'a str>,
 }
 
 /// Checks that the run's settings and inputs are those of the call.
@@ -89,6 +92,14 @@ pub(crate) fn check_same_run(run: &Path, record: &RunRecord, wanted: &Wanted) ->
             let advice = "leave the option out to resume as before, or start another --run";
             return differs(setting, stored.to_string(), given.to_string(), advice);
         }
+    }
+    if let Some(stored) = &record.inputs.rung_projection
+        && wanted.rung_projection != Some(&stored.sha256)
+    {
+        let advice =
+            "resume on the store that the run was started with: one that was made again of more or other scans has other rungs";
+        let given = wanted.rung_projection.unwrap_or("none").to_string();
+        return differs("the SHA-256 of the rungs' projection", stored.sha256.clone(), given, advice);
     }
     let files = [
         ("--cnn-checkpoint", &record.inputs.cnn_checkpoint, &wanted.cnn_checkpoint),
@@ -128,6 +139,38 @@ pub(crate) fn check_same_encoder(run: &Path, record: &RunRecord, store: &Store) 
         return Ok(());
     }
     Err(TrainError::OtherEncoder { run: run.into(), store: store.path().into(), differing })
+}
+
+/// The bytes of the rungs' projection that a run keeps; `None` if it has no ladder, or rungs are the tokens as they are.
+///
+/// # Errors
+/// [`TrainError::RunDamaged`] for a file that is not the recorded one; the operating system's.
+pub fn read_projection(run: &Path, record: &RunRecord) -> Result<Option<Vec<u8>>> {
+    let Some(recorded) = &record.inputs.rung_projection else { return Ok(None) };
+    let path = run.join(RUNG_PROJECTION);
+    let bytes = std::fs::read(&path).map_err(io(&path))?;
+    let found = sha256_hex(&bytes);
+    if found == recorded.sha256 {
+        return Ok(Some(bytes));
+    }
+    let reason = format!("is damaged: its SHA-256 is {found}, expected {}", recorded.sha256);
+    Err(TrainError::RunDamaged { path, reason })
+}
+
+/// Checks that a model with a ladder can use a store's rungs: the same blocks, channels and projection.
+///
+/// # Errors
+/// [`TrainError::OtherRungs`] with both values of each that differs.
+pub(crate) fn check_same_rungs(model: &Path, info: &CheckpointInfo, store: &Store) -> Result<()> {
+    let Some(rungs) = info.ladder else { return Ok(()) };
+    let found = store.config().stored_rungs();
+    let trained = json!({"rungs": rungs, "projection": info.rung_projection});
+    let of_store = json!({"rungs": found, "projection": store.rung_projection_sha256()});
+    let differing = differences(&trained, "the model has", &of_store, "the store has");
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(TrainError::OtherRungs { model: model.into(), store: store.path().into(), differing })
 }
 
 /// A training case of a store, by its name and its files' bytes.

@@ -21,6 +21,8 @@ pub(super) struct RunState {
     pub(super) position: Position,
     /// Channels of the images, for the checkpoint's metadata.
     pub(super) channels: usize,
+    /// SHA-256 of the rungs' projection, for the checkpoint's metadata, if the model has a ladder whose store has one.
+    pub(super) rung_projection: Option<String>,
     /// Keeps other processes out of the run folder.
     pub(super) _lock: Lock,
 }
@@ -71,6 +73,8 @@ impl RunState {
             decoder: config.decoder,
             neighbours: u32::from(config.neighbours),
             embed_channels: config.embed_channels,
+            ladder: config.ladder,
+            rung_projection: self.rung_projection.clone(),
             cache_id: self.position.cache_id.clone(),
             steps: self.position.steps,
             epochs: self.position.epoch,

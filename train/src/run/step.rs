@@ -73,7 +73,7 @@ pub fn start_step(
 ) -> Result<Tensor> {
     let num_classes = model.config().num_classes;
     let _step = tracing::trace_span!("step").entered();
-    let pass = tracing::trace_span!("forward").in_scope(|| model.forward_train(&batch.images, &batch.embeddings))?;
+    let pass = tracing::trace_span!("forward").in_scope(|| model.forward_train(&batch.images, batch.of_sam()))?;
     let loss = tracing::trace_span!("loss").in_scope(|| settings.loss.of(&pass.low_res_logits, &batch.labels, num_classes))?;
     let gradients = tracing::trace_span!("backward").in_scope(|| pass.backward(loss.gradient))?;
     let update = || optimizer.step_unless_diverged(&gradients, settings.lr, Some(&loss.numbers));

@@ -35,7 +35,7 @@ struct WarmUp {
     steps: usize,
     batch_size: usize,
     /// The tensors of the last of these batches.
-    last: Option<[TensorId; 3]>,
+    last: Option<Vec<TensorId>>,
 }
 
 /// A recorded step, and the memory through which the host exchanges numbers with it.
@@ -194,7 +194,7 @@ fn device_step(
     moving: &Tensor,
     losses: &Tensor,
 ) -> candle_core::Result<()> {
-    let pass = model.forward_train_uncounted(&batch.images, &batch.embeddings)?;
+    let pass = model.forward_train_uncounted(&batch.images, batch.of_sam())?;
     let loss = loss.of(&pass.low_res_logits, &batch.labels, model.config().num_classes)?;
     let gradients = pass.backward(loss.gradient)?;
     optimizer.update_in_graph(&gradients, &loss.numbers, moving)?;
@@ -276,7 +276,7 @@ mod tests {
     fn the_largest_batches_are_recorded_after_two_steps() -> Result<()> {
         let batch = |size: usize| -> Result<BatchTensors> {
             let tensor = Tensor::zeros((size, 1), DType::F32, &Device::Cpu)?;
-            Ok(BatchTensors { images: tensor.clone(), embeddings: tensor.clone(), labels: tensor })
+            Ok(BatchTensors { images: tensor.clone(), embeddings: tensor.clone(), labels: tensor, rungs: None })
         };
         let (small, large, other) = (batch(2)?, batch(3)?, batch(3)?);
         let mut warm_up = WarmUp::default();

@@ -1,11 +1,13 @@
 //! Batches as tensors, for the model and the loss.
 
 use crate::error::Result;
+use crate::model::OfSam;
 use candle_core::{DType, Device, Tensor, TensorId};
 use sam_ladder_cache::Batch;
 use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::rungs::Rungs;
 
 /// Sizes and precision of a batch's tensors, which follow from the store and the run's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +24,12 @@ pub struct BatchShape {
     pub precision: Numerics,
     /// Whether there are the embeddings of the slices around, too.
     pub neighbours: bool,
+    /// The rungs, if the model takes them.
+    pub rungs: Option<Rungs>,
 }
 
 impl BatchShape {
-    /// The shape for a store of this config, in float32.
+    /// The shape for a store of this config, in float32, for a model without neighbours and ladder.
     pub fn of(config: &PrecomputeConfig) -> Self {
         BatchShape {
             image_size: config.image_size,
@@ -34,6 +38,7 @@ impl BatchShape {
             embed_channels: config.embed_channels(),
             precision: Numerics::F32,
             neighbours: false,
+            rungs: None,
         }
     }
 
@@ -57,6 +62,8 @@ pub struct BatchTensors {
     pub embeddings: Tensor,
     /// `[b, s/4, s/4]`, classes as u8.
     pub labels: Tensor,
+    /// `[b, rung, c, s/16, s/16]`, for a model that takes them.
+    pub rungs: Option<Tensor>,
 }
 
 impl BatchTensors {
@@ -69,21 +76,28 @@ impl BatchTensors {
         let (g, low) = (shape.grid_size(), shape.low_res_size());
         let embeddings =
             if shape.neighbours { vec![count, 3, shape.embed_channels, g, g] } else { vec![count, shape.embed_channels, g, g] };
+        let of_rungs = |rungs: Rungs| Tensor::zeros((count, rungs.count(), rungs.channels(), g, g), precision.dtype(), device);
         Ok(BatchTensors {
             images: Tensor::zeros((count, channels, s, s), precision.dtype(), device)?,
             embeddings: Tensor::zeros(embeddings, precision.dtype(), device)?,
             labels: Tensor::zeros((count, low, low), DType::U8, device)?,
+            rungs: shape.rungs.map(of_rungs).transpose()?,
         })
     }
 
-    /// Images, embeddings and labels.
-    pub(super) fn parts(&self) -> [&Tensor; 3] {
-        [&self.images, &self.embeddings, &self.labels]
+    /// What the model takes of SAM.
+    pub fn of_sam(&self) -> OfSam<'_> {
+        OfSam { embeddings: &self.embeddings, rungs: self.rungs.as_ref() }
+    }
+
+    /// Images, embeddings and labels, and the rungs if there are any.
+    pub(super) fn parts(&self) -> Vec<&Tensor> {
+        [&self.images, &self.embeddings, &self.labels].into_iter().chain(&self.rungs).collect()
     }
 
     /// The same for clones, which share their memory.
-    pub(super) fn ids(&self) -> [TensorId; 3] {
-        self.parts().map(Tensor::id)
+    pub(super) fn ids(&self) -> Vec<TensorId> {
+        self.parts().into_iter().map(Tensor::id).collect()
     }
 
     /// A copy with memory of its own.
@@ -95,6 +109,7 @@ impl BatchTensors {
             images: self.images.force_contiguous()?,
             embeddings: self.embeddings.force_contiguous()?,
             labels: self.labels.force_contiguous()?,
+            rungs: self.rungs.as_ref().map(Tensor::force_contiguous).transpose()?,
         })
     }
 }
@@ -106,7 +121,8 @@ impl BatchTensors {
 pub(crate) fn batch_tensors(batch: &Batch, count: usize, shape: BatchShape, device: &Device) -> Result<BatchTensors> {
     let low = shape.low_res_size();
     let (images, embeddings) = input_tensors(batch, count, shape, device)?;
-    Ok(BatchTensors { images, embeddings, labels: Tensor::from_slice(&batch.labels, (count, low, low), device)? })
+    let rungs = rung_tensor(batch, count, shape, device)?;
+    Ok(BatchTensors { images, embeddings, labels: Tensor::from_slice(&batch.labels, (count, low, low), device)?, rungs })
 }
 
 /// The model's input for `count` slices: images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`, or with those of the slices before and
@@ -125,4 +141,16 @@ pub fn input_tensors(batch: &Batch, count: usize, shape: BatchShape, device: &De
     }
     let dtype = shape.precision.dtype();
     Ok((images.to_dtype(dtype)?, embeddings.to_dtype(dtype)?))
+}
+
+/// The rungs of `count` slices, `[count, rung, c, s/16, s/16]`, for a model that takes them.
+///
+/// # Errors
+/// A batch that was read without rungs, or with others.
+pub fn rung_tensor(batch: &Batch, count: usize, shape: BatchShape, device: &Device) -> Result<Option<Tensor>> {
+    let Some(rungs) = shape.rungs else { return Ok(None) };
+    let g = shape.grid_size();
+    let values = batch.rungs.as_ref().map(|values| values.to_vec()).unwrap_or_default();
+    let tensor = Tensor::from_vec(values, (count, rungs.count(), rungs.channels(), g, g), device)?;
+    Ok(Some(tensor.to_dtype(shape.precision.dtype())?))
 }

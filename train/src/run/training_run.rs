@@ -1,9 +1,8 @@
 //! A run in training: it receives batches, and keeps its records and checkpoints itself.
 
-use super::RunSummary;
 use super::checkpoint::Position;
 use super::hparams::session_start;
-use super::pending_losses::{PendingLosses, TakenStep};
+use super::pending_losses::{PendingLosses, RecordedStep, TakenStep};
 use super::resume::note_early_stop;
 use super::sampler::{Item, Sampler};
 use super::state::RunState;
@@ -11,6 +10,7 @@ use super::step::{StepLosses, StepSettings};
 use super::tensorboard::EventWriter;
 use super::tensors::{BatchShape, BatchTensors};
 use super::validation::{Hd95, HeldOutSlices, Scores, ValidationPass};
+use super::{RunSummary, gates_text};
 use crate::error::{Result, TrainError, guarded};
 use crate::loss::LadderLoss;
 use crate::model::LadderSam;
@@ -158,6 +158,7 @@ impl Run {
             best_val_dice: records.best_val_dice(),
             best_epoch: records.best_epoch(),
             stopped_early: self.stopped_early(),
+            rung_gates: records.last_rung_gates(),
         };
         match self.error {
             Some(error) => Err(error),
@@ -249,13 +250,16 @@ impl Run {
 
     /// Records the steps since the last call; waits for a GPU.
     fn record_steps(&mut self) -> Result<()> {
-        for row in self.pending.read(self.state.model.config().arm)? {
+        for RecordedStep { row, rung_gates } in self.pending.read(self.state.model.config().arm)? {
             let losses = StepLosses { total: row.loss, ce: row.ce, dice: row.dice };
             if let Some((what, value)) = losses.not_finite() {
                 return Err(self.diverged(row.step, what.into(), value, row.lr));
             }
-            self.state.records.steps.push(row);
+            self.state.records.push(row, &rung_gates);
             self.write_scalars(&row)?;
+            for ((column, _), gate) in self.state.records.rung_gates.iter().zip(rung_gates) {
+                self.events.scalar(&format!("info/{column}"), row.step + 1, gate)?;
+            }
         }
         Ok(())
     }
@@ -287,8 +291,8 @@ impl Run {
                 Some(dice) => format!(", val dice {dice:.4}"),
                 None => String::new(),
             };
-            progress
-                .describe(&format!("epoch {epoch}/{epochs}, loss {loss:.4}, dice loss {dice:.4}{validation}, gate {gate:.3}"));
+            let gates = gates_text(*gate, &self.state.records.last_rung_gates());
+            progress.describe(&format!("epoch {epoch}/{epochs}, loss {loss:.4}, dice loss {dice:.4}{validation}, {gates}"));
         }
     }
 
@@ -302,7 +306,8 @@ impl Run {
         };
         let (epoch, epochs) = (row.epoch + 1, self.setup.config.epochs);
         let EpochRow { loss, dice, gate, seconds, .. } = row;
-        format!("epoch {epoch}/{epochs}: loss {loss:.4}, dice loss {dice:.4}{validation}, gate {gate:.3}, {seconds:.1} s")
+        let gates = gates_text(*gate, &records.last_rung_gates());
+        format!("epoch {epoch}/{epochs}: loss {loss:.4}, dice loss {dice:.4}{validation}, {gates}, {seconds:.1} s")
     }
 
     /// Whether the last step of the current epoch is done, so that it can be validated and closed.
@@ -339,7 +344,8 @@ impl Run {
             }
             Report::Epochs(progress) => {
                 let dice = row.val_dice.map_or("–".into(), |dice| format!("{dice:.4}"));
-                progress.describe(&format!("loss {:.4}, val dice {dice}, gate {:.3}", row.loss, row.gate));
+                let gates = gates_text(row.gate, &self.state.records.last_rung_gates());
+                progress.describe(&format!("loss {:.4}, val dice {dice}, {gates}", row.loss));
                 progress.advance(1);
             }
         }

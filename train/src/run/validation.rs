@@ -177,7 +177,7 @@ pub(crate) struct ValidationPass {
 impl ValidationPass {
     /// Scores the model on the next batch.
     pub(crate) fn add(&mut self, model: &LadderSam, batch: &BatchTensors) -> Result<()> {
-        let mut predicted = argmax_classes(&model.forward(&batch.images, &batch.embeddings)?)?;
+        let mut predicted = argmax_classes(&model.forward(&batch.images, batch.of_sam())?)?;
         let mut labels: Vec<u8> = batch.labels.flatten_all()?.to_vec1()?;
         // A pixel that takes no part is background in both, of which nothing is measured.
         for (predicted, label) in predicted.iter_mut().zip(&mut labels) {

@@ -32,7 +32,7 @@ pub use final_run::{FinalRun, mark_evaluated, refuse_second_final, train_final};
 
 use crate::error::{Result, TrainError};
 use crate::groups::{Groups, warning};
-use crate::run::{CudaGraph, DeviceStore, Hd95, TrainArgs, check_cases, input_file, records_steps, whole_path};
+use crate::run::{CudaGraph, DeviceStore, Hd95, TrainArgs, check_cases, input_file, records_steps, rungs_of, whole_path};
 use candle_core::Device;
 use folder::{Folder, check_same_sweep};
 use ledger::Ledger;
@@ -40,10 +40,11 @@ use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::sweep::{Objective, SweepRecord, TrialRow, TrialStatus, Validation};
 use sam_ladder_schemas::train::{InputFile, RunInputs, TrainConfig};
+use sam_ladder_schemas::train_choices::LadderKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use trainer::StoreTrainer;
+use trainer::{StoreTrainer, takes_rungs};
 use trials::Trials;
 use workers::Workers;
 
@@ -150,6 +151,9 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     if config.objectives.contains(&Objective::Hd95) {
         check_spacing(store)?;
     }
+    if takes_rungs(&config) {
+        rungs_of(LadderKind::Gated, store)?;
+    }
     let groups = config.group_by.as_ref().map(|by| Groups::resolve(by, &store.cases())).transpose()?.unwrap_or_default();
     let folds = validation_cases(store, &config.validation, &groups)?;
     let warning = warning(&store.cases(), &folds, |by| format!("group_by = {by} in [validation]"));
@@ -166,6 +170,8 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
             sam_decoder: input_file(&store.decoder_path())?,
             cnn_checkpoint: args.cnn_checkpoint.as_deref().map(input_file).transpose()?,
             init: args.init.as_deref().map(input_file).transpose()?,
+            // Each run keeps its own.
+            rung_projection: None,
         },
         config,
         store_path: Some(whole_path(&args.store)),

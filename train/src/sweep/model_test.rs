@@ -115,7 +115,7 @@ fn record(search: &str, pruning: &str, jobs: u32) -> SweepRecord {
         jobs,
         folds: vec![vec!["a".into()], vec!["b".into()]],
         groups: Default::default(),
-        inputs: RunInputs { sam_decoder: file, cnn_checkpoint: None, init: None },
+        inputs: RunInputs { sam_decoder: file, cnn_checkpoint: None, init: None, rung_projection: None },
         store_path: None,
     }
 }

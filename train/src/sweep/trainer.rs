@@ -6,8 +6,8 @@ use super::{SweepArgs, train_args};
 use crate::error::{Result, TrainError, guarded};
 use crate::groups::Groups;
 use crate::run::{
-    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, StepKind, VariantDraws, open_run, records_steps,
-    reserve, train_group,
+    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, StepKind, VariantDraws, open_run, reader,
+    records_steps, reserve, train_group,
 };
 use rayon::prelude::*;
 use sam_ladder_cache::{ReadMode, Reader, TrainingSplit};
@@ -15,6 +15,7 @@ use sam_ladder_ops::device::queues_work;
 use sam_ladder_schemas::observer::{Observer, Progress};
 use sam_ladder_schemas::sweep::{Domain, Objective, SweepConfig, SweepRecord};
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
+use sam_ladder_schemas::train_choices::LadderKind;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,6 +75,7 @@ impl<'a> StoreTrainer<'a> {
     pub(super) fn new(args: &'a SweepArgs, store: &'a TrainingSplit, record: &'a SweepRecord) -> Result<Self> {
         let records = records_steps(&args.device, args.cuda_graph)?;
         let image_size = store.config().image_size;
+        let rungs = takes_rungs(&record.config);
         let largest = largest_steps(&record.config).iter().map(|config| reserve(config, image_size, records)).max();
         let resident = (&args.device, args.device_store, largest.unwrap_or(0));
         Ok(StoreTrainer {
@@ -81,8 +83,8 @@ impl<'a> StoreTrainer<'a> {
             store,
             record,
             folder: Folder::new(&args.out),
-            reader: Arc::new(store.reader(args.read_mode)),
-            items: DeviceItems::load(&store.reader(ReadMode::Stream), || all_items(store), resident, &*args.observer)?,
+            reader: Arc::new(reader(store, args.read_mode, rungs)?),
+            items: DeviceItems::load(&reader(store, ReadMode::Stream, rungs)?, || all_items(store), resident, &*args.observer)?,
             records,
             said: Arc::new(SaidOnce::new(args.observer.clone())),
         })
@@ -171,11 +173,16 @@ impl Trainer for StoreTrainer<'_> {
     }
 }
 
+/// Whether a trial may have a ladder. The others then read rungs, too, since all of a sweep have one reader.
+pub(super) fn takes_rungs(config: &SweepConfig) -> bool {
+    largest_steps(config).iter().any(|config| config.ladder == LadderKind::Gated)
+}
+
 /// Settings on which the memory of a step depends, in every combination that a trial may have.
 fn largest_steps(config: &SweepConfig) -> Vec<TrainConfig> {
     let mut combinations = vec![Map::new()];
     for setting in &config.settings {
-        if !["batch_size", "side_network", "precision", "decoder", "neighbours"].contains(&setting.name.as_str()) {
+        if !["batch_size", "side_network", "precision", "decoder", "neighbours", "ladder"].contains(&setting.name.as_str()) {
             continue;
         }
         let values = match &setting.domain {
@@ -202,12 +209,12 @@ fn all_items(store: &TrainingSplit) -> Vec<(u32, u32)> {
 
 /// Runs of one seed and fold with the same key will draw the same batches.
 fn group_key(run: &Run) -> String {
-    let TrainConfig { batch_size, order, augment, precision, sampling, neighbours, .. } = &run.setup().config;
+    let TrainConfig { batch_size, order, augment, precision, sampling, neighbours, ladder, .. } = &run.setup().config;
     let cases = run.setup().trained_cases.join(" ");
     let position = run.position();
     let order = if *order == SliceOrder::Shuffled { "shuffled" } else { "sequential" };
     let at = format!("{} {}", position.epoch, position.batch);
-    format!("{at} {batch_size} {order} {augment:?} {precision:?} {sampling:?} {neighbours} {cases}")
+    format!("{at} {batch_size} {order} {augment:?} {precision:?} {sampling:?} {neighbours} {ladder:?} {cases}")
 }
 
 #[cfg(test)]
