@@ -211,7 +211,7 @@ fn a_run_brings_the_embeddings_to_sams_channels_and_predicts_what_it_evaluates()
 /// Files of SAM and of DINOv3, both of random weights, in their own names.
 fn checkpoints(at: &Path) {
     let sam = random_encoder_tensors(EncoderArch::VitB, 64, 1).unwrap().into_iter().chain(random_decoder_weights(2).unwrap());
-    save_pth(&at.join("sam.pth"), &sam.collect::<Vec<_>>()).unwrap();
+    save_pth(at.join("sam.pth"), &sam.collect::<Vec<_>>()).unwrap();
     let mut dino = Vec::new();
     let c = 384;
     let mut add = |name: &str, shape: &[usize]| {
@@ -235,7 +235,7 @@ fn checkpoints(at: &Path) {
     }
     add("norm.weight", &[c]);
     add("norm.bias", &[c]);
-    save_safetensors(&at.join("dino.safetensors"), &dino).unwrap();
+    save_safetensors(at.join("dino.safetensors"), &dino).unwrap();
 }
 
 #[test]

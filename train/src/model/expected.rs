@@ -9,7 +9,7 @@ use super::depth_mix::depth_mix_names;
 use super::error::ModelError;
 use super::gate::gate_names;
 use super::ladder::ladder_names;
-use super::names::Names;
+use super::names::{EMBED_DIM, Names};
 use super::projection::{EMBEDDING_PROJECTION, projection_names};
 use super::side_network::{ladder_stage, side_network_names};
 use super::skips::skip_names;
@@ -28,7 +28,7 @@ impl ModelWeights {
             depth_mix_names(&mut list, config.embed_channels);
         }
         if config.projects_embeddings() {
-            projection_names(&mut list, EMBEDDING_PROJECTION, config.embed_channels);
+            projection_names(&mut list, EMBEDDING_PROJECTION, [config.embed_channels, EMBED_DIM]);
         }
         let sam = prompt_encoder_tensors().into_iter().chain(mask_decoder_tensors(config.num_classes));
         list.0.extend(sam.map(|(name, shape)| (format!("sam.{name}"), shape)));

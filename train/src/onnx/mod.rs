@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use sam_ladder_formats::onnx::{Axis, Graph, Value};
 use sam_ladder_formats::state_dict::StateDict;
-use sam_ladder_schemas::encoder::EMBED_CHANNELS;
 use sam_ladder_schemas::precompute::PixelNormalisation;
 use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind};
