@@ -47,12 +47,15 @@ fn result(folder: &Path, run: &str) -> [Vec<u8>; 2] {
     ["checkpoint.safetensors", "steps.parquet"].map(|file| fs::read(folder.join(run).join(file)).unwrap())
 }
 
+/// Every gate, and with one of them all that else changes a step's operations.
+const GATES: [&str; 4] = ["scalar", "channel", "pixel", "scalar --decoder skips --neighbours 1 --ladder gated"];
+
 /// A recorded step does what a plain one does, for every gate: without memory that the graph frees and did not allocate, without memory for
 /// cuBLAS in the graph, and with the pool given back before.
 #[test]
 fn every_gate_goes_through_a_graph() {
     let folder = workplace();
-    for gate in ["scalar", "channel", "pixel", "scalar --decoder skips", "scalar --neighbours 1", "scalar --ladder gated"] {
+    for gate in GATES {
         let [plain, graphed] = ["plain", "graphed"].map(|way| format!("{way}-{}", gate.replace(' ', "")));
         cli::succeed(train(folder.path(), &plain, &format!("--epochs 4 --batch-size 4 --gate {gate} --cuda-graph off")));
         cli::succeed(train(folder.path(), &graphed, &format!("--epochs 4 --batch-size 4 --gate {gate} --cuda-graph")));
@@ -69,7 +72,7 @@ fn every_gate_goes_through_a_graph() {
 #[test]
 fn a_step_does_not_wait() {
     let folder = workplace();
-    for gate in ["scalar", "channel", "pixel", "scalar --decoder skips", "scalar --neighbours 1", "scalar --ladder gated"] {
+    for gate in GATES {
         let [few, many] = [4, 2].map(|batch| {
             let run = format!("{}-{batch}", gate.replace(' ', ""));
             let words = format!("--epochs 2 --batch-size {batch} --gate {gate} --device-store 1G");
