@@ -26,9 +26,10 @@ const LINES: usize = 10;
 /// Arguments of `audit`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Each case is segmented by the runs that held it out (train --fold or --val-cases). A slice is disputed
-if all of them give at least 3 × 3 of its pixels the same class, and the label another. Train each
-fold with several seeds, and pass all runs: --run runs/fold*-seed*
+Each case is segmented by the runs that held it out (train --fold or --val-cases). A pixel is disputed
+if all these runs give it the same class, and the label another. A slice is listed if it has a square
+of 3 × 3 disputed pixels. Train each fold with several seeds, and pass all runs:
+--run runs/fold*-seed*. One run, as below, cannot agree with others.
 
 Examples:
   sam-ladder audit --store synapse.zarr --run runs/lower --out audit
@@ -37,7 +38,7 @@ pub struct Args {
     /// Store that the runs were trained on: a folder, or s3://bucket/key
     #[arg(long, value_name = "STORE.zarr")]
     store: PathBuf,
-    /// Runs of a cross-validation, best with several seeds of each fold
+    /// Runs of a cross-validation, preferably with several seeds of each fold
     #[arg(long, value_name = "DIR", num_args = 1.., required = true)]
     run: Vec<PathBuf>,
     /// Use the last model of each run, even if validation chose an earlier one

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use sam_ladder_ops::device::{Download, Downloads, Staging, prepare};
 use sam_ladder_ops::image::bicubic::resize_bicubic_antialiased;
 use sam_ladder_ops::{FrozenLinear, Numerics, contiguous, token_linear};
-use sam_ladder_schemas::encoder::{EMBED_CHANNELS, PATCH_SIZE};
+use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precompute::PixelNormalisation;
 use std::sync::{Mutex, PoisonError};
 
@@ -46,8 +46,8 @@ pub trait Encode {
     }
 }
 
-/// Embeddings of any number of images, of `image_len` values each, and their rungs of `rungs_len`; `batch_size` images at a time: the next batch is
-/// begun before one is waited for.
+/// Embeddings of any number of images, of `image_len` values each, and their rungs; an image has `embedding_len` and `rungs_len` values of them.
+/// `batch_size` images at a time: the next batch is begun before one is waited for.
 ///
 /// # Errors
 /// The encoder's; [`Error::EncoderShape`] for rungs that are missing or superfluous.
@@ -55,9 +55,8 @@ pub(super) fn encode_batches<E: Encode>(
     encoder: &E,
     images: &[f32],
     (batch_size, image_len, size): (usize, usize, usize),
-    rungs_len: usize,
+    [embedding_len, rungs_len]: [usize; 2],
 ) -> Result<[Vec<f32>; 2]> {
-    let embedding_len = EMBED_CHANNELS * (size / PATCH_SIZE).pow(2);
     let (mut embeddings, mut rungs) = (Vec::new(), Vec::new());
     let mut add = |batch: usize, download: Download| -> Result<()> {
         let made = download.wait()?;
@@ -324,7 +323,7 @@ mod tests {
             let images: Vec<f32> = (0..5 * size * size).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
             let alone: Vec<f32> = images.chunks(size * size).flat_map(|image| encoder.encode(image, 1, size).unwrap()).collect();
             for batch in [2, 3, 5] {
-                let [together, _] = encode_batches(&encoder, &images, (batch, size * size, size), 0).unwrap();
+                let [together, _] = encode_batches(&encoder, &images, (batch, size * size, size), [alone.len() / 5, 0]).unwrap();
                 assert!(together == alone, "{arch:?}, image size {size}, batches of {batch}");
             }
         }

@@ -53,9 +53,9 @@ pub fn seconds_per_image<E: Encode>(encoder: &E, config: &PrecomputeConfig, batc
     let batch_len = batch_size * config.image_len();
     let images: Vec<f32> = (0..MEASURED_BATCHES * batch_len).map(|i| (i % size) as f32 / size as f32).collect();
     let sizes = (batch_size, config.image_len(), size);
-    encode_batches(encoder, &images[..batch_len], sizes, 0)?;
+    encode_batches(encoder, &images[..batch_len], sizes, [config.embeddings_len(), 0])?;
     let start = Instant::now();
-    encode_batches(encoder, &images, sizes, 0)?;
+    encode_batches(encoder, &images, sizes, [config.embeddings_len(), 0])?;
     Ok(start.elapsed().as_secs_f64() / (MEASURED_BATCHES * batch_size) as f64)
 }
 

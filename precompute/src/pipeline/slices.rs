@@ -62,6 +62,6 @@ pub fn encode_variant<E: Encode>(
         .collect();
     let images = images.concat();
     let sizes = (DEFAULT_BATCH_SIZE, config.image_len(), config.image_size);
-    let [embeddings, rungs] = encode_batches(encoder, &images, sizes, config.rungs_len())?;
+    let [embeddings, rungs] = encode_batches(encoder, &images, sizes, [config.embeddings_len(), config.rungs_len()])?;
     Ok(EncodedSlices { images, embeddings, rungs })
 }
