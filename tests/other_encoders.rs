@@ -192,7 +192,7 @@ fn a_run_brings_the_embeddings_to_sams_channels_and_predicts_what_it_evaluates()
         succeed(on(at, &stored));
 
         let refused = assert_refused(on(at, &format!("export --run @{run} --out @{encoder}.safetensors")));
-        assert!(refused.contains(&format!("embeddings of 256 channels, not {channels}")), "{refused}");
+        assert!(refused.contains(&format!("the channels of its embeddings {channels}, but")), "{refused}");
         let refused = assert_refused(on(at, &format!("export --run @{run} --out @{encoder}.onnx --with-encoder")));
         assert!(refused.contains(&format!("only if it is SAM's, and this run's is {encoder}")), "{refused}");
         succeed(on(at, &format!("export --run @{run} --out @{encoder}.onnx")));

@@ -34,8 +34,8 @@ pub fn write_atomic_with(path: &Path, mut body: impl FnMut(&mut BufWriter<File>)
         let mut file = BufWriter::new(file);
         outcome = body(&mut file)
             .and_then(|()| file.into_inner().map_err(|error| error.into_error()))
-            .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::rename(&aside, path));
+            // The file stays open, and so locked, until it has its name: nobody tidies it away before.
+            .and_then(|file| file.sync_all().and_then(|()| std::fs::rename(&aside, path)));
         match &outcome {
             Ok(()) => return sync_folder(folder_of(path)),
             // A file system without locks: another process tidied it away.

@@ -216,7 +216,9 @@ impl Settings {
     /// # Errors
     /// Weights that cannot be read or do not fit.
     pub fn load_encoder(&self, device: &Device) -> sam_ladder_precompute::error::Result<SamEncoder> {
-        let EncoderFile::Published(path) = &self.encoder else { return self.making_rungs(load_encoder(&self.arguments(device))?) };
+        let EncoderFile::Published(path) = &self.encoder else {
+            return self.making_rungs(load_encoder(&self.arguments(device))?);
+        };
         let encoder = published_encoder(&StateDict::open(path)?, device)?;
         let missing = || EncoderError::NoPositions { path: path.display().to_string(), key: POS_EMBED.into(), model: None };
         SamEncoder::new(encoder.ok_or_else(missing)?, device)?.normalising(self.config.pixel_normalisation)
