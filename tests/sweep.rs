@@ -167,6 +167,22 @@ fn trials_trained_together_equal_single_runs() {
     assert_eq!(curves(&args.out).len(), 4 * 2 * 3);
 }
 
+/// The bytes of each trial's steps, which are those of a single run with its settings.
+fn steps_as_of_single_runs(folder: &Path, args: &SweepArgs, trials: &[TrialRow]) -> Vec<Vec<u8>> {
+    let steps = |row: &TrialRow| {
+        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&row.settings).unwrap();
+        let of_trial = TrainConfig::with(&settings).unwrap();
+        let config = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, val_cases: vec!["0006".into()], ..of_trial };
+        let lone = train_args(&args.store, folder.join(format!("lone-{}", row.trial)), config);
+        train(&lone).unwrap();
+        let of_sweep = args.out.join(run_dir(&row.trial, 1234, 1));
+        let [lone, of_sweep] = [&lone.run, &of_sweep].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
+        assert!(lone == of_sweep, "trial {}: the steps differ", row.settings);
+        of_sweep
+    };
+    trials.iter().map(steps).collect()
+}
+
 /// Trials with and without neighbours and skips, one after another or side by side: each has the steps of a single run.
 #[test]
 fn trials_of_other_models_have_batches_of_their_own() {
@@ -176,18 +192,7 @@ fn trials_of_other_models_have_batches_of_their_own() {
     let args = SweepArgs { jobs: Some(4), ..args(folder.path(), "s", grid) };
     let summary = sweep(&args).unwrap();
     assert_eq!(summary.trials.len(), 4);
-    let mut all = Vec::new();
-    for row in &summary.trials {
-        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&row.settings).unwrap();
-        let of_trial = TrainConfig::with(&settings).unwrap();
-        let config = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, val_cases: vec!["0006".into()], ..of_trial };
-        let lone = train_args(&args.store, folder.path().join(format!("lone-{}", row.trial)), config);
-        train(&lone).unwrap();
-        let beside = args.out.join(run_dir(&row.trial, 1234, 1));
-        let [lone, beside] = [&lone.run, &beside].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
-        assert!(lone == beside, "trial {}: the steps differ", row.settings);
-        all.push(beside);
-    }
+    let mut all = steps_as_of_single_runs(folder.path(), &args, &summary.trials);
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 4, "each model takes other steps");
@@ -206,18 +211,7 @@ fn a_sweep_searches_over_the_ladder() {
     write_store_with_rungs(&folder.path().join("store.zarr"), StoreDtype::F32, augment, 1, &[2, 11]);
     let args = SweepArgs { jobs: Some(2), ..args(folder.path(), "s", grid) };
     let summary = sweep(&args).unwrap();
-    let mut all = Vec::new();
-    for row in &summary.trials {
-        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&row.settings).unwrap();
-        let of_trial = TrainConfig::with(&settings).unwrap();
-        let config = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, val_cases: vec!["0006".into()], ..of_trial };
-        let lone = train_args(&args.store, folder.path().join(format!("lone-{}", row.trial)), config);
-        train(&lone).unwrap();
-        let beside = args.out.join(run_dir(&row.trial, 1234, 1));
-        let [lone, beside] = [&lone.run, &beside].map(|run| fs::read(run.join(STEPS_TABLE)).unwrap());
-        assert!(lone == beside, "trial {}: the steps differ", row.settings);
-        all.push(beside);
-    }
+    let all = steps_as_of_single_runs(folder.path(), &args, &summary.trials);
     assert!(all.len() == 2 && all[0] != all[1]);
 }
 

@@ -1,7 +1,8 @@
 //! Seeded draws of a wider augmentation than the published one: `precompute --augment seeded`.
 //!
-//! A draw turns a slice, changes its size and moves it, and may add noise and change contrast and gamma, with the ranges of nnU-Net's training. It
-//! depends only on the store's seed, the case, the slice and the draw's number, so that it is the same in whatever order images are made.
+//! A draw turns a slice, changes its size and moves it, and may add noise and change contrast and gamma. Angle (nnU-Net's for three dimensions), size,
+//! contrast and gamma have the ranges of nnU-Net's training; shift and noise are ours. A draw depends only on the store's seed, the case, the slice
+//! and the draw's number, so that it is the same in whatever order images are made.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

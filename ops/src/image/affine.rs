@@ -83,7 +83,7 @@ mod tests {
         let nearest = affine_nearest(&(1..43).collect::<Vec<u8>>(), [6, 7], affine);
         assert_eq!(nearest, EXPECTED_NEAREST);
         for (at, (found, expected)) in cubic.iter().zip(EXPECTED_CUBIC).enumerate() {
-            assert!((found - expected).abs() < 1.5e-6, "pixel {at}: {found}, expected {expected}");
+            assert!((found - expected).abs() < 1e-6, "pixel {at}: {found}, expected {expected}");
         }
     }
 

@@ -14,7 +14,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// A frozen image encoder, seen as a function of plain numbers.
 pub trait Encode {
-    /// Embeddings `[batch, channels, size/16, size/16]`, of SAM's encoders 256 channels, of `images` `[batch, c, size, size]`, one to three channels in [0, 1];
+    /// Embeddings `[batch, channels, size/16, size/16]`, of SAM's encoders 256 channels, of `images` `[batch, c, size, size]`, one to three channels
+    /// in [0, 1];
     /// c follows from the length.
     ///
     /// # Errors
@@ -84,7 +85,8 @@ pub(super) fn encode_batches<E: Encode>(
 }
 
 /// The frozen encoder on a device. An encoder whose patches have another side than 16 pixels sees images of another size: they are resized as
-/// PyTorch does (`F.interpolate`, bicubic with antialiasing), so that it has as many tokens. On a GPU, images are copied from pinned memory on a stream of its own, and embeddings into pinned memory on another.
+/// PyTorch does (`F.interpolate`, bicubic with antialiasing), so that it has as many tokens. On a GPU, images are copied from pinned memory on a
+/// stream of its own, and embeddings into pinned memory on another.
 pub struct SamEncoder {
     encoder: ImageEncoder,
     device: Device,
