@@ -6,7 +6,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaSlice, DevicePt
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, bail};
 use half::{bf16, f16};
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::launch_args::{Arg, Grid};
 
@@ -15,6 +15,14 @@ mod modules;
 mod ptx {
     #![allow(missing_docs)]
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+
+/// Read by those who record a graph, written by who opens a device: that waits for all streams, which CUDA refuses while one records.
+static RECORDINGS: RwLock<()> = RwLock::new(());
+
+/// Keeps other threads from opening a device.
+pub(super) fn while_recording() -> RwLockReadGuard<'static, ()> {
+    RECORDINGS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Shared memory that a block has by default.
@@ -148,6 +156,7 @@ pub(super) unsafe fn copy(device: &CudaDevice, to: u64, from: u64, bytes: usize)
 
 /// As [`crate::device::open::open`].
 pub(super) fn open(index: usize) -> Result<Device> {
+    let _alone = RECORDINGS.write().unwrap_or_else(PoisonError::into_inner);
     let device = Device::new_cuda_with_stream(index)?;
     let Device::Cuda(cuda) = &device else { bail!("cuda:{index} did not open as a GPU") };
     // SAFETY: all of this program's work on the device is on the stream that `cuda` holds, except copies whose events it waits for itself

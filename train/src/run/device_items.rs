@@ -103,8 +103,8 @@ struct Resident {
     labels: Tensor,
     /// If the reader has them.
     rungs: Option<Tensor>,
-    /// `[items, channels, 2]`, of embeddings, images and rungs.
-    quantization: Option<[Tensor; 3]>,
+    /// `[items, channels, 2]`, of embeddings, images and, if the reader has them, rungs.
+    quantization: Option<Vec<Tensor>>,
     format: DType,
 }
 
@@ -279,8 +279,9 @@ impl Resident {
             rungs: batch.rungs.as_ref().map(|rungs| bytes(rungs.bytes().len())).transpose()?,
             quantization: match batch.images.dtype() {
                 StoreDtype::Q8 => {
-                    let of_rungs = batch.rungs.as_ref().map_or_else(|| bytes(0), &pairs)?;
-                    Some([pairs(&batch.embeddings)?, pairs(&batch.images)?, of_rungs])
+                    // None without numbers: a GPU's driver allocates nothing of zero bytes.
+                    let values = [&batch.embeddings, &batch.images].into_iter().chain(&batch.rungs);
+                    Some(values.map(pairs).collect::<candle_core::Result<_>>()?)
                 }
                 _ => None,
             },

@@ -15,6 +15,7 @@ pub(crate) fn record(device: &CudaDevice, work: impl FnOnce() -> Result<()>) -> 
     stream.synchronize().w()?;
     crate::device::cuda::trim_kept_memory(device)?;
     // Copies of other threads, on other streams, continue.
+    let _no_device_is_opened = crate::device::cuda::while_recording();
     stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
     let worked = work();
     // cudarc keeps errors of freeing, among them those for earlier memory that was freed during the recording, and returns such an error
