@@ -1,7 +1,8 @@
 """`make bench`: times this project and others doing the same work, alternating in one run, with the same number of threads.
 
 The others are PyTorch as our users run it, and whatever else one can pick on a CPU: PyTorch compiled, in bfloat16, with channels last, ONNX Runtime and
-OpenVINO. A row names the fastest in float32, and its target is against that one. bfloat16 is timed where the processor has instructions for it.
+OpenVINO. A row names the fastest of the row's precision, and its target is against that one. bfloat16 is timed where the processor has instructions
+for it.
 
 Prints tables and writes them to `bench/results/<machine>/`: `bench.csv` (the work of all), `others.csv` (each of the others), `reading.csv`, `machine.csv` (the limit of the
 processor), `scaling.csv`, and `summary.md`. From these `page.py` makes the tables and plots of `docs/reference/speed.md`. Each figure is the median
@@ -51,17 +52,34 @@ class Case:
     torch_rounds: int = 10**9
     # both sides print the same rows, which must agree
     compared: bool = False
+    # in bfloat16, compared with what is
+    bf16: bool = False
+
+    @property
+    def baseline(self):
+        """The way of PyTorch that has a column of its own."""
+        return "pytorch-bf16" if self.bf16 else "pytorch"
 
 
 # Ways other than the default of time_encoder.py and time_step.py.
 ENCODERS = ("pytorch-compiled", "pytorch-bf16", "pytorch-bf16-compiled", "onnxruntime", "openvino", "openvino-bf16")
-STEPS = tuple(f"pytorch{way}" for way in ("-compiled", "-channels_last", "-bf16", "-bf16-channels_last"))
+STEPS = tuple(f"pytorch{way}" for way in ("-compiled", "-channels_last", "-bf16", "-bf16-channels_last", "-bf16-channels_last-compiled"))
 
 CASES = [
     Case("encoder ViT-B, 224, batch 4", ["bench_encoder", "vit_b", "224", "4"], ["time_encoder.py", "vit_b", "224", "4"], 0.9, ENCODERS),
     Case("encoder ViT-B, 512, batch 1", ["bench_encoder", "vit_b", "512", "1"], ["time_encoder.py", "vit_b", "512", "1"], 0.75, ENCODERS),
+    Case("encoder ViT-B, 224, batch 4, bf16", ["bench_encoder", "vit_b", "224", "4", "5", "bf16"], ["time_encoder.py", "vit_b", "224", "4"], 1.0, ENCODERS, bf16=True),
+    Case("encoder ViT-B, 512, batch 1, bf16", ["bench_encoder", "vit_b", "512", "1", "5", "bf16"], ["time_encoder.py", "vit_b", "512", "1"], 0.9, ENCODERS, bf16=True),
     Case("stage-two step, 224, batch 24", ["bench_step", "224", "24"], ["time_step.py", "224", "24", "5"], 0.75, STEPS),
     Case("stage-two step, 512, batch 8", ["bench_step", "512", "8"], ["time_step.py", "512", "8", "5"], 0.75, STEPS),
+    Case(
+        "stage-two step, 224, batch 24, bf16",
+        ["bench_step", "224", "24", "5", "resnet18", "scalar", "plain", "0", "none", "bf16"],
+        ["time_step.py", "224", "24", "5"],
+        1.0,
+        STEPS,
+        bf16=True,
+    ),
     Case("epoch of 200 slices, 224", ["time_epoch.py", PROGRAM, "STORE", "24"], ["time_published_loop.py", "224", "24"], 0.1, (), 2),
     Case("evaluation of a scan, 512×512×100", ["bench_eval", "STORE", "RUN", "1"], ["time_eval.py", "STORE", "RUN"], 0.5, (), 1, True),
 ]
@@ -109,8 +127,8 @@ def has_bf16():
 
 def run_case(case, shared, arguments, failed):
     """The row of a case, and a row for each of the others."""
-    ways = {"pytorch": command_of(case.torch, shared)}
-    ways |= {way: [*command_of(case.torch, shared), way] for way in case.others if has_bf16() or "bf16" not in way}
+    ways = {} if case.bf16 else {"pytorch": command_of(case.torch, shared)}
+    ways |= {way: [*command_of(case.torch, shared), way] for way in case.others if ("bf16" in way) == case.bf16}
     mine, theirs = [], {way: [] for way in ways}
     for round_number in range(arguments.rounds):
         mine.append(measure(command_of(case.ours, shared), arguments.threads))
@@ -120,25 +138,25 @@ def run_case(case, shared, arguments, failed):
             try:
                 theirs[way].append(measure(command, arguments.threads))
             except RuntimeError as error:
-                if way == "pytorch":
+                if way == case.baseline:
                     raise
                 failed.append(f"{case.name}, {way}: {error}")
                 del theirs[way]
     if case.compared:
-        compare(mine[0][0], theirs["pytorch"][0][0])
+        compare(mine[0][0], theirs[case.baseline][0][0])
     ours_s = statistics.median(run[1] for run in mine)
     seconds = {way: statistics.median(run[1] for run in runs) for way, runs in theirs.items()}
-    fastest = min((way for way in seconds if "bf16" not in way), key=seconds.get)
+    fastest = min(seconds, key=seconds.get)
     row = {
         "work": case.name,
         "sam_ladder_s_per_image": f"{ours_s:.4f}",
-        "pytorch_s_per_image": f"{seconds['pytorch']:.4f}",
+        "pytorch_s_per_image": f"{seconds[case.baseline]:.4f}",
         "fastest": fastest,
         "fastest_s_per_image": f"{seconds[fastest]:.4f}",
         "ratio": f"{ours_s / seconds[fastest]:.3f}",
         "asked": f"{case.asked:g}",
         "sam_ladder_peak_mib": f"{max(run[2] for run in mine):.0f}",
-        "pytorch_peak_mib": f"{max(run[2] for run in theirs['pytorch']):.0f}",
+        "pytorch_peak_mib": f"{max(run[2] for run in theirs[case.baseline]):.0f}",
     }
     others = [
         {"work": case.name, "way": way, "s_per_image": f"{seconds[way]:.4f}", "peak_mib": f"{max(run[2] for run in runs):.0f}"}
@@ -148,7 +166,7 @@ def run_case(case, shared, arguments, failed):
 
 
 def work(arguments, failed, others):
-    cases = [case for case in CASES if arguments.only in case.name]
+    cases = [case for case in CASES if arguments.only in case.name and (has_bf16() or not case.bf16)]
     with tempfile.TemporaryDirectory() as temporary:
         shared = {}
         if any("STORE" in case.ours for case in cases):

@@ -58,7 +58,7 @@ def bound_table(folder):
     peaks = {int(row["threads"]): float(row["rate"]) for row in read(folder, "machine.csv") if row["what"] == "fused multiply-add"}
     rows = []
     for row in read(folder, "bench.csv"):
-        found = re.match(r"encoder ViT-B, (\d+)", row["work"])
+        found = re.match(r"encoder ViT-B, (\d+), batch \d+$", row["work"])  # float32
         if found and peaks:
             operations, peak = encoder_operations("vit_b", int(found.group(1))) / 1e9, peaks[max(peaks)]
             ours, torch = float(row["sam_ladder_s_per_image"]), float(row["pytorch_s_per_image"])

@@ -1,10 +1,12 @@
 //! Measures the processor's peak rates, and the rates of matrix products. Prints `name, threads, rate, unit` lines for one thread and for all
 //! (`RAYON_NUM_THREADS`): fused multiply-adds without memory access, the first product of the MLP of ViT-B at 224, batch 4, by the `gemm` crate
-//! and with a packed weight, and copies of a block larger than the caches.
+//! and with a packed weight (also with bfloat16 factors, where the processor multiplies them), and copies of a block larger than the caches.
 
 use std::time::Instant;
 
+use candle_core::Device;
 use rayon::prelude::*;
+use sam_ladder_ops::Numerics;
 use sam_ladder_ops::matmul::packed::{Output, PackedWeight, tiles};
 use sam_ladder_ops::matmul::{Accumulate, MatMut, MatRef, matmul, matmul_serial};
 
@@ -109,13 +111,20 @@ fn main() {
     let seconds = least(|| matmul(MatMut::new(&mut y, rows, out), left, right, 1.0, Accumulate::No));
     print("product by the gemm crate", all, operations, seconds, "GFLOP/s");
 
-    let weight = PackedWeight::new(w.clone(), out, inner);
-    let tile = tiles(rows).first().map_or(rows, |tile| tile.len());
-    let product = |(x, y): (&[f32], &mut [f32])| weight.product(x, y, Output::Replace);
-    let seconds = least(|| x.chunks(tile * inner).zip(y.chunks_mut(tile * out)).for_each(product));
-    print("product with a packed weight", 1, operations, seconds, "GFLOP/s");
-    let seconds = least(|| x.par_chunks(tile * inner).zip(y.par_chunks_mut(tile * out)).with_max_len(1).for_each(product));
-    print("product with a packed weight", all, operations, seconds, "GFLOP/s");
+    for (numerics, name) in
+        [(Numerics::F32, "product with a packed weight"), (Numerics::Bf16, "product with a packed weight, bfloat16")]
+    {
+        if !numerics.supported_on(&Device::Cpu) {
+            continue;
+        }
+        let weight = PackedWeight::new(w.clone(), out, inner, numerics);
+        let tile = tiles(rows, numerics).first().map_or(rows, |tile| tile.len());
+        let product = |(x, y): (&[f32], &mut [f32])| weight.product(x, y, Output::Replace);
+        let seconds = least(|| x.chunks(tile * inner).zip(y.chunks_mut(tile * out)).for_each(product));
+        print(name, 1, operations, seconds, "GFLOP/s");
+        let seconds = least(|| x.par_chunks(tile * inner).zip(y.par_chunks_mut(tile * out)).with_max_len(1).for_each(product));
+        print(name, all, operations, seconds, "GFLOP/s");
+    }
 
     let (from, mut to) = (vec![1f32; COPY], vec![0f32; COPY]);
     let bytes = (2 * COPY * size_of::<f32>()) as f64;

@@ -85,10 +85,10 @@ impl FrozenWeight {
         if has_kernels(weight.device()) {
             return Ok(Self::Cuda(weight.to_dtype(numerics.dtype())?.contiguous()?, numerics.math()));
         }
-        if !weight.device().is_cpu() || numerics != Numerics::F32 {
+        if !numerics.supported_on(weight.device()) {
             bail!("frozen layer: {:?} does not compute in {numerics:?}", weight.device());
         }
-        Ok(Self::Cpu(PackedWeight::new(weight.flatten_all()?.to_vec1()?, out, inner)))
+        Ok(Self::Cpu(PackedWeight::new(weight.flatten_all()?.to_vec1()?, out, inner, numerics)))
     }
 
     pub(crate) fn cpu(&self) -> Result<&PackedWeight> {

@@ -61,7 +61,7 @@ pub use batch_norm_pool::{Places, normalize_relu_max_pool, normalize_relu_max_po
 pub use conv_transpose::{conv_transpose2d_2x2, image_to_patches, patches_to_image};
 pub use conv2d::Conv2d;
 pub use convert::{convert_all, sum_second_axis, to_format};
-pub use cpu::vector_instructions;
+pub use cpu::{bf16_instructions, vector_instructions};
 pub use device::F32Math;
 pub use dice_ce::{LossParts, dice_ce};
 pub use elementwise::{add_relu, mix, relu, relu_backward, relu_backward_sum, sigmoid};

@@ -1,14 +1,15 @@
-//! How exactly a GPU computes. The CPU computes in float32.
+//! How exactly a device computes. The CPU computes in float32, or the frozen encoder in bfloat16 if its processor can.
 
 use candle_core::{DType, Device};
 
 use crate::device::{F32Math, has_kernels};
+use crate::matmul::packed;
 
-/// Number formats of a GPU's activations and products. Statistics, sums, softmax, norms, losses, the optimizer and the parameters are always
+/// Number formats of activations and products. Statistics, sums, softmax, norms, losses, the optimizer and the parameters are always
 /// float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Numerics {
-    /// float32, as on the CPU.
+    /// float32.
     #[default]
     F32,
     /// float32 in memory; factors of products are rounded to 10 bits of mantissa.
@@ -34,8 +35,8 @@ impl Numerics {
         if self == Numerics::Tf32 { F32Math::Tf32 } else { F32Math::Exact }
     }
 
-    /// Whether a device supports it.
+    /// Whether a device supports it, for frozen layers. Those that are trained are float32 on the CPU.
     pub fn supported_on(self, device: &Device) -> bool {
-        self == Numerics::F32 || has_kernels(device)
+        self == Numerics::F32 || has_kernels(device) || (device.is_cpu() && packed::computes_in(self))
     }
 }

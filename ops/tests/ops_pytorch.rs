@@ -125,6 +125,15 @@ fn attention_with_relative_positions_is_pytorchs() -> Result<()> {
     let side = case.get("rel_pos_h").dim(0)?.div_ceil(2);
     let attention = RelPosAttention::new(case.get("rel_pos_h"), case.get("rel_pos_w"), side, heads, Numerics::F32)?;
     let qkv = case.get("qkv").reshape((grid * grid, 3 * c))?;
-    let out = attention.forward(&qkv, &case.get("bias").flatten_all()?, TokenGrid { batch: 1, grid })?;
-    case.assert_close("result", &out.reshape((1, grid, grid, c))?)
+    let (bias, tokens) = (case.get("bias").flatten_all()?, TokenGrid { batch: 1, grid });
+    let out = attention.forward(&qkv, &bias, tokens)?;
+    case.assert_close("result", &out.reshape((1, grid, grid, c))?)?;
+    if Numerics::Bf16.supported_on(qkv.device()) {
+        let attention = RelPosAttention::new(case.get("rel_pos_h"), case.get("rel_pos_w"), side, heads, Numerics::Bf16)?;
+        let out = attention.forward(&qkv, &bias, tokens)?.reshape((1, grid, grid, c))?;
+        let largest = |tensor: &Tensor| tensor.abs()?.max_all()?.to_scalar::<f32>();
+        let error = largest(&(out - case.get("result"))?)? / largest(case.get("result"))?;
+        assert!(error < 2e-2, "in bfloat16: {error}");
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_ops::device::{open, synchronize};
 use sam_ladder_precompute::encoder::{EncoderArch, ImageEncoder, Placement, VitConfig};
-use sam_ladder_schemas::gpu_precision::GpuPrecision;
+use sam_ladder_schemas::precision::Precision;
 
 /// Floating-point operations of the products of one image: linear layers, scores, weighted sums and the neck.
 fn operations(arch: EncoderArch, image_size: usize) -> f64 {
@@ -52,9 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .into_iter()
         .find(|known| known.name() == arch)
         .ok_or("ARCH is an encoder's name, such as vit_b or dinov3_vits16")?;
-    let precision = [GpuPrecision::F32, GpuPrecision::Tf32, GpuPrecision::Bf16, GpuPrecision::F16]
-        .into_iter()
-        .find(|known| known.name() == precision);
+    let precision =
+        [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16].into_iter().find(|known| known.name() == precision);
     let precision = precision.ok_or("the precision is f32, tf32, bf16 or f16")?;
     let (size, batch): (usize, usize) = (size.parse()?, batch.parse()?);
     let rounds: usize = rest.first().map_or(Ok(20), |rounds| rounds.parse())?;
@@ -67,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let values: Vec<f32> = (0..batch * size * size).map(|i| (i * 7919 % 1013) as f32 / 1013.0).collect();
     let images = Tensor::from_vec(values, (batch, 1, size, size), &device)?;
     if flags.iter().any(|flag| flag == "--against-f32") {
-        let exact = ImageEncoder::random(arch, size, 0, Placement { device: &device, precision: GpuPrecision::F32 })?;
+        let exact = ImageEncoder::random(arch, size, 0, Placement { device: &device, precision: Precision::F32 })?;
         return compare(&encoder.forward(&images)?, &exact.forward(&images)?);
     }
     for _ in 0..2 {

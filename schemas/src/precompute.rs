@@ -1,10 +1,10 @@
 //! The configuration of stage one: exactly the settings that determine the store's tensors.
 
 use crate::encoder::{EncoderArch, PATCH_SIZE};
-use crate::gpu_precision::GpuPrecision;
 use crate::image_channels::ChannelsFrom;
 use crate::json_schema;
 use crate::orientation::Orientation;
+use crate::precision::Precision;
 use crate::rungs::{self, RUNG_CHANNELS, RungProjection, Rungs};
 use crate::setting::{Problem, SettingError};
 use crate::tables::voxels_column;
@@ -259,12 +259,12 @@ pub struct PrecomputeConfig {
     #[cfg_attr(feature = "cli", arg(skip))]
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlabelled: bool,
-    /// How exactly a GPU computes products; norms, softmax and sums are float32 in each. It shapes the embeddings
+    /// How exactly products are computed; norms, softmax and sums are float32 in each. It shapes the embeddings. The CPU takes f32, and bf16 if the processor has AVX512-BF16
     // float32 is left out of the JSON, so that older stores keep their `cache_id`.
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
-    #[serde(default, skip_serializing_if = "GpuPrecision::is_default")]
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
     #[schemars(extend("default" = "f32"))]
-    pub precision: GpuPrecision,
+    pub precision: Precision,
     /// What is done to an image's values before the encoder sees them
     // The published choice is left out of the JSON, so that older stores keep their `cache_id`.
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
@@ -346,7 +346,7 @@ impl PrecomputeConfig {
             class_names: crate::classes::SYNAPSE_ORGANS.map(String::from).to_vec(),
             test_cases: Vec::new(),
             unlabelled: false,
-            precision: GpuPrecision::F32,
+            precision: Precision::F32,
             pixel_normalisation: PixelNormalisation::None,
             rungs: Vec::new(),
             rung_channels: RUNG_CHANNELS,

@@ -1,8 +1,8 @@
 //! The configuration of stage two. It is saved with the run; the store's `cache_id` does not depend on it.
 
-use crate::gpu_precision::GpuPrecision;
 use crate::group_by::GroupBy;
 use crate::json_schema;
+use crate::precision::Precision;
 use crate::setting::{Problem, SettingError};
 use crate::train_choices::{ClassWeights, DecoderKind, LadderKind, LossKind, LrSchedule, Sampling};
 use crate::variants::AugmentPolicy;
@@ -172,12 +172,12 @@ pub struct TrainConfig {
     /// Also train the hypernetworks (which turn mask tokens into the last layer's weights), which the published code leaves at their random values
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true"))]
     pub train_hypernetworks: bool,
-    /// How exactly a GPU computes products; the CPU computes in float32
+    /// How exactly products are computed. The CPU takes f32, and bf16 if the processor has AVX512-BF16
     // The default is left out of the JSON, as in records of older versions.
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
-    #[serde(skip_serializing_if = "GpuPrecision::is_default")]
+    #[serde(skip_serializing_if = "Precision::is_default")]
     #[schemars(extend("default" = "f32"))]
-    pub precision: GpuPrecision,
+    pub precision: Precision,
     /// How the slices of an epoch are drawn
     // These and the following, which the paper lacks, are left out of the JSON where they have their defaults, as in older records.
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
@@ -300,7 +300,7 @@ impl Default for TrainConfig {
             gate: GateKind::default(),
             train_mask_tokens: false,
             train_hypernetworks: false,
-            precision: GpuPrecision::F32,
+            precision: Precision::F32,
             sampling: Sampling::default(),
             lr_schedule: LrSchedule::default(),
             ema: 0.0,
@@ -581,7 +581,7 @@ mod tests {
         same::<Arm>();
         same::<SideNetworkKind>();
         same::<GateKind>();
-        same::<GpuPrecision>();
+        same::<Precision>();
         same::<Sampling>();
         same::<LrSchedule>();
         same::<LossKind>();

@@ -5,7 +5,7 @@ use crate::print::print_line;
 use candle_core::{Device, Tensor};
 use sam_ladder_formats::hash::sha256_of_file;
 use sam_ladder_formats::placeholder;
-use sam_ladder_ops::{F32Math, device as gpu, linear, vector_instructions};
+use sam_ladder_ops::{F32Math, bf16_instructions, device as gpu, linear, vector_instructions};
 use sam_ladder_precompute::disk::{free_bytes, in_words};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +52,10 @@ impl Args {
             &format!("{name}{}{}", if name.is_empty() { "" } else { ", " }, sam_ladder_schemas::counted::counted(cores, "core")),
         );
         say("", &format!("vector instructions used: {}", vector_instructions()));
+        say(
+            "",
+            &format!("--precision bf16: {}", bf16_instructions().map_or("not on this processor".into(), |by| format!("by {by}"))),
+        );
         let memory = |field| memory(&meminfo(), field).map_or("unknown".into(), in_words);
         say("memory", &format!("{}, {} available", memory("MemTotal:"), memory("MemAvailable:")));
         say(
@@ -81,7 +85,14 @@ impl Args {
         }
         let device = self.device.open()?;
         let Some(memory) = gpu::memory(&device)? else {
-            say("device", "the CPU, with --precision f32");
+            say(
+                "device",
+                if bf16_instructions().is_some() {
+                    "the CPU, with --precision f32 or bf16"
+                } else {
+                    "the CPU, with --precision f32"
+                },
+            );
             return Ok(());
         };
         say("device", &format!("a GPU with {}, {} free", in_words(memory.total), in_words(memory.free)));

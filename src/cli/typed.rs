@@ -84,7 +84,7 @@ impl<C: Args + Default + Serialize> FromArgMatches for Typed<C> {
 mod tests {
     use super::*;
     use clap::Parser;
-    use sam_ladder_schemas::gpu_precision::GpuPrecision;
+    use sam_ladder_schemas::precision::Precision;
     use sam_ladder_schemas::precompute::PrecomputeConfig;
     use sam_ladder_schemas::train::{OptimizerKind, TrainConfig};
 
@@ -103,19 +103,19 @@ mod tests {
         assert_eq!(train(&[]).config, TrainConfig::default());
         let precompute = Line::<PrecomputeConfig>::parse_from(["precompute"]).settings;
         assert_eq!(precompute.over(PrecomputeConfig::default()).unwrap(), PrecomputeConfig::default());
-        let base = TrainConfig { lr: 0.1 + 0.2, precision: GpuPrecision::Bf16, max_steps: Some(7), ..TrainConfig::default() };
+        let base = TrainConfig { lr: 0.1 + 0.2, precision: Precision::Bf16, max_steps: Some(7), ..TrainConfig::default() };
         assert_eq!(train(&[]).over(base.clone()).unwrap(), base);
     }
 
     #[test]
     fn only_what_was_typed_overrides() {
-        let base = TrainConfig { lr: 0.5, lambda: 0.25, precision: GpuPrecision::Bf16, ..TrainConfig::default() };
+        let base = TrainConfig { lr: 0.5, lambda: 0.25, precision: Precision::Bf16, ..TrainConfig::default() };
         let words =
             ["--lambda", "0.8", "--optimizer", "adamw", "--precision", "f32", "--train-mask-tokens", "--val-cases", "1,2"];
         let expected = TrainConfig {
             lambda: 0.8,
             optimizer: OptimizerKind::AdamW,
-            precision: GpuPrecision::F32,
+            precision: Precision::F32,
             train_mask_tokens: true,
             val_cases: vec!["1".into(), "2".into()],
             ..base.clone()

@@ -1,6 +1,6 @@
 //! Times stage two's training step on the CPU: `bench_step SIZE BATCH [STEPS] [resnet18|resnet34|resnet50|vit-tiny] [scalar|channel|pixel]
-//! [plain|skips] [0|1] [none|gated]` prints the median seconds per image; the number is that of the neighbours, and a ladder has four rungs of 64
-//! channels.
+//! [plain|skips] [0|1] [none|gated] [f32|bf16]` prints the median seconds per image, and the precision; the number is that of the neighbours, and a
+//! ladder has four rungs of 64 channels.
 //!
 //! A step is forward, loss, backward and the AdamW update, with images and embeddings that are already in memory and seeded random
 //! weights; `bench/time_step.py` does the same in PyTorch.
@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use made_up::{noise, weights};
+use sam_ladder_ops::{F32Math, Numerics};
 use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetworkKind};
 use sam_ladder_schemas::train_choices::{DecoderKind, LadderKind};
@@ -42,6 +43,12 @@ fn chosen(size: usize, arguments: &[String]) -> Result<ModelConfig, Box<dyn std:
     config.neighbours = arguments.get(6).is_some_and(|number| number != "0");
     config.ladder =
         Rungs::new(&[2, 5, 8, 11], 64).filter(|_| arguments.get(7).is_some_and(|name| name == LadderKind::Gated.name()));
+    config.math = match arguments.get(8).map(String::as_str) {
+        None | Some("f32") => F32Math::Exact,
+        Some("bf16") if Numerics::Bf16.supported_on(&Device::Cpu) => F32Math::Bf16,
+        Some("bf16") => return Err("bf16: this processor lacks AVX512-BF16".into()),
+        Some(other) => return Err(format!("PRECISION is f32 or bf16, not {other}").into()),
+    };
     Ok(config)
 }
 
@@ -50,7 +57,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).map(|argument| argument.parse::<usize>()).transpose();
     let (Some(size), Some(batch)) = (number(0)?, number(1)?) else {
-        return Err("usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE] [DECODER] [NEIGHBOURS] [LADDER]".into());
+        return Err(
+            "usage: bench_step SIZE BATCH [STEPS] [SIDE_NETWORK] [GATE] [DECODER] [NEIGHBOURS] [LADDER] [PRECISION]".into()
+        );
     };
     let steps = number(2)?.unwrap_or(5).max(1);
     let config = chosen(size, &arguments)?;
@@ -97,6 +106,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let least = totals.iter().copied().fold(f64::INFINITY, f64::min);
     let total = median(totals);
     println!("{total:.3} s/step, least {least:.3}");
-    println!("{:.5} s/image", total / batch as f64);
+    let precision = if config.math == F32Math::Bf16 { "bf16" } else { "f32" };
+    println!("{:.5} s/image {precision}", total / batch as f64);
     Ok(())
 }

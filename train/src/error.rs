@@ -48,6 +48,9 @@ pub enum TrainError {
         /// What to do without it.
         instead: &'static str,
     },
+    /// bfloat16 where nothing computes in it.
+    #[error("--precision bf16 needs a GPU or a processor with AVX512-BF16, and this CPU lacks it")]
+    NeedsBf16,
     /// A precision that training does not support.
     #[error("--precision f16 is for the frozen encoder: gradients leave the range of float16")]
     EncoderPrecision,

@@ -5,8 +5,9 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use super::shape::ConvShape;
 use super::{Conv2d, im2col};
 #[cfg(target_arch = "x86_64")]
-use super::{implicit, winograd};
+use super::{bf16, implicit, winograd};
 use crate::cpu::{contiguous_f32, tensor_from, with_f32};
+use crate::device::F32Math;
 
 /// As [`Conv2d::forward`].
 pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -14,14 +15,15 @@ pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor) -> Result<Tensor>
 }
 
 /// As [`Conv2d::backward_input`].
-pub(super) fn backward_input(grad: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
-    let data = with_f32(grad, "conv2d", |grad| with_f32(weight, "conv2d", |weight| Ok(input_gradient(g, grad, weight))))?;
+pub(super) fn backward_input(op: Conv2d, grad: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let data =
+        with_f32(grad, "conv2d", |grad| with_f32(weight, "conv2d", |weight| Ok(input_gradient(g, op.math, grad, weight))))?;
     tensor_from(data, (g.b, g.ci, g.h, g.w))
 }
 
 /// As [`Conv2d::backward_weight`].
-pub(super) fn backward_weight(x: &Tensor, grad: &Tensor, g: &ConvShape) -> Result<Tensor> {
-    let data = with_f32(x, "conv2d", |x| with_f32(grad, "conv2d", |grad| Ok(weight_gradient(g, x, grad))))?;
+pub(super) fn backward_weight(op: Conv2d, x: &Tensor, grad: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let data = with_f32(x, "conv2d", |x| with_f32(grad, "conv2d", |grad| Ok(weight_gradient(g, op.math, x, grad))))?;
     tensor_from(data, (g.co, g.ci, g.k, g.k))
 }
 
@@ -34,7 +36,7 @@ impl CustomOp2 for Conv2d {
         let g = ConvShape::new(l1.shape(), l2.shape(), self.stride, self.padding)?;
         let _span = tracing::trace_span!("conv2d", ?g).entered();
         let (x, weight) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
-        Ok((CpuStorage::F32(output(&g, x, weight)), Shape::from((g.b, g.co, g.oh, g.ow))))
+        Ok((CpuStorage::F32(output(&g, self.math, x, weight)), Shape::from((g.b, g.co, g.oh, g.ow))))
     }
 
     fn bwd(&self, x: &Tensor, weight: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -45,9 +47,11 @@ impl CustomOp2 for Conv2d {
     }
 }
 
-fn output(g: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
+fn output(g: &ConvShape, math: F32Math, x: &[f32], weight: &[f32]) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
-    if winograd::applies(g) {
+    if math == F32Math::Bf16 && bf16::applies(g) {
+        return bf16::forward(g, x, weight);
+    } else if winograd::applies(g) {
         return winograd::forward(g, x, weight);
     } else if implicit::applies(g) {
         return implicit::forward(g, x, weight);
@@ -55,9 +59,11 @@ fn output(g: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
     im2col::forward(g, x, weight)
 }
 
-fn input_gradient(g: &ConvShape, grad: &[f32], weight: &[f32]) -> Vec<f32> {
+fn input_gradient(g: &ConvShape, math: F32Math, grad: &[f32], weight: &[f32]) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
-    if winograd::applies(g) {
+    if math == F32Math::Bf16 && bf16::applies(g) {
+        return bf16::backward_data(g, grad, weight);
+    } else if winograd::applies(g) {
         return winograd::backward_data(g, grad, weight);
     } else if implicit::applies(g) {
         return implicit::backward_data(g, grad, weight);
@@ -65,9 +71,11 @@ fn input_gradient(g: &ConvShape, grad: &[f32], weight: &[f32]) -> Vec<f32> {
     im2col::backward_data(g, grad, weight)
 }
 
-fn weight_gradient(g: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
+fn weight_gradient(g: &ConvShape, math: F32Math, x: &[f32], grad: &[f32]) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
-    if winograd::applies(g) {
+    if math == F32Math::Bf16 && bf16::applies(g) {
+        return bf16::backward_weight(g, x, grad);
+    } else if winograd::applies(g) {
         return winograd::backward_weight(g, x, grad);
     } else if implicit::applies(g) {
         return implicit::backward_weight(g, x, grad);
@@ -105,7 +113,12 @@ mod tests {
                 im2col::backward_data(&g, &grad, &weight),
                 im2col::backward_weight(&g, &x, &grad),
             );
-            let chosen = (output(&g, &x, &weight), input_gradient(&g, &grad, &weight), weight_gradient(&g, &x, &grad));
+            let exact = F32Math::Exact;
+            let chosen = (
+                output(&g, exact, &x, &weight),
+                input_gradient(&g, exact, &grad, &weight),
+                weight_gradient(&g, exact, &x, &grad),
+            );
             for (what, got, want) in
                 [("forward", &chosen.0, &plain.0), ("data", &chosen.1, &plain.1), ("weight", &chosen.2, &plain.2)]
             {
@@ -117,6 +130,36 @@ mod tests {
                 assert_same("implicit data", &implicit::backward_data(&g, &grad, &weight), &plain.1);
                 assert_same("implicit weight", &implicit::backward_weight(&g, &x, &grad), &plain.2);
             }
+        }
+    }
+
+    /// With factors that are bfloat16 already, products are exact, so that only the order of the sums differs.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn bfloat16_convolutions_are_those_of_the_rounded_factors() {
+        for (ci, co, h, w, k, stride, padding) in [
+            (32, 16, 7, 18, 3, 1, 1),
+            (64, 48, 10, 9, 3, 1, 1),
+            (64, 32, 28, 28, 3, 2, 1),
+            (32, 64, 15, 17, 3, 2, 1),
+            (32, 33, 9, 40, 1, 2, 0),
+            (1, 64, 32, 30, 7, 2, 3),
+            (3, 20, 21, 18, 7, 2, 3),
+            (48, 16, 5, 6, 2, 3, 1),
+            (16, 40, 4, 4, 4, 4, 0),
+        ] {
+            let (x, weight) = (Shape::from((3, ci, h, w)), Shape::from((co, ci, k, k)));
+            let g = ConvShape::new(&x, &weight, stride, padding).unwrap();
+            if !bf16::applies(&g) {
+                return;
+            }
+            let rounded = |len, seed| values(len, seed).iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
+            let (x, weight, grad) = (rounded(g.input_len(), 1), rounded(g.weight_len(), 2), rounded(g.output_len(), 3));
+            assert_same(&format!("forward {g:?}"), &bf16::forward(&g, &x, &weight), &im2col::forward(&g, &x, &weight));
+            let want = im2col::backward_data(&g, &grad, &weight);
+            assert_same(&format!("data {g:?}"), &bf16::backward_data(&g, &grad, &weight), &want);
+            let want = im2col::backward_weight(&g, &x, &grad);
+            assert_same(&format!("weight {g:?}"), &bf16::backward_weight(&g, &x, &grad), &want);
         }
     }
 }

@@ -116,7 +116,7 @@ impl Library {
 /// The math type that the heuristics are asked for; the default would round float32.
 fn asked_math(key: &Key) -> Math {
     match (key.dtype, key.math) {
-        (DType::F32, F32Math::Exact) => Math::CUDNN_FMA_MATH,
+        (DType::F32, F32Math::Exact | F32Math::Bf16) => Math::CUDNN_FMA_MATH,
         (DType::F32, F32Math::Tf32) => Math::CUDNN_DEFAULT_MATH,
         _ => Math::CUDNN_TENSOR_OP_MATH,
     }
@@ -156,7 +156,7 @@ impl Descriptors {
     /// The handle is live.
     unsafe fn algorithms(self, handle: sys::cudnnHandle_t, key: &Key) -> std::result::Result<Vec<Named>, CudnnError> {
         let Self { conv, x, w, y } = self;
-        let exact = key.dtype == DType::F32 && key.math == F32Math::Exact;
+        let exact = key.dtype == DType::F32 && key.math != F32Math::Tf32;
         macro_rules! named {
             ($find:ident, $kind:ident, $($descriptor:expr),*) => {{
                 // SAFETY: the struct has no value that is invalid, and cuDNN writes as many as it counts.

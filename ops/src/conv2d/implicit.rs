@@ -89,7 +89,7 @@ impl ConvShape {
 
 multiversion! {
     /// Copies elements `first, first + step, …` of `from` to the start of `to`.
-    fn copy_every(from: &[f32], first: usize, step: usize, to: &mut [f32]) {
+    pub(super) fn copy_every(from: &[f32], first: usize, step: usize, to: &mut [f32]) {
         match step {
             1 => to[..from.len()].copy_from_slice(from),
             2 => {
@@ -213,26 +213,26 @@ pub(super) fn forward(g: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
 }
 
 /// The input's pixels of one residue modulo the stride, along one axis.
-struct Residue {
+pub(super) struct Residue {
     /// Taps that read these pixels: `tap, tap + stride, …`, `taps` of them.
-    tap: usize,
-    taps: usize,
+    pub(super) tap: usize,
+    pub(super) taps: usize,
     /// The output whose first tap reads the first pixel.
-    first: usize,
+    pub(super) first: usize,
     /// The pixels.
-    pixels: Range<usize>,
+    pub(super) pixels: Range<usize>,
 }
 
 impl Residue {
     /// For the pixels `y` of `0..n` with `(y + padding) mod stride = tap`.
-    fn new(g: &ConvShape, tap: usize, n: usize) -> Self {
+    pub(super) fn new(g: &ConvShape, tap: usize, n: usize) -> Self {
         let first = g.padding.saturating_sub(tap).div_ceil(g.stride);
         let start = first * g.stride + tap - g.padding;
         Self { tap, taps: g.k.saturating_sub(tap).div_ceil(g.stride), first, pixels: start.min(n)..n }
     }
 
     /// Number of pixels.
-    fn len(&self, stride: usize) -> usize {
+    pub(super) fn len(&self, stride: usize) -> usize {
         self.pixels.len().div_ceil(stride)
     }
 }

@@ -1,7 +1,8 @@
 //! Two-dimensional convolution without bias, forward and backward; on a GPU by cuDNN.
 //!
-//! On the CPU, the first of three ways that applies is used:
+//! On the CPU, the first of these ways that applies is used:
 //!
+//! - `bf16`: any, if factors are to be rounded to bfloat16 and the processor has instructions for that;
 //! - `winograd`: 3×3 with stride 1 and padding 1 if both channel counts are multiples of 16, with AVX2;
 //! - `implicit`: any other kernel and stride, with AVX2;
 //! - `im2col`: everything on other processors, through the `gemm` crate.
@@ -25,6 +26,8 @@
 
 #[cfg(any(feature = "cuda", test))]
 mod algorithm;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod cpu;
 mod cuda;
 #[cfg(feature = "cuda")]
@@ -51,7 +54,7 @@ pub struct Conv2d {
     pub stride: usize,
     /// Rows and columns of zeros at each side.
     pub padding: usize,
-    /// How a GPU rounds float32 factors.
+    /// How float32 factors are rounded.
     pub math: F32Math,
 }
 
@@ -93,7 +96,7 @@ impl Conv2d {
         let _span = tracing::trace_span!("conv2d backward input", ?shape).entered();
         match path(&[grad, weight]) {
             Path::Cuda => cuda::backward_input(*self, grad, weight, &shape),
-            Path::Cpu => cpu::backward_input(grad, weight, &shape),
+            Path::Cpu => cpu::backward_input(*self, grad, weight, &shape),
             Path::Composed => {
                 let x = Tensor::zeros(&x, grad.dtype(), grad.device())?;
                 gradient_of(&x, grad, |x| self.composed(x, &weight.detach()))
@@ -112,7 +115,7 @@ impl Conv2d {
         let _span = tracing::trace_span!("conv2d backward weight", ?shape).entered();
         match path(&[x, grad]) {
             Path::Cuda => cuda::backward_weight(*self, x, grad, &shape),
-            Path::Cpu => cpu::backward_weight(x, grad, &shape),
+            Path::Cpu => cpu::backward_weight(*self, x, grad, &shape),
             Path::Composed => {
                 let weight = Tensor::zeros(&weight, x.dtype(), x.device())?;
                 gradient_of(&weight, grad, |weight| self.composed(&x.detach(), weight))

@@ -1,5 +1,6 @@
 //! Common helpers of the CPU paths: flat views of tensors, fresh buffers without clearing, and pooled scratch memory.
 
+pub(crate) mod pages;
 pub(crate) mod simd;
 
 use std::cell::RefCell;
@@ -18,6 +19,20 @@ pub fn vector_instructions() -> &'static str {
         }
     }
     if cfg!(target_arch = "aarch64") { "NEON" } else { "none beyond the architecture's own" }
+}
+
+/// The instructions by which this processor computes products of bfloat16 numbers, if it has any ([`crate::Numerics::Bf16`]).
+pub fn bf16_instructions() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::matmul::bf16::{Instructions, instructions};
+        return instructions().map(|by| match by {
+            Instructions::Amx => "AMX",
+            Instructions::Dot => "AVX512-BF16",
+        });
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
 }
 
 /// The elements of a contiguous float32 storage.
@@ -96,15 +111,22 @@ thread_local! {
 /// touched only once.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     // The buffer is taken out while in use, so that a task that rayon runs on this thread meanwhile gets another one.
-    let mut buffer = SCRATCH.with(|pool| pool.borrow_mut().pop()).unwrap_or_default();
+    let mut buffer = SCRATCH.with(|pool| take(&mut pool.borrow_mut(), len + 16));
     // 16 floats of slack: the slice starts on a 64-byte boundary.
     if buffer.len() < len + 16 {
-        buffer = vec![0.0; len + 16];
+        buffer = pages::filled(0.0, len + 16);
     }
     let skip = buffer.as_ptr().align_offset(64).min(16);
     let result = f(&mut buffer[skip..skip + len]);
     SCRATCH.with(|pool| pool.borrow_mut().push(buffer));
     result
+}
+
+/// The smallest buffer that is large enough; otherwise the largest, to be replaced.
+fn take(pool: &mut Vec<Vec<f32>>, len: usize) -> Vec<f32> {
+    let by_size = |at: &usize| pool[*at].len();
+    let fits = (0..pool.len()).filter(|at| pool[*at].len() >= len).min_by_key(by_size);
+    fits.or_else(|| (0..pool.len()).max_by_key(by_size)).map_or_else(Vec::new, |at| pool.swap_remove(at))
 }
 
 /// The sum of the parts in `parts`, in order; each has `len` elements.

@@ -4,14 +4,16 @@ use super::memory::Output;
 use candle_core::backend::BackendStorage;
 use candle_core::{Result, Shape, Storage, Tensor, bail};
 
-/// How a GPU rounds the float32 factors of matrix products and convolutions. Products on the CPU, and of 16-bit numbers, do not round them.
+/// How the float32 factors of matrix products and convolutions are rounded. Those of 16-bit numbers are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum F32Math {
     /// Not at all.
     #[default]
     Exact,
-    /// To 10 bits of mantissa, for the matrix units (TF32).
+    /// To 10 bits of mantissa, for a GPU's matrix units (TF32). The CPU does not round.
     Tf32,
+    /// To bfloat16, where a processor has instructions for it. A GPU, whose activations are bfloat16 then, does not round what is float32.
+    Bf16,
 }
 
 /// The matrix product `[m, k]·[k, n]`, without a graph.

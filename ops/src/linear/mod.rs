@@ -3,16 +3,17 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 use crate::column_sums::column_sums;
 use crate::convert::to_format;
 use crate::device::{F32Math, matmul};
 use crate::dispatch::{Path, path};
 use crate::elementwise::relu_backward;
+use crate::numerics::Numerics;
 use crate::tape::{Value, record, record_composed};
 
-/// Applies a linear layer; `math` says how a GPU rounds float32 factors.
+/// Applies a linear layer; `math` says how float32 factors are rounded. The CPU does not round those of a weight's gradient, nor of a few rows.
 ///
 /// # Shapes
 /// x `[.., in]`, weight `[out, in]`, bias `[out]` → `[.., out]`. There may be a bias per row, `[n, out]` for x `[.., n, in]`; and a bias whose
@@ -34,7 +35,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, math: F32Math) ->
         let _span = tracing::trace_span!("linear").entered();
         match path(&tensors) {
             Path::Cuda => cuda::linear(x.tensor(), &matrix, bias.map(Value::tensor), math)?,
-            Path::Cpu => cpu::linear(x.tensor(), weight.tensor(), bias.map(Value::tensor))?,
+            Path::Cpu => cpu::linear(x.tensor(), weight.tensor(), bias.map(Value::tensor), math)?,
             Path::Composed => return record_composed(&inputs, |t| linear_composed(&t[0], &t[1], t.get(2))),
         }
     };
@@ -123,9 +124,15 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
     Ok(())
 }
 
+/// Whether the CPU rounds the factors of a product of so many rows: of few it would take longer to pack the weight.
+fn rounds(math: F32Math, rows: usize) -> bool {
+    math == F32Math::Bf16 && rows >= 64 && Numerics::Bf16.supported_on(&Device::Cpu)
+}
+
 /// lhs `[m, k]` · rhs `[k, n]`
 fn product(lhs: &Tensor, rhs: &Tensor, math: F32Math) -> Result<Tensor> {
     match path(&[lhs, rhs]) {
+        Path::Cpu if rounds(math, lhs.dim(0)?) => cpu::rounded_product(lhs, &rhs.t()?.contiguous()?, None),
         Path::Cpu => cpu::product(lhs, rhs, false),
         Path::Cuda | Path::Composed => matmul(lhs, rhs, math),
     }
@@ -162,6 +169,7 @@ mod tests {
     use super::*;
     use crate::tape::Tape;
     use crate::testing::{assert_gradients_match, relative_difference, uniform};
+    use candle_core::DType;
 
     #[test]
     fn equals_the_composed_layer_and_its_gradients() -> Result<()> {
@@ -193,6 +201,29 @@ mod tests {
         let y = linear(&view.clone().into(), &weight.clone().into(), None, F32Math::Exact)?;
         let error = relative_difference(y.tensor(), &linear_composed(&view, &weight, None)?)?;
         assert!(error < 3e-6, "{error}");
+        Ok(())
+    }
+
+    /// Of factors that are bfloat16 already, the products are exact.
+    #[test]
+    fn bfloat16_rounds_the_factors() -> Result<()> {
+        let rounded = |shape: &[usize], seed| uniform(shape, seed)?.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+        let (x, weight, bias) = (rounded(&[3, 70, 36], 1)?, rounded(&[20, 36], 2)?, uniform(&[20], 3)?);
+        let tape = Tape::default();
+        let leaf = tape.leaf(&x);
+        let y = linear(&leaf, &weight.clone().into(), Some(&bias.clone().into()), F32Math::Bf16)?;
+        let error = relative_difference(y.tensor(), &linear_composed(&x, &weight, Some(&bias))?)?;
+        assert!(error < 3e-6, "{error}");
+        let gradient = rounded(&[3, 70, 20], 4)?;
+        let gradients = tape.backward(&y, gradient.clone())?;
+        let want = gradient.reshape((210, 20))?.matmul(&weight)?.reshape((3, 70, 36))?;
+        let error = relative_difference(gradients.get(&x).unwrap(), &want)?;
+        assert!(error < 3e-6, "{error}");
+        // Others are rounded where the processor can.
+        let (x, weight) = (uniform(&[210, 36], 5)?, uniform(&[20, 36], 6)?);
+        let y = linear(&x.clone().into(), &weight.clone().into(), None, F32Math::Bf16)?;
+        let error = relative_difference(y.tensor(), &linear_composed(&x, &weight, None)?)?;
+        assert_eq!(error > 1e-4, Numerics::Bf16.supported_on(x.device()), "{error}");
         Ok(())
     }
 

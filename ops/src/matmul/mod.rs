@@ -1,5 +1,7 @@
 //! Float32 matrix products of views of row-major memory, by the `gemm` crate.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod bf16;
 pub mod packed;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod register_block;

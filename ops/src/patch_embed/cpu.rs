@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::with_f32;
+use crate::cpu::{pages, with_f32};
 use crate::frozen::FrozenWeight;
 use crate::matmul::packed::{Output, split_tiles, tiles};
 use crate::numerics::Numerics;
@@ -17,6 +17,7 @@ pub(super) struct Embedding {
     grey_weight: FrozenWeight,
     /// Absolute positions and the bias, `[g·g, c]`.
     positions: Vec<f32>,
+    numerics: Numerics,
 }
 
 impl Embedding {
@@ -42,7 +43,13 @@ impl Embedding {
             weight: FrozenWeight::new(&weight, numerics)?,
             grey_weight: FrozenWeight::new(&Tensor::from_vec(grey, (c, area), weight.device())?, numerics)?,
             positions,
+            numerics,
         })
+    }
+
+    /// How its products are computed, as those of the layers behind it.
+    pub(super) fn numerics(&self) -> Numerics {
+        self.numerics
     }
 
     /// Patches as rows, times the weight, plus positions: → `[b·g·g, c]`.
@@ -52,8 +59,9 @@ impl Embedding {
         let weight = if channels == 1 { &self.grey_weight } else { &self.weight }.cpu()?;
         let patches = with_f32(images, "patch embedding", |images| Ok(patches(images, channels, grid, side)))?;
         let row = channels * side * side;
-        let mut x = self.positions.repeat(grid.batch);
-        let tiles = tiles(grid.tokens());
+        let mut x = pages::filled(0f32, grid.batch * self.positions.len());
+        x.chunks_exact_mut(self.positions.len().max(1)).for_each(|image| image.copy_from_slice(&self.positions));
+        let tiles = tiles(grid.tokens(), weight.numerics());
         tiles.par_iter().zip(split_tiles(&mut x, &tiles, weight.out())).with_max_len(1).for_each(|(tile, x)| {
             weight.product(&patches[tile.start * row..tile.end * row], x, Output::Add);
         });

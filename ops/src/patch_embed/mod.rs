@@ -62,7 +62,9 @@ impl PatchEmbed {
         }
         let grid = TokenGrid { batch, grid: self.grid };
         match &self.path {
-            Path::Cpu(embedding) => Ok(ResidualStream::on_cpu(embedding.forward(images, grid, self.patch)?, grid)),
+            Path::Cpu(embedding) => {
+                Ok(ResidualStream::on_cpu(embedding.forward(images, grid, self.patch)?, grid, embedding.numerics()))
+            }
             Path::Cuda(embedding) => embedding.forward(images, grid, self.patch),
         }
     }

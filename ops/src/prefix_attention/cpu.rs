@@ -1,17 +1,14 @@
 //! Attention among all tokens of an image on the CPU.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::cpu::SendPtr;
 use crate::cpu::simd::{exp, max, multiversion, sum_by};
-use crate::matmul::packed::Factor;
-
-/// Queries per tile of scores, a multiple of the register block: with 1024 keys the tile fits a core's second-level cache.
-const TILE_QUERIES: usize = 66;
-/// Queries per task, which packs its keys and values once.
-const TASK_QUERIES: usize = 4 * TILE_QUERIES;
+use crate::matmul::packed::{Factor, task_queries, tile_queries};
+use crate::numerics::Numerics;
 
 /// Sines and cosines of an image's tokens, `[tokens, d/2]`.
 #[derive(Debug)]
@@ -31,6 +28,7 @@ pub(super) struct Layer<'a> {
     pub(super) d: usize,
     /// Tokens of an image.
     pub(super) tokens: usize,
+    pub(super) numerics: Numerics,
 }
 
 /// Some queries of one head of one image.
@@ -40,8 +38,11 @@ struct Task {
     queries: Range<usize>,
 }
 
-/// Buffers that a thread keeps from task to task.
-#[derive(Default)]
+thread_local! {
+    static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
+}
+
+/// Buffers that a thread keeps from task to task, so that their pages are touched only once.
 struct Scratch {
     q: Vec<f32>,
     /// `[d, tokens]`
@@ -51,6 +52,13 @@ struct Scratch {
     scores: Vec<f32>,
     inverse_sums: Vec<f32>,
     out: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(numerics: Numerics) -> Self {
+        let [k, v] = [(); 2].map(|()| Factor::new(numerics));
+        Self { q: vec![], k, v, scores: vec![], inverse_sums: vec![], out: vec![] }
+    }
 }
 
 impl Layer<'_> {
@@ -63,11 +71,18 @@ impl Layer<'_> {
         let images = out.len() / (self.tokens * width);
         assert_eq!(out.len(), images * self.tokens * width, "the output has another length");
         assert_eq!(self.qkv.len(), 3 * out.len(), "qkv has another length");
-        let task = |image, head, start: usize| Task { image, head, queries: start..(start + TASK_QUERIES).min(self.tokens) };
-        let of_head = |image, head| (0..self.tokens).step_by(TASK_QUERIES).map(move |start| task(image, head, start));
+        let at_a_time = task_queries(self.numerics, self.tokens, images * self.heads);
+        let task = |image, head, start: usize| Task { image, head, queries: start..(start + at_a_time).min(self.tokens) };
+        let of_head = |image, head| (0..self.tokens).step_by(at_a_time).map(move |start| task(image, head, start));
         let tasks: Vec<Task> = (0..images).flat_map(|image| (0..self.heads).flat_map(move |head| of_head(image, head))).collect();
         let shared = SendPtr::new(out.as_mut_ptr());
-        tasks.par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, task| self.run(task, scratch, shared));
+        tasks.par_iter().with_max_len(1).for_each(|task| {
+            // Taken out while it is in use: a task that rayon runs on this thread meanwhile gets another.
+            let kept = SCRATCH.take().filter(|scratch| scratch.k.numerics() == self.numerics);
+            let mut scratch = kept.unwrap_or_else(|| Scratch::new(self.numerics));
+            self.run(task, &mut scratch, shared);
+            SCRATCH.set(Some(scratch));
+        });
     }
 
     /// Packs keys and values of the image, then processes the queries, a tile at a time.
@@ -75,8 +90,9 @@ impl Layer<'_> {
         let (d, width) = (self.d, self.heads * self.d);
         scratch.k.pack_columns(d, self.tokens, |key, to| self.gather(task, 1, key, to));
         scratch.v.pack_rows(self.tokens, d, |key, to| self.gather(task, 2, key, to));
-        for start in task.queries.clone().step_by(TILE_QUERIES) {
-            let queries = start..(start + TILE_QUERIES).min(task.queries.end);
+        let at_a_time = tile_queries(self.numerics);
+        for start in task.queries.clone().step_by(at_a_time) {
+            let queries = start..(start + at_a_time).min(task.queries.end);
             self.weigh(task, queries.clone(), scratch);
             let Scratch { v, scores, k, inverse_sums, out: values, .. } = &mut *scratch;
             v.product(scores, k.stride(), queries.len(), values);

@@ -25,7 +25,7 @@ pub struct PrefixAttention {
 
 #[derive(Debug)]
 enum Path {
-    Cpu(Option<cpu::Rotation>),
+    Cpu(Option<cpu::Rotation>, Numerics),
     /// Sines and cosines, `[prefix + n, d/2]`, float32.
     Cuda(Option<[Tensor; 2]>, Numerics),
 }
@@ -56,7 +56,7 @@ impl PrefixAttention {
             let flat = |[sines, cosines]: [Tensor; 2]| {
                 Ok::<_, candle_core::Error>(cpu::Rotation { sines: flat(&sines)?, cosines: flat(&cosines)? })
             };
-            Path::Cpu(turned.map(flat).transpose()?)
+            Path::Cpu(turned.map(flat).transpose()?, numerics)
         };
         Ok(Self { heads, d, prefix, path })
     }
@@ -89,7 +89,7 @@ impl PrefixAttention {
                 self.check(qkv.dim(0)?, bias.elem_count(), grid, rows)?;
                 cuda::forward(self, turned.as_ref(), *numerics, (qkv, bias), grid)
             }
-            Path::Cpu(_) => {
+            Path::Cpu(..) => {
                 let mut out = vec![0f32; qkv.dim(0)? * self.heads * self.d];
                 self.forward_cpu(&flat(qkv)?, &flat(bias)?, grid, &mut out)?;
                 Tensor::from_vec(out, (qkv.dim(0)?, self.heads * self.d), &Device::Cpu)
@@ -99,11 +99,11 @@ impl PrefixAttention {
 
     /// As [`Self::forward`], into a buffer.
     pub(crate) fn forward_cpu(&self, qkv: &[f32], bias: &[f32], grid: TokenGrid, out: &mut [f32]) -> Result<()> {
-        let Path::Cpu(rotation) = &self.path else { bail!("attention: expected a layer on the CPU") };
+        let Path::Cpu(rotation, numerics) = &self.path else { bail!("attention: expected a layer on the CPU") };
         let (width, rows) = (self.heads * self.d, rotation.as_ref().map(|rotation| rotation.sines.len() / (self.d / 2)));
         self.check(qkv.len() / (3 * width).max(1), bias.len(), grid, rows)?;
-        cpu::Layer { qkv, bias, rotation: rotation.as_ref(), heads: self.heads, d: self.d, tokens: self.tokens(grid) }
-            .forward(out);
+        let (rotation, tokens) = (rotation.as_ref(), self.tokens(grid));
+        cpu::Layer { qkv, bias, rotation, heads: self.heads, d: self.d, tokens, numerics: *numerics }.forward(out);
         Ok(())
     }
 }
@@ -171,6 +171,11 @@ mod tests {
             let want = composed(&qkv, &bias, angles.as_ref(), (heads, d), (prefix, grid))?;
             let error = relative_difference(&found, &want)?;
             assert!(error < 3e-6, "{side} by {side}, {prefix} before: {error}");
+            if Numerics::Bf16.supported_on(&Device::Cpu) {
+                let rounding = PrefixAttention::new(angles.as_ref(), (heads, d), prefix, Numerics::Bf16, &Device::Cpu)?;
+                let error = relative_difference(&rounding.forward(&qkv, &bias, grid)?, &want)?;
+                assert!(error < 3e-2, "{side} by {side}, {prefix} before, in bfloat16: {error}");
+            }
             for image in 0..batch {
                 let own = layer.forward(&qkv.narrow(0, image * n, n)?, &bias, TokenGrid { batch: 1, grid: side })?;
                 assert_eq!(own.to_vec2::<f32>()?, found.narrow(0, image * n, n)?.to_vec2::<f32>()?);

@@ -1,5 +1,6 @@
 //! Attention with relative positions on the CPU.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -7,12 +8,8 @@ use rayon::prelude::*;
 use super::TokenGrid;
 use crate::cpu::SendPtr;
 use crate::cpu::simd::{exp, madd, max, multiversion, sum_by};
-use crate::matmul::packed::Factor;
-
-/// Queries per tile of scores, a multiple of the register block: with 1024 keys the tile fits a core's second-level cache.
-const TILE_QUERIES: usize = 66;
-/// Queries per task, which packs its keys and values once.
-const TASK_QUERIES: usize = 4 * TILE_QUERIES;
+use crate::matmul::packed::{Factor, task_queries, tile_queries};
+use crate::numerics::Numerics;
 
 /// Tables of relative positions along both axes, laid out for [`Layer`].
 #[derive(Debug, Clone)]
@@ -26,9 +23,9 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Takes `rel_pos_h` and `rel_pos_w`, each `[2·side - 1, d]`, for attention over `side × side` tokens.
-    pub(super) fn new(rel_pos_h: &[f32], rel_pos_w: &[f32], side: usize, d: usize) -> Self {
+    pub(super) fn new(rel_pos_h: &[f32], rel_pos_w: &[f32], (side, d): (usize, usize), numerics: Numerics) -> Self {
         let rows = 2 * side - 1;
-        let mut columns = Factor::default();
+        let mut columns = Factor::new(numerics);
         columns.pack_columns(d, 2 * rows, |column, to| {
             let table = if column < rows { rel_pos_h } else { rel_pos_w };
             to.copy_from_slice(&table[(rows - 1 - column % rows) * d..][..d]);
@@ -57,8 +54,11 @@ struct Task {
     queries: Range<usize>,
 }
 
-/// Buffers that a thread keeps from task to task.
-#[derive(Default)]
+thread_local! {
+    static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
+}
+
+/// Buffers that a thread keeps from task to task, so that their pages are touched only once.
 struct Scratch {
     q: Vec<f32>,
     /// `[d, keys]`
@@ -69,6 +69,13 @@ struct Scratch {
     biases: Vec<f32>,
     inverse_sums: Vec<f32>,
     out: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(numerics: Numerics) -> Self {
+        let [k, v] = [(); 2].map(|()| Factor::new(numerics));
+        Self { q: vec![], k, v, scores: vec![], biases: vec![], inverse_sums: vec![], out: vec![] }
+    }
 }
 
 impl Layer<'_> {
@@ -84,11 +91,19 @@ impl Layer<'_> {
         assert_eq!(out.len(), tokens * width, "the output has another length");
         let tasks = self.tasks();
         let shared = SendPtr::new(out.as_mut_ptr());
-        tasks.par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, task| self.run(task, d, scratch, shared));
+        tasks.par_iter().with_max_len(1).for_each(|task| {
+            // Taken out while it is in use: a task that rayon runs on this thread meanwhile gets another.
+            let kept = SCRATCH.take().filter(|scratch| scratch.k.numerics() == self.tables.columns.numerics());
+            let mut scratch = kept.unwrap_or_else(|| Scratch::new(self.tables.columns.numerics()));
+            self.run(task, d, &mut scratch, shared);
+            SCRATCH.set(Some(scratch));
+        });
     }
 
     fn tasks(&self) -> Vec<Task> {
-        let side = self.tables.side;
+        let (side, numerics) = (self.tables.side, self.tables.columns.numerics());
+        let parts = self.grid.batch * self.grid.grid.div_ceil(side).pow(2) * self.heads;
+        let at_a_time = task_queries(numerics, side * side, parts);
         let mut tasks = Vec::new();
         for image in 0..self.grid.batch {
             for y in (0..self.grid.grid).step_by(side) {
@@ -96,8 +111,8 @@ impl Layer<'_> {
                     let real = (side.min(self.grid.grid - y), side.min(self.grid.grid - x));
                     let count = real.0 * real.1;
                     for head in 0..self.heads {
-                        for start in (0..count).step_by(TASK_QUERIES) {
-                            let queries = start..(start + TASK_QUERIES).min(count);
+                        for start in (0..count).step_by(at_a_time) {
+                            let queries = start..(start + at_a_time).min(count);
                             tasks.push(Task { first: (image, y, x), real, head, queries });
                         }
                     }
@@ -118,8 +133,9 @@ impl Layer<'_> {
         let keys = self.tables.side * self.tables.side;
         scratch.k.pack_columns(d, keys, |key, to| self.gather(task, d, 1, key, to));
         scratch.v.pack_rows(keys, d, |key, to| self.gather(task, d, 2, key, to));
-        for start in task.queries.clone().step_by(TILE_QUERIES) {
-            let queries = start..(start + TILE_QUERIES).min(task.queries.end);
+        let at_a_time = tile_queries(self.tables.columns.numerics());
+        for start in task.queries.clone().step_by(at_a_time) {
+            let queries = start..(start + at_a_time).min(task.queries.end);
             self.weigh(task, d, queries.clone(), scratch);
             let Scratch { v, scores, k, inverse_sums, out: values, .. } = &mut *scratch;
             v.product(scores, k.stride(), queries.len(), values);

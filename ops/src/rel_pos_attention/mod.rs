@@ -68,8 +68,11 @@ impl RelPosAttention {
             }
             Tables::Cuda(Tensor::cat(&[rel_pos_h, rel_pos_w], 0)?.to_dtype(numerics.dtype())?.contiguous()?)
         } else {
+            if !numerics.supported_on(rel_pos_h.device()) {
+                bail!("attention: {:?} does not compute in {numerics:?}", rel_pos_h.device().location());
+            }
             let flat = |table: &Tensor| table.flatten_all()?.to_vec1::<f32>();
-            Tables::Cpu(cpu::Tables::new(&flat(rel_pos_h)?, &flat(rel_pos_w)?, side, d))
+            Tables::Cpu(cpu::Tables::new(&flat(rel_pos_h)?, &flat(rel_pos_w)?, (side, d), numerics))
         };
         Ok(Self { side, heads, d, tables })
     }

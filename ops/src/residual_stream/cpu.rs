@@ -1,25 +1,20 @@
 //! The residual stream on the CPU, in buffers that all blocks share.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::tensor_from;
+use crate::cpu::{pages, tensor_from};
 use crate::frozen::{FrozenLinear, FrozenNorm};
 use crate::layer_norm::cpu::{add_layer_norm_rows, layer_norm_rows};
 use crate::matmul::packed::{Output, split_tiles, tiles};
+use crate::numerics::Numerics;
 use crate::prefix_attention::PrefixAttention;
 use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
 
 /// Rows that one task of an element-wise pass works on: all of a tile, where products are computed in tiles.
 const ROWS: usize = 128;
-
-thread_local! {
-    /// The MLP's hidden layer of a tile, kept so that its pages are touched only once.
-    static HIDDEN: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
 
 /// All tokens.
 pub(super) struct Stream {
@@ -30,6 +25,7 @@ pub(super) struct Stream {
     /// Queries, keys and values without their bias, `[tokens, 3·c]`.
     qkv: Vec<f32>,
     tokens: usize,
+    numerics: Numerics,
 }
 
 /// Some of them.
@@ -42,13 +38,18 @@ pub(super) struct Tile<'a> {
 }
 
 impl Stream {
-    pub(super) fn new(x: Vec<f32>, tokens: usize) -> Self {
-        let (rows, qkv) = (vec![0f32; x.len()], vec![0f32; 3 * x.len()]);
-        Self { x, rows, qkv, tokens }
+    pub(super) fn new(x: Vec<f32>, tokens: usize, numerics: Numerics) -> Self {
+        let (rows, qkv) = (pages::filled(0f32, x.len()), pages::filled(0f32, 3 * x.len()));
+        Self { x, rows, qkv, tokens, numerics }
+    }
+
+    /// How its products are computed.
+    pub(super) fn numerics(&self) -> Numerics {
+        self.numerics
     }
 
     pub(super) fn each_tile(&mut self, steps: impl Fn(Tile<'_>) -> Result<()> + Sync) -> Result<()> {
-        let (c, tiles) = (self.x.len() / self.tokens.max(1), tiles(self.tokens));
+        let (c, tiles) = (self.x.len() / self.tokens.max(1), tiles(self.tokens, self.numerics));
         let [x, rows] = [&mut self.x, &mut self.rows].map(|part| split_tiles(part, &tiles, c));
         let parts = x.into_iter().zip(rows).zip(split_tiles(&mut self.qkv, &tiles, 3 * c));
         let parts: Vec<Tile<'_>> = parts.map(|((x, rows), qkv)| Tile { x, rows, qkv, pending: None }).collect();
@@ -93,14 +94,7 @@ impl Tile<'_> {
     }
 
     pub(super) fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
-        let (first, second) = (lin1.weight().cpu()?, lin2.weight().cpu()?);
-        let len = self.rows.len() / first.inner() * first.out();
-        // Taken out while it is in use: a tile that rayon runs on this thread meanwhile gets another.
-        let mut hidden = HIDDEN.take();
-        hidden.resize(hidden.len().max(len), 0.0);
-        first.product(self.rows, &mut hidden[..len], Output::BiasGelu(lin1.bias().cpu()?));
-        second.product(&hidden[..len], self.x, Output::Add);
-        HIDDEN.set(hidden);
+        lin1.weight().cpu()?.add_mlp(lin1.bias().cpu()?, lin2.weight().cpu()?, self.rows, self.x);
         self.pending = Some(lin2.bias().cpu()?.clone());
         Ok(())
     }

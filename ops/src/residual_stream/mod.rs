@@ -7,7 +7,7 @@
 mod cpu;
 mod cuda;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use crate::frozen::{FrozenLinear, FrozenNorm};
 use crate::numerics::Numerics;
@@ -37,9 +37,9 @@ enum TilePath<'a> {
 }
 
 impl ResidualStream {
-    /// On the CPU, from tokens `[b·grid·grid, c]`.
-    pub(crate) fn on_cpu(x: Vec<f32>, grid: TokenGrid) -> Self {
-        let path = Path::Cpu(cpu::Stream::new(x, grid.tokens()));
+    /// On the CPU, from tokens `[b·grid·grid, c]`, whose layers have weights for these numerics.
+    pub(crate) fn on_cpu(x: Vec<f32>, grid: TokenGrid, numerics: Numerics) -> Self {
+        let path = Path::Cpu(cpu::Stream::new(x, grid.tokens(), numerics));
         Self { grid, prefix: 0, path }
     }
 
@@ -58,16 +58,16 @@ impl ResidualStream {
             bail!("residual stream: there are {} tokens before the patches already", self.prefix);
         }
         let (grid, patches) = (self.grid, grid * grid);
-        let dtype = match &self.path {
-            Path::Cpu(_) => None,
-            Path::Cuda(stream) => Some(stream.dtype()),
+        let (on_cpu, dtype) = match &self.path {
+            Path::Cpu(stream) => (Some(stream.numerics()), DType::F32),
+            Path::Cuda(stream) => (None, stream.dtype()),
         };
         let x = self.into_tokens()?.reshape((batch, patches, c))?;
         let x = Tensor::cat(&[&tokens.unsqueeze(0)?.expand((batch, prefix, c))?.contiguous()?, &x], 1)?;
         let x = x.reshape((batch * (prefix + patches), c))?;
-        let path = match dtype {
-            None => Path::Cpu(cpu::Stream::new(x.flatten_all()?.to_vec1()?, batch * (prefix + patches))),
-            Some(dtype) => Path::Cuda(cuda::Stream::new(x, dtype)),
+        let path = match on_cpu {
+            Some(numerics) => Path::Cpu(cpu::Stream::new(x.flatten_all()?.to_vec1()?, batch * (prefix + patches), numerics)),
+            None => Path::Cuda(cuda::Stream::new(x, dtype)),
         };
         Ok(Self { grid, prefix, path })
     }

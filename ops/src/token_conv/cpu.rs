@@ -22,7 +22,7 @@ pub(super) fn forward(
     let _span = tracing::trace_span!("token convolution").entered();
     let (out, row, ci) = (weight.out(), weight.inner(), weight.inner() / (kernel * kernel));
     let (scale, shift, eps) = (norm.weight().cpu()?, norm.bias().cpu()?, norm.eps() as f32);
-    let tiles = tiles(grid.tokens());
+    let tiles = tiles(grid.tokens(), weight.numerics());
     let mut normed = vec![0f32; grid.tokens() * out];
     with_f32(x, "token convolution", |x| {
         let scratch = || (Vec::new(), Vec::new());

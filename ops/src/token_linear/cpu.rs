@@ -12,7 +12,7 @@ pub(super) fn forward(x: &Tensor, layer: &FrozenLinear) -> Result<Tensor> {
     let _span = tracing::trace_span!("token linear").entered();
     let (tokens, inner) = x.dims2()?;
     let (weight, bias) = (layer.weight().cpu()?, layer.bias().cpu()?);
-    let (out, tiles) = (weight.out(), tiles(tokens));
+    let (out, tiles) = (weight.out(), tiles(tokens, weight.numerics()));
     let mut y = vec![0f32; tokens * out];
     with_f32(x, "token linear", |x| {
         tiles.par_iter().zip(split_tiles(&mut y, &tiles, out)).with_max_len(1).for_each(|(tile, y)| {

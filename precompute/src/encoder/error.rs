@@ -2,6 +2,7 @@
 
 use super::other_model::OtherModel;
 use sam_ladder_formats::Error as FileError;
+use sam_ladder_schemas::precision::Precision;
 
 /// What the functions of this module return.
 pub type Result<T> = std::result::Result<T, EncoderError>;
@@ -94,10 +95,10 @@ pub enum EncoderError {
         size: usize,
     },
     /// The device does not compute in this precision.
-    #[error("--precision {asked} needs a GPU, but the device is {device}")]
+    #[error("--precision {} needs {}, but the device is {device}", asked.name(), if *asked == Precision::Bf16 { "a GPU or a processor with AVX512-BF16" } else { "a GPU" })]
     Precision {
         /// The requested precision.
-        asked: &'static str,
+        asked: Precision,
         /// Where the encoder would live.
         device: String,
     },

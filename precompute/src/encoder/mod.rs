@@ -27,7 +27,7 @@ use candle_core::{Device, Tensor};
 use sam_ladder_ops::Numerics;
 pub use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
-use sam_ladder_schemas::gpu_precision::GpuPrecision;
+use sam_ladder_schemas::precision::Precision;
 
 pub use config::VitConfig;
 use dino::{DinoConfig, DinoVit};
@@ -43,28 +43,28 @@ pub use vit::Taps;
 pub struct Placement<'a> {
     /// Where its weights live.
     pub device: &'a Device,
-    /// How exactly a GPU computes; the CPU does so in float32.
-    pub precision: GpuPrecision,
+    /// How exactly it computes. The CPU does so in float32, and in bfloat16 if its processor can.
+    pub precision: Precision,
 }
 
 impl<'a> From<&'a Device> for Placement<'a> {
     /// In float32.
     fn from(device: &'a Device) -> Self {
-        Placement { device, precision: GpuPrecision::F32 }
+        Placement { device, precision: Precision::F32 }
     }
 }
 
 impl Placement<'_> {
     fn numerics(&self) -> Result<Numerics> {
         let numerics = match self.precision {
-            GpuPrecision::F32 => Numerics::F32,
-            GpuPrecision::Tf32 => Numerics::Tf32,
-            GpuPrecision::Bf16 => Numerics::Bf16,
-            GpuPrecision::F16 => Numerics::F16,
+            Precision::F32 => Numerics::F32,
+            Precision::Tf32 => Numerics::Tf32,
+            Precision::Bf16 => Numerics::Bf16,
+            Precision::F16 => Numerics::F16,
         };
         if !numerics.supported_on(self.device) {
             let device = format!("{:?}", self.device.location());
-            return Err(EncoderError::Precision { asked: self.precision.name(), device });
+            return Err(EncoderError::Precision { asked: self.precision, device });
         }
         Ok(numerics)
     }
@@ -161,8 +161,14 @@ fn check_image_size(image_size: usize) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// The encoder and the composed reference, from the same random weights.
-    fn both(config: &VitConfig) -> Result<(ImageEncoder, composed::Weights)> {
+    /// In bfloat16 on the CPU, where the processor has instructions for it.
+    fn bf16() -> Option<Placement<'static>> {
+        let placement = Placement { device: &Device::Cpu, precision: Precision::Bf16 };
+        placement.numerics().is_ok().then_some(placement)
+    }
+
+    /// The encoder and the composed reference, which is float32, from the same random weights.
+    fn both(config: &VitConfig, placement: Placement<'_>) -> Result<(ImageEncoder, composed::Weights)> {
         let weight = |(name, shape): (String, Vec<usize>)| -> Result<(String, Tensor)> {
             // larger than real ones, so that attention is far from uniform; biases and norms that are not the identity
             let noise = random_tensor(8, "noise_embed.weight", &shape)?;
@@ -170,7 +176,7 @@ mod tests {
             Ok((name, weight))
         };
         let weights = config.tensors().into_iter().map(weight).collect::<Result<composed::Weights>>()?;
-        let encoder = ImageEncoder::from_tensors(config.clone(), (&Device::Cpu).into(), |name| Ok(weights[name].clone()))?;
+        let encoder = ImageEncoder::from_tensors(config.clone(), placement, |name| Ok(weights[name].clone()))?;
         Ok((encoder, weights))
     }
 
@@ -179,7 +185,7 @@ mod tests {
         // one window that is not full; exactly one; padded windows on both sides; two full ones
         for (image_size, batch, channels) in [(48, 2, 3), (224, 1, 1), (320, 2, 1), (448, 1, 3)] {
             let config = VitConfig { embed_dim: 24, depth: 3, num_heads: 3, global_attn_indexes: vec![1], image_size };
-            let (encoder, weights) = both(&config)?;
+            let (encoder, weights) = both(&config, (&Device::Cpu).into())?;
             let images = random_tensor(1, "images", &[batch, channels, image_size, image_size])?;
             let got = encoder.forward(&images)?;
             let three = images.expand((batch, 3, image_size, image_size))?.contiguous()?;
@@ -212,6 +218,22 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn bfloat16_rounds_the_factors_and_nothing_else() -> Result<()> {
+        let Some(placement) = bf16() else { return Ok(()) };
+        for (image_size, batch, channels) in [(48, 2, 3), (320, 2, 1)] {
+            let config = VitConfig { embed_dim: 96, depth: 3, num_heads: 3, global_attn_indexes: vec![1], image_size };
+            let (encoder, weights) = both(&config, placement)?;
+            let images = random_tensor(1, "images", &[batch, channels, image_size, image_size])?;
+            let three = images.expand((batch, 3, image_size, image_size))?.contiguous()?;
+            let (want, _) = composed::forward(&config, &weights, &three)?;
+            let error = differs_by(&encoder.forward(&images)?, &want)?;
+            // A factor is off by up to 2^-9; the roundings of nine products behind one another are independent.
+            assert!(error > 1e-4 && error < 3e-2, "{image_size}: {error}");
+        }
+        Ok(())
+    }
+
     /// Largest difference, over the largest value.
     fn differs_by(found: &Tensor, want: &Tensor) -> Result<f32> {
         let difference = (found - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -221,15 +243,18 @@ mod tests {
     #[test]
     fn an_embedding_has_the_same_bits_whatever_it_is_batched_with() -> Result<()> {
         let config = VitConfig { embed_dim: 48, depth: 2, num_heads: 3, global_attn_indexes: vec![1], image_size: 240 };
-        let (encoder, _) = both(&config)?;
         let images = random_tensor(1, "images", &[5, 1, 240, 240])?;
         let flat = |tensor: Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-        let together = flat(encoder.forward(&images)?)?;
-        for threads in [1, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            for i in 0..5 {
-                let by_itself = flat(pool.install(|| encoder.forward(&images.narrow(0, i, 1)?))?)?;
-                assert_eq!(by_itself, together[i * by_itself.len()..][..by_itself.len()], "image {i}, {threads} threads");
+        for placement in [Some(Placement::from(&Device::Cpu)), bf16()].into_iter().flatten() {
+            let (encoder, _) = both(&config, placement)?;
+            let together = flat(encoder.forward(&images)?)?;
+            for threads in [1, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                for i in 0..5 {
+                    let by_itself = flat(pool.install(|| encoder.forward(&images.narrow(0, i, 1)?))?)?;
+                    let same = by_itself == together[i * by_itself.len()..][..by_itself.len()];
+                    assert!(same, "image {i}, {threads} threads, {}", placement.precision.name());
+                }
             }
         }
         Ok(())

@@ -16,6 +16,7 @@ impl TrainError {
             TrainError::NeedsGpu { instead, .. } => {
                 format!("{instead}, or pass --device cuda:0 in a build with the feature `cuda`")
             }
+            TrainError::NeedsBf16 => "pass --precision f32, or --device cuda:0 in a build with the feature `cuda`".into(),
             TrainError::EncoderPrecision => "train with bf16, tf32 or f32".into(),
             TrainError::NetworkPrecision => "train vit-tiny with f32 or tf32".into(),
             TrainError::TestCase { training, .. } | TrainError::TrainsOnTestCase { training, .. } => format!("choose among the training cases {}", training.join(", ")),

@@ -36,7 +36,7 @@ mod weights;
 use candle_core::{Device, Result, Tensor, Var};
 use sam_ladder_ops::{F32Math, Gradients, Tape, Value};
 use sam_ladder_schemas::encoder::EMBED_CHANNELS;
-use sam_ladder_schemas::gpu_precision::GpuPrecision;
+use sam_ladder_schemas::precision::Precision;
 use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, SideNetworkKind, TrainConfig};
 use sam_ladder_schemas::train_choices::{DecoderKind, LadderKind};
@@ -121,7 +121,7 @@ impl ModelConfig {
             ladder: rungs.filter(|_| config.ladder == LadderKind::Gated),
             train_mask_tokens: config.train_mask_tokens,
             train_hypernetworks: config.train_hypernetworks,
-            math: if config.precision == GpuPrecision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
+            math: if config.precision == Precision::Tf32 { F32Math::Tf32 } else { F32Math::Exact },
         }
     }
 

@@ -7,7 +7,7 @@ use sam_ladder_ops::Numerics;
 use sam_ladder_ops::device::{DeviceMemory, can_capture};
 pub use sam_ladder_schemas::cuda_graph::CudaGraph;
 pub use sam_ladder_schemas::device_store::DeviceStore;
-use sam_ladder_schemas::gpu_precision::GpuPrecision as Asked;
+use sam_ladder_schemas::precision::Precision as Asked;
 use sam_ladder_schemas::train::{SideNetworkKind, TrainConfig};
 use sam_ladder_schemas::train_choices::{DecoderKind, LadderKind};
 
@@ -64,10 +64,10 @@ pub(super) fn budget(memory: DeviceMemory, wanted: DeviceStore, reserve: u64) ->
     }
 }
 
-/// The numerics of a run.
+/// The numerics of a run's activations.
 ///
 /// # Errors
-/// float16, which is for the encoder; anything except float32 on the CPU; bfloat16 with a side network that is not a ResNet.
+/// float16, which is for the encoder; TF32 on the CPU, or bfloat16 on one that lacks AVX512-BF16; bfloat16 with a side network that is not a ResNet.
 pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> {
     let asked = config.precision;
     let precision = match asked {
@@ -79,12 +79,21 @@ pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> 
         }
     };
     if !precision.supported_on(device) {
-        return Err(TrainError::NeedsGpu { option: format!("--precision {}", asked.name()), instead: "pass --precision f32" });
+        return Err(match asked {
+            Asked::Bf16 => TrainError::NeedsBf16,
+            _ => TrainError::NeedsGpu { option: format!("--precision {}", asked.name()), instead: "pass --precision f32" },
+        });
     }
     if precision == Numerics::Bf16 && config.side_network == SideNetworkKind::VitTiny {
         return Err(TrainError::NetworkPrecision);
     }
-    Ok(precision)
+    Ok(if rounds_factors(device, config) { Numerics::F32 } else { precision })
+}
+
+/// Whether a run in bfloat16 keeps its activations in float32 and rounds them where they enter products: on the CPU, where that costs less than
+/// to convert them.
+pub(super) fn rounds_factors(device: &Device, config: &TrainConfig) -> bool {
+    config.precision == Asked::Bf16 && device.is_cpu()
 }
 
 /// Whether steps are recorded: where the device can repeat recorded steps, unless that is off.
@@ -136,10 +145,14 @@ mod tests {
 
     #[test]
     fn a_precision_that_the_cpu_lacks_is_refused_by_name() {
-        for (asked, needle) in [(Asked::F16, "is for the frozen encoder"), (Asked::Bf16, "--precision bf16 needs a GPU")] {
-            if asked == Asked::Bf16 && Numerics::Bf16.supported_on(&Device::Cpu) {
-                continue;
+        let in_bf16 = TrainConfig { precision: Asked::Bf16, ..TrainConfig::default() };
+        match Numerics::Bf16.supported_on(&Device::Cpu) {
+            true => {
+                assert_eq!(set_up(&Device::Cpu, &in_bf16).unwrap(), Numerics::F32, "factors are rounded, activations are not")
             }
+            false => assert!(set_up(&Device::Cpu, &in_bf16).unwrap_err().to_string().contains("a processor with AVX512-BF16")),
+        }
+        for (asked, needle) in [(Asked::F16, "is for the frozen encoder"), (Asked::Tf32, "--precision tf32 needs a GPU")] {
             let error =
                 set_up(&Device::Cpu, &TrainConfig { precision: asked, ..TrainConfig::default() }).unwrap_err().to_string();
             assert!(error.contains(needle), "{error}");

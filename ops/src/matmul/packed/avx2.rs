@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use rayon::prelude::*;
 
 use super::{COLUMNS, FETCH, Line, Output, ROWS, avx512};
+use crate::cpu::pages::Buffer;
 use crate::cpu::with_scratch;
 use crate::gelu::cpu::bias_gelu_rows;
 use crate::matmul::register_block::{Left, Target, block};
@@ -23,9 +24,9 @@ fn blocks(inner: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// `[out, inner]` → the panels of each block, one block after another.
-pub(super) fn pack_weight(weight: &[f32], out: usize, inner: usize) -> Vec<Line> {
-    let mut panels = vec![Line([0.0; COLUMNS]); out.div_ceil(COLUMNS) * inner];
-    let mut rest = panels.as_mut_slice();
+pub(super) fn pack_weight(weight: &[f32], out: usize, inner: usize) -> Buffer<Line> {
+    let mut panels = Buffer::filled(Line([0.0; COLUMNS]), out.div_ceil(COLUMNS) * inner);
+    let mut rest = &mut *panels;
     for (start, depth) in blocks(inner) {
         let (block, after) = rest.split_at_mut(out.div_ceil(COLUMNS) * depth);
         rest = after;
@@ -65,18 +66,21 @@ pub(super) unsafe fn product(panels: &[Line], (out, inner): (usize, usize), x: &
             for panel in (0..count).step_by(at_a_time) {
                 let through = count.min(panel + at_a_time);
                 let b = panels[start * count + panel * depth..].as_ptr();
-                for group in 0..groups {
-                    let a = packed[(start * groups + group * depth) * ROWS..].as_ptr();
-                    let ahead = b.wrapping_add((through - panel) * depth + group.min(FETCH - 1) * (depth / FETCH));
+                let wide = through - panel > 1;
+                let at_once = if wide { avx512::GROUPS } else { 1 };
+                for (turn, group) in (0..groups).step_by(at_once).enumerate() {
+                    let a = |group: usize| packed[(start * groups + group.min(groups - 1) * depth) * ROWS..].as_ptr();
+                    let ahead = b.wrapping_add((through - panel) * depth + turn.min(FETCH - 1) * (depth / FETCH));
                     let (row, column) = (group * ROWS, panel * COLUMNS);
-                    let size = (ROWS.min(rows - row), out.min(through * COLUMNS) - column);
+                    let size = ((at_once * ROWS).min(rows - row), out.min(through * COLUMNS) - column);
                     // SAFETY: `depth` terms of both factors are there, and the block's elements of `y`.
                     unsafe {
                         let data = y.as_mut_ptr().add(row * out + column);
-                        if through - panel > 1 {
-                            avx512::packed_rows(depth, a, b, ahead, Target { data, stride: out, accumulate: add }, size);
+                        if wide {
+                            let target = Target { data, stride: out, accumulate: add };
+                            avx512::packed_rows(depth, [a(group), a(group + 1)], b, ahead, target, size);
                         } else {
-                            let sums = sums(depth, a, b.cast(), ahead.cast());
+                            let sums = sums(depth, a(group), b.cast(), ahead.cast());
                             store(&sums, data, out, size, add);
                         }
                     }
@@ -269,14 +273,16 @@ pub(super) unsafe fn small_product(
 ) {
     let at_a_time = if avx512::available() { avx512::WIDTH / COLUMNS } else { 1 };
     for (index, lines) in panels.chunks(inner.max(1) * at_a_time).enumerate() {
-        for row in (0..rows).step_by(ROWS) {
+        let wide = lines.len() > inner;
+        let at_once = if wide { avx512::GROUPS * ROWS } else { ROWS };
+        for row in (0..rows).step_by(at_once) {
             // SAFETY: the caller's promise.
             unsafe {
                 let left = left.as_ptr().add(row * left_stride);
                 let data = out.as_mut_ptr().add(row * stride + index * at_a_time * COLUMNS);
                 let target = Target { data, stride, accumulate: false };
-                if lines.len() > inner {
-                    avx512::strided_rows(inner, left, left_stride, lines.as_ptr(), target);
+                if wide {
+                    avx512::strided_rows(inner, left, (rows - row, left_stride), lines.as_ptr(), target);
                 } else {
                     let left = Left { data: left, row_stride: left_stride, k_stride: 1 };
                     block::<ROWS>(inner, left, lines.as_ptr().cast(), target);

@@ -1,20 +1,29 @@
 //! Matrix products with a packed factor: the encoder's constant weights, and the keys and values of its attention.
 //!
 //! On processors with AVX2 the factor is stored in panels of sixteen columns, in the order in which the register block reads it (one panel
-//! with AVX2, two with AVX-512). Elsewhere it is not packed, and the `gemm` crate packs it for every product. The order of the sums of a row
-//! does not depend on the rows that are computed with it.
+//! with AVX2, two with AVX-512). Elsewhere it is not packed, and the `gemm` crate packs it for every product. Where the numerics are bfloat16,
+//! both factors are rounded to it and their sums are float32 (`matmul::bf16`). The order of the sums of a row does not depend on the rows that are
+//! computed with it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod factor;
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub(crate) use factor::Factor;
+
+use crate::cpu::pages::{self, Buffer};
 use crate::gelu::cpu::bias_gelu_in_place;
-use crate::matmul::{Accumulate, MatMut, MatRef, matmul, matmul_serial};
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::bf16;
+use crate::matmul::{Accumulate, MatMut, MatRef, matmul};
+use crate::numerics::Numerics;
 
 /// Columns of a panel.
 pub(crate) const COLUMNS: usize = 16;
@@ -25,6 +34,15 @@ pub(crate) const ROWS: usize = 6;
 const FETCH: usize = 4;
 /// Groups of [`ROWS`] rows in a tile: the packed rows of a tile and a panel fit a second-level cache of 512 KiB.
 const TILE_GROUPS: usize = 12;
+/// The same with bfloat16, in groups of sixteen rows. A tile of up to 512 rows takes as long for its products as the memory for the weights; with 1.6 MB it
+/// fits a second-level cache of 2 MiB.
+#[cfg(target_arch = "x86_64")]
+const BF16_TILE_GROUPS: usize = 32;
+
+thread_local! {
+    /// The MLP's hidden layer of a tile, kept so that its pages are touched only once.
+    static HIDDEN: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Sixteen columns of one row of a panel, one cache line.
 #[derive(Debug, Clone, Copy)]
@@ -39,15 +57,48 @@ pub fn packs() -> bool {
     false
 }
 
+/// Queries per tile of an attention's scores, a multiple of the register block: with 1024 keys the tile fits a core's second-level cache.
+pub(crate) fn tile_queries(numerics: Numerics) -> usize {
+    match numerics {
+        Numerics::Bf16 => 64,
+        _ => 11 * ROWS,
+    }
+}
+
+/// Queries per task of an attention with `others` independent parts (heads, windows, images) of `queries` each: all of them, so that keys and values
+/// are packed once, or a few tiles if there would be too few tasks for the threads.
+pub(crate) fn task_queries(numerics: Numerics, queries: usize, others: usize) -> usize {
+    const TILES: usize = 4;
+    match others >= 4 * rayon::current_num_threads() {
+        true => queries.max(1),
+        false => TILES * tile_queries(numerics),
+    }
+}
+
+/// Whether the processor computes products in these numerics.
+pub(crate) fn computes_in(numerics: Numerics) -> bool {
+    match numerics {
+        Numerics::F32 => true,
+        #[cfg(target_arch = "x86_64")]
+        Numerics::Bf16 => bf16::instructions().is_some(),
+        _ => false,
+    }
+}
+
 /// The tiles of `rows` rows for products, one task each: as even as whole register blocks allow, the same number per thread. If factors are
 /// not packed there is one tile, whose products use all threads.
-pub fn tiles(rows: usize) -> Vec<Range<usize>> {
+pub fn tiles(rows: usize, numerics: Numerics) -> Vec<Range<usize>> {
+    let (group, in_tile) = match numerics {
+        #[cfg(target_arch = "x86_64")]
+        Numerics::Bf16 => (bf16::ROWS, BF16_TILE_GROUPS),
+        _ => (ROWS, TILE_GROUPS),
+    };
     if !packs() {
         return std::iter::once(0..rows).collect();
     }
-    let (groups, threads) = (rows.div_ceil(ROWS), rayon::current_num_threads());
-    let count = (threads * groups.div_ceil(threads * TILE_GROUPS)).clamp(1, groups.max(1));
-    let bound = |tile: usize| (tile * groups / count * ROWS).min(rows);
+    let (groups, threads) = (rows.div_ceil(group), rayon::current_num_threads());
+    let count = (threads * groups.div_ceil(threads * in_tile)).clamp(1, groups.max(1));
+    let bound = |tile: usize| (tile * groups / count * group).min(rows);
     (0..count).map(|tile| bound(tile)..bound(tile + 1)).collect()
 }
 
@@ -84,23 +135,39 @@ pub struct PackedWeight {
 enum Layout {
     /// Per block of the inner dimension: `[out / 16][inner of the block][16]`.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "panels are for x86-64"))]
-    Panels(Vec<Line>),
+    Panels(Buffer<Line>),
     /// `[out, inner]`
     Plain(Vec<f32>),
+    #[cfg(target_arch = "x86_64")]
+    Bf16(bf16::Right),
 }
 
 impl PackedWeight {
-    /// Packs a weight `[out, inner]`, row-major.
+    /// Packs a weight `[out, inner]`, row-major, for products in these numerics.
     ///
     /// # Panics
-    /// If `weight` is of another length, or a dimension is zero.
-    pub fn new(weight: Vec<f32>, out: usize, inner: usize) -> Self {
+    /// If `weight` is of another length, a dimension is zero, or the processor does not compute in these numerics.
+    pub fn new(weight: Vec<f32>, out: usize, inner: usize, numerics: Numerics) -> Self {
         assert!(out > 0 && inner > 0 && weight.len() == out * inner, "a weight has another length than {out}·{inner}");
+        assert!(computes_in(numerics), "the processor does not compute in {numerics:?}");
+        #[cfg(target_arch = "x86_64")]
+        if numerics == Numerics::Bf16 {
+            return Self { out, inner, layout: Layout::Bf16(bf16::Right::of_weight(&weight, out, inner)) };
+        }
         #[cfg(target_arch = "x86_64")]
         if packs() {
             return Self { out, inner, layout: Layout::Panels(avx2::pack_weight(&weight, out, inner)) };
         }
         Self { out, inner, layout: Layout::Plain(weight) }
+    }
+
+    /// How products with it are computed.
+    pub(crate) fn numerics(&self) -> Numerics {
+        match self.layout {
+            Layout::Panels(_) | Layout::Plain(_) => Numerics::F32,
+            #[cfg(target_arch = "x86_64")]
+            Layout::Bf16(_) => Numerics::Bf16,
+        }
     }
 
     /// Number of output features.
@@ -133,7 +200,32 @@ impl PackedWeight {
             #[cfg(not(target_arch = "x86_64"))]
             Layout::Panels(_) => unreachable!("panels are for x86-64"),
             Layout::Plain(weight) => self.product_plain(weight, x, y, output),
+            #[cfg(target_arch = "x86_64")]
+            Layout::Bf16(weight) => bf16::product(weight, x, y, output),
         }
+    }
+
+    /// `y += gelu(x·selfᵀ + bias)·secondᵀ`: a perceptron of two layers.
+    ///
+    /// # Shapes
+    /// x `[rows, inner]`, a bias `[out]`, second `[width, out]`, y `[rows, width]`
+    ///
+    /// # Panics
+    /// If a slice has another length.
+    pub(crate) fn add_mlp(&self, bias: &[f32], second: &PackedWeight, x: &[f32], y: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Layout::Bf16(first), Layout::Bf16(second)) = (&self.layout, &second.layout) {
+            return bf16::add_mlp((first, bias), second, x, y);
+        }
+        let len = x.len() / self.inner * self.out;
+        // Taken out while it is in use: a tile that rayon runs on this thread meanwhile gets another.
+        let mut hidden = HIDDEN.take();
+        if hidden.len() < len {
+            hidden = pages::filled(0.0, len);
+        }
+        self.product(x, &mut hidden[..len], Output::BiasGelu(bias));
+        second.product(&hidden[..len], y, Output::Add);
+        HIDDEN.set(hidden);
     }
 
     fn product_plain(&self, weight: &[f32], x: &[f32], y: &mut [f32], output: Output<'_>) {
@@ -145,105 +237,6 @@ impl PackedWeight {
         if let Output::BiasGelu(bias) = output {
             y.par_chunks_mut(ROWS * out).for_each(|rows| bias_gelu_in_place(rows, bias));
         }
-    }
-}
-
-/// The right factor of small products on one thread, `[inner, cols]`; its memory is reused for each packing.
-#[derive(Debug, Clone)]
-pub(crate) struct Factor {
-    inner: usize,
-    cols: usize,
-    panels: Vec<Line>,
-    plain: Vec<f32>,
-    packs: bool,
-}
-
-impl Default for Factor {
-    fn default() -> Self {
-        Self { inner: 0, cols: 0, panels: Vec::new(), plain: Vec::new(), packs: packs() }
-    }
-}
-
-impl Factor {
-    /// Row stride of a product in floats: `cols`, or whole panels.
-    pub(crate) fn stride(&self) -> usize {
-        if self.packs { self.cols.next_multiple_of(COLUMNS) } else { self.cols }
-    }
-
-    /// Rows of memory that a product of `rows` rows needs.
-    pub(crate) fn room(&self, rows: usize) -> usize {
-        if self.packs { rows.next_multiple_of(ROWS) } else { rows }
-    }
-
-    fn resize(&mut self, inner: usize, cols: usize) {
-        (self.inner, self.cols) = (inner, cols);
-        if self.packs {
-            self.panels.resize(cols.div_ceil(COLUMNS) * inner, Line([0.0; COLUMNS]));
-        } else {
-            self.plain.resize(inner * cols, 0.0);
-        }
-    }
-
-    /// Packs `inner` rows of `cols` values, each written by `row`.
-    pub(crate) fn pack_rows(&mut self, inner: usize, cols: usize, mut row: impl FnMut(usize, &mut [f32])) {
-        self.resize(inner, cols);
-        let mut values = vec![0.0; cols];
-        for k in 0..inner {
-            row(k, &mut values);
-            if self.packs {
-                for (panel, values) in values.chunks(COLUMNS).enumerate() {
-                    self.panels[panel * inner + k].0[..values.len()].copy_from_slice(values);
-                }
-            } else {
-                self.plain[k * cols..][..cols].copy_from_slice(&values);
-            }
-        }
-    }
-
-    /// Packs `cols` columns of `inner` values, each written by `column`.
-    pub(crate) fn pack_columns(&mut self, inner: usize, cols: usize, mut column: impl FnMut(usize, &mut [f32])) {
-        self.resize(inner, cols);
-        let mut values = vec![0.0; inner * COLUMNS];
-        for first in (0..cols).step_by(COLUMNS) {
-            let n = COLUMNS.min(cols - first);
-            for (lane, values) in values.chunks_exact_mut(inner.max(1)).take(n).enumerate() {
-                column(first + lane, values);
-            }
-            if self.packs {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: factors are packed only where the processor has AVX2 and FMA.
-                unsafe {
-                    avx2::pack_panel(&values, inner, &mut self.panels[first / COLUMNS * inner..][..inner]);
-                }
-            } else {
-                for (lane, values) in values.chunks_exact(inner.max(1)).take(n).enumerate() {
-                    values.iter().enumerate().for_each(|(k, value)| self.plain[k * cols + first + lane] = *value);
-                }
-            }
-        }
-    }
-
-    /// `out = left·self`.
-    ///
-    /// # Shapes
-    /// left `[rows, inner]`, with row stride `left_stride`; out `[rows, cols]`, with row stride [`Self::stride`]. Both have room for
-    /// [`Self::room`] rows; the content beyond the rows and columns is unspecified.
-    ///
-    /// # Panics
-    /// If a slice is too short.
-    pub(crate) fn product(&self, left: &[f32], left_stride: usize, rows: usize, out: &mut [f32]) {
-        let (room, stride) = (self.room(rows), self.stride());
-        assert!(rows == 0 || left.len() >= (room - 1) * left_stride + self.inner, "a left factor is too short");
-        assert!(out.len() >= room * stride, "a product's destination is too short");
-        #[cfg(target_arch = "x86_64")]
-        if self.packs {
-            // SAFETY: factors are packed only where the processor has AVX2 and FMA; the lengths were checked.
-            unsafe { avx2::small_product(&self.panels, self.inner, (left, left_stride), rows, (out, stride)) };
-            return;
-        }
-        let left = MatRef::strided(left, rows, self.inner, left_stride);
-        let right = MatRef::new(&self.plain, self.inner, self.cols);
-        matmul_serial(MatMut::new(out, rows, self.cols), left, right, 1.0, Accumulate::No);
     }
 }
 
@@ -272,7 +265,7 @@ mod tests {
             let x: Vec<f32> = x.iter().map(|x| x / (inner as f32).sqrt()).collect();
             let want = expected(&x, &w, inner, out);
             let plain = PackedWeight { out, inner, layout: Layout::Plain(w.clone()) };
-            for (weight, path) in [(PackedWeight::new(w.clone(), out, inner), "packed"), (plain, "plain")] {
+            for (weight, path) in [(PackedWeight::new(w.clone(), out, inner, Numerics::F32), "packed"), (plain, "plain")] {
                 let what = format!("{path} {rows}·{inner}·{out}");
                 let mut y = vec![f32::NAN; rows * out];
                 weight.product(&x, &mut y, Output::Replace);
@@ -291,7 +284,7 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_the_others() {
         let (inner, out) = (1540, 48);
-        let weight = PackedWeight::new(values(out * inner, 2), out, inner);
+        let weight = PackedWeight::new(values(out * inner, 2), out, inner, Numerics::F32);
         let x = values(20 * inner, 1);
         let mut all = vec![0.0; 20 * out];
         weight.product(&x, &mut all, Output::Replace);
@@ -308,11 +301,15 @@ mod tests {
         let (rows, inner, out) = (13, 1540, 72);
         let (x, w) = (values(rows * inner, 1), values(out * inner, 2));
         let mut all = vec![1.0; rows * out];
-        PackedWeight::new(w.clone(), out, inner).product(&x, &mut all, Output::Add);
+        PackedWeight::new(w.clone(), out, inner, Numerics::F32).product(&x, &mut all, Output::Add);
         for first in (0..out).step_by(COLUMNS) {
             let n = COLUMNS.min(out - first);
             let mut some = vec![1.0; rows * n];
-            PackedWeight::new(w[first * inner..][..n * inner].to_vec(), n, inner).product(&x, &mut some, Output::Add);
+            PackedWeight::new(w[first * inner..][..n * inner].to_vec(), n, inner, Numerics::F32).product(
+                &x,
+                &mut some,
+                Output::Add,
+            );
             for (some, all) in some.chunks_exact(n).zip(all.chunks_exact(out)) {
                 assert_eq!(some, &all[first..][..n]);
             }
@@ -320,32 +317,9 @@ mod tests {
     }
 
     #[test]
-    fn factors_of_rows_and_of_columns_agree() {
-        for (rows, inner, cols) in [(1usize, 1, 1), (6, 64, 196), (11, 30, 17), (64, 196, 64)] {
-            let (left, right) = (values(rows.next_multiple_of(ROWS) * inner, 1), values(inner * cols, 2));
-            let transposed: Vec<f32> = (0..cols * inner).map(|i| right[i % inner * cols + i / inner]).collect();
-            let want = expected(&left[..rows * inner], &transposed, inner, cols);
-            for packs in [packs(), false] {
-                let mut factor = Factor { packs, ..Factor::default() };
-                for by_rows in [true, false] {
-                    if by_rows {
-                        factor.pack_rows(inner, cols, |k, row| row.copy_from_slice(&right[k * cols..][..cols]));
-                    } else {
-                        factor.pack_columns(inner, cols, |c, column| column.copy_from_slice(&transposed[c * inner..][..inner]));
-                    }
-                    let mut out = vec![f32::NAN; factor.room(rows) * factor.stride()];
-                    factor.product(&left, inner, rows, &mut out);
-                    let got: Vec<f32> = out.chunks(factor.stride()).take(rows).flat_map(|row| row[..cols].to_vec()).collect();
-                    assert_close(&got, want.iter().copied(), &format!("{rows}·{inner}·{cols} {packs} {by_rows}"));
-                }
-            }
-        }
-    }
-
-    #[test]
     fn tiles_are_all_rows_in_order() {
-        for rows in [0, 1, 6, 9, 196, 784, 1024] {
-            let tiles = tiles(rows);
+        for (rows, numerics) in [0, 1, 6, 9, 196, 784, 1024].into_iter().flat_map(|n| [(n, Numerics::F32), (n, Numerics::Bf16)]) {
+            let tiles = tiles(rows, numerics);
             assert_eq!(tiles.first().map(|tile| tile.start), Some(0));
             assert!(tiles.windows(2).all(|pair| pair[0].end == pair[1].start));
             assert_eq!(tiles.last().map(|tile| tile.end), Some(rows));

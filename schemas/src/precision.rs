@@ -1,14 +1,14 @@
-//! How exactly a GPU computes; the CPU computes in float32.
+//! How exactly a device computes.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How products of matrices and convolutions are computed on a GPU. Parameters, statistics, norms, softmax, losses and updates are float32 in all
-/// of them.
+/// How products of matrices and convolutions are computed. Parameters, statistics, norms, softmax, losses and updates are float32 in all of them.
+/// A GPU computes in each of them. The CPU computes in `F32`, and the frozen encoder also in `Bf16` where the processor has AVX512-BF16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
-pub enum GpuPrecision {
+pub enum Precision {
     /// float32 throughout
     #[default]
     F32,
@@ -20,19 +20,19 @@ pub enum GpuPrecision {
     F16,
 }
 
-impl GpuPrecision {
+impl Precision {
     /// Whether this is the default, which configs leave out so that older records keep their identity.
     pub fn is_default(&self) -> bool {
-        *self == GpuPrecision::F32
+        *self == Precision::F32
     }
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
         match self {
-            GpuPrecision::F32 => "f32",
-            GpuPrecision::Tf32 => "tf32",
-            GpuPrecision::Bf16 => "bf16",
-            GpuPrecision::F16 => "f16",
+            Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
         }
     }
 }
