@@ -1,9 +1,9 @@
-"""`make beyond`: which options beyond the paper help, on scans on which each can matter: beyond.py PROGRAM FOLDER [--seeds 3] [--epochs 40] [--bench-step FILE]
+"""`make beyond`: which options beyond the paper help, on scans on which each can matter: beyond.py PROGRAM FOLDER [--seeds 3] [--epochs 24] [--jobs 2] [--bench-step FILE]
 
 Writes the scans of hard_phantom.py and a store for each choice of what the encoder sees (64 pixels, a random encoder), trains each choice from the same
 seeds with the same budget, evaluates on the test scans, and prints for each the mean Dice, the Dice of each class, and the paired tests of
 `sam-ladder table --against` against the published choice. With --bench-step (target/release/examples/bench_step) also the time and memory of a step.
-Finished parts are kept, so an interrupted call resumes. Needs numpy, nibabel and pyarrow.
+Finished parts are kept, so an interrupted call resumes. With --jobs 2 two trainings run at once, each with half of the processor's threads. Needs numpy, nibabel and pyarrow.
 """
 
 import argparse
@@ -11,6 +11,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hard_phantom
@@ -67,9 +70,11 @@ STEPS = [
 
 
 class Comparison:
-    def __init__(self, program, folder, seeds, epochs):
-        self.program, self.folder, self.seeds = Path(program).resolve(), Path(folder), range(1, 1 + seeds)
+    def __init__(self, program, folder, seeds, epochs, jobs):
+        self.program, self.folder, self.seeds, self.jobs = Path(program).resolve(), Path(folder), range(1, 1 + seeds), jobs
         self.budget = f"--epochs {epochs} --batch-size 8 --warmup 20"
+        self.environment = os.environ | {"RAYON_NUM_THREADS": str(max(1, os.cpu_count() // jobs))}
+        self.locks = defaultdict(threading.Lock)
 
     def call(self, words, done):
         """Runs the program, unless it has ended well before."""
@@ -77,7 +82,7 @@ class Comparison:
             return
         words = [str(word) for word in words]
         print("+", *words, file=sys.stderr, flush=True)
-        subprocess.run([self.program, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run([self.program, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.environment)
         done.touch()
 
     def make_stores(self):
@@ -93,9 +98,10 @@ class Comparison:
         _, store, options, scoring = choice
         run = self.folder / f"run-{re.sub('[^a-z0-9.]+', '-', f'{store} {options}')}-{seed}"
         store = self.folder / f"{store}.zarr"
-        begun = (run / "config.json").exists()
-        how = ["--resume"] if begun else [*self.budget.split(), "--seed", seed, *options.split()]
-        self.call(["train", "--store", store, "--run", run, *how], self.folder / f"{run.name}.trained")
+        with self.locks[run.name]:
+            begun = (run / "config.json").exists()
+            how = ["--resume"] if begun else [*self.budget.split(), "--seed", seed, *options.split()]
+            self.call(["train", "--store", store, "--run", run, *how], self.folder / f"{run.name}.trained")
         out = run / f"eval{re.sub('[^a-z0-9]+', '-', scoring)}"
         words = ["eval", "--store", store, "--run", run, "--protocol", "standard", "--force", "--out", out, *scoring.split()]
         self.call(words, self.folder / f"{run.name}-{out.name}.scored")
@@ -107,22 +113,63 @@ class Comparison:
         # Seed by seed, so that an interrupted call has compared all choices.
         evaluations = {choice[0]: [] for choice in CHOICES}
         for seed in self.seeds:
-            for choice in CHOICES:
-                evaluations[choice[0]].append(self.evaluate(choice, seed))
+            with ThreadPoolExecutor(self.jobs) as pool:
+                for choice, folder in zip(CHOICES, pool.map(lambda choice: self.evaluate(choice, seed), CHOICES)):
+                    evaluations[choice[0]].append(folder)
         for name, folders in evaluations.items():
             rows += ["--row", f"{name.replace(',', ' and')}={','.join(map(str, folders))}"]
         words = ["table", *rows, "--against", "published", "--out", self.folder / "tables", "--force"]
         subprocess.run([self.program, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
         print((self.folder / "tables/table.md").read_text())
-        self.classes()
+        scores = self.scores(evaluations)
+        self.verdicts(scores)
+        self.classes(scores)
 
-    def classes(self):
-        """Mean Dice of each class: what each of them takes is another thing."""
-        rows = pq.read_table(self.folder / "tables/table.parquet").to_pylist()
-        print(f"| choice | {' | '.join(hard_phantom.CLASSES)} |\n| --- |{' ---: |' * len(hard_phantom.CLASSES)}")
-        for name in dict.fromkeys(row["method"] for row in rows):
-            dice = {row["organ"]: row["dice"] for row in rows if row["method"] == name}
-            print(f"| {name} | {' | '.join(f'{dice[organ]:.3f}' for organ in hard_phantom.CLASSES)} |")
+    def scores(self, evaluations):
+        """Of each choice Dice by class, and by `mean`: a number for each seed."""
+        found = {}
+        for name, folders in evaluations.items():
+            rows = [row for folder in folders for row in pq.read_table(folder / "summary.parquet").to_pylist()]
+            found[name] = {organ: [row["dice"] for row in rows if row["organ"] == organ] for organ in [*hard_phantom.CLASSES, "mean"]}
+        return found
+
+    def verdicts(self, scores):
+        """For each choice how it differs from the published one: better or worse if every seed says so and the paired test of the mean over seeds has a p
+        of at most 0.05, otherwise not told apart."""
+        means = {row["method"]: row for row in pq.read_table(self.folder / "tables/table.parquet").to_pylist() if row["organ"] == "mean"}
+        tested = {}
+        for line in (self.folder / "tables/table.md").read_text().splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if cells[0].startswith("published over "):
+                tested[cells[0].removeprefix("published over ")] = cells[4]
+        print("| choice | DSC | HD95, mm | difference in DSC | seeds in which it is better | p | |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+        for name in scores:
+            row = means[name.replace(",", " and")]
+            gains = [seed - published for seed, published in zip(scores[name]["mean"], scores["published"]["mean"])]
+            p = tested.get(name.replace(",", " and"), "–")
+            sure = p.startswith("<") or (p[:1].isdigit() and float(p) <= 0.05)
+            better = sum(gain > 0 for gain in gains)
+            verdict = ("better" if better else "worse") if sure and agree(gains) else "not told apart"
+            difference = f"{100 * sum(gains) / len(gains):+.1f} | {better} of {len(gains)} | {p} | {verdict}"
+            if name == "published":
+                difference = "– | – | – | "
+            print(f"| {name} | {100 * row['dice']:.1f} ± {100 * (row['dice_sd'] or 0):.1f} | {row['hd95']:.2f} | {difference} |")
+
+    def classes(self, scores):
+        """Mean Dice of each class: what each of them takes is another thing. + and − where every seed is better or worse than the published choice's."""
+        print(f"\n| choice | {' | '.join(hard_phantom.CLASSES)} |\n| --- |{' ---: |' * len(hard_phantom.CLASSES)}")
+        for name, of_choice in scores.items():
+            cells = []
+            for organ in hard_phantom.CLASSES:
+                gains = [seed - published for seed, published in zip(of_choice[organ], scores["published"][organ])]
+                mark = (" +" if gains[0] > 0 else " −") if agree(gains) else ""
+                cells.append(f"{100 * sum(of_choice[organ]) / len(gains):.1f}{mark}")
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+def agree(gains):
+    """Whether all gains, of two seeds or more, have one sign."""
+    return len(gains) > 1 and (all(gain > 0 for gain in gains) or all(gain < 0 for gain in gains))
 
 
 def steps(bench_step):
@@ -142,11 +189,12 @@ def main():
     parser.add_argument("program")
     parser.add_argument("folder")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--bench-step")
     typed = parser.parse_args()
     Path(typed.folder).mkdir(parents=True, exist_ok=True)
-    Comparison(typed.program, typed.folder, typed.seeds, typed.epochs).table()
+    Comparison(typed.program, typed.folder, typed.seeds, typed.epochs, typed.jobs).table()
     if typed.bench_step:
         steps(typed.bench_step)
 

@@ -9,7 +9,7 @@ Grey ellipses as bodies, with noise, and in them
 | `vessel` | lines one or two pixels wide, as bright as the tubes | detail finer than the embeddings' patches |
 | `rare` | a small bright ball in one slice of fifty or so | seeing it often enough |
 
-Ten training cases and six test cases. Needs numpy and nibabel.
+Ten training cases and sixteen test cases. Needs numpy and nibabel.
 """
 
 import json
@@ -20,7 +20,7 @@ import nibabel
 import numpy as np
 
 CLASSES = ["disc", "leftward", "rightward", "vessel", "rare"]
-TRAINING, TEST = 10, 6
+TRAINING, TEST = 10, 16
 
 
 def case(rng, size, depth):

@@ -6,13 +6,14 @@ use cli::{program, succeed};
 use std::path::Path;
 
 /// The commands, each after those whose output it needs.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "phantom",
     "inspect",
     "precompute",
     "verify",
     "train",
     "learning-curve",
+    "compare-encoders",
     "audit",
     "export",
     "eval",

@@ -10,13 +10,15 @@ use std::path::Path;
 use std::process::Command;
 
 /// Every command.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 18] = [
     "phantom",
     "inspect",
     "precompute",
     "verify",
     "train",
     "learning-curve",
+    "compare-encoders",
+    "audit",
     "sweep",
     "eval",
     "predict",

@@ -283,6 +283,48 @@ fn two_channels_and_two_classes_go_all_the_way() {
     assert!(error.contains("preprocessing.channels"), "{error}");
 }
 
+/// Labels that are lists, with `regions_class_order` and with `ignore` next to them: refused by the first such label, wherever the folder is read.
+#[test]
+fn regions_are_refused_in_words_and_their_classes_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("scans");
+    write_dataset(&root, &["CT"], true);
+    let run = |line: &str| {
+        let mut command = program(&line.split_whitespace().collect::<Vec<_>>());
+        command.current_dir(folder.path());
+        command
+    };
+    let write_labels = |labels: &str, order: &str| {
+        let json = dataset_json(&["CT"], labels).replacen('{', &format!("{{{order}"), 1);
+        fs::write(root.join("dataset.json"), json).unwrap();
+    };
+    let precompute = "precompute --scans scans --store s.zarr --random-encoder 0 --image-size 32 --data-size 32 --augment none";
+    let order = r#""regions_class_order": [1, 2], "#;
+    for (labels, named) in [
+        (r#"{"background": 0, "whole tumour": [1, 2], "core": [1]}"#, "\"core\" is a list"),
+        (r#"{"background": 0, "whole tumour": [1, 2], "core": 1, "ignore": 3}"#, "\"whole tumour\" is a list"),
+    ] {
+        write_labels(labels, order);
+        for line in [precompute, "inspect --scans scans", &format!("{precompute} --dry-run")] {
+            let refused = assert_refused(run(line));
+            assert!(refused.contains("dataset.json") && refused.contains(named), "{line}: {refused}");
+            assert!(
+                refused.contains("every voxel has one class here") && refused.contains("remove regions_class_order"),
+                "{refused}"
+            );
+        }
+        assert!(!folder.path().join("s.zarr").exists());
+    }
+    // As the hint says; an order that is left in the file changes nothing.
+    write_labels(r#"{"background": 0, "core": 1, "edema": 2, "ignore": 3}"#, order);
+    succeed(run(precompute));
+    let store = Store::open(folder.path().join("s.zarr")).unwrap();
+    assert_eq!(
+        (&store.config().class_names[..], store.config().ignored_class()),
+        (&["core".to_string(), "edema".into()][..], Some(254))
+    );
+}
+
 /// nnU-Net's `ignore`: class 254 in the store, no part in the loss, none in the scores.
 #[test]
 fn voxels_to_ignore_take_no_part() {

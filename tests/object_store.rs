@@ -444,6 +444,37 @@ fn names_of_any_letters_work_in_folders_and_buckets() {
     assert_same_objects(&server, &format!("s3://lab/{NAME}/s.zarr"), &local, "names");
 }
 
+/// DINO's embeddings, of other channels than SAM's, with rungs: precompute by two workers, verify, train through a cache, eval.
+#[test]
+fn another_encoders_store_in_a_bucket_is_that_of_a_folder() {
+    let (server, base) = (Server::start(), tempfile::tempdir().unwrap());
+    let at = base.path();
+    succeed(cli::on(at, "phantom --out @scans --cases 4 --size 40 --depth 3 --seed 3"));
+    let local = at.join("whole.zarr");
+    let run = |place: &str, words: &str| {
+        let mut command = cli::on(at, &format!("{words} --store {place}"));
+        server.tell(&mut command);
+        succeed(command)
+    };
+    let made = "precompute --scans @scans --encoder dinov3_vits16 --random-encoder 3 --image-size 32 --data-size 32 --augment flips \
+                --rungs 3,11 --rung-channels 5";
+    let places = [(local.to_str().unwrap(), "folder"), (STORE, "bucket")];
+    run(places[0].0, made);
+    run(STORE, &format!("{made} --worker 2/2"));
+    run(STORE, &format!("{made} --worker 1/2"));
+    assert_same_objects(&server, STORE, &local, "another encoder");
+    for (place, kind) in places {
+        run(place, "verify");
+        let train = "train --epochs 2 --batch-size 3 --warmup 0 --ladder gated --read stream --cache-dir @cache";
+        run(place, &format!("{train} --run @{kind}"));
+        run(place, &format!("eval --save-nifti --cache-dir @cache --run @{kind} --out @{kind}/eval"));
+    }
+    for file in [CHECKPOINT, "eval/masks/0001.nii.gz"] {
+        let [folder, bucket] = ["folder", "bucket"].map(|kind| fs::read(at.join(kind).join(file)).unwrap());
+        assert!(folder == bucket, "{file}");
+    }
+}
+
 #[test]
 fn a_cache_folder_of_another_origin_is_refused() {
     let (server, base) = (Server::start(), tempfile::tempdir().unwrap());

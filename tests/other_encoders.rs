@@ -16,6 +16,8 @@ use sam_ladder_schemas::precompute::PixelNormalisation;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const SIZES: &str = "--image-size 32 --data-size 40";
 
@@ -123,6 +125,39 @@ fn shared_grown_and_repaired_stores_have_the_bytes_of_one_made_at_once() {
     assert!(assert_refused(on(at, "verify --store @grown.zarr")).contains("damaged part"));
     succeed(on(at, "verify --store @grown.zarr --repair --scans @scans"));
     assert_same_files(&at.join("grown.zarr"), &expected, "repaired");
+}
+
+/// Starts a command, and signals it once a file is there.
+fn interrupt(mut command: Command, signal: &str, once: &Path) -> Option<i32> {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while !once.exists() {
+        assert!(start.elapsed() < Duration::from_secs(120), "{} does not appear", once.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn a_killed_and_a_stopped_precompute_end_in_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    phantom(at);
+    for encoder in ["dinov2_vits14_reg", "dinov3_vits16"] {
+        let words =
+            format!("--encoder {encoder} --rungs 3,11 --rung-channels 5 --augment reference --rotation-step 2 --dtype q8");
+        precompute(at, "whole.zarr", &words);
+        let line = format!("precompute --scans @scans --store @s.zarr --random-encoder 3 {SIZES} {words}");
+        let shard = |row: u32| at.join(format!("s.zarr/train/embeddings/c.{row}.0.0.0.0"));
+        assert_eq!(interrupt(on(at, &line), "-KILL", &shard(0)), None, "{encoder}: it was not killed, but ended before");
+        assert!(Store::open(at.join("s.zarr")).is_err(), "{encoder}");
+        assert_eq!(interrupt(on(at, &line), "-INT", &shard(2)), Some(130), "{encoder}");
+        assert!(Store::open(at.join("s.zarr")).is_err() && !shard(5).exists(), "{encoder}");
+        succeed(on(at, &line));
+        assert_same_files(&at.join("s.zarr"), &files(&at.join("whole.zarr")), encoder);
+        ["s.zarr", "whole.zarr"].iter().for_each(|store| fs::remove_dir_all(at.join(store)).unwrap());
+    }
 }
 
 /// The model's tensors of a run.
@@ -236,6 +271,71 @@ fn checkpoints(at: &Path) {
     add("norm.weight", &[c]);
     add("norm.bias", &[c]);
     save_safetensors(at.join("dino.safetensors"), &dino).unwrap();
+}
+
+/// The same tensors as those of a file of `save_pth`, as training scripts save them: below `model`, next to an optimizer's state and a number.
+fn save_below_model(plain: &Path, path: &Path) {
+    let string = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let mut archive = zip::ZipArchive::new(fs::File::open(plain).unwrap()).unwrap();
+    let mut written = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        if !name.ends_with("/data.pkl") {
+            written.raw_copy_file(entry).unwrap();
+            continue;
+        }
+        let mut pickle = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut pickle).unwrap();
+        // The opcodes between the protocol and the end make the dict of tensors: here it is the value of a key.
+        let [protocol, inner] = [&pickle[..2], &pickle[2..pickle.len() - 1]];
+        let nested =
+            [protocol, b"}(", &string("model"), inner, &string("optimizer"), b"}", &string("epoch"), b"K\x05", b"u."].concat();
+        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        written.start_file(name, stored).unwrap();
+        std::io::Write::write_all(&mut written, &nested).unwrap();
+    }
+    written.finish().unwrap();
+}
+
+/// SAM that was trained further, in the layouts in which MedSAM (its published file is a plain state dict; its training saves one below `model`) and
+/// SAM-Med2D (below `model`) are saved: the same embeddings as of the plain file. SAM-Med2D's adapters are no layers of SAM's encoder.
+#[test]
+fn files_of_sam_that_was_trained_further_give_the_same_embeddings() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    phantom(at);
+    let encoder = random_encoder_tensors(EncoderArch::VitB, 64, 1).unwrap();
+    let mut sam: Vec<(String, Tensor)> = encoder.into_iter().chain(random_decoder_weights(2).unwrap()).collect();
+    save_pth(at.join("plain.pth"), &sam).unwrap();
+    save_below_model(&at.join("plain.pth"), &at.join("below_model.pth"));
+    let line = |file: &str| {
+        format!("precompute --scans @scans --store @{file}.zarr {SIZES} --augment none --dtype f32 --sam-checkpoint @{file}")
+    };
+    let arrays = |file: &str| -> Vec<_> {
+        let is_of_arrays = |name: &Path| name.to_string_lossy().contains("/c.") || name == Path::new("sam_decoder.safetensors");
+        files(&at.join(format!("{file}.zarr"))).into_iter().filter(|(name, _)| is_of_arrays(name)).collect()
+    };
+    succeed(on(at, &line("plain.pth")));
+    let expected = arrays("plain.pth");
+    assert!(expected.len() > 3 * 9, "{}", expected.len());
+    succeed(on(at, &line("below_model.pth")));
+    assert!(arrays("below_model.pth") == expected, "below model");
+    fs::remove_file(at.join("below_model.pth")).unwrap();
+    let parallel: Vec<(String, Tensor)> = sam.iter().map(|(name, tensor)| (format!("module.{name}"), tensor.clone())).collect();
+    save_pth(at.join("parallel.pth"), &parallel).unwrap();
+    succeed(on(at, &line("parallel.pth")));
+    assert!(arrays("parallel.pth") == expected, "of several GPUs");
+
+    sam.push(("image_encoder.blocks.0.Adapter.channel.0.weight".into(), random_tensor(3, "adapter", &[192, 768]).unwrap()));
+    save_pth(at.join("flat.pth"), &sam).unwrap();
+    save_below_model(&at.join("flat.pth"), &at.join("adapters.pth"));
+    let refused = assert_refused(on(at, &line("adapters.pth")));
+    assert!(
+        refused.contains("adapters.pth: the key image_encoder.blocks.0.Adapter.channel.0.weight is not one of SAM's vit_b"),
+        "{refused}"
+    );
+    assert!(!at.join("adapters.pth.zarr").exists());
 }
 
 #[test]

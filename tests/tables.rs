@@ -2,7 +2,9 @@
 
 use sam_ladder_formats::rows::{decode_batch, encode_rows};
 use sam_ladder_schemas::sweep::{CurveRow, TrialRow};
-use sam_ladder_schemas::tables::{CaseRow, ComparisonRow, EpochRow, ResultRow, ScanRow, StepRow, SummaryRow, VariantRow};
+use sam_ladder_schemas::tables::{
+    CaseRow, ComparisonRow, EncoderRow, EpochRow, ResultRow, ScanRow, StepRow, SummaryRow, VariantRow,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -70,6 +72,14 @@ fn every_table_has_the_columns_that_it_always_had() {
         "method Utf8, organ Utf8, source Utf8?, seeds UInt32?, folds UInt32?, cases UInt32?, dice Float64?, dice_sd Float64?, \
          dice_low Float64?, dice_high Float64?, hd95 Float64?, hd95_sd Float64?, hd95_low Float64?, hd95_high Float64?, \
          missed UInt32?, invented UInt32?"
+    );
+    assert_eq!(
+        columns::<EncoderRow>(),
+        "name Utf8, store Utf8, encoder Utf8, channels UInt32, stride UInt32, image_size UInt32, store_bytes UInt64, \
+         trained_parameters UInt64, seconds_per_epoch Float64?, seeds UInt32, folds UInt32, cases UInt32, dice Float64?, \
+         dice_sd Float64?, hd95 Float64?, hd95_sd Float64?, dice_gain Float64?, dice_gain_low Float64?, dice_gain_high Float64?, \
+         dice_wilcoxon_p Float64?, dice_permutation_p Float64?, hd95_change Float64?, hd95_change_low Float64?, \
+         hd95_change_high Float64?, hd95_wilcoxon_p Float64?, hd95_permutation_p Float64?"
     );
     assert_eq!(
         columns::<ComparisonRow>(),

@@ -113,6 +113,14 @@ impl Store {
         self.storage.root()
     }
 
+    /// Bytes of all its files.
+    ///
+    /// # Errors
+    /// If the folder or the bucket cannot be listed.
+    pub fn stored_bytes(&self) -> Result<u64> {
+        self.storage.bytes()
+    }
+
     /// Attributes of the root group: version, `cache_id`, config, sources.
     pub fn attributes(&self) -> &StoreAttributes {
         &self.attributes

@@ -32,6 +32,7 @@
 //! | `postprocess`, `components` | what is done to masks after the arg-max, and its choice |
 //! | `evaluation`, `folder`, `scored` | writing an evaluation's folder, reading it back; which cases it scored |
 //! | `table_md`, `table_terminal`, [`comparison`], `results` | tables to read |
+//! | `encoders` | scores of several encoders beside what they cost |
 //! | `audit` | labels that several runs dispute |
 //! | `inspection` | what `inspect` found in a folder of scans |
 //! | `report`, `sweep_page`, [`plot`], `slice_picture`, `overlay`, `display`, `outline` | pages, charts and pictures |
@@ -43,6 +44,7 @@ mod components;
 mod dice;
 mod display;
 mod distance_transform;
+mod encoders;
 mod error;
 mod evaluation;
 mod folder;
@@ -82,6 +84,7 @@ pub use audit::{AUDIT_PAGE, AUDIT_TABLE, Audit, AuditConfig, AuditOutputs, Dispu
 pub use case_scores::{CaseMasks, evaluate_case};
 pub use dice::dice;
 pub use display::GreySlice;
+pub use encoders::{EncoderCost, EncoderTable};
 pub use error::{EvalError, Result};
 pub use evaluation::{CasePrediction, Evaluation, EvaluationConfig, EvaluationOutputs, GreySlices};
 pub use folder::{

@@ -16,7 +16,7 @@ pub enum Precision {
     Tf32,
     /// bfloat16 activations and factors
     Bf16,
-    /// float16 activations and factors; only for the encoder
+    /// float16 activations and factors; only for precompute: train refuses it
     F16,
 }
 

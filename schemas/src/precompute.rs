@@ -75,7 +75,7 @@ pub enum PixelNormalisation {
     /// Nothing: the encoder sees [0, 1], as in the published code
     #[default]
     None,
-    /// SAM's own: minus the mean, over the deviation of each of the three channels, with which its encoder was trained. They are ImageNet's
+    /// Also written imagenet: minus the mean, over the deviation of each of the three channels of ImageNet, with which SAM's and DINO's encoders were trained
     #[cfg_attr(feature = "cli", value(alias = "imagenet"))]
     #[serde(alias = "imagenet")]
     Sam,
@@ -195,8 +195,8 @@ fn is_one_ct_channel(channels: &[Channel]) -> bool {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
 pub struct PrecomputeConfig {
-    /// The frozen image encoder. The checkpoint determines it; a checkpoint of another one is refused
-    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    /// The frozen image encoder. A checkpoint says which it is, and one of another encoder than the one that is typed is refused; with random weights it is vit_b unless typed
+    #[cfg_attr(feature = "cli", arg(long, value_enum, hide_default_value = true))]
     pub encoder: EncoderArch,
     /// Weights of the encoder
     #[cfg_attr(feature = "cli", arg(skip = EncoderWeights::Random { seed: 0 }))]
@@ -229,9 +229,9 @@ pub struct PrecomputeConfig {
     #[cfg_attr(feature = "cli", arg(long, value_name = "DEGREES"))]
     #[schemars(range(min = 1))]
     pub rotation_step: u32,
-    /// With --augment seeded: draws of each training slice to store, in addition to the slice itself
+    /// With --augment seeded, which needs it: draws of each training slice to store, at least 1, in addition to the slice itself
     // Left out of the JSON unless draws are stored, and so is the default of the seed.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t, hide_default_value = true))]
     #[serde(default, skip_serializing_if = "is_no_draw")]
     #[schemars(range(max = MAX_DRAWS), extend("default" = 0))]
     pub draws: u32,

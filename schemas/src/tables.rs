@@ -396,6 +396,64 @@ pub struct ResultRow {
     pub invented: Option<u32>,
 }
 
+/// One row of `encoders.parquet`: a store, what it and its runs cost, and the runs' mean scores over organs. Differences and tests are against
+/// the first row, which has none.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EncoderRow {
+    /// Name of the store in the table.
+    pub name: String,
+    /// The store.
+    pub store: String,
+    /// The encoder that made it: `vit_b`.
+    pub encoder: String,
+    /// Channels of its embeddings.
+    pub channels: u32,
+    /// Pixels of the image along the side of one embedding.
+    pub stride: u32,
+    /// Side of the image in pixels.
+    pub image_size: u32,
+    /// Bytes of the store.
+    pub store_bytes: u64,
+    /// Numbers that a run trains.
+    pub trained_parameters: u64,
+    /// Median wall time of an epoch, with its validation, over all epochs of all runs.
+    pub seconds_per_epoch: Option<f64>,
+    /// Number of seeds.
+    pub seeds: u32,
+    /// Folds of each seed.
+    pub folds: u32,
+    /// Held-out cases of all folds.
+    pub cases: u32,
+    /// Dice from 0 to 1, mean over seeds of means over cases.
+    pub dice: Option<f64>,
+    /// Standard deviation of Dice over the seeds (n - 1); of a cross-validation with one seed, over the cases.
+    pub dice_sd: Option<f64>,
+    /// HD95 in the unit of the evaluations.
+    pub hd95: Option<f64>,
+    /// Standard deviation of HD95, over the same as that of Dice.
+    pub hd95_sd: Option<f64>,
+    /// Mean over the cases of Dice minus the first row's.
+    pub dice_gain: Option<f64>,
+    /// Lower end of its 95 % bootstrap interval, over cases.
+    pub dice_gain_low: Option<f64>,
+    /// Upper end.
+    pub dice_gain_high: Option<f64>,
+    /// Two-sided p of Wilcoxon's signed-rank test.
+    pub dice_wilcoxon_p: Option<f64>,
+    /// Two-sided p of the paired permutation test.
+    pub dice_permutation_p: Option<f64>,
+    /// Mean over the cases of HD95 minus the first row's; a fall is better.
+    pub hd95_change: Option<f64>,
+    /// Lower end of its 95 % bootstrap interval, over cases.
+    pub hd95_change_low: Option<f64>,
+    /// Upper end.
+    pub hd95_change_high: Option<f64>,
+    /// Two-sided p of Wilcoxon's signed-rank test.
+    pub hd95_wilcoxon_p: Option<f64>,
+    /// Two-sided p of the paired permutation test.
+    pub hd95_permutation_p: Option<f64>,
+}
+
 /// One row of a comparison's `comparison.parquet`: an organ, or `mean` over the organs, and a metric.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ComparisonRow {

@@ -219,17 +219,17 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_focal_gamma")]
     #[schemars(range(min = 0), extend("default" = 2.0))]
     pub focal_gamma: f64,
-    /// With loss tversky: α, the weight of what is predicted and is not there
+    /// With loss tversky: α, the weight of false positives: of pixels that are given a class and are not of it
     #[cfg_attr(feature = "cli", arg(long, value_name = "ALPHA", default_value_t = TVERSKY_ALPHA))]
     #[serde(skip_serializing_if = "is_tversky_alpha")]
     #[schemars(range(min = 0), extend("default" = 0.3))]
     pub tversky_alpha: f64,
-    /// With loss tversky: β, the weight of what is there and is not predicted
+    /// With loss tversky: β, the weight of false negatives: of pixels of a class that are not given it
     #[cfg_attr(feature = "cli", arg(long, value_name = "BETA", default_value_t = TVERSKY_BETA))]
     #[serde(skip_serializing_if = "is_tversky_beta")]
     #[schemars(range(min = 0), extend("default" = 0.7))]
     pub tversky_beta: f64,
-    /// Weights of the classes in the part of the loss that is over pixels: none, inverse-frequency (all voxels over the classes that occur times the voxels of the class), or a number per class from background on, such as 0.5,1,1,2
+    /// Weights of the classes in the part of the loss that is over pixels: none; inverse-frequency, which is N / (K·n) with N the voxels of all slices that are trained on, K the number of classes that occur in them, and n the voxels of the class; or a number per class from background on, such as 0.5,1,1,2
     #[cfg_attr(feature = "cli", arg(long, value_name = "WEIGHTS", default_value_t))]
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(with = "String", extend("default" = "none"))]
@@ -239,12 +239,12 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = "plain"))]
     pub decoder: DecoderKind,
-    /// Number of slices before and after each slice whose embeddings are added to its own, by a trained sum that starts as the slice itself
+    /// With 1, a slice's embeddings are replaced by a trained weighted sum of its own and those of the slices before and after it; the sum starts as its own
     #[cfg_attr(feature = "cli", arg(long, value_name = "0|1", default_value_t = 0))]
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(range(max = 1), extend("default" = 0))]
     pub neighbours: u32,
-    /// The ladder: what the side network takes of the depths of SAM's encoder
+    /// The ladder: what the side network takes of the inner layers of the frozen encoder, SAM's or another
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = "none"))]

@@ -86,7 +86,7 @@ impl DecoderKind {
     }
 }
 
-/// The ladder: what the side network takes of the depths of SAM's encoder
+/// The ladder: what the side network takes of the inner layers of the frozen encoder, SAM's or another
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]

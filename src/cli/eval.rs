@@ -151,6 +151,12 @@ impl Args {
         }
     }
 
+    /// The evaluation of the cases that a run held out, by its last model, whose masks are scored as they come from it.
+    pub fn of_held_out(store: &Path, run: &Path, out: &Path, device: DeviceChoice, settings: EvalSettings) -> Self {
+        let settings = Typed::all(EvalSettings { split: ScoredSplit::Validation, ..settings });
+        Args { last: true, no_postprocessing: true, settings, ..Self::of_run(store, run, out, device) }
+    }
+
     fn weights(&self) -> Vec<WeightSource> {
         let run = |folder: &PathBuf| WeightSource::Run { folder: folder.clone(), checkpoint: run_checkpoint(self.last) };
         match (self.run.as_slice(), &self.checkpoint) {
@@ -187,13 +193,26 @@ impl Args {
         if let [first, second] = &self.compare[..] {
             return compare(first, second, self.out.as_deref(), self.force);
         }
+        let split = self.settings.over(EvalSettings::default())?.split;
+        ensure_each_once(&self.run)?;
+        let baseline = self.baseline.as_deref().map(|folder| mean_dice(folder, split)).transpose()?;
+        let outputs = self.evaluate()?;
+        print_line!("{}", outputs.screen.trim_end());
+        print_note!("\nall scores: {}", outputs.report.with_file_name(TABLE_MARKDOWN).display());
+        print_note!("report: {}", outputs.report.display());
+        self.compare(&outputs, baseline)
+    }
+
+    /// Segments, measures, and writes the evaluation's folder.
+    ///
+    /// # Errors
+    /// What the store, the model or the folder does not allow.
+    pub fn evaluate(&self) -> anyhow::Result<EvaluationOutputs> {
         let missing =
             |option: &str| refusal(format!("{option} is missing"), "pass --store STORE.zarr and --out DIR, or --compare A B");
         let out_dir = self.out.clone().ok_or_else(|| missing("--out"))?;
         let store_path = self.store.as_deref().ok_or_else(|| missing("--store"))?;
         let settings = self.settings.over(EvalSettings::default())?;
-        ensure_each_once(&self.run)?;
-        let baseline = self.baseline.as_deref().map(|folder| mean_dice(folder, settings.split)).transpose()?;
         let store = Store::open_with(store_path, Some(&self.cache.options()))?;
         let scorer = Scorer { runs: &self.run, last: self.last, average_reflections: self.average_reflections };
         let scored = ScoredCases::find(&store, &settings, &scorer)?;
@@ -239,10 +258,7 @@ impl Args {
         self.add_cases(&mut evaluation, &scored, &work, choosing.as_mut())?;
         let outputs = evaluation.finish()?;
         choosing.map_or(Ok(()), Choosing::finish)?;
-        print_line!("{}", outputs.screen.trim_end());
-        print_note!("\nall scores: {}", outputs.report.with_file_name(TABLE_MARKDOWN).display());
-        print_note!("report: {}", outputs.report.display());
-        self.compare(&outputs, baseline)
+        Ok(outputs)
     }
 
     /// The choice of a postprocessing, if it is asked for.

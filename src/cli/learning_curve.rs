@@ -1,22 +1,20 @@
 //! `sam-ladder learning-curve`: the same training on growing numbers of cases and from several seeds, and what further cases are likely to bring.
 
 use super::cache::Cache;
-use super::lines::with_lines;
 use super::machine::Machine;
-use super::progress::Terminal;
+use super::several_runs::SeveralRuns;
 use super::typed::Typed;
-use crate::error::{Refusal, refusal};
+use crate::error::refusal;
 use crate::interrupt;
 use crate::print::{print_line, print_note};
 use anyhow::Context;
 use sam_ladder_cache::TrainingSplit;
 use sam_ladder_eval::{CurvePoint, Forecast, forecast};
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::outputs::{HASH_COMMENT, is_there, may_write, origin_of_text, sealed};
+use sam_ladder_formats::outputs::{HASH_COMMENT, may_write, origin_of_text, sealed};
 use sam_ladder_schemas::counted::counted;
-use sam_ladder_schemas::train::{RUN_CONFIG, TrainConfig};
-use sam_ladder_train::TrainError;
-use sam_ladder_train::run::{self, TrainArgs};
+use sam_ladder_schemas::train::TrainConfig;
+use sam_ladder_train::run;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -137,44 +135,18 @@ impl Args {
     /// The best validation Dice of the run with these settings, which is trained, or continued where it was begun.
     fn train(&self, config: TrainConfig, cases: usize, stop: &AtomicBool) -> anyhow::Result<f64> {
         let run = self.out.join(format!("cases-{cases:03}-seed-{}", config.seed));
-        let resume = is_there(&run.join(RUN_CONFIG));
         print_note!("{}, seed {}: {}", counted(cases, "case"), config.seed, run.display());
-        let args = TrainArgs {
-            config,
-            groups: None,
-            store: self.store.clone(),
-            run: run.clone(),
-            cnn_checkpoint: self.cnn_checkpoint.clone(),
-            init: None,
-            resume,
-            device: self.machine.device.open()?,
-            read_mode: self.machine.read,
-            cache: Some(self.cache.options()),
-            device_store: self.machine.device_store,
-            cuda_graph: self.machine.cuda_graph,
-            checkpoint_every: None,
-            program: super::program(),
-            observer: with_lines(Terminal::new()),
+        let runs = SeveralRuns {
+            what: "curve",
+            out: &self.out,
+            cnn_checkpoint: self.cnn_checkpoint.as_deref(),
+            machine: &self.machine,
+            cache: &self.cache,
         };
-        let summary = run::train_until(&args, stop).map_err(|error| self.of_the_curve(error))?;
+        let summary = runs.train(&self.store, &run, config, stop)?;
         summary.best_val_dice.ok_or_else(|| {
             refusal(format!("{}: no held-out case has an organ", run.display()), "hold out others with --val-cases")
         })
-    }
-}
-
-impl Args {
-    /// An error of one run, with what to do about the curve.
-    fn of_the_curve(&self, error: TrainError) -> anyhow::Error {
-        let hint = match &error {
-            TrainError::Stopped { .. } => "the same command continues the curve".to_string(),
-            TrainError::ResumeMismatch { .. } => {
-                format!("repeat the command that began {} with all its settings, or choose another --out", self.out.display())
-            }
-            _ => return error.into(),
-        };
-        let message = error.to_string();
-        anyhow::Error::from(error).context(Refusal { message, hint })
     }
 }
 

@@ -3,6 +3,7 @@
 mod audit;
 mod cache;
 mod checkpoint_names;
+mod compare_encoders;
 mod completions;
 mod device;
 mod doctor;
@@ -23,6 +24,7 @@ mod run_facts;
 mod sam_checkpoint;
 mod schema;
 mod scored_cases;
+mod several_runs;
 mod slurm;
 mod status;
 mod sweep;
@@ -65,6 +67,10 @@ enum Command {
         _ => arg,
     }))]
     LearningCurve(learning_curve::Args),
+    /// Train the same on stores of several encoders, and show the scores beside what they cost
+    // The seed is refused, since there are seeds, and not offered.
+    #[command(mut_args(|arg| if arg.get_id() == "seed" { arg.hide(true) } else { arg }))]
+    CompareEncoders(compare_encoders::Args),
     /// Find labels that are likely wrong: slices in which several runs agree with one another, and not with the label
     Audit(audit::Args),
     /// Segment the test scans of a store and measure Dice and HD95
@@ -98,6 +104,7 @@ impl Cli {
             Command::Verify(args) => args.run(),
             Command::Train(args) => args.run(),
             Command::LearningCurve(args) => args.run(),
+            Command::CompareEncoders(args) => args.run(),
             Command::Audit(args) => args.run(),
             Command::Sweep(args) => args.run(),
             Command::Eval(args) => args.run(),

@@ -19,6 +19,12 @@ pub struct Typed<C> {
 }
 
 impl<C: Serialize + DeserializeOwned + JsonSchema> Typed<C> {
+    /// Settings that count as typed, all of them.
+    pub fn all(config: C) -> Self {
+        let names = json!(config).as_object().map_or(Vec::new(), |settings| settings.keys().cloned().collect());
+        Typed { config, names }
+    }
+
     /// `base` with what was typed in place of its own settings.
     ///
     /// # Errors
@@ -105,6 +111,13 @@ mod tests {
         assert_eq!(precompute.over(PrecomputeConfig::default()).unwrap(), PrecomputeConfig::default());
         let base = TrainConfig { lr: 0.1 + 0.2, precision: Precision::Bf16, max_steps: Some(7), ..TrainConfig::default() };
         assert_eq!(train(&[]).over(base.clone()).unwrap(), base);
+    }
+
+    #[test]
+    fn all_settings_override_all() {
+        let ours = TrainConfig { lr: 0.5, max_steps: Some(3), ..TrainConfig::default() };
+        let base = TrainConfig { epochs: 7, lambda: 0.1, max_steps: Some(9), ..TrainConfig::default() };
+        assert_eq!(Typed::all(ours.clone()).over(base).unwrap(), ours);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path as Key;
 use object_store::{
-    Attribute, Attributes, ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    Attribute, Attributes, ClientConfigKey, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload,
 };
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -181,10 +182,18 @@ impl Bucket {
 
     /// All objects under a key.
     pub(crate) fn list_all(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        let place = |object: &ObjectMeta| PathBuf::from(format!("s3://{}/{}", self.name, object.location));
+        Ok(self.objects(folder)?.iter().map(place).collect())
+    }
+
+    /// Bytes of all objects under a key.
+    pub(super) fn bytes_below(&self, folder: &Path) -> io::Result<u64> {
+        Ok(self.objects(folder)?.iter().map(|object| object.size).sum())
+    }
+
+    fn objects(&self, folder: &Path) -> io::Result<Vec<ObjectMeta>> {
         let key = self.key(folder)?;
-        let request = || self.client.list(Some(&key)).try_collect();
-        let found: Vec<_> = wait(self.ask(folder, request))?;
-        Ok(found.iter().map(|object| PathBuf::from(format!("s3://{}/{}", self.name, object.location))).collect())
+        wait(self.ask(folder, || self.client.list(Some(&key)).try_collect()))
     }
 
     /// Copies an object on the server, replacing an existing one; `NotFound` as for a file.

@@ -194,6 +194,23 @@ impl Storage {
         Ok(found)
     }
 
+    /// Bytes of all files.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names the folder or file.
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        match &self.bucket {
+            None => {
+                let len = |name: &PathBuf| {
+                    let path = self.join(name);
+                    path.metadata().map(|found| found.len()).map_err(Error::io("look for", &path))
+                };
+                self.files()?.iter().map(len).sum()
+            }
+            Some(bucket) => bucket.bytes_below(&self.root).map_err(Error::io("list", &self.root)),
+        }
+    }
+
     /// Removes a file if it exists.
     ///
     /// # Errors

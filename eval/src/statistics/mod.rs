@@ -22,6 +22,17 @@ pub fn standard_deviation(values: &[f64]) -> Option<f64> {
     (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt())
 }
 
+/// Median of the values, of an even number the mean of the middle two; `None` if there are none.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        1 => Some(sorted[middle]),
+        _ => Some((sorted.get(middle.checked_sub(1)?)? + sorted[middle]) / 2.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +44,10 @@ mod tests {
         let deviation = standard_deviation(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]).unwrap();
         assert!((deviation - 2.138_089_935_299_395).abs() < 1e-15);
         assert_eq!((standard_deviation(&[]), standard_deviation(&[3.0])), (None, None));
+    }
+
+    #[test]
+    fn a_median_is_the_middle_of_the_sorted_values() {
+        assert_eq!([&[][..], &[3.0], &[9.0, 1.0], &[9.0, 1.0, 2.0]].map(median), [None, Some(3.0), Some(5.0), Some(2.0)]);
     }
 }

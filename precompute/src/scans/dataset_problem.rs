@@ -120,7 +120,10 @@ impl DatasetProblem {
             LabelNumber { key, name } if name.trim().parse::<u64>().is_ok() => {
                 format!("write the number without quotes: {key:?}: {}", name.trim())
             }
-            LabelNumber { .. } | Region(_) | LabelValue(_) | Repeated { .. } => "give each a different whole number".into(),
+            Region(_) => "name the values of the label files instead, each with its own whole number, and remove regions_class_order: regions are unions \
+                          of these, and can be put together from the masks"
+                .into(),
+            LabelNumber { .. } | LabelValue(_) | Repeated { .. } => "give each a different whole number".into(),
             Ignore { expected, .. } => format!("give it the number {expected}, in dataset.json and in the label files"),
             Background { .. } | NoBackground(_) => {
                 "give \"background\" the label 0 in dataset.json and in the label files".into()

@@ -126,6 +126,8 @@ pub struct RunSummary {
     pub best_epoch: Option<u32>,
     /// Whether early stopping ended it.
     pub stopped_early: bool,
+    /// Numbers that are trained.
+    pub trained_parameters: usize,
     /// With a ladder, the gate of each rung after the last step, in the order of the encoder's blocks.
     pub rung_gates: Vec<f32>,
 }

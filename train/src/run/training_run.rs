@@ -158,6 +158,7 @@ impl Run {
             best_val_dice: records.best_val_dice(),
             best_epoch: records.best_epoch(),
             stopped_early: self.stopped_early(),
+            trained_parameters: self.state.model.trainable().iter().map(|(_, var)| var.elem_count()).sum(),
             rung_gates: records.last_rung_gates(),
         };
         match self.error {
