@@ -114,7 +114,7 @@ fn check_against_the_runs(at: &Path, out: &Path) {
     {
         assert_eq!((row.channels, row.stride, row.image_size, row.trained_parameters), (channels, 16, 32, parameters));
         assert_eq!((row.seeds, row.folds, row.cases), (2, 2, 3));
-        let bytes: usize = files(&at.join(store)).iter().map(|(_, bytes)| bytes.len()).sum();
+        let bytes: usize = files(&at.join(store)).values().map(Vec::len).sum();
         assert_eq!(row.store_bytes, bytes as u64, "{store}");
         let folders = [7, 8].into_iter().flat_map(|seed| [1, 2].map(|fold| (seed, fold)));
         let mut seconds: Vec<f64> = folders
@@ -129,7 +129,8 @@ fn check_against_the_runs(at: &Path, out: &Path) {
         assert_close(row.seconds_per_epoch, (seconds[19] + seconds[20]) / 2.0, "seconds");
     }
     let by_organ: Vec<ResultRow> = read_rows(&out.join("scores.parquet")).unwrap();
-    let metrics: [(&str, fn(&CaseRow) -> Option<f64>); 2] = [("dice", |row| row.dice), ("hd95", |row| row.hd95)];
+    type Score = fn(&CaseRow) -> Option<f64>;
+    let metrics: [(&str, Score); 2] = [("dice", |row| row.dice), ("hd95", |row| row.hd95)];
     for (metric, score) in metrics {
         let [sam, dino] = ["sam", "d"].map(|name| scores(out, name, score));
         let pick = |row: &EncoderRow| if metric == "dice" { row.dice } else { row.hd95 };

@@ -61,7 +61,7 @@ pub use batch_norm_pool::{Places, normalize_relu_max_pool, normalize_relu_max_po
 pub use conv_transpose::{conv_transpose2d_2x2, image_to_patches, patches_to_image};
 pub use conv2d::Conv2d;
 pub use convert::{convert_all, sum_second_axis, to_format};
-pub use cpu::{bf16_instructions, vector_instructions};
+pub use cpu::vector_instructions;
 pub use device::F32Math;
 pub use dice_ce::{LossParts, dice_ce};
 pub use elementwise::{add_relu, mix, relu, relu_backward, relu_backward_sum, sigmoid};
@@ -70,6 +70,7 @@ pub use gather::{Stored, as_f32, gather, gather_bytes, gather_bytes_to, gather_t
 pub use gelu::gelu;
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use linear::{linear, linear_groups, product_transposed};
+pub use matmul::bf16_instructions;
 pub use max_pool::max_pool2d_3x3_s2_p1;
 pub use numerics::Numerics;
 pub use optimizer::{Slot, UpdateRule, update};

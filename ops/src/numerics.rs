@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 
 use crate::device::{F32Math, has_kernels};
-use crate::matmul::packed;
+use crate::matmul::bf16_instructions;
 
 /// Number formats of activations and products. Statistics, sums, softmax, norms, losses, the optimizer and the parameters are always
 /// float32.
@@ -37,6 +37,8 @@ impl Numerics {
 
     /// Whether a device supports it, for frozen layers. Those that are trained are float32 on the CPU.
     pub fn supported_on(self, device: &Device) -> bool {
-        self == Numerics::F32 || has_kernels(device) || (device.is_cpu() && packed::computes_in(self))
+        self == Numerics::F32
+            || has_kernels(device)
+            || (self == Numerics::Bf16 && device.is_cpu() && bf16_instructions().is_some())
     }
 }

@@ -21,20 +21,6 @@ pub fn vector_instructions() -> &'static str {
     if cfg!(target_arch = "aarch64") { "NEON" } else { "none beyond the architecture's own" }
 }
 
-/// The instructions by which this processor computes products of bfloat16 numbers, if it has any ([`crate::Numerics::Bf16`]).
-pub fn bf16_instructions() -> Option<&'static str> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use crate::matmul::bf16::{Instructions, instructions};
-        return instructions().map(|by| match by {
-            Instructions::Amx => "AMX",
-            Instructions::Dot => "AVX512-BF16",
-        });
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    None
-}
-
 /// The elements of a contiguous float32 storage.
 pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("{op}: expected a contiguous tensor, found {layout:?}") };

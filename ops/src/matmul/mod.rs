@@ -8,6 +8,14 @@ pub(crate) mod register_block;
 
 use gemm::Parallelism;
 
+/// The instructions by which this processor computes products of bfloat16 numbers, if it has any ([`crate::Numerics::Bf16`]).
+pub fn bf16_instructions() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    return bf16::instructions().map(bf16::Instructions::name);
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
 /// Whether a product replaces the destination or is added to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accumulate {

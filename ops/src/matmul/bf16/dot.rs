@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::{Operand, ROWS, Target};
-use crate::matmul::packed::COLUMNS;
+use crate::matmul::register_block::COLUMNS;
 
 /// Rows at a time: with two panels, their sums and both factors fill 19 of 32 registers.
 const AT_A_TIME: usize = 8;

@@ -14,7 +14,7 @@ pub(crate) use amx::Tiles;
 use crate::cpu::pages::Buffer;
 use crate::cpu::with_scratch;
 use crate::gelu::cpu::bias_gelu_rows;
-use crate::matmul::packed::{COLUMNS, Output};
+use crate::matmul::register_block::COLUMNS;
 
 /// Terms of a step.
 pub(crate) const STEP: usize = 32;
@@ -45,6 +45,14 @@ pub(crate) enum Instructions {
 }
 
 impl Instructions {
+    /// Their name in Intel's manual.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Instructions::Amx => "AMX",
+            Instructions::Dot => "AVX512-BF16",
+        }
+    }
+
     /// The tile registers, if they are what computes: alive while [`block`] is called.
     pub(crate) fn tiles(self) -> Option<Tiles> {
         (self == Instructions::Amx).then(Tiles::configure)
@@ -372,16 +380,6 @@ unsafe fn block_within(
     values.chunks_exact(width).take(rows).enumerate().for_each(|(r, values)| row(r).copy_from_slice(&values[..columns]));
 }
 
-/// [`PackedWeight::product`](crate::matmul::packed::PackedWeight::product) with bfloat16 factors.
-pub(crate) fn product(weight: &Right, x: &[f32], y: &mut [f32], output: Output<'_>) {
-    let (inner, out) = (weight.inner, weight.columns);
-    weight.product((x, inner), x.len() / inner, (y, out), matches!(output, Output::Add));
-    if let Output::BiasGelu(bias) = output {
-        // SAFETY: the processor has the instructions, or the weight had not been packed.
-        unsafe { bias_gelu(y, bias) };
-    }
-}
-
 /// `y += gelu(x·first + bias)·second`. The hidden layer is only ever there as bfloat16, a part of its columns at a time.
 ///
 /// # Shapes
@@ -446,6 +444,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
+    use crate::gelu::cpu::bias_gelu_in_place;
     use crate::testing::values;
 
     /// The product of the rounded factors in float64.
@@ -527,8 +526,9 @@ mod tests {
                 let mut want = values(rows * width, 5);
                 let mut got = want.clone();
                 let mut between = vec![0.0; rows * hidden];
-                product(&first, &x, &mut between, Output::BiasGelu(&bias));
-                product(&second, &between, &mut want, Output::Add);
+                first.product((&x, width), rows, (&mut between, hidden), false);
+                bias_gelu_in_place(&mut between, &bias);
+                second.product((&between, hidden), rows, (&mut want, width), true);
                 add_mlp((&first, &bias), &second, &x, &mut got);
                 assert_eq!(got, want, "{rows}·{width}·{hidden}");
             }

@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::{COLUMNS, Line, ROWS, STEP};
+use super::{Line, ROWS, STEP};
+use crate::matmul::register_block::COLUMNS;
 
 /// 32 numbers: sixteen of each, rounded.
 #[inline]

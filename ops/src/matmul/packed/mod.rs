@@ -22,7 +22,7 @@ use crate::cpu::pages::{self, Buffer};
 use crate::gelu::cpu::bias_gelu_in_place;
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::bf16;
-use crate::matmul::{Accumulate, MatMut, MatRef, matmul};
+use crate::matmul::{Accumulate, MatMut, MatRef, bf16_instructions, matmul};
 use crate::numerics::Numerics;
 
 /// Columns of a panel.
@@ -77,12 +77,7 @@ pub(crate) fn task_queries(numerics: Numerics, queries: usize, others: usize) ->
 
 /// Whether the processor computes products in these numerics.
 pub(crate) fn computes_in(numerics: Numerics) -> bool {
-    match numerics {
-        Numerics::F32 => true,
-        #[cfg(target_arch = "x86_64")]
-        Numerics::Bf16 => bf16::instructions().is_some(),
-        _ => false,
-    }
+    numerics == Numerics::F32 || (numerics == Numerics::Bf16 && bf16_instructions().is_some())
 }
 
 /// The tiles of `rows` rows for products, one task each: as even as whole register blocks allow, the same number per thread. If factors are
@@ -201,7 +196,12 @@ impl PackedWeight {
             Layout::Panels(_) => unreachable!("panels are for x86-64"),
             Layout::Plain(weight) => self.product_plain(weight, x, y, output),
             #[cfg(target_arch = "x86_64")]
-            Layout::Bf16(weight) => bf16::product(weight, x, y, output),
+            Layout::Bf16(weight) => {
+                weight.product((x, self.inner), rows, (y, self.out), matches!(output, Output::Add));
+                if let Output::BiasGelu(bias) = output {
+                    bias_gelu_in_place(y, bias);
+                }
+            }
         }
     }
 
