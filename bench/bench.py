@@ -235,7 +235,7 @@ def cpu_name():
         name = re.search(r"model name\s*:\s*(.+)", said).group(1).strip()
     except (OSError, AttributeError):
         return platform.processor() or platform.machine()
-    vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if f" {flag} " in said), "")
+    vectors = next((name for flag, name in (("amx_bf16", "AMX"), ("avx512f", "AVX-512"), ("avx2", "AVX2")) if f" {flag} " in said), "")
     return f"{name} {vectors}".strip()
 
 
