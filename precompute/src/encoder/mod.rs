@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn bfloat16_rounds_the_factors_and_nothing_else() -> Result<()> {
+    fn bfloat16_is_near_float32_and_not_the_same() -> Result<()> {
         let Some(placement) = bf16() else { return Ok(()) };
         for (image_size, batch, channels) in [(48, 2, 3), (320, 2, 1)] {
             let config = VitConfig { embed_dim: 96, depth: 3, num_heads: 3, global_attn_indexes: vec![1], image_size };

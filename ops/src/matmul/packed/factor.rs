@@ -1,8 +1,7 @@
 //! The right factor of small products on one thread: the keys and values of an attention.
 
-use super::{COLUMNS, ROWS, packs};
 #[cfg(target_arch = "x86_64")]
-use super::{Line, avx2};
+use super::{COLUMNS, Line, ROWS, avx2, packs};
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::bf16;
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};

@@ -34,8 +34,8 @@ pub(crate) const ROWS: usize = 6;
 const FETCH: usize = 4;
 /// Groups of [`ROWS`] rows in a tile: the packed rows of a tile and a panel fit a second-level cache of 512 KiB.
 const TILE_GROUPS: usize = 12;
-/// The same with bfloat16, in groups of sixteen rows. A tile of up to 512 rows takes as long for its products as the memory for the weights; with 1.6 MB it
-/// fits a second-level cache of 2 MiB.
+/// The same with bfloat16, in groups of sixteen rows. The products of 512 rows take longer than the memory needs for their weights, and 1.6 MB fit a
+/// second-level cache of 2 MiB.
 #[cfg(target_arch = "x86_64")]
 const BF16_TILE_GROUPS: usize = 32;
 
