@@ -14,9 +14,10 @@ use rayon::prelude::*;
 
 use super::shape::ConvShape;
 use super::transform::{LANES, gather_row};
+use super::weight_sum::weight_of_parts;
 use crate::cpu::simd::multiversion;
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
-use crate::matmul::register_block::{COLUMNS, ROWS, Target, available, block_from_offsets, block_of_runs};
+use crate::matmul::register_block::{COLUMNS, Panels, ROWS, Target, available, product_from_offsets, product_of_runs};
 
 /// Terms of one product: a panel of both factors fits the first-level cache.
 const TERMS: usize = 192;
@@ -149,17 +150,10 @@ impl Product {
         let terms = self.offsets.len();
         for start in (0..terms).step_by(TERMS) {
             let offsets = &self.offsets[start..terms.min(start + TERMS)];
-            for pixel in (0..pixels).step_by(COLUMNS) {
-                for group in 0..self.padded_rows() / ROWS {
-                    let a = &self.left[(group * terms + start) * ROWS..][..offsets.len() * ROWS];
-                    // SAFETY: `out` has the block's elements; the rest is the caller's promise.
-                    unsafe {
-                        let data = out.as_mut_ptr().add(group * ROWS * pixels + pixel);
-                        let target = Target { data, stride: pixels, accumulate: start > 0 };
-                        block_from_offsets(a.as_ptr(), source.add(pixel), offsets, target);
-                    }
-                }
-            }
+            let left = (self.left[start * ROWS..].as_ptr(), terms * ROWS, self.padded_rows() / ROWS);
+            let target = Target { data: out.as_mut_ptr(), stride: pixels, accumulate: start > 0 };
+            // SAFETY: `left` has `terms` terms of each group, `out` all elements; the rest is the caller's promise.
+            unsafe { product_from_offsets(left, source, offsets, pixels, target) };
         }
     }
 }
@@ -335,33 +329,35 @@ pub(super) fn backward_weight(g: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32
     let part_len = offsets.len() * columns;
     let parts = g.b.clamp(1, PARTS);
     let image = g.ci * g.h * g.w;
-    let mut partial = vec![0.0f32; parts * part_len];
-    partial.par_chunks_mut(part_len.max(1)).enumerate().for_each(|(part, sum)| {
+    if g.b == 0 || pixels == 0 {
+        return vec![0.0; g.weight_len()];
+    }
+    let of_part = |part: usize, sum: &mut [f32]| {
         with_scratch(planes.len() + columns * pixels, |scratch| {
             let (source, transposed) = scratch.split_at_mut(planes.len());
-            for i in part * g.b / parts..(part + 1) * g.b / parts {
+            let first = part * g.b / parts;
+            for i in first..(part + 1) * g.b / parts {
                 g.split(&x[i * image..][..image], &planes, source);
                 transpose_gradient(g, &grad[i * g.co * g.oh * g.ow..][..g.co * g.oh * g.ow], planes.width, transposed);
                 for start in (0..pixels).step_by(TERMS) {
                     let terms = TERMS.min(pixels - start);
-                    for column in (0..columns).step_by(COLUMNS) {
-                        let b = &transposed[column * pixels + start * COLUMNS..][..terms * COLUMNS];
-                        for (group, offsets) in groups.iter().enumerate() {
-                            // SAFETY: `applies` says that the processor has AVX2 and FMA; the planes hold all outputs' pixels from each offset on
-                            // and slack behind; `sum` has the block's elements.
-                            unsafe {
-                                let data = sum.as_mut_ptr().add(group * ROWS * columns + column);
-                                let target = Target { data, stride: columns, accumulate: true };
-                                block_of_runs(terms, source.as_ptr().add(start), offsets, b.as_ptr(), target);
-                            }
-                        }
-                    }
+                    let (data, stride) = (transposed[start * COLUMNS..].as_ptr(), pixels * COLUMNS);
+                    let b = Panels { data, stride, count: columns / COLUMNS };
+                    let target = Target { data: sum.as_mut_ptr(), stride: columns, accumulate: i > first || start > 0 };
+                    // SAFETY: `applies` says that the processor has AVX2 and FMA; the planes hold all outputs' pixels from each offset on and slack
+                    // behind; `sum` has all elements.
+                    unsafe { product_of_runs(terms, source[start..].as_ptr(), groups, b, target) };
                 }
             }
         });
-    });
-    let sum = crate::cpu::sum_parts(&partial, part_len);
-    (0..g.co * taps).map(|at| sum[at % taps * columns + at / taps]).collect()
+    };
+    // SAFETY: each part has an image, and the first one's products replace all of the part.
+    let partial = unsafe {
+        filled_vec(parts * part_len, |out| {
+            (0..parts).into_par_iter().for_each(|part| of_part(part, out.slice(part * part_len, part_len)));
+        })
+    };
+    weight_of_parts(&partial, part_len, columns, (g.co, &(0..taps).collect::<Vec<_>>()))
 }
 
 /// One image's gradient `[co, oh, ow]` → `[co/16][oh · width][16]`, with zeros in the columns past `ow` and in the channels past `co`.

@@ -39,6 +39,8 @@ mod shape;
 #[cfg(target_arch = "x86_64")]
 mod transform;
 #[cfg(target_arch = "x86_64")]
+mod weight_sum;
+#[cfg(target_arch = "x86_64")]
 mod winograd;
 
 use candle_core::{Result, Shape, Tensor, Var};

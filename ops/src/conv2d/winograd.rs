@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use super::shape::ConvShape;
 use super::transform::{self, LANES};
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
-use crate::matmul::register_block::{COLUMNS, Left, ROWS, Target, available, block};
+use crate::matmul::register_block::{COLUMNS, Left, Panels, Target, available, product};
 
 /// Pixels of a tile along an axis.
 const TILE: usize = 4;
@@ -29,8 +29,6 @@ const WINDOW: usize = 6;
 const POINTS: usize = WINDOW * WINDOW;
 /// Approximate number of tiles in a block of the forward pass.
 const BLOCK_TILES: usize = 42;
-/// Rows of the register block of the weights' gradient.
-const WEIGHT_ROWS: usize = 4;
 /// Floats of transformed tiles that the weight's gradient holds at a time: 12 MiB, to stay in a third-level cache.
 const WEIGHT_FLOATS: usize = 3 << 20;
 /// Tiles that one product of the weights' gradient sums over: a panel of both factors fits the first-level cache.
@@ -126,8 +124,8 @@ impl Pass {
         assert_eq!(x.len(), self.len(ci));
         let (rows, columns) = (self.rows(), self.columns());
         let block_rows = (BLOCK_TILES / columns.max(1)).clamp(1, rows.max(1));
-        let padded_tiles = (block_rows * columns).next_multiple_of(ROWS);
-        let (v_point, m_point) = (padded_tiles * ci + SKEW, padded_tiles * co + SKEW);
+        let tiles = block_rows * columns;
+        let (v_point, m_point) = (tiles * ci + SKEW, tiles * co + SKEW);
         with_scratch(POINTS * ci * co, |u| {
             u.par_chunks_mut(POINTS * ci * COLUMNS).enumerate().for_each(|(o, u)| {
                 // SAFETY: the features are there by the caller's promise; `u` has the group's points.
@@ -168,22 +166,15 @@ impl Pass {
     /// `M[point][tile][co] = V[point][tile][ci]·U[point][ci][co]` of some tiles.
     ///
     /// # Safety
-    /// The processor has AVX2 and FMA; the points of `v` and `m` have room for whole blocks of tiles.
-    unsafe fn multiply(&self, tiles: usize, u: &[f32], (v, v_point): (&mut [f32], usize), (m, m_point): (&mut [f32], usize)) {
+    /// The processor has AVX2 and FMA.
+    unsafe fn multiply(&self, tiles: usize, u: &[f32], (v, v_point): (&[f32], usize), (m, m_point): (&mut [f32], usize)) {
         let Pass { ci, co, .. } = *self;
         for point in 0..POINTS {
-            v[point * v_point + tiles * ci..][..(tiles.next_multiple_of(ROWS) - tiles) * ci].fill(0.0);
-            for o in 0..co / COLUMNS {
-                for tile in (0..tiles).step_by(ROWS) {
-                    // SAFETY: the caller's promise; `u` has `ci` rows for each group of channels and point.
-                    unsafe {
-                        let b = u.as_ptr().add((o * POINTS + point) * ci * COLUMNS);
-                        let a = Left { data: v.as_ptr().add(point * v_point + tile * ci), row_stride: ci, k_stride: 1 };
-                        let data = m.as_mut_ptr().add(point * m_point + tile * co + o * COLUMNS);
-                        block::<ROWS>(ci, a, b, Target { data, stride: co, accumulate: false });
-                    }
-                }
-            }
+            let a = Left { data: v[point * v_point..][..tiles * ci].as_ptr(), row_stride: ci, k_stride: 1 };
+            let b = Panels { data: u[point * ci * COLUMNS..].as_ptr(), stride: POINTS * ci * COLUMNS, count: co / COLUMNS };
+            let data = m[point * m_point..][..tiles * co].as_mut_ptr();
+            // SAFETY: the caller's promise; `u` has `ci` rows for each group of channels and point.
+            unsafe { product(ci, (a, tiles), b, Target { data, stride: co, accumulate: false }) };
         }
     }
 
@@ -197,9 +188,13 @@ impl Pass {
         let part_rows = (WEIGHT_FLOATS / (POINTS * (ci + co) * columns).max(1)).clamp(1, rows.max(1));
         let tiles = part_rows * columns;
         let (v_point, m_point) = (tiles * ci + SKEW, tiles * co + SKEW);
-        let mut du = vec![0.0f32; POINTS * co * ci];
-        with_scratch(POINTS * (v_point + m_point), |scratch| {
-            let (v, m) = scratch.split_at_mut(POINTS * v_point);
+        if rows * columns == 0 {
+            return vec![0.0; co * ci * 9];
+        }
+        let mut out = vec![0.0f32; co * ci * 9];
+        with_scratch(POINTS * (v_point + m_point + co * ci), |scratch| {
+            let (v, rest) = scratch.split_at_mut(POINTS * v_point);
+            let (m, du) = rest.split_at_mut(POINTS * m_point);
             let (v_ptr, m_ptr) = (SendPtr::new(v.as_mut_ptr()), SendPtr::new(m.as_mut_ptr()));
             for first in (0..rows).step_by(part_rows) {
                 let count = part_rows.min(rows - first);
@@ -228,38 +223,36 @@ impl Pass {
                 du.par_chunks_mut(co * ci).enumerate().for_each(|(point, du)| {
                     let (v, m) = (&v[point * v_point..][..v_point], &m[point * m_point..][..m_point]);
                     // SAFETY: the processor has AVX2 and FMA; the point's panels have `tiles` tiles, `du` a number for each pair of channels.
-                    unsafe { self.add_products(count * columns, tiles, v, m, du) };
+                    unsafe { self.add_products((count * columns, tiles), v, m, du, first > 0) };
                 });
             }
-        });
-        let mut out = vec![0.0f32; co * ci * 9];
-        out.par_chunks_mut(ci * 9).enumerate().for_each(|(o, out)| {
-            for i in (0..ci).step_by(LANES) {
-                // SAFETY: `du` has eight elements of each point there, and `out` eight kernels.
-                unsafe { transform_kernel_gradient(&du[o * ci + i..], co * ci, &mut out[i * 9..(i + LANES) * 9]) };
-            }
+            let du = &*du;
+            out.par_chunks_mut(ci * 9).enumerate().for_each(|(o, out)| {
+                for i in (0..ci).step_by(LANES) {
+                    // SAFETY: `du` has eight elements of each point there, and `out` eight kernels.
+                    unsafe { transform_kernel_gradient(&du[o * ci + i..], co * ci, &mut out[i * 9..(i + LANES) * 9]) };
+                }
+            });
         });
         out
     }
 
-    /// Adds `dU[co][ci] = Σ_tile dM[tile][co]·V[tile][ci]` of one point over the first `count` of `tiles` tiles.
+    /// `dU[co][ci] = Σ_tile dM[tile][co]·V[tile][ci]` of one point over the first `count` of `tiles` tiles, added to what is there or not.
     ///
     /// # Safety
     /// The processor has AVX2 and FMA; `v` is `[ci/16][tiles][16]`, `m` `[co/8][tiles][8]`, `du` `[co][ci]`.
-    unsafe fn add_products(&self, count: usize, tiles: usize, v: &[f32], m: &[f32], du: &mut [f32]) {
+    unsafe fn add_products(&self, (count, tiles): (usize, usize), v: &[f32], m: &[f32], du: &mut [f32], add: bool) {
         let Pass { ci, co, .. } = *self;
         for start in (0..count).step_by(WEIGHT_TILES) {
             let k = WEIGHT_TILES.min(count - start);
-            for i in (0..ci).step_by(COLUMNS) {
-                let b = &v[i * tiles + start * COLUMNS..];
-                for o in (0..co).step_by(WEIGHT_ROWS) {
-                    let a = &m[o / LANES * LANES * tiles + start * LANES + o % LANES..];
-                    let a = Left { data: a.as_ptr(), row_stride: 1, k_stride: LANES };
-                    // SAFETY: the panels have `k` tiles from `start` on, `du` has rows `o..o + 4` and columns `i..i + 16`.
-                    unsafe {
-                        let data = du.as_mut_ptr().add(o * ci + i);
-                        block::<WEIGHT_ROWS>(k, a, b.as_ptr(), Target { data, stride: ci, accumulate: true });
-                    }
+            let b = Panels { data: v[start * COLUMNS..].as_ptr(), stride: tiles * COLUMNS, count: ci / COLUMNS };
+            for panel in (0..b.count).step_by(2) {
+                let b = b.from(panel, 2);
+                for o in (0..co).step_by(LANES) {
+                    let a = Left { data: m[o * tiles + start * LANES..].as_ptr(), row_stride: 1, k_stride: LANES };
+                    let data = du[o * ci + panel * COLUMNS..].as_mut_ptr();
+                    // SAFETY: the panels have `k` tiles from `start` on, `du` has eight rows from `o` on.
+                    unsafe { product(k, (a, LANES), b, Target { data, stride: ci, accumulate: add || start > 0 }) };
                 }
             }
         }

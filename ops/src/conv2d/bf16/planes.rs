@@ -95,25 +95,31 @@ impl Planes {
         }
     }
 
+    /// Pixels `first, first + stride, …` of an image's row; in `room` if the stride is not 1.
+    fn of_phase<'a>(&self, row: &'a [f32], first: usize, room: &'a mut [f32]) -> &'a [f32] {
+        match self.phases {
+            1 => row,
+            s => {
+                copy_every(row, first, s, room);
+                &room[..row.len().saturating_sub(first).div_ceil(s)]
+            }
+        }
+    }
+
     /// An image `[ci, h, w]` into interleaved planes.
     pub(super) fn fill_split_pairs(&self, g: &ConvShape, image: &[f32], to: &mut [u32]) {
-        let (area, s, count) = (g.h * g.w, self.phases, self.pairs());
-        with_scratch(2 * g.w, |parts| {
-            let (a, b) = parts.split_at_mut(g.w);
+        let (area, count) = (g.h * g.w, self.pairs());
+        with_scratch(2 * g.w, |room| {
+            let (a, b) = room.split_at_mut(g.w);
             for (pair, channels) in image.chunks(2 * area).enumerate() {
                 let (one, two) = channels.split_at(area.min(channels.len()));
                 for row in 0..g.h {
+                    let pixels = row * g.w..(row + 1) * g.w;
                     self.each_part(g, count, row, |first, place| {
-                        let n = (g.w - first).div_ceil(s);
-                        let to = &mut to[place + pair * self.plane..][..n];
-                        let of = |channel: &[f32], part: &mut [f32]| match channel.is_empty() {
-                            true => part[..n].fill(0.0),
-                            false => copy_every(&channel[row * g.w..][..g.w], first, s, part),
-                        };
-                        of(one, a);
-                        of(two, b);
+                        let a = self.of_phase(&one[pixels.clone()], first, a);
+                        let b = two.get(pixels.clone()).map_or(&[][..], |two| self.of_phase(two, first, b));
                         // SAFETY: `applies` says that the processor has the instructions.
-                        unsafe { pack::pairs(&a[..n], &b[..n], to) };
+                        unsafe { pack::pairs(a, b, &mut to[place + pair * self.plane..][..a.len()]) };
                     });
                 }
             }
@@ -122,15 +128,14 @@ impl Planes {
 
     /// An image `[ci, h, w]` into planes of single numbers.
     pub(super) fn fill_split(&self, g: &ConvShape, image: &[f32], to: &mut [u16]) {
-        let (s, count) = (self.phases, self.channels.next_multiple_of(16));
-        with_scratch(g.w, |part| {
+        let count = self.channels.next_multiple_of(16);
+        with_scratch(g.w, |room| {
             for (line, values) in image.chunks_exact(g.w).enumerate() {
                 let (channel, row) = (line / g.h, line % g.h);
                 self.each_part(g, count, row, |first, place| {
-                    let n = (g.w - first).div_ceil(s);
-                    copy_every(values, first, s, part);
+                    let values = self.of_phase(values, first, room);
                     // SAFETY: `applies` says that the processor has the instructions.
-                    unsafe { pack::row(&part[..n], &mut to[place + channel * self.plane..][..n]) };
+                    unsafe { pack::row(values, &mut to[place + channel * self.plane..][..values.len()]) };
                 });
             }
         });

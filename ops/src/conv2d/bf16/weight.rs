@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 
 use super::super::shape::ConvShape;
+use super::super::weight_sum::weight_of_parts;
 use super::planes::Planes;
 use super::{STEP, applies};
-use crate::cpu::{sum_parts, with_scratch};
+use crate::cpu::{filled_vec, with_scratch};
 use crate::matmul::bf16::{Line, Operand, ROWS, Steps, Target, block, instructions, pack, with_lines};
 use crate::matmul::packed::COLUMNS;
 
@@ -48,9 +49,9 @@ pub(in super::super) fn backward_weight(g: &ConvShape, x: &[f32], grad: &[f32]) 
     let (sizes, shifted) = Sizes::new(g);
     let (image, outputs) = (g.ci * g.h * g.w, g.co * g.oh * g.ow);
     let (parts, part_len) = (g.b.clamp(1, PARTS), sizes.part());
-    let mut partial = vec![0f32; parts * part_len];
-    partial.par_chunks_mut(part_len).enumerate().for_each(|(part, sum)| {
-        for i in part * g.b / parts..(part + 1) * g.b / parts {
+    let of_part = |part: usize, sum: &mut [f32]| {
+        let first = part * g.b / parts;
+        for i in first..(part + 1) * g.b / parts {
             sizes.planes.with_single(|source| {
                 let x = &x[i * image..][..image];
                 if shifted {
@@ -60,19 +61,21 @@ pub(in super::super) fn backward_weight(g: &ConvShape, x: &[f32], grad: &[f32]) 
                 }
                 with_lines(sizes.columns / COLUMNS * sizes.steps * COLUMNS, |lines| {
                     sizes.pack_gradient(g, &grad[i * outputs..][..outputs], lines);
-                    sizes.add(source, lines, sum);
+                    sizes.add(source, lines, sum, i > first);
                 });
             });
         }
-    });
-    let sum = sum_parts(&partial, part_len);
-    let taps = g.k * g.k;
-    let at = |place: usize| {
-        let (o, i, tap) = (place / (g.ci * taps), place / taps % g.ci, place % taps);
-        let (tap, row) = if shifted { (tap, i) } else { (0, i * taps + tap) };
-        sum[(tap * sizes.rows + row) * sizes.columns + o]
     };
-    (0..g.weight_len()).map(at).collect()
+    // SAFETY: each part has an image, and the first one's products replace all of the part.
+    let partial = unsafe {
+        filled_vec(parts * part_len, |out| {
+            (0..parts).into_par_iter().for_each(|part| of_part(part, out.slice(part * part_len, part_len)));
+        })
+    };
+    let taps = g.k * g.k;
+    let row = |place: usize| if shifted { place % taps * sizes.rows + place / taps } else { place };
+    let rows: Vec<usize> = (0..g.ci * taps).map(row).collect();
+    weight_of_parts(&partial, part_len, sizes.columns, (g.co, &rows))
 }
 
 impl Sizes {
@@ -93,8 +96,8 @@ impl Sizes {
         });
     }
 
-    /// Adds an image's products to the sum.
-    fn add(&self, source: &[u16], lines: &[Line], sum: &mut [f32]) {
+    /// Adds an image's products to the sum, or replaces it by them.
+    fn add(&self, source: &[u16], lines: &[Line], sum: &mut [f32], accumulate: bool) {
         let by = instructions().expect("`applies` says that the processor has the instructions");
         let _tiles = by.tiles();
         let bytes = size_of::<u16>();
@@ -114,7 +117,7 @@ impl Sizes {
                         let left = Operand { start: [group(0), group(1)], line: self.planes.plane * bytes, steps: every };
                         let start = sum[(tap * self.rows + row) * self.columns + column..].as_mut_ptr();
                         let columns = [start, start.wrapping_add(COLUMNS)];
-                        let target = Target { columns, stride: self.columns, accumulate: true };
+                        let target = Target { columns, stride: self.columns, accumulate: accumulate || step > 0 };
                         // SAFETY: the planes have slack behind them, the sum has whole groups and panels.
                         unsafe { block(by, depth, [left, right], target, (groups, panels)) };
                     }

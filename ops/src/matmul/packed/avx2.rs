@@ -8,7 +8,8 @@ use super::{COLUMNS, FETCH, Line, Output, ROWS, avx512};
 use crate::cpu::pages::Buffer;
 use crate::cpu::with_scratch;
 use crate::gelu::cpu::bias_gelu_rows;
-use crate::matmul::register_block::{Left, Target, block};
+use crate::matmul::register_block::avx2::block;
+use crate::matmul::register_block::{Left, Target, has_avx512};
 
 /// Maximal number of terms per pass over the destination.
 const DEPTH: usize = 768;
@@ -49,7 +50,7 @@ pub(super) unsafe fn product(panels: &[Line], (out, inner): (usize, usize), x: &
     let rows = x.len() / inner;
     let (groups, count) = (rows.div_ceil(ROWS), out.div_ceil(COLUMNS));
     debug_assert_eq!(panels.len(), count * inner);
-    let at_a_time = if avx512::available() { avx512::WIDTH / COLUMNS } else { 1 };
+    let at_a_time = if has_avx512() { avx512::WIDTH / COLUMNS } else { 1 };
     // the last row's store reaches two floats over the end
     with_scratch(groups * ROWS * inner + COLUMNS, |packed| {
         for (start, depth) in blocks(inner) {
@@ -271,7 +272,7 @@ pub(super) unsafe fn small_product(
     rows: usize,
     (out, stride): (&mut [f32], usize),
 ) {
-    let at_a_time = if avx512::available() { avx512::WIDTH / COLUMNS } else { 1 };
+    let at_a_time = if has_avx512() { avx512::WIDTH / COLUMNS } else { 1 };
     for (index, lines) in panels.chunks(inner.max(1) * at_a_time).enumerate() {
         let wide = lines.len() > inner;
         let at_once = if wide { avx512::GROUPS * ROWS } else { ROWS };

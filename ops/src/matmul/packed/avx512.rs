@@ -12,11 +12,6 @@ pub(super) const WIDTH: usize = 2 * COLUMNS;
 /// often as for one.
 pub(super) const GROUPS: usize = 2;
 
-/// Whether the processor supports this block.
-pub(super) fn available() -> bool {
-    is_x86_feature_detected!("avx512f")
-}
-
 /// The first `rows × columns` of one or two groups of six rows times two panels, whose `depth` lines are contiguous; each group of `a` is packed,
 /// `[k][6]`. `ahead` is the address from which the next panels are prefetched.
 ///
@@ -35,9 +30,9 @@ pub(super) unsafe fn packed_rows(
     // SAFETY: the caller's promise.
     unsafe {
         if size.0 > ROWS {
-            block(depth, left, panels, ahead, target, size);
+            block::<2, true>(depth, left, panels, ahead, target, size);
         } else {
-            block(depth, [left[0]], panels, ahead, target, size);
+            block::<1, true>(depth, [left[0]], panels, ahead, target, size);
         }
     }
 }
@@ -58,18 +53,20 @@ pub(super) unsafe fn strided_rows(
     // SAFETY: the caller's promise.
     unsafe {
         if rows > ROWS {
-            block(depth, [left(0), left(1)], panels, panels, target, (2 * ROWS, WIDTH));
+            block::<2, false>(depth, [left(0), left(1)], panels, panels, target, (2 * ROWS, WIDTH));
         } else {
-            block(depth, [left(0)], panels, panels, target, (ROWS, WIDTH));
+            block::<1, false>(depth, [left(0)], panels, panels, target, (ROWS, WIDTH));
         }
     }
 }
 
+/// If `PACKED`, the rows of `a` have the strides of packed groups, known to the compiler: one address for all rows.
+///
 /// # Safety
 /// As for [`packed_rows`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn block<const GROUPS: usize>(
+unsafe fn block<const GROUPS: usize, const PACKED: bool>(
     depth: usize,
     a: [Left; GROUPS],
     panels: *const Line,
@@ -77,6 +74,7 @@ unsafe fn block<const GROUPS: usize>(
     target: Target,
     (rows, columns): (usize, usize),
 ) {
+    let a = a.map(|a| if PACKED { Left { row_stride: 1, k_stride: ROWS, ..a } } else { a });
     let mut sums = [[[_mm512_setzero_ps(); 2]; ROWS]; GROUPS];
     let (mut a_k, mut line) = (a.map(|a| a.data), panels);
     // SAFETY: the caller's promise; a fetch of memory that is not there does nothing.

@@ -1,32 +1,8 @@
-//! The register blocks of matrix products, for AVX2 with FMA: up to six rows of sixteen columns.
+//! The register blocks for AVX2 with FMA: up to six rows of a panel, which is two vectors wide.
 
 use std::arch::x86_64::*;
 
-/// Columns of a block: two vectors.
-pub(crate) const COLUMNS: usize = 16;
-/// Rows of a block that fills the registers.
-pub(crate) const ROWS: usize = 6;
-
-/// Whether the processor supports these kernels.
-pub(crate) fn available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-/// A factor read one element at a time: element (row, k) is at `row * row_stride + k * k_stride`.
-#[derive(Clone, Copy)]
-pub(crate) struct Left {
-    pub(crate) data: *const f32,
-    pub(crate) row_stride: usize,
-    pub(crate) k_stride: usize,
-}
-
-/// Destination of a block: rows `stride` apart, replaced or added to.
-#[derive(Clone, Copy)]
-pub(crate) struct Target {
-    pub(crate) data: *mut f32,
-    pub(crate) stride: usize,
-    pub(crate) accumulate: bool,
-}
+use super::{COLUMNS, Left, ROWS, Target};
 
 type Sums<const N: usize> = [[__m256; 2]; N];
 
@@ -65,13 +41,33 @@ impl Target {
     }
 }
 
+/// [`block`] of `n` rows, at most six.
+///
+/// # Safety
+/// As for [`block`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn rows(n: usize, k: usize, a: Left, b: *const f32, target: Target) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match n {
+            1 => block::<1>(k, a, b, target),
+            2 => block::<2>(k, a, b, target),
+            3 => block::<3>(k, a, b, target),
+            4 => block::<4>(k, a, b, target),
+            5 => block::<5>(k, a, b, target),
+            6 => block::<6>(k, a, b, target),
+            _ => unreachable!("{n} rows in a block"),
+        }
+    }
+}
+
 /// `target[r] = Σ_k a(r, k)·b[k]` for `N` rows; `b`'s rows of sixteen follow one another.
 ///
 /// # Safety
 /// The processor has AVX2 and FMA; all of `a`'s `N × k`, `b`'s `k × 16` and the target's `N × 16` elements are there, and the target's belong to this thread.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn block<const N: usize>(k: usize, a: Left, b: *const f32, target: Target) {
+pub(in crate::matmul) unsafe fn block<const N: usize>(k: usize, a: Left, b: *const f32, target: Target) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = target.start::<N>();
@@ -94,9 +90,8 @@ pub(crate) unsafe fn block<const N: usize>(k: usize, a: Left, b: *const f32, tar
 ///
 /// # Safety
 /// As for [`block`], with sixteen elements of `b` from each offset on.
-#[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn block_from_offsets(a: *const f32, b: *const f32, offsets: &[usize], target: Target) {
+pub(super) unsafe fn block_from_offsets(a: *const f32, b: *const f32, offsets: &[usize], target: Target) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = target.start::<ROWS>();
@@ -119,9 +114,8 @@ pub(crate) unsafe fn block_from_offsets(a: *const f32, b: *const f32, offsets: &
 ///
 /// # Safety
 /// As for [`block`], with `k` elements of `a` from each offset on.
-#[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn block_of_runs(k: usize, a: *const f32, offsets: &[usize; ROWS], b: *const f32, target: Target) {
+pub(super) unsafe fn block_of_runs(k: usize, a: *const f32, offsets: &[usize; ROWS], b: *const f32, target: Target) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = target.start::<ROWS>();
