@@ -1,5 +1,6 @@
 //! Sums of tensors without anything around them: of gradients on a tape, and into a float32 sum that has seen narrower numbers.
 
+mod cpu;
 mod cuda;
 
 use candle_core::{Result, Tensor};
@@ -15,6 +16,7 @@ use crate::dispatch::{Path, path};
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match path(&[a, b]) {
         Path::Cuda if a.dims() == b.dims() && a.dtype() == b.dtype() => cuda::add(a, b),
+        Path::Cpu if a.dims() == b.dims() => cpu::add(a, b),
         _ => a + b,
     }
 }

@@ -8,6 +8,7 @@ mod cuda;
 
 use candle_core::{Result, Tensor, Var, bail};
 
+use crate::add::add;
 use crate::batch_norm::{BatchNormGradients, BatchStatistics, Tail, check_channels, normalize, normalize_backward};
 use crate::dispatch::{Path, path};
 use crate::max_pool::max_pool2d_3x3_s2_p1;
@@ -69,7 +70,7 @@ pub fn normalize_relu_max_pool_backward(
         };
         return cuda::normalize_relu_max_pool_backward(x, statistics, weight, bias, places, (grad, second));
     }
-    let sum = second.map(|second| grad + second).transpose()?;
+    let sum = second.map(|second| add(grad, second)).transpose()?;
     let grad = sum.as_ref().unwrap_or(grad);
     match on {
         Path::Cuda | Path::Cpu => cpu::normalize_relu_max_pool_backward(x, statistics, weight, bias, grad),

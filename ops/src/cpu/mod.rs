@@ -6,6 +6,7 @@ pub(crate) mod simd;
 use std::cell::RefCell;
 
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
+use rayon::prelude::*;
 
 /// The vector instructions that the operations use on this processor; the largest of those for which they are compiled.
 pub fn vector_instructions() -> &'static str {
@@ -87,6 +88,25 @@ pub(crate) unsafe fn filled_vec(len: usize, fill: impl FnOnce(SendPtr)) -> Vec<f
     // SAFETY: the capacity is at least `len` and the caller promises that `fill` wrote all elements.
     unsafe { data.set_len(len) };
     data
+}
+
+/// Elements that a task of an elementwise operation works on.
+pub(crate) const CHUNK: usize = 1 << 16;
+
+/// `f(a, b)` of two tensors of one shape, chunk by chunk on all threads; `f` writes all of its last argument.
+pub(crate) fn of_two(a: &Tensor, b: &Tensor, f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
+    with_f32(a, "elementwise", |x| {
+        // SAFETY: `map2` writes every element.
+        with_f32(b, "elementwise", |y| tensor_from(unsafe { filled_vec(x.len(), |out| map2(x, y, out, &f)) }, a.shape()))
+    })
+}
+
+/// Writes `f(a, b)` to all of `out`, which is as long as `a`, chunk by chunk on all threads.
+pub(crate) fn map2(a: &[f32], b: &[f32], out: SendPtr, f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) {
+    a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).enumerate().for_each(|(i, (a, b))| {
+        // SAFETY: the chunks are disjoint and lie within `out`, which is as long as `a`; `f` only writes.
+        f(a, b, unsafe { out.slice(i * CHUNK, a.len()) });
+    });
 }
 
 thread_local! {

@@ -4,10 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::simd::multiversion;
-use crate::cpu::{SendPtr, contiguous_f32, filled_vec, tensor_from, with_f32};
-
-/// Elements that one task works on.
-const CHUNK: usize = 1 << 16;
+use crate::cpu::{CHUNK, contiguous_f32, filled_vec, map2, of_two, tensor_from, with_f32};
 
 /// As [`super::add_relu`].
 pub(super) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -25,7 +22,7 @@ impl CustomOp2 for AddRelu {
         let _span = tracing::trace_span!("add-relu").entered();
         let (a, b) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
         // SAFETY: `map2` writes every element.
-        let data = unsafe { filled_vec(a.len(), |out| map2(a, b, out, add_relu_chunk)) };
+        let data = unsafe { filled_vec(a.len(), |out| map2(a, b, out, |a, b, out| add_relu_chunk(a, b, out))) };
         Ok((CpuStorage::F32(data), l1.shape().clone()))
     }
 
@@ -41,7 +38,10 @@ pub(super) fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
     with_f32(res, "relu-backward", |y| {
         with_f32(grad, "relu-backward", |g| {
             // SAFETY: `map2` writes every element.
-            tensor_from(unsafe { filled_vec(y.len(), |out| map2(y, g, out, relu_backward_chunk)) }, res.shape())
+            tensor_from(
+                unsafe { filled_vec(y.len(), |out| map2(y, g, out, |y, g, out| relu_backward_chunk(y, g, out))) },
+                res.shape(),
+            )
         })
     })
 }
@@ -64,12 +64,34 @@ pub(super) fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<
     })
 }
 
-/// Writes `f(a, b)` to all of `out`, chunk by chunk on all threads.
-fn map2(a: &[f32], b: &[f32], out: SendPtr, f: fn(&[f32], &[f32], &mut [f32])) {
-    a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).enumerate().for_each(|(i, (a, b))| {
-        // SAFETY: the chunks are disjoint and lie within `out`, which is as long as `a`; `f` only writes.
-        f(a, b, unsafe { out.slice(i * CHUNK, a.len()) });
-    });
+/// `gate·a + (1 - gate)·b`; the gate has one element.
+pub(super) fn mix(a: &Tensor, b: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    let gate = number(gate)?;
+    of_two(a, b, |a, b, out| mix_chunk(a, b, gate, out))
+}
+
+/// The gradient of [`mix`]'s second argument.
+pub(super) fn mix_backward_cnn(gradient: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    let gate = number(gate)?;
+    of_two(gradient, gradient, |g, _, out| rest_chunk(g, gate, out))
+}
+
+/// The gradient of [`mix`]'s gate, of one element. Chunks are summed in their order, whatever the threads.
+pub(super) fn mix_backward_gate(gradient: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let sum = with_f32(gradient, "mix-backward", |g| {
+        with_f32(a, "mix-backward", |a| {
+            with_f32(b, "mix-backward", |b| {
+                let chunks = g.par_chunks(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
+                let sums: Vec<f32> = chunks.map(|((g, a), b)| product_with_difference(g, a, b)).collect();
+                Ok(sums.into_iter().map(f64::from).sum::<f64>() as f32)
+            })
+        })
+    })?;
+    tensor_from(vec![sum], 1)
+}
+
+fn number(tensor: &Tensor) -> Result<f32> {
+    tensor.flatten_all()?.get(0)?.to_scalar()
 }
 
 multiversion! {
@@ -78,6 +100,36 @@ multiversion! {
             let v = a + b;
             *o = if v < 0.0 { 0.0 } else { v };
         }
+    }
+}
+
+multiversion! {
+    fn mix_chunk(a: &[f32], b: &[f32], gate: f32, out: &mut [f32]) {
+        for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
+            *o = (a - b) * gate + b;
+        }
+    }
+}
+
+multiversion! {
+    fn rest_chunk(g: &[f32], gate: f32, out: &mut [f32]) {
+        for (o, g) in out.iter_mut().zip(g) {
+            *o = g - g * gate;
+        }
+    }
+}
+
+multiversion! {
+    /// `Σ g·(a - b)`, in sixteen sums that are added at the end.
+    fn product_with_difference(g: &[f32], a: &[f32], b: &[f32]) -> f32 {
+        const LANES: usize = 16;
+        let mut sums = [0f32; LANES];
+        for ((g, a), b) in g.chunks(LANES).zip(a.chunks(LANES)).zip(b.chunks(LANES)) {
+            for (((sum, g), a), b) in sums.iter_mut().zip(g).zip(a).zip(b) {
+                *sum += g * (a - b);
+            }
+        }
+        sums.iter().sum()
     }
 }
 

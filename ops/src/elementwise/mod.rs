@@ -44,22 +44,30 @@ pub fn mix(sam: &Value, cnn: &Value, alpha: &Value) -> Result<Value> {
             number.dims()
         );
     }
-    let on_gpu = path(&[a, b, number]) == Path::Cuda;
-    let y = if on_gpu { cuda::mix(a, b, number)? } else { ((a - b)?.broadcast_mul(&sigmoid(number)?)? + b)? };
+    let by = path(&[a, b, number]);
+    let y = match by {
+        Path::Cuda => cuda::mix(a, b, number)?,
+        Path::Cpu => cpu::mix(a, b, &sigmoid(number)?)?,
+        Path::Composed => ((a - b)?.broadcast_mul(&sigmoid(number)?)? + b)?,
+    };
     record(y, &[sam, cnn, alpha], move |gradient, wanted| {
         let ([sam, cnn, alpha], gradient) = (&tensors, gradient.contiguous()?);
         let of_sam = || gradient.broadcast_mul(&sigmoid(alpha)?.to_dtype(gradient.dtype())?);
-        let of_cnn = || if on_gpu { cuda::mix_backward_cnn(&gradient, alpha) } else { &gradient - of_sam()? };
-        let of_alpha = || {
-            let found = match on_gpu {
-                true => cuda::mix_backward_alpha(&gradient, sam, cnn, alpha)?,
-                false => {
-                    let gate = sigmoid(alpha)?.flatten_all()?;
-                    ((&gradient * (sam - cnn)?)?.sum_all()?.reshape(1)? * (&gate - gate.sqr()?)?)?
-                }
-            };
-            found.reshape(alpha.shape())?.to_dtype(alpha.dtype())
+        let of_cnn = || match by {
+            Path::Cuda => cuda::mix_backward_cnn(&gradient, alpha),
+            Path::Cpu => cpu::mix_backward_cnn(&gradient, &sigmoid(alpha)?),
+            Path::Composed => &gradient - of_sam()?,
         };
+        let of_alpha = || {
+            let of_gate = match by {
+                Path::Cuda => return cuda::mix_backward_alpha(&gradient, sam, cnn, alpha)?.reshape(alpha.shape()),
+                Path::Cpu => cpu::mix_backward_gate(&gradient, sam, cnn)?,
+                Path::Composed => (&gradient * (sam - cnn)?)?.sum_all()?.reshape(1)?,
+            };
+            let gate = sigmoid(alpha)?.flatten_all()?;
+            (of_gate * (&gate - gate.sqr()?)?)?.reshape(alpha.shape())
+        };
+        let of_alpha = || of_alpha()?.to_dtype(alpha.dtype());
         Ok(vec![wanted[0].then(of_sam).transpose()?, wanted[1].then(of_cnn).transpose()?, wanted[2].then(of_alpha).transpose()?])
     })
 }

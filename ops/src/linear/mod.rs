@@ -132,7 +132,7 @@ fn rounds(math: F32Math, rows: usize) -> bool {
 /// lhs `[m, k]` · rhs `[k, n]`
 fn product(lhs: &Tensor, rhs: &Tensor, math: F32Math) -> Result<Tensor> {
     match path(&[lhs, rhs]) {
-        Path::Cpu if rounds(math, lhs.dim(0)?) => cpu::rounded_product(lhs, &rhs.t()?.contiguous()?, None),
+        Path::Cpu if rounds(math, lhs.dim(0)?) => cpu::rounded_product(lhs, rhs),
         Path::Cpu => cpu::product(lhs, rhs, false),
         Path::Cuda | Path::Composed => matmul(lhs, rhs, math),
     }

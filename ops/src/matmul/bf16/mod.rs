@@ -11,6 +11,8 @@ pub(crate) mod pack;
 
 pub(crate) use amx::Tiles;
 
+use rayon::prelude::*;
+
 use crate::cpu::pages::Buffer;
 use crate::cpu::with_scratch;
 use crate::gelu::cpu::bias_gelu_rows;
@@ -153,6 +155,23 @@ impl Right {
             unsafe { pack::columns(rows, inner, panel) };
         }
         right
+    }
+
+    /// Packs a whole matrix, `[columns, inner]` or, if `transposed`, `[inner, columns]`, into the memory that it has.
+    pub(crate) fn pack(&mut self, matrix: &[f32], (inner, columns): (usize, usize), transposed: bool) {
+        self.resize(inner, columns);
+        if transposed {
+            for (pair, rows) in matrix.chunks(2 * columns.max(1)).enumerate() {
+                let (first, second) = rows.split_at(columns);
+                self.pack_terms(2 * pair, first, second);
+            }
+            return self.clear_rest();
+        }
+        let panel = self.steps() * COLUMNS;
+        self.lines.par_chunks_mut(panel.max(1)).zip(matrix.par_chunks((COLUMNS * inner).max(1))).for_each(|(panel, rows)| {
+            // SAFETY: the processor has the instructions, or `new` had panicked; the panel has the steps of its columns.
+            unsafe { pack::columns(rows, inner, panel) };
+        });
     }
 
     pub(crate) fn resize(&mut self, inner: usize, columns: usize) {

@@ -107,6 +107,41 @@ pub(crate) fn split_tiles<'a>(mut matrix: &'a mut [f32], tiles: &[Range<usize>],
     tiles.iter().map(part).collect()
 }
 
+/// Calls `f` with a weight for a few products with factors rounded to bfloat16, packed into memory that the thread keeps.
+///
+/// # Shapes
+/// `[out, inner]`, or `[inner, out]` if `transposed`
+///
+/// # Panics
+/// If the processor does not compute in bfloat16, or `weight` has another length.
+pub(crate) fn with_rounded<R>(
+    weight: &[f32],
+    (out, inner): (usize, usize),
+    transposed: bool,
+    f: impl FnOnce(&PackedWeight) -> R,
+) -> R {
+    assert!(out > 0 && weight.len() == out * inner, "a weight has another length than {out}·{inner}");
+    #[cfg(target_arch = "x86_64")]
+    {
+        thread_local! {
+            static KEPT: RefCell<Option<bf16::Right>> = const { RefCell::new(None) };
+        }
+        let mut right = KEPT.take().unwrap_or_else(bf16::Right::new);
+        right.pack(weight, (inner, out), transposed);
+        let packed = PackedWeight { out, inner, layout: Layout::Bf16(right) };
+        let result = f(&packed);
+        if let Layout::Bf16(right) = packed.layout {
+            KEPT.set(Some(right));
+        }
+        result
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (transposed, f);
+        unreachable!("only processors of x86-64 compute in bfloat16")
+    }
+}
+
 /// How a product writes to its destination.
 #[derive(Clone, Copy, Debug)]
 pub enum Output<'a> {
