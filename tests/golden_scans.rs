@@ -2,7 +2,7 @@
 
 use sam_ladder_precompute::scans::{Scan, ScanSource};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::preprocessing::Preprocessing;
 use std::path::PathBuf;
 
 /// Every case of a folder below `synapse_mini`.

@@ -160,7 +160,7 @@ mod tests {
     use crate::scans::ScanSource;
     use sam_ladder_schemas::classes::Split;
     use sam_ladder_schemas::observer::Silent;
-    use sam_ladder_schemas::precompute::Preprocessing;
+    use sam_ladder_schemas::preprocessing::Preprocessing;
 
     fn config(out: &std::path::Path) -> PhantomConfig {
         PhantomConfig { out: out.into(), cases: 3, size: 64, depth: 12, seed: 5 }

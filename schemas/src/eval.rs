@@ -200,7 +200,7 @@ pub struct EvalSettings {
     pub tolerance_mm: f64,
     /// Distance between voxel centres along depth, height and width, for scans whose files do not say it. Without it, nothing of them is
     /// measured in millimetres
-    #[cfg_attr(feature = "cli", arg(long, value_name = "MM,MM,MM", value_parser = crate::precompute::parse_spacing))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "MM,MM,MM", value_parser = crate::preprocessing::parse_spacing))]
     pub spacing: Option<[f64; 3]>,
     /// Colours of the organs in pictures
     #[cfg_attr(feature = "cli", arg(long, value_enum))]

@@ -38,6 +38,7 @@ pub mod orientation;
 pub mod postprocessing;
 pub mod precision;
 pub mod precompute;
+pub mod preprocessing;
 pub mod read_mode;
 pub mod rungs;
 pub mod sam_names;

@@ -15,7 +15,8 @@ use sam_ladder_precompute::scans::{ScanSource, SourceOptions, configure, unlike_
 use sam_ladder_schemas::inspection::{InspectedCost, Inspection};
 use sam_ladder_schemas::observer::{Observer, Phase, Progress};
 use sam_ladder_schemas::orientation::Orientation;
-use sam_ladder_schemas::precompute::{Channel, EncoderWeights, Intensity, PrecomputeConfig};
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
+use sam_ladder_schemas::preprocessing::{Channel, Intensity};
 use sam_ladder_schemas::rungs::RUNG_CHANNELS;
 use sam_ladder_schemas::store::StoreAttributes;
 use sam_ladder_schemas::variants::AugmentPolicy;

@@ -1,9 +1,6 @@
 //! `sam-ladder learning-curve`: the same training on growing numbers of cases and from several seeds, and what further cases are likely to bring.
 
-use super::cache::Cache;
-use super::machine::Machine;
-use super::several_runs::SeveralRuns;
-use super::typed::Typed;
+use super::several_runs::{OfRuns, SeveralRuns};
 use crate::error::refusal;
 use crate::interrupt;
 use crate::print::{print_line, print_note};
@@ -48,15 +45,8 @@ pub struct Args {
     /// Hold out one fold of the training cases for validation, instead of naming cases: the I-th of N
     #[arg(long, value_name = "I/N", conflicts_with = "val_cases")]
     fold: Option<String>,
-    /// Initial weights of the side network, as torchvision or timm publish them, .pth or .safetensors [default: random]
-    #[arg(long, value_name = "FILE")]
-    cnn_checkpoint: Option<PathBuf>,
     #[command(flatten)]
-    settings: Typed<TrainConfig>,
-    #[command(flatten)]
-    machine: Machine,
-    #[command(flatten)]
-    cache: Cache,
+    runs: OfRuns,
 }
 
 impl Args {
@@ -95,15 +85,15 @@ impl Args {
     }
 
     fn config(&self) -> anyhow::Result<TrainConfig> {
-        let mut config = self.settings.over(TrainConfig::default())?;
+        let mut config = self.runs.settings.over(TrainConfig::default())?;
         for (name, instead) in [("seed", "--seeds"), ("train_fraction", "--numbers"), ("train_cases", "--numbers")] {
-            if self.settings.has(name) {
+            if self.runs.settings.has(name) {
                 let message = format!("--{} is what the curve varies", name.replace('_', "-"));
                 return Err(refusal(message, format!("pass {instead}")));
             }
         }
         if let Some(fold) = &self.fold {
-            let store = TrainingSplit::open_with(&self.store, Some(&self.cache.options()))?;
+            let store = TrainingSplit::open_with(&self.store, Some(&self.runs.cache.options()))?;
             config.val_cases = run::fold_cases(&store, fold, &run::groups_of(&config, None, &store)?)?;
         }
         if config.val_cases.is_empty() {
@@ -114,7 +104,7 @@ impl Args {
 
     /// The numbers of cases, ascending, and how many are not held out.
     fn sizes(&self, config: &TrainConfig) -> anyhow::Result<(Vec<usize>, usize)> {
-        let store = TrainingSplit::open_with(&self.store, Some(&self.cache.options()))?;
+        let store = TrainingSplit::open_with(&self.store, Some(&self.runs.cache.options()))?;
         run::rungs_of(config.ladder, &store)?;
         let all = store.cases().iter().filter(|case| !config.val_cases.contains(case)).count();
         let mut numbers: Vec<usize> = match &self.numbers[..] {
@@ -136,13 +126,7 @@ impl Args {
     fn train(&self, config: TrainConfig, cases: usize, stop: &AtomicBool) -> anyhow::Result<f64> {
         let run = self.out.join(format!("cases-{cases:03}-seed-{}", config.seed));
         print_note!("{}, seed {}: {}", counted(cases, "case"), config.seed, run.display());
-        let runs = SeveralRuns {
-            what: "curve",
-            out: &self.out,
-            cnn_checkpoint: self.cnn_checkpoint.as_deref(),
-            machine: &self.machine,
-            cache: &self.cache,
-        };
+        let runs = SeveralRuns { what: "curve", out: &self.out, args: &self.runs };
         let summary = runs.train(&self.store, &run, config, stop)?;
         summary.best_val_dice.ok_or_else(|| {
             refusal(format!("{}: no held-out case has an organ", run.display()), "hold out others with --val-cases")

@@ -21,7 +21,8 @@ use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::observer::Unit;
 use sam_ladder_schemas::orientation::Orientation;
-use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig, parse_spacing};
+use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
+use sam_ladder_schemas::preprocessing::parse_spacing;
 use sam_ladder_schemas::slurm::JobKind;
 use std::path::{Path, PathBuf};
 

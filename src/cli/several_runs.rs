@@ -4,13 +4,28 @@ use super::cache::Cache;
 use super::lines::with_lines;
 use super::machine::Machine;
 use super::progress::Terminal;
+use super::typed::Typed;
 use crate::error::Refusal;
 use sam_ladder_formats::outputs::is_there;
 use sam_ladder_schemas::train::{RUN_CONFIG, TrainConfig};
 use sam_ladder_train::TrainError;
 use sam_ladder_train::run::{self, RunSummary, TrainArgs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+
+/// Arguments of such a command: what its runs begin with, and how they use the machine.
+#[derive(Debug, clap::Args)]
+pub struct OfRuns {
+    /// Initial weights of the side network, as torchvision or timm publish them, .pth or .safetensors [default: random]
+    #[arg(long, value_name = "FILE")]
+    pub cnn_checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: Typed<TrainConfig>,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub cache: Cache,
+}
 
 /// What the runs have in common.
 pub struct SeveralRuns<'a> {
@@ -18,12 +33,8 @@ pub struct SeveralRuns<'a> {
     pub what: &'static str,
     /// Folder of all of them.
     pub out: &'a Path,
-    /// Initial weights of the side network.
-    pub cnn_checkpoint: Option<&'a Path>,
-    /// How training uses the machine.
-    pub machine: &'a Machine,
-    /// Where copies of a bucket's chunks are kept.
-    pub cache: &'a Cache,
+    /// The command's arguments.
+    pub args: &'a OfRuns,
 }
 
 impl SeveralRuns<'_> {
@@ -32,19 +43,20 @@ impl SeveralRuns<'_> {
     /// # Errors
     /// As [`run::train_until`], with what to do about all the runs.
     pub fn train(&self, store: &Path, run: &Path, config: TrainConfig, stop: &AtomicBool) -> anyhow::Result<RunSummary> {
+        let OfRuns { cnn_checkpoint, machine, cache, .. } = self.args;
         let args = TrainArgs {
             config,
             groups: None,
             store: store.into(),
             run: run.into(),
-            cnn_checkpoint: self.cnn_checkpoint.map(Path::to_path_buf),
+            cnn_checkpoint: cnn_checkpoint.clone(),
             init: None,
             resume: is_there(&run.join(RUN_CONFIG)),
-            device: self.machine.device.open()?,
-            read_mode: self.machine.read,
-            cache: Some(self.cache.options()),
-            device_store: self.machine.device_store,
-            cuda_graph: self.machine.cuda_graph,
+            device: machine.device.open()?,
+            read_mode: machine.read,
+            cache: Some(cache.options()),
+            device_store: machine.device_store,
+            cuda_graph: machine.cuda_graph,
             checkpoint_every: None,
             program: super::program(),
             observer: with_lines(Terminal::new()),

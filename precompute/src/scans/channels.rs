@@ -6,7 +6,7 @@ use super::intensity::{self, ChannelValues};
 use super::{ReadFile, Scan, read_volume, source_file};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::orientation::Orientation;
-use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::preprocessing::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
 use sam_ladder_schemas::tables::ScanRow;
 use std::path::{Path, PathBuf};

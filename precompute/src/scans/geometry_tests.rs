@@ -5,7 +5,8 @@ use super::*;
 use sam_ladder_formats::nifti::{Geometry, read_image, write_nifti};
 use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::orientation::Orientation;
-use sam_ladder_schemas::precompute::{Channel, Intensity, PrecomputeConfig, Preprocessing};
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::preprocessing::{Channel, Intensity, Preprocessing};
 use sam_ladder_schemas::tables::SpacingSource;
 use std::fs;
 

@@ -1,7 +1,7 @@
 //! From a scan's stored values to [0, 1].
 
 use super::error::ScanError;
-use sam_ladder_schemas::precompute::{Channel, Intensity, Preprocessing};
+use sam_ladder_schemas::preprocessing::{Channel, Intensity, Preprocessing};
 use sam_ladder_schemas::tables::PERCENTILES;
 use std::path::Path;
 

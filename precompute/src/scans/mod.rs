@@ -34,7 +34,7 @@ use sam_ladder_formats::{hash, placeholder, volume};
 use sam_ladder_schemas::classes::{SYNAPSE_TEST_CASES, Split};
 use sam_ladder_schemas::image_channels::ChannelsFrom;
 use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
-use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::preprocessing::Preprocessing;
 use sam_ladder_schemas::store::SourceFile;
 use sam_ladder_schemas::tables::ScanRow;
 use std::borrow::Cow;

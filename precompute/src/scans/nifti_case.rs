@@ -5,7 +5,7 @@ use super::error::ScanError;
 use super::grid::same_grid;
 use super::label_map::StoredLabels;
 use super::{CaseEntry, Layout, Scan, read_volume};
-use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::preprocessing::Preprocessing;
 use std::path::Path;
 
 /// Reads a case whose last file holds the labels: every channel brought to [0, 1] by its intensity, labels mapped to classes. In

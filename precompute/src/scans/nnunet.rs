@@ -8,7 +8,7 @@ use super::grid::{Grid, same_grid};
 use super::{CaseEntry, file_name};
 use sam_ladder_formats::volume::{read_geometry, split_name, without_ending};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::preprocessing::Preprocessing;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

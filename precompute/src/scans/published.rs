@@ -10,7 +10,7 @@ use super::{CaseEntry, Layout, Scan, file_name, read_file, source_file};
 use sam_ladder_formats::volume::without_ending;
 use sam_ladder_formats::{Array, hdf5, npz, placeholder};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::preprocessing::Preprocessing;
 use sam_ladder_schemas::tables::ScanRow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,8 @@ use super::{CaseEntry, Layout, find_layout, nnunet, raw_synapse};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::image_channels::ChannelsFrom;
 use sam_ladder_schemas::orientation::Orientation;
-use sam_ladder_schemas::precompute::{Channel, IGNORED_CLASS, Intensity, MAX_CHANNELS, PrecomputeConfig, Preprocessing};
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::preprocessing::{Channel, IGNORED_CLASS, Intensity, MAX_CHANNELS, Preprocessing};
 use std::path::Path;
 
 /// Range of a scan's values that becomes [0, 1] where nothing fixed does: what lies beyond is mostly noise.

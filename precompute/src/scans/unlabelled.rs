@@ -8,7 +8,7 @@ use super::{CaseEntry, Scan, channels, file_name};
 use sam_ladder_formats::placeholder;
 use sam_ladder_formats::volume::{read_geometry, split_name, without_ending};
 use sam_ladder_schemas::classes::Split;
-use sam_ladder_schemas::precompute::{Channel, Preprocessing};
+use sam_ladder_schemas::preprocessing::{Channel, Preprocessing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -241,7 +241,7 @@ pub(super) fn folder(file: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sam_ladder_schemas::precompute::{Channel, Intensity};
+    use sam_ladder_schemas::preprocessing::{Channel, Intensity};
 
     fn folder_of(names: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

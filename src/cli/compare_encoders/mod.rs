@@ -3,11 +3,8 @@
 
 mod stores;
 
-use super::cache::Cache;
 use super::eval;
-use super::machine::Machine;
-use super::several_runs::SeveralRuns;
-use super::typed::Typed;
+use super::several_runs::{OfRuns, SeveralRuns};
 use super::weights;
 use crate::error::refusal;
 use crate::interrupt;
@@ -67,15 +64,8 @@ pub struct Args {
     /// How masks come to the scan's own resolution
     #[arg(long, value_enum, default_value_t)]
     resample: Resample,
-    /// Initial weights of the side network, as torchvision or timm publish them, .pth or .safetensors [default: random]
-    #[arg(long, value_name = "FILE")]
-    cnn_checkpoint: Option<PathBuf>,
     #[command(flatten)]
-    settings: Typed<TrainConfig>,
-    #[command(flatten)]
-    machine: Machine,
-    #[command(flatten)]
-    cache: Cache,
+    runs: OfRuns,
 }
 
 /// Cases that are held out together, and what the folders of their runs end with.
@@ -96,11 +86,11 @@ impl Args {
     pub fn run(mut self) -> anyhow::Result<()> {
         let mut seen = HashSet::new();
         self.seeds.retain(|seed| seen.insert(*seed));
-        if let Some(path) = &self.cnn_checkpoint {
+        if let Some(path) = &self.runs.cnn_checkpoint {
             weights::ensure_there(path, weights::RANDOM_SIDE_NETWORK)?;
         }
         let config = self.config()?;
-        let stores = stores::open(&self.store, config.ladder, &self.cache)?;
+        let stores = stores::open(&self.store, config.ladder, &self.runs.cache)?;
         let folds = self.folds(&config, &stores[0].path)?;
         EncoderTable::may_write(&self.out)?;
         std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
@@ -127,10 +117,10 @@ impl Args {
     }
 
     fn config(&self) -> anyhow::Result<TrainConfig> {
-        if self.settings.has("seed") {
+        if self.runs.settings.has("seed") {
             return Err(refusal("--seed is one of several here", "pass --seeds"));
         }
-        Ok(self.settings.over(TrainConfig::default())?)
+        Ok(self.runs.settings.over(TrainConfig::default())?)
     }
 
     /// What is held out: the folds of all stores are those of the first.
@@ -146,7 +136,7 @@ impl Args {
             }
             (None, None) => return Ok(vec![Fold { suffix: String::new(), cases: config.val_cases.clone() }]),
         };
-        let store = TrainingSplit::open_with(store, Some(&self.cache.options()))?;
+        let store = TrainingSplit::open_with(store, Some(&self.runs.cache.options()))?;
         let groups = run::groups_of(config, None, &store)?;
         let fold = |(suffix, fold): (String, String)| Ok(Fold { suffix, cases: run::fold_cases(&store, &fold, &groups)? });
         wanted.into_iter().map(fold).collect()
@@ -160,13 +150,7 @@ impl Args {
         stop: &AtomicBool,
     ) -> anyhow::Result<()> {
         print_note!("{}, seed {}, held out {}: {}", store.name, config.seed, config.val_cases.join(", "), run.display());
-        let runs = SeveralRuns {
-            what: "comparison",
-            out: &self.out,
-            cnn_checkpoint: self.cnn_checkpoint.as_deref(),
-            machine: &self.machine,
-            cache: &self.cache,
-        };
+        let runs = SeveralRuns { what: "comparison", out: &self.out, args: &self.runs };
         cost.trained_parameters = runs.train(&store.path, &run, config, stop)?.trained_parameters;
         method.seeds.push(self.score(store, &run)?);
         let epochs: Vec<EpochRow> = read_rows(&run.join(EPOCHS_TABLE))?;
@@ -183,7 +167,7 @@ impl Args {
         {
             return Ok(found);
         }
-        eval::Args::of_held_out(&store.path, run, &out, self.machine.device, settings).evaluate()?;
+        eval::Args::of_held_out(&store.path, run, &out, self.runs.machine.device, settings).evaluate()?;
         Ok(EvaluationFolder::open(&out)?)
     }
 }

@@ -8,7 +8,7 @@ use sam_ladder_formats::nifti::{origin_of, read_geometry};
 use sam_ladder_formats::outputs::{HASH_COMMENT, is_there, origin_of_text};
 use sam_ladder_formats::volume::{VOXEL_ENDINGS, split_name, without_ending};
 use sam_ladder_precompute::scans::{NewScan, ScanError, same_grid};
-use sam_ladder_schemas::precompute::Preprocessing;
+use sam_ladder_schemas::preprocessing::Preprocessing;
 use std::path::{Path, PathBuf};
 
 /// What to do with masks that are there already.

@@ -1,7 +1,7 @@
 //! Whether a new scan's values are like those of the training scans.
 
 use super::settings::Settings;
-use sam_ladder_schemas::precompute::Intensity;
+use sam_ladder_schemas::preprocessing::Intensity;
 use sam_ladder_schemas::tables::{PERCENTILES, ScanRow};
 
 /// A line for each windowed channel whose values are far from those of the training scans. Other channels are scaled between their own
