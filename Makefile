@@ -93,14 +93,12 @@ install: ## Install the program below PREFIX (~/.local) with its manual pages an
 	$(PREFIX)/bin/sam-ladder completions fish > $(PREFIX)/share/fish/vendor_completions.d/sam-ladder.fish
 
 .PHONY: wheel
-wheel: ## Build a Python wheel of the program and the package sam_ladder, for Linux with glibc 2.28 or later, in target/wheels
-	test -d target/maturin || python3 -m venv target/maturin
-	target/maturin/bin/pip install --quiet --disable-pip-version-check 'maturin[zig]==1.16.0'
-	cd python && PATH="$(abspath target/maturin/bin):$$PATH" maturin build --release --zig --compatibility manylinux_2_28 --out ../target/wheels
+wheel: ## Build a Python wheel of the program and the package sam_ladder, in target/wheels (FEATURES=cuda for NVIDIA GPUs)
+	FEATURES="$(FEATURES)" .ci/wheel.sh target/wheels
 
 .PHONY: test-wheel
-test-wheel: wheel ## Install the wheel into an empty environment and run the demo with it
-	python/tests/try_wheel.sh target/wheels
+test-wheel: wheel ## Install the wheel into an empty environment and run the demo with it (FEATURES=cuda for that with CUDA)
+	python/tests/$(if $(FEATURES),try_cuda_wheel.sh,try_wheel.sh) target/wheels
 
 .PHONY: dist
 dist: ## Make an archive of the program with licences, manual pages and completions, and its SHA-256, in target/dist (FEATURES=cuda for NVIDIA GPUs)
@@ -161,6 +159,10 @@ bench-sharing: build ## Measure what a sweep's trials save by reading the store 
 
 .PHONY: check
 check: fmt clippy doc check-cuda kernels ## Everything that CI checks in addition to the tests
+
+.PHONY: deny
+deny: ## Check licences, sources and security advisories of every dependency (needs github.com; installs cargo-deny in target/tools)
+	.ci/deny.sh
 
 .PHONY: fmt
 fmt: ## Check the formatting

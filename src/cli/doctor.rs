@@ -7,6 +7,7 @@ use sam_ladder_formats::hash::sha256_of_file;
 use sam_ladder_formats::placeholder;
 use sam_ladder_ops::{F32Math, bf16_instructions, device as gpu, linear, vector_instructions};
 use sam_ladder_precompute::disk::{free_bytes, in_words};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Names, sizes and hashes of the published weights, as `make weights` checks them.
@@ -63,6 +64,9 @@ impl Args {
             &format!("{} free in {}", free_bytes(&self.disk).map_or("an unknown size is".into(), in_words), self.disk.display()),
         );
         self.gpu()?;
+        for (i, library) in libraries(&std::fs::read_to_string("/proc/self/maps").unwrap_or_default()).iter().enumerate() {
+            say(if i == 0 { "libraries" } else { "" }, library);
+        }
         for line in WEIGHTS.lines().filter_map(Weights::parse) {
             let (found, advice) = line.look(&self.weights);
             say("weights", &found);
@@ -151,6 +155,13 @@ fn nvidia_gpus(folder: &Path) -> Vec<String> {
     names
 }
 
+/// NVIDIA's libraries that a process has loaded, by its `/proc/self/maps`: it says which of several installations is used.
+fn libraries(maps: &str) -> BTreeSet<&str> {
+    const OF_NVIDIA: [&str; 7] = ["libcuda.", "libcudart.", "libcublas.", "libcublasLt.", "libcudnn.", "libcurand.", "libnvrtc."];
+    let name = |path: &str| path.rsplit('/').next().is_some_and(|name| OF_NVIDIA.iter().any(|start| name.starts_with(start)));
+    maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).filter(|path| name(path)).collect()
+}
+
 /// A file of published weights.
 struct Weights<'a> {
     name: &'a str,
@@ -221,6 +232,20 @@ mod tests {
         assert!(abc.look(folder.path()).0.contains("has the SHA-256"));
         write("abcd");
         assert!(abc.look(folder.path()).0.ends_with("has 4 bytes, the published file has 3"));
+    }
+
+    #[test]
+    fn libraries_are_those_that_are_loaded() {
+        let maps = "\
+7f01-7f02 r--p 00000000 fe:00 12 /opt/nvidia/cu13/lib/libcublas.so.13
+7f02-7f03 r-xp 00001000 fe:00 12 /opt/nvidia/cu13/lib/libcublas.so.13
+7f03-7f04 r--p 00000000 fe:00 13 /opt/a folder/libcudnn.so.9
+7f04-7f05 r--p 00000000 fe:00 14 /lib/x86_64-linux-gnu/libc.so.6
+7f05-7f06 rw-p 00000000 00:00 0
+7f06-7f07 rw-p 00000000 00:00 0  [stack]
+";
+        let found: Vec<_> = libraries(maps).into_iter().collect();
+        assert_eq!(found, ["/opt/a folder/libcudnn.so.9", "/opt/nvidia/cu13/lib/libcublas.so.13"]);
     }
 
     #[test]
