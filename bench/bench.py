@@ -219,6 +219,7 @@ def machine(arguments, failed):
 def sweeps(arguments, failed):
     yield from scaling.sweep(EXAMPLES, arguments.threads)
     yield from scaling.sweep_slices(PROGRAM)
+    yield from scaling.sweep_threads(PROGRAM, arguments.threads)
 
 
 def write_csv(path, rows):

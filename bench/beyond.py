@@ -181,7 +181,8 @@ def steps(bench_step):
         if status:
             sys.exit(f"bench_step {' '.join(words)} failed")
         parameters = next(line.split()[0] for line in out.splitlines() if "parameters" in line)
-        print(f"| {', '.join(words)} | {int(parameters):,} | {float(out.split()[-2]):.3f} | {usage.ru_maxrss // 1024} |", flush=True)
+        seconds = float(re.search(r"([0-9.]+) s/image", out).group(1))
+        print(f"| {', '.join(words)} | {int(parameters):,} | {seconds:.3f} | {usage.ru_maxrss // 1024} |", flush=True)
 
 
 def main():

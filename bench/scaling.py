@@ -55,3 +55,21 @@ def sweep_slices(program):
             epoch = statistics.median(pq.read_table(trained / "epochs.parquet")["seconds"].to_pylist()[1:])
         yield {"work": "precompute, 224", "axis": "slices", "value": slices, "seconds": f"{precompute:.3f}"}
         yield {"work": "epoch, 224", "axis": "slices", "value": slices, "seconds": f"{epoch:.3f}"}
+
+
+def sweep_threads(program, threads):
+    """Times `precompute` by threads, and for how long its encoder waited for images (0 where the program does not mention it)."""
+    for value in sorted({1, threads}):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            run(program, "phantom", "--out", folder / "scans", "--cases", 2, "--size", 224, "--depth", 16)
+            words = ["precompute", "--scans", folder / "scans", "--store", folder / "store.zarr", "--random-encoder", 1]
+            words += ["--preset", "native224", "--augment", "none"]
+            environment = dict(os.environ, RAYON_NUM_THREADS=str(value))
+            start = time.perf_counter()
+            done = subprocess.run([program, *map(str, words)], check=True, stderr=subprocess.PIPE, text=True, env=environment)
+            seconds = time.perf_counter() - start
+            waited = re.search(r"the encoder waited ([0-9.]+) s", done.stderr)
+        yield {"work": "precompute of 32 slices, 224", "axis": "threads", "value": value, "seconds": f"{seconds:.3f}"}
+        waited = waited.group(1) if waited else "0"
+        yield {"work": "precompute of 32 slices, 224: encoder waits", "axis": "threads", "value": value, "seconds": waited}
