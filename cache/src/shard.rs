@@ -5,9 +5,10 @@
 //! CRC-32C. `zarrs` could read it too, but returns fill values for missing chunks or files; here they are errors.
 
 use crate::storage::Blob;
+use crc_fast::crc32_iscsi;
 use std::io;
 
-/// Bytes of a CRC-32C.
+/// Bytes of a CRC-32C, which the iSCSI protocol has made known.
 const CHECKSUM_LEN: usize = 4;
 const INDEX_ENTRY_LEN: usize = 16;
 
@@ -25,7 +26,7 @@ pub(crate) fn assemble<C: AsRef<[u8]>>(chunks: &[C]) -> Vec<u8> {
         shard.extend_from_slice(&len.to_le_bytes());
         offset += len;
     }
-    let checksum = crc32c::crc32c(&shard[content..]);
+    let checksum = crc32_iscsi(&shard[content..]);
     shard.extend_from_slice(&checksum.to_le_bytes());
     shard
 }
@@ -230,6 +231,6 @@ fn checked(bytes: &[u8]) -> Result<&[u8], String> {
 }
 
 fn compare_checksum(content: &[u8], stored: [u8; CHECKSUM_LEN]) -> Result<(), String> {
-    let (stored, computed) = (u32::from_le_bytes(stored), crc32c::crc32c(content));
+    let (stored, computed) = (u32::from_le_bytes(stored), crc32_iscsi(content));
     if stored == computed { Ok(()) } else { Err(format!("checksum {computed:08x}, expected {stored:08x}")) }
 }

@@ -7,6 +7,8 @@
 //! - `implicit`: any other kernel and stride, with AVX2;
 //! - `im2col`: everything on other processors, through the `gemm` crate.
 //!
+//! With AVX-512 the products of the second and the third use wider blocks ([`crate::matmul::register_block`]), with the same bits.
+//!
 //! Milliseconds at batch 24 on two Zen 3 cores with AVX2, compared with PyTorch 2.15 (oneDNN) with two threads. Times are processor time
 //! divided by the number of threads, since the machine did other work; both used an allocator that keeps freed memory
 //! (`examples/bench_conv.rs`):
