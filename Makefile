@@ -232,8 +232,7 @@ $(VENV)/ready: bench/requirements.txt
 
 .PHONY: pictures
 pictures: build $(VENV)/ready ## Make the pictures of README and docs, from DEMO after `make demo` and `make sweep`, with headless Chromium
-	$(MAKE) viewer
-	browser=$$(.ci/chromium.sh) && $(VENV)/bin/python bench/pictures.py $(LADDER) $(DEMO) $$browser $(WEIGHTS)/niivue.umd.js docs/pictures
+	browser=$$(.ci/chromium.sh) && $(VENV)/bin/python bench/pictures.py $(LADDER) $(DEMO) $$browser docs/pictures
 
 .PHONY: users-path
 users-path: build ## Measure how long each command is silent, from scans to masks, on phantoms

@@ -1,4 +1,4 @@
-"""`make pictures`: makes the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM VIEWER OUT
+"""`make pictures`: makes the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM OUT
 
 The report, a case's page, the page of a folder of scans and the sweep's page as headless Chromium shows them, an overlay that `eval` wrote, and the terminal during a training run and a sweep
 (a pseudo-terminal, drawn by pyte). Needs the demo's folder with its sweep.
@@ -86,7 +86,7 @@ def photograph(chromium, source, out, width, height, dark=False):
     """Saves a page as Chromium shows it, in all its colours: greys and scales would have bands in a palette."""
     with tempfile.TemporaryDirectory() as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                   "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-unsafe-swiftshader", "--virtual-time-budget=20000", f"--user-data-dir={profile}"]  # fmt: skip
+                   "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]  # fmt: skip
         options += ["--force-dark-mode"] if dark else []
         shot = Path(profile) / "shot.png"
         subprocess.run([chromium, *options, f"--window-size={width},{max(height, 600)}", f"--screenshot={shot}", source.resolve().as_uri()], check=True, capture_output=True)
@@ -103,22 +103,13 @@ def only(source, sections, folder):
     return copy
 
 
-def in_three_dimensions(source, folder):
-    """A copy of a case's page with only its view in three dimensions, opened."""
-    hide = "<style>main > :not(#in-3d) { display: none }</style></head>"
-    show = "<script>document.getElementById('in-3d').open = true</script></body>"
-    copy = Path(folder) / f"3d-{source.name}"
-    copy.write_text(source.read_text().replace("</head>", hide, 1).replace("</body>", show))
-    return copy
-
-
 def main():
-    program, demo, chromium, viewer, out = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]), sys.argv[3], sys.argv[4], Path(sys.argv[5])
+    program, demo, chromium, out = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         evaluation = folder / "eval"
-        words = ["eval", "--store", demo / "store.zarr", "--run", demo / "run", "--out", evaluation, "--case-pages", "--viewer", viewer]
+        words = ["eval", "--store", demo / "store.zarr", "--run", demo / "run", "--out", evaluation, "--case-pages"]
         subprocess.run([program, *map(str, words)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         report, case = evaluation / "report.html", sorted((evaluation / "cases").glob("*.html"))[1]
         photograph(chromium, report, out / "report.png", 1280, 1560)
@@ -129,7 +120,6 @@ def main():
         photograph(chromium, cases, out / "report-cases-dark.png", 1280, 1150, dark=True)
         photograph(chromium, case, out / "case.png", 1280, 900)
         photograph(chromium, case, out / "case-dark-700.png", 700, 640, dark=True)
-        photograph(chromium, in_three_dimensions(case, folder), out / "case-3d.png", 1280, 760)
         overlays = sorted((evaluation / "overlays").glob("*.png"))
         shutil.copy(overlays[len(overlays) // 2], out / "overlay.png")
         inspected = folder / "scans.html"

@@ -7,7 +7,7 @@ use crate::cpu::simd::multiversion;
 
 /// As [`super::add`], of one shape.
 pub(super) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    of_two(a, b, |a, b, out| add_chunk(a, b, out))
+    of_two(a, b, add_chunk)
 }
 
 multiversion! {

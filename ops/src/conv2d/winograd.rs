@@ -247,7 +247,7 @@ impl Pass {
             let k = WEIGHT_TILES.min(count - start);
             let b = Panels { data: v[start * COLUMNS..].as_ptr(), stride: tiles * COLUMNS, count: ci / COLUMNS };
             for panel in (0..b.count).step_by(2) {
-                let b = b.from(panel, 2);
+                let b = b.part(panel, 2);
                 for o in (0..co).step_by(LANES) {
                     let a = Left { data: m[o * tiles + start * LANES..].as_ptr(), row_stride: 1, k_stride: LANES };
                     let data = du[o * ci + panel * COLUMNS..].as_mut_ptr();

@@ -22,7 +22,7 @@ impl CustomOp2 for AddRelu {
         let _span = tracing::trace_span!("add-relu").entered();
         let (a, b) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
         // SAFETY: `map2` writes every element.
-        let data = unsafe { filled_vec(a.len(), |out| map2(a, b, out, |a, b, out| add_relu_chunk(a, b, out))) };
+        let data = unsafe { filled_vec(a.len(), |out| map2(a, b, out, add_relu_chunk)) };
         Ok((CpuStorage::F32(data), l1.shape().clone()))
     }
 
@@ -38,10 +38,7 @@ pub(super) fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
     with_f32(res, "relu-backward", |y| {
         with_f32(grad, "relu-backward", |g| {
             // SAFETY: `map2` writes every element.
-            tensor_from(
-                unsafe { filled_vec(y.len(), |out| map2(y, g, out, |y, g, out| relu_backward_chunk(y, g, out))) },
-                res.shape(),
-            )
+            tensor_from(unsafe { filled_vec(y.len(), |out| map2(y, g, out, relu_backward_chunk)) }, res.shape())
         })
     })
 }

@@ -60,9 +60,11 @@ fn add<const P: usize>(sums: &mut [__m512; P], a: f32, b: [__m512; P]) {
 pub(super) unsafe fn rows<const P: usize>(n: usize, k: usize, a: Left, b: [*const f32; P], target: Target) {
     macro_rules! blocks {
         ($($n:literal)*) => {
-            // SAFETY: the caller's promise.
             match n {
-                $($n => unsafe { block::<$n, P>(k, a, b, target) },)*
+                $(
+                    // SAFETY: the caller's promise.
+                    $n => unsafe { block::<$n, P>(k, a, b, target) },
+                )*
                 _ => unreachable!("{n} rows in a block"),
             }
         };

@@ -30,7 +30,7 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    fn from_row(self, row: usize) -> Self {
+    fn at_row(self, row: usize) -> Self {
         Self { data: self.data.wrapping_add(row * self.row_stride), ..self }
     }
 }
@@ -45,7 +45,7 @@ pub(crate) struct Panels {
 
 impl Panels {
     /// At most `count` from `panel` on.
-    pub(crate) fn from(self, panel: usize, count: usize) -> Self {
+    pub(crate) fn part(self, panel: usize, count: usize) -> Self {
         Self { data: self.data.wrapping_add(panel * self.stride), count: count.min(self.count - panel), ..self }
     }
 
@@ -79,14 +79,14 @@ pub(crate) unsafe fn product(k: usize, (a, rows): (Left, usize), b: Panels, targ
         if !has_avx512() {
             for panel in 0..b.count {
                 let [data] = b.at(panel);
-                each_block(rows, ROWS, |row, n| avx2::rows(n, k, a.from_row(row), data, target.at(row, panel * COLUMNS)));
+                each_block(rows, ROWS, |row, n| avx2::rows(n, k, a.at_row(row), data, target.at(row, panel * COLUMNS)));
             }
             return;
         }
         for panel in (0..b.count).step_by(2) {
             let last = panel + 1 == b.count;
             each_block(rows, avx512::MOST_ROWS, |row, n| {
-                let (a, target) = (a.from_row(row), target.at(row, panel * COLUMNS));
+                let (a, target) = (a.at_row(row), target.at(row, panel * COLUMNS));
                 if last {
                     avx512::rows::<1>(n, k, a, b.at(panel), target)
                 } else {
