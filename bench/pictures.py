@@ -23,7 +23,7 @@ from pathlib import Path
 import pyte
 from PIL import Image
 
-COLUMNS, ROWS = 112, 26
+COLUMNS, ROWS = 136, 26
 COLOURS = {
     "default": "#d6d9de", "black": "#4a4f57", "red": "#f07178", "green": "#a5d16d", "brown": "#e6c06a", "blue": "#82aaff", "magenta": "#c792ea",
     "cyan": "#7fd7e5", "white": "#ffffff",
@@ -142,7 +142,7 @@ def main():
             text, lines = page(f"sam-ladder {told.replace(str(store), 'synapse.zarr')}", picture)
             source = folder / f"{name}.html"
             source.write_text(text)
-            photograph(chromium, source, out / f"{name}.png", 1000, 30 + 19 * lines)
+            photograph(chromium, source, out / f"{name}.png", 1200, 30 + 19 * lines)
 
 
 if __name__ == "__main__":
