@@ -246,7 +246,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES, help="the others keep their last results")
     parser.add_argument("--only", default="", help="of the piece `work`, the rows whose name contains this; nothing is written")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=None, help="where the results go; README and docs keep theirs")
     arguments = parser.parse_args()
     pieces = ["work"] if arguments.only else arguments.pieces
 
@@ -286,8 +286,9 @@ def main():
         )
         summary = page.summary(folder)
         (folder / "summary.md").write_text(summary)
-        page.write(folder, ROOT / "docs")
-        print(f"{summary}\nwritten to {folder} and docs/reference/speed.md")
+        if not arguments.out:
+            page.write(folder, ROOT / "docs")
+        print(f"{summary}\nwritten to {folder}" + (" and docs/reference/speed.md" if not arguments.out else ""))
     if failed:
         sys.exit("left out:\n" + "\n".join(failed))
 
