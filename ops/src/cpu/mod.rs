@@ -103,6 +103,7 @@ pub(crate) fn of_two(a: &Tensor, b: &Tensor, f: impl Fn(&[f32], &[f32], &mut [f3
 
 /// Writes `f(a, b)` to all of `out`, which is as long as `a`, chunk by chunk on all threads.
 pub(crate) fn map2(a: &[f32], b: &[f32], out: SendPtr, f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) {
+    assert_eq!(a.len(), b.len(), "two tensors of one shape");
     a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).enumerate().for_each(|(i, (a, b))| {
         // SAFETY: the chunks are disjoint and lie within `out`, which is as long as `a`; `f` only writes.
         f(a, b, unsafe { out.slice(i * CHUNK, a.len()) });
