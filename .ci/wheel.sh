@@ -5,6 +5,7 @@
 #
 # Without FEATURES: `sam-ladder`, for any Linux with glibc 2.28 or later. With FEATURES=cuda: `sam-ladder-cuda13`, for NVIDIA GPUs and a glibc not
 # older than this machine's. It depends on NVIDIA's packages on PyPI, and finds their libraries beside itself, as PyTorch does.
+# WHEEL_COMPUTE_CAP (80) and SAM_LADDER_CUDA_ARCHITECTURES (80,90,100,120) say for which GPUs; CUDA_COMPUTE_CAP is the toolchain's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
