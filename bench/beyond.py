@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 STORES = {
     "plain": "--augment flips --test-augment flips --rungs 2,5,8,11 --rung-channels 32",
+    "half": "--augment flips --half-labels",
     "neighbours": "--augment flips --channels-from neighbours",
     "windows": "--augment flips --channels-from windows",
     "normalised": "--augment flips --pixel-normalisation sam",
@@ -35,6 +36,7 @@ CHOICES = [
     ("gate channel", "plain", "--gate channel", ""),
     ("gate pixel", "plain", "--gate pixel", ""),
     ("decoder skips", "plain", "--decoder skips", ""),
+    ("decoder skips-half", "half", "--decoder skips-half", ""),
     ("neighbours 1", "plain", "--neighbours 1", ""),
     ("ladder gated", "plain", "--ladder gated", ""),
     ("train-mask-tokens", "plain", "--train-mask-tokens", ""),
@@ -64,6 +66,7 @@ STEPS = [
     ("resnet18", "channel", "plain", "0", "none"),
     ("resnet18", "pixel", "plain", "0", "none"),
     ("resnet18", "scalar", "skips", "0", "none"),
+    ("resnet18", "scalar", "skips-half", "0", "none"),
     ("resnet18", "scalar", "plain", "1", "none"),
     ("resnet18", "scalar", "plain", "0", "gated"),
 ]

@@ -22,14 +22,14 @@ use sam_ladder_schemas::variants::AugmentPolicy;
 use sam_ladder_train::run::{TrainArgs, read_record, train};
 use sam_ladder_train::{CaseRequest, Ensemble, ExportArgs, RunCheckpoint, WeightSource, export, load_model, masks_of_logits};
 use std::path::Path;
-use store::{IMAGE_SIZE, NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store_of, write_store_with_rungs};
+use store::{IMAGE_SIZE, NUM_CLASSES, SCAN_SIZE, TEST_CASE, write_store_of, write_store_with, write_store_with_rungs};
 use tempfile::TempDir;
 use train_args::train_args;
 
 fn workplace(test_augment: AugmentPolicy) -> (TempDir, TrainArgs) {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store.zarr");
-    write_store_of(&store, StoreDtype::F32, [AugmentPolicy::Flips, test_augment], 1);
+    write_store_with(&store, StoreDtype::F32, [AugmentPolicy::Flips, test_augment], 1, (&[], true));
     let config = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, ..TrainConfig::default() };
     let args = train_args(store, folder.path().join("run"), config);
     (folder, args)
@@ -42,11 +42,12 @@ fn of_run(run: &Path) -> WeightSource {
 const CASE: CaseRequest<'static> = CaseRequest { split: Split::Test, case: TEST_CASE.0, batch_size: 2 };
 
 /// Every choice other than the published one, in as few runs as possible.
-fn choices() -> [(&'static str, TrainConfig); 5] {
+fn choices() -> [(&'static str, TrainConfig); 6] {
     let base = TrainConfig { epochs: 1, batch_size: 3, warmup: 0, ..TrainConfig::default() };
     [
         ("vit", TrainConfig { side_network: SideNetworkKind::VitTiny, gate: GateKind::Pixel, ..base.clone() }),
         ("skips", TrainConfig { decoder: DecoderKind::Skips, ema: 0.5, ..base.clone() }),
+        ("half", TrainConfig { decoder: DecoderKind::SkipsHalf, val_cases: vec!["0006".into()], ..base.clone() }),
         ("neighbours", TrainConfig { neighbours: 1, arm: Arm::SamOnly, val_cases: vec!["0006".into()], ..base.clone() }),
         ("resnet50", TrainConfig { side_network: SideNetworkKind::Resnet50, train_mask_tokens: true, ..base.clone() }),
         (

@@ -14,13 +14,13 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use store::write_store_with_rungs;
+use store::write_store_with;
 use tempfile::TempDir;
 
 fn workplace() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let augment = [AugmentPolicy::Flips, AugmentPolicy::None];
-    write_store_with_rungs(&folder.path().join("store.zarr"), StoreDtype::F32, augment, 1, &[2, 11]);
+    write_store_with(&folder.path().join("store.zarr"), StoreDtype::F32, augment, 1, (&[2, 11], true));
     folder
 }
 
@@ -48,7 +48,8 @@ fn result(folder: &Path, run: &str) -> [Vec<u8>; 2] {
 }
 
 /// Every gate, and with one of them all that else changes a step's operations.
-const GATES: [&str; 4] = ["scalar", "channel", "pixel", "scalar --decoder skips --neighbours 1 --ladder gated"];
+const GATES: [&str; 4] =
+    ["scalar --decoder skips-half", "channel", "pixel", "scalar --decoder skips --neighbours 1 --ladder gated"];
 
 /// A recorded step does what a plain one does, for every gate: without memory that the graph frees and did not allocate, without memory for
 /// cuBLAS in the graph, and with the pool given back before.

@@ -390,7 +390,11 @@ fn write_store(path: &Path) {
     let Opened::Writer(writer) = StoreWriter::open_or_create(path, layout).unwrap() else { panic!("the store is there already") };
     for (case, split) in [("0005", Split::Train), ("0001", Split::Test)] {
         writer
-            .write_slice(split, 0, &SliceTensors { embeddings: &[0.5; 256], images: &[0.25; 256], labels: &[1; 16], rungs: &[] })
+            .write_slice(
+                split,
+                0,
+                &SliceTensors { embeddings: &[0.5; 256], images: &[0.25; 256], labels: &[1; 16], half_labels: &[], rungs: &[] },
+            )
             .unwrap();
         let row = SliceRow {
             row: 0,

@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Settings of a store with every kind of file.
 fn with_rungs() -> PrecomputeConfig {
-    PrecomputeConfig { rungs: vec![2], rung_channels: 4, ..config(AugmentPolicy::Flips, 1) }
+    PrecomputeConfig { half_labels: true, rungs: vec![2], rung_channels: 4, ..config(AugmentPolicy::Flips, 1) }
 }
 
 #[test]

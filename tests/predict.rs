@@ -48,6 +48,7 @@ fn a_new_scans_mask_is_the_evaluations() {
         ("--image-size 32 --data-size 40 --channels-from windows --windows bone,-125:275,liver", 2, ""),
         ("--image-size 32 --data-size 40 --rungs 2,11 --rung-channels 8", 2, ""),
         ("--image-size 32 --data-size 40", 9, "--neighbours 1 --decoder skips"),
+        ("--image-size 32 --data-size 40 --half-labels", 9, "--decoder skips-half"),
         ("--image-size 32 --data-size 40 --rungs 2,11 --rung-channels 8", 9, "--ladder gated"),
         ("--image-size 48 --data-size 40 --rungs 0,5,11 --dtype q8", 4, "--ladder gated --neighbours 1 --side-network vit-tiny"),
         ("--image-size 32 --data-size 40 --rungs 1,11 --rung-projection none", 4, "--ladder gated --gate pixel"),

@@ -10,7 +10,7 @@ mod stage_one;
 
 use cli::{assert_refused, on, succeed};
 use folders::{assert_same_files, copy_folder, files};
-use sam_ladder_cache::{Batch, Error as StoreError, Part, ReadMode, Reader, Store, verify};
+use sam_ladder_cache::{Batch, BatchParts, Error as StoreError, Part, ReadMode, Reader, Store, verify};
 use sam_ladder_precompute::error::{Error, Result};
 use sam_ladder_precompute::pipeline::{FillOptions, Plan, repair};
 use sam_ladder_precompute::rungs::RungMaps;
@@ -255,7 +255,8 @@ fn rungs_are_read_in_every_number_format_if_they_are_asked_for() {
         assert!(without.rungs.is_none());
         assert_eq!((&without.embeddings, &without.images, &without.labels), (&with.embeddings, &with.images, &with.labels));
         for mode in [ReadMode::Stream, ReadMode::Resident] {
-            let reader = Reader::with_rungs(store.clone(), Split::Train, mode).unwrap();
+            let reader =
+                Reader::with(store.clone(), Split::Train, mode, BatchParts { rungs: true, ..BatchParts::default() }).unwrap();
             for _ in 0..2 {
                 let mut batch = Batch::default();
                 reader.read_batch(&picks, &mut batch).unwrap();
@@ -289,7 +290,7 @@ fn rungs_are_read_in_every_number_format_if_they_are_asked_for() {
     let error = plain.read_batch(Split::Train, &picks, &mut Batch::with_rungs()).unwrap_err();
     assert!(matches!(&error, StoreError::Absent { what, .. } if what == "rungs"), "{error}");
     assert!(error.hint().unwrap().contains("precompute --rungs"));
-    assert!(Reader::with_rungs(plain, Split::Train, ReadMode::Stream).is_err());
+    assert!(Reader::with(plain, Split::Train, ReadMode::Stream, BatchParts { rungs: true, ..BatchParts::default() }).is_err());
 }
 
 fn refused(scans: &Path, store: &Path, config: &PrecomputeConfig) -> Error {

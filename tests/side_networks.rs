@@ -105,6 +105,9 @@ fn build(choice: &Choice) -> (ModelConfig, LadderSam) {
 fn check(case: &str) {
     let expected = &expected().cases[case];
     let mut batch = model::rule_batch_of(&expected.inputs, 2, SIZE).unwrap();
+    if expected.choice.decoder == DecoderKind::SkipsHalf {
+        batch.labels = model::twice(&batch.labels).unwrap();
+    }
     let (channels, grid) = (expected.choice.embed_channels.unwrap_or(256), SIZE / 16);
     if expected.choice.neighbours > 0 || channels != 256 {
         let shape = match expected.choice.neighbours {
@@ -225,6 +228,16 @@ fn skips_to_the_decoder_equal_pytorch() {
 #[test]
 fn skips_of_a_bottleneck_network_without_sam_equal_pytorch() {
     check("skips-resnet50");
+}
+
+#[test]
+fn logits_at_half_the_image_equal_pytorch() {
+    check("skips-half");
+}
+
+#[test]
+fn logits_at_half_the_image_with_a_bottleneck_network_equal_pytorch() {
+    check("skips-half-resnet50");
 }
 
 #[test]

@@ -333,7 +333,10 @@ fn wrong_tensors_are_not_stored() {
     let writer = writer(&folder.path().join("s.zarr"), layout(StoreDtype::F16));
     let Tensors { embeddings, images, mut labels } = tensors(writer.layout(), Split::Train, 0);
     let write = |embeddings: &[f32], images: &[f32], labels: &[u8]| {
-        writer.write_slice(Split::Train, 0, &SliceTensors { embeddings, images, labels, rungs: &[] }).unwrap_err().to_string()
+        writer
+            .write_slice(Split::Train, 0, &SliceTensors { embeddings, images, labels, half_labels: &[], rungs: &[] })
+            .unwrap_err()
+            .to_string()
     };
     let mut not_finite = embeddings.clone();
     not_finite[1024 + 3] = 1e6;
@@ -434,7 +437,11 @@ fn write_foreign(path: &Path, layout: StoreLayout) {
         for row in writer.layout().case_rows(split, case).unwrap() {
             let Tensors { embeddings, images, labels } = tensors(writer.layout(), split, row + 40);
             writer
-                .write_slice(split, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] })
+                .write_slice(
+                    split,
+                    row,
+                    &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, half_labels: &[], rungs: &[] },
+                )
                 .unwrap();
         }
         let mut mask = mask(split, num_slices);

@@ -97,7 +97,8 @@ fn tensors_without_a_store_are_rounded_as_a_store_rounds_them() {
         let writer = writer(folder.path(), layout(dtype));
         for row in 0..2 {
             let (embeddings, images, labels) = of(row);
-            let tensors = SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] };
+            let tensors =
+                SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, half_labels: &[], rungs: &[] };
             writer.write_slice(Split::Test, row, &tensors).unwrap();
         }
         assert!(write_steps(&writer, usize::MAX));

@@ -32,7 +32,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use store::{write_store, write_store_with_rungs};
+use store::{write_store, write_store_with, write_store_with_rungs};
 use tempfile::TempDir;
 use train_args::train_args;
 
@@ -183,19 +183,25 @@ fn steps_as_of_single_runs(folder: &Path, args: &SweepArgs, trials: &[TrialRow])
     trials.iter().map(steps).collect()
 }
 
-/// Trials with and without neighbours and skips, one after another or side by side: each has the steps of a single run.
+/// Trials with and without neighbours, skips and logits at half the image's side, one after another or side by side: each has the steps of a single run.
 #[test]
 fn trials_of_other_models_have_batches_of_their_own() {
     let folder = workplace();
-    let grid = "[settings]\nepochs = 1\nbatch_size = 3\nwarmup = 0\nneighbours = [0, 1]\ndecoder = [\"plain\", \"skips\"]\n\
+    let grid = "[settings]\nepochs = 1\nbatch_size = 3\nwarmup = 0\nneighbours = [0, 1]\n\
+                decoder = [\"plain\", \"skips\", \"skips-half\"]\n\
                 [search]\nmethod = \"grid\"\n[validation]\ncases = [\"0006\"]\n";
+    let refused = sweep(&args(folder.path(), "refused", grid)).unwrap_err();
+    assert!(refused.to_string().contains("has no labels at half") && !folder.path().join("refused").exists(), "{refused}");
+    fs::remove_dir_all(folder.path().join("store.zarr")).unwrap();
+    let augment = [AugmentPolicy::Flips, AugmentPolicy::None];
+    write_store_with(&folder.path().join("store.zarr"), StoreDtype::F32, augment, 1, (&[], true));
     let args = SweepArgs { jobs: Some(4), ..args(folder.path(), "s", grid) };
     let summary = sweep(&args).unwrap();
-    assert_eq!(summary.trials.len(), 4);
+    assert_eq!(summary.trials.len(), 6);
     let mut all = steps_as_of_single_runs(folder.path(), &args, &summary.trials);
     all.sort();
     all.dedup();
-    assert_eq!(all.len(), 4, "each model takes other steps");
+    assert_eq!(all.len(), 6, "each model takes other steps");
 }
 
 /// Trials with and without a ladder read one store, with its rungs: each has the steps of a single run. Without rungs, nothing is begun.

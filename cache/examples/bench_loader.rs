@@ -59,7 +59,7 @@ fn make(path: &Path, dtype: StoreDtype, compression: Compression) -> Outcome<()>
         writer.write_slice(
             Split::Train,
             row,
-            &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] },
+            &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, half_labels: &[], rungs: &[] },
         )?;
     }
     let rows: Vec<SliceRow> = (0..SLICES as u32)

@@ -56,6 +56,7 @@ fn write(path: &Path) -> Outcome<()> {
         embeddings: &vec![0.25; variants * EMBED_CHANNELS * grid * grid],
         images: &vec![0.5; variants * SIDE * SIDE],
         labels: &vec![1; variants * low_res * low_res],
+        half_labels: &[],
         rungs: &[],
     };
     writer.write_slice(Split::Train, 0, &tensors)?;

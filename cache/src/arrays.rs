@@ -8,7 +8,7 @@ use crate::shard;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precompute::{Compression, PrecomputeConfig, StoreDtype};
-use sam_ladder_schemas::store::{EMBEDDINGS, IMAGES, LABELS, MASKS, QUANTIZATION, RUNGS, StoreAttributes};
+use sam_ladder_schemas::store::{EMBEDDINGS, HALF_LABELS, IMAGES, LABELS, MASKS, QUANTIZATION, RUNGS, StoreAttributes};
 use serde_json::{Value, json};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -37,26 +37,39 @@ pub(crate) enum ArrayKind {
     Quantization,
     /// Tokens after some blocks.
     Rungs,
+    /// Labels at half the image's side.
+    HalfLabels,
 }
 
 impl ArrayKind {
+    /// Every kind, in the order of the enum.
+    const ORDER: [ArrayKind; 6] = [
+        ArrayKind::Embeddings,
+        ArrayKind::Images,
+        ArrayKind::Labels,
+        ArrayKind::Quantization,
+        ArrayKind::Rungs,
+        ArrayKind::HalfLabels,
+    ];
+
     /// The arrays of a store with this config, in a fixed order.
-    pub(crate) fn all(config: &PrecomputeConfig) -> &'static [ArrayKind] {
-        use ArrayKind::{Embeddings, Images, Labels, Quantization, Rungs};
-        match (config.dtype == StoreDtype::Q8, config.rungs.is_empty()) {
-            (false, true) => &[Embeddings, Images, Labels],
-            (true, true) => &[Embeddings, Images, Labels, Quantization],
-            (false, false) => &[Embeddings, Images, Labels, Rungs],
-            (true, false) => &[Embeddings, Images, Labels, Quantization, Rungs],
+    pub(crate) fn all(config: &PrecomputeConfig) -> Vec<ArrayKind> {
+        Self::ORDER.into_iter().filter(|kind| kind.is_in(config)).collect()
+    }
+
+    /// Whether a store with this config has it.
+    fn is_in(self, config: &PrecomputeConfig) -> bool {
+        match self {
+            ArrayKind::Embeddings | ArrayKind::Images | ArrayKind::Labels => true,
+            ArrayKind::Quantization => config.dtype == StoreDtype::Q8,
+            ArrayKind::Rungs => !config.rungs.is_empty(),
+            ArrayKind::HalfLabels => config.half_labels,
         }
     }
 
     /// Its index in [`Self::all`].
     pub(crate) fn index(self, config: &PrecomputeConfig) -> usize {
-        match self {
-            ArrayKind::Rungs if config.dtype != StoreDtype::Q8 => ArrayKind::Quantization as usize,
-            other => other as usize,
-        }
+        Self::ORDER[..self as usize].iter().filter(|kind| kind.is_in(config)).count()
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -66,6 +79,7 @@ impl ArrayKind {
             ArrayKind::Labels => LABELS,
             ArrayKind::Quantization => QUANTIZATION,
             ArrayKind::Rungs => RUNGS,
+            ArrayKind::HalfLabels => HALF_LABELS,
         }
     }
 
@@ -75,7 +89,7 @@ impl ArrayKind {
             ArrayKind::Embeddings => config.embed_channels(),
             ArrayKind::Images => config.num_channels(),
             ArrayKind::Rungs => config.rungs.len() * config.stored_rung_channels(),
-            ArrayKind::Labels | ArrayKind::Quantization => 0,
+            ArrayKind::Labels | ArrayKind::HalfLabels | ArrayKind::Quantization => 0,
         }
     }
 
@@ -88,6 +102,7 @@ impl ArrayKind {
                 channels => vec![channels, config.image_size, config.image_size],
             },
             ArrayKind::Labels => vec![config.low_res_size(); 2],
+            ArrayKind::HalfLabels => vec![config.half_size(); 2],
             ArrayKind::Quantization => {
                 let of = [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Rungs].map(|kind| kind.channels(config));
                 vec![of.iter().sum(), 2]
@@ -110,6 +125,7 @@ impl ArrayKind {
             // Not `channel`, which has another length in the embeddings: in xarray a name has one length.
             ArrayKind::Images => vec!["slice", "variant", "image_channel", "y", "x"],
             ArrayKind::Labels => vec!["slice", "variant", "low_res_y", "low_res_x"],
+            ArrayKind::HalfLabels => vec!["slice", "variant", "half_y", "half_x"],
             ArrayKind::Quantization => vec!["slice", "variant", "quantized_channel", "scale_offset"],
             ArrayKind::Rungs => vec!["slice", "variant", "rung", "rung_channel", "grid_y", "grid_x"],
         }
@@ -151,7 +167,7 @@ fn encoder_facts(config: &PrecomputeConfig, kind: ArrayKind) -> Option<Value> {
 }
 
 impl ArraySpec {
-    /// `{split}/{embeddings,images,labels,quantization,rungs}` with room for `num_slices` slices of `num_variants` variants.
+    /// `{split}/{embeddings,images,labels,quantization,rungs,labels_half}` with room for `num_slices` slices of `num_variants` variants.
     pub(crate) fn of_split(config: &PrecomputeConfig, split: Split, kind: ArrayKind, size: [usize; 2]) -> Self {
         let [num_slices, num_variants] = size;
         let item: Vec<u64> = kind.item_shape(config).into_iter().map(|n| n as u64).collect();
@@ -163,7 +179,7 @@ impl ArraySpec {
             chunk_shape: with(1, 1),
             number: match kind {
                 ArrayKind::Embeddings | ArrayKind::Images | ArrayKind::Rungs => Number::Float(config.dtype),
-                ArrayKind::Labels => Number::U8,
+                ArrayKind::Labels | ArrayKind::HalfLabels => Number::U8,
                 ArrayKind::Quantization => Number::Float(StoreDtype::F32),
             },
             compression: config.compression,
@@ -343,7 +359,7 @@ mod tests {
         for (dtype, compression) in formats.into_iter().flat_map(|dtype| both.map(|compression| (dtype, compression))) {
             let published = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 });
             let config = PrecomputeConfig { image_size: 32, dtype, compression, rungs: vec![2, 5], ..published };
-            for (index, &kind) in ArrayKind::all(&config).iter().enumerate() {
+            for (index, kind) in ArrayKind::all(&config).into_iter().enumerate() {
                 assert_eq!(kind.index(&config), index);
                 let spec = ArraySpec::of_split(&config, Split::Train, kind, [3, 5]);
                 let values: Vec<u8> = (0..5 * spec.chunk_bytes()).map(|i| (i * i % 61) as u8).collect();

@@ -9,6 +9,31 @@ use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
 /// Values that one task converts to float32.
 const CHUNK: usize = 1 << 16;
 
+/// What batches have of a store, in addition to embeddings and images.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct BatchParts {
+    /// The rungs.
+    pub rungs: bool,
+    /// Labels at half the image's side.
+    pub half_labels: bool,
+}
+
+impl BatchParts {
+    /// The parts of both.
+    pub fn and(self, other: BatchParts) -> BatchParts {
+        BatchParts { rungs: self.rungs || other.rungs, half_labels: self.half_labels || other.half_labels }
+    }
+
+    /// Whether arrays of this kind are read.
+    pub(crate) fn has(self, kind: ArrayKind) -> bool {
+        match kind {
+            ArrayKind::Embeddings | ArrayKind::Images | ArrayKind::Labels | ArrayKind::Quantization => true,
+            ArrayKind::Rungs => self.rungs,
+            ArrayKind::HalfLabels => self.half_labels,
+        }
+    }
+}
+
 /// A batch of slices for stage two; its memory is reused.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Batch {
@@ -18,6 +43,8 @@ pub struct Batch {
     pub images: Values,
     /// Classes, `[b, s/4, s/4]`.
     pub labels: Vec<u8>,
+    /// Classes, `[b, s/2, s/2]`, only if they are asked for, as with the rungs.
+    pub half_labels: Option<Vec<u8>>,
     /// `[b, rung, c, g, g]`: tokens after some of the encoder's blocks. They are read only if they are asked for, which this being `Some` says.
     pub rungs: Option<Values>,
     /// Embeddings of the slices before and after each in its case, `[b, 2, 256, g, g]`; empty unless they were asked for.
@@ -25,9 +52,19 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch that is to be read with these parts.
+    pub fn with(parts: BatchParts) -> Batch {
+        Batch { rungs: parts.rungs.then(Values::default), half_labels: parts.half_labels.then(Vec::new), ..Batch::default() }
+    }
+
     /// A batch that is to be read with the store's rungs.
     pub fn with_rungs() -> Batch {
-        Batch { rungs: Some(Values::default()), ..Batch::default() }
+        Batch::with(BatchParts { rungs: true, ..BatchParts::default() })
+    }
+
+    /// What is read of a store.
+    pub(crate) fn parts(&self) -> BatchParts {
+        BatchParts { rungs: self.rungs.is_some(), half_labels: self.half_labels.is_some() }
     }
 
     /// The batch that a store of this config would return if these tensors were written to it; needs no store. Labels and rungs are left out.
@@ -46,6 +83,7 @@ impl Batch {
             embeddings: of(ArrayKind::Embeddings, embeddings)?,
             images: of(ArrayKind::Images, images)?,
             labels: Vec::new(),
+            half_labels: None,
             rungs: None,
             around: Values::default(),
         };

@@ -134,8 +134,8 @@ impl StoreLayout {
 
     /// Uncompressed bytes of all tensors.
     pub fn num_bytes(&self) -> u64 {
-        let kinds = ArrayKind::all(&self.attributes.config).iter();
-        let item: usize = kinds.map(|&kind| self.array(Split::Train, kind).chunk_bytes()).sum();
+        let kinds = ArrayKind::all(&self.attributes.config).into_iter();
+        let item: usize = kinds.map(|kind| self.array(Split::Train, kind).chunk_bytes()).sum();
         self.num_items() as u64 * item as u64
     }
 

@@ -24,7 +24,7 @@ mod training;
 mod verify;
 mod writer;
 
-pub use batch::{Batch, Values};
+pub use batch::{Batch, BatchParts, Values};
 pub use error::{Error, Result};
 pub use layout::StoreLayout;
 pub use manifest::read_file;

@@ -1,5 +1,6 @@
 //! Access to only the training split of a store.
 
+use crate::batch::BatchParts;
 use crate::error::Result;
 use crate::reader::{ReadMode, Reader};
 use crate::remote::CacheOptions;
@@ -121,11 +122,11 @@ impl TrainingSplit {
         Reader::new(self.store.clone(), Split::Train, mode)
     }
 
-    /// A reader of the training slices with their rungs.
+    /// A reader of the training slices with these parts.
     ///
     /// # Errors
-    /// As [`Reader::with_rungs`].
-    pub fn reader_with_rungs(&self, mode: ReadMode) -> Result<Reader> {
-        Reader::with_rungs(self.store.clone(), Split::Train, mode)
+    /// As [`Reader::with`].
+    pub fn reader_with(&self, mode: ReadMode, parts: BatchParts) -> Result<Reader> {
+        Reader::with(self.store.clone(), Split::Train, mode, parts)
     }
 }

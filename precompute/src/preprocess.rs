@@ -7,12 +7,15 @@
 //! label [h, w] ──nearest▶ [data, data] ──variant──▶ [data, data] ──nearest▶ [s, s] ──nearest▶ [s/4, s/4]
 //! ```
 //!
+//! Labels at half the image's side, where they are wanted, take the same way to `[s/2, s/2]`, the
+//! last step with SciPy's `mode="nearest"`: by the published one, rounding makes the last row and column of some sizes (such as 384) background.
+//!
 //! Test slices take the same way, with the identity as their only variant. Each zoom is SciPy's, and skipped where nothing changes;
 //! its spline may leave [0, 1] a little, and so may the images.
 
 use crate::augment;
 use crate::draw::Draw;
-use sam_ladder_ops::image::ndimage::{zoom_cubic, zoom_nearest};
+use sam_ladder_ops::image::ndimage::{zoom_cubic, zoom_nearest, zoom_nearest_within};
 use sam_ladder_schemas::variants::VariantKind;
 
 /// A slice and its labels at data size, where the published code augments.
@@ -34,6 +37,16 @@ pub struct VariantTensors {
     pub image: Vec<f32>,
     /// `[s/4, s/4]`, what the loss sees.
     pub label: Vec<u8>,
+    /// `[s, s]`
+    network_label: Vec<u8>,
+}
+
+impl VariantTensors {
+    /// `[s/2, s/2]`, what the loss of logits at half the image's side sees.
+    pub fn half_label(&self) -> Vec<u8> {
+        let s = self.network_label.len().isqrt();
+        zoom_nearest_within(&self.network_label, [s; 2], [s / 2; 2])
+    }
 }
 
 impl DataSlice {
@@ -71,7 +84,8 @@ impl DataSlice {
             }
         };
         let image = moved.chunks(self.size * self.size).flat_map(|plane| zoom_cubic(plane, data, network)).collect();
-        VariantTensors { image, label: zoom_nearest(&zoom_nearest(&label, data, network), network, low_res) }
+        let network_label = zoom_nearest(&label, data, network);
+        VariantTensors { image, label: zoom_nearest(&network_label, network, low_res), network_label }
     }
 
     /// The image at data size, `[c, data_size, data_size]`.
@@ -107,6 +121,15 @@ mod tests {
         let at_network = zoom_nearest(&label, [30, 30], [64, 64]);
         assert_eq!(tensors.label, zoom_nearest(&at_network, [64, 64], [16, 16]));
         assert_ne!(tensors.label, zoom_nearest(&label, [30, 30], [16, 16]), "the detour is visible here");
+    }
+
+    /// SciPy 1.17: `zoom(zoom(label, 8/6, order=0), 4/8, order=0, mode="nearest")`.
+    #[test]
+    fn half_labels_pass_through_network_size_too() {
+        let label: Vec<u8> = (0..36).collect();
+        let slice = DataSlice::new(&[0.0; 36], &label, [6, 6], 6);
+        let found = slice.variant(VariantKind::Identity, 8).half_label();
+        assert_eq!(found, [0, 1, 4, 5, 6, 7, 10, 11, 24, 25, 28, 29, 30, 31, 34, 35]);
     }
 
     #[test]

@@ -17,7 +17,8 @@ class SliceDataset(torch.utils.data.Dataset):
     image: float32 [c, s, s]; embedding: float32 [256, s/16, s/16], of another encoder than SAM's its channels; label: int64 [s/4, s/4]. With
     `neighbours=1`, for a model with neighbours, the embedding is that of the slices before, at and after in the same case and variant,
     [3, 256, s/16, s/16]; the ends of a case repeat. With `rungs=True`, for a model with a ladder, items are `(image, embedding, rungs, label)`, with
-    the slice's own rungs, float32 [rung, c, s/16, s/16].
+    the slice's own rungs, float32 [rung, c, s/16, s/16]. With `half_labels=True`, for a model with logits at half the image's side, the label is
+    [s/2, s/2].
 
     `variants` says which image of a slice is an item:
 
@@ -37,6 +38,7 @@ class SliceDataset(torch.utils.data.Dataset):
         cases: list[str] | None = None,
         neighbours: int = 0,
         rungs: bool = False,
+        half_labels: bool = False,
         **storage_options: Any,
     ):
         opened = store if isinstance(store, Store) else open_store(store, **storage_options)
@@ -54,6 +56,9 @@ class SliceDataset(torch.utils.data.Dataset):
         if rungs and of_split.rungs is None:
             raise ValueError(f"rungs: {opened.address} has none; `sam-ladder precompute --rungs` makes a store with rungs")
         self._rungs = rungs
+        if half_labels and of_split.half_labels is None:
+            raise ValueError(f"half_labels: {opened.address} has none; `sam-ladder precompute --half-labels` adds them")
+        self._half_labels = half_labels
         names = of_split.variant_names
         if variants not in ("draw", "all", *names):
             raise ValueError(f"variants: {variants!r}; there are 'draw', 'all', {', '.join(map(repr, names))}")
@@ -82,7 +87,8 @@ class SliceDataset(torch.utils.data.Dataset):
             variant = int(torch.multinomial(self._probabilities, 1))
         split = getattr(self.store, self._split_name)
         image = split.images[row, variant].reshape(split.image_channels, *split.images.shape[-2:])
-        label = split.labels[row, variant].astype(np.int64)
+        labels = split.half_labels if self._half_labels else split.labels
+        label = labels[row, variant].astype(np.int64)
         embedding = split.embeddings[row if self._around is None else self._around[row], variant]
         rungs = [split.rungs[row, variant]] if self._rungs else []
         return tuple(torch.from_numpy(part) for part in (image, embedding, *rungs, label))

@@ -19,7 +19,7 @@ PATCH = 16
 WIDTH = 256
 SIDE_NETWORKS = ("resnet18", "resnet34", "resnet50", "vit-tiny")
 GATES = ("scalar", "channel", "pixel")
-DECODERS = ("plain", "skips")
+DECODERS = ("plain", "skips", "skips-half")
 ARMS = ("full", "cnn-only", "sam-only")
 
 
@@ -63,12 +63,13 @@ def ladder_loss(logits: Tensor, labels: Tensor, dice_weight: float = 0.8) -> Ten
 class LadderSam(nn.Module):
     """A side network, the gate, and SAM's mask decoder without prompts.
 
-    `model(images, embeddings)`: images [b, 1 to 3, s, s] in [0, 1] and SAM's embeddings [b, 256, s/16, s/16] to logits [b, classes, s/4, s/4].
+    `model(images, embeddings)`: images [b, 1 to 3, s, s] in [0, 1] and SAM's embeddings [b, 256, s/16, s/16] to logits [b, classes, s/4, s/4],
+    with decoder="skips-half" [b, classes, s/2, s/2].
     With `neighbours=1` the embeddings are those of the slices before, at and after, [b, 3, 256, s/16, s/16] (`SliceDataset(neighbours=1)`).
     Embeddings of another encoder than SAM's have `embed_channels` channels, and are brought to 256 by a trained projection.
     With `ladder={"blocks": [2, 5, 8, 11], "channels": 64}` it also takes a store's rungs, [b, rung, channels, s/16, s/16]
-    (`SliceDataset(rungs=True)`). `requires_grad` is set as in the published training: side network, gate and `output_upscaling`, and the skips of
-    `decoder="skips"`.
+    (`SliceDataset(rungs=True)`). `requires_grad` is set as in the published training: side network, gate and `output_upscaling`, and the skips and
+    third stage of other decoders than "plain".
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class LadderSam(nn.Module):
         for what, value, known in choices:
             if value not in known:
                 raise ValueError(f"{what}: {value!r}; this version of the package knows {', '.join(known)}")
-        if decoder == "skips" and (side_network == "vit-tiny" or arm == "sam-only"):
+        if decoder != "plain" and (side_network == "vit-tiny" or arm == "sam-only"):
             raise ValueError("decoder: skips need a ResNet as side network, in an arm that uses it")
         if neighbours not in (0, 1) or (neighbours and arm == "cnn-only"):
             raise ValueError(f"neighbours: {neighbours}; there may be 0 or 1 on each side, in an arm that uses SAM's embeddings")
@@ -98,13 +99,13 @@ class LadderSam(nn.Module):
         self.CNN_encoder = VitTiny(self.grid) if side_network == "vit-tiny" else ResNet(side_network)
         if ladder is not None:
             self.CNN_encoder.ladder = Ladder(ladder["blocks"], ladder["channels"], *self.CNN_encoder.ladder_stage)
-        self.sam = Sam(num_classes, gate, self.CNN_encoder.stage_channels if decoder == "skips" else None)
+        self.sam = Sam(num_classes, gate, None if decoder == "plain" else self.CNN_encoder.stage_channels, decoder == "skips-half")
         if neighbours:
             self.sam.neighbours = DepthMix(embed_channels)
         if embed_channels != WIDTH:
             self.sam.embedding_projection = nn.Conv2d(embed_channels, WIDTH, 1)
         for name, parameter in self.sam.named_parameters():
-            trained = ("output_upscaling", "conv_s0", "conv_s1", "neighbours", "embedding_projection")
+            trained = ("output_upscaling", "conv_s0", "conv_s1", "conv_stem", "neighbours", "embedding_projection")
             parameter.requires_grad = name.startswith("alpha") or any(part in name for part in trained)
 
     def image_pe(self) -> Tensor:
@@ -119,8 +120,8 @@ class LadderSam(nn.Module):
         """The side network's output, [b, 256, grid, grid]. One channel is repeated to three; of two, the third is zero."""
         return self.CNN_encoder(_three_channels(images), rungs)
 
-    def cnn_stages(self, images: Tensor, rungs: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The side network's output as `cnn_embeddings`, and layer1 [b, c1, s/4, s/4] and layer2 [b, c2, s/8, s/8] of a ResNet."""
+    def cnn_stages(self, images: Tensor, rungs: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The side network's output as `cnn_embeddings`, and of a ResNet layer1 [b, c1, s/4, s/4], layer2 [b, c2, s/8, s/8] and the stem [b, 64, s/2, s/2]."""
         return self.CNN_encoder.stages(_three_channels(images), rungs)
 
     def mix(self, embeddings: Tensor, cnn: Tensor) -> Tensor:
@@ -159,7 +160,7 @@ def _three_channels(images: Tensor) -> Tensor:
 class Sam(nn.Module):
     """SAM without its image encoder, and the gate's parameter, which the published code has here. With `stages`, channels of skips."""
 
-    def __init__(self, num_classes: int, gate: str = "scalar", stages: tuple[int, int] | None = None):
+    def __init__(self, num_classes: int, gate: str = "scalar", stages: tuple[int, int] | None = None, half: bool = False):
         super().__init__()
         if gate == "pixel":
             self.alpha = nn.Conv2d(2 * WIDTH, 1, 1)
@@ -168,7 +169,7 @@ class Sam(nn.Module):
         else:
             self.alpha = nn.Parameter(torch.zeros(1) if gate == "scalar" else torch.zeros(WIDTH, 1, 1))
         self.prompt_encoder = PromptEncoder()
-        self.mask_decoder = MaskDecoder(num_classes, stages)
+        self.mask_decoder = MaskDecoder(num_classes, stages, half)
 
 
 class DepthMix(nn.Module):
@@ -236,9 +237,10 @@ class PromptEncoder(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """One mask per class. With `stages`, the channels of a side network's layer1 and layer2, these join `output_upscaling`, as in SAM 2."""
+    """One mask per class. With `stages`, the channels of a side network's layer1 and layer2, these join `output_upscaling`, as in SAM 2; with `half`,
+    its first convolution joins a third stage, and the masks have half the image's side."""
 
-    def __init__(self, num_classes: int, stages: tuple[int, int] | None = None):
+    def __init__(self, num_classes: int, stages: tuple[int, int] | None = None, half: bool = False):
         super().__init__()
         self.transformer = Transformer()
         self.iou_token, self.mask_tokens = nn.Embedding(1, WIDTH), nn.Embedding(num_classes, WIDTH)
@@ -252,23 +254,30 @@ class MaskDecoder(nn.Module):
             self.conv_s0, self.conv_s1 = nn.Conv2d(stages[0], 32, 1, bias=False), nn.Conv2d(stages[1], 64, 1, bias=False)
             nn.init.zeros_(self.conv_s0.weight)
             nn.init.zeros_(self.conv_s1.weight)
+        if half:
+            self.conv_stem, self.output_upscaling_half = nn.Conv2d(64, 32, 1, bias=False), nn.ConvTranspose2d(32, 32, 2, 2)
+            for parameter in (self.conv_stem.weight, *self.output_upscaling_half.parameters()):
+                nn.init.zeros_(parameter)
 
-    def upscale(self, image: Tensor, stages: tuple[Tensor, Tensor] | None) -> Tensor:
-        """[b, 256, g, g] to [b, 32, 4g, 4g]; layer1 and layer2 are added before norm and GELU."""
+    def upscale(self, image: Tensor, stages: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
+        """[b, 256, g, g] to [b, 32, 4g, 4g] or, with a third stage, [b, 32, 8g, 8g]; layer1, layer2 and the stem are added before norm and GELU."""
         if stages is None:
             return self.output_upscaling(image)
         dc1, ln1, act1, dc2, act2 = self.output_upscaling
-        layer1, layer2 = stages
-        return act2(dc2(act1(ln1(dc1(image) + self.conv_s1(layer2)))) + self.conv_s0(layer1))
+        layer1, layer2, stem = stages
+        x = act2(dc2(act1(ln1(dc1(image) + self.conv_s1(layer2)))) + self.conv_s0(layer1))
+        if not hasattr(self, "conv_stem"):
+            return x
+        return F.interpolate(x, scale_factor=2.0, mode="nearest") + F.gelu(self.output_upscaling_half(x) + self.conv_stem(stem))
 
-    def forward(self, x: Tensor, image_pe: Tensor, no_mask_embed: Tensor, stages: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, image_pe: Tensor, no_mask_embed: Tensor, stages: tuple[Tensor, ...] | None = None) -> Tensor:
         b, c, h, w = x.shape
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(b, -1, -1)
         image = (x + no_mask_embed.reshape(1, c, 1, 1)).flatten(2).transpose(1, 2)
         tokens, image = self.transformer(image, image_pe.flatten(2).transpose(1, 2).expand(b, -1, -1), tokens)
         upscaled = self.upscale(image.transpose(1, 2).reshape(b, c, h, w), stages)
         hyper = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1)
-        return (hyper @ upscaled.flatten(2)).reshape(b, -1, 4 * h, 4 * w)
+        return (hyper @ upscaled.flatten(2)).reshape(b, -1, *upscaled.shape[2:])
 
 
 class Transformer(nn.Module):
@@ -381,15 +390,16 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor, rungs: Tensor | None = None) -> Tensor:
         return self.stages(images, rungs)[0]
 
-    def stages(self, images: Tensor, rungs: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, layer1 and layer2."""
-        layer1 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+    def stages(self, images: Tensor, rungs: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The output, layer1, layer2 and the first convolution after norm and ReLU."""
+        stem = self.relu(self.bn1(self.conv1(images)))
+        layer1 = self.layer1(self.maxpool(stem))
         x = layer2 = self.layer2(layer1)
         for number, block in enumerate(self.layer3):
             x = block(x)
             if rungs is not None:
                 x = self.ladder.mix(number, x, rungs)
-        return (self.projection(x) if hasattr(self, "projection") else x), layer1, layer2
+        return (self.projection(x) if hasattr(self, "projection") else x), layer1, layer2, stem
 
 
 class BasicBlock(nn.Module):

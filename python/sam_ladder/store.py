@@ -122,6 +122,8 @@ class Split:
         self.rungs: Values | None = None if rungs is None else Values(self, "rungs", slice(first, first + rungs.shape[2] * rungs.shape[3]))
         #: [slice, variant, y, x] at a quarter of the image's side: uint8 classes
         self.labels = Values(self, "labels", None)
+        #: [slice, variant, y, x] at half the image's side: uint8 classes; None in a store without them
+        self.half_labels: Values | None = Values(self, "labels_half", None) if "labels_half" in self.zarr else None
 
     def __len__(self) -> int:
         """The number of slices."""

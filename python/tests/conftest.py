@@ -18,6 +18,7 @@ CHOICES = [
     ["--train-mask-tokens", "--train-hypernetworks"],
     ["--decoder", "skips"],
     ["--decoder", "skips", "--side-network", "resnet50", "--arm", "cnn-only"],
+    ["--decoder", "skips-half", "--neighbours", "1"],
     ["--neighbours", "1"],
     ["--ladder", "gated", "--neighbours", "1"],
     ["--ladder", "gated", "--side-network", "vit-tiny"],
@@ -32,6 +33,8 @@ def ladder(*words):
 
 def store_for(folder, choice):
     """The float32 store that a choice needs."""
+    if "skips-half" in choice:
+        return folder / "half.zarr"
     return folder / ("ladder.zarr" if "--ladder" in choice else "f32.zarr")
 
 
@@ -69,4 +72,5 @@ def folder(tmp_path_factory):
         ladder("precompute", "--scans", folder / "scans", "--store", folder / f"{dtype}.zarr", *SMALL, "--augment", "flips", "--dtype", dtype)
     ladder("precompute", "--scans", folder / "scans", "--store", folder / "ladder.zarr", *SMALL, "--augment", "none", "--dtype", "f32",
            "--rungs", "1,4,11", "--rung-channels", 8)  # fmt: skip
+    ladder("precompute", "--scans", folder / "scans", "--store", folder / "half.zarr", *SMALL, "--augment", "none", "--dtype", "f32", "--half-labels")
     return folder

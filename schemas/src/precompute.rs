@@ -210,6 +210,12 @@ pub struct PrecomputeConfig {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(extend("default" = 0))]
     pub rung_seed: u64,
+    /// Also store labels at half the image's side, for `train --decoder skips-half`. A store without them gets them by another precompute, which encodes nothing again
+    // Left out of the JSON if there are none.
+    #[cfg_attr(feature = "cli", arg(long))]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("default" = false))]
+    pub half_labels: bool,
 }
 
 fn rung_channels() -> usize {
@@ -271,6 +277,7 @@ impl PrecomputeConfig {
             rung_channels: RUNG_CHANNELS,
             rung_projection: RungProjection::Pca,
             rung_seed: 0,
+            half_labels: false,
         }
     }
 
@@ -292,6 +299,16 @@ impl PrecomputeConfig {
     /// Pixels along the side of the low-resolution labels and logits: `image_size / 4`.
     pub fn low_res_size(&self) -> usize {
         self.image_size / 4
+    }
+
+    /// Pixels along the side of the labels at half the image's side: `image_size / 2`.
+    pub fn half_size(&self) -> usize {
+        self.image_size / 2
+    }
+
+    /// Values of the labels at half the image's side of one image; 0 if none are stored.
+    pub fn half_labels_len(&self) -> usize {
+        if self.half_labels { self.half_size().pow(2) } else { 0 }
     }
 
     /// [`IGNORED_CLASS`](crate::preprocessing::IGNORED_CLASS), if the labels may have it.

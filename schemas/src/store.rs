@@ -23,6 +23,8 @@ pub const EMBEDDINGS: &str = "embeddings";
 pub const IMAGES: &str = "images";
 /// `[slice, variant, s/4, s/4]`, uint8: labels for the loss.
 pub const LABELS: &str = "labels";
+/// Labels at half the image's side, `[slice, variant, s/2, s/2]`, if the store has any.
+pub const HALF_LABELS: &str = "labels_half";
 /// `[slice, variant, rung, c, g, g]`: the encoder's tokens after some blocks, only in stores with rungs.
 pub const RUNGS: &str = "rungs";
 /// `[slice, variant, 256 + channels of an image + channels of all rungs, 2]`, float32, only in 8-bit stores: scale and offset of each channel,

@@ -360,11 +360,11 @@ impl TrainConfig {
                 "the ladder mixes SAM's rungs into the side network, and the arms cnn-only and sam-only leave one of them out";
             return Err(Problem::conflict(reason, "leave ladder at none, or take the arm full").with("ladder"));
         }
-        if self.decoder == DecoderKind::Skips && self.arm == Arm::SamOnly {
+        if self.decoder.has_skips() && self.arm == Arm::SamOnly {
             let reason = "skips come from the side network, which arm sam-only leaves out";
             return Err(Problem::conflict(reason, "leave decoder at plain, or take another arm").with("decoder"));
         }
-        if self.decoder == DecoderKind::Skips && self.side_network == SideNetworkKind::VitTiny {
+        if self.decoder.has_skips() && self.side_network == SideNetworkKind::VitTiny {
             let reason = "skips come from layer1 and layer2 of a ResNet, and vit-tiny has no stages of a higher resolution";
             return Err(Problem::conflict(reason, "take a ResNet as side_network, or leave decoder at plain").with("decoder"));
         }
@@ -609,7 +609,7 @@ mod tests {
         for gate in [GateKind::Scalar, GateKind::Channel, GateKind::Pixel] {
             assert_eq!(serde_json::to_value(gate).unwrap(), gate.name());
         }
-        for decoder in [DecoderKind::Plain, DecoderKind::Skips] {
+        for decoder in [DecoderKind::Plain, DecoderKind::Skips, DecoderKind::SkipsHalf] {
             assert_eq!(serde_json::to_value(decoder).unwrap(), decoder.name());
         }
         for ladder in [LadderKind::None, LadderKind::Gated] {

@@ -69,6 +69,8 @@ pub enum DecoderKind {
     Plain,
     /// Also the side network's layer1 and layer2, each through a trained 1×1 convolution that starts at zero; only for ResNets
     Skips,
+    /// As skips, and a third stage of upscaling, which takes the ResNet's first convolution, gives logits at half the image's side; needs a store that was made with precompute --half-labels
+    SkipsHalf,
 }
 
 impl DecoderKind {
@@ -77,6 +79,20 @@ impl DecoderKind {
         match self {
             DecoderKind::Plain => "plain",
             DecoderKind::Skips => "skips",
+            DecoderKind::SkipsHalf => "skips-half",
+        }
+    }
+
+    /// Whether stages of the side network join the upscaling.
+    pub fn has_skips(self) -> bool {
+        self != DecoderKind::Plain
+    }
+
+    /// Pixels of the image along the side of one of the logits.
+    pub fn logits_stride(self) -> usize {
+        match self {
+            DecoderKind::Plain | DecoderKind::Skips => 4,
+            DecoderKind::SkipsHalf => 2,
         }
     }
 

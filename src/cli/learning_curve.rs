@@ -105,7 +105,7 @@ impl Args {
     /// The numbers of cases, ascending, and how many are not held out.
     fn sizes(&self, config: &TrainConfig) -> anyhow::Result<(Vec<usize>, usize)> {
         let store = TrainingSplit::open_with(&self.store, Some(&self.runs.cache.options()))?;
-        run::rungs_of(config.ladder, &store)?;
+        run::check_parts(run::parts_of(config), &store)?;
         let all = store.cases().iter().filter(|case| !config.val_cases.contains(case)).count();
         let mut numbers: Vec<usize> = match &self.numbers[..] {
             [] => (3..all).step_by(3).chain([all]).collect(),

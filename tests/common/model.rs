@@ -58,6 +58,12 @@ pub fn rule_batch_of(name: &str, b: usize, size: usize) -> Result<Batch> {
     })
 }
 
+/// Labels `[b, h, w]` at twice the resolution, each four times.
+pub fn twice(labels: &Tensor) -> Result<Tensor> {
+    let (b, h, w) = labels.dims3()?;
+    labels.reshape((b, h, 1, w, 1))?.broadcast_as((b, h, 2, w, 2))?.contiguous()?.reshape((b, 2 * h, 2 * w))
+}
+
 /// Euclidean norm.
 pub fn norm(x: &Tensor) -> f64 {
     x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()

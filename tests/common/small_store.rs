@@ -128,7 +128,11 @@ pub fn write_steps(writer: &StoreWriter, mut steps: usize) -> bool {
 
 pub fn write_slice(writer: &StoreWriter, split: Split, row: usize) -> Result<(), Error> {
     let Tensors { embeddings, images, labels } = tensors(writer.layout(), split, row);
-    writer.write_slice(split, row, &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] })
+    writer.write_slice(
+        split,
+        row,
+        &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, half_labels: &[], rungs: &[] },
+    )
 }
 
 pub fn write_whole(path: &Path, dtype: StoreDtype) -> Store {

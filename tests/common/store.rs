@@ -43,11 +43,22 @@ pub const RUNG_CHANNELS: usize = 8;
 
 /// As [`write_store_of`], with rungs after these blocks and a random projection by `seed`.
 pub fn write_store_with_rungs(path: &Path, dtype: StoreDtype, augment: [AugmentPolicy; 2], seed: u64, blocks: &[usize]) -> Store {
+    write_store_with(path, dtype, augment, seed, (blocks, false))
+}
+
+/// As [`write_store_with_rungs`], and with labels at half the image's side if `half_labels`.
+pub fn write_store_with(
+    path: &Path,
+    dtype: StoreDtype,
+    augment: [AugmentPolicy; 2],
+    seed: u64,
+    (blocks, half_labels): (&[usize], bool),
+) -> Store {
     let mut config = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed });
     config.image_size = IMAGE_SIZE;
     config.data_size = IMAGE_SIZE;
     [config.augment, config.test_augment] = augment;
-    config.dtype = dtype;
+    (config.dtype, config.half_labels) = (dtype, half_labels);
     config.class_names = vec!["spleen".into(), "liver".into()];
     if !blocks.is_empty() {
         (config.rungs, config.rung_channels) = (blocks.to_vec(), RUNG_CHANNELS);
@@ -77,11 +88,18 @@ pub fn write_store_with_rungs(path: &Path, dtype: StoreDtype, augment: [AugmentP
             let rungs = rule_values(&format!("{name}.rungs"), variants * config.rungs_len());
             let labels = labels_of(&name, variants);
             paint(&mut images, &labels, variants);
+            let halves = if half_labels { twice(&labels, variants) } else { Vec::new() };
             writer
                 .write_slice(
                     split,
                     row,
-                    &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &rungs },
+                    &SliceTensors {
+                        embeddings: &embeddings,
+                        images: &images,
+                        labels: &labels,
+                        half_labels: &halves,
+                        rungs: &rungs,
+                    },
                 )
                 .unwrap();
             table.push(SliceRow {
@@ -121,6 +139,13 @@ fn labels_of(name: &str, variants: usize) -> Vec<u8> {
         }
     }
     labels
+}
+
+/// `[variants, s/4, s/4]` → `[variants, s/2, s/2]`
+fn twice(labels: &[u8], variants: usize) -> Vec<u8> {
+    let (low, half) = (IMAGE_SIZE / 4, IMAGE_SIZE / 2);
+    let at = |pixel: usize| labels[(pixel / (half * half) * low + pixel % (half * half) / half / 2) * low + pixel % half / 2];
+    (0..variants * half * half).map(at).collect()
 }
 
 /// Noise around a grey value of each class.

@@ -140,9 +140,10 @@ class Model(LadderSam):
                 hook.remove()
             x, stages = x.transpose(1, 2).unflatten(2, (self.grid, self.grid)), []
         else:
-            layer1 = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))
+            stem = nn.functional.relu(net.bn1(net.conv1(images)))
+            layer1 = net.layer1(net.maxpool(stem))
             x = layer2 = net.layer2(layer1)
-            stages = [layer1, layer2]
+            stages = [layer1, layer2, stem]
             for number, block in enumerate(net.layer3):
                 x = block(x) if rungs is None else self.climb(number, block(x), rungs)
         return [net.projection(x) if hasattr(net, "projection") else x, *stages]
@@ -188,13 +189,15 @@ def summary(name, tensor):
     return [float(np.linalg.norm(flat)), *products]
 
 
-def batch(name, neighbours, channels, ladder=None):
+def batch(name, neighbours, channels, ladder=None, decoder="plain"):
     images = torch.from_numpy((rule(f"{name}.images", BATCH * SIZE * SIZE) + 1) / 2).float().double()
     grid = SIZE // 16
     slices = [3] if neighbours else []
     embeddings = torch.from_numpy(rule(f"{name}.embeddings", BATCH * math.prod(slices) * channels * grid * grid))
     labels = np.floor((rule(f"{name}.labels", BATCH * grid * grid) + 1) / 2 * CLASSES).astype(np.int64)
-    labels = torch.from_numpy(labels).reshape(BATCH, grid, grid).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    labels = torch.from_numpy(labels).reshape(BATCH, grid, grid)
+    times = 8 if decoder == "skips-half" else 4
+    labels = labels.repeat_interleave(times, 1).repeat_interleave(times, 2)
     inputs = [images.reshape(BATCH, 1, SIZE, SIZE), embeddings.reshape(BATCH, *slices, channels, grid, grid)]
     if ladder:
         shape = (BATCH, len(ladder["blocks"]), ladder["channels"], grid, grid)
@@ -227,7 +230,7 @@ def case(name, **choice):
     while True:
         load_rule(model)
         inputs_name = f"side_networks.{name}.{tries}"
-        inputs, labels = batch(inputs_name, choice.get("neighbours", 0), choice.get("embed_channels", 256), choice.get("ladder"))
+        inputs, labels = batch(inputs_name, choice.get("neighbours", 0), choice.get("embed_channels", 256), choice.get("ladder"), choice.get("decoder", "plain"))
         if (distance := clearance(model, inputs)) > CLEARANCE:
             break
         tries += 1
@@ -287,6 +290,8 @@ cases = {
         "ladder-resnet50", ladder={"blocks": [5, 11, 17, 23], "channels": 16}, side_network="resnet50", decoder="skips", neighbours=1
     ),
     "ladder-vit-tiny": case("ladder-vit-tiny", ladder={"blocks": [2, 5, 8, 11], "channels": 24}, side_network="vit-tiny"),
+    "skips-half": case("skips-half", decoder="skips-half"),
+    "skips-half-resnet50": case("skips-half-resnet50", decoder="skips-half", side_network="resnet50", neighbours=1, gate="channel"),
     "skips-resnet50": case("skips-resnet50", decoder="skips", side_network="resnet50", arm="cnn-only"),
 }
 out = {"positions": {str(side): positions(side) for side in [32, 14, 10, 3]}, "cases": cases}

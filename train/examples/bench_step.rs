@@ -37,7 +37,7 @@ fn chosen(size: usize, arguments: &[String]) -> Result<ModelConfig, Box<dyn std:
         config.gate = all.into_iter().find(|gate| gate.name() == name).ok_or("no such gate")?;
     }
     if let Some(name) = arguments.get(5) {
-        let all = [DecoderKind::Plain, DecoderKind::Skips];
+        let all = [DecoderKind::Plain, DecoderKind::Skips, DecoderKind::SkipsHalf];
         config.decoder = all.into_iter().find(|decoder| decoder.name() == name).ok_or("no such decoder")?;
     }
     config.neighbours = arguments.get(6).is_some_and(|number| number != "0");
@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = chosen(size, &arguments)?;
     let model = LadderSam::new(&config, &weights(&config)?, &Device::Cpu)?;
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
-    let (grid, low) = (size / 16, size / 4);
+    let (grid, low) = (size / 16, size / config.decoder.logits_stride());
     let images = Tensor::from_vec(noise(batch * size * size, 101), (batch, 1, size, size), &Device::Cpu)?;
     let slices: &[usize] = if config.neighbours { &[3] } else { &[] };
     let dims = [&[batch][..], slices, &[256, grid, grid]].concat();

@@ -85,7 +85,7 @@ fn write_store(path: &Path) -> Outcome<()> {
         writer.write_slice(
             Split::Train,
             row,
-            &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, rungs: &[] },
+            &SliceTensors { embeddings: &embeddings, images: &images, labels: &labels, half_labels: &[], rungs: &[] },
         )?;
         rows.push(SliceRow {
             row: row as u32,

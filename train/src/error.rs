@@ -352,6 +352,9 @@ pub enum TrainError {
     /// A ladder without rungs.
     #[error("{0} has no rungs, which --ladder gated mixes into the side network")]
     NoRungs(PathBuf),
+    /// Logits at half the image's side without labels there.
+    #[error("{0} has no labels at half the image's side, which --decoder skips-half learns from")]
+    NoHalfLabels(PathBuf),
     /// A model and a store of different rungs.
     #[error("{model} was trained on rungs that {store} does not hold: {differing}")]
     OtherRungs {

@@ -28,8 +28,8 @@ const UNUSED_PARTS: [&str; 5] =
 /// What a file with a whole model should hold.
 const WHOLE_MODEL: &str = "the file must hold a whole model in the published code's names; the weights of a side network by themselves are \
                            for `train --cnn-checkpoint`";
-/// What starts at zero: the gate's parameters and the decoder's skips.
-const ZERO_AT_START: [&str; 2] = ["sam.alpha", "sam.mask_decoder.conv_s"];
+/// What starts at zero: the gate's parameters, the decoder's skips and its third stage.
+const ZERO_AT_START: [&str; 3] = ["sam.alpha", "sam.mask_decoder.conv_s", "sam.mask_decoder.output_upscaling_half"];
 /// The mixture of a slice's embeddings with those around, `[channels, 3]`, which starts as the slice itself.
 const NEIGHBOURS: &str = "sam.neighbours.weight";
 /// The projection from another encoder's channels to SAM's, which starts at PyTorch's default.

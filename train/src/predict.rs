@@ -164,7 +164,7 @@ impl Ensemble {
         Ok(())
     }
 
-    /// Each model's logits of slices, `[rows, C, s/4, s/4]`: of the identity, or the mean over identity and reflections.
+    /// Each model's logits of slices, `[rows, C, s/4, s/4]`, or at half the image's side: of the identity, or the mean over identity and reflections.
     ///
     /// # Errors
     /// A row that is not in the split, a damaged store, or a store without the reflections to average over.
@@ -193,7 +193,7 @@ fn means(sums: Vec<Option<Tensor>>, variants: usize) -> Result<Vec<Tensor>> {
     Ok(sums.into_iter().flatten().map(mean).collect::<candle_core::Result<_>>()?)
 }
 
-/// A model's logits of `count` slices, `[count, C, s/4, s/4]`.
+/// A model's logits of `count` slices, `[count, C, s/4, s/4]`, or at half the image's side.
 fn logits(model: &LadderSam, batch: &Batch, count: usize) -> Result<Tensor> {
     let s = model.config().image_size;
     let shape = BatchShape {
@@ -202,6 +202,7 @@ fn logits(model: &LadderSam, batch: &Batch, count: usize) -> Result<Tensor> {
         channels: batch.images.len() / (count * s * s).max(1),
         embed_channels: model.config().embed_channels,
         precision: Numerics::F32,
+        logits_stride: model.config().decoder.logits_stride(),
         neighbours: model.config().neighbours,
         rungs: model.config().ladder,
     };

@@ -2,7 +2,7 @@
 
 use super::{SplitArrays, Store};
 use crate::arrays::ArrayKind;
-use crate::batch::{Batch, Item, Values};
+use crate::batch::{Batch, BatchParts, Item, Values};
 use crate::error::{Error, Result};
 use crate::remote::Unread;
 use crate::storage::{CONCURRENCY, wait};
@@ -17,23 +17,26 @@ pub(crate) struct BatchItem<'a> {
     pub(crate) images: Item<'a>,
     pub(crate) labels: &'a mut [u8],
     /// `None` if they are not asked for.
+    pub(crate) half_labels: Option<&'a mut [u8]>,
+    /// `None` if they are not asked for.
     pub(crate) rungs: Option<Item<'a>>,
 }
 
 impl Store {
-    /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads; rungs if `batch` asks for them.
+    /// Reads the given (row, variant) pairs of a split, in their order, on all of rayon's threads, with the parts that `batch`
+    /// asks for.
     ///
     /// `batch` is resized and overwritten; its memory is reused. After an error its content is unspecified.
     ///
     /// # Errors
-    /// [`Error::Absent`] for a pair outside the arrays, and for rungs of a store that has none; [`Error::Damaged`] with array, slice, case and
+    /// [`Error::Absent`] for a pair outside the arrays, and for parts that the store lacks; [`Error::Damaged`] with array, slice, case and
     /// variant; [`Error::Changed`] for a store that has changed since it was opened, so that the pair can no longer be read;
     /// [`Error::File`] for a bucket that does not answer.
     pub fn read_batch(&self, split: Split, picks: &[(u32, u32)], batch: &mut Batch) -> Result<()> {
-        let rungs = batch.rungs.is_some();
-        self.check_rungs(rungs)?;
-        if self.fits_cache(picks.len(), rungs) {
-            self.fetch_ahead(split, picks, rungs)?;
+        let parts = batch.parts();
+        self.check_parts(parts)?;
+        if self.fits_cache(picks.len(), parts) {
+            self.fetch_ahead(split, picks, parts)?;
         }
         self.fill_batch(picks, batch, |pick, item| {
             self.check_pick(split, pick.0, pick.1)?;
@@ -64,7 +67,7 @@ impl Store {
     /// # Errors
     /// As [`Self::read_batch`].
     pub fn read_embeddings(&self, split: Split, picks: &[(u32, u32)], values: &mut Values) -> Result<()> {
-        if self.fits_cache(picks.len(), false) {
+        if self.fits_cache(picks.len(), BatchParts::default()) {
             self.fetch_embeddings_ahead(split, picks)?;
         }
         self.fill_embeddings(picks, values, |pick, item| {
@@ -85,18 +88,17 @@ impl Store {
         values: &mut Values,
         fill: impl Fn((u32, u32), Item<'_>) -> Result<()> + Sync,
     ) -> Result<()> {
-        let (config, kind) = (self.config(), ArrayKind::Embeddings);
-        values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels(config));
+        self.make_room(values, ArrayKind::Embeddings, picks.len());
         picks.into_par_iter().zip(values.items_mut()).try_for_each(|(&pick, item)| fill(pick, item))
     }
 
-    /// Fetches the chunks of the given pairs from a bucket to the local disk, many at a time, those of the rungs only if they are asked for; does
-    /// nothing for a store in a folder.
+    /// Fetches the chunks of the given pairs from a bucket to the local disk, many at a time, only those of `parts`; does nothing for a store
+    /// in a folder.
     ///
     /// # Errors
     /// As [`Self::read_batch`].
-    pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)], rungs: bool) -> Result<()> {
-        self.fetch_kinds_ahead(split, picks, &self.kinds(rungs).collect::<Vec<_>>())
+    pub fn fetch_ahead(&self, split: Split, picks: &[(u32, u32)], parts: BatchParts) -> Result<()> {
+        self.fetch_kinds_ahead(split, picks, &self.kinds(parts).collect::<Vec<_>>())
     }
 
     /// As [`Self::fetch_ahead`], for [`Self::read_embeddings`].
@@ -120,34 +122,43 @@ impl Store {
         wait(stream::iter(fetched).buffer_unordered(CONCURRENCY).try_collect::<()>())
     }
 
-    /// The arrays that are read, with the rungs or without.
-    fn kinds(&self, rungs: bool) -> impl Iterator<Item = ArrayKind> {
-        ArrayKind::all(self.config()).iter().copied().filter(move |kind| rungs || *kind != ArrayKind::Rungs)
+    /// The arrays that are read for batches with these parts.
+    fn kinds(&self, parts: BatchParts) -> impl Iterator<Item = ArrayKind> {
+        ArrayKind::all(self.config()).into_iter().filter(move |kind| parts.has(*kind))
     }
 
-    /// An error if rungs are asked for, and there are none.
-    pub(crate) fn check_rungs(&self, rungs: bool) -> Result<()> {
-        if !rungs || !self.config().rungs.is_empty() {
-            return Ok(());
+    /// An error if parts are asked for that the store lacks.
+    pub(crate) fn check_parts(&self, parts: BatchParts) -> Result<()> {
+        let absent = |what: &str, known: &str| {
+            let known = format!("embeddings, images and labels only; {known}");
+            Err(Error::Absent { path: self.path().into(), what: what.into(), known })
+        };
+        if parts.rungs && self.config().rungs.is_empty() {
+            return absent("rungs", "`sam-ladder precompute --rungs` makes a store with rungs");
         }
-        let known = "embeddings, images and labels only; `sam-ladder precompute --rungs` makes a store with rungs".into();
-        Err(Error::Absent { path: self.path().into(), what: "rungs".into(), known })
+        if parts.half_labels && !self.config().half_labels {
+            return absent("labels at half the image's side", "`sam-ladder precompute --half-labels` adds them");
+        }
+        Ok(())
     }
 
     /// Whether `items` variants of slices fit the cache on the local disk, with room to spare; meaningless for a store in a folder.
-    pub(crate) fn fits_cache(&self, items: usize, rungs: bool) -> bool {
-        self.remote.as_ref().is_some_and(|remote| 2 * items as u64 * self.item_bytes(rungs) <= remote.max_bytes())
+    pub(crate) fn fits_cache(&self, items: usize, parts: BatchParts) -> bool {
+        self.remote.as_ref().is_some_and(|remote| 2 * items as u64 * self.item_bytes(parts) <= remote.max_bytes())
     }
 
-    /// Bytes of one variant of one slice, uncompressed, with the rungs or without.
-    pub(crate) fn item_bytes(&self, rungs: bool) -> u64 {
-        self.kinds(rungs).map(|kind| self.array(Split::Train, kind).spec.chunk_bytes() as u64).sum()
+    /// Bytes of one variant of one slice, uncompressed, with these parts.
+    pub(crate) fn item_bytes(&self, parts: BatchParts) -> u64 {
+        self.kinds(parts).map(|kind| self.array(Split::Train, kind).spec.chunk_bytes() as u64).sum()
     }
 
     /// Reads one variant of one slice; `pick` must have been checked.
     pub(crate) fn read_item(&self, split: Split, pick: (u32, u32), item: BatchItem<'_>) -> Result<()> {
-        let BatchItem { embeddings, images, labels, mut rungs } = item;
+        let BatchItem { embeddings, images, labels, half_labels, mut rungs } = item;
         self.read_bytes(split, ArrayKind::Labels, pick, labels)?;
+        if let Some(half_labels) = half_labels {
+            self.read_bytes(split, ArrayKind::HalfLabels, pick, half_labels)?;
+        }
         self.read_bytes(split, ArrayKind::Images, pick, bytemuck::cast_slice_mut(images.words))?;
         self.read_bytes(split, ArrayKind::Embeddings, pick, bytemuck::cast_slice_mut(embeddings.words))?;
         if let Some(rungs) = &mut rungs {
@@ -181,26 +192,38 @@ impl Store {
         fill: impl Fn((u32, u32), BatchItem<'_>) -> Result<()> + Sync,
     ) -> Result<()> {
         let config = self.config();
-        for (values, kind) in [(&mut batch.embeddings, ArrayKind::Embeddings), (&mut batch.images, ArrayKind::Images)] {
-            values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels(config));
-        }
-        let kind = ArrayKind::Rungs;
+        self.make_room(&mut batch.embeddings, ArrayKind::Embeddings, picks.len());
+        self.make_room(&mut batch.images, ArrayKind::Images, picks.len());
         let rungs = match &mut batch.rungs {
             Some(values) => {
-                values.resize(config.dtype, picks.len(), kind.item_len(config), kind.channels(config));
+                self.make_room(values, ArrayKind::Rungs, picks.len());
                 values.items_mut().map(Some).collect()
             }
             None => picks.iter().map(|_| None).collect::<Vec<_>>(),
         };
         let label_len = ArrayKind::Labels.item_len(config);
         batch.labels.resize(picks.len() * label_len, 0);
+        let half_labels = match &mut batch.half_labels {
+            Some(half_labels) => {
+                let half_len = ArrayKind::HalfLabels.item_len(config);
+                half_labels.resize(picks.len() * half_len, 0);
+                half_labels.chunks_mut(half_len).map(Some).collect()
+            }
+            None => picks.iter().map(|_| None).collect::<Vec<_>>(),
+        };
         batch.around.clear();
         (picks, batch.embeddings.items_mut(), batch.images.items_mut())
             .into_par_iter()
-            .zip(batch.labels.par_chunks_mut(label_len).zip(rungs))
-            .try_for_each(|((&pick, embeddings, images), (labels, rungs))| {
-                fill(pick, BatchItem { embeddings, images, labels, rungs })
+            .zip(batch.labels.par_chunks_mut(label_len).zip(half_labels).zip(rungs))
+            .try_for_each(|((&pick, embeddings, images), ((labels, half_labels), rungs))| {
+                fill(pick, BatchItem { embeddings, images, labels, half_labels, rungs })
             })
+    }
+
+    /// Resizes `values` to `items` items of an array.
+    fn make_room(&self, values: &mut Values, kind: ArrayKind, items: usize) {
+        let config = self.config();
+        values.resize(config.dtype, items, kind.item_len(config), kind.channels(config));
     }
 
     pub(crate) fn check_pick(&self, split: Split, row: u32, variant: u32) -> Result<()> {

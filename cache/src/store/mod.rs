@@ -386,7 +386,7 @@ fn open_split(
     let scans = read_scans(store, attributes, layout, split, Some(&slices))?;
     let cases = layout.cases_of(split).map(|(case, rows)| (case.case.clone(), rows.start as u32..rows.end as u32)).collect();
     let variants = layout.variants(split);
-    let arrays = ArrayKind::all(&layout.attributes().config).iter().map(|&kind| {
+    let arrays = ArrayKind::all(&layout.attributes().config).into_iter().map(|kind| {
         let spec = layout.array(split, kind);
         check_array_metadata(store, &spec)?;
         let of_array = checksums.take(&spec.path);

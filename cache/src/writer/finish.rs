@@ -122,7 +122,7 @@ impl StoreWriter {
         let mut checksums = Checksums::default();
         let (mut scans, mut rows) = ([vec![], vec![]], [vec![], vec![]]);
         for split in Split::ALL {
-            for &kind in ArrayKind::all(&self.layout.attributes().config) {
+            for kind in ArrayKind::all(&self.layout.attributes().config) {
                 let path = self.layout.array(split, kind).path;
                 let of_array = self.checksums_of(split, kind).ok_or_else(|| self.lost(&path))?;
                 checksums.insert(path, of_array);
@@ -185,7 +185,13 @@ mod tests {
         let case = CaseLayout { case: "a".into(), split: Split::Train, num_slices: 1, sources: vec![source.path.clone()] };
         let layout = StoreLayout::new(StoreAttributes::new(config, vec![source.clone()]), vec![case]).unwrap();
         let Opened::Writer(writer) = StoreWriter::open_or_create(folder, layout).unwrap() else { panic!("a new store") };
-        let tensors = SliceTensors { embeddings: &[0.25; EMBED_CHANNELS], images: &[0.5; 256], labels: &[1; 16], rungs: &[] };
+        let tensors = SliceTensors {
+            embeddings: &[0.25; EMBED_CHANNELS],
+            images: &[0.5; 256],
+            labels: &[1; 16],
+            half_labels: &[],
+            rungs: &[],
+        };
         writer.write_slice(Split::Train, 0, &tensors).unwrap();
         let row = SliceRow {
             row: 0,

@@ -187,7 +187,7 @@ fn rearrange(storage: &Storage, found: &StoreAttributes, layout: &StoreLayout) -
             Some(rows.clone().zip(now))
         });
         let moves: Vec<(usize, usize)> = kept.flatten().collect();
-        for &kind in ArrayKind::all(&wanted.config) {
+        for kind in ArrayKind::all(&wanted.config) {
             move_shards(storage, [&before, layout], split, kind, &moves)?;
         }
         for (case, _) in before.cases_of(split).filter(|(case, _)| !same(&case)) {
@@ -203,7 +203,7 @@ fn rearrange(storage: &Storage, found: &StoreAttributes, layout: &StoreLayout) -
 
 fn holds_shards(storage: &Storage, layout: &StoreLayout) -> Result<bool> {
     for split in Split::ALL {
-        for &kind in ArrayKind::all(&layout.attributes().config) {
+        for kind in ArrayKind::all(&layout.attributes().config) {
             if !shards_in(storage, &layout.array(split, kind))?.is_empty() {
                 return Ok(true);
             }

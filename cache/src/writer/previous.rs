@@ -124,19 +124,22 @@ fn rows_before(before: &StoreLayout, now: &StoreLayout, split: Split) -> Vec<Opt
     rows
 }
 
-/// Whether a store is contained in what is requested, so that it has only to grow: more scans, more variants, all else the same.
+/// Whether a store is contained in what is requested, so that it has only to grow: more scans, more variants, labels at half the
+/// image's side, all else the same.
 pub(super) fn grows(found: &StoreAttributes, layout: &StoreLayout) -> bool {
     let requested = layout.attributes();
     // Draws of another seed are other variants.
     let PrecomputeConfig { augment, test_augment, rotation_step, draws, draw_seed, .. } = requested.config;
-    let same_variants = PrecomputeConfig { augment, test_augment, rotation_step, draws, draw_seed, ..found.config.clone() };
+    let half_labels = found.config.half_labels || requested.config.half_labels;
+    let variants = PrecomputeConfig { augment, test_augment, rotation_step, draws, draw_seed, ..found.config.clone() };
+    let same_otherwise = PrecomputeConfig { half_labels, ..variants };
     let Ok(before) = StoreLayout::of(found) else { return false };
     let kinds = |variants: Vec<Variant>| variants.into_iter().map(|variant| variant.kind).collect::<Vec<_>>();
     let more_variants = Split::ALL.into_iter().all(|split| {
         let now = kinds(layout.variants(split));
         kinds(before.variants(split)).iter().all(|kind| now.contains(kind))
     });
-    same_variants == requested.config
+    same_otherwise == requested.config
         && more_variants
         && found.sources.iter().all(|source| requested.sources.contains(source))
         && found.cases.iter().all(|case| requested.cases.contains(case))

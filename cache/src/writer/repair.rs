@@ -31,7 +31,7 @@ pub fn begin_repair(store: &Path, report: &VerifyReport) -> Result<bool> {
     }
     let mut metadata: Vec<_> = group_files().collect();
     for split in Split::ALL {
-        for &kind in ArrayKind::all(&attributes.config) {
+        for kind in ArrayKind::all(&attributes.config) {
             metadata.push(array_file(&layout.array(split, kind))?);
         }
     }

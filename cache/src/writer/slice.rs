@@ -19,6 +19,8 @@ pub struct SliceTensors<'a> {
     pub images: &'a [f32],
     /// `[variant, s/4, s/4]`.
     pub labels: &'a [u8],
+    /// `[variant, s/2, s/2]`; empty for a store without them.
+    pub half_labels: &'a [u8],
     /// `[variant, rung, c, g, g]`; empty for a store without rungs.
     pub rungs: &'a [f32],
 }
@@ -42,7 +44,7 @@ impl Wanted {
         match kind {
             // Scales and offsets belong to all tensors, so a slice that lacks them needs all.
             ArrayKind::Embeddings | ArrayKind::Quantization | ArrayKind::Rungs => &self.embeddings,
-            ArrayKind::Images | ArrayKind::Labels => &self.variants,
+            ArrayKind::Images | ArrayKind::Labels | ArrayKind::HalfLabels => &self.variants,
         }
     }
 }
@@ -57,7 +59,7 @@ impl StoreWriter {
         }
         let mut variants = BTreeSet::new();
         let mut embeddings = BTreeSet::new();
-        for (i, &kind) in ArrayKind::all(&self.layout.attributes().config).iter().enumerate() {
+        for (i, kind) in ArrayKind::all(&self.layout.attributes().config).into_iter().enumerate() {
             if self.is_shard_done(split, i, row) {
                 continue;
             }
@@ -101,12 +103,12 @@ impl StoreWriter {
             rungs => self.to_stored(ArrayKind::Rungs, &wanted.embeddings, rungs, named)?,
         };
         let mut shards = Vec::new();
-        for (i, &kind) in ArrayKind::all(&self.layout.attributes().config).iter().enumerate() {
+        for (i, kind) in ArrayKind::all(&self.layout.attributes().config).into_iter().enumerate() {
             if self.is_shard_done(split, i, row) {
                 continue;
             }
             let encoder = &self.arrays[split as usize][i];
-            let made = self.encode(encoder, kind, wanted, tensors.labels, (&embeddings, &images, &rungs))?;
+            let made = self.encode(encoder, kind, wanted, tensors, (&embeddings, &images, &rungs))?;
             let mut chunks = self.stored_chunks(split, kind, row);
             chunks.resize(self.layout.num_variants(split), None);
             for (&variant, chunk) in wanted.of(kind).iter().zip(made) {
@@ -141,23 +143,30 @@ impl StoreWriter {
             let reason = format!("the split has {} slices", self.layout.num_slices(split));
             return Err(Error::Values { what: format!("{split} slice {row}"), reason });
         }
-        let lens = [tensors.embeddings.len(), tensors.images.len(), tensors.labels.len(), tensors.rungs.len()];
-        let kinds = [ArrayKind::Embeddings, ArrayKind::Images, ArrayKind::Labels, ArrayKind::Rungs];
-        for (kind, len) in kinds.into_iter().zip(lens) {
-            let expected = wanted.of(kind).len() * kind.item_len(config);
+        let SliceTensors { embeddings, images, labels, half_labels, rungs } = *tensors;
+        let half_len = config.half_labels_len();
+        let lens = [
+            (ArrayKind::Embeddings, embeddings.len(), config.embeddings_len()),
+            (ArrayKind::Images, images.len(), config.image_len()),
+            (ArrayKind::Labels, labels.len(), config.low_res_size().pow(2)),
+            (ArrayKind::HalfLabels, half_labels.len(), half_len),
+            (ArrayKind::Rungs, rungs.len(), config.rungs_len()),
+        ];
+        for (kind, len, item_len) in lens {
+            let expected = wanted.of(kind).len() * item_len;
             if len != expected {
                 let reason = format!("expected {expected} values, got {len}");
                 return Err(Error::Values { what: name_of(split, kind, row), reason });
             }
         }
         let (classes, ignored) = (config.num_classes(), config.ignored_class());
-        match tensors.labels.iter().find(|&&class| usize::from(class) >= classes && Some(class) != ignored) {
-            None => Ok(()),
-            Some(class) => {
-                let reason = format!("label {class} is not below the number of classes {}", config.num_classes());
-                Err(Error::Values { what: name_of(split, ArrayKind::Labels, row), reason })
+        for (kind, labels) in [(ArrayKind::Labels, labels), (ArrayKind::HalfLabels, half_labels)] {
+            if let Some(class) = labels.iter().find(|&&class| usize::from(class) >= classes && Some(class) != ignored) {
+                let reason = format!("label {class} is not below the number of classes {classes}");
+                return Err(Error::Values { what: name_of(split, kind, row), reason });
             }
         }
+        Ok(())
     }
 
     /// The chunks of an array's wanted variants, encoded.
@@ -166,11 +175,12 @@ impl StoreWriter {
         encoder: &ChunkEncoder,
         kind: ArrayKind,
         wanted: &Wanted,
-        labels: &[u8],
+        tensors: &SliceTensors<'_>,
         (embeddings, images, rungs): (&[Stored], &[Stored], &[Stored]),
     ) -> Result<Vec<Vec<u8>>> {
         match kind {
-            ArrayKind::Labels => {
+            ArrayKind::Labels | ArrayKind::HalfLabels => {
+                let labels = if kind == ArrayKind::Labels { tensors.labels } else { tensors.half_labels };
                 let items = labels.par_chunks(kind.item_len(&self.layout.attributes().config));
                 items.map(|item| encoder.encode(item)).collect()
             }

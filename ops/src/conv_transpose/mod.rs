@@ -31,21 +31,24 @@ pub fn conv_transpose2d_2x2(x: &Value, weight: &Value, bias: &Value, math: F32Ma
     linear(x, &matrix, Some(bias), math)?.reshape((b, 4 * n, co))
 }
 
-/// Pixels in the order in which two [`conv_transpose2d_2x2`] give them, in the order of the image.
+/// Pixels in the order in which `times` [`conv_transpose2d_2x2`] in a row give them, in the order of the image.
 ///
 /// # Shapes
-/// `[b, c, 16·h·w]` → `[b, c, 4h, 4w]`
+/// `[b, c, 4ᵗ·h·w]` → `[b, c, 2ᵗ·h, 2ᵗ·w]`
 ///
 /// # Errors
 /// Other shapes.
-pub fn patches_to_image(x: &Value, (h, w): (usize, usize)) -> Result<Value> {
+pub fn patches_to_image(x: &Value, (h, w): (usize, usize), times: usize) -> Result<Value> {
     let (b, c, _) = x.tensor().dims3()?;
-    // Two axes each for the pixel, its patch and the patch's patches.
-    x.reshape(vec![b, c, h, w, 2, 2, 2, 2])?.permute(&[0, 1, 2, 4, 6, 3, 5, 7])?.reshape((b, c, 4 * h, 4 * w))
+    // Two axes each for the pixel, its patch, the patch's patches and so on.
+    let dims: Vec<usize> = [b, c, h, w].into_iter().chain(std::iter::repeat_n(2, 2 * times)).collect();
+    let of_side = |side: usize| (0..=times).map(move |level| 2 + 2 * level + side);
+    let axes: Vec<usize> = [0, 1].into_iter().chain(of_side(0)).chain(of_side(1)).collect();
+    x.reshape(dims)?.permute(&axes)?.reshape((b, c, h << times, w << times))
 }
 
-/// The pixels of an image as rows, in the order in which `times` [`conv_transpose2d_2x2`] in a row give them: the inverse of what
-/// [`patches_to_image`] does for two, channels last.
+/// The pixels of an image as rows, in the order in which `times` [`conv_transpose2d_2x2`] in a row give them: the inverse of
+/// [`patches_to_image`], channels last.
 ///
 /// # Shapes
 /// `[b, c, 2ᵗ·h, 2ᵗ·w]` → `[b, 4ᵗ·h·w, c]`
@@ -101,7 +104,7 @@ mod tests {
                 let pixels = v[0].reshape((b, 4, h * w))?.permute(&[0, 2, 1])?;
                 let x = conv_transpose2d_2x2(&pixels, &v[1], &v[2], F32Math::Exact)?;
                 let x = conv_transpose2d_2x2(&x, &v[3], &v[4], F32Math::Exact)?;
-                patches_to_image(&x.permute(&[0, 2, 1])?, (h, w))
+                patches_to_image(&x.permute(&[0, 2, 1])?, (h, w), 2)
             },
             |t| {
                 let x = conv_transpose2d_2x2_composed(&t[0], &t[1], &t[2])?;
@@ -114,12 +117,15 @@ mod tests {
     #[test]
     fn an_image_is_taken_apart_as_two_in_a_row_put_it_together() -> Result<()> {
         let (b, c, h, w) = (2, 3, 2, 5);
+        for times in [1, 2, 3] {
+            let image = uniform(&[b, c, h << times, w << times], 1)?;
+            assert_gradients_match(
+                std::slice::from_ref(&image),
+                |v| patches_to_image(&image_to_patches(&v[0], times)?.permute(&[0, 2, 1])?, (h, w), times),
+                |t| t[0].affine(1.0, 0.0),
+            )?;
+        }
         let image = uniform(&[b, c, 4 * h, 4 * w], 1)?;
-        assert_gradients_match(
-            std::slice::from_ref(&image),
-            |v| patches_to_image(&image_to_patches(&v[0], 2)?.permute(&[0, 2, 1])?, (h, w)),
-            |t| t[0].affine(1.0, 0.0),
-        )?;
         // [1, 2, 2, 4]: channel 0 counts from 0, channel 1 from 10.
         let two: Vec<f32> = (0..8).chain(10..18).map(|n| n as f32).collect();
         let rows = image_to_patches(&Tensor::from_vec(two, (1, 2, 2, 4), image.device())?.into(), 1)?;

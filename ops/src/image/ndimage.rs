@@ -80,6 +80,24 @@ pub fn zoom_nearest<T: Copy + Default>(slice: &[T], [h, w]: [usize; 2], [oh, ow]
     })
 }
 
+/// `scipy.ndimage.zoom(slice, (oh / h, ow / w), order=0, mode="nearest")`: as [`zoom_nearest`], but where rounding leads beyond the last pixel, as from
+/// 384 to 192, it is that pixel instead of zero.
+///
+/// # Panics
+/// When `slice` does not have `h * w` elements.
+pub fn zoom_nearest_within<T: Copy + Default>(slice: &[T], [h, w]: [usize; 2], [oh, ow]: [usize; 2]) -> Vec<T> {
+    assert_eq!(slice.len(), h * w, "a slice of shape {h}x{w} has {} elements", h * w);
+    if [h, w] == [oh, ow] || slice.is_empty() {
+        return slice.to_vec();
+    }
+    let of_side = |from: usize, to: usize| -> Vec<usize> {
+        let last = from - 1;
+        endpoint_grid(from, to).map(|coordinate| nearest_index(coordinate.min(last as f64), from).unwrap_or(last)).collect()
+    };
+    let (rows, columns) = (of_side(h, oh), of_side(w, ow));
+    gather([oh, ow], |row, column| slice[rows[row] * w + columns[column]])
+}
+
 /// `scipy.ndimage.zoom(slice, (oh / h, ow / w), order=1)`: bilinear on the endpoint grid, in PyTorch `interpolate(mode="bilinear",
 /// align_corners=True)`.
 ///
@@ -274,6 +292,16 @@ pub(super) fn gather<T>([h, w]: [usize; 2], value: impl Fn(usize, usize) -> T) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// SciPy 1.17: `zoom(a, 0.5, order=0)` of 32 rows has zeros at the end, with `mode="nearest"` the last row. Of 8 to 5 both are the same.
+    #[test]
+    fn nearest_pixels_may_be_kept_within_the_slice() {
+        let a: Vec<u8> = (0..32).collect();
+        let expected = [0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31];
+        assert_eq!(zoom_nearest_within(&a, [32, 1], [16, 1]), expected);
+        assert_eq!(zoom_nearest(&a, [32, 1], [16, 1])[15], 0);
+        assert_eq!(zoom_nearest_within(&a[..8], [1, 8], [1, 5]), zoom_nearest(&a[..8], [1, 8], [1, 5]));
+    }
 
     #[test]
     fn quarter_turns_are_counter_clockwise() {

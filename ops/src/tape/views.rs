@@ -1,9 +1,10 @@
 //! Sums of values, and their elements in another shape or order.
 
-use candle_core::{Result, Shape, Tensor};
+use candle_core::{DType, Result, Shape, Tensor};
 
 use super::{Value, record};
 use crate::add::add;
+use crate::convert::{sum_second_axis, to_format};
 use crate::strided_copy::{contiguous, with_zeros};
 
 impl Value {
@@ -75,12 +76,40 @@ impl Value {
         }
         record(contiguous(&self.tensor().broadcast_as(dims)?)?, &[self], |gradient, _| Ok(vec![Some(gradient.sum_keepdim(0)?)]))
     }
+
+    /// Each element `copies` times, one after the other: `[.., n]` → `[.., copies·n]`. Pixels of a patch as in
+    /// [`conv_transpose2d_2x2`](crate::conv_transpose2d_2x2), which all have the value of the pixel that the patch is of.
+    ///
+    /// # Errors
+    /// A value without axes.
+    pub fn repeat_each(&self, copies: usize) -> Result<Value> {
+        let (before, dtype) = (self.tensor().shape().clone(), self.tensor().dtype());
+        let (mut each, mut dims) = (before.dims().to_vec(), before.dims().to_vec());
+        each.push(copies);
+        if let Some(last) = dims.last_mut() {
+            *last *= copies;
+        }
+        let repeated = contiguous(&self.tensor().unsqueeze(before.rank())?.broadcast_as(each)?)?.reshape(dims)?;
+        record(repeated, &[self], move |gradient, _| {
+            let groups = to_format(gradient, DType::F32)?.reshape((before.elem_count(), copies, 1))?;
+            Ok(vec![Some(sum_second_axis(&groups, dtype)?.reshape(before)?)])
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{assert_gradients_match, uniform};
+
+    #[test]
+    fn copies_of_each_have_candles_gradients() -> Result<()> {
+        assert_gradients_match(
+            &[uniform(&[2, 3, 5], 1)?],
+            |v| v[0].repeat_each(4),
+            |t| t[0].unsqueeze(3)?.broadcast_as((2, 3, 5, 4))?.contiguous()?.reshape((2, 3, 20)),
+        )
+    }
 
     #[test]
     fn views_have_candles_gradients() -> Result<()> {

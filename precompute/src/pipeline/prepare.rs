@@ -31,6 +31,8 @@ pub(super) struct Group {
     pub(super) images: Vec<f32>,
     /// `[wanted variant of each slice, s/4, s/4]`.
     pub(super) labels: Vec<u8>,
+    /// `[wanted variant of each slice, s/2, s/2]`; empty if the store has none.
+    pub(super) half_labels: Vec<u8>,
 }
 
 impl Group {
@@ -159,16 +161,16 @@ impl Work<'_> {
 
     fn make_group(&self, scan: &Scan, first_row: usize, group: &GroupRange) -> Group {
         let rows: Vec<(usize, Wanted)> = group.rows.clone().map(|row| (row, self.writer.wanted(scan.split, row))).collect();
-        let (images, labels) = self.make_variants(scan, first_row, &rows);
-        Group { split: scan.split, rows, images, labels }
+        let (images, labels, half_labels) = self.make_variants(scan, first_row, &rows);
+        Group { split: scan.split, rows, images, labels, half_labels }
     }
 
-    /// The wanted variants of some slices: images `[variant, c, s, s]`, labels `[variant, s/4, s/4]`.
-    fn make_variants(&self, scan: &Scan, first_row: usize, rows: &[(usize, Wanted)]) -> (Vec<f32>, Vec<u8>) {
+    /// The wanted variants of some slices: images `[variant, c, s, s]`, labels `[variant, s/4, s/4]`, and `[variant, s/2, s/2]` if the store has them.
+    fn make_variants(&self, scan: &Scan, first_row: usize, rows: &[(usize, Wanted)]) -> (Vec<f32>, Vec<u8>, Vec<u8>) {
         let config = &self.writer.layout().attributes().config;
         let variants = self.writer.layout().variants(scan.split);
         let [_, height, width] = scan.shape;
-        let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
+        let (image_len, label_len, half_len) = (config.image_len(), config.low_res_size().pow(2), config.half_labels_len());
         let _span = tracing::trace_span!("make variants", slices = rows.len()).entered();
         let slices: Vec<DataSlice> = rows
             .par_iter()
@@ -183,13 +185,19 @@ impl Work<'_> {
             pairs.flat_map(|(slice, (_, wanted))| wanted.variants.iter().map(move |&variant| (slice, variant))).collect();
         let mut images = vec![0.0; items.len() * image_len];
         let mut labels = vec![0; items.len() * label_len];
-        let places = images.par_chunks_mut(image_len).zip(labels.par_chunks_mut(label_len));
-        places.zip(&items).for_each(|((image, label), (slice, variant))| {
+        let mut half_labels = vec![0; items.len() * half_len];
+        let mut rest = half_labels.as_mut_slice();
+        let halves: Vec<&mut [u8]> = items.iter().map(|_| rest.split_off_mut(..half_len).unwrap_or_default()).collect();
+        let places = images.par_chunks_mut(image_len).zip(labels.par_chunks_mut(label_len)).zip(halves);
+        places.zip(&items).for_each(|(((image, label), half), (slice, variant))| {
             let made = slice.variant(variants[*variant].kind, config.image_size);
             image.copy_from_slice(&made.image);
             label.copy_from_slice(&made.label);
+            if !half.is_empty() {
+                half.copy_from_slice(&made.half_label());
+            }
         });
-        (images, labels)
+        (images, labels, half_labels)
     }
 }
 

@@ -47,9 +47,9 @@ pub(super) fn write_all(writer: &StoreWriter, progress: &dyn Progress, encoded: 
 /// Writes the slices of a group at the same time: a disk syncs them together. If one fails, the others are written nevertheless.
 fn write_group(writer: &StoreWriter, group: &Group, made: &Made) -> Result<()> {
     let config = &writer.layout().attributes().config;
-    let (image_len, label_len) = (config.image_len(), config.low_res_size().pow(2));
+    let (image_len, label_len, half_len) = (config.image_len(), config.low_res_size().pow(2), config.half_labels_len());
     let (embedding_len, rungs_len) = (config.embeddings_len(), config.rungs_len());
-    let (mut images, mut labels) = (&group.images[..], &group.labels[..]);
+    let (mut images, mut labels, mut half_labels) = (&group.images[..], &group.labels[..], &group.half_labels[..]);
     let (mut embeddings, mut rungs) = (&made.embeddings[..], &made.rungs[..]);
     let slices: Vec<_> = group
         .rows
@@ -58,6 +58,7 @@ fn write_group(writer: &StoreWriter, group: &Group, made: &Made) -> Result<()> {
             let tensors = SliceTensors {
                 images: take(&mut images, wanted.variants.len() * image_len),
                 labels: take(&mut labels, wanted.variants.len() * label_len),
+                half_labels: take(&mut half_labels, wanted.variants.len() * half_len),
                 embeddings: take(&mut embeddings, wanted.embeddings.len() * embedding_len),
                 rungs: take(&mut rungs, wanted.embeddings.len() * rungs_len),
             };

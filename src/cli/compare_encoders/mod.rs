@@ -90,7 +90,7 @@ impl Args {
             weights::ensure_there(path, weights::RANDOM_SIDE_NETWORK)?;
         }
         let config = self.config()?;
-        let stores = stores::open(&self.store, config.ladder, &self.runs.cache)?;
+        let stores = stores::open(&self.store, &config, &self.runs.cache)?;
         let folds = self.folds(&config, &stores[0].path)?;
         EncoderTable::may_write(&self.out)?;
         std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;

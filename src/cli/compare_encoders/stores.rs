@@ -8,7 +8,7 @@ use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::differences::differences;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::store::{DECODER_WEIGHTS, StoreAttributes};
-use sam_ladder_schemas::train_choices::LadderKind;
+use sam_ladder_schemas::train::TrainConfig;
 use sam_ladder_train::run;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +34,8 @@ pub struct ComparedStore {
 /// # Errors
 /// Names that are no folders' names or are there twice; stores of other scans, cases, classes, data sizes; the same store twice; a store without
 /// rungs, if there is a ladder.
-pub fn open(typed: &[String], ladder: LadderKind, cache: &Cache) -> anyhow::Result<Vec<ComparedStore>> {
-    let stores = typed.iter().map(|typed| open_one(typed, ladder, cache)).collect::<anyhow::Result<Vec<_>>>()?;
+pub fn open(typed: &[String], config: &TrainConfig, cache: &Cache) -> anyhow::Result<Vec<ComparedStore>> {
+    let stores = typed.iter().map(|typed| open_one(typed, config, cache)).collect::<anyhow::Result<Vec<_>>>()?;
     let Some((first, others)) = stores.split_first().filter(|(_, others)| !others.is_empty()) else {
         return Err(refusal("a comparison needs two stores or more", "pass --store A.zarr --store B.zarr"));
     };
@@ -57,7 +57,7 @@ pub fn open(typed: &[String], ladder: LadderKind, cache: &Cache) -> anyhow::Resu
     Ok(stores)
 }
 
-fn open_one(typed: &str, ladder: LadderKind, cache: &Cache) -> anyhow::Result<ComparedStore> {
+fn open_one(typed: &str, config: &TrainConfig, cache: &Cache) -> anyhow::Result<ComparedStore> {
     let (name, path) = match typed.split_once('=') {
         Some((name, path)) => (name.trim().to_string(), PathBuf::from(path)),
         None => (Path::new(typed).file_stem().unwrap_or_default().to_string_lossy().into_owned(), PathBuf::from(typed)),
@@ -67,9 +67,7 @@ fn open_one(typed: &str, ladder: LadderKind, cache: &Cache) -> anyhow::Result<Co
         return Err(refusal(message, "write --store NAME=STORE.zarr"));
     }
     let store = Store::open_with(&path, Some(&cache.options()))?;
-    if ladder != LadderKind::None {
-        run::rungs_of(ladder, &TrainingSplit::open_with(&path, Some(&cache.options()))?)?;
-    }
+    run::check_parts(run::parts_of(config), &TrainingSplit::open_with(&path, Some(&cache.options()))?)?;
     Ok(ComparedStore { name, bytes: store.stored_bytes()?, attributes: store.attributes().clone(), path })
 }
 

@@ -280,7 +280,8 @@ fn ensure_rungs_of(checkpoint: &Path, run: &Path, (rungs, sha256): (Option<Rungs
 /// Every setting that differs, with both values.
 fn ensure_same_images(first: &Path, of_first: &PrecomputeConfig, run: &Path, of_run: &PrecomputeConfig) -> anyhow::Result<()> {
     let [left, right] = [first, run].map(|run| format!("{} has", run.display()));
-    let [of_first, of_run] = [of_first, of_run].map(|config| config.clone().without_rungs());
+    let of_images = |config: &PrecomputeConfig| PrecomputeConfig { half_labels: false, ..config.clone().without_rungs() };
+    let [of_first, of_run] = [of_first, of_run].map(of_images);
     let differing = differences(&json!(of_first), &left, &json!(of_run), &right);
     if differing.is_empty() {
         return Ok(());
@@ -298,6 +299,7 @@ fn of_new_scans(config: PrecomputeConfig) -> PrecomputeConfig {
         draws: 0,
         draw_seed: 0,
         test_cases: Vec::new(),
+        half_labels: false,
         unlabelled: true,
         ..config
     }

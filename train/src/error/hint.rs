@@ -61,6 +61,9 @@ impl TrainError {
             TrainError::NoRungs(_) => {
                 "make a store with rungs, such as `sam-ladder precompute --rungs 2,5,8,11`, or leave --ladder at none".into()
             }
+            TrainError::NoHalfLabels(_) => {
+                "run the store's precompute command again with --half-labels, which encodes nothing again, or take --decoder skips".into()
+            }
             TrainError::OtherRungs { .. } => {
                 "pass --store the store that the run was trained on, also after it has grown; predict makes the rungs of new scans".into()
             }

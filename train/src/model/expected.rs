@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use sam_ladder_schemas::sam_names::{mask_decoder_tensors, prompt_encoder_tensors};
-use sam_ladder_schemas::train_choices::DecoderKind;
 
 use super::depth_mix::depth_mix_names;
 use super::error::ModelError;
@@ -32,9 +31,7 @@ impl ModelWeights {
         }
         let sam = prompt_encoder_tensors().into_iter().chain(mask_decoder_tensors(config.num_classes));
         list.0.extend(sam.map(|(name, shape)| (format!("sam.{name}"), shape)));
-        if config.decoder == DecoderKind::Skips {
-            skip_names(&mut list, config.side_network);
-        }
+        skip_names(&mut list, config.decoder, config.side_network);
         side_network_names(&mut list, config.side_network, config.image_size / PATCH_SIZE);
         if let Some(rungs) = config.ladder {
             ladder_names(&mut list, rungs, ladder_stage(config.side_network));

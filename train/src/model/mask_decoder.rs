@@ -10,6 +10,7 @@ use super::mlp::Hypernetworks;
 use super::names::EMBED_DIM;
 use super::parameters::{Parameters, Trainable};
 use super::prompt_encoder::PromptEncoder;
+use super::side_output::Stages;
 use super::skips::Skips;
 use super::transformer::{MaskTokens, TwoWayTransformer};
 
@@ -47,14 +48,21 @@ impl MaskDecoder {
         Ok(MaskDecoder { transformer, upscaling, hypernetworks, num_classes: config.num_classes, math: parameters.math() })
     }
 
-    /// x `[b, 256, g, g]` and, for skips, layer1 `[b, c1, 4g, 4g]` and layer2 `[b, c2, 2g, 2g]` → low_res_logits `[b, C, 4g, 4g]`
-    pub(super) fn forward(&self, x: &Value, stages: Option<&[Value; 2]>, tape: Option<&Tape>) -> Result<Value> {
+    /// x `[b, 256, g, g]` and, for skips, the side network's stages → low_res_logits `[b, C, 4g, 4g]`, or `[b, C, 8g, 8g]` with a third stage
+    pub(super) fn forward(&self, x: &Value, stages: Option<&Stages<Value>>, tape: Option<&Tape>) -> Result<Value> {
         let (b, c, h, w) = x.tensor().dims4()?;
         let image = x.reshape((b, c, h * w))?.permute(&[0, 2, 1])?; // [b, n, 256]
         let (tokens, image) = self.transformer.forward(&image, tape)?;
-        let upscaled = self.upscaling.forward(&image, stages, tape)?; // [b, 16n, 32]
+        let (upscaled, third) = self.upscaling.forward(&image, stages, tape)?; // [b, 16n, 32]
         let hyper = self.hypernetworks.forward(&tokens.narrow(1, 1, self.num_classes)?, tape)?; // [b, C, 32]
-        patches_to_image(&product_transposed(&hyper, &upscaled, self.math)?, (h, w))
+        let logits = product_transposed(&hyper, &upscaled, self.math)?;
+        match third {
+            None => patches_to_image(&logits, (h, w), 2),
+            Some(third) => {
+                let logits = logits.repeat_each(4)?.add(&product_transposed(&hyper, &third, self.math)?)?;
+                patches_to_image(&logits, (h, w), 3)
+            }
+        }
     }
 }
 
@@ -80,30 +88,33 @@ impl OutputUpscaling {
             norm_bias: parameters.trainable_tensor(&format!("{prefix}.1.bias"))?,
             weight3: parameters.trainable_tensor(&format!("{prefix}.3.weight"))?,
             bias3: parameters.trainable_tensor(&format!("{prefix}.3.bias"))?,
-            skips: match decoder {
-                DecoderKind::Plain => None,
-                DecoderKind::Skips => Some(Skips::new(parameters)?),
-            },
+            skips: Skips::new(decoder, parameters)?,
             math: parameters.math(),
         })
     }
 
-    /// `[b, n, 256]`, and layer1 and layer2 for skips → `[b, 16n, 32]`
-    fn forward(&self, x: &Value, stages: Option<&[Value; 2]>, tape: Option<&Tape>) -> Result<Value> {
+    /// `[b, n, 256]`, and the side network's stages for skips → `[b, 16n, 32]`, and of a third stage `[b, 64n, 32]`
+    fn forward(&self, x: &Value, stages: Option<&Stages<Value>>, tape: Option<&Tape>) -> Result<(Value, Option<Value>)> {
         let skips = match (&self.skips, stages) {
             (None, _) => None,
             (Some(skips), Some(stages)) => Some((skips, stages)),
             (Some(_), None) => bail!("the decoder's skips need stages of the side network"),
         };
         let mut x = conv_transpose2d_2x2(x, &self.weight0.on(tape), &self.bias0.on(tape), self.math)?; // [b, 4n, 64]
-        if let Some((skips, [_, layer2])) = skips {
-            x = skips.eighth.add_to(&x, layer2, tape)?;
+        if let Some((skips, stages)) = skips {
+            x = skips.eighth.add_to(&x, &stages.layer2, tape)?;
         }
         let x = gelu(&layer_norm(&x, &self.norm_weight.on(tape), &self.norm_bias.on(tape), EPS_2D)?)?;
         let mut x = conv_transpose2d_2x2(&x, &self.weight3.on(tape), &self.bias3.on(tape), self.math)?; // [b, 16n, 32]
-        if let Some((skips, [layer1, _])) = skips {
-            x = skips.quarter.add_to(&x, layer1, tape)?;
+        if let Some((skips, stages)) = skips {
+            x = skips.quarter.add_to(&x, &stages.layer1, tape)?;
         }
-        gelu(&x)
+        let x = gelu(&x)?;
+        let third = match skips.and_then(|(skips, stages)| Some((skips.half.as_ref()?, stages.stem.as_ref()))) {
+            None => None,
+            Some((half, Some(stem))) => Some(half.forward(&x, stem, tape)?),
+            Some((_, None)) => bail!("the decoder's third stage needs the side network's first convolution"),
+        };
+        Ok((x, third))
     }
 }

@@ -151,7 +151,7 @@ pub struct LadderSam {
 
 /// A forward pass in training mode, ready for the backward pass.
 pub struct TrainPass<'a> {
-    /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`.
+    /// Logits at a quarter of the input's side, `[b, C, s/4, s/4]`; with [`DecoderKind::SkipsHalf`] at half, `[b, C, s/2, s/2]`.
     pub low_res_logits: Tensor,
     /// The gate's and the mask decoder's operations, and their output.
     tape: Tape,
@@ -174,8 +174,7 @@ impl TrainPass<'_> {
         if let Some((of_cnn, side_network, side_tape)) = cnn
             && let Some(x) = gradients.remove(&of_cnn.x)
         {
-            let stages =
-                of_cnn.stages.as_ref().map_or([None, None], |stages| stages.each_ref().map(|stage| gradients.remove(stage)));
+            let stages = of_cnn.stages.as_ref().map(|stages| stages.map(|stage| gradients.remove(stage)));
             drop(of_cnn);
             side_network.backward(side_tape, SideGradients { x, stages }, &mut gradients)?;
         }
@@ -196,8 +195,7 @@ impl LadderSam {
         if config.num_classes < 2 {
             return Err(ModelError::Classes(config.num_classes));
         }
-        let skips = config.decoder == DecoderKind::Skips;
-        if skips && (stage_channels(config.side_network).is_none() || config.arm == Arm::SamOnly) {
+        if config.decoder.has_skips() && (stage_channels(config.side_network).is_none() || config.arm == Arm::SamOnly) {
             return Err(ModelError::NoStages);
         }
         if config.neighbours && config.arm == Arm::CnnOnly {
@@ -214,7 +212,7 @@ impl LadderSam {
         let gate = Gate::new(config.arm, config.gate, &mut parameters)?;
         let prompt_encoder = PromptEncoder::new(config.image_size / PATCH_SIZE, &mut parameters)?;
         let mask_decoder = MaskDecoder::new(config, &prompt_encoder, &mut parameters)?;
-        let side_network = SideNetwork::new(config.side_network, skips, config.ladder, &mut parameters)?;
+        let side_network = SideNetwork::new(config.side_network, config.decoder, config.ladder, &mut parameters)?;
         parameters.seal(tensor_names(config))?;
         Ok(LadderSam {
             config: *config,
@@ -248,11 +246,11 @@ impl LadderSam {
         self.parameters.state_dict(tensor_names(&self.config))
     }
 
-    /// Logits at a quarter of the input's side, with batch norm's running statistics and without a graph.
+    /// Logits at a quarter of the input's side, or at half, with batch norm's running statistics and without a graph.
     ///
     /// `images` `[b, c, s, s]` in [0, 1] with 1 to 3 channels, `embeddings` `[b, 256, s/16, s/16]` (of another encoder than SAM's its channels), of
     /// a model with neighbours those of the slices before, at and after, `[b, 3, 256, s/16, s/16]`; of a model with a ladder with rungs
-    /// `[b, rung, c, s/16, s/16]` → `[b, C, s/4, s/4]`.
+    /// `[b, rung, c, s/16, s/16]` → `[b, C, s/4, s/4]`, with [`DecoderKind::SkipsHalf`] `[b, C, s/2, s/2]`.
     ///
     /// # Errors
     /// Inputs of another shape, and rungs that are missing or superfluous.
@@ -322,7 +320,7 @@ impl LadderSam {
             (Some(cnn), Arm::Full) => self.gate.forward(&x_sam()?, &value(&cnn.x), tape)?,
             (Some(cnn), _) => value(&cnn.x),
         };
-        let stages = cnn.and_then(|cnn| cnn.stages.as_ref()).map(|stages| stages.each_ref().map(value));
+        let stages = cnn.and_then(|cnn| cnn.stages.as_ref()).map(|stages| stages.map(value));
         self.mask_decoder.forward(&x, stages.as_ref(), tape)
     }
 

@@ -7,9 +7,11 @@
 
 use candle_core::{Result, Tensor};
 use sam_ladder_ops::{
-    Conv2d, Gradients, Places, add, contiguous, max_pool2d_3x3_s2_p1, normalize_relu_max_pool, normalize_relu_max_pool_backward,
-    sum_second_axis,
+    Conv2d, Gradients, Places, Tail, add, contiguous, max_pool2d_3x3_s2_p1, normalize_backward, normalize_relu_max_pool,
+    normalize_relu_max_pool_backward, sum_second_axis,
 };
+
+use sam_ladder_schemas::train_choices::DecoderKind;
 
 use super::batch_norm::{BatchNorm, Normalized, batch_norm_names};
 use super::error::ModelError;
@@ -18,10 +20,10 @@ use super::names::{EMBED_DIM, Names};
 use super::parameters::{Parameters, Trainable, convert};
 use super::projection::{Projection, SIDE_PROJECTION, projection_names};
 use super::residual_block::{BlockShape, BlockTape, ResidualBlock};
-use super::side_output::{SideGradients, SideOutput};
+use super::side_output::{SideGradients, SideOutput, Stages};
 
 /// Channels of the stem.
-const STEM: usize = 64;
+pub(super) const STEM: usize = 64;
 
 /// Which ResNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,8 @@ pub(super) struct ResNet {
     projection: Option<Projection>,
     /// Index of the last block of layer1 and of layer2, if their outputs are wanted.
     stage_ends: Option<[usize; 2]>,
+    /// Whether the stem's output is wanted, too.
+    shows_stem: bool,
     /// What rungs are mixed into layer3, if there are any.
     ladder: Option<Ladder>,
     /// Index of the first block of layer3.
@@ -116,10 +120,10 @@ pub(super) struct ResNet {
 }
 
 impl ResNet {
-    /// With `stages`, layer1 and layer2 are outputs, too.
+    /// For a decoder with skips, the stages that it takes are outputs, too.
     pub(super) fn new(
         kind: ResNetKind,
-        stages: bool,
+        decoder: DecoderKind,
         ladder: Option<Ladder>,
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
@@ -133,9 +137,10 @@ impl ResNet {
         let projection = if kind.has_projection() { Some(Projection::new(SIDE_PROJECTION, parameters)?) } else { None };
         let stem_conv = Conv2d::new(2, 3).with_math(parameters.math());
         let convolutions = blocks.iter().flat_map(ResidualBlock::weights).cloned().collect();
-        let stage_ends = stages.then(|| kind.stage_ends());
+        let stage_ends = decoder.has_skips().then(|| kind.stage_ends());
+        let shows_stem = decoder == DecoderKind::SkipsHalf;
         let layer3 = kind.depths()[..2].iter().sum();
-        Ok(ResNet { stem, stem_conv, stem_norm, blocks, convolutions, projection, stage_ends, ladder, layer3 })
+        Ok(ResNet { stem, stem_conv, stem_norm, blocks, convolutions, projection, stage_ends, shows_stem, ladder, layer3 })
     }
 
     /// Which stage ends with a block: 0 for layer1, 1 for layer2; only if stages are wanted.
@@ -157,19 +162,21 @@ impl ResNet {
     /// Of images `[b, c, s, s]` and rungs `[b, rung, c, s/16, s/16]`, if there are any; by the running statistics.
     pub(super) fn forward(&self, images: &Tensor, rungs: Option<&Tensor>) -> Result<SideOutput> {
         let x = self.stem_conv.forward(images, &self.stem_weight(images)?)?;
-        let mut x = max_pool2d_3x3_s2_p1(&self.stem_norm.infer(&x, true)?)?;
-        let mut stages = Vec::new();
+        let stem = self.stem_norm.infer(&x, true)?;
+        let mut x = max_pool2d_3x3_s2_p1(&stem)?;
+        let stem = self.shows_stem.then_some(stem);
+        let mut layers = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x)?;
             if let Some((ladder, place, rungs)) = self.rungs_after(index, rungs) {
                 x = ladder.mix(place, &x.into(), rungs, None)?.into_tensor();
             }
-            stages.extend(self.stage_of(index).map(|_| x.clone()));
+            layers.extend(self.stage_of(index).map(|_| x.clone()));
         }
         if let Some(projection) = &self.projection {
             x = projection.forward(&x)?;
         }
-        Ok(SideOutput { x, stages: stages.try_into().ok() })
+        Ok(SideOutput { x, stages: stages(stem, layers) })
     }
 
     /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Also returns the tape for [`Self::backward`].
@@ -178,11 +185,12 @@ impl ResNet {
         let stem = self.stem_norm.normalized(self.stem_conv.forward(images, &self.stem_weight(images)?)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
         let (mut x, places) = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
-        let (mut blocks, mut stages, mut mixtures) = (Vec::with_capacity(self.blocks.len()), Vec::new(), Vec::new());
+        let shown = self.shows_stem.then(|| self.stem_norm.forward(&stem, Tail::Relu)).transpose()?;
+        let (mut blocks, mut layers, mut mixtures) = (Vec::with_capacity(self.blocks.len()), Vec::new(), Vec::new());
         for (index, block) in self.blocks.iter().enumerate() {
             let tape = block.forward_train(x)?;
             x = tape.out.clone();
-            stages.extend(self.stage_of(index).map(|_| x.clone()));
+            layers.extend(self.stage_of(index).map(|_| x.clone()));
             if let Some((ladder, place, rungs)) = self.rungs_after(index, rungs) {
                 let mixed = Mixed::new(ladder, place, &x, rungs)?;
                 x = mixed.output().clone();
@@ -194,21 +202,22 @@ impl ResNet {
         if let Some(projection) = &self.projection {
             x = projection.forward(&x)?;
         }
-        let output = SideOutput { x, stages: stages.try_into().ok() };
+        let output = SideOutput { x, stages: stages(shown, layers) };
         Ok((output, ResNetTape { images: images.clone(), stem, places, blocks, mixtures, layer3 }))
     }
 
     /// Adds the gradients of every variable to `grads`, given those of [`Self::forward_train`]'s output.
     pub(super) fn backward(&self, tape: ResNetTape, grad: SideGradients, grads: &mut Gradients) -> Result<()> {
         let ResNetTape { images, stem, places, mut blocks, mut mixtures, layer3 } = tape;
-        let SideGradients { x: grad, stages: mut of_stages } = grad;
+        let SideGradients { x: grad, stages } = grad;
+        let (of_stem, mut of_layers) = stages.map_or((None, [None, None]), |of| (of.stem.flatten(), [of.layer1, of.layer2]));
         let grad = match (&self.projection, layer3) {
             (Some(projection), Some(layer3)) => projection.backward(&layer3, &grad, grads)?,
             _ => grad,
         };
         let mut grad = (grad, None);
         for (index, block) in self.blocks.iter().enumerate().rev() {
-            if let Some(of_stage) = self.stage_of(index).and_then(|stage| of_stages[stage].take()) {
+            if let Some(of_stage) = self.stage_of(index).and_then(|stage| of_layers[stage].take()) {
                 grad.0 = add(&grad.0, &of_stage)?;
             }
             if let Some((_, mixed)) = mixtures.pop_if(|(after, _)| *after == index) {
@@ -219,7 +228,14 @@ impl ResNet {
         }
         let (weight, bias) = self.stem_norm.parameters();
         let parts = (&grad.0, grad.1.as_ref());
-        let found = normalize_relu_max_pool_backward(&stem.x, &stem.statistics, &weight, &bias, &places, parts)?;
+        let mut found = normalize_relu_max_pool_backward(&stem.x, &stem.statistics, &weight, &bias, &places, parts)?;
+        if let Some(of_stem) = of_stem {
+            // What is shown of the stem goes another way than what is pooled; both gradients are linear.
+            let shown = normalize_backward(&stem.x, &stem.statistics, &weight, &bias, true, &of_stem)?;
+            found.x = add(&found.x, &shown.x)?;
+            found.weight = add(&found.weight, &shown.weight)?;
+            found.bias = add(&found.bias, &shown.bias)?;
+        }
         drop((stem, places, grad));
         let grad = self.stem_norm.keep(found, grads);
         let grad = self.stem_conv.backward_weight(&images, &grad, 7)?;
@@ -246,6 +262,12 @@ impl ResNet {
             channels => grad.pad_with_zeros(1, 0, shape.dims()[1] - channels),
         }
     }
+}
+
+/// The stages that are shown: layer1 and layer2, and perhaps the stem; none without layers.
+fn stages(stem: Option<Tensor>, layers: Vec<Tensor>) -> Option<Stages<Tensor>> {
+    let [layer1, layer2] = layers.try_into().ok()?;
+    Some(Stages { stem, layer1, layer2 })
 }
 
 /// What [`ResNet::backward`] needs of a forward pass.

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use sam_ladder_ops::{Gradients, Tape, Value};
 use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::SideNetworkKind;
+use sam_ladder_schemas::train_choices::DecoderKind;
 
 use super::error::ModelError;
 use super::ladder::{Ladder, Stage};
@@ -28,16 +29,16 @@ pub(super) enum SideTape {
 }
 
 impl SideNetwork {
-    /// With `stages`, [`SideOutput::stages`] are there; only for those of which [`stage_channels`] are known. With `rungs` it takes these.
+    /// For a decoder with skips, [`SideOutput::stages`] are there; only for those of which [`stage_channels`] are known. With `rungs` it takes these.
     pub(super) fn new(
         kind: SideNetworkKind,
-        stages: bool,
+        decoder: DecoderKind,
         rungs: Option<Rungs>,
         parameters: &mut Parameters,
     ) -> std::result::Result<Self, ModelError> {
         let ladder = rungs.map(|rungs| Ladder::new(rungs, ladder_stage(kind), parameters)).transpose()?;
         Ok(match resnet_kind(kind) {
-            Some(kind) => SideNetwork::ResNet(ResNet::new(kind, stages, ladder, parameters)?),
+            Some(kind) => SideNetwork::ResNet(ResNet::new(kind, decoder, ladder, parameters)?),
             None => SideNetwork::Vit(VitTiny::new(ladder, parameters)?),
         })
     }

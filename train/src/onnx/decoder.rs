@@ -14,11 +14,11 @@ const EPS: f32 = 1e-5;
 const EPS_2D: f32 = 1e-6;
 const CHANNELS: i64 = EMBED_CHANNELS as i64;
 
-/// x `[b, 256, g, g]`, for skips layer1 `[b, c1, 4g, 4g]` and layer2 `[b, c2, 2g, 2g]`, and the positional encoding `[1, 256, g, g]` →
-/// `[b, classes, 4g, 4g]`
+/// x `[b, 256, g, g]`, for skips layer1 `[b, c1, 4g, 4g]`, layer2 `[b, c2, 2g, 2g]` and the stem `[b, 64, 8g, 8g]`, and the positional encoding
+/// `[1, 256, g, g]` → `[b, classes, 4g, 4g]`, with a third stage `[b, classes, 8g, 8g]`
 pub(super) fn decode(
     net: &mut Layers,
-    (x, stages): (&Value, Option<&[Value; 2]>),
+    (x, stages): (&Value, Option<&[Value; 3]>),
     image_pe: &Tensor,
     classes: usize,
 ) -> Result<Value> {
@@ -44,12 +44,12 @@ pub(super) fn decode(
 
     let image = net.transpose(&keys, &[0, 2, 1]);
     let image = net.reshape(&image, &[0, CHANNELS, grid, grid]);
-    let upscaled = upscale(net, &image, stages)?; // [b, 32, 4g, 4g]
-    let upscaled = net.reshape(&upscaled, &[0, 0, 16 * grid * grid]);
+    let (upscaled, side) = upscale(net, &image, stages, 4 * grid)?; // [b, 32, side, side]
+    let upscaled = net.reshape(&upscaled, &[0, 0, side * side]);
     let tokens = net.slice(&queries, 1, 1, 1 + classes);
     let hyper = hypernetworks(net, &tokens, classes as usize)?; // [b, classes, 32]
     let masks = net.matmul(&hyper, &upscaled);
-    Ok(net.reshape(&masks, &[0, classes, 4 * grid, 4 * grid]))
+    Ok(net.reshape(&masks, &[0, classes, side, side]))
 }
 
 /// Tokens among themselves, tokens to image, perceptron, image to tokens: (queries, keys) and both positional encodings → (queries, keys).
@@ -109,8 +109,8 @@ fn attention(net: &mut Layers, prefix: &str, q: &Value, k: &Value, v: &Value) ->
     net.linear(&out, &format!("{prefix}.out_proj"))
 }
 
-/// `[b, 256, g, g]` → `[b, 32, 4g, 4g]`, with skips from layer1 and layer2
-fn upscale(net: &mut Layers, x: &Value, stages: Option<&[Value; 2]>) -> Result<Value> {
+/// `[b, 256, g, g]` → `[b, 32, 4g, 4g]`, with skips from layer1 and layer2, or with a third stage `[b, 32, 8g, 8g]`; and that side
+fn upscale(net: &mut Layers, x: &Value, stages: Option<&[Value; 3]>, quarter: i64) -> Result<(Value, i64)> {
     let prefix = format!("{PREFIX}.output_upscaling");
     let skip = |net: &mut Layers, x: Value, stage: usize| -> Result<Value> {
         let Some(stages) = stages else { return Ok(x) };
@@ -123,7 +123,19 @@ fn upscale(net: &mut Layers, x: &Value, stages: Option<&[Value; 2]>) -> Result<V
     let x = net.gelu(&x);
     let x = net.conv_transpose(&x, &format!("{prefix}.3"))?;
     let x = skip(net, x, 0)?;
-    Ok(net.gelu(&x))
+    let x = net.gelu(&x);
+    let third = format!("{PREFIX}.output_upscaling_half");
+    match stages.filter(|_| net.has(&format!("{third}.weight"))) {
+        None => Ok((x, quarter)),
+        Some([_, _, stem]) => {
+            let fine = net.conv_transpose(&x, &third)?;
+            let projected = net.conv(stem, &format!("{PREFIX}.conv_stem"), 1, 0)?;
+            let fine = net.add(&fine, &projected);
+            let fine = net.gelu(&fine);
+            let x = net.nearest_twice(&x, quarter);
+            Ok((net.add(&x, &fine), 2 * quarter))
+        }
+    }
 }
 
 /// The perceptron of each class on its token, all of a layer as one product: `[b, classes, 256]` → `[b, classes, 32]`.

@@ -73,6 +73,14 @@ impl Layers {
         self.graph.op("Mul", &[&half, &shifted], &[])
     }
 
+    /// Each pixel twice along both sides: `[b, c, side, side]` → `[b, c, 2·side, 2·side]`.
+    pub(super) fn nearest_twice(&mut self, x: &Value, side: i64) -> Value {
+        let apart = self.reshape(x, &[0, 0, side, 1, side, 1]);
+        let shape = self.graph.integers(&[1, 1, 1, 2, 1, 2]);
+        let repeated = self.graph.op("Expand", &[&apart, &shape], &[]);
+        self.reshape(&repeated, &[0, 0, 2 * side, 2 * side])
+    }
+
     /// As PyTorch's reshape, where 0 keeps an axis and -1 is what remains.
     pub(super) fn reshape(&mut self, x: &Value, shape: &[i64]) -> Value {
         let shape = self.graph.integers(shape);

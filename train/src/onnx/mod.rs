@@ -14,7 +14,6 @@ use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_schemas::precompute::PixelNormalisation;
 use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind};
-use sam_ladder_schemas::train_choices::DecoderKind;
 
 use crate::error::Result;
 use crate::model::{LadderSam, ModelConfig, ModelWeights};
@@ -40,7 +39,7 @@ pub(crate) struct OnnxEncoder<'a> {
 ///   after, `[batch, 3, 256, s/16, s/16]`;
 /// - with a ladder, `rungs` `[batch, rung, c, s/16, s/16]` of the image encoder, unless there is an `encoder`;
 ///
-/// its output is `low_res_logits` `[batch, classes, s/4, s/4]`.
+/// its output is `low_res_logits` `[batch, classes, s/4, s/4]`, with a third stage `[batch, classes, s/2, s/2]`.
 ///
 /// # Errors
 /// Weights that do not fit the configuration. Of a model with neighbours and an `encoder`, which sees one slice, the neighbours are left out: the
@@ -108,14 +107,16 @@ pub(crate) fn onnx_graph(
         (None, Some(x)) => x.clone(),
         (None, None) => return Err(crate::error::internal("the model has no input".into())),
     };
-    let stages = of_cnn.and_then(|of_cnn| of_cnn.stages).filter(|_| config.decoder == DecoderKind::Skips);
+    let stages = of_cnn.and_then(|of_cnn| of_cnn.stages).filter(|_| config.decoder.has_skips());
     let logits = decoder::decode(&mut net, (&x, stages.as_ref()), &image_pe, config.num_classes)?;
-    let axes = [BATCH, Axis::Size(config.num_classes), Axis::Size(size / 4), Axis::Size(size / 4)];
+    let stride = config.decoder.logits_stride();
+    let share = if stride == 2 { "half" } else { "a quarter of" };
+    let axes = [BATCH, Axis::Size(config.num_classes), Axis::Size(size / stride), Axis::Size(size / stride)];
     net.graph.output(
         &logits,
         "low_res_logits",
         &axes,
-        "logits of the classes, background first, at a quarter of the images' side",
+        &format!("logits of the classes, background first, at {share} the images' side"),
     );
     Ok(net.graph)
 }

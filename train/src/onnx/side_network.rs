@@ -16,8 +16,8 @@ const VIT_HEADS: i64 = 3;
 pub(super) struct SideOutput {
     /// `[b, 256, grid, grid]`
     pub(super) x: Value,
-    /// A ResNet's layer1 and layer2, at a quarter and an eighth of the images' side.
-    pub(super) stages: Option<[Value; 2]>,
+    /// A ResNet's layer1, layer2 and first convolution, at a quarter, an eighth and half of the images' side.
+    pub(super) stages: Option<[Value; 3]>,
 }
 
 /// Rungs `[b, c, grid, grid]`, each with the encoder's block after which it was taken, in their order.
@@ -33,8 +33,8 @@ pub(super) fn embed(
     let (mut x, stages) = match kind {
         SideNetworkKind::VitTiny => (vit(net, images, rungs, grid)?, None),
         SideNetworkKind::Resnet18 | SideNetworkKind::Resnet34 | SideNetworkKind::Resnet50 => {
-            let [layer1, layer2, layer3] = resnet(net, images, rungs)?;
-            (layer3, Some([layer1, layer2]))
+            let [stem, layer1, layer2, layer3] = resnet(net, images, rungs)?;
+            (layer3, Some([layer1, layer2, stem]))
         }
     };
     let projection = format!("{PREFIX}.projection");
@@ -44,12 +44,12 @@ pub(super) fn embed(
     Ok(SideOutput { x, stages })
 }
 
-/// A ResNet's three layers; their blocks are those whose weights there are.
-fn resnet(net: &mut Layers, images: &Value, rungs: &NamedRungs) -> Result<[Value; 3]> {
+/// A ResNet's first convolution and its three layers; their blocks are those whose weights there are.
+fn resnet(net: &mut Layers, images: &Value, rungs: &NamedRungs) -> Result<[Value; 4]> {
     let x = net.conv(images, &format!("{PREFIX}.conv1"), 2, 3)?;
     let x = net.batch_norm(&x, &format!("{PREFIX}.bn1"))?;
-    let x = net.relu(&x);
-    let x = net.max_pool(&x);
+    let stem = net.relu(&x);
+    let x = net.max_pool(&stem);
     let mut layers = [x.clone(), x.clone(), x.clone()];
     let mut x = x;
     for (layer, out) in (1..).zip(&mut layers) {
@@ -64,7 +64,8 @@ fn resnet(net: &mut Layers, images: &Value, rungs: &NamedRungs) -> Result<[Value
         }
         *out = x.clone();
     }
-    Ok(layers)
+    let [layer1, layer2, layer3] = layers;
+    Ok([stem, layer1, layer2, layer3])
 }
 
 /// The rungs after a block of a stage of `depth` blocks, as `model::ladder` spreads them.

@@ -5,7 +5,7 @@
 use super::gpu::{DeviceStore, budget};
 use super::read_ahead::ToRead;
 use super::sampler::Item;
-use super::tensors::{BatchShape, BatchTensors};
+use super::tensors::{BatchShape, BatchTensors, labels_of};
 use crate::error::{Result, internal};
 use candle_core::{DType, Device, Tensor};
 use sam_ladder_cache::{Batch, Reader, Values};
@@ -101,7 +101,8 @@ struct Resident {
     embeddings: Tensor,
     images: Tensor,
     labels: Tensor,
-    /// If the reader has them.
+    /// If the reader has them, and so the rungs.
+    half_labels: Option<Tensor>,
     rungs: Option<Tensor>,
     /// `[items, channels, 2]`, of embeddings, images and, if the reader has them, rungs.
     quantization: Option<Vec<Tensor>>,
@@ -127,7 +128,8 @@ impl DeviceItems {
         reader.read_batch(&[first], &mut batch)?;
         let values = [&batch.embeddings, &batch.images].into_iter().chain(&batch.rungs);
         let item_bytes = values.map(|values| values.bytes().len() + 4 * values.quantization().len());
-        let item_bytes = (item_bytes.sum::<usize>() + batch.labels.len()) as u64;
+        let labels = batch.labels.len() + batch.half_labels.as_ref().map_or(0, Vec::len);
+        let item_bytes = (item_bytes.sum::<usize>() + labels) as u64;
         let room = budget(memory, wanted, reserve);
         let count = items.len().min((room / item_bytes) as usize).min(u32::MAX as usize);
         observer.message(&report(items.len(), count, item_bytes, room, wanted));
@@ -211,7 +213,8 @@ fn stage(read: &Batch, picked: &Picked, kept: &KeptBatch, staging: &mut Staging)
     let parts = values.len();
     let bytes = values.iter().map(|values| values.bytes());
     let quantization = values.iter().map(|values| float_bytes(values.quantization()));
-    let copied = staging.upload(&bytes.chain(quantization).chain([&*read.labels]).collect::<Vec<_>>())?;
+    let labels = labels_of(read, kept.shape)?;
+    let copied = staging.upload(&bytes.chain(quantization).chain([labels]).collect::<Vec<_>>())?;
     let decode = |part: usize, picks: &Picks, to: &Tensor| -> Result<()> {
         let (values, count) = (values[part], picks.count());
         if count == 0 {
@@ -235,7 +238,7 @@ fn stage(read: &Batch, picked: &Picked, kept: &KeptBatch, staging: &mut Staging)
     }
     let Picks { items, rows } = &picked.read;
     if picked.read.count() > 0 {
-        gather_bytes_to(&copied[2 * parts], read.labels.len() / picked.read.count(), items, rows, &kept.batch.labels)?;
+        gather_bytes_to(&copied[2 * parts], labels.len() / picked.read.count(), items, rows, &kept.batch.labels)?;
     }
     Ok(staging.consumed()?)
 }
@@ -276,6 +279,7 @@ impl Resident {
             embeddings: bytes(batch.embeddings.bytes().len())?,
             images: bytes(batch.images.bytes().len())?,
             labels: bytes(batch.labels.len())?,
+            half_labels: batch.half_labels.as_ref().map(|labels| bytes(labels.len())).transpose()?,
             rungs: batch.rungs.as_ref().map(|rungs| bytes(rungs.bytes().len())).transpose()?,
             quantization: match batch.images.dtype() {
                 StoreDtype::Q8 => {
@@ -294,7 +298,8 @@ impl Resident {
         let parts =
             [(&self.embeddings, batch.embeddings.bytes()), (&self.images, batch.images.bytes()), (&self.labels, &batch.labels)];
         let rungs = self.rungs.as_ref().zip(batch.rungs.as_ref()).map(|(to, from)| (to, from.bytes()));
-        for (to, from) in parts.into_iter().chain(rungs) {
+        let half_labels = self.half_labels.as_ref().zip(batch.half_labels.as_deref());
+        for (to, from) in parts.into_iter().chain(rungs).chain(half_labels) {
             to.slice_set(&Tensor::from_slice(from, (count, from.len() / count), device)?, 0, first)?;
         }
         if let Some(quantization) = &self.quantization {
@@ -324,7 +329,12 @@ impl Resident {
         if picked.resident.count() == 0 {
             return Ok(());
         }
-        Ok(gather_bytes_to(&self.labels, self.labels.dim(1)?, items, rows, &kept.batch.labels)?)
+        let labels = match (&self.half_labels, kept.shape.takes_half_labels()) {
+            (_, false) => &self.labels,
+            (Some(half_labels), true) => half_labels,
+            (None, true) => return Err(internal("the labels at half the image's side are not in memory".into())),
+        };
+        Ok(gather_bytes_to(labels, labels.dim(1)?, items, rows, &kept.batch.labels)?)
     }
 }
 
@@ -347,7 +357,8 @@ mod tests {
             0 => batch,
             len => batch.and_rungs(config, &of(rows, len)).unwrap(),
         };
-        Batch { labels: rows.iter().flat_map(|&(row, _)| [row as u8; 16]).collect(), ..batch }
+        let labels = |pixels: usize| rows.iter().flat_map(|&(row, _)| vec![row as u8; pixels]).collect();
+        Batch { labels: labels(16), half_labels: config.half_labels.then(|| labels(64)), ..batch }
     }
 
     #[test]
@@ -364,9 +375,11 @@ mod tests {
         ] {
             let mut config = PrecomputeConfig::published(EncoderArch::VitB, EncoderWeights::Random { seed: 1 });
             (config.image_size, config.dtype) = (16, dtype);
+            config.half_labels = blocks.len() == 1;
             (config.rungs, config.rung_channels) = (blocks, 7);
             let rungs = config.stored_rungs();
-            let shape = BatchShape { precision: Numerics::F32, neighbours, rungs, ..BatchShape::of(&config) };
+            let logits_stride = if config.half_labels { 2 } else { 4 };
+            let shape = BatchShape { logits_stride, neighbours, rungs, ..BatchShape::of(&config) };
             let items = vec![(2, 0), (5, 0), (0, 0)];
             let around = vec![(1, 0), (3, 0), (4, 0), (5, 0), (0, 0), (1, 0)];
             let whole = ToRead { items, around: if neighbours { around } else { Vec::new() } };

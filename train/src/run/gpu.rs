@@ -20,8 +20,11 @@ pub(crate) fn reserve(config: &TrainConfig, image_size: usize, recorded: bool) -
     let format = if config.precision == Asked::Bf16 { 2 } else { 4 };
     let pixels = (config.batch_size * image_size * image_size) as u64;
     let mut numbers = numbers_per_pixel(config.side_network, image_size as u64);
-    if config.decoder == DecoderKind::Skips {
+    if config.decoder.has_skips() {
         numbers += skip_numbers(config.side_network);
+    }
+    if config.decoder == DecoderKind::SkipsHalf {
+        numbers += HALF_NUMBERS;
     }
     if config.neighbours > 0 {
         // A number of x_sam per pixel: three slices in two batches, their products, and those of the gradient.
@@ -54,6 +57,10 @@ fn skip_numbers(network: SideNetworkKind) -> u64 {
     let stages = if network == SideNetworkKind::Resnet50 { per_pixel(256, 512) } else { per_pixel(64, 128) };
     stages + 6 * per_pixel(32, 64)
 }
+
+/// What a third stage adds, not counted yet, each at a quarter of the pixels: the stem's output and its gradient, 64 channels, once more for the gradient
+/// that leaves batch norm; in the decoder nine maps of 32 channels, as with the skips; logits, their gradient and the loss's, of some ten classes.
+const HALF_NUMBERS: u64 = (3 * 64 + 9 * 32 + 6 * 10) / 4;
 
 /// Bytes for stored items: the wanted number, limited by the free memory. `Auto` leaves `reserve` bytes free.
 pub(super) fn budget(memory: DeviceMemory, wanted: DeviceStore, reserve: u64) -> u64 {
@@ -130,6 +137,8 @@ mod tests {
         assert_eq!([step(&wide, 512, true), step(&wide, 1024, false), step(&half, 512, true)], [2 * one, 4 * one, one]);
         let skips = TrainConfig { decoder: DecoderKind::Skips, ..wide.clone() };
         assert!(step(&skips, 512, false) > one);
+        let half = TrainConfig { decoder: DecoderKind::SkipsHalf, ..skips.clone() };
+        assert!(step(&half, 512, false) > step(&skips, 512, false));
         let ladder = TrainConfig { ladder: LadderKind::Gated, ..wide.clone() };
         assert!(step(&ladder, 512, false) > one);
         assert_eq!(step(&TrainConfig { batch_size: 2 * wide.batch_size, ..wide }, 512, false), 2 * one);

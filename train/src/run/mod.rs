@@ -31,6 +31,7 @@ mod slice_draws;
 mod state;
 mod step;
 mod step_graph;
+mod store_parts;
 mod tensorboard;
 mod tensors;
 mod trained_cases;
@@ -47,7 +48,6 @@ pub(crate) use gpu::{records_steps, reserve};
 pub(crate) use hparams::{SessionStatus, session_end};
 use log::Log;
 pub(crate) use open::open_run;
-pub use open::rungs_of;
 pub(crate) use random::{below, unit};
 pub(crate) use resume::{check_same_encoder, check_same_rungs, held_out_case, input_file, whole_path};
 pub use resume::{read_projection, read_record};
@@ -56,6 +56,7 @@ pub use sampler::{Item, Sampler, VariantDraws};
 pub use slice_draws::SliceDraws;
 pub use step::{StepLosses, StepSettings, start_step, train_step};
 pub use step_graph::StepGraph;
+pub use store_parts::{check_parts, parts_of};
 pub use tensors::{BatchShape, BatchTensors, input_tensors, rung_tensor};
 pub(crate) use training_loop::{Control, StepKind, train_group};
 pub(crate) use training_run::{Checkpoints, Report, Run};
@@ -65,12 +66,11 @@ pub use validation::{CaseVolume, Hd95, fold_cases, groups_of};
 use crate::error::{Result, TrainError};
 use crate::groups::Groups;
 use candle_core::Device;
-use sam_ladder_cache::{CacheOptions, ReadMode, Reader, TrainingSplit};
+use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::tables::StepRow;
 use sam_ladder_schemas::train::{RUN_LOG, TrainConfig};
-use sam_ladder_schemas::train_choices::LadderKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -162,12 +162,12 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
     let checkpoints = Checkpoints { every_steps: args.checkpoint_every, epochs_after: Duration::ZERO, models: true };
     let run = open_run(args, &store, checkpoints, None)?;
     // The host keeps no second copy of the items in the GPU's memory.
-    let rungs = args.config.ladder == LadderKind::Gated;
-    let once = reader(&store, ReadMode::Stream, rungs)?;
+    let parts = parts_of(&args.config);
+    let once = store.reader_with(ReadMode::Stream, parts)?;
     let reserved = reserve(&run.setup().config, run.setup().shape.image_size, records);
     let resident = (&args.device, args.device_store, reserved);
     let items = DeviceItems::load(&once, || run.setup().sampler.items(), resident, &*args.observer)?;
-    let mut source = BatchSource::new(Arc::new(reader(&store, args.read_mode, rungs)?), &args.device, items)?;
+    let mut source = BatchSource::new(Arc::new(store.reader_with(args.read_mode, parts)?), &args.device, items)?;
     let file = Log::new(&args.run.join(RUN_LOG), args.observer.clone());
     let log: Arc<dyn Observer> = Arc::new(file.clone());
     announce(&*log, args, &store, &run);
@@ -186,12 +186,4 @@ pub fn train_until(args: &TrainArgs, stop: &AtomicBool) -> Result<RunSummary> {
         Ok(_) => {}
     }
     summary
-}
-
-/// A reader of the training slices, with their rungs if they are wanted.
-///
-/// # Errors
-/// A store without rungs.
-pub(crate) fn reader(store: &TrainingSplit, mode: ReadMode, rungs: bool) -> Result<Reader> {
-    if rungs { Ok(store.reader_with_rungs(mode)?) } else { Ok(store.reader(mode)) }
 }

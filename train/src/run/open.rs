@@ -9,6 +9,7 @@ use super::resume::{Wanted, check_same_run, held_out_case, input_file, read_reco
 use super::sampler::{Sampler, VariantDraws, identity_index};
 use super::slice_draws::SliceDraws;
 use super::state::RunState;
+use super::store_parts::{check_parts, parts_of};
 use super::tensors::BatchShape;
 use super::trained_cases::trained_cases;
 use super::training_run::{Checkpoints, Run, RunSetup};
@@ -50,8 +51,11 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     groups.check_whole(&store.cases(), &args.config.val_cases)?;
     let precompute = store.config();
     let neighbours = args.config.neighbours > 0;
-    let rungs = rungs_of(args.config.ladder, store)?;
-    let shape = BatchShape { precision: set_up(&args.device, &args.config)?, neighbours, rungs, ..BatchShape::of(precompute) };
+    check_parts(parts_of(&args.config), store)?;
+    let rungs = store.config().stored_rungs().filter(|_| args.config.ladder == LadderKind::Gated);
+    let logits_stride = args.config.decoder.logits_stride();
+    let precision = set_up(&args.device, &args.config)?;
+    let shape = BatchShape { precision, logits_stride, neighbours, rungs, ..BatchShape::of(precompute) };
     let draws = VariantDraws::new(store.variants(), args.config.augment, precompute.rotation_step)?;
     if neighbours && draws.move_slices_apart(store.variants()) {
         return Err(TrainError::NeighboursApart(args.store.clone()));
@@ -71,18 +75,6 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     };
     let (folder, config) = (args.run.clone(), args.config.clone());
     Run::new(RunSetup { folder, config, shape, trained_cases, sampler, loss, validation, hd95, checkpoints }, state)
-}
-
-/// The rungs of the store, if there is a ladder.
-///
-/// # Errors
-/// A store without rungs.
-pub fn rungs_of(ladder: LadderKind, store: &TrainingSplit) -> Result<Option<Rungs>> {
-    match (ladder, store.config().stored_rungs()) {
-        (LadderKind::None, _) => Ok(None),
-        (LadderKind::Gated, Some(rungs)) => Ok(Some(rungs)),
-        (LadderKind::Gated, None) => Err(TrainError::NoRungs(store.path().into())),
-    }
 }
 
 /// The rungs' projection of the store, and its record, for a run with a ladder; `None` without one, and if rungs are the tokens as they are.

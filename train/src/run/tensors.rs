@@ -1,9 +1,9 @@
 //! Batches as tensors, for the model and the loss.
 
-use crate::error::Result;
+use crate::error::{Result, internal};
 use crate::model::OfSam;
 use candle_core::{DType, Device, Tensor, TensorId};
-use sam_ladder_cache::Batch;
+use sam_ladder_cache::{Batch, BatchParts};
 use sam_ladder_ops::Numerics;
 use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
@@ -22,6 +22,8 @@ pub struct BatchShape {
     pub embed_channels: usize,
     /// How exactly a GPU computes.
     pub precision: Numerics,
+    /// Pixels of the image along the side of one of the logits, and of the labels: 4, or 2 for logits at half the image's side.
+    pub logits_stride: usize,
     /// Whether there are the embeddings of the slices around, too.
     pub neighbours: bool,
     /// The rungs, if the model takes them.
@@ -29,7 +31,8 @@ pub struct BatchShape {
 }
 
 impl BatchShape {
-    /// The shape for a store of this config, in float32, for a model without neighbours and ladder.
+    /// The shape for a store of this config, in float32, for a model with logits at a quarter of the image's side,
+    /// without neighbours and ladder.
     pub fn of(config: &PrecomputeConfig) -> Self {
         BatchShape {
             image_size: config.image_size,
@@ -37,6 +40,7 @@ impl BatchShape {
             channels: config.num_channels(),
             embed_channels: config.embed_channels(),
             precision: Numerics::F32,
+            logits_stride: 4,
             neighbours: false,
             rungs: None,
         }
@@ -49,7 +53,17 @@ impl BatchShape {
 
     /// Pixels along the side of labels and low-resolution logits.
     pub fn low_res_size(self) -> usize {
-        self.image_size / 4
+        self.image_size / self.logits_stride
+    }
+
+    /// Whether the labels are those at half the image's side.
+    pub fn takes_half_labels(self) -> bool {
+        self.logits_stride == 2
+    }
+
+    /// What is read of a store for such batches.
+    pub fn parts(self) -> BatchParts {
+        BatchParts { rungs: self.rungs.is_some(), half_labels: self.takes_half_labels() }
     }
 }
 
@@ -60,7 +74,7 @@ pub struct BatchTensors {
     pub images: Tensor,
     /// `[b, 256, s/16, s/16]`, or with those of the slices before and after `[b, 3, 256, s/16, s/16]`; of another encoder than SAM's its channels.
     pub embeddings: Tensor,
-    /// `[b, s/4, s/4]`, classes as u8.
+    /// `[b, s/4, s/4]`, classes as u8; `[b, s/2, s/2]` for logits at half the image's side.
     pub labels: Tensor,
     /// `[b, rung, c, s/16, s/16]`, for a model that takes them.
     pub rungs: Option<Tensor>,
@@ -122,7 +136,20 @@ pub(crate) fn batch_tensors(batch: &Batch, count: usize, shape: BatchShape, devi
     let low = shape.low_res_size();
     let (images, embeddings) = input_tensors(batch, count, shape, device)?;
     let rungs = rung_tensor(batch, count, shape, device)?;
-    Ok(BatchTensors { images, embeddings, labels: Tensor::from_slice(&batch.labels, (count, low, low), device)?, rungs })
+    let labels = Tensor::from_slice(labels_of(batch, shape)?, (count, low, low), device)?;
+    Ok(BatchTensors { images, embeddings, labels, rungs })
+}
+
+/// The labels that the loss sees.
+///
+/// # Errors
+/// A batch that was read without them.
+pub(super) fn labels_of(batch: &Batch, shape: BatchShape) -> Result<&[u8]> {
+    match (&batch.half_labels, shape.takes_half_labels()) {
+        (_, false) => Ok(&batch.labels),
+        (Some(half_labels), true) => Ok(half_labels),
+        (None, true) => Err(internal("a batch was read without labels at half the image's side".into())),
+    }
 }
 
 /// The model's input for `count` slices: images `[count, c, s, s]` and embeddings `[count, 256, s/16, s/16]`, or with those of the slices before and

@@ -32,7 +32,7 @@ pub use final_run::{FinalRun, mark_evaluated, refuse_second_final, train_final};
 
 use crate::error::{Result, TrainError};
 use crate::groups::{Groups, warning};
-use crate::run::{CudaGraph, DeviceStore, Hd95, TrainArgs, check_cases, input_file, records_steps, rungs_of, whole_path};
+use crate::run::{CudaGraph, DeviceStore, Hd95, TrainArgs, check_cases, check_parts, input_file, records_steps, whole_path};
 use candle_core::Device;
 use folder::{Folder, check_same_sweep};
 use ledger::Ledger;
@@ -40,11 +40,10 @@ use sam_ladder_cache::{CacheOptions, ReadMode, TrainingSplit};
 use sam_ladder_schemas::observer::Observer;
 use sam_ladder_schemas::sweep::{Objective, SweepRecord, TrialRow, TrialStatus, Validation};
 use sam_ladder_schemas::train::{InputFile, RunInputs, TrainConfig};
-use sam_ladder_schemas::train_choices::LadderKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use trainer::{StoreTrainer, takes_rungs};
+use trainer::{StoreTrainer, parts_of_any};
 use trials::Trials;
 use workers::Workers;
 
@@ -151,9 +150,7 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     if config.objectives.contains(&Objective::Hd95) {
         check_spacing(store)?;
     }
-    if takes_rungs(&config) {
-        rungs_of(LadderKind::Gated, store)?;
-    }
+    check_parts(parts_of_any(&config), store)?;
     let groups = config.group_by.as_ref().map(|by| Groups::resolve(by, &store.cases())).transpose()?.unwrap_or_default();
     let folds = validation_cases(store, &config.validation, &groups)?;
     let warning = warning(&store.cases(), &folds, |by| format!("group_by = {by} in [validation]"));

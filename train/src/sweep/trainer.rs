@@ -6,16 +6,15 @@ use super::{SweepArgs, train_args};
 use crate::error::{Result, TrainError, guarded};
 use crate::groups::Groups;
 use crate::run::{
-    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, StepKind, VariantDraws, open_run, reader,
+    BatchSource, Checkpoints, Control, DeviceItems, Report, Run, Sampler, StepKind, VariantDraws, open_run, parts_of,
     records_steps, reserve, train_group,
 };
 use rayon::prelude::*;
-use sam_ladder_cache::{ReadMode, Reader, TrainingSplit};
+use sam_ladder_cache::{BatchParts, ReadMode, Reader, TrainingSplit};
 use sam_ladder_ops::device::queues_work;
 use sam_ladder_schemas::observer::{Observer, Progress};
 use sam_ladder_schemas::sweep::{Domain, Objective, SweepConfig, SweepRecord};
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
-use sam_ladder_schemas::train_choices::LadderKind;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,7 +74,7 @@ impl<'a> StoreTrainer<'a> {
     pub(super) fn new(args: &'a SweepArgs, store: &'a TrainingSplit, record: &'a SweepRecord) -> Result<Self> {
         let records = records_steps(&args.device, args.cuda_graph)?;
         let image_size = store.config().image_size;
-        let rungs = takes_rungs(&record.config);
+        let parts = parts_of_any(&record.config);
         let largest = largest_steps(&record.config).iter().map(|config| reserve(config, image_size, records)).max();
         let resident = (&args.device, args.device_store, largest.unwrap_or(0));
         Ok(StoreTrainer {
@@ -83,8 +82,13 @@ impl<'a> StoreTrainer<'a> {
             store,
             record,
             folder: Folder::new(&args.out),
-            reader: Arc::new(reader(store, args.read_mode, rungs)?),
-            items: DeviceItems::load(&reader(store, ReadMode::Stream, rungs)?, || all_items(store), resident, &*args.observer)?,
+            reader: Arc::new(store.reader_with(args.read_mode, parts)?),
+            items: DeviceItems::load(
+                &store.reader_with(ReadMode::Stream, parts)?,
+                || all_items(store),
+                resident,
+                &*args.observer,
+            )?,
             records,
             said: Arc::new(SaidOnce::new(args.observer.clone())),
         })
@@ -173,9 +177,9 @@ impl Trainer for StoreTrainer<'_> {
     }
 }
 
-/// Whether a trial may have a ladder. The others then read rungs, too, since all of a sweep have one reader.
-pub(super) fn takes_rungs(config: &SweepConfig) -> bool {
-    largest_steps(config).iter().any(|config| config.ladder == LadderKind::Gated)
+/// What a trial may take of the store. The others then read it, too, since all of a sweep have one reader.
+pub(super) fn parts_of_any(config: &SweepConfig) -> BatchParts {
+    largest_steps(config).iter().map(parts_of).fold(BatchParts::default(), BatchParts::and)
 }
 
 /// Settings on which the memory of a step depends, in every combination that a trial may have.
@@ -209,12 +213,15 @@ fn all_items(store: &TrainingSplit) -> Vec<(u32, u32)> {
 
 /// Runs of one seed and fold with the same key will draw the same batches.
 fn group_key(run: &Run) -> String {
-    let TrainConfig { batch_size, order, augment, precision, sampling, neighbours, ladder, .. } = &run.setup().config;
+    let TrainConfig { batch_size, order, augment, precision, sampling, neighbours, ladder, decoder, .. } = &run.setup().config;
     let cases = run.setup().trained_cases.join(" ");
     let position = run.position();
     let order = if *order == SliceOrder::Shuffled { "shuffled" } else { "sequential" };
     let at = format!("{} {}", position.epoch, position.batch);
-    format!("{at} {batch_size} {order} {augment:?} {precision:?} {sampling:?} {neighbours} {ladder:?} {cases}")
+    format!(
+        "{at} {batch_size} {order} {augment:?} {precision:?} {sampling:?} {neighbours} {ladder:?} {} {cases}",
+        decoder.logits_stride()
+    )
 }
 
 #[cfg(test)]
