@@ -263,7 +263,7 @@ fn mistakes_in_nnunets_layout() {
         ("channels from 1", &dataset("{\"0\": \"T1\", ", "{")),
         ("too many channels", &dataset("\"1\": \"T2\"", "\"1\": \"T2\", \"2\": \"A\", \"3\": \"B\"")),
         ("a label twice", &dataset("\"tumour\": 2", "\"tumour\": 1")),
-        ("a label of regions", &dataset("\"tumour\": 2", "\"tumour\": [1, 2]")),
+        ("a region with the background", &dataset("\"tumour\": 2", "\"tumour\": [0, 2]")),
         ("a label to ignore that is not the last", &dataset("\"tumour\": 2", "\"ignore\": 5")),
         ("only background", &dataset(", \"liver\": 1, \"tumour\": 2", "")),
         ("pictures", &dataset(".nii", ".png")),

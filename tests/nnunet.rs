@@ -4,12 +4,14 @@ mod cli;
 
 use cli::{assert_refused, nifti, program, succeed};
 use sam_ladder_cache::{Batch, Store};
+use sam_ladder_formats::rows::read_rows;
 use sam_ladder_precompute::preprocess::DataSlice;
 use sam_ladder_precompute::scans::{Scan, ScanSource, SourceOptions, configure};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::encoder::EncoderArch;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 use sam_ladder_schemas::preprocessing::Intensity;
+use sam_ladder_schemas::tables::{CaseRow, EpochRow};
 use sam_ladder_schemas::variants::VariantKind;
 use std::fs;
 use std::path::Path;
@@ -284,9 +286,9 @@ fn two_channels_and_two_classes_go_all_the_way() {
     assert!(error.contains("preprocessing.channels"), "{error}");
 }
 
-/// Labels that are lists, with `regions_class_order` and with `ignore` next to them: refused by the first such label, wherever the folder is read.
+/// Labels that are lists: classes are the parts into which they divide the labels' values, and what is learned, validated and scored are the unions.
 #[test]
-fn regions_are_refused_in_words_and_their_classes_are_taken() {
+fn regions_are_learned_and_scored_as_unions() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("scans");
     write_dataset(&root, &["CT"], true);
@@ -295,35 +297,55 @@ fn regions_are_refused_in_words_and_their_classes_are_taken() {
         command.current_dir(folder.path());
         command
     };
-    let write_labels = |labels: &str, order: &str| {
-        let json = dataset_json(&["CT"], labels).replacen('{', &format!("{{{order}"), 1);
+    let write_labels = |labels: &str| {
+        let json = dataset_json(&["CT"], labels).replacen('{', r#"{"regions_class_order": [2, 1], "#, 1);
         fs::write(root.join("dataset.json"), json).unwrap();
     };
     let precompute = "precompute --scans scans --store s.zarr --random-encoder 0 --image-size 32 --data-size 32 --augment none";
-    let order = r#""regions_class_order": [1, 2], "#;
-    for (labels, named) in [
-        (r#"{"background": 0, "whole tumour": [1, 2], "core": [1]}"#, "\"core\" is a list"),
-        (r#"{"background": 0, "whole tumour": [1, 2], "core": 1, "ignore": 3}"#, "\"whole tumour\" is a list"),
-    ] {
-        write_labels(labels, order);
-        for line in [precompute, "inspect --scans scans", &format!("{precompute} --dry-run")] {
-            let refused = assert_refused(run(line));
-            assert!(refused.contains("dataset.json") && refused.contains(named), "{line}: {refused}");
-            assert!(
-                refused.contains("every voxel has one class here") && refused.contains("remove regions_class_order"),
-                "{refused}"
-            );
-        }
+    write_labels(r#"{"background": 0, "whole": [1, 3], "core": [1], "ignore": 4}"#);
+    for line in [precompute, "inspect --scans scans", &format!("{precompute} --dry-run")] {
+        let refused = assert_refused(run(line));
+        assert!(refused.contains("dataset.json") && refused.contains("label 3 but no 2"), "{line}: {refused}");
         assert!(!folder.path().join("s.zarr").exists());
     }
-    // As the hint says; an order that is left in the file changes nothing.
-    write_labels(r#"{"background": 0, "core": 1, "edema": 2, "ignore": 3}"#, order);
+    write_labels(r#"{"background": 0, "whole": [1, 2], "core": [1], "ignore": 3}"#);
+    let inspected = succeed(run("inspect --scans scans --voxels"));
+    assert!(inspected.contains("whole_only") && inspected.contains("core"), "{inspected}");
     succeed(run(precompute));
     let store = Store::open(folder.path().join("s.zarr")).unwrap();
-    assert_eq!(
-        (&store.config().class_names[..], store.config().ignored_class()),
-        (&["core".to_string(), "edema".into()][..], Some(254))
-    );
+    let config = store.config();
+    assert_eq!((&config.class_names[..], config.ignored_class()), (&["core".to_string(), "whole_only".into()][..], Some(254)));
+    assert_eq!(config.scored_names(), ["whole", "core"]);
+    assert_eq!(store.mask(Split::Test, "brain_003").unwrap().labels, labels().iter().map(|&l| l as u8).collect::<Vec<_>>());
+
+    succeed(run("train --store s.zarr --run run --epochs 30 --batch-size 3 --warmup 2 --lr 2e-3 --val-cases brain_002"));
+    succeed(run("eval --store s.zarr --run run --protocol standard --save-nifti --out run/eval"));
+    let read = |name: &str| folder.path().join(name);
+    let rows: Vec<CaseRow> = read_rows(&read("run/eval/cases.parquet")).unwrap();
+    assert_eq!(rows.iter().map(|row| row.organ.as_str()).collect::<Vec<_>>(), ["whole", "core"]);
+    let mask = sam_ladder_formats::nifti::read_image(&read("run/eval/masks/brain_003.nii.gz")).unwrap().voxels;
+    let count = |of: &dyn Fn(usize) -> bool| (0..VOXELS).filter(|&at| of(at)).count() as u64;
+    for (row, classes) in rows.iter().zip([&[1.0f32, 2.0][..], &[1.0]]) {
+        let [found, there] = [&mask, &labels()].map(|of| of.iter().map(|label| classes.contains(label)).collect::<Vec<_>>());
+        let both = count(&|at| found[at] && there[at]);
+        let sizes = [count(&|at| found[at]), count(&|at| there[at])];
+        assert_eq!([row.predicted_voxels, row.reference_voxels], sizes, "{}", row.organ);
+        let dice = 2.0 * both as f64 / (sizes[0] + sizes[1]) as f64;
+        assert!((row.dice.unwrap() - dice).abs() < 1e-12, "{}: {dice}", row.organ);
+    }
+    let epochs: Vec<EpochRow> = read_rows(&read("run/epochs.parquet")).unwrap();
+    assert!(epochs[29].loss < 0.8 * epochs[0].loss && epochs[29].val_dice.unwrap() > 0.5, "{:?}", epochs[29]);
+    let report = fs::read_to_string(read("run/eval/report.html")).unwrap();
+    assert!(report.contains("whole_only") && report.contains("whole"), "the pictures' classes have names, too");
+
+    succeed(run("predict --scan scans/imagesTs/brain_003_0000.nii.gz --run run --out mask.nii.gz"));
+    let volumes = fs::read_to_string(read("mask.volumes.csv")).unwrap();
+    let voxels = |organ: &str| {
+        let row = volumes.lines().find(|line| line.split(',').nth(1) == Some(organ)).unwrap_or_else(|| panic!("{volumes}"));
+        row.split(',').nth(2).unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(voxels("whole"), voxels("core") + voxels("whole_only"));
+    assert_eq!(voxels("whole"), rows[0].predicted_voxels);
 }
 
 /// nnU-Net's `ignore`: class 254 in the store, no part in the loss, none in the scores.
@@ -358,16 +380,14 @@ fn voxels_to_ignore_take_no_part() {
     assert_eq!(store.slices(Split::Train)[0].voxels, [0, 7 * 7]);
     succeed(run("train --store s.zarr --run run --epochs 30 --batch-size 3 --warmup 2 --lr 2e-3 --val-cases brain_002"));
     succeed(run("eval --store s.zarr --run run --protocol standard --save-nifti --out run/eval"));
-    let rows: Vec<sam_ladder_schemas::tables::CaseRow> =
-        sam_ladder_formats::rows::read_rows(&folder.path().join("run/eval/cases.parquet")).unwrap();
+    let rows: Vec<CaseRow> = read_rows(&folder.path().join("run/eval/cases.parquet")).unwrap();
     let mask = sam_ladder_formats::nifti::read_image(&folder.path().join("run/eval/masks/brain_003.nii.gz")).unwrap().voxels;
     for (class, row) in (1u8..).zip(&rows) {
         let counted = |of: &dyn Fn(usize) -> bool| (0..VOXELS).filter(|&at| expected[at] != 254 && of(at)).count() as u64;
         assert_eq!(row.predicted_voxels, counted(&|at| mask[at] as u8 == class), "class {class}");
         assert_eq!(row.reference_voxels, counted(&|at| expected[at] == class), "class {class}");
     }
-    let epochs: Vec<sam_ladder_schemas::tables::EpochRow> =
-        sam_ladder_formats::rows::read_rows(&folder.path().join("run/epochs.parquet")).unwrap();
+    let epochs: Vec<EpochRow> = read_rows(&folder.path().join("run/epochs.parquet")).unwrap();
     assert!(epochs.iter().all(|row| row.loss.is_finite() && row.val_dice.is_some()));
     assert!(epochs[29].loss < 0.8 * epochs[0].loss, "{} {}", epochs[0].loss, epochs[29].loss);
 }

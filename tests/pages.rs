@@ -161,6 +161,7 @@ fn report(folder: &Path, class_names: Vec<String>, cases: usize, viewer: Option<
     let mut evaluation = Evaluation::new(EvaluationConfig {
         out_dir: folder.to_path_buf(),
         class_names,
+        regions: Vec::new(),
         scoring: Scoring::of(Protocol::Standard),
         scored: Scored::default(),
         method: "SAM-Ladder".into(),

@@ -7,6 +7,7 @@ use crate::protocol::{Scoring, dice_and_hd95};
 use crate::surface_dice::surface_dice;
 use crate::surface_distances::Surfaces;
 use sam_ladder_schemas::eval::{DistanceUnit, Hd95Definition};
+use sam_ladder_schemas::regions::ClassRegion;
 use sam_ladder_schemas::tables::CaseRow;
 
 /// One case's masks.
@@ -44,6 +45,32 @@ pub fn evaluate_case(masks: &CaseMasks, class_names: &[String], scoring: impl In
     let pair = MaskPair::new(case, prediction, reference, class_names.len())?;
     let classes = (1u8..=u8::MAX).zip(class_names);
     Ok(classes.map(|(class, organ)| evaluate_organ(&pair, class, organ, masks, &scoring)).collect())
+}
+
+/// As [`evaluate_case`], of unions of the classes: one row per region.
+///
+/// # Errors
+/// As [`evaluate_case`].
+pub fn evaluate_regions(
+    masks: &CaseMasks,
+    class_names: &[String],
+    regions: &[ClassRegion],
+    scoring: impl Into<Scoring>,
+) -> Result<Vec<CaseRow>> {
+    let scoring = scoring.into();
+    let CaseMasks { case, prediction, reference, .. } = *masks;
+    check_class_names(class_names)?;
+    MaskPair::new(case, prediction, reference, class_names.len())?;
+    let of_region = |region: &ClassRegion| {
+        let [predicted, referred] = [prediction, reference].map(|mask| region.mask(mask.voxels));
+        let united = CaseMasks {
+            prediction: MaskView { voxels: &predicted, ..prediction },
+            reference: MaskView { voxels: &referred, ..reference },
+            ..*masks
+        };
+        evaluate_case(&united, std::slice::from_ref(&region.name), scoring)
+    };
+    Ok(regions.iter().map(of_region).collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Scores of one organ of a case.
@@ -132,6 +159,24 @@ mod tests {
 
     fn scores(scoring: impl Into<Scoring>) -> Vec<(Option<f64>, Option<f64>)> {
         rows(scoring).iter().map(|row| (row.dice, row.hd95)).collect()
+    }
+
+    /// Classes 1 and 2 as one organ: what has the other class is right, too.
+    #[test]
+    fn regions_are_scored_as_unions_of_their_classes() {
+        let names: Vec<String> = ["kidney_only", "tumor"].map(String::from).to_vec();
+        let mask = |voxels| MaskView { voxels, shape: [1, 1, 5] };
+        let [prediction, reference] = [mask(&[0u8, 1, 2, 2, 0]), mask(&[0u8, 2, 1, 2, 1])];
+        let masks = CaseMasks { case: "a", prediction, reference, spacing_mm: Some([1.0; 3]) };
+        let region = |name: &str, classes: &[u8]| ClassRegion { name: name.into(), classes: classes.to_vec() };
+        let regions = [region("kidney", &[1, 2]), region("tumor", &[2])];
+        let rows = evaluate_regions(&masks, &names, &regions, Protocol::Standard).unwrap();
+        let found: Vec<_> = rows.iter().map(|row| (row.organ.as_str(), row.dice, row.reference_voxels)).collect();
+        assert_eq!(found, [("kidney", Some(6.0 / 7.0), 4), ("tumor", Some(0.5), 2)]);
+        // Six distances of 0 and one of 1.
+        assert!((rows[0].hd95.unwrap() - 0.7).abs() < 1e-12);
+        let wrong = CaseMasks { prediction: mask(&[0, 3, 0, 0, 0]), ..masks };
+        assert!(evaluate_regions(&wrong, &names, &regions, Protocol::Standard).is_err(), "class 3 has no name");
     }
 
     #[test]

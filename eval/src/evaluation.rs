@@ -1,6 +1,6 @@
 //! The driver: takes cases one by one and writes the evaluation's folder.
 
-use crate::case_scores::{CaseMasks, check_class_names, evaluate_case};
+use crate::case_scores::{CaseMasks, check_class_names, evaluate_case, evaluate_regions};
 use crate::display::{Display, GreySlice, ShownSlice};
 use crate::error::{EvalError, Result};
 use crate::folder::{
@@ -24,6 +24,7 @@ use sam_ladder_formats::nifti::{Geometry, nifti_gz, write_nifti};
 use sam_ladder_formats::rows::write_rows;
 use sam_ladder_schemas::eval::Palette;
 use sam_ladder_schemas::orientation::{Orientation, Turn};
+use sam_ladder_schemas::regions::ClassRegion;
 use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,8 @@ pub struct EvaluationConfig {
     pub out_dir: PathBuf,
     /// Names of the classes from 1, as in the store.
     pub class_names: Vec<String>,
+    /// Unions of classes that are scored instead of the classes, if there are any.
+    pub regions: Vec<ClassRegion>,
     /// How the scores are counted.
     pub scoring: Scoring,
     /// Which cases are scored.
@@ -101,6 +104,8 @@ pub struct EvaluationOutputs {
 #[derive(Debug)]
 pub struct Evaluation {
     config: EvaluationConfig,
+    /// Names of what is scored: the regions, or the classes.
+    organs: Vec<String>,
     folder: OutputFolder,
     unfinished: PathBuf,
     cases: Vec<CaseRow>,
@@ -125,7 +130,11 @@ impl Evaluation {
         if config.case_pages {
             create_dir(&unfinished.join(CASE_PAGES))?;
         }
-        Ok(Evaluation { config, folder, unfinished, cases: Vec::new(), evaluated: Vec::new(), pictures: Vec::new() })
+        let organs = match &config.regions[..] {
+            [] => config.class_names.clone(),
+            regions => regions.iter().map(|region| region.name.clone()).collect(),
+        };
+        Ok(Evaluation { config, organs, folder, unfinished, cases: Vec::new(), evaluated: Vec::new(), pictures: Vec::new() })
     }
 
     /// Scores a case, writes its mask and pictures, and returns its rows.
@@ -144,7 +153,11 @@ impl Evaluation {
         if self.evaluated.iter().any(|evaluated| evaluated == case) {
             return Err(EvalError::RepeatedCase { case: case.into() });
         }
-        let rows = evaluate_case(&prediction.masks, &self.config.class_names, self.config.scoring)?;
+        let EvaluationConfig { class_names, regions, scoring, .. } = &self.config;
+        let rows = match &regions[..] {
+            [] => evaluate_case(&prediction.masks, class_names, *scoring)?,
+            regions => evaluate_regions(&prediction.masks, class_names, regions, *scoring)?,
+        };
         let drawn = self.draw_case(prediction)?;
         if self.config.case_pages {
             self.write_case_page(prediction)?;
@@ -203,11 +216,12 @@ impl Evaluation {
         ReportPage {
             context: TableContext {
                 method: &config.method,
-                class_names: &config.class_names,
+                organs: &self.organs,
                 scoring: config.scoring,
                 split: config.scored.split,
                 cases,
             },
+            class_names: &config.class_names,
             run_info: &config.run_info,
             greys: &config.greys,
             cases: &self.cases,
@@ -229,7 +243,7 @@ impl Evaluation {
             let _ = self.folder.remove_unfinished();
             return Err(EvalError::NoCases { path: self.config.out_dir });
         }
-        let summary = summarise(&self.cases, &self.config.class_names);
+        let summary = summarise(&self.cases, &self.organs);
         let [table, screen] = self.write_files(&summary)?;
         self.folder.publish()?;
         Ok(EvaluationOutputs { cases: self.cases, summary, table, screen, report: self.config.out_dir.join(REPORT) })
@@ -237,7 +251,7 @@ impl Evaluation {
 
     /// Writes all files except pictures and masks, which are already written; returns the text of `table.md` and that of the screen.
     fn write_files(&self, summary: &[SummaryRow]) -> Result<[String; 2]> {
-        let Evaluation { config, unfinished, cases, evaluated, .. } = self;
+        let Evaluation { config, organs, unfinished, cases, evaluated, .. } = self;
         let report = self.page(summary, evaluated.len());
         let context = report.context;
         let table = markdown(summary, &context);
@@ -245,7 +259,7 @@ impl Evaluation {
         write_atomic(&unfinished.join(REPORT), report.html().as_bytes())?;
         let info = EvaluationInfo {
             method: config.method.clone(),
-            class_names: config.class_names.clone(),
+            class_names: organs.clone(),
             scoring: config.scoring,
             scored: config.scored.clone(),
             run_info: config.run_info.clone(),

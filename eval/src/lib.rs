@@ -81,7 +81,7 @@ mod table_terminal;
 mod table_text;
 
 pub use audit::{AUDIT_PAGE, AUDIT_TABLE, Audit, AuditConfig, AuditOutputs, DisputedSlice, class_name};
-pub use case_scores::{CaseMasks, evaluate_case};
+pub use case_scores::{CaseMasks, evaluate_case, evaluate_regions};
 pub use dice::dice;
 pub use display::GreySlice;
 pub use encoders::{EncoderCost, EncoderTable};

@@ -26,6 +26,8 @@ use sam_ladder_schemas::tables::{CaseRow, SummaryRow};
 /// Content of the page.
 pub(crate) struct ReportPage<'a> {
     pub context: TableContext<'a>,
+    /// Names of the masks' classes from 1.
+    pub class_names: &'a [String],
     /// What is said of the run, in the order shown.
     pub run_info: &'a [RunFact],
     /// What the grey values of the pictures are.
@@ -63,7 +65,7 @@ impl ReportPage<'_> {
 
     /// The organs' names in the order of every table.
     fn organs(&self) -> Vec<String> {
-        organ_columns(self.context.class_names).into_iter().map(|column| column.organ).collect()
+        organ_columns(self.context.organs).into_iter().map(|column| column.organ).collect()
     }
 
     fn header(&self) -> Markup {
@@ -126,7 +128,7 @@ impl ReportPage<'_> {
 
     /// An organ's name with its colour in the pictures; the mean has none.
     fn name_of(&self, organ: &str) -> Markup {
-        let class = self.context.class_names.iter().position(|name| name == organ).map(|index| index as u8 + 1);
+        let class = self.class_names.iter().position(|name| name == organ).map(|index| index as u8 + 1);
         html! {
             @if let Some(class) = class { span.swatch style={ "background:" (hex(colour(self.palette, class))) } {} }
             (organ)

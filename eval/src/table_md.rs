@@ -13,8 +13,8 @@ use sam_ladder_schemas::tables::SummaryRow;
 pub(crate) struct TableContext<'a> {
     /// Name of the row.
     pub method: &'a str,
-    /// Names of the classes from 1.
-    pub class_names: &'a [String],
+    /// Names of what is scored: the regions, or the classes from 1.
+    pub organs: &'a [String],
     /// How the scores were counted.
     pub scoring: Scoring,
     /// Which cases were scored.
@@ -25,7 +25,7 @@ pub(crate) struct TableContext<'a> {
 
 /// The whole file: the paper's table, then each organ's counts, then the other metrics.
 pub(crate) fn markdown(summary: &[SummaryRow], context: &TableContext) -> String {
-    let columns = organ_columns(context.class_names);
+    let columns = organ_columns(context.organs);
     let papers = papers_table(summary, &columns, context.method);
     let (counts, others) =
         (counts_table(summary, &columns), other_metrics_table(summary, &columns, context.scoring.tolerance_mm));
@@ -161,7 +161,7 @@ mod tests {
             (1..).zip(&names).map(|(i, organ)| row(organ, Some(f64::from(i) / 10.0), Some(1.0))).collect();
         summary.push(row(MEAN, Some(0.79456), Some(35.344)));
         let (scoring, split) = (Protocol::Published.into(), ScoredSplit::Test);
-        let context = TableContext { method: "a|b", class_names: &names, scoring, split, cases: 12 };
+        let context = TableContext { method: "a|b", organs: &names, scoring, split, cases: 12 };
         let text = markdown(&summary, &context);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -185,7 +185,7 @@ mod tests {
         let names = ["tumour".to_string(), "liver".to_string()];
         let summary = [row("tumour", None, None), row("liver", Some(1.0), Some(0.0)), row(MEAN, Some(1.0), Some(0.0))];
         let (scoring, split) = (Protocol::Standard.into(), ScoredSplit::Validation);
-        let context = TableContext { method: "ours", class_names: &names, scoring, split, cases: 1 };
+        let context = TableContext { method: "ours", organs: &names, scoring, split, cases: 1 };
         let text = markdown(&summary, &context);
         assert!(text.starts_with("| Methods | DSC ↑ | HD ↓ | tumour | liver |\n"), "{text}");
         assert!(text.contains("| ours | 100.00 | 0.00 | – | 100.00 |\n"), "{text}");

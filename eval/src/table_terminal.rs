@@ -49,7 +49,7 @@ fn title(context: &TableContext) -> String {
 /// The mean's row, then the organs' in the order of every table; of many organs the lowest Dice first.
 fn shown_rows<'a>(summary: &'a [SummaryRow], context: &TableContext) -> Vec<&'a SummaryRow> {
     let find = |organ: &str| summary.iter().find(|row| row.organ == organ);
-    let columns = organ_columns(context.class_names);
+    let columns = organ_columns(context.organs);
     let mut organs: Vec<&SummaryRow> = columns.iter().filter_map(|column| find(&column.organ)).collect();
     if organs.len() > ORGANS {
         organs.sort_by(|a, b| a.dice.unwrap_or(f64::INFINITY).total_cmp(&b.dice.unwrap_or(f64::INFINITY)));
@@ -79,7 +79,7 @@ fn interval(low: Option<f64>, high: Option<f64>, factor: f64) -> String {
 
 /// What the table cannot say.
 fn notes(summary: &[SummaryRow], context: &TableContext) -> Vec<String> {
-    let organs = context.class_names.len();
+    let organs = context.organs.len();
     let (missed, invented) = summary.iter().find(|row| row.organ == MEAN).map_or((0, 0), |row| (row.missed, row.invented));
     let tolerance = context.scoring.tolerance_mm;
     let mut notes = vec![if has_spacing(summary) {
@@ -115,7 +115,7 @@ mod tests {
 
     fn table(names: &[String], summary: &[SummaryRow], cases: usize) -> String {
         let scoring = Protocol::Published.into();
-        terminal_table(summary, &TableContext { method: "ours", class_names: names, scoring, split: ScoredSplit::Test, cases })
+        terminal_table(summary, &TableContext { method: "ours", organs: names, scoring, split: ScoredSplit::Test, cases })
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn config(out_dir: &Path) -> EvaluationConfig {
     EvaluationConfig {
         out_dir: out_dir.into(),
         class_names: ["liver", "spleen <left>"].map(String::from).to_vec(),
+        regions: Vec::new(),
         scoring: Protocol::Standard.into(),
         scored: Scored::default(),
         method: "ladder & <script>alert(1)</script>".into(),

@@ -67,6 +67,11 @@ class Store:
         return ["background", *self.config["class_names"]]
 
     @property
+    def regions(self) -> dict[str, list[int]]:
+        """Unions of classes that losses and scores are over, by name; none if each class is by itself."""
+        return {region["name"]: region["classes"] for region in self.config.get("regions", ())}
+
+    @property
     def rung_blocks(self) -> list[int]:
         """The blocks of the encoder, from 0, after which tokens are stored as `rungs`; none in a store without rungs."""
         return list(self.config.get("rungs", ()))

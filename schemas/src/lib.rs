@@ -40,6 +40,7 @@ pub mod precision;
 pub mod precompute;
 pub mod preprocessing;
 pub mod read_mode;
+pub mod regions;
 pub mod rungs;
 pub mod sam_names;
 pub mod setting;

@@ -5,6 +5,7 @@ use crate::image_channels::ChannelsFrom;
 use crate::json_schema;
 use crate::precision::Precision;
 use crate::preprocessing::{MAX_CHANNELS, Preprocessing, is_spacing};
+use crate::regions::{self, ClassRegion};
 use crate::rungs::{self, RUNG_CHANNELS, RungProjection, Rungs};
 use crate::setting::{Problem, SettingError};
 use crate::tables::voxels_column;
@@ -168,6 +169,11 @@ pub struct PrecomputeConfig {
     /// Names of the classes from index 1; background has none
     #[cfg_attr(feature = "cli", arg(skip))]
     pub class_names: Vec<String>,
+    /// Unions of classes that losses and scores are over, instead of the classes: regions of nnU-Net's `dataset.json`
+    // Left out of the JSON if there are none.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<ClassRegion>,
     /// In nnU-Net's layout: cases of imagesTr to keep for the final evaluation, in addition to those with labels in labelsTs
     // Sorted; left out of the JSON if the layout decides.
     #[cfg_attr(feature = "cli", arg(long, value_name = "CASE,CASE", value_delimiter = ','))]
@@ -269,6 +275,7 @@ impl PrecomputeConfig {
             dtype: StoreDtype::F16,
             compression: Compression::None,
             class_names: crate::classes::SYNAPSE_ORGANS.map(String::from).to_vec(),
+            regions: Vec::new(),
             test_cases: Vec::new(),
             unlabelled: false,
             precision: Precision::F32,
@@ -314,6 +321,14 @@ impl PrecomputeConfig {
     /// [`IGNORED_CLASS`](crate::preprocessing::IGNORED_CLASS), if the labels may have it.
     pub fn ignored_class(&self) -> Option<u8> {
         self.preprocessing.ignored_class(self.class_names.len())
+    }
+
+    /// Names of what is scored: the regions, or the classes if there are none.
+    pub fn scored_names(&self) -> Vec<String> {
+        match &self.regions[..] {
+            [] => self.class_names.clone(),
+            regions => regions.iter().map(|region| region.name.clone()).collect(),
+        }
     }
 
     /// Classes including background: 9 for Synapse.
@@ -419,6 +434,7 @@ impl PrecomputeConfig {
             return Err(Problem::expected("from 1 to 254 classes", found).with("class_names"));
         }
         self.check_class_names()?;
+        regions::check(&self.regions, self.class_names.len())?;
         let [low, high] = self.preprocessing.window_hu;
         if low >= high {
             let found = format!("{low} and {high}");

@@ -240,6 +240,7 @@ impl Args {
         let mut evaluation = Evaluation::new(EvaluationConfig {
             out_dir,
             class_names: store.config().class_names.clone(),
+            regions: store.config().regions.clone(),
             scoring,
             scored: scored.scored.clone(),
             method: self.method().into(),

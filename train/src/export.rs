@@ -119,6 +119,7 @@ fn export_onnx(
     let metadata = [
         ("sam_ladder", json(serde_json::to_string(info))?),
         ("class_names", json(serde_json::to_string(&class_names))?),
+        ("regions", json(serde_json::to_string(&record.store.regions))?),
         ("preprocessing", json(serde_json::to_string(&record.store.preprocessing))?),
         ("data_size", record.store.data_size.to_string()),
         ("pixel_normalisation", json(serde_json::to_string(&normalisation))?),

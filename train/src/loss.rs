@@ -3,6 +3,8 @@
 use candle_core::{Device, Result, Tensor, bail};
 pub use sam_ladder_ops::LossParts;
 use sam_ladder_ops::{Region, SegmentationLoss, dice_ce, segmentation_loss};
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::regions::ClassRegion;
 use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::train::TrainConfig;
 use sam_ladder_schemas::train_choices::{ClassWeights, LossKind};
@@ -40,20 +42,14 @@ impl LadderLoss {
         LadderLoss { lambda, other: None }
     }
 
-    /// The loss that a run's settings name, with class weights by class from background on, for models on `device`. Labels of the value `ignore`
-    /// take no part.
+    /// The loss that a run's settings name, with class weights by class from background on, for labels of a store and models on `device`. Labels of
+    /// the store's ignored class take no part. If it has regions, B is over these and background, instead of over the classes.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn of_run(
-        config: &TrainConfig,
-        weights: Option<&[f64]>,
-        ignore: Option<u8>,
-        num_classes: usize,
-        device: &Device,
-    ) -> Result<Self> {
-        let lambda = config.lambda;
-        if config.loss == LossKind::Published && weights.is_none() && ignore.is_none() {
+    pub fn of_run(config: &TrainConfig, weights: Option<&[f64]>, store: &PrecomputeConfig, device: &Device) -> Result<Self> {
+        let (lambda, ignore, num_classes) = (config.lambda, store.ignored_class(), store.num_classes());
+        if config.loss == LossKind::Published && weights.is_none() && ignore.is_none() && store.regions.is_empty() {
             return Ok(LadderLoss::published(lambda));
         }
         let weights: Vec<f32> = match weights {
@@ -67,7 +63,11 @@ impl LadderLoss {
         };
         let gamma = if config.loss == LossKind::Focal { config.focal_gamma } else { 0.0 };
         let weights = Tensor::from_vec(weights, num_classes, device)?;
-        Ok(LadderLoss { lambda, other: Some(SegmentationLoss { lambda, gamma, region, smooth: SMOOTH, weights, ignore }) })
+        let unions = unions(&store.regions, num_classes, device)?;
+        Ok(LadderLoss {
+            lambda,
+            other: Some(SegmentationLoss { lambda, gamma, region, smooth: SMOOTH, weights, ignore, unions }),
+        })
     }
 
     /// Loss and gradient of `logits` `[b, C, h, w]` against `labels` `[b, h, w]`, as [`ladder_loss`].
@@ -81,6 +81,17 @@ impl LadderLoss {
             Some(_) => bail!("logits have {} classes, expected {num_classes}", logits.dim(1)?),
         }
     }
+}
+
+/// Background and the regions as `[1 + regions, classes]`, 1 where the class belongs to it; `None` without regions.
+fn unions(regions: &[ClassRegion], num_classes: usize, device: &Device) -> Result<Option<Tensor>> {
+    if regions.is_empty() {
+        return Ok(None);
+    }
+    let belongs = |row: usize, class: usize| if row == 0 { class == 0 } else { regions[row - 1].has(class as u8) };
+    let of_row = |row: usize| (0..num_classes).map(move |class| f32::from(u8::from(belongs(row, class)))).collect::<Vec<_>>();
+    let values: Vec<f32> = (0..=regions.len()).flat_map(of_row).collect();
+    Ok(Some(Tensor::from_vec(values, (regions.len() + 1, num_classes), device)?))
 }
 
 /// The weights of the classes, background first; `None` where all are 1.
@@ -136,14 +147,26 @@ mod tests {
         let labels = Tensor::full(1u8, (1, 4, 4), &Device::Cpu)?;
         let config = TrainConfig::default();
         let published = ladder_loss(&logits, &labels, 3, config.lambda)?;
-        let found = LadderLoss::of_run(&config, None, None, 3, &Device::Cpu)?;
+        let store = PrecomputeConfig { class_names: vec!["liver".into(), "spleen".into()], ..PrecomputeConfig::default() };
+        let found = LadderLoss::of_run(&config, None, &store, &Device::Cpu)?;
         assert!(found.other.is_none());
         assert_eq!(found.of(&logits, &labels, 3)?.read()?, published.read()?);
         // With weights of 1 it is the same loss by the other way.
-        let other = LadderLoss::of_run(&config, Some(&[1.0; 3]), None, 3, &Device::Cpu)?.of(&logits, &labels, 3)?;
+        let other = LadderLoss::of_run(&config, Some(&[1.0; 3]), &store, &Device::Cpu)?.of(&logits, &labels, 3)?;
         for (found, expected) in other.read()?.into_iter().zip(published.read()?) {
             assert!((found - expected).abs() < 2e-6, "{found} {expected}");
         }
+        // Each class as a region of its own is the published loss, too, and a union of both another.
+        let region = |name: &str, classes: &[u8]| ClassRegion { name: name.into(), classes: classes.to_vec() };
+        let with = |regions: Vec<ClassRegion>| PrecomputeConfig { regions, ..store.clone() };
+        let of =
+            |store: &PrecomputeConfig| LadderLoss::of_run(&config, None, store, &Device::Cpu)?.of(&logits, &labels, 3)?.read();
+        let alone = of(&with(vec![region("a", &[1]), region("b", &[2])]))?;
+        for (found, expected) in alone.into_iter().zip(published.read()?) {
+            assert!((found - expected).abs() < 2e-6, "{found} {expected}");
+        }
+        let nested = of(&with(vec![region("a", &[1, 2]), region("b", &[2])]))?;
+        assert!((nested[1] - alone[1]).abs() < 1e-6 && (nested[2] - alone[2]).abs() > 1e-3, "{nested:?} {alone:?}");
         Ok(())
     }
 

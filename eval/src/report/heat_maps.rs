@@ -56,7 +56,7 @@ impl ReportPage<'_> {
 
     /// The cases from the lowest mean Dice to the highest; of the same, by name.
     pub(super) fn cases_from_the_worst(&self) -> Vec<String> {
-        let scores = Scores::new(self.cases, self.context.class_names, |row| row.dice);
+        let scores = Scores::new(self.cases, self.context.organs, |row| row.dice);
         let mut order: Vec<usize> = (0..scores.cases.len()).collect();
         let dice = |case: usize| scores.case_mean(case).unwrap_or(f64::INFINITY);
         order.sort_by(|&a, &b| dice(a).total_cmp(&dice(b)).then_with(|| scores.cases[a].cmp(&scores.cases[b])));

@@ -23,13 +23,13 @@ impl ReportPage<'_> {
 
     /// How organs are drawn.
     pub(super) fn look(&self) -> OrganLook<'_> {
-        OrganLook { class_names: self.context.class_names, palette: self.palette }
+        OrganLook { class_names: self.class_names, palette: self.palette }
     }
 
     /// Each case's pictures, the worst case and in it the worst slice first.
     pub(super) fn slices_section(&self, organs: &[String]) -> Markup {
-        let scores = Scores::new(self.cases, self.context.class_names, |row| row.dice);
-        let distances = Scores::new(self.cases, self.context.class_names, |row| row.hd95);
+        let scores = Scores::new(self.cases, self.context.organs, |row| row.dice);
+        let distances = Scores::new(self.cases, self.context.organs, |row| row.hd95);
         let heading = |case: &str| {
             let index = scores.cases.iter().position(|name| name == case);
             let [dice, hd95] = [&scores, &distances].map(|scores| index.and_then(|index| scores.case_mean(index)));

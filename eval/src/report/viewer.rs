@@ -49,9 +49,9 @@ impl Viewer<'_> {
 
     /// A table of NiiVue's for labels: colours and names by class.
     fn colours(&self, page: &ReportPage) -> String {
-        let classes = 0..=page.context.class_names.len().min(254);
+        let classes = 0..=page.class_names.len().min(254);
         let channel = |at: usize| classes.clone().map(|class| colour(page.palette, class as u8)[at]).collect::<Vec<u8>>();
-        let names = std::iter::once("").chain(page.context.class_names.iter().map(String::as_str));
+        let names = std::iter::once("").chain(page.class_names.iter().map(String::as_str));
         json!({
             "R": channel(0),
             "G": channel(1),

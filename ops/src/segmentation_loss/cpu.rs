@@ -13,8 +13,12 @@ const BLOCK: usize = 64;
 /// As [`super::segmentation_loss`].
 pub(super) fn segmentation_loss(logits: &Tensor, labels: &Tensor, loss: &SegmentationLoss) -> Result<LossParts> {
     let (b, c, h, w) = logits.dims4()?;
-    let pixels =
-        Pixels { labels: label_bytes(labels, c, loss.ignore)?, weights: loss.weights.to_vec1()?, gamma: loss.gamma as f32 };
+    let pixels = Pixels {
+        labels: label_bytes(labels, c, loss.ignore)?,
+        weights: loss.weights.to_vec1()?,
+        gamma: loss.gamma as f32,
+        unions: loss.unions.as_ref().map(Unions::new).transpose()?,
+    };
     let (mut p, sums) = with_f32(logits, "segmentation_loss", |logits| Ok(pixels.softmax_and_sums(logits, h * w)))?;
     let a = if sums.weight > 0.0 { sums.pixel / sums.weight } else { 0.0 };
     let (region, slopes) = sums.region(loss);
@@ -50,7 +54,25 @@ pub(super) fn volume_weights(volumes: &[f64]) -> Vec<f64> {
     volumes.iter().map(|&volume| if volume > 0.0 { weight(volume) } else { largest }).collect()
 }
 
-/// The sums over the pixels that count.
+/// Unions of classes.
+struct Unions {
+    /// The classes of each.
+    members: Vec<Vec<usize>>,
+    /// For each class the unions that it belongs to.
+    of_class: Vec<Vec<usize>>,
+}
+
+impl Unions {
+    fn new(unions: &Tensor) -> Result<Self> {
+        let belongs: Vec<Vec<f32>> = unions.to_vec2()?;
+        let classes = unions.dim(1)?;
+        let members = belongs.iter().map(|row| (0..classes).filter(|&class| row[class] > 0.0).collect()).collect();
+        let of_class = (0..classes).map(|class| (0..belongs.len()).filter(|&union| belongs[union][class] > 0.0).collect());
+        Ok(Unions { members, of_class: of_class.collect() })
+    }
+}
+
+/// The sums over the pixels that count; by union where there are unions, else by class.
 #[derive(Clone)]
 struct Sums {
     /// Σ w·(1 - p)^γ·(-log p) of each pixel's class.
@@ -91,6 +113,22 @@ impl Sums {
         ];
         for (mine, theirs) in all {
             mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine += theirs);
+        }
+    }
+
+    /// Adds some pixels' probabilities `[C, pixels]`, from `start` on.
+    fn add_unions(&mut self, unions: &Unions, p: &[f32], labels: &[Option<u8>], (pixels, start): (usize, usize)) {
+        for (union, members) in unions.members.iter().enumerate() {
+            for (i, own) in labels.iter().enumerate() {
+                let Some(own) = own.map(usize::from) else { continue };
+                let q = f64::from(members.iter().map(|class| p[class * pixels + start + i]).sum::<f32>());
+                self.squares[union] += q * q;
+                self.predicted[union] += q;
+                if members.contains(&own) {
+                    self.both[union] += q;
+                    self.there[union] += 1.0;
+                }
+            }
         }
     }
 
@@ -137,9 +175,16 @@ struct Pixels {
     labels: Vec<Option<u8>>,
     weights: Vec<f32>,
     gamma: f32,
+    /// `None` if each class is by itself.
+    unions: Option<Unions>,
 }
 
 impl Pixels {
+    /// Number of unions, or of classes.
+    fn parts(&self) -> usize {
+        self.unions.as_ref().map_or(self.weights.len(), |unions| unions.members.len())
+    }
+
     /// Softmax over the classes of `[b, C, pixels]`, and the sums; summed image by image in order, so the result does not depend on
     /// the number of threads.
     fn softmax_and_sums(&self, logits: &[f32], pixels: usize) -> (Vec<f32>, Sums) {
@@ -151,7 +196,7 @@ impl Pixels {
             .zip(self.labels.par_chunks(pixels))
             .map(|((p, logits), labels)| self.softmax_image(p, logits, labels))
             .collect();
-        let mut sums = Sums::new(classes);
+        let mut sums = Sums::new(self.parts());
         by_image.iter().for_each(|image| sums.add(image));
         (p, sums)
     }
@@ -159,7 +204,7 @@ impl Pixels {
     /// One image of [`Self::softmax_and_sums`]: `[C, pixels]`.
     fn softmax_image(&self, p: &mut [f32], logits: &[f32], labels: &[Option<u8>]) -> Sums {
         let (pixels, classes) = (labels.len(), self.weights.len());
-        let mut sums = Sums::new(classes);
+        let mut sums = Sums::new(self.parts());
         for start in (0..pixels).step_by(BLOCK) {
             let n = BLOCK.min(pixels - start);
             let mut largest = [f32::NEG_INFINITY; BLOCK];
@@ -186,8 +231,13 @@ impl Pixels {
                     squares += counted * counted;
                     predicted += counted;
                 }
-                sums.squares[class] += f64::from(squares);
-                sums.predicted[class] += f64::from(predicted);
+                if self.unions.is_none() {
+                    sums.squares[class] += f64::from(squares);
+                    sums.predicted[class] += f64::from(predicted);
+                }
+            }
+            if let Some(unions) = &self.unions {
+                sums.add_unions(unions, p, &labels[start..][..n], (pixels, start));
             }
             for i in 0..n {
                 let Some(own) = labels[start + i].map(usize::from) else { continue };
@@ -195,8 +245,10 @@ impl Pixels {
                 let log_p = f64::from(logits[at] - largest[i]) - f64::from(total[i].ln());
                 sums.pixel -= f64::from(self.weights[own] * focus(others[i] / total[i], self.gamma)) * log_p;
                 sums.weight += f64::from(self.weights[own]);
-                sums.both[own] += f64::from(p[at]);
-                sums.there[own] += 1.0;
+                if self.unions.is_none() {
+                    sums.both[own] += f64::from(p[at]);
+                    sums.there[own] += 1.0;
+                }
             }
         }
         sums
@@ -214,8 +266,21 @@ impl Pixels {
                 };
                 let other: f32 = (0..classes).filter(|&class| class != own).map(|class| p[at(class)]).sum();
                 let pull = share * self.weights[own] * self.pull(p[at(own)], other);
-                let toward = |class: usize| if class == own { slopes.toward[class] } else { 0.0 };
-                let slope = |class: usize, p: f32| toward(class) + slopes.away[class] * p + slopes.flat[class];
+                let own_part = |part: usize, is_own: bool, p: f32| {
+                    let toward = if is_own { slopes.toward[part] } else { 0.0 };
+                    toward + slopes.away[part] * p + slopes.flat[part]
+                };
+                let of_unions: Option<Vec<f32>> = self.unions.as_ref().map(|unions| {
+                    let of_union = |(union, members): (usize, &Vec<usize>)| {
+                        own_part(union, members.contains(&own), members.iter().map(|&class| p[at(class)]).sum())
+                    };
+                    let slopes: Vec<f32> = unions.members.iter().enumerate().map(of_union).collect();
+                    unions.of_class.iter().map(|of| of.iter().map(|&union| slopes[union]).sum()).collect()
+                });
+                let slope = |class: usize, p: f32| match &of_unions {
+                    Some(slopes) => slopes[class],
+                    None => own_part(class, class == own, p),
+                };
                 // Σ over the classes of p·dB/dp
                 let inner: f32 = (0..classes).map(|class| p[at(class)] * slope(class, p[at(class)])).sum();
                 for class in 0..classes {

@@ -23,14 +23,24 @@ pub(super) fn segmentation_loss(logits: &Tensor, labels: &Tensor, loss: &Segment
     let sizes = [b, classes, h * w].map(|n| Arg::Int(n as i32));
     let ignore = Arg::Int(loss.ignore.map_or(NO_LABEL, i32::from));
     let gamma = Arg::Double(loss.gamma);
-    let values = 2 + 4 * classes;
+    // Of classes by themselves, and of unions of them.
+    let parts = loss.unions.as_ref().map_or(Ok(classes), |unions| unions.dim(0))?;
+    let values = 2 + 4 * parts;
     let partial = gpu.output(DType::F64, (BLOCKS, values))?;
     let inputs = args_of(&[&logits, &labels, &loss.weights])?;
-    let args = [&inputs[..], &[partial.arg()], &sizes, &[ignore, gamma]].concat();
-    let kernel = format!("segmentation_loss_sums_{}", suffix(logits.dtype())?);
-    // SAFETY: logits [b, classes, h·w], a byte for each pixel, a weight for each class, and `values` float64 numbers for each block.
+    let unions = loss.unions.as_ref().map(|unions| unions.contiguous()).transpose()?;
+    // What the kernels for unions take in addition: which class belongs to which, and how many there are.
+    let united = match &unions {
+        Some(unions) => vec![Input::new(unions)?.arg(), Arg::Int(parts as i32)],
+        None => Vec::new(),
+    };
+    let form = if unions.is_some() { "unions_" } else { "" };
+    let args = [&inputs[..], &[partial.arg()], &sizes, &[ignore, gamma], &united].concat();
+    let kernel = format!("segmentation_loss_{form}sums_{}", suffix(logits.dtype())?);
+    // SAFETY: logits [b, classes, h·w], a byte for each pixel, a weight for each class, and `values` float64 numbers for each block; of unions a
+    // number for each class of each.
     unsafe { gpu.launch(MODULE, &kernel, Grid::blocks([BLOCKS as u32, 1, 1]), &args)? };
-    let losses = gpu.output(DType::F32, 4 + 3 * classes)?;
+    let losses = gpu.output(DType::F32, 4 + 3 * parts)?;
     let (region, alpha, beta) = match loss.region {
         Region::Dice => (0, 0.0, 0.0),
         Region::Tversky { alpha, beta } => (1, alpha, beta),
@@ -40,7 +50,7 @@ pub(super) fn segmentation_loss(logits: &Tensor, labels: &Tensor, loss: &Segment
         partial.arg(),
         losses.arg(),
         Arg::Int(BLOCKS as i32),
-        Arg::Int(classes as i32),
+        Arg::Int(parts as i32),
         Arg::Int(region),
         Arg::Double(loss.lambda),
         Arg::Double(alpha),
@@ -48,11 +58,11 @@ pub(super) fn segmentation_loss(logits: &Tensor, labels: &Tensor, loss: &Segment
         Arg::Double(loss.smooth),
     ];
     let grid = Grid { blocks: [1, 1, 1], threads: 128, shared_bytes: (values * 8) as u32 };
-    // SAFETY: what the kernel before filled; four losses and three numbers for each class; `values` float64 numbers are shared.
+    // SAFETY: what the kernel before filled; four losses and three numbers for each class or union; `values` float64 numbers are shared.
     unsafe { gpu.launch(MODULE, "segmentation_loss_losses", grid, &args)? };
     let (losses, gradient) = (losses.tensor(), gpu.output(logits.dtype(), logits.shape())?);
-    let args = [&inputs[..], &[Input::new(&losses)?.arg(), gradient.arg()], &sizes, &[ignore, gamma]].concat();
-    let kernel = format!("segmentation_loss_gradient_{}", suffix(logits.dtype())?);
+    let args = [&inputs[..], &[Input::new(&losses)?.arg(), gradient.arg()], &sizes, &[ignore, gamma], &united].concat();
+    let kernel = format!("segmentation_loss_{form}gradient_{}", suffix(logits.dtype())?);
     // SAFETY: as above, with a result as the logits.
     unsafe { gpu.launch(MODULE, &kernel, Grid::over(b * h * w), &args)? };
     Ok(LossParts { numbers: losses.narrow(0, 0, 3)?, gradient: gradient.tensor() })
@@ -78,7 +88,8 @@ mod tests {
                     let want = composed(&logits.to_dtype(DType::F64)?, &on_host, &loss)?;
                     on_device(|device| {
                         let labels = on_host.to_device(device)?;
-                        let loss = SegmentationLoss { weights: loss.weights.to_device(device)?, ..loss.clone() };
+                        let unions = loss.unions.as_ref().map(|unions| unions.to_device(device)).transpose()?;
+                        let loss = SegmentationLoss { weights: loss.weights.to_device(device)?, unions, ..loss.clone() };
                         let found = segmentation_loss(&logits.to_device(device)?, &labels, &loss)?;
                         assert_close(&format!("{name}: losses"), &found.numbers, &want.numbers, 3e-6)?;
                         assert_close(&format!("{name}: the gradient"), &found.gradient, &want.gradient, tolerance(dtype))

@@ -190,6 +190,101 @@ __device__ void gradient(const T* logits, const uint8_t* labels, const float* we
     }
 }
 
+// As `sums`, of unions of classes: Σ q·u, Σ q², Σ q and Σ u of each, with q the sum of its classes' probabilities and u whether the pixel's class is one
+// of them. `members` [unions, classes] is 1 for those. Each union takes a pass over the pixels, so that nothing is indexed by it in registers.
+template <typename T>
+__device__ void unions_sums(const T* logits, const uint8_t* labels, const float* weights, double* partial, int b, int classes, int hw, int ignore,
+                            float gamma, const float* members, int unions) {
+    Pixel pixel;
+    unsigned pixels = static_cast<unsigned>(b) * hw;
+    double* out = partial + static_cast<size_t>(blockIdx.x) * (2 + 4 * unions);
+    for (int u = 0; u < unions; ++u) {
+        const float* belongs = members + static_cast<size_t>(u) * classes;
+        float both = 0.0f, squares = 0.0f, predicted = 0.0f, there = 0.0f, cost = 0.0f, weight = 0.0f;
+        for (unsigned at = blockIdx.x * blockDim.x + threadIdx.x; at < pixels; at += gridDim.x * blockDim.x) {
+            int own = labels[at];
+            if (own == ignore) continue;
+            size_t start = static_cast<size_t>(at / hw) * classes * hw + at % hw;
+            softmax(logits, start, classes, hw, own, pixel);
+            float own_weight = own < classes ? weights[own] : NAN;
+            cost -= own_weight * focus(pixel.other, gamma) * pixel.log_own;
+            weight += own_weight;
+            float q = 0.0f;
+            #pragma unroll
+            for (int c = 0; c < CLASSES; ++c) {
+                if (c >= classes) break;
+                q += belongs[c] * pixel.p[c];
+            }
+            float is_own = own < classes ? belongs[own] : 0.0f;
+            squares += q * q;
+            predicted += q;
+            both += is_own * q;
+            there += is_own;
+        }
+        double of_cost = total_of_block(cost), of_weight = total_of_block(weight);
+        double of_both = total_of_block(both), of_squares = total_of_block(squares);
+        double of_predicted = total_of_block(predicted), of_there = total_of_block(there);
+        if (threadIdx.x == 0) {
+            // The same for every union.
+            out[0] = of_cost;
+            out[1] = of_weight;
+            out[2 + u] = of_both;
+            out[2 + unions + u] = of_squares;
+            out[2 + 2 * unions + u] = of_predicted;
+            out[2 + 3 * unions + u] = of_there;
+        }
+    }
+}
+
+// As `gradient`, of unions of classes: a class has the slopes of all that it belongs to.
+template <typename T>
+__device__ void unions_gradient(const T* logits, const uint8_t* labels, const float* weights, const float* losses, T* grad, int b, int classes,
+                                int hw, int ignore, float gamma, const float* members, int unions) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= static_cast<unsigned>(b) * hw) return;
+    int own = labels[at];
+    size_t start = static_cast<size_t>(at / hw) * classes * hw + at % hw;
+    if (own == ignore) {
+        for (int c = 0; c < classes; ++c) grad[start + static_cast<size_t>(c) * hw] = from_float<T>(0.0f);
+        return;
+    }
+    Pixel pixel;
+    const float *toward = losses + 4, *away = toward + unions, *flat = away + unions;
+    softmax(logits, start, classes, hw, own, pixel);
+    float slopes[CLASSES] = {}, own_p = 0.0f, inner = 0.0f;
+    for (int u = 0; u < unions; ++u) {
+        const float* belongs = members + static_cast<size_t>(u) * classes;
+        float q = 0.0f;
+        #pragma unroll
+        for (int c = 0; c < CLASSES; ++c) {
+            if (c >= classes) break;
+            q += belongs[c] * pixel.p[c];
+        }
+        float slope = (own < classes ? belongs[own] : 0.0f) * toward[u] + away[u] * q + flat[u];
+        // Σ over the classes of p·dB/dp
+        inner += q * slope;
+        #pragma unroll
+        for (int c = 0; c < CLASSES; ++c) {
+            if (c >= classes) break;
+            slopes[c] += belongs[c] * slope;
+        }
+    }
+    #pragma unroll
+    for (int c = 0; c < CLASSES; ++c) {
+        if (c >= classes) break;
+        if (c == own) own_p = pixel.p[c];
+    }
+    float pull = focus(pixel.other, gamma);
+    if (gamma != 0.0f && pixel.other > 0.0f && own_p > 0.0f) pull -= gamma * own_p * powf(pixel.other, gamma - 1.0f) * logf(own_p);
+    pull *= losses[3] * (own < classes ? weights[own] : NAN);
+    #pragma unroll
+    for (int c = 0; c < CLASSES; ++c) {
+        if (c >= classes) break;
+        float t = c == own ? 1.0f : 0.0f;
+        grad[start + static_cast<size_t>(c) * hw] = from_float<T>(pull * (pixel.p[c] - t) + pixel.p[c] * (slopes[c] - inner));
+    }
+}
+
 #define DEFINE(T, suffix)                                                                                                                       \
     KERNEL(segmentation_loss_sums_##suffix, (const T* logits, const uint8_t* labels, const float* weights, double* partial, int b, int classes, \
                                              int hw, int ignore, double gamma)) {                                                               \
@@ -198,6 +293,16 @@ __device__ void gradient(const T* logits, const uint8_t* labels, const float* we
     KERNEL(segmentation_loss_gradient_##suffix, (const T* logits, const uint8_t* labels, const float* weights, const float* losses, T* grad,    \
                                                  int b, int classes, int hw, int ignore, double gamma)) {                                       \
         gradient(logits, labels, weights, losses, grad, b, classes, hw, ignore, static_cast<float>(gamma));                                     \
+    }                                                                                                                                           \
+    KERNEL(segmentation_loss_unions_sums_##suffix,                                                                                              \
+           (const T* logits, const uint8_t* labels, const float* weights, double* partial, int b, int classes, int hw, int ignore,              \
+            double gamma, const float* members, int unions)) {                                                                                  \
+        unions_sums(logits, labels, weights, partial, b, classes, hw, ignore, static_cast<float>(gamma), members, unions);                      \
+    }                                                                                                                                           \
+    KERNEL(segmentation_loss_unions_gradient_##suffix,                                                                                          \
+           (const T* logits, const uint8_t* labels, const float* weights, const float* losses, T* grad, int b, int classes, int hw, int ignore, \
+            double gamma, const float* members, int unions)) {                                                                                  \
+        unions_gradient(logits, labels, weights, losses, grad, b, classes, hw, ignore, static_cast<float>(gamma), members, unions);             \
     }
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE

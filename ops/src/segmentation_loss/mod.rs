@@ -46,6 +46,9 @@ pub struct SegmentationLoss {
     pub weights: Tensor,
     /// Pixels with this label take no part.
     pub ignore: Option<u8>,
+    /// Unions of classes: `[G, C]`, float32, 1 where the class belongs to the union and else 0, on the logits' device. B is then over these instead
+    /// of the classes, with Σ p and Σ t over each union's classes as its p and t.
+    pub unions: Option<Tensor>,
 }
 
 /// Value and gradient of a loss, see [`SegmentationLoss`]; the numbers are (1 - λ)·A + λ·B, A and B. A batch of which no pixel counts, or whose classes
@@ -65,6 +68,9 @@ pub fn segmentation_loss(logits: &Tensor, labels: &Tensor, loss: &SegmentationLo
     }
     if loss.weights.dims() != [classes] {
         bail!("class weights have shape {:?}, expected {:?}", loss.weights.dims(), [classes]);
+    }
+    if let Some(unions) = loss.unions.as_ref().filter(|unions| unions.dims().get(1) != Some(&classes)) {
+        bail!("unions of classes have shape {:?}, expected [G, {classes}]", unions.dims());
     }
     match path(&[logits]) {
         Path::Cuda if classes <= cuda::CLASSES => cuda::segmentation_loss(logits, labels, loss),
@@ -99,6 +105,11 @@ fn loss_composed(logits: &Tensor, labels: &Tensor, loss: &SegmentationLoss) -> R
     let total_weight = weights.sum_all()?.maximum(1e-30)?;
     let a = ((log_p * weights)? * focus)?.sum_all()?.neg()?.div(&total_weight)?;
     let p = p.broadcast_mul(&counts)?;
+    let (p, t) = match &loss.unions {
+        None => (p, t),
+        Some(unions) => (united(unions, &p)?, united(unions, &t)?),
+    };
+    let classes = p.dim(1)?;
     let per_class = |x: &Tensor| x.transpose(0, 1)?.contiguous()?.reshape((classes, ()))?.sum(D::Minus1); // [C]
     let (both, there) = (per_class(&(&p * &t)?)?, per_class(&t)?);
     let b = match loss.region {
@@ -124,6 +135,13 @@ fn loss_composed(logits: &Tensor, labels: &Tensor, loss: &SegmentationLoss) -> R
     Ok([total, a, b])
 }
 
+/// The sums over the classes of each union: `[b, C, h, w]` → `[b, G, h, w]`.
+fn united(unions: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (b, classes, h, w) = x.dims4()?;
+    let sums = unions.to_dtype(x.dtype())?.broadcast_matmul(&x.reshape((b, classes, h * w))?)?;
+    sums.reshape((b, (), h, w))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,8 +165,15 @@ mod tests {
             smooth: SMOOTH,
             weights: weights(weighed),
             ignore,
+            unions: None,
         };
         let tversky = Region::Tversky { alpha: 0.3, beta: 0.7 };
+        // Background, all that is not, and each class from the second to the last with those after it.
+        let belongs = |union: usize, class: usize| if union == 0 { class == 0 } else { class >= union };
+        let unions: Vec<f32> =
+            (0..classes).flat_map(|union| (0..classes).map(move |class| f32::from(u8::from(belongs(union, class))))).collect();
+        let unions = Tensor::from_vec(unions, (classes, classes), &Device::Cpu).unwrap();
+        let united = |loss: SegmentationLoss| SegmentationLoss { unions: Some(unions.clone()), ..loss };
         vec![
             ("dice", loss(0.8, 0.0, Region::Dice, false, None)),
             ("weighed", loss(0.3, 0.0, Region::Dice, true, Some(255))),
@@ -158,6 +183,10 @@ mod tests {
             ("tversky_mixed", loss(0.6, 1.5, tversky, true, None)),
             ("generalised", loss(1.0, 0.0, Region::GeneralisedDice, false, None)),
             ("generalised_ignored", loss(0.7, 0.0, Region::GeneralisedDice, true, Some(255))),
+            ("united", united(loss(0.8, 0.0, Region::Dice, false, None))),
+            ("united_focal", united(loss(0.4, 2.0, Region::Dice, true, Some(255)))),
+            ("united_tversky", united(loss(0.6, 0.0, tversky, true, Some(255)))),
+            ("united_generalised", united(loss(0.7, 0.0, Region::GeneralisedDice, false, None))),
         ]
     }
 

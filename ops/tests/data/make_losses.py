@@ -46,6 +46,16 @@ tversky = TverskyLoss(alpha=0.3, beta=0.7, batch=True)
 generalised_dice = GeneralizedDiceLoss(batch=True)
 
 
+def united(loss):
+    """The loss of unions of classes: background, all that is not, and each class from the second with those after it."""
+    unions = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]], dtype=torch.float64)
+
+    def of_unions(p, t):
+        return loss(*(torch.einsum("uc,bchw->buhw", unions, x) for x in (p, t)))
+
+    return of_unions
+
+
 def main():
     torch.manual_seed(22)
     logits = (2 * torch.randn(2, CLASSES, 5, 6)).double()
@@ -65,6 +75,10 @@ def main():
         "tversky_mixed": (0.6, 1.5, tversky, weighed, labels),
         "generalised": (1.0, 0, generalised_dice, ones, labels),
         "generalised_ignored": (0.7, 0, generalised_dice, weighed, ignored),
+        "united": (0.8, 0, united(dice), ones, labels),
+        "united_focal": (0.4, 2, united(dice), weighed, ignored),
+        "united_tversky": (0.6, 0, united(tversky), weighed, ignored),
+        "united_generalised": (0.7, 0, united(generalised_dice), ones, labels),
     }
     tensors = {"logits": logits, "labels": labels, "labels_ignored": ignored}
     for name, (mix, gamma, region, weights, target) in cases.items():

@@ -1,9 +1,11 @@
 //! `dataset.json` of nnU-Net's raw layout, in the form of version 2 and in the older one that the Medical Segmentation Decathlon shares.
 
 use super::dataset_problem::{DatasetProblem, MAX_CLASSES};
+use super::dataset_regions::{Regions, divide};
 use super::error::ScanError;
 use sam_ladder_formats::placeholder;
 use sam_ladder_formats::volume::ENDINGS;
+use sam_ladder_schemas::regions::ClassRegion;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
@@ -23,6 +25,10 @@ pub(super) struct Dataset {
     pub(super) channels: Vec<String>,
     /// Names of the classes from 1; background is 0.
     pub(super) class_names: Vec<String>,
+    /// Class by label, from the background's 0.
+    pub(super) label_map: Vec<u8>,
+    /// Unions of classes, if labels are lists.
+    pub(super) regions: Vec<ClassRegion>,
     /// Whether the label after the last class marks voxels that take no part: nnU-Net's `ignore`.
     pub(super) has_ignored: bool,
     /// What the names of scans end with, in either case: `.nii.gz` or the ending of another volume.
@@ -50,8 +56,8 @@ enum LabelValue {
     Number(u64),
     /// Before: `"1": "liver"`.
     Name(String),
-    /// A class of regions: `"tumour": [1, 2]`.
-    Region(#[allow(dead_code)] Vec<IgnoredAny>),
+    /// A region: `"tumour": [1, 2]`.
+    Region(Vec<u64>),
     /// Anything else.
     Other(#[allow(dead_code)] IgnoredAny),
 }
@@ -78,14 +84,57 @@ impl Dataset {
         }
         let channels = in_a_row("channel", by_number(channels)?)?;
         let num_training = keys.num_training.and_then(|number| number.as_u64());
-        let (class_names, has_ignored) = class_names(keys.labels)?;
-        Ok(Dataset { channels, class_names, has_ignored, file_ending, num_training })
+        let labels = match keys.labels.values().any(|value| matches!(value, LabelValue::Region(_))) {
+            true => Labels::of_regions(keys.labels)?,
+            false => Labels::of_numbers(keys.labels)?,
+        };
+        let Labels { class_names, label_map, regions, has_ignored } = labels;
+        Ok(Dataset { channels, class_names, label_map, regions, has_ignored, file_ending, num_training })
     }
 
     /// Number and name of each channel, for messages.
     pub(super) fn list_channels(&self) -> String {
         let named = |(index, name): (usize, &String)| format!("{index} {name}");
         self.channels.iter().enumerate().map(named).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What `labels` say.
+struct Labels {
+    class_names: Vec<String>,
+    label_map: Vec<u8>,
+    regions: Vec<ClassRegion>,
+    has_ignored: bool,
+}
+
+impl Labels {
+    /// Each is a number.
+    fn of_numbers(labels: BTreeMap<String, LabelValue>) -> Result<Self, DatasetProblem> {
+        let (class_names, has_ignored) = class_names(labels)?;
+        let label_map = (0..=u8::MAX).take(class_names.len() + 1).collect();
+        Ok(Labels { class_names, label_map, regions: Vec::new(), has_ignored })
+    }
+
+    /// Some are lists of numbers, of which each is then a region.
+    fn of_regions(labels: BTreeMap<String, LabelValue>) -> Result<Self, DatasetProblem> {
+        let (mut lists, mut ignored, mut background) = (BTreeMap::new(), None, None);
+        for (name, value) in labels {
+            match value {
+                LabelValue::Number(number) if name.eq_ignore_ascii_case(IGNORE) => ignored = Some((number, name)),
+                LabelValue::Number(number) if name.trim().eq_ignore_ascii_case(BACKGROUND) => background = Some(number),
+                LabelValue::Number(number) => drop(lists.insert(name, vec![number])),
+                LabelValue::Region(numbers) => drop(lists.insert(name, numbers)),
+                LabelValue::Name(_) | LabelValue::Other(_) => return Err(DatasetProblem::LabelValue(name)),
+            }
+        }
+        if background != Some(0) {
+            return Err(DatasetProblem::RegionBackground);
+        }
+        let Regions { class_names, label_map, regions } = divide(lists)?;
+        if let Some((number, name)) = ignored.clone().filter(|(number, _)| *number != label_map.len() as u64) {
+            return Err(DatasetProblem::Ignore { number, name, expected: label_map.len() });
+        }
+        Ok(Labels { class_names, label_map, regions, has_ignored: ignored.is_some() })
     }
 }
 
@@ -100,8 +149,7 @@ fn class_names(labels: BTreeMap<String, LabelValue>) -> Result<(Vec<String>, boo
                 Ok(number) => (number, name),
                 Err(_) => return Err(DatasetProblem::LabelNumber { key, name }),
             },
-            LabelValue::Region(_) => return Err(DatasetProblem::Region(key)),
-            LabelValue::Other(_) => return Err(DatasetProblem::LabelValue(key)),
+            LabelValue::Region(_) | LabelValue::Other(_) => return Err(DatasetProblem::LabelValue(key)),
         };
         if name.eq_ignore_ascii_case(IGNORE) && ignored.is_none() {
             ignored = Some((number, name));
@@ -176,6 +224,8 @@ mod tests {
         let expected = Dataset {
             channels: vec!["T2".into(), "ADC".into()],
             class_names: vec!["PZ".into(), "TZ".into()],
+            label_map: vec![0, 1, 2],
+            regions: Vec::new(),
             has_ignored: false,
             file_ending: ".nii.gz".into(),
             num_training: Some(32),
@@ -196,7 +246,16 @@ mod tests {
     #[test]
     fn labels_that_mean_something_else_are_refused() {
         for (json, part) in [
-            (r#"{"background": 0, "whole tumour": [1, 2], "core": 2}"#, "\"whole tumour\" is a list"),
+            (r#"{"background": 0, "whole tumour": [1, 3], "core": 3}"#, "label 3 but no 2"),
+            (r#"{"background": 0, "whole tumour": [], "core": 1}"#, "\"whole tumour\""),
+            (r#"{"background": 0, "whole tumour": [0, 1], "core": 1}"#, "\"whole tumour\""),
+            (r#"{"background": 0, "whole tumour": ["1"], "core": 1}"#, "\"whole tumour\" is neither"),
+            (r#"{"whole tumour": [1, 2], "core": 2}"#, "no background"),
+            (r#"{"background": 0, "a": [1, 2], "b": [2, 1]}"#, "\"a\" and \"b\" are the same"),
+            (
+                r#"{"background": 0, "a": [1, 2], "b": 2, "ignore": 5}"#,
+                "its label 5 is \"ignore\", expected it to be the last, 3",
+            ),
             (r#"{"background": 0, "liver": 2, "ignore": 1}"#, "its label 1 is \"ignore\", expected it to be the last, 2"),
             (r#"{"background": 0, "liver": 1, "ignore": 255}"#, "its label 255 is \"ignore\", expected it to be the last, 2"),
             (r#"{"background": 0, "liver": 2}"#, "label 2 but no 1"),
@@ -228,6 +287,16 @@ mod tests {
         let most: Vec<String> = (1..255).map(|i| format!(r#""c{i}": {i}"#)).collect();
         let full = format!(r#"{{"background": 0, {}, "ignore": 255}}"#, most.join(","));
         assert!(labels(&full).unwrap_err().contains("254 labels"));
+    }
+
+    #[test]
+    fn lists_are_regions() {
+        let found = labels(r#"{"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2, "ignore": 4}"#).unwrap();
+        assert_eq!(found.class_names, ["kidney_only", "tumor", "masses_only"]);
+        assert_eq!((found.label_map, found.has_ignored), (vec![0, 1, 2, 3], true));
+        let names: Vec<&str> = found.regions.iter().map(|region| region.name.as_str()).collect();
+        assert_eq!(names, ["kidney", "masses", "tumor"]);
+        assert!(labels(r#"{"background": 0, "a": 1}"#).unwrap().regions.is_empty());
     }
 
     #[test]

@@ -33,9 +33,23 @@ pub enum DatasetProblem {
         /// The value.
         name: String,
     },
-    /// A label of several classes.
-    #[error("its label {0:?} is a list: classes of regions overlap, and every voxel has one class here")]
-    Region(String),
+    /// A region without labels, or with the background's.
+    #[error("its region {name:?} has no labels, or the background's 0")]
+    RegionValues {
+        /// The region.
+        name: String,
+    },
+    /// Two regions of the same labels.
+    #[error("its regions {first:?} and {second:?} are the same labels")]
+    SameRegion {
+        /// The one.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Regions without a background.
+    #[error("it has regions, and no background with the label 0")]
+    RegionBackground,
     /// A label of any other kind.
     #[error("its label {0:?} is neither a whole number nor a name")]
     LabelValue(String),
@@ -120,9 +134,9 @@ impl DatasetProblem {
             LabelNumber { key, name } if name.trim().parse::<u64>().is_ok() => {
                 format!("write the number without quotes: {key:?}: {}", name.trim())
             }
-            Region(_) => "name the values of the label files instead, each with its own whole number, and remove regions_class_order: regions are unions \
-                          of these, and can be put together from the masks"
-                .into(),
+            RegionValues { .. } => "list the labels of the region, each a whole number from 1".into(),
+            SameRegion { .. } => "remove one of them".into(),
+            RegionBackground => "add \"background\": 0".into(),
             LabelNumber { .. } | LabelValue(_) | Repeated { .. } => "give each a different whole number".into(),
             Ignore { expected, .. } => format!("give it the number {expected}, in dataset.json and in the label files"),
             Background { .. } | NoBackground(_) => {

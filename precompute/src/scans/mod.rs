@@ -3,6 +3,7 @@
 mod channels;
 mod dataset_json;
 mod dataset_problem;
+mod dataset_regions;
 mod error;
 mod folder;
 mod grid;

@@ -112,11 +112,7 @@ fn configure_nnunet(root: &Path, options: &SourceOptions, config: PrecomputeConf
     test_cases.dedup();
     let mut preprocessing = Preprocessing {
         window_hu: options.window.unwrap_or(config.preprocessing.window_hu),
-        // nnU-Net's labels count up from the background already.
-        label_map: (0..=u8::MAX)
-            .take(dataset.class_names.len() + 1)
-            .chain(dataset.has_ignored.then_some(IGNORED_CLASS))
-            .collect(),
+        label_map: dataset.label_map.into_iter().chain(dataset.has_ignored.then_some(IGNORED_CLASS)).collect(),
         channels,
         orientation: options.orientation,
         spacing_mm: None,
@@ -126,5 +122,5 @@ fn configure_nnunet(root: &Path, options: &SourceOptions, config: PrecomputeConf
         preprocessing.orientation =
             training_orientation(nnunet::cases(root, &preprocessing, &mut Unused::listing_errors()), &test_cases);
     }
-    Ok(PrecomputeConfig { preprocessing, class_names: dataset.class_names, test_cases, ..config })
+    Ok(PrecomputeConfig { preprocessing, class_names: dataset.class_names, regions: dataset.regions, test_cases, ..config })
 }

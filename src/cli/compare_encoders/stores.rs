@@ -104,6 +104,7 @@ fn why_not_comparable((first, a): Named<'_>, (other, b): Named<'_>) -> Option<St
         (found_a != found_b).then(|| format!("{first} and {other} differ in {what}: {found_a} and {found_b}"))
     };
     None.or_else(|| same("the classes", |config| json!(config.class_names)))
+        .or_else(|| same("the regions", |config| json!(config.regions)))
         .or_else(|| same("the classes of raw labels", |config| json!(config.preprocessing.label_map)))
         .or_else(|| same("the data size", |config| json!(config.data_size)))
         .or_else(|| same("the orientation of slices", |config| json!(config.preprocessing.orientation)))

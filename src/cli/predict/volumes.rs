@@ -4,6 +4,8 @@ use super::settings::Settings;
 use sam_ladder_formats::atomic::write_atomic;
 use sam_ladder_formats::outputs::{HASH_COMMENT, is_there, origin_of_text, sealed};
 use sam_ladder_schemas::counted::counted;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
+use sam_ladder_schemas::regions::ClassRegion;
 use sam_ladder_schemas::tables::{VolumeRange, voxel_ml};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,8 @@ pub struct Volumes<'a> {
     /// The rows as text, each with its case.
     rows: Vec<(String, String)>,
     class_names: &'a [String],
+    /// Unions of these.
+    regions: &'a [ClassRegion],
     /// By class from 1; empty if nothing is known.
     training: &'a [VolumeRange],
 }
@@ -61,7 +65,8 @@ impl<'a> Volumes<'a> {
             let lines = text.lines().skip(1).filter(|line| !line.starts_with(HASH_COMMENT.open));
             rows = lines.map(|line| (first_field(line), line.to_string())).collect();
         }
-        Ok(Volumes { path, rows, class_names: &settings.config.class_names, training: &settings.training_volumes })
+        let PrecomputeConfig { class_names, regions, .. } = &settings.config;
+        Ok(Volumes { path, rows, class_names, regions, training: &settings.training_volumes })
     }
 
     /// The file.
@@ -75,7 +80,7 @@ impl<'a> Volumes<'a> {
     /// # Errors
     /// A file that cannot be written.
     pub fn add(&mut self, case: &str, mask: &[u8], spacing_mm: Option<[f64; 3]>) -> anyhow::Result<Vec<String>> {
-        let organs = organs(self.class_names, self.training, mask, spacing_mm);
+        let organs = organs((self.class_names, self.regions), self.training, mask, spacing_mm);
         let key = plain(case);
         self.rows.retain(|(of, _)| *of != key);
         self.rows.extend(organs.iter().map(|organ| (key.clone(), organ.line(&key))));
@@ -86,7 +91,13 @@ impl<'a> Volumes<'a> {
     }
 }
 
-fn organs<'a>(names: &'a [String], training: &'a [VolumeRange], mask: &[u8], spacing_mm: Option<[f64; 3]>) -> Vec<Organ<'a>> {
+/// The classes, and the regions of several of them, of which nothing is known from training.
+fn organs<'a>(
+    (names, regions): (&'a [String], &'a [ClassRegion]),
+    training: &'a [VolumeRange],
+    mask: &[u8],
+    spacing_mm: Option<[f64; 3]>,
+) -> Vec<Organ<'a>> {
     let mut voxels = [0u64; 256];
     mask.iter().for_each(|&class| voxels[usize::from(class)] += 1);
     let organ = |(at, name): (usize, &'a String)| {
@@ -95,7 +106,13 @@ fn organs<'a>(names: &'a [String], training: &'a [VolumeRange], mask: &[u8], spa
         let training = training.get(at);
         Organ { name, voxels, ml, training, remark: training.map_or(Remark::None, |range| remark(voxels, ml, range)) }
     };
-    names.iter().enumerate().map(organ).collect()
+    let region = |region: &'a ClassRegion| {
+        let voxels = region.classes.iter().map(|&class| voxels[usize::from(class)]).sum();
+        let ml = spacing_mm.map(|spacing| voxel_ml(spacing) * voxels as f64);
+        Organ { name: &region.name, voxels, ml, training: None, remark: Remark::None }
+    };
+    let several = regions.iter().filter(|region| region.classes.len() > 1);
+    names.iter().enumerate().map(organ).chain(several.map(region)).collect()
 }
 
 fn remark(voxels: u64, ml: Option<f64>, range: &VolumeRange) -> Remark {
@@ -257,7 +274,7 @@ mod tests {
         let training = [range(1.0, 3.0, 18), range(0.5, 0.9, 18), range(0.1, 0.2, 17)];
         // Voxels of 1 ml: 2 of liver; 9 of spleen, or none.
         let mask = |spleen: usize| [vec![1u8; 2], vec![2; spleen], vec![0; 4]].concat();
-        let said_of = |mask: &[u8], spacing| said("7", &organs(&names, &training, mask, spacing), spacing.is_some());
+        let said_of = |mask: &[u8], spacing| said("7", &organs((&names, &[]), &training, mask, spacing), spacing.is_some());
         let ten = Some([10.0; 3]);
         assert_eq!(
             said_of(&mask(9), ten),

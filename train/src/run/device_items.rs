@@ -342,7 +342,6 @@ impl Resident {
 mod tests {
     use super::super::tensors::batch_tensors;
     use super::*;
-    use sam_ladder_ops::Numerics;
     use sam_ladder_schemas::encoder::EncoderArch;
     use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 

@@ -29,6 +29,7 @@ use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::outputs::is_regular_file;
 use sam_ladder_formats::rows::{read_rows, read_rows_with};
 use sam_ladder_ops::F32Math;
+use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::store::RUNG_PROJECTION;
 use sam_ladder_schemas::tables::{EpochRow, RUNG_GATE, SliceRow, StepRow, ValueRange, VolumeRange};
@@ -65,7 +66,7 @@ pub(crate) fn open_run(args: &TrainArgs, store: &TrainingSplit, checkpoints: Che
     let slice_draws = SliceDraws::new(args.config.sampling, &slices, args.config.batch_size)?;
     let rows = slices.iter().map(|slice| slice.row).collect();
     let sampler = Sampler::new(rows, draws, args.config.order, args.config.seed).drawing(slice_draws);
-    let loss = loss_of(args, &slices, shape, store.config().ignored_class())?;
+    let loss = loss_of(args, &slices, store.config())?;
     let identity = identity_index(store.variants(), store.path())?;
     let validation = HeldOutSlices::new(store, &args.config.val_cases, identity, args.config.batch_size);
     let state = if args.resume {
@@ -89,12 +90,12 @@ fn rung_projection(args: &TrainArgs, store: &TrainingSplit) -> Result<Option<(In
 ///
 /// # Errors
 /// Class weights of another number than the classes.
-fn loss_of(args: &TrainArgs, slices: &[&SliceRow], shape: BatchShape, ignored: Option<u8>) -> Result<LadderLoss> {
+fn loss_of(args: &TrainArgs, slices: &[&SliceRow], store: &PrecomputeConfig) -> Result<LadderLoss> {
     let weights = class_weights(&args.config.class_weights, slices);
-    if let Some(found) = weights.as_ref().map(Vec::len).filter(|&found| found != shape.num_classes) {
-        return Err(TrainError::ClassWeights { found, classes: shape.num_classes });
+    if let Some(found) = weights.as_ref().map(Vec::len).filter(|&found| found != store.num_classes()) {
+        return Err(TrainError::ClassWeights { found, classes: store.num_classes() });
     }
-    Ok(LadderLoss::of_run(&args.config, weights.as_deref(), ignored, shape.num_classes, &args.device)?)
+    Ok(LadderLoss::of_run(&args.config, weights.as_deref(), store, &args.device)?)
 }
 
 /// What the start of a run records, in addition to its settings.

@@ -7,6 +7,7 @@ use crate::groups::Groups;
 use crate::model::LadderSam;
 use crate::segment::argmax_classes;
 use sam_ladder_cache::TrainingSplit;
+use sam_ladder_schemas::regions::ClassRegion;
 use sam_ladder_schemas::tables::SliceRow;
 use sam_ladder_schemas::train::{RunRecord, TrainConfig};
 use std::collections::BTreeMap;
@@ -109,6 +110,17 @@ fn count(predicted: &[u8], reference: &[u8], counts: &mut [Counts]) {
     }
 }
 
+/// Adds one slice's classes to the counts of the regions, from index 1.
+fn count_regions(predicted: &[u8], reference: &[u8], regions: &[ClassRegion], counts: &mut [Counts]) {
+    for (region, counts) in regions.iter().zip(&mut counts[1..]) {
+        let mut of_slice = [Counts::default(); 2];
+        count(&region.mask(predicted), &region.mask(reference), &mut of_slice);
+        counts.predicted += of_slice[1].predicted;
+        counts.reference += of_slice[1].reference;
+        counts.both += of_slice[1].both;
+    }
+}
+
 /// Mean over the cases of each organ's value, then over the organs; background and undefined values are left out.
 fn mean_over_organs<C>(cases: &[C], num_classes: usize, value: impl Fn(&C, usize) -> Option<f64>) -> Option<f64> {
     let mean = |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
@@ -142,6 +154,8 @@ pub(crate) struct HeldOutSlices {
     items: Vec<Item>,
     slices: Vec<SliceRow>,
     batch_size: usize,
+    /// What is scored instead of the classes, if there are any.
+    regions: Vec<ClassRegion>,
 }
 
 impl HeldOutSlices {
@@ -150,7 +164,13 @@ impl HeldOutSlices {
         let held_out = store.slices().iter().filter(|slice| val_cases.contains(&slice.case));
         let slices: Vec<SliceRow> = held_out.cloned().collect();
         let items = slices.iter().map(|slice| (slice.row, identity)).collect();
-        (!slices.is_empty()).then(|| Arc::new(HeldOutSlices { items, slices, batch_size }))
+        (!slices.is_empty())
+            .then(|| Arc::new(HeldOutSlices { items, slices, batch_size, regions: store.config().regions.clone() }))
+    }
+
+    /// Number of regions, or of classes, with background.
+    fn scored(&self, num_classes: usize) -> usize {
+        if self.regions.is_empty() { num_classes } else { self.regions.len() + 1 }
     }
 
     /// The held-out slices, batch by batch.
@@ -191,10 +211,13 @@ impl ValidationPass {
         for ((predicted, reference), slice) in predicted.chunks(pixels).zip(labels.chunks(pixels)).zip(slices) {
             let seen = self.cases.entry(slice.case.clone()).or_insert_with(|| Seen {
                 spacing_mm: low_res_spacing(slice, low),
-                counts: vec![Counts::default(); self.shape.num_classes],
+                counts: vec![Counts::default(); self.validation.scored(self.shape.num_classes)],
                 volumes: Default::default(),
             });
-            count(predicted, reference, &mut seen.counts);
+            match &self.validation.regions[..] {
+                [] => count(predicted, reference, &mut seen.counts),
+                regions => count_regions(predicted, reference, regions, &mut seen.counts),
+            }
             if self.hd95.is_some() {
                 seen.volumes[0].extend_from_slice(predicted);
                 seen.volumes[1].extend_from_slice(reference);
@@ -211,15 +234,19 @@ impl ValidationPass {
 
     /// The scores.
     pub(crate) fn scores(self) -> Scores {
-        let (low, num_classes) = (self.shape.low_res_size(), self.shape.num_classes);
+        let (low, scored) = (self.shape.low_res_size(), self.validation.scored(self.shape.num_classes));
+        let regions = &self.validation.regions;
         let cases: Vec<(String, Seen)> = self.cases.into_iter().collect();
-        let dice = mean_over_organs(&cases, num_classes, |(_, seen), class| seen.counts[class].dice());
+        let dice = mean_over_organs(&cases, scored, |(_, seen), class| seen.counts[class].dice());
         let hd95 = self.hd95.and_then(|hd95| {
-            mean_over_organs(&cases, num_classes, |(case, seen), class| {
-                let [predicted, reference] = [0, 1].map(|of| seen.volumes[of].as_slice());
+            mean_over_organs(&cases, scored, |(case, seen), class| {
+                let of_region = class.checked_sub(1).and_then(|at| regions.get(at));
+                let volumes = seen.volumes.each_ref().map(|of| of_region.map(|region| region.mask(of)));
+                let [predicted, reference] = [0, 1].map(|of| volumes[of].as_deref().unwrap_or(&seen.volumes[of]));
                 let shape = [predicted.len() / low.pow(2), low, low];
                 let volume = CaseVolume { case, predicted, reference, shape, spacing_mm: seen.spacing_mm? };
-                bounded_hd95(&volume, class as u8, seen.counts[class], &hd95)
+                let label = if of_region.is_some() { 1 } else { class as u8 };
+                bounded_hd95(&volume, label, seen.counts[class], &hd95)
             })
         });
         Scores { dice, hd95 }
@@ -244,6 +271,18 @@ mod tests {
         }
         let cases: Vec<Vec<Counts>> = cases.into_values().collect();
         mean_over_organs(&cases, 3, |counts, class| counts[class].dice())
+    }
+
+    /// A voxel of the wrong class of the right region is right for the region.
+    #[test]
+    fn regions_are_scored_as_unions() {
+        let region = |classes: &[u8]| ClassRegion { name: "r".into(), classes: classes.to_vec() };
+        let mut counts = vec![Counts::default(); 3];
+        for _ in 0..2 {
+            count_regions(&[0, 1, 2, 2, 0], &[0, 2, 1, 2, 1], &[region(&[1, 2]), region(&[2])], &mut counts);
+        }
+        assert_eq!(counts[1].dice(), Some(2.0 * 3.0 / 7.0));
+        assert_eq!(counts[2].dice(), Some(2.0 / 4.0));
     }
 
     #[test]
