@@ -6,7 +6,7 @@ use crate::device::{Arg, Gpu, Grid, Input, suffix};
 
 const MODULE: &str = "strided_copy";
 /// Most axes of a copy, as in `kernel.cu`, after those that lie one behind the other are joined.
-const AXES: usize = 8;
+const AXES: usize = 12;
 /// Side of the tile that a block transposes, as in `kernel.cu`.
 const TILE: usize = 32;
 
@@ -47,10 +47,11 @@ pub(super) fn copy(x: &Tensor) -> Result<Tensor> {
     if axes.len() > AXES {
         bail!("a copy of {:?} with strides {:?} has too many axes", x.dims(), x.stride());
     }
+    let count = axes.len();
     axes.resize(AXES, (1, 0));
     // Sizes, then strides.
     let words: Vec<u64> = axes.iter().map(|axis| axis.0 as u64).chain(axes.iter().map(|axis| axis.1 as u64)).collect();
-    let args = [input.arg(), out.arg(), Arg::LongWords(&words), Arg::Size(n as u64)];
+    let args = [input.arg(), out.arg(), Arg::LongWords(&words), Arg::Int(count as i32), Arg::Size(n as u64)];
     // SAFETY: sizes and strides are those of `x`, whose elements the storage holds; the result has as many elements.
     unsafe { gpu.launch(MODULE, &format!("strided_copy_{suffix}"), Grid::over(n), &args)? };
     Ok(out.tensor())
@@ -116,14 +117,18 @@ mod kernel_tests {
         for dtype in FORMATS {
             let x = uniform(&[2, 3, 35, 40], 1)?.to_dtype(dtype)?;
             let small = uniform(&[2, 3, 2, 2, 2, 5, 2, 2], 2)?.to_dtype(dtype)?;
+            let many = uniform(&[2, 3, 2, 2, 2, 5, 2, 2, 2, 3], 3)?.to_dtype(dtype)?;
             on_device(|device| {
                 let (there, small_there) = (x.to_device(device)?, small.to_device(device)?);
+                let many_there = many.to_device(device)?;
                 for axes in [[0, 1, 3, 2], [0, 2, 3, 1], [3, 2, 1, 0], [1, 0, 2, 3], [2, 3, 0, 1]] {
                     let (got, want) = (super::copy(&there.permute(axes)?)?, x.permute(axes)?.contiguous()?);
                     assert_close(&format!("{axes:?}"), &got, &want, 0.0)?;
                 }
                 let axes = &[7, 5, 0, 3, 1, 2, 4, 6][..];
                 assert_close("eight axes", &super::copy(&small_there.permute(axes)?)?, &small.permute(axes)?.contiguous()?, 0.0)?;
+                let axes = &[7, 9, 5, 0, 3, 1, 8, 2, 4, 6][..];
+                assert_close("ten axes", &super::copy(&many_there.permute(axes)?)?, &many.permute(axes)?.contiguous()?, 0.0)?;
                 let repeated = |t: &candle_core::Tensor| t.narrow(0, 1, 1)?.broadcast_as((4, 3, 35, 40));
                 assert_close("repeated", &super::copy(&repeated(&there)?)?, &repeated(&x)?.contiguous()?, 0.0)?;
                 let part = |t: &candle_core::Tensor| t.narrow(3, 7, 20)?.narrow(1, 1, 2);

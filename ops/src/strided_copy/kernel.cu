@@ -1,10 +1,10 @@
 // Contiguous copies of tensors of any strides.
 #include "device/common.cuh"
 
-constexpr int AXES = 8;
+constexpr int AXES = 12;
 constexpr int TILE = 32;
 
-// Sizes and strides, outermost axis first; unused axes are 1 and 0.
+// Sizes and strides, outermost axis first.
 struct Axes {
     unsigned long long size[AXES], stride[AXES];
 };
@@ -48,11 +48,12 @@ __device__ void with_zeros(const T* x, T* out, size_t n, unsigned len, unsigned 
     KERNEL(with_zeros_##suffix, (const T* x, T* out, size_t n, unsigned len, unsigned total, unsigned start, unsigned inner)) { \
         with_zeros(x, out, n, len, total, start, inner);                                                                  \
     }                                                                                                                     \
-    KERNEL(strided_copy_##suffix, (const T* x, T* out, Axes axes, size_t n)) {                                            \
+    KERNEL(strided_copy_##suffix, (const T* x, T* out, Axes axes, int count, size_t n)) {                                 \
         size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;                                           \
         if (at >= n) return;                                                                                              \
         size_t rest = at, from = 0;                                                                                       \
-        for (int axis = AXES - 1; axis >= 0; --axis) {                                                                    \
+        _Pragma("unroll") for (int axis = AXES - 1; axis >= 0; --axis) {                                                 \
+            if (axis >= count) continue;                                                                                  \
             from += rest % axes.size[axis] * axes.stride[axis];                                                           \
             rest /= axes.size[axis];                                                                                      \
         }                                                                                                                 \
