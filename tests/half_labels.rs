@@ -12,7 +12,7 @@ use cli::{assert_refused, nifti, on, succeed, write_pair};
 use folders::{assert_same_files, copy_folder, files};
 use sam_ladder_cache::{Batch, BatchParts, Error as StoreError, Part, ReadMode, Reader, Store, verify};
 use sam_ladder_precompute::error::Error;
-use sam_ladder_precompute::pipeline::{FillOptions, Plan, Share, fill_part, repair};
+use sam_ladder_precompute::pipeline::{FillOptions, Plan, Share, Space, fill_part, repair};
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::observer::Silent;
 use sam_ladder_schemas::precompute::{PrecomputeConfig, StoreDtype};
@@ -138,6 +138,9 @@ fn a_store_without_them_gets_them_and_encodes_nothing() {
     let (run, stop) = (AtomicBool::new(false), AtomicBool::new(true));
     let options = FillOptions { batch_size: 4, share: Share::ALL, stop: &run, observer: &Silent };
     let plan = Plan::new(&scans, &with(), &Silent).unwrap();
+    // 27 images of 16 × 16 labels, and nothing else, are left to write.
+    let left = Space::of(&plan, &at("plain.zarr")).unwrap().needed;
+    assert_eq!(left, (27.0 * 256.0 * 1.01) as u64);
     let summary = fill_part(&plan, &at("plain.zarr"), &options, || loaded(Formula::default())).unwrap();
     assert_eq!((summary.complete, summary.images_encoded), (true, 0));
     assert_same_files(&at("plain.zarr"), &files(&at("whole.zarr")), "a store that grew by labels");
@@ -193,7 +196,14 @@ fn a_run_learns_from_them_and_one_without_them_is_told_how_to_get_them() {
         "{error}"
     );
     assert!(!folder.path().join("run").exists());
+    // A run that was begun before resumes, in the same bits.
+    let plain = "train --store @s.zarr --epochs 2 --batch-size 4 --warmup 0 --fold 1/2";
+    succeed(at(&format!("{plain} --run @whole")));
+    succeed(at(&format!("{plain} --run @begun --max-steps 2")));
     succeed(at(&format!("{precompute} --half-labels")));
+    succeed(at("train --store @s.zarr --run @begun --resume --max-steps 100"));
+    let model = |run: &str| fs::read(folder.path().join(run).join("steps.parquet")).unwrap();
+    assert!(model("whole") == model("begun"));
     succeed(at(train));
     succeed(at("eval --store @s.zarr --run @run --out @evaluation"));
     succeed(at("export --run @run --out @model.onnx"));

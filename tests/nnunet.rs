@@ -379,6 +379,7 @@ fn voxels_to_ignore_take_no_part() {
     // Of the first box no row is left, of the second the last seven.
     assert_eq!(store.slices(Split::Train)[0].voxels, [0, 7 * 7]);
     succeed(run("train --store s.zarr --run run --epochs 30 --batch-size 3 --warmup 2 --lr 2e-3 --val-cases brain_002"));
+    succeed(run("audit --store s.zarr --run run --out audit"));
     succeed(run("eval --store s.zarr --run run --protocol standard --save-nifti --out run/eval"));
     let rows: Vec<CaseRow> = read_rows(&folder.path().join("run/eval/cases.parquet")).unwrap();
     let mask = sam_ladder_formats::nifti::read_image(&folder.path().join("run/eval/masks/brain_003.nii.gz")).unwrap().voxels;

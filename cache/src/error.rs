@@ -152,8 +152,8 @@ impl Error {
             }
             Error::Incomplete { .. } => "run the same `sam-ladder precompute` command again to continue it".into(),
             Error::OtherConfig { .. } => {
-                "run `sam-ladder precompute` with another --store, or with the store's settings; to a finished \
-                                          store only scans and variants can be added"
+                "run `sam-ladder precompute` with another --store, or with the store's settings; to a finished store only scans, \
+                 variants and labels at half the image's side (--half-labels) can be added, and none of them left out again"
                     .into()
             }
             Error::Manifest { .. } | Error::Damaged { .. } | Error::Missing { .. } => {

@@ -35,4 +35,4 @@ pub use storage::is_remote;
 pub use store::{ReferenceMask, Store};
 pub use training::TrainingSplit;
 pub use verify::{Damage, Part, VerifyReport, verify};
-pub use writer::{Opened, SliceTensors, StoreWriter, Survey, Wanted, begin_repair, images_stored, survey};
+pub use writer::{Opened, SliceTensors, StoreWriter, Stored, Survey, Wanted, begin_repair, images_stored, stored, survey};

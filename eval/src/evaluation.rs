@@ -181,7 +181,7 @@ impl Evaluation {
     fn draw_case(&self, prediction: &CasePrediction) -> Result<Vec<(SlicePicture, PathBuf, Vec<u8>)>> {
         let CaseMasks { case, prediction: mask, reference, .. } = prediction.masks;
         let mut pictures = Vec::new();
-        for chosen in choose_slices(mask, reference, self.config.extreme_slices) {
+        for chosen in choose_slices(mask, reference, &self.config.regions, self.config.extreme_slices) {
             let slice = chosen.slice;
             let shown = shown_slice(prediction, slice)?;
             let path = self.unfinished.join(OVERLAYS).join(format!("{case}_slice{slice:03}.png"));
@@ -200,7 +200,7 @@ impl Evaluation {
         let mut pictures = Vec::new();
         for slice in 0..reference.shape[0] {
             let [predicted, referred] = [mask, reference].map(|mask| plane_of(mask, slice));
-            let chosen = ChosenSlice { slice, choice: Choice::All, dice: slice_dice(predicted, referred) };
+            let chosen = ChosenSlice { slice, choice: Choice::All, dice: slice_dice(predicted, referred, &self.config.regions) };
             let picture = SlicePicture::new(case, chosen, &shown_slice(prediction, slice)?);
             pictures.push(picture.map_err(|source| EvalError::Png { path: path.clone(), source })?);
         }

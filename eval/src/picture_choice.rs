@@ -2,6 +2,7 @@
 
 use crate::masks::MaskView;
 use rayon::prelude::*;
+use sam_ladder_schemas::regions::ClassRegion;
 
 /// Slices with fewer organ voxels than this share of the fullest slice's count neither as worst nor as best: a few voxels at an organ's
 /// end say little.
@@ -46,7 +47,7 @@ struct SliceScore {
     dice: Option<f64>,
 }
 
-fn score(prediction: &[u8], reference: &[u8]) -> SliceScore {
+fn score(prediction: &[u8], reference: &[u8], regions: &[ClassRegion]) -> SliceScore {
     // Predicted, reference and shared voxels of each class.
     let mut counts = [[0usize; 3]; 256];
     for (&predicted, &referred) in prediction.iter().zip(reference) {
@@ -58,21 +59,26 @@ fn score(prediction: &[u8], reference: &[u8]) -> SliceScore {
     let dice = crate::statistics::mean(
         present().map(|&[predicted, referred, shared]| 2.0 * shared as f64 / (predicted + referred) as f64),
     );
-    SliceScore { voxels: [1, 0].map(|mask| present().map(|counts| counts[mask]).sum()), dice }
+    let voxels = [1, 0].map(|mask| present().map(|counts| counts[mask]).sum());
+    if regions.is_empty() {
+        return SliceScore { voxels, dice };
+    }
+    let of_region = |region: &ClassRegion| score(&region.mask(prediction), &region.mask(reference), &[]).dice;
+    SliceScore { voxels, dice: crate::statistics::mean(regions.iter().filter_map(of_region)) }
 }
 
-/// Mean Dice of a slice over the organs that either mask has in it; `None` if there are none.
-pub(crate) fn slice_dice(prediction: &[u8], reference: &[u8]) -> Option<f64> {
-    score(prediction, reference).dice
+/// Mean Dice of a slice over the regions, or without regions over the classes, that either mask has in it; `None` if there are none.
+pub(crate) fn slice_dice(prediction: &[u8], reference: &[u8], regions: &[ClassRegion]) -> Option<f64> {
+    score(prediction, reference, regions).dice
 }
 
 /// The `each` slices with the lowest mean Dice, as many with the highest, and the one with the most organ voxels in the reference; each
 /// once, by ascending index. If the reference is empty, the prediction's voxels count; if that is empty too, the middle slice is shown.
-pub(crate) fn choose_slices(prediction: MaskView, reference: MaskView, each: usize) -> Vec<ChosenSlice> {
+pub(crate) fn choose_slices(prediction: MaskView, reference: MaskView, regions: &[ClassRegion], each: usize) -> Vec<ChosenSlice> {
     let [depth, height, width] = reference.shape;
     let plane = height * width;
     let scores: Vec<SliceScore> = (prediction.voxels.par_chunks_exact(plane).zip(reference.voxels.par_chunks_exact(plane)))
-        .map(|(prediction, reference)| score(prediction, reference))
+        .map(|(prediction, reference)| score(prediction, reference, regions))
         .collect();
     let Some(mask) = (0..2).find(|&mask| scores.iter().any(|score| score.voxels[mask] > 0)) else {
         return vec![ChosenSlice { slice: depth / 2, choice: Choice::Fullest, dice: None }];
@@ -107,7 +113,17 @@ mod tests {
         };
         let (reference, prediction) = (mask(0), mask(1));
         let [prediction, reference] = [&prediction, &reference].map(|voxels| MaskView { voxels, shape });
-        choose_slices(prediction, reference, each).iter().map(|chosen| (chosen.slice, chosen.choice)).collect()
+        choose_slices(prediction, reference, &[], each).iter().map(|chosen| (chosen.slice, chosen.choice)).collect()
+    }
+
+    /// Class 2 in place of 1 within a region is right for it, and wrong for the region of 2.
+    #[test]
+    fn a_slices_dice_is_over_the_regions() {
+        let region = |classes: &[u8]| ClassRegion { name: "r".into(), classes: classes.to_vec() };
+        let (prediction, reference) = ([0, 1, 2, 2], [0, 1, 1, 2]);
+        assert_eq!(slice_dice(&prediction, &reference, &[region(&[1, 2]), region(&[2])]), Some((1.0 + 2.0 / 3.0) / 2.0));
+        assert_eq!(slice_dice(&prediction, &reference, &[]), Some(2.0 / 3.0));
+        assert_eq!(slice_dice(&[0; 4], &[0; 4], &[region(&[1])]), None);
     }
 
     #[test]
@@ -134,8 +150,8 @@ mod tests {
     #[test]
     fn the_mean_is_over_organs_of_either_mask() {
         // Class 1 agrees, class 2 is missed, class 3 invented.
-        let found = score(&[1, 1, 0, 3], &[1, 1, 2, 0]);
+        let found = score(&[1, 1, 0, 3], &[1, 1, 2, 0], &[]);
         assert_eq!((found.dice, found.voxels), (Some(1.0 / 3.0), [3, 3]));
-        assert_eq!(score(&[0], &[0]).dice, None);
+        assert_eq!(score(&[0], &[0], &[]).dice, None);
     }
 }

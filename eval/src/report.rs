@@ -56,7 +56,7 @@ impl ReportPage<'_> {
             (self.scores_section(&organs))
             (self.organs_section(&organs))
             (self.cases_section(&organs))
-            (self.slices_section(&organs))
+            (self.slices_section())
             (self.training_section())
             (self.run_section())
         };
@@ -66,6 +66,12 @@ impl ReportPage<'_> {
     /// The organs' names in the order of every table.
     fn organs(&self) -> Vec<String> {
         organ_columns(self.context.organs).into_iter().map(|column| column.organ).collect()
+    }
+
+    /// The names of the classes that are drawn: the organs, or the classes of which regions are unions.
+    fn classes(&self) -> Vec<String> {
+        let organs = self.organs();
+        if organs.iter().all(|organ| self.class_names.contains(organ)) { organs } else { self.class_names.to_vec() }
     }
 
     fn header(&self) -> Markup {

@@ -169,7 +169,8 @@ pub enum Error {
     },
     /// A tensor could not be made on the device, or be read from it.
     #[cfg(feature = "state-dict")]
-    #[error("{}: {key}: {source}", path.display())]
+    // Without the backtrace that candle appends where RUST_BACKTRACE is set.
+    #[error("{}: {key}: {}", path.display(), source.to_string().lines().next().unwrap_or_default())]
     Tensor {
         /// The file.
         path: PathBuf,

@@ -100,6 +100,13 @@ pub struct StoreAttributes {
 }
 
 impl StoreAttributes {
+    /// Whether the store is the one that had this `cache_id`, or is that one with labels at half the image's side added since: they change nothing
+    /// that was there.
+    pub fn is_or_was(&self, then: &str) -> bool {
+        let before = || PrecomputeConfig { half_labels: false, ..self.config.clone() };
+        self.cache_id == then || cache_id(&before(), &self.sources) == then
+    }
+
     /// Attributes of a store that is being written; computes its `cache_id`.
     pub fn new(config: PrecomputeConfig, mut sources: Vec<SourceFile>) -> Self {
         sources.sort_by(|a, b| a.path.cmp(&b.path));

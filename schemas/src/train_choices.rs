@@ -69,7 +69,7 @@ pub enum DecoderKind {
     Plain,
     /// Also the side network's layer1 and layer2, each through a trained 1×1 convolution that starts at zero; only for ResNets
     Skips,
-    /// As skips, and a third stage of upscaling, which takes the ResNet's first convolution, gives logits at half the image's side; needs a store that was made with precompute --half-labels
+    /// As skips, and a third stage of upscaling, which takes the ResNet's first convolution, gives logits at half the image's side; needs a store with labels there (precompute --half-labels)
     SkipsHalf,
 }
 

@@ -3,7 +3,7 @@
 use crate::error::refusal;
 use crate::print::print_note;
 use candle_core::Device;
-use sam_ladder_ops::device as gpu;
+use sam_ladder_ops::{device as gpu, error_line};
 use std::str::FromStr;
 
 /// Where to compute, as typed.
@@ -43,7 +43,7 @@ impl DeviceChoice {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
             DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(gpu::open(0).unwrap_or_else(|cause| {
-                let cause = first_line(&cause);
+                let cause = error_line(&cause);
                 print_note!("warning: computing on the CPU, since cuda:0 cannot be opened: {cause}; --device cpu does so without this warning");
                 Device::Cpu
             })),
@@ -51,7 +51,7 @@ impl DeviceChoice {
             DeviceChoice::Cuda(index) if cfg!(feature = "cuda") => match gpu::open(index) {
                 Ok(device) => Ok(device),
                 Err(cause) => {
-                    let cause = first_line(&cause);
+                    let cause = error_line(&cause);
                     Err(refusal(format!("cannot open cuda:{index}: {cause}"), "`nvidia-smi` lists the GPUs of this machine"))
                 }
             },
@@ -63,19 +63,9 @@ impl DeviceChoice {
     }
 }
 
-/// An error of the tensor library without the backtrace that it appends where `RUST_BACKTRACE` is set.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().trim_end().into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sentence_has_no_backtrace_in_it() {
-        assert_eq!(first_line(&candle_core::Error::msg("no device\n   0: <unknown>\n   1: main")), "no device");
-    }
 
     #[test]
     fn devices_are_parsed() {

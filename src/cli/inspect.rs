@@ -97,7 +97,8 @@ impl Args {
         let (source, unusable) = ScanSource::open_usable(&self.scans, &config.preprocessing)?;
         let source = source.with_test_cases(&config.test_cases)?;
         let said = Arc::new(Said { terminal: Terminal::new(), messages: Mutex::default() });
-        let mut messages = source.notes(&config.class_names);
+        let mut messages = config.region_notes();
+        messages.extend(source.notes(&config.class_names));
         let cases = source.inspect(config.class_names.len(), self.voxels, &*said);
         messages.append(&mut said.messages.lock().unwrap_or_else(PoisonError::into_inner));
         let (warnings, remarks): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.starts_with(WARNING));

@@ -82,6 +82,11 @@ impl Choosing {
         if is_there(&path) && !force {
             return Err(refusal(format!("{} exists", path.display()), "replace it with --force"));
         }
+        if !store.config().regions.is_empty() {
+            let message = "a postprocessing works on classes, and this dataset's are parts of regions: what is removed of an inner region \
+                           would leave a hole in the region around it";
+            return Err(refusal(message, "leave out --choose-postprocessing"));
+        }
         let organs = store.config().class_names.len();
         let mut smallest = vec![u64::MAX; organs];
         for case in cases {

@@ -2,6 +2,7 @@
 
 mod hint;
 
+use sam_ladder_ops::error_line;
 use sam_ladder_schemas::classes::Split;
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::variants::VariantKind;
@@ -29,7 +30,7 @@ pub enum TrainError {
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),
     /// A tensor operation failed: shapes, or the device's memory.
-    #[error("tensor operation failed: {0}")]
+    #[error("tensor operation failed: {}", error_line(.0))]
     Tensor(#[from] candle_core::Error),
     /// A setting is unknown, of another type or out of range.
     #[error("{0}")]
@@ -192,7 +193,7 @@ pub enum TrainError {
     #[error("--sampling {0}: no training slice has an organ")]
     NoForeground(&'static str),
     /// Class weights for another number of classes.
-    #[error("--class-weights has {}, expected {classes}: one for the background and one for each organ", counted(*found, "weight"))]
+    #[error("--class-weights has {}, expected {classes}: one for the background and one for each class", counted(*found, "weight"))]
     ClassWeights {
         /// The weights.
         found: usize,

@@ -16,7 +16,7 @@ mod survey;
 
 pub use repair::begin_repair;
 pub use slice::{SliceTensors, Wanted};
-pub use survey::{Survey, images_stored, survey};
+pub use survey::{Stored, Survey, images_stored, stored, survey};
 
 use crate::arrays::{ArrayKind, ArraySpec, ChunkEncoder};
 use crate::error::{Error, Result};

@@ -46,45 +46,68 @@ pub fn survey(path: &Path, layout: &StoreLayout) -> Result<Survey> {
     Ok(Survey::Grows(requested.cases.iter().filter(|case| !found.cases.contains(case)).cloned().collect()))
 }
 
-/// Number of a layout's images (slices times variants) that the store at `path` already holds. Writes nothing.
+/// How much of a layout a store already holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Images (slices times variants) with all that the layout has of them; of a finished store all of its images.
+    pub images: usize,
+    /// Bytes of the tensors that it holds, uncompressed.
+    pub bytes: u64,
+}
+
+/// As [`stored`], only the number of images.
+///
+/// # Errors
+/// As [`stored`].
+pub fn images_stored(path: &Path, layout: &StoreLayout) -> Result<usize> {
+    Ok(stored(path, layout)?.images)
+}
+
+/// How much of a layout the store at `path` already holds. Writes nothing.
 ///
 /// # Errors
 /// Those with which [`super::StoreWriter::open_or_create`] would refuse what is there.
-pub fn images_stored(path: &Path, layout: &StoreLayout) -> Result<usize> {
+pub fn stored(path: &Path, layout: &StoreLayout) -> Result<Stored> {
     let store = Storage::at(path)?;
     if is_new(&store)? {
-        return Ok(0);
+        return Ok(Stored::default());
     }
     let (found, requested) = (read_manifest(&store)?, layout.attributes());
     let layout = layout.arranged_as(&found)?;
     if found.complete && previous::grows(&found, &layout) {
-        return Ok(StoreLayout::of(&found)?.num_items());
+        let held = StoreLayout::of(&found)?;
+        return Ok(Stored { images: held.num_items(), bytes: held.num_bytes() });
     }
     if found.complete || found.config != requested.config {
         return Err(Error::OtherConfig { path: path.into(), differences: differences_between(&found, requested) });
     }
-    recorded_images(&store, &layout)
+    recorded(&store, &layout)
 }
 
-/// Images of an unfinished store whose shards are there and recorded.
-fn recorded_images(store: &Storage, layout: &StoreLayout) -> Result<usize> {
+/// What of an unfinished store is there and recorded.
+fn recorded(store: &Storage, layout: &StoreLayout) -> Result<Stored> {
     let (records, previous) = (Progress::new(store).shards()?, Previous::open(store, layout)?);
-    let mut images = 0;
+    let mut stored = Stored::default();
     for split in Split::ALL {
         let kinds = ArrayKind::all(&layout.attributes().config);
         let there = kinds.iter().map(|&kind| shards_in(store, &layout.array(split, kind))).collect::<Result<Vec<_>>>()?;
         for (case, rows) in layout.cases(split) {
             let of_case = records.get(&case_key(layout.attributes(), case)).map_or(&[][..], Vec::as_slice);
-            let recorded = |slice: usize, kind: ArrayKind| {
+            let is_recorded = |slice: usize, kind: ArrayKind| {
                 of_case.iter().any(|record| record.get(&slice).is_some_and(|shards| shards.contains_key(kind.name())))
             };
             let known = |row: usize, kind: ArrayKind| {
                 let was_there = || previous.as_ref().is_some_and(|previous| previous.checksums(split, kind, row).is_some());
-                there[kind.index(&layout.attributes().config)].contains(&row) && (recorded(row - rows.start, kind) || was_there())
+                there[kind.index(&layout.attributes().config)].contains(&row)
+                    && (is_recorded(row - rows.start, kind) || was_there())
             };
-            let whole = |&row: &usize| kinds.iter().all(|&kind| known(row, kind));
-            images += rows.clone().filter(whole).count() * layout.num_variants(split);
+            for row in rows.clone() {
+                let held: Vec<ArrayKind> = kinds.iter().copied().filter(|&kind| known(row, kind)).collect();
+                let bytes: usize = held.iter().map(|&kind| layout.array(split, kind).chunk_bytes()).sum();
+                stored.bytes += (bytes * layout.num_variants(split)) as u64;
+                stored.images += if held.len() == kinds.len() { layout.num_variants(split) } else { 0 };
+            }
         }
     }
-    Ok(images)
+    Ok(stored)
 }

@@ -58,8 +58,8 @@ impl SliceMasks<'_> {
             label,
             predicted,
             of_these,
-            agreement: mean(pairs_of_runs.filter_map(|(a, b)| slice_dice(&runs[a], &runs[b]))),
-            dice: mean(runs.iter().filter_map(|run| slice_dice(run, &reference))),
+            agreement: mean(pairs_of_runs.filter_map(|(a, b)| slice_dice(&runs[a], &runs[b], &[]))),
+            dice: mean(runs.iter().filter_map(|run| slice_dice(run, &reference, &[]))),
             disputed,
         })
     }

@@ -122,7 +122,11 @@ impl Audit {
     pub fn add_case(&mut self, of_case: &CasePrediction, runs: &[&[u8]]) -> Result<()> {
         let (case, label) = (of_case.masks.case, of_case.masks.reference);
         let shape = label.shape;
+        // What is to be ignored has no name, and is no mistake.
+        let counted: Vec<u8> =
+            label.voxels.iter().map(|&class| if Some(class) == self.config.ignored { 0 } else { class }).collect();
         for &voxels in runs {
+            let label = MaskView { voxels: &counted, shape };
             MaskPair::new(case, MaskView { voxels, shape }, label, self.config.class_names.len())?;
         }
         let [slices, height, width] = shape;

@@ -24,7 +24,7 @@ impl ReportPage<'_> {
         let first = (0..pictures.len()).max_by_key(|&slice| (pictures[slice].differing(), std::cmp::Reverse(slice))).unwrap_or(0);
         let header = html! { p.lead { "All slices. The arrow keys and the wheel step through them." } };
         let body = html! {
-            (self.legend(&self.organs()))
+            (self.legend())
             div #slice.panels {}
             p.slider {
                 input #position type="range" min="0" max=(pictures.len().saturating_sub(1)) step="1" value=(first) aria-label="Slice";

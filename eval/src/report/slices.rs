@@ -27,7 +27,7 @@ impl ReportPage<'_> {
     }
 
     /// Each case's pictures, the worst case and in it the worst slice first.
-    pub(super) fn slices_section(&self, organs: &[String]) -> Markup {
+    pub(super) fn slices_section(&self) -> Markup {
         let scores = Scores::new(self.cases, self.context.organs, |row| row.dice);
         let distances = Scores::new(self.cases, self.context.organs, |row| row.hd95);
         let heading = |case: &str| {
@@ -50,7 +50,7 @@ impl ReportPage<'_> {
             });
         }
         let body = html! {
-            (self.legend(organs))
+            (self.legend())
             p.note { (self.how_slices_are_shown()) }
             @for case in cases { (case) }
             (enlarged())
@@ -58,7 +58,8 @@ impl ReportPage<'_> {
         section("slices", "Slices", body)
     }
 
-    pub(super) fn legend(&self, organs: &[String]) -> Markup {
+    pub(super) fn legend(&self) -> Markup {
+        let classes = self.classes();
         html! {
             ul.legend aria-label="Lines and colours of the pictures" {
                 (lines_legend("prediction", "reference"))
@@ -66,7 +67,7 @@ impl ReportPage<'_> {
                     li { span.swatch style={ "background:" (hex(difference.colour())) } {} (difference.name()) }
                 }
             }
-            ul.legend aria-label="Colours of the organs" { @for organ in organs { li { (self.name_of(organ)) } } }
+            ul.legend aria-label="Colours of the organs" { @for class in &classes { li { (self.name_of(class)) } } }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::other_model::OtherModel;
 use sam_ladder_formats::Error as FileError;
+use sam_ladder_ops::error_line;
 use sam_ladder_schemas::precision::Precision;
 
 /// What the functions of this module return.
@@ -103,7 +104,7 @@ pub enum EncoderError {
         device: String,
     },
     /// A tensor operation failed.
-    #[error("the encoder failed: {0}")]
+    #[error("the encoder failed: {}", error_line(.0))]
     Tensor(#[from] candle_core::Error),
 }
 

@@ -48,7 +48,7 @@ impl Plan {
     /// As [`Self::new`].
     pub fn of(source: ScanSource, config: &PrecomputeConfig, observer: &dyn Observer) -> Result<Self> {
         config.validate()?;
-        for note in source.notes(&config.class_names) {
+        for note in config.region_notes().into_iter().chain(source.notes(&config.class_names)) {
             observer.message(&note);
         }
         // A byte per voxel.

@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use crate::disk::{free_bytes, in_words};
 use crate::error::{Error, Result};
-use sam_ladder_cache::{images_stored, is_remote};
+use sam_ladder_cache::{is_remote, stored};
 use sam_ladder_schemas::precompute::Compression;
 use std::fmt;
 use std::path::Path;
@@ -27,9 +27,8 @@ impl Space {
         if is_remote(store) {
             return None;
         }
-        let (all, stored) = (plan.layout.num_items() as u64, images_stored(store, &plan.layout).ok()? as u64);
-        let per_image = plan.layout.num_bytes() as f64 / all.max(1) as f64;
-        let needed = (all.saturating_sub(stored) as f64 * per_image * (1.0 + OVERHEAD)) as u64;
+        let left = plan.layout.num_bytes().saturating_sub(stored(store, &plan.layout).ok()?.bytes);
+        let needed = (left as f64 * (1.0 + OVERHEAD)) as u64;
         Some(Space { needed, free: free_bytes(store)? })
     }
 

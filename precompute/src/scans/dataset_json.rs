@@ -119,8 +119,17 @@ impl Labels {
     fn of_regions(labels: BTreeMap<String, LabelValue>) -> Result<Self, DatasetProblem> {
         let (mut lists, mut ignored, mut background) = (BTreeMap::new(), None, None);
         for (name, value) in labels {
+            // What is no region may be written as one.
+            let is_no_region = [IGNORE, BACKGROUND].iter().any(|special| name.trim().eq_ignore_ascii_case(special));
+            let value = match value {
+                LabelValue::Region(numbers) if is_no_region => match numbers[..] {
+                    [number] => LabelValue::Number(number),
+                    _ => return Err(DatasetProblem::OneNumber(name)),
+                },
+                other => other,
+            };
             match value {
-                LabelValue::Number(number) if name.eq_ignore_ascii_case(IGNORE) => ignored = Some((number, name)),
+                LabelValue::Number(number) if name.trim().eq_ignore_ascii_case(IGNORE) => ignored = Some((number, name)),
                 LabelValue::Number(number) if name.trim().eq_ignore_ascii_case(BACKGROUND) => background = Some(number),
                 LabelValue::Number(number) => drop(lists.insert(name, vec![number])),
                 LabelValue::Region(numbers) => drop(lists.insert(name, numbers)),
@@ -251,6 +260,7 @@ mod tests {
             (r#"{"background": 0, "whole tumour": [0, 1], "core": 1}"#, "\"whole tumour\""),
             (r#"{"background": 0, "whole tumour": ["1"], "core": 1}"#, "\"whole tumour\" is neither"),
             (r#"{"whole tumour": [1, 2], "core": 2}"#, "no background"),
+            (r#"{"background": 0, "a": [1, 2], "b": 2, "ignore": [3, 4]}"#, "\"ignore\" is no single number"),
             (r#"{"background": 0, "a": [1, 2], "b": [2, 1]}"#, "\"a\" and \"b\" are the same"),
             (
                 r#"{"background": 0, "a": [1, 2], "b": 2, "ignore": 5}"#,
@@ -297,6 +307,8 @@ mod tests {
         let names: Vec<&str> = found.regions.iter().map(|region| region.name.as_str()).collect();
         assert_eq!(names, ["kidney", "masses", "tumor"]);
         assert!(labels(r#"{"background": 0, "a": 1}"#).unwrap().regions.is_empty());
+        let lists = labels(r#"{"background": [0], "a": [1, 2], "b": [2], "Ignore": [3]}"#).unwrap();
+        assert_eq!((lists.class_names, lists.has_ignored), (vec!["a_only".to_string(), "b".into()], true));
     }
 
     #[test]

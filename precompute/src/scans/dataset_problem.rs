@@ -33,6 +33,9 @@ pub enum DatasetProblem {
         /// The value.
         name: String,
     },
+    /// Several labels of the background, or of what is ignored.
+    #[error("its label {0:?} is no single number")]
+    OneNumber(String),
     /// A region without labels, or with the background's.
     #[error("its region {name:?} has no labels, or the background's 0")]
     RegionValues {
@@ -134,6 +137,7 @@ impl DatasetProblem {
             LabelNumber { key, name } if name.trim().parse::<u64>().is_ok() => {
                 format!("write the number without quotes: {key:?}: {}", name.trim())
             }
+            OneNumber(name) => format!("write one number: {name:?}: …"),
             RegionValues { .. } => "list the labels of the region, each a whole number from 1".into(),
             SameRegion { .. } => "remove one of them".into(),
             RegionBackground => "add \"background\": 0".into(),

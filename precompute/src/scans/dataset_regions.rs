@@ -64,19 +64,26 @@ pub(super) fn divide(lists: BTreeMap<String, Vec<u64>>) -> Result<Regions, Datas
     Ok(Regions { class_names, label_map, regions })
 }
 
-/// A class is called as a region that has no other class. Else, if it belongs to a region and to regions around that, `<region>_only`; else by all
-/// its regions, `a+b`.
+/// A class is called by its innermost regions, those that it belongs to and that have no other such region within them: as the region if that has no
+/// other class, else `<region>_only`; `a+b` where regions cross. A name that something else has gets a number.
 fn class_names(regions: &[ClassRegion], classes: usize) -> Vec<String> {
-    let name = |class: u8| {
+    let mut names: Vec<String> = Vec::new();
+    for class in (1u8..).take(classes) {
         let of_class: Vec<&ClassRegion> = regions.iter().filter(|region| region.has(class)).collect();
-        let within = |inner: &ClassRegion| of_class.iter().all(|outer| inner.classes.iter().all(|&class| outer.has(class)));
-        match of_class.iter().find(|region| within(region)) {
-            Some(ClassRegion { name, classes }) if classes.len() == 1 => name.clone(),
-            Some(ClassRegion { name, .. }) => format!("{name}_only"),
-            None => of_class.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("+"),
-        }
-    };
-    (1u8..).take(classes).map(name).collect()
+        let within = |inner: &ClassRegion, outer: &ClassRegion| inner != outer && inner.classes.iter().all(|&c| outer.has(c));
+        let mut innermost: Vec<&ClassRegion> =
+            of_class.iter().copied().filter(|outer| !of_class.iter().any(|inner| within(inner, outer))).collect();
+        innermost.sort_by(|a, b| a.name.cmp(&b.name));
+        let (name, is_region) = match innermost[..] {
+            [ClassRegion { name, classes }] if classes.len() == 1 => (name.clone(), true),
+            [ClassRegion { name, .. }] => (format!("{name}_only"), false),
+            _ => (innermost.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("+"), false),
+        };
+        let is_taken = |name: &String| names.contains(name) || !is_region && regions.iter().any(|region| region.name == *name);
+        let numbered = (2..).map(|number| format!("{name} {number}"));
+        names.extend(std::iter::once(name.clone()).chain(numbered).find(|name| !is_taken(name)));
+    }
+    names
 }
 
 #[cfg(test)]
@@ -111,10 +118,23 @@ mod tests {
     #[test]
     fn regions_that_only_overlap_divide_each_other() {
         let found = divided(&[("a", &[1, 2]), ("b", &[2, 3]), ("c", &[1, 3])]).unwrap();
-        assert_eq!(found.class_names, ["a+c", "a+b", "c+b"]);
+        assert_eq!(found.class_names, ["a+c", "a+b", "b+c"]);
         let found = divided(&[("left", &[1]), ("right", &[2]), ("both", &[1, 2])]).unwrap();
         assert_eq!(found.class_names, ["left", "right"]);
         assert_eq!(found.regions, [region("both", &[1, 2]), region("left", &[1]), region("right", &[2])]);
+    }
+
+    #[test]
+    fn names_are_of_the_innermost_regions_and_each_once() {
+        let found = divided(&[("all", &[1, 2, 3, 4]), ("liver/spleen", &[1, 2, 3]), ("x", &[1, 4])]).unwrap();
+        assert_eq!(
+            (found.class_names, found.label_map),
+            (["liver/spleen+x", "liver/spleen_only", "x_only"].map(String::from).to_vec(), vec![0, 1, 2, 2, 3])
+        );
+        let found = divided(&[("a", &[1, 2]), ("b", &[2, 3]), ("a+b", &[3])]).unwrap();
+        assert_eq!(found.class_names, ["a_only", "a+b 2", "a+b"]);
+        let found = divided(&[("kidney", &[1, 2]), ("cyst", &[2]), ("kidney_only", &[3])]).unwrap();
+        assert_eq!(found.class_names, ["kidney_only 2", "cyst", "kidney_only"]);
     }
 
     #[test]

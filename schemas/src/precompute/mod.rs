@@ -219,7 +219,7 @@ pub struct PrecomputeConfig {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(extend("default" = 0))]
     pub rung_seed: u64,
-    /// Also store labels at half the image's side, for `train --decoder skips-half`. A store without them gets them by another precompute, which encodes nothing again
+    /// Also store labels at half the image's side, for `train --decoder skips-half`. To add them to a finished store, repeat its command with this option; nothing is encoded again
     // Left out of the JSON if there are none.
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -332,6 +332,31 @@ impl PrecomputeConfig {
             [] => self.class_names.clone(),
             regions => regions.iter().map(|region| region.name.clone()).collect(),
         }
+    }
+
+    /// Of which classes the regions are, and which values of the label files they have, in words; nothing without regions.
+    pub fn region_notes(&self) -> Vec<String> {
+        if self.regions.is_empty() {
+            return Vec::new();
+        }
+        let name = |class: u8| self.class_names.get(usize::from(class) - 1).map_or("", String::as_str);
+        let region = |region: &ClassRegion| {
+            let classes: Vec<&str> = region.classes.iter().map(|&class| name(class)).collect();
+            format!("{} = {}", region.name, classes.join(" + "))
+        };
+        let class = |(class, name): (u8, &String)| {
+            let labels: Vec<String> = (0..self.preprocessing.label_map.len())
+                .filter(|&label| self.preprocessing.label_map[label] == class)
+                .map(|label| label.to_string())
+                .collect();
+            format!("{class} {name} ({} in the label files)", labels.join(", "))
+        };
+        let regions: Vec<String> = self.regions.iter().map(region).collect();
+        let classes: Vec<String> = (1u8..).zip(&self.class_names).map(class).collect();
+        vec![
+            format!("regions, over which losses and scores are: {}", regions.join("; ")),
+            format!("classes, as masks have them: {}", classes.join("; ")),
+        ]
     }
 
     /// Classes including background: 9 for Synapse.

@@ -1,5 +1,6 @@
 //! Why a model cannot be made.
 
+use sam_ladder_ops::error_line;
 use thiserror::Error;
 
 /// Why a model cannot be made of the weights given.
@@ -37,7 +38,7 @@ pub enum ModelError {
     #[error("the ladder mixes SAM's rungs into the side network, in the arm full")]
     NoLadder,
     /// An error of the tensor library.
-    #[error(transparent)]
+    #[error("{}", error_line(.0))]
     Tensor(#[from] candle_core::Error),
 }
 

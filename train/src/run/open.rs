@@ -198,8 +198,7 @@ fn resume_run(args: &TrainArgs, store: &TrainingSplit, shape: BatchShape, checkp
     let mut record = read_record(&args.run)?;
     let wanted = Wanted {
         config: &args.config,
-        cache_id: &store.attributes().cache_id,
-        store: store.config(),
+        store: store.attributes(),
         cnn_checkpoint: args.cnn_checkpoint.as_deref().map(input_file).transpose()?,
         init: args.init.as_deref().map(input_file).transpose()?,
         rung_projection: store.rung_projection_sha256(),

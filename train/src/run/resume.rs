@@ -54,9 +54,8 @@ pub(super) fn note_early_stop(run: &Path, epochs: u32) -> Result<()> {
 /// Settings and inputs of a call that resumes a run.
 pub(crate) struct Wanted<'a> {
     pub(crate) config: &'a TrainConfig,
-    pub(crate) cache_id: &'a str,
-    /// The settings with which the store's tensors were made.
-    pub(crate) store: &'a PrecomputeConfig,
+    /// The store's manifest.
+    pub(crate) store: &'a StoreAttributes,
     /// Files that the call names again; files that it leaves out are taken from the run.
     pub(crate) cnn_checkpoint: Option<InputFile>,
     pub(crate) init: Option<InputFile>,
@@ -72,15 +71,15 @@ pub(crate) fn check_same_run(run: &Path, record: &RunRecord, wanted: &Wanted) ->
     let differs = |what: &str, stored: String, given: String, advice: &'static str| {
         Err(TrainError::ResumeMismatch { run: run.to_path_buf(), what: what.into(), stored, given, advice })
     };
-    if record.cache_id != wanted.cache_id {
+    if !wanted.store.is_or_was(&record.cache_id) {
         let advice =
             "run `sam-ladder train --resume` with the --store that the run was started with, or start another --run on this one";
         let mut what = "the store's cache_id".to_string();
-        let settings = differences(&json!(record.store), "the run's", &json!(wanted.store), "this one's");
+        let settings = differences(&json!(record.store), "the run's", &json!(wanted.store.config), "this one's");
         if !settings.is_empty() {
             what = format!("{what} ({settings})");
         }
-        return differs(&what, record.cache_id.clone(), wanted.cache_id.into(), advice);
+        return differs(&what, record.cache_id.clone(), wanted.store.cache_id.clone(), advice);
     }
     let json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
     let (stored, given) = (json(&record.config), json(wanted.config));

@@ -43,7 +43,7 @@ use sam_ladder_schemas::train::{InputFile, RunInputs, TrainConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use trainer::{StoreTrainer, parts_of_any};
+use trainer::{StoreTrainer, parts_of_any, resolutions_of};
 use trials::Trials;
 use workers::Workers;
 
@@ -176,6 +176,11 @@ fn start(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     // Of several that start it at once, one does.
     let _turn = workers::turn(&folder)?;
     folder.create(&record, &text)?;
+    if resolutions_of(&record.config) > 1 {
+        let message = "warning: trials with --decoder skips-half are validated at half the image's side and the others at a quarter, so their \
+                       rank is not only the model's; compare the best of each by `eval`";
+        args.observer.message(message);
+    }
     if let Some(warning) = warning.filter(|_| record.config.group_by.is_none()) {
         args.observer.message(&warning);
     }
@@ -186,7 +191,7 @@ fn resume(args: &SweepArgs, store: &TrainingSplit) -> Result<SweepRecord> {
     let folder = Folder::new(&args.out);
     let mut record = folder.read_record()?;
     let cache_id = &store.attributes().cache_id;
-    if record.cache_id != *cache_id {
+    if !store.attributes().is_or_was(&record.cache_id) {
         return Err(TrainError::SweepInputMismatch {
             out: args.out.clone(),
             what: "the store's cache_id",

@@ -16,7 +16,7 @@ use sam_ladder_schemas::observer::{Observer, Progress};
 use sam_ladder_schemas::sweep::{Domain, Objective, SweepConfig, SweepRecord};
 use sam_ladder_schemas::train::{SliceOrder, TrainConfig};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -180,6 +180,11 @@ impl Trainer for StoreTrainer<'_> {
 /// What a trial may take of the store. The others then read it, too, since all of a sweep have one reader.
 pub(super) fn parts_of_any(config: &SweepConfig) -> BatchParts {
     largest_steps(config).iter().map(parts_of).fold(BatchParts::default(), BatchParts::and)
+}
+
+/// Number of resolutions at which trials may be validated.
+pub(super) fn resolutions_of(config: &SweepConfig) -> usize {
+    largest_steps(config).iter().map(|config| config.decoder.logits_stride()).collect::<BTreeSet<_>>().len()
 }
 
 /// Settings on which the memory of a step depends, in every combination that a trial may have.
