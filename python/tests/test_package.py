@@ -209,6 +209,15 @@ def test_embeddings_of_another_encoder(other_encoder, tmp_path, words):
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
+def test_labels_at_half_the_side_are_those_of_the_store(folder):
+    with pytest.raises(ValueError, match="precompute --half-labels"):
+        sam_ladder.SliceDataset(folder / "f32.zarr", half_labels=True)
+    store = sam_ladder.open_store(folder / "half.zarr")
+    *_, label = sam_ladder.SliceDataset(store, "test", "identity", half_labels=True)[1]
+    assert label.shape == (32, 32) and label.any() and np.array_equal(label, store.test.half_labels[1, 0])
+    assert sam_ladder.open_store(folder / "f32.zarr").test.half_labels is None and store.regions == {}
+
+
 def test_rungs_and_ladder_go_together(folder, tmp_path):
     store = folder / "ladder.zarr"
     with pytest.raises(ValueError, match="precompute --rungs"):
