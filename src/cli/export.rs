@@ -1,5 +1,6 @@
 //! `sam-ladder export`.
 
+use super::progress::Terminal;
 use super::sam_checkpoint::ensure_same;
 use crate::error::refusal;
 use crate::print::print_note;
@@ -7,6 +8,7 @@ use candle_core::Tensor;
 use sam_ladder_formats::state_dict::StateDict;
 use sam_ladder_precompute::encoder::{random_encoder_tensors, sized_encoder_tensors};
 use sam_ladder_schemas::counted::counted;
+use sam_ladder_schemas::observer::{Observer, Phase, Unit};
 use sam_ladder_schemas::precompute::EncoderWeights;
 use sam_ladder_train::{ExportArgs, RunCheckpoint, TrainError, export};
 use std::path::PathBuf;
@@ -50,10 +52,14 @@ pub fn run_checkpoint(last: bool) -> RunCheckpoint {
 impl Args {
     /// Writes the file.
     pub fn run(self) -> anyhow::Result<()> {
+        // A model with the image encoder takes seconds to make and to write.
+        let progress = Terminal::new().begin(Phase { total: None, ..Phase::new("export", Unit::Files, 0) });
+        progress.describe(&format!("making {}", self.out.display()));
         let image_encoder = self.image_encoder()?;
         let args =
             ExportArgs { run: self.run, checkpoint: run_checkpoint(self.last), out: self.out, force: self.force, image_encoder };
         let exported = export(&args)?;
+        drop(progress);
         let files: Vec<String> = exported.files.iter().map(|file| file.display().to_string()).collect();
         print_note!("{}: {}", counted(exported.tensors, "tensor"), files.join(", "));
         Ok(())

@@ -13,7 +13,7 @@ use sam_ladder_formats::outputs::{self, HTML_COMMENT, origin_of_text, sealed};
 use sam_ladder_precompute::pipeline::{PrecomputeArgs, load_encoder, seconds_per_image};
 use sam_ladder_precompute::scans::{ScanSource, SourceOptions, configure, unlike_scans};
 use sam_ladder_schemas::inspection::{InspectedCost, Inspection};
-use sam_ladder_schemas::observer::{Observer, Phase, Progress};
+use sam_ladder_schemas::observer::{Observer, Phase, Progress, Unit};
 use sam_ladder_schemas::orientation::Orientation;
 use sam_ladder_schemas::precompute::{EncoderWeights, PrecomputeConfig};
 use sam_ladder_schemas::preprocessing::{Channel, Intensity};
@@ -138,10 +138,20 @@ impl Args {
         terminal: &Arc<Terminal>,
     ) -> anyhow::Result<Vec<InspectedCost>> {
         let mut costs = Vec::new();
+        let phase = || terminal.begin(Phase::new("timing the encoder", Unit::Images, PRESETS.len() as u64));
+        let progress = (!self.no_time).then(phase);
         for (preset, image_size, data_size) in PRESETS {
             let config =
                 PrecomputeConfig { image_size, data_size, weights: EncoderWeights::Random { seed: 0 }, ..config.clone() };
-            let seconds = if self.no_time { None } else { Some(self.seconds(&config, terminal)?) };
+            let seconds = match &progress {
+                None => None,
+                Some(progress) => {
+                    progress.describe(&format!("--preset {preset}"));
+                    let seconds = self.seconds(&config, terminal)?;
+                    progress.advance(1);
+                    Some(seconds)
+                }
+            };
             for augment in [AugmentPolicy::Flips, AugmentPolicy::Reference] {
                 let layout = layout(source, PrecomputeConfig { augment, ..config.clone() })?;
                 let images = layout.num_items();
