@@ -234,6 +234,6 @@ fn fewer_cases_are_trained_on_and_recorded() {
     let error = refused(&|config| (config.train_cases, config.val_cases) = (vec!["0005".into()], vec!["0005".into()]));
     assert!(error.contains("every case of --train-cases is held out"), "{error}");
     let error = refused(&|config| config.class_weights = ClassWeights::Numbers(vec![1.0, 2.0]));
-    assert!(error.contains("2 weights, expected 3: one for the background and one for each organ"), "{error}");
+    assert!(error.contains("2 weights, expected 3: one for the background and one for each class"), "{error}");
     assert!(!folder.path().join("refused").exists());
 }
