@@ -35,7 +35,7 @@ impl Numerics {
         if self == Numerics::Tf32 { F32Math::Tf32 } else { F32Math::Exact }
     }
 
-    /// Whether a device supports it, for frozen layers. Those that are trained are float32 on the CPU.
+    /// Whether a device supports it.
     pub fn supported_on(self, device: &Device) -> bool {
         self == Numerics::F32
             || has_kernels(device)

@@ -7,16 +7,17 @@ use candle_core::{Result, Tensor};
 
 pub(crate) use cuda::add_widened as add_widened_cuda;
 
-use crate::dispatch::{Path, path};
+use crate::dispatch::{Path, activation_path};
 
 /// `a + b`, without a graph.
 ///
 /// # Errors
 /// Another shape or number format.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    match path(&[a, b]) {
-        Path::Cuda if a.dims() == b.dims() && a.dtype() == b.dtype() => cuda::add(a, b),
-        Path::Cpu if a.dims() == b.dims() => cpu::add(a, b),
+    let alike = a.dims() == b.dims() && a.dtype() == b.dtype();
+    match activation_path(&[a, b]) {
+        Path::Cuda if alike => cuda::add(a, b),
+        Path::Cpu if alike => cpu::add(a, b),
         _ => a + b,
     }
 }

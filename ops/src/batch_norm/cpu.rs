@@ -7,14 +7,19 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{BatchNormGradients, BatchStatistics, Tail};
+use crate::cpu::activation::{Activation, in_format};
 use crate::cpu::simd::multiversion;
-use crate::cpu::{SendPtr, contiguous_f32, filled_vec, tensor_from, with_f32};
+use crate::cpu::{SendPtr, contiguous_f32, filled_vec, tensor_from, with_f32, with_numbers};
 
 /// As [`super::batch_statistics`].
 pub(super) fn statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
+    in_format!(x, statistics_of(x, eps))
+}
+
+fn statistics_of<T: Activation>(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     let (b, c, h, w) = x.dims4()?;
     let count = (b * h * w) as f64;
-    let stats: Vec<(f64, f64)> = with_f32(x, "batch-norm", |data| {
+    let stats: Vec<(f64, f64)> = with_numbers(x, "batch-norm", |data: &[T]| {
         let planes = Planes { b, c, hw: h * w };
         Ok((0..c).into_par_iter().map(|channel| planes.mean_and_squares(data, channel)).collect())
     })?;
@@ -34,32 +39,52 @@ pub(super) fn normalize(
     bias: &Tensor,
     tail: Tail<'_>,
 ) -> Result<Tensor> {
+    let affines = Affines::new(statistics, weight, bias, matches!(tail, Tail::Relu))?;
+    in_format!(x, normalize_in(x, &affines, tail))
+}
+
+fn normalize_in<T: Activation>(x: &Tensor, affines: &Affines, tail: Tail<'_>) -> Result<Tensor> {
+    match tail {
+        Tail::None | Tail::Relu => each_plane::<T>(x, None, |channel, x, _, out| affine_plane(x, &affines.of(channel), out)),
+        Tail::AddRelu(shortcut) => each_plane(x, Some(shortcut), |channel, x, shortcut, out: &mut [T]| {
+            affine_add_relu_plane(x, shortcut, &affines.of(channel), out);
+        }),
+        Tail::AddNormalizedRelu(other) => {
+            let others = Affines::new(other.statistics, other.weight, other.bias, false)?;
+            each_plane(x, Some(other.x), |channel, x, shortcut, out: &mut [T]| {
+                affines_add_relu_plane(x, shortcut, &affines.of(channel), &others.of(channel), out);
+            })
+        }
+    }
+}
+
+/// `f(channel, x, shortcut, out)` for every plane of a tensor and of a shortcut of the same shape; without one, its plane is empty. `f` writes all
+/// of `out`.
+fn each_plane<T: Activation>(
+    x: &Tensor,
+    shortcut: Option<&Tensor>,
+    f: impl Fn(usize, &[T], &[T], &mut [T]) + Sync,
+) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
-    let affine = Affines::new(statistics, weight, bias, matches!(tail, Tail::Relu))?;
     let planes = Planes { b, c, hw: h * w };
-    let write = |x: &[f32], shortcut: Option<&[f32]>| {
+    let write = |x: &[T], shortcut: &[T]| {
         // SAFETY: each channel's planes are written by one task, and together they are all elements.
         let data = unsafe {
             filled_vec(x.len(), |out| {
                 (0..c).into_par_iter().for_each(|channel| {
-                    let affine = affine.of(channel);
                     for start in planes.starts(channel) {
                         let range = start..start + planes.hw;
-                        let out = out.slice(start, planes.hw);
-                        match shortcut {
-                            Some(shortcut) => affine_add_relu_plane(&x[range.clone()], &shortcut[range], &affine, out),
-                            None => affine_plane(&x[range], &affine, out),
-                        }
+                        let shortcut = shortcut.get(range.clone()).unwrap_or_default();
+                        f(channel, &x[range], shortcut, out.slice(start, planes.hw));
                     }
                 });
             })
         };
         tensor_from(data, (b, c, h, w))
     };
-    with_f32(x, "batch-norm", |x| match tail {
-        Tail::AddRelu(shortcut) => with_f32(shortcut, "batch-norm", |shortcut| write(x, Some(shortcut))),
-        Tail::None | Tail::Relu => write(x, None),
-        Tail::AddNormalizedRelu(_) => candle_core::bail!("batch-norm: a shortcut is normalised before"),
+    with_numbers(x, "batch-norm", |x| match shortcut {
+        Some(shortcut) => with_numbers(shortcut, "batch-norm", |shortcut| write(x, shortcut)),
+        None => write(x, &[]),
     })
 }
 
@@ -72,17 +97,22 @@ pub(super) fn normalize_backward(
     relu: bool,
     grad: &Tensor,
 ) -> Result<BatchNormGradients> {
+    let affines = Affines::new(statistics, weight, bias, relu)?;
+    in_format!(x, normalize_backward_in(x, &affines, grad))
+}
+
+fn normalize_backward_in<T: Activation>(x: &Tensor, affines: &Affines, grad: &Tensor) -> Result<BatchNormGradients> {
     let (b, c, h, w) = x.dims4()?;
-    let (planes, affine) = (Planes { b, c, hw: h * w }, Affines::new(statistics, weight, bias, relu)?);
+    let planes = Planes { b, c, hw: h * w };
     let mut sums = vec![(0.0f32, 0.0f32); c];
-    let grad_x = with_f32(x, "batch-norm", |x| {
-        with_f32(grad, "batch-norm", |g| {
+    let grad_x = with_numbers(x, "batch-norm", |x: &[T]| {
+        with_numbers(grad, "batch-norm", |g| {
             let input = Backward { planes: &planes, x, g };
             // SAFETY: each channel's planes are written by one task, and together they are all elements.
             let data = unsafe {
                 filled_vec(x.len(), |out| {
                     sums.par_iter_mut().enumerate().for_each(|(channel, sums)| {
-                        let affine = affine.of(channel);
+                        let affine = affines.of(channel);
                         *sums = input.sums(channel, &affine);
                         input.grad_x(channel, &affine, *sums, out);
                     });
@@ -91,11 +121,15 @@ pub(super) fn normalize_backward(
             tensor_from(data, (b, c, h, w))
         })
     })?;
-    Ok(BatchNormGradients {
-        x: grad_x,
-        weight: tensor_from(sums.iter().map(|s| s.1).collect(), c)?,
-        bias: tensor_from(sums.iter().map(|s| s.0).collect(), c)?,
-    })
+    BatchNormGradients::new(grad_x, &sums)
+}
+
+impl BatchNormGradients {
+    /// `sums` are the gradients of bias and weight.
+    pub(crate) fn new(x: Tensor, sums: &[(f32, f32)]) -> Result<Self> {
+        let each = |f: &dyn Fn(&(f32, f32)) -> f32| tensor_from(sums.iter().map(f).collect(), sums.len());
+        Ok(BatchNormGradients { x, weight: each(&|sums| sums.1)?, bias: each(&|sums| sums.0)? })
+    }
 }
 
 /// As [`super::batch_norm_train`], by the statistics of the batch.
@@ -162,7 +196,7 @@ impl Planes {
 
     /// Mean, and the sum of squared differences from it. Sums are of the differences from the first plane's mean, which is close enough to avoid
     /// cancellation.
-    fn mean_and_squares(&self, x: &[f32], channel: usize) -> (f64, f64) {
+    fn mean_and_squares<T: Activation>(&self, x: &[T], channel: usize) -> (f64, f64) {
         let plane = |start| &x[start..start + self.hw];
         let count = (self.b * self.hw) as f64;
         let guess = (sums_around(plane(channel * self.hw), 0.0).0 / self.hw as f64) as f32;
@@ -181,21 +215,21 @@ const RUN: usize = 256;
 /// Independent accumulators.
 const LANES: usize = 32;
 
-/// The sums of both of `terms` over `0..len`.
+/// The sums of both of `terms` over the pairs of numbers.
 #[inline(always)]
-fn sum_pairs(len: usize, mut terms: impl FnMut(usize) -> (f32, f32)) -> (f64, f64) {
+fn sum_pairs<T: Activation, U: Activation>(a: &[T], b: &[U], terms: impl Fn(f32, f32) -> (f32, f32)) -> (f64, f64) {
+    let b = &b[..a.len()];
     let mut total = (0.0f64, 0.0f64);
-    let mut start = 0;
-    while start + LANES <= len {
-        let end = (start + RUN).min(len - (len - start) % LANES);
+    let whole = a.len() / LANES * LANES;
+    for (a, b) in a[..whole].chunks(RUN).zip(b[..whole].chunks(RUN)) {
         let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
-        while start < end {
+        let (a, b) = (a.as_chunks::<LANES>().0, b.as_chunks::<LANES>().0);
+        for (a, b) in a.iter().zip(b) {
             for lane in 0..LANES {
-                let (a, b) = terms(start + lane);
-                first[lane] += a;
-                second[lane] += b;
+                let (x, y) = terms(a[lane].value(), b[lane].value());
+                first[lane] += x;
+                second[lane] += y;
             }
-            start += LANES;
         }
         for stride in [16, 8, 4, 2, 1] {
             for lane in 0..stride {
@@ -206,18 +240,18 @@ fn sum_pairs(len: usize, mut terms: impl FnMut(usize) -> (f32, f32)) -> (f64, f6
         total.0 += first[0] as f64;
         total.1 += second[0] as f64;
     }
-    for i in start..len {
-        let (a, b) = terms(i);
-        total.0 += a as f64;
-        total.1 += b as f64;
+    for (a, b) in a[whole..].iter().zip(&b[whole..]) {
+        let (x, y) = terms(a.value(), b.value());
+        total.0 += x as f64;
+        total.1 += y as f64;
     }
     total
 }
 
 multiversion! {
     /// The sum of `x - centre` and that of its square.
-    fn sums_around(x: &[f32], centre: f32) -> (f64, f64) {
-        sum_pairs(x.len(), |i| (x[i] - centre, (x[i] - centre) * (x[i] - centre)))
+    fn sums_around<T: Activation>(x: &[T], centre: f32) -> (f64, f64) {
+        sum_pairs(x, x, |x, _| (x - centre, (x - centre) * (x - centre)))
     }
 }
 
@@ -253,39 +287,50 @@ pub(crate) struct Affine {
 }
 
 multiversion! {
-    pub(crate) fn affine_plane(x: &[f32], affine: &Affine, out: &mut [f32]) {
+    pub(crate) fn affine_plane<T: Activation, U: Activation>(x: &[T], affine: &Affine, out: &mut [U]) {
         let Affine { scale, mean, shift, relu, .. } = *affine;
         if relu {
             for (o, x) in out.iter_mut().zip(x) {
-                let v = (x - mean) * scale + shift;
-                *o = if v < 0.0 { 0.0 } else { v };
+                let v = (x.value() - mean) * scale + shift;
+                *o = U::nearest(if v < 0.0 { 0.0 } else { v });
             }
         } else {
             for (o, x) in out.iter_mut().zip(x) {
-                *o = (x - mean) * scale + shift;
+                *o = U::nearest((x.value() - mean) * scale + shift);
             }
         }
     }
 }
 
 multiversion! {
-    fn affine_add_relu_plane(x: &[f32], shortcut: &[f32], affine: &Affine, out: &mut [f32]) {
+    fn affine_add_relu_plane<T: Activation>(x: &[T], shortcut: &[T], affine: &Affine, out: &mut [T]) {
         let Affine { scale, mean, shift, .. } = *affine;
         for ((o, x), s) in out.iter_mut().zip(x).zip(shortcut) {
-            let v = (x - mean) * scale + shift + s;
-            *o = if v < 0.0 { 0.0 } else { v };
+            let v = (x.value() - mean) * scale + shift + s.value();
+            *o = T::nearest(if v < 0.0 { 0.0 } else { v });
+        }
+    }
+}
+
+multiversion! {
+    fn affines_add_relu_plane<T: Activation>(x: &[T], shortcut: &[T], affine: &Affine, other: &Affine, out: &mut [T]) {
+        let Affine { scale, mean, shift, .. } = *affine;
+        for ((o, x), s) in out.iter_mut().zip(x).zip(shortcut) {
+            let s = (s.value() - other.mean) * other.scale + other.shift;
+            let v = (x.value() - mean) * scale + shift + s;
+            *o = T::nearest(if v < 0.0 { 0.0 } else { v });
         }
     }
 }
 
 /// Input of the backward pass.
-struct Backward<'a> {
+struct Backward<'a, T> {
     planes: &'a Planes,
-    x: &'a [f32],
-    g: &'a [f32],
+    x: &'a [T],
+    g: &'a [T],
 }
 
-impl Backward<'_> {
+impl<T: Activation> Backward<'_, T> {
     /// The sums over a channel of the gradient before the ReLU, and of it times the normalised input: the gradients of bias and weight.
     fn sums(&self, channel: usize, affine: &Affine) -> (f32, f32) {
         let (mut sum, mut dot) = (0.0, 0.0);
@@ -303,7 +348,7 @@ impl Backward<'_> {
     ///
     /// # Safety
     /// `out` is as long as `x`, and no other thread touches this channel's planes.
-    unsafe fn grad_x(&self, channel: usize, affine: &Affine, (sum, dot): (f32, f32), out: SendPtr) {
+    unsafe fn grad_x(&self, channel: usize, affine: &Affine, (sum, dot): (f32, f32), out: SendPtr<T>) {
         let count = (self.planes.b * self.planes.hw) as f32;
         let means = [sum / count, dot / count * affine.inv_std];
         for start in self.planes.starts(channel) {
@@ -324,36 +369,33 @@ fn masked(x: f32, g: f32, affine: &Affine) -> f32 {
 }
 
 multiversion! {
-    pub(crate) fn backward_sums(x: &[f32], g: &[f32], mean: f32) -> (f64, f64) {
-        let n = x.len();
-        let g = &g[..n];
-        sum_pairs(n, |i| (g[i], g[i] * (x[i] - mean)))
+    pub(crate) fn backward_sums<T: Activation, U: Activation>(x: &[T], g: &[U], mean: f32) -> (f64, f64) {
+        sum_pairs(x, g, |x, g| (g, g * (x - mean)))
     }
 }
 
 multiversion! {
-    fn backward_sums_relu(x: &[f32], g: &[f32], affine: &Affine) -> (f64, f64) {
-        let n = x.len();
-        let g = &g[..n];
-        sum_pairs(n, |i| {
-            let g = masked(x[i], g[i], affine);
-            (g, g * (x[i] - affine.mean))
+    fn backward_sums_relu<T: Activation>(x: &[T], g: &[T], affine: &Affine) -> (f64, f64) {
+        sum_pairs(x, g, |x, g| {
+            let g = masked(x, g, affine);
+            (g, g * (x - affine.mean))
         })
     }
 }
 
 multiversion! {
-    fn grad_x_plain(x: &[f32], g: &[f32], affine: &Affine, means: [f32; 2], out: &mut [f32]) {
+    fn grad_x_plain<T: Activation>(x: &[T], g: &[T], affine: &Affine, means: [f32; 2], out: &mut [T]) {
         for ((o, x), g) in out.iter_mut().zip(x).zip(g) {
-            *o = affine.scale * (g - means[0] - (x - affine.mean) * means[1]);
+            *o = T::nearest(affine.scale * (g.value() - means[0] - (x.value() - affine.mean) * means[1]));
         }
     }
 }
 
 multiversion! {
-    fn grad_x_relu(x: &[f32], g: &[f32], affine: &Affine, means: [f32; 2], out: &mut [f32]) {
+    fn grad_x_relu<T: Activation>(x: &[T], g: &[T], affine: &Affine, means: [f32; 2], out: &mut [T]) {
         for ((o, x), g) in out.iter_mut().zip(x).zip(g) {
-            *o = affine.scale * (masked(*x, *g, affine) - means[0] - (x - affine.mean) * means[1]);
+            let g = masked(x.value(), g.value(), affine);
+            *o = T::nearest(affine.scale * (g - means[0] - (x.value() - affine.mean) * means[1]));
         }
     }
 }

@@ -1,30 +1,42 @@
 //! Convolution on the CPU, by the first way that applies (see [`super`]).
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use half::bf16 as Narrow;
 
 use super::shape::ConvShape;
 use super::{Conv2d, im2col};
 #[cfg(target_arch = "x86_64")]
 use super::{bf16, implicit, winograd};
-use crate::cpu::{contiguous_f32, tensor_from, with_f32};
+use crate::convert::to_format;
+use crate::cpu::activation::Activation;
+use crate::cpu::{contiguous_f32, contiguous_numbers, tensor_from, with_f32, with_numbers};
 use crate::device::F32Math;
 
-/// As [`Conv2d::forward`].
+/// As [`Conv2d::forward`]. The input, and so the result, is float32 or bfloat16.
 pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(&weight.contiguous()?, op)
+    x.contiguous()?.apply_op2(&weight.to_dtype(DType::F32)?.contiguous()?, op)
 }
 
-/// As [`Conv2d::backward_input`].
+/// As [`Conv2d::backward_input`], in the gradient's number format.
 pub(super) fn backward_input(op: Conv2d, grad: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
-    let data =
-        with_f32(grad, "conv2d", |grad| with_f32(weight, "conv2d", |weight| Ok(input_gradient(g, op.math, grad, weight))))?;
-    tensor_from(data, (g.b, g.ci, g.h, g.w))
+    let shape = (g.b, g.ci, g.h, g.w);
+    with_f32(&to_format(weight, DType::F32)?, "conv2d", |weight| match is_narrow(grad) {
+        true => with_numbers(grad, "conv2d", |grad| tensor_from(narrow_input_gradient(g, grad, weight), shape)),
+        false => with_f32(grad, "conv2d", |grad| tensor_from(input_gradient(g, op.math, grad, weight), shape)),
+    })
 }
 
-/// As [`Conv2d::backward_weight`].
+/// As [`Conv2d::backward_weight`], in float32; both arguments have one number format.
 pub(super) fn backward_weight(op: Conv2d, x: &Tensor, grad: &Tensor, g: &ConvShape) -> Result<Tensor> {
-    let data = with_f32(x, "conv2d", |x| with_f32(grad, "conv2d", |grad| Ok(weight_gradient(g, op.math, x, grad))))?;
+    let data = match is_narrow(x) {
+        true => with_numbers(x, "conv2d", |x| with_numbers(grad, "conv2d", |grad| Ok(narrow_weight_gradient(g, x, grad)))),
+        false => with_f32(x, "conv2d", |x| with_f32(grad, "conv2d", |grad| Ok(weight_gradient(g, op.math, x, grad)))),
+    }?;
     tensor_from(data, (g.co, g.ci, g.k, g.k))
+}
+
+fn is_narrow(x: &Tensor) -> bool {
+    x.dtype() == DType::BF16
 }
 
 impl CustomOp2 for Conv2d {
@@ -35,8 +47,12 @@ impl CustomOp2 for Conv2d {
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let g = ConvShape::new(l1.shape(), l2.shape(), self.stride, self.padding)?;
         let _span = tracing::trace_span!("conv2d", ?g).entered();
-        let (x, weight) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
-        Ok((CpuStorage::F32(output(&g, self.math, x, weight)), Shape::from((g.b, g.co, g.oh, g.ow))))
+        let weight = contiguous_f32(s2, l2, self.name())?;
+        let y = match s1 {
+            CpuStorage::BF16(_) => CpuStorage::BF16(narrow_output(&g, contiguous_numbers(s1, l1, self.name())?, weight)),
+            _ => CpuStorage::F32(output(&g, self.math, contiguous_f32(s1, l1, self.name())?, weight)),
+        };
+        Ok((y, Shape::from((g.b, g.co, g.oh, g.ow))))
     }
 
     fn bwd(&self, x: &Tensor, weight: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -81,6 +97,44 @@ fn weight_gradient(g: &ConvShape, math: F32Math, x: &[f32], grad: &[f32]) -> Vec
         return implicit::backward_weight(g, x, grad);
     }
     im2col::backward_weight(g, x, grad)
+}
+
+// Of bfloat16 activations. Where the processor or the kernel's size asks for another way than `bf16`, it computes with the numbers in float32.
+
+fn narrow_output(g: &ConvShape, x: &[Narrow], weight: &[f32]) -> Vec<Narrow> {
+    #[cfg(target_arch = "x86_64")]
+    if bf16::applies(g) {
+        return bf16::forward(g, x, weight);
+    }
+    narrowed(&output(g, F32Math::Exact, &widened(x), &rounded(weight)))
+}
+
+fn narrow_input_gradient(g: &ConvShape, grad: &[Narrow], weight: &[f32]) -> Vec<Narrow> {
+    #[cfg(target_arch = "x86_64")]
+    if bf16::applies(g) {
+        return bf16::backward_data(g, grad, weight);
+    }
+    narrowed(&input_gradient(g, F32Math::Exact, &widened(grad), &rounded(weight)))
+}
+
+fn narrow_weight_gradient(g: &ConvShape, x: &[Narrow], grad: &[Narrow]) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if bf16::applies(g) {
+        return bf16::backward_weight(g, x, grad);
+    }
+    weight_gradient(g, F32Math::Exact, &widened(x), &widened(grad))
+}
+
+fn widened(x: &[Narrow]) -> Vec<f32> {
+    x.iter().map(|v| v.value()).collect()
+}
+
+fn narrowed(x: &[f32]) -> Vec<Narrow> {
+    x.iter().map(|v| Narrow::nearest(*v)).collect()
+}
+
+fn rounded(x: &[f32]) -> Vec<f32> {
+    widened(&narrowed(x))
 }
 
 #[cfg(test)]
@@ -160,6 +214,15 @@ mod tests {
             assert_same(&format!("data {g:?}"), &bf16::backward_data(&g, &grad, &weight), &want);
             let want = im2col::backward_weight(&g, &x, &grad);
             assert_same(&format!("weight {g:?}"), &bf16::backward_weight(&g, &x, &grad), &want);
+
+            // In bfloat16 memory they are the same, rounded.
+            let (narrow_x, narrow_grad) = (narrowed(&x), narrowed(&grad));
+            let got = bf16::forward(&g, &narrow_x, &weight);
+            assert!(got == narrowed(&bf16::forward(&g, &x, &weight)), "forward in bfloat16 {g:?}");
+            let got = bf16::backward_data(&g, &narrow_grad, &weight);
+            assert!(got == narrowed(&bf16::backward_data(&g, &grad, &weight)), "data in bfloat16 {g:?}");
+            let got = bf16::backward_weight(&g, &narrow_x, &narrow_grad);
+            assert!(got == bf16::backward_weight(&g, &x, &grad), "weight in bfloat16 {g:?}");
         }
     }
 }

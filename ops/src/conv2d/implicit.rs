@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::shape::ConvShape;
 use super::transform::{LANES, gather_row};
 use super::weight_sum::weight_of_parts;
+use crate::cpu::activation::Activation;
 use crate::cpu::simd::multiversion;
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
 use crate::matmul::register_block::{COLUMNS, Panels, ROWS, Target, available, product_from_offsets, product_of_runs};
@@ -90,7 +91,7 @@ impl ConvShape {
 
 multiversion! {
     /// Copies elements `first, first + step, …` of `from` to the start of `to`.
-    pub(super) fn copy_every(from: &[f32], first: usize, step: usize, to: &mut [f32]) {
+    pub(super) fn copy_every<T: Activation>(from: &[T], first: usize, step: usize, to: &mut [T]) {
         match step {
             1 => to[..from.len()].copy_from_slice(from),
             2 => {

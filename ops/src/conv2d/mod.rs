@@ -2,7 +2,7 @@
 //!
 //! On the CPU, the first of these ways that applies is used:
 //!
-//! - `bf16`: any, if factors are to be rounded to bfloat16 and the processor has instructions for that;
+//! - `bf16`: any, if activations are bfloat16 or factors are to be rounded to it, and the processor has instructions for that;
 //! - `winograd`: 3×3 with stride 1 and padding 1 if both channel counts are multiples of 16, with AVX2;
 //! - `implicit`: any other kernel and stride, with AVX2;
 //! - `im2col`: everything on other processors, through the `gemm` crate.
@@ -48,7 +48,7 @@ mod winograd;
 use candle_core::{Result, Shape, Tensor, Var};
 
 use crate::device::F32Math;
-use crate::dispatch::{Path, path};
+use crate::dispatch::{Path, activation_path};
 use shape::ConvShape;
 
 /// A convolution (cross-correlation, as everywhere in deep learning) with a square kernel and zero padding, no bias (`torch.nn.Conv2d`).
@@ -82,7 +82,7 @@ impl Conv2d {
     /// Shapes that do not go together.
     pub fn forward(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let shape = self.shape(x.shape(), weight.shape())?;
-        match path(&[x, weight]) {
+        match activation_path(&[x, weight]) {
             Path::Cuda => cuda::forward(*self, x, weight, &shape),
             Path::Cpu => cpu::forward(*self, x, weight),
             Path::Composed => self.composed(x, weight),
@@ -98,7 +98,7 @@ impl Conv2d {
         let shape = self.shape(&x, weight.shape())?;
         shape.check_grad(grad)?;
         let _span = tracing::trace_span!("conv2d backward input", ?shape).entered();
-        match path(&[grad, weight]) {
+        match activation_path(&[grad, weight]) {
             Path::Cuda => cuda::backward_input(*self, grad, weight, &shape),
             Path::Cpu => cpu::backward_input(*self, grad, weight, &shape),
             Path::Composed => {
@@ -117,7 +117,7 @@ impl Conv2d {
         let shape = self.shape(x.shape(), &weight)?;
         shape.check_grad(grad)?;
         let _span = tracing::trace_span!("conv2d backward weight", ?shape).entered();
-        match path(&[x, grad]) {
+        match activation_path(&[x, grad]) {
             Path::Cuda => cuda::backward_weight(*self, x, grad, &shape),
             Path::Cpu => cpu::backward_weight(*self, x, grad, &shape),
             Path::Composed => {

@@ -1,12 +1,15 @@
 //! Common helpers of the CPU paths: flat views of tensors, fresh buffers without clearing, and pooled scratch memory.
 
+pub(crate) mod activation;
 pub(crate) mod pages;
 pub(crate) mod simd;
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use rayon::prelude::*;
+
+use activation::Activation;
 
 /// The vector instructions that the operations use on this processor; the largest of those for which they are compiled.
 pub fn vector_instructions() -> &'static str {
@@ -24,38 +27,55 @@ pub fn vector_instructions() -> &'static str {
 
 /// The elements of a contiguous float32 storage.
 pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
+    contiguous_numbers(storage, layout, op)
+}
+
+/// The elements of a contiguous storage of this format.
+pub(crate) fn contiguous_numbers<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("{op}: expected a contiguous tensor, found {layout:?}") };
-    Ok(&storage.as_slice::<f32>()?[start..end])
+    Ok(&storage.as_slice::<T>()?[start..end])
 }
 
 /// Calls `f` with the elements of a float32 CPU tensor, which is copied first if it is not contiguous.
 pub(crate) fn with_f32<R>(tensor: &Tensor, op: &str, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    with_numbers(tensor, op, f)
+}
+
+/// As [`with_f32`], of a tensor of this format.
+pub(crate) fn with_numbers<T: WithDType, R>(tensor: &Tensor, op: &str, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
-        Storage::Cpu(storage) => f(contiguous_f32(storage, layout, op)?),
+        Storage::Cpu(storage) => f(contiguous_numbers(storage, layout, op)?),
         _ => bail!("{op}: expected a tensor on the CPU"),
     }
 }
 
-/// A float32 CPU tensor that owns `data`.
-pub(crate) fn tensor_from(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+/// A CPU tensor that owns `data`.
+pub(crate) fn tensor_from<T: WithDType>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     Tensor::from_vec(data, shape, &candle_core::Device::Cpu)
 }
 
 /// A pointer for several threads that write disjoint elements.
-#[derive(Clone, Copy)]
-pub(crate) struct SendPtr(*mut f32);
+pub(crate) struct SendPtr<T = f32>(*mut T);
+
+impl<T> Clone for SendPtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SendPtr<T> {}
 
 // SAFETY: the users of `SendPtr` write disjoint ranges from different threads, and read none that another thread writes.
-unsafe impl Send for SendPtr {}
+unsafe impl<T: Send> Send for SendPtr<T> {}
 // SAFETY: as above.
-unsafe impl Sync for SendPtr {}
+unsafe impl<T: Send> Sync for SendPtr<T> {}
 
-impl SendPtr {
+impl<T> SendPtr<T> {
     /// Wraps the start of a buffer.
-    pub(crate) fn new(ptr: *mut f32) -> Self {
+    pub(crate) fn new(ptr: *mut T) -> Self {
         Self(ptr)
     }
 
@@ -63,7 +83,7 @@ impl SendPtr {
     ///
     /// # Safety
     /// `offset` lies within the buffer.
-    pub(crate) unsafe fn add(self, offset: usize) -> *mut f32 {
+    pub(crate) unsafe fn add(self, offset: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
     }
@@ -72,7 +92,7 @@ impl SendPtr {
     ///
     /// # Safety
     /// The range lies within the buffer, is initialised before it is read, and no other thread touches it meanwhile.
-    pub(crate) unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [T] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), len) }
     }
@@ -82,8 +102,8 @@ impl SendPtr {
 ///
 /// # Safety
 /// `fill` writes every element.
-pub(crate) unsafe fn filled_vec(len: usize, fill: impl FnOnce(SendPtr)) -> Vec<f32> {
-    let mut data: Vec<f32> = Vec::with_capacity(len);
+pub(crate) unsafe fn filled_vec<T>(len: usize, fill: impl FnOnce(SendPtr<T>)) -> Vec<T> {
+    let mut data: Vec<T> = Vec::with_capacity(len);
     fill(SendPtr::new(data.as_mut_ptr()));
     // SAFETY: the capacity is at least `len` and the caller promises that `fill` wrote all elements.
     unsafe { data.set_len(len) };
@@ -94,15 +114,15 @@ pub(crate) unsafe fn filled_vec(len: usize, fill: impl FnOnce(SendPtr)) -> Vec<f
 pub(crate) const CHUNK: usize = 1 << 16;
 
 /// `f(a, b)` of two tensors of one shape, chunk by chunk on all threads; `f` writes all of its last argument.
-pub(crate) fn of_two(a: &Tensor, b: &Tensor, f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
-    with_f32(a, "elementwise", |x| {
+pub(crate) fn of_two<T: Activation>(a: &Tensor, b: &Tensor, f: impl Fn(&[T], &[T], &mut [T]) + Sync) -> Result<Tensor> {
+    with_numbers(a, "elementwise", |x: &[T]| {
         // SAFETY: `map2` writes every element.
-        with_f32(b, "elementwise", |y| tensor_from(unsafe { filled_vec(x.len(), |out| map2(x, y, out, &f)) }, a.shape()))
+        with_numbers(b, "elementwise", |y| tensor_from(unsafe { filled_vec(x.len(), |out| map2(x, y, out, &f)) }, a.shape()))
     })
 }
 
 /// Writes `f(a, b)` to all of `out`, which is as long as `a`, chunk by chunk on all threads.
-pub(crate) fn map2(a: &[f32], b: &[f32], out: SendPtr, f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) {
+pub(crate) fn map2<T: Activation>(a: &[T], b: &[T], out: SendPtr<T>, f: impl Fn(&[T], &[T], &mut [T]) + Sync) {
     assert_eq!(a.len(), b.len(), "two tensors of one shape");
     a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).enumerate().for_each(|(i, (a, b))| {
         // SAFETY: the chunks are disjoint and lie within `out`, which is as long as `a`; `f` only writes.

@@ -4,21 +4,24 @@
 /// Defines a function whose body is compiled for AVX-512, for AVX2 with FMA and for the target's baseline, with a choice at run
 /// time. Inside the body the constant `FMA` says whether fused multiply-add is one instruction; see [`madd`].
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident $(<$($t:ident: $bound:ident),+>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$($t: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<const FMA: bool $($(, $t: $bound)+)?>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? {
-                    body::<true>($($arg),*)
+                fn avx512 $(<$($t: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                    body::<true $($(, $t)+)?>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    body::<true>($($arg),*)
+                fn avx2 $(<$($t: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                    body::<true $($(, $t)+)?>($($arg),*)
                 }
                 if $crate::cpu::simd::has_avx512() {
                     // SAFETY: the features were just detected; AVX-512F implies AVX2 and FMA.
@@ -29,7 +32,7 @@ macro_rules! multiversion {
                     return unsafe { avx2($($arg),*) };
                 }
             }
-            body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
+            body::<{ cfg!(target_arch = "aarch64") } $($(, $t)+)?>($($arg),*)
         }
     };
 }
@@ -51,6 +54,12 @@ pub(crate) fn has_avx2() -> bool {
 #[inline(always)]
 pub(crate) fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// 0 if `zero`, otherwise `x`, without a branch, so that loops over it become vector code.
+#[inline(always)]
+pub(crate) fn zero_if(zero: bool, x: f32) -> f32 {
+    f32::from_bits(x.to_bits() & u32::from(zero).wrapping_sub(1))
 }
 
 /// Lanes of the accumulators in sums and maxima: two AVX-512 or four AVX2 registers, enough to hide an addition's latency.

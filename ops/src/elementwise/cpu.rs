@@ -3,8 +3,9 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::simd::multiversion;
-use crate::cpu::{CHUNK, contiguous_f32, filled_vec, map2, of_two, tensor_from, with_f32};
+use crate::cpu::activation::{Activation, in_format};
+use crate::cpu::simd::{multiversion, zero_if};
+use crate::cpu::{CHUNK, contiguous_numbers, filled_vec, map2, of_two, tensor_from, with_f32, with_numbers};
 
 /// As [`super::add_relu`].
 pub(super) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -13,6 +14,12 @@ pub(super) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 struct AddRelu;
 
+fn add_relu_of<T: Activation>(a: (&CpuStorage, &Layout), b: (&CpuStorage, &Layout)) -> Result<Vec<T>> {
+    let (a, b) = (contiguous_numbers(a.0, a.1, "add-relu")?, contiguous_numbers(b.0, b.1, "add-relu")?);
+    // SAFETY: `map2` writes every element.
+    Ok(unsafe { filled_vec(a.len(), |out| map2(a, b, out, add_relu_chunk::<T>)) })
+}
+
 impl CustomOp2 for AddRelu {
     fn name(&self) -> &'static str {
         "add-relu"
@@ -20,10 +27,11 @@ impl CustomOp2 for AddRelu {
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let _span = tracing::trace_span!("add-relu").entered();
-        let (a, b) = (contiguous_f32(s1, l1, self.name())?, contiguous_f32(s2, l2, self.name())?);
-        // SAFETY: `map2` writes every element.
-        let data = unsafe { filled_vec(a.len(), |out| map2(a, b, out, add_relu_chunk)) };
-        Ok((CpuStorage::F32(data), l1.shape().clone()))
+        let sum = match s1 {
+            CpuStorage::BF16(_) => CpuStorage::BF16(add_relu_of((s1, l1), (s2, l2))?),
+            _ => CpuStorage::F32(add_relu_of((s1, l1), (s2, l2))?),
+        };
+        Ok((sum, l1.shape().clone()))
     }
 
     fn bwd(&self, a: &Tensor, b: &Tensor, res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -35,19 +43,18 @@ impl CustomOp2 for AddRelu {
 
 /// As [`super::relu_backward`].
 pub(super) fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    with_f32(res, "relu-backward", |y| {
-        with_f32(grad, "relu-backward", |g| {
-            // SAFETY: `map2` writes every element.
-            tensor_from(unsafe { filled_vec(y.len(), |out| map2(y, g, out, relu_backward_chunk)) }, res.shape())
-        })
-    })
+    in_format!(res, of_two(res, grad, relu_backward_chunk))
 }
 
 /// As [`super::relu_backward_sum`].
 pub(super) fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    with_f32(res, "relu-backward", |y| {
-        with_f32(a, "relu-backward", |a| {
-            with_f32(b, "relu-backward", |b| {
+    in_format!(res, relu_backward_sum_of(res, a, b))
+}
+
+fn relu_backward_sum_of<T: Activation>(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    with_numbers(res, "relu-backward", |y: &[T]| {
+        with_numbers(a, "relu-backward", |a: &[T]| {
+            with_numbers(b, "relu-backward", |b: &[T]| {
                 let chunks = y.par_chunks(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).enumerate();
                 // SAFETY: the chunks are disjoint, lie within the result and are all of it.
                 let data = unsafe {
@@ -92,10 +99,10 @@ fn number(tensor: &Tensor) -> Result<f32> {
 }
 
 multiversion! {
-    fn add_relu_chunk(a: &[f32], b: &[f32], out: &mut [f32]) {
+    fn add_relu_chunk<T: Activation>(a: &[T], b: &[T], out: &mut [T]) {
         for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
-            let v = a + b;
-            *o = if v < 0.0 { 0.0 } else { v };
+            let v = a.value() + b.value();
+            *o = T::nearest(if v < 0.0 { 0.0 } else { v });
         }
     }
 }
@@ -131,17 +138,17 @@ multiversion! {
 }
 
 multiversion! {
-    fn relu_backward_chunk(y: &[f32], g: &[f32], out: &mut [f32]) {
+    fn relu_backward_chunk<T: Activation>(y: &[T], g: &[T], out: &mut [T]) {
         for ((o, y), g) in out.iter_mut().zip(y).zip(g) {
-            *o = if *y <= 0.0 { 0.0 } else { *g };
+            *o = T::nearest(zero_if(y.value() <= 0.0, g.value()));
         }
     }
 }
 
 multiversion! {
-    fn relu_backward_sum_chunk(y: &[f32], a: &[f32], b: &[f32], out: &mut [f32]) {
+    fn relu_backward_sum_chunk<T: Activation>(y: &[T], a: &[T], b: &[T], out: &mut [T]) {
         for (((o, y), a), b) in out.iter_mut().zip(y).zip(a).zip(b) {
-            *o = if *y <= 0.0 { 0.0 } else { a + b };
+            *o = T::nearest(zero_if(y.value() <= 0.0, a.value() + b.value()));
         }
     }
 }

@@ -5,7 +5,7 @@ mod cuda;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::dispatch::{Path, path};
+use crate::dispatch::{Path, activation_path, path};
 use crate::tape::{Value, record};
 
 /// `max(a + b, 0)`, the end of a residual block (He et al. 2016). NaN stays NaN, as in PyTorch. Differentiable with respect to both.
@@ -19,7 +19,7 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         bail!("add_relu: expected two tensors of one shape, found {:?} and {:?}", a.dims(), b.dims());
     }
-    match path(&[a, b]) {
+    match activation_path(&[a, b]) {
         Path::Cuda => cuda::add_relu(a, b),
         Path::Cpu => cpu::add_relu(a, b),
         Path::Composed => (a + b)?.relu(),
@@ -105,7 +105,7 @@ pub fn relu(x: &Value) -> Result<Value> {
 /// Those of the tensor library.
 pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!("relu backward").entered();
-    match path(&[res, grad]) {
+    match activation_path(&[res, grad]) {
         Path::Cuda => cuda::relu_backward(res, grad),
         Path::Cpu => cpu::relu_backward(res, grad),
         Path::Composed => res.le(0.0)?.where_cond(&grad.zeros_like()?, grad),
@@ -121,7 +121,7 @@ pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
 /// Those of the tensor library.
 pub fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!("relu backward").entered();
-    match path(&[res, a, b]) {
+    match activation_path(&[res, a, b]) {
         Path::Cuda => cuda::relu_backward_sum(res, a, b),
         Path::Cpu => cpu::relu_backward_sum(res, a, b),
         Path::Composed => relu_backward(res, &(a + b)?),

@@ -6,8 +6,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::simd::multiversion;
-use crate::cpu::{contiguous_f32, filled_vec, tensor_from, with_f32, with_scratch};
+use crate::cpu::activation::{Activation, in_format};
+use crate::cpu::simd::{multiversion, zero_if};
+use crate::cpu::{contiguous_f32, contiguous_numbers, filled_vec, tensor_from, with_numbers, with_scratch};
 
 /// As [`super::max_pool2d_3x3_s2_p1`].
 pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
@@ -24,42 +25,56 @@ impl CustomOp1 for MaxPool {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let _span = tracing::trace_span!("max-pool2d").entered();
         let (b, c, h, w) = layout.shape().dims4()?;
-        let x = contiguous_f32(storage, layout, self.name())?;
-        let split = Split { h, w };
-        let outputs = split.rows() * split.columns();
-        // SAFETY: every plane is written by one task, whole.
-        let data = unsafe {
-            filled_vec(b * c * outputs, |out| {
-                (0..b * c).into_par_iter().for_each(|p| {
-                    let (x, out) = (&x[p * h * w..(p + 1) * h * w], out.slice(p * outputs, outputs));
-                    with_scratch(split.len(), |scratch| forward_plane(&split, x, scratch, out));
-                });
-            })
+        let (split, planes) = (Split { h, w }, b * c);
+        let pooled = match storage {
+            CpuStorage::BF16(_) => CpuStorage::BF16(forward(&split, planes, contiguous_numbers(storage, layout, self.name())?)),
+            _ => CpuStorage::F32(forward(&split, planes, contiguous_f32(storage, layout, self.name())?)),
         };
-        Ok((CpuStorage::F32(data), Shape::from((b, c, split.rows(), split.columns()))))
+        Ok((pooled, Shape::from((b, c, split.rows(), split.columns()))))
     }
 
     fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let _span = tracing::trace_span!("max-pool2d backward").entered();
-        let (b, c, h, w) = x.dims4()?;
-        let split = Split { h, w };
-        let outputs = split.rows() * split.columns();
-        with_f32(x, self.name(), |x_data| {
-            with_f32(grad, self.name(), |g| {
-                // SAFETY: every plane is written by one task, whole.
-                let data = unsafe {
-                    filled_vec(x_data.len(), |out| {
-                        (0..b * c).into_par_iter().for_each(|p| {
-                            let (x, out) = (&x_data[p * h * w..(p + 1) * h * w], out.slice(p * h * w, h * w));
-                            let g = &g[p * outputs..(p + 1) * outputs];
-                            with_scratch(2 * split.len() + split.columns(), |scratch| backward_plane(&split, x, g, scratch, out));
-                        });
-                    })
-                };
-                tensor_from(data, x.shape()).map(Some)
-            })
+        in_format!(x, backward(x, grad)).map(Some)
+    }
+}
+
+fn forward<T: Activation>(split: &Split, planes: usize, x: &[T]) -> Vec<T> {
+    let (pixels, outputs) = (split.h * split.w, split.rows() * split.columns());
+    // SAFETY: every plane is written by one task, whole.
+    unsafe {
+        filled_vec(planes * outputs, |out| {
+            (0..planes).into_par_iter().for_each(|p| {
+                let (x, out) = (&x[p * pixels..][..pixels], out.slice(p * outputs, outputs));
+                with_scratch(split.len(), |scratch| forward_plane(split, x, scratch, out));
+            });
         })
     }
+}
+
+fn backward<T: Activation>(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    let split = Split { h, w };
+    let (pixels, outputs) = (h * w, split.rows() * split.columns());
+    let of_plane = |x: &[T], g: &[T], out: &mut [T]| {
+        with_scratch(pixels + 2 * split.len() + split.columns(), |scratch| {
+            let (room, scratch) = scratch.split_at_mut(pixels);
+            T::write_by(out, room, |out| backward_plane(&split, x, g, scratch, out));
+        });
+    };
+    with_numbers(x, "max-pool2d", |x: &[T]| {
+        with_numbers(grad, "max-pool2d", |g| {
+            // SAFETY: every plane is written by one task, whole.
+            let data = unsafe {
+                filled_vec(x.len(), |out| {
+                    let planes = x.par_chunks_exact(pixels).zip(g.par_chunks_exact(outputs));
+                    planes.enumerate().for_each(|(p, (x, g))| of_plane(x, g, out.slice(p * pixels, pixels)));
+                })
+            };
+            tensor_from(data, (x.len() / pixels, h, w))
+        })
+    })?
+    .reshape(x.shape())
 }
 
 /// A plane of `h × w` with a border, split into even and odd columns: `h + 2` rows, each the even columns and then the odd ones with one more
@@ -97,7 +112,7 @@ impl Split {
 
     /// Splits a plane; the border is minus infinity.
     #[inline(always)]
-    fn fill(&self, x: &[f32], split: &mut [f32]) {
+    fn fill<T: Activation>(&self, x: &[T], split: &mut [f32]) {
         let columns = self.columns();
         let (top, rest) = split.split_at_mut(self.stride());
         top.fill(f32::NEG_INFINITY);
@@ -111,11 +126,11 @@ impl Split {
             odd[columns] = f32::NEG_INFINITY;
             let pairs = x.chunks_exact(2);
             if let [last] = pairs.remainder() {
-                even[columns - 1] = *last;
+                even[columns - 1] = last.value();
             }
             for ((even, odd), pair) in even.iter_mut().zip(&mut odd[1..]).zip(pairs) {
-                *even = pair[0];
-                *odd = pair[1];
+                *even = pair[0].value();
+                *odd = pair[1].value();
             }
         }
     }
@@ -142,7 +157,7 @@ fn replaces(v: f32, best: f32) -> bool {
 }
 
 multiversion! {
-    pub(crate) fn forward_plane(split: &Split, x: &[f32], scratch: &mut [f32], out: &mut [f32]) {
+    pub(crate) fn forward_plane<T: Activation, U: Activation>(split: &Split, x: &[T], scratch: &mut [f32], out: &mut [U]) {
         split.fill(x, scratch);
         for (row, out) in out.chunks_exact_mut(split.columns()).enumerate() {
             let taps = split.taps(scratch, row);
@@ -152,14 +167,14 @@ multiversion! {
                     let v = tap[i];
                     best = if replaces(v, best) { v } else { best };
                 }
-                *out = best;
+                *out = U::nearest(best);
             }
         }
     }
 }
 
 multiversion! {
-    pub(crate) fn backward_plane(split: &Split, x: &[f32], g: &[f32], scratch: &mut [f32], out: &mut [f32]) {
+    pub(crate) fn backward_plane<T: Activation, U: Activation>(split: &Split, x: &[T], g: &[U], scratch: &mut [f32], out: &mut [f32]) {
         let columns = split.columns();
         let (values, rest) = scratch.split_at_mut(split.len());
         let (grads, place) = rest.split_at_mut(split.len());
@@ -201,8 +216,8 @@ multiversion! {
 
 /// Adds `g` to `line` where `place` is `tap`.
 #[inline(always)]
-fn add_where(g: &[f32], place: &[f32], tap: f32, line: &mut [f32]) {
+fn add_where<T: Activation>(g: &[T], place: &[f32], tap: f32, line: &mut [f32]) {
     for ((line, g), place) in line.iter_mut().zip(g).zip(place) {
-        *line += if *place == tap { *g } else { 0.0 };
+        *line += zero_if(*place != tap, g.value());
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::dispatch::{Path, path};
+use crate::dispatch::{Path, activation_path};
 
 /// Max-pooling with a 3×3 window, stride 2 and padding 1 of minus infinity. NaN wins, as in PyTorch. The gradient goes to the first maximum
 /// of the window in row order (to the last NaN if there is one).
@@ -20,7 +20,7 @@ pub fn max_pool2d_3x3_s2_p1(x: &Tensor) -> Result<Tensor> {
     if h == 0 || w == 0 {
         bail!("max_pool2d: expected an input with pixels, found {:?}", x.dims());
     }
-    match path(&[x]) {
+    match activation_path(&[x]) {
         Path::Cuda => cuda::max_pool(x),
         Path::Cpu => cpu::max_pool(x),
         Path::Composed => max_pool2d_3x3_s2_p1_composed(x),

@@ -17,9 +17,9 @@ pub(super) struct Trainable {
     converted: Arc<OnceLock<Tensor>>,
 }
 
-/// Converts trainable tensors to a number format, all together, for [`Trainable::converted`].
+/// Converts trainable tensors to a number format, all together, for [`Trainable::converted`]. On the CPU convolutions round weights themselves.
 pub(super) fn convert(all: &[Trainable], dtype: DType) -> Result<()> {
-    if dtype == DType::F32 {
+    if dtype == DType::F32 || all.first().is_none_or(|first| first.var.device().is_cpu()) {
         return Ok(());
     }
     let pair = |of: &Trainable| -> Result<(Tensor, Tensor)> {
@@ -48,8 +48,11 @@ impl Trainable {
         self.var.as_detached_tensor()
     }
 
-    /// In a number format, as of the last [`convert`] to it.
+    /// The weight of a convolution whose input has this number format, as of the last [`convert`] to it.
     pub(super) fn converted(&self, dtype: DType) -> Result<Tensor> {
+        if self.var.device().is_cpu() {
+            return Ok(self.tensor());
+        }
         match self.converted.get().filter(|_| dtype != DType::F32) {
             Some(converted) if converted.dtype() == dtype => Ok(converted.clone()),
             _ => to_format(&self.tensor(), dtype),

@@ -71,7 +71,7 @@ pub(super) fn budget(memory: DeviceMemory, wanted: DeviceStore, reserve: u64) ->
     }
 }
 
-/// The numerics of a run's activations.
+/// The numerics of what a run's model takes.
 ///
 /// # Errors
 /// float16, which is for the encoder; TF32 on the CPU, or bfloat16 on one that lacks AVX512-BF16; bfloat16 with a side network that is not a ResNet.
@@ -97,8 +97,8 @@ pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> 
     Ok(if rounds_factors(device, config) { Numerics::F32 } else { precision })
 }
 
-/// Whether a run in bfloat16 keeps its activations in float32 and rounds them where they enter products: on the CPU, where that costs less than
-/// to convert them.
+/// Whether a run in bfloat16 is on the CPU: images and embeddings are float32, a ResNet's activations bfloat16, and everything else is float32 and
+/// rounded where it enters products.
 pub(super) fn rounds_factors(device: &Device, config: &TrainConfig) -> bool {
     config.precision == Asked::Bf16 && device.is_cpu()
 }
@@ -157,7 +157,7 @@ mod tests {
         let in_bf16 = TrainConfig { precision: Asked::Bf16, ..TrainConfig::default() };
         match Numerics::Bf16.supported_on(&Device::Cpu) {
             true => {
-                assert_eq!(set_up(&Device::Cpu, &in_bf16).unwrap(), Numerics::F32, "factors are rounded, activations are not")
+                assert_eq!(set_up(&Device::Cpu, &in_bf16).unwrap(), Numerics::F32, "images and embeddings stay float32")
             }
             false => assert!(set_up(&Device::Cpu, &in_bf16).unwrap_err().to_string().contains("a processor with AVX512-BF16")),
         }

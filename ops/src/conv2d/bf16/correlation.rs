@@ -2,10 +2,36 @@
 
 use rayon::prelude::*;
 
+use super::output::Output;
 use super::planes::Planes;
 use crate::cpu::SendPtr;
 use crate::matmul::bf16::{self, Instructions, Line, Operand, ROWS, STEP, Steps, Target, block, instructions, pack};
 use crate::matmul::packed::COLUMNS;
+
+/// Where a block of results goes that does not lie in memory as it is computed.
+struct Scattered<'a> {
+    /// Starts of the groups of columns in the first row.
+    groups: &'a [usize],
+    rows: usize,
+    columns: usize,
+    to: Destination,
+}
+
+impl Scattered<'_> {
+    /// Writes `values`, rows of two groups of columns.
+    ///
+    /// # Safety
+    /// As for [`Output::write`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn write<T: Output>(&self, values: &[f32], out: SendPtr<T>) {
+        for (r, values) in values.chunks_exact(2 * COLUMNS).take(self.rows).enumerate() {
+            for (start, values) in self.groups.iter().zip(values.chunks_exact(COLUMNS)) {
+                // SAFETY: the caller's promise.
+                unsafe { T::write(&values[..self.columns], out.add(start + r * self.to.plane), self.to.column) };
+            }
+        }
+    }
+}
 
 /// `out[row][pixel] = Σ_(tap, channel) left[row][tap][channel]·source[channel][pixel + offset of the tap]`.
 pub(super) struct Correlation {
@@ -71,7 +97,14 @@ impl Correlation {
     ///
     /// # Safety
     /// The destination's elements are there and belong to this task; the source has as many pixels from each offset on, and sixteen more.
-    pub(super) unsafe fn apply(&self, source: &[u32], size: (usize, usize), out: SendPtr, to: Destination, images: usize) {
+    pub(super) unsafe fn apply<T: Output>(
+        &self,
+        source: &[u32],
+        size: (usize, usize),
+        out: SendPtr<T>,
+        to: Destination,
+        images: usize,
+    ) {
         let starts: Vec<(usize, usize)> = (0..size.0).flat_map(|y| groups(size.1).map(move |x| (y, x))).collect();
         // SAFETY: the caller's promise; each pair of groups of rows is one call's.
         let two_groups = |row: usize| unsafe { self.two_groups(row, source, &starts, size.1, out, to) };
@@ -86,17 +119,17 @@ impl Correlation {
     ///
     /// # Safety
     /// As for [`Self::apply`].
-    unsafe fn two_groups(
+    unsafe fn two_groups<T: Output>(
         &self,
         row: usize,
         source: &[u32],
         starts: &[(usize, usize)],
         columns: usize,
-        out: SendPtr,
+        out: SendPtr<T>,
         to: Destination,
     ) {
         let rows = (self.rows - row).min(2 * ROWS);
-        let direct = to.column == 1 && columns >= COLUMNS && rows.is_multiple_of(ROWS);
+        let direct = T::TAKES_SUMS && to.column == 1 && columns >= COLUMNS && rows.is_multiple_of(ROWS);
         let lines = |group: usize| self.left[group * self.steps.len() * ROWS..].as_ptr();
         let first = row / ROWS;
         let left = Operand::of_lines([lines(first), lines(if rows > ROWS { first + 1 } else { first })]);
@@ -111,21 +144,16 @@ impl Correlation {
             // SAFETY: the caller's promise; a block that is not whole goes by way of `values`.
             unsafe {
                 if direct {
-                    let target = Target { columns: both.map(|at| out.add(place(at))), stride: to.plane, accumulate: false };
+                    let target =
+                        Target { columns: both.map(|at| out.add(place(at)).cast()), stride: to.plane, accumulate: false };
                     block(self.by, self.steps.len(), [left, right], target, size);
                     continue;
                 }
                 let start = values.as_mut_ptr();
                 let target = Target { columns: [start, start.add(COLUMNS)], stride: 2 * COLUMNS, accumulate: false };
                 block(self.by, self.steps.len(), [left, right], target, size);
-                for (r, values) in values.chunks_exact(2 * COLUMNS).take(rows).enumerate() {
-                    for (at, values) in pair.iter().zip(values.chunks_exact(COLUMNS)) {
-                        let start = place(*at) + r * to.plane;
-                        for (i, value) in values[..columns.min(COLUMNS)].iter().enumerate() {
-                            *out.add(start + i * to.column) = *value;
-                        }
-                    }
-                }
+                let groups = &both.map(place)[..pair.len()];
+                Scattered { groups, rows, columns: columns.min(COLUMNS), to }.write(&values, out);
             }
         }
     }

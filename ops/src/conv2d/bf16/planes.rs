@@ -3,8 +3,9 @@
 use super::super::implicit::copy_every;
 use super::super::shape::ConvShape;
 use super::with_u32;
-use crate::cpu::with_scratch;
-use crate::matmul::bf16::{STEP, pack};
+use crate::cpu::activation::with_scratch_of;
+use crate::matmul::bf16::STEP;
+use crate::matmul::bf16::pack::{self, Factor};
 
 /// Pixels past the end of the last plane that a product may read, zeros: sixteen of a group that is not full, and the steps of a sum over pixels.
 pub(super) const SLACK: usize = 4 * STEP;
@@ -96,7 +97,7 @@ impl Planes {
     }
 
     /// Pixels `first, first + stride, …` of an image's row; in `room` if the stride is not 1.
-    fn of_phase<'a>(&self, row: &'a [f32], first: usize, room: &'a mut [f32]) -> &'a [f32] {
+    fn of_phase<'a, T: Factor>(&self, row: &'a [T], first: usize, room: &'a mut [T]) -> &'a [T] {
         match self.phases {
             1 => row,
             s => {
@@ -107,9 +108,9 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into interleaved planes.
-    pub(super) fn fill_split_pairs(&self, g: &ConvShape, image: &[f32], to: &mut [u32]) {
+    pub(super) fn fill_split_pairs<T: Factor>(&self, g: &ConvShape, image: &[T], to: &mut [u32]) {
         let (area, count) = (g.h * g.w, self.pairs());
-        with_scratch(2 * g.w, |room| {
+        with_scratch_of(2 * g.w, |room| {
             let (a, b) = room.split_at_mut(g.w);
             for (pair, channels) in image.chunks(2 * area).enumerate() {
                 let (one, two) = channels.split_at(area.min(channels.len()));
@@ -127,9 +128,9 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into planes of single numbers.
-    pub(super) fn fill_split(&self, g: &ConvShape, image: &[f32], to: &mut [u16]) {
+    pub(super) fn fill_split<T: Factor>(&self, g: &ConvShape, image: &[T], to: &mut [u16]) {
         let count = self.channels.next_multiple_of(16);
-        with_scratch(g.w, |room| {
+        with_scratch_of(g.w, |room| {
             for (line, values) in image.chunks_exact(g.w).enumerate() {
                 let (channel, row) = (line / g.h, line % g.h);
                 self.each_part(g, count, row, |first, place| {
@@ -142,9 +143,9 @@ impl Planes {
     }
 
     /// The pixels that the tap `k` (channel, dy, dx) reads for a row of outputs.
-    fn tap_row(g: &ConvShape, image: &[f32], k: usize, oy: usize, to: &mut [f32]) {
+    fn tap_row<T: Factor>(g: &ConvShape, image: &[T], k: usize, oy: usize, to: &mut [T]) {
         let (channel, dy, dx) = (k / (g.k * g.k), k / g.k % g.k, k % g.k);
-        to.fill(0.0);
+        to.fill(T::zero());
         let y = oy * g.stride + dy;
         // The first output that reads a pixel rather than padding, and that pixel.
         let start = g.padding.saturating_sub(dx).div_ceil(g.stride);
@@ -158,8 +159,8 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into interleaved planes of a channel and tap each.
-    pub(super) fn fill_tap_pairs(&self, g: &ConvShape, image: &[f32], to: &mut [u32]) {
-        with_scratch(2 * g.ow, |rows| {
+    pub(super) fn fill_tap_pairs<T: Factor>(&self, g: &ConvShape, image: &[T], to: &mut [u32]) {
+        with_scratch_of(2 * g.ow, |rows| {
             let (a, b) = rows.split_at_mut(g.ow);
             for k in (0..self.channels).step_by(2) {
                 for oy in 0..g.oh {
@@ -167,7 +168,7 @@ impl Planes {
                     if k + 1 < self.channels {
                         Self::tap_row(g, image, k + 1, oy, b)
                     } else {
-                        b.fill(0.0)
+                        b.fill(T::zero())
                     }
                     // SAFETY: `applies` says that the processor has the instructions.
                     unsafe { pack::pairs(a, b, &mut to[k / 2 * self.plane + oy * g.ow..]) };
@@ -177,8 +178,8 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into planes of single numbers of a channel and tap each.
-    pub(super) fn fill_taps(&self, g: &ConvShape, image: &[f32], to: &mut [u16]) {
-        with_scratch(g.ow, |row| {
+    pub(super) fn fill_taps<T: Factor>(&self, g: &ConvShape, image: &[T], to: &mut [u16]) {
+        with_scratch_of(g.ow, |row| {
             for k in 0..self.channels {
                 for oy in 0..g.oh {
                     Self::tap_row(g, image, k, oy, row);
@@ -190,7 +191,7 @@ impl Planes {
     }
 
     /// The output's gradient `[co, oh, ow]` into interleaved planes.
-    pub(super) fn fill_margin_pairs(&self, g: &ConvShape, grad: &[f32], margin: usize, to: &mut [u32]) {
+    pub(super) fn fill_margin_pairs<T: Factor>(&self, g: &ConvShape, grad: &[T], margin: usize, to: &mut [u32]) {
         let area = g.oh * g.ow;
         for (pair, channels) in grad.chunks(2 * area).enumerate() {
             for oy in 0..g.oh {

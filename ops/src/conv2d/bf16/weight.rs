@@ -6,7 +6,9 @@ use super::super::shape::ConvShape;
 use super::super::weight_sum::weight_of_parts;
 use super::planes::Planes;
 use super::{STEP, applies};
-use crate::cpu::{filled_vec, with_scratch};
+use crate::cpu::activation::with_scratch_of;
+use crate::cpu::filled_vec;
+use crate::matmul::bf16::pack::Factor;
 use crate::matmul::bf16::{Line, Operand, ROWS, Steps, Target, block, instructions, pack, with_lines};
 use crate::matmul::packed::COLUMNS;
 
@@ -44,7 +46,7 @@ impl Sizes {
 }
 
 /// The gradient of the weight, `[co, ci, k, k]`.
-pub(in super::super) fn backward_weight(g: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(in super::super) fn backward_weight<T: Factor>(g: &ConvShape, x: &[T], grad: &[T]) -> Vec<f32> {
     assert!(applies(g) && x.len() == g.input_len() && grad.len() == g.output_len());
     let (sizes, shifted) = Sizes::new(g);
     let (image, outputs) = (g.ci * g.h * g.w, g.co * g.oh * g.ow);
@@ -80,11 +82,11 @@ pub(in super::super) fn backward_weight(g: &ConvShape, x: &[f32], grad: &[f32]) 
 
 impl Sizes {
     /// An image's gradient `[co, oh, ow]` as a right factor whose terms are pixels, zeros beyond a row's end.
-    fn pack_gradient(&self, g: &ConvShape, grad: &[f32], lines: &mut [Line]) {
+    fn pack_gradient<T: Factor>(&self, g: &ConvShape, grad: &[T], lines: &mut [Line]) {
         let pixels = self.steps * STEP;
-        with_scratch(COLUMNS * pixels, |values| {
+        with_scratch_of(COLUMNS * pixels, |values: &mut [T]| {
             for (panel, channels) in grad.chunks(COLUMNS * g.oh * g.ow).enumerate() {
-                values.fill(0.0);
+                values.fill(T::zero());
                 for (row, line) in channels.chunks_exact(g.ow).enumerate() {
                     let (channel, oy) = (row / g.oh, row % g.oh);
                     values[channel * pixels + oy * self.planes.width..][..g.ow].copy_from_slice(line);

@@ -1,10 +1,63 @@
-//! Rounds float32 factors to bfloat16 and puts them in the order of [`super`]. NaN stays NaN; numbers below 1.2e-38 become zero.
+//! Puts factors in the order of [`super`]. Those in float32 are rounded to bfloat16: NaN stays NaN; numbers below 1.2e-38 become zero.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
+use half::bf16;
+
 use super::{Line, ROWS, STEP};
+use crate::cpu::activation::Activation;
 use crate::matmul::register_block::COLUMNS;
+
+/// A number format of factors in memory.
+pub(crate) trait Factor: Activation {
+    /// Sixteen numbers of each of two rows from `from` on, as bfloat16; zeros beyond a row's end.
+    ///
+    /// # Safety
+    /// The processor has AVX512-BF16.
+    unsafe fn sixteen_of_each(first: &[Self], second: &[Self], from: usize) -> __m512i;
+
+    /// The numbers of a row from `k` on, 32 of them, as bfloat16; zeros beyond its end.
+    ///
+    /// # Safety
+    /// The processor has AVX512-BF16.
+    unsafe fn step_of(row: &[Self], k: usize) -> __m512i;
+}
+
+impl Factor for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn sixteen_of_each(first: &[f32], second: &[f32], from: usize) -> __m512i {
+        rounded(sixteen(first, from), sixteen(second, from))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn step_of(row: &[f32], k: usize) -> __m512i {
+        rounded(sixteen(row, k), sixteen(row, k + 16))
+    }
+}
+
+impl Factor for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn sixteen_of_each(first: &[bf16], second: &[bf16], from: usize) -> __m512i {
+        let sixteen = |row: &[bf16]| {
+            let rest = row.get(from..).unwrap_or_default();
+            // SAFETY: as many numbers as the mask has bits are there.
+            unsafe { _mm256_maskz_loadu_epi16(mask(rest.len()), rest.as_ptr().cast()) }
+        };
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(sixteen(first)), sixteen(second))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn step_of(row: &[bf16], k: usize) -> __m512i {
+        let rest = row.get(k..).unwrap_or_default();
+        // SAFETY: as above.
+        unsafe { _mm512_maskz_loadu_epi16(long_mask(rest.len()), rest.as_ptr().cast()) }
+    }
+}
 
 /// 32 numbers: sixteen of each, rounded.
 #[inline]
@@ -14,19 +67,12 @@ fn rounded(first: __m512, second: __m512) -> __m512i {
     unsafe { transmute(_mm512_cvtne2ps_pbh(second, first)) }
 }
 
-/// The numbers of a row from `k` on, 32 of them; zeros beyond its end.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn step_of(row: &[f32], k: usize) -> __m512i {
-    rounded(sixteen(row, k), sixteen(row, k + 16))
-}
-
 /// Rows of `inner` terms, `stride` apart, into groups; the rows that a group lacks are zero.
 ///
 /// # Safety
 /// The processor has AVX512-BF16; the rows are there.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn rows((x, stride): (&[f32], usize), rows: usize, inner: usize, to: &mut [Line]) {
+pub(crate) unsafe fn rows<T: Factor>((x, stride): (&[T], usize), rows: usize, inner: usize, to: &mut [Line]) {
     let steps = inner.div_ceil(STEP);
     for (group, to) in to.chunks_exact_mut(steps * ROWS).enumerate() {
         for r in 0..ROWS {
@@ -34,7 +80,7 @@ pub(crate) unsafe fn rows((x, stride): (&[f32], usize), rows: usize, inner: usiz
             let values = if row < rows { &x[row * stride..][..inner] } else { &[] };
             for step in 0..steps {
                 // SAFETY: a line is a vector.
-                unsafe { _mm512_store_si512(to[step * ROWS + r].0.as_mut_ptr().cast(), step_of(values, step * STEP)) };
+                unsafe { _mm512_store_si512(to[step * ROWS + r].0.as_mut_ptr().cast(), T::step_of(values, step * STEP)) };
             }
         }
     }
@@ -51,7 +97,7 @@ pub(crate) unsafe fn one_step(x: &[f32], columns: usize, rows: usize, (to, steps
             let row = group * ROWS + r;
             let values = if row < rows { &x[row * columns..][..columns] } else { &[] };
             // SAFETY: a line is a vector.
-            unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), step_of(values, 0)) };
+            unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), f32::step_of(values, 0)) };
         }
     }
 }
@@ -61,10 +107,11 @@ pub(crate) unsafe fn one_step(x: &[f32], columns: usize, rows: usize, (to, steps
 /// # Safety
 /// The processor has AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn columns(x: &[f32], inner: usize, panel: &mut [Line]) {
+pub(crate) unsafe fn columns<T: Factor>(x: &[T], inner: usize, panel: &mut [Line]) {
     for (step, panel) in panel.chunks_exact_mut(COLUMNS).enumerate() {
         let column = |lane: usize| x.get(lane * inner..(lane + 1) * inner).unwrap_or_default();
-        let pairs: [__m512i; 16] = std::array::from_fn(|lane| step_of(column(lane), step * STEP));
+        // SAFETY: the caller's promise.
+        let pairs: [__m512i; 16] = std::array::from_fn(|lane| unsafe { T::step_of(column(lane), step * STEP) });
         for (line, pairs) in panel.iter_mut().zip(transpose(pairs)) {
             // SAFETY: a line is a vector.
             unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), pairs) };
@@ -89,7 +136,7 @@ pub(crate) unsafe fn terms(lines: &mut [Line], panel: usize, first: &[f32], seco
 /// # Safety
 /// The processor has AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn pairs(first: &[f32], second: &[f32], to: &mut [u32]) {
+pub(crate) unsafe fn pairs<T: Factor>(first: &[T], second: &[T], to: &mut [u32]) {
     assert!(to.len() >= first.len());
     for x in (0..first.len()).step_by(16) {
         let mask = mask(first.len() - x);
@@ -103,19 +150,44 @@ pub(crate) unsafe fn pairs(first: &[f32], second: &[f32], to: &mut [u32]) {
 /// # Safety
 /// The processor has AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn row(from: &[f32], to: &mut [u16]) {
+pub(crate) unsafe fn row<T: Factor>(from: &[T], to: &mut [u16]) {
     assert!(to.len() >= from.len());
     for x in (0..from.len()).step_by(STEP) {
-        let mask = ((1u64 << (from.len() - x).min(STEP)) - 1) as __mmask32;
+        let mask = long_mask(from.len() - x);
         // SAFETY: as many numbers as the mask has bits are there.
-        unsafe { _mm512_mask_storeu_epi16(to.as_mut_ptr().add(x).cast(), mask, step_of(from, x)) };
+        unsafe { _mm512_mask_storeu_epi16(to.as_mut_ptr().add(x).cast(), mask, T::step_of(from, x)) };
     }
+}
+
+/// Up to sixteen numbers, rounded.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn sixteen_rounded(from: &[f32]) -> __m256i {
+    // SAFETY: both types are 32 bytes of numbers.
+    unsafe { transmute(_mm512_cvtneps_pbh(sixteen(from, 0))) }
+}
+
+/// Writes the first `count` of sixteen numbers.
+///
+/// # Safety
+/// The elements are there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) unsafe fn store(numbers: __m256i, count: usize, to: *mut u16) {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_mask_storeu_epi16(to.cast(), mask(count), numbers) };
 }
 
 /// A bit for each of the first `count` of sixteen numbers.
 #[inline]
 fn mask(count: usize) -> __mmask16 {
     ((1u32 << count.min(16)) - 1) as __mmask16
+}
+
+/// A bit for each of the first `count` of 32 numbers.
+#[inline]
+fn long_mask(count: usize) -> __mmask32 {
+    ((1u64 << count.min(STEP)) - 1) as __mmask32
 }
 
 /// Sixteen numbers of a row from `from` on; zeros beyond its end.
@@ -130,7 +202,7 @@ fn sixteen(row: &[f32], from: usize) -> __m512 {
 /// Sixteen numbers of each of two rows, one of each after the other.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pairs_from(first: &[f32], second: &[f32], from: usize) -> __m512i {
+fn pairs_from<T: Factor>(first: &[T], second: &[T], from: usize) -> __m512i {
     // The numbers 0, 16, 1, 17, ..
     const ORDER: [u16; 32] = {
         let mut order = [0; 32];
@@ -141,9 +213,9 @@ fn pairs_from(first: &[f32], second: &[f32], from: usize) -> __m512i {
         }
         order
     };
-    // SAFETY: both types are 64 bytes of numbers.
-    let order = unsafe { transmute::<[u16; 32], __m512i>(ORDER) };
-    _mm512_permutexvar_epi16(order, rounded(sixteen(first, from), sixteen(second, from)))
+    // SAFETY: both types are 64 bytes of numbers; the processor has what this function is compiled for.
+    let (order, numbers) = unsafe { (transmute::<[u16; 32], __m512i>(ORDER), T::sixteen_of_each(first, second, from)) };
+    _mm512_permutexvar_epi16(order, numbers)
 }
 
 /// The transpose of sixteen rows of sixteen.
