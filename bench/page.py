@@ -46,7 +46,7 @@ def others_table(folder):
 def reading_table(folder):
     header = ["work", "sam-ladder, MB/s", "plain `read`", "ratio", "target, at least", "zarr-python", "TensorStore"]
     rows = [list(row.values()) for row in read(folder, "reading.csv")]
-    return table(header[: len(rows[0])], rows)  # older results lack TensorStore
+    return table(header[: len(rows[0])] if rows else header, rows)  # older results lack TensorStore
 
 
 def machine_table(folder):

@@ -19,8 +19,8 @@ pub struct BatchParts {
 }
 
 impl BatchParts {
-    /// The parts of both.
-    pub fn and(self, other: BatchParts) -> BatchParts {
+    /// The parts that either has.
+    pub fn union(self, other: BatchParts) -> BatchParts {
         BatchParts { rungs: self.rungs || other.rungs, half_labels: self.half_labels || other.half_labels }
     }
 

@@ -55,8 +55,7 @@ pub use add::add;
 pub use attention::{multi_head_attention, multi_head_cross_attention, multi_head_self_attention};
 pub use batch_norm::{
     BatchNormGradients, BatchNormParams, BatchStatistics, GradientSums, NormalizedShortcut, Tail, batch_norm_inference,
-    batch_norm_train, batch_statistics, batch_statistics_followed, normalize, normalize_backward, normalize_backward_summed,
-    relu_backward_summed,
+    batch_statistics, batch_statistics_followed, normalize, normalize_backward, normalize_backward_summed, relu_backward_summed,
 };
 pub use batch_norm_pool::{Places, normalize_relu_max_pool, normalize_relu_max_pool_backward};
 pub use conv_transpose::{conv_transpose2d_2x2, image_to_patches, patches_to_image};

@@ -1,19 +1,15 @@
 //! Values and gradients of convolution, batch norm and pooling against compositions of candle's operations and finite
-//! differences in float64. Also checks other properties: no gradient of untracked tensors, the same bits in every run, NaN as in PyTorch.
+//! differences in float64. Also checks other properties: the same bits in every run, NaN as in PyTorch.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use sam_ladder_ops::composed::{batch_norm_train_composed, max_pool2d_3x3_s2_p1_composed};
 use sam_ladder_ops::{
-    BatchNormParams, Conv2d, Tail, add_relu, batch_norm_inference, batch_norm_train, batch_statistics, max_pool2d_3x3_s2_p1,
-    normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward, relu_backward_sum,
+    BatchNormParams, Conv2d, Tail, add_relu, batch_norm_inference, batch_statistics, max_pool2d_3x3_s2_p1, normalize,
+    normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward, relu_backward_sum,
 };
 
 fn conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
     Conv2d::new(stride, padding).forward(x, weight)
-}
-
-fn conv2d_composed(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-    Conv2d::new(stride, padding).composed(x, weight)
 }
 
 fn conv2d_backward_input(
@@ -54,37 +50,6 @@ fn difference(got: &Tensor, want: &Tensor) -> Result<f64> {
     assert!(got.iter().all(|v| v.is_finite()));
     let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
     Ok(worst / want.iter().fold(1e-30, |m: f64, w| m.max(w.abs())))
-}
-
-/// `op` in float32 against `reference` in float64: the result, and the gradient of every input for a different weight on each output.
-fn check(
-    what: &str,
-    inputs: &[Tensor],
-    op: impl Fn(&[Tensor]) -> Result<Tensor>,
-    reference: impl Fn(&[Tensor]) -> Result<Tensor>,
-) -> Result<()> {
-    let run = |f: &dyn Fn(&[Tensor]) -> Result<Tensor>, dtype: DType| -> Result<(Tensor, Vec<Tensor>)> {
-        let vars = inputs.iter().map(|t| Var::from_tensor(&t.to_dtype(dtype)?)).collect::<Result<Vec<_>>>()?;
-        let out = f(&vars.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>())?;
-        let weights = uniform(out.dims(), 99)?.to_dtype(dtype)?;
-        let grads = (&out * weights)?.sum_all()?.backward()?;
-        let grads = vars.iter().map(|v| grads.get(v).cloned().expect("a gradient for every input")).collect();
-        Ok((out, grads))
-    };
-    let (got, got_grads) = run(&op, DType::F32)?;
-    let (want, want_grads) = run(&reference, DType::F64)?;
-    let error = difference(&got, &want)?;
-    assert!(error < VALUE, "{what}: values differ by {error:e}");
-    for (i, (got, want)) in got_grads.iter().zip(&want_grads).enumerate() {
-        let error = difference(got, want)?;
-        assert!(error < GRADIENT, "{what}: gradients of input {i} differ by {error:e}");
-    }
-    let weights = uniform(got.dims(), 99)?;
-    // A maximum has no derivative at ties.
-    if !what.starts_with("ties") {
-        assert_finite_differences(what, inputs, &got_grads, &weights, &reference)?;
-    }
-    Ok(())
 }
 
 /// A few elements of the gradients of `Σ weights·reference(inputs)` against central differences in float64.
@@ -147,10 +112,15 @@ fn convolution_agrees_at_all_sizes() -> Result<()> {
     ];
     for (b, ci, h, w, co, k, stride, padding) in cases {
         let inputs = [uniform(&[b, ci, h, w], 1)?, uniform(&[co, ci, k, k], 2)?];
-        check(
+        let [x, weight] = &inputs;
+        assert_gradients(
             &format!("{b}x{ci}x{h}x{w}, {co} {k}x{k}/{stride} pad {padding}"),
             &inputs,
-            |t| conv2d(&t[0], &t[1], stride, padding),
+            &conv2d(x, weight, stride, padding)?,
+            |grad| {
+                let of_x = conv2d_backward_input(grad, weight, (h, w), stride, padding)?;
+                Ok(vec![of_x, conv2d_backward_weight(x, grad, k, stride, padding)?])
+            },
             |t| direct(&t[0], &t[1], stride, padding),
         )?;
     }
@@ -182,31 +152,29 @@ fn direct(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<
 }
 
 #[test]
-fn convolution_by_candle_is_the_same_sum() -> Result<()> {
-    let inputs = [uniform(&[2, 3, 8, 8], 1)?, uniform(&[4, 3, 3, 3], 2)?];
-    check("composed", &inputs, |t| conv2d_composed(&t[0], &t[1], 1, 1), |t| direct(&t[0], &t[1], 1, 1))
-}
-
-#[test]
 fn batch_norm_agrees() -> Result<()> {
     for (relu, shape) in
         [(true, [3, 5, 7, 9]), (false, [3, 5, 7, 9]), (true, [2, 4, 16, 16]), (false, [1, 3, 33, 31]), (true, [3, 2, 2, 2])]
     {
         let c = shape[1];
-        let x = ((uniform(&shape, 3)? * 2.0)? + 1.5)?;
-        let inputs = [x, uniform(&[c], 4)?, uniform(&[c], 5)?];
-        check(
+        let inputs = [((uniform(&shape, 3)? * 2.0)? + 1.5)?, uniform(&[c], 4)?, uniform(&[c], 5)?];
+        let [x, weight, bias] = &inputs;
+        let statistics = batch_statistics(x, 1e-3)?;
+        assert_gradients(
             &format!("{shape:?}, relu {relu}"),
             &inputs,
-            |t| Ok(batch_norm_train(&t[0], &t[1], &t[2], 1e-3, relu)?.0),
+            &normalize(x, &statistics, weight, bias, if relu { Tail::Relu } else { Tail::None })?,
+            |grad| {
+                let g = normalize_backward(x, &statistics, weight, bias, relu, grad)?;
+                Ok(vec![g.x, g.weight, g.bias])
+            },
             |t| batch_norm_train_composed(&t[0], &t[1], &t[2], 1e-3, relu),
         )?;
-        let got = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-5, relu)?.1;
+        let got = batch_statistics(x, 1e-5)?;
         // Other data types use the path of other devices.
-        let want = batch_statistics(&inputs[0].to_dtype(DType::F64)?, 1e-5)?;
+        let want = batch_statistics(&x.to_dtype(DType::F64)?, 1e-5)?;
         assert!(difference(&got.mean, &want.mean)? < VALUE && difference(&got.var_unbiased, &want.var_unbiased)? < VALUE);
         assert!(difference(&got.inv_std, &want.inv_std)? < VALUE);
-        assert!(!got.mean.track_op() && !got.var_unbiased.track_op());
     }
     Ok(())
 }
@@ -258,7 +226,7 @@ fn batch_norm_with_pooling_is_the_two_after_each_other() -> Result<()> {
         }
         let statistics = batch_statistics(&inputs[0], 1e-3)?;
         let (pooled, _) = normalize_relu_max_pool(&inputs[0], &statistics, &inputs[1], &inputs[2])?;
-        let y = batch_norm_train(&inputs[0], &inputs[1], &inputs[2], 1e-3, true)?.0;
+        let y = normalize(&inputs[0], &statistics, &inputs[1], &inputs[2], Tail::Relu)?;
         assert!(difference(&pooled, &max_pool2d_3x3_s2_p1(&y)?)? == 0.0);
     }
     Ok(())
@@ -333,14 +301,7 @@ fn a_convolutions_explicit_gradients_agree() -> Result<()> {
 #[test]
 fn batch_norm_statistics_do_not_cancel() -> Result<()> {
     let x = ((uniform(&[4, 1, 56, 56], 6)? * 1e-3)? + 1000.0)?;
-    let got = batch_norm_train(
-        &x,
-        &Tensor::ones(1, DType::F32, &Device::Cpu)?,
-        &Tensor::zeros(1, DType::F32, &Device::Cpu)?,
-        0.0,
-        false,
-    )?
-    .1;
+    let got = batch_statistics(&x, 0.0)?;
     let double = x.to_dtype(DType::F64)?.flatten_all()?;
     let want = double.broadcast_sub(&double.mean(0)?)?.sqr()?.sum(0)?.to_scalar::<f64>()? / (double.elem_count() - 1) as f64;
     let got = f64::from(got.var_unbiased.to_vec1::<f32>()?[0]);
@@ -363,56 +324,41 @@ fn batch_norm_in_evaluation_uses_the_running_statistics() -> Result<()> {
         .broadcast_add(&column(&bias)?)?;
     assert!(difference(&batch_norm_inference(&x, &params, false)?, &plain)? < VALUE);
     assert!(difference(&batch_norm_inference(&x, &params, true)?, &plain.relu()?)? < VALUE);
-    let var = Var::from_tensor(&x)?;
-    let tracked = batch_norm_inference(&var, &params, true)?;
-    assert!(tracked.track_op() && difference(&tracked, &plain.relu()?)? < VALUE);
     Ok(())
 }
 
 #[test]
-fn pooling_transposed_convolution_and_sum_agree() -> Result<()> {
+fn pooling_and_sum_agree() -> Result<()> {
     for shape in [[2, 3, 8, 8], [1, 2, 7, 9], [1, 1, 1, 1], [3, 2, 2, 3], [1, 2, 33, 40]] {
-        let inputs = [uniform(&shape, 10)?];
-        check(&format!("{shape:?}"), &inputs, |t| max_pool2d_3x3_s2_p1(&t[0]), |t| max_pool2d_3x3_s2_p1_composed(&t[0]))?;
-        // ties everywhere: the first maximum takes the gradient
-        let inputs = [(uniform(&shape, 11)? * 1.5)?.round()?];
-        check(&format!("ties {shape:?}"), &inputs, |t| max_pool2d_3x3_s2_p1(&t[0]), |t| max_pool2d_3x3_s2_p1_composed(&t[0]))?;
+        let x = uniform(&shape, 10)?;
+        assert!(difference(&max_pool2d_3x3_s2_p1(&x)?, &max_pool2d_3x3_s2_p1_composed(&x)?)? == 0.0);
     }
     let inputs = [uniform(&[2, 3, 5, 7], 15)?, uniform(&[2, 3, 5, 7], 16)?];
-    check("sum", &inputs, |t| add_relu(&t[0], &t[1]), |t| (&t[0] + &t[1])?.relu())
-}
-
-#[test]
-fn nothing_is_computed_for_what_is_not_tracked() -> Result<()> {
-    let (x, weight) = (uniform(&[1, 2, 6, 6], 1)?, uniform(&[3, 2, 3, 3], 2)?);
-    let var = Var::from_tensor(&weight)?;
-    let grads = conv2d(&x, &var, 1, 1)?.sum_all()?.backward()?;
-    assert!(grads.get(&var).is_some() && grads.get(&x).is_none());
-    let var = Var::from_tensor(&x)?;
-    let grads = conv2d(&var, &weight, 1, 1)?.sum_all()?.backward()?;
-    assert!(grads.get(&var).is_some() && grads.get(&weight).is_none());
-    assert!(!conv2d(&x, &weight, 1, 1)?.track_op());
-    Ok(())
+    let y = add_relu(&inputs[0], &inputs[1])?;
+    assert_gradients(
+        "sum",
+        &inputs,
+        &y,
+        |grad| relu_backward(&y, grad).map(|grad| vec![grad.clone(), grad]),
+        |t| (&t[0] + &t[1])?.relu(),
+    )
 }
 
 #[test]
 fn gradients_have_the_same_bits_on_every_run() -> Result<()> {
-    let x = Var::from_tensor(&uniform(&[11, 32, 20, 18], 1)?)?;
-    let weight = Var::from_tensor(&uniform(&[24, 32, 3, 3], 2)?)?;
-    let (scale, shift) = (Var::from_tensor(&uniform(&[24], 3)?)?, Var::from_tensor(&uniform(&[24], 4)?)?);
+    let (x, weight) = (uniform(&[11, 32, 20, 18], 1)?, uniform(&[24, 32, 3, 3], 2)?);
+    let (scale, shift) = (uniform(&[24], 3)?, uniform(&[24], 4)?);
     let run = |threads: usize| -> Result<Vec<Vec<u32>>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         pool.install(|| {
-            let y = batch_norm_train(&conv2d(&x, &weight, 1, 1)?, &scale, &shift, 1e-5, true)?.0;
-            let y = max_pool2d_3x3_s2_p1(&y)?;
-            let grads = y.sqr()?.sum_all()?.backward()?;
-            [&x, &weight, &scale, &shift]
-                .iter()
-                .map(|v| {
-                    let grad = grads.get(v).expect("a gradient").flatten_all()?.to_vec1::<f32>()?;
-                    Ok(grad.iter().map(|g| g.to_bits()).collect())
-                })
-                .collect()
+            let y = conv2d(&x, &weight, 1, 1)?;
+            let statistics = batch_statistics(&y, 1e-5)?;
+            let (pooled, places) = normalize_relu_max_pool(&y, &statistics, &scale, &shift)?;
+            let g = normalize_relu_max_pool_backward(&y, &statistics, &scale, &shift, &places, (&pooled, None))?;
+            let of_x = conv2d_backward_input(&g.x, &weight, (20, 18), 1, 1)?;
+            let of_weight = conv2d_backward_weight(&x, &g.x, 3, 1, 1)?;
+            let bits = |t: Tensor| Ok(t.flatten_all()?.to_vec1::<f32>()?.iter().map(|v| v.to_bits()).collect());
+            [pooled, of_x, of_weight, g.weight, g.bias].into_iter().map(bits).collect()
         })
     };
     let first = run(1)?;
@@ -432,7 +378,7 @@ fn nan_goes_through() -> Result<()> {
     assert_eq!(nans(&max_pool2d_3x3_s2_p1_composed(&x)?)?, 4);
     assert_eq!(nans(&add_relu(&x, &x.ones_like()?)?)?, 1);
     let one = Tensor::ones(1, DType::F32, &Device::Cpu)?;
-    assert_eq!(nans(&batch_norm_train(&x, &one, &one, 1e-5, true)?.0)?, 64);
+    assert_eq!(nans(&normalize(&x, &batch_statistics(&x, 1e-5)?, &one, &one, Tail::Relu)?)?, 64);
     assert!(nans(&conv2d(&x, &Tensor::ones((1, 1, 3, 3), DType::F32, &Device::Cpu)?, 1, 1)?)? >= 9);
     Ok(())
 }
@@ -443,8 +389,9 @@ fn wrong_shapes_are_reported() -> Result<()> {
     let message = conv2d(&x, &uniform(&[3, 4, 3, 3], 2)?, 1, 1).unwrap_err().to_string();
     assert!(message.contains("expected a weight of [co, 2, k, k]"), "{message}");
     assert!(conv2d(&x, &uniform(&[3, 2, 9, 9], 2)?, 1, 1).is_err());
-    assert!(batch_norm_train(&x, &uniform(&[3], 2)?, &uniform(&[3], 3)?, 1e-5, true).is_err());
-    assert!(batch_norm_train(&uniform(&[1, 2, 1, 1], 1)?, &uniform(&[2], 2)?, &uniform(&[2], 3)?, 1e-5, true).is_err());
+    let statistics = batch_statistics(&x, 1e-5)?;
+    assert!(normalize(&x, &statistics, &uniform(&[3], 2)?, &uniform(&[3], 3)?, Tail::Relu).is_err());
+    assert!(batch_statistics(&uniform(&[1, 2, 1, 1], 1)?, 1e-5).is_err());
     assert!(add_relu(&x, &uniform(&[1, 2, 6, 5], 1)?).is_err());
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! Convolution, batch norm, pooling and transposed convolution against numbers that PyTorch made (`data/make_conv.py`).
+//! Convolution, batch norm and transposed convolution against numbers that PyTorch made (`data/make_conv.py`).
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Result, Tensor, Var};
-use sam_ladder_ops::{Conv2d, F32Math, Tape, batch_norm_train, conv_transpose2d_2x2, max_pool2d_3x3_s2_p1};
+use candle_core::{Device, Result, Tensor};
+use sam_ladder_ops::{Conv2d, F32Math, Tail, Tape, batch_statistics, conv_transpose2d_2x2, normalize, normalize_backward};
 
 /// Tolerance of results and gradients: norm of the difference over the norm.
 const TOLERANCE: f32 = 3e-6;
@@ -21,42 +21,34 @@ fn assert_close(what: &str, got: &Tensor, want: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Runs `op` on the case's inputs and compares the result and the gradient of each input.
-fn check(case: &str, inputs: &[&str], op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<()> {
-    let golden = golden()?;
-    let get = |name: &str| &golden[&format!("{case}/{name}")];
-    let vars = inputs.iter().map(|name| Var::from_tensor(get(name))).collect::<Result<Vec<_>>>()?;
-    let result = op(&vars.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>())?;
-    assert_close(&format!("{case}: result"), &result, get("result"))?;
-    let grads = (result * get("grad_result"))?.sum_all()?.backward()?;
-    for (name, var) in inputs.iter().zip(&vars) {
-        let grad = grads.get(var).expect("a gradient of every input");
-        assert_close(&format!("{case}: gradient of {name}"), grad, get(&format!("grad_{name}")))?;
-    }
-    Ok(())
-}
-
 #[test]
 fn convolutions_are_pytorchs() -> Result<()> {
+    let golden = golden()?;
     for (case, stride, padding) in [("conv_3x3", 1, 1), ("conv_3x3_s2", 2, 1), ("conv_7x7_s2", 2, 3), ("conv_1x1_s2", 2, 0)] {
-        check(case, &["x", "weight"], |t| Conv2d::new(stride, padding).forward(&t[0], &t[1]))?;
+        let get = |name: &str| &golden[&format!("{case}/{name}")];
+        let (conv, x, weight, grad) = (Conv2d::new(stride, padding), get("x"), get("weight"), get("grad_result"));
+        let ((_, _, h, w), kernel) = (x.dims4()?, weight.dim(2)?);
+        assert_close(&format!("{case}: result"), &conv.forward(x, weight)?, get("result"))?;
+        assert_close(&format!("{case}: gradient of x"), &conv.backward_input(grad, weight, (h, w))?, get("grad_x"))?;
+        assert_close(&format!("{case}: gradient of weight"), &conv.backward_weight(x, grad, kernel)?, get("grad_weight"))?;
     }
     Ok(())
 }
 
 #[test]
 fn batch_norm_is_pytorchs() -> Result<()> {
-    check("batch_norm", &["x", "weight", "bias"], |t| Ok(batch_norm_train(&t[0], &t[1], &t[2], 1e-5, true)?.0))?;
     let golden = golden()?;
     let get = |name: &str| &golden[&format!("batch_norm/{name}")];
-    let statistics = batch_norm_train(get("x"), get("weight"), get("bias"), 1e-5, false)?.1;
+    let (x, weight, bias) = (get("x"), get("weight"), get("bias"));
+    let statistics = batch_statistics(x, 1e-5)?;
     assert_close("mean", &statistics.mean, get("mean"))?;
-    assert_close("variance", &statistics.var_unbiased, get("var_unbiased"))
-}
-
-#[test]
-fn pooling_is_pytorchs_also_where_maxima_tie() -> Result<()> {
-    check("max_pool", &["x"], |t| max_pool2d_3x3_s2_p1(&t[0]))
+    assert_close("variance", &statistics.var_unbiased, get("var_unbiased"))?;
+    assert_close("result", &normalize(x, &statistics, weight, bias, Tail::Relu)?, get("result"))?;
+    let found = normalize_backward(x, &statistics, weight, bias, true, get("grad_result"))?;
+    for (name, gradient) in [("x", found.x), ("weight", found.weight), ("bias", found.bias)] {
+        assert_close(&format!("gradient of {name}"), &gradient, get(&format!("grad_{name}")))?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -3,13 +3,13 @@
 //! At this project's sizes, a channel of a batch fits the second-level cache, so statistics and normalisation together read memory once.
 //! Sums are float32 over short runs and float64 over these, in an order that does not depend on the threads.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::{BatchNormGradients, BatchStatistics, Tail};
 use crate::cpu::activation::{Activation, in_format};
 use crate::cpu::simd::multiversion;
-use crate::cpu::{SendPtr, contiguous_f32, filled_vec, tensor_from, with_f32, with_numbers};
+use crate::cpu::{SendPtr, filled_vec, tensor_from, with_numbers};
 
 /// As [`super::batch_statistics`].
 pub(super) fn statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
@@ -129,54 +129,6 @@ impl BatchNormGradients {
     pub(crate) fn new(x: Tensor, sums: &[(f32, f32)]) -> Result<Self> {
         let each = |f: &dyn Fn(&(f32, f32)) -> f32| tensor_from(sums.iter().map(f).collect(), sums.len());
         Ok(BatchNormGradients { x, weight: each(&|sums| sums.1)?, bias: each(&|sums| sums.0)? })
-    }
-}
-
-/// As [`super::batch_norm_train`], by the statistics of the batch.
-pub(super) fn train(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias: &Tensor, relu: bool) -> Result<Tensor> {
-    let op = BatchNorm { statistics: statistics.clone(), relu };
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
-}
-
-/// The op of [`train`]; it keeps the statistics for the backward pass.
-struct BatchNorm {
-    statistics: BatchStatistics,
-    relu: bool,
-}
-
-impl CustomOp3 for BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let tensor = |storage, layout: &Layout| {
-            tensor_from(contiguous_f32(storage, layout, self.name())?.to_vec(), layout.shape().clone())
-        };
-        let tail = if self.relu { Tail::Relu } else { Tail::None };
-        let y = super::normalize(&tensor(s1, l1)?, &self.statistics, &tensor(s2, l2)?, &tensor(s3, l3)?, tail)?;
-        let data = with_f32(&y, self.name(), |y| Ok(y.to_vec()))?;
-        Ok((CpuStorage::F32(data), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grads = super::normalize_backward(x, &self.statistics, weight, bias, self.relu, grad)?;
-        Ok((x.track_op().then_some(grads.x), weight.track_op().then_some(grads.weight), bias.track_op().then_some(grads.bias)))
     }
 }
 

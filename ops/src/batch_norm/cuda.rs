@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{BatchNormGradients, BatchStatistics, GradientSums, Tail};
-use crate::device::{Arg, Gpu, Grid, Input, Node, Output, args_of, parameters, splits, suffix};
+use crate::device::{Arg, Gpu, Grid, Input, Output, args_of, parameters, splits, suffix};
 
 const MODULE: &str = "batch_norm";
 
@@ -95,18 +95,6 @@ pub(super) fn normalize(
     tail: Tail<'_>,
 ) -> Result<Tensor> {
     Ok(apply(&x.contiguous()?, statistics, weight, bias, tail)?.tensor())
-}
-
-/// As [`super::batch_norm_train`], by the statistics of the batch.
-pub(super) fn train(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias: &Tensor, relu: bool) -> Result<Tensor> {
-    let (x, statistics) = (x.contiguous()?, statistics.clone());
-    let y = apply(&x, &statistics, weight, bias, if relu { Tail::Relu } else { Tail::None })?;
-    Node::tensor("batch-norm", y, &[&x, weight, bias], move |inputs, _, grad| {
-        let &[x, weight, bias] = inputs else { bail!("batch-norm: expected three inputs") };
-        let found = normalize_backward(x, &statistics, weight, bias, relu, grad)?;
-        let gradient = |of: &Tensor, gradient: Tensor| of.track_op().then(|| gradient.to_dtype(of.dtype())).transpose();
-        Ok([gradient(x, found.x)?, gradient(weight, found.weight)?, gradient(bias, found.bias)?])
-    })
 }
 
 /// `x` is contiguous.
@@ -276,10 +264,10 @@ mod tests {
     use candle_core::{Device, Result, Tensor, Var};
 
     use super::super::{
-        BatchNormGradients, BatchStatistics, NormalizedShortcut, Tail, batch_norm_train, batch_statistics,
-        batch_statistics_followed, normalize, normalize_backward, normalize_backward_summed, relu_backward_summed,
+        BatchNormGradients, BatchStatistics, NormalizedShortcut, Tail, batch_statistics, batch_statistics_followed, normalize,
+        normalize_backward, normalize_backward_summed, relu_backward_summed,
     };
-    use crate::testing::kernels::{FORMATS, assert_close, compare_on_graph, on_device};
+    use crate::testing::kernels::{FORMATS, assert_close, compare_results, on_device};
     use crate::testing::uniform;
 
     #[test]
@@ -290,12 +278,15 @@ mod tests {
                 let x = ((uniform(&[b, c, h, w], 1)? * 2.0)? + 3.0)?;
                 let inputs = [x, uniform(&[c], 2)?, uniform(&[c], 3)?, uniform(&[b, c, h, w], 4)?];
                 for relu in [false, true] {
-                    compare_on_graph("batch norm", &inputs[..3], &[0], dtype, |t| {
-                        Ok(vec![batch_norm_train(&t[0], &t[1], &t[2], 1e-5, relu)?.0])
+                    compare_results("batch norm", &inputs, &[0, 3], dtype, |t| {
+                        let statistics = batch_statistics(&t[0], 1e-5)?;
+                        let tail = if relu { Tail::Relu } else { Tail::None };
+                        let y = normalize(&t[0], &statistics, &t[1], &t[2], tail)?;
+                        let g = normalize_backward(&t[0], &statistics, &t[1], &t[2], relu, &t[3])?;
+                        Ok(vec![y, g.x, g.weight, g.bias])
                     })?;
                 }
-                compare_on_graph("batch norm and shortcut", &inputs, &[0, 3], dtype, |t| {
-                    let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
+                compare_results("batch norm and shortcut", &inputs, &[0, 3], dtype, |t| {
                     let statistics = batch_statistics(&t[0], 1e-5)?;
                     let y = normalize(&t[0], &statistics, &t[1], &t[2], Tail::AddRelu(&t[3]))?;
                     let g = normalize_backward(&t[0], &statistics, &t[1], &t[2], true, &t[3])?;
@@ -316,8 +307,7 @@ mod tests {
                 let x = ((map(1)? * 2.0)? + 3.0)?;
                 let parameters = [uniform(&[c], 2)?, uniform(&[c], 3)?, uniform(&[c], 4)?, uniform(&[c], 5)?];
                 let inputs = [&[x, map(6)?, map(7)?, map(8)?][..], &parameters].concat();
-                compare_on_graph("the end of a block", &inputs, &[0, 1, 2, 3], dtype, |t| {
-                    let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
+                compare_results("the end of a block", &inputs, &[0, 1, 2, 3], dtype, |t| {
                     let [x, other, first, second, weight, bias, other_weight, other_bias] = &t[..] else { unreachable!() };
                     let (statistics, of_other) = (batch_statistics(x, 1e-5)?, batch_statistics(other, 1e-5)?);
                     let shortcut = NormalizedShortcut { x: other, statistics: &of_other, weight: other_weight, bias: other_bias };

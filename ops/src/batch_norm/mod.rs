@@ -288,26 +288,7 @@ fn normalize_backward_composed(
     Ok(BatchNormGradients { x, weight: dot, bias: sum })
 }
 
-/// [`normalize`] with the statistics of `x`, then ReLU if `relu`, as an op of candle's graph: differentiable with respect to `x`, `weight`
-/// and `bias`.
-///
-/// # Shapes
-/// `x` `[b, c, h, w]`, `weight` and `bias` `[c]`; the result is as `x`.
-///
-/// # Errors
-/// Other shapes; a single value per channel, whose variance is undefined.
-pub fn batch_norm_train(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, relu: bool) -> Result<(Tensor, BatchStatistics)> {
-    check_channels(x.dim(1)?, &[weight, bias])?;
-    let statistics = batch_statistics(x, eps)?;
-    let y = match path(&[x, weight, bias]) {
-        Path::Cuda => cuda::train(x, &statistics, weight, bias, relu)?,
-        Path::Cpu => cpu::train(x, &statistics, weight, bias, relu)?,
-        Path::Composed => batch_norm_train_composed(x, weight, bias, eps, relu)?,
-    };
-    Ok((y, statistics))
-}
-
-/// Batch normalisation with the running statistics, then ReLU if `relu`. Not for training: the running statistics get no gradient.
+/// Batch normalisation with the running statistics, then ReLU if `relu`. Keeps no graph.
 ///
 /// # Shapes
 /// `x` `[b, c, h, w]`; the result is as `x`.
@@ -320,16 +301,12 @@ pub fn batch_norm_inference(x: &Tensor, params: &BatchNormParams, relu: bool) ->
     check_channels(c, &[weight, bias, running_mean, running_var])?;
     let scale = (weight / (running_var + eps)?.sqrt()?)?;
     let shift = (bias - (running_mean * &scale)?)?;
-    if [x, weight, bias].iter().any(|t| t.track_op()) {
-        let y = x.broadcast_mul(&scale.reshape((1, c, 1, 1))?)?.broadcast_add(&shift.reshape((1, c, 1, 1))?)?;
-        return if relu { y.relu() } else { Ok(y) };
-    }
     let (mean, inv_std) = (scale.zeros_like()?, scale.ones_like()?);
     let statistics = BatchStatistics { mean, var_unbiased: inv_std.clone(), inv_std };
     normalize(x, &statistics, &scale, &shift, if relu { Tail::Relu } else { Tail::None })
 }
 
-/// [`batch_norm_train`] composed of candle's operations, for any device and data type; the tests' reference.
+/// [`normalize`] with the statistics of `x`, then ReLU if `relu`, composed of candle's operations on its graph, for any data type; the tests' reference.
 ///
 /// # Errors
 /// Other shapes.

@@ -1,6 +1,6 @@
 //! Convolution on the CPU, by the first way that applies (see [`super`]).
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor};
 use half::bf16 as Narrow;
 
 use super::shape::ConvShape;
@@ -9,12 +9,16 @@ use super::{Conv2d, im2col};
 use super::{bf16, implicit, winograd};
 use crate::convert::to_format;
 use crate::cpu::activation::Activation;
-use crate::cpu::{contiguous_f32, contiguous_numbers, tensor_from, with_f32, with_numbers};
+use crate::cpu::{tensor_from, with_f32, with_numbers};
 use crate::device::F32Math;
 
 /// As [`Conv2d::forward`]. The input, and so the result, is float32 or bfloat16.
-pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(&weight.to_dtype(DType::F32)?.contiguous()?, op)
+pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
+    let shape = (g.b, g.co, g.oh, g.ow);
+    with_f32(&to_format(weight, DType::F32)?, "conv2d", |weight| match is_narrow(x) {
+        true => with_numbers(x, "conv2d", |x| tensor_from(narrow_output(g, x, weight), shape)),
+        false => with_f32(x, "conv2d", |x| tensor_from(output(g, op.math, x, weight), shape)),
+    })
 }
 
 /// As [`Conv2d::backward_input`], in the gradient's number format.
@@ -37,30 +41,6 @@ pub(super) fn backward_weight(op: Conv2d, x: &Tensor, grad: &Tensor, g: &ConvSha
 
 fn is_narrow(x: &Tensor) -> bool {
     x.dtype() == DType::BF16
-}
-
-impl CustomOp2 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let g = ConvShape::new(l1.shape(), l2.shape(), self.stride, self.padding)?;
-        let _span = tracing::trace_span!("conv2d", ?g).entered();
-        let weight = contiguous_f32(s2, l2, self.name())?;
-        let y = match s1 {
-            CpuStorage::BF16(_) => CpuStorage::BF16(narrow_output(&g, contiguous_numbers(s1, l1, self.name())?, weight)),
-            _ => CpuStorage::F32(output(&g, self.math, contiguous_f32(s1, l1, self.name())?, weight)),
-        };
-        Ok((y, Shape::from((g.b, g.co, g.oh, g.ow))))
-    }
-
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (_, _, h, w) = x.dims4()?;
-        let grad_x = x.track_op().then(|| Conv2d::backward_input(self, grad, weight, (h, w))).transpose()?;
-        let grad_weight = weight.track_op().then(|| Conv2d::backward_weight(self, x, grad, weight.dim(2)?)).transpose()?;
-        Ok((grad_x, grad_weight))
-    }
 }
 
 fn output(g: &ConvShape, math: F32Math, x: &[f32], weight: &[f32]) -> Vec<f32> {
@@ -139,6 +119,8 @@ fn rounded(x: &[f32]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Shape;
+
     use super::*;
     use crate::testing::values;
 

@@ -7,24 +7,14 @@ use super::Conv2d;
 #[cfg(feature = "cuda")]
 use super::cudnn;
 use super::shape::ConvShape;
-use crate::device::{Node, Output};
+#[cfg(feature = "cuda")]
+use crate::device::Output;
 
 /// As [`Conv2d::forward`]. The weight is converted to the input's number format, which its gradient has, too.
 pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Tensor> {
-    let y = convolve(op, &x.detach().contiguous()?, &weight.detach().to_dtype(x.dtype())?.contiguous()?, g)?;
-    Node::tensor("conv2d", y, &[x, weight], move |inputs, _, grad| {
-        let &[x, weight] = inputs else { bail!("conv2d: expected two inputs") };
-        let (_, _, h, w) = x.dims4()?;
-        let grad_x = x.track_op().then(|| op.backward_input(grad, weight, (h, w))).transpose()?;
-        let of_weight = || op.backward_weight(x, grad, weight.dim(2)?)?.to_dtype(weight.dtype());
-        let grad_weight = weight.track_op().then(of_weight).transpose()?;
-        Ok([grad_x, grad_weight, None])
-    })
-}
-
-fn convolve(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) -> Result<Output> {
+    let (x, weight) = (x.detach().contiguous()?, weight.detach().to_dtype(x.dtype())?.contiguous()?);
     #[cfg(feature = "cuda")]
-    return cudnn::forward(x, weight, g, op.math);
+    return cudnn::forward(&x, &weight, g, op.math).map(Output::tensor);
     #[cfg(not(feature = "cuda"))]
     bail!("cuDNN is not part of this build")
 }
@@ -52,16 +42,19 @@ mod tests {
     use candle_core::Result;
 
     use super::super::Conv2d;
-    use crate::testing::kernels::{FORMATS, compare_on_graph};
+    use crate::testing::kernels::{FORMATS, compare_results};
     use crate::testing::uniform;
 
     #[test]
     fn convolutions() -> Result<()> {
         for dtype in FORMATS {
             for (ci, co, k, stride, padding) in [(4, 8, 3, 1, 1), (8, 4, 3, 2, 1), (3, 8, 7, 2, 3), (4, 8, 1, 2, 0)] {
-                let inputs = [uniform(&[2, ci, 12, 14], 1)?, uniform(&[co, ci, k, k], 2)?];
-                compare_on_graph("convolution", &inputs, &[0], dtype, |t| {
-                    Ok(vec![Conv2d::new(stride, padding).forward(&t[0], &t[1])?])
+                let conv = Conv2d::new(stride, padding);
+                let (x, weight) = (uniform(&[2, ci, 12, 14], 1)?, uniform(&[co, ci, k, k], 2)?);
+                let grad = uniform(conv.forward(&x, &weight)?.dims(), 3)?;
+                compare_results("convolution", &[x, weight, grad], &[0, 2], dtype, |t| {
+                    let of_x = conv.backward_input(&t[2], &t[1], (12, 14))?;
+                    Ok(vec![conv.forward(&t[0], &t[1])?, of_x, conv.backward_weight(&t[0], &t[2], k)?])
                 })?;
             }
         }

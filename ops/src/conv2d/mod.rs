@@ -73,7 +73,7 @@ impl Conv2d {
         Self { math, ..self }
     }
 
-    /// Convolves. Differentiable by both arguments; a gradient is computed only for one that is tracked.
+    /// Convolves. Keeps no graph: see [`Self::backward_input`] and [`Self::backward_weight`].
     ///
     /// # Shapes
     /// `x` `[b, ci, h, w]`, `weight` `[co, ci, k, k]` → `[b, co, (h + 2·padding - k)/stride + 1, (w + 2·padding - k)/stride + 1]`.
@@ -82,9 +82,10 @@ impl Conv2d {
     /// Shapes that do not go together.
     pub fn forward(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let shape = self.shape(x.shape(), weight.shape())?;
+        let _span = tracing::trace_span!("conv2d", ?shape).entered();
         match activation_path(&[x, weight]) {
             Path::Cuda => cuda::forward(*self, x, weight, &shape),
-            Path::Cpu => cpu::forward(*self, x, weight),
+            Path::Cpu => cpu::forward(*self, x, weight, &shape),
             Path::Composed => self.composed(x, weight),
         }
     }

@@ -6,7 +6,7 @@ pub(crate) mod simd;
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
+use candle_core::{Result, Shape, Storage, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
 use activation::Activation;
@@ -25,17 +25,6 @@ pub fn vector_instructions() -> &'static str {
     if cfg!(target_arch = "aarch64") { "NEON" } else { "none beyond the architecture's own" }
 }
 
-/// The elements of a contiguous float32 storage.
-pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
-    contiguous_numbers(storage, layout, op)
-}
-
-/// The elements of a contiguous storage of this format.
-pub(crate) fn contiguous_numbers<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [T]> {
-    let Some((start, end)) = layout.contiguous_offsets() else { bail!("{op}: expected a contiguous tensor, found {layout:?}") };
-    Ok(&storage.as_slice::<T>()?[start..end])
-}
-
 /// Calls `f` with the elements of a float32 CPU tensor, which is copied first if it is not contiguous.
 pub(crate) fn with_f32<R>(tensor: &Tensor, op: &str, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     with_numbers(tensor, op, f)
@@ -46,7 +35,12 @@ pub(crate) fn with_numbers<T: WithDType, R>(tensor: &Tensor, op: &str, f: impl F
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
-        Storage::Cpu(storage) => f(contiguous_numbers(storage, layout, op)?),
+        Storage::Cpu(storage) => {
+            let Some((start, end)) = layout.contiguous_offsets() else {
+                bail!("{op}: expected a contiguous tensor, found {layout:?}")
+            };
+            f(&storage.as_slice::<T>()?[start..end])
+        }
         _ => bail!("{op}: expected a tensor on the CPU"),
     }
 }

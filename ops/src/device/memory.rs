@@ -111,11 +111,6 @@ impl Output {
     pub(crate) fn len(&self) -> usize {
         self.shape.elem_count()
     }
-
-    /// Storage and shape, for a node of the graph.
-    pub(crate) fn into_parts(self) -> (Storage, Shape) {
-        (self.storage, self.shape)
-    }
 }
 
 /// Contiguous tensors as arguments.

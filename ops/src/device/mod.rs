@@ -8,7 +8,6 @@
     allow(dead_code, unused_variables, reason = "a build for the CPU type-checks what launches kernels, and has none to launch")
 )]
 
-mod autograd;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod cuda_graph;
@@ -23,7 +22,6 @@ mod staging;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 
-pub(crate) use autograd::Node;
 pub use cuda_graph::{Graph, can_capture, capture, prepare};
 pub use download::{Download, Downloads};
 pub(crate) use launch_args::{Arg, Grid, THREADS};

@@ -1,44 +1,15 @@
 //! Sums with an activation on the CPU.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::activation::{Activation, in_format};
 use crate::cpu::simd::{multiversion, zero_if};
-use crate::cpu::{CHUNK, contiguous_numbers, filled_vec, map2, of_two, tensor_from, with_f32, with_numbers};
+use crate::cpu::{CHUNK, filled_vec, of_two, tensor_from, with_f32, with_numbers};
 
 /// As [`super::add_relu`].
 pub(super) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    a.contiguous()?.apply_op2(&b.contiguous()?, AddRelu)
-}
-
-struct AddRelu;
-
-fn add_relu_of<T: Activation>(a: (&CpuStorage, &Layout), b: (&CpuStorage, &Layout)) -> Result<Vec<T>> {
-    let (a, b) = (contiguous_numbers(a.0, a.1, "add-relu")?, contiguous_numbers(b.0, b.1, "add-relu")?);
-    // SAFETY: `map2` writes every element.
-    Ok(unsafe { filled_vec(a.len(), |out| map2(a, b, out, add_relu_chunk::<T>)) })
-}
-
-impl CustomOp2 for AddRelu {
-    fn name(&self) -> &'static str {
-        "add-relu"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let _span = tracing::trace_span!("add-relu").entered();
-        let sum = match s1 {
-            CpuStorage::BF16(_) => CpuStorage::BF16(add_relu_of((s1, l1), (s2, l2))?),
-            _ => CpuStorage::F32(add_relu_of((s1, l1), (s2, l2))?),
-        };
-        Ok((sum, l1.shape().clone()))
-    }
-
-    fn bwd(&self, a: &Tensor, b: &Tensor, res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let _span = tracing::trace_span!("add-relu backward").entered();
-        let grad = super::relu_backward(res, grad)?;
-        Ok((a.track_op().then(|| grad.clone()), b.track_op().then_some(grad)))
-    }
+    in_format!(a, of_two(a, b, add_relu_chunk))
 }
 
 /// As [`super::relu_backward`].

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::device::{Arg, Gpu, Grid, Input, Node, map, parameters, suffix};
+use crate::device::{Arg, Gpu, Grid, Input, map, parameters, suffix};
 use crate::partial_sums::sum_partials;
 use crate::strided_copy::contiguous;
 
@@ -12,13 +12,8 @@ const SUM_BLOCKS: usize = 256;
 
 /// As [`super::add_relu`].
 pub(super) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let (a, b) = (a.contiguous()?, b.contiguous()?);
     // SAFETY: `add_relu` maps two inputs.
-    let y = unsafe { map(MODULE, "add_relu", &[&a, &b], None)? };
-    Node::tensor("add-relu", y, &[&a, &b], |inputs, res, grad| {
-        let grad = relu_backward(res, grad)?;
-        Ok([inputs[0].track_op().then(|| grad.clone()), inputs[1].track_op().then_some(grad), None])
-    })
+    Ok(unsafe { map(MODULE, "add_relu", &[&a.detach().contiguous()?, &b.detach().contiguous()?], None)? }.tensor())
 }
 
 /// As [`super::relu`].
@@ -68,7 +63,7 @@ pub(super) fn mix_backward_alpha(gradient: &Tensor, sam: &Tensor, cnn: &Tensor, 
 mod tests {
     use candle_core::{Device, Result, Tensor};
 
-    use crate::testing::kernels::{FORMATS, compare, compare_on_graph, on_device, to_cpu};
+    use crate::testing::kernels::{FORMATS, compare, compare_results, on_device, to_cpu};
     use crate::testing::uniform;
 
     #[test]
@@ -81,10 +76,9 @@ mod tests {
                 let one = &[Tensor::cat(&[&one[0], &Tensor::new(&[4.0f32], &Device::Cpu)?], 0)?];
                 compare("gelu", one, &[0], dtype, |v| crate::gelu(&v[0]))?;
                 compare("relu", one, &[0], dtype, |v| crate::relu(&v[0]))?;
-                compare_on_graph("add-relu", two, &[0, 1], dtype, |t| Ok(vec![crate::add_relu(&t[0], &t[1])?]))?;
+                compare_results("add-relu", two, &[0, 1], dtype, |t| Ok(vec![crate::add_relu(&t[0], &t[1])?]))?;
                 compare("mix", &[&inputs[1..3], &inputs[3..]].concat(), &[0, 1], dtype, |v| crate::mix(&v[0], &v[1], &v[2]))?;
-                compare_on_graph("relu backward", &inputs[..3], &[0, 1, 2], dtype, |t| {
-                    let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
+                compare_results("relu backward", &inputs[..3], &[0, 1, 2], dtype, |t| {
                     let sum = crate::relu_backward_sum(&t[0], &t[1], &t[2])?;
                     Ok(vec![crate::relu_backward(&t[0], &t[1])?, sum])
                 })?;

@@ -8,7 +8,8 @@ use candle_core::{Result, Tensor, bail};
 use crate::dispatch::{Path, activation_path, path};
 use crate::tape::{Value, record};
 
-/// `max(a + b, 0)`, the end of a residual block (He et al. 2016). NaN stays NaN, as in PyTorch. Differentiable with respect to both.
+/// `max(a + b, 0)`, the end of a residual block (He et al. 2016). NaN stays NaN, as in PyTorch. Keeps no graph: both have the gradient of
+/// [`relu_backward`].
 ///
 /// # Shapes
 /// `a`, `b` and the result have the same shape.
@@ -19,6 +20,7 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         bail!("add_relu: expected two tensors of one shape, found {:?} and {:?}", a.dims(), b.dims());
     }
+    let _span = tracing::trace_span!("add-relu").entered();
     match activation_path(&[a, b]) {
         Path::Cuda => cuda::add_relu(a, b),
         Path::Cpu => cpu::add_relu(a, b),

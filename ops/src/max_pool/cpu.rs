@@ -1,80 +1,36 @@
 //! Max-pooling on the CPU.
 //!
-//! A plane is split into even and odd columns, so that a row of windows reads contiguous memory. The backward pass finds each window's maximum
-//! again, which is cheaper than storing its position.
+//! A plane is split into even and odd columns, so that a row of windows reads contiguous memory. The backward pass (of pooling after batch norm,
+//! [`crate::batch_norm_pool`]) finds each window's maximum again, which is cheaper than storing its position.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::activation::{Activation, in_format};
 use crate::cpu::simd::{multiversion, zero_if};
-use crate::cpu::{contiguous_f32, contiguous_numbers, filled_vec, tensor_from, with_numbers, with_scratch};
+use crate::cpu::{filled_vec, tensor_from, with_numbers, with_scratch};
 
 /// As [`super::max_pool2d_3x3_s2_p1`].
 pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(MaxPool)
+    in_format!(x, pooled(x))
 }
 
-struct MaxPool;
-
-impl CustomOp1 for MaxPool {
-    fn name(&self) -> &'static str {
-        "max-pool2d"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let _span = tracing::trace_span!("max-pool2d").entered();
-        let (b, c, h, w) = layout.shape().dims4()?;
-        let (split, planes) = (Split { h, w }, b * c);
-        let pooled = match storage {
-            CpuStorage::BF16(_) => CpuStorage::BF16(forward(&split, planes, contiguous_numbers(storage, layout, self.name())?)),
-            _ => CpuStorage::F32(forward(&split, planes, contiguous_f32(storage, layout, self.name())?)),
-        };
-        Ok((pooled, Shape::from((b, c, split.rows(), split.columns()))))
-    }
-
-    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let _span = tracing::trace_span!("max-pool2d backward").entered();
-        in_format!(x, backward(x, grad)).map(Some)
-    }
-}
-
-fn forward<T: Activation>(split: &Split, planes: usize, x: &[T]) -> Vec<T> {
-    let (pixels, outputs) = (split.h * split.w, split.rows() * split.columns());
-    // SAFETY: every plane is written by one task, whole.
-    unsafe {
-        filled_vec(planes * outputs, |out| {
-            (0..planes).into_par_iter().for_each(|p| {
-                let (x, out) = (&x[p * pixels..][..pixels], out.slice(p * outputs, outputs));
-                with_scratch(split.len(), |scratch| forward_plane(split, x, scratch, out));
-            });
-        })
-    }
-}
-
-fn backward<T: Activation>(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    let (_, _, h, w) = x.dims4()?;
+fn pooled<T: Activation>(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
     let split = Split { h, w };
     let (pixels, outputs) = (h * w, split.rows() * split.columns());
-    let of_plane = |x: &[T], g: &[T], out: &mut [T]| {
-        with_scratch(pixels + 2 * split.len() + split.columns(), |scratch| {
-            let (room, scratch) = scratch.split_at_mut(pixels);
-            T::write_by(out, room, |out| backward_plane(&split, x, g, scratch, out));
-        });
-    };
     with_numbers(x, "max-pool2d", |x: &[T]| {
-        with_numbers(grad, "max-pool2d", |g| {
-            // SAFETY: every plane is written by one task, whole.
-            let data = unsafe {
-                filled_vec(x.len(), |out| {
-                    let planes = x.par_chunks_exact(pixels).zip(g.par_chunks_exact(outputs));
-                    planes.enumerate().for_each(|(p, (x, g))| of_plane(x, g, out.slice(p * pixels, pixels)));
-                })
-            };
-            tensor_from(data, (x.len() / pixels, h, w))
-        })
-    })?
-    .reshape(x.shape())
+        // SAFETY: every plane is written by one task, whole.
+        let data = unsafe {
+            filled_vec(b * c * outputs, |out| {
+                x.par_chunks_exact(pixels).enumerate().for_each(|(p, x)| {
+                    let out: &mut [T] = out.slice(p * outputs, outputs);
+                    with_scratch(split.len(), |scratch| forward_plane(&split, x, scratch, out));
+                });
+            })
+        };
+        tensor_from(data, (b, c, split.rows(), split.columns()))
+    })
 }
 
 /// A plane of `h × w` with a border, split into even and odd columns: `h + 2` rows, each the even columns and then the odd ones with one more
@@ -174,7 +130,7 @@ multiversion! {
 }
 
 multiversion! {
-    pub(crate) fn backward_plane<T: Activation, U: Activation>(split: &Split, x: &[T], g: &[U], scratch: &mut [f32], out: &mut [f32]) {
+    pub(crate) fn backward_plane<T: Activation>(split: &Split, x: &[f32], g: &[T], scratch: &mut [f32], out: &mut [f32]) {
         let columns = split.columns();
         let (values, rest) = scratch.split_at_mut(split.len());
         let (grads, place) = rest.split_at_mut(split.len());
@@ -219,5 +175,34 @@ multiversion! {
 fn add_where<T: Activation>(g: &[T], place: &[f32], tap: f32, line: &mut [f32]) {
     for ((line, g), place) in line.iter_mut().zip(g).zip(place) {
         *line += zero_if(*place != tap, g.value());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// Values and gradients that PyTorch made (`tests/data/make_conv.py`), also where maxima tie.
+    #[test]
+    fn pooling_is_pytorchs() -> Result<()> {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/conv_pytorch.safetensors");
+        let golden = candle_core::safetensors::load(file, &Device::Cpu)?;
+        let values = |name: &str| golden[&format!("max_pool/{name}")].flatten_all()?.to_vec1::<f32>();
+        let (_, _, h, w) = golden["max_pool/x"].dims4()?;
+        let split = Split { h, w };
+        let (pixels, outputs) = (h * w, split.rows() * split.columns());
+        let (x, result, of_result, of_x) = (values("x")?, values("result")?, values("grad_result")?, values("grad_x")?);
+        let mut scratch = vec![0.0; 2 * split.len() + split.columns()];
+        for (plane, x) in x.chunks_exact(pixels).enumerate() {
+            let (mut y, mut gradient) = (vec![0f32; outputs], vec![0f32; pixels]);
+            forward_plane(&split, x, &mut scratch, &mut y);
+            assert_eq!(y, result[plane * outputs..][..outputs]);
+            backward_plane(&split, x, &of_result[plane * outputs..][..outputs], &mut scratch, &mut gradient);
+            for (got, want) in gradient.iter().zip(&of_x[plane * pixels..]) {
+                assert!((got - want).abs() <= 1e-6, "{got}, PyTorch {want}");
+            }
+        }
+        Ok(())
     }
 }

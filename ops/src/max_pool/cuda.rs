@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::device::{Arg, Gpu, Grid, Input, Node, Output, THREADS, suffix};
+use crate::device::{Arg, Gpu, Grid, Input, Output, THREADS, suffix};
 
 const MODULE: &str = "max_pool";
 /// Planes per launch: the limit of a grid's second axis.
@@ -54,22 +54,12 @@ pub(crate) fn pooled(x: &Tensor) -> Result<Output> {
 
 /// As [`super::max_pool2d_3x3_s2_p1`].
 pub(super) fn max_pool(x: &Tensor) -> Result<Tensor> {
-    let x = x.contiguous()?;
+    let x = x.detach().contiguous()?;
     let (out, input, (inner, outer)) = (pooled(&x)?, Input::new(&x)?.arg(), image_lens(&x)?);
     let args = |first: usize| vec![moved(input, first * inner, &x), moved(out.arg(), first * outer, &x)];
     // SAFETY: an image has `inner` elements before pooling and `outer` after it.
     unsafe { over_planes((MODULE, "max_pool"), &x, outer / x.dim(1)?.max(1), args)? };
-    Node::tensor("max-pool2d", out, &[&x], |inputs, _, grad| {
-        let (x, grad) = (inputs[0], grad.contiguous()?);
-        let out = Gpu::of(x).output(x.dtype(), x.shape())?;
-        let (input, given, (inner, outer)) = (Input::new(x)?.arg(), Input::new(&grad)?.arg(), image_lens(x)?);
-        let args = |first: usize| {
-            vec![moved(input, first * inner, x), moved(given, first * outer, x), moved(out.arg(), first * inner, x)]
-        };
-        // SAFETY: as above, with a gradient as the result.
-        unsafe { over_planes((MODULE, "max_pool_backward"), x, inner / x.dim(1)?.max(1), args)? };
-        Ok([Some(out.tensor()), None, None])
-    })
+    Ok(out.tensor())
 }
 
 #[cfg(all(test, feature = "cuda"))]
@@ -77,7 +67,7 @@ mod tests {
     use candle_core::{DType, Device, Result, Tensor};
 
     use crate::batch_norm::BatchStatistics;
-    use crate::testing::kernels::{FORMATS, compare_on_graph};
+    use crate::testing::kernels::{FORMATS, compare_results};
     use crate::testing::uniform;
 
     #[test]
@@ -86,7 +76,7 @@ mod tests {
             for (b, c, h, w) in [(2, 3, 8, 6), (1, 2, 7, 9), (2, 2, 1, 1), (1, 1, 33, 40)] {
                 // Few values, so that windows have equal maxima.
                 let x = (uniform(&[b, c, h, w], 1)? * 4.0)?.round()?;
-                compare_on_graph("max-pool", &[x], &[0], dtype, |t| Ok(vec![crate::max_pool2d_3x3_s2_p1(&t[0])?]))?;
+                compare_results("max-pool", &[x], &[0], dtype, |t| Ok(vec![crate::max_pool2d_3x3_s2_p1(&t[0])?]))?;
                 if b * h * w < 2 {
                     continue;
                 }
@@ -102,8 +92,7 @@ mod tests {
                         inv_std: ones.affine(2.0, 0.0)?,
                     })
                 };
-                compare_on_graph("batch norm, ReLU and max-pool", &inputs, &[0, 3, 4], dtype, |t| {
-                    let t: Vec<Tensor> = t.iter().map(Tensor::detach).collect();
+                compare_results("batch norm, ReLU and max-pool", &inputs, &[0, 3, 4], dtype, |t| {
                     let statistics = statistics(&t[0])?;
                     let (y, places) = crate::normalize_relu_max_pool(&t[0], &statistics, &t[1], &t[2])?;
                     let back = |grad| crate::normalize_relu_max_pool_backward(&t[0], &statistics, &t[1], &t[2], &places, grad);
@@ -113,8 +102,8 @@ mod tests {
             }
         }
         let x = Tensor::new(&[[[[1.0f32, f32::NAN], [3.0, 0.0]]]], &Device::Cpu)?;
-        compare_on_graph("max-pool of what is not a number", &[x], &[0], DType::F32, |t| {
-            Ok(vec![crate::max_pool2d_3x3_s2_p1(&t[0].detach())?])
+        compare_results("max-pool of what is not a number", &[x], &[0], DType::F32, |t| {
+            Ok(vec![crate::max_pool2d_3x3_s2_p1(&t[0])?])
         })
     }
 }

@@ -4,9 +4,6 @@
 #define DEFINE(T, suffix)                                                                                                            \
     KERNEL(max_pool_##suffix, (const T* x, T* y, int c, int h, int w)) {                                                             \
         forward<false>(x, nullptr, nullptr, nullptr, nullptr, y, nullptr, c, h, w);                                                  \
-    }                                                                                                                                \
-    KERNEL(max_pool_backward_##suffix, (const T* x, const T* g, T* grad, int c, int h, int w)) {                                     \
-        backward(x, g, grad, c, h, w);                                                                                               \
     }
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE

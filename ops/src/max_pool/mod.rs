@@ -7,8 +7,8 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::dispatch::{Path, activation_path};
 
-/// Max-pooling with a 3×3 window, stride 2 and padding 1 of minus infinity. NaN wins, as in PyTorch. The gradient goes to the first maximum
-/// of the window in row order (to the last NaN if there is one).
+/// Max-pooling with a 3×3 window, stride 2 and padding 1 of minus infinity. NaN wins, as in PyTorch. Keeps no graph: in training, pooling comes with
+/// the batch norm before it ([`crate::normalize_relu_max_pool`]).
 ///
 /// # Shapes
 /// `x` `[b, c, h, w]` → `[b, c, ceil(h/2), ceil(w/2)]`.
@@ -20,6 +20,7 @@ pub fn max_pool2d_3x3_s2_p1(x: &Tensor) -> Result<Tensor> {
     if h == 0 || w == 0 {
         bail!("max_pool2d: expected an input with pixels, found {:?}", x.dims());
     }
+    let _span = tracing::trace_span!("max-pool2d").entered();
     match activation_path(&[x]) {
         Path::Cuda => cuda::max_pool(x),
         Path::Cpu => cpu::max_pool(x),

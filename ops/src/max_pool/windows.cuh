@@ -1,7 +1,7 @@
 // Windows of 3×3 with stride 2 and padding 1, over a plane, either plain or after batch norm and ReLU.
 //
-// The backward pass of the plain ones finds each window's maximum again, as on the CPU; after batch norm, the forward pass keeps where it lies. Every
-// input gathers from its windows: no atomics are needed, and the normalised activations are never in memory.
+// After batch norm the forward pass keeps where each window's maximum lies. Every input gathers its gradient from its windows: no atomics are needed,
+// and the normalised activations are never in memory.
 #pragma once
 #include "device/common.cuh"
 
@@ -79,27 +79,4 @@ __device__ void forward(const T* x, const float* mean, const float* inv_std, con
     float best = plane_of<NORMALISE>(x, plane, c, h, w, mean, inv_std, weight, bias).window(at / ow, at % ow, place);
     y[plane * oh * ow + at] = from_float<T>(best);
     if (places != nullptr) places[plane * oh * ow + at] = NORMALISE && best <= 0.0f ? NOWHERE : static_cast<uint8_t>(place);
-}
-
-// One thread per input.
-template <typename T>
-__device__ void backward(const T* x, const T* g, T* grad, int c, int h, int w) {
-    int oh = (h + 1) / 2, ow = (w + 1) / 2;
-    int at = blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= h * w) return;
-    size_t plane = blockIdx.y;
-    int row = at / w, column = at % w;
-    auto values = plane_of<false>(x, plane, c, h, w, nullptr, nullptr, nullptr, nullptr);
-    float sum = 0.0f;
-    // An even row lies in one row of windows, an odd one in two; so do columns.
-    for (int oy = row / 2; oy <= (row + 1) / 2 && oy < oh; ++oy) {
-        for (int ox = column / 2; ox <= (column + 1) / 2 && ox < ow; ++ox) {
-            int place;
-            values.window(oy, ox, place);
-            if (2 * oy + place / 3 - 1 == row && 2 * ox + place % 3 - 1 == column) {
-                sum += to_float(g[plane * oh * ow + static_cast<size_t>(oy) * ow + ox]);
-            }
-        }
-    }
-    grad[plane * h * w + at] = from_float<T>(sum);
 }

@@ -154,6 +154,34 @@ KERNEL(segmentation_loss_losses, (const double* partial, float* out, int splits,
     out[3] = totals[1] == 0.0 ? 0.0f : static_cast<float>((1.0 - lambda) / totals[1]);
 }
 
+// Writes a pixel's gradient of the logits: that of A, and that of λ·B, of which `slope(c)` is the derivative by p of a class and `inner` the sum of
+// p·slope. -p·d/dp of (1 - p)^γ·(-log p): both terms vanish with 1 - p, and p·log p with p.
+template <typename T, typename Slope>
+__device__ __forceinline__ void write_gradient(const Pixel& pixel, int own, float own_weight, float inner, float gamma, int classes, int hw, T* grad,
+                                               const Slope& slope) {
+    float own_p = 0.0f;
+    #pragma unroll
+    for (int c = 0; c < CLASSES; ++c) {
+        if (c >= classes) break;
+        if (c == own) own_p = pixel.p[c];
+    }
+    float pull = focus(pixel.other, gamma);
+    if (gamma != 0.0f && pixel.other > 0.0f && own_p > 0.0f) pull -= gamma * own_p * powf(pixel.other, gamma - 1.0f) * logf(own_p);
+    pull *= own_weight;
+    #pragma unroll
+    for (int c = 0; c < CLASSES; ++c) {
+        if (c >= classes) break;
+        float t = c == own ? 1.0f : 0.0f;
+        grad[static_cast<size_t>(c) * hw] = from_float<T>(pull * (pixel.p[c] - t) + pixel.p[c] * (slope(c) - inner));
+    }
+}
+
+// No gradient, at a pixel that counts nowhere.
+template <typename T>
+__device__ __forceinline__ void write_zeros(int classes, int hw, T* grad) {
+    for (int c = 0; c < classes; ++c) grad[static_cast<size_t>(c) * hw] = from_float<T>(0.0f);
+}
+
 // The gradient of the logits; `losses` is the output of segmentation_loss_losses.
 template <typename T>
 __device__ void gradient(const T* logits, const uint8_t* labels, const float* weights, const float* losses, T* grad, int b, int classes, int hw,
@@ -162,32 +190,19 @@ __device__ void gradient(const T* logits, const uint8_t* labels, const float* we
     if (at >= static_cast<unsigned>(b) * hw) return;
     int own = labels[at];
     size_t start = static_cast<size_t>(at / hw) * classes * hw + at % hw;
-    if (own == ignore) {
-        for (int c = 0; c < classes; ++c) grad[start + static_cast<size_t>(c) * hw] = from_float<T>(0.0f);
-        return;
-    }
+    if (own == ignore) return write_zeros(classes, hw, grad + start);
     Pixel pixel;
     const float *toward = losses + 4, *away = toward + classes, *flat = away + classes;
     softmax(logits, start, classes, hw, own, pixel);
-    float own_p = 0.0f, inner = 0.0f;
+    auto slope = [&](int c) { return (c == own ? toward[c] : 0.0f) + away[c] * pixel.p[c] + flat[c]; };
+    float inner = 0.0f;
     #pragma unroll
     for (int c = 0; c < CLASSES; ++c) {
         if (c >= classes) break;
-        if (c == own) own_p = pixel.p[c];
-        // Σ over the classes of p·dB/dp
-        inner += pixel.p[c] * ((c == own ? toward[c] : 0.0f) + away[c] * pixel.p[c] + flat[c]);
+        inner += pixel.p[c] * slope(c);
     }
-    // -p·d/dp of (1 - p)^γ·(-log p): both terms vanish with 1 - p, and p·log p with p.
-    float pull = focus(pixel.other, gamma);
-    if (gamma != 0.0f && pixel.other > 0.0f && own_p > 0.0f) pull -= gamma * own_p * powf(pixel.other, gamma - 1.0f) * logf(own_p);
-    pull *= losses[3] * (own < classes ? weights[own] : NAN);
-    #pragma unroll
-    for (int c = 0; c < CLASSES; ++c) {
-        if (c >= classes) break;
-        float t = c == own ? 1.0f : 0.0f;
-        float slope = t * toward[c] + away[c] * pixel.p[c] + flat[c];
-        grad[start + static_cast<size_t>(c) * hw] = from_float<T>(pull * (pixel.p[c] - t) + pixel.p[c] * (slope - inner));
-    }
+    float own_weight = losses[3] * (own < classes ? weights[own] : NAN);
+    write_gradient(pixel, own, own_weight, inner, gamma, classes, hw, grad + start, slope);
 }
 
 // As `sums`, of unions of classes: Σ q·u, Σ q², Σ q and Σ u of each, with q the sum of its classes' probabilities and u whether the pixel's class is one
@@ -244,14 +259,11 @@ __device__ void unions_gradient(const T* logits, const uint8_t* labels, const fl
     if (at >= static_cast<unsigned>(b) * hw) return;
     int own = labels[at];
     size_t start = static_cast<size_t>(at / hw) * classes * hw + at % hw;
-    if (own == ignore) {
-        for (int c = 0; c < classes; ++c) grad[start + static_cast<size_t>(c) * hw] = from_float<T>(0.0f);
-        return;
-    }
+    if (own == ignore) return write_zeros(classes, hw, grad + start);
     Pixel pixel;
     const float *toward = losses + 4, *away = toward + unions, *flat = away + unions;
     softmax(logits, start, classes, hw, own, pixel);
-    float slopes[CLASSES] = {}, own_p = 0.0f, inner = 0.0f;
+    float slopes[CLASSES] = {}, inner = 0.0f;
     for (int u = 0; u < unions; ++u) {
         const float* belongs = members + static_cast<size_t>(u) * classes;
         float q = 0.0f;
@@ -261,7 +273,6 @@ __device__ void unions_gradient(const T* logits, const uint8_t* labels, const fl
             q += belongs[c] * pixel.p[c];
         }
         float slope = (own < classes ? belongs[own] : 0.0f) * toward[u] + away[u] * q + flat[u];
-        // Σ over the classes of p·dB/dp
         inner += q * slope;
         #pragma unroll
         for (int c = 0; c < CLASSES; ++c) {
@@ -269,20 +280,9 @@ __device__ void unions_gradient(const T* logits, const uint8_t* labels, const fl
             slopes[c] += belongs[c] * slope;
         }
     }
-    #pragma unroll
-    for (int c = 0; c < CLASSES; ++c) {
-        if (c >= classes) break;
-        if (c == own) own_p = pixel.p[c];
-    }
-    float pull = focus(pixel.other, gamma);
-    if (gamma != 0.0f && pixel.other > 0.0f && own_p > 0.0f) pull -= gamma * own_p * powf(pixel.other, gamma - 1.0f) * logf(own_p);
-    pull *= losses[3] * (own < classes ? weights[own] : NAN);
-    #pragma unroll
-    for (int c = 0; c < CLASSES; ++c) {
-        if (c >= classes) break;
-        float t = c == own ? 1.0f : 0.0f;
-        grad[start + static_cast<size_t>(c) * hw] = from_float<T>(pull * (pixel.p[c] - t) + pixel.p[c] * (slopes[c] - inner));
-    }
+    float own_weight = losses[3] * (own < classes ? weights[own] : NAN);
+    auto slope = [&](int c) { return slopes[c]; };
+    write_gradient(pixel, own, own_weight, inner, gamma, classes, hw, grad + start, slope);
 }
 
 #define DEFINE(T, suffix)                                                                                                                       \

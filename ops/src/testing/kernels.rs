@@ -1,7 +1,7 @@
 //! Every kernel is held against the CPU's path, in value and gradient, in each number format, on the device that `SAM_LADDER_TEST_DEVICE`
 //! names: a GPU (`make gpu-check`), or the host's driver (`make test-cuda-host`). The tests lie in the operations' `cuda.rs`.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::uniform;
 use crate::tape::{Tape, Value};
@@ -77,25 +77,15 @@ pub(crate) fn compare(
     })
 }
 
-/// As [`compare`], for operations on candle's graph with several results; the gradients are those of the first one.
-pub(crate) fn compare_on_graph(
+/// As [`compare`], for operations on tensors, with several results, gradients among them.
+pub(crate) fn compare_results(
     what: &str,
     inputs: &[Tensor],
     activations: &[usize],
     dtype: DType,
     op: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>,
 ) -> Result<()> {
-    compare_runs(what, inputs, activations, dtype, |inputs| {
-        let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
-        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-        let results = op(&tensors)?;
-        let mut gradients = Vec::new();
-        if results[0].track_op() {
-            let grads = (&results[0] * weights_like(&results[0])?)?.to_dtype(DType::F32)?.sum_all()?.backward()?;
-            gradients = tensors.iter().map(|t| grads.get(t).cloned()).collect();
-        }
-        Ok((results, gradients))
-    })
+    compare_runs(what, inputs, activations, dtype, |inputs| Ok((op(&inputs)?, Vec::new())))
 }
 
 /// A gradient for a result, different for each element.

@@ -179,7 +179,7 @@ impl Trainer for StoreTrainer<'_> {
 
 /// What a trial may take of the store. The others then read it, too, since all of a sweep have one reader.
 pub(super) fn parts_of_any(config: &SweepConfig) -> BatchParts {
-    largest_steps(config).iter().map(parts_of).fold(BatchParts::default(), BatchParts::and)
+    largest_steps(config).iter().map(parts_of).fold(BatchParts::default(), BatchParts::union)
 }
 
 /// Number of resolutions at which trials may be validated.
