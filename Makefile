@@ -232,7 +232,8 @@ $(VENV)/ready: bench/requirements.txt
 
 .PHONY: pictures
 pictures: build $(VENV)/ready ## Make the pictures of README and docs, from DEMO after `make demo` and `make sweep`, with headless Chromium
-	browser=$$(.ci/chromium.sh) && $(VENV)/bin/python bench/pictures.py $(LADDER) $(DEMO) $$browser docs/pictures
+	$(MAKE) viewer WEIGHTS=target/viewer
+	browser=$$(.ci/chromium.sh) && $(VENV)/bin/python bench/pictures.py $(LADDER) $(DEMO) $$browser target/viewer/niivue.umd.js docs/pictures
 
 .PHONY: users-path
 users-path: build ## Measure how long each command is silent, from scans to masks, on phantoms

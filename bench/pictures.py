@@ -1,6 +1,6 @@
-"""`make pictures`: makes the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM OUT
+"""`make pictures`: makes the pictures of README and docs, from `make demo` and `make sweep`: pictures.py PROGRAM DEMO CHROMIUM NIIVUE OUT
 
-The report, a case's page, the page of a folder of scans and the sweep's page as headless Chromium shows them, an overlay that `eval` wrote, and the terminal during a training run and a sweep
+The report, a case's page and its view in three dimensions, the page of a folder of scans and the sweep's page as headless Chromium shows them, an overlay that `eval` wrote, and the terminal during a training run and a sweep
 (a pseudo-terminal, drawn by pyte). Needs the demo's folder with its sweep.
 """
 
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import pyte
+from photograph_3d import photograph_3d
 from PIL import Image
 
 COLUMNS, ROWS = 136, 26
@@ -104,12 +105,12 @@ def only(source, sections, folder):
 
 
 def main():
-    program, demo, chromium, out = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    program, demo, chromium, viewer, out = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5])
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         evaluation = folder / "eval"
-        words = ["eval", "--store", demo / "store.zarr", "--run", demo / "run", "--out", evaluation, "--case-pages"]
+        words = ["eval", "--store", demo / "store.zarr", "--run", demo / "run", "--out", evaluation, "--viewer", viewer]
         subprocess.run([program, *map(str, words)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         report, case = evaluation / "report.html", sorted((evaluation / "cases").glob("*.html"))[1]
         photograph(chromium, report, out / "report.png", 1280, 1560)
@@ -120,6 +121,7 @@ def main():
         photograph(chromium, cases, out / "report-cases-dark.png", 1280, 1150, dark=True)
         photograph(chromium, case, out / "case.png", 1280, 900)
         photograph(chromium, case, out / "case-dark-700.png", 700, 640, dark=True)
+        photograph_3d(chromium, case, out / "case-3d.png", 1280, 900)
         overlays = sorted((evaluation / "overlays").glob("*.png"))
         shutil.copy(overlays[len(overlays) // 2], out / "overlay.png")
         inspected = folder / "scans.html"

@@ -20,7 +20,7 @@ class Published(LadderSam):
         self.sam.image_encoder = ImageEncoder(arch, size)
         self.sam_encoder = self.sam.image_encoder
 
-    def cnn_embeddings(self, images):
+    def cnn_embeddings(self, images, rungs=None):
         net = self.CNN_encoder
         x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
         return net.layer3(net.layer2(net.layer1(x)))
