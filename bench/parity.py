@@ -101,7 +101,7 @@ def check_training(program, scans, folder, *precompute):
     run(program, "precompute", "--scans", scans, "--store", store, "--random-encoder", 0, "--image-size", 64, "--dtype", "f32",
         *precompute)  # fmt: skip
     run(sys.executable, BENCH / "parity/check_store.py", store, "--scans", scans)
-    run(program, "train", "--store", store, "--run", trained, "--epochs", 20, "--batch-size", 8, "--warmup", 10)
+    run(program, "train", "--store", store, "--run", trained, "--epochs", 60, "--batch-size", 8, "--warmup", 10)
     fold, validation = folder / "fold", folder / "validation"
     run(program, "train", "--store", store, "--run", fold, "--fold", "1/2", "--epochs", 5, "--batch-size", 8, "--warmup", 10)
     for protocol in ("published", "standard"):
