@@ -1,7 +1,7 @@
 //! Convolutions by cuDNN.
 #![cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only cuDNN asks how float32 factors are taken"))]
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
 use super::Conv2d;
 #[cfg(feature = "cuda")]
@@ -16,7 +16,7 @@ pub(super) fn forward(op: Conv2d, x: &Tensor, weight: &Tensor, g: &ConvShape) ->
     #[cfg(feature = "cuda")]
     return cudnn::forward(&x, &weight, g, op.math).map(Output::tensor);
     #[cfg(not(feature = "cuda"))]
-    bail!("cuDNN is not part of this build")
+    candle_core::bail!("cuDNN is not part of this build")
 }
 
 /// As [`Conv2d::backward_input`].
@@ -25,7 +25,7 @@ pub(super) fn backward_input(op: Conv2d, grad: &Tensor, weight: &Tensor, g: &Con
     #[cfg(feature = "cuda")]
     return cudnn::backward_input(&grad, &weight, g, op.math).map(Output::tensor);
     #[cfg(not(feature = "cuda"))]
-    bail!("cuDNN is not part of this build")
+    candle_core::bail!("cuDNN is not part of this build")
 }
 
 /// As [`Conv2d::backward_weight`].
@@ -34,7 +34,7 @@ pub(super) fn backward_weight(op: Conv2d, x: &Tensor, grad: &Tensor, g: &ConvSha
     #[cfg(feature = "cuda")]
     return cudnn::backward_weight(&x, &grad, g, op.math).map(Output::tensor);
     #[cfg(not(feature = "cuda"))]
-    bail!("cuDNN is not part of this build")
+    candle_core::bail!("cuDNN is not part of this build")
 }
 
 #[cfg(all(test, feature = "cuda"))]
