@@ -49,6 +49,7 @@ use candle_core::{Result, Shape, Tensor, Var};
 
 use crate::device::F32Math;
 use crate::dispatch::{Path, activation_path};
+use crate::tape::{Value, record};
 use shape::ConvShape;
 
 /// A convolution (cross-correlation, as everywhere in deep learning) with a square kernel and zero padding, no bias (`torch.nn.Conv2d`).
@@ -73,7 +74,7 @@ impl Conv2d {
         Self { math, ..self }
     }
 
-    /// Convolves. Keeps no graph: see [`Self::backward_input`] and [`Self::backward_weight`].
+    /// Convolves. Keeps no graph: see [`Self::recorded`], or [`Self::backward_input`] and [`Self::backward_weight`].
     ///
     /// # Shapes
     /// `x` `[b, ci, h, w]`, `weight` `[co, ci, k, k]` → `[b, co, (h + 2·padding - k)/stride + 1, (w + 2·padding - k)/stride + 1]`.
@@ -88,6 +89,21 @@ impl Conv2d {
             Path::Cpu => cpu::forward(*self, x, weight, &shape),
             Path::Composed => self.composed(x, weight),
         }
+    }
+
+    /// [`Self::forward`], recorded.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn recorded(&self, x: &Value, weight: &Value) -> Result<Value> {
+        let (conv, input, factor) = (*self, x.tensor().clone(), weight.tensor().clone());
+        let ((_, _, h, w), kernel) = (input.dims4()?, factor.dim(2)?);
+        record(self.forward(&input, &factor)?, &[x, weight], move |gradient, wanted| {
+            Ok(vec![
+                wanted[0].then(|| conv.backward_input(gradient, &factor, (h, w))).transpose()?,
+                wanted[1].then(|| conv.backward_weight(&input, gradient, kernel)).transpose()?,
+            ])
+        })
     }
 
     /// The gradient of the input, `[b, ci, h, w]`, given that of the output, `[b, co, oh, ow]`.

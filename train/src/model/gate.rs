@@ -66,12 +66,11 @@ impl Gate {
             Kind::Constant(alpha) if alpha.var().elem_count() == 1 => mix(sam, cnn, &alpha.on(tape)),
             Kind::Constant(alpha) => record_composed(&[sam, cnn, &alpha.on(tape)], |t| blend(&t[0], &t[1], &sigmoid(&t[2])?)),
             Kind::Pixel { weight, bias, conv, last_mean, seen } => {
-                let (c, conv) = (sam.tensor().dim(1)?, *conv);
-                let inputs = [sam, cnn, &weight.on(tape), &bias.on(tape)];
-                let gate = record_composed(&inputs, move |t| {
-                    let of = |x: &Tensor, first: usize| conv.forward(x, &t[2].narrow(1, first, c)?);
-                    let logits = (of(&t[0], 0)? + of(&t[1], c)?)?;
-                    sigmoid(&logits.broadcast_add(&t[3].reshape((1, 1, 1, 1))?.to_dtype(logits.dtype())?)?)
+                let (c, weight) = (sam.tensor().dim(1)?, weight.on(tape));
+                let of = |x: &Value, first: usize| conv.recorded(x, &weight.narrow(1, first, c)?);
+                let logits = of(sam, 0)?.add(&of(cnn, c)?)?;
+                let gate = record_composed(&[&logits, &bias.on(tape)], |t| {
+                    sigmoid(&t[0].broadcast_add(&t[1].reshape((1, 1, 1, 1))?.to_dtype(t[0].dtype())?)?)
                 })?; // [b, 1, g, g]
                 last_mean.slice_set(&gate.tensor().to_dtype(DType::F32)?.mean_all()?.reshape(1)?, 0, 0)?;
                 seen.store(true, Ordering::Relaxed);

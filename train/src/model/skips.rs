@@ -23,7 +23,7 @@
 //! checkpoint has them.
 
 use candle_core::Result;
-use sam_ladder_ops::{Conv2d, F32Math, Tape, Value, conv_transpose2d_2x2, gelu, image_to_patches, record};
+use sam_ladder_ops::{Conv2d, F32Math, Tape, Value, conv_transpose2d_2x2, gelu, image_to_patches};
 use sam_ladder_schemas::train::SideNetworkKind;
 use sam_ladder_schemas::train_choices::DecoderKind;
 
@@ -105,16 +105,8 @@ impl Skip {
 
     /// The sum of the map `[b, n, co]` and the stage `[b, ci, h, w]`, n = h·w, in the map's order of pixels.
     pub(super) fn add_to(&self, map: &Value, stage: &Value, tape: Option<&Tape>) -> Result<Value> {
-        let (conv, input, weight) = (self.conv, stage.tensor().clone(), self.weight.tensor());
-        let (_, _, h, w) = input.dims4()?;
-        let inputs = [stage, &self.weight.on(tape)];
         // Fewer channels are put in another order than the stage has.
-        let projected = record(conv.forward(&input, &weight)?, &inputs, move |gradient, wanted| {
-            Ok(vec![
-                wanted[0].then(|| conv.backward_input(gradient, &weight, (h, w))).transpose()?,
-                wanted[1].then(|| conv.backward_weight(&input, gradient, 1)).transpose()?,
-            ])
-        })?;
+        let projected = self.conv.recorded(stage, &self.weight.on(tape))?;
         map.add(&image_to_patches(&projected, self.times)?)
     }
 }
