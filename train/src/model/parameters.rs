@@ -48,7 +48,7 @@ impl Trainable {
         self.var.as_detached_tensor()
     }
 
-    /// The weight of a convolution whose input has this number format, as of the last [`convert`] to it.
+    /// The weight of a convolution whose input has this number format: in it, as of the last [`convert`] to it; on the CPU in float32.
     pub(super) fn converted(&self, dtype: DType) -> Result<Tensor> {
         if self.var.device().is_cpu() {
             return Ok(self.tensor());

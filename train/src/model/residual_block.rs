@@ -77,7 +77,7 @@ pub(super) struct BlockTape {
     pub(super) out: Tensor,
 }
 
-/// A convolution's output with its statistics, and the weight in the number format of the activations.
+/// A convolution's output with its statistics, and the weight as the convolution took it.
 struct Convolved {
     normalized: Normalized,
     weight: Tensor,
