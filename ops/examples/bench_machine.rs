@@ -7,7 +7,8 @@ use std::time::Instant;
 use candle_core::Device;
 use rayon::prelude::*;
 use sam_ladder_ops::Numerics;
-use sam_ladder_ops::matmul::packed::{Output, PackedWeight, tiles};
+use sam_ladder_ops::matmul::Output;
+use sam_ladder_ops::matmul::packed::{PackedWeight, tiles};
 use sam_ladder_ops::matmul::{Accumulate, MatMut, MatRef, matmul, matmul_serial};
 
 /// Rows, out, inner.

@@ -15,6 +15,12 @@ pub(crate) trait Activation: WithDType {
     /// The nearest number, ties to even. NaN stays NaN.
     fn nearest(value: f32) -> Self;
 
+    /// The numbers themselves, if this is float32.
+    fn floats(numbers: &[Self]) -> Option<&[f32]>;
+
+    /// As [`Self::floats`], for writing.
+    fn floats_mut(numbers: &mut [Self]) -> Option<&mut [f32]>;
+
     /// Calls `f` with `out` itself if it is float32, otherwise with `room`, which is as long and is rounded to `out` afterwards.
     fn write_by(out: &mut [Self], room: &mut [f32], f: impl FnOnce(&mut [f32]));
 }
@@ -28,6 +34,14 @@ impl Activation for f32 {
     #[inline(always)]
     fn nearest(value: f32) -> Self {
         value
+    }
+
+    fn floats(numbers: &[Self]) -> Option<&[f32]> {
+        Some(numbers)
+    }
+
+    fn floats_mut(numbers: &mut [Self]) -> Option<&mut [f32]> {
+        Some(numbers)
     }
 
     fn write_by(out: &mut [Self], _: &mut [f32], f: impl FnOnce(&mut [f32])) {
@@ -49,6 +63,14 @@ impl Activation for bf16 {
         // A NaN whose payload is in the lower half must not become an infinity.
         let quiet = bits >> 16 | 0x40;
         bf16::from_bits(if value.is_nan() { quiet } else { even } as u16)
+    }
+
+    fn floats(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    fn floats_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
     }
 
     fn write_by(out: &mut [Self], room: &mut [f32], f: impl FnOnce(&mut [f32])) {
@@ -73,6 +95,15 @@ multiversion! {
     fn convert_run<T: Activation, U: Activation>(from: &[T], to: &mut [U]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = U::nearest(from.value());
+        }
+    }
+}
+
+multiversion! {
+    /// Each number times a factor.
+    pub(crate) fn write_scaled<T: Activation>(from: &[f32], factor: f32, to: &mut [T]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = T::nearest(from * factor);
         }
     }
 }

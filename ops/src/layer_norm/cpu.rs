@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use crate::cpu::activation::Activation;
 use crate::cpu::simd::{madd, multiversion, sum_by};
 use crate::cpu::{sum_parts, tensor_from, with_f32};
 
@@ -59,12 +60,12 @@ pub(super) fn layer_norm_backward(
 
 multiversion! {
     /// Layer norm of each row of `x` (rows as long as `weight`) into the same row of `y`.
-    pub(crate) fn layer_norm_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    pub(crate) fn layer_norm_rows<T: Activation>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [T]) {
         let channels = weight.len();
         for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
             let (mean, inverse_deviation) = row_statistics(x, eps);
             for (((y, &x), &weight), &bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                *y = madd::<FMA>((x - mean) * inverse_deviation, weight, bias);
+                *y = T::nearest(madd::<FMA>((x - mean) * inverse_deviation, weight, bias));
             }
         }
     }
@@ -73,7 +74,7 @@ multiversion! {
 multiversion! {
     /// Adds `added` to each row of `x`, in place, then writes the row's layer norm to the same row of `y`: a linear layer's bias, the
     /// residual sum and the norm in one pass.
-    pub(crate) fn add_layer_norm_rows(x: &mut [f32], added: &[f32], norm: (&[f32], &[f32]), eps: f32, y: &mut [f32]) {
+    pub(crate) fn add_layer_norm_rows<T: Activation>(x: &mut [f32], added: &[f32], norm: (&[f32], &[f32]), eps: f32, y: &mut [T]) {
         let (weight, bias) = norm;
         let channels = weight.len();
         for (x, y) in x.chunks_exact_mut(channels).zip(y.chunks_exact_mut(channels)) {
@@ -82,7 +83,7 @@ multiversion! {
             }
             let (mean, inverse_deviation) = row_statistics(x, eps);
             for (((y, &x), &weight), &bias) in y.iter_mut().zip(x.iter()).zip(weight).zip(bias) {
-                *y = madd::<FMA>((x - mean) * inverse_deviation, weight, bias);
+                *y = T::nearest(madd::<FMA>((x - mean) * inverse_deviation, weight, bias));
             }
         }
     }

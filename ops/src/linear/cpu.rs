@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::cpu::{filled_vec, tensor_from, with_f32};
 use crate::device::F32Math;
-use crate::matmul::packed::{Output, PackedWeight, tiles, with_rounded};
-use crate::matmul::{Accumulate, MatMut, MatRef, matmul};
+use crate::matmul::packed::{PackedWeight, tiles, with_rounded};
+use crate::matmul::{Accumulate, MatMut, MatRef, Output, matmul};
 use crate::numerics::Numerics;
 
 use super::rounds;

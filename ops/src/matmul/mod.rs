@@ -8,6 +8,8 @@ pub(crate) mod register_block;
 
 use gemm::Parallelism;
 
+use crate::cpu::simd::multiversion;
+
 /// The instructions by which this processor computes products of bfloat16 numbers, if it has any ([`crate::Numerics::Bf16`]).
 pub fn bf16_instructions() -> Option<&'static str> {
     #[cfg(target_arch = "x86_64")]
@@ -23,6 +25,34 @@ pub enum Accumulate {
     No,
     /// `dst += alpha·lhs·rhs`.
     Yes,
+}
+
+/// What becomes of a layer's product `x·Wᵀ`.
+#[derive(Clone, Copy, Debug)]
+pub enum Output<'a> {
+    /// `y = x·Wᵀ`
+    Replace,
+    /// `y += x·Wᵀ`
+    Add,
+    /// `y = x·Wᵀ + bias`
+    Bias(&'a [f32]),
+    /// `y = gelu(x·Wᵀ + bias)`
+    BiasGelu(&'a [f32]),
+}
+
+multiversion! {
+    /// Adds a bias to every row of `x`, which has its length.
+    pub(crate) fn add_bias_in_place(x: &mut [f32], bias: &[f32]) {
+        add_bias_rows(x, bias);
+    }
+}
+
+/// The body of [`add_bias_in_place`], for callers that are compiled for an instruction set.
+#[inline(always)]
+pub(crate) fn add_bias_rows(x: &mut [f32], bias: &[f32]) {
+    for row in x.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+    }
 }
 
 /// A matrix for reading: `rows × cols` with any strides.

@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use crate::cpu::{pages, with_f32};
 use crate::frozen::FrozenWeight;
-use crate::matmul::packed::{Output, split_tiles, tiles};
+use crate::matmul::Output;
+use crate::matmul::packed::{split_tiles, tiles};
 use crate::numerics::Numerics;
 use crate::rel_pos_attention::TokenGrid;
 

@@ -6,8 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::cpu::SendPtr;
+use crate::cpu::activation::{with_scratch_of, write_scaled};
 use crate::cpu::simd::{exp, max, multiversion, sum_by};
-use crate::matmul::packed::{Factor, task_queries, tile_queries};
+use crate::matmul::packed::{Factor, RowFormat, task_queries, tile_queries};
 use crate::numerics::Numerics;
 
 /// Sines and cosines of an image's tokens, `[tokens, d/2]`.
@@ -18,11 +19,9 @@ pub(super) struct Rotation {
 }
 
 /// Input of one layer.
-pub(super) struct Layer<'a> {
-    /// Output of the qkv layer without its bias, `[b, tokens, 3, heads, d]`.
-    pub(super) qkv: &'a [f32],
-    /// Bias of the qkv layer, `[3, heads, d]`.
-    pub(super) bias: &'a [f32],
+pub(super) struct Layer<'a, T> {
+    /// Output of the qkv layer, `[b, tokens, 3, heads, d]`.
+    pub(super) qkv: &'a [T],
     pub(super) rotation: Option<&'a Rotation>,
     pub(super) heads: usize,
     pub(super) d: usize,
@@ -44,7 +43,6 @@ thread_local! {
 
 /// Buffers that a thread keeps from task to task, so that their pages are touched only once.
 struct Scratch {
-    q: Vec<f32>,
     /// `[d, tokens]`
     k: Factor,
     /// `[tokens, d]`
@@ -57,16 +55,16 @@ struct Scratch {
 impl Scratch {
     fn new(numerics: Numerics) -> Self {
         let [k, v] = [(); 2].map(|()| Factor::new(numerics));
-        Self { q: vec![], k, v, scores: vec![], inverse_sums: vec![], out: vec![] }
+        Self { k, v, scores: vec![], inverse_sums: vec![], out: vec![] }
     }
 }
 
-impl Layer<'_> {
+impl<T: RowFormat> Layer<'_, T> {
     /// Attends, and joins the heads: → `out`, `[b, tokens, heads·d]`.
     ///
     /// # Panics
     /// If a slice's length does not follow from the numbers.
-    pub(super) fn forward(&self, out: &mut [f32]) {
+    pub(super) fn forward(&self, out: &mut [T]) {
         let width = self.heads * self.d;
         let images = out.len() / (self.tokens * width);
         assert_eq!(out.len(), images * self.tokens * width, "the output has another length");
@@ -86,7 +84,7 @@ impl Layer<'_> {
     }
 
     /// Packs keys and values of the image, then processes the queries, a tile at a time.
-    fn run(&self, task: &Task, scratch: &mut Scratch, out: SendPtr) {
+    fn run(&self, task: &Task, scratch: &mut Scratch, out: SendPtr<T>) {
         let (d, width) = (self.d, self.heads * self.d);
         scratch.k.pack_columns(d, self.tokens, |key, to| self.gather(task, 1, key, to));
         scratch.v.pack_rows(self.tokens, d, |key, to| self.gather(task, 2, key, to));
@@ -101,24 +99,23 @@ impl Layer<'_> {
                 // SAFETY: these are the numbers of this task's head of one of its queries; no other task has the same queries of the same head, so
                 // no other thread touches them; they lie within the output, whose length was checked.
                 let out = unsafe { out.slice(place, d) };
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value * inverse_sum);
+                write_scaled(values, *inverse_sum, out);
             }
         }
     }
 
-    /// Part 0, 1 or 2 (query, key, value) of a token, with its bias; queries and keys turned.
-    fn gather(&self, task: &Task, part: usize, token: usize, to: &mut [f32]) {
+    /// Part 0, 1 or 2 (query, key, value) of a token; queries and keys turned.
+    fn gather(&self, task: &Task, part: usize, token: usize, to: &mut [T]) {
         let (d, width) = (self.d, self.heads * self.d);
         let column = part * width + task.head * d;
         let from = &self.qkv[(task.image * self.tokens + token) * 3 * width + column..][..d];
-        for ((to, value), bias) in to.iter_mut().zip(from).zip(&self.bias[column..column + d]) {
-            *to = value + bias;
-        }
+        to.copy_from_slice(from);
         if let Some(Rotation { sines, cosines }) = self.rotation.filter(|_| part < 2) {
             let (half, (first, second)) = (d / 2, to.split_at_mut(d / 2));
             let angles = sines[token * half..][..half].iter().zip(&cosines[token * half..][..half]);
             for ((a, b), (sine, cosine)) in first.iter_mut().zip(second).zip(angles) {
-                (*a, *b) = (*a * cosine - *b * sine, *b * cosine + *a * sine);
+                let (x, y) = (a.value(), b.value());
+                (*a, *b) = (T::nearest(x * cosine - y * sine), T::nearest(y * cosine + x * sine));
             }
         }
     }
@@ -126,16 +123,17 @@ impl Layer<'_> {
     /// The weights of every key for some queries, in place of their scores, each row still to be multiplied by its inverse sum.
     fn weigh(&self, task: &Task, queries: Range<usize>, scratch: &mut Scratch) {
         let (d, n, scale) = (self.d, queries.len(), 1.0 / (self.d as f32).sqrt());
-        let Scratch { q, k, v, scores, inverse_sums, out } = scratch;
+        let Scratch { k, v, scores, inverse_sums, out } = scratch;
         let room = k.room(n);
-        q.resize(room * d, 0.0);
         scores.resize(room * k.stride(), 0.0);
         inverse_sums.resize(n, 0.0);
         out.resize(room * v.stride(), 0.0);
-        for (query, to) in queries.zip(q.chunks_exact_mut(d)) {
-            self.gather(task, 0, query, to);
-        }
-        k.product(q, d, n, scores);
+        with_scratch_of(room * d, |q: &mut [T]| {
+            for (query, to) in queries.zip(q.chunks_exact_mut(d)) {
+                self.gather(task, 0, query, to);
+            }
+            k.product(q, d, n, scores);
+        });
         for (scores, inverse_sum) in scores.chunks_exact_mut(k.stride()).zip(inverse_sums) {
             scores_to_weights(&mut scores[..self.tokens], scale, inverse_sum);
         }

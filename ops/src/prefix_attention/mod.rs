@@ -10,6 +10,7 @@ mod cuda;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::device::has_kernels;
+use crate::matmul::packed::RowFormat;
 use crate::numerics::Numerics;
 use crate::rel_pos_attention::TokenGrid;
 
@@ -91,19 +92,23 @@ impl PrefixAttention {
             }
             Path::Cpu(..) => {
                 let mut out = vec![0f32; qkv.dim(0)? * self.heads * self.d];
-                self.forward_cpu(&flat(qkv)?, &flat(bias)?, grid, &mut out)?;
+                self.check(qkv.dim(0)?, bias.elem_count(), grid, None)?;
+                self.forward_cpu(&flat(&qkv.broadcast_add(bias)?)?, grid, &mut out)?;
                 Tensor::from_vec(out, (qkv.dim(0)?, self.heads * self.d), &Device::Cpu)
             }
         }
     }
 
-    /// As [`Self::forward`], into a buffer.
-    pub(crate) fn forward_cpu(&self, qkv: &[f32], bias: &[f32], grid: TokenGrid, out: &mut [f32]) -> Result<()> {
+    /// As [`Self::forward`], with `qkv` that has the bias, into a buffer.
+    ///
+    /// # Panics
+    /// If `out` has another length, or `qkv` is bfloat16, but the numerics are not.
+    pub(crate) fn forward_cpu<T: RowFormat>(&self, qkv: &[T], grid: TokenGrid, out: &mut [T]) -> Result<()> {
         let Path::Cpu(rotation, numerics) = &self.path else { bail!("attention: expected a layer on the CPU") };
         let (width, rows) = (self.heads * self.d, rotation.as_ref().map(|rotation| rotation.sines.len() / (self.d / 2)));
-        self.check(qkv.len() / (3 * width).max(1), bias.len(), grid, rows)?;
+        self.check(qkv.len() / (3 * width).max(1), 3 * width, grid, rows)?;
         let (rotation, tokens) = (rotation.as_ref(), self.tokens(grid));
-        cpu::Layer { qkv, bias, rotation, heads: self.heads, d: self.d, tokens, numerics: *numerics }.forward(out);
+        cpu::Layer { qkv, rotation, heads: self.heads, d: self.d, tokens, numerics: *numerics }.forward(out);
         Ok(())
     }
 }
@@ -154,6 +159,8 @@ fn composed(
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use crate::testing::{relative_difference, uniform};
 
@@ -181,6 +188,25 @@ mod tests {
                 assert_eq!(own.to_vec2::<f32>()?, found.narrow(0, image * n, n)?.to_vec2::<f32>()?);
             }
         }
+        Ok(())
+    }
+
+    /// Queries, keys and values in bfloat16 give what they give in float32, rounded.
+    #[test]
+    fn bfloat16_in_memory_is_rounded_only_at_the_end() -> Result<()> {
+        if !Numerics::Bf16.supported_on(&Device::Cpu) {
+            return Ok(());
+        }
+        let (grid, heads, d, prefix) = (TokenGrid { batch: 2, grid: 9 }, 2, 32, 5);
+        let (tokens, width) = (2 * (prefix + 81), heads * d);
+        let angles = (uniform(&[81, d / 2], 3)? * 6.0)?;
+        let layer = PrefixAttention::new(Some(&angles), (heads, d), prefix, Numerics::Bf16, &Device::Cpu)?;
+        let narrow: Vec<bf16> = flat(&(uniform(&[tokens, 3 * width], 1)? * 3.0)?)?.into_iter().map(bf16::from_f32).collect();
+        let wide: Vec<f32> = narrow.iter().map(|value| value.to_f32()).collect();
+        let (mut found, mut want) = (vec![bf16::ZERO; tokens * width], vec![0f32; tokens * width]);
+        layer.forward_cpu(&narrow, grid, &mut found)?;
+        layer.forward_cpu(&wide, grid, &mut want)?;
+        assert_eq!(found, want.into_iter().map(bf16::from_f32).collect::<Vec<_>>());
         Ok(())
     }
 

@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use super::TokenGrid;
 use crate::cpu::SendPtr;
+use crate::cpu::activation::{with_scratch_of, write_scaled};
 use crate::cpu::simd::{exp, madd, max, multiversion, sum_by};
-use crate::matmul::packed::{Factor, task_queries, tile_queries};
+use crate::matmul::packed::{Factor, RowFormat, task_queries, tile_queries};
 use crate::numerics::Numerics;
 
 /// Tables of relative positions along both axes, laid out for [`Layer`].
@@ -35,11 +36,11 @@ impl Tables {
 }
 
 /// Input of one layer.
-pub(super) struct Layer<'a> {
-    /// Output of the qkv layer without its bias, `[b, grid, grid, 3, heads, d]`.
-    pub(super) qkv: &'a [f32],
-    /// Bias of the qkv layer, `[3, heads, d]`.
-    pub(super) bias: &'a [f32],
+pub(super) struct Layer<'a, T> {
+    /// Output of the qkv layer, `[b, grid, grid, 3, heads, d]`.
+    pub(super) qkv: &'a [T],
+    /// Bias of the qkv layer, `[3, heads, d]`: its output for a window's padding.
+    pub(super) bias: &'a [T],
     pub(super) tables: &'a Tables,
     pub(super) heads: usize,
     pub(super) grid: TokenGrid,
@@ -60,7 +61,6 @@ thread_local! {
 
 /// Buffers that a thread keeps from task to task, so that their pages are touched only once.
 struct Scratch {
-    q: Vec<f32>,
     /// `[d, keys]`
     k: Factor,
     /// `[keys, d]`
@@ -74,16 +74,16 @@ struct Scratch {
 impl Scratch {
     fn new(numerics: Numerics) -> Self {
         let [k, v] = [(); 2].map(|()| Factor::new(numerics));
-        Self { q: vec![], k, v, scores: vec![], biases: vec![], inverse_sums: vec![], out: vec![] }
+        Self { k, v, scores: vec![], biases: vec![], inverse_sums: vec![], out: vec![] }
     }
 }
 
-impl Layer<'_> {
+impl<T: RowFormat> Layer<'_, T> {
     /// Attends, and joins the heads: → `out`, `[b, grid, grid, heads·d]`.
     ///
     /// # Panics
     /// If a slice's length does not follow from the grid, the heads and the tables.
-    pub(super) fn forward(&self, out: &mut [f32]) {
+    pub(super) fn forward(&self, out: &mut [T]) {
         let (tokens, d) = (self.grid.tokens(), self.tables.d);
         let width = self.heads * d;
         assert_eq!(self.bias.len(), 3 * width, "the bias does not split into heads");
@@ -128,11 +128,11 @@ impl Layer<'_> {
         (image * self.grid.grid + first_y + y) * self.grid.grid + first_x + x
     }
 
-    /// Packs keys and values of the whole window (biases in the padding); then processes the queries, a tile at a time.
-    fn run(&self, task: &Task, d: usize, scratch: &mut Scratch, out: SendPtr) {
+    /// Packs keys and values of the whole window; then processes the queries, a tile at a time.
+    fn run(&self, task: &Task, d: usize, scratch: &mut Scratch, out: SendPtr<T>) {
         let keys = self.tables.side * self.tables.side;
-        scratch.k.pack_columns(d, keys, |key, to| self.gather(task, d, 1, key, to));
-        scratch.v.pack_rows(keys, d, |key, to| self.gather(task, d, 2, key, to));
+        scratch.k.pack_columns(d, keys, |key, to: &mut [T]| to.copy_from_slice(self.part(task, d, 1, key)));
+        scratch.v.pack_rows(keys, d, |key, to: &mut [T]| to.copy_from_slice(self.part(task, d, 2, key)));
         let at_a_time = tile_queries(self.tables.columns.numerics());
         for start in task.queries.clone().step_by(at_a_time) {
             let queries = start..(start + at_a_time).min(task.queries.end);
@@ -151,16 +151,13 @@ impl Layer<'_> {
         }
     }
 
-    /// Part 0, 1 or 2 (query, key, value) of a window's token, with its bias.
-    fn gather(&self, task: &Task, d: usize, part: usize, token: usize, to: &mut [f32]) {
+    /// Part 0, 1 or 2 (query, key, value) of a window's token.
+    fn part(&self, task: &Task, d: usize, part: usize, token: usize) -> &[T] {
         let (side, width) = (self.tables.side, self.heads * d);
         let (y, x, column) = (token / side, token % side, part * width + task.head * d);
-        let bias = &self.bias[column..column + d];
-        if y < task.real.0 && x < task.real.1 {
-            let start = self.row(task, y, x) * 3 * width + column;
-            write_sum(&self.qkv[start..start + d], bias, to);
-        } else {
-            to.copy_from_slice(bias);
+        match y < task.real.0 && x < task.real.1 {
+            true => &self.qkv[self.row(task, y, x) * 3 * width + column..][..d],
+            false => &self.bias[column..][..d],
         }
     }
 
@@ -168,18 +165,19 @@ impl Layer<'_> {
     fn weigh(&self, task: &Task, d: usize, queries: Range<usize>, scratch: &mut Scratch) {
         let (side, table) = (self.tables.side, &self.tables.columns);
         let (n, scale) = (queries.len(), 1.0 / (d as f32).sqrt());
-        let Scratch { q, k, v, scores, biases, inverse_sums, out } = scratch;
+        let Scratch { k, v, scores, biases, inverse_sums, out } = scratch;
         let room = k.room(n);
-        q.resize(room * d, 0.0);
         scores.resize(room * k.stride(), 0.0);
         biases.resize(room * table.stride(), 0.0);
         inverse_sums.resize(n, 0.0);
         out.resize(room * v.stride(), 0.0);
-        for (query, to) in queries.clone().zip(q.chunks_exact_mut(d)) {
-            self.gather(task, d, 0, query / task.real.1 * side + query % task.real.1, to);
-        }
-        k.product(q, d, n, scores);
-        table.product(q, d, n, biases);
+        with_scratch_of(room * d, |q: &mut [T]| {
+            for (query, to) in queries.clone().zip(q.chunks_exact_mut(d)) {
+                to.copy_from_slice(self.part(task, d, 0, query / task.real.1 * side + query % task.real.1));
+            }
+            k.product(q, d, n, scores);
+            table.product(q, d, n, biases);
+        });
         let rows = scores.chunks_exact_mut(k.stride()).zip(biases.chunks_exact(table.stride()));
         for ((query, (scores, biases)), inverse_sum) in queries.zip(rows).zip(inverse_sums) {
             let (y, x) = (query / task.real.1, query % task.real.1);
@@ -190,21 +188,6 @@ impl Layer<'_> {
     }
 }
 
-multiversion! {
-    fn write_sum(a: &[f32], b: &[f32], to: &mut [f32]) {
-        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-            *to = a + b;
-        }
-    }
-}
-
-multiversion! {
-    fn write_scaled(from: &[f32], scale: f32, to: &mut [f32]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = from * scale;
-        }
-    }
-}
 multiversion! {
     /// Exponentials of one query's scores, in place, after they are scaled, the biases of each key's row and column are added and the
     /// largest is subtracted; `inverse_sum` takes 1 over their sum. Keys lie row by row, `heights.len()` rows of `widths.len()`.

@@ -9,8 +9,9 @@ pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::cpu::{filled_vec, tensor_from, with_f32};
+use crate::cpu::{tensor_from, with_f32};
 use crate::device::has_kernels;
+use crate::matmul::packed::RowFormat;
 use crate::numerics::Numerics;
 
 /// An attention layer without its two linear layers: `softmax(q·kᵀ/√d + q·R_h + q·R_w)·v` per head, within windows of `side × side` tokens.
@@ -91,22 +92,56 @@ impl RelPosAttention {
         }
         match &self.tables {
             Tables::Cuda(table) => cuda::rel_pos_attention(qkv, bias, table, (self.side, self.heads, self.d), grid),
-            Tables::Cpu(tables) => with_f32(qkv, "attention", |qkv| {
+            Tables::Cpu(_) => with_f32(&qkv.broadcast_add(bias)?, "attention", |qkv| {
                 with_f32(bias, "attention", |bias| {
-                    let layer = cpu::Layer { qkv, bias, tables, heads: self.heads, grid };
-                    // SAFETY: every token's heads are written.
-                    let out =
-                        unsafe { filled_vec(grid.tokens() * width, |out| layer.forward(out.slice(0, grid.tokens() * width))) };
+                    let mut out = vec![0f32; grid.tokens() * width];
+                    self.forward_cpu(qkv, bias, grid, &mut out)?;
                     tensor_from(out, (grid.tokens(), width))
                 })
             }),
         }
     }
 
-    /// As [`Self::forward`], into a buffer.
-    pub(crate) fn forward_cpu(&self, qkv: &[f32], bias: &[f32], grid: TokenGrid, out: &mut [f32]) -> Result<()> {
+    /// As [`Self::forward`], with `qkv` that has the bias, into a buffer.
+    ///
+    /// # Panics
+    /// If a slice has another length, or `qkv` is bfloat16, but the numerics are not.
+    pub(crate) fn forward_cpu<T: RowFormat>(&self, qkv: &[T], bias: &[f32], grid: TokenGrid, out: &mut [T]) -> Result<()> {
         let Tables::Cpu(tables) = &self.tables else { bail!("attention: expected tables on the CPU") };
-        cpu::Layer { qkv, bias, tables, heads: self.heads, grid }.forward(out);
+        let bias: Vec<T> = bias.iter().map(|bias| T::nearest(*bias)).collect();
+        cpu::Layer { qkv, bias: &bias, tables, heads: self.heads, grid }.forward(out);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use half::bf16;
+
+    use super::*;
+    use crate::testing::uniform;
+
+    /// Queries, keys and values in bfloat16 give what they give in float32, rounded.
+    #[test]
+    fn bfloat16_in_memory_is_rounded_only_at_the_end() -> Result<()> {
+        if !Numerics::Bf16.supported_on(&Device::Cpu) {
+            return Ok(());
+        }
+        let (grid, side, heads, d) = (TokenGrid { batch: 2, grid: 9 }, 4, 2, 32);
+        let (tokens, width) = (grid.tokens(), heads * d);
+        let table = |seed| uniform(&[2 * side - 1, d], seed);
+        let layer = RelPosAttention::new(&table(1)?, &table(2)?, side, heads, Numerics::Bf16)?;
+        let narrowed = |shape: &[usize], seed| {
+            let values = (uniform(shape, seed)? * 3.0)?.flatten_all()?.to_vec1::<f32>()?;
+            Ok::<_, candle_core::Error>(values.into_iter().map(bf16::from_f32).collect::<Vec<bf16>>())
+        };
+        let widened = |narrow: &[bf16]| narrow.iter().map(|value| value.to_f32()).collect::<Vec<f32>>();
+        let (narrow, bias) = (narrowed(&[tokens, 3 * width], 3)?, narrowed(&[3 * width], 4)?);
+        let (mut found, mut want) = (vec![bf16::ZERO; tokens * width], vec![0f32; tokens * width]);
+        layer.forward_cpu(&narrow, &widened(&bias), grid, &mut found)?;
+        layer.forward_cpu(&widened(&narrow), &widened(&bias), grid, &mut want)?;
+        assert_eq!(found, want.into_iter().map(bf16::from_f32).collect::<Vec<_>>());
         Ok(())
     }
 }

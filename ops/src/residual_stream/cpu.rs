@@ -5,10 +5,12 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use super::{Steps, Tile};
 use crate::cpu::{pages, tensor_from};
 use crate::frozen::{FrozenLinear, FrozenNorm};
 use crate::layer_norm::cpu::{add_layer_norm_rows, layer_norm_rows};
-use crate::matmul::packed::{Output, split_tiles, tiles};
+use crate::matmul::packed::{RowFormat, split_tiles, tiles};
+use crate::matmul::{Output, add_bias_in_place};
 use crate::numerics::Numerics;
 use crate::prefix_attention::PrefixAttention;
 use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
@@ -16,73 +18,83 @@ use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
 /// Rows that one task of an element-wise pass works on: all of a tile, where products are computed in tiles.
 const ROWS: usize = 128;
 
-/// All tokens.
-pub(super) struct Stream {
+/// All tokens; what is between two steps has the format `T`.
+pub(super) struct Stream<T> {
     /// `[tokens, c]`
     x: Vec<f32>,
     /// The attention's result, then norms, `[tokens, c]`.
-    rows: Vec<f32>,
-    /// Queries, keys and values without their bias, `[tokens, 3·c]`.
-    qkv: Vec<f32>,
+    rows: Vec<T>,
+    /// Queries, keys and values, `[tokens, 3·c]`.
+    qkv: Vec<T>,
     tokens: usize,
     numerics: Numerics,
 }
 
 /// Some of them.
-pub(super) struct Tile<'a> {
+struct Part<'a, T> {
     x: &'a mut [f32],
-    rows: &'a mut [f32],
-    qkv: &'a mut [f32],
+    rows: &'a mut [T],
+    qkv: &'a mut [T],
     /// The previous layer's bias, not yet added to x.
     pending: Option<Arc<[f32]>>,
 }
 
-impl Stream {
+impl<T: RowFormat> Stream<T> {
     pub(super) fn new(x: Vec<f32>, tokens: usize, numerics: Numerics) -> Self {
-        let (rows, qkv) = (pages::filled(0f32, x.len()), pages::filled(0f32, 3 * x.len()));
+        let (rows, qkv) = (pages::filled(T::zero(), x.len()), pages::filled(T::zero(), 3 * x.len()));
         Self { x, rows, qkv, tokens, numerics }
     }
 
-    /// How its products are computed.
-    pub(super) fn numerics(&self) -> Numerics {
-        self.numerics
-    }
-
-    pub(super) fn each_tile(&mut self, steps: impl Fn(Tile<'_>) -> Result<()> + Sync) -> Result<()> {
-        let (c, tiles) = (self.x.len() / self.tokens.max(1), tiles(self.tokens, self.numerics));
-        let [x, rows] = [&mut self.x, &mut self.rows].map(|part| split_tiles(part, &tiles, c));
-        let parts = x.into_iter().zip(rows).zip(split_tiles(&mut self.qkv, &tiles, 3 * c));
-        let parts: Vec<Tile<'_>> = parts.map(|((x, rows), qkv)| Tile { x, rows, qkv, pending: None }).collect();
-        parts.into_par_iter().with_max_len(1).try_for_each(&steps)
-    }
-
-    pub(super) fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
-        attention.forward_cpu(&self.qkv, qkv.bias().cpu()?, grid, &mut self.rows)
-    }
-
-    pub(super) fn attend_with_prefix(&mut self, attention: &PrefixAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
-        attention.forward_cpu(&self.qkv, qkv.bias().cpu()?, grid, &mut self.rows)
-    }
-
-    pub(super) fn tokens(&self, tokens: usize) -> Result<Tensor> {
-        let c = self.x.len() / tokens.max(1);
-        tensor_from(self.x.clone(), (tokens, c))
-    }
-
-    pub(super) fn into_tokens(self, tokens: usize) -> Result<Tensor> {
-        let c = self.x.len() / tokens.max(1);
-        tensor_from(self.x, (tokens, c))
+    /// Numbers of a token.
+    fn width(&self) -> usize {
+        self.x.len() / self.tokens.max(1)
     }
 }
 
-impl Tile<'_> {
-    pub(super) fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()> {
-        layer.weight().cpu()?.product(self.rows, self.x, Output::Add);
+impl<T: RowFormat> super::Stream for Stream<T> {
+    fn each_tile(&mut self, steps: &(dyn Fn(&mut Tile<'_>) -> Result<()> + Sync)) -> Result<()> {
+        let (c, tiles) = (self.width(), tiles(self.tokens, self.numerics));
+        let rows = split_tiles(&mut self.rows, &tiles, c).into_iter().zip(split_tiles(&mut self.qkv, &tiles, 3 * c));
+        let parts = split_tiles(&mut self.x, &tiles, c).into_iter().zip(rows);
+        let parts: Vec<_> = parts.map(|(x, (rows, qkv))| Part { x, rows, qkv, pending: None }).collect();
+        parts.into_par_iter().with_max_len(1).try_for_each(|mut part| {
+            steps(&mut Tile(&mut part))?;
+            part.finish();
+            Ok(())
+        })
+    }
+
+    fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
+        attention.forward_cpu(&self.qkv, qkv.bias().cpu()?, grid, &mut self.rows)
+    }
+
+    fn attend_with_prefix(&mut self, attention: &PrefixAttention, _: &FrozenLinear, grid: TokenGrid) -> Result<()> {
+        attention.forward_cpu(&self.qkv, grid, &mut self.rows)
+    }
+
+    fn tokens(&self) -> Result<Tensor> {
+        tensor_from(self.x.clone(), (self.tokens, self.width()))
+    }
+
+    fn into_tokens(self: Box<Self>) -> Result<Tensor> {
+        let shape = (self.tokens, self.width());
+        tensor_from(self.x, shape)
+    }
+
+    fn of_tokens(&self, x: Tensor) -> Result<Box<dyn super::Stream>> {
+        let tokens = x.dim(0)?;
+        Ok(Box::new(Self::new(x.flatten_all()?.to_vec1()?, tokens, self.numerics)))
+    }
+}
+
+impl<T: RowFormat> Steps for Part<'_, T> {
+    fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()> {
+        layer.weight().cpu()?.product_of(self.rows, self.x, Output::Add);
         self.pending = Some(layer.bias().cpu()?.clone());
         Ok(())
     }
 
-    pub(super) fn norm(&mut self, norm: &FrozenNorm) -> Result<()> {
+    fn norm(&mut self, norm: &FrozenNorm) -> Result<()> {
         let (weight, bias, eps) = (norm.weight().cpu()?, norm.bias().cpu()?, norm.eps() as f32);
         let rows = ROWS * bias.len();
         let parts = self.x.par_chunks_mut(rows).zip(self.rows.par_chunks_mut(rows));
@@ -93,22 +105,23 @@ impl Tile<'_> {
         Ok(())
     }
 
-    pub(super) fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
+    fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
         lin1.weight().cpu()?.add_mlp(lin1.bias().cpu()?, lin2.weight().cpu()?, self.rows, self.x);
         self.pending = Some(lin2.bias().cpu()?.clone());
         Ok(())
     }
 
-    pub(super) fn qkv(&mut self, layer: &FrozenLinear) -> Result<()> {
-        layer.weight().cpu()?.product(self.rows, self.qkv, Output::Replace);
+    fn qkv(&mut self, layer: &FrozenLinear) -> Result<()> {
+        layer.weight().cpu()?.product_of(self.rows, self.qkv, Output::Bias(layer.bias().cpu()?));
         Ok(())
     }
+}
 
+impl<T> Part<'_, T> {
     /// Adds the pending bias.
-    pub(super) fn finish(self) {
+    fn finish(self) {
         if let Some(pending) = self.pending {
-            let add = |row: &mut [f32]| row.iter_mut().zip(pending.iter()).for_each(|(x, bias)| *x += bias);
-            self.x.chunks_exact_mut(pending.len()).for_each(add);
+            add_bias_in_place(self.x, &pending);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use super::{Steps, Tile};
 use crate::add::add_widened_cuda;
 use crate::frozen::{FrozenLinear, FrozenNorm};
 use crate::layer_norm::cuda::add_layer_norm;
@@ -25,31 +26,62 @@ impl Stream {
         Self { x, dtype, rows: None, pending: None }
     }
 
-    /// The number format of products.
-    pub(super) fn dtype(&self) -> DType {
-        self.dtype
+    fn take(&mut self) -> Result<Tensor> {
+        match self.rows.take() {
+            Some(rows) => Ok(rows),
+            None => bail!("residual stream: a step without the one before it"),
+        }
     }
 
-    pub(super) fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
+    /// Adds the pending product and bias.
+    fn finish(&mut self) -> Result<()> {
+        if let Some((delta, bias)) = self.pending.take() {
+            self.x = add_widened_cuda(Some(&self.x), &delta, &bias)?;
+        }
+        Ok(())
+    }
+}
+
+impl super::Stream for Stream {
+    fn each_tile(&mut self, steps: &(dyn Fn(&mut Tile<'_>) -> Result<()> + Sync)) -> Result<()> {
+        steps(&mut Tile(self))?;
+        self.finish()
+    }
+
+    fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
         let rows = self.take()?;
         self.rows = Some(attention.forward(&rows, qkv.bias().cuda()?, grid)?);
         Ok(())
     }
 
-    pub(super) fn attend_with_prefix(&mut self, attention: &PrefixAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
+    fn attend_with_prefix(&mut self, attention: &PrefixAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()> {
         let rows = self.take()?;
         self.rows = Some(attention.forward(&rows, qkv.bias().cuda()?, grid)?);
         Ok(())
     }
 
-    pub(super) fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()> {
+    fn tokens(&self) -> Result<Tensor> {
+        Ok(self.x.clone())
+    }
+
+    fn into_tokens(self: Box<Self>) -> Result<Tensor> {
+        Ok(self.x)
+    }
+
+    fn of_tokens(&self, x: Tensor) -> Result<Box<dyn super::Stream>> {
+        Ok(Box::new(Self::new(x, self.dtype)))
+    }
+}
+
+impl Steps for Stream {
+    fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()> {
         let rows = self.take()?;
         self.pending = Some((multiply(&rows, layer)?, layer.bias().cuda()?.clone()));
         Ok(())
     }
 
     /// x += pending, in place; then its norm, in the precision's format.
-    pub(super) fn norm(&mut self, norm: &FrozenNorm) -> Result<()> {
+    fn norm(&mut self, norm: &FrozenNorm) -> Result<()> {
         let pending = self.pending.take();
         let sum = (pending.as_ref().map(|(delta, _)| delta), pending.as_ref().map(|(_, bias)| bias));
         let norms = (norm.weight().cuda()?, norm.bias().cuda()?);
@@ -57,7 +89,7 @@ impl Stream {
         Ok(())
     }
 
-    pub(super) fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
+    fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
         let rows = self.take()?;
         let (weight, math) = lin1.weight().cuda()?;
         let hidden = product(&rows, weight, Some(lin1.bias().cuda()?), Activation::Gelu, math)?.tensor();
@@ -65,33 +97,10 @@ impl Stream {
         Ok(())
     }
 
-    pub(super) fn qkv(&mut self, layer: &FrozenLinear) -> Result<()> {
+    fn qkv(&mut self, layer: &FrozenLinear) -> Result<()> {
         let rows = self.take()?;
         self.rows = Some(multiply(&rows, layer)?);
         Ok(())
-    }
-
-    /// Adds the pending product and bias.
-    pub(super) fn finish(&mut self) -> Result<()> {
-        if let Some((delta, bias)) = self.pending.take() {
-            self.x = add_widened_cuda(Some(&self.x), &delta, &bias)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn tokens(&self) -> Tensor {
-        self.x.clone()
-    }
-
-    pub(super) fn into_tokens(self) -> Tensor {
-        self.x
-    }
-
-    fn take(&mut self) -> Result<Tensor> {
-        match self.rows.take() {
-            Some(rows) => Ok(rows),
-            None => bail!("residual stream: a step without the one before it"),
-        }
     }
 }
 

@@ -7,7 +7,8 @@
 mod cpu;
 mod cuda;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
+use half::bf16;
 
 use crate::frozen::{FrozenLinear, FrozenNorm};
 use crate::numerics::Numerics;
@@ -20,32 +21,47 @@ pub struct ResidualStream {
     grid: TokenGrid,
     /// Tokens of each image before its patches.
     prefix: usize,
-    path: Path,
-}
-
-enum Path {
-    Cpu(cpu::Stream),
-    Cuda(cuda::Stream),
+    stream: Box<dyn Stream>,
 }
 
 /// Some tokens of a stream, between two attentions.
-pub struct Tile<'a>(TilePath<'a>);
+pub struct Tile<'a>(&'a mut dyn Steps);
 
-enum TilePath<'a> {
-    Cpu(cpu::Tile<'a>),
-    Cuda(&'a mut cuda::Stream),
+/// All tokens, where they are.
+trait Stream: Send {
+    /// Calls `steps` with every tile, and adds any bias that the last step deferred.
+    fn each_tile(&mut self, steps: &(dyn Fn(&mut Tile<'_>) -> Result<()> + Sync)) -> Result<()>;
+    fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()>;
+    fn attend_with_prefix(&mut self, attention: &PrefixAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()>;
+    /// `[tokens, c]`, float32.
+    fn tokens(&self) -> Result<Tensor>;
+    /// As [`Self::tokens`].
+    fn into_tokens(self: Box<Self>) -> Result<Tensor>;
+    /// A stream of other tokens `[tokens, c]` with the same numerics.
+    fn of_tokens(&self, x: Tensor) -> Result<Box<dyn Stream>>;
+}
+
+/// The steps between two attentions, of some tokens.
+trait Steps {
+    fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()>;
+    fn norm(&mut self, norm: &FrozenNorm) -> Result<()>;
+    fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()>;
+    fn qkv(&mut self, layer: &FrozenLinear) -> Result<()>;
 }
 
 impl ResidualStream {
     /// On the CPU, from tokens `[b·grid·grid, c]`, whose layers have weights for these numerics.
     pub(crate) fn on_cpu(x: Vec<f32>, grid: TokenGrid, numerics: Numerics) -> Self {
-        let path = Path::Cpu(cpu::Stream::new(x, grid.tokens(), numerics));
-        Self { grid, prefix: 0, path }
+        let stream: Box<dyn Stream> = match numerics {
+            Numerics::Bf16 => Box::new(cpu::Stream::<bf16>::new(x, grid.tokens(), numerics)),
+            _ => Box::new(cpu::Stream::<f32>::new(x, grid.tokens(), numerics)),
+        };
+        Self { grid, prefix: 0, stream }
     }
 
     /// On a GPU, from tokens `[b·grid·grid, c]`, float32, whose memory belongs to the stream.
     pub(crate) fn on_gpu(x: Tensor, grid: TokenGrid, numerics: Numerics) -> Self {
-        Self { grid, prefix: 0, path: Path::Cuda(cuda::Stream::new(x, numerics.dtype())) }
+        Self { grid, prefix: 0, stream: Box::new(cuda::Stream::new(x, numerics.dtype())) }
     }
 
     /// The same with these tokens before the patches of each image: `[prefix, c]`, float32.
@@ -57,24 +73,10 @@ impl ResidualStream {
         if self.prefix > 0 {
             bail!("residual stream: there are {} tokens before the patches already", self.prefix);
         }
-        let (grid, patches) = (self.grid, grid * grid);
-        let (on_cpu, dtype) = match &self.path {
-            Path::Cpu(stream) => (Some(stream.numerics()), DType::F32),
-            Path::Cuda(stream) => (None, stream.dtype()),
-        };
-        let x = self.into_tokens()?.reshape((batch, patches, c))?;
-        let x = Tensor::cat(&[&tokens.unsqueeze(0)?.expand((batch, prefix, c))?.contiguous()?, &x], 1)?;
-        let x = x.reshape((batch * (prefix + patches), c))?;
-        let path = match on_cpu {
-            Some(numerics) => Path::Cpu(cpu::Stream::new(x.flatten_all()?.to_vec1()?, batch * (prefix + patches), numerics)),
-            None => Path::Cuda(cuda::Stream::new(x, dtype)),
-        };
-        Ok(Self { grid, prefix, path })
-    }
-
-    /// All tokens, those before the patches too.
-    fn count(&self) -> usize {
-        self.grid.batch * self.prefix + self.grid.tokens()
+        let patches = self.stream.tokens()?.reshape((batch, grid * grid, c))?;
+        let x = Tensor::cat(&[&tokens.unsqueeze(0)?.expand((batch, prefix, c))?.contiguous()?, &patches], 1)?;
+        let stream = self.stream.of_tokens(x.reshape((batch * (prefix + grid * grid), c))?)?;
+        Ok(Self { grid: self.grid, prefix, stream })
     }
 
     /// Of all tokens those of the patches.
@@ -96,21 +98,7 @@ impl ResidualStream {
     /// # Errors
     /// Those of `steps`.
     pub fn each_tile(&mut self, steps: impl Fn(&mut Tile<'_>) -> Result<()> + Sync) -> Result<()> {
-        match &mut self.path {
-            Path::Cpu(stream) => stream.each_tile(|tile| {
-                let mut tile = Tile(TilePath::Cpu(tile));
-                steps(&mut tile)?;
-                match tile.0 {
-                    TilePath::Cpu(tile) => tile.finish(),
-                    TilePath::Cuda(_) => {}
-                }
-                Ok(())
-            }),
-            Path::Cuda(stream) => {
-                steps(&mut Tile(TilePath::Cuda(stream)))?;
-                stream.finish()
-            }
-        }
+        self.stream.each_tile(&steps)
     }
 
     /// Attends with the queries, keys and values that [`Tile::qkv`] computed with the layer `qkv`; the next step is [`Tile::add_linear`].
@@ -118,10 +106,7 @@ impl ResidualStream {
     /// # Errors
     /// Layers of other sizes.
     pub fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear) -> Result<()> {
-        match &mut self.path {
-            Path::Cpu(stream) => stream.attend(attention, qkv, self.grid),
-            Path::Cuda(stream) => stream.attend(attention, qkv, self.grid),
-        }
+        self.stream.attend(attention, qkv, self.grid)
     }
 
     /// As [`Self::attend`], among all tokens of an image, those before the patches too.
@@ -129,10 +114,7 @@ impl ResidualStream {
     /// # Errors
     /// Layers of other sizes.
     pub fn attend_with_prefix(&mut self, attention: &PrefixAttention, qkv: &FrozenLinear) -> Result<()> {
-        match &mut self.path {
-            Path::Cpu(stream) => stream.attend_with_prefix(attention, qkv, self.grid),
-            Path::Cuda(stream) => stream.attend_with_prefix(attention, qkv, self.grid),
-        }
+        self.stream.attend_with_prefix(attention, qkv, self.grid)
     }
 
     /// The patches' tokens as they are now, `[b·grid·grid, c]`, float32. On a GPU the next step changes them in place, so whatever is made of them must be
@@ -141,11 +123,7 @@ impl ResidualStream {
     /// # Errors
     /// Those of the tensor library.
     pub fn tokens(&self) -> Result<Tensor> {
-        let all = match &self.path {
-            Path::Cpu(stream) => stream.tokens(self.count())?,
-            Path::Cuda(stream) => stream.tokens(),
-        };
-        Self::patches(all, self.prefix, self.grid)
+        Self::patches(self.stream.tokens()?, self.prefix, self.grid)
     }
 
     /// The patches' tokens, `[b·grid·grid, c]`, float32.
@@ -153,12 +131,7 @@ impl ResidualStream {
     /// # Errors
     /// Those of the tensor library.
     pub fn into_tokens(self) -> Result<Tensor> {
-        let (count, prefix, grid) = (self.count(), self.prefix, self.grid);
-        let all = match self.path {
-            Path::Cpu(stream) => stream.into_tokens(count)?,
-            Path::Cuda(stream) => stream.into_tokens(),
-        };
-        Self::patches(all, prefix, grid)
+        Self::patches(self.stream.into_tokens()?, self.prefix, self.grid)
     }
 }
 
@@ -168,10 +141,7 @@ impl Tile<'_> {
     /// # Errors
     /// A layer of other sizes.
     pub fn add_linear(&mut self, layer: &FrozenLinear) -> Result<()> {
-        match &mut self.0 {
-            TilePath::Cpu(tile) => tile.add_linear(layer),
-            TilePath::Cuda(stream) => stream.add_linear(layer),
-        }
+        self.0.add_linear(layer)
     }
 
     /// The layer norm of `x`, for the next step.
@@ -179,10 +149,7 @@ impl Tile<'_> {
     /// # Errors
     /// A layer of other sizes.
     pub fn norm(&mut self, norm: &FrozenNorm) -> Result<()> {
-        match &mut self.0 {
-            TilePath::Cpu(tile) => tile.norm(norm),
-            TilePath::Cuda(stream) => stream.norm(norm),
-        }
+        self.0.norm(norm)
     }
 
     /// `x + lin2(gelu(lin1(normed)))`, where `normed` is the result of [`Self::norm`].
@@ -190,10 +157,7 @@ impl Tile<'_> {
     /// # Errors
     /// Layers of other sizes.
     pub fn add_mlp(&mut self, lin1: &FrozenLinear, lin2: &FrozenLinear) -> Result<()> {
-        match &mut self.0 {
-            TilePath::Cpu(tile) => tile.add_mlp(lin1, lin2),
-            TilePath::Cuda(stream) => stream.add_mlp(lin1, lin2),
-        }
+        self.0.add_mlp(lin1, lin2)
     }
 
     /// Queries, keys and values from the result of [`Self::norm`], for [`ResidualStream::attend`].
@@ -201,9 +165,6 @@ impl Tile<'_> {
     /// # Errors
     /// A layer of other sizes.
     pub fn qkv(&mut self, layer: &FrozenLinear) -> Result<()> {
-        match &mut self.0 {
-            TilePath::Cpu(tile) => tile.qkv(layer),
-            TilePath::Cuda(stream) => stream.qkv(layer),
-        }
+        self.0.qkv(layer)
     }
 }

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 use crate::cpu::{tensor_from, with_f32};
 use crate::frozen::FrozenNorm;
 use crate::layer_norm::cpu::layer_norm_rows;
-use crate::matmul::packed::{Output, PackedWeight, split_tiles, tiles};
+use crate::matmul::Output;
+use crate::matmul::packed::{PackedWeight, split_tiles, tiles};
 use crate::rel_pos_attention::TokenGrid;
 
 /// Rows that one task of an element-wise pass works on.

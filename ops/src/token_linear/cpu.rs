@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use crate::cpu::{tensor_from, with_f32};
 use crate::frozen::FrozenLinear;
-use crate::matmul::packed::{Output, split_tiles, tiles};
+use crate::matmul::Output;
+use crate::matmul::packed::{split_tiles, tiles};
 
 /// As [`super::token_linear`].
 pub(super) fn forward(x: &Tensor, layer: &FrozenLinear) -> Result<Tensor> {
@@ -16,8 +17,7 @@ pub(super) fn forward(x: &Tensor, layer: &FrozenLinear) -> Result<Tensor> {
     let mut y = vec![0f32; tokens * out];
     with_f32(x, "token linear", |x| {
         tiles.par_iter().zip(split_tiles(&mut y, &tiles, out)).with_max_len(1).for_each(|(tile, y)| {
-            weight.product(&x[tile.start * inner..tile.end * inner], y, Output::Replace);
-            y.chunks_exact_mut(out).for_each(|row| row.iter_mut().zip(bias.iter()).for_each(|(y, bias)| *y += bias));
+            weight.product(&x[tile.start * inner..tile.end * inner], y, Output::Bias(bias));
         });
         Ok(())
     })?;

@@ -2,11 +2,11 @@
 
 use half::bf16;
 
-use crate::matmul::bf16::pack::{self, Factor};
+use crate::matmul::bf16::pack::{self, FactorFormat};
 use crate::matmul::packed::COLUMNS;
 
 /// A number format of results.
-pub(in super::super) trait Output: Factor {
+pub(in super::super) trait Output: FactorFormat {
     /// Whether sums are stored as they are.
     const TAKES_SUMS: bool;
 

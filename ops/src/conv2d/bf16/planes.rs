@@ -5,7 +5,7 @@ use super::super::shape::ConvShape;
 use super::with_u32;
 use crate::cpu::activation::with_scratch_of;
 use crate::matmul::bf16::STEP;
-use crate::matmul::bf16::pack::{self, Factor};
+use crate::matmul::bf16::pack::{self, FactorFormat};
 
 /// Pixels past the end of the last plane that a product may read, zeros: sixteen of a group that is not full, and the steps of a sum over pixels.
 pub(super) const SLACK: usize = 4 * STEP;
@@ -97,7 +97,7 @@ impl Planes {
     }
 
     /// Pixels `first, first + stride, …` of an image's row; in `room` if the stride is not 1.
-    fn of_phase<'a, T: Factor>(&self, row: &'a [T], first: usize, room: &'a mut [T]) -> &'a [T] {
+    fn of_phase<'a, T: FactorFormat>(&self, row: &'a [T], first: usize, room: &'a mut [T]) -> &'a [T] {
         match self.phases {
             1 => row,
             s => {
@@ -108,7 +108,7 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into interleaved planes.
-    pub(super) fn fill_split_pairs<T: Factor>(&self, g: &ConvShape, image: &[T], to: &mut [u32]) {
+    pub(super) fn fill_split_pairs<T: FactorFormat>(&self, g: &ConvShape, image: &[T], to: &mut [u32]) {
         let (area, count) = (g.h * g.w, self.pairs());
         with_scratch_of(2 * g.w, |room| {
             let (a, b) = room.split_at_mut(g.w);
@@ -128,7 +128,7 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into planes of single numbers.
-    pub(super) fn fill_split<T: Factor>(&self, g: &ConvShape, image: &[T], to: &mut [u16]) {
+    pub(super) fn fill_split<T: FactorFormat>(&self, g: &ConvShape, image: &[T], to: &mut [u16]) {
         let count = self.channels.next_multiple_of(16);
         with_scratch_of(g.w, |room| {
             for (line, values) in image.chunks_exact(g.w).enumerate() {
@@ -143,7 +143,7 @@ impl Planes {
     }
 
     /// The pixels that the tap `k` (channel, dy, dx) reads for a row of outputs.
-    fn tap_row<T: Factor>(g: &ConvShape, image: &[T], k: usize, oy: usize, to: &mut [T]) {
+    fn tap_row<T: FactorFormat>(g: &ConvShape, image: &[T], k: usize, oy: usize, to: &mut [T]) {
         let (channel, dy, dx) = (k / (g.k * g.k), k / g.k % g.k, k % g.k);
         to.fill(T::zero());
         let y = oy * g.stride + dy;
@@ -159,7 +159,7 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into interleaved planes of a channel and tap each.
-    pub(super) fn fill_tap_pairs<T: Factor>(&self, g: &ConvShape, image: &[T], to: &mut [u32]) {
+    pub(super) fn fill_tap_pairs<T: FactorFormat>(&self, g: &ConvShape, image: &[T], to: &mut [u32]) {
         with_scratch_of(2 * g.ow, |rows| {
             let (a, b) = rows.split_at_mut(g.ow);
             for k in (0..self.channels).step_by(2) {
@@ -178,7 +178,7 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into planes of single numbers of a channel and tap each.
-    pub(super) fn fill_taps<T: Factor>(&self, g: &ConvShape, image: &[T], to: &mut [u16]) {
+    pub(super) fn fill_taps<T: FactorFormat>(&self, g: &ConvShape, image: &[T], to: &mut [u16]) {
         with_scratch_of(g.ow, |row| {
             for k in 0..self.channels {
                 for oy in 0..g.oh {
@@ -191,7 +191,7 @@ impl Planes {
     }
 
     /// The output's gradient `[co, oh, ow]` into interleaved planes.
-    pub(super) fn fill_margin_pairs<T: Factor>(&self, g: &ConvShape, grad: &[T], margin: usize, to: &mut [u32]) {
+    pub(super) fn fill_margin_pairs<T: FactorFormat>(&self, g: &ConvShape, grad: &[T], margin: usize, to: &mut [u32]) {
         let area = g.oh * g.ow;
         for (pair, channels) in grad.chunks(2 * area).enumerate() {
             for oy in 0..g.oh {

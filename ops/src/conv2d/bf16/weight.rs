@@ -8,7 +8,7 @@ use super::planes::Planes;
 use super::{STEP, applies};
 use crate::cpu::activation::with_scratch_of;
 use crate::cpu::filled_vec;
-use crate::matmul::bf16::pack::Factor;
+use crate::matmul::bf16::pack::FactorFormat;
 use crate::matmul::bf16::{Line, Operand, ROWS, Steps, Target, block, instructions, pack, with_lines};
 use crate::matmul::packed::COLUMNS;
 
@@ -46,7 +46,7 @@ impl Sizes {
 }
 
 /// The gradient of the weight, `[co, ci, k, k]`.
-pub(in super::super) fn backward_weight<T: Factor>(g: &ConvShape, x: &[T], grad: &[T]) -> Vec<f32> {
+pub(in super::super) fn backward_weight<T: FactorFormat>(g: &ConvShape, x: &[T], grad: &[T]) -> Vec<f32> {
     assert!(applies(g) && x.len() == g.input_len() && grad.len() == g.output_len());
     let (sizes, shifted) = Sizes::new(g);
     let (image, outputs) = (g.ci * g.h * g.w, g.co * g.oh * g.ow);
@@ -82,7 +82,7 @@ pub(in super::super) fn backward_weight<T: Factor>(g: &ConvShape, x: &[T], grad:
 
 impl Sizes {
     /// An image's gradient `[co, oh, ow]` as a right factor whose terms are pixels, zeros beyond a row's end.
-    fn pack_gradient<T: Factor>(&self, g: &ConvShape, grad: &[T], lines: &mut [Line]) {
+    fn pack_gradient<T: FactorFormat>(&self, g: &ConvShape, grad: &[T], lines: &mut [Line]) {
         let pixels = self.steps * STEP;
         with_scratch_of(COLUMNS * pixels, |values: &mut [T]| {
             for (panel, channels) in grad.chunks(COLUMNS * g.oh * g.ow).enumerate() {

@@ -15,8 +15,10 @@ use rayon::prelude::*;
 
 use crate::cpu::pages::Buffer;
 use crate::cpu::with_scratch;
-use crate::gelu::cpu::bias_gelu_rows;
+use crate::gelu::cpu::{bias_gelu_in_place, bias_gelu_rows};
 use crate::matmul::register_block::COLUMNS;
+use crate::matmul::{Output, add_bias_in_place, add_bias_rows};
+use pack::FactorFormat;
 
 /// Terms of a step.
 pub(crate) const STEP: usize = 32;
@@ -158,7 +160,7 @@ impl Right {
     }
 
     /// Packs a whole matrix, `[columns, inner]` or, if `transposed`, `[inner, columns]`, into the memory that it has.
-    pub(crate) fn pack(&mut self, matrix: &[f32], (inner, columns): (usize, usize), transposed: bool) {
+    pub(crate) fn pack<T: FactorFormat>(&mut self, matrix: &[T], (inner, columns): (usize, usize), transposed: bool) {
         self.resize(inner, columns);
         if transposed {
             for (pair, rows) in matrix.chunks(2 * columns.max(1)).enumerate() {
@@ -189,14 +191,14 @@ impl Right {
     }
 
     /// Packs up to sixteen columns `[n][inner]`, from the column `first` on, a multiple of 16.
-    pub(crate) fn pack_columns(&mut self, first: usize, columns: &[f32]) {
+    pub(crate) fn pack_columns<T: FactorFormat>(&mut self, first: usize, columns: &[T]) {
         let panel = self.steps() * COLUMNS;
         // SAFETY: the processor has the instructions, or `new` had panicked.
         unsafe { pack::columns(columns, self.inner, &mut self.lines[first / COLUMNS * panel..][..panel]) };
     }
 
     /// Packs the terms `k` and `k + 1` of all columns; `k` is even. `second` is empty if there is no such term.
-    pub(crate) fn pack_terms(&mut self, k: usize, first: &[f32], second: &[f32]) {
+    pub(crate) fn pack_terms<T: FactorFormat>(&mut self, k: usize, first: &[T], second: &[T]) {
         let panel = self.steps() * COLUMNS;
         // SAFETY: as above.
         unsafe { pack::terms(&mut self.lines[k / 2..], panel, first, second) };
@@ -210,26 +212,54 @@ impl Right {
         }
     }
 
-    /// `y = x·self`, or `y += x·self` if `add`.
+    /// The product of `rows` rows with the factor, written as `output` says.
     ///
     /// # Shapes
-    /// x `[rows, inner]` with rows `x_stride` apart; y `[rows, columns]` with rows `stride` apart
+    /// x `[rows, inner]`, y `[rows, columns]`, a bias `[columns]`
     ///
     /// # Panics
-    /// If a slice is too short.
-    pub(crate) fn product(&self, x: (&[f32], usize), rows: usize, (y, stride): (&mut [f32], usize), add: bool) {
-        if rows > 0 && self.columns > 0 {
-            assert!(y.len() >= (rows - 1) * stride + self.columns && stride >= self.columns, "a destination is too short");
-            // SAFETY: the destination's length was just checked.
-            unsafe { self.product_of(x, rows, (rows, self.columns), (y.as_mut_ptr(), stride), add) };
+    /// If a slice has another length.
+    pub(crate) fn product<X: FactorFormat, Y: FactorFormat>(&self, x: &[X], rows: usize, y: &mut [Y], output: Output<'_>) {
+        assert!(x.len() == rows * self.inner && y.len() == rows * self.columns, "rows of other widths than the factor's");
+        if rows == 0 || self.columns == 0 {
+            return;
         }
+        let Some(sums) = Y::floats_mut(y) else { return self.product_by_strips(x, rows, y, output) };
+        let (target, add) = ((sums.as_mut_ptr(), self.columns), matches!(output, Output::Add));
+        // SAFETY: the destination's length was just checked.
+        unsafe { self.product_of((x, self.inner), rows, (rows, self.columns), target, add) };
+        match output {
+            Output::Replace | Output::Add => {}
+            Output::Bias(bias) => add_bias_in_place(sums, bias),
+            Output::BiasGelu(bias) => bias_gelu_in_place(sums, bias),
+        }
+    }
+
+    /// As [`Self::product`], 32 columns at a time in float32, which are rounded to `y`.
+    fn product_by_strips<X: FactorFormat, Y: FactorFormat>(&self, x: &[X], rows: usize, y: &mut [Y], output: Output<'_>) {
+        with_lines(lines(rows, self.inner), |packed| {
+            let left = self.pack_left((x, self.inner), rows, packed);
+            let _tiles = self.tiles();
+            with_scratch(rows * 2 * COLUMNS, |strip| {
+                for first in (0..self.columns).step_by(2 * COLUMNS) {
+                    let columns = first..self.columns.min(first + 2 * COLUMNS);
+                    let strip = &mut strip[..rows * columns.len()];
+                    let target = (strip.as_mut_ptr(), columns.len());
+                    // SAFETY: the tiles are configured; the strip has room; a processor with these instructions has AVX-512.
+                    unsafe {
+                        self.two_panels(left, 0..self.steps(), first / COLUMNS, target, columns.len(), false);
+                        write_strip(strip, columns, y, self.columns, output);
+                    }
+                }
+            });
+        });
     }
 
     /// `y = x·self` into memory that has room for whole groups and panels, which are written.
     ///
     /// # Panics
     /// If it lacks that room.
-    pub(crate) fn product_with_room(&self, x: (&[f32], usize), rows: usize, (y, stride): (&mut [f32], usize)) {
+    pub(crate) fn product_with_room<T: FactorFormat>(&self, x: (&[T], usize), rows: usize, (y, stride): (&mut [f32], usize)) {
         let size = (rows.next_multiple_of(ROWS), self.columns.next_multiple_of(COLUMNS));
         assert!(y.len() >= size.0 * stride && stride >= size.1, "a destination is too short");
         if rows > 0 {
@@ -242,9 +272,9 @@ impl Right {
     ///
     /// # Safety
     /// `y` has room for them, and they belong to this thread.
-    unsafe fn product_of(
+    unsafe fn product_of<T: FactorFormat>(
         &self,
-        x: (&[f32], usize),
+        x: (&[T], usize),
         rows: usize,
         size: (usize, usize),
         (y, stride): (*mut f32, usize),
@@ -270,7 +300,7 @@ impl Right {
     ///
     /// # Panics
     /// If `x` is too short.
-    fn pack_left<'a>(&self, (x, stride): (&[f32], usize), rows: usize, to: &'a mut [Line]) -> Left<'a> {
+    fn pack_left<'a, T: FactorFormat>(&self, (x, stride): (&[T], usize), rows: usize, to: &'a mut [Line]) -> Left<'a> {
         assert!(x.len() >= (rows - 1) * stride + self.inner && stride >= self.inner, "a left factor is too short");
         // SAFETY: the processor has the instructions, or `new` had panicked; the rows are there.
         unsafe { pack::rows((x, stride), rows, self.inner, to) };
@@ -403,7 +433,7 @@ unsafe fn block_within(
 ///
 /// # Shapes
 /// x `[rows, first.inner]`, a bias `[first.columns]`, y `[rows, second.columns]`
-pub(crate) fn add_mlp((first, bias): (&Right, &[f32]), second: &Right, x: &[f32], y: &mut [f32]) {
+pub(crate) fn add_mlp<T: FactorFormat>((first, bias): (&Right, &[f32]), second: &Right, x: &[T], y: &mut [f32]) {
     let (rows, out) = (x.len() / first.inner, second.columns);
     assert!(bias.len() == first.columns && second.inner == first.columns && y.len() == rows * out, "layers of other widths");
     if rows == 0 {
@@ -451,6 +481,30 @@ impl Right {
     }
 }
 
+/// Writes some columns of a product to those of `y`, whose rows have `width` columns, as `output` says.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
+unsafe fn write_strip<T: FactorFormat>(
+    strip: &mut [f32],
+    columns: std::ops::Range<usize>,
+    y: &mut [T],
+    width: usize,
+    output: Output<'_>,
+) {
+    for (sums, y) in strip.chunks_exact_mut(columns.len()).zip(y.chunks_exact_mut(width)) {
+        let y = &mut y[columns.clone()];
+        match output {
+            Output::Replace => {}
+            Output::Add => sums.iter_mut().zip(&*y).for_each(|(sum, y)| *sum += y.value()),
+            Output::Bias(bias) => add_bias_rows(sums, &bias[columns.clone()]),
+            Output::BiasGelu(bias) => bias_gelu_rows::<true>(sums, &bias[columns.clone()]),
+        }
+        y.iter_mut().zip(sums).for_each(|(y, sum)| *y = T::nearest(*sum));
+    }
+}
+
 /// # Safety
 /// The processor has AVX-512.
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
@@ -463,7 +517,6 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::gelu::cpu::bias_gelu_in_place;
     use crate::testing::values;
 
     /// The product of the rounded factors in float64.
@@ -489,15 +542,19 @@ mod tests {
             [(1, 1, 1), (16, 32, 16), (32, 64, 32), (13, 24, 40), (49, 770, 33), (66, 64, 144), (17, 3072, 48)]
         {
             let x: Vec<f32> = values(rows * inner, 1).iter().map(|x| x / (inner as f32).sqrt()).collect();
-            let w = values(out * inner, 2);
+            let (w, bias) = (values(out * inner, 2), values(out, 3));
             let want = expected(&x, &w, inner);
             for right in each_kind(&Right::of_weight(&w, out, inner)) {
-                for (add, before) in [(false, f32::NAN), (true, 1.0)] {
+                for (output, before) in [(Output::Replace, f32::NAN), (Output::Add, 1.0), (Output::Bias(&bias), f32::NAN)] {
                     let mut y = vec![before; rows * out];
-                    right.product((&x, inner), rows, (&mut y, out), add);
+                    right.product(&x, rows, &mut y, output);
                     // What float32 rounds of a sum of up to 3072 terms; each product of rounded factors is exact.
                     for (i, (got, want)) in y.iter().zip(&want).enumerate() {
-                        let want = if add { want + 1.0 } else { *want };
+                        let want = match output {
+                            Output::Add => want + 1.0,
+                            Output::Bias(bias) => want + f64::from(bias[i % out]),
+                            _ => *want,
+                        };
                         let by = right.by;
                         assert!((f64::from(*got) - want).abs() < 1e-5, "{by:?} {rows}·{inner}·{out}: {i} is {got}, not {want}");
                     }
@@ -515,19 +572,49 @@ mod tests {
         let (x, w) = (values(rows * inner, 1), values(out * inner, 2));
         for right in each_kind(&Right::of_weight(&w, out, inner)) {
             let mut all = vec![1.0; rows * out];
-            right.product((&x, inner), rows, (&mut all, out), true);
+            right.product(&x, rows, &mut all, Output::Add);
             for (first, n) in [(0, 1), (3, 20), (37, 33)] {
                 let mut some = vec![1.0; n * out];
-                right.product((&x[first * inner..], inner), n, (&mut some, out), true);
+                right.product(&x[first * inner..][..n * inner], n, &mut some, Output::Add);
                 assert_eq!(some, all[first * out..][..n * out], "rows from {first}");
             }
             for first in (0..out).step_by(COLUMNS) {
                 let n = COLUMNS.min(out - first);
                 let part = Right { by: right.by, ..Right::of_weight(&w[first * inner..][..n * inner], n, inner) };
                 let mut some = vec![1.0; rows * n];
-                part.product((&x, inner), rows, (&mut some, n), true);
+                part.product(&x, rows, &mut some, Output::Add);
                 for (some, all) in some.chunks_exact(n).zip(all.chunks_exact(out)) {
                     assert_eq!(some, &all[first..][..n], "columns from {first}");
+                }
+            }
+        }
+    }
+
+    /// Rows in bfloat16 are as those in float32 that they round to, and a result in bfloat16 is float32's, rounded once.
+    #[test]
+    fn rows_in_bfloat16_give_the_bits_of_rounded_ones() {
+        if instructions().is_none() {
+            return;
+        }
+        let narrow = |x: &[f32]| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<bf16>>();
+        for (rows, inner, out) in [(1, 1, 1), (49, 770, 33), (66, 64, 144)] {
+            let (x, w, bias) = (values(rows * inner, 1), values(out * inner, 2), values(out, 3));
+            let before = narrow(&values(rows * out, 4));
+            for right in each_kind(&Right::of_weight(&w, out, inner)) {
+                for output in [Output::Replace, Output::Add, Output::Bias(&bias), Output::BiasGelu(&bias)] {
+                    let mut want: Vec<f32> = before.iter().map(|y| y.to_f32()).collect();
+                    right.product(&x, rows, &mut want, output);
+                    let mut wide: Vec<f32> = before.iter().map(|y| y.to_f32()).collect();
+                    right.product(&narrow(&x), rows, &mut wide, output);
+                    assert_eq!(wide, want, "{rows}·{inner}·{out}");
+                    let mut narrowed = before.clone();
+                    right.product(&x, rows, &mut narrowed, output);
+                    // A sum that begins with what is there has another order than one to which that is added.
+                    let off = |(got, want): (&bf16, &f32)| (got.to_f32() - want).abs() > want.abs() / 128.0 + 1e-6;
+                    match output {
+                        Output::Add => assert!(!narrowed.iter().zip(&want).any(off), "{rows}·{inner}·{out}"),
+                        _ => assert_eq!(narrowed, narrow(&want), "{rows}·{inner}·{out}"),
+                    }
                 }
             }
         }
@@ -546,9 +633,8 @@ mod tests {
                 let mut want = values(rows * width, 5);
                 let mut got = want.clone();
                 let mut between = vec![0.0; rows * hidden];
-                first.product((&x, width), rows, (&mut between, hidden), false);
-                bias_gelu_in_place(&mut between, &bias);
-                second.product((&between, hidden), rows, (&mut want, width), true);
+                first.product(&x, rows, &mut between, Output::BiasGelu(&bias));
+                second.product(&between, rows, &mut want, Output::Add);
                 add_mlp((&first, &bias), &second, &x, &mut got);
                 assert_eq!(got, want, "{rows}·{width}·{hidden}");
             }
@@ -565,7 +651,7 @@ mod tests {
             let mut x = values(2 * inner, 2);
             x[7] = f32::from_bits(0x7fff_ffff);
             let mut y = vec![0.0; 2 * out];
-            right.product((&x, inner), 2, (&mut y, out), false);
+            right.product(&x, 2, &mut y, Output::Replace);
             assert!(y[..out].iter().all(|v| v.is_nan()) && y[out..].iter().all(|v| v.is_finite()));
         }
     }

@@ -10,7 +10,7 @@ use crate::cpu::activation::Activation;
 use crate::matmul::register_block::COLUMNS;
 
 /// A number format of factors in memory.
-pub(crate) trait Factor: Activation {
+pub(crate) trait FactorFormat: Activation {
     /// Sixteen numbers of each of two rows from `from` on, as bfloat16; zeros beyond a row's end.
     ///
     /// # Safety
@@ -24,7 +24,7 @@ pub(crate) trait Factor: Activation {
     unsafe fn step_of(row: &[Self], k: usize) -> __m512i;
 }
 
-impl Factor for f32 {
+impl FactorFormat for f32 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn sixteen_of_each(first: &[f32], second: &[f32], from: usize) -> __m512i {
@@ -38,7 +38,7 @@ impl Factor for f32 {
     }
 }
 
-impl Factor for bf16 {
+impl FactorFormat for bf16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn sixteen_of_each(first: &[bf16], second: &[bf16], from: usize) -> __m512i {
@@ -72,7 +72,7 @@ fn rounded(first: __m512, second: __m512) -> __m512i {
 /// # Safety
 /// The processor has AVX512-BF16; the rows are there.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn rows<T: Factor>((x, stride): (&[T], usize), rows: usize, inner: usize, to: &mut [Line]) {
+pub(crate) unsafe fn rows<T: FactorFormat>((x, stride): (&[T], usize), rows: usize, inner: usize, to: &mut [Line]) {
     let steps = inner.div_ceil(STEP);
     for (group, to) in to.chunks_exact_mut(steps * ROWS).enumerate() {
         for r in 0..ROWS {
@@ -107,7 +107,7 @@ pub(crate) unsafe fn one_step(x: &[f32], columns: usize, rows: usize, (to, steps
 /// # Safety
 /// The processor has AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn columns<T: Factor>(x: &[T], inner: usize, panel: &mut [Line]) {
+pub(crate) unsafe fn columns<T: FactorFormat>(x: &[T], inner: usize, panel: &mut [Line]) {
     for (step, panel) in panel.chunks_exact_mut(COLUMNS).enumerate() {
         let column = |lane: usize| x.get(lane * inner..(lane + 1) * inner).unwrap_or_default();
         // SAFETY: the caller's promise.
@@ -124,7 +124,7 @@ pub(crate) unsafe fn columns<T: Factor>(x: &[T], inner: usize, panel: &mut [Line
 /// # Safety
 /// The processor has AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn terms(lines: &mut [Line], panel: usize, first: &[f32], second: &[f32]) {
+pub(crate) unsafe fn terms<T: FactorFormat>(lines: &mut [Line], panel: usize, first: &[T], second: &[T]) {
     for (i, from) in (0..first.len()).step_by(COLUMNS).enumerate() {
         // SAFETY: a line is a vector.
         unsafe { _mm512_store_si512(lines[i * panel].0.as_mut_ptr().cast(), pairs_from(first, second, from)) };
@@ -136,7 +136,7 @@ pub(crate) unsafe fn terms(lines: &mut [Line], panel: usize, first: &[f32], seco
 /// # Safety
 /// The processor has AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn pairs<T: Factor>(first: &[T], second: &[T], to: &mut [u32]) {
+pub(crate) unsafe fn pairs<T: FactorFormat>(first: &[T], second: &[T], to: &mut [u32]) {
     assert!(to.len() >= first.len());
     for x in (0..first.len()).step_by(16) {
         let mask = mask(first.len() - x);
@@ -150,7 +150,7 @@ pub(crate) unsafe fn pairs<T: Factor>(first: &[T], second: &[T], to: &mut [u32])
 /// # Safety
 /// The processor has AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) unsafe fn row<T: Factor>(from: &[T], to: &mut [u16]) {
+pub(crate) unsafe fn row<T: FactorFormat>(from: &[T], to: &mut [u16]) {
     assert!(to.len() >= from.len());
     for x in (0..from.len()).step_by(STEP) {
         let mask = long_mask(from.len() - x);
@@ -202,7 +202,7 @@ fn sixteen(row: &[f32], from: usize) -> __m512 {
 /// Sixteen numbers of each of two rows, one of each after the other.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pairs_from<T: Factor>(first: &[T], second: &[T], from: usize) -> __m512i {
+fn pairs_from<T: FactorFormat>(first: &[T], second: &[T], from: usize) -> __m512i {
     // The numbers 0, 16, 1, 17, ..
     const ORDER: [u16; 32] = {
         let mut order = [0; 32];

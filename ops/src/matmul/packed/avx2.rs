@@ -1,15 +1,17 @@
 //! Packing and products of [`super`] with AVX2 and FMA, and the wider register block if available.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{COLUMNS, FETCH, Line, Output, ROWS, avx512};
+use super::{COLUMNS, FETCH, Line, ROWS, avx512};
 use crate::cpu::pages::Buffer;
 use crate::cpu::with_scratch;
 use crate::gelu::cpu::bias_gelu_rows;
 use crate::matmul::register_block::avx2::block;
 use crate::matmul::register_block::{Left, Target, has_avx512};
+use crate::matmul::{Output, add_bias_rows};
 
 /// Maximal number of terms per pass over the destination.
 const DEPTH: usize = 768;
@@ -86,18 +88,25 @@ pub(super) unsafe fn product(panels: &[Line], (out, inner): (usize, usize), x: &
                         }
                     }
                 }
-                if let Output::BiasGelu(bias) = output
-                    && last
-                    && (through % STRIP == 0 || through == count)
-                {
+                if last && (through % STRIP == 0 || through == count) {
                     let columns = panel / STRIP * STRIP * COLUMNS..out.min(through * COLUMNS);
-                    for row in y.chunks_exact_mut(out) {
-                        bias_gelu_rows::<true>(&mut row[columns.clone()], &bias[columns.clone()]);
-                    }
+                    add_bias(y, out, columns, output);
                 }
             }
         }
     });
+}
+
+/// Adds the bias of some columns of `y`, whose rows have `width` columns, if there is one, and applies the activation.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_bias(y: &mut [f32], width: usize, columns: Range<usize>, output: Output<'_>) {
+    let parts = y.chunks_exact_mut(width).map(|row| &mut row[columns.clone()]);
+    match output {
+        Output::Replace | Output::Add => {}
+        Output::Bias(bias) => parts.for_each(|part| add_bias_rows(part, &bias[columns.clone()])),
+        Output::BiasGelu(bias) => parts.for_each(|part| bias_gelu_rows::<true>(part, &bias[columns.clone()])),
+    }
 }
 
 /// `Σ_k a[k][row]·b[k][column]` of six rows and sixteen columns, while the cache lines from `ahead` on are fetched.

@@ -1,7 +1,8 @@
 //! The right factor of small products on one thread: the keys and values of an attention.
 
+use super::{COLUMNS, RowFormat, floats};
 #[cfg(target_arch = "x86_64")]
-use super::{COLUMNS, Line, ROWS, avx2, packs};
+use super::{Line, ROWS, avx2, packs};
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::bf16;
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
@@ -86,9 +87,12 @@ impl Factor {
     }
 
     /// Packs `inner` rows of `cols` values, each written by `row`.
-    pub(crate) fn pack_rows(&mut self, inner: usize, cols: usize, mut row: impl FnMut(usize, &mut [f32])) {
+    ///
+    /// # Panics
+    /// If they are bfloat16, but this factor's numerics are not.
+    pub(crate) fn pack_rows<T: RowFormat>(&mut self, inner: usize, cols: usize, mut row: impl FnMut(usize, &mut [T])) {
         self.resize(inner, cols);
-        let mut values = vec![0.0; 2 * cols];
+        let mut values = vec![T::zero(); 2 * cols];
         for k in (0..inner).step_by(2) {
             let (first, second) = values.split_at_mut(cols);
             let two = k + 1 < inner;
@@ -99,12 +103,12 @@ impl Factor {
             let rows = std::iter::once(&*first).chain(two.then_some(&*second));
             match &mut self.layout {
                 Layout::Plain(plain) => {
-                    rows.enumerate().for_each(|(i, values)| plain[(k + i) * cols..][..cols].copy_from_slice(values));
+                    rows.enumerate().for_each(|(i, values)| plain[(k + i) * cols..][..cols].copy_from_slice(floats(values)));
                 }
                 #[cfg(target_arch = "x86_64")]
                 Layout::Panels(panels) => {
                     for (i, values) in rows.enumerate() {
-                        for (panel, values) in values.chunks(COLUMNS).enumerate() {
+                        for (panel, values) in floats(values).chunks(COLUMNS).enumerate() {
                             panels[panel * inner + k + i].0[..values.len()].copy_from_slice(values);
                         }
                     }
@@ -120,9 +124,12 @@ impl Factor {
     }
 
     /// Packs `cols` columns of `inner` values, each written by `column`.
-    pub(crate) fn pack_columns(&mut self, inner: usize, cols: usize, mut column: impl FnMut(usize, &mut [f32])) {
+    ///
+    /// # Panics
+    /// As [`Self::pack_rows`].
+    pub(crate) fn pack_columns<T: RowFormat>(&mut self, inner: usize, cols: usize, mut column: impl FnMut(usize, &mut [T])) {
         self.resize(inner, cols);
-        let mut values = vec![0.0; inner * COLUMNS];
+        let mut values = vec![T::zero(); inner * COLUMNS];
         for first in (0..cols).step_by(COLUMNS) {
             let n = COLUMNS.min(cols - first);
             for (lane, values) in values.chunks_exact_mut(inner.max(1)).take(n).enumerate() {
@@ -130,14 +137,14 @@ impl Factor {
             }
             match &mut self.layout {
                 Layout::Plain(plain) => {
-                    for (lane, values) in values.chunks_exact(inner.max(1)).take(n).enumerate() {
+                    for (lane, values) in floats(&values).chunks_exact(inner.max(1)).take(n).enumerate() {
                         values.iter().enumerate().for_each(|(k, value)| plain[k * cols + first + lane] = *value);
                     }
                 }
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: factors are packed only where the processor has AVX2 and FMA.
                 Layout::Panels(panels) => unsafe {
-                    avx2::pack_panel(&values, inner, &mut panels[first / COLUMNS * inner..][..inner]);
+                    avx2::pack_panel(floats(&values), inner, &mut panels[first / COLUMNS * inner..][..inner]);
                 },
                 #[cfg(target_arch = "x86_64")]
                 Layout::Bf16(right) => right.pack_columns(first, &values[..n * inner]),
@@ -152,21 +159,21 @@ impl Factor {
     /// [`Self::room`] rows; the content beyond the rows and columns is unspecified.
     ///
     /// # Panics
-    /// If a slice is too short.
-    pub(crate) fn product(&self, left: &[f32], left_stride: usize, rows: usize, out: &mut [f32]) {
+    /// If a slice is too short, or `left` is bfloat16, but this factor's numerics are not.
+    pub(crate) fn product<T: RowFormat>(&self, left: &[T], left_stride: usize, rows: usize, out: &mut [f32]) {
         let (room, stride) = (self.room(rows), self.stride());
         assert!(rows == 0 || left.len() >= (room - 1) * left_stride + self.inner, "a left factor is too short");
         assert!(out.len() >= room * stride, "a product's destination is too short");
         match &self.layout {
             Layout::Plain(plain) => {
-                let left = MatRef::strided(left, rows, self.inner, left_stride);
+                let left = MatRef::strided(floats(left), rows, self.inner, left_stride);
                 let right = MatRef::new(plain, self.inner, self.cols);
                 matmul_serial(MatMut::new(out, rows, self.cols), left, right, 1.0, Accumulate::No);
             }
             #[cfg(target_arch = "x86_64")]
             // SAFETY: factors are packed only where the processor has AVX2 and FMA; the lengths were checked.
             Layout::Panels(panels) => unsafe {
-                avx2::small_product(panels, self.inner, (left, left_stride), rows, (out, stride));
+                avx2::small_product(panels, self.inner, (floats(left), left_stride), rows, (out, stride));
             },
             #[cfg(target_arch = "x86_64")]
             Layout::Bf16(right) => right.product_with_room((left, left_stride), rows, (out, stride)),

@@ -22,8 +22,14 @@ use crate::cpu::pages::{self, Buffer};
 use crate::gelu::cpu::bias_gelu_in_place;
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::bf16;
-use crate::matmul::{Accumulate, MatMut, MatRef, bf16_instructions, matmul};
+use crate::matmul::{Accumulate, MatMut, MatRef, Output, add_bias_in_place, bf16_instructions, matmul};
 use crate::numerics::Numerics;
+
+/// A number format of a product's rows.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use crate::cpu::activation::Activation as RowFormat;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use crate::matmul::bf16::pack::FactorFormat as RowFormat;
 
 /// Columns of a panel.
 pub(crate) const COLUMNS: usize = 16;
@@ -80,6 +86,16 @@ pub(crate) fn computes_in(numerics: Numerics) -> bool {
     numerics == Numerics::F32 || (numerics == Numerics::Bf16 && bf16_instructions().is_some())
 }
 
+/// Rows of a product in float32.
+fn floats<T: RowFormat>(rows: &[T]) -> &[f32] {
+    T::floats(rows).expect("only bfloat16 factors are multiplied with rows in bfloat16")
+}
+
+/// As [`floats`], for writing.
+fn floats_mut<T: RowFormat>(rows: &mut [T]) -> &mut [f32] {
+    T::floats_mut(rows).expect("only products of bfloat16 factors are written as bfloat16")
+}
+
 /// The tiles of `rows` rows for products, one task each: as even as whole register blocks allow, the same number per thread. If factors are
 /// not packed there is one tile, whose products use all threads.
 pub fn tiles(rows: usize, numerics: Numerics) -> Vec<Range<usize>> {
@@ -98,7 +114,7 @@ pub fn tiles(rows: usize, numerics: Numerics) -> Vec<Range<usize>> {
 }
 
 /// The tiles of a matrix whose rows are `width` wide.
-pub(crate) fn split_tiles<'a>(mut matrix: &'a mut [f32], tiles: &[Range<usize>], width: usize) -> Vec<&'a mut [f32]> {
+pub(crate) fn split_tiles<'a, T>(mut matrix: &'a mut [T], tiles: &[Range<usize>], width: usize) -> Vec<&'a mut [T]> {
     let part = |tile: &Range<usize>| {
         let (part, rest) = std::mem::take(&mut matrix).split_at_mut(tile.len() * width);
         matrix = rest;
@@ -140,17 +156,6 @@ pub(crate) fn with_rounded<R>(
         let _ = (transposed, f);
         unreachable!("only processors of x86-64 compute in bfloat16")
     }
-}
-
-/// How a product writes to its destination.
-#[derive(Clone, Copy, Debug)]
-pub enum Output<'a> {
-    /// `y = x·Wᵀ`
-    Replace,
-    /// `y += x·Wᵀ`
-    Add,
-    /// `y = gelu(x·Wᵀ + bias)`
-    BiasGelu(&'a [f32]),
 }
 
 /// The weight of a linear layer, `[out, inner]`, packed.
@@ -218,25 +223,30 @@ impl PackedWeight {
     /// # Panics
     /// If a slice has another length.
     pub fn product(&self, x: &[f32], y: &mut [f32], output: Output<'_>) {
+        self.product_of(x, y, output);
+    }
+
+    /// As [`Self::product`], in other formats: a result in bfloat16 is computed in float32 and rounded last.
+    ///
+    /// # Panics
+    /// As there, or if `x` or `y` is bfloat16 but the weight is not.
+    pub(crate) fn product_of<X: RowFormat, Y: RowFormat>(&self, x: &[X], y: &mut [Y], output: Output<'_>) {
         let rows = x.len() / self.inner;
         assert!(x.len() == rows * self.inner && y.len() == rows * self.out, "rows of other widths than the weight's");
-        if let Output::BiasGelu(bias) = output {
+        if let Output::Bias(bias) | Output::BiasGelu(bias) = output {
             assert_eq!(bias.len(), self.out, "a bias of another length than the weight's");
         }
         match &self.layout {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: panels are made only where the processor has AVX2 and FMA; the lengths were checked.
-            Layout::Panels(panels) => unsafe { avx2::product(panels, (self.out, self.inner), x, y, output) },
+            Layout::Panels(panels) => unsafe {
+                avx2::product(panels, (self.out, self.inner), floats(x), floats_mut(y), output);
+            },
             #[cfg(not(target_arch = "x86_64"))]
             Layout::Panels(_) => unreachable!("panels are for x86-64"),
-            Layout::Plain(weight) => self.product_plain(weight, x, y, output),
+            Layout::Plain(weight) => self.product_plain(weight, floats(x), floats_mut(y), output),
             #[cfg(target_arch = "x86_64")]
-            Layout::Bf16(weight) => {
-                weight.product((x, self.inner), rows, (y, self.out), matches!(output, Output::Add));
-                if let Output::BiasGelu(bias) = output {
-                    bias_gelu_in_place(y, bias);
-                }
-            }
+            Layout::Bf16(weight) => weight.product(x, rows, y, output),
         }
     }
 
@@ -247,7 +257,7 @@ impl PackedWeight {
     ///
     /// # Panics
     /// If a slice has another length.
-    pub(crate) fn add_mlp(&self, bias: &[f32], second: &PackedWeight, x: &[f32], y: &mut [f32]) {
+    pub(crate) fn add_mlp<T: RowFormat>(&self, bias: &[f32], second: &PackedWeight, x: &[T], y: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let (Layout::Bf16(first), Layout::Bf16(second)) = (&self.layout, &second.layout) {
             return bf16::add_mlp((first, bias), second, x, y);
@@ -258,7 +268,7 @@ impl PackedWeight {
         if hidden.len() < len {
             hidden = pages::filled(0.0, len);
         }
-        self.product(x, &mut hidden[..len], Output::BiasGelu(bias));
+        self.product_of(x, &mut hidden[..len], Output::BiasGelu(bias));
         second.product(&hidden[..len], y, Output::Add);
         HIDDEN.set(hidden);
     }
@@ -269,8 +279,10 @@ impl PackedWeight {
         let accumulate = if matches!(output, Output::Add) { Accumulate::Yes } else { Accumulate::No };
         let weight = MatRef::new(weight, out, inner).t();
         matmul(MatMut::new(y, rows, out), MatRef::new(x, rows, inner), weight, 1.0, accumulate);
-        if let Output::BiasGelu(bias) = output {
-            y.par_chunks_mut(ROWS * out).for_each(|rows| bias_gelu_in_place(rows, bias));
+        match output {
+            Output::Replace | Output::Add => {}
+            Output::Bias(bias) => y.par_chunks_mut(ROWS * out).for_each(|rows| add_bias_in_place(rows, bias)),
+            Output::BiasGelu(bias) => y.par_chunks_mut(ROWS * out).for_each(|rows| bias_gelu_in_place(rows, bias)),
         }
     }
 }
