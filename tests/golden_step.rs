@@ -9,13 +9,13 @@ mod model;
 
 use std::collections::HashMap;
 
-use candle_core::{Device, IndexOp, Tensor};
+use candle_core::{DType, Device, IndexOp, Tensor};
 use common::golden;
 use model::{config, norm, nudge, relative_error, rule_batch, rule_model, rule_weights};
-use sam_ladder_ops::F32Math;
+use sam_ladder_ops::to_format;
 use sam_ladder_schemas::train::Arm;
 use sam_ladder_train::ladder_loss;
-use sam_ladder_train::model::{LadderSam, ModelConfig, upsample_masks};
+use sam_ladder_train::model::{LadderSam, upsample_masks};
 
 /// Norm of the difference over the norm, float32 against PyTorch's float32.
 const FORWARD_F32: f64 = 1e-5;
@@ -106,19 +106,20 @@ fn every_gradient_equals_the_published_model() {
     }
 }
 
-/// The same step in bfloat16 on the CPU is no farther from the published model's in float32 than PyTorch 2.15 with autocast, measured on this case:
-/// logits 1.5e-2, the decoder's gradients up to 1.5e-2, α's 2.9e-2, the CNN's up to 0.25 (rounded, some ReLUs have inputs of another sign).
+/// The same step in bfloat16 on the CPU is no farther from the published model's in float32 than PyTorch 2.15 is, measured on this case. With all of the
+/// model in bfloat16: logits 1.7e-2, the decoder's gradients up to 2.7e-2, the CNN's up to 0.26 (rounded, some ReLUs have inputs of another sign). α's is one
+/// number, whose error is luck: 1.2e-2 then, and 2.9e-2 with autocast; twice that is allowed.
 #[test]
 fn a_step_in_bfloat16_is_near_the_published_model() {
     let expected: HashMap<String, Tensor> = candle_core::safetensors::load(golden("step_224.safetensors"), &Device::Cpu).unwrap();
-    let config = ModelConfig { math: F32Math::Bf16, ..config(Arm::Full) };
     let batch = rule_batch("step_224", 3).unwrap();
-    let [images, embeddings] = [&batch.images, &batch.embeddings].map(|t| t.to_device(&Device::Cpu).unwrap());
+    let narrow = |t: &Tensor| to_format(&t.to_device(&Device::Cpu).unwrap(), DType::BF16).unwrap();
+    let [images, embeddings] = [&batch.images, &batch.embeddings].map(narrow);
     let labels = batch.labels.to_device(&Device::Cpu).unwrap();
-    let model = LadderSam::new(&config, &rule_weights(Arm::Full), &Device::Cpu).unwrap();
+    let model = LadderSam::new(&config(Arm::Full), &rule_weights(Arm::Full), &Device::Cpu).unwrap();
 
     let pass = model.forward_train(&images, &embeddings).unwrap();
-    assert_close("low_res_logits", &pass.low_res_logits, &expected["low_res_logits"], 1.5e-2);
+    assert_close("low_res_logits", &pass.low_res_logits, &expected["low_res_logits"], 1.7e-2);
     let parts = ladder_loss(&pass.low_res_logits, &labels, 9, 0.8).unwrap();
     assert_close("loss", &parts.numbers, &expected["loss"], 1e-3);
     let gradients = pass.backward(parts.gradient).unwrap();
@@ -126,9 +127,9 @@ fn a_step_in_bfloat16_is_near_the_published_model() {
     for (name, var) in model.trainable() {
         let Some(expected) = expected.get(&format!("grad/{}", name.strip_prefix("sam.").unwrap_or(name))) else { continue };
         let tolerance = match name.as_str() {
-            "sam.alpha" => 2.9e-2,
-            _ if name.starts_with("CNN_encoder") => 0.25,
-            _ => 1.5e-2,
+            "sam.alpha" => 5.8e-2,
+            _ if name.starts_with("CNN_encoder") => 0.26,
+            _ => 2.7e-2,
         };
         assert_close(name, gradients.get(var).unwrap(), expected, tolerance);
         compared += 1;

@@ -9,7 +9,7 @@ use crate::device;
 pub(crate) enum Path {
     /// By kernels on the GPU that holds the tensors: the operation's `cuda.rs`.
     Cuda,
-    /// By the processor, in float32 or, for some operations, of bfloat16: the operation's `cpu.rs`.
+    /// By the processor, of float32 or bfloat16: the operation's `cpu.rs`.
     Cpu,
     /// By candle's operations, for other number formats and devices.
     Composed,
@@ -17,17 +17,12 @@ pub(crate) enum Path {
 
 /// The path of an operation on these tensors.
 pub(crate) fn path(tensors: &[&Tensor]) -> Path {
+    let on_cpu = |t: &&Tensor| t.device().is_cpu() && matches!(t.dtype(), DType::F32 | DType::BF16);
     if device::runs_on(tensors) {
         Path::Cuda
-    } else if tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32) {
+    } else if tensors.iter().all(on_cpu) {
         Path::Cpu
     } else {
         Path::Composed
     }
-}
-
-/// The path of an operation whose CPU path takes activations in bfloat16, too.
-pub(crate) fn activation_path(tensors: &[&Tensor]) -> Path {
-    let supported = |t: &&Tensor| t.device().is_cpu() && matches!(t.dtype(), DType::F32 | DType::BF16);
-    if tensors.iter().all(supported) { Path::Cpu } else { path(tensors) }
 }

@@ -2,8 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use sam_ladder_ops::{
-    BatchNormGradients, BatchStatistics, Conv2d, NormalizedShortcut, Tail, add, add_relu, batch_statistics, max_pool2d_3x3_s2_p1,
-    normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu_backward_summed, to_format,
+    BatchNormGradients, BatchStatistics, Conv2d, LossParts, NormalizedShortcut, Region, SegmentationLoss, Tail, Tape, Value, add,
+    add_layer_norm, add_relu, batch_statistics, dice_ce, gelu, layer_norm, max_pool2d_3x3_s2_p1, mix, multi_head_cross_attention,
+    multi_head_self_attention, normalize, normalize_backward, normalize_relu_max_pool, normalize_relu_max_pool_backward, relu,
+    relu_backward_summed, segmentation_loss, to_format,
 };
 
 const SHAPE: [usize; 4] = [3, 4, 9, 11];
@@ -53,6 +55,78 @@ fn sums_relu_and_pooling() -> Result<()> {
     let before = |y: &Tensor, parts| relu_backward_summed(y, parts, (y, &statistics), None).map(|(grad, _)| grad);
     assert_rounded("ReLU's gradient", &before(&na, (&nb, None))?, &before(&a, (&b, None))?)?;
     assert_rounded("ReLU's gradient in parts", &before(&na, (&nb, Some(&nc)))?, &before(&a, (&b, Some(&c)))?)
+}
+
+type Operation = fn(&[Value]) -> Result<Value>;
+
+/// What an operation gives, and the gradients of its inputs, the first `activations` of which are in this format.
+fn recorded(operation: Operation, inputs: &[Tensor], activations: usize, dtype: DType) -> Result<(Tensor, Vec<Tensor>)> {
+    let of = |(i, input): (usize, &Tensor)| if i < activations { to_format(input, dtype) } else { Ok(input.clone()) };
+    let inputs: Vec<Tensor> = inputs.iter().enumerate().map(of).collect::<Result<_>>()?;
+    let tape = Tape::default();
+    let leaves: Vec<Value> = inputs.iter().map(|input| tape.leaf(input)).collect();
+    let y = operation(&leaves)?;
+    let gradient = to_format(&numbers(y.tensor().dims(), 9)?, dtype)?;
+    let found = tape.backward(&y, gradient)?;
+    Ok((y.into_tensor(), inputs.iter().map(|input| found.get(input).unwrap().clone()).collect()))
+}
+
+/// Of activations and, behind them, parameters in float32.
+#[test]
+fn recorded_operations() -> Result<()> {
+    let tokens = |seed| numbers(&[2, 7, 24], seed);
+    let (one, wide) = (numbers(&[24], 4)?, numbers(&[2, 7, 72], 5)?);
+    // Sums of these are numbers of bfloat16, too, so that what is kept of a sum is not rounded.
+    let coarse = |seed| (tokens(seed)? * 32.0)?.round()? / 32.0;
+    let cases: [(&str, Operation, Vec<Tensor>, usize); 7] = [
+        ("GELU", |v| gelu(&v[0]), vec![tokens(1)?], 1),
+        ("ReLU", |v| relu(&v[0]), vec![tokens(1)?], 1),
+        ("gate", |v| mix(&v[0], &v[1], &v[2]), vec![tokens(1)?, tokens(2)?, numbers(&[1], 3)?], 2),
+        ("layer norm", |v| layer_norm(&v[0], &v[1], &v[2], 1e-5), vec![tokens(1)?, one.clone(), numbers(&[24], 5)?], 1),
+        (
+            "layer norm of a sum",
+            |v| add_layer_norm(&v[0], &v[1], &v[2], &v[3], 1e-5),
+            vec![coarse(1)?, coarse(2)?, one, numbers(&[24], 5)?],
+            2,
+        ),
+        ("self-attention", |v| multi_head_self_attention(&v[0], 3, 0.3), vec![wide], 1),
+        ("attention", |v| multi_head_cross_attention(&v[0], &v[1], 2, 0.3), vec![tokens(1)?, numbers(&[2, 11, 48], 6)?], 2),
+    ];
+    for (what, operation, inputs, activations) in cases {
+        let (exact, of_exact) = recorded(operation, &inputs, activations, DType::F32)?;
+        let (got, of_got) = recorded(operation, &inputs, activations, DType::BF16)?;
+        assert_rounded(what, &got, &exact)?;
+        for (i, (got, exact)) in of_got.iter().zip(&of_exact).enumerate() {
+            match i < activations {
+                true => assert_rounded(&format!("{what}, gradient {i}"), got, exact)?,
+                false => assert_same(&format!("{what}, gradient {i}"), got, exact)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn losses() -> Result<()> {
+    let logits = numbers(&[2, 5, 8, 9], 1)?;
+    let labels = Tensor::from_vec((0..144u8).map(|i| i % 5).collect::<Vec<u8>>(), (2, 8, 9), &Device::Cpu)?;
+    let other = SegmentationLoss {
+        lambda: 0.8,
+        gamma: 2.0,
+        region: Region::Tversky { alpha: 0.3, beta: 0.7 },
+        smooth: 1e-5,
+        weights: Tensor::new(&[1f32, 2.0, 0.5, 1.0, 1.0], &Device::Cpu)?,
+        ignore: None,
+        unions: None,
+    };
+    let both = |logits: &Tensor| -> Result<[LossParts; 2]> {
+        Ok([dice_ce(logits, &labels, 0.8, 1e-5)?, segmentation_loss(logits, &labels, &other)?])
+    };
+    for (got, exact) in both(&narrow(&logits)?)?.iter().zip(&both(&logits)?) {
+        assert_same("loss", &got.numbers, &exact.numbers)?;
+        assert_rounded("gradient", &got.gradient, &exact.gradient)?;
+    }
+    Ok(())
 }
 
 /// Of an input and a second one in one format.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How products of matrices and convolutions are computed. Parameters, statistics, norms, softmax, losses and updates are float32 in all of them.
-/// A GPU computes in each of them. The CPU computes in `F32`, and the frozen encoder also in `Bf16` where the processor has AVX512-BF16.
+/// A GPU computes in each of them. The CPU computes in `F32`, and in `Bf16` if the processor has AVX512-BF16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]

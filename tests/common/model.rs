@@ -72,7 +72,7 @@ pub fn norm(x: &Tensor) -> f64 {
 /// Norm of the difference over the norm of the expected values.
 pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.dims(), expected.dims());
-    let [found, expected] = [found, expected].map(|t| t.to_device(&Device::Cpu).unwrap());
+    let [found, expected] = [found, expected].map(|t| t.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap());
     norm(&(found - &expected).unwrap()) / norm(&expected)
 }
 

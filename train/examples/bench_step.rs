@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use made_up::{noise, weights};
-use sam_ladder_ops::{F32Math, Numerics};
+use sam_ladder_ops::{Numerics, to_format};
 use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::train::{Arm, GateKind, OptimizerKind, SideNetworkKind};
 use sam_ladder_schemas::train_choices::{DecoderKind, LadderKind};
@@ -43,13 +43,17 @@ fn chosen(size: usize, arguments: &[String]) -> Result<ModelConfig, Box<dyn std:
     config.neighbours = arguments.get(6).is_some_and(|number| number != "0");
     config.ladder =
         Rungs::new(&[2, 5, 8, 11], 64).filter(|_| arguments.get(7).is_some_and(|name| name == LadderKind::Gated.name()));
-    config.math = match arguments.get(8).map(String::as_str) {
-        None | Some("f32") => F32Math::Exact,
-        Some("bf16") if Numerics::Bf16.supported_on(&Device::Cpu) => F32Math::Bf16,
-        Some("bf16") => return Err("bf16: this processor lacks AVX512-BF16".into()),
-        Some(other) => return Err(format!("PRECISION is f32 or bf16, not {other}").into()),
-    };
     Ok(config)
+}
+
+/// The precision that the last argument names.
+fn precision(name: Option<&String>) -> Result<Numerics, String> {
+    match name.map(String::as_str) {
+        None | Some("f32") => Ok(Numerics::F32),
+        Some("bf16") if Numerics::Bf16.supported_on(&Device::Cpu) => Ok(Numerics::Bf16),
+        Some("bf16") => Err("bf16: this processor lacks AVX512-BF16".into()),
+        Some(other) => Err(format!("PRECISION is f32 or bf16, not {other}")),
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,18 +66,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     };
     let steps = number(2)?.unwrap_or(5).max(1);
-    let config = chosen(size, &arguments)?;
+    let (config, precision) = (chosen(size, &arguments)?, precision(arguments.get(8))?);
+    let of_noise = |dims: &[usize], seed| {
+        let values = Tensor::from_vec(noise(dims.iter().product(), seed), dims, &Device::Cpu)?;
+        to_format(&values, precision.dtype())
+    };
     let model = LadderSam::new(&config, &weights(&config)?, &Device::Cpu)?;
     let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, model.trainable())?;
     let (grid, low) = (size / 16, size / config.decoder.logits_stride());
-    let images = Tensor::from_vec(noise(batch * size * size, 101), (batch, 1, size, size), &Device::Cpu)?;
+    let images = of_noise(&[batch, 1, size, size], 101)?;
     let slices: &[usize] = if config.neighbours { &[3] } else { &[] };
-    let dims = [&[batch][..], slices, &[256, grid, grid]].concat();
-    let embeddings = Tensor::from_vec(noise(dims.iter().product(), 102), dims, &Device::Cpu)?;
-    let of_rungs = |rungs: Rungs| {
-        let dims = [batch, rungs.count(), rungs.channels(), grid, grid];
-        Tensor::from_vec(noise(dims.iter().product(), 104), &dims[..], &Device::Cpu)
-    };
+    let embeddings = of_noise(&[&[batch][..], slices, &[256, grid, grid]].concat(), 102)?;
+    let of_rungs = |rungs: Rungs| of_noise(&[batch, rungs.count(), rungs.channels(), grid, grid], 104);
     let rungs = config.ladder.map(of_rungs).transpose()?;
     let labels: Vec<u8> = noise(batch * low * low, 103).iter().map(|x| ((x + 1.0) * 4.5) as u8).collect();
     let labels = Tensor::from_vec(labels, (batch, low, low), &Device::Cpu)?;
@@ -106,7 +110,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let least = totals.iter().copied().fold(f64::INFINITY, f64::min);
     let total = median(totals);
     println!("{total:.3} s/step, least {least:.3}");
-    let precision = if config.math == F32Math::Bf16 { "bf16" } else { "f32" };
-    println!("{:.5} s/image {precision}", total / batch as f64);
+    println!("{:.5} s/image {}", total / batch as f64, if precision == Numerics::Bf16 { "bf16" } else { "f32" });
     Ok(())
 }

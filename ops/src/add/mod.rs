@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 
 pub(crate) use cuda::add_widened as add_widened_cuda;
 
-use crate::dispatch::{Path, activation_path};
+use crate::dispatch::{Path, path};
 
 /// `a + b`, without a graph.
 ///
@@ -15,7 +15,7 @@ use crate::dispatch::{Path, activation_path};
 /// Another shape or number format.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let alike = a.dims() == b.dims() && a.dtype() == b.dtype();
-    match activation_path(&[a, b]) {
+    match path(&[a, b]) {
         Path::Cuda if alike => cuda::add(a, b),
         Path::Cpu if alike => cpu::add(a, b),
         _ => a + b,

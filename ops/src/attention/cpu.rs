@@ -5,53 +5,95 @@ use rayon::prelude::*;
 
 use super::Attention;
 use super::softmax::{softmax_rows, softmax_rows_backward};
-use crate::cpu::{tensor_from, with_f32};
+use crate::cpu::activation::{Activation, in_format};
+use crate::cpu::simd::multiversion;
+use crate::cpu::{tensor_from, with_numbers, with_scratch};
 use crate::matmul::{Accumulate, MatMut, MatRef, matmul_serial};
 
 /// The heads of tokens `[b, n, heads·d]` whose last axis is contiguous.
 #[derive(Clone, Copy)]
-struct Heads<'a> {
-    data: &'a [f32],
+struct Heads<'a, T> {
+    data: &'a [T],
     /// b, heads, n, d
     dims: (usize, usize, usize, usize),
     /// Of batch and row; heads are `d` apart.
     strides: (usize, usize),
 }
 
-impl<'a> Heads<'a> {
+impl<'a, T: Activation> Heads<'a, T> {
     fn new(storage: &'a Storage, layout: &Layout, heads: usize) -> Result<Self> {
         let (b, n, c) = layout.shape().dims3()?;
         let (&[batch, row, 1], Storage::Cpu(storage)) = (layout.stride(), storage) else {
             bail!("attention: expected tokens on the CPU with a contiguous last axis, found strides {:?}", layout.stride());
         };
-        let data = &storage.as_slice::<f32>()?[layout.start_offset()..];
+        let data = &storage.as_slice::<T>()?[layout.start_offset()..];
         Ok(Self { data, dims: (b, heads, n, c / heads), strides: (batch, row) })
     }
 
-    /// The matrix `[n, d]` of head `index` out of b·heads.
-    fn head(&self, index: usize) -> MatRef<'a> {
-        let (_, heads, n, d) = self.dims;
+    /// The first number of head `index` out of b·heads, and what follows it.
+    fn from(&self, index: usize) -> &'a [T] {
+        let (_, heads, _, d) = self.dims;
         let start = index / heads * self.strides.0 + index % heads * d;
-        MatRef::strided(&self.data[start.min(self.data.len())..], n, d, self.strides.1)
+        &self.data[start.min(self.data.len())..]
+    }
+
+    /// Calls `f` with the matrix `[n, d]` of head `index` out of b·heads, in float32.
+    fn with_head<R>(&self, index: usize, f: impl FnOnce(MatRef) -> R) -> R {
+        let ((_, _, n, d), from) = (self.dims, self.from(index));
+        if let Some(floats) = T::floats(from) {
+            return f(MatRef::strided(floats, n, d, self.strides.1));
+        }
+        with_scratch(n * d, |head| {
+            gather_rows(from, self.strides.1, d, head);
+            f(MatRef::new(head, n, d))
+        })
+    }
+}
+
+multiversion! {
+    /// Rows of `d` numbers, `stride` apart.
+    fn gather_rows<T: Activation>(from: &[T], stride: usize, d: usize, to: &mut [f32]) {
+        for (row, to) in to.chunks_exact_mut(d.max(1)).enumerate() {
+            for (to, from) in to.iter_mut().zip(&from[row * stride..][..d]) {
+                *to = from.value();
+            }
+        }
     }
 }
 
 /// Calls `f` with the heads of three tensors.
-fn with_heads<R>([q, k, v]: &[Tensor; 3], heads: usize, f: impl FnOnce(Heads, Heads, Heads) -> Result<R>) -> Result<R> {
+fn with_heads<T: Activation, R>(
+    [q, k, v]: &[Tensor; 3],
+    heads: usize,
+    f: impl FnOnce(Heads<T>, Heads<T>, Heads<T>) -> Result<R>,
+) -> Result<R> {
     let ((q, q_layout), (k, k_layout), (v, v_layout)) = (q.storage_and_layout(), k.storage_and_layout(), v.storage_and_layout());
     f(Heads::new(&q, q_layout, heads)?, Heads::new(&k, k_layout, heads)?, Heads::new(&v, v_layout, heads)?)
 }
 
-/// The attention of queries, keys and values.
+/// The attention of queries, keys and values, computed in float32 whatever their number format.
 pub(super) fn forward(attention: &Attention, tensors: &[Tensor; 3]) -> Result<Tensor> {
+    in_format!(tensors[0], forward_of(attention, tensors))
+}
+
+fn forward_of<T: Activation>(attention: &Attention, tensors: &[Tensor; 3]) -> Result<Tensor> {
     let shape = tensors[0].shape();
-    with_heads(tensors, attention.heads, |q, k, v| tensor_from(attend(q, k, v, attention.scale as f32), shape))
+    with_heads(tensors, attention.heads, |q: Heads<T>, k, v| tensor_from(attend(q, k, v, attention.scale as f32), shape))
 }
 
 /// The gradients of the inputs, of which `tensors` are the parts.
 pub(super) fn backward(attention: &Attention, packs: &[Tensor], tensors: &[Tensor; 3], gradient: &Tensor) -> Result<Vec<Tensor>> {
-    let of_parts = with_heads(tensors, attention.heads, |q, k, v| {
-        with_f32(gradient, "attention", |gradient| Ok(gradients(q, k, v, gradient, attention.scale as f32)))
+    in_format!(gradient, backward_of(attention, packs, tensors, gradient))
+}
+
+fn backward_of<T: Activation>(
+    attention: &Attention,
+    packs: &[Tensor],
+    tensors: &[Tensor; 3],
+    gradient: &Tensor,
+) -> Result<Vec<Tensor>> {
+    let of_parts = with_heads(tensors, attention.heads, |q: Heads<T>, k, v| {
+        with_numbers(gradient, "attention", |gradient| Ok(gradients(q, k, v, gradient, attention.scale as f32)))
     })?;
     let mut of_packs = vec![Vec::new(); packs.len()];
     // Parts are numbered in the order of queries, keys and values.
@@ -70,35 +112,42 @@ fn probabilities(q: MatRef, k: MatRef, (queries, keys): (usize, usize), scale: f
 }
 
 /// `[b, nq, heads, d]`
-fn attend(q: Heads, k: Heads, v: Heads, scale: f32) -> Vec<f32> {
+fn attend<T: Activation>(q: Heads<T>, k: Heads<T>, v: Heads<T>, scale: f32) -> Vec<T> {
     let ((b, heads, queries, d), keys) = (q.dims, k.dims.2);
     let outputs: Vec<Vec<f32>> = (0..b * heads)
         .into_par_iter()
         .map(|i| {
-            let scores = probabilities(q.head(i), k.head(i), (queries, keys), scale);
+            let scores = q.with_head(i, |q| k.with_head(i, |k| probabilities(q, k, (queries, keys), scale)));
             let mut out = vec![0f32; queries * d];
             let scores = MatRef::new(&scores, queries, keys);
-            matmul_serial(MatMut::new(&mut out, queries, d), scores, v.head(i), 1.0, Accumulate::No);
+            v.with_head(i, |v| matmul_serial(MatMut::new(&mut out, queries, d), scores, v, 1.0, Accumulate::No));
             out
         })
         .collect();
-    let mut joined = vec![0f32; b * queries * heads * d];
+    let mut joined = vec![T::zero(); b * queries * heads * d];
     scatter_heads(&outputs, (heads, queries, d), &mut joined);
     joined
 }
 
-/// Copies `[n, d]` matrices, one for each of b·heads, into `[b, n, heads, d]`.
-fn scatter_heads(matrices: &[Vec<f32>], (heads, n, d): (usize, usize, usize), joined: &mut [f32]) {
+/// Writes `[n, d]` matrices, one for each of b·heads, to `[b, n, heads, d]`.
+fn scatter_heads<T: Activation>(matrices: &[Vec<f32>], (heads, n, d): (usize, usize, usize), joined: &mut [T]) {
     if n * d == 0 {
         return;
     }
-    joined.par_chunks_mut(n * heads * d).zip(matrices.par_chunks(heads)).for_each(|(joined, matrices)| {
-        for (head, matrix) in matrices.iter().enumerate() {
-            for (row, values) in joined.chunks_exact_mut(heads * d).zip(matrix.chunks_exact(d)) {
-                row[head * d..(head + 1) * d].copy_from_slice(values);
+    let tasks = joined.par_chunks_mut(n * heads * d).zip(matrices.par_chunks(heads));
+    tasks.for_each(|(joined, matrices)| scatter_rows(matrices, d, joined));
+}
+
+multiversion! {
+    fn scatter_rows<T: Activation>(matrices: &[Vec<f32>], d: usize, joined: &mut [T]) {
+        for (row, joined) in joined.chunks_exact_mut(matrices.len() * d).enumerate() {
+            for (to, matrix) in joined.chunks_exact_mut(d).zip(matrices) {
+                for (to, value) in to.iter_mut().zip(&matrix[row * d..][..d]) {
+                    *to = T::nearest(*value);
+                }
             }
         }
-    });
+    }
 }
 
 /// Gradients of one head's queries, keys and values, from `grad` `[nq, d]`.
@@ -126,12 +175,18 @@ fn head_gradients(
 }
 
 /// The gradients of queries, keys and values `[b, n, heads·d]`, from `gradient` `[b, nq, heads·d]`.
-fn gradients(q: Heads, k: Heads, v: Heads, gradient: &[f32], scale: f32) -> [Vec<f32>; 3] {
+fn gradients<T: Activation>(q: Heads<T>, k: Heads<T>, v: Heads<T>, gradient: &[T], scale: f32) -> [Vec<T>; 3] {
     let ((b, heads, queries, d), keys) = (q.dims, k.dims.2);
     let gradient = Heads { data: gradient, dims: q.dims, strides: (queries * heads * d, heads * d) };
     let of_heads: Vec<[Vec<f32>; 3]> = (0..b * heads)
         .into_par_iter()
-        .map(|i| head_gradients(q.head(i), k.head(i), v.head(i), gradient.head(i), (queries, keys, d), scale))
+        .map(|i| {
+            q.with_head(i, |q| {
+                k.with_head(i, |k| {
+                    v.with_head(i, |v| gradient.with_head(i, |grad| head_gradients(q, k, v, grad, (queries, keys, d), scale)))
+                })
+            })
+        })
         .collect();
     let (mut q_parts, mut k_parts, mut v_parts) = (Vec::new(), Vec::new(), Vec::new());
     for [of_q, of_k, of_v] in of_heads {
@@ -140,7 +195,7 @@ fn gradients(q: Heads, k: Heads, v: Heads, gradient: &[f32], scale: f32) -> [Vec
         v_parts.push(of_v);
     }
     let joined = |parts: &[Vec<f32>], n: usize| {
-        let mut joined = vec![0f32; b * n * heads * d];
+        let mut joined = vec![T::zero(); b * n * heads * d];
         scatter_heads(parts, (heads, n, d), &mut joined);
         joined
     };

@@ -5,7 +5,7 @@ pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor, Var, bail};
 
-use crate::dispatch::{Path, activation_path, path};
+use crate::dispatch::{Path, path};
 use crate::elementwise::{relu_backward, relu_backward_sum};
 
 /// The statistics of one batch, detached from the graph.
@@ -86,7 +86,7 @@ pub fn batch_statistics(x: &Tensor, eps: f64) -> Result<BatchStatistics> {
     let (b, c, h, w) = x.dims4()?;
     let _span = tracing::trace_span!("batch norm statistics", shape = ?x.dims()).entered();
     check_count(x)?;
-    match activation_path(&[x]) {
+    match path(&[x]) {
         Path::Cuda => cuda::statistics(x, eps, None),
         Path::Cpu => cpu::statistics(x, eps),
         Path::Composed => {
@@ -152,7 +152,7 @@ pub fn normalize(x: &Tensor, statistics: &BatchStatistics, weight: &Tensor, bias
     if let Some(shortcut) = shortcut.filter(|shortcut| shortcut.dims() != x.dims()) {
         bail!("batch_norm: expected a shortcut of {:?}, found {:?}", x.dims(), shortcut.dims());
     }
-    let on = activation_path(&[x, weight, bias]);
+    let on = path(&[x, weight, bias]);
     if let Tail::AddNormalizedRelu(other) = tail
         && on == Path::Composed
     {
@@ -200,7 +200,7 @@ pub fn normalize_backward(
     if grad.dims() != x.dims() {
         bail!("batch_norm: expected a gradient of {:?}, found {:?}", x.dims(), grad.dims());
     }
-    match activation_path(&[x, weight, bias, grad]) {
+    match path(&[x, weight, bias, grad]) {
         Path::Cuda => cuda::normalize_backward(x, statistics, weight, bias, relu, grad),
         Path::Cpu => cpu::normalize_backward(x, statistics, weight, bias, relu, grad),
         Path::Composed => normalize_backward_composed(x, statistics, weight, bias, relu, grad),

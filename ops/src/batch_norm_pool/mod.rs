@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor, Var, bail};
 
 use crate::add::add;
 use crate::batch_norm::{BatchNormGradients, BatchStatistics, Tail, check_channels, normalize, normalize_backward};
-use crate::dispatch::{Path, activation_path};
+use crate::dispatch::{Path, path};
 use crate::max_pool::max_pool2d_3x3_s2_p1;
 
 /// Where the maximum of each window lies in it, for [`normalize_relu_max_pool_backward`]: on a GPU a byte for each, on the CPU they are found
@@ -33,7 +33,7 @@ pub fn normalize_relu_max_pool(
 ) -> Result<(Tensor, Places)> {
     check_channels(x.dims4()?.1, &[weight, bias])?;
     let _span = tracing::trace_span!("batch norm, max pool", shape = ?x.dims()).entered();
-    match activation_path(&[x, weight, bias]) {
+    match path(&[x, weight, bias]) {
         Path::Cuda => {
             let (pooled, places) = cuda::normalize_relu_max_pool(x, statistics, weight, bias)?;
             Ok((pooled, Places(Some(places))))
@@ -63,7 +63,7 @@ pub fn normalize_relu_max_pool_backward(
     if let Some(second) = second.filter(|second| second.dims() != grad.dims()) {
         bail!("batch_norm_pool: expected parts of a gradient of one shape, found {:?} and {:?}", grad.dims(), second.dims());
     }
-    let on = activation_path(&[x, weight, bias, grad]);
+    let on = path(&[x, weight, bias, grad]);
     if on == Path::Cuda {
         let Some(places) = &places.0 else {
             bail!("batch_norm_pool: a gradient on the GPU without the places of a forward pass there")

@@ -116,7 +116,7 @@ impl Library {
 /// The math type that the heuristics are asked for; the default would round float32.
 fn asked_math(key: &Key) -> Math {
     match (key.dtype, key.math) {
-        (DType::F32, F32Math::Exact | F32Math::Bf16) => Math::CUDNN_FMA_MATH,
+        (DType::F32, F32Math::Exact) => Math::CUDNN_FMA_MATH,
         (DType::F32, F32Math::Tf32) => Math::CUDNN_DEFAULT_MATH,
         _ => Math::CUDNN_TENSOR_OP_MATH,
     }

@@ -48,7 +48,7 @@ mod winograd;
 use candle_core::{Result, Shape, Tensor, Var};
 
 use crate::device::F32Math;
-use crate::dispatch::{Path, activation_path};
+use crate::dispatch::{Path, path};
 use crate::tape::{Value, record};
 use shape::ConvShape;
 
@@ -84,9 +84,9 @@ impl Conv2d {
     pub fn forward(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let shape = self.shape(x.shape(), weight.shape())?;
         let _span = tracing::trace_span!("conv2d", ?shape).entered();
-        match activation_path(&[x, weight]) {
+        match path(&[x, weight]) {
             Path::Cuda => cuda::forward(*self, x, weight, &shape),
-            Path::Cpu => cpu::forward(*self, x, weight, &shape),
+            Path::Cpu => cpu::forward(x, weight, &shape),
             Path::Composed => self.composed(x, weight),
         }
     }
@@ -115,9 +115,9 @@ impl Conv2d {
         let shape = self.shape(&x, weight.shape())?;
         shape.check_grad(grad)?;
         let _span = tracing::trace_span!("conv2d backward input", ?shape).entered();
-        match activation_path(&[grad, weight]) {
+        match path(&[grad, weight]) {
             Path::Cuda => cuda::backward_input(*self, grad, weight, &shape),
-            Path::Cpu => cpu::backward_input(*self, grad, weight, &shape),
+            Path::Cpu => cpu::backward_input(grad, weight, &shape),
             Path::Composed => {
                 let x = Tensor::zeros(&x, grad.dtype(), grad.device())?;
                 gradient_of(&x, grad, |x| self.composed(x, &weight.detach()))
@@ -134,9 +134,9 @@ impl Conv2d {
         let shape = self.shape(x.shape(), &weight)?;
         shape.check_grad(grad)?;
         let _span = tracing::trace_span!("conv2d backward weight", ?shape).entered();
-        match activation_path(&[x, grad]) {
+        match path(&[x, grad]) {
             Path::Cuda => cuda::backward_weight(*self, x, grad, &shape),
-            Path::Cpu => cpu::backward_weight(*self, x, grad, &shape),
+            Path::Cpu => cpu::backward_weight(x, grad, &shape),
             Path::Composed => {
                 let weight = Tensor::zeros(&weight, x.dtype(), x.device())?;
                 gradient_of(&weight, grad, |weight| self.composed(&x.detach(), weight))

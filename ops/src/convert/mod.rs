@@ -10,7 +10,7 @@ use half::bf16;
 
 use crate::cpu::activation::convert;
 use crate::device::{copy_into, has_kernels};
-use crate::dispatch::{Path, activation_path, path};
+use crate::dispatch::{Path, path};
 use crate::strided_copy::contiguous;
 
 /// The tensor in a number format, without a graph; itself if it has it already.
@@ -22,7 +22,7 @@ pub fn to_format(x: &Tensor, dtype: DType) -> Result<Tensor> {
         return Ok(x.detach());
     }
     let between = [x.dtype(), dtype].contains(&DType::F32) && matches!(dtype, DType::F32 | DType::BF16 | DType::F16);
-    match activation_path(&[x]) {
+    match path(&[x]) {
         Path::Cuda if between => cuda::convert(&contiguous(&x.detach())?, dtype),
         Path::Cpu if dtype == DType::BF16 => convert::<f32, bf16>(x),
         Path::Cpu if x.dtype() == DType::BF16 && dtype == DType::F32 => convert::<bf16, f32>(x),

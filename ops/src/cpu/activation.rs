@@ -92,7 +92,7 @@ pub(crate) use in_format;
 
 multiversion! {
     /// Each number in another format.
-    fn convert_run<T: Activation, U: Activation>(from: &[T], to: &mut [U]) {
+    pub(crate) fn convert_run<T: Activation, U: Activation>(from: &[T], to: &mut [U]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = U::nearest(from.value());
         }

@@ -67,7 +67,7 @@ pub(crate) const LANES: usize = 32;
 
 /// Sum of `f(x)` over a slice, in [`LANES`] partial sums.
 #[inline(always)]
-pub(crate) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(crate) fn sum_by<T: Copy>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let mut chunks = x.chunks_exact(LANES);
     for chunk in &mut chunks {

@@ -12,8 +12,6 @@ pub enum F32Math {
     Exact,
     /// To 10 bits of mantissa, for a GPU's matrix units (TF32). The CPU does not round.
     Tf32,
-    /// To bfloat16, where a processor has instructions for it. A GPU, whose activations are bfloat16 then, does not round what is float32.
-    Bf16,
 }
 
 /// The matrix product `[m, k]·[k, n]`, without a graph.

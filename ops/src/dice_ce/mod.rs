@@ -5,6 +5,7 @@ mod cuda;
 
 use candle_core::{D, DType, Result, Tensor, Var, bail};
 
+use crate::convert::to_format;
 use crate::dispatch::{Path, path};
 
 /// A loss, its two terms and its gradient.
@@ -17,6 +18,11 @@ pub struct LossParts {
 }
 
 impl LossParts {
+    /// With the gradient in this number format.
+    pub(crate) fn in_format(self, dtype: DType) -> Result<Self> {
+        Ok(LossParts { gradient: to_format(&self.gradient, dtype)?, ..self })
+    }
+
     /// Total, cross-entropy and Dice loss. Waits for the device.
     ///
     /// # Errors
@@ -50,7 +56,7 @@ pub fn dice_ce(logits: &Tensor, labels: &Tensor, lambda: f64, smooth: f64) -> Re
     }
     match path(&[logits]) {
         Path::Cuda if classes <= cuda::CLASSES => cuda::dice_ce(logits, labels, lambda, smooth),
-        Path::Cpu => cpu::dice_ce(logits, labels, lambda, smooth),
+        Path::Cpu => cpu::dice_ce(&to_format(logits, DType::F32)?, labels, lambda, smooth)?.in_format(logits.dtype()),
         Path::Cuda | Path::Composed => dice_ce_composed(logits, labels, lambda, smooth),
     }
 }

@@ -5,7 +5,7 @@ mod cuda;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::dispatch::{Path, activation_path, path};
+use crate::dispatch::{Path, path};
 use crate::tape::{Value, record};
 
 /// `max(a + b, 0)`, the end of a residual block (He et al. 2016). NaN stays NaN, as in PyTorch. Keeps no graph: both have the gradient of
@@ -21,7 +21,7 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         bail!("add_relu: expected two tensors of one shape, found {:?} and {:?}", a.dims(), b.dims());
     }
     let _span = tracing::trace_span!("add-relu").entered();
-    match activation_path(&[a, b]) {
+    match path(&[a, b]) {
         Path::Cuda => cuda::add_relu(a, b),
         Path::Cpu => cpu::add_relu(a, b),
         Path::Composed => (a + b)?.relu(),
@@ -54,7 +54,10 @@ pub fn mix(sam: &Value, cnn: &Value, alpha: &Value) -> Result<Value> {
     };
     record(y, &[sam, cnn, alpha], move |gradient, wanted| {
         let ([sam, cnn, alpha], gradient) = (&tensors, gradient.contiguous()?);
-        let of_sam = || gradient.broadcast_mul(&sigmoid(alpha)?.to_dtype(gradient.dtype())?);
+        let of_sam = || match by {
+            Path::Cpu => cpu::mix_backward_sam(&gradient, &sigmoid(alpha)?),
+            Path::Cuda | Path::Composed => gradient.broadcast_mul(&sigmoid(alpha)?.to_dtype(gradient.dtype())?),
+        };
         let of_cnn = || match by {
             Path::Cuda => cuda::mix_backward_cnn(&gradient, alpha),
             Path::Cpu => cpu::mix_backward_cnn(&gradient, &sigmoid(alpha)?),
@@ -92,7 +95,8 @@ pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
 pub fn relu(x: &Value) -> Result<Value> {
     let y = match path(&[x.tensor()]) {
         Path::Cuda => cuda::relu(x.tensor())?,
-        Path::Cpu | Path::Composed => x.tensor().relu()?,
+        Path::Cpu => cpu::relu(x.tensor())?,
+        Path::Composed => x.tensor().relu()?,
     };
     let result = y.clone();
     record(y, &[x], move |gradient, _| Ok(vec![Some(relu_backward(&result, gradient)?)]))
@@ -107,7 +111,7 @@ pub fn relu(x: &Value) -> Result<Value> {
 /// Those of the tensor library.
 pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!("relu backward").entered();
-    match activation_path(&[res, grad]) {
+    match path(&[res, grad]) {
         Path::Cuda => cuda::relu_backward(res, grad),
         Path::Cpu => cpu::relu_backward(res, grad),
         Path::Composed => res.le(0.0)?.where_cond(&grad.zeros_like()?, grad),
@@ -123,7 +127,7 @@ pub fn relu_backward(res: &Tensor, grad: &Tensor) -> Result<Tensor> {
 /// Those of the tensor library.
 pub fn relu_backward_sum(res: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!("relu backward").entered();
-    match activation_path(&[res, a, b]) {
+    match path(&[res, a, b]) {
         Path::Cuda => cuda::relu_backward_sum(res, a, b),
         Path::Cpu => cpu::relu_backward_sum(res, a, b),
         Path::Composed => relu_backward(res, &(a + b)?),

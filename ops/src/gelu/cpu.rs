@@ -1,37 +1,28 @@
 //! GELU on the CPU.
 
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
+use crate::cpu::activation::{Activation, in_format};
+use crate::cpu::of_two;
 use crate::cpu::simd::{erf, exp, madd, multiversion};
-use crate::cpu::{tensor_from, with_f32};
-
-/// Elements that one task works on.
-const CHUNK: usize = 16 * 1024;
 
 /// As [`super::gelu`].
 pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
-    let mut y = with_f32(x, "gelu", |x| Ok(x.to_vec()))?;
-    y.par_chunks_mut(CHUNK).for_each(gelu_in_place);
-    tensor_from(y, x.shape())
+    in_format!(x, of_two(x, x, |x, _, y| gelu_chunk(x, y)))
 }
 
 /// The gradient of `x`, given that of its GELU.
 pub(super) fn gelu_backward(x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    let mut of_x = with_f32(gradient, "gelu", |gradient| Ok(gradient.to_vec()))?;
-    with_f32(x, "gelu", |x| {
-        of_x.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(of_x, x)| gelu_backward_in_place(of_x, x));
-        Ok(())
-    })?;
-    tensor_from(of_x, x.shape())
+    in_format!(x, of_two(x, gradient, gelu_backward_chunk))
 }
 
 multiversion! {
-    /// GELU of every element of a slice, in place.
-    pub(crate) fn gelu_in_place(x: &mut [f32]) {
-        for x in x {
-            let half = 0.5 * *x;
-            *x = madd::<FMA>(half, erf::<FMA>(*x * std::f32::consts::FRAC_1_SQRT_2), half);
+    /// GELU of every number of a slice.
+    pub(crate) fn gelu_chunk<T: Activation>(x: &[T], y: &mut [T]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            let x = x.value();
+            let half = 0.5 * x;
+            *y = T::nearest(madd::<FMA>(half, erf::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2), half));
         }
     }
 }
@@ -56,13 +47,14 @@ pub(crate) fn bias_gelu_rows<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
 }
 
 multiversion! {
-    /// Multiplies `grad`, in place, by the derivative at `x`: `Φ(x) + x·φ(x)`.
-    fn gelu_backward_in_place(grad: &mut [f32], x: &[f32]) {
+    /// Each gradient times the derivative at `x`: `Φ(x) + x·φ(x)`.
+    fn gelu_backward_chunk<T: Activation>(x: &[T], gradient: &[T], of_x: &mut [T]) {
         const FRAC_1_SQRT_2_PI: f32 = 0.398_942_3;
-        for (grad, &x) in grad.iter_mut().zip(x) {
+        for ((of_x, x), gradient) in of_x.iter_mut().zip(x).zip(gradient) {
+            let x = x.value();
             let cdf = madd::<FMA>(0.5, erf::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2), 0.5);
             let density = FRAC_1_SQRT_2_PI * exp::<FMA>(-0.5 * x * x);
-            *grad *= madd::<FMA>(x, density, cdf);
+            *of_x = T::nearest(gradient.value() * madd::<FMA>(x, density, cdf));
         }
     }
 }

@@ -47,8 +47,8 @@ fn norm_of_sum(terms: &[&Value], weight: &Value, bias: &Value, eps: f64) -> Resu
             (y, sum, true)
         }
         Path::Cpu => {
-            let sum = second.map_or(Ok(first.clone()), |second| first + second)?;
-            (cpu::layer_norm(&sum, &scale, &shift, eps)?, sum, false)
+            let (y, sum) = cpu::norm_of_sum(&first, second.as_ref(), &scale, &shift, eps)?;
+            (y, sum, false)
         }
         Path::Composed => {
             return record_composed(&inputs, move |t| match t {

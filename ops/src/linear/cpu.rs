@@ -2,71 +2,100 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{filled_vec, tensor_from, with_f32};
-use crate::device::F32Math;
-use crate::matmul::packed::{PackedWeight, tiles, with_rounded};
+use crate::convert::to_format;
+use crate::cpu::activation::{convert_run, in_format};
+use crate::cpu::{filled_vec, tensor_from, with_f32, with_numbers, with_scratch};
+use crate::matmul::packed::{PackedWeight, RowFormat, tiles, with_rounded};
 use crate::matmul::{Accumulate, MatMut, MatRef, Output, matmul};
 use crate::numerics::Numerics;
 
-use super::rounds;
-
-/// As [`super::linear`].
-pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, math: F32Math) -> Result<Tensor> {
-    let (out_features, in_features) = weight.dims2()?;
-    let rows = x.elem_count() / in_features.max(1);
-    if rounds(math, rows) {
-        let y = rounded_layer(&x.reshape((rows, in_features))?, weight, bias)?;
-        return y.reshape([&x.dims()[..x.rank() - 1], &[out_features]].concat());
-    }
-    let repeated = |bias: &Tensor| {
-        with_f32(bias, "linear", |bias| Ok((bias.repeat(rows * out_features / bias.len().max(1)), Accumulate::Yes)))
+/// As [`super::linear`], in the input's number format.
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (out, inner) = weight.dims2()?;
+    let rows = x.reshape((x.elem_count() / inner.max(1), inner))?;
+    let y = match bias {
+        Some(bias) => with_f32(bias, "linear", |bias| layer(&rows, (weight, false), Some(bias)))?,
+        None => layer(&rows, (weight, false), None)?,
     };
+    y.reshape([&x.dims()[..x.rank() - 1], &[out]].concat())
+}
+
+/// lhs `[m, k]` · rhs `[k, n]`, in the number format of lhs.
+pub(super) fn product(lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
+    layer(lhs, (rhs, true), None)
+}
+
+/// lhsᵀ·rhs for lhs `[k, m]` and rhs `[k, n]`, in float32.
+pub(super) fn transposed_product(lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
+    let ((inner, rows), (rhs_rows, columns)) = (lhs.dims2()?, rhs.dims2()?);
+    with_f32(&to_format(lhs, DType::F32)?, "matrix product", |lhs| {
+        with_f32(&to_format(rhs, DType::F32)?, "matrix product", |rhs| {
+            let (lhs, rhs) = (MatRef::new(lhs, inner, rows).t(), MatRef::new(rhs, rhs_rows, columns));
+            let mut out = vec![0f32; rows * columns];
+            matmul(MatMut::new(&mut out, rows, columns), lhs, rhs, 1.0, Accumulate::No);
+            tensor_from(out, (rows, columns))
+        })
+    })
+}
+
+/// `x·Wᵀ + b`, or `x·W + b` if the weight is `transposed`: x `[rows, inner]`, a bias whose length divides the result's.
+fn layer(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[f32]>) -> Result<Tensor> {
+    if x.dtype() == DType::F32 {
+        return wide_layer(x, (weight, transposed), bias);
+    }
+    if rounds(x.dim(0)?) {
+        return in_format!(weight, narrow_layer(x, (weight, transposed), bias));
+    }
+    // Of rounded factors, too, so that a result does not depend on the number of rows.
+    let (x, weight) = (to_format(x, DType::F32)?, to_format(&to_format(weight, DType::BF16)?, DType::F32)?);
+    to_format(&wide_layer(&x, (&weight, transposed), bias)?, DType::BF16)
+}
+
+/// Whether so many rows are multiplied by the instructions for bfloat16: for few it would take longer to pack the weight.
+fn rounds(rows: usize) -> bool {
+    rows >= 64 && Numerics::Bf16.supported_on(&Device::Cpu)
+}
+
+/// [`layer`] in float32.
+fn wide_layer(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[f32]>) -> Result<Tensor> {
+    let (rows, inner) = x.dims2()?;
+    let out = weight.dim(usize::from(transposed))?;
     let (mut y, accumulate) = match bias {
-        Some(bias) => repeated(bias)?,
-        None => (vec![0f32; rows * out_features], Accumulate::No),
+        Some(bias) => (bias.repeat(rows * out / bias.len().max(1)), Accumulate::Yes),
+        None => (vec![0f32; rows * out], Accumulate::No),
     };
     with_f32(x, "linear", |x| {
         with_f32(weight, "linear", |weight| {
-            let rhs = MatRef::new(weight, out_features, in_features).t();
-            matmul(MatMut::new(&mut y, rows, out_features), MatRef::new(x, rows, in_features), rhs, 1.0, accumulate);
+            let weight = if transposed { MatRef::new(weight, inner, out) } else { MatRef::new(weight, out, inner).t() };
+            matmul(MatMut::new(&mut y, rows, out), MatRef::new(x, rows, inner), weight, 1.0, accumulate);
             Ok(())
         })
     })?;
-    let mut dims = x.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = out_features;
-    }
-    tensor_from(y, dims)
+    tensor_from(y, (rows, out))
 }
 
-/// `x·Wᵀ + b` with factors rounded to bfloat16: x `[rows, in]`, weight `[out, in]`, a bias whose length divides the result's.
-fn rounded_layer(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let of = |bias: Option<&[f32]>| rounded(x, (weight, false), bias);
-    match bias {
-        Some(bias) => with_f32(bias, "linear", |bias| of(Some(bias))),
-        None => of(None),
-    }
-}
-
-/// lhs·rhs of two matrices with factors rounded to bfloat16.
-pub(super) fn rounded_product(lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
-    rounded(lhs, (rhs, true), None)
-}
-
-/// `x·Wᵀ + b`, or `x·W + b` if the weight is `transposed`.
-fn rounded(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[f32]>) -> Result<Tensor> {
+/// [`layer`] of factors in bfloat16, to which the weight is rounded.
+fn narrow_layer<T: RowFormat>(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[f32]>) -> Result<Tensor> {
     let (rows, inner) = x.dims2()?;
     let out = weight.dim(usize::from(transposed))?;
-    let product = |x: &[f32], weight: &PackedWeight| {
-        let of_tile = |tile: &Range<usize>, y: &mut [f32]| {
-            if let Some(bias) = bias {
-                repeat(bias, tile.start * out, y);
+    // A bias for each column, if it is the same for every row.
+    let by_column = bias.filter(|bias| bias.len() <= out).map(|bias| bias.repeat(out / bias.len().max(1)));
+    let product = |x: &[bf16], weight: &PackedWeight| {
+        let of_tile = |tile: &Range<usize>, y: &mut [bf16]| {
+            let x = &x[tile.start * inner..tile.end * inner];
+            match (&by_column, bias) {
+                (Some(bias), _) => weight.product_of(x, y, Output::Bias(bias)),
+                (None, None) => weight.product_of(x, y, Output::Replace),
+                (None, Some(bias)) => with_scratch(y.len(), |sums| {
+                    repeat(bias, tile.start * out, sums);
+                    weight.product_of(x, sums, Output::Add);
+                    convert_run(sums, y);
+                }),
             }
-            let output = if bias.is_some() { Output::Add } else { Output::Replace };
-            weight.product(&x[tile.start * inner..tile.end * inner], y, output);
         };
         let tiles = tiles(rows, Numerics::Bf16);
         // SAFETY: the tiles are disjoint and all rows, and each is written whole.
@@ -77,8 +106,10 @@ fn rounded(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[f32
             })
         }
     };
-    let y = with_f32(x, "linear", |x| {
-        with_f32(weight, "linear", |weight| Ok(with_rounded(weight, (out, inner), transposed, |weight| product(x, weight))))
+    let y = with_numbers(x, "linear", |x: &[bf16]| {
+        with_numbers(weight, "linear", |weight: &[T]| {
+            Ok(with_rounded(weight, (out, inner), transposed, |weight| product(x, weight)))
+        })
     })?;
     tensor_from(y, (rows, out))
 }
@@ -89,18 +120,4 @@ fn repeat(values: &[f32], first: usize, to: &mut [f32]) {
     let (head, tail) = to.split_at_mut(rest.len().min(to.len()));
     head.copy_from_slice(&rest[..head.len()]);
     tail.chunks_mut(values.len()).for_each(|to| to.copy_from_slice(&values[..to.len()]));
-}
-
-/// lhs·rhs of two matrices, or lhsᵀ·rhs if `transposed`.
-pub(super) fn product(lhs: &Tensor, rhs: &Tensor, transposed: bool) -> Result<Tensor> {
-    let ((rows, inner), (rhs_rows, columns)) = (lhs.dims2()?, rhs.dims2()?);
-    with_f32(lhs, "matrix product", |lhs| {
-        with_f32(rhs, "matrix product", |rhs| {
-            let (lhs, rhs) = (MatRef::new(lhs, rows, inner), MatRef::new(rhs, rhs_rows, columns));
-            let (lhs, rows) = if transposed { (lhs.t(), inner) } else { (lhs, rows) };
-            let mut out = vec![0f32; rows * columns];
-            matmul(MatMut::new(&mut out, rows, columns), lhs, rhs, 1.0, Accumulate::No);
-            tensor_from(out, (rows, columns))
-        })
-    })
 }

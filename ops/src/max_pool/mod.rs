@@ -5,7 +5,7 @@ pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::dispatch::{Path, activation_path};
+use crate::dispatch::{Path, path};
 
 /// Max-pooling with a 3×3 window, stride 2 and padding 1 of minus infinity. NaN wins, as in PyTorch. Keeps no graph: in training, pooling comes with
 /// the batch norm before it ([`crate::normalize_relu_max_pool`]).
@@ -21,7 +21,7 @@ pub fn max_pool2d_3x3_s2_p1(x: &Tensor) -> Result<Tensor> {
         bail!("max_pool2d: expected an input with pixels, found {:?}", x.dims());
     }
     let _span = tracing::trace_span!("max-pool2d").entered();
-    match activation_path(&[x]) {
+    match path(&[x]) {
         Path::Cuda => cuda::max_pool(x),
         Path::Cpu => cpu::max_pool(x),
         Path::Composed => max_pool2d_3x3_s2_p1_composed(x),

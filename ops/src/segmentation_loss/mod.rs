@@ -7,6 +7,7 @@ mod cuda;
 
 use candle_core::{D, DType, Result, Tensor, Var, bail};
 
+use crate::convert::to_format;
 use crate::dice_ce::LossParts;
 use crate::dispatch::{Path, path};
 
@@ -74,7 +75,7 @@ pub fn segmentation_loss(logits: &Tensor, labels: &Tensor, loss: &SegmentationLo
     }
     match path(&[logits]) {
         Path::Cuda if classes <= cuda::CLASSES => cuda::segmentation_loss(logits, labels, loss),
-        Path::Cpu => cpu::segmentation_loss(logits, labels, loss),
+        Path::Cpu => cpu::segmentation_loss(&to_format(logits, DType::F32)?, labels, loss)?.in_format(logits.dtype()),
         Path::Cuda | Path::Composed => composed(logits, labels, loss),
     }
 }

@@ -5,10 +5,10 @@
 //! activations within a block, which the backward pass recomputes on the CPU. It drops each tensor after its last use, and does not sum
 //! gradients into zeros first.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use sam_ladder_ops::{
-    Conv2d, F32Math, Gradients, Places, Tail, add, contiguous, max_pool2d_3x3_s2_p1, normalize_backward, normalize_relu_max_pool,
-    normalize_relu_max_pool_backward, sum_second_axis, to_format,
+    Conv2d, Gradients, Places, Tail, add, contiguous, max_pool2d_3x3_s2_p1, normalize_backward, normalize_relu_max_pool,
+    normalize_relu_max_pool_backward, sum_second_axis,
 };
 
 use sam_ladder_schemas::train_choices::DecoderKind;
@@ -117,8 +117,6 @@ pub(super) struct ResNet {
     ladder: Option<Ladder>,
     /// Index of the first block of layer3.
     layer3: usize,
-    /// Whether activations are bfloat16 although images and gradients come in float32: on the CPU. On a GPU all have one format.
-    narrows: bool,
 }
 
 impl ResNet {
@@ -142,30 +140,7 @@ impl ResNet {
         let stage_ends = decoder.has_skips().then(|| kind.stage_ends());
         let shows_stem = decoder == DecoderKind::SkipsHalf;
         let layer3 = kind.depths()[..2].iter().sum();
-        let narrows = parameters.math() == F32Math::Bf16;
-        Ok(ResNet {
-            stem,
-            stem_conv,
-            stem_norm,
-            blocks,
-            convolutions,
-            projection,
-            stage_ends,
-            shows_stem,
-            ladder,
-            layer3,
-            narrows,
-        })
-    }
-
-    /// In the number format of the network's activations.
-    fn narrow(&self, x: &Tensor) -> Result<Tensor> {
-        if self.narrows { to_format(x, DType::BF16) } else { Ok(x.clone()) }
-    }
-
-    /// An activation in the number format of what surrounds the network.
-    fn widen(&self, x: &Tensor) -> Result<Tensor> {
-        if self.narrows { to_format(x, DType::F32) } else { Ok(x.clone()) }
+        Ok(ResNet { stem, stem_conv, stem_norm, blocks, convolutions, projection, stage_ends, shows_stem, ladder, layer3 })
     }
 
     /// Which stage ends with a block: 0 for layer1, 1 for layer2; only if stages are wanted.
@@ -186,20 +161,18 @@ impl ResNet {
 
     /// Of images `[b, c, s, s]` and rungs `[b, rung, c, s/16, s/16]`, if there are any; by the running statistics.
     pub(super) fn forward(&self, images: &Tensor, rungs: Option<&Tensor>) -> Result<SideOutput> {
-        let images = self.narrow(images)?;
-        let x = self.stem_conv.forward(&images, &self.stem_weight(&images)?)?;
+        let x = self.stem_conv.forward(images, &self.stem_weight(images)?)?;
         let stem = self.stem_norm.infer(&x, true)?;
         let mut x = max_pool2d_3x3_s2_p1(&stem)?;
-        let stem = self.shows_stem.then(|| self.widen(&stem)).transpose()?;
+        let stem = self.shows_stem.then_some(stem);
         let mut layers = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x)?;
             if let Some((ladder, place, rungs)) = self.rungs_after(index, rungs) {
-                x = self.narrow(ladder.mix(place, &self.widen(&x)?.into(), rungs, None)?.tensor())?;
+                x = ladder.mix(place, &x.into(), rungs, None)?.into_tensor();
             }
-            layers.extend(self.stage_of(index).map(|_| self.widen(&x)).transpose()?);
+            layers.extend(self.stage_of(index).map(|_| x.clone()));
         }
-        x = self.widen(&x)?;
         if let Some(projection) = &self.projection {
             x = projection.forward(&x)?;
         }
@@ -208,31 +181,29 @@ impl ResNet {
 
     /// As [`Self::forward`], by the statistics of the batch; updates the running ones. Also returns the tape for [`Self::backward`].
     pub(super) fn forward_train(&self, images: &Tensor, rungs: Option<&Tensor>) -> Result<(SideOutput, ResNetTape)> {
-        let images = self.narrow(images)?;
         convert(&self.convolutions, images.dtype())?;
-        let stem = self.stem_norm.normalized(self.stem_conv.forward(&images, &self.stem_weight(&images)?)?)?; // [b, 64, s/2, s/2]
+        let stem = self.stem_norm.normalized(self.stem_conv.forward(images, &self.stem_weight(images)?)?)?; // [b, 64, s/2, s/2]
         let (weight, bias) = self.stem_norm.parameters();
         let (mut x, places) = normalize_relu_max_pool(&stem.x, &stem.statistics, &weight, &bias)?; // [b, 64, s/4, s/4]
-        let shown = self.shows_stem.then(|| self.widen(&self.stem_norm.forward(&stem, Tail::Relu)?)).transpose()?;
+        let shown = self.shows_stem.then(|| self.stem_norm.forward(&stem, Tail::Relu)).transpose()?;
         let (mut blocks, mut layers, mut mixtures) = (Vec::with_capacity(self.blocks.len()), Vec::new(), Vec::new());
         for (index, block) in self.blocks.iter().enumerate() {
             let tape = block.forward_train(x)?;
             x = tape.out.clone();
-            layers.extend(self.stage_of(index).map(|_| self.widen(&x)).transpose()?);
+            layers.extend(self.stage_of(index).map(|_| x.clone()));
             if let Some((ladder, place, rungs)) = self.rungs_after(index, rungs) {
-                let mixed = Mixed::new(ladder, place, &self.widen(&x)?, rungs)?;
-                x = self.narrow(mixed.output())?;
+                let mixed = Mixed::new(ladder, place, &x, rungs)?;
+                x = mixed.output().clone();
                 mixtures.push((index, mixed));
             }
             blocks.push(tape);
         }
-        x = self.widen(&x)?;
         let layer3 = self.projection.as_ref().map(|_| x.clone());
         if let Some(projection) = &self.projection {
             x = projection.forward(&x)?;
         }
         let output = SideOutput { x, stages: stages(shown, layers) };
-        Ok((output, ResNetTape { images, stem, places, blocks, mixtures, layer3 }))
+        Ok((output, ResNetTape { images: images.clone(), stem, places, blocks, mixtures, layer3 }))
     }
 
     /// Adds the gradients of every variable to `grads`, given those of [`Self::forward_train`]'s output.
@@ -244,14 +215,13 @@ impl ResNet {
             (Some(projection), Some(layer3)) => projection.backward(&layer3, &grad, grads)?,
             _ => grad,
         };
-        let mut grad = (self.narrow(&grad)?, None);
+        let mut grad = (grad, None);
         for (index, block) in self.blocks.iter().enumerate().rev() {
             if let Some(of_stage) = self.stage_of(index).and_then(|stage| of_layers[stage].take()) {
-                grad.0 = add(&grad.0, &self.narrow(&of_stage)?)?;
+                grad.0 = add(&grad.0, &of_stage)?;
             }
             if let Some((_, mixed)) = mixtures.pop_if(|(after, _)| *after == index) {
-                let parts = (self.widen(&grad.0)?, grad.1.as_ref().map(|second| self.widen(second)).transpose()?);
-                grad = (self.narrow(&mixed.backward(parts, grads)?)?, None);
+                grad = (mixed.backward(grad, grads)?, None);
             }
             let Some(tape) = blocks.pop() else { candle_core::bail!("the tape has fewer blocks than the network") };
             grad = block.backward(tape, grad, grads)?;
@@ -261,7 +231,7 @@ impl ResNet {
         let mut found = normalize_relu_max_pool_backward(&stem.x, &stem.statistics, &weight, &bias, &places, parts)?;
         if let Some(of_stem) = of_stem {
             // What is shown of the stem goes another way than what is pooled; both gradients are linear.
-            let shown = normalize_backward(&stem.x, &stem.statistics, &weight, &bias, true, &self.narrow(&of_stem)?)?;
+            let shown = normalize_backward(&stem.x, &stem.statistics, &weight, &bias, true, &of_stem)?;
             found.x = add(&found.x, &shown.x)?;
             found.weight = add(&found.weight, &shown.weight)?;
             found.bias = add(&found.bias, &shown.bias)?;

@@ -94,13 +94,7 @@ pub(super) fn set_up(device: &Device, config: &TrainConfig) -> Result<Numerics> 
     if precision == Numerics::Bf16 && config.side_network == SideNetworkKind::VitTiny {
         return Err(TrainError::NetworkPrecision);
     }
-    Ok(if rounds_factors(device, config) { Numerics::F32 } else { precision })
-}
-
-/// Whether a run in bfloat16 is on the CPU: images and embeddings are float32, a ResNet's activations bfloat16, and everything else is float32 and
-/// rounded where it enters products.
-pub(super) fn rounds_factors(device: &Device, config: &TrainConfig) -> bool {
-    config.precision == Asked::Bf16 && device.is_cpu()
+    Ok(precision)
 }
 
 /// Whether steps are recorded: where the device can repeat recorded steps, unless that is off.
@@ -156,9 +150,7 @@ mod tests {
     fn a_precision_that_the_cpu_lacks_is_refused_by_name() {
         let in_bf16 = TrainConfig { precision: Asked::Bf16, ..TrainConfig::default() };
         match Numerics::Bf16.supported_on(&Device::Cpu) {
-            true => {
-                assert_eq!(set_up(&Device::Cpu, &in_bf16).unwrap(), Numerics::F32, "images and embeddings stay float32")
-            }
+            true => assert_eq!(set_up(&Device::Cpu, &in_bf16).unwrap(), Numerics::Bf16),
             false => assert!(set_up(&Device::Cpu, &in_bf16).unwrap_err().to_string().contains("a processor with AVX512-BF16")),
         }
         for (asked, needle) in [(Asked::F16, "is for the frozen encoder"), (Asked::Tf32, "--precision tf32 needs a GPU")] {

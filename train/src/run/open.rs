@@ -3,7 +3,7 @@
 use super::TrainArgs;
 use super::checkpoint::{Position, ResumeState, read_info};
 use super::ema::Ema;
-use super::gpu::{rounds_factors, set_up};
+use super::gpu::set_up;
 use super::records::Records;
 use super::resume::{Wanted, check_same_run, held_out_case, input_file, read_record, whole_path, write_record};
 use super::sampler::{Sampler, VariantDraws, identity_index};
@@ -28,7 +28,6 @@ use sam_ladder_formats::atomic::{is_temporary_of, tidy, write_atomic};
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::outputs::is_regular_file;
 use sam_ladder_formats::rows::{read_rows, read_rows_with};
-use sam_ladder_ops::F32Math;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::rungs::Rungs;
 use sam_ladder_schemas::store::RUNG_PROJECTION;
@@ -123,9 +122,7 @@ fn followed(
 /// Configuration of the model that a run trains.
 fn model_config(args: &TrainArgs, shape: BatchShape) -> ModelConfig {
     let of_run = ModelConfig::of_run(&args.config, shape.image_size, shape.num_classes, shape.rungs);
-    // On a GPU the activations are bfloat16 instead.
-    let math = if rounds_factors(&args.device, &args.config) { F32Math::Bf16 } else { of_run.math };
-    ModelConfig { embed_channels: shape.embed_channels, math, ..of_run }
+    ModelConfig { embed_channels: shape.embed_channels, ..of_run }
 }
 
 /// Makes the run directory. Its `config.json` is written last: a directory that has one can be resumed.

@@ -4,7 +4,7 @@ use crate::error::{Result, internal};
 use crate::model::OfSam;
 use candle_core::{DType, Device, Tensor, TensorId};
 use sam_ladder_cache::{Batch, BatchParts};
-use sam_ladder_ops::Numerics;
+use sam_ladder_ops::{Numerics, to_format};
 use sam_ladder_schemas::encoder::PATCH_SIZE;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
 use sam_ladder_schemas::rungs::Rungs;
@@ -167,7 +167,7 @@ pub fn input_tensors(batch: &Batch, count: usize, shape: BatchShape, device: &De
         embeddings = Tensor::cat(&[&before, &embeddings.unsqueeze(1)?, &after], 1)?;
     }
     let dtype = shape.precision.dtype();
-    Ok((images.to_dtype(dtype)?, embeddings.to_dtype(dtype)?))
+    Ok((to_format(&images, dtype)?, to_format(&embeddings, dtype)?))
 }
 
 /// The rungs of `count` slices, `[count, rung, c, s/16, s/16]`, for a model that takes them.
@@ -179,5 +179,5 @@ pub fn rung_tensor(batch: &Batch, count: usize, shape: BatchShape, device: &Devi
     let g = shape.grid_size();
     let values = batch.rungs.as_ref().map(|values| values.to_vec()).unwrap_or_default();
     let tensor = Tensor::from_vec(values, (count, rungs.count(), rungs.channels(), g, g), device)?;
-    Ok(Some(tensor.to_dtype(shape.precision.dtype())?))
+    Ok(Some(to_format(&tensor, shape.precision.dtype())?))
 }

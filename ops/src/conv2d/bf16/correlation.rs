@@ -1,14 +1,14 @@
 //! Products of a matrix with shifted views of planes.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use super::output::Output;
 use super::planes::Planes;
 use crate::cpu::SendPtr;
-use crate::matmul::bf16::{self, Instructions, Line, Operand, ROWS, STEP, Steps, Target, block, instructions, pack};
+use crate::matmul::bf16::{Instructions, Line, Operand, ROWS, STEP, Steps, Target, block, instructions, lines, pack};
 use crate::matmul::packed::COLUMNS;
 
-/// Where a block of results goes that does not lie in memory as it is computed.
+/// Where a block of results goes.
 struct Scattered<'a> {
     /// Starts of the groups of columns in the first row.
     groups: &'a [usize],
@@ -18,16 +18,26 @@ struct Scattered<'a> {
 }
 
 impl Scattered<'_> {
-    /// Writes `values`, rows of two groups of columns.
+    /// Writes `values`, rows of two groups of columns, rounded.
     ///
     /// # Safety
-    /// As for [`Output::write`].
+    /// The elements are there, and no other thread touches them; the processor has AVX512-BF16.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn write<T: Output>(&self, values: &[f32], out: SendPtr<T>) {
+    unsafe fn write(&self, values: &[f32], out: SendPtr<bf16>) {
         for (r, values) in values.chunks_exact(2 * COLUMNS).take(self.rows).enumerate() {
             for (start, values) in self.groups.iter().zip(values.chunks_exact(COLUMNS)) {
+                let rounded = pack::sixteen_rounded(&values[..self.columns]);
                 // SAFETY: the caller's promise.
-                unsafe { T::write(&values[..self.columns], out.add(start + r * self.to.plane), self.to.column) };
+                unsafe {
+                    let to = out.add(start + r * self.to.plane);
+                    if self.to.column == 1 {
+                        pack::store(rounded, self.columns, to.cast());
+                        continue;
+                    }
+                    let mut numbers = [bf16::ZERO; COLUMNS];
+                    pack::store(rounded, COLUMNS, numbers.as_mut_ptr().cast());
+                    numbers[..self.columns].iter().enumerate().for_each(|(i, number)| *to.add(i * self.to.column) = *number);
+                }
             }
         }
     }
@@ -66,7 +76,7 @@ impl Correlation {
     ) -> Self {
         let (width, by) = (channels.next_multiple_of(STEP), instructions());
         let inner = offsets.len() * width;
-        let mut packed = vec![Line::ZERO; bf16::lines(rows, inner)];
+        let mut packed = vec![Line::ZERO; lines(rows, inner)];
         packed.par_chunks_mut(inner / STEP * ROWS).enumerate().for_each(|(group, lines)| {
             let n = ROWS.min(rows - group * ROWS);
             let mut values = vec![0f32; n * inner];
@@ -97,14 +107,7 @@ impl Correlation {
     ///
     /// # Safety
     /// The destination's elements are there and belong to this task; the source has as many pixels from each offset on, and sixteen more.
-    pub(super) unsafe fn apply<T: Output>(
-        &self,
-        source: &[u32],
-        size: (usize, usize),
-        out: SendPtr<T>,
-        to: Destination,
-        images: usize,
-    ) {
+    pub(super) unsafe fn apply(&self, source: &[u32], size: (usize, usize), out: SendPtr<bf16>, to: Destination, images: usize) {
         let starts: Vec<(usize, usize)> = (0..size.0).flat_map(|y| groups(size.1).map(move |x| (y, x))).collect();
         // SAFETY: the caller's promise; each pair of groups of rows is one call's.
         let two_groups = |row: usize| unsafe { self.two_groups(row, source, &starts, size.1, out, to) };
@@ -119,17 +122,16 @@ impl Correlation {
     ///
     /// # Safety
     /// As for [`Self::apply`].
-    unsafe fn two_groups<T: Output>(
+    unsafe fn two_groups(
         &self,
         row: usize,
         source: &[u32],
         starts: &[(usize, usize)],
         columns: usize,
-        out: SendPtr<T>,
+        out: SendPtr<bf16>,
         to: Destination,
     ) {
         let rows = (self.rows - row).min(2 * ROWS);
-        let direct = T::TAKES_SUMS && to.column == 1 && columns >= COLUMNS && rows.is_multiple_of(ROWS);
         let lines = |group: usize| self.left[group * self.steps.len() * ROWS..].as_ptr();
         let first = row / ROWS;
         let left = Operand::of_lines([lines(first), lines(if rows > ROWS { first + 1 } else { first })]);
@@ -141,14 +143,8 @@ impl Correlation {
             let right = Operand { start: from, line: self.plane, steps: Steps::At(&self.steps) };
             let size = (rows.div_ceil(ROWS), pair.len());
             let place = |(y, x): (usize, usize)| to.start + row * to.plane + y * to.row + x * to.column;
-            // SAFETY: the caller's promise; a block that is not whole goes by way of `values`.
+            // SAFETY: the caller's promise; `values` have room for a block.
             unsafe {
-                if direct {
-                    let target =
-                        Target { columns: both.map(|at| out.add(place(at)).cast()), stride: to.plane, accumulate: false };
-                    block(self.by, self.steps.len(), [left, right], target, size);
-                    continue;
-                }
                 let start = values.as_mut_ptr();
                 let target = Target { columns: [start, start.add(COLUMNS)], stride: 2 * COLUMNS, accumulate: false };
                 block(self.by, self.steps.len(), [left, right], target, size);

@@ -1,5 +1,5 @@
-//! Convolution with bfloat16 factors and float32 sums, for processors with AMX or AVX512-BF16 ([`crate::matmul::bf16`]). Images, gradients and results are
-//! bfloat16 in memory, or float32, and then rounded once per call as weights are. The gradient of a weight is float32.
+//! Convolution in bfloat16 with float32 sums, for processors with AMX or AVX512-BF16 ([`crate::matmul::bf16`]). Weights are rounded once per call. The
+//! gradient of a weight is float32.
 //!
 //! - Forward: `out[co][pixel] = Σ_k W[co][k]·x[k][pixel]`, where a row `k = (tap, channel)` is a shifted view of the channel's padded plane ([`planes`]).
 //!   Two channels' planes are interleaved, so that what a product reads of them is sixteen neighbouring pixels.
@@ -9,10 +9,10 @@
 //! Convolutions of few channels (the first layer's) take a row per channel and tap instead of shifted views.
 
 mod correlation;
-mod output;
 mod planes;
 mod weight;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::implicit::Residue;
@@ -20,7 +20,6 @@ use super::shape::ConvShape;
 use crate::cpu::{SendPtr, filled_vec, with_scratch};
 use crate::matmul::bf16::{STEP, instructions};
 use correlation::{Correlation, Destination};
-use output::Output;
 use planes::Planes;
 pub(super) use weight::backward_weight;
 
@@ -30,7 +29,7 @@ pub(super) fn applies(g: &ConvShape) -> bool {
 }
 
 /// `[b, co, oh, ow]`.
-pub(super) fn forward<T: Output>(g: &ConvShape, x: &[T], weight: &[f32]) -> Vec<T> {
+pub(super) fn forward(g: &ConvShape, x: &[bf16], weight: &[f32]) -> Vec<bf16> {
     assert!(applies(g) && x.len() == g.input_len() && weight.len() == g.weight_len());
     let (image, taps) = (g.ci * g.h * g.w, g.k * g.k);
     let shifted = g.ci.is_multiple_of(STEP);
@@ -62,7 +61,7 @@ pub(super) fn forward<T: Output>(g: &ConvShape, x: &[T], weight: &[f32]) -> Vec<
 type Phase = (Residue, Residue, Option<Correlation>);
 
 /// The gradient of the input, `[b, ci, h, w]`.
-pub(super) fn backward_data<T: Output>(g: &ConvShape, grad: &[T], weight: &[f32]) -> Vec<T> {
+pub(super) fn backward_data(g: &ConvShape, grad: &[bf16], weight: &[f32]) -> Vec<bf16> {
     assert!(applies(g) && grad.len() == g.output_len() && weight.len() == g.weight_len());
     // The gradient with `margin` rows and columns of zeros before it, and enough after it for the last pixels.
     let (s, margin) = (g.stride, (g.k - 1) / g.stride);
@@ -86,13 +85,13 @@ pub(super) fn backward_data<T: Output>(g: &ConvShape, grad: &[T], weight: &[f32]
     };
     let phases: Vec<Phase> = (0..s * s).map(phase).collect();
     let image = g.ci * g.h * g.w;
-    let fill = |out: SendPtr<T>| {
+    let fill = |out: SendPtr<bf16>| {
         (0..g.b).into_par_iter().for_each(|i| {
             planes.with_pairs(|source| {
                 planes.fill_margin_pairs(g, &grad[i * g.co * g.oh * g.ow..][..g.co * g.oh * g.ow], margin, source);
                 if phases.iter().any(|(.., correlation)| correlation.is_none()) {
                     // SAFETY: the image belongs to this task.
-                    unsafe { out.slice(i * image, image) }.fill(T::zero());
+                    unsafe { out.slice(i * image, image) }.fill(bf16::ZERO);
                 }
                 for (y, x, correlation) in &phases {
                     let Some(correlation) = correlation else { continue };

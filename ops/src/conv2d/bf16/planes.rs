@@ -5,7 +5,8 @@ use super::super::shape::ConvShape;
 use super::with_u32;
 use crate::cpu::activation::with_scratch_of;
 use crate::matmul::bf16::STEP;
-use crate::matmul::bf16::pack::{self, FactorFormat};
+use crate::matmul::bf16::pack;
+use half::bf16;
 
 /// Pixels past the end of the last plane that a product may read, zeros: sixteen of a group that is not full, and the steps of a sum over pixels.
 pub(super) const SLACK: usize = 4 * STEP;
@@ -97,7 +98,7 @@ impl Planes {
     }
 
     /// Pixels `first, first + stride, …` of an image's row; in `room` if the stride is not 1.
-    fn of_phase<'a, T: FactorFormat>(&self, row: &'a [T], first: usize, room: &'a mut [T]) -> &'a [T] {
+    fn of_phase<'a>(&self, row: &'a [bf16], first: usize, room: &'a mut [bf16]) -> &'a [bf16] {
         match self.phases {
             1 => row,
             s => {
@@ -108,7 +109,7 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into interleaved planes.
-    pub(super) fn fill_split_pairs<T: FactorFormat>(&self, g: &ConvShape, image: &[T], to: &mut [u32]) {
+    pub(super) fn fill_split_pairs(&self, g: &ConvShape, image: &[bf16], to: &mut [u32]) {
         let (area, count) = (g.h * g.w, self.pairs());
         with_scratch_of(2 * g.w, |room| {
             let (a, b) = room.split_at_mut(g.w);
@@ -128,7 +129,7 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into planes of single numbers.
-    pub(super) fn fill_split<T: FactorFormat>(&self, g: &ConvShape, image: &[T], to: &mut [u16]) {
+    pub(super) fn fill_split(&self, g: &ConvShape, image: &[bf16], to: &mut [u16]) {
         let count = self.channels.next_multiple_of(16);
         with_scratch_of(g.w, |room| {
             for (line, values) in image.chunks_exact(g.w).enumerate() {
@@ -143,9 +144,9 @@ impl Planes {
     }
 
     /// The pixels that the tap `k` (channel, dy, dx) reads for a row of outputs.
-    fn tap_row<T: FactorFormat>(g: &ConvShape, image: &[T], k: usize, oy: usize, to: &mut [T]) {
+    fn tap_row(g: &ConvShape, image: &[bf16], k: usize, oy: usize, to: &mut [bf16]) {
         let (channel, dy, dx) = (k / (g.k * g.k), k / g.k % g.k, k % g.k);
-        to.fill(T::zero());
+        to.fill(bf16::ZERO);
         let y = oy * g.stride + dy;
         // The first output that reads a pixel rather than padding, and that pixel.
         let start = g.padding.saturating_sub(dx).div_ceil(g.stride);
@@ -159,7 +160,7 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into interleaved planes of a channel and tap each.
-    pub(super) fn fill_tap_pairs<T: FactorFormat>(&self, g: &ConvShape, image: &[T], to: &mut [u32]) {
+    pub(super) fn fill_tap_pairs(&self, g: &ConvShape, image: &[bf16], to: &mut [u32]) {
         with_scratch_of(2 * g.ow, |rows| {
             let (a, b) = rows.split_at_mut(g.ow);
             for k in (0..self.channels).step_by(2) {
@@ -168,7 +169,7 @@ impl Planes {
                     if k + 1 < self.channels {
                         Self::tap_row(g, image, k + 1, oy, b)
                     } else {
-                        b.fill(T::zero())
+                        b.fill(bf16::ZERO)
                     }
                     // SAFETY: `applies` says that the processor has the instructions.
                     unsafe { pack::pairs(a, b, &mut to[k / 2 * self.plane + oy * g.ow..]) };
@@ -178,7 +179,7 @@ impl Planes {
     }
 
     /// An image `[ci, h, w]` into planes of single numbers of a channel and tap each.
-    pub(super) fn fill_taps<T: FactorFormat>(&self, g: &ConvShape, image: &[T], to: &mut [u16]) {
+    pub(super) fn fill_taps(&self, g: &ConvShape, image: &[bf16], to: &mut [u16]) {
         with_scratch_of(g.ow, |row| {
             for k in 0..self.channels {
                 for oy in 0..g.oh {
@@ -191,7 +192,7 @@ impl Planes {
     }
 
     /// The output's gradient `[co, oh, ow]` into interleaved planes.
-    pub(super) fn fill_margin_pairs<T: FactorFormat>(&self, g: &ConvShape, grad: &[T], margin: usize, to: &mut [u32]) {
+    pub(super) fn fill_margin_pairs(&self, g: &ConvShape, grad: &[bf16], margin: usize, to: &mut [u32]) {
         let area = g.oh * g.ow;
         for (pair, channels) in grad.chunks(2 * area).enumerate() {
             for oy in 0..g.oh {

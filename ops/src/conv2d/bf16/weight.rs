@@ -1,5 +1,6 @@
 //! The gradient of a convolution's weight with bfloat16 factors.
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::super::shape::ConvShape;
@@ -8,7 +9,6 @@ use super::planes::Planes;
 use super::{STEP, applies};
 use crate::cpu::activation::with_scratch_of;
 use crate::cpu::filled_vec;
-use crate::matmul::bf16::pack::FactorFormat;
 use crate::matmul::bf16::{Line, Operand, ROWS, Steps, Target, block, instructions, pack, with_lines};
 use crate::matmul::packed::COLUMNS;
 
@@ -46,7 +46,7 @@ impl Sizes {
 }
 
 /// The gradient of the weight, `[co, ci, k, k]`.
-pub(in super::super) fn backward_weight<T: FactorFormat>(g: &ConvShape, x: &[T], grad: &[T]) -> Vec<f32> {
+pub(in super::super) fn backward_weight(g: &ConvShape, x: &[bf16], grad: &[bf16]) -> Vec<f32> {
     assert!(applies(g) && x.len() == g.input_len() && grad.len() == g.output_len());
     let (sizes, shifted) = Sizes::new(g);
     let (image, outputs) = (g.ci * g.h * g.w, g.co * g.oh * g.ow);
@@ -82,11 +82,11 @@ pub(in super::super) fn backward_weight<T: FactorFormat>(g: &ConvShape, x: &[T],
 
 impl Sizes {
     /// An image's gradient `[co, oh, ow]` as a right factor whose terms are pixels, zeros beyond a row's end.
-    fn pack_gradient<T: FactorFormat>(&self, g: &ConvShape, grad: &[T], lines: &mut [Line]) {
+    fn pack_gradient(&self, g: &ConvShape, grad: &[bf16], lines: &mut [Line]) {
         let pixels = self.steps * STEP;
-        with_scratch_of(COLUMNS * pixels, |values: &mut [T]| {
+        with_scratch_of(COLUMNS * pixels, |values: &mut [bf16]| {
             for (panel, channels) in grad.chunks(COLUMNS * g.oh * g.ow).enumerate() {
-                values.fill(T::zero());
+                values.fill(bf16::ZERO);
                 for (row, line) in channels.chunks_exact(g.ow).enumerate() {
                     let (channel, oy) = (row / g.oh, row % g.oh);
                     values[channel * pixels + oy * self.planes.width..][..g.ow].copy_from_slice(line);

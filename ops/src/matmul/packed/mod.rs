@@ -1,4 +1,4 @@
-//! Matrix products with a packed factor: the encoder's constant weights, and the keys and values of its attention.
+//! Matrix products with a packed factor: the encoder's constant weights, the keys and values of its attention, and weights in bfloat16.
 //!
 //! On processors with AVX2 the factor is stored in panels of sixteen columns, in the order in which the register block reads it (one panel
 //! with AVX2, two with AVX-512). Elsewhere it is not packed, and the `gemm` crate packs it for every product. Where the numerics are bfloat16,
@@ -130,8 +130,8 @@ pub(crate) fn split_tiles<'a, T>(mut matrix: &'a mut [T], tiles: &[Range<usize>]
 ///
 /// # Panics
 /// If the processor does not compute in bfloat16, or `weight` has another length.
-pub(crate) fn with_rounded<R>(
-    weight: &[f32],
+pub(crate) fn with_rounded<T: RowFormat, R>(
+    weight: &[T],
     (out, inner): (usize, usize),
     transposed: bool,
     f: impl FnOnce(&PackedWeight) -> R,
