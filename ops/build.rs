@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 /// The operations with kernels, in `src/<operation>/kernel.cu`; each is a module.
-const OPERATIONS: [&str; 18] = [
+const OPERATIONS: [&str; 19] = [
     "add",
     "attention",
     "batch_norm",
@@ -13,6 +13,7 @@ const OPERATIONS: [&str; 18] = [
     "convert",
     "dice_ce",
     "elementwise",
+    "gate",
     "gather",
     "gelu",
     "layer_norm",

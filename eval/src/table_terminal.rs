@@ -6,6 +6,7 @@ use crate::statistics::FEWEST_CASES;
 use crate::summary::{MEAN, has_spacing};
 use crate::table_md::TableContext;
 use crate::table_text::{UNDEFINED, aligned_table, number, percent};
+use sam_ladder_formats::csv::one_line;
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::eval::ScoredSplit;
 use sam_ladder_schemas::tables::SummaryRow;
@@ -30,10 +31,6 @@ pub(crate) fn terminal_table(summary: &[SummaryRow], context: &TableContext) -> 
         .map(|row| std::iter::once(one_line(&row.organ)).chain(columns.iter().map(|(_, cell)| cell(row))).collect())
         .collect();
     format!("{}\n\n{}\n{}\n", title(context), aligned_table(&headings, &left, &cells), notes(summary, context).join("\n"))
-}
-
-fn one_line(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 fn title(context: &TableContext) -> String {

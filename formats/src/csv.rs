@@ -48,6 +48,11 @@ pub fn field(text: &str) -> String {
     if plain { text.into() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
 }
 
+/// A text on one line: each control character becomes a space.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+}
+
 fn wrong(what: String) -> Problem {
     Problem::with_advice(what, "correct the table")
 }

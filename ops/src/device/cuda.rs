@@ -39,6 +39,7 @@ fn code(module: &str) -> Result<&'static str> {
         "convert" => ptx::CONVERT,
         "dice_ce" => ptx::DICE_CE,
         "elementwise" => ptx::ELEMENTWISE,
+        "gate" => ptx::GATE,
         "gather" => ptx::GATHER,
         "gelu" => ptx::GELU,
         "layer_norm" => ptx::LAYER_NORM,

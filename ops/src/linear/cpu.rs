@@ -50,7 +50,7 @@ fn layer(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[f32]>
     if rounds(x.dim(0)?) {
         return in_format!(weight, narrow_layer(x, (weight, transposed), bias));
     }
-    // Of rounded factors, too, so that a result does not depend on the number of rows.
+    // Of rounded factors, too: only the order of the sums depends on the number of rows.
     let (x, weight) = (to_format(x, DType::F32)?, to_format(&to_format(weight, DType::BF16)?, DType::F32)?);
     to_format(&wide_layer(&x, (&weight, transposed), bias)?, DType::BF16)
 }

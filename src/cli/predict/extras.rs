@@ -4,7 +4,7 @@ use super::outputs::Existing;
 use crate::error::refusal;
 use anyhow::Context;
 use sam_ladder_formats::atomic::write_atomic;
-use sam_ladder_formats::csv::{field, read_lines};
+use sam_ladder_formats::csv::{field, one_line, read_lines};
 use sam_ladder_formats::hash::sha256_hex;
 use sam_ladder_formats::nifti::{origin_of, write_scaled_nifti};
 use sam_ladder_formats::outputs::{HASH_COMMENT, Origin, is_regular_file, is_there, may_write, origin_of_text, sealed};
@@ -219,16 +219,15 @@ fn value(column: &str, text: &str) -> Value {
 }
 
 /// A name as it stands in a field: on one line, without spaces around it.
-pub fn one_line(text: &str) -> String {
-    let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
-    text.trim().into()
+pub fn in_field(text: &str) -> String {
+    one_line(text).trim().into()
 }
 
 /// A field of a CSV file (RFC 4180): nothing for what is unknown.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => field(&one_line(text)),
+        Value::String(text) => field(&in_field(text)),
         other => other.to_string(),
     }
 }

@@ -19,7 +19,7 @@ use crate::interrupt;
 use crate::print::print_note;
 use candle_core::Device;
 use encoded::EncodedSlices;
-use extras::{Extras, Made, disagreement, one_line};
+use extras::{Extras, Made, disagreement, in_field};
 use outputs::{Existing, Outputs, ensure_folder, ensure_mask_name, ensure_mask_of};
 use sam_ladder_cache::{Batch, Store};
 use sam_ladder_eval::postprocess;
@@ -146,8 +146,8 @@ impl MaskJob {
         let said = tables.volumes.add(&self.scan.case, &found.mask, self.grid.spacing_mm())?;
         tables.extras.write_maps(&made)?;
         if tables.extras.statistics.is_some() {
-            let case = one_line(&self.scan.case);
-            tables.rows.retain(|row| row["case"].as_str().map(one_line) != Some(case.clone()));
+            let case = in_field(&self.scan.case);
+            tables.rows.retain(|row| row["case"].as_str().map(in_field) != Some(case.clone()));
             tables.rows.extend(Extras::rows(&made));
             tables.extras.write_table(&tables.rows)?;
         }

@@ -2,6 +2,7 @@
 
 use super::settings::Settings;
 use sam_ladder_formats::atomic::write_atomic;
+use sam_ladder_formats::csv::{field, one_line};
 use sam_ladder_formats::outputs::{HASH_COMMENT, is_there, origin_of_text, sealed};
 use sam_ladder_schemas::counted::counted;
 use sam_ladder_schemas::precompute::PrecomputeConfig;
@@ -81,7 +82,7 @@ impl<'a> Volumes<'a> {
     /// A file that cannot be written.
     pub fn add(&mut self, case: &str, mask: &[u8], spacing_mm: Option<[f64; 3]>) -> anyhow::Result<Vec<String>> {
         let organs = organs((self.class_names, self.regions), self.training, mask, spacing_mm);
-        let key = plain(case);
+        let key = one_line(case);
         self.rows.retain(|(of, _)| *of != key);
         self.rows.extend(organs.iter().map(|organ| (key.clone(), organ.line(&key))));
         let mut text = format!("{HEADER}\n");
@@ -154,15 +155,15 @@ impl Organ<'_> {
         let [low, high] = [|range: &VolumeRange| range.low_ml, |range: &VolumeRange| range.high_ml]
             .map(|end| number(self.training.and_then(end)));
         let cells = [
-            quoted(case),
-            quoted(&plain(self.name)),
+            field(case),
+            field(&one_line(self.name)),
             self.voxels.to_string(),
             number(self.ml),
             low,
             high,
             count(|range| range.cases),
             count(|range| range.with_organ),
-            quoted(self.remark.text()),
+            field(self.remark.text()),
         ];
         cells.join(",")
     }
@@ -220,17 +221,6 @@ fn millilitres(ml: f64) -> String {
         2
     };
     format!("{ml:.decimals$} mL")
-}
-
-/// A name on one line.
-fn plain(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
-}
-
-/// A field of a CSV file (RFC 4180), without line ends.
-fn quoted(text: &str) -> String {
-    let has_special = text.contains([',', '"', '#']) || text.starts_with(' ') || text.ends_with(' ');
-    if has_special { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
 }
 
 /// The first field of such a line.
@@ -302,7 +292,7 @@ mod tests {
     #[test]
     fn fields_are_quoted_and_read_back() {
         for case in ["0001", "a,b", "a \"b\", c", "#1", " x"] {
-            let line = format!("{},liver,3", quoted(case));
+            let line = format!("{},liver,3", field(case));
             assert_eq!(first_field(&line), case, "{line}");
         }
     }

@@ -11,7 +11,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Result, Tensor};
-use sam_ladder_ops::{Conv2d, Tape, Value, mix, record_composed, sigmoid};
+use sam_ladder_ops::{Conv2d, Tape, Value, add_number, mix, sigmoid, write_gate_means};
 use sam_ladder_schemas::train::{Arm, GateKind};
 
 use super::error::ModelError;
@@ -27,16 +27,22 @@ pub(super) struct Gate {
 }
 
 enum Kind {
-    /// One α, or one per channel.
-    Constant(Trainable),
+    /// `[1]`
+    Scalar(Trainable),
+    Channel {
+        /// `[256, 1, 1]`
+        alpha: Trainable,
+        /// Memory for [`Gate::numbers`].
+        means: Tensor,
+    },
     Pixel {
         weight: Trainable,
         bias: Trainable,
         /// A 1×1 convolution.
         conv: Conv2d,
-        /// `[1]`: mean of the gate over the last batch, since this gate has no single value without one. Always in the same memory, so that
-        /// a CUDA graph can write it.
-        last_mean: Tensor,
+        /// Means of the logits and of the gate over the last batch, since this gate has no single value without one. Always in the same memory, so
+        /// that a CUDA graph can write it.
+        means: Tensor,
         /// Whether there was a batch.
         seen: AtomicBool,
     },
@@ -44,18 +50,17 @@ enum Kind {
 
 impl Gate {
     pub(super) fn new(arm: Arm, gate: GateKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
+        let means = Tensor::zeros(2, DType::F32, parameters.device())?;
         let kind = match gate {
-            GateKind::Scalar | GateKind::Channel => Kind::Constant(parameters.trainable_tensor(ALPHA)?),
-            GateKind::Pixel => {
-                let bias = parameters.trainable_tensor(&format!("{ALPHA}.bias"))?;
-                Kind::Pixel {
-                    weight: parameters.trainable_tensor(&format!("{ALPHA}.weight"))?,
-                    conv: Conv2d::new(1, 0).with_math(parameters.math()),
-                    last_mean: Tensor::zeros(1, DType::F32, bias.var().device())?,
-                    seen: AtomicBool::new(false),
-                    bias,
-                }
-            }
+            GateKind::Scalar => Kind::Scalar(parameters.trainable_tensor(ALPHA)?),
+            GateKind::Channel => Kind::Channel { alpha: parameters.trainable_tensor(ALPHA)?, means },
+            GateKind::Pixel => Kind::Pixel {
+                weight: parameters.trainable_tensor(&format!("{ALPHA}.weight"))?,
+                bias: parameters.trainable_tensor(&format!("{ALPHA}.bias"))?,
+                conv: Conv2d::new(1, 0).with_math(parameters.math()),
+                means,
+                seen: AtomicBool::new(false),
+            },
         };
         Ok(Gate { arm, kind })
     }
@@ -63,29 +68,29 @@ impl Gate {
     /// `[b, c, g, g]` twice → `[b, c, g, g]`.
     pub(super) fn forward(&self, sam: &Value, cnn: &Value, tape: Option<&Tape>) -> Result<Value> {
         match &self.kind {
-            Kind::Constant(alpha) if alpha.var().elem_count() == 1 => mix(sam, cnn, &alpha.on(tape)),
-            Kind::Constant(alpha) => record_composed(&[sam, cnn, &alpha.on(tape)], |t| blend(&t[0], &t[1], &sigmoid(&t[2])?)),
-            Kind::Pixel { weight, bias, conv, last_mean, seen } => {
+            Kind::Scalar(alpha) | Kind::Channel { alpha, .. } => mix(sam, cnn, &alpha.on(tape)),
+            Kind::Pixel { weight, bias, conv, means, seen } => {
                 let (c, weight) = (sam.tensor().dim(1)?, weight.on(tape));
                 let of = |x: &Value, first: usize| conv.recorded(x, &weight.narrow(1, first, c)?);
-                let logits = of(sam, 0)?.add(&of(cnn, c)?)?;
-                let gate = record_composed(&[&logits, &bias.on(tape)], |t| {
-                    sigmoid(&t[0].broadcast_add(&t[1].reshape((1, 1, 1, 1))?.to_dtype(t[0].dtype())?)?)
-                })?; // [b, 1, g, g]
-                last_mean.slice_set(&gate.tensor().to_dtype(DType::F32)?.mean_all()?.reshape(1)?, 0, 0)?;
+                let logits = add_number(&of(sam, 0)?.add(&of(cnn, c)?)?, &bias.on(tape))?; // [b, 1, g, g]
+                write_gate_means(logits.tensor(), means)?;
                 seen.store(true, Ordering::Relaxed);
-                record_composed(&[sam, cnn, &gate], |t| blend(&t[0], &t[1], &t[2]))
+                mix(sam, cnn, &logits)
             }
+        }
+    }
+
+    /// What is trained of it as one tensor: α, or the bias of a gate per pixel.
+    fn parameter(&self) -> Tensor {
+        match &self.kind {
+            Kind::Scalar(alpha) | Kind::Channel { alpha, .. } => alpha.tensor(),
+            Kind::Pixel { bias, .. } => bias.tensor(),
         }
     }
 
     /// α; its mean over channels for a gate per channel; the bias for a gate per pixel.
     pub(super) fn alpha(&self) -> Result<f32> {
-        let alpha = match &self.kind {
-            Kind::Constant(alpha) => alpha.tensor(),
-            Kind::Pixel { bias, .. } => bias.tensor(),
-        };
-        if alpha.dims() == [1] { alpha.get(0)?.to_scalar::<f32>() } else { alpha.mean_all()?.to_scalar::<f32>() }
+        self.parameter().mean_all()?.to_scalar()
     }
 
     /// The weight of x_sam; its mean over channels for a gate per channel, its mean over the last batch for a gate per pixel.
@@ -96,30 +101,24 @@ impl Gate {
             Arm::Full => {}
         }
         match &self.kind {
-            Kind::Constant(alpha) if alpha.var().dims() != [1] => sigmoid(&alpha.tensor())?.mean_all()?.to_scalar::<f32>(),
-            Kind::Pixel { last_mean, seen, .. } if seen.load(Ordering::Relaxed) => last_mean.get(0)?.to_scalar::<f32>(),
-            Kind::Pixel { .. } | Kind::Constant(_) => Ok(1.0 / (1.0 + (-self.alpha()?).exp())),
+            Kind::Channel { alpha, .. } => sigmoid(&alpha.tensor())?.mean_all()?.to_scalar(),
+            Kind::Pixel { means, seen, .. } if seen.load(Ordering::Relaxed) => means.get(1)?.to_scalar(),
+            Kind::Pixel { .. } | Kind::Scalar(_) => Ok(1.0 / (1.0 + (-self.alpha()?).exp())),
         }
     }
 
-    /// α as in [`Self::alpha`], and for a gate that is not one number its mean, as in [`Self::value`]: `[1]` or `[2]` on the device, without
-    /// waiting for it.
-    pub(super) fn numbers(&self) -> Result<Tensor> {
-        let flat = |t: &Tensor| t.detach().to_dtype(DType::F32)?.flatten_all();
-        match &self.kind {
-            Kind::Constant(alpha) if alpha.var().elem_count() == 1 => flat(&alpha.tensor()),
-            Kind::Constant(alpha) => {
-                let alpha = alpha.tensor();
-                Tensor::cat(&[&flat(&alpha)?.mean_keepdim(0)?, &flat(&sigmoid(&alpha)?)?.mean_keepdim(0)?], 0)
+    /// α as in [`Self::alpha`], and for a gate that is not one number its mean, as in [`Self::value`]: one or two numbers, on the device, in memory
+    /// that stays, without waiting for them.
+    pub(super) fn numbers(&self) -> Result<Vec<Tensor>> {
+        Ok(match &self.kind {
+            Kind::Scalar(alpha) => vec![alpha.tensor()],
+            Kind::Channel { alpha, means } => {
+                write_gate_means(&alpha.tensor(), means)?;
+                vec![means.clone()]
             }
-            Kind::Pixel { bias, last_mean, .. } => Tensor::cat(&[&flat(&bias.tensor())?, last_mean], 0),
-        }
+            Kind::Pixel { bias, means, .. } => vec![bias.tensor(), means.narrow(0, 1, 1)?],
+        })
     }
-}
-
-/// `cnn + gate·(sam - cnn)`
-fn blend(sam: &Tensor, cnn: &Tensor, gate: &Tensor) -> Result<Tensor> {
-    (sam - cnn)?.broadcast_mul(&gate.to_dtype(sam.dtype())?)? + cnn
 }
 
 /// Names and shapes of the gate's parameters.

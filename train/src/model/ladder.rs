@@ -12,7 +12,7 @@
 //! Names are ours: `CNN_encoder.ladder.<block of the encoder>.alpha` `[1]`, which starts at 0 (μ = ½), and `….projection.{weight,bias}`,
 //! which start at random values.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use sam_ladder_ops::{Gradients, Tape, Value, add, contiguous, mix, sigmoid};
 use sam_ladder_schemas::rungs::Rungs;
 
@@ -117,14 +117,14 @@ impl Ladder {
         Ok(x)
     }
 
-    /// α of each rung, `[rungs]` on the device, without waiting for it.
-    pub(super) fn alphas(&self) -> Result<Tensor> {
-        Tensor::cat(&self.rungs.iter().map(|rung| rung.alpha.tensor()).collect::<Vec<_>>(), 0)?.to_dtype(DType::F32)
+    /// α of each rung, `[1]` on the device, without waiting for it.
+    pub(super) fn alphas(&self) -> impl Iterator<Item = Tensor> {
+        self.rungs.iter().map(|rung| rung.alpha.tensor())
     }
 
     /// μ of each rung.
     pub(super) fn gates(&self) -> Result<Vec<f32>> {
-        sigmoid(&self.alphas()?)?.to_vec1()
+        sigmoid(&Tensor::cat(&self.alphas().collect::<Vec<_>>(), 0)?)?.to_vec1()
     }
 }
 

@@ -356,16 +356,15 @@ impl LadderSam {
         self.gate.value()
     }
 
-    /// α and, for a gate that is not one number, its mean: `[1]` or `[2]`; of a model with a ladder followed by α of each rung. On the device,
-    /// without waiting for it.
+    /// α and, for a gate that is not one number, its mean; of a model with a ladder followed by α of each rung. One or two numbers per tensor, on the
+    /// device, without waiting for them and without new memory: the next step changes them.
     ///
     /// # Errors
     /// Those of the tensor library.
-    pub fn gate_numbers(&self) -> Result<Tensor> {
-        match self.side_network.ladder() {
-            Some(ladder) => Tensor::cat(&[&self.gate.numbers()?, &ladder.alphas()?], 0),
-            None => self.gate.numbers(),
-        }
+    pub fn gate_numbers(&self) -> Result<Vec<Tensor>> {
+        let mut numbers = self.gate.numbers()?;
+        numbers.extend(self.side_network.ladder().into_iter().flat_map(Ladder::alphas));
+        Ok(numbers)
     }
 
     /// Of a model with a ladder the gate of each rung, in the order of the encoder's blocks: the rung's share where it is mixed. Otherwise empty.

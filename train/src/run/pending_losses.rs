@@ -60,15 +60,19 @@ impl PendingLosses {
     }
 
     /// Adds a step whose losses `[3]` and [gate numbers](LadderSam::gate_numbers) stay on the device.
-    fn keep(&mut self, taken: TakenStep, losses: &Tensor, gate: &Tensor) -> Result<()> {
-        let width = losses.elem_count() + gate.elem_count();
+    fn keep(&mut self, taken: TakenStep, losses: &Tensor, gate: &[Tensor]) -> Result<()> {
+        let numbers = || std::iter::once(losses).chain(gate);
+        let width = numbers().map(Tensor::elem_count).sum::<usize>();
         let rows = match &mut self.on_device {
             Some(rows) => rows,
             none => none.insert(Tensor::zeros((READ_EVERY, width), DType::F32, losses.device())?),
         };
         let row = rows.get(self.steps.len())?;
-        copy_into(&row.narrow(0, 0, losses.elem_count())?, losses)?;
-        copy_into(&row.narrow(0, losses.elem_count(), gate.elem_count())?, gate)?;
+        let mut at = 0;
+        for numbers in numbers() {
+            copy_into(&row.narrow(0, at, numbers.elem_count())?, numbers)?;
+            at += numbers.elem_count();
+        }
         self.steps.push((taken, Numbers::OnDevice));
         Ok(())
     }
@@ -138,7 +142,7 @@ mod tests {
         for round in [0u64, 10] {
             for step in round..round + 3 {
                 copy_into(&losses, &Tensor::new(&[1.0f32, 2.0, 3.0 + step as f32], &Device::Cpu)?)?;
-                pending.keep(taken(step), &losses, &Tensor::new(&[0f32], &Device::Cpu)?)?;
+                pending.keep(taken(step), &losses, &[Tensor::new(&[0f32], &Device::Cpu)?])?;
             }
             assert!(!pending.is_due());
             let known = StepLosses { total: 9.0, ce: 8.0, dice: 7.0 };
@@ -162,7 +166,7 @@ mod tests {
             let mut pending = PendingLosses::default();
             for step in 0..2u64 {
                 let losses = Tensor::new(&[1.0f32 + step as f32, 2.0, 3.0], &Device::Cpu)?;
-                pending.keep(taken(step), &losses, &Tensor::new(&[-4.0f32, 0.25], &Device::Cpu)?)?;
+                pending.keep(taken(step), &losses, &[Tensor::new(&[-4.0f32, 0.25], &Device::Cpu)?])?;
             }
             let rows = pending.read(arm)?;
             let numbers = |RecordedStep { row, .. }: &RecordedStep| [row.loss, row.ce, row.dice, row.alpha, row.gate];
@@ -178,7 +182,7 @@ mod tests {
         for (numbers, gate) in [(vec![0f32, 1.0, -1.0], 0.5), (vec![-4.0, 0.25, 1.0, -1.0], 0.25)] {
             let mut pending = PendingLosses { rungs: 2, ..PendingLosses::default() };
             let numbers = Tensor::new(numbers, &Device::Cpu)?;
-            pending.keep(taken(0), &Tensor::new(&[1.0f32, 2.0, 3.0], &Device::Cpu)?, &numbers)?;
+            pending.keep(taken(0), &Tensor::new(&[1.0f32, 2.0, 3.0], &Device::Cpu)?, &[numbers])?;
             let rows = pending.read(Arm::Full)?;
             assert_eq!((rows[0].row.dice, rows[0].row.gate), (3.0, gate));
             // σ(1) and σ(-1).
