@@ -128,7 +128,7 @@ fn a_graph_that_computes_something_else_is_not_used() {
 
 /// A recorded step is five calls and its launch, and allocates nothing: the indices of the batch and the optimizer's numbers are written to the
 /// graph's memory, the batch is gathered there, and losses and gate are copied to where the host reads them later. Of a gate per channel the means are
-/// computed there, of a gate per pixel bias and mean are two copies, and of a ladder α of each rung is one.
+/// computed there, of a gate per pixel bias and mean are two copies, and of a ladder there is one for each of two rungs, which are gathered, too.
 #[test]
 fn a_recorded_step_allocates_nothing() {
     let folder = workplace();
@@ -137,7 +137,7 @@ fn a_recorded_step_allocates_nothing() {
         ("read", "--device-store off", 3, 2),
         ("channel", "--device-store 1G --gate channel", 4, 2),
         ("pixel", "--device-store 1G --gate pixel", 3, 3),
-        ("ladder", "--device-store 1G --decoder skips --neighbours 1 --ladder gated", 3, 6),
+        ("ladder", "--device-store 1G --decoder skips --neighbours 1 --ladder gated", 4, 4),
     ] {
         let calls = folder.path().join(format!("{run}.calls.csv"));
         let mut command = train(folder.path(), run, &format!("--epochs 2 --batch-size 1 {words}"));
