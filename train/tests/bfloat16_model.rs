@@ -20,7 +20,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Numbers of both formats.
+/// Random numbers that both formats represent exactly.
 fn random(shape: &[usize], seed: u64) -> Result<Tensor> {
     let values = Tensor::from_vec(noise(shape.iter().product(), seed), shape, &Device::Cpu)?;
     to_format(&to_format(&values, DType::BF16)?, DType::F32)
@@ -53,15 +53,14 @@ fn passed(config: &ModelConfig, dtype: DType) -> Result<Passed> {
     Ok(Passed { before, logits, gradients: model.trainable().iter().map(of).collect() })
 }
 
-/// With every gate, side network and decoder that has such activations, with rungs, neighbours and trained tokens, a model in bfloat16 gives bfloat16,
-/// and its gradients follow float32's: each has its norm, and together they have its direction. This shows that everything is wired; how near the numbers
-/// are, the golden step shows.
+/// Runs each gate, decoder and residual network at least once, with rungs, neighbours and trained tokens. Gradients must have about float32's norm and, on
+/// average, its direction. This tests the wiring; the golden step tests the accuracy.
 #[test]
 fn every_model_in_bfloat16_follows_the_one_in_float32() -> Result<()> {
     use DecoderKind::{Plain, Skips, SkipsHalf};
     use SideNetworkKind::{Resnet18, Resnet34, Resnet50};
-    // Rounding turns gradients the more, the deeper a network with random weights is. The mean cosine of unrelated gradients is 0.
-    for (side_network, gate, decoder, channels, beyond, least) in [
+    // The deeper a network with random weights, the more rounding changes the direction of its gradients. The mean cosine of unrelated gradients is 0.
+    for (side_network, gate, decoder, channels, all_options, least_cosine) in [
         (Resnet18, GateKind::Scalar, SkipsHalf, 256, false, 0.95),
         (Resnet18, GateKind::Pixel, Plain, 0, true, 0.95),
         (Resnet34, GateKind::Channel, Plain, 64, true, 0.8),
@@ -72,9 +71,9 @@ fn every_model_in_bfloat16_follows_the_one_in_float32() -> Result<()> {
             gate,
             decoder,
             ladder: Rungs::new(&[2, 5, 8, 11], channels).filter(|_| channels > 0),
-            neighbours: beyond,
-            train_mask_tokens: beyond,
-            train_hypernetworks: beyond,
+            neighbours: all_options,
+            train_mask_tokens: all_options,
+            train_hypernetworks: all_options,
             ..ModelConfig::published(SIZE, 9, Arm::Full)
         };
         let (exact, near) = (passed(&config, DType::F32)?, passed(&config, DType::BF16)?);
@@ -85,7 +84,7 @@ fn every_model_in_bfloat16_follows_the_one_in_float32() -> Result<()> {
         }
         let mut cosines = Vec::new();
         for ((name, exact), (_, near)) in exact.gradients.iter().zip(&near.gradients) {
-            // That of a rung's gate is one number, a sum that may be near zero.
+            // That of a gate's α or bias is one number, a sum that may be near zero.
             if exact.elem_count() > 1 {
                 let (exact, near) = (values(exact), values(near));
                 let ratio = (dot(&near, &near) / dot(&exact, &exact)).sqrt();
@@ -94,7 +93,7 @@ fn every_model_in_bfloat16_follows_the_one_in_float32() -> Result<()> {
             }
         }
         let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
-        assert!(mean > least, "{side_network:?}, {gate:?}: gradients have a mean cosine of {mean}");
+        assert!(mean > least_cosine, "{side_network:?}, {gate:?}: gradients have a mean cosine of {mean}");
     }
     Ok(())
 }

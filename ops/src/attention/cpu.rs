@@ -31,7 +31,7 @@ impl<'a, T: Activation> Heads<'a, T> {
     }
 
     /// The first number of head `index` out of b·heads, and what follows it.
-    fn from(&self, index: usize) -> &'a [T] {
+    fn start_of(&self, index: usize) -> &'a [T] {
         let (_, heads, _, d) = self.dims;
         let start = index / heads * self.strides.0 + index % heads * d;
         &self.data[start.min(self.data.len())..]
@@ -39,7 +39,7 @@ impl<'a, T: Activation> Heads<'a, T> {
 
     /// Calls `f` with the matrix `[n, d]` of head `index` out of b·heads, in float32.
     fn with_head<R>(&self, index: usize, f: impl FnOnce(MatRef) -> R) -> R {
-        let ((_, _, n, d), from) = (self.dims, self.from(index));
+        let ((_, _, n, d), from) = (self.dims, self.start_of(index));
         if let Some(floats) = T::floats(from) {
             return f(MatRef::strided(floats, n, d, self.strides.1));
         }

@@ -1,12 +1,14 @@
 //! The gate on the CPU, plane by plane. A plane is a channel of an image; with one gate for all, a run of numbers.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::{Gates, Map, Sizes};
 use crate::cpu::activation::{Activation, in_format};
 use crate::cpu::simd::multiversion;
-use crate::cpu::{CHUNK, SendPtr, filled_vec, tensor_from, with_f32, with_numbers};
+use crate::cpu::{CHUNK, SendPtr, filled_vec, tensor_from, with_f32, with_numbers, with_scratch};
 
 /// As [`super::mix`].
 pub(super) fn mix(sam: &Tensor, cnn: &Tensor, logits: &Tensor, sizes: Sizes) -> Result<Tensor> {
@@ -34,61 +36,61 @@ pub(super) fn mix_backward_logits(
     tensor_from(found, logits.shape())
 }
 
-/// The gates, and what of the maps has which.
+/// The gates, and the planes of the maps that they belong to.
 struct Planes {
     /// Sigmoids.
     values: Vec<f32>,
     sizes: Sizes,
-    /// Numbers of a plane; the last may have fewer.
+    /// Elements of a plane; the last plane may be shorter.
     len: usize,
 }
 
 impl Planes {
     fn new(logits: &Tensor, sizes: Sizes) -> Result<Self> {
-        // With the library's exponential, which becomes infinite: a gate far below zero is closed.
+        // The standard `exp` overflows to infinity, so that a very negative logit closes its gate exactly.
         let sigmoid = |logit: &f32| 1.0 / (1.0 + (-logit).exp());
         let values = with_f32(logits, "gate", |logits| Ok(logits.iter().map(sigmoid).collect::<Vec<f32>>()))?;
         let len = if sizes.gates == Gates::One { CHUNK } else { sizes.pixels };
         Ok(Planes { values, sizes, len: len.max(1) })
     }
 
-    /// That of all numbers of a plane, or those of each.
-    fn of(&self, plane: usize) -> Gate<'_> {
+    /// Calls `f` with the gate of each of the `len` elements of a plane.
+    fn with_gates(&self, plane: usize, len: usize, f: impl FnOnce(&[f32])) {
         let Sizes { channels, pixels, gates, .. } = self.sizes;
-        match gates {
-            Gates::One => Gate::Same(self.values[0]),
-            Gates::Channels => Gate::Same(self.values[plane % channels]),
-            Gates::Pixels => Gate::Each(&self.values[plane / channels * pixels..][..pixels]),
-        }
+        let same = match gates {
+            Gates::Pixels => return f(&self.values[plane / channels * pixels..][..len]),
+            Gates::One => self.values[0],
+            Gates::Channels => self.values[plane % channels],
+        };
+        with_scratch(len, |gates| {
+            gates.fill(same);
+            f(gates);
+        });
     }
 
-    /// A result as large as a map, whose planes `f` writes.
-    fn each<T: Activation>(&self, len: usize, f: impl Fn(usize, std::ops::Range<usize>, &mut [T]) + Sync) -> Vec<T> {
+    /// A result of `len` elements, plane by plane on all threads.
+    ///
+    /// # Safety
+    /// `f`, which gets a plane's elements, their gates and memory for the result, writes all of it.
+    unsafe fn each<T: Activation>(&self, len: usize, f: impl Fn(Range<usize>, &[f32], &mut [T]) + Sync) -> Vec<T> {
         let fill = |out: SendPtr<T>| {
             (0..len.div_ceil(self.len)).into_par_iter().for_each(|plane| {
                 let range = plane * self.len..len.min((plane + 1) * self.len);
-                // SAFETY: the planes are disjoint and all of the result; `f` writes all of its plane.
-                f(plane, range.clone(), unsafe { out.slice(range.start, range.len()) });
+                // SAFETY: the planes are disjoint and lie within the result.
+                let out = unsafe { out.slice(range.start, range.len()) };
+                self.with_gates(plane, range.len(), |gates| f(range, gates, out));
             });
         };
-        // SAFETY: as above.
+        // SAFETY: the planes are all of the result, and the caller's promise.
         unsafe { filled_vec(len, fill) }
     }
-}
-
-/// The gates of a plane's numbers.
-enum Gate<'a> {
-    Same(f32),
-    Each(&'a [f32]),
 }
 
 fn mixed<T: Activation>(sam: &Tensor, cnn: &Tensor, gates: &Planes) -> Result<Tensor> {
     with_numbers(sam, "gate", |a: &[T]| {
         with_numbers(cnn, "gate", |b: &[T]| {
-            let y = gates.each(a.len(), |plane, at, out| match gates.of(plane) {
-                Gate::Same(gate) => mix_run(&a[at.clone()], &b[at], gate, out),
-                Gate::Each(gates) => mix_each(&a[at.clone()], &b[at], gates, out),
-            });
+            // SAFETY: `mix_run` writes all of its last argument, which is as long as the others.
+            let y = unsafe { gates.each(a.len(), |at, gates, out| mix_run(&a[at.clone()], &b[at], gates, out)) };
             tensor_from(y, sam.shape())
         })
     })
@@ -96,12 +98,9 @@ fn mixed<T: Activation>(sam: &Tensor, cnn: &Tensor, gates: &Planes) -> Result<Te
 
 fn of_map<T: Activation>(gradient: &Tensor, gates: &Planes, map: Map) -> Result<Tensor> {
     with_numbers(gradient, "gate", |g: &[T]| {
-        let found = gates.each(g.len(), |plane, at, out| match (gates.of(plane), map) {
-            (Gate::Same(gate), Map::Sam) => share_run(&g[at], gate, out),
-            (Gate::Same(gate), Map::Cnn) => rest_run(&g[at], gate, out),
-            (Gate::Each(gates), Map::Sam) => share_each(&g[at], gates, out),
-            (Gate::Each(gates), Map::Cnn) => rest_each(&g[at], gates, out),
-        });
+        let run: fn(&[T], &[f32], &mut [T]) = if map == Map::Sam { share_run } else { rest_run };
+        // SAFETY: both write all of their last argument, which is as long as the others.
+        let found = unsafe { gates.each(g.len(), |at, gates, out| run(&g[at], gates, out)) };
         tensor_from(found, gradient.shape())
     })
 }
@@ -134,16 +133,7 @@ fn sums_of<T: Activation>(gradient: &Tensor, [sam, cnn]: [&Tensor; 2], gates: &P
 }
 
 multiversion! {
-    fn mix_run<T: Activation>(a: &[T], b: &[T], gate: f32, out: &mut [T]) {
-        for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
-            let (a, b) = (a.value(), b.value());
-            *o = T::nearest((a - b) * gate + b);
-        }
-    }
-}
-
-multiversion! {
-    fn mix_each<T: Activation>(a: &[T], b: &[T], gates: &[f32], out: &mut [T]) {
+    fn mix_run<T: Activation>(a: &[T], b: &[T], gates: &[f32], out: &mut [T]) {
         for (((o, a), b), gate) in out.iter_mut().zip(a).zip(b).zip(gates) {
             let (a, b) = (a.value(), b.value());
             *o = T::nearest((a - b) * gate + b);
@@ -152,15 +142,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn share_run<T: Activation>(g: &[T], gate: f32, out: &mut [T]) {
-        for (o, g) in out.iter_mut().zip(g) {
-            *o = T::nearest(g.value() * gate);
-        }
-    }
-}
-
-multiversion! {
-    fn share_each<T: Activation>(g: &[T], gates: &[f32], out: &mut [T]) {
+    fn share_run<T: Activation>(g: &[T], gates: &[f32], out: &mut [T]) {
         for ((o, g), gate) in out.iter_mut().zip(g).zip(gates) {
             *o = T::nearest(g.value() * gate);
         }
@@ -168,15 +150,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn rest_run<T: Activation>(g: &[T], gate: f32, out: &mut [T]) {
-        for (o, g) in out.iter_mut().zip(g) {
-            *o = T::nearest(g.value() - g.value() * gate);
-        }
-    }
-}
-
-multiversion! {
-    fn rest_each<T: Activation>(g: &[T], gates: &[f32], out: &mut [T]) {
+    fn rest_run<T: Activation>(g: &[T], gates: &[f32], out: &mut [T]) {
         for ((o, g), gate) in out.iter_mut().zip(g).zip(gates) {
             *o = T::nearest(g.value() - g.value() * gate);
         }

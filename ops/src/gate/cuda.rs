@@ -39,7 +39,7 @@ pub(super) fn mix(sam: &Tensor, cnn: &Tensor, logits: &Tensor, sizes: Sizes) -> 
     let inputs = [Input::new(sam)?, Input::new(cnn)?, Input::new(&logits)?];
     let words = sizes.words();
     let args = [&inputs.each_ref().map(Input::arg)[..], &[out.arg(), Arg::Words(&words), sizes.of_channels()]].concat();
-    // SAFETY: two maps and the result of these sizes in one format, and float32 logits for each channel or pixel, as was checked.
+    // SAFETY: two maps and the result of these sizes in one format, and float32 logits for each channel or pixel, as `Sizes::of` checks.
     unsafe { gpu.launch(MODULE, &format!("mix_gates_{}", suffix(sam.dtype())?), sizes.grid(), &args)? };
     Ok(out.tensor())
 }

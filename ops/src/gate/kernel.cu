@@ -8,7 +8,7 @@ struct Sizes {
     int images, channels, pixels;
 };
 
-// Of the grid (blocks of pixels, channels, images) the place of this thread's number in the maps, and its gate; false beyond the pixels.
+// Sets this thread's index into the maps and its gate, in a grid of (blocks of pixels, channels, images); false for a thread past the last pixel.
 __device__ __forceinline__ bool place(const float* logits, Sizes sizes, int of_channels, size_t& at, float& gate) {
     size_t pixel = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x, channel = blockIdx.y, image = blockIdx.z;
     if (pixel >= sizes.pixels) return false;

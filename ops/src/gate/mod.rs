@@ -25,15 +25,18 @@ pub fn mix(sam: &Value, cnn: &Value, logits: &Value) -> Result<Value> {
     let y = match by {
         Path::Cuda => cuda::mix(a, b, of_gate, sizes)?,
         Path::Cpu => cpu::mix(a, b, of_gate, sizes)?,
-        Path::Composed => ((a - b)?.broadcast_mul(&sigmoid(of_gate)?)? + b)?,
+        Path::Composed => ((a - b)?.broadcast_mul(&gate_of(of_gate, a)?)? + b)?,
     };
     record(y, &[sam, cnn, logits], move |gradient, wanted| {
         let ([sam, cnn, logits], gradient) = (&tensors, gradient.contiguous()?);
+        if gradient.dtype() != sam.dtype() {
+            bail!("mix: a gradient of {:?} for maps of {:?}", gradient.dtype(), sam.dtype());
+        }
         let of_map = |map: Map| match by {
             Path::Cuda => cuda::mix_backward(&gradient, logits, sizes, map),
             Path::Cpu => cpu::mix_backward(&gradient, logits, sizes, map),
             Path::Composed => {
-                let of_sam = gradient.broadcast_mul(&sigmoid(logits)?)?;
+                let of_sam = gradient.broadcast_mul(&gate_of(logits, sam)?)?;
                 if map == Map::Sam { Ok(of_sam) } else { &gradient - of_sam }
             }
         };
@@ -43,7 +46,7 @@ pub fn mix(sam: &Value, cnn: &Value, logits: &Value) -> Result<Value> {
             Path::Composed => {
                 let gate = sigmoid(logits)?;
                 let slope = (&gate - gate.sqr()?)?;
-                sizes.summed(&(&gradient * (sam - cnn)?)?)?.reshape(logits.shape())? * slope
+                sizes.summed(&(&gradient * (sam - cnn)?)?)?.reshape(logits.shape())?.to_dtype(logits.dtype())? * slope
             }
         };
         Ok(vec![
@@ -54,7 +57,7 @@ pub fn mix(sam: &Value, cnn: &Value, logits: &Value) -> Result<Value> {
     })
 }
 
-/// `x` plus a number, in float32: the logits of a gate per pixel.
+/// Adds a scalar to `x` in float32; used for the logits of a gate per pixel.
 ///
 /// # Shapes
 /// any, and a number of float32 with one element → the same
@@ -62,8 +65,8 @@ pub fn mix(sam: &Value, cnn: &Value, logits: &Value) -> Result<Value> {
 /// # Errors
 /// More than one number.
 pub fn add_number(x: &Value, number: &Value) -> Result<Value> {
-    if number.tensor().elem_count() != 1 {
-        bail!("add_number: expected one number, found {:?}", number.tensor().dims());
+    if number.tensor().elem_count() != 1 || number.tensor().dtype() != DType::F32 {
+        bail!("add_number: expected one number of float32, found {:?}", number.tensor());
     }
     let (dtype, shape) = (x.tensor().dtype(), number.tensor().shape().clone());
     let y = match path(&[x.tensor(), number.tensor()]) {
@@ -76,15 +79,15 @@ pub fn add_number(x: &Value, number: &Value) -> Result<Value> {
     })
 }
 
-/// Writes the mean of the logits and the mean of their sigmoids, without a graph, to memory that stays.
+/// Writes the mean of the logits and the mean of their sigmoids, without a graph, to memory that a CUDA graph can write each time.
 ///
 /// # Shapes
-/// logits any, float32; `to` `[2]`, float32
+/// logits any but an empty one, float32; `to` `[2]`, float32
 ///
 /// # Errors
 /// Other shapes or types.
 pub fn write_gate_means(logits: &Tensor, to: &Tensor) -> Result<()> {
-    if logits.dtype() != DType::F32 || to.dtype() != DType::F32 || to.dims() != [2] {
+    if logits.dtype() != DType::F32 || logits.elem_count() == 0 || to.dtype() != DType::F32 || to.dims() != [2] {
         bail!("gate means: expected float32 and two places, found {logits:?} and {to:?}");
     }
     match path(&[logits, to]) {
@@ -103,6 +106,12 @@ pub fn write_gate_means(logits: &Tensor, to: &Tensor) -> Result<()> {
 /// Those of the tensor library.
 pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// The gate in the number format of a map, with which it is multiplied.
+fn gate_of(logits: &Tensor, map: &Tensor) -> Result<Tensor> {
+    let gate = sigmoid(logits)?.to_dtype(map.dtype())?;
+    if logits.elem_count() == 1 { gate.reshape(1) } else { Ok(gate) }
 }
 
 /// One of the maps that are mixed.
@@ -140,8 +149,8 @@ impl Sizes {
             [b, c, h, w] if of_gate == [b, 1, h, w] => (b, c, h * w, Gates::Pixels),
             _ => bail!("mix: {dims:?} has no gates {of_gate:?}, expected a number, one per channel or one per pixel"),
         };
-        if cnn.dims() != dims {
-            bail!("mix: expected two tensors of one shape, found {dims:?} and {:?}", cnn.dims());
+        if cnn.dims() != dims || cnn.dtype() != sam.dtype() {
+            bail!("mix: expected two tensors of one shape and format, found {sam:?} and {cnn:?}");
         }
         Ok(Sizes { images, channels, pixels, gates })
     }
@@ -179,7 +188,7 @@ mod tests {
         assert_gradients_match(&tokens, |v| mix(&v[0], &v[1], &v[2]), |t| composed(&t[0], &t[1], &t[2]))
     }
 
-    /// Logits far from zero let only one of the maps through, bit by bit.
+    /// A closed gate passes the bits of cnn, and an open one those of sam if cnn is zero.
     #[test]
     fn a_gate_closes_and_opens() -> Result<()> {
         let (sam, cnn) = (uniform(&[2, 3, 5, 4], 1)?, uniform(&[2, 3, 5, 4], 2)?);
@@ -204,6 +213,8 @@ mod tests {
             assert!(error.contains("one per channel"), "{shape:?}: {error}");
         }
         assert!(mix(&map, &of(&[2, 3, 4, 5])?, &of(&[1])?).unwrap_err().to_string().contains("one shape"));
+        let narrow = to_format(map.tensor(), DType::BF16)?.into();
+        assert!(mix(&map, &narrow, &of(&[1])?).unwrap_err().to_string().contains("format"));
         assert!(add_number(&map, &of(&[2])?).is_err());
         Ok(())
     }
@@ -220,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn means_go_to_memory_that_stays() -> Result<()> {
+    fn means_of_logits_and_gates() -> Result<()> {
         let to = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
         write_gate_means(&Tensor::new(&[0f32, 2.0], &Device::Cpu)?, &to)?;
         let found = to.to_vec1::<f32>()?;

@@ -10,7 +10,7 @@ use crate::cpu::{SendPtr, filled_vec, sum_parts, tensor_from, with_f32, with_num
 /// Rows that one task works on.
 const ROWS: usize = 64;
 
-/// The norm of one tensor, or of the sum of two, and the sum; both are rounded from float32.
+/// The norm of one tensor, or of the sum of two in float32; and that sum, or the one tensor.
 pub(super) fn norm_of_sum(
     first: &Tensor,
     second: Option<&Tensor>,
@@ -105,10 +105,7 @@ multiversion! {
     pub(crate) fn layer_norm_rows<T: Activation, U: Activation>(x: &[T], weight: &[f32], bias: &[f32], eps: f32, y: &mut [U]) {
         let channels = weight.len();
         for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
-            let (mean, inverse_deviation) = row_statistics(x, eps);
-            for (((y, x), &weight), &bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                *y = U::nearest(madd::<FMA>((x.value() - mean) * inverse_deviation, weight, bias));
-            }
+            normalise::<_, _, FMA>(x, row_statistics(x, eps), (weight, bias), y);
         }
     }
 }
@@ -123,10 +120,7 @@ multiversion! {
             for (x, &added) in x.iter_mut().zip(added) {
                 *x += added;
             }
-            let (mean, inverse_deviation) = row_statistics(x, eps);
-            for (((y, &x), &weight), &bias) in y.iter_mut().zip(x.iter()).zip(weight).zip(bias) {
-                *y = T::nearest(madd::<FMA>((x - mean) * inverse_deviation, weight, bias));
-            }
+            normalise::<_, _, FMA>(x, row_statistics(x, eps), (weight, bias), y);
         }
     }
 }
@@ -147,11 +141,21 @@ multiversion! {
                 *row = a.value() + b.value();
                 *sum = T::nearest(*row);
             }
-            let (mean, inverse_deviation) = row_statistics(row, eps);
-            for (((y, &x), &weight), &bias) in y.iter_mut().zip(row.iter()).zip(norm.0).zip(norm.1) {
-                *y = T::nearest(madd::<FMA>((x - mean) * inverse_deviation, weight, bias));
-            }
+            normalise::<_, _, FMA>(row, row_statistics(row, eps), norm, y);
         }
+    }
+}
+
+/// A row's layer norm, given its mean and 1/sqrt(variance + eps).
+#[inline(always)]
+fn normalise<T: Activation, U: Activation, const FMA: bool>(
+    x: &[T],
+    statistics: (f32, f32),
+    norm: (&[f32], &[f32]),
+    y: &mut [U],
+) {
+    for (((y, x), &weight), &bias) in y.iter_mut().zip(x).zip(norm.0).zip(norm.1) {
+        *y = U::nearest(madd::<FMA>((x.value() - statistics.0) * statistics.1, weight, bias));
     }
 }
 

@@ -47,16 +47,16 @@ fn layer(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[f32]>
     if x.dtype() == DType::F32 {
         return wide_layer(x, (weight, transposed), bias);
     }
-    if rounds(x.dim(0)?) {
+    if uses_instructions(x.dim(0)?) && weight.elem_count() > 0 {
         return in_format!(weight, narrow_layer(x, (weight, transposed), bias));
     }
-    // Of rounded factors, too: only the order of the sums depends on the number of rows.
+    // These factors are rounded as well; only the order of the sums differs.
     let (x, weight) = (to_format(x, DType::F32)?, to_format(&to_format(weight, DType::BF16)?, DType::F32)?);
     to_format(&wide_layer(&x, (&weight, transposed), bias)?, DType::BF16)
 }
 
-/// Whether so many rows are multiplied by the instructions for bfloat16: for few it would take longer to pack the weight.
-fn rounds(rows: usize) -> bool {
+/// Whether products of this many rows use the instructions for bfloat16; for fewer, packing the weight costs more than it saves.
+fn uses_instructions(rows: usize) -> bool {
     rows >= 64 && Numerics::Bf16.supported_on(&Device::Cpu)
 }
 
@@ -78,7 +78,7 @@ fn wide_layer(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[
     tensor_from(y, (rows, out))
 }
 
-/// [`layer`] of factors in bfloat16, to which the weight is rounded.
+/// [`layer`] for rows in bfloat16; the weight is rounded to it.
 fn narrow_layer<T: RowFormat>(x: &Tensor, (weight, transposed): (&Tensor, bool), bias: Option<&[f32]>) -> Result<Tensor> {
     let (rows, inner) = x.dims2()?;
     let out = weight.dim(usize::from(transposed))?;

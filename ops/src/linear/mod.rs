@@ -27,7 +27,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, math: F32Math) ->
     check(x.tensor(), weight.tensor(), bias.map(Value::tensor))?;
     let tensors = [x.tensor(), weight.tensor(), bias.unwrap_or(weight).tensor()];
     let inputs: Vec<&Value> = [x, weight].into_iter().chain(bias).collect();
-    // In the number format of the products, forward and backward.
+    // On a GPU converted once for both passes; the CPU rounds it where it is packed.
     let matrix =
         if path(&tensors) == Path::Cuda { to_format(weight.tensor(), x.tensor().dtype())? } else { weight.tensor().clone() };
     let y = {
@@ -71,12 +71,15 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, math: F32Math) ->
 /// If shapes do not match.
 pub fn linear_groups(x: &Value, weight: &Value, bias: &Value, relu: bool, math: F32Math) -> Result<Value> {
     let (rows, matrices) = (x.tensor().clone(), to_format(weight.tensor(), x.tensor().dtype())?);
-    let y = products((&rows, false), (&matrices, true), math)?;
-    let y = if path(&[&y, bias.tensor()]) == Path::Cuda {
-        cuda::add_group_bias(y, bias.tensor(), relu)?
+    let dtype = rows.dtype();
+    let y = if path(&[&rows, &matrices, bias.tensor()]) == Path::Cuda {
+        cuda::add_group_bias(products((&rows, false), (&matrices, true), math, dtype)?, bias.tensor(), relu)?
     } else {
-        let y = y.broadcast_add(&bias.tensor().to_dtype(rows.dtype())?.unsqueeze(1)?)?; // + [g, 1, out]
-        if relu { y.relu()? } else { y }
+        // The bias is added before the result is rounded.
+        let wide = if dtype == DType::BF16 { DType::F32 } else { dtype };
+        let y = products((&rows, false), (&matrices, true), math, wide)?;
+        let y = y.broadcast_add(&bias.tensor().to_dtype(wide)?.unsqueeze(1)?)?; // + [g, 1, out]
+        to_format(&if relu { y.relu()? } else { y }, dtype)?
     };
     let (of_weight, of_bias) = (weight.tensor().dtype(), bias.tensor().dtype());
     let result = relu.then(|| y.clone());
@@ -84,8 +87,8 @@ pub fn linear_groups(x: &Value, weight: &Value, bias: &Value, relu: bool, math: 
         let before = result.map(|result| relu_backward(&result, gradient)).transpose()?;
         let gradient = before.as_ref().unwrap_or(gradient);
         Ok(vec![
-            wanted[0].then(|| products((gradient, false), (&matrices, false), math)).transpose()?,
-            wanted[1].then(|| products((gradient, true), (&rows, false), math)?.to_dtype(of_weight)).transpose()?,
+            wanted[0].then(|| products((gradient, false), (&matrices, false), math, dtype)).transpose()?,
+            wanted[1].then(|| products((gradient, true), (&rows, false), math, of_weight)).transpose()?,
             wanted[2].then(|| gradient.to_dtype(of_bias)?.sum(1)).transpose()?,
         ])
     })
@@ -100,22 +103,23 @@ pub fn linear_groups(x: &Value, weight: &Value, bias: &Value, relu: bool, math: 
 /// If shapes do not match.
 pub fn product_transposed(a: &Value, b: &Value, math: F32Math) -> Result<Value> {
     let (left, right) = (a.tensor().clone(), b.tensor().clone());
-    record(products((&left, false), (&right, true), math)?, &[a, b], move |gradient, wanted| {
+    let dtype = left.dtype();
+    record(products((&left, false), (&right, true), math, dtype)?, &[a, b], move |gradient, wanted| {
         Ok(vec![
-            wanted[0].then(|| products((gradient, false), (&right, false), math)).transpose()?,
-            wanted[1].then(|| products((gradient, true), (&left, false), math)).transpose()?,
+            wanted[0].then(|| products((gradient, false), (&right, false), math, dtype)).transpose()?,
+            wanted[1].then(|| products((gradient, true), (&left, false), math, dtype)).transpose()?,
         ])
     })
 }
 
-/// The products of two batches of matrices of one number format, in which the result is; each matrix may be transposed first.
-fn products(lhs: (&Tensor, bool), rhs: (&Tensor, bool), math: F32Math) -> Result<Tensor> {
+/// The products of two batches of matrices of the same number format, in the format `dtype`; each matrix may be transposed first.
+fn products(lhs: (&Tensor, bool), rhs: (&Tensor, bool), math: F32Math, dtype: DType) -> Result<Tensor> {
     let on_cpu = path(&[lhs.0, rhs.0]) == Path::Cpu;
     let factor = |(of, transposed): (&Tensor, bool)| -> Result<Tensor> {
         let of = if on_cpu { to_format(of, DType::F32)? } else { of.clone() };
         if transposed { of.t() } else { Ok(of) }
     };
-    to_format(&matmul(&factor(lhs)?, &factor(rhs)?, math)?, lhs.0.dtype())
+    to_format(&matmul(&factor(lhs)?, &factor(rhs)?, math)?, dtype)
 }
 
 fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {

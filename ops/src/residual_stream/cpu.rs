@@ -18,19 +18,19 @@ use crate::rel_pos_attention::{RelPosAttention, TokenGrid};
 /// Rows that one task of an element-wise pass works on: all of a tile, where products are computed in tiles.
 const ROWS: usize = 128;
 
-/// All tokens; what is between two steps has the format `T`.
+/// All tokens. What one step passes to the next has the format `T`.
 pub(super) struct Stream<T> {
     /// `[tokens, c]`
     x: Vec<f32>,
     /// The attention's result, then norms, `[tokens, c]`.
     rows: Vec<T>,
-    /// Queries, keys and values, `[tokens, 3·c]`.
+    /// Queries, keys and values with their bias, `[tokens, 3·c]`.
     qkv: Vec<T>,
     tokens: usize,
     numerics: Numerics,
 }
 
-/// Some of them.
+/// One tile of them.
 struct Part<'a, T> {
     x: &'a mut [f32],
     rows: &'a mut [T],

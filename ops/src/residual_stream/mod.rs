@@ -1,8 +1,9 @@
 //! A vision transformer's residual stream: the tokens `x` to which every block adds, and the computations between two attentions.
 //!
-//! Of an image there are the tokens of its patches, and before them those that are no patches ([`ResidualStream::with_prefix`]), if there are any.
-//! Between two attentions each token is processed independently. On the CPU a thread takes a tile of about 70 tokens through all steps while
-//! they are in its caches; on a GPU all tokens are one tile. Forward only: the encoder is frozen.
+//! Of an image there are the tokens of its patches, and before them those that stand for no patch, such as the class token and registers
+//! ([`ResidualStream::with_prefix`]), if there are any.
+//! Between two attentions each token is processed independently. On the CPU a thread takes a tile of tokens (about 70; in
+//! bfloat16 up to 512) through all steps while they are in its caches; on a GPU all tokens are one tile. Forward only: the encoder is frozen.
 
 mod cpu;
 mod cuda;
@@ -31,6 +32,7 @@ pub struct Tile<'a>(&'a mut dyn Steps);
 trait Stream: Send {
     /// Calls `steps` with every tile, and adds any bias that the last step deferred.
     fn each_tile(&mut self, steps: &(dyn Fn(&mut Tile<'_>) -> Result<()> + Sync)) -> Result<()>;
+    /// On a GPU the bias of `qkv` is added here, on the CPU by [`Steps::qkv`]; windows have it where they are padded.
     fn attend(&mut self, attention: &RelPosAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()>;
     fn attend_with_prefix(&mut self, attention: &PrefixAttention, qkv: &FrozenLinear, grid: TokenGrid) -> Result<()>;
     /// `[tokens, c]`, float32.

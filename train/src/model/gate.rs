@@ -50,15 +50,15 @@ enum Kind {
 
 impl Gate {
     pub(super) fn new(arm: Arm, gate: GateKind, parameters: &mut Parameters) -> std::result::Result<Self, ModelError> {
-        let means = Tensor::zeros(2, DType::F32, parameters.device())?;
+        let means = |parameters: &Parameters| Tensor::zeros(2, DType::F32, parameters.device());
         let kind = match gate {
             GateKind::Scalar => Kind::Scalar(parameters.trainable_tensor(ALPHA)?),
-            GateKind::Channel => Kind::Channel { alpha: parameters.trainable_tensor(ALPHA)?, means },
+            GateKind::Channel => Kind::Channel { alpha: parameters.trainable_tensor(ALPHA)?, means: means(parameters)? },
             GateKind::Pixel => Kind::Pixel {
                 weight: parameters.trainable_tensor(&format!("{ALPHA}.weight"))?,
                 bias: parameters.trainable_tensor(&format!("{ALPHA}.bias"))?,
                 conv: Conv2d::new(1, 0).with_math(parameters.math()),
-                means,
+                means: means(parameters)?,
                 seen: AtomicBool::new(false),
             },
         };
@@ -80,8 +80,8 @@ impl Gate {
         }
     }
 
-    /// What is trained of it as one tensor: α, or the bias of a gate per pixel.
-    fn parameter(&self) -> Tensor {
+    /// α, or the bias of a gate per pixel: what [`Self::alpha`] is of.
+    fn alphas(&self) -> Tensor {
         match &self.kind {
             Kind::Scalar(alpha) | Kind::Channel { alpha, .. } => alpha.tensor(),
             Kind::Pixel { bias, .. } => bias.tensor(),
@@ -90,7 +90,7 @@ impl Gate {
 
     /// α; its mean over channels for a gate per channel; the bias for a gate per pixel.
     pub(super) fn alpha(&self) -> Result<f32> {
-        self.parameter().mean_all()?.to_scalar()
+        self.alphas().mean_all()?.to_scalar()
     }
 
     /// The weight of x_sam; its mean over channels for a gate per channel, its mean over the last batch for a gate per pixel.
@@ -107,8 +107,8 @@ impl Gate {
         }
     }
 
-    /// α as in [`Self::alpha`], and for a gate that is not one number its mean, as in [`Self::value`]: one or two numbers, on the device, in memory
-    /// that stays, without waiting for them.
+    /// α as in [`Self::alpha`], and for a gate that is not one number its mean, as in [`Self::value`]: one or two numbers, on the device, without
+    /// waiting for them and without new memory.
     pub(super) fn numbers(&self) -> Result<Vec<Tensor>> {
         Ok(match &self.kind {
             Kind::Scalar(alpha) => vec![alpha.tensor()],

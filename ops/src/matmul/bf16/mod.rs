@@ -95,7 +95,7 @@ pub(crate) struct Right {
     by: Instructions,
 }
 
-/// The memory of a right factor: of a weight on large pages, of another one reused.
+/// The memory of a right factor: a weight's lies on large pages; any other factor's is reused.
 #[derive(Debug, Clone)]
 enum Lines {
     Weight(Buffer<Line>),
@@ -227,7 +227,7 @@ impl Right {
         let Some(sums) = Y::floats_mut(y) else { return self.product_by_strips(x, rows, y, output) };
         let (target, add) = ((sums.as_mut_ptr(), self.columns), matches!(output, Output::Add));
         // SAFETY: the destination's length was just checked.
-        unsafe { self.product_of((x, self.inner), rows, (rows, self.columns), target, add) };
+        unsafe { self.product_into((x, self.inner), rows, (rows, self.columns), target, add) };
         match output {
             Output::Replace | Output::Add => {}
             Output::Bias(bias) => add_bias_in_place(sums, bias),
@@ -264,7 +264,7 @@ impl Right {
         assert!(y.len() >= size.0 * stride && stride >= size.1, "a destination is too short");
         if rows > 0 {
             // SAFETY: the destination's length was just checked.
-            unsafe { self.product_of(x, rows, size, (y.as_mut_ptr(), stride), false) };
+            unsafe { self.product_into(x, rows, size, (y.as_mut_ptr(), stride), false) };
         }
     }
 
@@ -272,7 +272,7 @@ impl Right {
     ///
     /// # Safety
     /// `y` has room for them, and they belong to this thread.
-    unsafe fn product_of<T: FactorFormat>(
+    unsafe fn product_into<T: FactorFormat>(
         &self,
         x: (&[T], usize),
         rows: usize,
@@ -310,7 +310,7 @@ impl Right {
     /// The product of all rows, which hold these steps of the inner dimension, with up to two panels, into `y`, whose rows are `stride` apart.
     ///
     /// # Safety
-    /// Of [`Self::tiles`] the result is alive; `y` has room for `left.rows` rows of `columns` numbers, at most 32, which belong to this thread.
+    /// The result of [`Self::tiles`] is alive; `y` has room for `left.rows` rows of `columns` numbers, at most 32, which belong to this thread.
     unsafe fn two_panels(
         &self,
         left: Left<'_>,
@@ -429,13 +429,14 @@ unsafe fn block_within(
     values.chunks_exact(width).take(rows).enumerate().for_each(|(r, values)| row(r).copy_from_slice(&values[..columns]));
 }
 
-/// `y += gelu(x·first + bias)·second`. The hidden layer is only ever there as bfloat16, a part of its columns at a time.
+/// `y += gelu(x·first + bias)·second`. The hidden layer is kept as bfloat16, a part of its columns at a time.
 ///
 /// # Shapes
 /// x `[rows, first.inner]`, a bias `[first.columns]`, y `[rows, second.columns]`
 pub(crate) fn add_mlp<T: FactorFormat>((first, bias): (&Right, &[f32]), second: &Right, x: &[T], y: &mut [f32]) {
     let (rows, out) = (x.len() / first.inner, second.columns);
-    assert!(bias.len() == first.columns && second.inner == first.columns && y.len() == rows * out, "layers of other widths");
+    assert!(x.len() == rows * first.inner && y.len() == rows * out, "rows of other widths than the layers'");
+    assert!(bias.len() == first.columns && second.inner == first.columns, "layers of other widths");
     if rows == 0 {
         return;
     }
@@ -466,7 +467,7 @@ impl Right {
     /// One step of a hidden layer, `gelu(left·self + bias)` of up to 32 columns, as step `to.2` of `to.1` steps of a left factor.
     ///
     /// # Safety
-    /// Of [`Self::tiles`] the result is alive; the lines are there.
+    /// The result of [`Self::tiles`] is alive; the lines are there.
     unsafe fn hidden_step(&self, left: Left<'_>, columns: std::ops::Range<usize>, bias: &[f32], to: (&mut [Line], usize, usize)) {
         let (rows, width) = (left.rows, columns.len());
         with_scratch(rows * width, |strip| {
@@ -609,7 +610,7 @@ mod tests {
                     assert_eq!(wide, want, "{rows}·{inner}·{out}");
                     let mut narrowed = before.clone();
                     right.product(&x, rows, &mut narrowed, output);
-                    // A sum that begins with what is there has another order than one to which that is added.
+                    // In float32 the sums start from y, in bfloat16 y is added at the end, so the last bits may differ.
                     let off = |(got, want): (&bf16, &f32)| (got.to_f32() - want).abs() > want.abs() / 128.0 + 1e-6;
                     match output {
                         Output::Add => assert!(!narrowed.iter().zip(&want).any(off), "{rows}·{inner}·{out}"),

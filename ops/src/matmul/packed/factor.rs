@@ -89,7 +89,7 @@ impl Factor {
     /// Packs `inner` rows of `cols` values, each written by `row`.
     ///
     /// # Panics
-    /// If they are bfloat16, but this factor's numerics are not.
+    /// If `T` is bfloat16 but this factor's numerics are float32.
     pub(crate) fn pack_rows<T: RowFormat>(&mut self, inner: usize, cols: usize, mut row: impl FnMut(usize, &mut [T])) {
         self.resize(inner, cols);
         let mut values = vec![T::zero(); 2 * cols];
@@ -159,7 +159,7 @@ impl Factor {
     /// [`Self::room`] rows; the content beyond the rows and columns is unspecified.
     ///
     /// # Panics
-    /// If a slice is too short, or `left` is bfloat16, but this factor's numerics are not.
+    /// If a slice is too short, or `T` is bfloat16 but this factor's numerics are float32.
     pub(crate) fn product<T: RowFormat>(&self, left: &[T], left_stride: usize, rows: usize, out: &mut [f32]) {
         let (room, stride) = (self.room(rows), self.stride());
         assert!(rows == 0 || left.len() >= (room - 1) * left_stride + self.inner, "a left factor is too short");

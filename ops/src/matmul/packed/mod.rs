@@ -123,7 +123,7 @@ pub(crate) fn split_tiles<'a, T>(mut matrix: &'a mut [T], tiles: &[Range<usize>]
     tiles.iter().map(part).collect()
 }
 
-/// Calls `f` with a weight for a few products with factors rounded to bfloat16, packed into memory that the thread keeps.
+/// Rounds a weight to bfloat16, packs it into memory that the thread keeps, and calls `f` with it.
 ///
 /// # Shapes
 /// `[out, inner]`, or `[inner, out]` if `transposed`
@@ -136,7 +136,7 @@ pub(crate) fn with_rounded<T: RowFormat, R>(
     transposed: bool,
     f: impl FnOnce(&PackedWeight) -> R,
 ) -> R {
-    assert!(out > 0 && weight.len() == out * inner, "a weight has another length than {out}·{inner}");
+    assert!(out > 0 && inner > 0 && weight.len() == out * inner, "a weight has another length than {out}·{inner}");
     #[cfg(target_arch = "x86_64")]
     {
         thread_local! {
@@ -256,7 +256,7 @@ impl PackedWeight {
     /// x `[rows, inner]`, a bias `[out]`, second `[width, out]`, y `[rows, width]`
     ///
     /// # Panics
-    /// If a slice has another length.
+    /// If a slice has another length, or `T` is bfloat16 but the weights are not.
     pub(crate) fn add_mlp<T: RowFormat>(&self, bias: &[f32], second: &PackedWeight, x: &[T], y: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let (Layout::Bf16(first), Layout::Bf16(second)) = (&self.layout, &second.layout) {
